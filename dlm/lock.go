@@ -1,0 +1,74 @@
+package dlm
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Limits of the kernel's DLM (include/uapi/linux/dlmconstants.h), in bytes.
+const (
+	MaxResourceName  = 64 // DLM_RESNAME_MAXLEN; any bytes
+	MaxLockspaceName = 64 // DLM_LOCKSPACE_LEN
+	ValueSize        = 32 // DLM_USER_LVB_LEN
+)
+
+// LockID is the kernel's lkid: unique per node and lockspace while the lock
+// exists, the lowest free number when it is made, and so reused soon after the
+// lock is gone. Zero is no lock.
+type LockID uint32
+
+// Cookie is how the user of a Lockspace names one of its locks, from the
+// request to the end of the lock. The user chooses it; it must not be in use
+// in that Lockspace. Zero is not a cookie.
+type Cookie uint64
+
+// Value is a lock value block: 32 bytes that belong to the resource.
+type Value [ValueSize]byte
+
+// Flags modify a request. The values are the kernel's (DLM_LKF_*).
+type Flags uint32
+
+// The flags that the port lets through. CONVERT, CANCEL and ORPHAN are methods
+// of Lockspace; TIMEOUT has no effect in the kernel, so it is not here.
+const (
+	// NoQueue refuses with StatusAgain what can't be granted at once.
+	NoQueue Flags = 0x1
+	// ValueBlock makes the operation read or write the lock value block.
+	ValueBlock Flags = 0x8
+	// QueueConvert makes a conversion wait behind the conversions before it
+	// also where it could be granted at once.
+	QueueConvert Flags = 0x10
+	// Persistent makes the lock an orphan, instead of nothing, when its
+	// process ends. Every conversion and adoption sets it anew: repeat it, or
+	// the lock silently stops being persistent. Never queue a new request
+	// with it (fs/dlm leaves a ghost when the process dies).
+	Persistent Flags = 0x80
+	// Expedite grants a new NL request at once, past every waiter.
+	Expedite Flags = 0x400
+	// NoQueueBlocking sends the blocking notifications of a NoQueue request
+	// although it is refused.
+	NoQueueBlocking Flags = 0x800
+)
+
+var flagNames = []struct {
+	f Flags
+	s string
+}{
+	{NoQueue, "NOQUEUE"}, {ValueBlock, "VALBLK"}, {QueueConvert, "QUECVT"},
+	{Persistent, "PERSISTENT"}, {Expedite, "EXPEDITE"}, {NoQueueBlocking, "NOQUEUEBAST"},
+}
+
+// String returns the kernel's names of the set flags joined by "|".
+func (f Flags) String() string {
+	var s []string
+	for _, n := range flagNames {
+		if f&n.f != 0 {
+			s = append(s, n.s)
+			f &^= n.f
+		}
+	}
+	if f != 0 || len(s) == 0 {
+		s = append(s, fmt.Sprintf("%#x", uint32(f)))
+	}
+	return strings.Join(s, "|")
+}

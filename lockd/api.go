@@ -1,0 +1,267 @@
+package lockd
+
+import (
+	"time"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// Ref is this instance's number for a lock, never reused: the last part of a
+// lock's object path.
+type Ref uint64
+
+// Caller is who asks. UID comes from the bus and decides; PID is only written
+// down, because a pid alone authorises nothing.
+type Caller struct {
+	UID    uint32
+	PID    uint32
+	Sender string // unique bus name; "" where there is none
+	// Privileged callers may act on locks of other uids. Whether somebody is,
+	// the front end finds out (root, or polkit's release-others).
+	Privileged bool
+}
+
+// Want is one lock to take.
+type Want struct {
+	Lockspace string
+	Resource  string
+	Mode      dlm.Mode
+}
+
+// AcquireOptions say how the locks of one Acquire are to be.
+type AcquireOptions struct {
+	Owner    string // who the lock is for; with HasOwner asking again is idempotent
+	HasOwner bool
+	Label    string // what a person should read
+	Lifetime state.Lifetime
+	PID      uint32        // Lifetime Process: whose end ends the lock; 0: the caller
+	Wait     time.Duration // 0: don't queue
+}
+
+// Grant is a lock that was granted and written down.
+type Grant struct {
+	Ref       Ref
+	Lockspace string
+	Resource  string
+	LockID    dlm.LockID
+	Token     uint64 // 0 until fencing tokens are there
+}
+
+// Selector narrows down which lock of a resource is meant. Zero fields match
+// every lock.
+type Selector struct {
+	Owner    string
+	HasOwner bool
+	LockID   dlm.LockID
+	Token    uint64
+	Ref      Ref
+}
+
+// Filter and page of a listing. Zero fields match everything.
+type Filter struct {
+	Lockspace string
+	Resource  string
+	Owner     string
+	HasOwner  bool
+	UID       uint32
+	HasUID    bool
+	Mode      dlm.Mode // with HasMode
+	HasMode   bool
+	State     LockState // 0: every state
+	After     Ref       // only locks with a larger Ref
+	Limit     int       // at most so many; 0: the configured page size
+}
+
+// LockState is what a lock is doing.
+type LockState uint8
+
+// The states of a lock, in the words of the bus.
+const (
+	Acquiring  LockState = iota + 1 // asked for; the client has no answer yet
+	Held                            // granted and written down
+	Converting                      // held, and a conversion is under way
+	Releasing                       // a release is under way
+)
+
+func (s LockState) String() string {
+	switch s {
+	case Acquiring:
+		return "acquiring"
+	case Held:
+		return "held"
+	case Converting:
+		return "converting"
+	case Releasing:
+		return "releasing"
+	}
+	return "unknown"
+}
+
+// ParseLockState reads what String writes; ok is false for anything else.
+func ParseLockState(s string) (st LockState, ok bool) {
+	for _, st := range []LockState{Acquiring, Held, Converting, Releasing} {
+		if st.String() == s {
+			return st, true
+		}
+	}
+	return 0, false
+}
+
+// LockInfo describes one lock of this instance.
+type LockInfo struct {
+	Ref       Ref
+	Lockspace string
+	Resource  string
+	LockID    dlm.LockID
+	Mode      dlm.Mode // granted; None while acquiring
+	Wanted    dlm.Mode // acquiring, converting: the mode asked for; else None
+	State     LockState
+	Token     uint64
+	Owner     string
+	HasOwner  bool
+	Label     string
+	Lifetime  state.Lifetime
+	UID       uint32
+	PID       uint32
+	Sender    string
+	Since     time.Time // when it was granted
+}
+
+// Lost describes a lock that was written down as held and is not there any
+// more.
+type Lost struct {
+	LockInfo
+	Reason string // for people
+	At     time.Time
+}
+
+// Inspection is all that is known of one resource.
+type Inspection struct {
+	Lockspace string
+	Resource  string
+	Locks     []LockInfo // of this instance, by Ref
+	Lost      []Lost     // lately lost here, oldest first
+	Queues    dlm.Queues // what the lock manager shows, with locks of other nodes
+	HasQueues bool
+	Health    dlm.Health
+	HasHealth bool
+	Missing   []string // what could not be looked at and why, for people
+}
+
+// SpaceState is what this instance does with a lockspace.
+type SpaceState uint8
+
+// The states of a lockspace, in the words of the bus.
+const (
+	SpaceJoining SpaceState = iota + 1
+	SpaceReady
+	SpaceLeaving
+	SpaceFailed // joined or known, but not usable now: see LockspaceInfo.Error
+)
+
+func (s SpaceState) String() string {
+	switch s {
+	case SpaceJoining:
+		return "joining"
+	case SpaceReady:
+		return "ready"
+	case SpaceLeaving:
+		return "leaving"
+	case SpaceFailed:
+		return "failed"
+	}
+	return "unknown"
+}
+
+// LockspaceInfo describes one lockspace of this instance.
+type LockspaceInfo struct {
+	Name      string
+	State     SpaceState
+	Error     string // SpaceFailed: why and what to do
+	Locks     int    // locks of this instance in it
+	Orphans   int    // orphans that no record explains; -1 where the engine can't tell
+	Health    dlm.Health
+	HasHealth bool
+}
+
+// Status is a snapshot of the service for properties and the status line.
+type Status struct {
+	Ready      bool
+	Engine     string
+	Node       dlm.NodeInfo
+	Quorate    bool
+	Locks      int
+	Waiting    int
+	Lockspaces int
+	Degraded   string // why new locks are refused, for people; "" if they are not
+	Counters   Counters
+}
+
+// Counters only grow while the service runs.
+type Counters struct {
+	Granted, Refused, Released, Converted, Canceled, Lost uint64
+}
+
+// Notice is what the service says unasked: LockLost, BlockingNotice,
+// LockspaceChanged, StatusChanged or LocksChanged.
+type Notice interface{ notice() }
+
+// LockLost: a lock that was held is not there any more.
+type LockLost struct{ Lost }
+
+// BlockingNotice: somebody waits for Mode, and the lock is in the way.
+type BlockingNotice struct {
+	LockInfo
+	Blocked dlm.Mode
+}
+
+// LockspaceChanged: State, Error or Health of a lockspace is another.
+type LockspaceChanged struct {
+	LockspaceInfo
+	Gone bool // left
+}
+
+// StatusChanged: a field of Status other than the counters is another. Several
+// changes in a row may come as one.
+type StatusChanged struct{ Status }
+
+func (LockLost) notice()         {}
+func (BlockingNotice) notice()   {}
+func (LockspaceChanged) notice() {}
+func (StatusChanged) notice()    {}
+
+// API is what front ends see of the Service. Names and modes are checked here
+// again, so that no front end can forget to. Every error is an *Error. done is
+// called exactly once.
+type API interface {
+	// Acquire takes all the locks or none. The grants come in the order of
+	// want; an empty list succeeds.
+	Acquire(c Caller, want []Want, o AcquireOptions, done func([]Grant, error))
+	// Convert changes the mode of a lock of the caller in place.
+	Convert(c Caller, w Want, sel Selector, wait time.Duration, done func(Grant, error))
+	// Release lets go of one lock.
+	Release(c Caller, lockspace, resource string, sel Selector, done func(error))
+	// ReleaseOwner lets go of everything of one owner of the caller's uid, in
+	// one lockspace or, with "", in all. A privileged caller means the owners
+	// of that name of every uid.
+	ReleaseOwner(c Caller, lockspace, owner string, done func(released uint32, err error))
+	Inspect(lockspace, resource string, done func(Inspection, error))
+	// List returns a page of locks by Ref; next is the After of the next page,
+	// or 0 at the end.
+	List(f Filter, done func(page []LockInfo, next Ref, err error))
+	Lockspaces(done func([]LockspaceInfo, error))
+	Join(c Caller, lockspace string, done func(error))
+	// Leave leaves a lockspace. With locks held in it, it is refused unless
+	// force; then each is reported lost.
+	Leave(c Caller, lockspace string, force bool, done func(error))
+	// Orphans lists the orphans of a lockspace that no record explains; Purge
+	// removes them if they still are exactly those in expect.
+	Orphans(lockspace string, done func([]dlm.Orphan, error))
+	Purge(c Caller, lockspace string, expect []dlm.LockID, done func(purged uint32, err error))
+	// SenderGone says that a bus name has vanished: its unanswered calls are
+	// canceled.
+	SenderGone(sender string)
+	// Status never blocks and needs no answer from the owner goroutine.
+	Status() Status
+}

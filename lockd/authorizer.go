@@ -1,0 +1,61 @@
+package lockd
+
+import "context"
+
+// Action is something that not everybody may do. The text is the last part of
+// the polkit action id.
+type Action string
+
+// The actions (org.example.DlmLock.ACTION in polkit).
+const (
+	ActInspect          Action = "inspect"
+	ActAcquire          Action = "acquire"
+	ActReleaseOthers    Action = "release-others"
+	ActManageLockspaces Action = "manage-lockspaces"
+	ActPurge            Action = "purge"
+)
+
+// Subject is who wants to do it: credentials that the bus vouches for.
+type Subject struct {
+	Sender      string
+	UID         uint32
+	GIDs        []uint32
+	Interactive bool // the caller allows that a person is asked
+}
+
+// Authorizer decides. It is asked before any state changes, may block, and
+// gives up when the context ends. The error is an *Error of kind AccessDenied
+// or another that says why nobody could be asked.
+type Authorizer interface {
+	Authorize(ctx context.Context, s Subject, a Action, details map[string]string) error
+}
+
+// GroupAuthorizer lets root do everything, the members of one group acquire
+// (and so convert and release what is theirs), and everybody inspect.
+type GroupAuthorizer struct {
+	GID      uint32
+	HasGroup bool
+	Group    string // its name, for the message
+}
+
+// Authorize never blocks.
+func (g GroupAuthorizer) Authorize(_ context.Context, s Subject, a Action, _ map[string]string) error {
+	if s.UID == 0 || a == ActInspect {
+		return nil
+	}
+	if a == ActAcquire && g.HasGroup {
+		for _, gid := range s.GIDs {
+			if gid == g.GID {
+				return nil
+			}
+		}
+	}
+	who := "only root may do this"
+	if a == ActAcquire {
+		who = "only root may change locks; an administrator can name a group in /etc/dlmlockd.toml (group = \"...\")"
+		if g.HasGroup {
+			who = "only root and members of the group " + g.Group + " may change locks"
+		}
+	}
+	return &Error{Op: string(a), Kind: AccessDenied, Text: who}
+}

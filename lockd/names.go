@@ -1,0 +1,22 @@
+package lockd
+
+import (
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// ReservedPrefix begins the resource names that the service keeps for itself,
+// such as the anchor of a lockspace. Clients can't lock them.
+const ReservedPrefix = ".dlmlockd."
+
+// printable writes a name so that it can stand in one line of text, with
+// escapes for what can't.
+func printable(name string) string {
+	if utf8.ValidString(name) && strings.IndexFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 {
+		return name
+	}
+	q := strconv.Quote(name)
+	return q[1 : len(q)-1]
+}
