@@ -1,0 +1,86 @@
+package config
+
+import (
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"time"
+)
+
+// DefaultPath is where the file is looked for; it may be absent.
+const DefaultPath = "/etc/dlmlockd.toml"
+
+// The engines that a file or --engine can name.
+const (
+	EngineDLM   = "dlm"
+	EngineLocal = "local"
+)
+
+// Config is what the file says, with the defaults for what it leaves out.
+type Config struct {
+	// Engine is EngineDLM or EngineLocal.
+	Engine string
+	// Lockspaces are joined at every start, in this order.
+	Lockspaces []string
+	// Group is the group whose members may change locks; "" means only root.
+	Group string
+	// OpTimeout bounds one request to the lock manager that is not allowed to
+	// queue; 0 means the service's default.
+	OpTimeout time.Duration
+	LogLevel  slog.Level
+	Limits    Limits
+}
+
+// Limits bound what one caller can make the service keep. 0 means the
+// service's default; the file can't say 0.
+type Limits struct {
+	LocksPerUID   int // locks of one uid
+	LocksPerCall  int // locks of one AcquireMany
+	WaitingPerUID int // requests of one uid that wait in the DLM
+	OwnerBytes    int // length of an owner
+	LabelBytes    int // length of a label
+	PageSize      int // locks in one answer of a listing
+}
+
+// Default is the configuration of a file that says nothing.
+func Default() Config {
+	return Config{Engine: EngineDLM, LogLevel: slog.LevelInfo}
+}
+
+// Load reads the file at path. A file that does not exist is an error that
+// wraps fs.ErrNotExist; mistakes in it are an Errors.
+func Load(path string) (Config, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, err
+	}
+	return Parse(path, data)
+}
+
+// LoadDefault reads the file at DefaultPath, which may be absent.
+func LoadDefault() (Config, error) {
+	c, err := Load(DefaultPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Default(), nil
+	}
+	return c, err
+}
+
+// ParseLevel reads a log level: debug, info, warn or error.
+func ParseLevel(s string) (l slog.Level, ok bool) {
+	switch s {
+	case "debug":
+		return slog.LevelDebug, true
+	case "info":
+		return slog.LevelInfo, true
+	case "warn":
+		return slog.LevelWarn, true
+	case "error":
+		return slog.LevelError, true
+	}
+	return 0, false
+}
+
+// ValidEngine reports whether s names an engine.
+func ValidEngine(s string) bool { return s == EngineDLM || s == EngineLocal }

@@ -1,0 +1,121 @@
+package config_test
+
+import (
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/config"
+)
+
+func TestEverythingSet(t *testing.T) {
+	c, err := config.Parse("x.toml", []byte(`
+engine = "local"
+lockspaces = ["vms", "images"]
+group = "dlmlock"
+op-timeout = "5s"
+log-level = "debug"
+[limits]
+locks-per-uid = 1
+locks-per-call = 2
+waiting-per-uid = 3
+owner-bytes = 4
+label-bytes = 5
+page-size = 6
+`))
+	require.NoError(t, err)
+	require.Equal(t, config.Config{
+		Engine: "local", Lockspaces: []string{"vms", "images"}, Group: "dlmlock",
+		OpTimeout: 5 * time.Second, LogLevel: slog.LevelDebug,
+		Limits: config.Limits{LocksPerUID: 1, LocksPerCall: 2, WaitingPerUID: 3, OwnerBytes: 4, LabelBytes: 5, PageSize: 6},
+	}, c)
+}
+
+func TestEmptyFileIsTheDefault(t *testing.T) {
+	c, err := config.Parse("x.toml", nil)
+	require.NoError(t, err)
+	require.Equal(t, config.Default(), c)
+	require.Equal(t, "dlm", c.Engine, "never local unless asked by name")
+}
+
+func TestMistakesSayWhere(t *testing.T) {
+	for _, tc := range []struct{ name, text, want string }{
+		{"unknown key", "engine = \"dlm\"\nengin = \"local\"\n", `x.toml:2:1: engin: unknown key`},
+		{"unknown key in a table", "[limits]\nlocks-per-user = 3\n", `x.toml:2:1: limits.locks-per-user: unknown key`},
+		{"unknown table", "[bus]\naddress = \"x\"\n", `x.toml:1:2: bus: unknown key`},
+		{"syntax", "engine = \n", `x.toml:1:10: unexpected character U+000A at start of value`},
+		{"type", "\nengine = 3\n", `x.toml:2:10: engine: must be a string in quotes`},
+		{"type of a limit", "[limits]\npage-size = \"3\"\n", `x.toml:2:13: limits.page-size: must be a number`},
+		{"type of a list", "lockspaces = \"vms\"\n", `x.toml:1:14: lockspaces: must be a list of names, like ["vms", "images"]`},
+		{"type in a list", "lockspaces = [\"vms\", 3]\n", `x.toml:1:22: lockspaces[1]: must be a string in quotes`},
+		{"engine", "engine = \"dml\"\n", `x.toml:1:10: engine: "dml" is not an engine; use "dlm" or "local"`},
+		{"lockspace", "lockspaces = [\n \"ok\",\n \"a b\",\n]\n", `x.toml:3:2: lockspaces[1]: "a b" can't name a lockspace: a lockspace name has only letters, digits and _ - . +`},
+		{"lockspace twice", "lockspaces = [\"a\", \"a\"]\n", `x.toml:1:20: lockspaces[1]: "a" is listed twice`},
+		{"group", "group = \"\"\n", `x.toml:1:9: group: "" is not the name of a group; leave the key out to let only root change locks`},
+		{"timeout text", "op-timeout = \"soon\"\n", `x.toml:1:14: op-timeout: "soon" is not a duration; write it like "10s" or "500ms"`},
+		{"timeout long", "op-timeout = \"1m\"\n", `x.toml:1:14: op-timeout: 1m is out of range; at least 100ms, at most 24s`},
+		{"level", "log-level = \"loud\"\n", `x.toml:1:13: log-level: "loud" is not a level; use "debug", "info", "warn" or "error"`},
+		{"zero limit", "[limits]\n\npage-size = 0\n", `x.toml:3:13: limits.page-size: 0 is out of range; at least 1, at most 100000`},
+		{"negative limit, dotted", "limits.owner-bytes = -1\n", `x.toml:1:22: limits.owner-bytes: -1 is out of range; at least 1, at most 65536`},
+		{"two at once", "log-level = \"x\"\nengine = \"y\"\n", "x.toml:1:13: log-level: \"x\" is not a level; use \"debug\", \"info\", \"warn\" or \"error\"\n" +
+			`x.toml:2:10: engine: "y" is not an engine; use "dlm" or "local"`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, err := config.Parse("x.toml", []byte(tc.text))
+			require.EqualError(t, err, tc.want)
+			var e *config.Error
+			require.ErrorAs(t, err, &e)
+			require.Equal(t, "x.toml", e.File)
+			require.Positive(t, e.Line)
+		})
+	}
+}
+
+func TestLoad(t *testing.T) {
+	_, err := config.Load(filepath.Join(t.TempDir(), "absent.toml"))
+	require.ErrorIs(t, err, fs.ErrNotExist)
+}
+
+// The example that gets installed says in comments what every default is; it
+// loads as it is, and it still loads with every comment sign before a key
+// taken away, so that no key in it can be misspelt.
+func TestShippedExample(t *testing.T) {
+	data, err := os.ReadFile("../data/dlmlockd.toml")
+	require.NoError(t, err)
+	c, err := config.Parse("dlmlockd.toml", data)
+	require.NoError(t, err)
+	require.Equal(t, config.Default(), c, "the example changes nothing until it is edited")
+
+	var lines []string
+	keys := 0
+	for line := range strings.Lines(string(data)) {
+		if rest, ok := strings.CutPrefix(line, "#"); ok && (strings.Contains(rest, " = ") || strings.HasPrefix(rest, "[")) && !strings.HasPrefix(rest, " ") {
+			line = rest
+			keys++
+		}
+		lines = append(lines, line)
+	}
+	c, err = config.Parse("dlmlockd.toml", []byte(strings.Join(lines, "")))
+	require.NoError(t, err)
+	require.Equal(t, 12, keys, "every key and the [limits] header are in the example")
+	require.NotZero(t, c.Limits.PageSize)
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte("engine = \"dlm\"\n[limits]\npage-size = 3\n"))
+	f.Add([]byte("lockspaces = [\"a\", 'b', \"\"\"c\"\"\"]\nlimits = { owner-bytes = 3 }\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := config.Parse("x", data)
+		if err == nil {
+			require.True(t, config.ValidEngine(c.Engine))
+			return
+		}
+		require.NotEmpty(t, err.Error())
+	})
+}

@@ -1,0 +1,53 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Error is one mistake in the file.
+type Error struct {
+	File   string
+	Line   int    // from 1; 0 where no line is to blame
+	Column int    // from 1, in bytes
+	Key    string // dotted, as in "limits.locks-per-uid"; "" where none is concerned
+	Text   string // what is wrong and what to do, for people
+}
+
+// Error is one line, in the form that editors and people can follow:
+// FILE:LINE:COLUMN: KEY: TEXT.
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString(e.File)
+	if e.Line > 0 {
+		fmt.Fprintf(&b, ":%d:%d", e.Line, e.Column)
+	}
+	b.WriteString(": ")
+	if e.Key != "" {
+		b.WriteString(e.Key + ": ")
+	}
+	b.WriteString(e.Text)
+	return b.String()
+}
+
+// Errors are all the mistakes of one file, in its order, so that one edit can
+// correct them all.
+type Errors []*Error
+
+// Error has one line for each mistake.
+func (es Errors) Error() string {
+	lines := make([]string, len(es))
+	for i, e := range es {
+		lines[i] = e.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Unwrap lets errors.As see each mistake.
+func (es Errors) Unwrap() []error {
+	errs := make([]error, len(es))
+	for i, e := range es {
+		errs[i] = e
+	}
+	return errs
+}

@@ -1,0 +1,262 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+	"github.com/pelletier/go-toml/v2/unstable"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+)
+
+// file is the file as TOML sees it. The values are any, so that a wrong type is
+// told in words of the file, not of Go; nil is what is not there.
+type file struct {
+	Engine     any `toml:"engine"`
+	Lockspaces any `toml:"lockspaces"`
+	Group      any `toml:"group"`
+	OpTimeout  any `toml:"op-timeout"`
+	LogLevel   any `toml:"log-level"`
+	Limits     struct {
+		LocksPerUID   any `toml:"locks-per-uid"`
+		LocksPerCall  any `toml:"locks-per-call"`
+		WaitingPerUID any `toml:"waiting-per-uid"`
+		OwnerBytes    any `toml:"owner-bytes"`
+		LabelBytes    any `toml:"label-bytes"`
+		PageSize      any `toml:"page-size"`
+	} `toml:"limits"`
+}
+
+// The bounds of op-timeout. A caller of the bus waits 25 s at most
+// (sd-bus and GDBus give up then), so more would never be seen.
+const (
+	minOpTimeout = 100 * time.Millisecond
+	maxOpTimeout = 24 * time.Second
+)
+
+// Parse reads the text of a file; name is what messages call it. The error is
+// an Errors.
+func Parse(name string, data []byte) (Config, error) {
+	var f file
+	dec := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields()
+	if err := dec.Decode(&f); err != nil {
+		return Config{}, decodeErrors(name, err)
+	}
+	v := validator{file: name, at: positions(data)}
+	c := v.config(&f)
+	if len(v.errs) > 0 {
+		slices.SortStableFunc(v.errs, func(a, b *Error) int { return a.Line - b.Line })
+		return Config{}, v.errs
+	}
+	return c, nil
+}
+
+// decodeErrors turns what the decoder says into Errors.
+func decodeErrors(name string, err error) Errors {
+	var strict *toml.StrictMissingError
+	if errors.As(err, &strict) {
+		var es Errors
+		for i := range strict.Errors {
+			e := fromDecode(name, &strict.Errors[i])
+			e.Text = "unknown key"
+			es = append(es, e)
+		}
+		return es
+	}
+	var de *toml.DecodeError
+	if errors.As(err, &de) {
+		return Errors{fromDecode(name, de)}
+	}
+	return Errors{{File: name, Text: err.Error()}}
+}
+
+func fromDecode(name string, de *toml.DecodeError) *Error {
+	line, col := de.Position()
+	return &Error{
+		File: name, Line: line, Column: col, Key: strings.Join(de.Key(), "."),
+		Text: strings.TrimPrefix(de.Error(), "toml: "),
+	}
+}
+
+// position is where a value begins, both from 1.
+type position struct{ line, column int }
+
+// positions maps each dotted key of a valid document to where its value
+// begins, and each element of an array to key[index]. The decoder does not
+// keep them.
+func positions(data []byte) map[string]position {
+	at := map[string]position{}
+	var p unstable.Parser
+	p.Reset(data)
+	table := ""
+	for p.NextExpression() {
+		e := p.Expression()
+		switch e.Kind {
+		case unstable.Table, unstable.ArrayTable:
+			table = dotted(e.Key()) + "."
+		case unstable.KeyValue:
+			mark(&p, at, table+dotted(e.Key()), e)
+		}
+	}
+	return at
+}
+
+func mark(p *unstable.Parser, at map[string]position, key string, kv *unstable.Node) {
+	start := func(n *unstable.Node) position {
+		s := p.Shape(n.Raw).Start
+		return position{s.Line, s.Column}
+	}
+	// The key stands in for a value whose own place the parser does not keep.
+	for it := kv.Key(); it.Next(); {
+		at[key] = start(it.Node())
+		break
+	}
+	v := kv.Value()
+	if v.Raw.Length > 0 {
+		at[key] = start(v)
+	}
+	if v.Kind != unstable.Array {
+		return
+	}
+	i := 0
+	for it := v.Children(); it.Next(); i++ {
+		if n := it.Node(); n.Raw.Length > 0 {
+			at[fmt.Sprintf("%s[%d]", key, i)] = start(n)
+		}
+	}
+}
+
+func dotted(it unstable.Iterator) string {
+	var parts []string
+	for it.Next() {
+		parts = append(parts, string(it.Node().Data))
+	}
+	return strings.Join(parts, ".")
+}
+
+// validator checks values and gathers what is wrong with them.
+type validator struct {
+	file string
+	at   map[string]position
+	errs Errors
+}
+
+func (v *validator) fail(key, format string, args ...any) {
+	pos := v.at[key]
+	v.errs = append(v.errs, &Error{
+		File: v.file, Line: pos.line, Column: pos.column, Key: key, Text: fmt.Sprintf(format, args...),
+	})
+}
+
+func (v *validator) config(f *file) Config {
+	c := Default()
+	if s, ok := v.text("engine", f.Engine); ok {
+		c.Engine = s
+		if !ValidEngine(s) {
+			v.fail("engine", "%q is not an engine; use \"dlm\" or \"local\"", s)
+		}
+	}
+	c.Lockspaces = v.lockspaces("lockspaces", f.Lockspaces)
+	if s, ok := v.text("group", f.Group); ok {
+		c.Group = s
+		if s == "" || strings.ContainsAny(s, ": \t\n\x00") {
+			v.fail("group", "%q is not the name of a group; leave the key out to let only root change locks", s)
+		}
+	}
+	if s, ok := v.text("op-timeout", f.OpTimeout); ok {
+		c.OpTimeout = v.timeout("op-timeout", s)
+	}
+	if s, ok := v.text("log-level", f.LogLevel); ok {
+		if c.LogLevel, ok = ParseLevel(s); !ok {
+			v.fail("log-level", "%q is not a level; use \"debug\", \"info\", \"warn\" or \"error\"", s)
+		}
+	}
+	l := &f.Limits
+	c.Limits = Limits{
+		LocksPerUID:   v.limit("limits.locks-per-uid", l.LocksPerUID, math.MaxInt32),
+		LocksPerCall:  v.limit("limits.locks-per-call", l.LocksPerCall, 100_000),
+		WaitingPerUID: v.limit("limits.waiting-per-uid", l.WaitingPerUID, math.MaxInt32),
+		OwnerBytes:    v.limit("limits.owner-bytes", l.OwnerBytes, 64<<10),
+		LabelBytes:    v.limit("limits.label-bytes", l.LabelBytes, 64<<10),
+		PageSize:      v.limit("limits.page-size", l.PageSize, 100_000),
+	}
+	return c
+}
+
+// text is a value that must be a string; ok is false if it is absent or wrong.
+func (v *validator) text(key string, value any) (s string, ok bool) {
+	if value == nil {
+		return "", false
+	}
+	if s, ok = value.(string); !ok {
+		v.fail(key, "must be a string in quotes")
+	}
+	return s, ok
+}
+
+func (v *validator) lockspaces(key string, value any) []string {
+	if value == nil {
+		return nil
+	}
+	list, ok := value.([]any)
+	if !ok {
+		v.fail(key, "must be a list of names, like [\"vms\", \"images\"]")
+		return nil
+	}
+	names := make([]string, 0, len(list))
+	for i, item := range list {
+		key := fmt.Sprintf("%s[%d]", key, i)
+		if name, ok := v.text(key, item); ok {
+			v.lockspace(key, name, names)
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func (v *validator) lockspace(key, name string, before []string) {
+	if err := dlm.CheckLockspace(name); err != nil {
+		advice := ""
+		if e, ok := errors.AsType[*dlm.Error](err); ok {
+			advice = ": " + e.Advice
+		}
+		v.fail(key, "%q can't name a lockspace%s", name, advice)
+	} else if slices.Contains(before, name) {
+		v.fail(key, "%q is listed twice", name)
+	}
+}
+
+func (v *validator) timeout(key, s string) time.Duration {
+	d, err := time.ParseDuration(s)
+	switch {
+	case err != nil:
+		v.fail(key, "%q is not a duration; write it like \"10s\" or \"500ms\"", s)
+	case d < minOpTimeout || d > maxOpTimeout:
+		v.fail(key, "%s is out of range; at least %s, at most %s", s, minOpTimeout, maxOpTimeout)
+	}
+	return d
+}
+
+// limit checks a count; 0 is refused because it would read as "no limit" to
+// one person and as "nothing allowed" to another.
+func (v *validator) limit(key string, value any, most int64) int {
+	if value == nil {
+		return 0
+	}
+	n, ok := value.(int64)
+	if !ok {
+		v.fail(key, "must be a number")
+		return 0
+	}
+	if n < 1 || n > most {
+		v.fail(key, "%d is out of range; at least 1, at most %d", n, most)
+		return 0
+	}
+	return int(n)
+}
