@@ -1,0 +1,307 @@
+package local
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+)
+
+// Cluster is a set of simulated nodes with their lockspaces. Besides making
+// nodes it has what a test needs to disturb them: Stop and Resume, Fail, and
+// the methods of Node.
+type Cluster struct {
+	name string
+
+	mu       sync.Mutex
+	nodes    map[uint32]*Node
+	spaces   map[string]*space
+	stops    map[string]string // stopped lockspaces with the reason
+	fail     func(Attempt) syscall.Errno
+	inquorum bool // quorum is lost
+
+	effects []effect  // of the operation under way
+	dirty   []*handle // handles that have got their first pending event
+}
+
+// NewCluster returns a cluster without nodes. The name is what NodeInfo says.
+func NewCluster(name string) *Cluster {
+	return &Cluster{
+		name:   name,
+		nodes:  make(map[uint32]*Node),
+		spaces: make(map[string]*space),
+		stops:  make(map[string]string),
+	}
+}
+
+// AddNode starts node id, 1 and up. A node that has crashed starts anew,
+// without locks and a member of nothing. It panics if the node is running.
+func (c *Cluster) AddNode(id uint32) *Node {
+	return c.addNode(id, fmt.Sprintf("node%d", id))
+}
+
+func (c *Cluster) addNode(id uint32, name string) *Node {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if id == 0 || c.nodes[id] != nil {
+		panic(fmt.Sprintf("local: node %d can't be added: it runs already, or is 0", id))
+	}
+	n := &Node{cluster: c, id: id, name: name, members: make(map[string]*member)}
+	c.nodes[id] = n
+	return n
+}
+
+// Stop stops a lockspace on all nodes, as the loss of quorum or a pending
+// fencing does: nothing is granted and no operation ends until Resume, except
+// that Adopt still answers. The reason is for people and is what Health says.
+func (c *Cluster) Stop(lockspace, reason string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stops[lockspace] = reason
+}
+
+// Resume ends what Stop began: what has become possible meanwhile is granted,
+// then what was asked meanwhile is done, in the order in which it was asked.
+func (c *Cluster) Resume(lockspace string) {
+	c.mu.Lock()
+	delete(c.stops, lockspace)
+	if s := c.spaces[lockspace]; s != nil {
+		for _, r := range s.sorted() {
+			s.settle(r)
+		}
+		held := s.held
+		s.held = nil
+		for i := range held {
+			if o := &held[i]; !o.handle.closed {
+				o.handle.perform(o)
+			}
+		}
+	}
+	c.unlockAndDeliver()
+}
+
+// SetQuorate says what Health reports about quorum. It stops nothing by itself.
+func (c *Cluster) SetQuorate(yes bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.inquorum = !yes
+}
+
+// Attempt is one call that could be made to fail.
+type Attempt struct {
+	Node      uint32
+	Op        string   // "lock", "convert", "unlock", "adopt", "purge"; "node", "open", "create", "remove", "restore", "lockspaces", "look"
+	Lockspace string   // "" for "node" and "lockspaces"
+	Resource  string   // lock, convert, unlock, adopt
+	Mode      dlm.Mode // lock, convert, adopt: the mode asked for
+}
+
+// Fail makes calls fail: f sees every attempt before it is done and returns
+// the errno that it ends with, or 0 to let it pass. EUNATCH and ENOTCONN mean to
+// Engine methods that the cluster is not available. nil lets everything pass.
+// f must not call into the cluster.
+func (c *Cluster) Fail(f func(Attempt) syscall.Errno) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fail = f
+}
+
+func (c *Cluster) failure(a Attempt) syscall.Errno {
+	if c.fail == nil {
+		return 0
+	}
+	return c.fail(a)
+}
+
+// unlockAndDeliver ends a critical section: it releases the mutex and delivers
+// the events that were made under it.
+func (c *Cluster) unlockAndDeliver() {
+	var few [4]*handle
+	dirty := append(few[:0], c.dirty...)
+	clear(c.dirty)
+	c.dirty = c.dirty[:0]
+	c.mu.Unlock()
+	for _, h := range dirty {
+		h.flush()
+	}
+}
+
+// space is one lockspace over all nodes.
+type space struct {
+	cluster   *Cluster
+	name      string
+	resources map[string]*resource
+	members   map[uint32]*member
+	held      []operation // asked for while it was stopped, in order
+}
+
+// member is one node in one lockspace.
+type member struct {
+	space   *space
+	node    *Node
+	ids     idset
+	handles map[*handle]struct{}
+	orphans int
+}
+
+func (s *space) stopped() bool {
+	_, stopped := s.cluster.stops[s.name]
+	return stopped
+}
+
+// sorted returns the resources by name, for what must be done to all of them
+// in an order that does not change from run to run.
+func (s *space) sorted() []*resource {
+	all := make([]*resource, 0, len(s.resources))
+	for _, r := range s.resources {
+		all = append(all, r)
+	}
+	slices.SortFunc(all, byName)
+	return all
+}
+
+// resource returns the resource of that name, made for node if it is not there.
+func (s *space) resource(name string, node uint32) *resource {
+	r := s.resources[name]
+	if r == nil {
+		r = &resource{name: name, master: node}
+		s.resources[name] = r
+	}
+	return r
+}
+
+// settle grants what the end of a lock or of a conversion has made possible,
+// and forgets r if nobody has a lock on it. In a stopped lockspace the grants
+// wait for Resume.
+func (s *space) settle(r *resource) {
+	if r.empty() {
+		delete(s.resources, r.name)
+		return
+	}
+	if !s.stopped() {
+		r.grantPending(&s.cluster.effects)
+		s.cluster.apply()
+	}
+}
+
+// apply turns the effects of an operation into events.
+func (c *Cluster) apply() {
+	for i := range c.effects {
+		e := &c.effects[i]
+		if e.kind == dlm.Blocking {
+			e.lock.owner.emit(dlm.Event{Kind: dlm.Blocking, Cookie: e.lock.cookie, Mode: e.mode})
+		} else {
+			e.lock.owner.granted(e.lock, e.from)
+		}
+		e.lock = nil
+	}
+	c.effects = c.effects[:0]
+}
+
+// end takes the granted or queued lock l out of the tables and frees its
+// lockid. It grants nothing to others.
+func (m *member) end(l *lock) {
+	l.res.drop(l)
+	m.ids.release(l.id)
+	if l.owner == nil {
+		m.orphans--
+	} else {
+		delete(l.owner.locks, l.cookie)
+	}
+}
+
+// lose ends l without its owner having asked for it, which makes the value
+// block doubtful if the owner could have been about to write it
+// (unlock_proc_lock sets IVVALBLK; set_lvb_unlock).
+func (m *member) lose(l *lock) {
+	if l.granted >= dlm.PW {
+		l.res.invalid = true
+	}
+	m.end(l)
+}
+
+// orphan makes an orphan of the granted lock l.
+func (m *member) orphan(l *lock) {
+	delete(l.owner.locks, l.cookie)
+	l.owner, l.cookie = nil, 0
+	m.orphans++
+}
+
+// leave ends every lock of the node in the lockspace, tells its handles, and
+// hands its resources to other nodes.
+func (m *member) leave() {
+	s := m.space
+	for h := range m.handles {
+		h.lost()
+	}
+	delete(s.members, m.node.id)
+	delete(m.node.members, s.name)
+	if len(s.members) == 0 {
+		delete(s.cluster.spaces, s.name)
+		return
+	}
+	for _, r := range s.sorted() {
+		if r.purge(m) {
+			r.recoverMaster(m.node.id)
+			s.settle(r)
+		}
+	}
+}
+
+// purge takes the locks of a node that has left out of r; false if there was
+// nothing of that node.
+func (r *resource) purge(m *member) bool {
+	found := r.master == m.node.id
+	for _, q := range []*queue{&r.granted, &r.converting, &r.waiting} {
+		for l := q.head; l != nil; {
+			next := l.next
+			if l.member == m {
+				found = true
+				if l.granted >= dlm.PW {
+					r.invalid = true
+				}
+				r.drop(l)
+			}
+			l = next
+		}
+	}
+	return found
+}
+
+// recoverMaster makes another node keep the queues of r if gone did, and does
+// to the value block what recover_lvb in fs/dlm/recover.c does: it can be put
+// together only from the copies of locks that were taken with ValueBlock, and
+// is doubtful unless one of them is stronger than CR.
+func (r *resource) recoverMaster(gone uint32) {
+	if r.master != gone {
+		return
+	}
+	copies, strong := false, false
+	for _, q := range []*queue{&r.granted, &r.converting} {
+		for l := q.head; l != nil; l = l.next {
+			if l.flags&dlm.ValueBlock != 0 {
+				copies = true
+				strong = strong || l.granted > dlm.CR
+			}
+		}
+	}
+	switch {
+	case !copies:
+		r.value, r.invalid = nil, false
+	case strong:
+		r.invalid = false
+	default:
+		r.invalid = true
+	}
+	for _, q := range []*queue{&r.granted, &r.converting, &r.waiting} {
+		if q.head != nil {
+			r.master = q.head.member.node.id
+			return
+		}
+	}
+}
+
+func byName(a, b *resource) int { return strings.Compare(a.name, b.name) }

@@ -1,0 +1,459 @@
+package local
+
+import (
+	"slices"
+	"sync"
+	"syscall"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+)
+
+// handle is one open lockspace of one Engine: a dlm.Lockspace.
+type handle struct {
+	engine *Engine
+	member *member
+	name   string
+	sink   dlm.Sink
+
+	// Guarded by Cluster.mu.
+	locks   map[dlm.Cookie]*lock
+	pending []dlm.Event // made, not yet delivered
+	closed  bool
+
+	// deliver is held while the sink is called, so that events stay in order
+	// and Close can wait for the last one. It is taken before Cluster.mu.
+	deliver sync.Mutex
+	spare   []dlm.Event // guarded by deliver: room for the next pending
+}
+
+var _ dlm.Lockspace = (*handle)(nil)
+
+// opCancel is the one operation of a handle that has no event of its own.
+const opCancel dlm.Op = 0xff
+
+// operation is one call of a handle, as data, so that a stopped lockspace can
+// keep it for later.
+type operation struct {
+	handle   *handle // set only while it is kept
+	op       dlm.Op
+	cookie   dlm.Cookie
+	resource string
+	mode     dlm.Mode
+	flags    dlm.Flags
+	hasValue bool
+	value    dlm.Value
+}
+
+func (o *operation) valuePtr() *dlm.Value {
+	if !o.hasValue {
+		return nil
+	}
+	return &o.value
+}
+
+func (h *handle) Name() string { return h.name }
+
+func (h *handle) Lock(c dlm.Cookie, resource string, m dlm.Mode, f dlm.Flags) {
+	h.submit(operation{op: dlm.OpLock, cookie: c, resource: resource, mode: m, flags: f})
+}
+
+func (h *handle) Convert(c dlm.Cookie, m dlm.Mode, f dlm.Flags, value *dlm.Value) {
+	o := operation{op: dlm.OpConvert, cookie: c, mode: m, flags: f}
+	if value != nil {
+		o.value, o.hasValue = *value, true
+	}
+	h.submit(o)
+}
+
+func (h *handle) Unlock(c dlm.Cookie, value *dlm.Value) {
+	o := operation{op: dlm.OpUnlock, cookie: c}
+	if value != nil {
+		o.value, o.hasValue = *value, true
+	}
+	h.submit(o)
+}
+
+func (h *handle) Cancel(c dlm.Cookie) { h.submit(operation{op: opCancel, cookie: c}) }
+
+func (h *handle) Adopt(c dlm.Cookie, resource string, m dlm.Mode, f dlm.Flags) {
+	h.submit(operation{op: dlm.OpAdopt, cookie: c, resource: resource, mode: m, flags: f})
+}
+
+func (h *handle) Purge() { h.submit(operation{op: dlm.OpPurge}) }
+
+// submit does an operation and delivers what came of it, to every handle that
+// it concerns.
+func (h *handle) submit(o operation) {
+	c := h.engine.node.cluster
+	c.mu.Lock()
+	s := h.member.space
+	switch {
+	case h.closed:
+	case o.op != dlm.OpAdopt && s.stopped():
+		o.handle = h
+		s.held = append(s.held, o)
+	default:
+		h.perform(&o)
+	}
+	c.unlockAndDeliver()
+}
+
+func (h *handle) perform(o *operation) {
+	switch o.op {
+	case dlm.OpLock:
+		h.lock(o)
+	case dlm.OpConvert:
+		h.convert(o)
+	case dlm.OpUnlock:
+		h.unlock(o)
+	case opCancel:
+		h.cancel(o)
+	case dlm.OpAdopt:
+		h.adopt(o)
+	case dlm.OpPurge:
+		h.purge()
+	}
+}
+
+// end reports the end of an operation on a lock that is not granted.
+func (h *handle) end(o *operation, s dlm.Status) {
+	h.emit(dlm.Event{Kind: dlm.Completed, Op: o.op, Cookie: o.cookie, Status: s, Mode: dlm.None})
+}
+
+// keep reports the end of an operation on l that left its mode as it was.
+func (h *handle) keep(op dlm.Op, l *lock, s dlm.Status) {
+	h.emit(dlm.Event{Kind: dlm.Completed, Op: op, Cookie: l.cookie, Status: s, LockID: l.id, Mode: l.granted})
+}
+
+// granted reports that l has got what it wanted; from is what it held before.
+func (h *handle) granted(l *lock, from dlm.Mode) {
+	ev := dlm.Event{Kind: dlm.Completed, Op: dlm.OpConvert, Cookie: l.cookie, LockID: l.id, Mode: l.granted}
+	if from == dlm.None {
+		ev.Op = dlm.OpLock
+	}
+	if l.flags&dlm.ValueBlock != 0 && transferOf(from, l.granted) == reads {
+		ev.HasValue = true
+		if l.res.value != nil {
+			ev.Value, ev.ValueInvalid = *l.res.value, l.res.invalid
+		}
+	}
+	h.emit(ev)
+}
+
+func (h *handle) lock(o *operation) {
+	m := h.member
+	switch {
+	case h.locks[o.cookie] != nil:
+		h.end(o, dlm.StatusBusy)
+		return
+	case o.cookie == 0, dlm.CheckResource(o.resource) != nil, !validLock(o.mode, o.flags):
+		h.end(o, dlm.StatusInvalid)
+		return
+	}
+	if errno := h.failure("lock", o.resource, o.mode); errno != 0 {
+		h.end(o, dlm.Status(errno))
+		return
+	}
+	id, ok := m.ids.take()
+	if !ok {
+		h.end(o, dlm.Status(syscall.ENOMEM))
+		return
+	}
+	r := m.space.resource(o.resource, m.node.id)
+	l := r.newLock()
+	l.member, l.owner, l.cookie, l.id, l.flags, l.wanted = m, h, o.cookie, id, o.flags, o.mode
+	switch r.request(l, h.effects()) {
+	case granted:
+		h.locks[o.cookie] = l
+		h.granted(l, dlm.None)
+	case queued:
+		h.locks[o.cookie] = l
+	case refused:
+		m.ids.release(id)
+		h.end(o, dlm.StatusAgain)
+	}
+	h.engine.node.cluster.apply()
+}
+
+func (h *handle) convert(o *operation) {
+	l := h.locks[o.cookie]
+	switch {
+	case l == nil:
+		h.end(o, dlm.StatusNotFound)
+		return
+	case !validConvert(l.granted, o.mode, o.flags):
+		h.keep(dlm.OpConvert, l, dlm.StatusInvalid)
+		return
+	case l.place != inGranted:
+		h.keep(dlm.OpConvert, l, dlm.StatusBusy)
+		return
+	}
+	if errno := h.failure("convert", l.res.name, o.mode); errno != 0 {
+		h.keep(dlm.OpConvert, l, dlm.Status(errno))
+		return
+	}
+	from := l.granted
+	switch l.res.convert(l, o.mode, o.flags, o.valuePtr(), h.effects()) {
+	case granted:
+		h.granted(l, from)
+	case refused:
+		h.keep(dlm.OpConvert, l, dlm.StatusAgain)
+	case deadlock:
+		h.keep(dlm.OpConvert, l, dlm.StatusDeadlock)
+	}
+	h.engine.node.cluster.apply()
+}
+
+func (h *handle) unlock(o *operation) {
+	l := h.locks[o.cookie]
+	switch {
+	case l == nil:
+		h.end(o, dlm.StatusNotFound)
+		return
+	case l.place == inConverting:
+		h.keep(dlm.OpUnlock, l, dlm.StatusBusy)
+		return
+	}
+	if errno := h.failure("unlock", l.res.name, dlm.None); errno != 0 {
+		h.keep(dlm.OpUnlock, l, dlm.Status(errno))
+		return
+	}
+	if l.place == inWaiting {
+		h.emit(dlm.Event{Kind: dlm.Completed, Op: dlm.OpLock, Cookie: l.cookie, Status: dlm.StatusCanceled, Mode: dlm.None})
+	} else if o.hasValue && l.granted >= dlm.PW {
+		l.res.write(&o.value)
+	}
+	h.member.end(l)
+	h.emit(dlm.Event{Kind: dlm.Completed, Op: dlm.OpUnlock, Cookie: o.cookie, Status: dlm.StatusUnlocked, LockID: l.id, Mode: dlm.None})
+	h.member.space.settle(l.res)
+}
+
+func (h *handle) cancel(o *operation) {
+	l := h.locks[o.cookie]
+	switch {
+	case l == nil || l.place == inGranted:
+		return
+	case l.place == inConverting:
+		l.res.revert(l)
+		h.keep(dlm.OpConvert, l, dlm.StatusCanceled)
+	default:
+		h.member.end(l)
+		h.emit(dlm.Event{Kind: dlm.Completed, Op: dlm.OpLock, Cookie: o.cookie, Status: dlm.StatusCanceled, Mode: dlm.None})
+	}
+	h.member.space.settle(l.res)
+}
+
+// adopt takes over an orphan (dlm_user_adopt_orphan in fs/dlm/lock.c).
+func (h *handle) adopt(o *operation) {
+	m := h.member
+	switch {
+	case h.locks[o.cookie] != nil:
+		h.end(o, dlm.StatusBusy)
+		return
+	case o.cookie == 0, dlm.CheckResource(o.resource) != nil, !o.mode.Valid():
+		h.end(o, dlm.StatusInvalid)
+		return
+	}
+	if errno := h.failure("adopt", o.resource, o.mode); errno != 0 {
+		h.end(o, dlm.Status(errno))
+		return
+	}
+	l, other := m.orphanOf(o.resource, o.mode)
+	switch {
+	case l != nil:
+	case other:
+		h.end(o, dlm.StatusAgain)
+		return
+	default:
+		h.end(o, dlm.StatusNotFound)
+		return
+	}
+	m.orphans--
+	l.owner, l.cookie, l.flags = h, o.cookie, o.flags
+	h.locks[o.cookie] = l
+	// To the end of the queue, so that the next adoption of a resource with
+	// many holders finds an orphan at the front.
+	l.res.move(l, inGranted)
+	h.keep(dlm.OpAdopt, l, dlm.StatusOK)
+}
+
+// orphanOf finds an orphan by name and mode; other says that there is one in
+// another mode.
+func (m *member) orphanOf(name string, mode dlm.Mode) (found *lock, other bool) {
+	r := m.space.resources[name]
+	if r == nil || m.orphans == 0 {
+		return nil, false
+	}
+	for l := r.granted.head; l != nil; l = l.next {
+		if l.member != m || l.owner != nil {
+			continue
+		}
+		if l.granted == mode {
+			return l, true
+		}
+		other = true
+	}
+	return nil, other
+}
+
+func (h *handle) purge() {
+	ev := dlm.Event{Kind: dlm.Completed, Op: dlm.OpPurge, Mode: dlm.None}
+	if errno := h.failure("purge", "", dlm.None); errno != 0 {
+		ev.Status = dlm.Status(errno)
+		h.emit(ev)
+		return
+	}
+	for _, l := range h.member.collectOrphans() {
+		h.member.lose(l)
+		h.member.space.settle(l.res)
+		ev.Count++
+	}
+	h.emit(ev)
+}
+
+// Close ends the handle as the kernel does when the device is closed
+// (dlm_clear_proc_locks).
+func (h *handle) Close() error {
+	c := h.engine.node.cluster
+	c.mu.Lock()
+	h.shut()
+	c.unlockAndDeliver()
+	h.deliver.Lock() // wait for a delivery under way
+	h.deliver.Unlock()
+	return nil
+}
+
+// shut closes the handle and lets its locks end or become orphans, all at once
+// before anything is granted to others.
+func (h *handle) shut() {
+	if h.closed {
+		return
+	}
+	h.closed = true
+	h.pending = nil
+	m := h.member
+	delete(m.handles, h)
+	delete(h.engine.handles, h)
+	var touched []*resource
+	for _, l := range h.sorted() {
+		switch {
+		case l.place == inWaiting:
+			m.end(l)
+		case l.flags&dlm.Persistent == 0:
+			m.lose(l)
+		case l.place == inConverting:
+			l.res.revert(l)
+			m.orphan(l)
+		default:
+			m.orphan(l)
+			continue
+		}
+		touched = append(touched, l.res)
+	}
+	for _, r := range touched {
+		if m.space.resources[r.name] == r {
+			m.space.settle(r)
+		}
+	}
+	h.locks = nil
+}
+
+// lost is the end of a handle whose node has left the lockspace: what was
+// under way ends, and dlm.Closed is the last event. The locks are left to the
+// caller.
+func (h *handle) lost() {
+	for _, l := range h.sorted() {
+		op := dlm.OpLock
+		switch l.place {
+		case inGranted:
+			continue
+		case inConverting:
+			op = dlm.OpConvert
+		}
+		h.emit(dlm.Event{Kind: dlm.Completed, Op: op, Cookie: l.cookie, Status: dlm.StatusGone, Mode: dlm.None})
+	}
+	for i := range h.member.space.held {
+		if o := &h.member.space.held[i]; o.handle == h && o.op != opCancel {
+			h.end(o, dlm.StatusGone)
+		}
+	}
+	h.emit(dlm.Event{Kind: dlm.Closed, Mode: dlm.None})
+	h.closed = true
+	h.locks = nil
+	delete(h.engine.handles, h)
+}
+
+func (h *handle) sorted() []*lock {
+	all := make([]*lock, 0, len(h.locks))
+	for _, l := range h.locks {
+		all = append(all, l)
+	}
+	slices.SortFunc(all, byID)
+	return all
+}
+
+func (h *handle) failure(op, resource string, mode dlm.Mode) syscall.Errno {
+	c := h.engine.node.cluster
+	if c.fail == nil {
+		return 0
+	}
+	return c.failure(Attempt{Node: h.engine.node.id, Op: op, Lockspace: h.name, Resource: resource, Mode: mode})
+}
+
+func (h *handle) effects() *[]effect { return &h.engine.node.cluster.effects }
+
+// emit adds an event for delivery after the mutex is released. A nil handle is
+// that of an orphan: nobody listens.
+func (h *handle) emit(ev dlm.Event) {
+	if h == nil || h.closed {
+		return
+	}
+	if len(h.pending) == 0 {
+		c := h.engine.node.cluster
+		c.dirty = append(c.dirty, h)
+	}
+	h.pending = append(h.pending, ev)
+}
+
+// maxSpare bounds the room for events that a handle keeps after a burst.
+const maxSpare = 256
+
+// flush delivers the pending events. Whoever made the first of them calls it,
+// so one that finds none was overtaken by another caller, and waits for it.
+func (h *handle) flush() {
+	c := h.engine.node.cluster
+	h.deliver.Lock()
+	defer h.deliver.Unlock()
+	c.mu.Lock()
+	events := h.pending
+	h.pending = h.spare[:0]
+	c.mu.Unlock()
+	for i := range events {
+		h.sink(events[i])
+	}
+	if cap(events) <= maxSpare {
+		h.spare = events
+	}
+}
+
+const known = dlm.NoQueue | dlm.ValueBlock | dlm.QueueConvert | dlm.Persistent | dlm.Expedite | dlm.NoQueueBlocking
+
+// validLock is set_lock_args of fs/dlm/lock.c for a new lock.
+func validLock(m dlm.Mode, f dlm.Flags) bool {
+	switch {
+	case !m.Valid(), f&^known != 0, f&dlm.QueueConvert != 0:
+		return false
+	case f&dlm.Expedite != 0:
+		return m == dlm.NL && f&dlm.NoQueue == 0
+	}
+	return true
+}
+
+// validConvert is set_lock_args and validate_lock_args for a conversion:
+// QueueConvert is for conversions that could have to wait.
+func validConvert(from, to dlm.Mode, f dlm.Flags) bool {
+	if !to.Valid() || f&^known != 0 || f&dlm.Expedite != 0 {
+		return false
+	}
+	return f&dlm.QueueConvert == 0 || to > from || from == dlm.PR && to == dlm.CW
+}

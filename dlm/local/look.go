@@ -1,0 +1,103 @@
+package local
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+)
+
+// Queues shows a resource as this node sees it: the locks of all nodes if this
+// node is its master, which is the first one that asked for it, and else only
+// the node's own, as in the kernel. A resource that nobody has a lock on has
+// empty queues.
+func (e *Engine) Queues(ctx context.Context, lockspace, name string) (dlm.Queues, error) {
+	c := e.node.cluster
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m, err := e.look(ctx, lockspace)
+	if err != nil {
+		return dlm.Queues{}, err
+	}
+	if err := dlm.CheckResource(name); err != nil {
+		return dlm.Queues{}, err
+	}
+	r := m.space.resources[name]
+	if r == nil {
+		return dlm.Queues{Complete: true}, nil
+	}
+	q := dlm.Queues{Master: r.master, Complete: r.master == e.node.id}
+	if q.Complete {
+		if r.value != nil {
+			q.Value, q.HasValue = *r.value, true
+		}
+	} else {
+		q.Missing = fmt.Sprintf("node %d keeps the queues of this resource; only locks of this node are shown", r.master)
+	}
+	q.Granted = m.show(&r.granted, q.Complete)
+	q.Converting = m.show(&r.converting, q.Complete)
+	q.Waiting = m.show(&r.waiting, q.Complete)
+	return q, nil
+}
+
+func (m *member) show(q *queue, all bool) []dlm.Held {
+	var held []dlm.Held
+	for l := q.head; l != nil; l = l.next {
+		h := dlm.Held{Node: l.member.node.id, Mode: l.granted, Wanted: l.wanted}
+		switch {
+		case l.member == m:
+			h.LockID = l.id
+		case !all:
+			continue
+		}
+		held = append(held, h)
+	}
+	return held
+}
+
+// Orphans lists the orphans of this node, by lockid.
+func (e *Engine) Orphans(ctx context.Context, lockspace string) ([]dlm.Orphan, error) {
+	c := e.node.cluster
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m, err := e.look(ctx, lockspace)
+	if err != nil {
+		return nil, err
+	}
+	locks := m.collectOrphans()
+	orphans := make([]dlm.Orphan, len(locks))
+	for i, l := range locks {
+		orphans[i] = dlm.Orphan{LockID: l.id, Resource: l.res.name, Mode: l.granted}
+	}
+	return orphans, nil
+}
+
+// Health tells whether the lockspace is stopped, and who is in it.
+func (e *Engine) Health(ctx context.Context, lockspace string) (dlm.Health, error) {
+	c := e.node.cluster
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m, err := e.look(ctx, lockspace)
+	if err != nil {
+		return dlm.Health{}, err
+	}
+	h := dlm.Health{Quorate: !c.inquorum, Known: true}
+	h.Reason, h.Stopped = c.stops[lockspace]
+	for id := range m.space.members {
+		h.Members = append(h.Members, id)
+	}
+	slices.Sort(h.Members)
+	return h, nil
+}
+
+func (e *Engine) look(ctx context.Context, lockspace string) (*member, error) {
+	if err := e.usable(ctx, "look", lockspace); err != nil {
+		return nil, err
+	}
+	m := e.node.members[lockspace]
+	if m == nil {
+		return nil, missing("look", lockspace)
+	}
+	return m, nil
+}

@@ -1,0 +1,345 @@
+package local
+
+import "github.com/dlmlock/dlmlockd/dlm"
+
+// place is the queue that a lock stands in.
+type place uint8
+
+const (
+	nowhere place = iota
+	inGranted
+	inConverting
+	inWaiting
+)
+
+// lock is one lock of a resource. 100,000 of them are usual, so it stays
+// within 64 bytes and owns no memory of its own.
+type lock struct {
+	next, prev *lock // neighbours in its queue
+	res        *resource
+	member     *member // whose lock: a node in this lockspace
+	owner      *handle // nil: an orphan
+	cookie     dlm.Cookie
+	id         dlm.LockID
+	flags      dlm.Flags // of the last request, conversion or adoption
+	granted    dlm.Mode  // None while it waits for its first grant
+	wanted     dlm.Mode  // None in the granted queue
+	highBast   dlm.Mode  // the highest mode notified since the last grant (lkb_highbast)
+	lastBast   dlm.Mode  // what the owner was told last, if that was a notification; else NL
+	place      place
+}
+
+// queue is a list of locks through their own links.
+type queue struct{ head, tail *lock }
+
+func (q *queue) push(l *lock) {
+	l.prev, l.next = q.tail, nil
+	if q.tail == nil {
+		q.head = l
+	} else {
+		q.tail.next = l
+	}
+	q.tail = l
+}
+
+func (q *queue) remove(l *lock) {
+	if l.prev == nil {
+		q.head = l.next
+	} else {
+		l.prev.next = l.next
+	}
+	if l.next == nil {
+		q.tail = l.prev
+	} else {
+		l.next.prev = l.prev
+	}
+	l.prev, l.next = nil, nil
+}
+
+// resource is one name with its three queues and its lock value block. Its
+// methods are the rules of fs/dlm/lock.c; what a rule does to other locks than
+// the one it is called for is appended to a list of effects.
+type resource struct {
+	name       string
+	value      *dlm.Value // nil until somebody writes it
+	granted    queue
+	converting queue
+	waiting    queue
+	held       [len(dlm.Modes)]uint32 // granted modes in the granted and converting queues
+	master     uint32                 // the node that would keep the queues in a real cluster
+	invalid    bool                   // VALNOTVALID
+	first      lock                   // room for one lock: most resources have no more
+}
+
+// effect is what an operation on one lock did to another one.
+type effect struct {
+	lock *lock
+	kind dlm.EventKind // Completed: granted; Blocking
+	from dlm.Mode      // Completed: the mode held before, None for a new lock
+	mode dlm.Mode      // Blocking: the mode that waits
+}
+
+// outcome is what became of a request or a conversion at once.
+type outcome uint8
+
+const (
+	granted outcome = iota
+	queued
+	refused  // NoQueue, and it would have to wait
+	deadlock // conversion deadlock
+)
+
+// newLock returns a zero lock of r, without adding it to a queue.
+func (r *resource) newLock() *lock {
+	l := &r.first
+	if l.place != nowhere {
+		l = new(lock)
+	}
+	*l = lock{res: r, granted: dlm.None, wanted: dlm.None}
+	return l
+}
+
+func (r *resource) empty() bool {
+	return r.granted.head == nil && r.converting.head == nil && r.waiting.head == nil
+}
+
+func (r *resource) queue(p place) *queue {
+	switch p {
+	case inGranted:
+		return &r.granted
+	case inConverting:
+		return &r.converting
+	default:
+		return &r.waiting
+	}
+}
+
+// move takes l out of its queue and puts it at the end of another one.
+func (r *resource) move(l *lock, to place) {
+	if l.place != nowhere {
+		r.queue(l.place).remove(l)
+	}
+	l.place = to
+	if to != nowhere {
+		r.queue(to).push(l)
+	}
+}
+
+// hold changes the granted mode of l and the count of modes with it.
+func (r *resource) hold(l *lock, m dlm.Mode) {
+	if l.granted != dlm.None {
+		r.held[l.granted]--
+	}
+	if m != dlm.None {
+		r.held[m]++
+	}
+	l.granted = m
+}
+
+// request asks for the new lock l in the mode l.wanted (do_request and
+// do_request_effects).
+func (r *resource) request(l *lock, out *[]effect) outcome {
+	if r.grantable(l, true) {
+		r.grant(l, nil)
+		return granted
+	}
+	if l.flags&dlm.NoQueue != 0 {
+		if l.flags&dlm.NoQueueBlocking != 0 {
+			r.notify(&r.granted, l, out)
+			r.notify(&r.converting, l, out)
+		}
+		return refused
+	}
+	r.move(l, inWaiting)
+	r.notify(&r.granted, l, out)
+	return queued
+}
+
+// convert changes the mode, the flags, or the value block of the granted lock
+// l (do_convert and do_convert_effects). The flags are the lock's own from now
+// on even if the conversion is refused (validate_lock_args).
+func (r *resource) convert(l *lock, m dlm.Mode, f dlm.Flags, value *dlm.Value, out *[]effect) outcome {
+	l.flags, l.wanted = f, m
+	switch {
+	case r.grantable(l, true):
+		r.grant(l, value)
+		r.grantPending(out)
+		return granted
+	case f&dlm.NoQueue != 0:
+		if f&dlm.NoQueueBlocking != 0 {
+			r.notify(&r.granted, l, out)
+			r.notify(&r.converting, l, out)
+		}
+		l.wanted = dlm.None
+		return refused
+	case r.deadlocked(l):
+		l.wanted = dlm.None
+		return deadlock
+	}
+	r.move(l, inConverting)
+	r.notify(&r.granted, l, out)
+	return queued
+}
+
+// drop removes l, from whichever queue; it grants nothing to others.
+func (r *resource) drop(l *lock) {
+	r.move(l, nowhere)
+	r.hold(l, dlm.None)
+}
+
+// revert ends the conversion of l in the mode that it holds (revert_lock); it
+// grants nothing to others.
+func (r *resource) revert(l *lock) {
+	l.wanted = dlm.None
+	r.move(l, inGranted)
+}
+
+// grant gives l what it wants, and writes the value block where the matrix
+// says so (grant_lock, set_lvb_lock).
+func (r *resource) grant(l *lock, value *dlm.Value) {
+	if l.flags&dlm.ValueBlock != 0 && transferOf(l.granted, l.wanted) == writes {
+		r.write(value)
+	}
+	if l.granted != l.wanted {
+		r.hold(l, l.wanted)
+		r.move(l, inGranted)
+	}
+	l.wanted = dlm.None
+	l.highBast, l.lastBast = dlm.NL, dlm.NL
+}
+
+// write sets the value block, nil to zeros, which makes it valid.
+func (r *resource) write(value *dlm.Value) {
+	if r.value == nil {
+		r.value = new(dlm.Value)
+	}
+	if value == nil {
+		*r.value = dlm.Value{}
+	} else {
+		*r.value = *value
+	}
+	r.invalid = false
+}
+
+// conflict reports whether somebody else holds a mode that l's wanted mode
+// can't live with (queue_conflict over the granted and the converting queue).
+func (r *resource) conflict(l *lock) bool {
+	for m, n := range r.held {
+		if dlm.Mode(m) == l.granted {
+			n--
+		}
+		if n > 0 && !dlm.Compatible(dlm.Mode(m), l.wanted) {
+			return true
+		}
+	}
+	return false
+}
+
+// grantable is _can_be_granted of fs/dlm/lock.c. now is false for a lock that
+// stands in a queue already.
+func (r *resource) grantable(l *lock, now bool) bool {
+	if l.flags&dlm.Expedite != 0 {
+		return true
+	}
+	if r.conflict(l) {
+		return false
+	}
+	conversion := l.granted != dlm.None
+	switch {
+	case now && conversion:
+		return l.flags&dlm.QueueConvert == 0 || r.converting.head == nil
+	case conversion:
+		return r.converting.head == l
+	case now:
+		return r.converting.head == nil && r.waiting.head == nil
+	default:
+		return r.converting.head == nil && r.waiting.head == l
+	}
+}
+
+// deadlocked reports whether the granted mode of l keeps a conversion from
+// being granted that would be ahead of l's (conversion_deadlock_detect).
+func (r *resource) deadlocked(l *lock) bool {
+	for c := r.converting.head; c != nil; c = c.next {
+		if !dlm.Compatible(l.granted, c.wanted) {
+			return true
+		}
+	}
+	return false
+}
+
+// grantPending grants what has become possible, conversions first, and tells
+// the holders what still waits (grant_pending_locks).
+func (r *resource) grantPending(out *[]effect) {
+	for c := r.converting.head; c != nil && r.grantable(c, false); c = r.converting.head {
+		r.grantQueued(c, out)
+	}
+	for w := r.waiting.head; w != nil && r.grantable(w, false); w = r.waiting.head {
+		r.grantQueued(w, out)
+	}
+	high, cw := dlm.None, false
+	for _, q := range []*queue{&r.converting, &r.waiting} {
+		for l := q.head; l != nil; l = l.next {
+			high = max(high, l.wanted)
+			cw = cw || l.wanted == dlm.CW
+		}
+	}
+	if high == dlm.None {
+		return
+	}
+	for g := r.granted.head; g != nil; g = g.next {
+		if !requiresBlocking(g, high, cw) {
+			continue
+		}
+		mode := high
+		if cw && high == dlm.PR && g.granted == dlm.PR {
+			mode = dlm.CW
+		}
+		tell(g, mode, out)
+		g.highBast = high
+	}
+}
+
+func (r *resource) grantQueued(l *lock, out *[]effect) {
+	from := l.granted
+	r.grant(l, nil)
+	*out = append(*out, effect{lock: l, kind: dlm.Completed, from: from})
+}
+
+// requiresBlocking is lock_requires_bast: CW is the weaker number but
+// conflicts with PR, so a waiting CW counts whatever is the highest mode.
+func requiresBlocking(g *lock, high dlm.Mode, cw bool) bool {
+	if g.granted == dlm.PR && cw {
+		return g.highBast < dlm.EX
+	}
+	return g.highBast < high && !dlm.Compatible(g.granted, high)
+}
+
+// notify tells the locks in q that l is waiting for them (send_bast_queue,
+// modes_require_bast).
+func (r *resource) notify(q *queue, l *lock, out *[]effect) {
+	for g := q.head; g != nil; g = g.next {
+		if g == l {
+			continue
+		}
+		inverted := g.granted == dlm.PR && l.wanted == dlm.CW || g.granted == dlm.CW && l.wanted == dlm.PR
+		switch {
+		case inverted && g.highBast >= dlm.EX:
+			continue
+		case !inverted && (g.highBast >= l.wanted || dlm.Compatible(g.granted, l.wanted)):
+			continue
+		}
+		tell(g, l.wanted, out)
+		g.highBast = l.wanted
+	}
+}
+
+// tell adds a blocking notification unless the owner's last event said as much
+// (dlm_add_lkb_callback in fs/dlm/ast.c). An orphan has nobody to tell.
+func tell(g *lock, m dlm.Mode, out *[]effect) {
+	if g.owner == nil || g.lastBast == m || g.lastBast > m && g.lastBast > dlm.PR {
+		return
+	}
+	g.lastBast = m
+	*out = append(*out, effect{lock: g, kind: dlm.Blocking, mode: m})
+}
