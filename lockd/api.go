@@ -146,7 +146,14 @@ type Inspection struct {
 	HasQueues bool
 	Health    dlm.Health
 	HasHealth bool
-	Missing   []string // what could not be looked at and why, for people
+	// Value is the lock value block as a null lock reads it, where HasValue;
+	// Holder what it says, where HasHolder.
+	Value        dlm.Value
+	HasValue     bool
+	ValueInvalid bool // a holder died: Value may be older than the last write
+	Holder       Holder
+	HasHolder    bool
+	Missing      []string // what could not be looked at and why, for people
 }
 
 // SpaceState is what this instance does with a lockspace.
@@ -222,8 +229,8 @@ type LockspaceChanged struct {
 	Gone bool // left
 }
 
-// StatusChanged: a field of Status other than the counters is another. Several
-// changes in a row may come as one.
+// StatusChanged: a field of Status other than Locks, Waiting and the counters,
+// which change with every call, is another. Several changes may come as one.
 type StatusChanged struct{ Status }
 
 func (LockLost) notice()         {}

@@ -1,0 +1,532 @@
+package lockd
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sort"
+	"unicode/utf8"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// The order of events of an acquire, and what a crash between two lines leaves:
+//
+//	startAcquire  Lock without PERSISTENT       the kernel drops the lock
+//	lockDone      all granted: append "granted" no lock, a record: void, dropped
+//	recorded      Convert with PERSISTENT       record and orphan, or a void record
+//	persisted     append "held"                 record and orphan: joined again
+//	marked        reply                         the same
+//
+// A refusal, a failed write, a deadline or a vanished caller at any point ends
+// in undoAcquire, which unlocks what was granted and takes back the record.
+
+// startAcquire checks the call and asks for its locks.
+func (t *table) startAcquire(c *call) {
+	if e := t.checkAcquire(c); e != nil {
+		t.refuse(c, e)
+		return
+	}
+	c.locks = make([]*lock, len(c.want))
+	if parked, e := t.findOwn(c); parked {
+		return
+	} else if e != nil {
+		t.refuse(c, e)
+		return
+	}
+	if e := t.checkRoom(c); e != nil {
+		t.refuse(c, e)
+		return
+	}
+	if e := t.makeLocks(c); e != nil {
+		for _, l := range c.fresh {
+			t.remove(l)
+		}
+		t.refuse(c, e)
+		return
+	}
+	if len(c.fresh) == 0 {
+		t.granted(c)
+		return
+	}
+	// One fixed order, so that two callers who want the same locks don't take
+	// them crosswise.
+	sort.SliceStable(c.fresh, func(i, j int) bool {
+		a, b := c.fresh[i], c.fresh[j]
+		if a.sp != b.sp {
+			return a.sp.name < b.sp.name
+		}
+		return a.resource < b.resource
+	})
+	c.stage, c.pending = stageLocking, len(c.fresh)
+	flags := dlm.ValueBlock
+	if c.wait == 0 {
+		flags |= dlm.NoQueue
+	} else {
+		t.usage(c.caller.UID).waiting += len(c.fresh)
+	}
+	for _, l := range c.fresh {
+		l.flying = true
+		t.do(lockAction{sp: l.sp, cookie: l.cookie, resource: l.resource, mode: l.wanted, flags: flags})
+	}
+}
+
+// refuse answers a call that has done nothing yet.
+func (t *table) refuse(c *call, e *Error) {
+	c.locks = nil
+	c.fail(e)
+	c.stage = stageDone
+	t.counters.Refused++
+	t.logRefused(c)
+	t.reply(c)
+}
+
+func (t *table) logRefused(c *call) {
+	if !t.debug || c.err == nil {
+		return
+	}
+	t.log(slog.LevelDebug, c.op+" refused", slog.String("lockspace", c.err.Lockspace), slog.String("resource", printable(c.err.Resource)),
+		slog.Uint64("uid", uint64(c.caller.UID)), slog.String("sender", c.caller.Sender), slog.String("err", c.err.Error()))
+}
+
+// checkAcquire looks at everything that does not depend on locks held.
+func (t *table) checkAcquire(c *call) *Error {
+	if e := t.checkOptions(c); e != nil {
+		return e
+	}
+	for _, w := range c.want {
+		if _, e := t.checkWant(c, w); e != nil {
+			return e
+		}
+	}
+	if t.degraded != "" {
+		return c.error(StateWriteFailed, "", "", dlm.None, t.degraded)
+	}
+	return nil
+}
+
+func (t *table) checkOptions(c *call) *Error {
+	bad := func(k Kind, format string, a ...any) *Error {
+		return c.error(k, "", "", dlm.None, fmt.Sprintf(format, a...))
+	}
+	o := c.opts
+	switch {
+	case len(c.want) > t.limits.BatchLocks:
+		return bad(LimitExceeded, "%d locks in one call, at most %d are allowed; use several calls", len(c.want), t.limits.BatchLocks)
+	case len(o.Owner) > t.limits.OwnerBytes:
+		return bad(LimitExceeded, "the owner has %d bytes, at most %d are allowed", len(o.Owner), t.limits.OwnerBytes)
+	case len(o.Label) > t.limits.LabelBytes:
+		return bad(LimitExceeded, "the label has %d bytes, at most %d are allowed", len(o.Label), t.limits.LabelBytes)
+	case o.HasOwner && o.Owner == "":
+		return bad(InvalidArgs, "the owner is empty; leave the option out for a lock without owner")
+	case !utf8.ValidString(o.Owner) || !utf8.ValidString(o.Label):
+		return bad(InvalidArgs, "owner and label must be UTF-8")
+	case c.wait < 0 || c.wait > MaxWait:
+		return bad(InvalidArgs, "wait-usec is at most %d (%s)", MaxWait.Microseconds(), MaxWait)
+	case o.Lifetime != state.Persistent:
+		return bad(NotSupported, "this version knows the lifetime \"persistent\" only")
+	}
+	return nil
+}
+
+// checkWant checks the names and the mode of one lock, and that its lockspace
+// can grant.
+func (t *table) checkWant(c *call, w Want) (*space, *Error) {
+	if !w.Mode.Valid() {
+		return nil, c.error(InvalidMode, w.Lockspace, w.Resource, dlm.None, "the mode is not one of NL, CR, CW, PR (shared), PW, EX (exclusive)")
+	}
+	if e := c.checkName(w.Lockspace, w.Resource); e != nil {
+		return nil, e
+	}
+	return t.usable(c, w.Lockspace, w.Resource)
+}
+
+// checkName checks the name of a lockspace and of a resource in it.
+func (c *call) checkName(lockspace, resource string) *Error {
+	if e := c.checkSpaceName(lockspace); e != nil {
+		return e
+	}
+	if err := dlm.CheckResource(resource); err != nil {
+		return c.error(InvalidName, lockspace, resource, dlm.None, adviceOf(err))
+	}
+	if len(resource) >= len(ReservedPrefix) && resource[:len(ReservedPrefix)] == ReservedPrefix {
+		return c.error(InvalidName, lockspace, resource, dlm.None, "names that begin with "+ReservedPrefix+" are the service's own")
+	}
+	return nil
+}
+
+func (c *call) checkSpaceName(lockspace string) *Error {
+	if err := dlm.CheckLockspace(lockspace); err != nil {
+		return c.error(InvalidName, lockspace, "", dlm.None, adviceOf(err))
+	}
+	return nil
+}
+
+// usable returns the lockspace if it can take requests now.
+func (t *table) usable(c *call, lockspace, resource string) (*space, *Error) {
+	sp := t.spaces[lockspace]
+	switch {
+	case sp == nil:
+		return nil, c.error(NoSuchLockspace, lockspace, resource, dlm.None,
+			"the lockspace is not joined here; call JoinLockspace, or name it under lockspaces in /etc/dlmlockd.toml")
+	case sp.state == SpaceReady && sp.stopped() && c.wait == 0:
+		return nil, c.stoppedError(sp, resource)
+	case sp.state == SpaceReady:
+		return sp, nil
+	case sp.state == SpaceLeaving:
+		return nil, c.error(NoSuchLockspace, lockspace, resource, dlm.None, "the lockspace is being left")
+	case sp.err != nil:
+		return nil, c.error(sp.err.Kind, lockspace, resource, dlm.None, sp.err.Text)
+	}
+	return nil, c.error(LockspaceStopped, lockspace, resource, dlm.None, "the lockspace is still being joined; try again in a moment")
+}
+
+func (c *call) stoppedError(sp *space, resource string) *Error {
+	if sp.health.Known && !sp.health.Quorate {
+		return c.error(NotQuorate, sp.name, resource, dlm.None, "the cluster has no quorum, so nothing is granted; bring enough nodes back")
+	}
+	why := sp.health.Reason
+	if why == "" {
+		why = "recovery is under way"
+	}
+	return c.error(LockspaceStopped, sp.name, resource, dlm.None, "the lockspace is stopped ("+why+"); try again when it is not")
+}
+
+// findOwn fills in the locks that the owner has already. parked tells that one
+// of them is busy and the call will be started again.
+func (t *table) findOwn(c *call) (parked bool, e *Error) {
+	if !c.opts.HasOwner {
+		return false, nil
+	}
+	for i, w := range c.want {
+		l := t.findOwned(t.spaces[w.Lockspace], w.Resource, c.caller.UID, c.opts.Owner)
+		switch {
+		case l == nil:
+			continue
+		case l.busy != nil:
+			t.park(c, l)
+			return true, nil
+		case l.mode != w.Mode:
+			return false, c.error(AlreadyHeld, w.Lockspace, w.Resource, w.Mode,
+				fmt.Sprintf("owner %q holds it in mode %s already; use Convert to change the mode", c.opts.Owner, l.mode))
+		case l.lifetime != c.opts.Lifetime:
+			return false, c.error(AlreadyHeld, w.Lockspace, w.Resource, w.Mode,
+				fmt.Sprintf("owner %q holds it with another lifetime; release it first", c.opts.Owner))
+		}
+		c.locks[i] = l
+	}
+	return false, nil
+}
+
+// checkRoom checks the caller's limits against the locks that are to be made.
+func (t *table) checkRoom(c *call) *Error {
+	n := 0
+	for _, l := range c.locks {
+		if l == nil {
+			n++
+		}
+	}
+	var u usage
+	if p := t.perUID[c.caller.UID]; p != nil {
+		u = *p
+	}
+	if u.locks+n > t.limits.LocksPerUID {
+		return c.error(LimitExceeded, "", "", dlm.None, fmt.Sprintf(
+			"uid %d has %d locks and may have %d (limits.locks-per-uid); release some", c.caller.UID, u.locks, t.limits.LocksPerUID))
+	}
+	if c.wait > 0 && u.waiting+n > t.limits.WaitingPerUID {
+		return c.error(LimitExceeded, "", "", dlm.None, fmt.Sprintf(
+			"uid %d has %d requests waiting and may have %d (limits.waiting-per-uid)", c.caller.UID, u.waiting, t.limits.WaitingPerUID))
+	}
+	return nil
+}
+
+// makeLocks makes the locks that the owner does not have yet. One that is
+// wanted twice by one owner is one lock.
+func (t *table) makeLocks(c *call) *Error {
+	for i, w := range c.want {
+		if c.locks[i] != nil {
+			continue
+		}
+		sp := t.spaces[w.Lockspace]
+		if c.opts.HasOwner {
+			if l := t.findOwned(sp, w.Resource, c.caller.UID, c.opts.Owner); l != nil {
+				if l.wanted != w.Mode {
+					return c.error(AlreadyHeld, w.Lockspace, w.Resource, w.Mode, "one owner wants the resource in two modes in one call")
+				}
+				c.locks[i] = l
+				continue
+			}
+		}
+		l := &lock{
+			ref: t.ref(), sp: sp, resource: w.Resource, mode: dlm.None, wanted: w.Mode, state: Acquiring, busy: c,
+			owner: c.opts.Owner, hasOwner: c.opts.HasOwner, label: c.opts.Label, lifetime: c.opts.Lifetime,
+			uid: c.caller.UID, pid: c.caller.PID, sender: c.caller.Sender,
+		}
+		t.add(l)
+		c.locks[i] = l
+		c.fresh = append(c.fresh, l)
+	}
+	return nil
+}
+
+// lockDone takes the end of one Lock.
+func (t *table) lockDone(c *call, l *lock, ev dlm.Event) {
+	if c.wait > 0 {
+		t.usage(l.uid).waiting--
+	}
+	c.pending--
+	if ev.Status.OK() {
+		l.lockid, l.mode, l.since = ev.LockID, ev.Mode, t.now.UnixMicro()
+	} else if c.err == nil {
+		c.fail(c.statusError(l, l.wanted, ev.Status))
+		t.counters.Refused++
+		t.cancelFlying(c)
+	}
+	if c.pending > 0 {
+		return
+	}
+	if c.err != nil {
+		t.undoAcquire(c)
+		return
+	}
+	t.recordAcquire(c)
+}
+
+func (t *table) recordAcquire(c *call) {
+	c.stage = stageRecording
+	changes := make([]state.Change, len(c.fresh))
+	for i, l := range c.fresh {
+		l.phase = state.Granted
+		r := l.record(state.Granted)
+		r.BusID = t.busID
+		changes[i] = r
+	}
+	t.append(false, changes, func(err error) {
+		if err != nil {
+			for _, l := range c.fresh {
+				l.phase = 0
+			}
+			t.writeFailed(c, err)
+		} else {
+			c.recorded = true
+		}
+		t.afterRecord(c)
+	})
+}
+
+func (t *table) afterRecord(c *call) {
+	if c.err != nil {
+		t.undoAcquire(c)
+		return
+	}
+	c.stage, c.pending = stagePersisting, 0
+	for _, l := range c.fresh {
+		if l.mode == dlm.None { // ended by somebody else meanwhile
+			c.fail(c.error(NotHeld, l.sp.name, l.resource, l.wanted, "somebody else removed the lock while it was being taken"))
+			continue
+		}
+		c.pending++
+		l.flying = true
+		v := t.holder(l, l.mode).encode()
+		t.do(convertAction{sp: l.sp, cookie: l.cookie, mode: l.mode, flags: dlm.Persistent | dlm.ValueBlock, value: &v})
+	}
+	if c.pending == 0 {
+		t.undoAcquire(c)
+	}
+}
+
+// holder is what the value block says while l is held in mode.
+func (t *table) holder(l *lock, mode dlm.Mode) Holder {
+	h := Holder{Mode: dlm.None, Token: l.token}
+	if mode >= dlm.PW {
+		h.Mode, h.Node, h.Who = mode, t.node.ID, l.label
+		if h.Who == "" {
+			h.Who = l.owner
+		}
+	}
+	return h
+}
+
+func (t *table) persistDone(c *call, l *lock, ev dlm.Event) {
+	c.pending--
+	if !ev.Status.OK() {
+		l.noteMode(ev)
+		c.fail(c.statusError(l, l.wanted, ev.Status))
+	}
+	if c.pending > 0 {
+		return
+	}
+	if c.err != nil {
+		t.undoAcquire(c)
+		return
+	}
+	c.stage = stageMarking
+	changes := make([]state.Change, len(c.fresh))
+	for i, l := range c.fresh {
+		changes[i] = state.Mark{ID: uint64(l.ref), Phase: state.Held}
+	}
+	t.append(false, changes, func(err error) {
+		if err != nil {
+			t.writeFailed(c, err)
+		}
+		for _, l := range c.fresh {
+			if l.mode == dlm.None {
+				c.fail(c.error(NotHeld, l.sp.name, l.resource, l.wanted, "somebody else removed the lock while it was being taken"))
+			}
+		}
+		if c.err != nil {
+			t.undoAcquire(c)
+			return
+		}
+		t.granted(c)
+	})
+}
+
+// noteMode takes the mode that an event says the lock has after a failure.
+func (l *lock) noteMode(ev dlm.Event) {
+	if ev.Status == dlm.StatusGone || ev.Status == dlm.StatusNotFound {
+		l.mode = dlm.None
+	}
+}
+
+// granted ends an acquire well.
+func (t *table) granted(c *call) {
+	c.stage = stageDone
+	c.grants = make([]Grant, len(c.locks))
+	for i, l := range c.locks {
+		c.grants[i] = l.grant()
+	}
+	for _, l := range c.fresh {
+		l.phase = state.Held
+		t.counters.Granted++
+		t.logLock(slog.LevelDebug, "acquired", l, slog.String("sender", l.sender))
+	}
+	t.reply(c)
+	for _, l := range c.fresh {
+		t.idle(l)
+	}
+}
+
+func (l *lock) grant() Grant {
+	return Grant{Ref: l.ref, Lockspace: l.sp.name, Resource: l.resource, LockID: l.lockid, Token: l.token}
+}
+
+// abandonAcquire withdraws what an acquire asked for; the stage that is under
+// way ends in undoAcquire, because err is set.
+func (t *table) abandonAcquire(c *call) {
+	if c.wait > 0 {
+		t.cancelFlying(c)
+	}
+}
+
+// undoAcquire lets go of everything that a failed acquire got.
+func (t *table) undoAcquire(c *call) {
+	c.stage, c.pending = stageUnlocking, 0
+	for _, l := range c.fresh {
+		if l.mode != dlm.None {
+			c.pending++
+		}
+	}
+	for _, l := range c.fresh {
+		if l.mode == dlm.None {
+			continue
+		}
+		l.flying, l.state = true, Releasing
+		var value *dlm.Value
+		if c.recorded { // so the value block may name us
+			v := t.holder(l, dlm.None).encode()
+			value = &v
+		}
+		t.do(unlockAction{sp: l.sp, cookie: l.cookie, value: value})
+	}
+	if c.pending == 0 {
+		t.forgetAcquire(c)
+	}
+}
+
+func (t *table) undoDone(c *call, l *lock, ev dlm.Event) {
+	c.pending--
+	if ev.Status.OK() || ev.Status == dlm.StatusGone || ev.Status == dlm.StatusNotFound {
+		l.mode = dlm.None
+	} else {
+		t.logLock(slog.LevelError, "unlock failed while an acquire was undone", l, slog.String("err", ev.Status.String()))
+	}
+	if c.pending == 0 {
+		t.forgetAcquire(c)
+	}
+}
+
+// forgetAcquire takes the records back. A lock that could not be unlocked stays
+// known, so that it can be released.
+func (t *table) forgetAcquire(c *call) {
+	c.stage = stageForgetting
+	if !c.recorded {
+		t.endAcquire(c)
+		return
+	}
+	changes := make([]state.Change, len(c.fresh))
+	for i, l := range c.fresh {
+		m := state.Mark{ID: uint64(l.ref), Phase: state.Gone}
+		if l.mode != dlm.None {
+			m.Phase = state.Held
+		}
+		changes[i] = m
+	}
+	t.append(true, changes, func(err error) {
+		t.noteWrite(err)
+		t.endAcquire(c)
+	})
+}
+
+func (t *table) endAcquire(c *call) {
+	c.stage = stageDone
+	t.logRefused(c)
+	if c.err.Kind == WouldBlock && !c.answered && c.err.Holder == "" {
+		t.nameHolder(c)
+	} else {
+		t.reply(c)
+	}
+	for _, l := range c.fresh {
+		if l.mode != dlm.None && c.recorded {
+			l.phase = state.Held
+			t.idle(l)
+			continue
+		}
+		t.remove(l)
+	}
+}
+
+// writeFailed notes that the state file can't be written. The record of the
+// lockspace is written anew until that succeeds, which ends the state.
+func (t *table) writeFailed(c *call, err error) {
+	t.noteWrite(err)
+	e := c.error(StateWriteFailed, "", "", dlm.None, "nothing was locked, because the state file can't be written: "+err.Error())
+	e.Err = err
+	c.fail(e)
+	for _, l := range c.fresh {
+		t.append(true, []state.Change{l.sp.record()}, t.noteWrite)
+		break
+	}
+}
+
+// noteWrite keeps track of whether the state file can be written.
+func (t *table) noteWrite(err error) {
+	switch {
+	case err != nil && t.degraded == "":
+		t.degraded = "new locks are refused, because the state file can't be written: " + err.Error() + "; make room in the state directory"
+		t.log(slog.LevelError, "state file can't be written, new locks are refused", slog.String("err", err.Error()))
+	case err == nil && t.degraded != "":
+		t.degraded = ""
+		t.log(slog.LevelInfo, "state file can be written again")
+	}
+}
+
+// adviceOf returns the advice of an engine's error, or its text.
+func adviceOf(err error) string {
+	if e, ok := errors.AsType[*dlm.Error](err); ok && e.Advice != "" {
+		return e.Advice
+	}
+	return err.Error()
+}

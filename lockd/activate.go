@@ -1,0 +1,268 @@
+package lockd
+
+import (
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// activate takes what the state file said and begins to join it again with
+// what the lock manager has. Records of another boot are history: a DLM lock
+// does not outlive its node.
+func (t *table) activate(c state.Contents, sameBoot bool, join []string) {
+	t.nextRef = max(t.nextRef, Ref(c.NextID), 1)
+	if sameBoot {
+		for _, s := range c.Spaces {
+			sp := t.space(s.Name)
+			sp.recorded, sp.anchor = s.Phase, s.AnchorID
+		}
+	}
+	var homeless []*lock
+	for _, r := range c.Locks {
+		l := t.load(r)
+		if l.sp.recorded == 0 {
+			homeless = append(homeless, l)
+		}
+	}
+	why := "no lockspace is recorded for it"
+	if !sameBoot {
+		why = "the node was booted since the lock was taken"
+		if len(homeless) > 0 {
+			t.log(slog.LevelWarn, "the state file is from before the last boot, its locks are gone", slog.Int("locks", len(homeless)))
+		}
+	}
+	t.voidEach(homeless, why)
+	for _, name := range join {
+		t.space(name)
+	}
+	for name, sp := range t.spaces {
+		if sp.recorded == 0 && sp.locks == 0 && !slices.Contains(join, name) {
+			delete(t.spaces, name)
+		}
+	}
+	t.settle = len(t.spaces)
+	t.ready = t.settle == 0
+	for _, name := range t.spaceNames() {
+		sp := t.spaces[name]
+		sp.settling = true
+		t.open(sp)
+	}
+}
+
+// load makes the entry of a record.
+func (t *table) load(r state.Lock) *lock {
+	l := &lock{
+		ref: Ref(r.ID), sp: t.space(r.Lockspace), resource: r.Resource, lockid: r.LockID, mode: r.Mode, wanted: dlm.None,
+		state: Held, phase: r.Phase, token: r.Token, owner: r.Owner, hasOwner: r.HasOwner, label: r.Label,
+		lifetime: r.Lifetime, uid: r.UID, pid: r.PID, sender: r.Sender, since: r.Since.UnixMicro(),
+	}
+	if l.phase == state.Releasing {
+		l.state = Releasing
+	}
+	t.add(l)
+	return l
+}
+
+// adoption joins the records of one resource with the orphans of its name.
+type adoption struct {
+	sp       *space
+	resource string
+	left     []*lock    // records without their lock yet
+	modes    []dlm.Mode // still to try, the one being tried first
+}
+
+// adoptAll adopts every record of the lockspace.
+func (t *table) adoptAll(sp *space) {
+	sp.step = spaceAdopting
+	if len(sp.byResource) == 0 {
+		t.spaceReady(sp)
+		return
+	}
+	for _, o := range t.order {
+		if o.l == nil || o.l.sp != sp || o.l.nextRes != nil {
+			continue // not here, or not the oldest of its resource
+		}
+		a := &adoption{sp: sp, resource: o.l.resource}
+		for l := o.l; l != nil; l = l.prevRes {
+			a.left = append(a.left, l)
+		}
+		a.modes = append(a.modes, a.left[0].mode)
+		for _, m := range []dlm.Mode{dlm.EX, dlm.PW, dlm.PR, dlm.CW, dlm.CR, dlm.NL} {
+			if m != a.modes[0] {
+				a.modes = append(a.modes, m)
+			}
+		}
+		t.adoptNext(a)
+	}
+}
+
+// adoptNext asks for one more orphan of the resource.
+func (t *table) adoptNext(a *adoption) {
+	ck := dlm.Cookie(a.left[0].ref)
+	if t.alias[ck] != nil {
+		ck = dlm.Cookie(t.ref())
+	}
+	a.sp.adoptions[ck] = a
+	t.do(adoptAction{sp: a.sp, cookie: ck, resource: a.resource, mode: a.modes[0]})
+}
+
+// adopted takes the answer of one adoption.
+func (t *table) adopted(sp *space, ev dlm.Event) {
+	if then := sp.purges[ev.Cookie]; then != nil {
+		delete(sp.purges, ev.Cookie)
+		then(ev)
+		return
+	}
+	a := sp.adoptions[ev.Cookie]
+	if a == nil {
+		return
+	}
+	delete(sp.adoptions, ev.Cookie)
+	switch {
+	case ev.Status.OK():
+		t.match(a, ev)
+	case ev.Status == dlm.StatusAgain && len(a.modes) > 1:
+		a.modes = a.modes[1:]
+	case ev.Status == dlm.StatusAgain, ev.Status == dlm.StatusNotFound:
+		left := a.left
+		a.left = nil
+		t.voidEach(left, "the lock manager has no such lock")
+	default:
+		t.log(slog.LevelError, "adoption failed", slog.String("lockspace", sp.name), slog.String("resource", printable(a.resource)), slog.String("err", ev.Status.String()))
+		a.left = nil
+		if sp.step == spaceAdopting {
+			sp.step = spaceIdle
+			t.failSpace(sp, &Error{Op: "join", Lockspace: sp.name, Kind: KernelError, Errno: ev.Status.Errno(),
+				Text: "a recorded lock could not be adopted: " + ev.Status.String()}, false)
+		}
+	}
+	if len(a.left) > 0 {
+		t.adoptNext(a)
+		return
+	}
+	if len(sp.adoptions) == 0 && sp.step == spaceAdopting {
+		t.spaceReady(sp)
+		t.finishCalls(sp)
+	}
+}
+
+// match gives an adopted orphan to the record with its lockid. One that no
+// record explains is kept as a stray: there is no way to give it back, and as
+// a persistent lock it is an orphan again when the process ends.
+func (t *table) match(a *adoption, ev dlm.Event) {
+	i := slices.IndexFunc(a.left, func(l *lock) bool { return l.lockid == ev.LockID })
+	if i < 0 {
+		l := &lock{ref: t.ref(), cookie: ev.Cookie, sp: a.sp, resource: a.resource, lockid: ev.LockID,
+			mode: a.modes[0], wanted: dlm.None, state: Held, stray: true, probe: true}
+		t.add(l)
+		t.logLock(slog.LevelWarn, "orphan that no record explains", l)
+		return
+	}
+	l := a.left[i]
+	a.left = slices.Delete(a.left, i, i+1)
+	if l.cookie != ev.Cookie {
+		l.cookie = ev.Cookie
+		t.alias[ev.Cookie] = l
+	}
+	if l.mode != a.modes[0] {
+		t.logLock(slog.LevelWarn, "adopted in another mode than recorded: a conversion was under way", l, slog.String("granted", a.modes[0].String()))
+		l.mode = a.modes[0]
+		t.append(true, []state.Change{state.Mark{ID: uint64(l.ref), Mode: l.mode, HasMode: true, Token: l.token}}, t.noteWrite)
+	}
+	if l.phase == state.Granted {
+		l.phase = state.Held
+		t.append(true, []state.Change{state.Mark{ID: uint64(l.ref), Phase: state.Held}}, t.noteWrite)
+		t.logLock(slog.LevelInfo, "adopted; the client may not have heard that it was granted", l)
+		return
+	}
+	t.logLock(slog.LevelDebug, "adopted", l)
+}
+
+// finishCalls ends the releases that a crash has cut short.
+func (t *table) finishCalls(sp *space) {
+	var rest []*lock
+	for _, head := range sp.byResource {
+		for l := head; l != nil; l = l.nextRes {
+			if l.phase == state.Releasing && l.busy == nil {
+				rest = append(rest, l)
+			}
+		}
+	}
+	if len(rest) == 0 {
+		return
+	}
+	slices.SortFunc(rest, func(a, b *lock) int { return int(int64(a.ref) - int64(b.ref)) })
+	for _, l := range rest {
+		t.logLock(slog.LevelInfo, "finishing an unfinished release", l)
+	}
+	c := &call{kind: callRelease, op: "release", heapIdx: -1, answered: true}
+	t.release(c, rest)
+}
+
+// voidAll ends every record of a lockspace that turned out to have no locks.
+func (t *table) voidAll(sp *space, why string) {
+	var in []*lock
+	for _, head := range sp.byResource {
+		for l := head; l != nil; l = l.nextRes {
+			in = append(in, l)
+		}
+	}
+	slices.SortFunc(in, func(a, b *lock) int { return int(int64(a.ref) - int64(b.ref)) })
+	t.voidEach(in, why)
+}
+
+// voidEach ends records without a lock. One that was never marked held, or was
+// marked releasing, belongs to an unfinished call and is dropped; any other
+// was lost, which is said aloud.
+func (t *table) voidEach(in []*lock, why string) {
+	var lost []*lock
+	for _, l := range in {
+		if l.phase == state.Held {
+			lost = append(lost, l)
+			continue
+		}
+		t.logLock(slog.LevelInfo, "record of an unfinished call dropped", l)
+		t.append(true, []state.Change{state.Mark{ID: uint64(l.ref), Phase: state.Gone}}, t.noteWrite)
+		t.remove(l)
+	}
+	t.loseAll(lost, why)
+}
+
+// lostKept is how many lost locks at least Inspect can still tell of.
+const lostKept = 1000
+
+// lose ends a lock that is not there any more, and says so.
+func (t *table) lose(l *lock, why string) { t.loseAll([]*lock{l}, why) }
+
+func (t *table) loseAll(in []*lock, why string) {
+	if len(in) == 0 {
+		return
+	}
+	changes := make([]state.Change, len(in))
+	for i, l := range in {
+		changes[i] = state.Mark{ID: uint64(l.ref), Phase: state.Gone}
+	}
+	t.append(true, changes, t.noteWrite)
+	for _, l := range in {
+		lost := Lost{LockInfo: l.info(), Reason: why, At: t.now}
+		t.logLock(slog.LevelError, "lock lost", l, slog.String("err", why))
+		t.counters.Lost++
+		if len(t.lost) == 2*lostKept {
+			t.lost = slices.Delete(t.lost, 0, lostKept)
+		}
+		t.lost = append(t.lost, lost)
+		t.do(notifyAction{LockLost{lost}})
+		t.remove(l)
+	}
+}
+
+func (l *lock) info() LockInfo {
+	return LockInfo{
+		Ref: l.ref, Lockspace: l.sp.name, Resource: l.resource, LockID: l.lockid, Mode: l.mode, Wanted: l.wanted,
+		State: l.state, Token: l.token, Owner: l.owner, HasOwner: l.hasOwner, Label: l.label, Lifetime: l.lifetime,
+		UID: l.uid, PID: l.pid, Sender: l.sender, Since: time.UnixMicro(l.since),
+	}
+}

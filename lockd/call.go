@@ -1,0 +1,176 @@
+package lockd
+
+import (
+	"container/heap"
+	"time"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// stage is how far a call has got. One call drives all its locks through a
+// stage before the next begins.
+type stage uint8
+
+const (
+	stageNew        stage = iota // nothing done yet, or parked behind another call
+	stageLocking                 // Lock asked, not all answered
+	stageRecording               // the records are being written
+	stagePersisting              // converting in place with PERSISTENT
+	stageMarking                 // "held" (or the new mode) is being written
+	stageConverting              // Convert asked
+	stagePublishing              // converting in place to write the value block
+	stageReleasing               // "releasing" is being written
+	stageUnlocking               // Unlock asked
+	stageForgetting              // "gone" is being written
+	stageProbing                 // reading the value block with a null lock
+	stageDone
+)
+
+var stageNames = [...]string{"new", "locking", "recording", "persisting", "marking", "converting",
+	"publishing", "releasing", "unlocking", "forgetting", "probing", "done"}
+
+func (s stage) String() string { return stageNames[s] }
+
+// callKind tells what a call wants.
+type callKind uint8
+
+const (
+	callAcquire callKind = iota
+	callConvert
+	callRelease
+	callInspect
+	callSpace
+)
+
+// call is one request of a front end on its way.
+type call struct {
+	kind   callKind
+	op     string // for errors and logs
+	caller Caller
+
+	want  []Want         // acquire: what; convert: want[0]
+	opts  AcquireOptions // acquire
+	sel   Selector       // convert, release
+	owner string         // release-owner
+	all   bool           // release: every match, not exactly one
+	wait  time.Duration
+
+	space, resource string // release, inspect
+
+	stage    stage
+	locks    []*lock // acquire: parallel to want; convert, release: the locks meant
+	fresh    []*lock // acquire: those of locks that this call makes
+	pending  int     // operations or appends that the stage waits for
+	err      *Error  // why it fails; the rest of the call is undoing
+	answered bool
+	recorded bool // acquire: the records are in the file
+	probe    *lock
+
+	deadline time.Time
+	heapIdx  int // in table.deadlines, -1 if not there
+
+	// Results, read by the driver when it replies.
+	grants     []Grant
+	released   uint32
+	inspection Inspection
+
+	done any // the front end's function; only the driver touches it
+}
+
+// fail notes why the call fails; the first reason stays.
+func (c *call) fail(e *Error) {
+	if c.err == nil {
+		c.err = e
+	}
+}
+
+// errorf makes the call's typed error about one resource.
+func (c *call) error(kind Kind, lockspace, resource string, mode dlm.Mode, text string) *Error {
+	return &Error{Op: c.op, Lockspace: lockspace, Resource: resource, Mode: mode, Kind: kind, Text: text}
+}
+
+// statusError turns the outcome of an operation of l into the call's error.
+func (c *call) statusError(l *lock, mode dlm.Mode, st dlm.Status) *Error {
+	e := c.error(KernelError, l.sp.name, l.resource, mode, "")
+	switch st {
+	case dlm.StatusAgain:
+		e.Kind, e.Text = WouldBlock, "another lock is in the way; try again later or wait with wait-usec"
+	case dlm.StatusDeadlock:
+		e.Kind, e.Text = Deadlock, "two holders wait for each other to convert; the lock keeps its mode, release it or try again"
+	case dlm.StatusCanceled:
+		e.Kind, e.Text = Canceled, "the request was canceled"
+	case dlm.StatusGone:
+		e.Kind, e.Text = NoSuchLockspace, "the lockspace was left while the request was under way; join it again"
+	default:
+		e.Errno = st.Errno()
+		e.Text = "the lock manager refused the operation with " + st.String()
+	}
+	return e
+}
+
+// deadlineHeap orders calls by deadline.
+type deadlineHeap []*call
+
+func (h deadlineHeap) Len() int           { return len(h) }
+func (h deadlineHeap) Less(i, j int) bool { return h[i].deadline.Before(h[j].deadline) }
+func (h deadlineHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].heapIdx, h[j].heapIdx = i, j
+}
+func (h *deadlineHeap) Push(x any) {
+	c := x.(*call)
+	c.heapIdx = len(*h)
+	*h = append(*h, c)
+}
+func (h *deadlineHeap) Pop() any {
+	old := *h
+	c := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	c.heapIdx = -1
+	return c
+}
+
+// arm gives the call a deadline.
+func (t *table) arm(c *call, d time.Duration) {
+	c.deadline = t.now.Add(d)
+	heap.Push(&t.deadlines, c)
+}
+
+// rearm gives the call another deadline.
+func (t *table) rearm(c *call, d time.Duration) {
+	t.disarm(c)
+	t.arm(c, d)
+}
+
+// disarm takes the call's deadline away.
+func (t *table) disarm(c *call) {
+	if c.heapIdx >= 0 && c.heapIdx < len(t.deadlines) && t.deadlines[c.heapIdx] == c {
+		heap.Remove(&t.deadlines, c.heapIdx)
+	}
+}
+
+// reply answers the call once.
+func (t *table) reply(c *call) {
+	if c.answered {
+		return
+	}
+	c.answered = true
+	t.disarm(c)
+	t.dropSender(c)
+	var err error
+	if c.err != nil {
+		err = c.err
+	}
+	t.do(replyAction{c: c, err: err})
+}
+
+// record returns the state file's record of l.
+func (l *lock) record(p state.Phase) state.Lock {
+	return state.Lock{
+		ID: uint64(l.ref), Lockspace: l.sp.name, Resource: l.resource, LockID: l.lockid, Mode: l.mode,
+		Phase: p, Token: l.token, Owner: l.owner, HasOwner: l.hasOwner, Label: l.label,
+		Lifetime: l.lifetime, UID: l.uid, PID: l.pid, Sender: l.sender, Since: time.UnixMicro(l.since),
+	}
+}

@@ -1,0 +1,154 @@
+package lockd
+
+import (
+	"log/slog"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// The order of events of a conversion, and what a crash between two lines
+// leaves. Adoption tries the recorded mode first and the others after it, so
+// the DLM's answer is the truth in every case:
+//
+//	startConvert  Convert, PERSISTENT repeated   the old mode, or the new one
+//	converted     to PW or EX from below: Convert in place, writes the value block
+//	published     append the new mode            the new mode
+//	written       reply
+//
+// A conversion upward that comes too late is taken back.
+
+func (t *table) startConvert(c *call) {
+	w := c.want[0]
+	if _, e := t.checkWant(c, w); e != nil {
+		t.refuse(c, e)
+		return
+	}
+	if t.degraded != "" {
+		t.refuse(c, c.error(StateWriteFailed, w.Lockspace, w.Resource, w.Mode, t.degraded))
+		return
+	}
+	l, parked, e := t.findLock(c, w.Lockspace, w.Resource)
+	switch {
+	case parked:
+		return
+	case e != nil:
+		t.refuse(c, e)
+		return
+	}
+	c.locks = []*lock{l}
+	if l.mode == w.Mode {
+		t.converted(c, l)
+		return
+	}
+	l.busy, l.state, l.wanted = c, Converting, w.Mode
+	t.convert(c, l, w.Mode, c.wait == 0)
+}
+
+// convert asks the DLM. Going down is always granted at once, and the kernel
+// refuses NOQUEUE with nothing to refuse, so only going up carries it.
+func (t *table) convert(c *call, l *lock, to dlm.Mode, noQueue bool) {
+	c.stage = stageConverting
+	flags := dlm.Persistent | dlm.ValueBlock
+	if noQueue {
+		flags |= dlm.NoQueue
+	}
+	v := t.holder(l, to).encode()
+	l.flying = true
+	t.do(convertAction{sp: l.sp, cookie: l.cookie, mode: to, flags: flags, value: &v})
+}
+
+func (t *table) convertDone(c *call, l *lock, ev dlm.Event) {
+	if !ev.Status.OK() {
+		l.noteMode(ev)
+		if c.err == nil {
+			c.fail(c.statusError(l, c.want[0].Mode, ev.Status))
+			t.counters.Refused++
+		}
+		t.endConvert(c, l)
+		return
+	}
+	from := l.mode
+	l.mode = ev.Mode
+	if c.err != nil && stronger(ev.Mode, from) {
+		// Given up, and granted after all: back to what the client knows of.
+		l.wanted = from
+		t.convert(c, l, from, false)
+		return
+	}
+	if from < dlm.PW && l.mode >= dlm.PW {
+		c.stage, l.flying = stagePublishing, true
+		v := t.holder(l, l.mode).encode()
+		t.do(convertAction{sp: l.sp, cookie: l.cookie, mode: l.mode, flags: dlm.Persistent | dlm.ValueBlock, value: &v})
+		return
+	}
+	t.recordMode(c, l)
+}
+
+// stronger reports whether a excludes everything that b excludes, and more.
+func stronger(a, b dlm.Mode) bool {
+	if a == b {
+		return false
+	}
+	for _, m := range dlm.Modes {
+		if dlm.Compatible(a, m) && !dlm.Compatible(b, m) {
+			return false
+		}
+	}
+	return true
+}
+
+func (t *table) publishDone(c *call, l *lock, ev dlm.Event) {
+	if !ev.Status.OK() {
+		// Only the name of the holder is missing; the lock is what it should be.
+		l.noteMode(ev)
+		t.logLock(slog.LevelWarn, "value block not written after conversion", l, slog.String("err", ev.Status.String()))
+	}
+	t.recordMode(c, l)
+}
+
+func (t *table) recordMode(c *call, l *lock) {
+	c.stage = stageMarking
+	t.append(true, []state.Change{state.Mark{ID: uint64(l.ref), Mode: l.mode, HasMode: true, Token: l.token}}, func(err error) {
+		t.noteWrite(err)
+		if err != nil {
+			e := c.error(StateWriteFailed, l.sp.name, l.resource, l.mode,
+				"the lock is converted, but the state file can't be written: "+err.Error()+"; it is written as soon as that is possible")
+			e.Err = err
+			c.fail(e)
+		}
+		if l.mode == dlm.None {
+			t.endConvert(c, l)
+			return
+		}
+		t.converted(c, l)
+	})
+}
+
+// converted ends a conversion well.
+func (t *table) converted(c *call, l *lock) {
+	c.stage = stageDone
+	if c.err == nil {
+		c.grants = []Grant{l.grant()}
+		t.counters.Converted++
+		t.logLock(slog.LevelDebug, "converted", l, slog.String("sender", c.caller.Sender))
+	}
+	t.reply(c)
+	t.idle(l)
+}
+
+// endConvert ends a conversion that failed: the lock is what it was, or lost.
+func (t *table) endConvert(c *call, l *lock) {
+	c.stage = stageDone
+	t.logRefused(c)
+	if c.err != nil && c.err.Kind == WouldBlock && !c.answered {
+		t.nameHolder(c)
+	} else {
+		t.reply(c)
+	}
+	if l.mode == dlm.None {
+		t.lose(l, "the lock manager no longer knows it")
+		return
+	}
+	t.idle(l)
+}

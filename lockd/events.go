@@ -1,0 +1,179 @@
+package lockd
+
+import (
+	"fmt"
+	"log/slog"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+)
+
+// event takes one event of a lockspace.
+func (t *table) event(sp *space, ev dlm.Event) {
+	switch {
+	case ev.Kind == dlm.Closed:
+		t.closed(sp)
+		return
+	case ev.Cookie == sp.anchorCk && ev.Kind != dlm.Blocking:
+		t.anchorEvent(sp, ev)
+		return
+	case ev.Kind == dlm.Completed && ev.Op == dlm.OpAdopt:
+		t.adopted(sp, ev)
+		return
+	}
+	l := t.byCookie(ev.Cookie)
+	if l == nil {
+		return // a blocking notification may come after the end
+	}
+	switch ev.Kind {
+	case dlm.Blocking:
+		if l.state == Held && !l.probe {
+			t.do(notifyAction{BlockingNotice{LockInfo: l.info(), Blocked: ev.Mode}})
+		}
+	case dlm.Ended:
+		t.ended(l)
+	case dlm.Completed:
+		if l.flying {
+			t.lockEvent(l, ev)
+		}
+	}
+}
+
+// lockEvent takes the end of the operation of l that was under way.
+func (t *table) lockEvent(l *lock, ev dlm.Event) {
+	l.flying = false
+	delete(t.doomed, l)
+	if l.probe {
+		t.probeEvent(l, ev)
+		return
+	}
+	c := l.busy
+	switch c.stage {
+	case stageLocking:
+		t.lockDone(c, l, ev)
+	case stagePersisting:
+		t.persistDone(c, l, ev)
+	case stageConverting:
+		t.convertDone(c, l, ev)
+	case stagePublishing:
+		t.publishDone(c, l, ev)
+	case stageUnlocking:
+		if c.kind == callAcquire {
+			t.undoDone(c, l, ev)
+		} else {
+			t.unlockDone(c, l, ev)
+		}
+	}
+}
+
+// ended takes the news that somebody else removed the lock.
+func (t *table) ended(l *lock) {
+	switch {
+	case l.flying:
+		t.lockEvent(l, dlm.Event{Kind: dlm.Completed, Cookie: l.cookie, Status: dlm.StatusNotFound, Mode: dlm.None})
+	case l.probe:
+		t.remove(l)
+	case l.busy != nil:
+		l.mode = dlm.None // the call finds out at its next step
+	default:
+		t.lose(l, "another process on this node unlocked it")
+	}
+}
+
+// readValue reads the value block of a resource with a null lock, which
+// contends with nobody, and lets go of it again.
+func (t *table) readValue(sp *space, resource string, then func(dlm.Event)) {
+	l := &lock{ref: t.ref(), sp: sp, resource: resource, mode: dlm.None, wanted: dlm.NL, probe: true, flying: true}
+	t.add(l)
+	t.probes[l] = then
+	t.do(lockAction{sp: sp, cookie: l.cookie, resource: resource, mode: dlm.NL, flags: dlm.Expedite | dlm.ValueBlock})
+}
+
+func (t *table) probeEvent(l *lock, ev dlm.Event) {
+	then := t.probes[l]
+	switch {
+	case then == nil: // the unlock has ended
+		t.remove(l)
+		return
+	case l.stray: // the unlock that a Purge asked for
+		t.remove(l)
+	case ev.Status.OK():
+		l.mode, l.lockid, l.flying = dlm.NL, ev.LockID, true
+		t.do(unlockAction{sp: l.sp, cookie: l.cookie})
+	default:
+		t.remove(l)
+	}
+	delete(t.probes, l)
+	then(ev)
+}
+
+// nameHolder finds out who is in the way, and answers the refused call.
+func (t *table) nameHolder(c *call) {
+	e := c.err
+	sp := t.spaces[e.Lockspace]
+	if sp == nil {
+		t.reply(c)
+		return
+	}
+	if e.Holder = t.localHolder(sp, e.Resource, e.Mode, c); e.Holder != "" || sp.state != SpaceReady || sp.stopped() {
+		t.reply(c)
+		return
+	}
+	c.stage = stageProbing
+	t.readValue(sp, e.Resource, func(ev dlm.Event) {
+		c.stage = stageDone
+		if h, ok := DecodeHolder(ev.Value); ok && ev.HasValue && h.Node != t.node.ID {
+			e.Holder = h.String()
+		}
+		t.reply(c)
+	})
+}
+
+// localHolder names a lock of this instance that is in the way of mode.
+func (t *table) localHolder(sp *space, resource string, mode dlm.Mode, except *call) string {
+	for l := sp.byResource[resource]; l != nil; l = l.nextRes {
+		if l.mode == dlm.None || dlm.Compatible(l.mode, mode) || except != nil && l.busy == except {
+			continue
+		}
+		who := l.label
+		if who == "" {
+			who = l.owner
+		}
+		s := fmt.Sprintf("this node (%s, uid %d", l.mode, l.uid)
+		if who != "" {
+			s += ", " + fmt.Sprintf("%q", who)
+		}
+		return s + ")"
+	}
+	return ""
+}
+
+// journalHealthy takes the word that the journal could write again after failures.
+func (t *table) journalHealthy() { t.noteWrite(nil) }
+
+// stop begins an orderly shutdown: nothing new is taken, waits are withdrawn,
+// and every persistent lock stays.
+func (t *table) stop() {
+	t.stopping = true
+	var waiting []*call
+	for _, c := range t.deadlines {
+		if c.kind == callAcquire || c.kind == callConvert {
+			waiting = append(waiting, c)
+		}
+	}
+	for _, c := range waiting {
+		if c.stage == stageLocking || c.stage == stageConverting || c.stage == stageNew {
+			t.giveUp(c, c.error(ShuttingDown, "", "", dlm.None, "the service is stopping; ask again when it is back"))
+		}
+	}
+	t.log(slog.LevelInfo, "stopping", slog.Int("locks", t.lockCount()))
+}
+
+// quiet reports whether no call is under way any more.
+func (t *table) quiet() bool {
+	for _, c := range t.deadlines {
+		if c.stage != stageNew {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,124 @@
+package lockd
+
+import (
+	"time"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+)
+
+// submit hands a call to the owner goroutine, or answers it at once when the
+// service has stopped.
+func (s *Service) submit(c *call, start func(*call)) {
+	ok := s.post(func() {
+		if start == nil {
+			s.t.submit(c)
+			return
+		}
+		c.heapIdx = -1
+		s.t.arm(c, s.t.opTime)
+		start(c)
+	})
+	if !ok {
+		s.answer(replyAction{c: c, err: &Error{Op: c.op, Kind: ShuttingDown, Text: "the service has stopped; ask again when it is back"}})
+	}
+}
+
+// answer gives the result of a call to the front end.
+func (s *Service) answer(a replyAction) {
+	c := a.c
+	switch done := c.done.(type) {
+	case func([]Grant, error):
+		done(c.grants, a.err)
+	case func(Grant, error):
+		var g Grant
+		if a.err == nil && len(c.grants) == 1 {
+			g = c.grants[0]
+		}
+		done(g, a.err)
+	case func(error):
+		done(a.err)
+	case func(uint32, error):
+		done(c.released, a.err)
+	case func(Inspection, error):
+		done(c.inspection, a.err)
+	}
+}
+
+// Acquire takes all the locks or none.
+func (s *Service) Acquire(c Caller, want []Want, o AcquireOptions, done func([]Grant, error)) {
+	s.submit(&call{kind: callAcquire, op: "acquire", caller: c, want: want, opts: o, wait: o.Wait, done: done}, nil)
+}
+
+// Convert changes the mode of a lock in place.
+func (s *Service) Convert(c Caller, w Want, sel Selector, wait time.Duration, done func(Grant, error)) {
+	s.submit(&call{kind: callConvert, op: "convert", caller: c, want: []Want{w}, sel: sel, wait: wait, done: done}, nil)
+}
+
+// Release lets go of one lock.
+func (s *Service) Release(c Caller, lockspace, resource string, sel Selector, done func(error)) {
+	s.submit(&call{kind: callRelease, op: "release", caller: c, space: lockspace, resource: resource, sel: sel, done: done}, nil)
+}
+
+// ReleaseOwner lets go of everything of one owner.
+func (s *Service) ReleaseOwner(c Caller, lockspace, owner string, done func(uint32, error)) {
+	s.submit(&call{kind: callRelease, op: "release-owner", caller: c, space: lockspace, owner: owner, all: true, done: done}, nil)
+}
+
+// Inspect tells all that is known of one resource.
+func (s *Service) Inspect(lockspace, resource string, done func(Inspection, error)) {
+	s.submit(&call{kind: callInspect, op: "inspect", space: lockspace, resource: resource, done: done}, s.t.inspect)
+}
+
+// List returns a page of locks.
+func (s *Service) List(f Filter, done func([]LockInfo, Ref, error)) {
+	ok := s.post(func() {
+		page, next := s.t.list(f)
+		done(page, next, nil)
+	})
+	if !ok {
+		done(nil, 0, &Error{Op: "list", Kind: ShuttingDown, Text: "the service has stopped"})
+	}
+}
+
+// Lockspaces lists the lockspaces of this instance by name.
+func (s *Service) Lockspaces(done func([]LockspaceInfo, error)) {
+	if !s.post(func() { done(s.t.lockspaces(), nil) }) {
+		done(nil, &Error{Op: "lockspaces", Kind: ShuttingDown, Text: "the service has stopped"})
+	}
+}
+
+// Join joins a lockspace; one that is joined already is fine.
+func (s *Service) Join(c Caller, lockspace string, done func(error)) {
+	cl := &call{kind: callSpace, op: "join", caller: c, space: lockspace, done: done}
+	s.submit(cl, func(c *call) { s.t.rearm(c, spaceTimeout/3); s.t.join(c) })
+}
+
+// Leave leaves a lockspace.
+func (s *Service) Leave(c Caller, lockspace string, force bool, done func(error)) {
+	cl := &call{kind: callSpace, op: "leave", caller: c, space: lockspace, done: done}
+	s.submit(cl, func(c *call) { s.t.rearm(c, spaceTimeout/3); s.t.leave(c, force) })
+}
+
+// Orphans lists the orphans that no record explains.
+func (s *Service) Orphans(lockspace string, done func([]dlm.Orphan, error)) {
+	var found []dlm.Orphan
+	cl := &call{kind: callSpace, op: "orphans", space: lockspace, done: func(err error) { done(found, err) }}
+	s.submit(cl, func(c *call) {
+		s.t.listOrphans(c, func(o []dlm.Orphan, e *Error) {
+			if e != nil {
+				c.fail(e)
+			}
+			found, c.stage = o, stageDone
+			s.t.reply(c)
+		})
+	})
+}
+
+// Purge removes the orphans named in expect, if they still are all there are.
+func (s *Service) Purge(c Caller, lockspace string, expect []dlm.LockID, done func(uint32, error)) {
+	cl := &call{kind: callSpace, op: "purge", caller: c, space: lockspace, done: done}
+	s.submit(cl, func(c *call) { s.t.purge(c, expect) })
+}
+
+// SenderGone cancels the unanswered calls of a bus name that has vanished.
+func (s *Service) SenderGone(sender string) { s.post(func() { s.t.senderGone(sender) }) }

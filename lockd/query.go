@@ -1,0 +1,267 @@
+package lockd
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+)
+
+func infos(in []*lock) []LockInfo {
+	out := make([]LockInfo, len(in))
+	for i, l := range in {
+		out[i] = l.info()
+	}
+	slices.SortFunc(out, func(a, b LockInfo) int { return cmp.Compare(a.Ref, b.Ref) })
+	return out
+}
+
+func (t *table) lockCount() int { return len(t.order) - t.holes }
+
+func (t *table) spaceNames() []string {
+	names := make([]string, 0, len(t.spaces))
+	for n := range t.spaces {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (t *table) strays(sp *space) []*lock {
+	var out []*lock
+	for _, l := range t.alias { // a stray never has its own ref as cookie
+		if l.stray && l.sp == sp {
+			out = append(out, l)
+		}
+	}
+	slices.SortFunc(out, func(a, b *lock) int { return cmp.Compare(a.ref, b.ref) })
+	return out
+}
+
+// inspect answers with what this instance, the value block and the engine's
+// tables know of a resource.
+func (t *table) inspect(c *call) {
+	if e := c.checkName(c.space, c.resource); e != nil {
+		t.refuse(c, e)
+		return
+	}
+	sp := t.spaces[c.space]
+	if sp == nil {
+		t.refuse(c, c.error(NoSuchLockspace, c.space, "", dlm.None, "the lockspace is not joined here; see ListLockspaces"))
+		return
+	}
+	in := &c.inspection
+	in.Lockspace, in.Resource = c.space, c.resource
+	in.Health, in.HasHealth = sp.health, sp.hasHealth
+	var here []*lock
+	for l := sp.byResource[c.resource]; l != nil; l = l.nextRes {
+		here = append(here, l)
+	}
+	in.Locks = infos(here)
+	for _, l := range t.lost {
+		if l.Lockspace == c.space && l.Resource == c.resource {
+			in.Lost = append(in.Lost, l)
+		}
+	}
+	c.stage, c.pending = stageProbing, 1
+	end := func() {
+		if c.pending--; c.pending == 0 {
+			c.stage = stageDone
+			t.reply(c)
+		}
+	}
+	switch {
+	case sp.state != SpaceReady:
+		in.Missing = append(in.Missing, "the lockspace is "+sp.state.String())
+	case sp.stopped():
+		in.Missing = append(in.Missing, "the value block can't be read while the lockspace is stopped")
+	default:
+		c.pending++
+		t.readValue(sp, c.resource, func(ev dlm.Event) {
+			if ev.HasValue {
+				in.Value, in.HasValue, in.ValueInvalid = ev.Value, true, ev.ValueInvalid
+				in.Holder, in.HasHolder = DecodeHolder(ev.Value)
+			}
+			end()
+		})
+	}
+	t.do(lookAction{sp: sp, resource: c.resource, then: func(k looked) {
+		in.Queues, in.HasQueues = k.queues, k.hasQueues
+		if k.hasHealth {
+			in.Health, in.HasHealth = k.health, true
+		}
+		in.Missing = append(in.Missing, k.missing...)
+		end()
+	}})
+}
+
+// scanLimit is how many locks one page looks at before it ends early, so that
+// a filter that matches little never holds up the owner goroutine.
+const scanLimit = 20000
+
+// list returns one page.
+func (t *table) list(f Filter) (page []LockInfo, next Ref) {
+	limit := t.limits.PageSize
+	if f.Limit > 0 && f.Limit < limit {
+		limit = f.Limit
+	}
+	if f.Lockspace != "" && f.Resource != "" {
+		return t.listResource(f, limit)
+	}
+	seen := 0
+	for i := t.orderIndex(f.After + 1); i < len(t.order); i++ {
+		l := t.order[i].l
+		if seen++; seen > scanLimit {
+			return page, t.order[i-1].ref
+		}
+		if l == nil || !f.match(l) {
+			continue
+		}
+		if len(page) == limit {
+			return page, page[len(page)-1].Ref
+		}
+		page = append(page, l.info())
+	}
+	return page, 0
+}
+
+func (t *table) listResource(f Filter, limit int) (page []LockInfo, next Ref) {
+	sp := t.spaces[f.Lockspace]
+	if sp == nil {
+		return nil, 0
+	}
+	var in []*lock
+	for l := sp.byResource[f.Resource]; l != nil; l = l.nextRes {
+		if l.ref > f.After && f.match(l) {
+			in = append(in, l)
+		}
+	}
+	page = infos(in)
+	if len(page) > limit {
+		return page[:limit], page[limit-1].Ref
+	}
+	return page, 0
+}
+
+func (f *Filter) match(l *lock) bool {
+	return (f.Lockspace == "" || l.sp.name == f.Lockspace) &&
+		(f.Resource == "" || l.resource == f.Resource) &&
+		(!f.HasOwner || l.hasOwner && l.owner == f.Owner) &&
+		(!f.HasUID || l.uid == f.UID) &&
+		(!f.HasMode || l.mode == f.Mode) &&
+		(f.State == 0 || l.state == f.State)
+}
+
+func (t *table) lockspaces() []LockspaceInfo {
+	out := make([]LockspaceInfo, 0, len(t.spaces))
+	for _, n := range t.spaceNames() {
+		out = append(out, t.spaceInfo(t.spaces[n]))
+	}
+	return out
+}
+
+func (t *table) status() Status {
+	s := Status{Ready: t.ready, Engine: t.engine, Node: t.node, Quorate: true, Locks: t.lockCount(),
+		Lockspaces: len(t.spaces), Degraded: t.degraded, Counters: t.counters}
+	for _, u := range t.perUID {
+		s.Waiting += u.waiting
+	}
+	for _, sp := range t.spaces {
+		if sp.hasHealth && sp.health.Known && !sp.health.Quorate {
+			s.Quorate = false
+		}
+	}
+	return s
+}
+
+// listOrphans answers with the orphans that no record explains.
+func (t *table) listOrphans(c *call, then func([]dlm.Orphan, *Error)) {
+	sp, e := t.usable(c, c.space, "")
+	if e != nil {
+		then(nil, e)
+		return
+	}
+	t.do(lookAction{sp: sp, then: func(k looked) {
+		if !k.hasOrphans {
+			text := "the lock manager's tables can't be read"
+			if len(k.missing) > 0 {
+				text += ": " + k.missing[0]
+			}
+			then(nil, c.error(NotSupported, c.space, "", dlm.None, text))
+			return
+		}
+		out := t.unknown(sp, k.orphans)
+		sp.orphans = len(out)
+		then(out, nil)
+	}})
+}
+
+// purge removes the orphans that the caller has seen, if they still are
+// exactly those. Each is adopted and then unlocked: the kernel's purge takes
+// whatever is there, and meets a kernel bug if a ghost is among it.
+func (t *table) purge(c *call, expect []dlm.LockID) {
+	t.listOrphans(c, func(found []dlm.Orphan, e *Error) {
+		if e != nil {
+			t.refuse(c, e)
+			return
+		}
+		ids := slices.Sorted(slices.Values(expect))
+		same := len(ids) == len(found)
+		for i := 0; same && i < len(ids); i++ {
+			same = ids[i] == found[i].LockID
+		}
+		if !same {
+			t.refuse(c, c.error(InvalidArgs, c.space, "", dlm.None, "the orphans are not those that were named; call ListOrphans and look again"))
+			return
+		}
+		sp := t.spaces[c.space]
+		p := &purging{c: c, sp: sp, left: found}
+		c.stage = stageUnlocking
+		t.purgeNext(p)
+	})
+}
+
+// purging is a Purge on its way, one orphan at a time.
+type purging struct {
+	c    *call
+	sp   *space
+	left []dlm.Orphan
+}
+
+func (t *table) purgeNext(p *purging) {
+	if len(p.left) == 0 || p.c.answered {
+		p.c.stage = stageDone
+		t.countOrphans(p.sp)
+		t.reply(p.c)
+		return
+	}
+	o := p.left[0]
+	for _, l := range t.strays(p.sp) {
+		if l.lockid == o.LockID {
+			p.left = p.left[1:]
+			t.purgeStray(p, l)
+			return
+		}
+	}
+	ck := dlm.Cookie(t.ref())
+	p.sp.purges[ck] = func(ev dlm.Event) {
+		if !ev.Status.OK() {
+			p.left = p.left[1:] // gone by itself
+			t.purgeNext(p)
+			return
+		}
+		t.add(&lock{ref: t.ref(), cookie: ck, sp: p.sp, resource: o.Resource, lockid: ev.LockID, mode: o.Mode,
+			wanted: dlm.None, state: Held, stray: true, probe: true})
+		t.purgeNext(p) // it is a stray now, and perhaps another one than o
+	}
+	t.do(adoptAction{sp: p.sp, cookie: ck, resource: o.Resource, mode: o.Mode})
+}
+
+func (t *table) purgeStray(p *purging, l *lock) {
+	l.flying = true
+	t.probes[l] = func(dlm.Event) {
+		p.c.released++
+		t.purgeNext(p)
+	}
+	t.do(unlockAction{sp: l.sp, cookie: l.cookie})
+}

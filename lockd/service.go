@@ -1,0 +1,413 @@
+package lockd
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// Journal is the state file as the service needs it; *state.File is one.
+// Append writes all of the changes or none.
+type Journal interface {
+	Append([]state.Change) error
+}
+
+// Config is what a Service is made of.
+type Config struct {
+	Engine     dlm.Engine
+	Journal    Journal
+	Contents   state.Contents // what the state file said when it was opened
+	BootID     string         // of this boot; records of another are history
+	Instance   string         // the state file's instance id
+	Node       dlm.NodeInfo   // this node
+	BusID      string         // GUID of the bus that callers' names are on, or ""
+	Lockspaces []string       // joined at the start
+	Limits     Limits         // zero: DefaultLimits
+	// OpTimeout is how long a call waits for the lock manager where the caller
+	// named no time. Zero: 10 s. It must be below the 25 s of sd-bus clients.
+	OpTimeout time.Duration
+	// HealthInterval is how often each lockspace is looked at. Zero: 1 s.
+	HealthInterval time.Duration
+	// Notify gets what the service says unasked, on the owner goroutine; it
+	// must not block. May be nil.
+	Notify func(Notice)
+	Log    *slog.Logger // nil: discard
+	// OnStep, where set, is called before each step of the order of events
+	// with its name. Tests end the process in it.
+	OnStep func(step string)
+}
+
+const defaultOpTimeout = 10 * time.Second
+
+// Service is the lock service: the table and what drives it.
+type Service struct {
+	cfg     Config
+	inbox   inbox
+	journal *journal
+	logs    *logQueue
+	t       *table
+	ctx     context.Context // of Run; work in flight ends with it
+	cancel  context.CancelFunc
+	work    sync.WaitGroup
+	ready   chan struct{}
+	done    chan struct{}
+	status  atomic.Pointer[Status]
+	told    Status // last StatusChanged
+	looker  dlm.Looker
+}
+
+var _ API = (*Service)(nil)
+
+// New makes a service that does nothing before Run.
+func New(cfg Config) *Service {
+	if cfg.Limits == (Limits{}) {
+		cfg.Limits = DefaultLimits()
+	}
+	if cfg.OpTimeout == 0 {
+		cfg.OpTimeout = defaultOpTimeout
+	}
+	if cfg.HealthInterval == 0 {
+		cfg.HealthInterval = time.Second
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Service{cfg: cfg, ready: make(chan struct{}), done: make(chan struct{})}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.inbox.wake = make(chan struct{}, 1)
+	s.logs = newLogQueue(cfg.Log)
+	s.looker, _ = cfg.Engine.(dlm.Looker)
+	s.t = newTable(cfg.Limits, cfg.OpTimeout, cfg.Instance)
+	s.t.node, s.t.engine, s.t.busID = cfg.Node, cfg.Engine.Name(), cfg.BusID
+	s.journal = newJournal(cfg.Journal, s.post, s.t.journalHealthy)
+	st := s.t.status()
+	s.status.Store(&st)
+	return s
+}
+
+// Run activates what the state file knows and then serves until ctx ends. It
+// then takes nothing new, lets what is under way end for a moment, and closes
+// the lockspaces: every persistent lock stays. It returns when every goroutine
+// of the service has ended.
+func (s *Service) Run(ctx context.Context) error {
+	s.work.Go(s.journal.run)
+	s.work.Go(s.logs.run)
+	if s.looker != nil {
+		s.work.Go(s.watchHealth)
+	}
+	s.turn(func() {
+		s.t.activate(s.cfg.Contents, s.cfg.Contents.Header.BootID == s.cfg.BootID, s.cfg.Lockspaces)
+		s.cfg.Contents = state.Contents{} // the table has them now
+	})
+	s.loop(ctx)
+	s.shutdown()
+	return nil
+}
+
+// Ready is closed when activation has ended: every recorded lockspace is ready
+// or has failed.
+func (s *Service) Ready() <-chan struct{} { return s.ready }
+
+// Healthy makes a round trip through the owner goroutine. An error means that
+// it did not come back before ctx ended.
+func (s *Service) Healthy(ctx context.Context) error {
+	back := make(chan struct{})
+	s.post(func() { close(back) })
+	select {
+	case <-back:
+		return nil
+	case <-s.done:
+		return nil // stopping is not sickness
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// loop is the owner goroutine: the only one that touches the table.
+func (s *Service) loop(ctx context.Context) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	stop := ctx.Done()
+	var batch []message
+	var drain <-chan time.Time
+	for {
+		batch = s.inbox.take(batch)
+		for i := range batch {
+			m := &batch[i]
+			if m.fn != nil {
+				s.turn(m.fn)
+			} else {
+				s.turn(func() { s.t.event(m.sp, m.ev) })
+			}
+			*m = message{}
+		}
+		s.publish()
+		if s.t.stopping && s.t.quiet() {
+			return
+		}
+		if len(batch) > 0 {
+			continue
+		}
+		if at, ok := s.t.next(); ok {
+			timer.Reset(time.Until(at))
+		} else {
+			timer.Reset(time.Hour)
+		}
+		select {
+		case <-s.inbox.wake:
+		case <-timer.C:
+			s.turn(s.t.tick)
+		case <-stop:
+			stop = nil
+			drain = time.After(drainTime)
+			s.turn(s.t.stop)
+		case <-drain:
+			return
+		}
+	}
+}
+
+// drainTime is how long a shutdown waits for what is under way. What has not
+// ended then is finished by the next start.
+const drainTime = 3 * time.Second
+
+// turn gives the table one event and carries out what it asks for.
+func (s *Service) turn(fn func()) {
+	s.t.now = time.Now()
+	s.t.debug = s.logs.debug()
+	fn()
+	for i := 0; i < len(s.t.out); i++ {
+		a := s.t.out[i]
+		s.t.out[i] = nil
+		s.carryOut(a)
+	}
+	s.t.out = s.t.out[:0]
+}
+
+// carryOut starts one action.
+func (s *Service) carryOut(a action) {
+	if s.cfg.OnStep != nil {
+		s.step(a)
+	}
+	switch a := a.(type) {
+	case lockAction:
+		a.sp.handle.Lock(a.cookie, a.resource, a.mode, a.flags)
+	case convertAction:
+		a.sp.handle.Convert(a.cookie, a.mode, a.flags, a.value)
+	case unlockAction:
+		a.sp.handle.Unlock(a.cookie, a.value)
+	case cancelAction:
+		a.sp.handle.Cancel(a.cookie)
+	case adoptAction:
+		a.sp.handle.Adopt(a.cookie, a.resource, a.mode, dlm.Persistent|dlm.ValueBlock)
+	case appendAction:
+		s.journal.append(a)
+	case replyAction:
+		s.answer(a)
+	case notifyAction:
+		if s.cfg.Notify != nil {
+			s.cfg.Notify(a.n)
+		}
+	case logAction:
+		s.logs.add(a)
+	case openAction:
+		s.openSpace(a.sp, s.cfg.Engine.Open)
+	case createAction:
+		s.openSpace(a.sp, s.cfg.Engine.Create)
+	case removeAction:
+		s.removeSpace(a.sp)
+	case closeAction:
+		s.closeSpace(a.sp)
+	case lookAction:
+		s.look(a)
+	}
+}
+
+// spaceTimeout bounds joining and leaving: libdlm alone waits up to ten
+// seconds for a device to appear.
+const spaceTimeout = 60 * time.Second
+
+type opener func(context.Context, string, dlm.Sink) (dlm.Lockspace, error)
+
+func (s *Service) openSpace(sp *space, open opener) {
+	s.work.Go(func() {
+		ctx, cancel := context.WithTimeout(s.ctx, spaceTimeout)
+		defer cancel()
+		// Events may come before the call returns; none does before the first
+		// operation, which needs the handle.
+		h, err := open(ctx, sp.name, func(ev dlm.Event) { s.inbox.add(message{ev: ev, sp: sp}) })
+		s.post(func() {
+			if err == nil {
+				sp.handle = h
+			}
+			s.t.opened(sp, err)
+		})
+	})
+}
+
+func (s *Service) removeSpace(sp *space) {
+	s.work.Go(func() {
+		ctx, cancel := context.WithTimeout(s.ctx, spaceTimeout)
+		defer cancel()
+		err := s.cfg.Engine.Remove(ctx, sp.name)
+		s.post(func() { s.t.removed(sp, err) })
+	})
+}
+
+func (s *Service) closeSpace(sp *space) {
+	h := sp.handle
+	sp.handle = goneHandle{}
+	if h == nil {
+		return
+	}
+	s.work.Go(func() {
+		if err := h.Close(); err != nil {
+			s.post(func() {
+				s.t.log(slog.LevelWarn, "closing the lockspace failed", slog.String("lockspace", sp.name), slog.String("err", err.Error()))
+			})
+		}
+	})
+}
+
+// goneHandle stands in for the handle of a lockspace that is closed. What is
+// asked of it is of no consequence, because the table has ended every lock.
+type goneHandle struct{}
+
+func (goneHandle) Name() string                                        { return "" }
+func (goneHandle) Lock(dlm.Cookie, string, dlm.Mode, dlm.Flags)        {}
+func (goneHandle) Convert(dlm.Cookie, dlm.Mode, dlm.Flags, *dlm.Value) {}
+func (goneHandle) Unlock(dlm.Cookie, *dlm.Value)                       {}
+func (goneHandle) Cancel(dlm.Cookie)                                   {}
+func (goneHandle) Adopt(dlm.Cookie, string, dlm.Mode, dlm.Flags)       {}
+func (goneHandle) Purge()                                              {}
+func (goneHandle) Close() error                                        { return nil }
+
+// lookTimeout bounds a look at the engine's tables.
+const lookTimeout = 5 * time.Second
+
+func (s *Service) look(a lookAction) {
+	if s.looker == nil {
+		s.post(func() { a.then(looked{missing: []string{"this engine shows no lock tables"}}) })
+		return
+	}
+	s.work.Go(func() {
+		ctx, cancel := context.WithTimeout(s.ctx, lookTimeout)
+		defer cancel()
+		var k looked
+		var err error
+		if a.resource == "" {
+			k.orphans, err = s.looker.Orphans(ctx, a.sp.name)
+			k.hasOrphans = err == nil
+		} else {
+			k.queues, err = s.looker.Queues(ctx, a.sp.name, a.resource)
+			k.hasQueues = err == nil
+			if err == nil && k.queues.Missing != "" {
+				k.missing = append(k.missing, k.queues.Missing)
+			}
+		}
+		if err != nil {
+			k.missing = append(k.missing, err.Error())
+		}
+		if h, err := s.looker.Health(ctx, a.sp.name); err == nil {
+			k.health, k.hasHealth = h, true
+		}
+		s.post(func() { a.then(k) })
+	})
+}
+
+// watchHealth looks at every ready lockspace again and again.
+func (s *Service) watchHealth() {
+	tick := time.NewTicker(s.cfg.HealthInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-tick.C:
+		}
+		names := make(chan []string, 1)
+		s.post(func() { names <- s.t.spaceNames() })
+		select {
+		case <-s.ctx.Done():
+			return
+		case in := <-names:
+			for _, name := range in {
+				s.lookHealth(name)
+			}
+		}
+	}
+}
+
+func (s *Service) lookHealth(name string) {
+	ctx, cancel := context.WithTimeout(s.ctx, lookTimeout)
+	defer cancel()
+	h, err := s.looker.Health(ctx, name)
+	s.post(func() {
+		if sp := s.t.spaces[name]; sp != nil && sp.state == SpaceReady {
+			s.t.setHealth(sp, h, err == nil)
+		}
+	})
+}
+
+// publish makes the new status known after a batch of turns.
+func (s *Service) publish() {
+	st := s.t.status()
+	s.status.Store(&st)
+	quiet := st
+	quiet.Locks, quiet.Waiting, quiet.Counters = 0, 0, Counters{}
+	if quiet != s.told {
+		s.told = quiet
+		if s.cfg.Notify != nil {
+			s.cfg.Notify(StatusChanged{st})
+		}
+	}
+	if st.Ready {
+		select {
+		case <-s.ready:
+		default:
+			close(s.ready)
+		}
+	}
+}
+
+// shutdown closes everything. Persistent locks become orphans, which the next
+// start adopts.
+func (s *Service) shutdown() {
+	close(s.done)
+	s.inbox.close()
+	s.cancel()
+	for _, sp := range s.t.spaces {
+		if h := sp.handle; h != nil {
+			if err := h.Close(); err != nil {
+				s.cfg.Log.Warn("closing the lockspace failed", "lockspace", sp.name, "err", err)
+			}
+		}
+	}
+	s.journal.close()
+	s.logs.close()
+	s.work.Wait()
+	for c := range s.inflight() {
+		c.fail(&Error{Op: c.op, Kind: ShuttingDown, Text: "the service has stopped; ask again when it is back"})
+		s.answer(replyAction{c: c, err: c.err})
+	}
+}
+
+// inflight returns the calls that nobody has answered.
+func (s *Service) inflight() map[*call]struct{} {
+	out := map[*call]struct{}{}
+	for _, c := range s.t.deadlines {
+		if !c.answered {
+			c.answered = true
+			out[c] = struct{}{}
+		}
+	}
+	return out
+}
+
+// Status never blocks.
+func (s *Service) Status() Status { return *s.status.Load() }

@@ -1,0 +1,486 @@
+package lockd
+
+import (
+	"hash/maphash"
+	"log/slog"
+	"sort"
+	"time"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// lock is one lock of this instance, from the request to the end. The fields
+// are ordered for size: a hundred thousand of them are nothing unusual.
+type lock struct {
+	ref      Ref
+	cookie   dlm.Cookie // how the engine knows it; ref, but for some adopted ones
+	sp       *space
+	resource string
+	owner    string
+	label    string
+	sender   string
+	busy     *call   // the call whose operation is under way
+	parked   []*call // calls that wait until it is not
+	since    int64   // microseconds since 1970; when it was granted
+	token    uint64
+
+	nextRes, prevRes     *lock // others of the resource
+	nextOwner, prevOwner *lock // others of the owner
+	nextHash             *lock // others in table.owned under the same hash
+
+	lockid   dlm.LockID
+	uid, pid uint32
+	mode     dlm.Mode // granted in the DLM; None while it has nothing
+	wanted   dlm.Mode // what the operation under way asks for; else None
+	lifetime state.Lifetime
+	state    LockState
+	phase    state.Phase // what the state file says of it; 0: nothing
+	flying   bool        // an operation of the DLM is under way
+	hasOwner bool
+	stray    bool // an orphan that no record explains, adopted by accident
+	probe    bool // a null lock that only reads the value block
+}
+
+type ownerKey struct {
+	uid   uint32
+	owner string
+}
+
+// table is the pure heart of the service. Its methods take an event each and
+// append to out what has to be done. Not safe for concurrent use.
+type table struct {
+	now    time.Time
+	out    []action
+	limits Limits
+	node   dlm.NodeInfo
+	engine string
+	busID  string
+	inst   string // instance id: part of the anchors' names
+	opTime time.Duration
+	debug  bool // lines for ordinary decisions are wanted
+
+	nextRef  Ref
+	locks    map[Ref]*lock
+	alias    map[dlm.Cookie]*lock // locks whose cookie is not their ref
+	order    []ordered            // by ref, with holes
+	holes    int
+	spaces   map[string]*space
+	owners   map[ownerKey]*lock // head of the owner's locks
+	owned    map[uint64]*lock   // by hash of lockspace, resource, uid, owner
+	seed     maphash.Seed
+	perUID   map[uint32]*usage
+	calls    map[string]map[*call]struct{} // unanswered, by sender
+	probes   map[*lock]func(dlm.Event)     // null locks that read a value block
+	doomed   map[*lock]struct{}            // canceled waits whose end has not come yet
+	nextNag  time.Time                     // when doomed are canceled again
+	lost     []Lost
+	degraded string
+
+	deadlines deadlineHeap
+	counters  Counters
+	ready     bool
+	settle    int // lockspaces whose activation has not ended
+	stopping  bool
+}
+
+type ordered struct {
+	ref Ref
+	l   *lock
+}
+
+type usage struct{ locks, waiting int }
+
+func newTable(limits Limits, opTime time.Duration, inst string) *table {
+	return &table{
+		limits: limits, opTime: opTime, inst: inst, nextRef: 1,
+		locks: map[Ref]*lock{}, alias: map[dlm.Cookie]*lock{}, spaces: map[string]*space{},
+		owners: map[ownerKey]*lock{}, owned: map[uint64]*lock{}, seed: maphash.MakeSeed(),
+		perUID: map[uint32]*usage{}, calls: map[string]map[*call]struct{}{}, doomed: map[*lock]struct{}{},
+		probes: map[*lock]func(dlm.Event){},
+	}
+}
+
+func (t *table) do(a action) { t.out = append(t.out, a) }
+
+// append asks for changes to be written; then is called with the outcome.
+func (t *table) append(must bool, changes []state.Change, then func(error)) {
+	t.do(appendAction{changes: changes, must: must, then: then})
+}
+
+func (t *table) log(level slog.Level, msg string, attrs ...slog.Attr) {
+	if level < slog.LevelInfo && !t.debug {
+		return
+	}
+	t.do(logAction{level: level, msg: msg, attrs: attrs})
+}
+
+// logLock writes the line of one decision about one lock.
+func (t *table) logLock(level slog.Level, msg string, l *lock, more ...slog.Attr) {
+	if level < slog.LevelInfo && !t.debug {
+		return
+	}
+	attrs := make([]slog.Attr, 0, 6+len(more))
+	attrs = append(attrs, slog.String("lockspace", l.sp.name), slog.String("resource", printable(l.resource)),
+		slog.String("mode", l.mode.String()), slog.Uint64("lkid", uint64(l.lockid)),
+		slog.String("owner", l.owner), slog.Uint64("uid", uint64(l.uid)))
+	t.log(level, msg, append(attrs, more...)...)
+}
+
+// ref hands out a number that was never used before.
+func (t *table) ref() Ref {
+	r := t.nextRef
+	t.nextRef++
+	return r
+}
+
+// add puts l, whose names, uid and owner are set, into every index.
+func (t *table) add(l *lock) {
+	t.locks[l.ref] = l
+	if l.cookie == 0 {
+		l.cookie = dlm.Cookie(l.ref)
+	}
+	if l.cookie != dlm.Cookie(l.ref) {
+		t.alias[l.cookie] = l
+	}
+	if l.probe {
+		return
+	}
+	t.order = append(t.order, ordered{l.ref, l})
+	if head := l.sp.byResource[l.resource]; head != nil {
+		l.resource = head.resource // share the string
+		l.nextRes, head.prevRes = head, l
+	}
+	l.sp.byResource[l.resource] = l
+	l.sp.locks++
+	t.usage(l.uid).locks++
+	if l.hasOwner {
+		t.addOwner(l)
+	}
+}
+
+func (t *table) addOwner(l *lock) {
+	k := ownerKey{l.uid, l.owner}
+	if head := t.owners[k]; head != nil {
+		k.owner, l.owner = head.owner, head.owner
+		l.nextOwner, head.prevOwner = head, l
+	}
+	t.owners[k] = l
+	h := t.hash(l.sp.name, l.resource, l.uid, l.owner)
+	l.nextHash = t.owned[h]
+	t.owned[h] = l
+}
+
+// remove takes l out of every index and wakes the calls parked behind it.
+func (t *table) remove(l *lock) {
+	delete(t.locks, l.ref)
+	delete(t.doomed, l)
+	if l.cookie != dlm.Cookie(l.ref) {
+		delete(t.alias, l.cookie)
+	}
+	if l.probe {
+		return
+	}
+	t.unorder(l.ref)
+	unlink(l)
+	if l.prevRes == nil {
+		if l.nextRes == nil {
+			delete(l.sp.byResource, l.resource)
+		} else {
+			l.sp.byResource[l.resource] = l.nextRes
+		}
+	}
+	l.sp.locks--
+	t.unuse(l.uid)
+	if l.hasOwner {
+		t.removeOwner(l)
+	}
+	l.busy = nil
+	t.unpark(l)
+}
+
+// unlink takes l out of the chain of its resource. The chain's head is in the
+// map, which the caller mends.
+func unlink(l *lock) {
+	if l.prevRes != nil {
+		l.prevRes.nextRes = l.nextRes
+	}
+	if l.nextRes != nil {
+		l.nextRes.prevRes = l.prevRes
+	}
+}
+
+func (t *table) removeOwner(l *lock) {
+	if l.prevOwner != nil {
+		l.prevOwner.nextOwner = l.nextOwner
+	}
+	if l.nextOwner != nil {
+		l.nextOwner.prevOwner = l.prevOwner
+	}
+	k := ownerKey{l.uid, l.owner}
+	if l.prevOwner == nil {
+		if l.nextOwner == nil {
+			delete(t.owners, k)
+		} else {
+			t.owners[k] = l.nextOwner
+		}
+	}
+	h := t.hash(l.sp.name, l.resource, l.uid, l.owner)
+	p := t.owned[h]
+	if p == l {
+		if l.nextHash == nil {
+			delete(t.owned, h)
+		} else {
+			t.owned[h] = l.nextHash
+		}
+		return
+	}
+	for ; p != nil; p = p.nextHash {
+		if p.nextHash == l {
+			p.nextHash = l.nextHash
+			return
+		}
+	}
+}
+
+// unorder leaves a hole, and closes the holes when they are the most.
+func (t *table) unorder(r Ref) {
+	i := t.orderIndex(r)
+	if i == len(t.order) || t.order[i].ref != r {
+		return
+	}
+	t.order[i].l = nil
+	t.holes++
+	if t.holes < 64 || t.holes < len(t.order)/2 {
+		return
+	}
+	live := t.order[:0]
+	for _, o := range t.order {
+		if o.l != nil {
+			live = append(live, o)
+		}
+	}
+	clear(t.order[len(live):])
+	t.order, t.holes = live, 0
+}
+
+// orderIndex returns the place of the first entry with a ref of at least r.
+func (t *table) orderIndex(r Ref) int {
+	return sort.Search(len(t.order), func(i int) bool { return t.order[i].ref >= r })
+}
+
+func (t *table) hash(space, resource string, uid uint32, owner string) uint64 {
+	var h maphash.Hash
+	h.SetSeed(t.seed)
+	h.WriteString(space)
+	h.WriteByte(0)
+	h.WriteByte(byte(len(resource)))
+	h.WriteString(resource)
+	h.Write([]byte{byte(uid), byte(uid >> 8), byte(uid >> 16), byte(uid >> 24)})
+	h.WriteString(owner)
+	return h.Sum64()
+}
+
+// findOwned returns the lock that an owner has on a resource, or nil: an owner
+// has one at the most.
+func (t *table) findOwned(sp *space, resource string, uid uint32, owner string) *lock {
+	for l := t.owned[t.hash(sp.name, resource, uid, owner)]; l != nil; l = l.nextHash {
+		if l.sp == sp && l.resource == resource && l.uid == uid && l.owner == owner {
+			return l
+		}
+	}
+	return nil
+}
+
+func (t *table) byCookie(c dlm.Cookie) *lock {
+	if len(t.alias) > 0 {
+		if l := t.alias[c]; l != nil {
+			return l
+		}
+	}
+	if l := t.locks[Ref(c)]; l != nil && l.cookie == c {
+		return l
+	}
+	return nil
+}
+
+func (t *table) usage(uid uint32) *usage {
+	u := t.perUID[uid]
+	if u == nil {
+		u = &usage{}
+		t.perUID[uid] = u
+	}
+	return u
+}
+
+func (t *table) unuse(uid uint32) {
+	u := t.perUID[uid]
+	u.locks--
+	if *u == (usage{}) {
+		delete(t.perUID, uid)
+	}
+}
+
+// park lets c wait until the operation of l that is under way has ended.
+func (t *table) park(c *call, l *lock) { l.parked = append(l.parked, c) }
+
+// unpark starts the calls anew that waited for l, in their order. What they
+// find may be busy again; then they wait again.
+func (t *table) unpark(l *lock) {
+	parked := l.parked
+	l.parked = nil
+	for _, c := range parked {
+		if !c.answered {
+			t.start(c)
+		}
+	}
+}
+
+// idle ends the operation of l: it is held, and parked calls go on.
+func (t *table) idle(l *lock) {
+	l.busy, l.wanted, l.state = nil, dlm.None, Held
+	t.unpark(l)
+}
+
+// start begins a call, or begins it again after it was parked.
+func (t *table) start(c *call) {
+	switch c.kind {
+	case callAcquire:
+		t.startAcquire(c)
+	case callConvert:
+		t.startConvert(c)
+	case callRelease:
+		t.startRelease(c)
+	}
+}
+
+// submit takes a new call of a front end.
+func (t *table) submit(c *call) {
+	c.heapIdx = -1
+	if t.stopping {
+		c.fail(&Error{Op: c.op, Kind: ShuttingDown, Text: "the service is stopping; it keeps its locks, ask again when it is back"})
+		t.reply(c)
+		return
+	}
+	if c.caller.Sender != "" {
+		m := t.calls[c.caller.Sender]
+		if m == nil {
+			m = map[*call]struct{}{}
+			t.calls[c.caller.Sender] = m
+		}
+		m[c] = struct{}{}
+	}
+	t.arm(c, max(c.wait, t.opTime))
+	t.start(c)
+}
+
+// dropSender forgets that the call's sender waits for it.
+func (t *table) dropSender(c *call) {
+	if m := t.calls[c.caller.Sender]; m != nil {
+		delete(m, c)
+		if len(m) == 0 {
+			delete(t.calls, c.caller.Sender)
+		}
+	}
+}
+
+// senderGone cancels what a vanished caller still waits for.
+func (t *table) senderGone(sender string) {
+	for c := range t.calls[sender] {
+		t.giveUp(c, c.error(Canceled, c.space, c.resource, dlm.None, "the caller has left the bus"))
+	}
+}
+
+// giveUp answers a call before it has ended. An acquire lets go of what it
+// gets; a release goes on to its end, because half a release helps nobody.
+func (t *table) giveUp(c *call, e *Error) {
+	if c.answered {
+		return
+	}
+	c.fail(e)
+	switch c.kind {
+	case callAcquire:
+		t.abandonAcquire(c)
+	case callConvert:
+		t.cancelFlying(c)
+	}
+	t.reply(c)
+}
+
+// cancelFlying withdraws the DLM operations of a call that may be waiting.
+func (t *table) cancelFlying(c *call) {
+	if c.stage != stageLocking && c.stage != stageConverting {
+		return
+	}
+	for _, l := range c.locks {
+		if l != nil && l.flying && l.busy == c {
+			t.do(cancelAction{sp: l.sp, cookie: l.cookie})
+			t.doomed[l] = struct{}{}
+		}
+	}
+}
+
+// nagInterval is how often a cancel is repeated whose end has not come: the
+// kernel ignores one that meets an operation in the middle of a message.
+const nagInterval = 2 * time.Second
+
+// tick passes the time: deadlines and cancels that went unheard.
+func (t *table) tick() {
+	for len(t.deadlines) > 0 && !t.deadlines[0].deadline.After(t.now) {
+		c := t.deadlines[0]
+		t.disarm(c)
+		t.giveUp(c, t.lateError(c))
+	}
+	if len(t.doomed) > 0 && !t.now.Before(t.nextNag) {
+		t.nextNag = t.now.Add(nagInterval)
+		for l := range t.doomed {
+			t.do(cancelAction{sp: l.sp, cookie: l.cookie})
+		}
+	}
+	t.retrySpaces()
+}
+
+// next tells when tick has to be called; ok is false for never.
+func (t *table) next() (at time.Time, ok bool) {
+	at, ok = t.nextRetry()
+	if len(t.deadlines) > 0 && (!ok || t.deadlines[0].deadline.Before(at)) {
+		at, ok = t.deadlines[0].deadline, true
+	}
+	if len(t.doomed) > 0 && (!ok || t.nextNag.Before(at)) {
+		at, ok = t.nextNag, true
+	}
+	return at, ok
+}
+
+// lateError says why a call has got no answer in time.
+func (t *table) lateError(c *call) *Error {
+	ls, res := c.space, c.resource
+	var sp *space
+	if len(c.want) > 0 {
+		ls, res = c.want[0].Lockspace, c.want[0].Resource
+	}
+	for _, l := range c.locks {
+		if l != nil && l.flying {
+			ls, res, sp = l.sp.name, l.resource, l.sp
+			break
+		}
+	}
+	if sp == nil {
+		sp = t.spaces[ls]
+	}
+	if sp != nil && sp.stopped() {
+		return c.stoppedError(sp, res)
+	}
+	if c.wait > 0 && (c.stage == stageLocking || c.stage == stageConverting || c.stage == stageNew) {
+		e := c.error(Timeout, ls, res, dlm.None, "not granted in the time given with wait-usec")
+		if sp != nil {
+			e.Holder = t.localHolder(sp, res, c.want[0].Mode, nil)
+		}
+		return e
+	}
+	text := "the lock manager has not answered in time; the lockspace may be recovering, see its state with ListLockspaces"
+	if c.kind == callRelease {
+		text += "; the release is noted and will be finished as soon as it can"
+	}
+	return c.error(LockspaceStopped, ls, res, dlm.None, text)
+}
