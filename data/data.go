@@ -1,0 +1,30 @@
+// Package data holds what gets installed as it is, for the programs and tests
+// that need it at run time: the D-Bus interface, the bus policy and the
+// activation file.
+//
+// It owns the text of these files and nothing else, and refuses to know who
+// reads them.
+//
+// Concurrency: constants only.
+package data
+
+import _ "embed"
+
+// Introspection is org.example.DlmLock.xml: the D-Bus interface, documented
+// member by member. It is the source of the contract; the service returns it
+// from Introspect unchanged.
+//
+//go:embed org.example.DlmLock.xml
+var Introspection string
+
+// BusPolicy is org.example.DlmLock.conf: who may own the bus name, send to it
+// and receive its signals (dbus-daemon(1), "policy").
+//
+//go:embed org.example.DlmLock.conf
+var BusPolicy string
+
+// Activation is org.example.DlmLock.service: how the bus starts the service
+// when somebody calls it (D-Bus specification, "Message Bus Starting Services").
+//
+//go:embed org.example.DlmLock.service
+var Activation string
