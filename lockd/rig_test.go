@@ -1,0 +1,213 @@
+package lockd
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// memJournal is a state file in memory. It folds the changes as the real one
+// does at the next Open, and fails on demand.
+type memJournal struct {
+	mu     sync.Mutex
+	locks  map[uint64]state.Lock
+	spaces map[string]state.Lockspace
+	next   uint64
+	fail   bool
+	writes int
+	onDone func() // after each successful append
+}
+
+func newMemJournal() *memJournal {
+	return &memJournal{locks: map[uint64]state.Lock{}, spaces: map[string]state.Lockspace{}, next: 1}
+}
+
+func (j *memJournal) Append(changes []state.Change) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.fail {
+		return syscall.ENOSPC
+	}
+	j.writes++
+	for _, c := range changes {
+		j.apply(c)
+	}
+	if j.onDone != nil {
+		j.onDone()
+	}
+	return nil
+}
+
+func (j *memJournal) apply(c state.Change) {
+	switch c := c.(type) {
+	case state.Lock:
+		j.locks[c.ID] = c
+		j.next = max(j.next, c.ID+1)
+	case state.Mark:
+		l, ok := j.locks[c.ID]
+		if !ok {
+			return
+		}
+		if c.Phase == state.Gone {
+			delete(j.locks, c.ID)
+			return
+		}
+		if c.Phase != 0 {
+			l.Phase = c.Phase
+		}
+		if c.HasMode {
+			l.Mode, l.Token = c.Mode, c.Token
+		}
+		j.locks[c.ID] = l
+	case state.Lockspace:
+		if c.Phase != state.Left {
+			j.spaces[c.Name] = c
+			return
+		}
+		delete(j.spaces, c.Name)
+		for id, l := range j.locks {
+			if l.Lockspace == c.Name {
+				delete(j.locks, id)
+			}
+		}
+	}
+}
+
+// contents is what the next start reads.
+func (j *memJournal) contents(bootID string) state.Contents {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	c := state.Contents{Header: state.Header{BootID: bootID}, NextID: j.next}
+	for _, l := range j.locks {
+		c.Locks = append(c.Locks, l)
+	}
+	for _, s := range j.spaces {
+		c.Spaces = append(c.Spaces, s)
+	}
+	slices.SortFunc(c.Locks, func(a, b state.Lock) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortFunc(c.Spaces, func(a, b state.Lockspace) int { return cmp.Compare(a.Name, b.Name) })
+	return c
+}
+
+func (j *memJournal) setFail(fail bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.fail = fail
+}
+
+// host is one node with its state file: what outlives the daemon.
+type host struct {
+	node    *local.Node
+	journal *memJournal
+	boot    string
+	config  Config // a template: limits, lockspaces, notify
+}
+
+func newHost(node *local.Node) *host {
+	return &host{node: node, journal: newMemJournal(), boot: "boot-1", config: Config{Lockspaces: []string{"vms"}}}
+}
+
+// daemon is one process of the service on a host.
+type daemon struct {
+	*Service
+	engine *local.Engine
+	ended  chan struct{}
+	cancel context.CancelFunc
+}
+
+// start starts the service on the host and waits until it is ready.
+func (h *host) start(t testing.TB) *daemon {
+	d := h.spawn(t)
+	select {
+	case <-d.Ready():
+	case <-d.ended:
+		require.Fail(t, "the service ended before it was ready")
+	}
+	return d
+}
+
+func (h *host) spawn(t testing.TB) *daemon {
+	d := &daemon{engine: h.node.Engine(), ended: make(chan struct{})}
+	cfg := h.config
+	cfg.Engine, cfg.Journal, cfg.Contents = d.engine, h.journal, h.journal.contents(h.boot)
+	cfg.BootID, cfg.Instance, cfg.BusID = "boot-1", "test", "bus"
+	node, err := d.engine.Node(t.Context())
+	require.NoError(t, err)
+	cfg.Node = node
+	d.Service = New(cfg)
+	var ctx context.Context
+	ctx, d.cancel = context.WithCancel(context.Background())
+	go func() {
+		defer close(d.ended)
+		_ = d.Run(ctx)
+	}()
+	return d
+}
+
+// stop ends the service in order.
+func (d *daemon) stop() {
+	d.cancel()
+	<-d.ended
+}
+
+// kill ends the process as SIGKILL does: nothing more is written, nothing more
+// is asked of the lock manager, and its handles go.
+func (d *daemon) kill(h *host) {
+	h.journal.setFail(true)
+	d.engine.Kill()
+	d.cancel()
+	<-d.ended
+	h.journal.setFail(false)
+}
+
+// call makes an asynchronous call of the API wait for its answer.
+func call1(f func(done func(error))) error {
+	ch := make(chan error, 1)
+	f(func(err error) { ch <- err })
+	return <-ch
+}
+
+func call2[T any](f func(done func(T, error))) (T, error) {
+	type answer struct {
+		v   T
+		err error
+	}
+	ch := make(chan answer, 1)
+	f(func(v T, err error) { ch <- answer{v, err} })
+	a := <-ch
+	return a.v, a.err
+}
+
+var root = Caller{UID: 0, PID: 1, Sender: ":1.1", Privileged: true}
+
+func user(uid uint32, sender string) Caller { return Caller{UID: uid, PID: 100 + uid, Sender: sender} }
+
+func (d *daemon) acquire(c Caller, resource string, m dlm.Mode, o AcquireOptions) (Grant, error) {
+	g, err := call2(func(done func([]Grant, error)) {
+		d.Acquire(c, []Want{{"vms", resource, m}}, o, done)
+	})
+	if err != nil {
+		return Grant{}, err
+	}
+	return g[0], nil
+}
+
+func (d *daemon) release(c Caller, resource string, sel Selector) error {
+	return call1(func(done func(error)) { d.Release(c, "vms", resource, sel, done) })
+}
+
+func (d *daemon) list(f Filter) []LockInfo {
+	page, _ := call2(func(done func([]LockInfo, error)) {
+		d.List(f, func(p []LockInfo, _ Ref, err error) { done(p, err) })
+	})
+	return page
+}
