@@ -1,0 +1,63 @@
+package dlmtest
+
+import (
+	"testing"
+	"time"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+)
+
+// Rig is the place that the suite runs in: one or more nodes on which
+// processes with an engine can be started. Nodes count from 0.
+type Rig interface {
+	// Nodes returns how many nodes there are; rules across nodes run if there
+	// are two or more.
+	Nodes() int
+	// Process starts a process on a node. The suite ends it with Close or Kill.
+	Process(t testing.TB, node int) Process
+	// Lockspace returns the name of a lockspace that all nodes are members of
+	// when it returns. It may be the same one every time.
+	Lockspace(t testing.TB) string
+	// FreshLockspace returns a valid name of a lockspace that no node is a
+	// member of, a different one every time.
+	FreshLockspace(t testing.TB) string
+	// Timing tells how long things may take.
+	Timing() Timing
+}
+
+// Timing is how long things take in a Rig.
+type Timing struct {
+	// Wait is the longest that an expected event may take. It costs time only
+	// when a rule is broken.
+	Wait time.Duration
+	// Settle is how long the suite waits until something without an event,
+	// such as a request that has to queue, has taken effect everywhere, and
+	// before it believes that something does not happen. 0 where operations
+	// are done when their call returns.
+	Settle time.Duration
+}
+
+// Process is an engine in a process of its own.
+type Process interface {
+	dlm.Engine
+	// Kill ends the process as SIGKILL does and returns when it is gone.
+	Kill()
+}
+
+// Crasher is a Rig that can crash a node. The rules that do so run last, and
+// leave the node as it is.
+type Crasher interface {
+	Crash(t testing.TB, node int)
+}
+
+// Stopper is a Rig that can make a lockspace stop, as the loss of quorum does.
+type Stopper interface {
+	Stop(t testing.TB, lockspace string)
+	Resume(t testing.TB, lockspace string)
+}
+
+// Intruder is a Rig in which a process that is not the owner can unlock a lock
+// by its lockid.
+type Intruder interface {
+	Unlock(t testing.TB, node int, lockspace string, id dlm.LockID)
+}
