@@ -70,6 +70,9 @@ func (t *table) convertDone(c *call, l *lock, ev dlm.Event) {
 	}
 	from := l.mode
 	l.mode = ev.Mode
+	if c.wait > 0 && !c.answered {
+		t.rearm(c, t.opTime) // the wait is over
+	}
 	if c.err != nil && stronger(ev.Mode, from) {
 		// Given up, and granted after all: back to what the client knows of.
 		l.wanted = from

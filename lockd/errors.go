@@ -59,8 +59,11 @@ type Error struct {
 func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString(e.Op)
-	if e.Lockspace != "" || e.Resource != "" {
-		fmt.Fprintf(&b, " %s/%s", e.Lockspace, printable(e.Resource))
+	if e.Lockspace != "" {
+		b.WriteString(" " + printable(e.Lockspace))
+	}
+	if e.Resource != "" {
+		b.WriteString("/" + printable(e.Resource))
 	}
 	if e.Mode.Valid() && (e.Op == "acquire" || e.Op == "convert") {
 		b.WriteString(" " + e.Mode.String())

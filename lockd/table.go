@@ -370,7 +370,11 @@ func (t *table) submit(c *call) {
 		}
 		m[c] = struct{}{}
 	}
-	t.arm(c, max(c.wait, t.opTime))
+	if c.wait > 0 {
+		t.arm(c, c.wait)
+	} else {
+		t.arm(c, t.opTime)
+	}
 	t.start(c)
 }
 
@@ -468,8 +472,14 @@ func (t *table) lateError(c *call) *Error {
 	if sp == nil {
 		sp = t.spaces[ls]
 	}
+	noted := ""
+	if c.kind == callRelease {
+		noted = "; the release is noted and will be finished as soon as it can"
+	}
 	if sp != nil && sp.stopped() {
-		return c.stoppedError(sp, res)
+		e := c.stoppedError(sp, res)
+		e.Text += noted
+		return e
 	}
 	if c.wait > 0 && (c.stage == stageLocking || c.stage == stageConverting || c.stage == stageNew) {
 		e := c.error(Timeout, ls, res, dlm.None, "not granted in the time given with wait-usec")
@@ -478,9 +488,6 @@ func (t *table) lateError(c *call) *Error {
 		}
 		return e
 	}
-	text := "the lock manager has not answered in time; the lockspace may be recovering, see its state with ListLockspaces"
-	if c.kind == callRelease {
-		text += "; the release is noted and will be finished as soon as it can"
-	}
-	return c.error(LockspaceStopped, ls, res, dlm.None, text)
+	return c.error(LockspaceStopped, ls, res, dlm.None,
+		"the lock manager has not answered in time; the lockspace may be recovering, see its state with ListLockspaces"+noted)
 }

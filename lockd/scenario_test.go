@@ -1,0 +1,375 @@
+package lockd
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/dlm/local"
+)
+
+var update = flag.Bool("update", false, "write what the scenarios print into their files")
+
+// TestScenarios plays testdata/scenarios/*.txt: a command, "----", what it
+// prints, an empty line. The clock stands still but for "sleep"; each command
+// has come to rest before the next, but for one after "&". The first line of a
+// file says what it guards. The commands are in scenario.run.
+func TestScenarios(t *testing.T) {
+	files, err := filepath.Glob("testdata/scenarios/*.txt")
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	for _, f := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(f), ".txt"), func(t *testing.T) {
+			want, err := os.ReadFile(f)
+			require.NoError(t, err)
+			var got []byte
+			synctest.Test(t, func(t *testing.T) { got = playScenario(t, want) })
+			if *update {
+				require.NoError(t, os.WriteFile(f, got, 0o644))
+				return
+			}
+			require.Equal(t, string(want), string(got), "go test ./lockd -run Scenarios -update writes the new output")
+		})
+	}
+}
+
+// playScenario returns the file with the output that the commands really had.
+func playScenario(t *testing.T, file []byte) []byte {
+	s := newScenario(t)
+	defer s.end()
+	var out bytes.Buffer
+	var command []string
+	skipping := false
+	for line := range strings.SplitSeq(strings.TrimRight(string(file), "\n"), "\n") {
+		switch {
+		case skipping:
+			skipping = line != ""
+		case line == "----":
+			skipping = true
+			for _, c := range command {
+				s.run(strings.Fields(strings.TrimPrefix(c, "&")))
+				if !strings.HasPrefix(c, "&") {
+					synctest.Wait()
+				}
+			}
+			synctest.Wait()
+			fmt.Fprintf(&out, "----\n%s\n", s.drain())
+			command = nil
+		default:
+			out.WriteString(line + "\n")
+			if line != "" && !strings.HasPrefix(line, "#") {
+				command = append(command, line)
+			}
+		}
+	}
+	require.Empty(t, command, "the last command has no ----")
+	return append(bytes.TrimRight(out.Bytes(), "\n"), '\n')
+}
+
+// scenario is the state of one file: a cluster of two nodes, a daemon on each.
+type scenario struct {
+	t       *testing.T
+	cluster *local.Cluster
+	hosts   map[string]*host
+	daemons map[string]*daemon
+	callers map[string]Caller
+
+	mu  sync.Mutex
+	out bytes.Buffer
+}
+
+func newScenario(t *testing.T) *scenario {
+	s := &scenario{t: t, cluster: local.NewCluster("test"), hosts: map[string]*host{}, daemons: map[string]*daemon{},
+		callers: map[string]Caller{"root": root}}
+	for i, name := range []string{"n1", "n2"} {
+		h := newHost(s.cluster.AddNode(uint32(i + 1)))
+		h.config.Notify = func(n Notice) { s.notice(name, n) }
+		h.config.Limits = DefaultLimits()
+		h.config.HealthInterval = time.Second + time.Duration(i)*time.Millisecond // one after the other
+		s.hosts[name] = h
+	}
+	return s
+}
+
+func (s *scenario) end() {
+	for _, d := range s.daemons {
+		d.stop()
+	}
+}
+
+func (s *scenario) printf(format string, a ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fmt.Fprintf(&s.out, format+"\n", a...)
+}
+
+func (s *scenario) drain() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	text := s.out.String()
+	s.out.Reset()
+	return text
+}
+
+func (s *scenario) notice(node string, n Notice) {
+	switch n := n.(type) {
+	case LockLost:
+		s.printf("%s: signal LockLost %s (%s)", node, describe(n.LockInfo), n.Reason)
+	case BlockingNotice:
+		s.printf("%s: signal Blocking %s is in the way of %s", node, describe(n.LockInfo), n.Blocked)
+	case LockspaceChanged:
+		gone := ""
+		if n.Gone {
+			gone = " gone"
+		}
+		s.printf("%s: signal LockspaceChanged %s %s%s%s %s", node, n.Name, n.State, gone, health(n.Health), n.Error)
+	case StatusChanged:
+		if n.Degraded != "" {
+			s.printf("%s: degraded: %s", node, n.Degraded)
+		}
+	}
+}
+
+func health(h dlm.Health) string {
+	s := ""
+	if h.Stopped {
+		s = " stopped: " + h.Reason
+	}
+	if h.Known && !h.Quorate {
+		s += " inquorate"
+	}
+	return s
+}
+
+func describe(l LockInfo) string {
+	s := fmt.Sprintf("#%d %s/%s %s lkid=%d %s", l.Ref, l.Lockspace, l.Resource, l.Mode, l.LockID, l.State)
+	if l.HasOwner {
+		s += " owner=" + l.Owner
+	}
+	return s + fmt.Sprintf(" uid=%d", l.UID)
+}
+
+// args are the key=value words of a command.
+type args map[string]string
+
+func (s *scenario) parse(words []string) (plain []string, opts args) {
+	opts = args{}
+	for _, w := range words {
+		if k, v, ok := strings.Cut(w, "="); ok {
+			opts[k] = v
+		} else {
+			plain = append(plain, w)
+		}
+	}
+	return plain, opts
+}
+
+func (a args) num(key string) int {
+	n, _ := strconv.Atoi(a[key])
+	return n
+}
+
+func (a args) selector() Selector {
+	owner, has := a["owner"]
+	return Selector{Owner: owner, HasOwner: has, LockID: dlm.LockID(a.num("lkid"))}
+}
+
+func want(words []string) (w Want) {
+	w.Lockspace, w.Resource, _ = strings.Cut(words[0], "/")
+	w.Mode, _ = dlm.ParseMode(words[1])
+	return w
+}
+
+// result prints the answer of a call.
+func (s *scenario) result(who string, err error, format string, a ...any) {
+	if err == nil {
+		s.printf(who+": "+format, a...)
+		return
+	}
+	e, _ := errors.AsType[*Error](err)
+	s.printf("%s: %s: %s", who, e.Kind, e.Error())
+	for _, c := range e.Candidates {
+		s.printf("  candidate %s", describe(c))
+	}
+}
+
+// run carries out one command. A caller may be followed by @n2 to ask there.
+func (s *scenario) run(words []string) {
+	verb := words[0]
+	if s.runHost(verb, words[1:]) {
+		return
+	}
+	plain, o := s.parse(words[1:])
+	who := plain[0]
+	name, node, ok := strings.Cut(who, "@")
+	if !ok {
+		node = "n1"
+	}
+	c, ok := s.callers[name]
+	require.True(s.t, ok, "no caller %q", name)
+	s.runCall(verb, who, c, s.daemons[node], plain[1:], o)
+}
+
+func (s *scenario) runCall(verb, who string, c Caller, d *daemon, p []string, o args) {
+	wait, _ := time.ParseDuration(o["wait"])
+	owner, hasOwner := o["owner"]
+	opts := AcquireOptions{Owner: owner, HasOwner: hasOwner, Label: o["label"], Wait: wait}
+	switch verb {
+	case "acquire": // CALLER LOCKSPACE/RESOURCE MODE [LOCKSPACE/RESOURCE MODE ...] [owner=] [label=] [wait=]
+		var w []Want
+		for pair := range slices.Chunk(p, 2) {
+			w = append(w, want(pair))
+		}
+		d.Acquire(c, w, opts, func(g []Grant, err error) {
+			var got []string
+			for _, g := range g {
+				got = append(got, fmt.Sprintf("#%d lkid=%d", g.Ref, g.LockID))
+			}
+			s.result(who, err, "granted %s", strings.Join(got, ", "))
+		})
+	case "convert": // CALLER LOCKSPACE/RESOURCE MODE [owner=] [lkid=] [wait=]
+		d.Convert(c, want(p), o.selector(), wait, func(g Grant, err error) { s.result(who, err, "converted #%d", g.Ref) })
+	case "release": // CALLER LOCKSPACE/RESOURCE [owner=] [lkid=]
+		w := want([]string{p[0], "NL"})
+		d.Release(c, w.Lockspace, w.Resource, o.selector(), func(err error) { s.result(who, err, "released") })
+	case "release-owner": // CALLER OWNER [in=LOCKSPACE]
+		d.ReleaseOwner(c, o["in"], p[0], func(n uint32, err error) { s.result(who, err, "released %d", n) })
+	case "join": // CALLER LOCKSPACE
+		d.Join(c, p[0], func(err error) { s.result(who, err, "joined") })
+	case "leave": // CALLER LOCKSPACE [force=yes]
+		d.Leave(c, p[0], o["force"] != "", func(err error) { s.result(who, err, "left") })
+	case "list": // CALLER
+		d.List(Filter{}, func(page []LockInfo, _ Ref, err error) {
+			s.result(who, err, "%d locks", len(page))
+			for _, l := range page {
+				s.printf("  %s", describe(l))
+			}
+		})
+	case "inspect": // CALLER LOCKSPACE/RESOURCE
+		w := want([]string{p[0], "NL"})
+		d.Inspect(w.Lockspace, w.Resource, func(in Inspection, err error) { s.inspected(who, in, err) })
+	case "orphans": // CALLER LOCKSPACE
+		d.Orphans(p[0], func(found []dlm.Orphan, err error) { s.result(who, err, "orphans %v", found) })
+	case "purge": // CALLER LOCKSPACE LKID ...
+		var ids []dlm.LockID
+		for _, w := range p[1:] {
+			n, _ := strconv.Atoi(w)
+			ids = append(ids, dlm.LockID(n))
+		}
+		d.Purge(c, p[0], ids, func(n uint32, err error) { s.result(who, err, "purged %d", n) })
+	case "vanish": // CALLER
+		d.SenderGone(c.Sender)
+	default:
+		require.Fail(s.t, "no such command", verb)
+	}
+}
+
+func (s *scenario) inspected(who string, in Inspection, err error) {
+	s.result(who, err, "%s/%s", in.Lockspace, in.Resource)
+	for _, l := range in.Locks {
+		s.printf("  here %s", describe(l))
+	}
+	for _, l := range in.Lost {
+		s.printf("  lost %s (%s)", describe(l.LockInfo), l.Reason)
+	}
+	for _, q := range []struct {
+		name string
+		held []dlm.Held
+	}{{"granted", in.Queues.Granted}, {"converting", in.Queues.Converting}, {"waiting", in.Queues.Waiting}} {
+		for _, h := range q.held {
+			if h.Mode != dlm.NL {
+				s.printf("  %s node %d %s %s", q.name, h.Node, h.Mode, h.Wanted)
+			}
+		}
+	}
+	if in.HasHolder {
+		s.printf("  value: %s", in.Holder)
+	}
+	for _, m := range in.Missing {
+		s.printf("  missing: %s", m)
+	}
+}
+
+// runHost carries out a command about nodes and daemons; false if it is none.
+func (s *scenario) runHost(verb string, words []string) bool {
+	plain, o := s.parse(words)
+	at := func() *host { return s.hosts[plain[0]] }
+	switch verb {
+	case "caller": // NAME [uid=] : a connection of its own
+		s.callers[plain[0]] = Caller{UID: uint32(o.num("uid")), Sender: ":" + plain[0], Privileged: o["uid"] == "0"}
+	case "config": // NODE [locks-per-uid=] [waiting-per-uid=] [lockspaces=a,b]
+		c := &at().config
+		if o["lockspaces"] != "" {
+			c.Lockspaces = strings.Split(o["lockspaces"], ",")
+		}
+		c.Limits.LocksPerUID = cmpOr(o.num("locks-per-uid"), c.Limits.LocksPerUID)
+		c.Limits.WaitingPerUID = cmpOr(o.num("waiting-per-uid"), c.Limits.WaitingPerUID)
+	case "start": // NODE
+		s.daemons[plain[0]] = at().spawn(s.t)
+	case "stop": // NODE : in order
+		s.daemons[plain[0]].stop()
+		delete(s.daemons, plain[0])
+	case "kill": // NODE : the daemon, as with SIGKILL
+		s.daemons[plain[0]].kill(at())
+		delete(s.daemons, plain[0])
+	case "reboot": // NODE : the node crashes; its state file is kept
+		s.daemons[plain[0]].kill(at())
+		delete(s.daemons, plain[0])
+		at().node.Crash()
+		id := at().node.ID()
+		at().node, at().boot = s.cluster.AddNode(id), "boot-0"
+	case "halt": // LOCKSPACE REASON : stop the lockspace on all nodes
+		s.cluster.Stop(plain[0], strings.Join(plain[1:], " "))
+	case "resume": // LOCKSPACE
+		s.cluster.Resume(plain[0])
+	case "quorate": // yes|no
+		s.cluster.SetQuorate(plain[0] == "yes")
+	case "unlock-behind": // NODE LOCKSPACE LKID : another process unlocks it
+		n, _ := strconv.Atoi(plain[2])
+		at().node.Unlock(plain[1], dlm.LockID(n))
+	case "rejoin-behind": // NODE LOCKSPACE : dlm_tool leave and join
+		e := at().node.Engine()
+		if err := e.Remove(s.t.Context(), plain[1]); !errors.Is(err, dlm.ErrNoLockspace) {
+			require.NoError(s.t, err)
+		}
+		_, err := e.Create(s.t.Context(), plain[1], func(dlm.Event) {})
+		require.NoError(s.t, err)
+	case "disk": // NODE full|ok
+		at().journal.setFail(plain[1] == "full")
+	case "sleep": // DURATION
+		d, err := time.ParseDuration(plain[0])
+		require.NoError(s.t, err)
+		time.Sleep(d)
+	case "file": // NODE : what the state file says
+		c := at().journal.contents("")
+		for _, l := range c.Locks {
+			s.printf("lock #%d %s/%s %s lkid=%d phase=%d owner=%q", l.ID, l.Lockspace, l.Resource, l.Mode, l.LockID, l.Phase, l.Owner)
+		}
+		for _, sp := range c.Spaces {
+			s.printf("lockspace %s phase=%d anchor=%d", sp.Name, sp.Phase, sp.AnchorID)
+		}
+	default:
+		return false
+	}
+	return true
+}
+
+func cmpOr(a, b int) int {
+	if a != 0 {
+		return a
+	}
+	return b
+}
