@@ -119,9 +119,18 @@ func (s *scenario) printf(format string, a ...any) {
 func (s *scenario) drain() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	text := s.out.String()
+	lines := strings.SplitAfter(s.out.String(), "\n")
 	s.out.Reset()
-	return text
+	// Lockspaces are joined side by side and become ready in any order.
+	for i := 0; i < len(lines); i++ {
+		n := 0
+		for i+n < len(lines) && strings.Contains(lines[i+n], "signal LockspaceChanged") {
+			n++
+		}
+		slices.Sort(lines[i : i+n])
+		i += n
+	}
+	return strings.Join(lines, "")
 }
 
 func (s *scenario) notice(node string, n Notice) {
