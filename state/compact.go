@@ -1,0 +1,217 @@
+package state
+
+import (
+	"fmt"
+	"io"
+	"os"
+)
+
+// writeSize is how much a new file is written at a time, in bytes.
+const writeSize = 256 << 10
+
+// tailSize is how much of the tail may be left to copy while Append waits, in
+// bytes.
+const tailSize = 64 << 10
+
+// usage estimates how much of the file is still of use, without remembering
+// each record: the mean size of a lock stands for the size of one that ends.
+type usage struct {
+	live      int64 // bytes that a compaction would keep
+	lockBytes int64 // of all locks written
+	locks     int64
+}
+
+func (u *usage) add(c Change, size int) {
+	switch c := c.(type) {
+	case Lock:
+		u.lock(size)
+		u.live += int64(size)
+	case Lockspace:
+		if c.Phase == Creating { // what follows takes its place
+			u.live += int64(size)
+		}
+	case Mark:
+		if c.Phase == Gone {
+			u.live = max(0, u.live-u.mean())
+		}
+	}
+}
+
+func (u *usage) lock(size int) {
+	u.lockBytes += int64(size)
+	u.locks++
+}
+
+func (u *usage) mean() int64 {
+	if u.locks == 0 {
+		return 0
+	}
+	return u.lockBytes / u.locks
+}
+
+// settle sets live for a file that holds so many locks and lockspaces.
+func (u *usage) settle(locks, spaces int) {
+	const header, space = 1 << 10, 96 // about
+	u.live = header + int64(locks)*u.mean() + int64(spaces)*space
+}
+
+// written sets the usage of a file that has just been written.
+func (u *usage) written(size int64, locks int) {
+	*u = usage{live: size, lockBytes: size, locks: int64(locks)}
+	if locks == 0 {
+		u.lockBytes = 0
+	}
+}
+
+// writeTemporary writes a whole file with the header h and the contents c under
+// the temporary name. On an error nothing is left of it.
+func (f *File) writeTemporary(h Header, c *Contents) (*os.File, int64, error) {
+	fd, err := f.dir.createTemporary()
+	if err != nil {
+		return nil, 0, err
+	}
+	size, err := writeContents(fd, h, c)
+	if err != nil {
+		fd.Close()
+		f.dir.removeTemporary()
+		return nil, 0, err
+	}
+	return fd, size, nil
+}
+
+// writeContents writes a whole file and returns its size.
+func writeContents(w io.Writer, h Header, c *Contents) (size int64, err error) {
+	b := make([]byte, 0, writeSize+writeSize/8)
+	flush := func(atLeast int) {
+		if err != nil || len(b) < atLeast {
+			return
+		}
+		var n int
+		n, err = w.Write(b)
+		size += int64(n)
+		b = b[:0]
+	}
+	b = appendHeader(b, h, c.NextID)
+	for i := range c.Spaces {
+		b = appendSpace(b, &c.Spaces[i])
+		flush(writeSize)
+	}
+	for i := range c.Locks {
+		b = appendLock(b, &c.Locks[i])
+		flush(writeSize)
+	}
+	flush(1)
+	return size, err
+}
+
+// compactIfWorth starts a compaction when more than half of the file is
+// history. The next one is then at least as many bytes away as this one keeps,
+// so that all of them together cost each change a constant.
+func (f *File) compactIfWorth() {
+	if f.compacting || f.size < f.compactMin || f.size < f.retryAt || f.size <= 2*f.use.live {
+		return
+	}
+	f.compacting = true
+	c := &compaction{src: f.fd, end: f.size, before: f.use}
+	f.background.Go(func() { f.compact(c) })
+}
+
+// compaction is one that is under way.
+type compaction struct {
+	src    *os.File // the running file
+	end    int64    // how much of it is in dst, folded or copied
+	before usage    // when it began
+
+	dst   *os.File
+	size  int64
+	after usage
+}
+
+// compact writes what is still of use in the running file to a new one, copies
+// what was appended meanwhile, and puts the new one in the place of the old. If
+// it fails, the running file is as it was.
+func (f *File) compact(c *compaction) {
+	err := f.fold(c)
+	if err == nil {
+		err = f.follow(c)
+	}
+	if err == nil {
+		err = f.goOver(c)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.compacting = false
+	if err != nil {
+		f.retryAt = f.size + max(f.compactMin, f.size/4)
+		f.log.Warn("could not compact the state file; it stays as it is and will be tried again", "err", err)
+	}
+}
+
+// fold writes the new file from what was there when the compaction began.
+func (f *File) fold(c *compaction) error {
+	l, err := load(c.src, c.end)
+	if err != nil {
+		return err
+	}
+	if len(l.Damage) > 0 || l.Torn || l.foreign != 0 {
+		return ErrDamaged
+	}
+	if c.dst, c.size, err = f.writeTemporary(f.header, &l.Contents); err != nil {
+		return err
+	}
+	c.after.written(c.size, len(l.Locks))
+	return nil
+}
+
+// follow copies what was appended meanwhile, until little is left.
+func (f *File) follow(c *compaction) error {
+	for range 8 {
+		f.mu.Lock()
+		now := f.size
+		f.mu.Unlock()
+		if now-c.end <= tailSize {
+			return nil
+		}
+		if err := c.copyTail(now); err != nil {
+			return f.abandon(c.dst, err)
+		}
+	}
+	return nil
+}
+
+// goOver copies the rest and makes the new file the running one. Only this much
+// of a compaction is in the way of Append.
+func (f *File) goOver(c *compaction) error {
+	f.mu.Lock()
+	before := f.size
+	if err := c.copyTail(f.size); err != nil {
+		f.mu.Unlock()
+		return f.abandon(c.dst, err)
+	}
+	old, err := f.install(c.dst, c.size)
+	if err != nil {
+		f.mu.Unlock()
+		return err
+	}
+	c.after.live = max(0, c.after.live+f.use.live-c.before.live)
+	f.use, f.retryAt = c.after, 0
+	f.mu.Unlock()
+	old.Close()
+	f.log.Debug(fmt.Sprintf("compacted the state file from %d to %d bytes", before, c.size))
+	return nil
+}
+
+// copyTail copies the running file up to the offset to. Checks don't depend on
+// where a record is, so records are copied as they are.
+func (c *compaction) copyTail(to int64) error {
+	n, err := io.Copy(io.NewOffsetWriter(c.dst, c.size), io.NewSectionReader(c.src, c.end, to-c.end))
+	c.size, c.end = c.size+n, c.end+n
+	return err
+}
+
+// abandon gives up a temporary file.
+func (f *File) abandon(fd *os.File, err error) error {
+	fd.Close()
+	f.dir.removeTemporary()
+	return err
+}

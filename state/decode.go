@@ -1,0 +1,347 @@
+package state
+
+import (
+	"bytes"
+	"encoding/hex"
+	"hash/crc32"
+	"math"
+	"time"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+)
+
+// decoder reads the text of records, one after the other. It keeps what is
+// worth keeping from record to record.
+type decoder struct {
+	rest []byte // what of the text is not read yet
+	// short says that the text ended where it could have gone on: it is the
+	// beginning of a record.
+	short bool
+	bad   bool // the text is no record; nothing more is read from it
+
+	last    Lock // strings that tend to repeat are taken from here
+	scratch []byte
+}
+
+// sealed reports whether text ends with a check line, as the encoder writes it,
+// over all that precedes it.
+func sealed(text []byte) bool {
+	n := len(text) - checkLen
+	if n < 0 {
+		return false
+	}
+	var line [checkLen]byte
+	return bytes.Equal(appendSum(line[:0], crc32.Checksum(text[:n], castagnoli)), text[n:])
+}
+
+// header decodes one of the two headers; top is what it begins with.
+func (d *decoder) header(text []byte, top string) (h Header, nextID uint64, ok bool) {
+	d.begin(text)
+	d.must(top)
+	h.Format = int(d.integer("format = ", math.MaxInt32))
+	if d.bad || h.Format != format {
+		return h, 0, !d.bad // of a newer format nothing else is known
+	}
+	h.BootID = d.str(keyBootID, "")
+	h.NodeID = uint32(d.integer("node-id = ", math.MaxUint32))
+	h.Cluster = d.str(keyCluster, "")
+	h.Engine = d.str(keyEngine, "")
+	h.Instance = d.str(keyInstance, "")
+	h.Created = d.time("created = ")
+	nextID = d.integer("next-id = ", math.MaxInt64)
+	d.end()
+	return h, nextID, !d.bad
+}
+
+// change decodes the text of one record into one of the three; kind is 0 if it
+// is none. The text must be sealed for the result to mean anything.
+func (d *decoder) change(text []byte, l *Lock, m *Mark, s *Lockspace) (kind recordKind) {
+	d.begin(text)
+	switch {
+	case d.lit(lockTable):
+		d.lock(l)
+		kind = lockRecord
+	case d.lit(markTable):
+		d.mark(m)
+		kind = markRecord
+	case d.lit(spaceTable):
+		d.space(s)
+		kind = spaceRecord
+	default:
+		return 0
+	}
+	if d.end(); d.bad {
+		return 0
+	}
+	return kind
+}
+
+type recordKind uint8
+
+const (
+	lockRecord recordKind = iota + 1
+	markRecord
+	spaceRecord
+)
+
+// unfinished reports whether text is the beginning of a record, but not the
+// whole of it: what a write leaves that was cut off.
+func (d *decoder) unfinished(text []byte) bool {
+	var l Lock
+	var m Mark
+	var s Lockspace
+	return d.change(text, &l, &m, &s) == 0 && d.short
+}
+
+func (d *decoder) lock(l *Lock) {
+	*l = Lock{ID: d.id()}
+	l.Lockspace = d.str(keyLockspace, d.last.Lockspace)
+	l.Resource = d.str(keyResource, "")
+	l.LockID = dlm.LockID(d.integer("lockid = ", math.MaxUint32))
+	l.Mode = d.mode()
+	l.Phase = Phase(d.word("phase = \"", phaseNames[:]))
+	l.Token = d.token()
+	if l.HasOwner = d.has(keyOwner); l.HasOwner {
+		l.Owner = d.str(keyOwner, d.last.Owner)
+	}
+	if d.has(keyLabel) {
+		l.Label = d.str(keyLabel, "")
+	}
+	l.Lifetime = Lifetime(d.word("lifetime = \"", lifetimeNames[:]))
+	l.UID = uint32(d.integer("uid = ", math.MaxUint32))
+	l.PID = uint32(d.optional("pid = ", math.MaxUint32))
+	l.PIDStart = d.optional("pid-start = ", math.MaxInt64)
+	if d.has(keySender) {
+		l.Sender = d.str(keySender, d.last.Sender)
+	}
+	if d.has(keyBusID) {
+		l.BusID = d.str(keyBusID, d.last.BusID)
+	}
+	if d.peek("since = ") {
+		l.Since = d.time("since = ")
+	}
+	d.last = *l
+}
+
+func (d *decoder) mark(m *Mark) {
+	*m = Mark{ID: d.id()}
+	if d.peek("phase = \"") {
+		m.Phase = Phase(d.word("phase = \"", phaseNames[:]))
+	}
+	if m.HasMode = d.peek("mode = \""); m.HasMode {
+		m.Mode = d.mode()
+		m.Token = d.token()
+	}
+	if d.has(keySender) {
+		m.Sender = d.str(keySender, d.last.Sender)
+		m.BusID = d.str(keyBusID, d.last.BusID)
+	}
+}
+
+func (d *decoder) space(s *Lockspace) {
+	*s = Lockspace{Name: d.str(keyName, "")}
+	s.Phase = SpacePhase(d.word("phase = \"", spacePhaseNames[:]))
+	s.AnchorID = dlm.LockID(d.optional("anchor-lockid = ", math.MaxUint32))
+}
+
+func (d *decoder) begin(text []byte) { d.rest, d.short, d.bad = text, false, false }
+
+// peek reports whether the text goes on with s.
+func (d *decoder) peek(s string) bool {
+	if d.bad {
+		return false
+	}
+	if len(d.rest) >= len(s) {
+		return string(d.rest[:len(s)]) == s
+	}
+	d.short = d.short || s[:len(d.rest)] == string(d.rest)
+	return false
+}
+
+// lit takes s from the text if the text goes on with it.
+func (d *decoder) lit(s string) bool {
+	if !d.peek(s) {
+		return false
+	}
+	d.rest, d.short = d.rest[len(s):], false
+	return true
+}
+
+func (d *decoder) must(s string) {
+	if !d.lit(s) {
+		d.bad = true
+	}
+}
+
+// has reports whether the text goes on with the key, in either way of writing.
+func (d *decoder) has(k key) bool { return d.peek(k.text) || d.peek(k.hex) }
+
+// until takes the text up to the next c and c itself.
+func (d *decoder) until(c byte) []byte {
+	if d.bad {
+		return nil
+	}
+	i := bytes.IndexByte(d.rest, c)
+	if i < 0 {
+		d.short, d.bad = bytes.IndexByte(d.rest, '\n') < 0, true
+		return nil
+	}
+	v := d.rest[:i]
+	d.rest = d.rest[i+1:]
+	return v
+}
+
+func (d *decoder) optional(key string, limit uint64) uint64 {
+	if !d.peek(key) {
+		return 0
+	}
+	return d.integer(key, limit)
+}
+
+func (d *decoder) integer(key string, limit uint64) uint64 {
+	d.must(key)
+	return d.number(d.until('\n'), limit)
+}
+
+func (d *decoder) number(digits []byte, limit uint64) (n uint64) {
+	d.bad = d.bad || len(digits) == 0
+	for _, c := range digits {
+		v := uint64(c - '0')
+		if c < '0' || c > '9' || n > (limit-v)/10 {
+			d.bad = true
+			return 0
+		}
+		n = n*10 + v
+	}
+	return n
+}
+
+func (d *decoder) id() uint64 {
+	id := d.integer("id = ", maxNextID)
+	d.bad = d.bad || !validID(id)
+	return id
+}
+
+func (d *decoder) token() uint64 {
+	if !d.lit("token = \"") {
+		return 0
+	}
+	n := d.number(d.until('"'), math.MaxUint64)
+	d.must("\n")
+	return n
+}
+
+func (d *decoder) mode() dlm.Mode {
+	d.must("mode = \"")
+	m, ok := modeOf(d.until('"'))
+	d.bad = d.bad || !ok
+	d.must("\n")
+	return m
+}
+
+func (d *decoder) word(key string, names []string) uint8 {
+	d.must(key)
+	w := d.until('"')
+	d.must("\n")
+	for i, n := range names {
+		if n != "" && string(w) == n {
+			return uint8(i)
+		}
+	}
+	d.bad = true
+	return 0
+}
+
+func (d *decoder) time(key string) (t time.Time) {
+	d.must(key)
+	v := d.until('\n')
+	if d.bad {
+		return t
+	}
+	d.bad = t.UnmarshalText(v) != nil || !validTime(t)
+	return t
+}
+
+// str takes a string in either way of writing. Where it equals same, same is
+// returned, so that what repeats is in memory once.
+func (d *decoder) str(k key, same string) string {
+	var v []byte
+	switch {
+	case d.lit(k.text):
+		v = d.quoted()
+	case d.lit(k.hex):
+		v, d.scratch = d.until('"'), d.scratch[:0]
+		var err error
+		d.scratch, err = hex.AppendDecode(d.scratch, v)
+		d.bad = d.bad || err != nil
+		v = d.scratch
+	default:
+		d.bad = true
+	}
+	d.must("\n")
+	if string(v) == same {
+		return same
+	}
+	return string(v)
+}
+
+// quoted takes the rest of a basic string of TOML with its closing quote. Of
+// the escapes there are only the two that the encoder writes.
+func (d *decoder) quoted() []byte {
+	if d.bad {
+		return nil
+	}
+	if i := bytes.IndexByte(d.rest, '"'); i >= 0 && bytes.IndexByte(d.rest[:i], '\\') < 0 {
+		v := d.rest[:i]
+		d.rest = d.rest[i+1:]
+		return v
+	}
+	v := d.scratch[:0]
+	for i := 0; i < len(d.rest); i++ {
+		c := d.rest[i]
+		switch c {
+		case '"':
+			d.rest, d.scratch = d.rest[i+1:], v
+			return v
+		case '\n':
+			d.bad = true
+			return nil
+		case '\\':
+			if i++; i == len(d.rest) {
+				d.short, d.bad = true, true
+				return nil
+			}
+			if c = d.rest[i]; c != '"' && c != '\\' {
+				d.bad = true
+				return nil
+			}
+		}
+		v = append(v, c)
+	}
+	d.short, d.bad = true, true
+	return nil
+}
+
+// end takes the check line, of which sealed has the proof, and expects nothing
+// behind it.
+func (d *decoder) end() {
+	d.must(checkKey)
+	for i := 0; i < 8 && !d.bad; i++ {
+		d.hexDigit()
+	}
+	d.must("\"\n")
+	d.bad = d.bad || len(d.rest) > 0
+}
+
+func (d *decoder) hexDigit() {
+	if len(d.rest) == 0 {
+		d.short, d.bad = true, true
+		return
+	}
+	c := d.rest[0]
+	if c < '0' || c > '9' && c < 'a' || c > 'f' {
+		d.bad = true
+		return
+	}
+	d.rest = d.rest[1:]
+}

@@ -1,0 +1,216 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The files of the state directory.
+const (
+	stateName        = "state.toml"
+	temporaryName    = "state.toml.new"
+	previousBootName = "state.toml.previous-boot"
+	quarantinePrefix = "state.toml.corrupt-"
+	pidName          = "pid"
+)
+
+// directory is the state directory, with its lock. Files in it are reached
+// through root alone, so no name can lead out of it.
+type directory struct {
+	path string
+	root *os.Root
+	// self is the directory as a file. It carries the flock: unlike a lock
+	// file, nobody can remove it and make another.
+	self *os.File
+}
+
+// fileID tells files apart.
+type fileID struct{ dev, ino uint64 }
+
+// openDirectory makes the directory if it is missing, checks whose it is and
+// locks it.
+func openDirectory(path string) (*directory, error) {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, &Error{Op: "create", Path: path, Err: err}
+	}
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, &Error{Op: "open", Path: path, Err: err}
+	}
+	d := &directory{path: path, root: root}
+	if d.self, err = root.Open("."); err != nil {
+		root.Close()
+		return nil, &Error{Op: "open", Path: path, Err: err}
+	}
+	if err := d.take(); err != nil {
+		d.self.Close()
+		root.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// take checks and locks the directory, and leaves our pid for those who come
+// later.
+func (d *directory) take() error {
+	info, err := d.self.Stat()
+	if err != nil {
+		return &Error{Op: "check", Path: d.path, Err: err}
+	}
+	if err := checkOwner(d.path, info); err != nil {
+		return err
+	}
+	err = unix.Flock(int(d.self.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return &Error{Op: "lock", Path: d.path, Err: ErrInUse, PID: d.readPID(),
+			Advice: "another dlmlockd runs on it: stop that one, or give this one a --state-dir of its own"}
+	}
+	if err != nil {
+		return &Error{Op: "lock", Path: d.path, Err: err}
+	}
+	d.writePID()
+	return nil
+}
+
+// writePID leaves our pid. It only serves the error message of another daemon,
+// so it may fail, as it does in a full directory.
+func (d *directory) writePID() {
+	d.root.Remove(pidName)
+	fd, err := d.root.OpenFile(pidName, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return
+	}
+	defer fd.Close()
+	fmt.Fprintf(fd, "%d\n", os.Getpid())
+}
+
+func (d *directory) readPID() int {
+	fd, err := d.openRegular(pidName, os.O_RDONLY)
+	if err != nil {
+		return 0
+	}
+	defer fd.Close()
+	b, err := io.ReadAll(io.LimitReader(fd, 32))
+	if err != nil {
+		return 0
+	}
+	pid, _ := strconv.Atoi(strings.TrimSpace(string(b)))
+	return pid
+}
+
+// close lets go of the lock. The directory and the state stay.
+func (d *directory) close() {
+	d.root.Remove(pidName)
+	d.self.Close()
+	d.root.Close()
+}
+
+// openRegular opens a file that is there, and refuses what should not be
+// there. The error wraps fs.ErrNotExist, or is an *Error.
+func (d *directory) openRegular(name string, flag int) (*os.File, error) {
+	path := filepath.Join(d.path, name)
+	before, err := d.root.Lstat(name)
+	if err != nil {
+		return nil, &Error{Op: "open", Path: path, Err: err}
+	}
+	if !before.Mode().IsRegular() {
+		return nil, refusal(path, "it is a "+kindOf(before.Mode())+", not a regular file")
+	}
+	// Root follows symlinks that stay inside. If one took the place of the
+	// file just now, the file that was opened is another. O_NONBLOCK: if a
+	// fifo took it, don't wait for a peer.
+	fd, err := d.root.OpenFile(name, flag|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, &Error{Op: "open", Path: path, Err: err}
+	}
+	info, err := fd.Stat()
+	switch {
+	case err != nil:
+		err = &Error{Op: "check", Path: path, Err: err}
+	case !os.SameFile(before, info):
+		err = refusal(path, "it was replaced while it was opened")
+	default:
+		err = checkOwner(path, info)
+	}
+	if err != nil {
+		fd.Close()
+		return nil, err
+	}
+	return fd, nil
+}
+
+// checkOwner refuses what others can write to.
+func checkOwner(path string, info fs.FileInfo) error {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
+		return refusal(path, fmt.Sprintf("it belongs to uid %d, not to uid %d", st.Uid, os.Geteuid()))
+	}
+	if perm := info.Mode().Perm(); perm&0o022 != 0 {
+		return refusal(path, fmt.Sprintf("others than its owner can write to it (mode %04o)", perm))
+	}
+	return nil
+}
+
+func refusal(path, why string) error {
+	return &Error{Op: "check", Path: path, Err: fmt.Errorf("%w: %s", ErrUnsafe, why),
+		Advice: "find out who did that, then remove it or put it right"}
+}
+
+func kindOf(m fs.FileMode) string {
+	switch {
+	case m&fs.ModeSymlink != 0:
+		return "symbolic link"
+	case m.IsDir():
+		return "directory"
+	case m&fs.ModeNamedPipe != 0:
+		return "fifo"
+	case m&fs.ModeSocket != 0:
+		return "socket"
+	}
+	return "special file"
+}
+
+// look tells which file has the name now, and how long it is.
+func (d *directory) look(name string) (fileID, int64, error) {
+	var st unix.Stat_t
+	err := unix.Fstatat(int(d.self.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	return fileID{st.Dev, st.Ino}, st.Size, err
+}
+
+// createTemporary makes the file that is to become the state file.
+func (d *directory) createTemporary() (*os.File, error) {
+	d.removeTemporary()
+	return d.root.OpenFile(temporaryName, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+}
+
+// removeTemporary removes what a crash has left, if it has.
+func (d *directory) removeTemporary() { d.root.Remove(temporaryName) }
+
+// quarantine gives the state file a second name, under which it stays when the
+// first goes to a new file. It needs no space and loses nothing. The name is
+// returned.
+func (d *directory) quarantine(now time.Time) (string, error) {
+	stamp := quarantinePrefix + now.UTC().Format("20060102T150405Z")
+	for name, n := stamp, 2; ; name, n = fmt.Sprintf("%s-%d", stamp, n), n+1 {
+		err := d.root.Link(stateName, name)
+		if !errors.Is(err, fs.ErrExist) {
+			return name, err
+		}
+	}
+}
+
+// setAside keeps the state file of another boot under a second name, in place
+// of an older one.
+func (d *directory) setAside() error {
+	d.root.Remove(previousBootName)
+	return d.root.Link(stateName, previousBootName)
+}

@@ -1,0 +1,294 @@
+package state
+
+import (
+	"encoding/hex"
+	"fmt"
+	"hash/crc32"
+	"math"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+)
+
+// format is the version of the schema that this package reads and writes. Any
+// change of the schema, a new key included, is a new format: a reader refuses
+// what it does not know.
+const format = 1
+
+// banner is the top of every file. The loader expects it, like all the rest,
+// byte for byte.
+const banner = "# The cluster locks of this node, kept by dlmlockd. Do not edit: a table whose\n" +
+	"# text was changed fails its check and is set aside. docs/state-file.md says more.\n"
+
+const (
+	copyTable  = "\n[header-copy]\n"
+	lockTable  = "\n[[lock]]\n"
+	markTable  = "\n[[mark]]\n"
+	spaceTable = "\n[[lockspace]]\n"
+
+	checkKey = `check = "`
+	// checkLen is the length of a check line: the key, eight hexadecimal
+	// digits, the quote and the end of the line.
+	checkLen = len(checkKey) + 8 + 2
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// key is the two ways in which a string is written: as text, or in hexadecimal
+// where the text could not be read or not be trusted to look like what it is.
+type key struct{ text, hex string }
+
+func newKey(name string) key { return key{name + ` = "`, name + `-hex = "`} }
+
+var (
+	keyBootID    = newKey("boot-id")
+	keyCluster   = newKey("cluster")
+	keyEngine    = newKey("engine")
+	keyInstance  = newKey("instance")
+	keyLockspace = newKey("lockspace")
+	keyResource  = newKey("resource")
+	keyOwner     = newKey("owner")
+	keyLabel     = newKey("label")
+	keySender    = newKey("sender")
+	keyBusID     = newKey("bus-id")
+	keyName      = newKey("name")
+)
+
+// appendHeader appends the two copies of the header.
+func appendHeader(b []byte, h Header, nextID uint64) []byte {
+	for _, top := range [...]string{banner, copyTable} {
+		start := len(b)
+		b = append(b, top...)
+		b = appendInt(b, "format = ", uint64(h.Format))
+		b = appendString(b, keyBootID, h.BootID)
+		b = appendInt(b, "node-id = ", uint64(h.NodeID))
+		b = appendString(b, keyCluster, h.Cluster)
+		b = appendString(b, keyEngine, h.Engine)
+		b = appendString(b, keyInstance, h.Instance)
+		b = appendTime(b, "created = ", h.Created)
+		b = appendInt(b, "next-id = ", nextID)
+		b = appendCheck(b, start)
+	}
+	return b
+}
+
+// appendChange appends one record. The change must have passed validate.
+func appendChange(b []byte, c Change) []byte {
+	switch c := c.(type) {
+	case Lock:
+		return appendLock(b, &c)
+	case Mark:
+		return appendMark(b, &c)
+	case Lockspace:
+		return appendSpace(b, &c)
+	}
+	return b
+}
+
+func appendLock(b []byte, l *Lock) []byte {
+	start := len(b)
+	b = append(b, lockTable...)
+	b = appendInt(b, "id = ", l.ID)
+	b = appendString(b, keyLockspace, l.Lockspace)
+	b = appendString(b, keyResource, l.Resource)
+	b = appendInt(b, "lockid = ", uint64(l.LockID))
+	b = appendWord(b, "mode = \"", l.Mode.String())
+	b = appendWord(b, "phase = \"", phaseNames[l.Phase])
+	b = appendToken(b, l.Token)
+	if l.HasOwner {
+		b = appendString(b, keyOwner, l.Owner)
+	}
+	if l.Label != "" {
+		b = appendString(b, keyLabel, l.Label)
+	}
+	b = appendWord(b, "lifetime = \"", lifetimeNames[l.Lifetime])
+	b = appendInt(b, "uid = ", uint64(l.UID))
+	if l.PID != 0 {
+		b = appendInt(b, "pid = ", uint64(l.PID))
+	}
+	if l.PIDStart != 0 {
+		b = appendInt(b, "pid-start = ", l.PIDStart)
+	}
+	if l.Sender != "" {
+		b = appendString(b, keySender, l.Sender)
+	}
+	if l.BusID != "" {
+		b = appendString(b, keyBusID, l.BusID)
+	}
+	if !l.Since.IsZero() {
+		b = appendTime(b, "since = ", l.Since)
+	}
+	return appendCheck(b, start)
+}
+
+func appendMark(b []byte, m *Mark) []byte {
+	start := len(b)
+	b = append(b, markTable...)
+	b = appendInt(b, "id = ", m.ID)
+	if m.Phase != 0 {
+		b = appendWord(b, "phase = \"", phaseNames[m.Phase])
+	}
+	if m.HasMode {
+		b = appendWord(b, "mode = \"", m.Mode.String())
+		b = appendToken(b, m.Token)
+	}
+	if m.Sender != "" {
+		b = appendString(b, keySender, m.Sender)
+		b = appendString(b, keyBusID, m.BusID)
+	}
+	return appendCheck(b, start)
+}
+
+func appendSpace(b []byte, s *Lockspace) []byte {
+	start := len(b)
+	b = append(b, spaceTable...)
+	b = appendString(b, keyName, s.Name)
+	b = appendWord(b, "phase = \"", spacePhaseNames[s.Phase])
+	if s.AnchorID != 0 {
+		b = appendInt(b, "anchor-lockid = ", uint64(s.AnchorID))
+	}
+	return appendCheck(b, start)
+}
+
+// appendCheck ends the record that begins at start.
+func appendCheck(b []byte, start int) []byte {
+	return appendSum(b, crc32.Checksum(b[start:], castagnoli))
+}
+
+func appendSum(b []byte, sum uint32) []byte {
+	const digits = "0123456789abcdef"
+	b = append(b, checkKey...)
+	for shift := 28; shift >= 0; shift -= 4 {
+		b = append(b, digits[sum>>shift&15])
+	}
+	return append(b, '"', '\n')
+}
+
+func appendInt(b []byte, key string, v uint64) []byte {
+	return append(strconv.AppendUint(append(b, key...), v, 10), '\n')
+}
+
+// appendToken writes a token as a string: it may use all 64 bits, and an
+// integer of TOML has a sign. Zero is no token and is not written.
+func appendToken(b []byte, v uint64) []byte {
+	if v == 0 {
+		return b
+	}
+	b = append(b, "token = \""...)
+	return append(strconv.AppendUint(b, v, 10), '"', '\n')
+}
+
+func appendWord(b []byte, key, word string) []byte {
+	return append(append(append(b, key...), word...), '"', '\n')
+}
+
+func appendTime(b []byte, key string, t time.Time) []byte {
+	return append(t.UTC().AppendFormat(append(b, key...), time.RFC3339Nano), '\n')
+}
+
+func appendString(b []byte, k key, s string) []byte {
+	if !readable(s) {
+		b = append(b, k.hex...)
+		b = hex.AppendEncode(b, []byte(s))
+		return append(b, '"', '\n')
+	}
+	b = append(b, k.text...)
+	from := 0
+	for i := 0; i < len(s); i++ {
+		if s[i] == '"' || s[i] == '\\' {
+			b = append(append(b, s[from:i]...), '\\')
+			from = i
+		}
+	}
+	return append(append(b, s[from:]...), '"', '\n')
+}
+
+// readable reports whether s is written as text: UTF-8 without control
+// characters and without characters that change how a line looks (direction
+// marks, line separators, the byte order mark). The list is fixed here and not
+// taken from Unicode tables, because those grow with the compiler, and a file
+// must mean the same to the next version.
+func readable(s string) bool {
+	ascii := true
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		if c < 0x20 || c == 0x7f {
+			return false
+		}
+		ascii = ascii && c < utf8.RuneSelf
+	}
+	if ascii {
+		return true
+	}
+	if !utf8.ValidString(s) {
+		return false
+	}
+	for _, r := range s {
+		switch {
+		case r >= 0x80 && r <= 0x9f, // C1 controls
+			r == 0x61c, r == 0x200e, r == 0x200f, r >= 0x202a && r <= 0x202e, r >= 0x2066 && r <= 0x2069, // direction
+			r == 0x2028, r == 0x2029, // line and paragraph separator
+			r == 0xfeff: // byte order mark
+			return false
+		}
+	}
+	return true
+}
+
+// validate reports whether the file has words for c. The error wraps
+// ErrRecord.
+func validate(c Change) error {
+	bad := func(field string, v any) error { return fmt.Errorf("%w: %T with %s %v", ErrRecord, c, field, v) }
+	switch c := c.(type) {
+	case Lock:
+		switch {
+		case !validID(c.ID):
+			return bad("ID", c.ID)
+		case !c.Mode.Valid():
+			return bad("Mode", c.Mode)
+		case c.Phase < Granted || c.Phase > Releasing:
+			return bad("Phase", c.Phase)
+		case int(c.Lifetime) >= len(lifetimeNames):
+			return bad("Lifetime", c.Lifetime)
+		case c.PIDStart > math.MaxInt64:
+			return bad("PIDStart", c.PIDStart)
+		case !validTime(c.Since):
+			return bad("Since", c.Since)
+		}
+	case Mark:
+		switch {
+		case !validID(c.ID):
+			return bad("ID", c.ID)
+		case c.HasMode && !c.Mode.Valid():
+			return bad("Mode", c.Mode)
+		case c.Phase > Gone:
+			return bad("Phase", c.Phase)
+		}
+	case Lockspace:
+		if c.Phase < Creating || c.Phase > Left {
+			return bad("Phase", c.Phase)
+		}
+	default:
+		return fmt.Errorf("%w: %T", ErrRecord, c)
+	}
+	return nil
+}
+
+// validID: an ID is counted up from 1, and the number after it must still be
+// an integer of TOML.
+func validID(id uint64) bool { return id > 0 && id < math.MaxInt64 }
+
+// validTime: four digits for the year are all that TOML has.
+func validTime(t time.Time) bool { y := t.UTC().Year(); return y >= 1 && y <= 9999 }
+
+// modeOf reads the two letters that Mode.String writes.
+func modeOf(word []byte) (dlm.Mode, bool) {
+	for _, m := range dlm.Modes {
+		if string(word) == m.String() {
+			return m, true
+		}
+	}
+	return dlm.None, false
+}

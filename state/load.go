@@ -1,0 +1,364 @@
+package state
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"sort"
+	"strings"
+)
+
+// damageSkip is how many IDs are left out after damage.
+const damageSkip = 1 << 32
+
+// maxNextID is the largest integer that TOML promises.
+const maxNextID = math.MaxInt64
+
+// readSize is how much of the file is read at a time, in bytes.
+const readSize = 256 << 10
+
+// scanner cuts a file into chunks: everything up to and including the next
+// check line. A line that begins like a check line is one, whatever follows,
+// because strings hold no line breaks.
+type scanner struct {
+	r    io.ReaderAt
+	size int64 // where the file ends for us
+	read int64 // how far it was read
+	buf  []byte
+	from int // where in buf the next chunk begins
+}
+
+// next returns the next chunk, valid until the following call, and where in
+// the file it begins. whole is false for the rest of the file after its last
+// check line, which may be empty and is the last chunk.
+func (s *scanner) next() (text []byte, offset int64, whole bool, err error) {
+	seen := 0 // bytes of the chunk that were searched already
+	for {
+		chunk := s.buf[s.from:]
+		offset = s.read - int64(len(chunk))
+		if n := chunkLen(chunk, seen); n > 0 {
+			s.from += n
+			return chunk[:n], offset, true, nil
+		}
+		if s.read == s.size {
+			s.from = len(s.buf)
+			return chunk, offset, false, nil
+		}
+		seen = max(0, len(chunk)-checkLen-1)
+		if err := s.fill(); err != nil {
+			return nil, 0, false, err
+		}
+	}
+}
+
+// position is where in the file the next chunk begins.
+func (s *scanner) position() int64 { return s.read - int64(len(s.buf)-s.from) }
+
+// chunkLen returns the length of the first chunk in b, or 0 if b does not hold
+// the whole of it. No check line begins before seen.
+func chunkLen(b []byte, seen int) int {
+	const lineKey = "\n" + checkKey
+	i := bytes.Index(b[seen:], []byte(lineKey))
+	if i < 0 {
+		return 0
+	}
+	i += seen + len(lineKey)
+	end := bytes.IndexByte(b[i:], '\n')
+	if end < 0 {
+		return 0
+	}
+	return i + end + 1
+}
+
+// fill reads on, behind what of the buffer is still wanted.
+func (s *scanner) fill() error {
+	keep := copy(s.buf, s.buf[s.from:])
+	s.from = 0
+	n := int(min(readSize, s.size-s.read))
+	s.buf = slices.Grow(s.buf[:keep], n)[:keep+n]
+	got, err := s.r.ReadAt(s.buf[keep:], s.read)
+	if got < n {
+		s.buf = s.buf[:keep+got]
+		if err == nil || err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return err
+	}
+	s.read += int64(n)
+	return nil
+}
+
+// loaded is a file as it was read.
+type loaded struct {
+	Contents
+	size    int64 // bytes read
+	end     int64 // where the last whole record ends; size if not Torn
+	foreign int   // the format, if it is one that we don't know
+	found   int   // how many whole records there were
+	use     usage
+}
+
+// load reads the first size bytes of r. Damage is part of the result; the error
+// is only ever one of reading.
+func load(r io.ReaderAt, size int64) (*loaded, error) {
+	l := &loader{scan: scanner{r: r, size: size}, index: map[uint64]int32{}, spaces: map[string]Lockspace{}}
+	l.out.size, l.out.end = size, size
+	for {
+		text, offset, whole, err := l.scan.next()
+		if err != nil {
+			return nil, err
+		}
+		if !whole {
+			l.tail(text, offset)
+			break
+		}
+		if l.chunk(text, offset); l.out.foreign != 0 {
+			return &l.out, nil
+		}
+	}
+	l.fold()
+	return &l.out, nil
+}
+
+// loader folds records into Contents.
+type loader struct {
+	scan  scanner
+	dec   decoder
+	again []byte // a record as the encoder writes it
+	out   loaded
+
+	hasTop, hasCopy bool
+	firstLines      string // where the format is to be found
+
+	locks  []Lock // with Gone ones
+	order  []int32
+	index  map[uint64]int32
+	spaces map[string]Lockspace
+	left   map[string]int32 // lockspace -> out.found when it was left
+}
+
+// chunk takes one chunk: a record, or something and then a record.
+func (l *loader) chunk(text []byte, offset int64) {
+	if offset == 0 {
+		l.firstLines = string(text[:min(len(text), 4*len(banner))])
+	}
+	if sealed(text) {
+		if !l.record(text, offset) {
+			l.damaged(offset, len(text), "it verifies, but dlmlockd did not write it")
+		}
+		return
+	}
+	// If it was the check line before that is damaged, the last record in the
+	// chunk is a sound one.
+	if i := bytes.LastIndex(text, []byte("\n\n[")); i >= 0 {
+		if rest := text[i+1:]; sealed(rest) && l.record(rest, offset+int64(i+1)) {
+			l.damaged(offset, i+1, "the check does not match")
+			return
+		}
+	}
+	l.damaged(offset, len(text), "the check does not match")
+}
+
+// tail takes what is behind the last check line.
+func (l *loader) tail(text []byte, offset int64) {
+	switch {
+	case offset == 0:
+		l.firstLines = string(text[:min(len(text), 4*len(banner))])
+		l.damaged(0, len(text), "there is no header")
+	case len(text) == 0:
+	case l.hasTop && l.hasCopy && l.dec.unfinished(text):
+		l.out.Torn, l.out.end = true, offset
+	default:
+		l.damaged(offset, len(text), "it is no record")
+	}
+	if !l.hasTop && !l.hasCopy {
+		if f := formatOf(l.firstLines); f > format {
+			l.out.foreign = f
+		}
+	}
+}
+
+// record takes one sealed text. It returns false if it is nothing that the
+// encoder writes, or stands where it does not belong.
+func (l *loader) record(text []byte, offset int64) bool {
+	switch {
+	case offset == 0:
+		return l.header(text, banner, &l.hasTop)
+	case bytes.HasPrefix(text, []byte(copyTable)):
+		return !l.hasCopy && l.out.found == 0 && l.header(text, copyTable, &l.hasCopy)
+	}
+	var lk Lock
+	var m Mark
+	var s Lockspace
+	kind := l.dec.change(text, &lk, &m, &s)
+	b := l.again[:0]
+	switch kind {
+	case lockRecord:
+		b = appendLock(b, &lk)
+	case markRecord:
+		b = appendMark(b, &m)
+	case spaceRecord:
+		b = appendSpace(b, &s)
+	default:
+		return false
+	}
+	if l.again = b; !bytes.Equal(b, text) || kind == lockRecord && lk.Phase == Gone {
+		return false
+	}
+	l.out.found++
+	switch kind {
+	case lockRecord:
+		l.out.use.lock(len(text))
+		l.lock(&lk)
+	case markRecord:
+		l.mark(&m)
+	case spaceRecord:
+		l.space(s)
+	}
+	return true
+}
+
+// header takes one of the two headers. Both must say the same.
+func (l *loader) header(text []byte, top string, have *bool) bool {
+	h, nextID, ok := l.dec.header(text, top)
+	if !ok || h.Format < format {
+		return false
+	}
+	if h.Format > format {
+		l.out.foreign = h.Format
+		return true
+	}
+	both := appendHeader(l.again[:0], h, nextID)
+	l.again = both
+	own := both[:bytes.Index(both, []byte(copyTable))]
+	if top == copyTable {
+		own = both[len(own):]
+	}
+	if !bytes.Equal(own, text) || l.hasTop && (h != l.out.Header || nextID != l.out.NextID) {
+		return false
+	}
+	*have = true
+	l.out.Header = h
+	l.out.NextID = max(l.out.NextID, nextID)
+	return true
+}
+
+func (l *loader) lock(lk *Lock) {
+	l.out.NextID = max(l.out.NextID, lk.ID+1)
+	i, ok := l.index[lk.ID]
+	if !ok {
+		l.grow()
+		i = int32(len(l.locks))
+		l.index[lk.ID] = i
+		l.locks, l.order = append(l.locks, Lock{}), append(l.order, 0)
+	}
+	l.locks[i], l.order[i] = *lk, int32(l.out.found)
+}
+
+// grow makes room for as many locks as there will be if the rest of the file
+// is like what was read. Growing step by step would copy them all many times.
+func (l *loader) grow() {
+	n := len(l.locks)
+	if n < cap(l.locks) {
+		return
+	}
+	more := 256
+	if n > 0 {
+		more = max(more, int(float64(n)*float64(l.scan.size)/float64(l.scan.position())*1.02)-n)
+	}
+	l.locks, l.order = slices.Grow(l.locks, more), slices.Grow(l.order, more)
+}
+
+// mark applies a mark. One of a lock that is not there changes nothing: the
+// lock is gone, or its record was damaged.
+func (l *loader) mark(m *Mark) {
+	l.out.NextID = max(l.out.NextID, m.ID+1)
+	i, ok := l.index[m.ID]
+	if !ok {
+		return
+	}
+	lk := &l.locks[i]
+	if lk.Phase == Gone {
+		return
+	}
+	if m.Phase != 0 {
+		lk.Phase = m.Phase
+	}
+	if m.HasMode {
+		lk.Mode, lk.Token = m.Mode, m.Token
+	}
+	if m.Sender != "" {
+		lk.Sender, lk.BusID = m.Sender, m.BusID
+	}
+}
+
+func (l *loader) space(s Lockspace) {
+	if s.Phase != Left {
+		l.spaces[s.Name] = s
+		return
+	}
+	delete(l.spaces, s.Name)
+	if l.left == nil {
+		l.left = map[string]int32{}
+	}
+	l.left[s.Name] = int32(l.out.found)
+}
+
+// damaged writes down that a piece of the file can't be used. Pieces that
+// touch are one.
+func (l *loader) damaged(offset int64, length int, reason string) {
+	if n := len(l.out.Damage); n > 0 {
+		if d := &l.out.Damage[n-1]; d.Offset+d.Length == offset {
+			d.Length += int64(length)
+			return
+		}
+	}
+	l.out.Damage = append(l.out.Damage, Damage{offset, int64(length), reason})
+}
+
+// fold drops what has ended and sorts the rest.
+func (l *loader) fold() {
+	n := 0
+	for i := range l.locks {
+		lk := &l.locks[i]
+		if lk.Phase == Gone || l.order[i] <= l.left[lk.Lockspace] {
+			continue
+		}
+		l.locks[n] = *lk
+		n++
+	}
+	l.out.use.settle(n, len(l.spaces))
+	clear(l.locks[n:])
+	l.out.Locks = l.locks[:n]
+	byID := func(i, j int) bool { return l.out.Locks[i].ID < l.out.Locks[j].ID }
+	if !sort.SliceIsSorted(l.out.Locks, byID) {
+		sort.Slice(l.out.Locks, byID)
+	}
+	for _, s := range l.spaces {
+		l.out.Spaces = append(l.out.Spaces, s)
+	}
+	slices.SortFunc(l.out.Spaces, func(a, b Lockspace) int { return strings.Compare(a.Name, b.Name) })
+	l.out.NextID = max(l.out.NextID, 1)
+	if len(l.out.Damage) > 0 {
+		l.out.NextID = min(l.out.NextID, maxNextID-damageSkip) + damageSkip
+	}
+}
+
+// formatOf finds the format in the first lines of a file, or 0. Every format
+// begins with comments and then the line format = N, so that each can tell all
+// others from damage.
+func formatOf(lines string) int {
+	for line := range strings.Lines(lines) {
+		if strings.HasPrefix(line, "#") || line == "\n" {
+			continue
+		}
+		var n int
+		if _, err := fmt.Sscanf(line, "format = %d\n", &n); err != nil {
+			return 0
+		}
+		return n
+	}
+	return 0
+}

@@ -1,0 +1,37 @@
+package state
+
+import "fmt"
+
+// The file's words for the small enumerations, at the index of their value.
+var (
+	phaseNames      = [...]string{Granted: "granted", Held: "held", Releasing: "releasing", Gone: "gone"}
+	lifetimeNames   = [...]string{Persistent: "persistent", Connection: "connection", Process: "process"}
+	spacePhaseNames = [...]string{Creating: "creating", Joined: "joined", Leaving: "leaving", Left: "left"}
+)
+
+// String returns the word that the file has for the phase.
+func (p Phase) String() string { return nameOf("Phase", phaseNames[:], uint8(p)) }
+
+// String returns the word that the file and the bus have for the lifetime.
+func (l Lifetime) String() string { return nameOf("Lifetime", lifetimeNames[:], uint8(l)) }
+
+// String returns the word that the file has for the phase.
+func (p SpacePhase) String() string { return nameOf("SpacePhase", spacePhaseNames[:], uint8(p)) }
+
+// ParseLifetime reads what Lifetime.String writes; ok is false for anything
+// else.
+func ParseLifetime(s string) (l Lifetime, ok bool) {
+	for i, n := range lifetimeNames {
+		if n == s {
+			return Lifetime(i), true
+		}
+	}
+	return 0, false
+}
+
+func nameOf(kind string, names []string, v uint8) string {
+	if int(v) < len(names) && names[v] != "" {
+		return names[v]
+	}
+	return fmt.Sprintf("%s(%d)", kind, v)
+}
