@@ -119,18 +119,37 @@ func (s *scenario) printf(format string, a ...any) {
 func (s *scenario) drain() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	lines := strings.SplitAfter(s.out.String(), "\n")
+	text := s.out.String()
 	s.out.Reset()
-	// Lockspaces are joined side by side and become ready in any order.
-	for i := 0; i < len(lines); i++ {
-		n := 0
-		for i+n < len(lines) && strings.Contains(lines[i+n], "signal LockspaceChanged") {
-			n++
+	var entries []string // a line with the indented ones after it
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "  ") && len(entries) > 0 {
+			entries[len(entries)-1] += line
+		} else {
+			entries = append(entries, line)
 		}
-		slices.Sort(lines[i : i+n])
-		i += n
 	}
-	return strings.Join(lines, "")
+	// The daemons of two nodes race, and so do lockspaces that are joined side
+	// by side: put them in one order.
+	rank := func(e string) string {
+		head, _, _ := strings.Cut(e, " ")
+		node := "1"
+		if strings.HasPrefix(head, "n2:") || strings.HasSuffix(head, "@n2:") {
+			node = "2"
+		}
+		if strings.Contains(e, "signal LockspaceChanged") {
+			return node + " " + e
+		}
+		return node
+	}
+	slices.SortStableFunc(entries, func(a, b string) int {
+		ra, rb := rank(a), rank(b)
+		if ra[0] != rb[0] || len(ra) > 1 && len(rb) > 1 {
+			return strings.Compare(ra, rb)
+		}
+		return 0
+	})
+	return strings.Join(entries, "")
 }
 
 func (s *scenario) notice(node string, n Notice) {
