@@ -320,7 +320,8 @@ func (s *Service) look(a lookAction) {
 	})
 }
 
-// watchHealth looks at every ready lockspace again and again.
+// watchHealth looks at this node and at every lockspace again and again. The
+// daemon may have started before the cluster did.
 func (s *Service) watchHealth() {
 	tick := time.NewTicker(s.cfg.HealthInterval)
 	defer tick.Stop()
@@ -330,6 +331,7 @@ func (s *Service) watchHealth() {
 			return
 		case <-tick.C:
 		}
+		s.lookNode()
 		names := make(chan []string, 1)
 		s.post(func() { names <- s.t.spaceNames() })
 		select {
@@ -340,6 +342,14 @@ func (s *Service) watchHealth() {
 				s.lookHealth(name)
 			}
 		}
+	}
+}
+
+func (s *Service) lookNode() {
+	ctx, cancel := context.WithTimeout(s.ctx, lookTimeout)
+	defer cancel()
+	if n, err := s.cfg.Engine.Node(ctx); err == nil {
+		s.post(func() { s.t.node = n })
 	}
 }
 
