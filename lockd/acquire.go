@@ -279,6 +279,7 @@ func (t *table) lockDone(c *call, l *lock, ev dlm.Event) {
 	c.pending--
 	if ev.Status.OK() {
 		l.lockid, l.mode, l.since = ev.LockID, ev.Mode, t.now.UnixMicro()
+		l.token = t.token(l.sp, l.mode, ev)
 	} else if c.err == nil {
 		c.fail(c.statusError(l, l.wanted, ev.Status))
 		t.counters.Refused++

@@ -62,6 +62,7 @@ func (t *table) load(r state.Lock) *lock {
 	if l.phase == state.Releasing {
 		l.state = Releasing
 	}
+	l.sp.highToken = max(l.sp.highToken, l.token)
 	t.add(l)
 	return l
 }

@@ -12,7 +12,7 @@ import (
 // the DLM's answer is the truth in every case:
 //
 //	startConvert  Convert, PERSISTENT repeated   the old mode, or the new one
-//	converted     to PW or EX from below: Convert in place, writes the value block
+//	converted     upward to PW or EX: Convert in place, writes the value block
 //	published     append the new mode            the new mode
 //	written       reply
 //
@@ -79,8 +79,9 @@ func (t *table) convertDone(c *call, l *lock, ev dlm.Event) {
 		t.convert(c, l, from, false)
 		return
 	}
-	if from < dlm.PW && l.mode >= dlm.PW {
+	if l.mode >= dlm.PW && stronger(l.mode, from) {
 		c.stage, l.flying = stagePublishing, true
+		l.token = t.token(l.sp, l.mode, ev)
 		v := t.holder(l, l.mode).encode()
 		t.do(convertAction{sp: l.sp, cookie: l.cookie, mode: l.mode, flags: dlm.Persistent | dlm.ValueBlock, value: &v})
 		return

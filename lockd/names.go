@@ -11,6 +11,10 @@ import (
 // such as the anchor of a lockspace. Clients can't lock them.
 const ReservedPrefix = ".dlmlockd."
 
+// AnchorName is the resource of the anchor, a persistent lock in mode NL by
+// which an instance knows a lockspace again (design.md section 4).
+func AnchorName(instance string) string { return ReservedPrefix + "anchor." + instance }
+
 // printable writes a name so that it can stand in one line of text, with
 // escapes for what can't.
 func printable(name string) string {

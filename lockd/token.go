@@ -1,0 +1,32 @@
+package lockd
+
+import "github.com/dlmlock/dlmlockd/dlm"
+
+// token returns the fencing token of a grant in mode, whose event is ev.
+//
+// A grant in PW or EX gets a number larger than every earlier one of that
+// resource in the cluster: one more than the largest of what the value block
+// says, what this instance has seen in the lockspace, and the clock in
+// microseconds. The value block alone would not do: it is forgotten when nobody
+// holds the resource for a while, and may be old when a holder's node has died
+// (VALNOTVALID). The clock covers both, so the promise is as good as the clocks
+// of the nodes: a node whose clock is behind by more than the time in which a
+// resource is forgotten or a node recovers can give a smaller token.
+//
+// Weaker grants share the current number, which is the value block's.
+func (t *table) token(sp *space, mode dlm.Mode, ev dlm.Event) uint64 {
+	var current uint64
+	if h, ok := DecodeHolder(ev.Value); ok && ev.HasValue {
+		current = h.Token
+		sp.highToken = max(sp.highToken, current)
+	}
+	clock := uint64(max(t.now.UnixMicro(), 0))
+	if mode < dlm.PW {
+		if current != 0 && !ev.ValueInvalid {
+			return current
+		}
+		return max(sp.highToken, clock)
+	}
+	sp.highToken = max(sp.highToken, clock) + 1
+	return sp.highToken
+}
