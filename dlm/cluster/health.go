@@ -1,0 +1,68 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+)
+
+// recovered is the bit of recover_status that is set when a recovery is over
+// on all nodes; stopping a lockspace clears them all (DLM_RS_DONE_ALL,
+// dlm_ls_stop in fs/dlm/member.c).
+const recovered = 0x80
+
+// Health puts together what sysfs, configfs and dlm_controld say about a
+// lockspace.
+func (h *Host) Health(ctx context.Context, lockspace string) (dlm.Health, error) {
+	if err := h.member(lockspace); err != nil {
+		return dlm.Health{}, err
+	}
+	var health dlm.Health
+	var err error
+	if health.Recovery, err = h.number(16, sysfs, lockspace, "recover_status"); err == nil {
+		health.Stopped = health.Recovery&recovered == 0
+	}
+	health.Members = h.Members(lockspace)
+	st, err := h.status(ctx)
+	if err != nil {
+		if health.Stopped {
+			health.Reason = fmt.Sprintf("dlm_controld does not answer (%v), and without it the kernel stops every lockspace", err)
+		}
+		return health, nil
+	}
+	health.Quorate, health.Known = st.quorate, true
+	info, err := h.lockspaceInfo(ctx, lockspace)
+	switch {
+	case err != nil && health.Stopped:
+		health.Reason = fmt.Sprintf("dlm_controld does not know the lockspace (%v)", err)
+	case err != nil:
+	case info.Flags&flagKernelStopped != 0:
+		health.Stopped = true
+		health.Reason = reason(info.Next, st)
+	case health.Stopped:
+		health.Reason = "the kernel is recovering the locks"
+	}
+	return health, nil
+}
+
+// Members lists the nodes in a lockspace, sorted, as dlm_controld last told the
+// kernel. It is empty where configfs can't be read.
+func (h *Host) Members(lockspace string) []uint32 {
+	names, _ := h.names(configfs, "spaces", lockspace, "nodes")
+	var ids []uint32
+	for _, n := range names {
+		if id, err := h.number(10, configfs, "spaces", lockspace, "nodes", n, "nodeid"); err == nil {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// LockspaceID is the number that the nodes of a cluster know a lockspace by: a
+// checksum of its name.
+func (h *Host) LockspaceID(lockspace string) (uint32, error) {
+	return h.number(10, sysfs, lockspace, "id")
+}

@@ -1,0 +1,135 @@
+package cluster
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+)
+
+// Host is one machine as the DLM sees it.
+type Host struct {
+	root   string // in front of /sys, /proc and /dev
+	socket string // of dlm_controld's query thread
+}
+
+// Local is the machine that the program runs on.
+func Local() *Host { return At("/", "@dlmc_query_sock") }
+
+// At is a machine whose files are below root and whose dlm_controld answers on
+// the unix socket named, where a leading @ means an abstract one.
+func At(root, socket string) *Host { return &Host{root: root, socket: socket} }
+
+const (
+	configfs = "sys/kernel/config/dlm/cluster"
+	sysfs    = "sys/kernel/dlm"
+	debugfs  = "sys/kernel/debug/dlm"
+)
+
+func (h *Host) path(parts ...string) string {
+	return filepath.Join(append([]string{h.root}, parts...)...)
+}
+
+// number reads a file that holds one number. The base is that of strconv: 0
+// goes by the prefix.
+func (h *Host) number(base int, parts ...string) (uint32, error) {
+	b, err := os.ReadFile(h.path(parts...))
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.ParseUint(strings.TrimSpace(string(b)), base, 32)
+	return uint32(n), err
+}
+
+// names lists a directory; one that is not there has nothing in it.
+func (h *Host) names(parts ...string) ([]string, error) {
+	entries, err := os.ReadDir(h.path(parts...))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	return names, err
+}
+
+// Node tells which number dlm_controld gave this node, under which name the
+// machine goes, and the cluster's name. The error wraps
+// dlm.ErrClusterUnavailable while dlm_controld has not set the node up.
+func (h *Host) Node(context.Context) (dlm.NodeInfo, error) {
+	comms, err := h.names(configfs, "comms")
+	for _, c := range comms {
+		if local, err := h.number(10, configfs, "comms", c, "local"); err != nil || local != 1 {
+			continue
+		}
+		id, err := h.number(10, configfs, "comms", c, "nodeid")
+		if err != nil || id == 0 {
+			continue
+		}
+		info := dlm.NodeInfo{ID: id}
+		info.Name, _ = os.Hostname()
+		if b, err := os.ReadFile(h.path(configfs, "cluster_name")); err == nil {
+			info.Cluster = strings.TrimSpace(string(b))
+		}
+		return info, nil
+	}
+	unavailable := &dlm.Error{Op: "node", Err: dlm.ErrClusterUnavailable,
+		Advice: "the kernel does not know which node this is: start corosync and dlm_controld"}
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		unavailable.Errno = errno
+	}
+	return dlm.NodeInfo{}, unavailable
+}
+
+// Lockspaces lists the lockspaces that this node is a member of, whoever uses
+// them, sorted.
+func (h *Host) Lockspaces(context.Context) ([]string, error) {
+	names, err := h.names(sysfs)
+	if err != nil {
+		return nil, &dlm.Error{Op: "lockspaces", Err: err}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// HasMisc tells whether the kernel has a misc device of that name now. It does
+// not wait for udev, which gives the device a place below /dev.
+func (h *Host) HasMisc(name string) bool {
+	f, err := os.Open(h.path("proc/misc"))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		if _, found, ok := strings.Cut(strings.TrimSpace(lines.Text()), " "); ok && found == name {
+			return true
+		}
+	}
+	return false
+}
+
+// member checks that this node is in a lockspace.
+func (h *Host) member(lockspace string) error {
+	if err := dlm.CheckLockspace(lockspace); err != nil {
+		return err
+	}
+	_, err := os.Stat(h.path(sysfs, lockspace))
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, os.ErrNotExist):
+		return &dlm.Error{Op: "look", Lockspace: lockspace, Errno: syscall.ENOENT, Err: dlm.ErrNoLockspace, Advice: "join it first"}
+	}
+	return &dlm.Error{Op: "look", Lockspace: lockspace, Err: err}
+}

@@ -1,0 +1,275 @@
+package cluster
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+)
+
+// machine makes the files of node 2 of a cluster of two with the lockspace foo.
+func machine(t *testing.T) *Host {
+	root := t.TempDir()
+	for name, text := range map[string]string{
+		configfs + "/cluster_name":              "prod\n",
+		configfs + "/comms/1/local":             "0\n",
+		configfs + "/comms/1/nodeid":            "1\n",
+		configfs + "/comms/2/local":             "1\n",
+		configfs + "/comms/2/nodeid":            "2\n",
+		configfs + "/spaces/foo/nodes/1/nodeid": "1\n",
+		configfs + "/spaces/foo/nodes/2/nodeid": "2\n",
+		configfs + "/spaces/foo/nodes/2/weight": "1\n",
+		sysfs + "/foo/id":                       "1826763677\n",
+		sysfs + "/foo/recover_status":           "ff\n",
+		sysfs + "/bar/recover_status":           "0\n",
+		"proc/misc":                             " 56 dlm_foo\n 57 dlm-monitor\n 58 dlm-control\n",
+		debugfs + "/foo_toss":                   "version 4 rsb 2\n",
+		debugfs + "/comms/1/state":              "x",
+	} {
+		put(t, filepath.Join(root, name), text)
+	}
+	for _, table := range []string{"foo_all", "foo_toss"} {
+		b, err := os.ReadFile(filepath.Join("testdata/debugfs/6.12/node2", table))
+		require.NoError(t, err)
+		put(t, filepath.Join(root, debugfs, table), string(b))
+	}
+	return At(root, filepath.Join(root, "socket"))
+}
+
+func put(t *testing.T, name, text string) {
+	require.NoError(t, os.MkdirAll(filepath.Dir(name), 0o755))
+	require.NoError(t, os.WriteFile(name, []byte(text), 0o644))
+}
+
+func TestNode(t *testing.T) {
+	h := machine(t)
+	info, err := h.Node(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, uint32(2), info.ID)
+	require.Equal(t, "prod", info.Cluster)
+
+	_, err = At(t.TempDir(), "").Node(t.Context())
+	require.ErrorIs(t, err, dlm.ErrClusterUnavailable)
+}
+
+func TestLockspaces(t *testing.T) {
+	h := machine(t)
+	names, err := h.Lockspaces(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"bar", "foo"}, names)
+	names, err = At(t.TempDir(), "").Lockspaces(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, names)
+	require.Equal(t, []uint32{1, 2}, h.Members("foo"))
+	id, err := h.LockspaceID("foo")
+	require.NoError(t, err)
+	require.Equal(t, uint32(0x6ce2339d), id)
+	require.True(t, h.HasMisc("dlm_foo"))
+	require.False(t, h.HasMisc("dlm_fo"))
+	require.False(t, At(t.TempDir(), "").HasMisc("dlm_foo"))
+}
+
+func TestQueuesFromFiles(t *testing.T) {
+	h := machine(t)
+	_, err := h.Queues(t.Context(), "none", "x")
+	require.ErrorIs(t, err, dlm.ErrNoLockspace)
+	_, err = h.Queues(t.Context(), "../foo", "x")
+	require.ErrorIs(t, err, dlm.ErrName)
+
+	q, err := h.Queues(t.Context(), "foo", "only-2")
+	require.NoError(t, err)
+	require.Equal(t, dlm.Queues{Master: 2, Complete: true, Granted: []dlm.Held{{LockID: 4, Node: 2, Mode: dlm.EX, Wanted: dlm.None}}}, q)
+
+	q, err = h.Queues(t.Context(), "foo", "only-1")
+	require.NoError(t, err)
+	require.Equal(t, uint32(1), q.Master, "the directory knows")
+	require.NotEmpty(t, q.Missing)
+
+	q, err = h.Queues(t.Context(), "foo", "nobody's")
+	require.NoError(t, err)
+	require.NotEmpty(t, q.Missing)
+	require.False(t, q.Complete)
+
+	q, err = h.Queues(t.Context(), "bar", "x")
+	require.NoError(t, err)
+	require.Contains(t, q.Missing, "can't be read", "no debugfs, as under lockdown")
+}
+
+func TestOrphansFromFiles(t *testing.T) {
+	h := machine(t)
+	orphans, err := h.Orphans(t.Context(), "foo", nil)
+	require.NoError(t, err)
+	require.Equal(t, []dlm.Orphan{{LockID: 3, Resource: "shared.iso", Mode: dlm.PR}, {LockID: 4, Resource: "only-2", Mode: dlm.EX}}, orphans)
+	orphans, err = h.Orphans(t.Context(), "foo", func(id dlm.LockID) bool { return id == 3 })
+	require.NoError(t, err)
+	require.Len(t, orphans, 1)
+	_, err = h.Orphans(t.Context(), "bar", nil)
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+// A process that has the device open keeps its locks from being taken for
+// orphans. /dev/full stands for the device: nobody else has it open.
+func TestUsersOfADevice(t *testing.T) {
+	root := t.TempDir()
+	require.NoError(t, os.MkdirAll(filepath.Join(root, "dev/misc"), 0o755))
+	require.NoError(t, os.Symlink("/dev/full", filepath.Join(root, "dev/misc/dlm_foo")))
+	require.NoError(t, os.Symlink("/proc", filepath.Join(root, "proc")))
+	h := At(root, "")
+
+	device, err := os.OpenFile("/dev/full", os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer device.Close()
+	other := exec.Command("cat")
+	other.ExtraFiles = []*os.File{device}
+	in, err := other.StdinPipe()
+	require.NoError(t, err)
+	require.NoError(t, other.Start())
+	u := h.users("foo")
+	require.True(t, u.has(other.Process.Pid))
+	require.False(t, u.has(os.Getpid()), "this process knows its own locks")
+	require.False(t, u.has(1<<30))
+	in.Close()
+	require.NoError(t, other.Wait())
+	require.False(t, u.has(other.Process.Pid), "it has ended")
+	require.False(t, h.users("foo").has(other.Process.Pid))
+	require.Empty(t, h.users("none").pids)
+}
+
+// daemon answers on the query socket as dlm_controld does: one query for each
+// connection.
+type daemon struct {
+	info   lockspaceInfo
+	result int32
+	states []any
+}
+
+func (d *daemon) serve(t *testing.T, h *Host) {
+	l, err := net.Listen("unix", h.socket)
+	require.NoError(t, err)
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			var q header
+			if binary.Read(c, binary.NativeEndian, &q) == nil && q.Magic == magic {
+				c.Write(d.answer(q))
+			}
+			c.Close()
+		}
+	}()
+}
+
+func (d *daemon) answer(q header) []byte {
+	var out bytes.Buffer
+	if q.Command == cmdDumpStatus {
+		for _, s := range d.states {
+			binary.Write(&out, binary.NativeEndian, s)
+		}
+		return out.Bytes()
+	}
+	q.Data = d.result
+	binary.Write(&out, binary.NativeEndian, q)
+	binary.Write(&out, binary.NativeEndian, d.info)
+	return out.Bytes()
+}
+
+func (d *daemon) add(kind uint32, node int32, text string) {
+	b := append([]byte(text), 0)
+	d.states = append(d.states, state{Type: kind, Node: node, Text: uint32(len(b))}, b)
+}
+
+// The sizes are those of the C structures on every 64-bit machine.
+func TestProtocolSizes(t *testing.T) {
+	require.Equal(t, 96, binary.Size(header{}))
+	require.Equal(t, 140, binary.Size(lockspaceInfo{}))
+	require.Equal(t, 28, binary.Size(state{}))
+}
+
+func TestHealth(t *testing.T) {
+	quorum := "member_count=2 quorate=1 fence_pid=0 "
+	for name, c := range map[string]struct {
+		daemon *daemon
+		texts  []string // daemon, node 1, node 2
+		status string   // recover_status
+		want   dlm.Health
+	}{
+		"well": {&daemon{}, []string{quorum, "need_fencing=0 "}, "ff", dlm.Health{Quorate: true, Known: true, Recovery: 0xff}},
+		"no quorum": {&daemon{info: lockspaceInfo{Flags: flagKernelStopped, Next: change{Wait: waitQuorum}}},
+			[]string{"quorate=0 "}, "0", dlm.Health{Stopped: true, Known: true, Reason: "no quorum"}},
+		"fencing": {&daemon{info: lockspaceInfo{Flags: flagKernelStopped, Next: change{Wait: waitFencing}}},
+			[]string{quorum, "member=0 need_fencing=1 ", "need_fencing=0 "}, "0",
+			dlm.Health{Stopped: true, Quorate: true, Known: true, Reason: "fencing node 1"}},
+		"messages": {&daemon{info: lockspaceInfo{Flags: flagKernelStopped, Next: change{Wait: 2, WaitMessages: 1}}},
+			[]string{quorum}, "0", dlm.Health{Stopped: true, Quorate: true, Known: true, Reason: "waiting for the messages of 2 nodes"}},
+		"recovering": {&daemon{}, []string{quorum}, "3",
+			dlm.Health{Stopped: true, Quorate: true, Known: true, Recovery: 3, Reason: "the kernel is recovering the locks"}},
+		"unknown to the daemon": {&daemon{result: -int32(syscall.ENOENT)}, []string{quorum}, "0",
+			dlm.Health{Stopped: true, Quorate: true, Known: true, Reason: "dlm_controld does not know the lockspace (no such file or directory)"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := machine(t)
+			put(t, filepath.Join(h.root, sysfs, "foo/recover_status"), c.status+"\n")
+			for i, text := range c.texts {
+				kind := uint32(stateNode)
+				if i == 0 {
+					kind = stateDaemon
+				}
+				c.daemon.add(kind, int32(i), text)
+			}
+			c.daemon.serve(t, h)
+			got, err := h.Health(t.Context(), "foo")
+			require.NoError(t, err)
+			c.want.Members = []uint32{1, 2}
+			require.Equal(t, c.want, got)
+		})
+	}
+}
+
+func TestHealthWithoutDaemon(t *testing.T) {
+	h := machine(t)
+	got, err := h.Health(t.Context(), "bar")
+	require.NoError(t, err)
+	require.True(t, got.Stopped)
+	require.False(t, got.Known, "quorum was not asked")
+	require.Contains(t, got.Reason, "dlm_controld does not answer")
+	_, err = h.Health(t.Context(), "none")
+	require.ErrorIs(t, err, dlm.ErrNoLockspace)
+}
+
+func TestStatusCutShort(t *testing.T) {
+	var d daemon
+	d.add(stateDaemon, 1, "quorate=1 ")
+	whole := d.answer(header{Command: cmdDumpStatus})
+	for n := range len(whole) {
+		_, err := readStatus(bytes.NewReader(whole[:n]))
+		require.Error(t, err, "%d bytes", n)
+	}
+	st, err := readStatus(bytes.NewReader(whole))
+	require.NoError(t, err)
+	require.True(t, st.quorate)
+}
+
+func FuzzStatus(f *testing.F) {
+	var d daemon
+	d.add(stateDaemon, 1, "quorate=1 ")
+	d.add(stateNode, 2, "need_fencing=1 ")
+	f.Add(d.answer(header{Command: cmdDumpStatus}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		st, err := readStatus(bytes.NewReader(b))
+		require.True(t, (st == nil) == (err != nil))
+		require.False(t, errors.Is(err, io.ErrNoProgress))
+	})
+}

@@ -1,0 +1,163 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+)
+
+// Queues shows a resource from the kernel's table in debugfs. The master of a
+// resource has the locks of all nodes there, other nodes only their own.
+func (h *Host) Queues(ctx context.Context, lockspace, name string) (dlm.Queues, error) {
+	if err := h.member(lockspace); err != nil {
+		return dlm.Queues{}, err
+	}
+	if err := dlm.CheckResource(name); err != nil {
+		return dlm.Queues{}, err
+	}
+	var own uint32
+	if info, err := h.Node(ctx); err == nil {
+		own = info.ID
+	}
+	table, err := os.Open(h.path(debugfs, lockspace+"_all"))
+	if err != nil {
+		return dlm.Queues{Missing: unreadable(err)}, nil
+	}
+	defer table.Close()
+	var q dlm.Queues
+	found := false
+	err = readTable(table, func(n []byte) bool { return string(n) == name }, func(r *resource) bool {
+		q, found = r.queues(own), true
+		return false
+	})
+	switch {
+	case err != nil:
+		return dlm.Queues{Missing: unreadable(err)}, nil
+	case !found:
+		return h.unused(lockspace, name, own), nil
+	}
+	return q, nil
+}
+
+func unreadable(err error) string {
+	return fmt.Sprintf("the kernel's lock tables can't be read (%v): neither holders nor waiters are known", err)
+}
+
+// unused answers for a resource that no lock of this node is on, and that this
+// node is not master of either, or nobody has a lock on.
+func (h *Host) unused(lockspace, name string, own uint32) dlm.Queues {
+	var q dlm.Queues
+	if table, err := os.Open(h.path(debugfs, lockspace+"_toss")); err == nil {
+		q.Master, _, _ = readMaster(table, name)
+		table.Close()
+	}
+	switch {
+	case q.Master == 0:
+		q.Missing = "no lock of this node is on the resource, so this node does not know who has one"
+	case q.Master == own:
+		q.Complete = true
+	default:
+		q.Missing = elsewhere(q.Master)
+	}
+	return q
+}
+
+func elsewhere(master uint32) string {
+	return fmt.Sprintf("node %d keeps the queues of this resource; only locks of this node are shown", master)
+}
+
+// queues sorts the locks of a resource into queues. own is this node, 0 if
+// unknown.
+func (r *resource) queues(own uint32) dlm.Queues {
+	var q dlm.Queues
+	switch {
+	case r.master == 0:
+		q.Master, q.Complete = own, true
+		q.Value, q.HasValue = r.value, r.hasValue
+	case r.master > 0:
+		q.Master = uint32(r.master)
+		q.Missing = elsewhere(q.Master)
+	default:
+		q.Missing = "the master of this resource is being looked up"
+	}
+	for _, e := range r.locks {
+		held := dlm.Held{LockID: e.id, Node: e.owner(r, own), Mode: e.granted, Wanted: dlm.None}
+		switch e.status {
+		case granted:
+			q.Granted = append(q.Granted, held)
+		case converting:
+			held.Wanted = e.requested
+			q.Converting = append(q.Converting, held)
+		default: // waiting, or looking for the master to wait there
+			held.Mode, held.Wanted = dlm.None, e.requested
+			q.Waiting = append(q.Waiting, held)
+		}
+	}
+	return q
+}
+
+// owner tells which node a lock belongs to.
+func (e *entry) owner(r *resource, own uint32) uint32 {
+	if r.master == 0 && e.node != 0 {
+		return e.node
+	}
+	return own
+}
+
+// Orphans lists the persistent locks of this node that no process has. held
+// tells of a lockid whether the caller has that lock itself; nil stands for
+// none. The error wraps that of debugfs where it can't be read.
+//
+// Kernels before 6.4 mark orphans in the table. Later ones don't: there a
+// persistent lock is taken for an orphan if the caller does not have it and the
+// thread that asked for it does not belong to a process that has the
+// lockspace's device open. (A lock of another live process is listed by mistake
+// only if that process has ended the thread which took it.)
+func (h *Host) Orphans(ctx context.Context, lockspace string, held func(dlm.LockID) bool) ([]dlm.Orphan, error) {
+	if err := h.member(lockspace); err != nil {
+		return nil, err
+	}
+	table, err := os.Open(h.path(debugfs, lockspace+"_all"))
+	if err != nil {
+		return nil, &dlm.Error{Op: "look", Lockspace: lockspace, Err: err, Advice: "orphans can only be seen in debugfs"}
+	}
+	defer table.Close()
+	var users *users
+	alive := func(tid int) bool {
+		if users == nil {
+			users = h.users(lockspace)
+		}
+		return users.has(tid)
+	}
+	var orphans []dlm.Orphan
+	err = readTable(table, func([]byte) bool { return true }, func(r *resource) bool {
+		for i := range r.locks {
+			if e := &r.locks[i]; e.isOrphan(r, held, alive) {
+				orphans = append(orphans, dlm.Orphan{LockID: e.id, Resource: r.name, Mode: e.granted})
+			}
+		}
+		return true
+	})
+	if err != nil {
+		return nil, &dlm.Error{Op: "look", Lockspace: lockspace, Err: err}
+	}
+	slices.SortFunc(orphans, func(a, b dlm.Orphan) int { return int(int64(a.LockID) - int64(b.LockID)) })
+	return orphans, nil
+}
+
+func (e *entry) isOrphan(r *resource, held func(dlm.LockID) bool, alive func(tid int) bool) bool {
+	switch {
+	case r.master == 0 && e.node != 0: // another node's
+		return false
+	case e.flags&dlm.Persistent == 0, e.granted == dlm.None:
+		return false
+	case held != nil && held(e.id):
+		return false
+	case e.internal&flagUser != 0:
+		return e.internal&flagOrphan != 0
+	}
+	return !alive(e.pid)
+}

@@ -1,0 +1,253 @@
+package cluster
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+)
+
+// resource is one entry of the table NAME_all (print_format3 and print_format4
+// in fs/dlm/debug_fs.c).
+type resource struct {
+	name     string
+	master   int32 // 0: this node, -1: being looked up, else the node
+	hasValue bool
+	value    dlm.Value
+	locks    []entry // in the order of the queues: granted, converting, waiting
+}
+
+// entry is one lock of a resource.
+type entry struct {
+	id        dlm.LockID
+	node      uint32 // whose it is on the master; on other nodes the master
+	pid       int    // the thread that asked for it
+	flags     dlm.Flags
+	internal  uint32
+	status    uint8
+	granted   dlm.Mode
+	requested dlm.Mode
+}
+
+// Values of entry.status (DLM_LKSTS_*).
+const (
+	waiting    = 1
+	granted    = 2
+	converting = 3
+)
+
+// Kernels before 6.4 show all internal flags of a lock, and each lock of a
+// process has flagUser. Later ones show neither of these two.
+const (
+	flagUser   = 0x1 // DLM_IFL_USER
+	flagOrphan = 0x2 // DLM_IFL_ORPHAN
+)
+
+var errTable = errors.New("the table has a form that this program does not know")
+
+// readTable goes through the table and calls each for every resource whose name
+// want accepts, until each returns false. The resource is used again for the
+// next call. Memory is bounded by the largest resource that is wanted.
+func readTable(in io.Reader, want func(name []byte) bool, each func(*resource) bool) error {
+	lines := bufio.NewReaderSize(in, 64<<10)
+	var r resource
+	wanted := false
+	for {
+		line, err := lines.ReadSlice('\n')
+		if err == io.EOF && len(line) == 0 {
+			if wanted {
+				each(&r)
+			}
+			return nil
+		}
+		if err != nil && err != io.EOF {
+			return err
+		}
+		line = bytes.TrimSuffix(line, []byte("\n"))
+		kind, rest, _ := bytes.Cut(line, []byte(" "))
+		switch {
+		case string(kind) == "rsb" && !bytes.HasPrefix(rest, []byte("ptr ")):
+			if wanted && !each(&r) {
+				return nil
+			}
+			if wanted, err = r.begin(rest, want); err != nil {
+				return err
+			}
+		case !wanted:
+		case string(kind) == "lvb":
+			err = r.addValue(rest)
+		case string(kind) == "lkb":
+			err = r.addLock(rest)
+		}
+		if err != nil && err != io.EOF {
+			return err
+		}
+	}
+}
+
+// begin reads what follows "rsb": address, node, first lockid, flags, three
+// numbers about recovery, the length of the name, its form, the name.
+func (r *resource) begin(line []byte, want func([]byte) bool) (bool, error) {
+	var fields [9][]byte
+	rest := line
+	for i := range fields {
+		var ok bool
+		if fields[i], rest, ok = bytes.Cut(rest, []byte(" ")); !ok {
+			return false, fmt.Errorf("%w: resource %q", errTable, line)
+		}
+	}
+	master, err := strconv.ParseInt(string(fields[1]), 10, 32)
+	length, err2 := strconv.Atoi(string(fields[7]))
+	if err != nil || err2 != nil {
+		return false, fmt.Errorf("%w: resource %q", errTable, line)
+	}
+	name, err := parseName(string(fields[8]), rest, length)
+	if err != nil {
+		return false, err
+	}
+	if !want(name) {
+		return false, nil
+	}
+	*r = resource{name: string(name), master: int32(master), locks: r.locks[:0]}
+	return true, nil
+}
+
+// parseName reads a name of the given length, which the kernel shows as it is
+// if all of it is printable ASCII, and else as hexadecimal numbers.
+func parseName(form string, text []byte, length int) ([]byte, error) {
+	name := text
+	switch form {
+	case "str":
+	case "hex":
+		var err error
+		if name, err = parseHex(text); err != nil {
+			return nil, err
+		}
+	default:
+		return nil, fmt.Errorf("%w: name in form %q", errTable, form)
+	}
+	if len(name) != length || length > dlm.MaxResourceName {
+		return nil, fmt.Errorf("%w: a name of %d bytes is %q", errTable, length, name)
+	}
+	return name, nil
+}
+
+// parseHex reads bytes as two digits each, between spaces.
+func parseHex(text []byte) ([]byte, error) {
+	b, err := hex.AppendDecode(nil, bytes.ReplaceAll(text, []byte(" "), nil))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %q is not hexadecimal", errTable, text)
+	}
+	return b, nil
+}
+
+// addValue reads what follows "lvb": sequence, length, bytes.
+func (r *resource) addValue(line []byte) error {
+	_, rest, _ := bytes.Cut(line, []byte(" "))
+	_, rest, ok := bytes.Cut(rest, []byte(" "))
+	if !ok {
+		return fmt.Errorf("%w: value %q", errTable, line)
+	}
+	b, err := parseHex(rest)
+	if err != nil {
+		return err
+	}
+	if len(b) == dlm.ValueSize {
+		r.hasValue, r.value = true, dlm.Value(b)
+	}
+	return nil
+}
+
+// addLock reads what follows "lkb": id, node, id there, pid, xid, external
+// flags, internal flags, status, granted and requested mode, and things that
+// nobody here asks for.
+func (r *resource) addLock(line []byte) error {
+	fields := bytes.Fields(line)
+	if len(fields) < 10 {
+		return fmt.Errorf("%w: lock %q", errTable, line)
+	}
+	p := numbers{fields: fields}
+	e := entry{
+		id:        dlm.LockID(p.at(0, 16)),
+		node:      uint32(p.at(1, 10)),
+		pid:       int(int32(p.at(3, 10))),
+		flags:     dlm.Flags(p.at(5, 16)),
+		internal:  uint32(p.at(6, 16)),
+		status:    uint8(p.at(7, 10)),
+		granted:   p.mode(8),
+		requested: p.mode(9),
+	}
+	if p.err != nil {
+		return fmt.Errorf("%w: lock %q: %w", errTable, line, p.err)
+	}
+	r.locks = append(r.locks, e)
+	return nil
+}
+
+// numbers reads fields as numbers and keeps the first error.
+type numbers struct {
+	fields [][]byte
+	err    error
+}
+
+// at reads field i, which fits 32 bits with or without a sign.
+func (p *numbers) at(i, base int) int64 {
+	n, err := strconv.ParseInt(string(p.fields[i]), base, 64)
+	if err == nil && (n < -1<<31 || n >= 1<<32) {
+		err = strconv.ErrRange
+	}
+	if err != nil && p.err == nil {
+		p.err = err
+	}
+	return n
+}
+
+func (p *numbers) mode(i int) dlm.Mode {
+	n := p.at(i, 10)
+	if (n < int64(dlm.None) || n > int64(dlm.EX)) && p.err == nil {
+		p.err = strconv.ErrRange
+	}
+	return dlm.Mode(n)
+}
+
+// readMaster looks a resource up in the table NAME_toss, which has what nobody
+// on this node has a lock on but the node remembers, also as the directory node
+// that knows the master (print_format4). ok tells whether it is there; master
+// is 0 if it is not known.
+func readMaster(in io.Reader, name string) (master uint32, ok bool, err error) {
+	lines := bufio.NewScanner(in)
+	for lines.Scan() {
+		rest, found := bytes.CutPrefix(lines.Bytes(), []byte("rsb "))
+		if !found || bytes.HasPrefix(rest, []byte("ptr ")) {
+			continue
+		}
+		var fields [9][]byte // address, node, master, directory, own node, time, flags, length, form
+		for i := range fields {
+			if fields[i], rest, found = bytes.Cut(rest, []byte(" ")); !found {
+				return 0, false, fmt.Errorf("%w: %q", errTable, lines.Bytes())
+			}
+		}
+		length, err := strconv.Atoi(string(fields[7]))
+		if err != nil {
+			return 0, false, fmt.Errorf("%w: %q", errTable, lines.Bytes())
+		}
+		got, err := parseName(string(fields[8]), rest, length)
+		if err != nil {
+			return 0, false, err
+		}
+		if string(got) != name {
+			continue
+		}
+		n, err := strconv.ParseInt(string(fields[2]), 10, 32)
+		if err != nil {
+			return 0, false, fmt.Errorf("%w: %q", errTable, lines.Bytes())
+		}
+		return uint32(max(n, 0)), true, nil
+	}
+	return 0, false, lines.Err()
+}

@@ -1,0 +1,335 @@
+package libdlm
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/dlm/cluster"
+)
+
+// Engine is this process's way to the kernel's DLM: a dlm.Engine and a
+// dlm.Looker.
+type Engine struct {
+	library library
+	host    *cluster.Host
+	log     *slog.Logger
+
+	starting sync.Mutex // held while the library looks for the control device
+	started  bool
+
+	mu      sync.Mutex
+	spaces  map[*space]struct{}
+	uevents *uevents // from the first lockspace on; nil if there can be none
+	watched bool     // whether uevents was tried
+	closed  bool
+}
+
+var (
+	_ dlm.Engine = (*Engine)(nil)
+	_ dlm.Looker = (*Engine)(nil)
+)
+
+func newEngine(l library, log *slog.Logger) *Engine {
+	return &Engine{library: l, host: cluster.Local(), log: log, spaces: make(map[*space]struct{})}
+}
+
+// Name returns "dlm".
+func (e *Engine) Name() string { return "dlm" }
+
+// Node reads who this node is from configfs, where dlm_controld writes it.
+func (e *Engine) Node(ctx context.Context) (dlm.NodeInfo, error) {
+	return e.host.Node(ctx)
+}
+
+// Lockspaces lists what sysfs shows, also lockspaces that belong to others.
+func (e *Engine) Lockspaces(ctx context.Context) ([]string, error) {
+	return e.host.Lockspaces(ctx)
+}
+
+// Open implements dlm.Engine. A lockspace whose device is still being made is
+// waited for.
+func (e *Engine) Open(ctx context.Context, name string, sink dlm.Sink) (dlm.Lockspace, error) {
+	return e.acquire(ctx, "open", name, sink, e.openDevice)
+}
+
+// Create implements dlm.Engine. While dlm_controld is still coming up it tries
+// again for some seconds.
+func (e *Engine) Create(ctx context.Context, name string, sink dlm.Sink) (dlm.Lockspace, error) {
+	return e.acquire(ctx, "create", name, sink, e.createDevice)
+}
+
+func (e *Engine) acquire(ctx context.Context, op, name string, sink dlm.Sink, get func(context.Context, string) (device, error)) (dlm.Lockspace, error) {
+	if err := dlm.CheckLockspace(name); err != nil {
+		return nil, err
+	}
+	d, err := within(ctx, func() (device, error) {
+		if err := e.start(); err != nil {
+			return nil, err
+		}
+		return get(ctx, name)
+	}, func(d device) { d.close() })
+	if err != nil {
+		return nil, fail(op, name, err)
+	}
+	info, err := e.host.Node(ctx)
+	if err != nil {
+		go d.close()
+		return nil, err
+	}
+	s, err := e.add(op, name, info.ID, d, sink)
+	if err != nil {
+		go d.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// start makes the library find the control device once.
+func (e *Engine) start() error {
+	e.starting.Lock()
+	defer e.starting.Unlock()
+	if e.started {
+		return nil
+	}
+	if !e.host.HasMisc("dlm-control") {
+		return &dlm.Error{Op: "start", Err: dlm.ErrClusterUnavailable, Advice: adviceModule}
+	}
+	if err := e.library.start(); err != nil {
+		return fail("start", "", err)
+	}
+	e.started = true
+	return nil
+}
+
+func (e *Engine) openDevice(ctx context.Context, name string) (device, error) {
+	until := time.Now().Add(deviceWait)
+	for {
+		d, err := e.library.open(name)
+		if err == nil {
+			return d, nil
+		}
+		if !errors.Is(err, syscall.ENOENT) || !e.host.HasMisc("dlm_"+name) {
+			return nil, err
+		}
+		if time.Now().After(until) {
+			return nil, &dlm.Error{Op: "open", Lockspace: name, Errno: syscall.ENOENT, Err: dlm.ErrClusterUnavailable, Advice: adviceDevice}
+		}
+		if err := sleep(ctx, 100*time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+}
+
+const (
+	deviceWait = 5 * time.Second  // for udev to make a device
+	joinWait   = 10 * time.Second // for dlm_controld to come up
+)
+
+func (e *Engine) createDevice(ctx context.Context, name string) (device, error) {
+	until := time.Now().Add(joinWait)
+	for {
+		d, err := e.library.create(name)
+		switch {
+		case err == nil:
+			return d, nil
+		case errors.Is(err, syscall.ENOTCONN) && time.Now().Before(until):
+		case errors.Is(err, syscall.EEXIST):
+			return nil, err
+		case e.host.HasMisc("dlm_" + name):
+			// The node has joined; what failed is finding the device.
+			return nil, &dlm.Error{Op: "create", Lockspace: name, Err: dlm.ErrClusterUnavailable, Advice: adviceDevice}
+		default:
+			return nil, err
+		}
+		if err := sleep(ctx, 250*time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (e *Engine) add(op, name string, node uint32, d device, sink dlm.Sink) (*space, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil, &dlm.Error{Op: op, Lockspace: name, Err: dlm.ErrClosed}
+	}
+	e.watch()
+	s := newSpace(name, node, d, sink, e.log, e.drop)
+	e.spaces[s] = struct{}{}
+	e.log.Info("lockspace opened", "lockspace", name, "node", node)
+	return s, nil
+}
+
+// drop forgets a space that has ended.
+func (e *Engine) drop(s *space) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.spaces, s)
+}
+
+// watch begins to look for lockspaces that somebody makes the node leave.
+func (e *Engine) watch() {
+	if e.watched {
+		return
+	}
+	e.watched = true
+	u, err := openUevents()
+	if err != nil {
+		e.log.Warn("no device events: it won't be noticed if another program makes this node leave a lockspace", "err", err)
+		return
+	}
+	e.uevents = u
+	go u.watch(e.removed, e.recheck)
+}
+
+// removed ends the handles of a lockspace that the node leaves. If the device
+// is there, the event is an old one: a lockspace can't be joined again before
+// the last handle from before is closed.
+func (e *Engine) removed(name string) {
+	if e.host.HasMisc("dlm_" + name) {
+		return
+	}
+	for _, s := range e.open() {
+		if s.name == name {
+			s.lose()
+		}
+	}
+}
+
+// recheck ends the handles of lockspaces whose device is gone.
+func (e *Engine) recheck() {
+	for _, s := range e.open() {
+		if !e.host.HasMisc("dlm_" + s.name) {
+			s.lose()
+		}
+	}
+}
+
+// open returns the handles, by name.
+func (e *Engine) open() []*space {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	all := make([]*space, 0, len(e.spaces))
+	for s := range e.spaces {
+		all = append(all, s)
+	}
+	slices.SortFunc(all, func(a, b *space) int { return cmp.Compare(a.name, b.name) })
+	return all
+}
+
+// Remove implements dlm.Engine. The kernel finishes only when every process
+// has closed the device, so the handles of this engine end first. Others of
+// this package notice by themselves; a program that does not makes Remove wait.
+func (e *Engine) Remove(ctx context.Context, name string) error {
+	if err := dlm.CheckLockspace(name); err != nil {
+		return err
+	}
+	_, err := within(ctx, func() (struct{}, error) {
+		if err := e.start(); err != nil {
+			return struct{}{}, err
+		}
+		return struct{}{}, e.remove(name)
+	}, nil)
+	if errors.Is(err, context.DeadlineExceeded) && !e.host.HasMisc("dlm_"+name) {
+		return &dlm.Error{Op: "remove", Lockspace: name, Err: err, Advice: adviceInUse}
+	}
+	return fail("remove", name, err)
+}
+
+// maxUsers bounds how often Remove asks: every dlm_create_lockspace counts as a
+// user of the lockspace, and each release takes only one away.
+const maxUsers = 64
+
+func (e *Engine) remove(name string) error {
+	d, err := e.library.open(name)
+	if err != nil {
+		return err
+	}
+	for _, s := range e.open() {
+		if s.name == name {
+			s.lose()
+			<-s.released
+		}
+	}
+	for range maxUsers {
+		if err := e.library.release(name, d); err != nil {
+			return err
+		}
+		if !e.host.HasMisc("dlm_" + name) {
+			return nil
+		}
+		if d, err = e.library.open(name); err != nil {
+			return err
+		}
+	}
+	d.close()
+	return syscall.EBUSY
+}
+
+// Close implements dlm.Engine.
+func (e *Engine) Close() error {
+	e.mu.Lock()
+	e.closed = true
+	u := e.uevents
+	e.uevents = nil
+	e.mu.Unlock()
+	if u != nil {
+		u.close()
+	}
+	var all sync.WaitGroup
+	for _, s := range e.open() {
+		all.Go(func() { s.Close() })
+	}
+	all.Wait()
+	return nil
+}
+
+// Queues implements dlm.Looker from debugfs.
+func (e *Engine) Queues(ctx context.Context, lockspace, resource string) (dlm.Queues, error) {
+	return e.host.Queues(ctx, lockspace, resource)
+}
+
+// Health implements dlm.Looker from sysfs, configfs and dlm_controld.
+func (e *Engine) Health(ctx context.Context, lockspace string) (dlm.Health, error) {
+	return e.host.Health(ctx, lockspace)
+}
+
+// Orphans implements dlm.Looker from debugfs. Kernels since 6.4 don't show
+// there whether a persistent lock is an orphan; see cluster.Host.Orphans for
+// how it is told.
+func (e *Engine) Orphans(ctx context.Context, lockspace string) ([]dlm.Orphan, error) {
+	held := make(map[dlm.LockID]bool)
+	for _, s := range e.open() {
+		if s.name == lockspace {
+			s.lockIDs(held)
+		}
+	}
+	return e.host.Orphans(ctx, lockspace, func(id dlm.LockID) bool { return held[id] })
+}
+
+// lockIDs adds the lockids of the handle's locks to ids.
+func (s *space) lockIDs(ids map[dlm.LockID]bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.locks {
+		ids[l.id] = true
+	}
+}

@@ -1,0 +1,277 @@
+package libdlm
+
+import (
+	"errors"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+)
+
+// call says which wrapper a request needs.
+type call uint8
+
+const (
+	callRequest call = iota
+	callAdopt
+	callConvert
+	callDemote // the conversion that begins an Unlock
+	callUnlock
+	callCancel
+	callForward // a purge, still in the lane of adoptions
+	callPurge
+)
+
+// request is a call into the kernel that waits in a lane. It concerns the
+// operation seq of its lock and is void if that is over.
+type request struct {
+	lock  *lock
+	seq   uint32
+	call  call
+	tries uint8
+	mode  dlm.Mode
+	flags dlm.Flags
+	name  string
+	value dlm.Value
+}
+
+// serve makes one call into the kernel, on the goroutine of a lane.
+func (s *space) serve(r *request) {
+	switch r.call {
+	case callForward:
+		s.calls.put(request{call: callPurge})
+		return
+	case callPurge:
+		s.servePurge()
+		return
+	}
+	s.mu.Lock()
+	l := r.lock
+	if s.closed || l.seq != r.seq || l.op == dlm.OpNone {
+		s.mu.Unlock()
+		return
+	}
+	if r.call != callCancel {
+		l.stage = calling
+	}
+	id := l.id
+	switch r.call {
+	case callDemote:
+		l.stage = demoting
+	case callUnlock:
+		l.stage = unlocking
+	}
+	s.mu.Unlock()
+
+	id, err := s.ask(r, id)
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	if r.call == callCancel {
+		return // the kernel says how the operation ended, or nothing is to be said
+	}
+	if err != nil {
+		s.failed(r, err)
+		return
+	}
+	if l.id == 0 {
+		l.id = id
+	}
+	if l.seq != r.seq || l.op == dlm.OpNone {
+		return // the result was faster
+	}
+	switch {
+	case r.call == callAdopt:
+		l.flags = l.asked
+		s.finish(l, dlm.Event{})
+	case l.stage == calling:
+		l.stage = pending
+		if l.canceled {
+			s.sendCancel(l)
+		}
+	}
+}
+
+// ask makes the call.
+func (s *space) ask(r *request, id dlm.LockID) (dlm.LockID, error) {
+	d, c := s.device, r.lock.cookie
+	switch r.call {
+	case callRequest:
+		return d.request(c, r.name, r.mode, r.flags)
+	case callAdopt:
+		return d.adopt(c, r.name, r.mode, r.flags)
+	case callConvert, callDemote:
+		return id, d.convert(c, id, r.mode, r.flags, &r.value)
+	case callUnlock:
+		return id, d.unlock(c, id)
+	default:
+		return id, d.cancel(c, id)
+	}
+}
+
+// failed ends an operation that the kernel did not take.
+func (s *space) failed(r *request, err error) {
+	l := r.lock
+	if l.seq != r.seq || l.op == dlm.OpNone {
+		return
+	}
+	status := statusOf(err)
+	switch {
+	case status == dlm.StatusBusy && r.tries < maxTries:
+		// No operation of ours is under way, so this is the reply to a cancel
+		// that has not come back from the master (validate_lock_args).
+		l.stage = queued
+		again := *r
+		again.tries++
+		time.AfterFunc(patience(r.tries), func() { s.calls.put(again) })
+		return
+	case status == dlm.StatusNotFound && r.call == callRequest:
+		status = dlm.StatusGone // there is no lock to be found: it means the lockspace
+	}
+	s.finish(l, dlm.Event{Status: status})
+}
+
+// An operation that the kernel calls busy is tried again for half a minute.
+const maxTries = 70
+
+func patience(tries uint8) time.Duration {
+	return min(time.Millisecond<<min(tries, 10), 500*time.Millisecond)
+}
+
+// statusOf makes a status of the error of a wrapper.
+func statusOf(err error) dlm.Status {
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		return dlm.Status(errno)
+	}
+	return dlm.Status(syscall.EIO)
+}
+
+// servePurge makes dlm_ls_purge, which answers when all is done (do_purge in
+// fs/dlm/lock.c) and does not say how many orphans there were.
+func (s *space) servePurge() {
+	err := s.device.purge(s.node)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.purges--
+	ev := dlm.Event{Kind: dlm.Completed, Op: dlm.OpPurge, Mode: dlm.None, Count: -1}
+	if err != nil {
+		ev.Status, ev.Count = statusOf(err), 0
+	}
+	s.sink(ev)
+}
+
+// listen takes the results from the kernel until the device is interrupted.
+func (s *space) listen() {
+	var r result
+	for {
+		err := s.device.read(&r)
+		switch {
+		case err == nil:
+			s.take(&r)
+		case errors.Is(err, os.ErrClosed):
+			return
+		default:
+			s.log.Error("reading results of the lockspace device: operations won't end any more", "err", err)
+			return
+		}
+	}
+}
+
+// take handles one result.
+func (s *space) take(r *result) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	l := s.locks[r.cookie]
+	if l == nil {
+		s.log.Debug("result for a lock that is gone", "lkid", r.id, "status", r.status)
+		return
+	}
+	if l.id == 0 {
+		l.id = r.id
+	}
+	switch {
+	case r.blocking:
+		s.blocking(l, r.mode)
+	case r.status == dlm.StatusUnlocked && (l.op != dlm.OpUnlock || l.stage != unlocking):
+		s.ended(l)
+	case l.op == dlm.OpUnlock && l.stage == demoting && r.status == dlm.StatusOK:
+		l.mode, l.flags, l.stage = dlm.NL, 0, queued
+		s.calls.put(request{lock: l, seq: l.seq, call: callUnlock})
+	case l.op == dlm.OpNone || l.op == dlm.OpAdopt:
+		s.log.Warn("result without an operation", "lkid", r.id, "status", r.status)
+	default:
+		s.completed(l, r)
+	}
+}
+
+// blocking reports a notification, behind the end of an adoption under way.
+func (s *space) blocking(l *lock, m dlm.Mode) {
+	ev := dlm.Event{Kind: dlm.Blocking, Cookie: l.cookie, LockID: l.id, Mode: m}
+	if l.op == dlm.OpAdopt {
+		l.early = append(l.early, ev)
+		return
+	}
+	s.sink(ev)
+}
+
+// ended handles an unlock that was not ours. Any process that can open the
+// lockspace device can do that.
+func (s *space) ended(l *lock) {
+	s.log.Warn("somebody else removed a lock", "lkid", l.id, "mode", l.mode)
+	held := l.mode != dlm.None
+	l.mode, l.unlock = dlm.None, nil
+	if l.op != dlm.OpNone {
+		s.finish(l, dlm.Event{Status: dlm.StatusNotFound})
+	} else {
+		delete(s.locks, l.cookie)
+	}
+	if held {
+		s.sink(dlm.Event{Kind: dlm.Ended, Cookie: l.cookie, LockID: l.id, Mode: dlm.None})
+	}
+}
+
+// completed ends the operation under way as the kernel says.
+func (s *space) completed(l *lock, r *result) {
+	ev := dlm.Event{Status: r.status}
+	if l.op != dlm.OpUnlock {
+		l.flags = l.asked
+	}
+	if r.status == dlm.StatusOK && l.asked&dlm.ValueBlock != 0 && transferOf(l.mode, l.want) == reads {
+		// The kernel sends the block along also after conversions that don't
+		// concern it, and then what it sends is no news.
+		ev.HasValue, ev.Value, ev.ValueInvalid = true, r.value, r.invalid
+	}
+	s.finish(l, ev)
+}
+
+// transfer is what an operation with VALBLK does with the lock value block.
+type transfer uint8
+
+const (
+	neither transfer = iota
+	reads
+	writes
+)
+
+// transferOf is dlm_lvb_operations in fs/dlm/lock.c: PW and EX write when they
+// are converted to the same or a weaker mode, what is converted to the same or
+// a stronger mode reads.
+func transferOf(from, to dlm.Mode) transfer {
+	switch {
+	case from >= dlm.PW && to <= from:
+		return writes
+	case to >= from:
+		return reads
+	}
+	return neither
+}

@@ -1,0 +1,62 @@
+package libdlm
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// uevents is a socket that the kernel sends its device events to.
+type uevents struct{ file *os.File }
+
+// openUevents subscribes to the kernel's own events (multicast group 1 of
+// NETLINK_KOBJECT_UEVENT), not to what udev makes of them.
+func openUevents() (*uevents, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1}); err != nil {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("bind", err)
+	}
+	return &uevents{file: os.NewFile(uintptr(fd), "uevents")}, nil
+}
+
+// watch calls removed with the name of each lockspace whose device the kernel
+// takes away, which is the first thing that it does when the node leaves the
+// lockspace (release_lockspace in fs/dlm/lockspace.c); the leaving then waits
+// until every process has closed the device. It calls lost when events were
+// dropped. It returns after close.
+func (u *uevents) watch(removed func(lockspace string), lost func()) {
+	buffer := make([]byte, 16<<10)
+	for {
+		n, err := u.file.Read(buffer)
+		switch {
+		case err == nil:
+			if name, ok := removedLockspace(buffer[:n]); ok {
+				removed(name)
+			}
+		case errors.Is(err, syscall.ENOBUFS):
+			lost()
+		default:
+			return
+		}
+	}
+}
+
+func (u *uevents) close() { u.file.Close() }
+
+// removedLockspace reads one event: "ACTION@DEVPATH" and then KEY=VALUE, each
+// ended by a zero byte (kobject_uevent_env in lib/kobject_uevent.c).
+func removedLockspace(message []byte) (string, bool) {
+	head, _, _ := bytes.Cut(message, []byte{0})
+	name, ok := bytes.CutPrefix(head, []byte("remove@/devices/virtual/misc/dlm_"))
+	if !ok || len(name) == 0 {
+		return "", false
+	}
+	return string(name), true
+}
