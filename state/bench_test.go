@@ -70,8 +70,8 @@ func bench100k() []byte {
 	buf := appendHeader(nil, Header{Format: format, BootID: "boot", Engine: "dlm", Cluster: "c", NodeID: 1, Instance: "i"}, 1)
 	for id := uint64(1); id <= 100_000; id++ {
 		l := benchLock(id)
-		buf = appendLock(buf, &l)
-		buf = appendMark(buf, &Mark{ID: id, Phase: Held})
+		buf = appendLock(append(buf, '\n'), &l)
+		buf = appendMark(append(buf, '\n'), &Mark{ID: id, Phase: Held})
 	}
 	return buf
 }

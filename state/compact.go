@@ -93,11 +93,11 @@ func writeContents(w io.Writer, h Header, c *Contents) (size int64, err error) {
 	}
 	b = appendHeader(b, h, c.NextID)
 	for i := range c.Spaces {
-		b = appendSpace(b, &c.Spaces[i])
+		b = appendSpace(append(b, '\n'), &c.Spaces[i])
 		flush(writeSize)
 	}
 	for i := range c.Locks {
-		b = appendLock(b, &c.Locks[i])
+		b = appendLock(append(b, '\n'), &c.Locks[i])
 		flush(writeSize)
 	}
 	flush(1)

@@ -23,10 +23,10 @@ const banner = "# The cluster locks of this node, kept by dlmlockd. Do not edit:
 	"# text was changed fails its check and is set aside. docs/state-file.md says more.\n"
 
 const (
-	copyTable  = "\n[header-copy]\n"
-	lockTable  = "\n[[lock]]\n"
-	markTable  = "\n[[mark]]\n"
-	spaceTable = "\n[[lockspace]]\n"
+	copyTable  = "[header-copy]\n"
+	lockTable  = "[[lock]]\n"
+	markTable  = "[[mark]]\n"
+	spaceTable = "[[lockspace]]\n"
 
 	checkKey = `check = "`
 	// checkLen is the length of a check line: the key, eight hexadecimal
@@ -58,7 +58,10 @@ var (
 
 // appendHeader appends the two copies of the header.
 func appendHeader(b []byte, h Header, nextID uint64) []byte {
-	for _, top := range [...]string{banner, copyTable} {
+	for i, top := range [...]string{banner, copyTable} {
+		if i > 0 {
+			b = append(b, '\n')
+		}
 		start := len(b)
 		b = append(b, top...)
 		b = appendInt(b, "format = ", uint64(h.Format))
@@ -74,8 +77,10 @@ func appendHeader(b []byte, h Header, nextID uint64) []byte {
 	return b
 }
 
-// appendChange appends one record. The change must have passed validate.
+// appendChange appends one record, behind an empty line. The change must have
+// passed validate.
 func appendChange(b []byte, c Change) []byte {
+	b = append(b, '\n')
 	switch c := c.(type) {
 	case Lock:
 		return appendLock(b, &c)

@@ -271,9 +271,9 @@ func (f *File) Append(changes []Change) error {
 	if err := f.ready(); err != nil {
 		return err
 	}
-	if n, err := f.fd.WriteAt(b, f.size); err != nil {
-		f.dirty = f.dirty || n > 0
-		f.cutBack() // if that fails, the next Append tries again
+	if _, err := f.fd.WriteAt(b, f.size); err != nil {
+		f.dirty = true // whatever the count says: os.File does not count the part that was written
+		f.cutBack()    // if that fails, the next Append tries again
 		return &WriteError{"append", f.Path(), err}
 	}
 	f.size += int64(len(b))

@@ -144,21 +144,31 @@ func (l *loader) chunk(text []byte, offset int64) {
 	if offset == 0 {
 		l.firstLines = string(text[:min(len(text), 4*len(banner))])
 	}
-	if sealed(text) {
-		if !l.record(text, offset) {
-			l.damaged(offset, len(text), "it verifies, but dlmlockd did not write it")
-		}
-		return
+	skip := 0
+	if offset > 0 {
+		skip = 1 // the empty line
 	}
-	// If it was the check line before that is damaged, the last record in the
-	// chunk is a sound one.
-	if i := bytes.LastIndex(text, []byte("\n\n[")); i >= 0 {
-		if rest := text[i+1:]; sealed(rest) && l.record(rest, offset+int64(i+1)) {
-			l.damaged(offset, i+1, "the check does not match")
+	ok := sealed(text[skip:])
+	if !ok && skip > 0 && sealed(text) {
+		skip, ok = 0, true
+	}
+	switch {
+	case !ok:
+		// If it was the check line before that is damaged, then the last record
+		// in the chunk is a sound one.
+		skip = bytes.LastIndex(text, []byte("\n[")) + 1
+		if skip == 0 || !sealed(text[skip:]) {
+			l.damaged(offset, len(text), "the check does not match")
 			return
 		}
+		l.damaged(offset, skip, "the check does not match")
+	case offset > 0 && (skip == 0 || text[0] != '\n'):
+		l.damaged(offset, skip, "there is no empty line")
 	}
-	l.damaged(offset, len(text), "the check does not match")
+	at := offset + int64(skip)
+	if !l.record(text[skip:], at) {
+		l.damaged(at, len(text)-skip, "it verifies, but dlmlockd did not write it there")
+	}
 }
 
 // tail takes what is behind the last check line.
@@ -168,10 +178,13 @@ func (l *loader) tail(text []byte, offset int64) {
 		l.firstLines = string(text[:min(len(text), 4*len(banner))])
 		l.damaged(0, len(text), "there is no header")
 	case len(text) == 0:
-	case l.hasTop && l.hasCopy && l.dec.unfinished(text):
+	case l.hasTop && l.hasCopy && !l.touches(offset) && text[0] == '\n' && l.dec.unfinished(text[1:]):
 		l.out.Torn, l.out.end = true, offset
 	default:
 		l.damaged(offset, len(text), "it is no record")
+	}
+	if l.hasTop && !l.hasCopy && len(l.out.Damage) == 0 {
+		l.damaged(offset, 0, "the copy of the header is missing")
 	}
 	if !l.hasTop && !l.hasCopy {
 		if f := formatOf(l.firstLines); f > format {
@@ -232,11 +245,11 @@ func (l *loader) header(text []byte, top string, have *bool) bool {
 	}
 	both := appendHeader(l.again[:0], h, nextID)
 	l.again = both
-	own := both[:bytes.Index(both, []byte(copyTable))]
+	same := bytes.HasPrefix(both, text)
 	if top == copyTable {
-		own = both[len(own):]
+		same = bytes.HasSuffix(both, text)
 	}
-	if !bytes.Equal(own, text) || l.hasTop && (h != l.out.Header || nextID != l.out.NextID) {
+	if !same || l.hasTop && (h != l.out.Header || nextID != l.out.NextID) {
 		return false
 	}
 	*have = true
@@ -264,7 +277,7 @@ func (l *loader) grow() {
 	if n < cap(l.locks) {
 		return
 	}
-	more := 256
+	more := 64
 	if n > 0 {
 		more = max(more, int(float64(n)*float64(l.scan.size)/float64(l.scan.position())*1.02)-n)
 	}
@@ -309,13 +322,17 @@ func (l *loader) space(s Lockspace) {
 // damaged writes down that a piece of the file can't be used. Pieces that
 // touch are one.
 func (l *loader) damaged(offset int64, length int, reason string) {
-	if n := len(l.out.Damage); n > 0 {
-		if d := &l.out.Damage[n-1]; d.Offset+d.Length == offset {
-			d.Length += int64(length)
-			return
-		}
+	if l.touches(offset) {
+		l.out.Damage[len(l.out.Damage)-1].Length += int64(length)
+		return
 	}
 	l.out.Damage = append(l.out.Damage, Damage{offset, int64(length), reason})
+}
+
+// touches reports whether what is before offset is damaged.
+func (l *loader) touches(offset int64) bool {
+	n := len(l.out.Damage)
+	return n > 0 && l.out.Damage[n-1].Offset+l.out.Damage[n-1].Length == offset
 }
 
 // fold drops what has ended and sorts the rest.

@@ -1,0 +1,211 @@
+package state
+
+import (
+	"bytes"
+	"os"
+	"regexp"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// sampleFile is the text of a file with sampleChanges, and where in it each
+// part ends: the header, its copy, then each record.
+func sampleFile() (text []byte, ends []int, h Header) {
+	h = testHeader()
+	h.Format, h.Instance, h.Created = format, "0123456789abcdef0123456789abcdef", aTime
+	text = appendHeader(nil, h, 3)
+	ends = []int{bytes.Index(text, []byte("\n"+copyTable)), len(text)}
+	for _, c := range sampleChanges() {
+		text = appendChange(text, c)
+		ends = append(ends, len(text))
+	}
+	return text, ends, h
+}
+
+// partOf returns which part the byte at i belongs to, and whether it is the
+// empty line before it.
+func partOf(ends []int, i int) (part int, emptyLine bool) {
+	for i >= ends[part] {
+		part++
+	}
+	return part, part > 0 && i == ends[part-1]
+}
+
+// foldOf is what changes amount to, by way of a sound file.
+func foldOf(t *testing.T, changes []Change) Contents {
+	t.Helper()
+	_, _, h := sampleFile()
+	text := appendHeader(nil, h, 3)
+	for _, c := range changes {
+		text = appendChange(text, c)
+	}
+	l, err := load(bytes.NewReader(text), int64(len(text)))
+	require.NoError(t, err)
+	require.Empty(t, l.Damage)
+	require.False(t, l.Torn)
+	return l.Contents
+}
+
+func without(changes []Change, i int) []Change {
+	return append(append([]Change(nil), changes[:i]...), changes[i+1:]...)
+}
+
+// A file that ends anywhere is what it was when that much had been written,
+// less the record that is not whole. It never ends inside a header, because
+// headers are there before the file has its name: that is damage.
+func TestCutAtEveryByte(t *testing.T) {
+	text, ends, h := sampleFile()
+	dir := t.TempDir()
+	var folds []Contents
+	for n := range len(ends) - 1 {
+		folds = append(folds, foldOf(t, sampleChanges()[:n]))
+	}
+	for cut := range text {
+		require.NoError(t, os.WriteFile(stateOf(dir), text[:cut], 0o600))
+		f, c, err := Open(dir, testOptions())
+		require.NoError(t, err, "cut at %d", cut)
+		records := -2 // whole ones
+		for _, end := range ends {
+			if end <= cut {
+				records++
+			}
+		}
+		if records < 0 {
+			require.NotEmpty(t, c.Damage, "cut at %d", cut)
+			kept, err := os.ReadFile(dir + "/" + c.Quarantined)
+			require.NoError(t, err)
+			require.Equal(t, text[:cut], kept)
+			require.NoError(t, os.Remove(dir+"/"+c.Quarantined))
+			require.Empty(t, c.Locks)
+		} else {
+			require.Equal(t, cut != ends[records+1], c.Torn, "cut at %d", cut)
+			require.Empty(t, c.Damage, "cut at %d", cut)
+			require.Equal(t, h, f.Header())
+			c.Torn = false
+			require.Equal(t, folds[records], c, "cut at %d", cut)
+			require.NoError(t, f.Append(sampleChanges()[records:]), "and it goes on from there")
+			require.NoError(t, f.Close())
+			after, err := os.ReadFile(stateOf(dir))
+			require.NoError(t, err)
+			require.Equal(t, string(text), string(after), "cut at %d", cut)
+		}
+		require.NoError(t, f.Close())
+	}
+}
+
+// masks are what a byte is xored with: single bits, all bits, and what turns
+// letters and quotes into line breaks or brackets.
+var masks = []byte{0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0xff, '"' ^ '\n', 'e' ^ '\n', '0' ^ '\n', '\n' ^ '[', '1' ^ '2', ' ' ^ '"', '1' ^ '#'}
+
+// A byte that is not what it was costs the record that it is in, and nothing
+// else. In a header it costs nothing, since there are two.
+func TestFlipEveryByte(t *testing.T) {
+	text, ends, h := sampleFile()
+	changes := sampleChanges()
+	whole := foldOf(t, changes)
+	var folds []Contents
+	for i := range changes {
+		folds = append(folds, foldOf(t, without(changes, i)))
+	}
+	for i := range text {
+		part, emptyLine := partOf(ends, i)
+		want := whole
+		if part >= 2 && !emptyLine {
+			want = folds[part-2]
+		}
+		for _, mask := range masks {
+			text[i] ^= mask
+			l, err := load(bytes.NewReader(text), int64(len(text)))
+			text[i] ^= mask
+			require.NoError(t, err)
+			ok := len(l.Damage) == 1 && l.Damage[0].Offset <= int64(i) && int64(i) < l.Damage[0].Offset+l.Damage[0].Length &&
+				!l.Torn && l.foreign == 0 && l.Header == h && l.NextID >= damageSkip+4 &&
+				slices.Equal(l.Locks, want.Locks) && slices.Equal(l.Spaces, want.Spaces)
+			require.True(t, ok, "byte %d of part %d, mask %#x: %+v, not %+v", i, part, mask, l, want)
+		}
+	}
+}
+
+// The same through Open: the damaged file is kept as it is, and the new one is
+// sound.
+func TestOpenQuarantines(t *testing.T) {
+	text, ends, h := sampleFile()
+	changes := sampleChanges()
+	dir := t.TempDir()
+	for i := 0; i < len(text); i += 13 {
+		text[i] ^= 0x15
+		require.NoError(t, os.WriteFile(stateOf(dir), text, 0o600))
+		f, c, err := Open(dir, testOptions())
+		require.NoError(t, err, i)
+		kept, err := os.ReadFile(dir + "/" + c.Quarantined)
+		require.NoError(t, err)
+		require.Equal(t, string(text), string(kept))
+		text[i] ^= 0x15
+
+		want := foldOf(t, changes)
+		if part, emptyLine := partOf(ends, i); part >= 2 && !emptyLine {
+			want = foldOf(t, without(changes, part-2))
+		}
+		require.Equal(t, want.Locks, c.Locks)
+		require.Equal(t, h, f.Header())
+		require.NoError(t, f.Append([]Change{Mark{ID: 3, Phase: Releasing}}))
+		require.NoError(t, f.Close())
+		f, again, err := Open(dir, testOptions())
+		require.NoError(t, err)
+		require.Empty(t, again.Damage)
+		require.Empty(t, again.Quarantined)
+		require.Len(t, again.Locks, len(want.Locks))
+		require.Equal(t, want.Spaces, again.Spaces)
+		require.Equal(t, c.NextID, again.NextID)
+		require.NoError(t, f.Close())
+	}
+	names, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Len(t, names, 1+(len(text)+12)/13, "every damaged file is kept under a name of its own")
+}
+
+// Longer damage: pieces that were overwritten, taken out, or doubled. What is
+// left of the records are records that were written.
+func TestPiecesDamaged(t *testing.T) {
+	text, _, _ := sampleFile()
+	written := map[string]bool{}
+	for _, c := range sampleChanges() {
+		written[string(appendChange(nil, c))] = true
+	}
+	for _, size := range []int{1, 2, 7, 20, 64, 300, 1000} {
+		for at := 0; at+size <= len(text); at += 7 {
+			for name, spoiled := range map[string][]byte{
+				"zeros":   splice(text[:at], make([]byte, size), text[at+size:]),
+				"missing": splice(text[:at], nil, text[at+size:]),
+				"doubled": splice(text[:at+size], text[at:at+size], text[at+size:]),
+			} {
+				l, err := load(bytes.NewReader(spoiled), int64(len(spoiled)))
+				require.NoError(t, err)
+				for _, lk := range l.Locks {
+					require.LessOrEqual(t, lk.ID, uint64(4), "%s, %d bytes at %d", name, size, at)
+				}
+				for _, r := range soundRecords(spoiled, l) {
+					require.True(t, written[r], "%s, %d bytes at %d: %q", name, size, at, r)
+				}
+			}
+		}
+	}
+}
+
+func splice(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
+
+var aRecord = regexp.MustCompile(`(?s)\[\[.*?\ncheck = "[0-9a-f]{8}"\n`)
+
+// soundRecords cuts what was used of a file into records, without the headers.
+func soundRecords(text []byte, l *loaded) (records []string) {
+	sound := bytes.Clone(text[:l.end])
+	for _, d := range l.Damage {
+		clear(sound[d.Offset : d.Offset+d.Length])
+	}
+	for _, r := range aRecord.FindAll(sound, -1) {
+		records = append(records, "\n"+string(r))
+	}
+	return records
+}
