@@ -1,0 +1,142 @@
+package dbus
+
+import (
+	"fmt"
+	"time"
+
+	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// rootMethods are the members of the root object.
+func rootMethods() []*method {
+	return []*method{
+		{name: "Acquire", in: "sssa{sv}", out: "uto", parse: parseAcquire},
+		{name: "AcquireMany", in: "a(sss)a{sv}", out: "a(ssuto)", parse: parseAcquireMany},
+		{name: "Convert", in: "sssa{sv}", out: "t", parse: parseConvert},
+		{name: "Release", in: "ssa{sv}", parse: parseRelease},
+		{name: "ReleaseOwner", in: "ss", out: "u", parse: parseReleaseOwner},
+		{name: "Inspect", in: "ss", out: "a{sv}", parse: parseInspect},
+		{name: "ListLocks", in: "a{sv}", out: "a(ossussstsssuut)", parse: parseListLocks},
+		{name: "ListLockspaces", out: "a(ssuia{sv})", parse: parseListLockspaces},
+		{name: "JoinLockspace", in: "sa{sv}", parse: parseJoin},
+		{name: "LeaveLockspace", in: "sa{sv}", parse: parseLeave},
+		{name: "ListOrphans", in: "s", out: "a(uss)", parse: parseListOrphans},
+		{name: "Purge", in: "saua{sv}", out: "u", parse: parsePurge},
+	}
+}
+
+// acquireOptions are the options of Acquire and AcquireMany.
+var acquireOptions = []option[lockd.AcquireOptions]{
+	{"owner", "s", setOwner(func(o *lockd.AcquireOptions) (*string, *bool) { return &o.Owner, &o.HasOwner })},
+	{"label", "s", setText(func(o *lockd.AcquireOptions) *string { return &o.Label })},
+	{"lifetime", "s", setLifetime},
+	{"pid", "u", setPID},
+	{"wait-usec", "t", setWait(func(o *lockd.AcquireOptions) *time.Duration { return &o.Wait })},
+}
+
+func setLifetime(o *lockd.AcquireOptions, v any) error {
+	l, ok := state.ParseLifetime(v.(string))
+	if !ok {
+		return errText(`"` + clip(v.(string)) + `" is not one of persistent, connection, process`)
+	}
+	o.Lifetime = l
+	return nil
+}
+
+func setPID(o *lockd.AcquireOptions, v any) error {
+	if o.PID = v.(uint32); o.PID == 0 {
+		return errText("0 is no process; leave the option out for the caller")
+	}
+	return nil
+}
+
+// acquire is Acquire, and AcquireMany with many.
+type acquire struct {
+	wants []lockd.Want
+	opts  lockd.AcquireOptions
+	many  bool
+}
+
+func parseAcquire(body []any) (request, error) {
+	w, err := parseWant("acquire", body[0].(string), body[1].(string), body[2].(string))
+	if err != nil {
+		return nil, err
+	}
+	return finishAcquire(&acquire{wants: []lockd.Want{w}}, body[3].(options))
+}
+
+func parseAcquireMany(body []any) (request, error) {
+	list := body[0].([][]any)
+	if len(list) > MaxWanted {
+		return nil, &lockd.Error{Op: "acquire", Kind: lockd.LimitExceeded, Mode: dlm.None,
+			Text: fmt.Sprintf("more than %d locks in one call; ask for them in several", MaxWanted)}
+	}
+	r := &acquire{wants: make([]lockd.Want, len(list)), many: true}
+	for i, row := range list {
+		var err error
+		if r.wants[i], err = parseWant("acquire", row[0].(string), row[1].(string), row[2].(string)); err != nil {
+			return nil, err
+		}
+	}
+	return finishAcquire(r, body[1].(options))
+}
+
+func finishAcquire(r *acquire, given options) (request, error) {
+	if err := parseOptions("acquire", acquireOptions, given, &r.opts); err != nil {
+		return nil, err
+	}
+	if r.opts.PID != 0 && r.opts.Lifetime != state.Process {
+		return nil, invalid("acquire", `option pid needs the option lifetime "process"`)
+	}
+	return r, nil
+}
+
+func parseWant(op, lockspace, resource, mode string) (lockd.Want, error) {
+	if err := checkNames(op, lockspace, resource); err != nil {
+		return lockd.Want{}, err
+	}
+	m, err := parseMode(op, lockspace, resource, mode)
+	return lockd.Want{Lockspace: lockspace, Resource: resource, Mode: m}, err
+}
+
+func (r *acquire) serve(c *call) {
+	for i := range r.wants {
+		w := &r.wants[i]
+		if err := c.authorize(lockd.ActAcquire, w.Lockspace, w.Resource, w.Mode.String()); err != nil {
+			c.fail(err)
+			return
+		}
+	}
+	c.srv.api.Acquire(c.caller(), r.wants, r.opts, func(grants []lockd.Grant, err error) {
+		defer c.contain()
+		switch {
+		case err != nil:
+			c.fail(err)
+		case r.many:
+			c.reply(grantRows(grants))
+		default:
+			g := &grants[0]
+			c.reply(uint32(g.LockID), g.Token, lockPath(g.Ref))
+		}
+	})
+}
+
+// grantRow is a lock in the answer of AcquireMany: (ssuto).
+type grantRow struct {
+	Lockspace, Resource string
+	LockID              uint32
+	Token               uint64
+	Lock                godbus.ObjectPath
+}
+
+func grantRows(grants []lockd.Grant) []grantRow {
+	rows := make([]grantRow, len(grants))
+	for i, g := range grants {
+		rows[i] = grantRow{printable(g.Lockspace), printable(g.Resource), uint32(g.LockID), g.Token, lockPath(g.Ref)}
+	}
+	return rows
+}

@@ -1,0 +1,176 @@
+package dbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync/atomic"
+
+	godbus "github.com/godbus/dbus/v5"
+)
+
+// Names of the contract.
+const (
+	// Name is the well-known bus name, and the interface's.
+	Name = "org.example.DlmLock"
+	// Path is the object that everything is below.
+	Path godbus.ObjectPath = "/org/example/DlmLock"
+	// LockPrefix and the number of a lock (lockd.Ref) make its path.
+	LockPrefix = string(Path) + "/lock/"
+)
+
+const systemBus = "unix:path=/run/dbus/system_bus_socket;unix:path=/var/run/dbus/system_bus_socket"
+
+// SystemAddress is where the system bus is: $DBUS_SYSTEM_BUS_ADDRESS, or the
+// well-known sockets (D-Bus specification, "System message bus").
+func SystemAddress() string {
+	if a := os.Getenv("DBUS_SYSTEM_BUS_ADDRESS"); a != "" {
+		return a
+	}
+	return systemBus
+}
+
+// Bus is a connection to a message bus. It takes method calls from the moment
+// a Server is started on it; until then it answers that the service is
+// starting.
+type Bus struct {
+	conn   *godbus.Conn
+	wire   *wire
+	guid   string
+	server atomic.Pointer[Server]
+}
+
+// Connect connects to the bus at address ("" means SystemAddress). The context
+// bounds the connecting, not the connection.
+func Connect(ctx context.Context, address string) (*Bus, error) {
+	if address == "" {
+		address = SystemAddress()
+	}
+	c, err := dial(ctx, address)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the message bus: %w", err)
+	}
+	stop := limit(ctx, c)
+	b := &Bus{wire: newWire(c)}
+	if err := b.greet(); err != nil {
+		_ = c.Close()
+		return nil, fmt.Errorf("connect to the message bus at %s: %w", address, errors.Join(err, ctx.Err()))
+	}
+	stop()
+	return b, nil
+}
+
+func (b *Bus) greet() (err error) {
+	b.conn, err = godbus.NewConn(b.wire,
+		godbus.WithIncomingInterceptor(b.intercept),
+		godbus.WithSignalHandler(&signals{bus: b, rest: godbus.NewSequentialSignalHandler()}),
+		godbus.WithSerialGenerator(new(serials)),
+		// Only the kernel's word on who we are; no cookies in a home directory.
+		godbus.WithAuth(godbus.AuthExternal(fmt.Sprint(os.Geteuid()))))
+	if err != nil {
+		return err
+	}
+	err = b.conn.Auth([]godbus.Auth{godbus.AuthExternal(fmt.Sprint(os.Geteuid()))})
+	if err == nil {
+		err = b.conn.Hello()
+	}
+	if err == nil {
+		err = b.conn.BusObject().Call("org.freedesktop.DBus.GetId", 0).Store(&b.guid)
+	}
+	if err != nil {
+		_ = b.conn.Close()
+	}
+	return err
+}
+
+// Conn is the godbus connection, for calls to other services. Replies and
+// signals of this service go through the Server alone.
+func (b *Bus) Conn() *godbus.Conn { return b.conn }
+
+// GUID is the bus's own id: unique names are never reused within one
+// (D-Bus specification, org.freedesktop.DBus.GetId).
+func (b *Bus) GUID() string { return b.guid }
+
+// Done is closed when the connection is gone, by Close or because the bus is.
+func (b *Bus) Done() <-chan struct{} { return b.conn.Context().Done() }
+
+// Close closes the connection.
+func (b *Bus) Close() error { return b.conn.Close() }
+
+// intercept takes every method call. It runs in the reader goroutine, in the
+// order of arrival. godbus looks at the type afterwards and dispatches nothing
+// for a message that has none.
+func (b *Bus) intercept(msg *godbus.Message) {
+	if msg.Type != godbus.TypeMethodCall {
+		return
+	}
+	if s := b.server.Load(); s != nil {
+		s.take(msg)
+	} else {
+		b.refuseEarly(msg)
+	}
+	msg.Type = 0
+}
+
+// refuseEarly answers a call that came before there is a Server. Only somebody
+// who calls the unique name can be so early.
+func (b *Bus) refuseEarly(msg *godbus.Message) {
+	sender, _ := msg.Headers[godbus.FieldSender].Value().(string)
+	if msg.Flags&godbus.FlagNoReplyExpected != 0 || sender == "" {
+		return
+	}
+	e := errorReply(sender, msg.Serial(), busError{errNoReply, "the service is starting; call " + Name})
+	go b.conn.Send(e, nil)
+}
+
+// signals sees the signals that the bus sends us. It runs in the reader, so a
+// vanished sender stays behind the calls it made.
+type signals struct {
+	bus  *Bus
+	rest godbus.SignalHandler
+}
+
+// DeliverSignal implements godbus.SignalHandler.
+func (h *signals) DeliverSignal(iface, name string, sig *godbus.Signal) {
+	if iface != "org.freedesktop.DBus" || name != "NameOwnerChanged" || sig.Sender != "org.freedesktop.DBus" {
+		h.rest.DeliverSignal(iface, name, sig)
+		return
+	}
+	if len(sig.Body) != 3 {
+		return
+	}
+	who, _ := sig.Body[0].(string)
+	owner, _ := sig.Body[2].(string)
+	if s := h.bus.server.Load(); s != nil && owner == "" && strings.HasPrefix(who, ":") {
+		s.senderGone(who)
+	}
+}
+
+// AddSignal implements godbus.SignalRegistrar for Conn().Signal.
+func (h *signals) AddSignal(ch chan<- *godbus.Signal) { h.rest.(godbus.SignalRegistrar).AddSignal(ch) }
+
+// RemoveSignal implements godbus.SignalRegistrar.
+func (h *signals) RemoveSignal(ch chan<- *godbus.Signal) {
+	h.rest.(godbus.SignalRegistrar).RemoveSignal(ch)
+}
+
+// Terminate implements godbus.Terminator.
+func (h *signals) Terminate() { h.rest.(godbus.Terminator).Terminate() }
+
+// serials numbers our messages. A number comes again after 2^32 messages; by
+// then nobody waits for the answer to the first.
+type serials struct{ last atomic.Uint32 }
+
+// GetSerial implements godbus.SerialGenerator. 0 is no serial.
+func (s *serials) GetSerial() uint32 {
+	for {
+		if n := s.last.Add(1); n != 0 {
+			return n
+		}
+	}
+}
+
+// RetireSerial implements godbus.SerialGenerator.
+func (s *serials) RetireSerial(uint32) {}

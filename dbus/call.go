@@ -1,0 +1,113 @@
+package dbus
+
+import (
+	"log/slog"
+	"runtime/debug"
+	"sync/atomic"
+
+	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/dlmlock/dlmlockd/lockd"
+)
+
+// call is one method call on its way from the reader to the outbox.
+type call struct {
+	srv         *Server
+	peer        *peer // nil: answered in the reader, in nobody's line
+	who         *identity
+	sender      string
+	serial      uint32
+	noReply     bool
+	interactive bool
+	method      *method
+	req         request // nil with peer nil
+	answered    atomic.Bool
+}
+
+// request is a call whose arguments were read and found valid. serve runs on
+// the goroutine of the sender's line; it may block in the Authorizer only. It
+// sees to it that the call is answered, now or later.
+type request interface {
+	serve(c *call)
+}
+
+// reply answers with the method's out arguments. Only the first answer counts.
+func (c *call) reply(body ...any) {
+	if c.answered.CompareAndSwap(false, true) {
+		c.srv.out.post(letter{call: c, sig: c.method.outSig, body: body})
+	}
+}
+
+// fail answers with an error. Only the first answer counts.
+func (c *call) fail(err error) {
+	if c.answered.CompareAndSwap(false, true) {
+		c.srv.out.post(letter{call: c, err: err})
+	}
+}
+
+// drop ends a call that nobody waits for any more.
+func (c *call) drop() {
+	if c.answered.CompareAndSwap(false, true) {
+		c.sent()
+	}
+}
+
+// sent is called once, when the answer is written or not wanted.
+func (c *call) sent() {
+	if c.peer != nil {
+		c.peer.unanswered.Add(-1)
+	}
+	c.srv.gate.leave()
+}
+
+func (c *call) peerGone() bool { return c.peer != nil && c.peer.ctx.Err() != nil }
+
+// contain keeps a panic from ending the daemon: locks are at stake. It is to
+// be deferred in every function that the call runs in.
+func (c *call) contain() {
+	v := recover()
+	if v == nil {
+		return
+	}
+	name := ""
+	if c.method != nil {
+		name = c.method.name
+	}
+	c.srv.log.Error("a call panicked", slog.String("sender", c.sender), slog.String("method", name),
+		slog.Any("err", v), slog.String("stack", string(debug.Stack())))
+	c.fail(busError{errFailed, "internal error of the lock service; its log says more. The outcome of the call is unknown: see Inspect"})
+}
+
+// caller is who calls, for the service.
+func (c *call) caller() lockd.Caller {
+	return lockd.Caller{UID: c.who.uid, PID: c.who.pid, Sender: c.sender, Privileged: c.who.uid == 0}
+}
+
+// authorize asks whether the caller may do it. Root may do everything, and is
+// never made to wait for an authoriser: a broken one must not keep the
+// administrator out. (polkit does not ask about root either.)
+func (c *call) authorize(a lockd.Action, lockspace, resource, mode string) error {
+	if c.who.uid == 0 {
+		return nil
+	}
+	details := make(map[string]string, 3)
+	for _, d := range [...][2]string{{"lockspace", lockspace}, {"resource", resource}, {"mode", mode}} {
+		if d[1] != "" {
+			details[d[0]] = d[1]
+		}
+	}
+	s := lockd.Subject{Sender: c.sender, UID: c.who.uid, GIDs: c.who.gids, Interactive: c.interactive}
+	return c.srv.auth.Authorize(c.peer.ctx, s, a, details)
+}
+
+// newCall reads the header of a message.
+func newCall(s *Server, msg *godbus.Message) *call {
+	c := &call{
+		srv:         s,
+		serial:      msg.Serial(),
+		noReply:     msg.Flags&godbus.FlagNoReplyExpected != 0,
+		interactive: msg.Flags&godbus.FlagAllowInteractiveAuthorization != 0,
+	}
+	c.sender, _ = msg.Headers[godbus.FieldSender].Value().(string)
+	return c
+}

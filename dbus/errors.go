@@ -1,0 +1,133 @@
+package dbus
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/dlmlock/dlmlockd/lockd"
+)
+
+// Errors of the D-Bus specification and of the reference implementation
+// (dbus-protocol.h, "DBUS_ERROR_*").
+const (
+	errFailed           = "org.freedesktop.DBus.Error.Failed"
+	errNoReply          = "org.freedesktop.DBus.Error.NoReply"
+	errInvalidArgs      = "org.freedesktop.DBus.Error.InvalidArgs"
+	errAccessDenied     = "org.freedesktop.DBus.Error.AccessDenied"
+	errInteractive      = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired"
+	errLimits           = "org.freedesktop.DBus.Error.LimitsExceeded"
+	errUnknownObject    = "org.freedesktop.DBus.Error.UnknownObject"
+	errUnknownInterface = "org.freedesktop.DBus.Error.UnknownInterface"
+	errUnknownMethod    = "org.freedesktop.DBus.Error.UnknownMethod"
+	errUnknownProperty  = "org.freedesktop.DBus.Error.UnknownProperty"
+	errReadOnly         = "org.freedesktop.DBus.Error.PropertyReadOnly"
+)
+
+// ErrorPrefix and a lockd.Kind make the name of an error of the service.
+const ErrorPrefix = Name + ".Error."
+
+// busError is an error that is already in the words of the bus.
+type busError struct{ name, text string }
+
+func (e busError) Error() string { return e.text }
+
+// errorName finds the name on the bus of what went wrong.
+func errorName(err error) string {
+	var be busError
+	if errors.As(err, &be) {
+		return be.name
+	}
+	var le *lockd.Error
+	if !errors.As(err, &le) {
+		return errFailed
+	}
+	switch le.Kind {
+	case lockd.InvalidArgs:
+		return errInvalidArgs
+	case lockd.AccessDenied:
+		return errAccessDenied
+	case interactionRequired:
+		return errInteractive
+	case "":
+		return errFailed
+	}
+	return ErrorPrefix + string(le.Kind)
+}
+
+// interactionRequired is the kind of an Authorizer's error that says the
+// caller might be allowed if a person were asked, and the call did not permit
+// that.
+const interactionRequired lockd.Kind = "InteractiveAuthorizationRequired"
+
+// errorText is what the caller reads. An ambiguous request gets the candidates
+// too, so that the next try can name one.
+func errorText(err error) string {
+	text := err.Error()
+	var le *lockd.Error
+	if errors.As(err, &le) && len(le.Candidates) > 0 {
+		text += ": " + candidates(le.Candidates)
+	}
+	return printable(text)
+}
+
+// maxCandidates bounds the length of an error message.
+const maxCandidates = 10
+
+func candidates(locks []lockd.LockInfo) string {
+	var b strings.Builder
+	for i := range locks {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		if i == maxCandidates {
+			fmt.Fprintf(&b, "and %d more", len(locks)-i)
+			break
+		}
+		l := &locks[i]
+		fmt.Fprintf(&b, "lockid %d in %s", l.LockID, l.Mode)
+		if l.HasOwner {
+			fmt.Fprintf(&b, " for owner %q", l.Owner)
+		}
+		if l.Label != "" {
+			fmt.Fprintf(&b, " (%s)", l.Label)
+		}
+	}
+	return b.String()
+}
+
+// printable makes any text fit for a D-Bus string, which is UTF-8 without NUL
+// (D-Bus specification, "Basic types"): what is not is written as \xNN.
+func printable(s string) string {
+	if utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); {
+		r, n := utf8.DecodeRuneInString(s[i:])
+		if r == 0 || r == utf8.RuneError && n == 1 {
+			fmt.Fprintf(&b, `\x%02x`, s[i])
+		} else {
+			b.WriteString(s[i : i+n])
+		}
+		i += n
+	}
+	return b.String()
+}
+
+// errorReply makes the message that answers a call with an error.
+func errorReply(dest string, serial uint32, err error) *godbus.Message {
+	return &godbus.Message{
+		Type: godbus.TypeError,
+		Headers: map[godbus.HeaderField]godbus.Variant{
+			godbus.FieldDestination: godbus.MakeVariantWithSignature(dest, sigString),
+			godbus.FieldReplySerial: godbus.MakeVariantWithSignature(serial, sigUint32),
+			godbus.FieldErrorName:   godbus.MakeVariantWithSignature(errorName(err), sigString),
+			godbus.FieldSignature:   godbus.MakeVariantWithSignature(sigString, sigSignature),
+		},
+		Body: []any{errorText(err)},
+	}
+}

@@ -1,0 +1,188 @@
+package dbus
+
+import (
+	"errors"
+	"fmt"
+	"sort"
+	"strings"
+	"time"
+
+	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd"
+)
+
+// Limits of what a call may ask, beside those of the service. They bound what
+// a connection can make the daemon remember.
+const (
+	// MaxWanted is how many locks one AcquireMany may ask for, whatever
+	// lockd.Limits say.
+	MaxWanted = 1 << 14
+	// MaxPurge is how many orphans one Purge may name.
+	MaxPurge = 1 << 16
+	// MaxPage is the longest page of ListLocks.
+	MaxPage = 10000
+	// maxText is how many bytes an option's text may have.
+	maxText = 4096
+)
+
+// options are the a{sv} of a call.
+type options = map[string]godbus.Variant
+
+// option is a key that a member knows. set gets a value of type sig.
+type option[T any] struct {
+	key, sig string
+	set      func(into *T, value any) error
+}
+
+// parseOptions reads given as known says. op is the operation, for errors.
+func parseOptions[T any](op string, known []option[T], given options, into *T) error {
+	for key, v := range given {
+		o := findOption(known, key)
+		if o == nil {
+			return invalid(op, "unknown option %q; known here: %s", clip(key), optionKeys(known))
+		}
+		if sig := v.Signature().String(); sig != o.sig {
+			return invalid(op, "option %s takes the type %s, not %s", key, o.sig, clip(sig))
+		}
+		if s, ok := v.Value().(string); ok && len(s) > maxText {
+			return invalid(op, "option %s has %d bytes, at most %d are allowed", key, len(s), maxText)
+		}
+		if err := o.set(into, v.Value()); err != nil {
+			return named(op, key, err)
+		}
+	}
+	return nil
+}
+
+func findOption[T any](known []option[T], key string) *option[T] {
+	for i := range known {
+		if known[i].key == key {
+			return &known[i]
+		}
+	}
+	return nil
+}
+
+func optionKeys[T any](known []option[T]) string {
+	if len(known) == 0 {
+		return "none"
+	}
+	keys := make([]string, len(known))
+	for i := range known {
+		keys[i] = known[i].key
+	}
+	sort.Strings(keys)
+	return strings.Join(keys, ", ")
+}
+
+// errText is what is wrong with one option's value.
+type errText string
+
+func (e errText) Error() string { return string(e) }
+
+// named makes the error of an option's value one of the call.
+func named(op, key string, err error) error {
+	var le *lockd.Error
+	if errors.As(err, &le) {
+		le.Op = op
+		return le
+	}
+	return invalid(op, "option %s: %s", key, err)
+}
+
+func invalid(op, format string, args ...any) error {
+	return &lockd.Error{Op: op, Kind: lockd.InvalidArgs, Mode: dlm.None, Text: fmt.Sprintf(format, args...)}
+}
+
+// clip shortens what a caller sent, for an error message.
+func clip(s string) string {
+	const most = 80
+	if len(s) <= most {
+		return s
+	}
+	return printable(s[:most]) + "..."
+}
+
+// parseMode reads a mode; the error is of kind InvalidMode.
+func parseMode(op, lockspace, resource, s string) (dlm.Mode, error) {
+	m, err := dlm.ParseMode(s)
+	if err != nil {
+		return dlm.None, &lockd.Error{Op: op, Lockspace: lockspace, Resource: resource, Mode: dlm.None, Kind: lockd.InvalidMode,
+			Text: fmt.Sprintf("%q is not one of NL, CR, CW, PR (shared), PW, EX (exclusive)", clip(s)), Err: err}
+	}
+	return m, nil
+}
+
+// checkNames checks a lockspace's and a resource's name; the error is of kind
+// InvalidName.
+func checkNames(op, lockspace, resource string) error {
+	if err := checkSpace(op, lockspace); err != nil {
+		return err
+	}
+	if err := dlm.CheckResource(resource); err != nil {
+		return badName(op, lockspace, "", err)
+	}
+	return nil
+}
+
+func checkSpace(op, lockspace string) error {
+	if err := dlm.CheckLockspace(lockspace); err != nil {
+		return badName(op, clip(lockspace), "", err)
+	}
+	return nil
+}
+
+func badName(op, lockspace, resource string, err error) error {
+	e := &lockd.Error{Op: op, Lockspace: lockspace, Resource: resource, Mode: dlm.None, Kind: lockd.InvalidName, Text: err.Error(), Err: err}
+	var de *dlm.Error
+	if errors.As(err, &de) && de.Advice != "" {
+		e.Text = de.Advice
+	}
+	return e
+}
+
+// setText is an option that is a text.
+func setText[T any](field func(*T) *string) func(*T, any) error {
+	return func(into *T, v any) error {
+		*field(into) = v.(string)
+		return nil
+	}
+}
+
+// setOwner is the option owner. An empty one would look like none.
+func setOwner[T any](field func(*T) (owner *string, has *bool)) func(*T, any) error {
+	return func(into *T, v any) error {
+		owner, has := field(into)
+		*owner, *has = v.(string), true
+		if *owner == "" {
+			return errText("an owner has at least one byte; leave the option out for a lock without owner")
+		}
+		return nil
+	}
+}
+
+// setWait is the option wait-usec.
+func setWait[T any](field func(*T) *time.Duration) func(*T, any) error {
+	return func(into *T, v any) error {
+		us := v.(uint64)
+		if us > uint64(lockd.MaxWait/time.Microsecond) {
+			return errText(fmt.Sprintf("%d is more than %d (20 s); ask again after a Timeout to wait longer", us, lockd.MaxWait/time.Microsecond))
+		}
+		*field(into) = time.Duration(us) * time.Microsecond
+		return nil
+	}
+}
+
+// setLock is an option that is the path of a lock.
+func setLock[T any](field func(*T) *lockd.Ref) func(*T, any) error {
+	return func(into *T, v any) error {
+		ref, ok := parseLockPath(v.(godbus.ObjectPath))
+		if !ok || ref == 0 {
+			return errText(clip(string(v.(godbus.ObjectPath))) + " is not the path of a lock (" + LockPrefix + "NUMBER)")
+		}
+		*field(into) = ref
+		return nil
+	}
+}

@@ -1,0 +1,195 @@
+package dbus
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/dlmlock/dlmlockd/lockd"
+)
+
+// emits is the value of the annotation
+// org.freedesktop.DBus.Property.EmitsChangedSignal.
+type emits string
+
+const (
+	emitsConst emits = "const" // never changes while the service runs
+	emitsTrue  emits = "true"  // PropertiesChanged carries the new value
+	emitsFalse emits = "false" // changes unsaid
+)
+
+// property is one read-only property.
+type property struct {
+	name  string
+	sig   godbus.Signature
+	emits emits
+	get   func(s *Server, st *lockd.Status) any
+}
+
+func prop(name, sig string, e emits, get func(s *Server, st *lockd.Status) any) property {
+	return property{name, godbus.ParseSignatureMust(sig), e, get}
+}
+
+// value reads the property as a variant.
+func (p *property) value(s *Server, st *lockd.Status) godbus.Variant {
+	return godbus.MakeVariantWithSignature(p.get(s, st), p.sig)
+}
+
+// rootProperties are those of the root object.
+var rootProperties = []property{
+	prop("Version", "s", emitsConst, func(s *Server, _ *lockd.Status) any { return printable(s.cfg.Version) }),
+	prop("Engine", "s", emitsConst, func(_ *Server, st *lockd.Status) any { return printable(st.Engine) }),
+	prop("StateFile", "s", emitsConst, func(s *Server, _ *lockd.Status) any { return printable(s.cfg.StateFile) }),
+	prop("NodeID", "u", emitsTrue, func(_ *Server, st *lockd.Status) any { return st.Node.ID }),
+	prop("NodeName", "s", emitsTrue, func(_ *Server, st *lockd.Status) any { return printable(st.Node.Name) }),
+	prop("ClusterName", "s", emitsTrue, func(_ *Server, st *lockd.Status) any { return printable(st.Node.Cluster) }),
+	prop("Quorate", "b", emitsTrue, func(_ *Server, st *lockd.Status) any { return st.Quorate }),
+	prop("LockCount", "u", emitsTrue, func(_ *Server, st *lockd.Status) any { return uint32(st.Locks) }),
+	prop("WaitingCount", "u", emitsTrue, func(_ *Server, st *lockd.Status) any { return uint32(st.Waiting) }),
+	prop("LockspaceCount", "u", emitsTrue, func(_ *Server, st *lockd.Status) any { return uint32(st.Lockspaces) }),
+	prop("Degraded", "s", emitsTrue, func(_ *Server, st *lockd.Status) any { return printable(st.Degraded) }),
+	prop("LocksGranted", "t", emitsFalse, func(_ *Server, st *lockd.Status) any { return st.Counters.Granted }),
+	prop("LocksReleased", "t", emitsFalse, func(_ *Server, st *lockd.Status) any { return st.Counters.Released }),
+	prop("LocksConverted", "t", emitsFalse, func(_ *Server, st *lockd.Status) any { return st.Counters.Converted }),
+	prop("LocksLost", "t", emitsFalse, func(_ *Server, st *lockd.Status) any { return st.Counters.Lost }),
+	prop("RequestsRefused", "t", emitsFalse, func(_ *Server, st *lockd.Status) any { return st.Counters.Refused }),
+	prop("RequestsCanceled", "t", emitsFalse, func(_ *Server, st *lockd.Status) any { return st.Counters.Canceled }),
+}
+
+func propertiesIface() *iface {
+	return newIface(ifaceProperties, nil,
+		&method{name: "Get", in: "ss", out: "v", inline: getProperty},
+		&method{name: "Set", in: "ssv", inline: setProperty},
+		&method{name: "GetAll", in: "s", out: "a{sv}", inline: getAllProperties})
+}
+
+// findProperty finds a property by the arguments of Get and Set.
+func findProperty(n *node, body []any) (*property, error) {
+	face, name := body[0].(string), body[1].(string)
+	i := n.iface(face)
+	if i == nil {
+		return nil, unknownInterface(face)
+	}
+	p := i.property(name)
+	if p == nil {
+		return nil, busError{errUnknownProperty, fmt.Sprintf("%s has no property %s; GetAll lists them", face, name)}
+	}
+	return p, nil
+}
+
+func unknownInterface(face string) error {
+	return busError{errUnknownInterface, fmt.Sprintf("the object has no interface %q; its properties are those of %s", face, Name)}
+}
+
+func getProperty(s *Server, n *node, c *call, body []any) {
+	p, err := findProperty(n, body)
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	st := s.api.Status()
+	c.reply(p.value(s, &st))
+}
+
+func setProperty(_ *Server, n *node, c *call, body []any) {
+	p, err := findProperty(n, body)
+	if err == nil {
+		err = busError{errReadOnly, p.name + " can't be set"}
+	}
+	c.fail(err)
+}
+
+func getAllProperties(s *Server, n *node, c *call, body []any) {
+	face := body[0].(string)
+	i := n.iface(face)
+	if i == nil {
+		c.fail(unknownInterface(face))
+		return
+	}
+	st := s.api.Status()
+	all := make(map[string]godbus.Variant, len(i.props))
+	for k := range i.props {
+		all[i.props[k].name] = i.props[k].value(s, &st)
+	}
+	c.reply(all)
+}
+
+// When changes are told: soon after something was said to have changed, so that
+// several go in one signal; and what changes with every call, which nobody
+// says, within the longer time.
+const (
+	tellSoon  = 50 * time.Millisecond
+	tellLater = time.Second
+)
+
+// propertyWatch gathers changes of properties into few signals.
+type propertyWatch struct {
+	srv *Server
+
+	mu    sync.Mutex
+	told  lockd.Status // what the last signal said
+	timer *time.Timer  // runs tell; nil before begin and after end
+	soon  bool
+}
+
+func newPropertyWatch(s *Server) *propertyWatch { return &propertyWatch{srv: s} }
+
+func (w *propertyWatch) begin(st lockd.Status) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.told = st
+	w.timer = time.AfterFunc(tellLater, w.tell)
+}
+
+// note says that something has changed.
+func (w *propertyWatch) note() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.timer != nil && !w.soon {
+		w.soon = true
+		w.timer.Reset(tellSoon)
+	}
+}
+
+// tell sends what has changed since the last time.
+func (w *propertyWatch) tell() {
+	now := w.srv.api.Status()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.timer == nil {
+		return
+	}
+	w.soon = false
+	w.timer.Reset(tellLater)
+	var changed map[string]godbus.Variant
+	for k := range rootProperties {
+		p := &rootProperties[k]
+		if p.emits != emitsTrue {
+			continue
+		}
+		v := p.get(w.srv, &now)
+		if v == p.get(w.srv, &w.told) {
+			continue
+		}
+		if changed == nil {
+			changed = make(map[string]godbus.Variant)
+		}
+		changed[p.name] = godbus.MakeVariantWithSignature(v, p.sig)
+	}
+	w.told = now
+	if changed != nil {
+		w.srv.post(letter{path: Path, iface: ifaceProperties, member: "PropertiesChanged",
+			sig: sigPropertiesChanged, body: []any{Name, changed, []string{}}})
+	}
+}
+
+func (w *propertyWatch) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.timer != nil {
+		w.timer.Stop()
+		w.timer = nil
+	}
+}

@@ -1,0 +1,141 @@
+package dbus
+
+import (
+	"errors"
+	"time"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd"
+)
+
+// convertOpts are the options of Convert.
+type convertOpts struct {
+	sel  lockd.Selector
+	wait time.Duration
+}
+
+var convertOptions = append(
+	selectorOptions(func(o *convertOpts) *lockd.Selector { return &o.sel }),
+	option[convertOpts]{"wait-usec", "t", setWait(func(o *convertOpts) *time.Duration { return &o.wait })})
+
+var releaseOptions = selectorOptions(func(s *lockd.Selector) *lockd.Selector { return s })
+
+// selectorOptions are the options that say which lock of a resource is meant.
+func selectorOptions[T any](field func(*T) *lockd.Selector) []option[T] {
+	return []option[T]{
+		{"owner", "s", setOwner(func(o *T) (*string, *bool) { return &field(o).Owner, &field(o).HasOwner })},
+		{"lockid", "u", func(o *T, v any) error {
+			if field(o).LockID = dlm.LockID(v.(uint32)); field(o).LockID == 0 {
+				return errText("0 is no lockid")
+			}
+			return nil
+		}},
+		{"token", "t", func(o *T, v any) error {
+			field(o).Token = v.(uint64)
+			return nil
+		}},
+		{"lock", "o", setLock(func(o *T) *lockd.Ref { return &field(o).Ref })},
+	}
+}
+
+type convert struct {
+	want lockd.Want
+	opts convertOpts
+}
+
+func parseConvert(body []any) (request, error) {
+	w, err := parseWant("convert", body[0].(string), body[1].(string), body[2].(string))
+	if err != nil {
+		return nil, err
+	}
+	r := &convert{want: w}
+	return r, parseOptions("convert", convertOptions, body[3].(options), &r.opts)
+}
+
+// serve: a stronger mode is as much as a new lock, so it takes the same
+// authorisation.
+func (r *convert) serve(c *call) {
+	if err := c.authorize(lockd.ActAcquire, r.want.Lockspace, r.want.Resource, r.want.Mode.String()); err != nil {
+		c.fail(err)
+		return
+	}
+	c.srv.api.Convert(c.caller(), r.want, r.opts.sel, r.opts.wait, func(g lockd.Grant, err error) {
+		defer c.contain()
+		if err != nil {
+			c.fail(err)
+			return
+		}
+		c.reply(g.Token)
+	})
+}
+
+type release struct {
+	lockspace, resource string
+	sel                 lockd.Selector
+}
+
+func parseRelease(body []any) (request, error) {
+	r := &release{lockspace: body[0].(string), resource: body[1].(string)}
+	if err := checkNames("release", r.lockspace, r.resource); err != nil {
+		return nil, err
+	}
+	return r, parseOptions("release", releaseOptions, body[2].(options), &r.sel)
+}
+
+// serve: whose the lock is, the service knows. So it is asked first, as the
+// caller alone; the authoriser only where the lock is another user's.
+func (r *release) serve(c *call) { r.release(c, c.caller()) }
+
+func (r *release) release(c *call, who lockd.Caller) {
+	c.srv.api.Release(who, r.lockspace, r.resource, r.sel, func(err error) {
+		defer c.contain()
+		switch {
+		case err == nil:
+			c.reply()
+		case errors.Is(err, lockd.AccessDenied) && !who.Privileged:
+			go r.releaseOthers(c, who)
+		default:
+			c.fail(err)
+		}
+	})
+}
+
+// releaseOthers asks the authoriser, which may take its time, and tries again.
+func (r *release) releaseOthers(c *call, who lockd.Caller) {
+	defer c.contain()
+	if err := c.authorize(lockd.ActReleaseOthers, r.lockspace, r.resource, ""); err != nil {
+		c.fail(err)
+		return
+	}
+	who.Privileged = true
+	r.release(c, who)
+}
+
+type releaseOwner struct{ lockspace, owner string }
+
+func parseReleaseOwner(body []any) (request, error) {
+	r := &releaseOwner{lockspace: body[0].(string), owner: body[1].(string)}
+	if r.lockspace != "" {
+		if err := checkSpace("release-owner", r.lockspace); err != nil {
+			return nil, err
+		}
+	}
+	if r.owner == "" {
+		return nil, invalid("release-owner", "the owner is empty; locks without owner are released one by one with Release")
+	}
+	if len(r.owner) > maxText {
+		return nil, invalid("release-owner", "the owner has %d bytes, at most %d are allowed", len(r.owner), maxText)
+	}
+	return r, nil
+}
+
+func (r *releaseOwner) serve(c *call) {
+	c.srv.api.ReleaseOwner(c.caller(), r.lockspace, r.owner, func(released uint32, err error) {
+		defer c.contain()
+		if err != nil {
+			c.fail(err)
+			return
+		}
+		c.reply(released)
+	})
+}

@@ -1,0 +1,231 @@
+package dbus
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	godbus "github.com/godbus/dbus/v5"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/internal/testbus"
+	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience is how long a test waits for what must come.
+const patience = 20 * time.Second
+
+// rig is the real service over the embedded engine and a real state file, on a
+// real bus with the shipped policy.
+type rig struct {
+	t       testing.TB
+	bus     *testbus.Bus
+	cluster *local.Cluster
+	service *lockd.Service
+	api     *tampered
+	server  *Server
+	logs    *logBook
+}
+
+// rigConfig changes what newRig makes.
+type rigConfig struct {
+	auth   lockd.Authorizer
+	limits lockd.Limits
+	max    int
+}
+
+// members may change locks in the tests, beside root.
+const membersGID = 4242
+
+var member = testbus.User{UID: 65534, GID: 65534, Groups: []uint32{membersGID}}
+
+func newRig(t testing.TB, bus *testbus.Bus, cfg rigConfig) *rig {
+	r := &rig{t: t, bus: bus, cluster: local.NewCluster("test"), logs: &logBook{}}
+	log := slog.New(slog.NewTextHandler(r.logs, nil))
+	node := r.cluster.AddNode(1)
+	header := state.Header{BootID: "boot", NodeID: 1, Engine: "local"}
+	file, contents, err := state.Open(t.TempDir(), state.Options{Header: header, Log: log})
+	require.NoError(t, err)
+	conn, err := Connect(t.Context(), bus.Address)
+	require.NoError(t, err)
+	if cfg.auth == nil {
+		cfg.auth = lockd.GroupAuthorizer{GID: membersGID, HasGroup: true, Group: "members"}
+	}
+	r.server = New(Config{Bus: conn, Authorizer: cfg.auth, Log: log, Version: "1.2.3", StateFile: file.Path(), MaxCalls: cfg.max})
+	r.service = lockd.New(lockd.Config{
+		Engine: node.Engine(), Journal: file, Contents: contents, BootID: header.BootID,
+		Node: dlm.NodeInfo{ID: 1, Name: "n1", Cluster: "test"}, BusID: conn.GUID(),
+		Lockspaces: []string{"vms"}, Limits: cfg.limits, Notify: r.server.Notify, Log: log,
+		HealthInterval: 50 * time.Millisecond,
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- r.service.Run(ctx) }()
+	t.Cleanup(func() {
+		end, stop := context.WithTimeout(context.Background(), patience)
+		defer stop()
+		require.NoError(t, r.server.Shutdown(end))
+		cancel()
+		require.NoError(t, <-ended)
+		require.NoError(t, file.Close())
+		if t.Failed() && os.Getenv("TEST_LOGS") != "" {
+			t.Log(r.logs.String())
+		}
+	})
+	<-r.service.Ready()
+	r.api = &tampered{API: r.service}
+	require.NoError(t, r.server.Start(t.Context(), r.api))
+	require.NoError(t, r.server.RequestName())
+	return r
+}
+
+// tampered is the service with hooks for what it never does by itself.
+type tampered struct {
+	lockd.API
+	inspect atomic.Pointer[func(done func(lockd.Inspection, error))]
+	status  atomic.Pointer[func() lockd.Status]
+	acquire atomic.Pointer[func(c lockd.Caller, w []lockd.Want, o lockd.AcquireOptions, done func([]lockd.Grant, error)) bool]
+	gone    atomic.Pointer[func(sender string)]
+}
+
+func (a *tampered) Inspect(lockspace, resource string, done func(lockd.Inspection, error)) {
+	if f := a.inspect.Load(); f != nil {
+		(*f)(done)
+		return
+	}
+	a.API.Inspect(lockspace, resource, done)
+}
+
+func (a *tampered) Status() lockd.Status {
+	if f := a.status.Load(); f != nil {
+		return (*f)()
+	}
+	return a.API.Status()
+}
+
+func (a *tampered) Acquire(c lockd.Caller, w []lockd.Want, o lockd.AcquireOptions, done func([]lockd.Grant, error)) {
+	if f := a.acquire.Load(); f != nil && (*f)(c, w, o, done) {
+		return
+	}
+	a.API.Acquire(c, w, o, done)
+}
+
+func (a *tampered) SenderGone(sender string) {
+	if f := a.gone.Load(); f != nil {
+		(*f)(sender)
+	}
+	a.API.SenderGone(sender)
+}
+
+// logBook keeps the log.
+type logBook struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+func (b *logBook) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.text = append(b.text, p...)
+	return len(p), nil
+}
+
+func (b *logBook) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return string(b.text)
+}
+
+// client calls the service.
+type client struct {
+	t    testing.TB
+	conn *godbus.Conn
+	obj  godbus.BusObject
+}
+
+func (r *rig) dial(u testbus.User) *client {
+	r.t.Helper()
+	c := r.bus.DialAs(r.t, u)
+	return &client{r.t, c, c.Object(Name, Path)}
+}
+
+// call calls a member of our interface; a dot in the name means another one.
+func (c *client) call(member string, args ...any) *godbus.Call {
+	return c.obj.CallWithContext(c.t.Context(), full(member), 0, args...)
+}
+
+func full(member string) string {
+	for _, r := range member {
+		if r == '.' {
+			return member
+		}
+	}
+	return Name + "." + member
+}
+
+// ok calls and expects success.
+func (c *client) ok(member string, args ...any) *godbus.Call {
+	c.t.Helper()
+	call := c.call(member, args...)
+	require.NoError(c.t, call.Err, member)
+	return call
+}
+
+// refused calls and expects an error; the text of it is returned.
+func (c *client) refused(name, member string, args ...any) string {
+	c.t.Helper()
+	err := c.call(member, args...).Err
+	require.Error(c.t, err, member)
+	e, ok := err.(godbus.Error)
+	require.True(c.t, ok, "%s: %v", member, err)
+	require.Equal(c.t, name, e.Name, "%s: %s", member, e)
+	return e.Error()
+}
+
+// acquire takes vms/resource in EX.
+func (c *client) acquire(resource string, o options) (lockid uint32, lock godbus.ObjectPath) {
+	c.t.Helper()
+	var token uint64
+	require.NoError(c.t, c.ok("Acquire", "vms", resource, "EX", o).Store(&lockid, &token, &lock))
+	return lockid, lock
+}
+
+// list is ListLocks.
+func (c *client) list(filter options) []lockRow {
+	c.t.Helper()
+	var rows []lockRow
+	require.NoError(c.t, c.ok("ListLocks", filter).Store(&rows))
+	return rows
+}
+
+// opt makes options of pairs.
+func opt(pairs ...any) options {
+	o := options{}
+	for i := 0; i < len(pairs); i += 2 {
+		o[pairs[i].(string)] = godbus.MakeVariant(pairs[i+1])
+	}
+	return o
+}
+
+// receive takes one value of a channel within patience.
+func receive[T any](t testing.TB, ch <-chan T) T {
+	t.Helper()
+	select {
+	case v, ok := <-ch:
+		require.True(t, ok, "closed")
+		return v
+	case <-time.After(patience):
+		require.Fail(t, "nothing came")
+		panic("unreachable")
+	}
+}

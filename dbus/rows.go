@@ -1,0 +1,209 @@
+package dbus
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd"
+)
+
+// lockPath is the object path of a lock.
+func lockPath(r lockd.Ref) godbus.ObjectPath {
+	return godbus.ObjectPath(LockPrefix + strconv.FormatUint(uint64(r), 10))
+}
+
+// parseLockPath reads what lockPath writes.
+func parseLockPath(p godbus.ObjectPath) (lockd.Ref, bool) {
+	digits, ok := strings.CutPrefix(string(p), LockPrefix)
+	n, err := strconv.ParseUint(digits, 10, 64)
+	if !ok || err != nil || lockPath(lockd.Ref(n)) != p {
+		return 0, false
+	}
+	return lockd.Ref(n), true
+}
+
+// modeName is a mode on the bus; none is "".
+func modeName(m dlm.Mode) string {
+	if m == dlm.None {
+		return ""
+	}
+	return m.String()
+}
+
+// usec is a time on the bus: microseconds since 1970, 0 for none.
+func usec(t time.Time) uint64 {
+	if t.IsZero() {
+		return 0
+	}
+	return uint64(t.UnixMicro())
+}
+
+// lockRow is a lock in ListLocks and Inspect: (ossussstsssuut).
+type lockRow struct {
+	Lock                godbus.ObjectPath
+	Lockspace, Resource string
+	LockID              uint32
+	Mode, Wanted, State string
+	Token               uint64
+	Owner, Label        string
+	Lifetime            string
+	UID, PID            uint32
+	Since               uint64
+}
+
+func lockRows(locks []lockd.LockInfo) []lockRow {
+	rows := make([]lockRow, len(locks))
+	for i := range locks {
+		l := &locks[i]
+		rows[i] = lockRow{
+			lockPath(l.Ref), printable(l.Lockspace), printable(l.Resource), uint32(l.LockID),
+			modeName(l.Mode), modeName(l.Wanted), l.State.String(), l.Token,
+			printable(l.Owner), printable(l.Label), l.Lifetime.String(), l.UID, l.PID, usec(l.Since),
+		}
+	}
+	return rows
+}
+
+// lostRow is a lost lock in Inspect: (ossusssts).
+type lostRow struct {
+	Lock                godbus.ObjectPath
+	Lockspace, Resource string
+	LockID              uint32
+	Mode, Owner, Label  string
+	When                uint64
+	Reason              string
+}
+
+func lostRows(lost []lockd.Lost) []lostRow {
+	rows := make([]lostRow, len(lost))
+	for i := range lost {
+		l := &lost[i]
+		rows[i] = lostRow{
+			lockPath(l.Ref), printable(l.Lockspace), printable(l.Resource), uint32(l.LockID),
+			modeName(l.Mode), printable(l.Owner), printable(l.Label), usec(l.At), printable(l.Reason),
+		}
+	}
+	return rows
+}
+
+// queueRow is a lock in one of the lock manager's queues: (uuss).
+type queueRow struct {
+	LockID, Node uint32
+	Mode, Wanted string
+}
+
+func queueRows(queue []dlm.Held) []queueRow {
+	rows := make([]queueRow, len(queue))
+	for i, h := range queue {
+		rows[i] = queueRow{uint32(h.LockID), h.Node, modeName(h.Mode), modeName(h.Wanted)}
+	}
+	return rows
+}
+
+// holderRow is what a holder in PW or EX has published: (usts).
+type holderRow struct {
+	Node  uint32
+	Mode  string
+	Token uint64
+	Who   string
+}
+
+// orphanRow is an orphan in ListOrphans: (uss).
+type orphanRow struct {
+	LockID         uint32
+	Resource, Mode string
+}
+
+func orphanRows(orphans []dlm.Orphan) []orphanRow {
+	rows := make([]orphanRow, len(orphans))
+	for i, o := range orphans {
+		rows[i] = orphanRow{uint32(o.LockID), printable(o.Resource), modeName(o.Mode)}
+	}
+	return rows
+}
+
+// spaceRow is a lockspace in ListLockspaces: (ssuia{sv}).
+type spaceRow struct {
+	Name, State string
+	Locks       uint32
+	Orphans     int32
+	Details     map[string]godbus.Variant
+}
+
+func spaceRows(spaces []lockd.LockspaceInfo) []spaceRow {
+	rows := make([]spaceRow, len(spaces))
+	for i := range spaces {
+		sp := &spaces[i]
+		rows[i] = spaceRow{printable(sp.Name), sp.State.String(), uint32(sp.Locks), int32(sp.Orphans), spaceDetails(sp)}
+	}
+	return rows
+}
+
+func spaceDetails(sp *lockd.LockspaceInfo) map[string]godbus.Variant {
+	d := make(map[string]godbus.Variant)
+	if sp.Error != "" {
+		d["error"] = godbus.MakeVariant(printable(sp.Error))
+	}
+	if sp.HasHealth {
+		addHealth(d, &sp.Health)
+	}
+	return d
+}
+
+func addHealth(d map[string]godbus.Variant, h *dlm.Health) {
+	d["stopped"] = godbus.MakeVariant(h.Stopped)
+	if h.Known {
+		d["quorate"] = godbus.MakeVariant(h.Quorate)
+	}
+	if h.Reason != "" {
+		d["reason"] = godbus.MakeVariant(printable(h.Reason))
+	}
+	if h.Members == nil {
+		h.Members = []uint32{}
+	}
+	d["members"] = godbus.MakeVariant(h.Members)
+	d["recovery"] = godbus.MakeVariant(h.Recovery)
+}
+
+// inspection is the answer of Inspect.
+func inspection(in *lockd.Inspection) map[string]godbus.Variant {
+	d := map[string]godbus.Variant{
+		"locks": godbus.MakeVariant(lockRows(in.Locks)),
+		"lost":  godbus.MakeVariant(lostRows(in.Lost)),
+	}
+	missing := make([]string, 0, len(in.Missing)+1)
+	for _, m := range in.Missing {
+		missing = append(missing, printable(m))
+	}
+	if in.HasQueues {
+		q := &in.Queues
+		d["granted"] = godbus.MakeVariant(queueRows(q.Granted))
+		d["converting"] = godbus.MakeVariant(queueRows(q.Converting))
+		d["waiting"] = godbus.MakeVariant(queueRows(q.Waiting))
+		d["master"] = godbus.MakeVariant(q.Master)
+		d["complete"] = godbus.MakeVariant(q.Complete)
+		if q.HasValue && !in.HasValue {
+			d["value"] = godbus.MakeVariant(q.Value[:])
+		}
+		if q.Missing != "" {
+			missing = append(missing, printable(q.Missing))
+		}
+	}
+	if in.HasValue {
+		d["value"] = godbus.MakeVariant(in.Value[:])
+		d["value-invalid"] = godbus.MakeVariant(in.ValueInvalid)
+	}
+	if in.HasHolder {
+		h := &in.Holder
+		d["holder"] = godbus.MakeVariant(holderRow{h.Node, modeName(h.Mode), h.Token, printable(h.Who)})
+	}
+	if in.HasHealth {
+		addHealth(d, &in.Health)
+	}
+	d["missing"] = godbus.MakeVariant(missing)
+	return d
+}

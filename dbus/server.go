@@ -1,0 +1,258 @@
+package dbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/dlmlock/dlmlockd/lockd"
+)
+
+// DefaultMaxCalls is how many unanswered calls a connection may have. The
+// reference bus allows 128 by itself; other buses count differently.
+const DefaultMaxCalls = 256
+
+// Config is what a Server needs. Bus is required.
+type Config struct {
+	Bus        *Bus
+	Authorizer lockd.Authorizer // nil: only root may change anything
+	Log        *slog.Logger     // nil: nothing is logged
+	Version    string           // the Version property
+	StateFile  string           // the StateFile property: a path
+	MaxCalls   int              // unanswered calls of a connection; 0: DefaultMaxCalls
+}
+
+// Server serves lockd.API on a bus.
+type Server struct {
+	bus      *Bus
+	auth     lockd.Authorizer
+	log      *slog.Logger
+	cfg      Config
+	api      lockd.API
+	tree     *tree
+	out      *outbox
+	props    *propertyWatch
+	gate     gate
+	maxCalls int32
+
+	ctx    context.Context // of every call
+	cancel context.CancelFunc
+
+	mu    sync.Mutex
+	peers map[string]*peer
+}
+
+// New makes a Server that does nothing yet.
+func New(cfg Config) *Server {
+	s := &Server{
+		bus: cfg.Bus, auth: cfg.Authorizer, log: cfg.Log, cfg: cfg,
+		maxCalls: int32(cfg.MaxCalls),
+		peers:    make(map[string]*peer),
+		out:      newOutbox(cfg.Bus),
+		tree:     newTree(),
+	}
+	s.gate.idle = make(chan struct{})
+	s.props = newPropertyWatch(s)
+	if s.auth == nil {
+		s.auth = lockd.GroupAuthorizer{}
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.maxCalls <= 0 {
+		s.maxCalls = DefaultMaxCalls
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s
+}
+
+// Start begins to serve api: subscribes to vanishing callers and takes calls
+// to our unique name. Nobody knows that one; RequestName opens the door. The
+// context bounds Start alone.
+func (s *Server) Start(ctx context.Context, api lockd.API) error {
+	s.api = api
+	// One match for all callers: the bus allows only so many. An empty third
+	// argument means that the name has no owner any more.
+	err := s.bus.conn.AddMatchSignalContext(ctx,
+		godbus.WithMatchSender("org.freedesktop.DBus"), godbus.WithMatchInterface("org.freedesktop.DBus"),
+		godbus.WithMatchMember("NameOwnerChanged"), godbus.WithMatchArg(2, ""))
+	if err != nil {
+		return fmt.Errorf("watch for vanishing callers: %w", err)
+	}
+	s.props.begin(api.Status())
+	go s.out.run()
+	s.bus.server.Store(s)
+	return nil
+}
+
+// RequestName takes the well-known name. It does not replace another owner and
+// does not wait for it to go: a second daemon on the bus is an error.
+func (s *Server) RequestName() error {
+	r, err := s.bus.conn.RequestName(Name, godbus.NameFlagDoNotQueue)
+	if err != nil {
+		return fmt.Errorf("take the bus name %s: %w (is the bus policy org.example.DlmLock.conf installed, and is this root?)", Name, err)
+	}
+	if r == godbus.RequestNameReplyPrimaryOwner || r == godbus.RequestNameReplyAlreadyOwner {
+		return nil
+	}
+	owner := "another process"
+	var pid uint32
+	if s.bus.conn.BusObject().Call("org.freedesktop.DBus.GetConnectionUnixProcessID", 0, Name).Store(&pid) == nil {
+		owner = fmt.Sprintf("process %d", pid)
+	}
+	return fmt.Errorf("the bus name %s belongs to %s: another dlmlockd runs on this bus", Name, owner)
+}
+
+// Done is closed when the connection to the bus is gone. The daemon should end
+// then, and be started again: locks stay.
+func (s *Server) Done() <-chan struct{} { return s.bus.Done() }
+
+// Shutdown gives the name away, so that the next daemon can be started by a
+// call, answers what was asked before, and closes the connection. When the
+// context ends first, what is left stays unanswered and the error says so. The
+// service must run until Shutdown returns.
+func (s *Server) Shutdown(ctx context.Context) error {
+	var errs []error
+	if _, err := s.bus.conn.ReleaseName(Name); err != nil && s.bus.conn.Connected() {
+		errs = append(errs, fmt.Errorf("give away the bus name: %w", err))
+	}
+	s.gate.shut()
+	select {
+	case <-s.gate.idle:
+	case <-s.Done():
+	case <-ctx.Done():
+		errs = append(errs, fmt.Errorf("calls stay unanswered: %w", ctx.Err()))
+	}
+	s.props.end()
+	s.out.close()
+	select {
+	case <-s.out.done:
+	case <-ctx.Done():
+	}
+	s.cancel()
+	errs = append(errs, s.bus.Close())
+	return errors.Join(errs...)
+}
+
+// take takes one method call, in the reader goroutine.
+func (s *Server) take(msg *godbus.Message) {
+	c := newCall(s, msg)
+	if c.sender == "" {
+		return // not from a bus: nobody to answer
+	}
+	if !s.gate.enter() {
+		c.method = nothing
+		s.gate.force()
+		c.fail(&lockd.Error{Op: "call", Kind: lockd.ShuttingDown, Text: "the service is about to end; call again to start it anew"})
+		return
+	}
+	defer c.contain()
+	m, n, err := s.tree.find(msg)
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	c.method = m
+	if m.inline != nil {
+		m.inline(s, n, c, msg.Body)
+		return
+	}
+	req, err := m.parse(msg.Body)
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	c.req = req
+	s.enqueue(c)
+}
+
+// enqueue puts a call in the line of its sender, if there is room.
+func (s *Server) enqueue(c *call) {
+	p := s.peer(c.sender)
+	if p.unanswered.Load() >= s.maxCalls {
+		c.fail(busError{errLimits, fmt.Sprintf("this connection has %d unanswered calls; wait for some", s.maxCalls)})
+		return
+	}
+	c.peer = p
+	p.unanswered.Add(1)
+	p.push(c)
+}
+
+// peer finds or makes the line of a sender. Only the reader makes and removes
+// them, so one that vanishes can't come back.
+func (s *Server) peer(name string) *peer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.peers[name]
+	if p == nil {
+		p = &peer{srv: s, name: name}
+		p.ctx, p.cancel = context.WithCancel(s.ctx)
+		s.peers[name] = p
+	}
+	return p
+}
+
+// senderGone is called by the reader when a connection has vanished.
+func (s *Server) senderGone(name string) {
+	s.mu.Lock()
+	p := s.peers[name]
+	delete(s.peers, name)
+	s.mu.Unlock()
+	if p != nil {
+		p.gone()
+	}
+}
+
+// gate counts the calls that are owed an answer.
+type gate struct {
+	mu   sync.Mutex
+	open int
+	down bool
+	idle chan struct{} // closed when down and none is open
+}
+
+// enter lets a call in, unless the gate is shut.
+func (g *gate) enter() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.down {
+		g.open++
+	}
+	return !g.down
+}
+
+// force counts a call that came too late and is told so.
+func (g *gate) force() {
+	g.mu.Lock()
+	g.open++
+	g.mu.Unlock()
+}
+
+func (g *gate) leave() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.open--
+	g.check()
+}
+
+func (g *gate) shut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.down = true
+	g.check()
+}
+
+func (g *gate) check() {
+	if !g.down || g.open > 0 {
+		return
+	}
+	select {
+	case <-g.idle:
+	default:
+		close(g.idle)
+	}
+}

@@ -1,0 +1,145 @@
+package dbus
+
+import (
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd"
+)
+
+type listLockspaces struct{}
+
+func parseListLockspaces([]any) (request, error) { return listLockspaces{}, nil }
+
+func (listLockspaces) serve(c *call) {
+	if err := c.authorize(lockd.ActInspect, "", "", ""); err != nil {
+		c.fail(err)
+		return
+	}
+	c.srv.api.Lockspaces(func(spaces []lockd.LockspaceInfo, err error) {
+		defer c.contain()
+		if err != nil {
+			c.fail(err)
+			return
+		}
+		c.reply(spaceRows(spaces))
+	})
+}
+
+// joinOptions: none so far.
+var joinOptions []option[join]
+
+type join struct{ lockspace string }
+
+func parseJoin(body []any) (request, error) {
+	r := &join{body[0].(string)}
+	if err := checkSpace("join", r.lockspace); err != nil {
+		return nil, err
+	}
+	return r, parseOptions("join", joinOptions, body[1].(options), r)
+}
+
+func (r *join) serve(c *call) {
+	if err := c.authorize(lockd.ActManageLockspaces, r.lockspace, "", ""); err != nil {
+		c.fail(err)
+		return
+	}
+	c.srv.api.Join(c.caller(), r.lockspace, c.plain)
+}
+
+var leaveOptions = []option[leave]{
+	{"force", "b", func(r *leave, v any) error {
+		r.force = v.(bool)
+		return nil
+	}},
+}
+
+type leave struct {
+	lockspace string
+	force     bool
+}
+
+func parseLeave(body []any) (request, error) {
+	r := &leave{lockspace: body[0].(string)}
+	if err := checkSpace("leave", r.lockspace); err != nil {
+		return nil, err
+	}
+	return r, parseOptions("leave", leaveOptions, body[1].(options), r)
+}
+
+func (r *leave) serve(c *call) {
+	if err := c.authorize(lockd.ActManageLockspaces, r.lockspace, "", ""); err != nil {
+		c.fail(err)
+		return
+	}
+	c.srv.api.Leave(c.caller(), r.lockspace, r.force, c.plain)
+}
+
+// plain ends a call that has no out arguments.
+func (c *call) plain(err error) {
+	defer c.contain()
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	c.reply()
+}
+
+type listOrphans struct{ lockspace string }
+
+func parseListOrphans(body []any) (request, error) {
+	r := &listOrphans{body[0].(string)}
+	return r, checkSpace("list-orphans", r.lockspace)
+}
+
+func (r *listOrphans) serve(c *call) {
+	if err := c.authorize(lockd.ActInspect, r.lockspace, "", ""); err != nil {
+		c.fail(err)
+		return
+	}
+	c.srv.api.Orphans(r.lockspace, func(orphans []dlm.Orphan, err error) {
+		defer c.contain()
+		if err != nil {
+			c.fail(err)
+			return
+		}
+		c.reply(orphanRows(orphans))
+	})
+}
+
+// purgeOptions: none so far.
+var purgeOptions []option[purge]
+
+type purge struct {
+	lockspace string
+	expect    []dlm.LockID
+}
+
+func parsePurge(body []any) (request, error) {
+	r := &purge{lockspace: body[0].(string)}
+	if err := checkSpace("purge", r.lockspace); err != nil {
+		return nil, err
+	}
+	ids := body[1].([]uint32)
+	if len(ids) > MaxPurge {
+		return nil, invalid("purge", "more than %d lockids", MaxPurge)
+	}
+	r.expect = make([]dlm.LockID, len(ids))
+	for i, id := range ids {
+		r.expect[i] = dlm.LockID(id)
+	}
+	return r, parseOptions("purge", purgeOptions, body[2].(options), r)
+}
+
+func (r *purge) serve(c *call) {
+	if err := c.authorize(lockd.ActPurge, r.lockspace, "", ""); err != nil {
+		c.fail(err)
+		return
+	}
+	c.srv.api.Purge(c.caller(), r.lockspace, r.expect, func(purged uint32, err error) {
+		defer c.contain()
+		if err != nil {
+			c.fail(err)
+			return
+		}
+		c.reply(purged)
+	})
+}
