@@ -46,9 +46,20 @@ func (t *table) startAcquire(c *call) {
 		t.refuse(c, e)
 		return
 	}
-	if len(c.fresh) == 0 {
+	again := t.rebind(c)
+	if len(c.fresh) == 0 && len(again) == 0 {
 		t.granted(c)
 		return
+	}
+	if len(c.fresh) == 0 {
+		t.append(true, again, func(err error) {
+			t.noteWrite(err)
+			t.granted(c)
+		})
+		return
+	}
+	if len(again) > 0 {
+		t.append(true, again, t.noteWrite)
 	}
 	// One fixed order, so that two callers who want the same locks don't take
 	// them crosswise.
@@ -122,12 +133,10 @@ func (t *table) checkOptions(c *call) *Error {
 		return bad(InvalidArgs, "the owner is empty; leave the option out for a lock without owner")
 	case !utf8.ValidString(o.Owner) || !utf8.ValidString(o.Label):
 		return bad(InvalidArgs, "owner and label must be UTF-8")
-	case c.wait < 0 || c.wait > MaxWait:
+	case c.wait < 0 || c.wait > MaxWait && c.request == 0:
 		return bad(InvalidArgs, "wait-usec is at most %d (%s)", MaxWait.Microseconds(), MaxWait)
-	case o.Lifetime != state.Persistent:
-		return bad(NotSupported, "this version knows the lifetime \"persistent\" only")
 	}
-	return nil
+	return t.checkLifetime(c)
 }
 
 // checkWant checks the names and the mode of one lock, and that its lockspace
@@ -213,6 +222,9 @@ func (t *table) findOwn(c *call) (parked bool, e *Error) {
 		case l.lifetime != c.opts.Lifetime:
 			return false, c.error(AlreadyHeld, w.Lockspace, w.Resource, w.Mode,
 				fmt.Sprintf("owner %q holds it with another lifetime; release it first", c.opts.Owner))
+		case l.lifetime == state.Process && l.bound.proc != c.opts.proc:
+			return false, c.error(AlreadyHeld, w.Lockspace, w.Resource, w.Mode,
+				fmt.Sprintf("owner %q holds it for process %d; release it first, or use another owner", c.opts.Owner, l.pid))
 		}
 		c.locks[i] = l
 	}
@@ -264,7 +276,11 @@ func (t *table) makeLocks(c *call) *Error {
 			owner: c.opts.Owner, hasOwner: c.opts.HasOwner, label: c.opts.Label, lifetime: c.opts.Lifetime,
 			uid: c.caller.UID, pid: c.caller.PID, sender: c.caller.Sender,
 		}
+		if l.lifetime == state.Process {
+			l.pid = c.opts.proc.PID
+		}
 		t.add(l)
+		t.bind(l, c.opts.proc)
 		c.locks[i] = l
 		c.fresh = append(c.fresh, l)
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/process"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -64,6 +65,15 @@ func (t *table) load(r state.Lock) *lock {
 	}
 	l.sp.highToken = max(l.sp.highToken, l.token)
 	t.add(l)
+	if l.lifetime == state.Connection && r.BusID != t.busID {
+		// A name of another bus, or of one that was restarted since, is dead;
+		// it must not be taken for the same name here.
+		l.sender = r.BusID + "/" + r.Sender
+		t.bind(l, process.ID{})
+		l.bound.dead = true
+		return l
+	}
+	t.bind(l, process.ID{PID: r.PID, Start: r.PIDStart})
 	return l
 }
 
@@ -182,25 +192,26 @@ func (t *table) match(a *adoption, ev dlm.Event) {
 	t.logLock(slog.LevelDebug, "adopted", l)
 }
 
-// finishCalls ends the releases that a crash has cut short.
+// finishCalls ends the releases that a crash has cut short, and the locks whose
+// connection or process ended meanwhile.
 func (t *table) finishCalls(sp *space) {
-	var rest []*lock
-	for _, head := range sp.byResource {
-		for l := head; l != nil; l = l.nextRes {
-			if l.phase == state.Releasing && l.busy == nil {
-				rest = append(rest, l)
-			}
+	var rest, ended []*lock
+	for _, o := range t.order {
+		switch l := o.l; {
+		case l == nil || l.sp != sp || l.busy != nil:
+		case l.phase == state.Releasing:
+			rest = append(rest, l)
+		case l.bound != nil && l.bound.dead:
+			ended = append(ended, l)
 		}
 	}
-	if len(rest) == 0 {
-		return
+	if len(rest) > 0 {
+		for _, l := range rest {
+			t.logLock(slog.LevelInfo, "finishing an unfinished release", l)
+		}
+		t.release(&call{kind: callRelease, op: "release", heapIdx: -1, answered: true}, rest)
 	}
-	slices.SortFunc(rest, func(a, b *lock) int { return int(int64(a.ref) - int64(b.ref)) })
-	for _, l := range rest {
-		t.logLock(slog.LevelInfo, "finishing an unfinished release", l)
-	}
-	c := &call{kind: callRelease, op: "release", heapIdx: -1, answered: true}
-	t.release(c, rest)
+	t.releaseEnded(ended, "the connection or process has ended while the service was down")
 }
 
 // voidAll ends every record of a lockspace that turned out to have no locks.

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/process"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -36,6 +37,7 @@ type AcquireOptions struct {
 	Label    string // what a person should read
 	Lifetime state.Lifetime
 	PID      uint32        // Lifetime Process: whose end ends the lock; 0: the caller
+	proc     process.ID    // what PID was when the call came in
 	Wait     time.Duration // 0: don't queue
 }
 
@@ -245,6 +247,17 @@ type API interface {
 	// Acquire takes all the locks or none. The grants come in the order of
 	// want; an empty list succeeds.
 	Acquire(c Caller, want []Want, o AcquireOptions, done func([]Grant, error))
+	// Request queues for a lock without a deadline: started gets its number or
+	// why it can't wait, then done how it ended.
+	Request(c Caller, w Want, o AcquireOptions, started func(Ref, error), done func(Grant, error))
+	// CancelRequest withdraws a Request that still waits.
+	CancelRequest(c Caller, ref Ref, done func(error))
+	// Lock describes one lock; an error of kind NotHeld if it is gone.
+	Lock(ref Ref, done func(LockInfo, error))
+	// Senders returns the bus names that locks of lifetime connection hang on.
+	// When the service is ready, the front end passes those that are gone to
+	// SenderGone.
+	Senders(done func([]string))
 	// Convert changes the mode of a lock of the caller in place.
 	Convert(c Caller, w Want, sel Selector, wait time.Duration, done func(Grant, error))
 	// Release lets go of one lock.

@@ -58,6 +58,9 @@ type call struct {
 
 	space, resource string // release, inspect
 
+	request Ref  // a Request: waits without deadline, known by this number
+	unasked bool // the service's own: nobody waits for the answer
+
 	stage    stage
 	locks    []*lock // acquire: parallel to want; convert, release: the locks meant
 	fresh    []*lock // acquire: those of locks that this call makes
@@ -141,6 +144,7 @@ func (t *table) arm(c *call, d time.Duration) {
 // rearm gives the call another deadline.
 func (t *table) rearm(c *call, d time.Duration) {
 	t.disarm(c)
+	delete(t.forever, c)
 	t.arm(c, d)
 }
 
@@ -159,6 +163,10 @@ func (t *table) reply(c *call) {
 	c.answered = true
 	t.disarm(c)
 	t.dropSender(c)
+	delete(t.forever, c)
+	if c.unasked {
+		return
+	}
 	var err error
 	if c.err != nil {
 		err = c.err
@@ -172,5 +180,14 @@ func (l *lock) record(p state.Phase) state.Lock {
 		ID: uint64(l.ref), Lockspace: l.sp.name, Resource: l.resource, LockID: l.lockid, Mode: l.mode,
 		Phase: p, Token: l.token, Owner: l.owner, HasOwner: l.hasOwner, Label: l.label,
 		Lifetime: l.lifetime, UID: l.uid, PID: l.pid, Sender: l.sender, Since: time.UnixMicro(l.since),
+		PIDStart: l.procStart(),
 	}
+}
+
+// procStart is the start time of the process that ends l, or 0.
+func (l *lock) procStart() uint64 {
+	if l.bound == nil {
+		return 0
+	}
+	return l.bound.proc.Start
 }

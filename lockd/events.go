@@ -3,6 +3,7 @@ package lockd
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 
 	"github.com/dlmlock/dlmlockd/dlm"
 )
@@ -154,18 +155,26 @@ func (t *table) journalHealthy() { t.noteWrite(nil) }
 // and every persistent lock stays.
 func (t *table) stop() {
 	t.stopping = true
-	var waiting []*call
-	for _, c := range t.deadlines {
-		if c.kind == callAcquire || c.kind == callConvert {
-			waiting = append(waiting, c)
+	for _, c := range t.unanswered() {
+		if c.kind != callAcquire && c.kind != callConvert {
+			continue
 		}
-	}
-	for _, c := range waiting {
 		if c.stage == stageLocking || c.stage == stageConverting || c.stage == stageNew {
 			t.giveUp(c, c.error(ShuttingDown, "", "", dlm.None, "the service is stopping; ask again when it is back"))
 		}
 	}
 	t.log(slog.LevelInfo, "stopping", slog.Int("locks", t.lockCount()))
+}
+
+// unanswered returns the calls that somebody waits for.
+func (t *table) unanswered() []*call {
+	out := slices.Clone([]*call(t.deadlines))
+	for c := range t.forever {
+		if c.heapIdx < 0 {
+			out = append(out, c)
+		}
+	}
+	return slices.DeleteFunc(out, func(c *call) bool { return c.answered })
 }
 
 // quiet reports whether no call is under way any more.

@@ -41,11 +41,17 @@ func (s *Service) answer(a replyAction) {
 		done(c.released, a.err)
 	case func(Inspection, error):
 		done(c.inspection, a.err)
+	case *request:
+		done.end(c, a.err)
 	}
 }
 
 // Acquire takes all the locks or none.
 func (s *Service) Acquire(c Caller, want []Want, o AcquireOptions, done func([]Grant, error)) {
+	if err := s.findProcess(c, &o); err != nil {
+		s.post(func() { done(nil, err) })
+		return
+	}
 	s.submit(&call{kind: callAcquire, op: "acquire", caller: c, want: want, opts: o, wait: o.Wait, done: done}, nil)
 }
 

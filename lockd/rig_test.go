@@ -67,6 +67,9 @@ func (j *memJournal) apply(c state.Change) {
 		if c.HasMode {
 			l.Mode, l.Token = c.Mode, c.Token
 		}
+		if c.Sender != "" {
+			l.Sender, l.BusID = c.Sender, c.BusID
+		}
 		j.locks[c.ID] = l
 	case state.Lockspace:
 		if c.Phase != state.Left {
@@ -139,6 +142,7 @@ func (h *host) spawn(t testing.TB) *daemon {
 	d := &daemon{engine: h.node.Engine(), ended: make(chan struct{})}
 	cfg := h.config
 	cfg.Engine, cfg.Journal, cfg.Contents = d.engine, h.journal, h.journal.contents(h.boot)
+	h.boot = "boot-1" // what is written from now on is of this boot
 	cfg.BootID, cfg.Instance, cfg.BusID = "boot-1", "test", "bus"
 	node, err := d.engine.Node(t.Context())
 	require.NoError(t, err)

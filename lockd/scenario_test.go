@@ -19,6 +19,8 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/process"
+	"github.com/dlmlock/dlmlockd/state"
 )
 
 var update = flag.Bool("update", false, "write what the scenarios print into their files")
@@ -79,6 +81,53 @@ func playScenario(t *testing.T, file []byte) []byte {
 	return append(bytes.TrimRight(out.Bytes(), "\n"), '\n')
 }
 
+// fakeProcesses are the processes of a scenario. The real ones are tested in
+// package process and over the bus.
+type fakeProcesses struct {
+	mu      sync.Mutex
+	alive   map[process.ID]uint32 // with the uid
+	watched map[process.ID]func(process.ID)
+}
+
+func (f *fakeProcesses) Identify(pid uint32) (process.ID, uint32, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for id, uid := range f.alive {
+		if id.PID == pid {
+			return id, uid, nil
+		}
+	}
+	return process.ID{}, 0, process.ErrGone
+}
+
+func (f *fakeProcesses) Watch(id process.ID, ended func(process.ID)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, ok := f.alive[id]; !ok {
+		go ended(id)
+		return
+	}
+	f.watched[id] = ended
+}
+
+func (f *fakeProcesses) Unwatch(id process.ID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.watched, id)
+}
+
+func (f *fakeProcesses) end(pid uint32) {
+	id, _, _ := f.Identify(pid)
+	f.mu.Lock()
+	ended := f.watched[id]
+	delete(f.alive, id)
+	delete(f.watched, id)
+	f.mu.Unlock()
+	if ended != nil {
+		ended(id)
+	}
+}
+
 // scenario is the state of one file: a cluster of two nodes, a daemon on each.
 type scenario struct {
 	t       *testing.T
@@ -86,6 +135,9 @@ type scenario struct {
 	hosts   map[string]*host
 	daemons map[string]*daemon
 	callers map[string]Caller
+	procs   *fakeProcesses
+	tokens  map[string]uint64 // the last one by resource
+	pending map[string]Ref    // the last Request by caller
 
 	mu  sync.Mutex
 	out bytes.Buffer
@@ -93,11 +145,12 @@ type scenario struct {
 
 func newScenario(t *testing.T) *scenario {
 	s := &scenario{t: t, cluster: local.NewCluster("test"), hosts: map[string]*host{}, daemons: map[string]*daemon{},
-		callers: map[string]Caller{"root": root}}
+		callers: map[string]Caller{"root": root}, tokens: map[string]uint64{}, pending: map[string]Ref{},
+		procs: &fakeProcesses{alive: map[process.ID]uint32{}, watched: map[process.ID]func(process.ID){}}}
 	for i, name := range []string{"n1", "n2"} {
 		h := newHost(s.cluster.AddNode(uint32(i + 1)))
 		h.config.Notify = func(n Notice) { s.notice(name, n) }
-		h.config.Limits = DefaultLimits()
+		h.config.Limits, h.config.Processes = DefaultLimits(), s.procs
 		h.config.HealthInterval = time.Second + time.Duration(i)*time.Millisecond // one after the other
 		s.hosts[name] = h
 	}
@@ -254,7 +307,13 @@ func (s *scenario) run(words []string) {
 func (s *scenario) runCall(verb, who string, c Caller, d *daemon, p []string, o args) {
 	wait, _ := time.ParseDuration(o["wait"])
 	owner, hasOwner := o["owner"]
-	opts := AcquireOptions{Owner: owner, HasOwner: hasOwner, Label: o["label"], Wait: wait}
+	opts := AcquireOptions{Owner: owner, HasOwner: hasOwner, Label: o["label"], Wait: wait, PID: uint32(o.num("pid"))}
+	switch o["lifetime"] {
+	case "connection":
+		opts.Lifetime = state.Connection
+	case "process":
+		opts.Lifetime = state.Process
+	}
 	switch verb {
 	case "acquire": // CALLER LOCKSPACE/RESOURCE MODE [LOCKSPACE/RESOURCE MODE ...] [owner=] [label=] [wait=]
 		var w []Want
@@ -264,12 +323,23 @@ func (s *scenario) runCall(verb, who string, c Caller, d *daemon, p []string, o 
 		d.Acquire(c, w, opts, func(g []Grant, err error) {
 			var got []string
 			for _, g := range g {
-				got = append(got, fmt.Sprintf("#%d lkid=%d", g.Ref, g.LockID))
+				got = append(got, fmt.Sprintf("#%d lkid=%d", g.Ref, g.LockID)+s.token(g, o))
 			}
 			s.result(who, err, "granted %s", strings.Join(got, ", "))
 		})
+	case "request": // CALLER LOCKSPACE/RESOURCE MODE [owner=] [lifetime=] [pid=]
+		d.Request(c, want(p), opts, func(ref Ref, err error) {
+			s.pending[who] = ref
+			s.result(who, err, "request #%d waits", ref)
+		}, func(g Grant, err error) { s.result(who, err, "request granted #%d lkid=%d", g.Ref, g.LockID) })
+	case "cancel": // CALLER : its last request
+		d.CancelRequest(c, s.pending[p[0]], func(err error) { s.result(who, err, "canceled") })
+	case "senders": // CALLER
+		d.Senders(func(names []string) { s.printf("%s: bound to %v", who, names) })
 	case "convert": // CALLER LOCKSPACE/RESOURCE MODE [owner=] [lkid=] [wait=]
-		d.Convert(c, want(p), o.selector(), wait, func(g Grant, err error) { s.result(who, err, "converted #%d", g.Ref) })
+		d.Convert(c, want(p), o.selector(), wait, func(g Grant, err error) {
+			s.result(who, err, "converted #%d%s", g.Ref, s.token(g, o))
+		})
 	case "release": // CALLER LOCKSPACE/RESOURCE [owner=] [lkid=]
 		w := want([]string{p[0], "NL"})
 		d.Release(c, w.Lockspace, w.Resource, o.selector(), func(err error) { s.result(who, err, "released") })
@@ -303,6 +373,25 @@ func (s *scenario) runCall(verb, who string, c Caller, d *daemon, p []string, o 
 	default:
 		require.Fail(s.t, "no such command", verb)
 	}
+}
+
+// token prints, for token=show, what the fencing token did since the last one
+// of the resource.
+func (s *scenario) token(g Grant, o args) string {
+	if o["token"] == "" {
+		return ""
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last := s.tokens[g.Resource]
+	s.tokens[g.Resource] = g.Token
+	switch {
+	case g.Token < last:
+		return " token went back"
+	case g.Token == last:
+		return " token same"
+	}
+	return " token larger"
 }
 
 func (s *scenario) inspected(who string, in Inspection, err error) {
@@ -377,6 +466,15 @@ func (s *scenario) runHost(verb string, words []string) bool {
 		require.NoError(s.t, err)
 	case "disk": // NODE full|ok
 		at().journal.setFail(plain[1] == "full")
+	case "process": // PID START [uid=]
+		pid, _ := strconv.Atoi(plain[0])
+		start, _ := strconv.Atoi(plain[1])
+		s.procs.mu.Lock()
+		s.procs.alive[process.ID{PID: uint32(pid), Start: uint64(start)}] = uint32(o.num("uid"))
+		s.procs.mu.Unlock()
+	case "exit": // PID
+		pid, _ := strconv.Atoi(plain[0])
+		s.procs.end(uint32(pid))
 	case "sleep": // DURATION
 		d, err := time.ParseDuration(plain[0])
 		require.NoError(s.t, err)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/process"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -15,6 +16,13 @@ import (
 // Append writes all of the changes or none.
 type Journal interface {
 	Append([]state.Change) error
+}
+
+// Processes watches processes; *process.Watcher is one.
+type Processes interface {
+	Identify(pid uint32) (id process.ID, uid uint32, err error)
+	Watch(id process.ID, ended func(process.ID))
+	Unwatch(id process.ID)
 }
 
 // Config is what a Service is made of.
@@ -33,6 +41,9 @@ type Config struct {
 	OpTimeout time.Duration
 	// HealthInterval is how often each lockspace is looked at. Zero: 1 s.
 	HealthInterval time.Duration
+	// Processes tells when the process ends that a lock hangs on. Nil: locks of
+	// lifetime process are refused.
+	Processes Processes
 	// Notify gets what the service says unasked, on the owner goroutine; it
 	// must not block. May be nil.
 	Notify func(Notice)
@@ -225,7 +236,24 @@ func (s *Service) carryOut(a action) {
 		s.closeSpace(a.sp)
 	case lookAction:
 		s.look(a)
+	case watchAction:
+		s.watch(a.proc)
+	case unwatchAction:
+		if s.cfg.Processes != nil {
+			s.cfg.Processes.Unwatch(a.proc)
+		}
+	case startedAction:
+		if r, ok := a.c.done.(*request); ok {
+			r.start(a.c.request, nil)
+		}
 	}
+}
+
+func (s *Service) watch(p process.ID) {
+	if s.cfg.Processes == nil {
+		return
+	}
+	s.cfg.Processes.Watch(p, func(p process.ID) { s.post(func() { s.t.processEnded(p) }) })
 }
 
 // spaceTimeout bounds joining and leaving: libdlm alone waits up to ten
@@ -401,22 +429,11 @@ func (s *Service) shutdown() {
 	s.journal.close()
 	s.logs.close()
 	s.work.Wait()
-	for c := range s.inflight() {
+	for _, c := range s.t.unanswered() {
+		c.answered = true
 		c.fail(&Error{Op: c.op, Kind: ShuttingDown, Text: "the service has stopped; ask again when it is back"})
 		s.answer(replyAction{c: c, err: c.err})
 	}
-}
-
-// inflight returns the calls that nobody has answered.
-func (s *Service) inflight() map[*call]struct{} {
-	out := map[*call]struct{}{}
-	for _, c := range s.t.deadlines {
-		if !c.answered {
-			c.answered = true
-			out[c] = struct{}{}
-		}
-	}
-	return out
 }
 
 // Status never blocks.

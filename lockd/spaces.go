@@ -45,7 +45,7 @@ type space struct {
 	purges     map[dlm.Cookie]func(dlm.Event) // adoptions for a Purge
 	orphans    int                            // that no record explains; -1 unknown
 	settling   bool                           // counts in table.settle
-	highToken  uint64 // the highest that this instance has seen here
+	highToken  uint64                         // the highest that this instance has seen here
 	retryAt    time.Time
 	backoff    time.Duration
 	waiting    []*call // joins and leaves to answer

@@ -25,6 +25,8 @@ type lock struct {
 	since    int64   // microseconds since 1970; when it was granted
 	token    uint64
 
+	bound *binding // what its lifetime hangs on; nil for persistent
+
 	nextRes, prevRes     *lock // others of the resource
 	nextOwner, prevOwner *lock // others of the owner
 	nextHash             *lock // others in table.owned under the same hash
@@ -71,9 +73,11 @@ type table struct {
 	seed     maphash.Seed
 	perUID   map[uint32]*usage
 	calls    map[string]map[*call]struct{} // unanswered, by sender
-	probes   map[*lock]func(dlm.Event)     // null locks that read a value block
-	doomed   map[*lock]struct{}            // canceled waits whose end has not come yet
-	nextNag  time.Time                     // when doomed are canceled again
+	bindings map[bindKey]*binding
+	forever  map[*call]struct{}        // requests without a deadline
+	probes   map[*lock]func(dlm.Event) // null locks that read a value block
+	doomed   map[*lock]struct{}        // canceled waits whose end has not come yet
+	nextNag  time.Time                 // when doomed are canceled again
 	lost     []Lost
 	degraded string
 
@@ -97,7 +101,7 @@ func newTable(limits Limits, opTime time.Duration, inst string) *table {
 		locks: map[Ref]*lock{}, alias: map[dlm.Cookie]*lock{}, spaces: map[string]*space{},
 		owners: map[ownerKey]*lock{}, owned: map[uint64]*lock{}, seed: maphash.MakeSeed(),
 		perUID: map[uint32]*usage{}, calls: map[string]map[*call]struct{}{}, doomed: map[*lock]struct{}{},
-		probes: map[*lock]func(dlm.Event){},
+		probes: map[*lock]func(dlm.Event){}, bindings: map[bindKey]*binding{}, forever: map[*call]struct{}{},
 	}
 }
 
@@ -182,6 +186,7 @@ func (t *table) remove(l *lock) {
 		return
 	}
 	t.unorder(l.ref)
+	t.unbind(l)
 	unlink(l)
 	if l.prevRes == nil {
 		if l.nextRes == nil {
@@ -370,9 +375,12 @@ func (t *table) submit(c *call) {
 		}
 		m[c] = struct{}{}
 	}
-	if c.wait > 0 {
+	switch {
+	case c.request != 0:
+		t.forever[c] = struct{}{}
+	case c.wait > 0:
 		t.arm(c, c.wait)
-	} else {
+	default:
 		t.arm(c, t.opTime)
 	}
 	t.start(c)
@@ -393,6 +401,7 @@ func (t *table) senderGone(sender string) {
 	for c := range t.calls[sender] {
 		t.giveUp(c, c.error(Canceled, c.space, c.resource, dlm.None, "the caller has left the bus"))
 	}
+	t.endBinding(bindKey{sender: sender}, "the connection has ended")
 }
 
 // giveUp answers a call before it has ended. An acquire lets go of what it

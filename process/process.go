@@ -120,6 +120,9 @@ func NewWatcher() (*Watcher, error) {
 	return w, nil
 }
 
+// Identify is the function of that name.
+func (w *Watcher) Identify(pid uint32) (ID, uint32, error) { return Identify(pid) }
+
 // Watch has ended called once, on the watcher's goroutine, when the process
 // ends or if it is not there any more. A second Watch of the same process
 // replaces the first.

@@ -1,0 +1,184 @@
+package lockd
+
+import (
+	"cmp"
+	"log/slog"
+	"slices"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/process"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// binding is what a lock of lifetime connection or process hangs on: a bus
+// name or a process. When that ends, so do the locks.
+type binding struct {
+	sender string     // lifetime connection
+	proc   process.ID // lifetime process
+	locks  map[*lock]struct{}
+	dead   bool
+}
+
+type bindKey struct {
+	sender string
+	proc   process.ID
+}
+
+func (b *binding) key() bindKey { return bindKey{b.sender, b.proc} }
+
+// watchAction and unwatchAction concern the end of a process, which comes back
+// through table.processEnded.
+type (
+	watchAction   struct{ proc process.ID }
+	unwatchAction struct{ proc process.ID }
+)
+
+func (watchAction) action()   {}
+func (unwatchAction) action() {}
+
+// bind hangs l on its connection or process, as its lifetime says.
+func (t *table) bind(l *lock, proc process.ID) {
+	k := bindKey{}
+	switch l.lifetime {
+	case state.Connection:
+		k.sender = l.sender
+	case state.Process:
+		k.proc = proc
+	default:
+		return
+	}
+	b := t.bindings[k]
+	if b == nil {
+		b = &binding{sender: k.sender, proc: k.proc, locks: map[*lock]struct{}{}}
+		t.bindings[k] = b
+		if k.proc != (process.ID{}) {
+			t.do(watchAction{k.proc})
+		}
+	}
+	b.locks[l] = struct{}{}
+	l.bound = b
+}
+
+func (t *table) unbind(l *lock) {
+	b := l.bound
+	if b == nil {
+		return
+	}
+	l.bound = nil
+	delete(b.locks, l)
+	if len(b.locks) > 0 {
+		return
+	}
+	delete(t.bindings, b.key())
+	if b.proc != (process.ID{}) {
+		t.do(unwatchAction{b.proc})
+	}
+}
+
+// rebind hangs the connection locks that the owner has already on the
+// connection that asks again, and writes that down.
+func (t *table) rebind(c *call) []state.Change {
+	var changes []state.Change
+	for _, l := range c.locks {
+		if l == nil || l.lifetime != state.Connection || l.sender == c.caller.Sender {
+			continue
+		}
+		t.unbind(l)
+		l.sender = c.caller.Sender
+		t.bind(l, process.ID{})
+		changes = append(changes, state.Mark{ID: uint64(l.ref), Sender: l.sender, BusID: t.busID})
+	}
+	return changes
+}
+
+// processEnded takes the news that a watched process is gone.
+func (t *table) processEnded(proc process.ID) {
+	t.endBinding(bindKey{proc: proc}, "the process has ended")
+}
+
+// endBinding releases everything that hangs on a name or process that is gone.
+// Locks of a lockspace that is not ready are released when it is.
+func (t *table) endBinding(k bindKey, why string) {
+	b := t.bindings[k]
+	if b == nil || b.dead {
+		return
+	}
+	b.dead = true
+	var in []*lock
+	for l := range b.locks {
+		in = append(in, l)
+	}
+	slices.SortFunc(in, func(a, b *lock) int { return cmp.Compare(a.ref, b.ref) })
+	var idle []*lock
+	for _, l := range in {
+		switch {
+		case l.state == Acquiring && l.busy != nil:
+			t.giveUp(l.busy, l.busy.error(Canceled, l.sp.name, l.resource, l.wanted, why))
+		case l.sp.state != SpaceReady:
+		case l.busy != nil:
+			t.park(t.endCall(l), l)
+		default:
+			idle = append(idle, l)
+		}
+	}
+	t.releaseEnded(idle, why)
+}
+
+// releaseEnded releases locks whose lifetime is over, in one call.
+func (t *table) releaseEnded(in []*lock, why string) {
+	if len(in) == 0 {
+		return
+	}
+	for _, l := range in {
+		t.logLock(slog.LevelInfo, "lifetime over, releasing", l, slog.String("err", why))
+	}
+	t.release(&call{kind: callRelease, op: "release", heapIdx: -1, answered: true}, in)
+}
+
+// endCall is a release of exactly l for when it is not busy any more.
+func (t *table) endCall(l *lock) *call {
+	return &call{kind: callRelease, op: "release", heapIdx: -1, unasked: true, space: l.sp.name, resource: l.resource,
+		sel: Selector{Ref: l.ref}, caller: Caller{UID: l.uid, Privileged: true}}
+}
+
+// senders returns the bus names that locks hang on, for whoever can ask the bus
+// which of them are still there.
+func (t *table) senders() []string {
+	var out []string
+	for k := range t.bindings {
+		if k.sender != "" {
+			out = append(out, k.sender)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// checkLifetime checks what a lifetime needs.
+func (t *table) checkLifetime(c *call) *Error {
+	bad := func(text string) *Error { return c.error(InvalidArgs, "", "", dlm.None, text) }
+	k := bindKey{}
+	switch c.opts.Lifetime {
+	case state.Persistent:
+		if c.opts.PID != 0 {
+			return bad("pid goes with the lifetime process only")
+		}
+		return nil
+	case state.Connection:
+		if c.caller.Sender == "" {
+			return bad("the lifetime connection needs a connection to hang on")
+		}
+		k.sender = c.caller.Sender
+	case state.Process:
+		if c.opts.proc == (process.ID{}) {
+			return bad("the lifetime process needs the pid of a process")
+		}
+		k.proc = c.opts.proc
+	default:
+		return bad("the lifetime is persistent, connection or process")
+	}
+	if b := t.bindings[k]; b != nil && b.dead {
+		return bad("the connection or process that the lock would hang on has ended")
+	}
+	return nil
+}

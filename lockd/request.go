@@ -1,0 +1,143 @@
+package lockd
+
+import (
+	"errors"
+	"math"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/process"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// request is the front end's side of a Request: told once that it waits, or
+// why not, and once how it ended.
+type request struct {
+	started func(Ref, error)
+	done    func(Grant, error)
+	told    bool
+}
+
+// startedAction tells that a Request is under way.
+type startedAction struct{ c *call }
+
+func (startedAction) action() {}
+
+func (r *request) start(ref Ref, err error) {
+	if r.told {
+		return
+	}
+	r.told = true
+	r.started(ref, err)
+}
+
+// end is the answer of the call. A request that is refused before it waited
+// was never started.
+func (r *request) end(c *call, err error) {
+	if err != nil && !r.told && c.stage == stageDone && len(c.fresh) == 0 {
+		r.start(0, err)
+		return
+	}
+	r.start(c.request, nil)
+	var g Grant
+	if err == nil && len(c.grants) == 1 {
+		g = c.grants[0]
+	}
+	r.done(g, err)
+}
+
+// Request queues for a lock without a deadline. started gets the number by
+// which CancelRequest knows it, or why it can't wait; then done gets how it
+// ended. It ends as well when the caller leaves the bus.
+func (s *Service) Request(c Caller, w Want, o AcquireOptions, started func(Ref, error), done func(Grant, error)) {
+	if err := s.findProcess(c, &o); err != nil {
+		s.post(func() { started(0, err) })
+		return
+	}
+	r := &request{started: started, done: done}
+	cl := &call{kind: callAcquire, op: "acquire", caller: c, want: []Want{w}, opts: o, wait: math.MaxInt64, done: r}
+	ok := s.post(func() {
+		cl.request = s.t.ref()
+		s.t.submit(cl)
+		s.t.do(startedAction{cl})
+	})
+	if !ok {
+		r.start(0, &Error{Op: cl.op, Kind: ShuttingDown, Text: "the service has stopped; ask again when it is back"})
+	}
+}
+
+// CancelRequest withdraws a request that still waits. Only its own uid or a
+// privileged caller may.
+func (s *Service) CancelRequest(c Caller, ref Ref, done func(error)) {
+	if !s.post(func() { done(s.t.cancelRequest(c, ref)) }) {
+		done(&Error{Op: "cancel", Kind: ShuttingDown, Text: "the service has stopped"})
+	}
+}
+
+func (t *table) cancelRequest(who Caller, ref Ref) error {
+	for c := range t.forever {
+		if c.request != ref {
+			continue
+		}
+		if c.caller.UID != who.UID && !who.Privileged {
+			return &Error{Op: "cancel", Kind: AccessDenied, Text: "the request belongs to another user"}
+		}
+		w := c.want[0]
+		t.giveUp(c, c.error(Canceled, w.Lockspace, w.Resource, w.Mode, "the request was canceled"))
+		t.counters.Canceled++
+		return nil
+	}
+	return &Error{Op: "cancel", Kind: NotHeld, Text: "the request does not wait any more"}
+}
+
+// findProcess finds out which process a lock of lifetime process means, and
+// whether the caller may name it. It reads /proc, so it runs on the caller's
+// goroutine.
+func (s *Service) findProcess(c Caller, o *AcquireOptions) error {
+	if o.Lifetime != state.Process {
+		return nil
+	}
+	bad := func(k Kind, text string, err error) error {
+		return &Error{Op: "acquire", Mode: dlm.None, Kind: k, Text: text, Err: err}
+	}
+	if s.cfg.Processes == nil {
+		return bad(NotSupported, "the lifetime process is not available here", nil)
+	}
+	pid := o.PID
+	if pid == 0 {
+		pid = c.PID
+	}
+	id, uid, err := s.cfg.Processes.Identify(pid)
+	switch {
+	case errors.Is(err, process.ErrGone):
+		return bad(InvalidArgs, "there is no process with that pid", err)
+	case err != nil:
+		return bad(InvalidArgs, err.Error(), err)
+	case c.UID != 0 && uid != c.UID:
+		return bad(AccessDenied, "only root may name a process of another user", nil)
+	}
+	o.proc = id
+	return nil
+}
+
+// Senders returns the bus names that locks of lifetime connection hang on.
+// After the service is ready a front end asks the bus which of them are gone,
+// and passes those to SenderGone.
+func (s *Service) Senders(done func([]string)) {
+	if !s.post(func() { done(s.t.senders()) }) {
+		done(nil)
+	}
+}
+
+// Lock describes one lock of this instance by its number.
+func (s *Service) Lock(ref Ref, done func(LockInfo, error)) {
+	ok := s.post(func() {
+		if l := s.t.locks[ref]; l != nil && !l.probe {
+			done(l.info(), nil)
+			return
+		}
+		done(LockInfo{}, &Error{Op: "lock", Kind: NotHeld, Text: "there is no such lock any more"})
+	})
+	if !ok {
+		done(LockInfo{}, &Error{Op: "lock", Kind: ShuttingDown, Text: "the service has stopped"})
+	}
+}
