@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 )
 
 // writeSize is how much a new file is written at a time, in bytes.
@@ -183,7 +184,7 @@ func (f *File) follow(c *compaction) error {
 // of a compaction is in the way of Append.
 func (f *File) goOver(c *compaction) error {
 	f.mu.Lock()
-	before := f.size
+	before, begin := f.size, time.Now()
 	if err := c.copyTail(f.size); err != nil {
 		f.mu.Unlock()
 		return f.abandon(c.dst, err)
@@ -195,9 +196,10 @@ func (f *File) goOver(c *compaction) error {
 	}
 	c.after.live = max(0, c.after.live+f.use.live-c.before.live)
 	f.use, f.retryAt = c.after, 0
+	size, stall := f.size, time.Since(begin)
 	f.mu.Unlock()
 	old.Close()
-	f.log.Debug(fmt.Sprintf("compacted the state file from %d to %d bytes", before, c.size))
+	f.log.Debug(fmt.Sprintf("compacted the state file from %d to %d bytes; writing waited for %v", before, size, stall))
 	return nil
 }
 

@@ -297,7 +297,8 @@ func (f *File) ready() error {
 	if size < f.size {
 		return &WriteError{"append", f.Path(), ErrDamaged}
 	}
-	if size > f.size {
+	if size > f.size && !f.dirty {
+		f.log.Warn(fmt.Sprintf("%s has grown by %d bytes that are not from here, cutting them off", f.Path(), size-f.size))
 		f.dirty = true
 	}
 	return f.cutBack()
