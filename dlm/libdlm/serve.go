@@ -246,7 +246,7 @@ func (s *space) completed(l *lock, r *result) {
 	if l.op != dlm.OpUnlock {
 		l.flags = l.asked
 	}
-	if r.status == dlm.StatusOK && l.asked&dlm.ValueBlock != 0 && transferOf(l.mode, l.want) == reads {
+	if r.hasValue && r.status == dlm.StatusOK && l.asked&dlm.ValueBlock != 0 && transferOf(l.mode, l.want) == reads {
 		// The kernel sends the block along also after conversions that don't
 		// concern it, and then what it sends is no news.
 		ev.HasValue, ev.Value, ev.ValueInvalid = true, r.value, r.invalid

@@ -1,0 +1,258 @@
+package libdlm
+
+import (
+	"math/rand/v2"
+	"os"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+)
+
+// whim is a device that takes every call, sleeps in some, refuses some, lets
+// results come before or after the call returns, and now and then unlocks a
+// lock by itself. It knows of each lock only whether it is granted.
+type whim struct {
+	mu      sync.Mutex
+	rnd     *rand.Rand
+	locks   map[dlm.Cookie]*whimLock
+	next    dlm.LockID
+	results chan result
+	stop    chan struct{}
+	once    sync.Once
+}
+
+type whimLock struct {
+	id      dlm.LockID
+	granted bool
+	busy    bool // an operation waits for its result
+	ends    dlm.Status
+}
+
+func newWhim(seed uint64) *whim {
+	return &whim{rnd: rand.New(rand.NewPCG(seed, 1)), locks: make(map[dlm.Cookie]*whimLock), results: make(chan result, 1<<16), stop: make(chan struct{})}
+}
+
+func (w *whim) nap() {
+	w.mu.Lock()
+	d := time.Duration(w.rnd.IntN(20)) * time.Millisecond
+	w.mu.Unlock()
+	time.Sleep(d)
+}
+
+// later lets the operation of a lock end after a while, unless it has ended.
+func (w *whim) later(c dlm.Cookie, l *whimLock, status dlm.Status) {
+	l.busy, l.ends = true, status
+	time.AfterFunc(time.Duration(w.rnd.IntN(30))*time.Millisecond, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.report(c, l)
+	})
+}
+
+func (w *whim) report(c dlm.Cookie, l *whimLock) {
+	if !l.busy {
+		return
+	}
+	l.busy = false
+	if l.ends == dlm.StatusOK {
+		l.granted = true
+	}
+	if l.ends == dlm.StatusUnlocked || !l.granted {
+		delete(w.locks, c)
+	}
+	w.results <- result{cookie: c, id: l.id, status: l.ends}
+}
+
+func (w *whim) request(c dlm.Cookie, _ string, _ dlm.Mode, f dlm.Flags) (dlm.LockID, error) {
+	defer w.nap()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.rnd.IntN(10) == 0 {
+		return 0, syscall.EINVAL
+	}
+	w.next++
+	l := &whimLock{id: w.next}
+	w.locks[c] = l
+	status := dlm.StatusOK
+	if f&dlm.NoQueue != 0 && w.rnd.IntN(2) == 0 {
+		status = dlm.StatusAgain
+	}
+	w.later(c, l, status)
+	return l.id, nil
+}
+
+func (w *whim) adopt(c dlm.Cookie, _ string, _ dlm.Mode, _ dlm.Flags) (dlm.LockID, error) {
+	defer w.nap()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.rnd.IntN(3) == 0 {
+		return 0, syscall.ENOENT
+	}
+	w.next++
+	w.locks[c] = &whimLock{id: w.next, granted: true}
+	w.results <- result{cookie: c, id: w.next, blocking: true, mode: dlm.EX}
+	return w.next, nil
+}
+
+func (w *whim) operate(c dlm.Cookie, status dlm.Status) error {
+	defer w.nap()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	l := w.locks[c]
+	switch {
+	case l == nil:
+		return syscall.ENOENT
+	case l.busy || w.rnd.IntN(5) == 0:
+		return syscall.EBUSY
+	case w.rnd.IntN(20) == 0: // somebody else is faster
+		l.busy, l.ends = true, dlm.StatusUnlocked
+		w.report(c, l)
+		return syscall.ENOENT
+	}
+	w.later(c, l, status)
+	return nil
+}
+
+func (w *whim) convert(c dlm.Cookie, _ dlm.LockID, _ dlm.Mode, _ dlm.Flags, _ *dlm.Value) error {
+	return w.operate(c, []dlm.Status{dlm.StatusOK, dlm.StatusOK, dlm.StatusAgain, dlm.StatusDeadlock}[time.Now().Nanosecond()/1000%4])
+}
+
+func (w *whim) unlock(c dlm.Cookie, _ dlm.LockID) error {
+	return w.operate(c, dlm.StatusUnlocked)
+}
+
+func (w *whim) cancel(c dlm.Cookie, id dlm.LockID) error {
+	defer w.nap()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if l := w.locks[c]; l != nil && l.id == id && l.busy && l.ends == dlm.StatusOK && w.rnd.IntN(3) > 0 {
+		l.ends = dlm.StatusCanceled
+		w.report(c, l)
+	}
+	return nil
+}
+
+func (w *whim) purge(uint32) error { w.nap(); return nil }
+
+func (w *whim) read(r *result) error {
+	select {
+	case *r = <-w.results:
+		return nil
+	case <-w.stop:
+		return os.ErrClosed
+	}
+}
+
+func (w *whim) interrupt()   { w.once.Do(func() { close(w.stop) }) }
+func (w *whim) close() error { w.interrupt(); return nil }
+
+// tally checks the promises of dlm.Lockspace about events.
+type tally struct {
+	t     *rapid.T
+	open  map[dlm.Cookie]map[dlm.Op]int // operations that have not ended
+	holds map[dlm.Cookie]dlm.Mode
+}
+
+func (a *tally) sink(ev dlm.Event) {
+	switch ev.Kind {
+	case dlm.Completed:
+		a.open[ev.Cookie][ev.Op]--
+		if a.open[ev.Cookie][ev.Op] < 0 {
+			a.t.Fatalf("cookie %d: %v ended that was not asked for, or twice", ev.Cookie, ev.Op)
+		}
+		if ev.Op == dlm.OpPurge {
+			return
+		}
+		if ev.Status.OK() && ev.Op != dlm.OpUnlock && ev.LockID == 0 {
+			a.t.Fatalf("cookie %d: %v ended well without a lockid", ev.Cookie, ev.Op)
+		}
+		if ev.Status != dlm.StatusBusy {
+			a.holds[ev.Cookie] = ev.Mode
+		}
+	case dlm.Blocking:
+		if a.holds[ev.Cookie] == dlm.None {
+			a.t.Fatalf("cookie %d: told to let go of what it was not told it has", ev.Cookie)
+		}
+	case dlm.Ended:
+		a.holds[ev.Cookie] = dlm.None
+	}
+}
+
+func (a *tally) begin(c dlm.Cookie, op dlm.Op) {
+	if a.open[c] == nil {
+		a.open[c] = make(map[dlm.Op]int)
+	}
+	a.open[c][op]++
+}
+
+// Every operation ends exactly once, whatever the kernel does and whenever.
+func TestEveryOperationEndsOnce(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		seed := rapid.Uint64().Draw(rt, "seed")
+		steps := rapid.SliceOfN(rapid.Uint16(), 1, 120).Draw(rt, "steps")
+		synctest.Test(t, func(t *testing.T) {
+			w := newWhim(seed)
+			var mu sync.Mutex
+			a := &tally{t: rt, open: make(map[dlm.Cookie]map[dlm.Op]int), holds: make(map[dlm.Cookie]dlm.Mode)}
+			s := newSpace("foo", 1, w, func(ev dlm.Event) {
+				mu.Lock()
+				defer mu.Unlock()
+				a.sink(ev)
+			}, quiet, func(*space) {})
+			begin := func(c dlm.Cookie, op dlm.Op) {
+				mu.Lock()
+				defer mu.Unlock()
+				a.begin(c, op)
+			}
+			for _, step := range steps {
+				c := dlm.Cookie(step>>3%5 + 1)
+				m := dlm.Modes[step>>6%6]
+				v := &dlm.Value{1}
+				if step>>9&1 == 0 {
+					v = nil
+				}
+				f := []dlm.Flags{0, dlm.NoQueue, dlm.Persistent | dlm.ValueBlock, dlm.ValueBlock}[step>>10&3]
+				switch step & 7 {
+				case 0, 1:
+					begin(c, dlm.OpLock)
+					s.Lock(c, "disk", m, f)
+				case 2:
+					begin(c, dlm.OpConvert)
+					s.Convert(c, m, f, v)
+				case 3:
+					begin(c, dlm.OpUnlock)
+					s.Unlock(c, v)
+				case 4:
+					s.Cancel(c)
+				case 5:
+					begin(c, dlm.OpAdopt)
+					s.Adopt(c, "disk", m, dlm.Persistent)
+				case 6:
+					begin(0, dlm.OpPurge)
+					s.Purge()
+				case 7:
+					time.Sleep(time.Duration(step>>3%64) * time.Millisecond)
+				}
+			}
+			time.Sleep(2 * time.Minute)
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			for c, ops := range a.open {
+				for op, n := range ops {
+					require.Zero(rt, n, "cookie %d: %v has not ended", c, op)
+				}
+			}
+			mu.Unlock()
+			s.Close()
+			mu.Lock()
+		})
+	})
+}
