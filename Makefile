@@ -1,0 +1,119 @@
+# make help tells what there is. The commands of README.md stay the same;
+# scripts and people rely on them.
+
+PREFIX ?= /usr
+SYSCONFDIR ?= /etc
+DESTDIR ?=
+GO ?= go
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# The kernel engine needs cgo and libdlm; without them everything else is built,
+# and --engine=dlm says what is missing.
+LIBDLM := $(shell pkg-config --exists libdlm_lt 2>/dev/null && [ "$$($(GO) env CGO_ENABLED)" = 1 ] && echo libdlm)
+TAGS := godbus_no_tcp $(LIBDLM)
+GOFLAGS_BUILD := -trimpath -tags "$(TAGS)" -ldflags "-X main.version=$(VERSION)"
+
+# Debian packages: to build, to try it out, to test everything, to boot nodes.
+DEPS_BUILD := gcc libc6-dev pkg-config libdlm-dev
+DEPS_DEMO := dbus systemd
+DEPS_TEST := dbus-broker git shellcheck util-linux
+DEPS_LAB := busybox-static corosync cpio dlm-controld kmod qemu-system-x86 udev
+
+# What only root may do (own the bus name, be another user) runs through sudo
+# where this is not root; compiling never does.
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env)
+TEST_EXEC := $(if $(SUDO),-exec "$(SUDO) env PATH=$$PATH")
+TESTFLAGS ?=
+
+PROGRAMS := $(notdir $(wildcard cmd/*))
+BINS := $(PROGRAMS:%=bin/%)
+SOURCES := $(shell find . -name '*.go' -not -name '*_test.go' -not -path './lab/*') go.mod go.sum $(wildcard data/*)
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+.PHONY: build
+build: note-libdlm $(BINS) ## bin/dlmlockd and the other programs
+
+bin/%: $(SOURCES)
+	$(GO) build $(GOFLAGS_BUILD) -o $@ ./cmd/$*
+
+.PHONY: note-libdlm
+note-libdlm:
+	@[ -n "$(LIBDLM)" ] || echo "Building without libdlm: --engine=dlm will not work (make deps installs libdlm-dev)."
+
+.PHONY: deps
+deps: ## install the Debian packages that building and testing needs
+	@scripts/deps.sh $(DEPS_BUILD) $(DEPS_DEMO) $(DEPS_TEST)
+
+.PHONY: deps-demo
+deps-demo:
+	@scripts/deps.sh $(DEPS_BUILD) $(DEPS_DEMO)
+
+.PHONY: deps-lab
+deps-lab:
+	@scripts/deps.sh $(DEPS_BUILD) $(DEPS_DEMO) $(DEPS_LAB)
+
+# Each of these calls make again once the packages are there, because what is
+# built depends on them.
+.PHONY: test
+test: deps ## all tests on this machine, with the race detector
+	@$(MAKE) --no-print-directory run-test
+
+.PHONY: run-test
+run-test:
+	$(GO) test -race -shuffle=on -tags "$(TAGS)" $(TEST_EXEC) $(TESTFLAGS) ./...
+
+.PHONY: demo
+demo: deps-demo ## the main job on a real bus, told step by step
+	@$(MAKE) --no-print-directory build
+	@$(SUDO) scripts/demo.sh
+
+.PHONY: demo-cluster
+demo-cluster: deps-lab ## the same on two real DLM nodes, booted in QEMU
+	@$(MAKE) --no-print-directory build
+	LAB=1 $(GO) test -count=1 -v -timeout 10m -run '^TestDemo$$' ./lab/...
+
+.PHONY: test-lab
+test-lab: deps-lab ## the tests on real kernels, booted in QEMU
+	@$(MAKE) --no-print-directory build
+	LAB=1 $(GO) test -count=1 -timeout 30m -tags "$(TAGS)" $(TESTFLAGS) ./lab/...
+
+.PHONY: bench
+bench: deps-demo ## costs as ratios to their floors, into docs/benchmarks.md
+	@$(MAKE) --no-print-directory build
+	@$(SUDO) $(GO) run -tags "$(TAGS)" ./bench
+
+.PHONY: lint
+lint: deps ## format, vet, staticcheck, module file, conventions, scripts
+	@$(MAKE) --no-print-directory run-lint
+
+.PHONY: run-lint
+run-lint:
+	@bad=$$(gofmt -l $$($(GO) list -f '{{.Dir}}' ./...)); [ -z "$$bad" ] || { echo "not gofmt'ed:"; echo "$$bad"; exit 1; }
+	$(GO) vet -tags "$(TAGS)" ./...
+	$(GO) vet -tags "$(TAGS) crashtest" ./cmd/dlmlockd
+	$(GO) tool staticcheck -tags "$(TAGS)" ./...
+	$(GO) mod tidy -diff
+	$(GO) test ./internal/conventions
+	shellcheck .ci/run scripts/*.sh
+
+.PHONY: install
+install: $(BINS) ## programs, unit, bus files, configuration; honours DESTDIR and PREFIX
+	install -d "$(DESTDIR)$(PREFIX)/sbin" "$(DESTDIR)$(PREFIX)/lib/systemd/system" "$(DESTDIR)$(SYSCONFDIR)" \
+		"$(DESTDIR)$(PREFIX)/share/dbus-1/system.d" "$(DESTDIR)$(PREFIX)/share/dbus-1/system-services" \
+		"$(DESTDIR)$(PREFIX)/share/dbus-1/interfaces"
+	install -m 755 bin/dlmlockd "$(DESTDIR)$(PREFIX)/sbin/dlmlockd"
+	[ ! -e bin/dlmlockctl ] || install -D -m 755 bin/dlmlockctl "$(DESTDIR)$(PREFIX)/bin/dlmlockctl"
+	sed 's#/usr/sbin/dlmlockd#$(PREFIX)/sbin/dlmlockd#' systemd/dlmlockd.service \
+		> "$(DESTDIR)$(PREFIX)/lib/systemd/system/dlmlockd.service"
+	sed 's#/usr/sbin/dlmlockd#$(PREFIX)/sbin/dlmlockd#' data/org.example.DlmLock.service \
+		> "$(DESTDIR)$(PREFIX)/share/dbus-1/system-services/org.example.DlmLock.service"
+	install -m 644 data/org.example.DlmLock.conf "$(DESTDIR)$(PREFIX)/share/dbus-1/system.d/"
+	install -m 644 data/org.example.DlmLock.xml "$(DESTDIR)$(PREFIX)/share/dbus-1/interfaces/"
+	[ -e "$(DESTDIR)$(SYSCONFDIR)/dlmlockd.toml" ] || install -m 644 data/dlmlockd.toml "$(DESTDIR)$(SYSCONFDIR)/dlmlockd.toml"
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin

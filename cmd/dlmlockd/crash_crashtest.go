@@ -1,0 +1,25 @@
+//go:build crashtest
+
+package main
+
+import (
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// With this build tag DLMLOCKD_CRASH_STEP=N ends the process, as kill -9 does,
+// before the N-th step of the order of events.
+func init() {
+	n, err := strconv.Atoi(os.Getenv("DLMLOCKD_CRASH_STEP"))
+	if err != nil {
+		return
+	}
+	onStep = func(string) {
+		if n--; n == 0 {
+			_ = unix.Kill(os.Getpid(), unix.SIGKILL)
+			select {} // the signal is on its way
+		}
+	}
+}

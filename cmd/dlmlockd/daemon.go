@@ -1,0 +1,252 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/user"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dlmlock/dlmlockd/config"
+	"github.com/dlmlock/dlmlockd/dbus"
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// onStep is called before each step of the order of events. It is nil but in
+// a build for crash tests.
+var onStep func(step string)
+
+const (
+	// startTimeout bounds each question to the bus and the cluster at start.
+	startTimeout = 10 * time.Second
+	// answerTime is how long a stop waits for calls under way before it tells
+	// the rest that the service is stopping.
+	answerTime = time.Second
+	// stopTimeout bounds the answers after that.
+	stopTimeout = 5 * time.Second
+)
+
+// daemon is the parts of the service, in the order in which they are started.
+type daemon struct {
+	opts    options
+	log     *slog.Logger
+	systemd notifier
+
+	engine  dlm.Engine
+	file    *state.File
+	found   state.Contents // what the state file said
+	node    dlm.NodeInfo
+	bootID  string
+	bus     *dbus.Bus
+	server  *dbus.Server
+	service *lockd.Service
+	herald  herald
+}
+
+// serve runs the service until ctx ends (nil) or something fails for good.
+func serve(ctx context.Context, o options, log *slog.Logger) (err error) {
+	d := &daemon{opts: o, log: log, systemd: notifier{log: log}}
+	auth, err := authorizer(o.Group)
+	if err != nil {
+		return err
+	}
+	if err := d.openState(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.engine.Close(), d.file.Close()) }()
+	if err := d.connect(ctx, auth); err != nil {
+		return err
+	}
+	d.build()
+	return d.live(ctx)
+}
+
+// openState makes the engine, takes the state directory and reads what was
+// written down. Nothing is asked of the lock manager before the directory is
+// ours.
+func (d *daemon) openState(ctx context.Context) (err error) {
+	if d.bootID, err = readBootID(); err != nil {
+		return err
+	}
+	if d.engine, err = newEngine(d.opts.Engine, d.log); err != nil {
+		return err
+	}
+	d.node = d.whoAmI(ctx)
+	d.file, d.found, err = state.Open(d.opts.StateDir, state.Options{
+		Header: state.Header{BootID: d.bootID, NodeID: d.node.ID, Cluster: d.node.Cluster, Engine: d.engine.Name()},
+		Log:    d.log,
+	})
+	if err != nil {
+		return errors.Join(err, d.engine.Close())
+	}
+	d.log.Info("state file read", "path", d.file.Path(), "locks", len(d.found.Locks), "lockspaces", len(d.found.Spaces))
+	restore(d.engine, d.found, d.bootID, d.file.Header().Instance, d.log)
+	return nil
+}
+
+// whoAmI asks the engine for this node. Without a cluster the service starts
+// all the same, says so to every caller, and asks again.
+func (d *daemon) whoAmI(ctx context.Context) dlm.NodeInfo {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	node, err := d.engine.Node(ctx)
+	if err != nil {
+		d.log.Warn("this node is not known yet", "err", err)
+	}
+	return node
+}
+
+// connect connects to the bus, whose id the service needs, and makes the
+// server, which answers nobody yet.
+func (d *daemon) connect(ctx context.Context, auth lockd.Authorizer) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if d.bus, err = dbus.Connect(ctx, d.opts.Bus); err != nil {
+		return err
+	}
+	d.server = dbus.New(dbus.Config{
+		Bus: d.bus, Authorizer: auth, Log: d.log, Version: version, StateFile: d.file.Path(),
+	})
+	return nil
+}
+
+func (d *daemon) build() {
+	d.herald.to = d.server.Notify
+	d.service = lockd.New(lockd.Config{
+		Engine: d.engine, Journal: d.file, Contents: d.found, BootID: d.bootID, Instance: d.file.Header().Instance,
+		Node: d.node, BusID: d.bus.GUID(), Lockspaces: d.opts.Lockspaces, Limits: limits(d.opts.Limits),
+		OpTimeout: d.opts.OpTimeout, Notify: d.herald.notify, Log: d.log, OnStep: onStep,
+	})
+	d.found = state.Contents{} // the service has them now
+}
+
+// live runs the service: activation, the bus name, READY, and in the end the
+// same backwards.
+func (d *daemon) live(ctx context.Context) error {
+	serviceCtx, stopService := context.WithCancel(context.Background())
+	defer stopService()
+	ended := make(chan error, 1)
+	go func() { ended <- d.service.Run(serviceCtx) }()
+
+	err := d.open(ctx)
+	if err == nil {
+		err = d.wait(ctx, ended)
+	}
+	d.systemd.tell("STOPPING=1\nSTATUS=stopping; locks stay")
+	timer := time.AfterFunc(answerTime, stopService)
+	defer timer.Stop()
+	stopCtx, cancel := context.WithTimeout(context.Background(), answerTime+stopTimeout)
+	defer cancel()
+	if e := d.server.Shutdown(stopCtx); e != nil {
+		d.log.Warn("the bus connection did not end in order", "err", e)
+	}
+	stopService()
+	return errors.Join(err, <-ended)
+}
+
+// open waits for activation, then lets callers in. An end of ctx is no error.
+func (d *daemon) open(ctx context.Context) error {
+	d.systemd.tell("STATUS=adopting the locks of the state file")
+	select {
+	case <-d.service.Ready():
+	case <-ctx.Done():
+		return nil
+	case <-d.server.Done():
+		return errBusGone
+	}
+	startCtx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	err := d.server.Start(startCtx, d.service)
+	if err == nil {
+		err = d.server.RequestName()
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	d.herald.open()
+	d.systemd.tell("READY=1\n" + statusLine(d.service.Status()))
+	d.log.Info("ready", "engine", d.engine.Name(), "locks", d.service.Status().Locks)
+	return nil
+}
+
+var errBusGone = errors.New("the connection to the message bus is gone; locks stay, and a restart serves them again")
+
+// wait looks after the running service until it is to end.
+func (d *daemon) wait(ctx context.Context, ended <-chan error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		d.systemd.keep(ctx, d.service)
+	}()
+	defer func() {
+		cancel()
+		<-done
+	}()
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-d.server.Done():
+		return errBusGone
+	case err := <-ended:
+		return errors.Join(errors.New("the service ended by itself"), err)
+	}
+}
+
+// readBootID names this boot of the kernel; locks of another are gone.
+func readBootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("tell this boot from the last one: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+// authorizer lets root and the group change locks; "" is no group.
+func authorizer(group string) (lockd.Authorizer, error) {
+	if group == "" {
+		return lockd.GroupAuthorizer{}, nil
+	}
+	bad := func(text string) error {
+		return &config.Error{File: "configuration", Key: "group", Text: text}
+	}
+	g, err := user.LookupGroup(group)
+	if err != nil {
+		return nil, bad(fmt.Sprintf("%v; make it with groupadd --system %s, or leave the key out", err, group))
+	}
+	gid, err := strconv.ParseUint(g.Gid, 10, 32)
+	if err != nil {
+		return nil, bad(fmt.Sprintf("the group %s has no number: %v", group, err))
+	}
+	return lockd.GroupAuthorizer{GID: uint32(gid), HasGroup: true, Group: group}, nil
+}
+
+// limits puts the file's limits over the service's own.
+func limits(c config.Limits) lockd.Limits {
+	l := lockd.DefaultLimits()
+	for _, s := range []struct {
+		to   *int
+		from int
+	}{
+		{&l.LocksPerUID, c.LocksPerUID},
+		{&l.WaitingPerUID, c.WaitingPerUID},
+		{&l.BatchLocks, c.LocksPerCall},
+		{&l.OwnerBytes, c.OwnerBytes},
+		{&l.LabelBytes, c.LabelBytes},
+		{&l.PageSize, c.PageSize},
+	} {
+		if s.from > 0 {
+			*s.to = s.from
+		}
+	}
+	return l
+}

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"log/slog"
+	"os"
+
+	"github.com/dlmlock/dlmlockd/config"
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/dlm/libdlm"
+	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// newEngine makes the engine of that name, and no other: a daemon that was to
+// lock in the cluster never locks on one node only.
+func newEngine(name string, log *slog.Logger) (dlm.Engine, error) {
+	if name == config.EngineLocal {
+		host, err := os.Hostname()
+		if err != nil {
+			host = "localhost"
+		}
+		return local.New(host), nil
+	}
+	e, err := libdlm.New(log)
+	if err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// restorer is an engine whose locks live in this process and are put back from
+// what was written down, as a kernel would still have them.
+type restorer interface {
+	Restore(lockspace string, held []dlm.Orphan) error
+}
+
+// restore gives e the locks of the state file if it can't have kept them
+// itself. Of each lockspace that was joined these are the anchor and every
+// lock that was persistent: a record still in phase granted was not, and
+// nobody was told of it.
+func restore(e dlm.Engine, c state.Contents, bootID, instance string, log *slog.Logger) {
+	r, ok := e.(restorer)
+	if !ok || c.Header.BootID != bootID {
+		return
+	}
+	held := map[string][]dlm.Orphan{}
+	for _, l := range c.Locks {
+		if l.Phase == state.Held || l.Phase == state.Releasing {
+			held[l.Lockspace] = append(held[l.Lockspace], dlm.Orphan{LockID: l.LockID, Resource: l.Resource, Mode: l.Mode})
+		}
+	}
+	for _, s := range c.Spaces {
+		if s.Phase != state.Joined {
+			continue // being made or left: for this engine it is not there
+		}
+		anchor := dlm.Orphan{LockID: s.AnchorID, Resource: lockd.AnchorName(instance), Mode: dlm.NL}
+		if err := r.Restore(s.Name, append([]dlm.Orphan{anchor}, held[s.Name]...)); err != nil {
+			log.Error("not every recorded lock can be restored", "lockspace", s.Name, "err", err)
+		}
+	}
+}

@@ -1,0 +1,160 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"strings"
+
+	"github.com/dlmlock/dlmlockd/config"
+)
+
+// The exit codes. 2, 5 and 6 are those of the LSB for services (and of
+// systemd.exec(5)); starting again doesn't cure them, and the unit says so.
+const (
+	exitOK       = 0
+	exitFailed   = 1 // something went wrong at run time; the log says what
+	exitUsage    = 2 // bad command line
+	exitNoEngine = 5 // the engine asked for is not in this build
+	exitConfig   = 6 // bad configuration file
+)
+
+// defaultStateDir is where the state is without --state-dir and without
+// $RUNTIME_DIRECTORY.
+const defaultStateDir = "/run/dlmlockd"
+
+const usage = `Usage: dlmlockd [OPTION]...
+
+Gives programs cluster-wide locks over D-Bus, through the kernel's Distributed
+Lock Manager. Runs in the foreground; usually systemd starts it.
+
+  --engine=dlm|local  the lock manager to use (default: dlm).
+                      dlm is the kernel's and needs a cluster. local is an
+                      embedded one for this machine alone: it locks nothing on
+                      any other node. dlmlockd never chooses it by itself.
+  --config=FILE       configuration file (default: /etc/dlmlockd.toml, which
+                      may be absent)
+  --state-dir=DIR     where the locks are written down (default:
+                      $RUNTIME_DIRECTORY or /run/dlmlockd). It must not
+                      survive a reboot more than the locks do: a tmpfs.
+  --bus=ADDRESS       D-Bus address (default: the system bus, that is
+                      $DBUS_SYSTEM_BUS_ADDRESS or its well-known place)
+  --log-level=LEVEL   debug, info, warn or error (default: info)
+  --version           print the version and exit
+  --help              print this and exit
+
+Options win over the configuration file.
+
+SIGTERM and SIGINT end the service and keep every persistent lock.
+
+Exit codes:
+  0  ended in order        5  the engine asked for is not in this build
+  1  failed; see the log   6  bad configuration file
+  2  bad command line
+`
+
+// options are what the process was told, from the command line, the
+// environment and the configuration file together.
+type options struct {
+	config.Config
+	StateDir string
+	Bus      string // "" is the system bus
+
+	showVersion, showHelp bool
+}
+
+// usageError is a bad command line.
+type usageError struct{ text string }
+
+func (e *usageError) Error() string { return e.text }
+
+// readOptions reads the command line and the file that it names. The error is
+// a *usageError or comes from package config.
+func readOptions(args []string, getenv func(string) string) (options, error) {
+	var o options
+	var engine, file, level string
+	fs := flag.NewFlagSet("dlmlockd", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.StringVar(&engine, "engine", "", "")
+	fs.StringVar(&file, "config", "", "")
+	fs.StringVar(&o.StateDir, "state-dir", "", "")
+	fs.StringVar(&o.Bus, "bus", "", "")
+	fs.StringVar(&level, "log-level", "", "")
+	fs.BoolVar(&o.showVersion, "version", false, "")
+	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
+		o.showHelp = true
+		return o, nil
+	} else if err != nil {
+		return o, &usageError{err.Error()}
+	}
+	if fs.NArg() > 0 {
+		return o, &usageError{fmt.Sprintf("unexpected argument %q", fs.Arg(0))}
+	}
+	given := map[string]bool{}
+	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	if err := checkFlags(given, engine, level, o); err != nil || o.showVersion {
+		return o, err
+	}
+	var err error
+	if given["config"] {
+		o.Config, err = config.Load(file)
+	} else {
+		o.Config, err = config.LoadDefault()
+	}
+	if err != nil {
+		return o, err
+	}
+	if given["engine"] {
+		o.Engine = engine
+	}
+	if given["log-level"] {
+		o.LogLevel, _ = config.ParseLevel(level)
+	}
+	o.StateDir = stateDir(o.StateDir, getenv)
+	return o, nil
+}
+
+// checkFlags refuses flags whose value could never be meant, before any file
+// is read.
+func checkFlags(given map[string]bool, engine, level string, o options) error {
+	if given["engine"] && !config.ValidEngine(engine) {
+		return &usageError{fmt.Sprintf("--engine=%s: use dlm or local", engine)}
+	}
+	if _, ok := config.ParseLevel(level); given["log-level"] && !ok {
+		return &usageError{fmt.Sprintf("--log-level=%s: use debug, info, warn or error", level)}
+	}
+	if given["state-dir"] && o.StateDir == "" {
+		return &usageError{"--state-dir: the directory is missing"}
+	}
+	if given["bus"] && !strings.Contains(o.Bus, ":") {
+		return &usageError{fmt.Sprintf("--bus=%s: not a D-Bus address such as unix:path=/run/dbus/system_bus_socket", o.Bus)}
+	}
+	return nil
+}
+
+// stateDir is the absolute place of the state: the flag, or what systemd made
+// for the unit (the first of a list, systemd.exec(5)), or the default.
+func stateDir(flagged string, getenv func(string) string) string {
+	dir := flagged
+	if dir == "" {
+		dir, _, _ = strings.Cut(getenv("RUNTIME_DIRECTORY"), ":")
+	}
+	if dir == "" {
+		dir = defaultStateDir
+	}
+	if abs, err := filepath.Abs(dir); err == nil {
+		return abs
+	}
+	return dir
+}
+
+// logValue sums up the options in one log line.
+func (o options) LogValue() slog.Value {
+	return slog.GroupValue(
+		slog.String("engine", o.Engine), slog.String("state-dir", o.StateDir), slog.Any("lockspaces", o.Lockspaces),
+		slog.String("group", o.Group), slog.String("log-level", o.LogLevel.String()),
+	)
+}

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"bytes"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/config"
+)
+
+func env(pairs map[string]string) func(string) string {
+	return func(k string) string { return pairs[k] }
+}
+
+func TestFlagsWinOverTheFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "c.toml")
+	require.NoError(t, os.WriteFile(file, []byte("engine = \"dlm\"\nlog-level = \"warn\"\ngroup = \"g\"\n"), 0o600))
+	o, err := readOptions([]string{"--config", file, "--engine=local", "--log-level=debug", "--state-dir=/s", "--bus=unix:path=/x"}, env(nil))
+	require.NoError(t, err)
+	require.Equal(t, "local", o.Engine)
+	require.Equal(t, slog.LevelDebug, o.LogLevel)
+	require.Equal(t, "g", o.Group)
+	require.Equal(t, "/s", o.StateDir)
+	require.Equal(t, "unix:path=/x", o.Bus)
+
+	o, err = readOptions([]string{"--config", file}, env(nil))
+	require.NoError(t, err)
+	require.Equal(t, "dlm", o.Engine)
+	require.Equal(t, slog.LevelWarn, o.LogLevel)
+}
+
+func TestStateDir(t *testing.T) {
+	require.Equal(t, "/a", stateDir("/a", env(map[string]string{"RUNTIME_DIRECTORY": "/run/b"})))
+	require.Equal(t, "/run/b", stateDir("", env(map[string]string{"RUNTIME_DIRECTORY": "/run/b"})))
+	require.Equal(t, "/run/b", stateDir("", env(map[string]string{"RUNTIME_DIRECTORY": "/run/b:/run/c"})))
+	require.Equal(t, "/run/dlmlockd", stateDir("", env(nil)))
+}
+
+func TestBadCommandLines(t *testing.T) {
+	for _, tc := range []struct {
+		name, want string
+		args       []string
+	}{
+		{"unknown flag", "flag provided but not defined: -frob", []string{"--frob"}},
+		{"argument", `unexpected argument "start"`, []string{"start"}},
+		{"argument after flags", `unexpected argument "x"`, []string{"--engine=local", "x"}},
+		{"engine", "--engine=dml: use dlm or local", []string{"--engine=dml"}},
+		{"empty engine", "--engine=: use dlm or local", []string{"--engine="}},
+		{"level", "--log-level=loud: use debug, info, warn or error", []string{"--log-level", "loud"}},
+		{"state dir", "--state-dir: the directory is missing", []string{"--state-dir="}},
+		{"bus", "--bus=system: not a D-Bus address such as unix:path=/run/dbus/system_bus_socket", []string{"--bus=system"}},
+		{"flag without value", "flag needs an argument: -engine", []string{"--engine"}},
+		{"bad version flag", `invalid boolean value "x" for -version: parse error`, []string{"--version=x"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, err := readOptions(tc.args, env(nil))
+			var u *usageError
+			require.ErrorAs(t, err, &u)
+			require.EqualError(t, err, tc.want)
+
+			var out, errs bytes.Buffer
+			require.Equal(t, exitUsage, run(t.Context(), tc.args, env(nil), &out, &errs))
+			require.Empty(t, out.String())
+			require.Contains(t, errs.String(), tc.want)
+			require.Contains(t, errs.String(), "--help")
+		})
+	}
+}
+
+func TestBadFileIsExitCodeSix(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "c.toml")
+	require.NoError(t, os.WriteFile(file, []byte("engin = \"dlm\"\n"), 0o600))
+	var out, errs bytes.Buffer
+	require.Equal(t, exitConfig, run(t.Context(), []string{"--config", file}, env(nil), &out, &errs))
+	require.Equal(t, "dlmlockd: "+file+":1:1: engin: unknown key\n", errs.String())
+
+	errs.Reset()
+	require.Equal(t, exitConfig, run(t.Context(), []string{"--config", file + ".absent"}, env(nil), &out, &errs))
+	require.Contains(t, errs.String(), "no such file")
+	var ce *config.Error
+	_, err := readOptions([]string{"--config", file}, env(nil))
+	require.ErrorAs(t, err, &ce)
+}
+
+func TestVersionAndHelp(t *testing.T) {
+	var out, errs bytes.Buffer
+	require.Equal(t, exitOK, run(t.Context(), []string{"--version"}, env(nil), &out, &errs))
+	require.Equal(t, "dlmlockd "+version+"\n", out.String())
+	for _, h := range []string{"--help", "-h", "-help"} {
+		out.Reset()
+		require.Equal(t, exitOK, run(t.Context(), []string{h}, env(nil), &out, &errs))
+		require.Equal(t, usage, out.String())
+	}
+	require.Empty(t, errs.String())
+}

@@ -1,0 +1,61 @@
+package main
+
+import (
+	"bytes"
+	"log/slog"
+	"testing"
+
+	"github.com/coreos/go-systemd/v22/journal"
+	"github.com/stretchr/testify/require"
+)
+
+type entry struct {
+	message  string
+	priority journal.Priority
+	fields   map[string]string
+}
+
+func journalTo(sent *[]entry) journalSend {
+	return func(m string, p journal.Priority, f map[string]string) error {
+		*sent = append(*sent, entry{m, p, f})
+		return nil
+	}
+}
+
+func TestJournalFields(t *testing.T) {
+	var sent []entry
+	log := slog.New(newJournalHandler(slog.LevelInfo, journalTo(&sent)))
+	log.Debug("not sent")
+	log.With("lockspace", "vms").Warn("lock lost", "resource", "disk 1", "lkid", 7, "uid", uint32(1000), "took-ms", 3)
+	log.WithGroup("start").Error("cannot go on", "err", "no bus", slog.Group("in", "lockspace", "x"))
+	log.Info("ready")
+	require.Equal(t, []entry{
+		{
+			`lock lost lockspace=vms resource="disk 1" lkid=7 uid=1000 took-ms=3`, journal.PriWarning,
+			map[string]string{"DLM_LOCKSPACE": "vms", "DLM_RESOURCE": "disk 1", "DLM_LKID": "7", "CALLER_UID": "1000", "DLMLOCKD_TOOK_MS": "3"},
+		},
+		{
+			`cannot go on start.err="no bus" start.in.lockspace=x`, journal.PriErr,
+			map[string]string{"DLMLOCKD_START_ERR": "no bus", "DLMLOCKD_START_IN_LOCKSPACE": "x"},
+		},
+		{"ready", journal.PriInfo, map[string]string{}},
+	}, sent)
+}
+
+func TestJournalHandlersShareNoFields(t *testing.T) {
+	var sent []entry
+	base := slog.New(newJournalHandler(slog.LevelInfo, journalTo(&sent))).With("lockspace", "a")
+	one, two := base.With("owner", "one"), base.With("owner", "two")
+	one.Info("x")
+	two.Info("x")
+	base.Info("x")
+	require.Equal(t, "x lockspace=a owner=one", sent[0].message)
+	require.Equal(t, map[string]string{"DLM_LOCKSPACE": "a", "DLM_OWNER": "two"}, sent[1].fields)
+	require.Equal(t, map[string]string{"DLM_LOCKSPACE": "a"}, sent[2].fields)
+}
+
+func TestTextLog(t *testing.T) {
+	var b bytes.Buffer
+	newLogger(&b, slog.LevelInfo).Info("hello", "lockspace", "vms")
+	require.Contains(t, b.String(), `level=INFO msg=hello lockspace=vms`)
+}

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	systemd "github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/dlmlock/dlmlockd/lockd"
+)
+
+// notifier tells systemd how the service does (sd_notify(3)). Without systemd
+// it does nothing.
+type notifier struct{ log *slog.Logger }
+
+func (n notifier) tell(state string) {
+	if _, err := systemd.SdNotify(false, state); err != nil {
+		n.log.Warn("systemd was not told", "err", err)
+	}
+}
+
+// statusEvery is how often the status line is looked at.
+const statusEvery = 2 * time.Second
+
+// keep tells systemd the status line when it changes, and feeds the watchdog
+// for as long as the service is healthy, until ctx ends.
+func (n notifier) keep(ctx context.Context, s *lockd.Service) {
+	interval, err := systemd.SdWatchdogEnabled(false)
+	if err != nil {
+		n.log.Warn("the watchdog's interval is not understood", "err", err)
+	}
+	var feed <-chan time.Time
+	if interval > 0 {
+		// Half the interval, as sd_watchdog_enabled(3) advises.
+		t := time.NewTicker(interval / 2)
+		defer t.Stop()
+		feed = t.C
+		n.feed(ctx, s, interval)
+	}
+	status := time.NewTicker(statusEvery)
+	defer status.Stop()
+	told := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-feed:
+			n.feed(ctx, s, interval)
+		case <-status.C:
+			if line := statusLine(s.Status()); line != told {
+				told = line
+				n.tell(line)
+			}
+		}
+	}
+}
+
+// feed feeds the watchdog if the service answers in time. If it doesn't,
+// nothing is sent, and systemd restarts the service: the locks outlive that.
+func (n notifier) feed(ctx context.Context, s *lockd.Service, interval time.Duration) {
+	probe, cancel := context.WithTimeout(ctx, interval/2)
+	defer cancel()
+	if err := s.Healthy(probe); err != nil {
+		if ctx.Err() == nil {
+			n.log.Error("the service does not answer; the watchdog is not fed", "err", err)
+		}
+		return
+	}
+	n.tell("WATCHDOG=1")
+}
+
+// statusLine is what systemctl status shows.
+func statusLine(st lockd.Status) string {
+	line := fmt.Sprintf("STATUS=engine %s, node %d", st.Engine, st.Node.ID)
+	if st.Node.Cluster != "" {
+		line += " of " + st.Node.Cluster
+	}
+	line += fmt.Sprintf("; %d locks in %d lockspaces, %d waiting", st.Locks, st.Lockspaces, st.Waiting)
+	if st.Degraded != "" {
+		line += "; " + st.Degraded
+	}
+	return line
+}
