@@ -37,6 +37,10 @@ const (
 	AccessDenied       Kind = "AccessDenied" // the lock belongs to another uid
 	ShuttingDown       Kind = "ShuttingDown"
 	NotSupported       Kind = "NotSupported"
+
+	// InteractionRequired is an Authorizer's: a person could allow it, and the
+	// call does not permit to ask one.
+	InteractionRequired Kind = "InteractiveAuthorizationRequired"
 )
 
 func (k Kind) Error() string { return string(k) }
