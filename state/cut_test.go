@@ -5,6 +5,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -208,4 +209,23 @@ func soundRecords(text []byte, l *loaded) (records []string) {
 		records = append(records, "\n"+string(r))
 	}
 	return records
+}
+
+// Where the reader's buffer ends makes no difference, be it in the middle of a
+// check line or of a string that is longer than the buffer.
+func TestBufferBoundaries(t *testing.T) {
+	h := testHeader()
+	h.Format = format
+	for _, label := range []int{readSize - 1100, readSize - 800, readSize, 3 * readSize} {
+		for shift := range 40 {
+			l := aLock(1)
+			l.Label = strings.Repeat("x", label+shift*7)
+			text := appendChange(appendHeader(nil, h, 1), l)
+			text = appendChange(text, aLock(2))
+			got, err := load(bytes.NewReader(text), int64(len(text)))
+			require.NoError(t, err)
+			require.Empty(t, got.Damage)
+			require.True(t, slices.Equal([]Lock{l, aLock(2)}, got.Locks))
+		}
+	}
 }

@@ -150,7 +150,7 @@ func (f *File) start(o Options) (Contents, error) {
 			return Contents{}, &WriteError{"set aside", f.Path(), err}
 		}
 	case l.Header == f.header:
-		return l.Contents, f.adopt(l)
+		return l.Contents, f.goOnWith(l)
 	}
 	keep := Contents{NextID: l.NextID}
 	if sameBoot {
@@ -196,8 +196,8 @@ func (f *File) refuse(l *loaded) error {
 	return nil
 }
 
-// adopt goes on with the file as it is, without an unfinished record.
-func (f *File) adopt(l *loaded) error {
+// goOnWith keeps the file as it is, without an unfinished record.
+func (f *File) goOnWith(l *loaded) error {
 	if l.Torn {
 		if err := f.fd.Truncate(l.end); err != nil {
 			return &WriteError{"truncate", f.Path(), err}

@@ -34,11 +34,12 @@ type scanner struct {
 // the file it begins. whole is false for the rest of the file after its last
 // check line, which may be empty and is the last chunk.
 func (s *scanner) next() (text []byte, offset int64, whole bool, err error) {
-	seen := 0 // bytes of the chunk that were searched already
+	seen := 0 // no check line of the chunk begins before this
 	for {
 		chunk := s.buf[s.from:]
 		offset = s.read - int64(len(chunk))
-		if n := chunkLen(chunk, seen); n > 0 {
+		var n int
+		if n, seen = chunkLen(chunk, seen); n > 0 {
 			s.from += n
 			return chunk[:n], offset, true, nil
 		}
@@ -46,7 +47,6 @@ func (s *scanner) next() (text []byte, offset int64, whole bool, err error) {
 			s.from = len(s.buf)
 			return chunk, offset, false, nil
 		}
-		seen = max(0, len(chunk)-checkLen-1)
 		if err := s.fill(); err != nil {
 			return nil, 0, false, err
 		}
@@ -57,19 +57,21 @@ func (s *scanner) next() (text []byte, offset int64, whole bool, err error) {
 func (s *scanner) position() int64 { return s.read - int64(len(s.buf)-s.from) }
 
 // chunkLen returns the length of the first chunk in b, or 0 if b does not hold
-// the whole of it. No check line begins before seen.
-func chunkLen(b []byte, seen int) int {
+// the whole of it. It searches from seen on, and says from where on to search
+// when there is more of b.
+func chunkLen(b []byte, seen int) (n, searched int) {
 	const lineKey = "\n" + checkKey
 	i := bytes.Index(b[seen:], []byte(lineKey))
 	if i < 0 {
-		return 0
+		return 0, max(seen, len(b)-len(lineKey)+1)
 	}
-	i += seen + len(lineKey)
-	end := bytes.IndexByte(b[i:], '\n')
+	seen += i
+	value := seen + len(lineKey)
+	end := bytes.IndexByte(b[value:], '\n')
 	if end < 0 {
-		return 0
+		return 0, seen
 	}
-	return i + end + 1
+	return value + end + 1, seen
 }
 
 // fill reads on, behind what of the buffer is still wanted.
