@@ -2,6 +2,7 @@ package dbus
 
 import (
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -128,10 +129,11 @@ const (
 type propertyWatch struct {
 	srv *Server
 
-	mu    sync.Mutex
-	told  lockd.Status // what the last signal said
-	timer *time.Timer  // runs tell; nil before begin and after end
-	soon  bool
+	mu     sync.Mutex
+	told   lockd.Status // what the last signal said
+	unread uint64       // messages that the log knows of
+	timer  *time.Timer  // runs tell; nil before begin and after end
+	soon   bool
 }
 
 func newPropertyWatch(s *Server) *propertyWatch { return &propertyWatch{srv: s} }
@@ -179,6 +181,10 @@ func (w *propertyWatch) tell() {
 		changed[p.name] = godbus.MakeVariantWithSignature(v, p.sig)
 	}
 	w.told = now
+	if n := w.srv.bus.wire.unread.Load(); n != w.unread {
+		w.srv.log.Warn("callers sent what can't be read", slog.Uint64("messages", n-w.unread))
+		w.unread = n
+	}
 	if changed != nil {
 		w.srv.post(letter{path: Path, iface: ifaceProperties, member: "PropertiesChanged",
 			sig: sigPropertiesChanged, body: []any{Name, changed, []string{}}})

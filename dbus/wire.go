@@ -2,11 +2,16 @@ package dbus
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
@@ -17,25 +22,152 @@ import (
 // and no caller can fill our descriptor table. (godbus never closes a
 // descriptor that a message carries without naming it in its body.)
 //
-// Reads are buffered. Writes are too while corked, so that a batch of replies
-// costs one system call.
+// It reads message by message and lets only those through that godbus can
+// read. godbus ends the connection at one that it can't, some of which the
+// buses forward: any user could end the daemon.
+//
+// Writes gather while corked, so that a batch of replies costs one system
+// call.
 type wire struct {
-	conn *net.UnixConn
-	in   *bufio.Reader
+	conn   *net.UnixConn
+	in     *bufio.Reader
+	frame  []byte        // what godbus has not read yet of a line or message
+	buf    []byte        // what frame is a part of, for the next message
+	binary bool          // authentication is over: messages, not lines
+	unread atomic.Uint64 // messages that godbus can't read
 
 	mu     sync.Mutex
 	out    []byte
 	corked bool
 }
 
-// maxCorked is how many bytes gather before they are written although corked.
-const maxCorked = 64 << 10
+const (
+	// maxCorked is how many bytes gather before they are written although
+	// corked.
+	maxCorked = 64 << 10
+	// maxKept is how large a buffer stays for the next time.
+	maxKept = 256 << 10
+	// maxMessage is the longest message (D-Bus specification, "Message
+	// Format": 2^27 bytes).
+	maxMessage = 1 << 27
+)
 
 func newWire(c *net.UnixConn) *wire {
 	return &wire{conn: c, in: bufio.NewReaderSize(c, 32<<10)}
 }
 
-func (w *wire) Read(p []byte) (int, error) { return w.in.Read(p) }
+// Read gives godbus a part of one line or one message.
+func (w *wire) Read(p []byte) (int, error) {
+	for len(w.frame) == 0 {
+		if err := w.next(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, w.frame)
+	w.frame = w.frame[n:]
+	return n, nil
+}
+
+// next reads the next line or readable message into frame.
+func (w *wire) next() error {
+	if !w.binary {
+		line, err := w.in.ReadSlice('\n')
+		w.frame = line
+		// We negotiate nothing after OK (D-Bus specification, "Authentication
+		// Protocol"), so it is the bus's last line.
+		w.binary = bytes.HasPrefix(line, []byte("OK "))
+		return err
+	}
+	head, err := w.in.Peek(headerSize)
+	if err != nil {
+		return err
+	}
+	size, ok := messageSize(head)
+	if !ok {
+		return fmt.Errorf("the bus sent a message longer than %d bytes", maxMessage)
+	}
+	if cap(w.buf) < size || cap(w.buf) > maxKept {
+		w.buf = make([]byte, max(size, 4096))
+	}
+	frame := w.buf[:size]
+	if _, err := io.ReadFull(w.in, frame); err != nil {
+		return err
+	}
+	if !readable(frame) {
+		w.unread.Add(1)
+		if frame = blank(frame); frame == nil {
+			return nil
+		}
+	}
+	w.frame = frame
+	return nil
+}
+
+// headerSize is the fixed part of a message's header with the length of the
+// array of fields.
+const headerSize = 16
+
+// orderOf is the byte order of a message.
+func orderOf(head []byte) binary.ByteOrder {
+	if head[0] == 'B' {
+		return binary.BigEndian
+	}
+	return binary.LittleEndian
+}
+
+// messageSize is the length of the message that begins with head.
+func messageSize(head []byte) (size int, ok bool) {
+	order := orderOf(head)
+	body, fields := uint64(order.Uint32(head[4:])), uint64(order.Uint32(head[12:]))
+	n := headerSize + (fields+7)&^7 + body
+	return int(n), n <= maxMessage
+}
+
+// readable tells whether godbus can read a message that a bus let through. It
+// can't where containers are nested deeper than 63, which needs as many
+// characters of type codes, nor dictionaries with some types of keys. Whatever
+// may be like that is tried, which is rare: our members have text keys.
+func readable(frame []byte) bool {
+	const suspicious = 48
+	n := bytes.Count(frame, []byte("a")) + bytes.Count(frame, []byte("v")) + bytes.Count(frame, []byte("("))
+	dicts := bytes.Count(frame, []byte("{")) - bytes.Count(frame, []byte("{s"))
+	return n < suspicious && dicts == 0 || tryDecode(frame)
+}
+
+// blank makes an unreadable message one whose arguments are bytes, as many as
+// its signature has letters, so that the caller gets an answer: the wrong
+// types. nil if it can't be done.
+func blank(frame []byte) []byte {
+	order := orderOf(frame)
+	body := headerSize + int(order.Uint32(frame[12:])+7)&^7
+	// The header field SIGNATURE: its code and the signature "g" of its value.
+	field := []byte{byte(godbus.FieldSignature), 1, 'g', 0}
+	at := bytes.Index(frame[:body], field) + len(field)
+	if at < len(field) || at >= body {
+		return nil
+	}
+	n := int(frame[at])
+	if at+1+n > body || body+n > len(frame) {
+		return nil
+	}
+	copy(frame[at+1:], bytes.Repeat([]byte("y"), n))
+	order.PutUint32(frame[4:], uint32(n))
+	if frame = frame[:body+n]; !tryDecode(frame) {
+		return nil
+	}
+	return frame
+}
+
+func tryDecode(frame []byte) (ok bool) {
+	defer func() {
+		if recover() != nil {
+			ok = false
+		}
+	}()
+	_, err := godbus.DecodeMessage(bytes.NewReader(frame))
+	var invalid godbus.InvalidMessageError
+	return err == nil || errors.As(err, &invalid) // godbus skips an invalid one itself
+}
 
 func (w *wire) Write(p []byte) (int, error) {
 	w.mu.Lock()
@@ -76,7 +208,7 @@ func (w *wire) flush() error {
 	}
 	_, err := w.conn.Write(w.out)
 	w.out = w.out[:0]
-	if cap(w.out) > 4*maxCorked {
+	if cap(w.out) > maxKept {
 		w.out = nil
 	}
 	return err

@@ -1,0 +1,227 @@
+package dbus
+
+import (
+	"encoding/xml"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	godbus "github.com/godbus/dbus/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/data"
+	"github.com/dlmlock/dlmlockd/internal/testbus"
+)
+
+// The interface as data/org.example.DlmLock.xml has it.
+type xmlNode struct {
+	Name       string         `xml:"name,attr"`
+	Interfaces []xmlInterface `xml:"interface"`
+	Nodes      []xmlNode      `xml:"node"`
+}
+
+type xmlInterface struct {
+	Name       string        `xml:"name,attr"`
+	Methods    []xmlMember   `xml:"method"`
+	Signals    []xmlMember   `xml:"signal"`
+	Properties []xmlProperty `xml:"property"`
+}
+
+type xmlMember struct {
+	Name string   `xml:"name,attr"`
+	Args []xmlArg `xml:"arg"`
+}
+
+type xmlArg struct {
+	Name      string `xml:"name,attr"`
+	Type      string `xml:"type,attr"`
+	Direction string `xml:"direction,attr"`
+}
+
+type xmlProperty struct {
+	Name        string `xml:"name,attr"`
+	Type        string `xml:"type,attr"`
+	Access      string `xml:"access,attr"`
+	Annotations []struct {
+		Name  string `xml:"name,attr"`
+		Value string `xml:"value,attr"`
+	} `xml:"annotation"`
+}
+
+func (m xmlMember) signature(direction string) string {
+	var b strings.Builder
+	for _, a := range m.Args {
+		if a.Direction == direction {
+			b.WriteString(a.Type)
+		}
+	}
+	return b.String()
+}
+
+func contract(t *testing.T) xmlNode {
+	var n xmlNode
+	require.NoError(t, xml.Unmarshal([]byte(data.Introspection), &n))
+	require.Equal(t, string(Path), n.Name)
+	return n
+}
+
+// The tables here are the XML's: the same interfaces, members, signatures.
+func TestContractMethods(t *testing.T) {
+	root := newTree().nodes[Path]
+	doc := contract(t)
+	require.Len(t, root.ifaces, len(doc.Interfaces))
+	for _, x := range doc.Interfaces {
+		i := root.iface(x.Name)
+		require.NotNil(t, i, x.Name)
+		require.Len(t, i.methods, len(x.Methods), x.Name)
+		for _, xm := range x.Methods {
+			m := i.methods[xm.Name]
+			require.NotNil(t, m, xm.Name)
+			require.Equal(t, xm.signature("in"), m.in, xm.Name)
+			require.Equal(t, xm.signature("out"), m.out, xm.Name)
+			require.True(t, (m.parse == nil) != (m.inline == nil), xm.Name)
+		}
+	}
+}
+
+// The properties are the XML's, and all say how they change.
+func TestContractProperties(t *testing.T) {
+	root := newTree().nodes[Path]
+	for _, x := range contract(t).Interfaces {
+		i := root.iface(x.Name)
+		require.Len(t, i.props, len(x.Properties), x.Name)
+		for _, xp := range x.Properties {
+			p := i.property(xp.Name)
+			require.NotNil(t, p, xp.Name)
+			require.Equal(t, xp.Type, p.sig.String(), xp.Name)
+			require.Equal(t, "read", xp.Access)
+			require.Len(t, xp.Annotations, 1, xp.Name)
+			require.Equal(t, "org.freedesktop.DBus.Property.EmitsChangedSignal", xp.Annotations[0].Name)
+			require.Equal(t, xp.Annotations[0].Value, string(p.emits), xp.Name)
+		}
+	}
+}
+
+// The signals are the XML's.
+func TestContractSignals(t *testing.T) {
+	sigs := map[string]godbus.Signature{
+		"LockLost": sigLockLost, "Blocking": sigBlocking, "LockspaceChanged": sigLockspaceChanged,
+		"PropertiesChanged": sigPropertiesChanged,
+	}
+	n := 0
+	for _, x := range contract(t).Interfaces {
+		for _, s := range x.Signals {
+			require.Equal(t, s.signature(""), sigs[s.Name].String(), s.Name)
+			n++
+		}
+	}
+	require.Equal(t, len(sigs), n)
+}
+
+// keys are the keys and types of option tables.
+func keys[T any](known []option[T]) []string {
+	out := []string{}
+	for _, o := range known {
+		out = append(out, o.key+" ("+o.sig+")")
+	}
+	slices.Sort(out)
+	return out
+}
+
+var (
+	optionLine = regexp.MustCompile(`(?m)^ +- ([a-z-]+ \([a-z(){}]+\)): \S`)
+	argLine    = regexp.MustCompile(`(?m)^ +@([a-z_]+): \S`)
+)
+
+// Every member, argument, option and property is documented, and nothing that
+// is not there.
+func TestContractDocumentation(t *testing.T) {
+	options := map[string][]string{
+		"Acquire": keys(acquireOptions), "AcquireMany": keys(acquireOptions), "Convert": keys(convertOptions),
+		"Release": keys(releaseOptions), "ListLocks": keys(listOptions), "JoinLockspace": keys(joinOptions),
+		"LeaveLockspace": keys(leaveOptions), "Purge": keys(purgeOptions),
+	}
+	for _, x := range contract(t).Interfaces {
+		if x.Name != Name {
+			continue
+		}
+		for _, m := range append(x.Methods, x.Signals...) {
+			doc := comment(t, m.Name)
+			var args []string
+			for _, a := range m.Args {
+				args = append(args, a.Name)
+			}
+			require.Equal(t, args, matches(argLine, doc), m.Name)
+			_, opts, has := strings.Cut(doc, "Options:\n")
+			if want := options[m.Name]; len(want) > 0 {
+				require.True(t, has, m.Name)
+				found := matches(optionLine, opts)
+				slices.Sort(found)
+				require.Equal(t, want, found, m.Name)
+			} else {
+				require.False(t, has, m.Name)
+			}
+		}
+		for _, p := range x.Properties {
+			require.Regexp(t, `<!-- `+p.Name+`: [A-Z][^>]+\. -->\n +<property name="`+p.Name+`"`, data.Introspection)
+		}
+	}
+}
+
+// The details that Inspect returns have the documented types.
+func TestContractDetails(t *testing.T) {
+	doc := comment(t, "Inspect")
+	for _, line := range []string{
+		"locks (" + sigOf([]lockRow{}), "lost (" + sigOf([]lostRow{}), "granted (" + sigOf([]queueRow{}),
+		"holder (" + sigOf(holderRow{}), "value (" + sigOf([]byte{}), "members (" + sigOf([]uint32{}),
+	} {
+		require.Contains(t, doc, "- "+line+")")
+	}
+	methods := newTree().nodes[Path].iface(Name).methods
+	require.Equal(t, methods["AcquireMany"].out, sigOf([]grantRow{}))
+	require.Equal(t, methods["ListLocks"].out, sigOf([]lockRow{}))
+	require.Equal(t, methods["ListLockspaces"].out, sigOf([]spaceRow{}))
+	require.Equal(t, methods["ListOrphans"].out, sigOf([]orphanRow{}))
+}
+
+func sigOf(v any) string { return godbus.SignatureOf(v).String() }
+
+// comment is the documentation of a member.
+func comment(t *testing.T, member string) string {
+	m := regexp.MustCompile(`(?s)<!--\n +` + member + `:\n(.*?)-->\n +<(?:method|signal) name="` + member + `"`).
+		FindStringSubmatch(data.Introspection)
+	require.NotNil(t, m, "%s has no comment in front", member)
+	require.NotContains(t, m[1], "<", member)
+	return m[1]
+}
+
+func matches(re *regexp.Regexp, s string) []string {
+	var out []string
+	for _, m := range re.FindAllStringSubmatch(s, -1) {
+		out = append(out, m[1])
+	}
+	return out
+}
+
+// Introspect serves the file as it is, and leads there from "/".
+func TestIntrospect(t *testing.T) {
+	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
+		nobody := newRig(t, b, rigConfig{}).dial(testbus.Nobody)
+		path, want := "/", strings.Split(strings.Trim(string(Path), "/"), "/")
+		for _, child := range want {
+			var n xmlNode
+			require.NoError(t, xml.Unmarshal([]byte(introspect(t, nobody, path)), &n))
+			require.Len(t, n.Nodes, 1)
+			require.Equal(t, child, n.Nodes[0].Name)
+			path = strings.TrimSuffix(path, "/") + "/" + child
+		}
+		require.Equal(t, data.Introspection, introspect(t, nobody, path))
+	})
+}
+
+func introspect(t *testing.T, c *client, path string) string {
+	var text string
+	require.NoError(t, c.conn.Object(Name, godbus.ObjectPath(path)).Call(ifaceIntrospectable+".Introspect", 0).Store(&text))
+	return text
+}

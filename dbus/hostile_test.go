@@ -1,0 +1,441 @@
+package dbus
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	godbus "github.com/godbus/dbus/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/internal/testbus"
+	"github.com/dlmlock/dlmlockd/lockd"
+)
+
+// Bad input gets a clear error with the right name, and changes nothing.
+func TestBadInput(t *testing.T) {
+	long := strings.Repeat("x", 65)
+	invalidName, invalidMode := ErrorPrefix+"InvalidName", ErrorPrefix+"InvalidMode"
+	cases := []struct {
+		name, text, member string
+		args               []any
+	}{
+		{invalidName, "at least one", "Acquire", []any{"", "r", "EX", opt()}},
+		{invalidName, "at least one", "Acquire", []any{"vms", "", "EX", opt()}},
+		{invalidName, "65", "Acquire", []any{"vms", long, "EX", opt()}},
+		{invalidName, "65", "Acquire", []any{long, "r", "EX", opt()}},
+		{invalidName, "only letters", "Acquire", []any{"a/b", "r", "EX", opt()}},
+		{invalidName, "dot", "Acquire", []any{".a", "r", "EX", opt()}},
+		{invalidName, "", "Acquire", []any{"vms", lockd.ReservedPrefix + "anchor", "EX", opt()}},
+		{invalidMode, "shared", "Acquire", []any{"vms", "r", "XX", opt()}},
+		{invalidMode, "", "Acquire", []any{"vms", "r", "", opt()}},
+		{invalidMode, "...", "Acquire", []any{"vms", "r", strings.Repeat("é", 5000), opt()}},
+		{errInvalidArgs, "unknown option \"ownr\"; known here: label, lifetime, owner, pid, wait-usec", "Acquire", []any{"vms", "r", "EX", opt("ownr", "x")}},
+		{errInvalidArgs, "option owner takes the type s, not u", "Acquire", []any{"vms", "r", "EX", opt("owner", uint32(1))}},
+		{errInvalidArgs, "option wait-usec takes the type t, not i", "Acquire", []any{"vms", "r", "EX", opt("wait-usec", int32(1))}},
+		{errInvalidArgs, "20000000", "Acquire", []any{"vms", "r", "EX", opt("wait-usec", uint64(20000001))}},
+		{errInvalidArgs, "20000000", "Convert", []any{"vms", "r", "EX", opt("wait-usec", ^uint64(0))}},
+		{errInvalidArgs, "leave the option out", "Acquire", []any{"vms", "r", "EX", opt("owner", "")}},
+		{errInvalidArgs, "at most 4096", "Acquire", []any{"vms", "r", "EX", opt("owner", strings.Repeat("o", 4097))}},
+		{errInvalidArgs, "persistent, connection, process", "Acquire", []any{"vms", "r", "EX", opt("lifetime", "eternal")}},
+		{errInvalidArgs, "lifetime", "Acquire", []any{"vms", "r", "EX", opt("pid", uint32(1))}},
+		{errInvalidArgs, "0 is no process", "Acquire", []any{"vms", "r", "EX", opt("lifetime", "process", "pid", uint32(0))}},
+		{errInvalidArgs, "Acquire takes (sssa{sv}), the call has (sss)", "Acquire", []any{"vms", "r", "EX"}},
+		{errInvalidArgs, "the call has ()", "Acquire", nil},
+		{errInvalidArgs, "the call has (sssas)", "Acquire", []any{"vms", "r", "EX", []string{}}},
+		{errInvalidArgs, "the call has (sssa{ss})", "Acquire", []any{"vms", "r", "EX", map[string]string{}}},
+		{invalidName, "", "AcquireMany", []any{[]wantRow{{"vms", "good", "EX"}, {"vms", "", "EX"}}, opt()}},
+		{invalidMode, "", "AcquireMany", []any{[]wantRow{{"vms", "good", "EX"}, {"vms", "r", "?"}}, opt()}},
+		{ErrorPrefix + "LimitExceeded", "", "AcquireMany", []any{make([]wantRow, MaxWanted+1), opt()}},
+		{ErrorPrefix + "NotHeld", "ListLocks", "Convert", []any{"vms", "r", "EX", opt()}},
+		{errInvalidArgs, "lock, lockid, owner, token, wait-usec", "Convert", []any{"vms", "r", "EX", opt("label", "x")}},
+		{ErrorPrefix + "NotHeld", "ListLocks", "Release", []any{"vms", "r", opt()}},
+		{errInvalidArgs, "lock, lockid, owner, token", "Release", []any{"vms", "r", opt("wait-usec", uint64(0))}},
+		{errInvalidArgs, "0 is no lockid", "Release", []any{"vms", "r", opt("lockid", uint32(0))}},
+		{errInvalidArgs, "path of a lock", "Release", []any{"vms", "r", opt("lock", godbus.ObjectPath("/x"))}},
+		{errInvalidArgs, "path of a lock", "Release", []any{"vms", "r", opt("lock", godbus.ObjectPath(LockPrefix+"01"))}},
+		{errInvalidArgs, "released one by one", "ReleaseOwner", []any{"", ""}},
+		{errInvalidArgs, "4097 bytes", "ReleaseOwner", []any{"", strings.Repeat("o", 4097)}},
+		{invalidName, "", "ReleaseOwner", []any{"a/b", "o"}},
+		{invalidName, "", "Inspect", []any{"vms", ""}},
+		{errInvalidArgs, "1 to 10000", "ListLocks", []any{opt("limit", uint32(0))}},
+		{errInvalidArgs, "1 to 10000", "ListLocks", []any{opt("limit", uint32(10001))}},
+		{errInvalidArgs, "held", "ListLocks", []any{opt("state", "lost")}},
+		{errInvalidArgs, "path of a lock", "ListLocks", []any{opt("after", godbus.ObjectPath("/"))}},
+		{invalidMode, "", "ListLocks", []any{opt("mode", "x")}},
+		{invalidName, "", "ListLocks", []any{opt("lockspace", "")}},
+		{invalidName, "", "ListLocks", []any{opt("resource", "")}},
+		{invalidName, "", "JoinLockspace", []any{"a b", opt()}},
+		{errInvalidArgs, "known here: none", "JoinLockspace", []any{"a", opt("force", true)}},
+		{errInvalidArgs, "type b, not s", "LeaveLockspace", []any{"vms", opt("force", "yes")}},
+		{ErrorPrefix + "NoSuchLockspace", "", "LeaveLockspace", []any{"nothere", opt()}},
+		{ErrorPrefix + "NoSuchLockspace", "", "Acquire", []any{"nothere", "r", "EX", opt()}},
+		{ErrorPrefix + "NoSuchLockspace", "", "ListOrphans", []any{"nothere"}},
+		{invalidName, "", "ListOrphans", []any{""}},
+		{errInvalidArgs, "", "Purge", []any{"vms", []uint32{7}, opt()}},
+		{errInvalidArgs, "known here: none", "Purge", []any{"vms", []uint32{}, opt("force", true)}},
+		{errUnknownMethod, "Introspect", "Aquire", nil},
+		{errUnknownInterface, "org.example.Other", "org.example.Other.Acquire", nil},
+		{errInvalidArgs, "", ifaceIntrospectable + ".Introspect", []any{1}},
+		{errUnknownMethod, "", ifacePeer + ".Pong", nil},
+	}
+	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
+		root := newRig(t, b, rigConfig{}).dial(testbus.Root)
+		for _, c := range cases {
+			text := root.refused(c.name, c.member, c.args...)
+			require.Contains(t, text, c.text, "%s %v", c.member, c.args)
+			require.NotEmpty(t, text)
+			require.Less(t, len(text), 400)
+		}
+		require.Empty(t, root.list(opt()))
+		require.Equal(t, 1, root.service(t))
+	})
+}
+
+// service counts the lockspaces: a bad call changed none.
+func (c *client) service(t *testing.T) int {
+	var spaces []spaceRow
+	require.NoError(t, c.ok("ListLockspaces").Store(&spaces))
+	return len(spaces)
+}
+
+// What the service limits is refused by it, in the bus's words.
+func TestLimits(t *testing.T) {
+	limits := lockd.DefaultLimits()
+	limits.LocksPerUID, limits.OwnerBytes, limits.LabelBytes, limits.PageSize = 3, 10, 10, 2
+	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
+		root := newRig(t, b, rigConfig{limits: limits}).dial(testbus.Root)
+		require.Error(t, root.call("Acquire", "vms", "r", "EX", opt("owner", strings.Repeat("o", 11))).Err)
+		require.Error(t, root.call("Acquire", "vms", "r", "EX", opt("label", strings.Repeat("o", 11))).Err)
+		for i := range 3 {
+			root.acquire(fmt.Sprint(i), opt())
+		}
+		root.refused(ErrorPrefix+"LimitExceeded", "Acquire", "vms", "more", "EX", opt())
+		page := root.list(opt())
+		require.Len(t, page, 2)
+		page = root.list(opt("after", page[1].Lock, "limit", uint32(10)))
+		require.Len(t, page, 1)
+		require.Empty(t, root.list(opt("after", page[0].Lock)))
+	})
+}
+
+// Unknown objects, interfaces and members have the standard errors; Peer
+// answers everywhere; the interface may be left out.
+func TestUnknown(t *testing.T) {
+	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
+		c := newRig(t, b, rigConfig{}).dial(testbus.Nobody)
+		refused := func(name string, path godbus.ObjectPath, method string) {
+			err := c.conn.Object(Name, path).Call(method, 0).Err
+			require.Error(t, err)
+			require.Equal(t, name, err.(godbus.Error).Name, "%s %s", path, method)
+		}
+		for _, p := range []godbus.ObjectPath{"/org/example/Other", "/x", Path + "/", "/org/example/DlmLock/lock/1"} {
+			if p.IsValid() {
+				refused(errUnknownObject, p, Name+".ListLockspaces")
+				refused(errUnknownObject, p, ifaceIntrospectable+".Introspect")
+			}
+		}
+		refused(errUnknownInterface, "/", Name+".ListLockspaces")
+		refused(errUnknownInterface, "/org", ifaceProperties+".GetAll")
+		refused(errUnknownMethod, Path, Name+".Nothing")
+		for _, p := range []godbus.ObjectPath{"/", "/x", Path} {
+			require.NoError(t, c.conn.Object(Name, p).Call(ifacePeer+".Ping", 0).Err)
+		}
+		msg := &godbus.Message{Type: godbus.TypeMethodCall, Headers: map[godbus.HeaderField]godbus.Variant{
+			godbus.FieldDestination: godbus.MakeVariant(Name), godbus.FieldPath: godbus.MakeVariant(Path),
+			godbus.FieldMember: godbus.MakeVariant("ListLockspaces")}}
+		require.NoError(t, (<-c.conn.Send(msg, make(chan *godbus.Call, 1)).Done).Err)
+		msg.Headers[godbus.FieldMember] = godbus.MakeVariant("Nothing")
+		err := (<-c.conn.Send(msg, make(chan *godbus.Call, 1)).Done).Err
+		require.Equal(t, errUnknownMethod, err.(godbus.Error).Name)
+	})
+}
+
+// A message with descriptors reaches no method, and none of them stays open.
+func TestDescriptors(t *testing.T) {
+	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
+		r := newRig(t, b, rigConfig{})
+		null, err := os.Open("/dev/null")
+		require.NoError(t, err)
+		defer func() { _ = null.Close() }()
+		fd := godbus.UnixFD(null.Fd())
+		for _, u := range []testbus.User{testbus.Root, testbus.Nobody} {
+			c := r.dial(u)
+			c.ok(ifacePeer + ".Ping")
+			before := openFiles(t)
+			for _, m := range newTree().nodes[Path].iface(Name).methods {
+				for _, body := range [][]any{{fd}, {"vms", "r", "EX", map[string]godbus.Variant{"owner": godbus.MakeVariant(fd)}}} {
+					for _, dest := range []string{Name, r.server.bus.conn.Names()[0]} {
+						ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+						err := c.conn.Object(dest, Path).CallWithContext(ctx, Name+"."+m.name, 0, body...).Err
+						require.NoError(t, ctx.Err(), "no answer")
+						cancel()
+						require.Error(t, err, m.name)
+					}
+				}
+				if !c.conn.Connected() {
+					c = r.dial(u)
+				}
+			}
+			require.Equal(t, before, openFiles(t))
+			require.NoError(t, r.dial(testbus.Root).call(ifacePeer+".Ping").Err)
+		}
+	})
+}
+
+func openFiles(t *testing.T) int {
+	d, err := os.ReadDir("/proc/self/fd")
+	require.NoError(t, err)
+	return len(d)
+}
+
+// A panic anywhere is told to the caller and logged, and the daemon lives.
+func TestPanic(t *testing.T) {
+	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
+		r := newRig(t, b, rigConfig{})
+		root := r.dial(testbus.Root)
+		inLine := func(func(lockd.Inspection, error)) { panic("in the line of the sender") }
+		r.api.inspect.Store(&inLine)
+		root.refused(errFailed, "Inspect", "vms", "r")
+		inAnswer := func(done func(lockd.Inspection, error)) {
+			go done(lockd.Inspection{Locks: make([]lockd.LockInfo, 1)}, nil)
+		}
+		r.api.inspect.Store(&inAnswer)
+		root.ok("Inspect", "vms", "r")
+		none := func(_ lockd.Caller, _ []lockd.Want, _ lockd.AcquireOptions, done func([]lockd.Grant, error)) bool {
+			go done(nil, nil) // no grant: the answer's index panics
+			return true
+		}
+		r.api.acquire.Store(&none)
+		root.refused(errFailed, "Acquire", "vms", "r", "EX", opt())
+		inReader := func() lockd.Status { panic("in the reader") }
+		r.api.status.Store(&inReader)
+		root.refused(errFailed, ifaceProperties+".GetAll", Name)
+		r.api.status.Store(nil)
+		r.api.acquire.Store(nil)
+		r.api.inspect.Store(nil)
+		root.acquire("r", opt())
+		require.Equal(t, 3, strings.Count(r.logs.String(), "a call panicked"))
+		require.Contains(t, r.logs.String(), "stack=")
+	})
+}
+
+// However deep the options are nested, as far as the bus lets them through,
+// the connection and so the daemon live. (godbus ends a connection when a body
+// is nested deeper than it reads, and dbus-daemon lets deeper ones through.)
+func TestDeepNesting(t *testing.T) {
+	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
+		r := newRig(t, b, rigConfig{})
+		passed := map[string]int{}
+		for n := 20; n <= 70; n++ {
+			for sig, body := range map[string][]byte{
+				"v":  append(bytes.Repeat([]byte("\x01v\x00"), n), "\x01y\x00z"...),
+				"av": deepArrays(n),
+				// The same fate had dictionaries with keys that godbus has no map for.
+				"a{gu}": {8, 0, 0, 0, 0, 0, 0, 0, 1, 's', 0, 0, 1, 0, 0, 0},
+				"a{by}": {5, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1},
+			} {
+				raw := dialRaw(t, b)
+				if raw.call(t, "Release", sig, body) {
+					passed[sig] = n
+				}
+				_ = raw.conn.Close()
+			}
+		}
+		// The deepest that the bus let through came near its limit of 64.
+		require.Greater(t, passed["v"], 60)
+		require.Greater(t, passed["av"], 28)
+		require.Equal(t, 70, passed["a{gu}"])
+		require.Equal(t, 70, passed["a{by}"])
+		c := r.dial(testbus.Nobody)
+		c.ok(ifacePeer + ".Ping")
+		select {
+		case <-r.server.Done():
+			t.Fatal("the connection to the bus broke")
+		default:
+		}
+	})
+}
+
+// deepArrays is an array of a variant of an array of ..., n deep, as it is on
+// the wire behind the length of the outermost.
+func deepArrays(n int) []byte {
+	var body []byte
+	var lengths []int
+	for range n {
+		for len(body)%4 != 0 {
+			body = append(body, 0)
+		}
+		lengths = append(lengths, len(body))
+		body = append(body, 0, 0, 0, 0)
+		body = append(body, "\x02av\x00"...)
+	}
+	for len(body)%4 != 0 {
+		body = append(body, 0)
+	}
+	body = append(body, 0, 0, 0, 0)
+	for _, at := range lengths {
+		binary.LittleEndian.PutUint32(body[at:], uint32(len(body)-at-4))
+	}
+	return body
+}
+
+// rawClient speaks the protocol by hand, to send what no library would.
+type rawClient struct {
+	conn   net.Conn
+	in     *bufio.Reader
+	serial uint32
+}
+
+func dialRaw(t *testing.T, b *testbus.Bus) *rawClient {
+	c, err := net.Dial("unix", strings.TrimPrefix(b.Address, "unix:path="))
+	require.NoError(t, err)
+	r := &rawClient{conn: c, in: bufio.NewReader(c)}
+	_, err = fmt.Fprintf(c, "\x00AUTH EXTERNAL %x\r\n", "0")
+	require.NoError(t, err)
+	line, err := r.in.ReadString('\n')
+	require.NoError(t, err)
+	require.True(t, strings.HasPrefix(line, "OK "), line)
+	_, err = c.Write([]byte("BEGIN\r\n"))
+	require.NoError(t, err)
+	r.send(t, "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "Hello", "", nil)
+	r.answer(t)
+	return r
+}
+
+// send sends a message whose header godbus makes and whose body is given.
+func (r *rawClient) send(t *testing.T, dest string, path godbus.ObjectPath, iface, member, sig string, body []byte) {
+	msg := &godbus.Message{Type: godbus.TypeMethodCall, Headers: map[godbus.HeaderField]godbus.Variant{
+		godbus.FieldDestination: godbus.MakeVariant(dest), godbus.FieldPath: godbus.MakeVariant(path),
+		godbus.FieldInterface: godbus.MakeVariant(iface), godbus.FieldMember: godbus.MakeVariant(member)}}
+	if sig != "" {
+		msg.Headers[godbus.FieldSignature] = godbus.MakeVariant(godbus.ParseSignatureMust(sig))
+	}
+	var head bytes.Buffer
+	require.NoError(t, msg.EncodeTo(&head, binary.LittleEndian))
+	r.serial++
+	out := head.Bytes()
+	binary.LittleEndian.PutUint32(out[4:], uint32(len(body)))
+	binary.LittleEndian.PutUint32(out[8:], r.serial)
+	_, err := r.conn.Write(append(out, body...))
+	require.NoError(t, err)
+}
+
+func (r *rawClient) call(t *testing.T, member, sig string, body []byte) bool {
+	r.send(t, Name, Path, Name, member, sig, body)
+	return r.answer(t)
+}
+
+// answer waits for an answer; it is false if the bus ends the connection.
+func (r *rawClient) answer(t *testing.T) bool {
+	require.NoError(t, r.conn.SetReadDeadline(time.Now().Add(patience)))
+	for {
+		msg, err := godbus.DecodeMessage(r.in)
+		if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
+			return false
+		}
+		require.NoError(t, err)
+		if msg.Type == godbus.TypeMethodReply || msg.Type == godbus.TypeError {
+			return true
+		}
+	}
+}
+
+// An unread answer of a NO_REPLY call is never sent; the call is made.
+func TestNoReply(t *testing.T) {
+	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
+		r := newRig(t, b, rigConfig{})
+		root := r.dial(testbus.Root)
+		var mu sync.Mutex
+		answers := 0
+		watch := r.bus.DialAs(t, testbus.Root, godbus.WithIncomingInterceptor(func(m *godbus.Message) {
+			mu.Lock()
+			defer mu.Unlock()
+			if m.Type != godbus.TypeSignal {
+				answers++
+			}
+		}))
+		mu.Lock()
+		answers = 0
+		mu.Unlock()
+		obj := watch.Object(Name, Path)
+		require.NoError(t, obj.Call(Name+".Acquire", godbus.FlagNoReplyExpected, "vms", "quiet", "EX", opt()).Err)
+		require.NoError(t, obj.Call(Name+".Nothing", godbus.FlagNoReplyExpected).Err)
+		require.NoError(t, obj.Call(ifacePeer+".Ping", godbus.FlagNoReplyExpected).Err)
+		require.NoError(t, obj.Call(Name+".ListLocks", 0, opt()).Err)
+		mu.Lock()
+		require.Equal(t, 1, answers)
+		mu.Unlock()
+		require.Equal(t, "quiet", root.list(opt())[0].Resource)
+	})
+}
+
+// A caller that is killed with calls under way is told to the service after
+// its last call, and leaves nothing.
+func TestVanishedCaller(t *testing.T) {
+	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
+		r := newRig(t, b, rigConfig{})
+		root := r.dial(testbus.Root)
+		root.acquire("held", opt())
+		type event struct{ what, sender string }
+		events := make(chan event, 1000)
+		acquired := func(c lockd.Caller, _ []lockd.Want, _ lockd.AcquireOptions, _ func([]lockd.Grant, error)) bool {
+			events <- event{"acquire", c.Sender}
+			return false
+		}
+		gone := func(s string) { events <- event{"gone", s} }
+		r.api.acquire.Store(&acquired)
+		r.api.gone.Store(&gone)
+		victim := r.dial(testbus.Root)
+		name := victim.conn.Names()[0]
+		for range 20 {
+			victim.obj.Go(Name+".Acquire", 0, nil, "vms", "held", "EX", opt("wait-usec", uint64(20e6)))
+		}
+		require.Equal(t, event{"acquire", name}, receive(t, events))
+		require.NoError(t, victim.conn.Close())
+		for {
+			if e := receive(t, events); e.sender == name && e.what == "gone" {
+				break
+			}
+		}
+		require.Empty(t, events)
+		root.ok("Release", "vms", "held", opt())
+		require.Eventually(t, func() bool { return len(root.list(opt())) == 0 }, patience, 5*time.Millisecond)
+		r.server.mu.Lock()
+		require.NotContains(t, r.server.peers, name)
+		r.server.mu.Unlock()
+	})
+}
+
+// kill -9 of a process with a call under way.
+func TestKilledCaller(t *testing.T) {
+	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
+		r := newRig(t, b, rigConfig{})
+		root := r.dial(testbus.Root)
+		root.acquire("held", opt())
+		waiting := make(chan string, 1)
+		hook := func(c lockd.Caller, _ []lockd.Want, _ lockd.AcquireOptions, _ func([]lockd.Grant, error)) bool {
+			waiting <- c.Sender
+			return false
+		}
+		r.api.acquire.Store(&hook)
+		cmd := b.Command(t, testbus.Root, "busctl", "--address="+b.Address, "call", Name, string(Path), Name, "Acquire",
+			"sssa{sv}", "vms", "held", "PR", "1", "wait-usec", "t", "20000000")
+		require.NoError(t, cmd.Start())
+		receive(t, waiting)
+		require.NoError(t, cmd.Process.Signal(syscall.SIGKILL))
+		_ = cmd.Wait()
+		require.Eventually(t, func() bool { return len(root.list(opt("state", "acquiring"))) == 0 }, patience, 5*time.Millisecond)
+	})
+}
