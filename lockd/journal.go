@@ -60,13 +60,9 @@ func (j *journal) run() {
 	retry := time.NewTimer(time.Hour)
 	defer retry.Stop()
 	for {
-		j.mu.Lock()
-		batch, closed := j.queue, j.closed
-		j.queue = j.spare[:0]
-		j.mu.Unlock()
+		batch, closed := j.take()
 		if len(batch) > 0 {
 			j.write(batch)
-			j.spare = batch
 			continue
 		}
 		if closed {
@@ -81,6 +77,16 @@ func (j *journal) run() {
 			j.retry()
 		}
 	}
+}
+
+// take returns what was asked for since the last take. The slice is good until
+// the next one: two take turns in being filled and being written.
+func (j *journal) take() (batch []appendAction, closed bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	batch = j.queue
+	j.queue, j.spare = j.spare[:0], batch
+	return batch, j.closed
 }
 
 // write writes a batch behind the backlog, and tells each how it went.
