@@ -317,3 +317,16 @@ func TestActionsNotInstalled(t *testing.T) {
 	requireKind(t, lockd.AccessDenied, err)
 	require.ErrorContains(t, err, "org.example.DlmLock.policy")
 }
+
+// polkit not installed at all: the bus has no policy for it either, so it may
+// say "denied" where it would say "unknown". That is an absent polkitd too.
+func TestNotInstalled(t *testing.T) {
+	testbus.ForEach(t, func(t *testing.T, bus *testbus.Bus) {
+		b := newBench(t, bus)
+		member := b.nobody()
+		member.GIDs = []uint32{4242}
+		require.NoError(t, b.Authorize(t.Context(), member, lockd.ActAcquire, disk("vms", "EX")))
+		requireKind(t, lockd.AccessDenied, b.Authorize(t.Context(), b.nobody(), lockd.ActAcquire, disk("vms", "EX")))
+		require.Contains(t, b.log.String(), "no polkit on the bus")
+	})
+}

@@ -1,0 +1,110 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	godbus "github.com/godbus/dbus/v5"
+)
+
+// Names of the contract.
+const (
+	Name                   = "org.example.DlmLock"
+	Path godbus.ObjectPath = "/org/example/DlmLock"
+)
+
+// Client is a connection to the service.
+type Client struct {
+	conn  *godbus.Conn
+	end   context.CancelFunc
+	flags godbus.Flags
+}
+
+// Dial connects to the message bus at address, or to the system bus for "".
+// The service need not run: the first call starts it. The context bounds the
+// connecting alone. The error is of kind NoBus.
+func Dial(ctx context.Context, address string) (*Client, error) {
+	life, end := context.WithCancel(context.Background())
+	stop := context.AfterFunc(ctx, end)
+	opts := []godbus.ConnOption{
+		godbus.WithContext(life),
+		godbus.WithSignalHandler(godbus.NewSequentialSignalHandler()),
+		// Only the kernel's word on who we are; no cookies in a home directory.
+		godbus.WithAuth(godbus.AuthExternal(strconv.Itoa(os.Geteuid()))),
+	}
+	var conn *godbus.Conn
+	var err error
+	if address == "" {
+		address = "the system bus"
+		conn, err = godbus.ConnectSystemBus(opts...)
+	} else {
+		conn, err = godbus.Connect(address, opts...)
+	}
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		end()
+		return nil, &Error{Op: "connect", Kind: NoBus, Err: err,
+			Message: fmt.Sprintf("can't connect to the message bus (%s): %v", address, errors.Join(err, ctx.Err()))}
+	}
+	return &Client{conn: conn, end: end}, nil
+}
+
+// Close leaves the bus. Locks of lifetime "connection" end with it, and so do
+// calls that are not answered yet.
+func (c *Client) Close() error {
+	defer c.end()
+	return c.conn.Close()
+}
+
+// Done is closed when the connection to the bus is gone.
+func (c *Client) Done() <-chan struct{} { return c.conn.Context().Done() }
+
+// Conn is the connection, for what is not in this package.
+func (c *Client) Conn() *godbus.Conn { return c.conn }
+
+// AllowInteraction makes polkit ask a person for a password where it would
+// refuse otherwise. Calls may then last minutes. Not to be called while calls
+// are under way.
+func (c *Client) AllowInteraction(allow bool) { c.set(godbus.FlagAllowInteractiveAuthorization, allow) }
+
+// AutoStart says whether calls start the service if it does not run. They do
+// unless told otherwise. Not to be called while calls are under way.
+func (c *Client) AutoStart(start bool) { c.set(godbus.FlagNoAutoStart, !start) }
+
+func (c *Client) set(f godbus.Flags, on bool) {
+	c.flags &^= f
+	if on {
+		c.flags |= f
+	}
+}
+
+// call calls a member of the service's interface.
+func (c *Client) call(ctx context.Context, member string, out []any, args ...any) error {
+	return c.callOn(ctx, Path, Name, member, out, args...)
+}
+
+// callOn calls a member of an object. The message is built here because
+// godbus's Object.Call drops the flag that allows interaction.
+func (c *Client) callOn(ctx context.Context, path godbus.ObjectPath, iface, member string, out []any, args ...any) error {
+	msg := &godbus.Message{
+		Type:  godbus.TypeMethodCall,
+		Flags: c.flags,
+		Headers: map[godbus.HeaderField]godbus.Variant{
+			godbus.FieldDestination: godbus.MakeVariant(Name),
+			godbus.FieldPath:        godbus.MakeVariant(path),
+			godbus.FieldInterface:   godbus.MakeVariant(iface),
+			godbus.FieldMember:      godbus.MakeVariant(member),
+		},
+		Body: args,
+	}
+	if len(args) > 0 {
+		msg.Headers[godbus.FieldSignature] = godbus.MakeVariant(godbus.SignatureOf(args...))
+	}
+	done := c.conn.SendWithContext(ctx, msg, make(chan *godbus.Call, 1)).Done
+	return wrap(member, (<-done).Store(out...))
+}

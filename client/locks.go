@@ -1,0 +1,183 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	godbus "github.com/godbus/dbus/v5"
+)
+
+// The lifetimes: what ends a lock by itself.
+const (
+	Persistent = "persistent" // nothing
+	Connection = "connection" // the end of the connection that asked last
+	Process    = "process"    // the end of a process
+)
+
+// MaxWait is how long one call may queue ("wait-usec" in org.example.DlmLock.xml).
+const MaxWait = 20 * time.Second
+
+// Want is one lock to take. Mode is NL, CR, CW, PR, PW or EX in any case, or
+// "shared" or "exclusive".
+type Want struct {
+	Lockspace, Resource, Mode string
+}
+
+// Options say how locks are to be. Zero fields mean the service's defaults.
+type Options struct {
+	// Owner is who the lock is for. Asking again for what the owner holds
+	// returns the same lock. "": every call makes a lock of its own.
+	Owner    string
+	Label    string // what a person should read
+	Lifetime string // Persistent, Connection or Process
+	PID      uint32 // with Process: whose end ends the lock; 0: this one's
+	// Wait is how long to queue. 0: WouldBlock if it can't be granted at once.
+	// Negative: for ever. What is longer than MaxWait is asked for again and
+	// again, and loses its place in the queue each time.
+	Wait time.Duration
+}
+
+// Grant is a lock that was granted and written down.
+type Grant struct {
+	Lockspace string            `json:"lockspace"`
+	Resource  string            `json:"resource"`
+	Mode      string            `json:"mode"`
+	LockID    uint32            `json:"lockid"`
+	Token     uint64            `json:"token"` // fencing token; 0: none
+	Lock      godbus.ObjectPath `json:"lock"`  // never reused
+}
+
+// Selector says which lock of a resource is meant. Zero fields match any.
+type Selector struct {
+	Owner  string
+	LockID uint32
+	Token  uint64
+	Lock   godbus.ObjectPath
+}
+
+func (o *Options) variants(wait time.Duration) map[string]godbus.Variant {
+	m := map[string]godbus.Variant{}
+	set(m, "owner", o.Owner)
+	set(m, "label", o.Label)
+	set(m, "lifetime", o.Lifetime)
+	set(m, "pid", o.PID)
+	set(m, "wait-usec", uint64(wait/time.Microsecond))
+	return m
+}
+
+func (s *Selector) variants() map[string]godbus.Variant {
+	m := map[string]godbus.Variant{}
+	set(m, "owner", s.Owner)
+	set(m, "lockid", s.LockID)
+	set(m, "token", s.Token)
+	set(m, "lock", s.Lock)
+	return m
+}
+
+// set adds an option unless it is zero.
+func set[T comparable](m map[string]godbus.Variant, key string, v T) {
+	var zero T
+	if v != zero {
+		m[key] = godbus.MakeVariant(v)
+	}
+}
+
+// Acquire takes one lock (member Acquire).
+func (c *Client) Acquire(ctx context.Context, w Want, o Options) (Grant, error) {
+	g := Grant{Lockspace: w.Lockspace, Resource: w.Resource, Mode: w.Mode}
+	err := again(ctx, o.Wait, o.Owner != "", func(wait time.Duration) error {
+		return c.call(ctx, "Acquire", []any{&g.LockID, &g.Token, &g.Lock}, w.Lockspace, w.Resource, w.Mode, o.variants(wait))
+	})
+	return g, err
+}
+
+// AcquireMany takes all the locks or none (member AcquireMany). The grants come
+// in the order of want.
+func (c *Client) AcquireMany(ctx context.Context, want []Want, o Options) ([]Grant, error) {
+	var rows []struct {
+		Lockspace, Resource string
+		LockID              uint32
+		Token               uint64
+		Lock                godbus.ObjectPath
+	}
+	err := again(ctx, o.Wait, o.Owner != "", func(wait time.Duration) error {
+		rows = nil
+		return c.call(ctx, "AcquireMany", []any{&rows}, want, o.variants(wait))
+	})
+	if err != nil {
+		return nil, err
+	}
+	grants := make([]Grant, len(rows))
+	for i, r := range rows {
+		grants[i] = Grant{r.Lockspace, r.Resource, "", r.LockID, r.Token, r.Lock}
+		if i < len(want) {
+			grants[i].Mode = want[i].Mode
+		}
+	}
+	return grants, nil
+}
+
+// Convert changes the mode of a lock of the caller without letting go of it
+// (member Convert), and returns its fencing token. wait is as Options.Wait.
+func (c *Client) Convert(ctx context.Context, w Want, s Selector, wait time.Duration) (token uint64, err error) {
+	err = again(ctx, wait, true, func(wait time.Duration) error {
+		o := s.variants()
+		set(o, "wait-usec", uint64(wait/time.Microsecond))
+		return c.call(ctx, "Convert", []any{&token}, w.Lockspace, w.Resource, w.Mode, o)
+	})
+	return token, err
+}
+
+// Release lets go of one lock (member Release).
+func (c *Client) Release(ctx context.Context, lockspace, resource string, s Selector) error {
+	return c.call(ctx, "Release", nil, lockspace, resource, s.variants())
+}
+
+// ReleaseOwner lets go of everything of one owner, in one lockspace or, with
+// "", in all (member ReleaseOwner). It returns how many that were.
+func (c *Client) ReleaseOwner(ctx context.Context, lockspace, owner string) (released uint32, err error) {
+	err = c.call(ctx, "ReleaseOwner", []any{&released}, lockspace, owner)
+	return released, err
+}
+
+// retryPause is how long to wait before a service that has just gone is asked
+// again.
+const retryPause = 200 * time.Millisecond
+
+// again makes one call after the other, each at most MaxWait long, until wait
+// is over. A service that has been there and restarts meanwhile is asked again,
+// if it has not taken the call or if asking twice does no harm (idempotent).
+func again(ctx context.Context, wait time.Duration, idempotent bool, ask func(time.Duration) error) error {
+	if wait == 0 {
+		return ask(0)
+	}
+	end := time.Now().Add(wait)
+	there := false
+	for {
+		slice := MaxWait
+		if left := time.Until(end); wait > 0 && left < slice {
+			// 0 would mean not to wait at all.
+			slice = max(left, time.Microsecond)
+		}
+		err := ask(slice)
+		var e *Error
+		if !errors.As(err, &e) || wait > 0 && !time.Now().Before(end) {
+			return err
+		}
+		there = there || e.Kind != NotRunning
+		switch {
+		case e.Kind == Timeout:
+			continue
+		case there && e.NotTaken():
+		case idempotent && e.Kind == NoAnswer && ctx.Err() == nil:
+		default:
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(retryPause):
+		}
+	}
+}

@@ -1,0 +1,309 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"time"
+
+	godbus "github.com/godbus/dbus/v5"
+)
+
+// Lock is a lock of the service.
+type Lock struct {
+	Lock      godbus.ObjectPath `json:"lock"`
+	Lockspace string            `json:"lockspace"`
+	Resource  string            `json:"resource"`
+	LockID    uint32            `json:"lockid"`
+	Mode      string            `json:"mode"`   // granted; "" while acquiring
+	Wanted    string            `json:"wanted"` // the mode asked for, or ""
+	State     string            `json:"state"`  // acquiring, held, converting, releasing
+	Token     uint64            `json:"token"`
+	Owner     string            `json:"owner"`
+	Label     string            `json:"label"`
+	Lifetime  string            `json:"lifetime"`
+	UID       uint32            `json:"uid"`
+	PID       uint32            `json:"pid"`
+	Since     time.Time         `json:"since,omitzero"` // when granted; absent before
+}
+
+// Lost is a lock that was held and is not there any more.
+type Lost struct {
+	Lock      godbus.ObjectPath `json:"lock"`
+	Lockspace string            `json:"lockspace"`
+	Resource  string            `json:"resource"`
+	LockID    uint32            `json:"lockid"`
+	Mode      string            `json:"mode"`
+	Owner     string            `json:"owner"`
+	Label     string            `json:"label"`
+	When      time.Time         `json:"when"`
+	Reason    string            `json:"reason"`
+}
+
+// Queued is a lock in a queue of the lock manager, of whichever node.
+type Queued struct {
+	LockID uint32 `json:"lockid"` // on the node that looks
+	Node   uint32 `json:"node"`
+	Mode   string `json:"mode"`   // granted, or ""
+	Wanted string `json:"wanted"` // waited for, or ""
+}
+
+// Holder is what the last holder in PW or EX has published.
+type Holder struct {
+	Node  uint32 `json:"node"` // 0: it has let go
+	Mode  string `json:"mode"`
+	Token uint64 `json:"token"`
+	Who   string `json:"who"` // the first bytes of its label or owner
+}
+
+// Inspection is all that is known of one resource. A pointer that is nil and a
+// list that is nil were not looked at; Missing says why.
+type Inspection struct {
+	Locks        []Lock   `json:"locks"`
+	Lost         []Lost   `json:"lost"`
+	Granted      []Queued `json:"granted"`
+	Converting   []Queued `json:"converting"`
+	Waiting      []Queued `json:"waiting"`
+	Master       uint32   `json:"master,omitempty"`
+	Complete     *bool    `json:"complete,omitempty"`
+	Value        []uint32 `json:"value,omitempty"` // the lock value block, byte by byte
+	ValueInvalid *bool    `json:"value_invalid,omitempty"`
+	Holder       *Holder  `json:"holder,omitempty"`
+	Health
+	Missing []string `json:"missing"`
+}
+
+// Health is how a lockspace does, as far as known.
+type Health struct {
+	Stopped  *bool    `json:"stopped,omitempty"`
+	Quorate  *bool    `json:"quorate,omitempty"`
+	Reason   string   `json:"reason,omitempty"`
+	Members  []uint32 `json:"members,omitempty"`
+	Recovery *uint32  `json:"recovery,omitempty"`
+}
+
+// Lockspace is a lockspace of the service.
+type Lockspace struct {
+	Name    string `json:"name"`
+	State   string `json:"state"` // joining, ready, leaving, failed
+	Locks   uint32 `json:"locks"`
+	Orphans int32  `json:"orphans"` // -1: not known
+	Error   string `json:"error,omitempty"`
+	Health
+}
+
+// Orphan is a lock on this node that no process has and no record explains.
+type Orphan struct {
+	LockID   uint32 `json:"lockid"`
+	Resource string `json:"resource"`
+	Mode     string `json:"mode"`
+}
+
+// Filter says which locks to list. Zero fields match any.
+type Filter struct {
+	Lockspace, Resource, Owner, Mode, State string
+	UID                                     uint32
+	HasUID                                  bool
+	Limit                                   int // at most so many; 0: all
+}
+
+// lockRow is a lock on the bus.
+type lockRow struct {
+	Lock                godbus.ObjectPath
+	Lockspace, Resource string
+	LockID              uint32
+	Mode, Wanted, State string
+	Token               uint64
+	Owner, Label        string
+	Lifetime            string
+	UID, PID            uint32
+	Since               uint64
+}
+
+func (r lockRow) lock() Lock {
+	return Lock{r.Lock, r.Lockspace, r.Resource, r.LockID, r.Mode, r.Wanted, r.State, r.Token,
+		r.Owner, r.Label, r.Lifetime, r.UID, r.PID, moment(r.Since)}
+}
+
+// lostRow is a lost lock on the bus.
+type lostRow struct {
+	Lock                godbus.ObjectPath
+	Lockspace, Resource string
+	LockID              uint32
+	Mode, Owner, Label  string
+	When                uint64
+	Reason              string
+}
+
+// moment is a time on the bus: microseconds since 1970, 0 for none.
+func moment(usec uint64) time.Time {
+	if usec == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(int64(usec))
+}
+
+// pageSize is how many locks one ListLocks asks for, at most.
+const pageSize = 5000
+
+// Locks lists the locks of the service, oldest first, page by page (member
+// ListLocks). Locks that come and go meanwhile may or may not be there.
+func (c *Client) Locks(ctx context.Context, f Filter) ([]Lock, error) {
+	opts := map[string]godbus.Variant{}
+	for key, v := range map[string]string{"lockspace": f.Lockspace, "resource": f.Resource, "owner": f.Owner, "mode": f.Mode, "state": f.State} {
+		set(opts, key, v)
+	}
+	if f.HasUID {
+		opts["uid"] = godbus.MakeVariant(f.UID)
+	}
+	locks := []Lock{}
+	for f.Limit <= 0 || len(locks) < f.Limit {
+		limit := pageSize
+		if f.Limit > 0 {
+			limit = min(limit, f.Limit-len(locks))
+		}
+		opts["limit"] = godbus.MakeVariant(uint32(limit))
+		var rows []lockRow
+		if err := c.call(ctx, "ListLocks", []any{&rows}, opts); err != nil {
+			return nil, err
+		}
+		if len(rows) == 0 {
+			break
+		}
+		for _, r := range rows {
+			locks = append(locks, r.lock())
+		}
+		opts["after"] = godbus.MakeVariant(rows[len(rows)-1].Lock)
+	}
+	return locks, nil
+}
+
+// Inspect tells all that is known of one resource (member Inspect).
+func (c *Client) Inspect(ctx context.Context, lockspace, resource string) (Inspection, error) {
+	var d details
+	var in Inspection
+	if err := c.call(ctx, "Inspect", []any{&d}, lockspace, resource); err != nil {
+		return in, err
+	}
+	var locks []lockRow
+	var lost []lostRow
+	var value []byte
+	err := d.store(map[string]any{
+		"locks": &locks, "lost": &lost, "granted": &in.Granted, "converting": &in.Converting, "waiting": &in.Waiting,
+		"master": &in.Master, "complete": &in.Complete, "value": &value, "value-invalid": &in.ValueInvalid, "holder": &in.Holder,
+		"missing": &in.Missing,
+	}, &in.Health)
+	if err != nil {
+		return in, wrap("Inspect", err)
+	}
+	in.Locks, in.Lost = make([]Lock, len(locks)), make([]Lost, len(lost))
+	for i, r := range locks {
+		in.Locks[i] = r.lock()
+	}
+	for i, r := range lost {
+		in.Lost[i] = Lost{r.Lock, r.Lockspace, r.Resource, r.LockID, r.Mode, r.Owner, r.Label, moment(r.When), r.Reason}
+	}
+	for _, b := range value {
+		in.Value = append(in.Value, uint32(b))
+	}
+	return in, nil
+}
+
+// details is an a{sv} of things that may be there.
+type details map[string]godbus.Variant
+
+// store stores what is there. A target that is a pointer to a pointer gets a
+// new value, and stays nil where there is none. Keys that nobody asks for are
+// left: a newer service may say more.
+func (d details) store(into map[string]any, h *Health) error {
+	for key, to := range map[string]any{
+		"stopped": &h.Stopped, "quorate": &h.Quorate, "reason": &h.Reason, "members": &h.Members, "recovery": &h.Recovery,
+	} {
+		into[key] = to
+	}
+	for key, to := range into {
+		v, ok := d[key]
+		if !ok {
+			continue
+		}
+		if p := reflect.ValueOf(to).Elem(); p.Kind() == reflect.Pointer {
+			p.Set(reflect.New(p.Type().Elem()))
+			to = p.Interface()
+		}
+		if err := godbus.Store([]any{v.Value()}, to); err != nil {
+			return fmt.Errorf("%s in the answer: %w", key, err)
+		}
+	}
+	return nil
+}
+
+// Lockspaces lists the lockspaces of the service (member ListLockspaces).
+func (c *Client) Lockspaces(ctx context.Context) ([]Lockspace, error) {
+	var rows []struct {
+		Name, State string
+		Locks       uint32
+		Orphans     int32
+		Details     map[string]godbus.Variant
+	}
+	if err := c.call(ctx, "ListLockspaces", []any{&rows}); err != nil {
+		return nil, err
+	}
+	spaces := make([]Lockspace, len(rows))
+	for i, r := range rows {
+		s := Lockspace{Name: r.Name, State: r.State, Locks: r.Locks, Orphans: r.Orphans}
+		if err := details(r.Details).store(map[string]any{"error": &s.Error}, &s.Health); err != nil {
+			return nil, wrap("ListLockspaces", err)
+		}
+		spaces[i] = s
+	}
+	return spaces, nil
+}
+
+// Join makes this node a member of a lockspace (member JoinLockspace).
+func (c *Client) Join(ctx context.Context, lockspace string) error {
+	return c.call(ctx, "JoinLockspace", nil, lockspace, map[string]godbus.Variant{})
+}
+
+// Leave makes this node leave a lockspace (member LeaveLockspace). With force
+// the locks held in it are lost.
+func (c *Client) Leave(ctx context.Context, lockspace string, force bool) error {
+	o := map[string]godbus.Variant{}
+	set(o, "force", force)
+	return c.call(ctx, "LeaveLockspace", nil, lockspace, o)
+}
+
+// Orphans lists the locks that no process has and no record explains (member
+// ListOrphans).
+func (c *Client) Orphans(ctx context.Context, lockspace string) ([]Orphan, error) {
+	orphans := []Orphan{}
+	err := c.call(ctx, "ListOrphans", []any{&orphans}, lockspace)
+	return orphans, err
+}
+
+// Purge removes the orphans of a lockspace, if they still are exactly those
+// (member Purge). It returns how many went.
+func (c *Client) Purge(ctx context.Context, lockspace string, lockids []uint32) (purged uint32, err error) {
+	if lockids == nil {
+		lockids = []uint32{}
+	}
+	err = c.call(ctx, "Purge", []any{&purged}, lockspace, lockids, map[string]godbus.Variant{})
+	return purged, err
+}
+
+// Status returns the properties of the service by name.
+func (c *Client) Status(ctx context.Context) (map[string]any, error) {
+	var all map[string]godbus.Variant
+	err := c.callOn(ctx, Path, "org.freedesktop.DBus.Properties", "GetAll", []any{&all}, Name)
+	if err != nil {
+		return nil, err
+	}
+	return values(all), nil
+}
+
+func values(m map[string]godbus.Variant) map[string]any {
+	out := make(map[string]any, len(m))
+	for k, v := range m {
+		out[k] = v.Value()
+	}
+	return out
+}

@@ -1,0 +1,152 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	godbus "github.com/godbus/dbus/v5"
+)
+
+// EventKind is what has happened.
+type EventKind string
+
+// The kinds of events, and what fields of Event they fill.
+const (
+	LockLost         EventKind = "lock-lost"         // Lock, Lockspace, Resource, Mode, Reason
+	Blocking         EventKind = "blocking"          // Lock, Resource, Mode: somebody waits for it
+	LockspaceChanged EventKind = "lockspace-changed" // Lockspace, State, Details
+	StatusChanged    EventKind = "status-changed"    // Details: the properties that changed
+	ServiceStarted   EventKind = "service-started"
+	ServiceStopped   EventKind = "service-stopped"
+)
+
+// Event is what the service says unasked.
+type Event struct {
+	Time      time.Time         `json:"time"`
+	Kind      EventKind         `json:"event"`
+	Lock      godbus.ObjectPath `json:"lock,omitempty"`
+	Lockspace string            `json:"lockspace,omitempty"`
+	Resource  string            `json:"resource,omitempty"`
+	Mode      string            `json:"mode,omitempty"`
+	Reason    string            `json:"reason,omitempty"`
+	State     string            `json:"state,omitempty"`
+	Details   map[string]any    `json:"details,omitempty"`
+}
+
+// Watch sends what the service says from now on, until the context or the
+// connection ends; then the channel is closed. The bus shows LockLost and
+// LockspaceChanged only to root and to whom its policy lets see them; Blocking
+// comes to the connection that holds the lock. The channel must be read.
+func (c *Client) Watch(ctx context.Context) (<-chan Event, error) {
+	matches := [][]godbus.MatchOption{
+		{godbus.WithMatchSender(Name), godbus.WithMatchPathNamespace(Path)},
+		{godbus.WithMatchSender("org.freedesktop.DBus"), godbus.WithMatchInterface("org.freedesktop.DBus"),
+			godbus.WithMatchMember("NameOwnerChanged"), godbus.WithMatchArg(0, Name)},
+	}
+	signals := make(chan *godbus.Signal, 64)
+	c.conn.Signal(signals)
+	unwatch := func() {
+		c.conn.RemoveSignal(signals)
+		for _, m := range matches {
+			_ = c.conn.RemoveMatchSignal(m...) // fails only where the bus is gone
+		}
+	}
+	w := watcher{out: make(chan Event)}
+	var err error
+	for _, m := range matches {
+		err = errors.Join(err, c.conn.AddMatchSignalContext(ctx, m...))
+	}
+	if err == nil {
+		// After the match, so that no change of the owner is missed.
+		err = c.conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.GetNameOwner", 0, Name).Store(&w.owner)
+	}
+	if err = wrap("Watch", err); err != nil && !errors.Is(err, NotRunning) {
+		unwatch()
+		return nil, err
+	}
+	go func() {
+		defer close(w.out)
+		defer unwatch()
+		w.run(ctx, signals)
+	}()
+	return w.out, nil
+}
+
+// watcher turns signals into events.
+type watcher struct {
+	out   chan Event
+	owner string // the unique name of the service; "" if it does not run
+}
+
+func (w *watcher) run(ctx context.Context, signals <-chan *godbus.Signal) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case s, ok := <-signals:
+			if !ok {
+				return
+			}
+			e, ok := w.event(s)
+			if !ok {
+				continue
+			}
+			select {
+			case w.out <- e:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// event reads a signal. Anybody can send us one that looks like the service's;
+// the sender, which the bus fills in, tells.
+func (w *watcher) event(s *godbus.Signal) (e Event, ok bool) {
+	e.Time = time.Now()
+	if s.Sender == "org.freedesktop.DBus" && s.Name == "org.freedesktop.DBus.NameOwnerChanged" {
+		return w.ownerChanged(s, e)
+	}
+	if s.Sender != w.owner || w.owner == "" {
+		return e, false
+	}
+	var d map[string]godbus.Variant
+	var err error
+	switch s.Name {
+	case Name + ".LockLost":
+		e.Kind = LockLost
+		err = godbus.Store(s.Body, &e.Lock, &e.Lockspace, &e.Resource, &e.Mode, &e.Reason)
+	case Name + ".Blocking":
+		e.Kind = Blocking
+		err = godbus.Store(s.Body, &e.Lock, &e.Resource, &e.Mode)
+	case Name + ".LockspaceChanged":
+		e.Kind = LockspaceChanged
+		err = godbus.Store(s.Body, &e.Lockspace, &e.State, &d)
+	case "org.freedesktop.DBus.Properties.PropertiesChanged":
+		var iface string
+		var gone []string
+		e.Kind = StatusChanged
+		err = godbus.Store(s.Body, &iface, &d, &gone)
+		if iface != Name || s.Path != Path {
+			return e, false
+		}
+	default:
+		return e, false
+	}
+	e.Details = values(d)
+	return e, err == nil
+}
+
+func (w *watcher) ownerChanged(s *godbus.Signal, e Event) (Event, bool) {
+	var name, before, now string
+	if godbus.Store(s.Body, &name, &before, &now) != nil || name != Name {
+		return e, false
+	}
+	w.owner = now
+	e.Kind = ServiceStarted
+	if now == "" {
+		e.Kind = ServiceStopped
+	}
+	return e, true
+}
