@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -192,6 +193,30 @@ func (p *process) awaitTold(t *testing.T, line string) {
 		}
 		return false
 	})
+}
+
+// readyOrDead waits until the daemon is ready or has ended.
+func (p *process) readyOrDead(t *testing.T) (ready bool) {
+	t.Helper()
+	late := time.AfterFunc(patience, p.change.Broadcast)
+	defer late.Stop()
+	end := time.Now().Add(patience)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for {
+		if slices.Contains(p.told, "READY=1") {
+			return true
+		}
+		select {
+		case <-p.exited:
+			return false
+		default:
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the daemon is neither ready nor dead after %v:\n%s", patience, p.stderr.String())
+		}
+		p.change.Wait()
+	}
 }
 
 // kill ends the daemon as kill -9 does.

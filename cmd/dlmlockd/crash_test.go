@@ -1,0 +1,452 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	godbus "github.com/godbus/dbus/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/internal/testbus"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// The crash test of promises 1 to 4. Clients work on the real program while it
+// is killed; each keeps account of what it was told. After the restart
+//   - every answered call is true: the lock is there in that mode under that
+//     lockid, or is not there;
+//   - every unanswered call is wholly done or wholly undone;
+//   - the state file, the service's table and the lock manager agree.
+
+// held is what one owner has on one resource; the zero value is nothing.
+type held struct {
+	mode   string
+	lockid uint32 // 0: any, it was never told
+}
+
+// slot is one owner's place on one resource, used by one client alone.
+type slot struct {
+	resource, owner string
+	now             held
+	// A call that got no answer leaves two possibilities.
+	unsure bool
+	other  held
+}
+
+func (s *slot) String() string { return s.resource + " of " + s.owner }
+
+// worker is one client with its slots.
+type worker struct {
+	client
+	rand     *rand.Rand
+	slots    []*slot
+	answered int
+	unknown  int
+	refused  int
+}
+
+const crashSpace = "vms"
+
+var crashModes = []string{"NL", "CR", "CW", "PR", "PW", "EX"}
+
+func newWorkers(t *testing.T, b *testbus.Bus, n int, seed uint64) []*worker {
+	var ws []*worker
+	for i := range n {
+		w := &worker{client: newClient(b.Dial(t)), rand: rand.New(rand.NewPCG(seed, uint64(i)))}
+		for r := range 6 {
+			// Resources are shared, so that some calls are refused; owners are not.
+			w.slots = append(w.slots, &slot{resource: fmt.Sprintf("disk%d", r), owner: fmt.Sprintf("vm%d", i)})
+		}
+		ws = append(ws, w)
+	}
+	return ws
+}
+
+// work calls until a call gets no answer.
+func (w *worker) work() {
+	for w.step(w.slots[w.rand.IntN(len(w.slots))]) {
+	}
+}
+
+// step makes one call on a slot.
+func (w *worker) step(s *slot) bool {
+	if s.now.mode != "" && w.rand.IntN(3) > 0 {
+		return w.do(s, "")
+	}
+	return w.do(s, crashModes[w.rand.IntN(len(crashModes))])
+}
+
+// do makes the call that brings a slot to a mode, or releases it for "", and
+// writes down what is known after it. It reports false if there was no answer.
+func (w *worker) do(s *slot, mode string) bool {
+	after := held{mode, s.now.lockid}
+	var err error
+	switch {
+	case s.now.mode == "":
+		after.lockid, err = w.acquire(crashSpace, s.resource, mode, "owner", s.owner)
+	case mode == "":
+		after = held{}
+		err = w.release(crashSpace, s.resource, "owner", s.owner)
+	default:
+		err = w.convert(crashSpace, s.resource, mode, "owner", s.owner)
+	}
+	name := errorName(err)
+	switch {
+	case err == nil:
+		w.answered++
+		s.now = after
+	case strings.HasPrefix(name, "org.example.DlmLock.Error."):
+		w.answered++
+		w.refused++
+	default:
+		w.unknown++
+		s.unsure, s.other = true, after
+		return false
+	}
+	return true
+}
+
+// settle compares a slot with what is there, which is from now on what is
+// known.
+func (s *slot) settle(t *testing.T, where string, is held) {
+	t.Helper()
+	fits := func(want held) bool {
+		return want.mode == is.mode && (want.lockid == is.lockid || want.lockid == 0)
+	}
+	if !fits(s.now) && (!s.unsure || !fits(s.other)) {
+		t.Errorf("%s: %v is %+v; the client was told %+v, unsure %v of %+v", where, s, is, s.now, s.unsure, s.other)
+	}
+}
+
+// checkFile compares every slot with the state file that the dead daemon left,
+// read without the daemon. Of an unsure slot, a record in another phase than
+// held is an unfinished call, which may end either way.
+func checkFile(t *testing.T, dir string, slots map[[2]string]*slot) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, "state.toml"))
+	require.NoError(t, err)
+	copied := t.TempDir()
+	require.NoError(t, os.Chmod(copied, 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(copied, "state.toml"), text, 0o600))
+	boot, err := readBootID()
+	require.NoError(t, err)
+	f, c, err := state.Open(copied, state.Options{Header: state.Header{BootID: boot, NodeID: 1, Engine: "local"}, Log: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, f.Close()) }()
+	require.Empty(t, c.Damage)
+	found := map[[2]string]state.Lock{}
+	for _, l := range c.Locks {
+		key := [2]string{l.Resource, l.Owner}
+		require.Contains(t, slots, key, "a record that nobody asked for: %+v", l)
+		require.NotContains(t, found, key, "two records")
+		found[key] = l
+	}
+	for key, s := range slots {
+		l, there := found[key]
+		if there && l.Phase != state.Held {
+			require.True(t, s.unsure, "%v is in phase %v, but every call was answered", s, l.Phase)
+			continue
+		}
+		is := held{}
+		if there {
+			is = held{l.Mode.String(), uint32(l.LockID)}
+		}
+		s.settle(t, "state file", is)
+	}
+}
+
+// checkService compares every slot with what the restarted service says, and
+// that with its lock manager, and takes it as the new truth.
+func checkService(t *testing.T, c client, slots map[[2]string]*slot) {
+	t.Helper()
+	found := map[[2]string]row{}
+	byResource := map[string]map[uint32]string{}
+	for _, s := range slots {
+		byResource[s.resource] = map[uint32]string{}
+	}
+	for _, r := range c.list(t) {
+		key := [2]string{r.Resource, r.Owner}
+		require.Contains(t, slots, key, "a lock that nobody asked for: %+v", r)
+		require.NotContains(t, found, key, "two locks")
+		found[key] = r
+		byResource[r.Resource][r.LockID] = r.Mode
+	}
+	for key, s := range slots {
+		is := held{}
+		if r, ok := found[key]; ok {
+			require.Equal(t, "held", r.State, "%v", s)
+			is = held{r.Mode, r.LockID}
+		}
+		s.settle(t, "service", is)
+		s.now, s.unsure, s.other = is, false, held{}
+	}
+	for resource, listed := range byResource {
+		// Inspect reads the value block with a null lock, which the queue may
+		// show for that moment; a lock that is really there shows every time.
+		var queue map[uint32]string
+		for range 10 {
+			if queue = c.granted(t, resource); maps.Equal(queue, listed) {
+				break
+			}
+		}
+		require.Equal(t, listed, queue, "the lock manager's queue of %s", resource)
+	}
+	var orphans [][]any
+	require.NoError(t, c.call("ListOrphans", crashSpace).Store(&orphans))
+	require.Empty(t, orphans)
+}
+
+// granted is what the lock manager shows as granted: lockid to mode.
+func (c client) granted(t *testing.T, resource string) map[uint32]string {
+	t.Helper()
+	var details map_
+	require.NoError(t, c.call("Inspect", crashSpace, resource).Store(&details))
+	for _, queue := range []string{"converting", "waiting"} {
+		require.Empty(t, details[queue].Value(), queue)
+	}
+	var queue []struct {
+		LockID, Node uint32
+		Mode, Wanted string
+	}
+	require.NoError(t, godbus.Store([]any{details["granted"].Value()}, &queue))
+	m := map[uint32]string{}
+	for _, h := range queue {
+		m[h.LockID] = h.Mode
+	}
+	return m
+}
+
+func slotsOf(ws []*worker) map[[2]string]*slot {
+	m := map[[2]string]*slot{}
+	for _, w := range ws {
+		for _, s := range w.slots {
+			m[[2]string{s.resource, s.owner}] = s
+		}
+	}
+	return m
+}
+
+// crashRound lets the workers work on a fresh daemon until it dies, then
+// checks the file. kill, where given, is called once they work.
+func crashRound(t *testing.T, ws []*worker, p *process, dir string, kill func()) {
+	t.Helper()
+	var working sync.WaitGroup
+	for _, w := range ws {
+		working.Go(w.work)
+	}
+	if kill != nil {
+		kill()
+	}
+	working.Wait()
+	<-p.exited
+	checkFile(t, dir, slotsOf(ws))
+}
+
+// TestCrashAtRandomPoints kills the program, as it is shipped, in the middle
+// of the work of several clients, again and again.
+func TestCrashAtRandomPoints(t *testing.T) {
+	rounds := 60
+	if testing.Short() {
+		rounds = 10
+	}
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, seed))
+	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
+	ws := newWorkers(t, bus, 6, seed)
+	c := newClient(bus.Dial(t))
+	p := start(t, bus, dir)
+	require.NoError(t, c.join(crashSpace))
+	for range rounds {
+		crashRound(t, ws, p, dir, func() {
+			time.Sleep(time.Duration(random.IntN(120_000)) * time.Microsecond)
+			p.kill()
+		})
+		p = start(t, bus, dir)
+		checkService(t, c, slotsOf(ws))
+		if t.Failed() {
+			return
+		}
+	}
+	tally(t, ws, rounds)
+}
+
+func tally(t *testing.T, ws []*worker, kills int) {
+	var answered, unknown, refused int
+	for _, w := range ws {
+		answered += w.answered
+		unknown += w.unknown
+		refused += w.refused
+	}
+	t.Logf("%d kills, %d calls answered (%d of them with a refusal), %d unanswered", kills, answered, refused, unknown)
+	require.Positive(t, unknown)
+	require.Greater(t, answered, 10*kills, "too little work to mean anything")
+}
+
+// hooked is the program with the crash hook.
+func hooked(t *testing.T) string { return build(t, false, "godbus_no_tcp crashtest") }
+
+// launchHooked starts a daemon that dies at its n-th step, and reports whether
+// it got ready before.
+func launchHooked(t *testing.T, b *testbus.Bus, dir string, n int) (p *process, ready bool) {
+	t.Helper()
+	p = launch(t, hooked(t), b.Address, dir, []string{fmt.Sprintf("DLMLOCKD_CRASH_STEP=%d", n)})
+	return p, p.readyOrDead(t)
+}
+
+// story is what the client of TestCrashAtEveryStep does: every kind of change,
+// alone and with another lock on the resource. "" releases.
+var story = []struct {
+	slot int
+	mode string
+}{{0, "EX"}, {1, "EX"}, {2, "PR"}, {0, "PR"}, {1, "PR"}, {2, "EX"}, {1, ""}, {0, "EX"}, {0, "NL"}, {1, "EX"}, {0, ""}, {1, ""}, {2, ""}}
+
+// TestCrashAtEveryStep kills the program before the first step of the order of
+// events, then before the second, and so on through a story that has every
+// kind of change, and each time before the first, second ... step of the
+// activation that follows.
+func TestCrashAtEveryStep(t *testing.T) {
+	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
+	c := newClient(bus.Dial(t))
+	w := &worker{client: newClient(bus.Dial(t)), slots: []*slot{
+		{resource: "disk", owner: "a"}, {resource: "disk", owner: "b"}, {resource: "other", owner: "a"},
+	}}
+	slots := slotsOf([]*worker{w})
+	p := start(t, bus, dir)
+	require.NoError(t, c.join(crashSpace))
+	p.kill()
+	for n := 1; ; n++ {
+		p, ready := launchHooked(t, bus, dir, n)
+		done := ready && w.tell()
+		if done {
+			p.kill()
+		}
+		<-p.exited
+		checkFile(t, dir, slots)
+		recoverWithCrashes(t, bus, dir, slots)
+		p = start(t, bus, dir)
+		checkService(t, c, slots)
+		for _, s := range w.slots {
+			if s.now.mode != "" {
+				require.NoError(t, c.release(crashSpace, s.resource, "owner", s.owner))
+				s.now = held{}
+			}
+		}
+		p.kill()
+		if t.Failed() {
+			t.Fatalf("at step %d", n)
+		}
+		if done {
+			t.Logf("%d steps", n-1)
+			require.Greater(t, n, 30, "the hook does not see the steps")
+			return
+		}
+	}
+}
+
+// tell does the story; false if the daemon died in it.
+func (w *worker) tell() bool {
+	for _, line := range story {
+		s := w.slots[line.slot]
+		if line.mode == "" && s.now.mode == "" {
+			continue // an earlier refusal
+		}
+		if !w.do(s, line.mode) {
+			return false
+		}
+	}
+	return true
+}
+
+// recoverWithCrashes starts the daemon again and again, and lets it die ever
+// later in its activation, until it does not get so far.
+func recoverWithCrashes(t *testing.T, b *testbus.Bus, dir string, slots map[[2]string]*slot) {
+	t.Helper()
+	for m := 1; ; m++ {
+		p, ready := launchHooked(t, b, dir, m)
+		if ready {
+			p.kill()
+			return
+		}
+		require.Equal(t, -1, p.code, "it ended by itself: %s", p.log())
+		checkFile(t, dir, slots)
+	}
+}
+
+// TestCrashAtRandomStepsUnderLoad has several clients at work when the program
+// dies between two steps.
+func TestCrashAtRandomStepsUnderLoad(t *testing.T) {
+	rounds := 25
+	if testing.Short() {
+		rounds = 5
+	}
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, seed))
+	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
+	ws := newWorkers(t, bus, 6, seed)
+	c := newClient(bus.Dial(t))
+	p := start(t, bus, dir)
+	require.NoError(t, c.join(crashSpace))
+	for range rounds {
+		p.kill()
+		for ready := false; !ready; { // the activation may take all the steps
+			p, ready = launchHooked(t, bus, dir, 20+random.IntN(1000))
+		}
+		crashRound(t, ws, p, dir, nil)
+		p = start(t, bus, dir)
+		checkService(t, c, slotsOf(ws))
+		if t.Failed() {
+			return
+		}
+	}
+	tally(t, ws, rounds)
+}
+
+// TestCrashInAcquireMany kills the program at every step of taking three locks
+// at once and of releasing all of their owner's: three or none, always.
+func TestCrashInAcquireMany(t *testing.T) {
+	type want struct{ Lockspace, Resource, Mode string }
+	three := []want{{crashSpace, "a", "EX"}, {crashSpace, "b", "PR"}, {crashSpace, "c", "CW"}}
+	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
+	c := newClient(bus.Dial(t))
+	p := start(t, bus, dir)
+	require.NoError(t, c.join(crashSpace))
+	p.kill()
+	for n, done := 1, false; !done; n++ {
+		p, ready := launchHooked(t, bus, dir, n)
+		acquired, released := false, false
+		if ready {
+			acquired = c.call("AcquireMany", three, opts("owner", "o")).Err == nil
+		}
+		if acquired {
+			released = c.call("ReleaseOwner", "", "o").Err == nil
+			done = released
+		}
+		if done {
+			p.kill()
+		}
+		<-p.exited
+		p = start(t, bus, dir)
+		locks := c.list(t)
+		switch {
+		case released:
+			require.Empty(t, locks, "step %d", n)
+		case len(locks) != 0:
+			require.Len(t, locks, 3, "step %d", n)
+		}
+		require.NoError(t, c.call("ReleaseOwner", "", "o").Err)
+		p.kill()
+		if done {
+			require.Greater(t, n, 15, "the hook does not see the steps")
+		}
+	}
+}
