@@ -168,13 +168,22 @@ func (b *Bus) startBroker(t testing.TB) {
 	cmd := exec.Command(program(t, "unshare", "util-linux"), "--mount", "--propagation", "private", "sh", "-c", brokerScript)
 	cmd.Env = append(os.Environ(), "DIR="+b.Dir, "CONF="+b.confFile(), "ADDRESS="+b.Address)
 	b.run(t, cmd)
-	socket := filepath.Join(b.Dir, "socket")
-	for end := time.Now().Add(startTime); os.Chmod(socket, 0o777) != nil; time.Sleep(5 * time.Millisecond) {
+	// The launcher starts at the first connection. Before, the socket has to
+	// be bound and then to be listened on.
+	for end := time.Now().Add(startTime); ; time.Sleep(5 * time.Millisecond) {
+		err := os.Chmod(filepath.Join(b.Dir, "socket"), 0o777)
+		var c net.Conn
+		if err == nil {
+			c, err = net.Dial("unix", filepath.Join(b.Dir, "socket"))
+		}
+		if err == nil {
+			_ = c.Close()
+			break
+		}
 		if time.Now().After(end) {
-			t.Fatal("dbus-broker did not come up: no socket")
+			t.Fatalf("dbus-broker did not come up: %v", err)
 		}
 	}
-	// The launcher starts at the first connection.
 	_ = b.Dial(t).Close()
 }
 
