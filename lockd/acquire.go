@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sort"
 	"unicode/utf8"
 
@@ -29,6 +30,10 @@ func (t *table) startAcquire(c *call) {
 		return
 	}
 	c.locks = make([]*lock, len(c.want))
+	if l := t.ownRelease(c); l != nil {
+		t.park(c, l)
+		return
+	}
 	if parked, e := t.findOwn(c); parked {
 		return
 	} else if e != nil {
@@ -229,6 +234,30 @@ func (t *table) findOwn(c *call) (parked bool, e *Error) {
 		c.locks[i] = l
 	}
 	return false, nil
+}
+
+// ownRelease finds a wanted resource's lock that the same connection has asked
+// to release before: a client that does not wait for that answer must not be
+// refused because of its own lock.
+func (t *table) ownRelease(c *call) *lock {
+	if c.caller.Sender == "" {
+		return nil
+	}
+	for _, w := range c.want {
+		for l := t.spaces[w.Lockspace].byResource[w.Resource]; l != nil; l = l.nextRes {
+			if l.busy != nil && (l.busy.releases(c.caller.Sender) || slices.ContainsFunc(l.parked, func(p *call) bool {
+				return p.releases(c.caller.Sender)
+			})) {
+				return l
+			}
+		}
+	}
+	return nil
+}
+
+// releases reports whether c is a release of that connection which goes on.
+func (c *call) releases(sender string) bool {
+	return c.kind == callRelease && c.caller.Sender == sender && !c.answered
 }
 
 // checkRoom checks the caller's limits against the locks that are to be made.
