@@ -1,0 +1,59 @@
+package guest
+
+import (
+	"embed"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+//go:embed systemd/*
+var units embed.FS
+
+// masked are units of systemd itself that a node has no use for, or that
+// would walk the whole root over 9p (systemd-tmpfiles-setup takes minutes).
+var masked = []string{
+	"systemd-tmpfiles-setup.service", "systemd-tmpfiles-setup-dev.service", "systemd-tmpfiles-clean.timer",
+	"systemd-update-utmp.service", "systemd-update-done.service", "systemd-remount-fs.service",
+	"systemd-udev-trigger.service", "systemd-hwdb-update.service", "systemd-random-seed.service",
+	"systemd-sysusers.service", "systemd-firstboot.service", "systemd-machine-id-commit.service",
+	"systemd-journal-catalog-update.service", "systemd-journal-flush.service", "systemd-boot-system-token.service",
+	"systemd-pstore.service", "systemd-binfmt.service", "systemd-modules-load.service", "systemd-repart.service",
+	"kmod-static-nodes.service", "ldconfig.service", "e2scrub_reap.service", "e2scrub_all.timer",
+	"proc-sys-fs-binfmt_misc.automount", "dev-hugepages.mount", "dev-mqueue.mount",
+	"sys-kernel-tracing.mount", "sys-fs-fuse-connections.mount",
+	"apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "fstrim.timer", "man-db.timer",
+}
+
+// installUnits gives systemd the lab's units instead of whatever the host's
+// administrator has enabled.
+func installUnits(root string) error {
+	dir := root + "/etc/systemd/system"
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=755"); err != nil {
+		return err
+	}
+	entries, err := fs.ReadDir(units, "systemd")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		body, err := units.ReadFile("systemd/" + e.Name())
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, e.Name()), body, 0o644); err != nil {
+			return err
+		}
+	}
+	for _, name := range masked {
+		if err := os.Symlink("/dev/null", filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,100 @@
+package image
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestPackageList(t *testing.T) {
+	require.Equal(t, []string{"cpio", "kmod"}, PackageList("# all of them\n\ncpio\n  kmod # modprobe\n"))
+}
+
+func TestNotInstalled(t *testing.T) {
+	status := "cpio installed\nkmod not-installed\nudev config-files\n"
+	require.Equal(t, []string{"kmod", "udev", "corosync"}, notInstalled([]string{"cpio", "kmod", "udev", "corosync"}, status))
+	require.Empty(t, notInstalled([]string{"cpio"}, status))
+	err := &MissingError{Packages: []string{"kmod", "udev"}}
+	require.EqualError(t, err, "missing Debian packages, do: apt-get install kmod udev")
+}
+
+// The lab's own list has to be one that apt-get install takes.
+func TestShippedPackageList(t *testing.T) {
+	text, err := os.ReadFile("../packages.txt")
+	require.NoError(t, err)
+	names := PackageList(string(text))
+	require.Contains(t, names, "qemu-system-x86")
+	for _, n := range names {
+		require.Regexp(t, `^[a-z0-9][a-z0-9.+-]+$`, n)
+	}
+}
+
+func TestDependency(t *testing.T) {
+	tests := []struct{ name, text, series, want string }{
+		{"behind the meta package", "linux-image-amd64\n  Depends: linux-image-6.1.0-56-amd64\n", "6.1", "linux-image-6.1.0-56-amd64"},
+		{"second kernel", "linux-image-6.12-amd64\n  Depends: linux-image-6.12.117+deb12-amd64\n", "6.12", "linux-image-6.12.117+deb12-amd64"},
+		{"6.1 is not 6.12", "linux-image-amd64\n  Depends: linux-image-6.12.40-amd64\n", "6.1", ""},
+		{"cloud kernels have no DLM", "x\n  Depends: linux-image-6.1.0-56-cloud-amd64\n", "6.1", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			require.Equal(t, tt.want, dependency(tt.text, tt.series))
+		})
+	}
+}
+
+func TestInsmodPaths(t *testing.T) {
+	out := "insmod /t/./lib/modules/k/fs/configfs.ko \nbuiltin unix\ninsmod /t/lib/modules/k/fs/dlm.ko.xz opt=1\n"
+	require.Equal(t, []string{"/t/lib/modules/k/fs/configfs.ko", "/t/lib/modules/k/fs/dlm.ko.xz"}, insmodPaths(out))
+}
+
+func TestKernelInNeedsAFinishedTree(t *testing.T) {
+	tree := t.TempDir()
+	_, err := kernelIn(tree)
+	require.ErrorIs(t, err, os.ErrNotExist)
+	dir := filepath.Join(tree, "lib/modules/6.1.0-1-amd64")
+	require.NoError(t, os.MkdirAll(dir, 0o755))
+	_, err = kernelIn(tree)
+	require.ErrorIs(t, err, os.ErrNotExist, "unpacked, but depmod has not run")
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "modules.dep"), nil, 0o644))
+	k, err := kernelIn(tree)
+	require.NoError(t, err)
+	require.Equal(t, "6.1.0-1-amd64", k.release)
+	require.Equal(t, dir, k.modules())
+}
+
+func TestUnknownSeries(t *testing.T) {
+	_, err := findKernel(t.Context(), t.TempDir(), "5.10")
+	require.ErrorContains(t, err, "5.10")
+}
+
+// The initramfs is packed once for the same content, anew for another.
+func TestPackIsKeyedByContent(t *testing.T) {
+	if _, err := exec.LookPath("cpio"); err != nil {
+		t.Skip("needs the Debian package cpio")
+	}
+	cache := t.TempDir()
+	agent, module := filepath.Join(cache, "agent"), filepath.Join(cache, "dlm.ko")
+	require.NoError(t, os.WriteFile(agent, []byte("an agent"), 0o755))
+	require.NoError(t, os.WriteFile(module, []byte("a module"), 0o644))
+	k := kernel{release: "6.1.0-1-amd64"}
+	first, err := pack(t.Context(), cache, k, agent, []string{module})
+	require.NoError(t, err)
+	list, err := exec.Command("sh", "-c", "cpio --quiet -t < "+first).Output()
+	require.NoError(t, err)
+	require.Subset(t, strings.Fields(string(list)), []string{"init", "modules/00-dlm.ko", "new"})
+
+	again, err := pack(t.Context(), cache, k, agent, []string{module})
+	require.NoError(t, err)
+	require.Equal(t, first, again)
+
+	require.NoError(t, os.WriteFile(module, []byte("b module"), 0o644))
+	other, err := pack(t.Context(), cache, k, agent, []string{module})
+	require.NoError(t, err)
+	require.NotEqual(t, first, other)
+	require.NoFileExists(t, first, "the old one is removed")
+}

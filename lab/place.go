@@ -1,0 +1,102 @@
+package lab
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dlmlock/dlmlockd/lab/image"
+)
+
+//go:embed packages.txt
+var packageList string
+
+// CheckPackages returns an *image.MissingError that names the Debian packages
+// the lab needs and this machine lacks.
+func CheckPackages() error { return image.CheckPackages(image.PackageList(packageList)) }
+
+// moduleRoot finds the directory with this module's go.mod, above the working
+// directory.
+func moduleRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "lab", "packages.txt")); err == nil {
+			return dir, nil
+		}
+		up := filepath.Dir(dir)
+		if up == dir {
+			return "", errors.New("lab: the working directory is not inside the module")
+		}
+		dir = up
+	}
+}
+
+// CacheDir is where images are kept and where the lock and control socket
+// are: LAB_CACHE, or lab/cache in the module.
+func CacheDir() (string, error) {
+	return placeFor("LAB_CACHE", "cache")
+}
+
+// artefactDir is where consoles go: LAB_ARTEFACTS, or lab/artefacts.
+func artefactDir() (string, error) {
+	return placeFor("LAB_ARTEFACTS", "artefacts")
+}
+
+func placeFor(variable, name string) (string, error) {
+	dir := os.Getenv(variable)
+	if dir == "" {
+		root, err := moduleRoot()
+		if err != nil {
+			return "", err
+		}
+		dir = filepath.Join(root, "lab", name)
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	return dir, os.MkdirAll(dir, 0o755)
+}
+
+// lockLab takes the machine's lab lock, waiting for another lab to end. The
+// lock goes with the returned file.
+func lockLab(ctx context.Context, cache string, waiting func(holder string)) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(cache, "lab.lock"), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	told := false
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			f.Close()
+			return nil, fmt.Errorf("lab lock: %w", err)
+		}
+		if !told {
+			holder, _ := os.ReadFile(f.Name())
+			waiting(string(holder))
+			told = true
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("another lab is running: %w", context.Cause(ctx))
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+	_ = f.Truncate(0)
+	_, _ = f.WriteAt(fmt.Appendf(nil, "pid %d: %s", os.Getpid(), filepath.Base(os.Args[0])), 0)
+	return f, nil
+}

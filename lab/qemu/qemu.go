@@ -1,0 +1,130 @@
+// Package qemu starts one emulated machine and ends it.
+//
+// It owns the command line and the process. It refuses to know what the
+// machine runs, what its network leads to and that there are others.
+//
+// Concurrency: a Machine's methods may be called from any goroutine.
+package qemu
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"syscall"
+)
+
+// Config describes the machine.
+type Config struct {
+	Kernel, Initrd string   // files to boot
+	Append         string   // added to the kernel's command line
+	MemoryMB       int      // memory in MiB
+	MAC            string   // Ethernet address
+	NetSocket      string   // unix socket that takes the Ethernet frames
+	PortSocket     string   // unix socket that the virtio-serial port leads to
+	PortName       string   // the port's name in the machine
+	RootTags       []string // 9p mount tags, each of the host's root, read-only
+
+	Console io.Writer // gets what the machine writes to its serial port
+	Errors  io.Writer // gets what QEMU itself complains about
+}
+
+// Accelerated tells whether this user may use KVM; without it the machine is
+// emulated, about ten times slower.
+func Accelerated() bool {
+	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		return false
+	}
+	f.Close()
+	return true
+}
+
+// Args returns QEMU's arguments for the machine.
+func (c Config) Args(accelerated bool) []string {
+	accel, cpu := "tcg,thread=multi", "max"
+	cmdline := "console=ttyS0 quiet panic=1 oops=panic mitigations=off net.ifnames=0 random.trust_cpu=on "
+	if accelerated {
+		accel, cpu = "kvm", "host"
+	} else {
+		// An emulated machine that waits for its turn on a busy host is no
+		// bug of its kernel.
+		cmdline += "nosoftlockup rcupdate.rcu_cpu_stall_suppress=1 "
+	}
+	args := []string{
+		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-monitor", "none",
+		"-machine", "pc,usb=off,vmport=off", "-accel", accel, "-cpu", cpu,
+		"-m", strconv.Itoa(c.MemoryMB), "-smp", "1",
+		"-kernel", c.Kernel, "-initrd", c.Initrd, "-append", cmdline + c.Append,
+		"-serial", "stdio",
+		"-netdev", "stream,id=net0,server=off,addr.type=unix,addr.path=" + c.NetSocket,
+		// Without its boot ROM the card saves seconds.
+		"-device", "virtio-net-pci,netdev=net0,romfile=,mac=" + c.MAC,
+		"-chardev", "socket,id=port0,server=off,path=" + c.PortSocket,
+		"-device", "virtio-serial-pci",
+		"-device", "virtserialport,chardev=port0,name=" + c.PortName,
+		"-device", "virtio-rng-pci",
+	}
+	for i, tag := range c.RootTags {
+		args = append(args, "-virtfs",
+			fmt.Sprintf("local,id=fs%d,path=/,mount_tag=%s,security_model=none,readonly=on,multidevs=remap", i, tag))
+	}
+	return args
+}
+
+// Machine is a running machine.
+type Machine struct {
+	cmd  *exec.Cmd
+	done chan struct{}
+	err  error // valid once done is closed
+}
+
+// Start starts the machine. It ends with this process at the latest.
+func Start(c Config) (*Machine, error) {
+	cmd := exec.Command("qemu-system-x86_64", c.Args(Accelerated())...)
+	cmd.Stdout, cmd.Stderr = c.Console, c.Errors
+	m := &Machine{cmd: cmd, done: make(chan struct{})}
+	started := make(chan error, 1)
+	go func() {
+		// The parent that a death signal watches is a thread. This one is
+		// kept for the machine's whole life.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			m.err = cmd.Wait()
+		}
+		close(m.done)
+	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("start qemu: %w", err)
+	}
+	return m, nil
+}
+
+// PID is QEMU's process number.
+func (m *Machine) PID() int { return m.cmd.Process.Pid }
+
+// Done is closed when the machine has ended and its console is complete.
+func (m *Machine) Done() <-chan struct{} { return m.done }
+
+// Kill pulls the machine's plug and waits until it is off.
+func (m *Machine) Kill() error {
+	if err := m.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	<-m.done
+	return nil
+}
+
+// Pause stops the machine where it is, as a host that hangs; Resume lets it
+// go on, unaware that time has passed.
+func (m *Machine) Pause() error { return m.cmd.Process.Signal(syscall.SIGSTOP) }
+
+// Resume ends a Pause.
+func (m *Machine) Resume() error { return m.cmd.Process.Signal(syscall.SIGCONT) }
