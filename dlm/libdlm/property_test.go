@@ -1,6 +1,7 @@
 package libdlm
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"sync"
@@ -155,9 +156,15 @@ func (w *whim) close() error { w.interrupt(); return nil }
 
 // tally checks the promises of dlm.Lockspace about events.
 type tally struct {
-	t     *rapid.T
+	wrong string                        // the first broken promise
 	open  map[dlm.Cookie]map[dlm.Op]int // operations that have not ended
 	holds map[dlm.Cookie]dlm.Mode
+}
+
+func (a *tally) broken(format string, args ...any) {
+	if a.wrong == "" {
+		a.wrong = fmt.Sprintf(format, args...)
+	}
 }
 
 func (a *tally) sink(ev dlm.Event) {
@@ -165,20 +172,20 @@ func (a *tally) sink(ev dlm.Event) {
 	case dlm.Completed:
 		a.open[ev.Cookie][ev.Op]--
 		if a.open[ev.Cookie][ev.Op] < 0 {
-			a.t.Fatalf("cookie %d: %v ended that was not asked for, or twice", ev.Cookie, ev.Op)
+			a.broken("cookie %d: %v ended that was not asked for, or twice", ev.Cookie, ev.Op)
 		}
 		if ev.Op == dlm.OpPurge {
 			return
 		}
 		if ev.Status.OK() && ev.Op != dlm.OpUnlock && ev.LockID == 0 {
-			a.t.Fatalf("cookie %d: %v ended well without a lockid", ev.Cookie, ev.Op)
+			a.broken("cookie %d: %v ended well without a lockid", ev.Cookie, ev.Op)
 		}
 		if ev.Status != dlm.StatusBusy {
 			a.holds[ev.Cookie] = ev.Mode
 		}
 	case dlm.Blocking:
 		if a.holds[ev.Cookie] == dlm.None {
-			a.t.Fatalf("cookie %d: told to let go of what it was not told it has", ev.Cookie)
+			a.broken("cookie %d: told to let go of what it was not told it has", ev.Cookie)
 		}
 	case dlm.Ended:
 		a.holds[ev.Cookie] = dlm.None
@@ -200,7 +207,7 @@ func TestEveryOperationEndsOnce(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWhim(seed)
 			var mu sync.Mutex
-			a := &tally{t: rt, open: make(map[dlm.Cookie]map[dlm.Op]int), holds: make(map[dlm.Cookie]dlm.Mode)}
+			a := &tally{open: make(map[dlm.Cookie]map[dlm.Op]int), holds: make(map[dlm.Cookie]dlm.Mode)}
 			s := newSpace("foo", 1, w, func(ev dlm.Event) {
 				mu.Lock()
 				defer mu.Unlock()
@@ -245,6 +252,7 @@ func TestEveryOperationEndsOnce(t *testing.T) {
 			synctest.Wait()
 			mu.Lock()
 			defer mu.Unlock()
+			require.Empty(rt, a.wrong)
 			for c, ops := range a.open {
 				for op, n := range ops {
 					require.Zero(rt, n, "cookie %d: %v has not ended", c, op)
