@@ -54,10 +54,13 @@ var convertRules = []rule{
 	{"no request is granted while a conversion waits", func(c *check) {
 		a, b, d, name := c.client(0), c.client(1), c.client(2), c.resource()
 		ck := a.lock(name, dlm.NL, 0)
-		held := b.lock(name, dlm.PR, 0)
+		held, beside := b.lock(name, dlm.PR, 0), b.lock(name, dlm.CR, 0)
 		a.converting(ck, dlm.EX, 0)
 		d.refused(name, dlm.PR)
 		waiting := d.queued(name, dlm.PR, 0)
+		b.unlock(beside)
+		c.settle()
+		d.waits(waiting)
 		a.space.Cancel(ck)
 		require.Equal(c, dlm.StatusCanceled, a.ended(ck, dlm.OpConvert).Status)
 		d.granted(waiting, dlm.OpLock, dlm.PR)
@@ -203,6 +206,15 @@ var blockingRules = []rule{
 		_, ev := c.client(1).try(name, dlm.PR, dlm.NoQueue|dlm.NoQueueBlocking)
 		require.Equal(c, dlm.StatusAgain, ev.Status)
 		a.told(ck, dlm.PR)
+	}},
+	{"NoQueueBlocking also tells a holder whose own conversion waits", func(c *check) {
+		a, b, name := c.client(0), c.client(1), c.resource()
+		ck := a.lock(name, dlm.PR, 0)
+		b.lock(name, dlm.PR, 0)
+		a.converting(ck, dlm.EX, 0)
+		_, ev := c.client(2).try(name, dlm.PW, dlm.NoQueue|dlm.NoQueueBlocking)
+		require.Equal(c, dlm.StatusAgain, ev.Status)
+		a.told(ck, dlm.PW)
 	}},
 	{"a waiting conversion tells the holders, and not itself", func(c *check) {
 		a, b, name := c.client(0), c.client(1), c.resource()

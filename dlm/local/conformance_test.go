@@ -1,6 +1,7 @@
 package local_test
 
 import (
+	"flag"
 	"fmt"
 	"testing"
 	"time"
@@ -13,7 +14,13 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm/local"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// Stories of 100 steps reach what 30, rapid's default, rarely do.
+	if err := flag.Set("rapid.steps", "100"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // rig is a simulated cluster as the conformance suite sees it.
 type rig struct {

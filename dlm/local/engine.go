@@ -140,8 +140,7 @@ func (e *Engine) shut() {
 	}
 	c.unlockAndDeliver()
 	for _, h := range handles {
-		h.deliver.Lock() // wait for a delivery under way
-		h.deliver.Unlock()
+		h.flush() // waits for a delivery under way
 	}
 }
 

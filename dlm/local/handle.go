@@ -318,8 +318,7 @@ func (h *handle) Close() error {
 	c.mu.Lock()
 	h.shut()
 	c.unlockAndDeliver()
-	h.deliver.Lock() // wait for a delivery under way
-	h.deliver.Unlock()
+	h.flush() // waits for a delivery under way
 	return nil
 }
 

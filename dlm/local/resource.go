@@ -139,7 +139,7 @@ func (r *resource) hold(l *lock, m dlm.Mode) {
 // request asks for the new lock l in the mode l.wanted (do_request and
 // do_request_effects).
 func (r *resource) request(l *lock, out *[]effect) outcome {
-	if r.grantable(l, true) {
+	if r.grantable(l) {
 		r.grant(l, nil)
 		return granted
 	}
@@ -161,7 +161,7 @@ func (r *resource) request(l *lock, out *[]effect) outcome {
 func (r *resource) convert(l *lock, m dlm.Mode, f dlm.Flags, value *dlm.Value, out *[]effect) outcome {
 	l.flags, l.wanted = f, m
 	switch {
-	case r.grantable(l, true):
+	case r.grantable(l):
 		r.grant(l, value)
 		r.grantPending(out)
 		return granted
@@ -235,25 +235,19 @@ func (r *resource) conflict(l *lock) bool {
 	return false
 }
 
-// grantable is _can_be_granted of fs/dlm/lock.c. now is false for a lock that
-// stands in a queue already.
-func (r *resource) grantable(l *lock, now bool) bool {
-	if l.flags&dlm.Expedite != 0 {
-		return true
-	}
-	if r.conflict(l) {
-		return false
-	}
-	conversion := l.granted != dlm.None
+// grantable reports whether what l asks for now can be granted at once
+// (_can_be_granted with now set): a new request only if nobody waits, a
+// conversion past everybody unless it asked to queue.
+func (r *resource) grantable(l *lock) bool {
 	switch {
-	case now && conversion:
-		return l.flags&dlm.QueueConvert == 0 || r.converting.head == nil
-	case conversion:
-		return r.converting.head == l
-	case now:
+	case l.flags&dlm.Expedite != 0:
+		return true
+	case r.conflict(l):
+		return false
+	case l.granted == dlm.None:
 		return r.converting.head == nil && r.waiting.head == nil
 	default:
-		return r.converting.head == nil && r.waiting.head == l
+		return l.flags&dlm.QueueConvert == 0 || r.converting.head == nil
 	}
 }
 
@@ -268,13 +262,14 @@ func (r *resource) deadlocked(l *lock) bool {
 	return false
 }
 
-// grantPending grants what has become possible, conversions first, and tells
-// the holders what still waits (grant_pending_locks).
+// grantPending grants what has become possible, in the order of the queues and
+// conversions first, and tells the holders what still waits
+// (grant_pending_locks; _can_be_granted without now).
 func (r *resource) grantPending(out *[]effect) {
-	for c := r.converting.head; c != nil && r.grantable(c, false); c = r.converting.head {
+	for c := r.converting.head; c != nil && !r.conflict(c); c = r.converting.head {
 		r.grantQueued(c, out)
 	}
-	for w := r.waiting.head; w != nil && r.grantable(w, false); w = r.waiting.head {
+	for w := r.waiting.head; w != nil && r.converting.head == nil && !r.conflict(w); w = r.waiting.head {
 		r.grantQueued(w, out)
 	}
 	high, cw := dlm.None, false

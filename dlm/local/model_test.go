@@ -1,0 +1,481 @@
+package local_test
+
+import (
+	"slices"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+)
+
+// model is a lock manager that is too simple to be wrong: plain lists, looked
+// through from the start for every question. It knows one lockspace.
+type model struct {
+	resources []*modelResource // those with a lock, by name
+	stopped   bool
+	held      []func()
+}
+
+type modelResource struct {
+	name       string
+	granted    []*modelLock
+	converting []*modelLock
+	waiting    []*modelLock
+	value      *dlm.Value
+	invalid    bool
+	master     uint32
+}
+
+type modelLock struct {
+	owner   *modelProcess // nil: an orphan
+	node    uint32
+	cookie  dlm.Cookie
+	id      dlm.LockID
+	flags   dlm.Flags
+	mode    dlm.Mode
+	wanted  dlm.Mode
+	highest dlm.Mode // of the modes told since the last grant
+	told    dlm.Mode // what was told last, NL if a grant came after it
+}
+
+type modelProcess struct {
+	node   uint32
+	ended  bool
+	events []dlm.Event
+}
+
+func (p *modelProcess) tell(ev dlm.Event) {
+	if p != nil && !p.ended {
+		p.events = append(p.events, ev)
+	}
+}
+
+func (r *modelResource) holders() []*modelLock { return slices.Concat(r.granted, r.converting) }
+func (r *modelResource) all() []*modelLock {
+	return slices.Concat(r.granted, r.converting, r.waiting)
+}
+
+func (m *model) find(name string) *modelResource {
+	for _, r := range m.resources {
+		if r.name == name {
+			return r
+		}
+	}
+	return nil
+}
+
+func (m *model) lockOf(p *modelProcess, c dlm.Cookie) (*modelResource, *modelLock) {
+	for _, r := range m.resources {
+		for _, l := range r.all() {
+			if l.owner == p && l.cookie == c {
+				return r, l
+			}
+		}
+	}
+	return nil, nil
+}
+
+// locks returns the locks that match, by lockid.
+func (m *model) locks(match func(*modelLock) bool) (found []*modelLock) {
+	for _, r := range m.resources {
+		for _, l := range r.all() {
+			if match(l) {
+				found = append(found, l)
+			}
+		}
+	}
+	slices.SortFunc(found, func(a, b *modelLock) int { return int(a.id) - int(b.id) })
+	return found
+}
+
+func (m *model) resourceOf(l *modelLock) *modelResource {
+	for _, r := range m.resources {
+		if slices.Contains(r.all(), l) {
+			return r
+		}
+	}
+	return nil
+}
+
+func (m *model) lowestFree(node uint32) dlm.LockID {
+	for id := dlm.LockID(1); ; id++ {
+		if len(m.locks(func(l *modelLock) bool { return l.node == node && l.id == id })) == 0 {
+			return id
+		}
+	}
+}
+
+// remove takes a lock out of all lists.
+func (r *modelResource) remove(l *modelLock) {
+	for _, q := range []*[]*modelLock{&r.granted, &r.converting, &r.waiting} {
+		*q = slices.DeleteFunc(*q, func(x *modelLock) bool { return x == l })
+	}
+}
+
+// fits says that nobody else holds a mode that conflicts with what l wants.
+func (r *modelResource) fits(l *modelLock) bool {
+	for _, h := range r.holders() {
+		if h != l && !dlm.Compatible(h.mode, l.wanted) {
+			return false
+		}
+	}
+	return true
+}
+
+// grant gives l what it wants and tells its owner.
+func (r *modelResource) grant(l *modelLock, v *dlm.Value) {
+	ev := dlm.Event{Kind: dlm.Completed, Op: dlm.OpConvert, Cookie: l.cookie, LockID: l.id, Mode: l.wanted}
+	if l.mode == dlm.None {
+		ev.Op = dlm.OpLock
+	}
+	if l.flags&dlm.ValueBlock != 0 {
+		switch {
+		case l.mode >= dlm.PW && l.wanted <= l.mode:
+			r.write(v)
+		case l.wanted >= l.mode:
+			ev.HasValue = true
+			if r.value != nil {
+				ev.Value, ev.ValueInvalid = *r.value, r.invalid
+			}
+		}
+	}
+	if l.mode != l.wanted {
+		r.remove(l)
+		r.granted = append(r.granted, l)
+		l.mode = l.wanted
+	}
+	l.wanted, l.highest, l.told = dlm.None, dlm.NL, dlm.NL
+	l.owner.tell(ev)
+}
+
+func (r *modelResource) write(v *dlm.Value) {
+	r.value, r.invalid = new(dlm.Value), false
+	if v != nil {
+		*r.value = *v
+	}
+}
+
+func (r *modelResource) notify(l *modelLock, m dlm.Mode) {
+	if l.owner == nil || l.told == m || l.told > dlm.PR && l.told > m {
+		return
+	}
+	l.told = m
+	l.owner.tell(dlm.Event{Kind: dlm.Blocking, Cookie: l.cookie, Mode: m})
+}
+
+// announce tells holders that l wants something they are in the way of.
+func (r *modelResource) announce(holders []*modelLock, l *modelLock) {
+	for _, h := range holders {
+		limit := l.wanted
+		if h.mode == dlm.PR && l.wanted == dlm.CW || h.mode == dlm.CW && l.wanted == dlm.PR {
+			limit = dlm.EX
+		}
+		if h != l && !dlm.Compatible(h.mode, l.wanted) && h.highest < limit {
+			r.notify(h, l.wanted)
+			h.highest = l.wanted
+		}
+	}
+}
+
+// settle grants what can be granted and announces what still waits.
+func (m *model) settle(r *modelResource) {
+	if len(r.all()) == 0 {
+		m.resources = slices.DeleteFunc(m.resources, func(x *modelResource) bool { return x == r })
+		return
+	}
+	if m.stopped {
+		return
+	}
+	for {
+		next := slices.Concat(r.converting, r.waiting)
+		if len(next) == 0 || !r.fits(next[0]) {
+			break
+		}
+		r.grant(next[0], nil)
+	}
+	var wanted []dlm.Mode
+	for _, l := range slices.Concat(r.converting, r.waiting) {
+		wanted = append(wanted, l.wanted)
+	}
+	if len(wanted) == 0 {
+		return
+	}
+	high, cw := slices.Max(wanted), slices.Contains(wanted, dlm.CW)
+	for _, g := range r.granted {
+		special := g.mode == dlm.PR && cw
+		switch {
+		case special && g.highest < dlm.EX, !special && g.highest < high && !dlm.Compatible(g.mode, high):
+			if special && high == dlm.PR {
+				r.notify(g, dlm.CW)
+			} else {
+				r.notify(g, high)
+			}
+			g.highest = high
+		}
+	}
+}
+
+// do runs an operation now, or when the lockspace resumes.
+func (m *model) do(p *modelProcess, op func()) {
+	if !m.stopped {
+		op()
+		return
+	}
+	m.held = append(m.held, func() {
+		if !p.ended {
+			op()
+		}
+	})
+}
+
+// resume grants what has become possible, then does what was held back.
+func (m *model) resume() {
+	m.stopped = false
+	for _, r := range slices.Clone(m.resources) {
+		m.settle(r)
+	}
+	for _, op := range m.held {
+		op()
+	}
+	m.held = nil
+}
+
+func failed(op dlm.Op, c dlm.Cookie, s dlm.Status) dlm.Event {
+	return dlm.Event{Kind: dlm.Completed, Op: op, Cookie: c, Status: s, Mode: dlm.None}
+}
+
+func kept(op dlm.Op, l *modelLock, s dlm.Status) dlm.Event {
+	return dlm.Event{Kind: dlm.Completed, Op: op, Cookie: l.cookie, Status: s, LockID: l.id, Mode: l.mode}
+}
+
+func (m *model) lock(p *modelProcess, c dlm.Cookie, name string, mode dlm.Mode, f dlm.Flags) {
+	_, used := m.lockOf(p, c)
+	switch {
+	case used != nil:
+		p.tell(failed(dlm.OpLock, c, dlm.StatusBusy))
+		return
+	case f&dlm.QueueConvert != 0, f&dlm.Expedite != 0 && (mode != dlm.NL || f&dlm.NoQueue != 0):
+		p.tell(failed(dlm.OpLock, c, dlm.StatusInvalid))
+		return
+	}
+	r := m.find(name)
+	if r == nil {
+		r = &modelResource{name: name, master: p.node}
+		m.resources = append(m.resources, r)
+		slices.SortFunc(m.resources, func(a, b *modelResource) int { return slices.Compare([]byte(a.name), []byte(b.name)) })
+	}
+	l := &modelLock{owner: p, node: p.node, cookie: c, id: m.lowestFree(p.node), flags: f, mode: dlm.None, wanted: mode}
+	nobodyWaits := len(r.converting)+len(r.waiting) == 0
+	switch {
+	case f&dlm.Expedite != 0, nobodyWaits && r.fits(l):
+		r.grant(l, nil)
+	case f&dlm.NoQueue != 0:
+		p.tell(failed(dlm.OpLock, c, dlm.StatusAgain))
+		if f&dlm.NoQueueBlocking != 0 {
+			r.announce(r.holders(), l)
+		}
+	default:
+		r.waiting = append(r.waiting, l)
+		r.announce(r.granted, l)
+	}
+}
+
+func (m *model) convert(p *modelProcess, c dlm.Cookie, mode dlm.Mode, f dlm.Flags, v *dlm.Value) {
+	r, l := m.lockOf(p, c)
+	if l == nil {
+		p.tell(failed(dlm.OpConvert, c, dlm.StatusNotFound))
+		return
+	}
+	up := mode > l.mode || l.mode == dlm.PR && mode == dlm.CW
+	switch {
+	case f&dlm.Expedite != 0, f&dlm.QueueConvert != 0 && !up:
+		p.tell(kept(dlm.OpConvert, l, dlm.StatusInvalid))
+		return
+	case !slices.Contains(r.granted, l):
+		p.tell(kept(dlm.OpConvert, l, dlm.StatusBusy))
+		return
+	}
+	l.flags, l.wanted = f, mode
+	blocks := slices.ContainsFunc(r.converting, func(x *modelLock) bool { return !dlm.Compatible(l.mode, x.wanted) })
+	switch {
+	case r.fits(l) && (f&dlm.QueueConvert == 0 || len(r.converting) == 0):
+		r.grant(l, v)
+		m.settle(r)
+	case f&dlm.NoQueue != 0:
+		p.tell(kept(dlm.OpConvert, l, dlm.StatusAgain))
+		if f&dlm.NoQueueBlocking != 0 {
+			r.announce(r.holders(), l)
+		}
+		l.wanted = dlm.None
+	case blocks:
+		l.wanted = dlm.None
+		p.tell(kept(dlm.OpConvert, l, dlm.StatusDeadlock))
+	default:
+		r.remove(l)
+		r.converting = append(r.converting, l)
+		r.announce(r.granted, l)
+	}
+}
+
+func (m *model) unlock(p *modelProcess, c dlm.Cookie, v *dlm.Value) {
+	r, l := m.lockOf(p, c)
+	switch {
+	case l == nil:
+		p.tell(failed(dlm.OpUnlock, c, dlm.StatusNotFound))
+		return
+	case slices.Contains(r.converting, l):
+		p.tell(kept(dlm.OpUnlock, l, dlm.StatusBusy))
+		return
+	case slices.Contains(r.waiting, l):
+		p.tell(failed(dlm.OpLock, c, dlm.StatusCanceled))
+	case v != nil && l.mode >= dlm.PW:
+		r.write(v)
+	}
+	r.remove(l)
+	ev := failed(dlm.OpUnlock, c, dlm.StatusUnlocked)
+	ev.LockID = l.id
+	p.tell(ev)
+	m.settle(r)
+}
+
+func (m *model) cancel(p *modelProcess, c dlm.Cookie) {
+	r, l := m.lockOf(p, c)
+	switch {
+	case l == nil || slices.Contains(r.granted, l):
+		return
+	case slices.Contains(r.converting, l):
+		r.revert(l)
+		p.tell(kept(dlm.OpConvert, l, dlm.StatusCanceled))
+	default:
+		r.remove(l)
+		p.tell(failed(dlm.OpLock, c, dlm.StatusCanceled))
+	}
+	m.settle(r)
+}
+
+func (r *modelResource) revert(l *modelLock) {
+	r.remove(l)
+	r.granted = append(r.granted, l)
+	l.wanted = dlm.None
+}
+
+func (m *model) adopt(p *modelProcess, c dlm.Cookie, name string, mode dlm.Mode, f dlm.Flags) {
+	if p.ended {
+		return
+	}
+	if _, used := m.lockOf(p, c); used != nil {
+		p.tell(failed(dlm.OpAdopt, c, dlm.StatusBusy))
+		return
+	}
+	status := dlm.StatusNotFound
+	if r := m.find(name); r != nil {
+		for _, l := range r.granted {
+			if l.owner != nil || l.node != p.node {
+				continue
+			}
+			if l.mode != mode {
+				status = dlm.StatusAgain
+				continue
+			}
+			l.owner, l.cookie, l.flags = p, c, f
+			r.revert(l) // to the end of the queue
+			p.tell(kept(dlm.OpAdopt, l, dlm.StatusOK))
+			return
+		}
+	}
+	p.tell(failed(dlm.OpAdopt, c, status))
+}
+
+func (m *model) purge(p *modelProcess) {
+	orphans := m.orphans(p.node)
+	for _, l := range orphans {
+		r := m.resourceOf(l)
+		r.invalid = r.invalid || l.mode >= dlm.PW
+		r.remove(l)
+		m.settle(r)
+	}
+	p.tell(dlm.Event{Kind: dlm.Completed, Op: dlm.OpPurge, Mode: dlm.None, Count: len(orphans)})
+}
+
+func (m *model) orphans(node uint32) []*modelLock {
+	return m.locks(func(l *modelLock) bool { return l.node == node && l.owner == nil })
+}
+
+// kill ends a process: all its locks at once, and then others are granted.
+func (m *model) kill(p *modelProcess) {
+	p.ended = true
+	var touched []*modelResource
+	for _, l := range m.locks(func(l *modelLock) bool { return l.owner == p }) {
+		r := m.resourceOf(l)
+		switch {
+		case slices.Contains(r.granted, l) && l.flags&dlm.Persistent != 0:
+			l.owner, l.cookie = nil, 0
+			continue
+		case slices.Contains(r.converting, l) && l.flags&dlm.Persistent != 0:
+			r.revert(l)
+			l.owner, l.cookie = nil, 0
+		default:
+			r.invalid = r.invalid || l.mode >= dlm.PW
+			r.remove(l)
+		}
+		touched = append(touched, r)
+	}
+	for _, r := range touched {
+		m.settle(r)
+	}
+}
+
+// leave ends all that a node has: it crashed or left the lockspace.
+func (m *model) leave(node uint32, processes []*modelProcess, waits map[*modelProcess][]dlm.Event) {
+	for _, p := range processes {
+		if p.node != node || p.ended {
+			continue
+		}
+		for _, l := range m.locks(func(l *modelLock) bool { return l.owner == p && l.wanted != dlm.None }) {
+			op := dlm.OpConvert
+			if l.mode == dlm.None {
+				op = dlm.OpLock
+			}
+			p.tell(failed(op, l.cookie, dlm.StatusGone))
+		}
+		for _, ev := range waits[p] {
+			p.tell(ev)
+		}
+		p.tell(dlm.Event{Kind: dlm.Closed, Mode: dlm.None})
+		p.ended = true
+	}
+	for _, r := range slices.Clone(m.resources) {
+		touched := r.master == node
+		for _, l := range r.all() {
+			if l.node == node {
+				touched = true
+				r.invalid = r.invalid || l.mode >= dlm.PW
+				r.remove(l)
+			}
+		}
+		if r.master == node {
+			r.recover()
+		}
+		if touched {
+			m.settle(r)
+		}
+	}
+}
+
+// recover finds a new master, who knows the value only from copies of locks.
+func (r *modelResource) recover() {
+	copies, strong := 0, 0
+	for _, l := range r.holders() {
+		if l.flags&dlm.ValueBlock != 0 {
+			copies++
+			if l.mode > dlm.CR {
+				strong++
+			}
+		}
+	}
+	if copies == 0 {
+		r.value = nil
+	}
+	r.invalid = copies > 0 && strong == 0
+	if all := r.all(); len(all) > 0 {
+		r.master = all[0].node
+	}
+}
