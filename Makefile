@@ -3,6 +3,7 @@
 
 PREFIX ?= /usr
 SYSCONFDIR ?= /etc
+DATADIR ?= $(PREFIX)/share
 DESTDIR ?=
 GO ?= go
 
@@ -16,7 +17,7 @@ GOFLAGS_BUILD := -trimpath -tags "$(TAGS)" -ldflags "-X main.version=$(VERSION)"
 # Debian packages: to build, to try it out, to test everything, to boot nodes.
 DEPS_BUILD := gcc libc6-dev pkg-config libdlm-dev
 DEPS_DEMO := dbus systemd
-DEPS_TEST := dbus-broker git shellcheck util-linux
+DEPS_TEST := dbus-broker git polkitd shellcheck util-linux
 DEPS_LAB := busybox-static corosync cpio dlm-controld kmod qemu-system-x86 udev
 
 # What only root may do (own the bus name, be another user) runs through sudo
@@ -100,18 +101,24 @@ run-lint:
 	shellcheck .ci/run scripts/*.sh
 
 .PHONY: install
-install: $(BINS) ## programs, unit, bus files, configuration; honours DESTDIR and PREFIX
-	install -d "$(DESTDIR)$(PREFIX)/sbin" "$(DESTDIR)$(PREFIX)/lib/systemd/system" "$(DESTDIR)$(SYSCONFDIR)" \
-		"$(DESTDIR)$(PREFIX)/share/dbus-1/system.d" "$(DESTDIR)$(PREFIX)/share/dbus-1/system-services" \
-		"$(DESTDIR)$(PREFIX)/share/dbus-1/interfaces"
-	install -m 755 bin/dlmlockd "$(DESTDIR)$(PREFIX)/sbin/dlmlockd"
+install: $(BINS) install-files ## programs, unit, bus files, configuration; honours DESTDIR and PREFIX
+	install -D -m 755 bin/dlmlockd "$(DESTDIR)$(PREFIX)/sbin/dlmlockd"
 	[ ! -e bin/dlmlockctl ] || install -D -m 755 bin/dlmlockctl "$(DESTDIR)$(PREFIX)/bin/dlmlockctl"
+
+# With a PREFIX other than /usr set DATADIR=/usr/share: D-Bus and polkit read
+# their policies there (and in /etc) alone.
+.PHONY: install-files
+install-files:
+	install -d "$(DESTDIR)$(PREFIX)/lib/systemd/system" "$(DESTDIR)$(SYSCONFDIR)" \
+		"$(DESTDIR)$(DATADIR)/dbus-1/system.d" "$(DESTDIR)$(DATADIR)/dbus-1/system-services" \
+		"$(DESTDIR)$(DATADIR)/dbus-1/interfaces" "$(DESTDIR)$(DATADIR)/polkit-1/actions"
 	sed 's#/usr/sbin/dlmlockd#$(PREFIX)/sbin/dlmlockd#' systemd/dlmlockd.service \
 		> "$(DESTDIR)$(PREFIX)/lib/systemd/system/dlmlockd.service"
 	sed 's#/usr/sbin/dlmlockd#$(PREFIX)/sbin/dlmlockd#' data/org.example.DlmLock.service \
-		> "$(DESTDIR)$(PREFIX)/share/dbus-1/system-services/org.example.DlmLock.service"
-	install -m 644 data/org.example.DlmLock.conf "$(DESTDIR)$(PREFIX)/share/dbus-1/system.d/"
-	install -m 644 data/org.example.DlmLock.xml "$(DESTDIR)$(PREFIX)/share/dbus-1/interfaces/"
+		> "$(DESTDIR)$(DATADIR)/dbus-1/system-services/org.example.DlmLock.service"
+	install -m 644 data/org.example.DlmLock.conf "$(DESTDIR)$(DATADIR)/dbus-1/system.d/"
+	install -m 644 data/org.example.DlmLock.xml "$(DESTDIR)$(DATADIR)/dbus-1/interfaces/"
+	install -m 644 data/org.example.DlmLock.policy "$(DESTDIR)$(DATADIR)/polkit-1/actions/"
 	[ -e "$(DESTDIR)$(SYSCONFDIR)/dlmlockd.toml" ] || install -m 644 data/dlmlockd.toml "$(DESTDIR)$(SYSCONFDIR)/dlmlockd.toml"
 
 .PHONY: clean

@@ -1,0 +1,87 @@
+package conventions
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestScriptsAreClean(t *testing.T) {
+	_, err := exec.LookPath("shellcheck")
+	require.NoError(t, err, "apt-get install shellcheck")
+	scripts, err := filepath.Glob(filepath.Join(root, "scripts/*.sh"))
+	require.NoError(t, err)
+	require.NotEmpty(t, scripts)
+	scripts = append(scripts, filepath.Join(root, ".ci/run"))
+	out, err := exec.Command("shellcheck", scripts...).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+}
+
+// make install puts everything where the other parts look for it, and the
+// files with a path in them follow PREFIX.
+func TestInstall(t *testing.T) {
+	dest := t.TempDir()
+	cmd := exec.Command("make", "--no-print-directory", "install-files", "DESTDIR="+dest, "PREFIX=/opt/x")
+	cmd.Dir = root
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	for path, want := range map[string]string{
+		"opt/x/lib/systemd/system/dlmlockd.service":                      "ExecStart=/opt/x/sbin/dlmlockd\n",
+		"opt/x/share/dbus-1/system-services/org.example.DlmLock.service": "Exec=/opt/x/sbin/dlmlockd\n",
+		"opt/x/share/dbus-1/system.d/org.example.DlmLock.conf":           "<busconfig>",
+		"opt/x/share/dbus-1/interfaces/org.example.DlmLock.xml":          "interface name=\"org.example.DlmLock\"",
+		"opt/x/share/polkit-1/actions/org.example.DlmLock.policy":        "org.example.DlmLock.acquire",
+		"etc/dlmlockd.toml": "#engine = \"dlm\"\n",
+	} {
+		text, err := os.ReadFile(filepath.Join(dest, path))
+		require.NoError(t, err)
+		require.Contains(t, string(text), want, path)
+	}
+
+	// A configuration that is there is the administrator's.
+	conf := filepath.Join(dest, "etc/dlmlockd.toml")
+	require.NoError(t, os.WriteFile(conf, []byte("engine = \"local\"\n"), 0o644))
+	out, err = exec.Command("make", "-C", root, "install-files", "DESTDIR="+dest, "PREFIX=/opt/x").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	text, err := os.ReadFile(conf)
+	require.NoError(t, err)
+	require.Equal(t, "engine = \"local\"\n", string(text))
+}
+
+// The documents that people look for are there and point at things that exist.
+func TestDocumentsLinkToWhatIsThere(t *testing.T) {
+	docs, err := filepath.Glob(filepath.Join(root, "*.md"))
+	require.NoError(t, err)
+	more, err := filepath.Glob(filepath.Join(root, "docs/*.md"))
+	require.NoError(t, err)
+	names := map[string]bool{}
+	for _, doc := range append(docs, more...) {
+		names[filepath.Base(doc)] = true
+		text, err := os.ReadFile(doc)
+		require.NoError(t, err)
+		for _, link := range links(string(text)) {
+			_, err := os.Stat(filepath.Join(filepath.Dir(doc), link))
+			require.NoErrorf(t, err, "a link in %s", doc)
+		}
+	}
+	for _, want := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "BUGS.md", "design.md"} {
+		require.Contains(t, names, want)
+	}
+}
+
+// links returns the targets of [text](target) that are files here.
+func links(text string) []string {
+	var out []string
+	for _, part := range strings.Split(text, "](")[1:] {
+		target, _, ok := strings.Cut(part, ")")
+		target, _, _ = strings.Cut(target, "#")
+		if ok && target != "" && !strings.Contains(target, ":") && !strings.ContainsAny(target, " \n") {
+			out = append(out, target)
+		}
+	}
+	return out
+}

@@ -1,0 +1,202 @@
+package conventions
+
+import (
+	"encoding/json"
+	"errors"
+	"go/parser"
+	"go/token"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	root   = "../.."
+	module = "github.com/dlmlock/dlmlockd"
+)
+
+// pkg is a package of this module with what its files import, whatever their
+// build tags. Paths are relative to the module; others are whole.
+type pkg struct {
+	Dir     string
+	doc     string
+	imports map[string]string // path to the file that imports it; not those of tests
+}
+
+// packages are those that are built, not what lies around in testdata.
+var packages = sync.OnceValues(func() (map[string]*pkg, error) {
+	cmd := exec.Command("go", "list", "-json=Dir,ImportPath", "./...")
+	cmd.Dir = root
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	all := map[string]*pkg{}
+	for dec := json.NewDecoder(out); ; {
+		var l struct{ Dir, ImportPath string }
+		if err := dec.Decode(&l); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return nil, err
+		}
+		p := &pkg{Dir: l.Dir, imports: map[string]string{}}
+		if err := p.read(); err != nil {
+			return nil, err
+		}
+		all[short(l.ImportPath)] = p
+	}
+	return all, cmd.Wait()
+})
+
+// read parses every file of the package, those for other systems and build
+// tags included: go list would not see them.
+func (p *pkg) read() error {
+	files, err := filepath.Glob(filepath.Join(p.Dir, "*.go"))
+	if err != nil {
+		return err
+	}
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments|parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		if f.Doc != nil && len(f.Doc.Text()) > len(p.doc) {
+			p.doc = f.Doc.Text()
+		}
+		for _, i := range f.Imports {
+			p.imports[short(strings.Trim(i.Path.Value, `"`))] = filepath.Base(name)
+		}
+	}
+	return nil
+}
+
+func short(path string) string { return strings.TrimPrefix(strings.TrimPrefix(path, module), "/") }
+
+func load(t *testing.T) map[string]*pkg {
+	t.Helper()
+	all, err := packages()
+	require.NoError(t, err)
+	require.Contains(t, all, "lockd", "go list found nothing")
+	return all
+}
+
+// arrows are the import directions of docs/design.md section 3: a package may
+// import those after its name and nothing else of this module.
+var arrows = map[string][]string{
+	"dlm":         {},
+	"dlm/local":   {"dlm"},
+	"dlm/cluster": {"dlm"},
+	"dlm/libdlm":  {"dlm", "dlm/cluster"},
+	"dlm/dlmtest": {"dlm"},
+	"process":     {},
+	"state":       {"dlm"},
+	"config":      {"dlm"},
+	"lockd":       {"dlm", "state", "process"},
+	"data":        {},
+	"client":      {"dlm"},
+	"dbus":        {"dlm", "state", "lockd", "data"},
+	"polkit":      {"dlm", "state", "lockd", "data"},
+	"varlink":     {"dlm", "state", "lockd", "data"},
+	// Tools and tests, which nothing that ships imports.
+	"internal/conventions": {},
+	"internal/testbus":     {"data"},
+}
+
+func TestImportDirections(t *testing.T) {
+	for name, p := range load(t) {
+		if strings.HasPrefix(name, "cmd/") {
+			for i, file := range p.imports {
+				require.Falsef(t, strings.HasPrefix(i, "internal/test"), "%s/%s imports %s, which is for tests", name, file, i)
+			}
+			continue
+		}
+		if isTool(name) {
+			continue
+		}
+		allowed, known := arrows[name]
+		require.Truef(t, known, "package %s has no place in the import directions yet: add it to arrows and to docs/design.md section 3", name)
+		for i, file := range p.imports {
+			if mine(load(t), i) {
+				require.Containsf(t, allowed, i, "%s/%s imports %s", name, file, i)
+			}
+		}
+	}
+}
+
+// isTool is a program or harness at the top of the arrows: it may use all.
+func isTool(name string) bool {
+	top, _, _ := strings.Cut(name, "/")
+	return top == "lab" || top == "bench"
+}
+
+func mine(all map[string]*pkg, path string) bool { return all[path] != nil }
+
+// only says who may import a foreign package (by prefix).
+var only = map[string][]string{
+	"C":                             {"dlm/libdlm"},
+	"github.com/godbus/dbus":        {"dbus", "polkit", "client", "cmd/dlmlockctl", "internal/testbus"},
+	"github.com/pelletier/go-toml":  {"state", "config"},
+	"github.com/BurntSushi/toml":    {},
+	"github.com/coreos/go-systemd":  {"cmd/dlmlockd", "varlink"},
+	"github.com/spf13/cobra":        {"cmd/dlmlockctl"},
+	"github.com/stretchr/testify":   {"dlm/dlmtest"},
+	"pgregory.net/rapid":            {"dlm/dlmtest"},
+	"github.com/anishathalye/porcu": {"dlm/dlmtest"},
+}
+
+func TestForeignImports(t *testing.T) {
+	for name, p := range load(t) {
+		if isTool(name) {
+			continue
+		}
+		for i, file := range p.imports {
+			for prefix, who := range only {
+				if i == prefix || strings.HasPrefix(i, prefix) && prefix != "C" {
+					require.Containsf(t, who, name, "%s/%s imports %s", name, file, i)
+				}
+			}
+		}
+	}
+}
+
+// A front end can be deleted, and the service doesn't notice; nor does it need
+// cgo.
+func TestLockdStandsAlone(t *testing.T) {
+	cmd := exec.Command("go", "list", "-deps", "./lockd")
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := cmd.Output()
+	require.NoError(t, err)
+	deps := strings.Fields(string(out))
+	for _, bad := range []string{"runtime/cgo", module + "/dbus", module + "/polkit", "github.com/godbus/dbus/v5"} {
+		require.False(t, slices.Contains(deps, bad), bad)
+	}
+}
+
+// Every package says what it owns, what it refuses to know and its rule of
+// concurrency.
+func TestPackageDocuments(t *testing.T) {
+	for name, p := range load(t) {
+		if isTool(name) {
+			require.NotEmptyf(t, p.doc, "the package comment of %s", name)
+			continue
+		}
+		for _, word := range []string{"own", "refuses to know", "Concurrency"} {
+			require.Containsf(t, p.doc, word, "the package comment of %s", name)
+		}
+	}
+}
