@@ -229,3 +229,63 @@ func TestBufferBoundaries(t *testing.T) {
 		}
 	}
 }
+
+// A record whose check is right, but which the encoder would not write, is
+// somebody else's: it is damage, however sensible it looks.
+func TestSealedByOthers(t *testing.T) {
+	good := "[[mark]]\nid = 1\nphase = \"held\"\n"
+	lock := string(appendLock(nil, &Lock{ID: 2, Mode: 5, Phase: Held, Lockspace: "l", Resource: "r"}))
+	lock = lock[:len(lock)-checkLen]
+	edit := func(from, to string) string {
+		require.Contains(t, lock, from)
+		return strings.Replace(lock, from, to, 1)
+	}
+	for name, record := range map[string]string{
+		"another table":          "[[thing]]\nid = 1\n",
+		"nothing":                "",
+		"unknown key":            good + "colour = \"red\"\n",
+		"other order":            "[[mark]]\nphase = \"held\"\nid = 1\n",
+		"missing key":            edit("mode = \"EX\"\n", ""),
+		"twice the same key":     edit("uid = 0\n", "uid = 0\nuid = 0\n"),
+		"ID 0":                   edit("id = 2", "id = 0"),
+		"ID too large":           edit("id = 2", "id = 9223372036854775807"),
+		"lockid too large":       edit("lockid = 0", "lockid = 4294967296"),
+		"leading zero":           edit("id = 2", "id = 02"),
+		"sign":                   edit("id = 2", "id = +2"),
+		"string for integer":     edit("id = 2", "id = \"2\""),
+		"integer for string":     edit("resource = \"r\"", "resource = 7"),
+		"unknown mode":           edit("\"EX\"", "\"XX\""),
+		"mode in lower case":     edit("\"EX\"", "\"ex\""),
+		"phase gone in a lock":   edit("\"held\"", "\"gone\""),
+		"unknown phase":          edit("\"held\"", "\"hold\""),
+		"empty word":             edit("\"held\"", "\"\""),
+		"comment":                edit("uid = 0\n", "uid = 0 # root\n"),
+		"needless hexadecimal":   edit("resource = \"r\"", "resource-hex = \"72\""),
+		"capital hexadecimal":    edit("resource = \"r\"", "resource-hex = \"FF\""),
+		"odd hexadecimal":        edit("resource = \"r\"", "resource-hex = \"fff\""),
+		"control character":      edit("\"r\"", "\"\x01\""),
+		"other escape":           edit("\"r\"", "\"\\u0072\""),
+		"invalid UTF-8":          edit("\"r\"", "\"\xff\""),
+		"what is left out":       edit("uid = 0\n", "uid = 0\npid = 0\n"),
+		"token 0":                edit("phase = \"held\"\n", "phase = \"held\"\ntoken = \"0\"\n"),
+		"token too large":        edit("phase = \"held\"\n", "phase = \"held\"\ntoken = \"18446744073709551616\"\n"),
+		"time with a zone":       lock + "since = 2026-01-01T00:00:00+01:00\n",
+		"time with needless 0":   lock + "since = 2026-01-01T00:00:00.10Z\n",
+		"no time":                lock + "since = soon\n",
+		"left space of no phase": "[[lockspace]]\nname = \"x\"\nphase = \"\"\n",
+		"header again":           string(appendHeader(nil, testHeader(), 1)[len(banner):]),
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := testHeader()
+			h.Format = format
+			text := append(appendChange(appendHeader(nil, h, 1), aLock(1)), '\n')
+			start := len(text)
+			text = appendCheck(append(text, record...), start)
+			text = appendChange(text, aLock(3))
+			l, err := load(bytes.NewReader(text), int64(len(text)))
+			require.NoError(t, err)
+			require.NotEmpty(t, l.Damage)
+			require.Equal(t, []Lock{aLock(1), aLock(3)}, l.Locks)
+		})
+	}
+}

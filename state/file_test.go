@@ -278,7 +278,9 @@ func TestHeaderOfThisRun(t *testing.T) {
 }
 
 func TestSecondDaemonRefused(t *testing.T) {
-	f, _ := mustOpen(t, t.TempDir(), testOptions())
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, pidName), []byte("1\n"), 0o600), "of one that was killed")
+	f, _ := mustOpen(t, dir, testOptions())
 	require.NoError(t, f.Append([]Change{aLock(1)}))
 	_, _, err := Open(f.dir.path, testOptions())
 	require.ErrorIs(t, err, ErrInUse)

@@ -132,3 +132,30 @@ func TestDamageInAFullDirectory(t *testing.T) {
 	require.Len(t, c.Locks, 19)
 	require.NotEmpty(t, c.Quarantined)
 }
+
+// The space ends while a compaction copies what was appended meanwhile.
+func TestNoSpaceForTheTail(t *testing.T) {
+	dir := tinyFS(t, "256k")
+	f, _ := mustOpen(t, dir, testOptions())
+	some, locks := batch(1, 50)
+	require.NoError(t, f.Append(some))
+	for name, step := range map[string]func(*compaction) error{"while it follows": f.follow, "at the end": f.goOver} {
+		c := &compaction{src: f.fd, end: f.size, before: f.use}
+		require.NoError(t, f.fold(c), name)
+		from := locks[len(locks)-1].ID + 1
+		more, moreLocks := batch(from, 5)
+		if name == "while it follows" {
+			more, moreLocks = batch(from, tailSize/400+10)
+		}
+		require.NoError(t, f.Append(more), name)
+		locks = append(locks, moreLocks...)
+		filler := fill(t, dir)
+		require.ErrorIs(t, step(c), unix.ENOSPC, name)
+		require.NoFileExists(t, filepath.Join(dir, temporaryName), name)
+		require.NoError(t, os.Remove(filler))
+		require.NoError(t, f.Append([]Change{Mark{ID: 1, Phase: Held}}), name)
+		locks[0].Phase = Held
+	}
+	_, c := reopen(t, f, testOptions())
+	require.Equal(t, locks, c.Locks)
+}
