@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dlmlock/dlmlockd/client"
+)
+
+// How long the service may take to answer, beside what a wait asks for.
+const (
+	defaultTimeout = time.Minute
+	// A person may have to find and type a password.
+	interactiveTimeout = 3 * time.Minute
+)
+
+// app is one run of the program.
+type app struct {
+	in       io.Reader
+	out, err io.Writer
+
+	bus     string
+	json    bool
+	quiet   bool
+	timeout time.Duration
+
+	started bool // the command line was understood
+}
+
+// Main runs the program and returns its exit code. SIGINT, SIGTERM and SIGHUP
+// end every command in order, run's by ending what it runs.
+func Main(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) int {
+	a := &app{in: in, out: out, err: errs}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(errs)
+	ctx, done := signalContext(ctx)
+	defer done()
+	err := root.ExecuteContext(ctx)
+	var s interrupted
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(context.Cause(ctx), &s) && errors.Is(err, context.Canceled):
+		return a.fail(s)
+	case !a.started:
+		err = &usageError{err.Error()}
+	}
+	return a.fail(err)
+}
+
+// signalContext ends with the first signal, which is its cause.
+func signalContext(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	ch := make(chan os.Signal, 1)
+	signal.Notify(ch, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	go func() {
+		select {
+		case s := <-ch:
+			signal.Stop(ch) // the second one ends the program at once
+			cancel(interrupted{s.(syscall.Signal)})
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(ch)
+		cancel(nil)
+	}
+}
+
+// root makes the tree of commands.
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "dlmlockctl",
+		Short: "Take and look at cluster-wide locks",
+		Long: `dlmlockctl takes, shows and releases cluster-wide locks of dlmlockd(8).
+
+A lock is on a RESOURCE, any name of up to 64 bytes, in a LOCKSPACE that this
+node has joined. Its MODE is NL, CR, CW, PR (or "shared"), PW or EX (or
+"exclusive"). Locks stay until they are released: they survive this program,
+the service and its restart, but not the node.`,
+		Version:       version,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return &usageError{"no command given"}
+		},
+	}
+	f := root.PersistentFlags()
+	f.StringVar(&a.bus, "bus", "", "D-Bus `ADDRESS` (default: the system bus)")
+	f.BoolVar(&a.json, "json", false, "write JSON, errors too")
+	f.BoolVarP(&a.quiet, "quiet", "q", false, "say nothing but errors")
+	f.DurationVar(&a.timeout, "timeout", 0, "how long the service may take to answer, beside --wait (default 1m0s)")
+	root.AddGroup(&cobra.Group{ID: "locks", Title: "Locks:"}, &cobra.Group{ID: "look", Title: "Looking:"},
+		&cobra.Group{ID: "spaces", Title: "Lockspaces:"})
+	for group, cmds := range map[string][]*cobra.Command{
+		"locks":  {a.acquireCmd(), a.releaseCmd(), a.releaseOwnerCmd(), a.convertCmd(), a.runCmd()},
+		"look":   {a.inspectCmd(), a.listCmd(), a.statusCmd(), a.monitorCmd()},
+		"spaces": {a.lockspacesCmd(), a.joinCmd(), a.leaveCmd(), a.orphansCmd(), a.purgeCmd()},
+	} {
+		for _, c := range cmds {
+			c.GroupID = group
+			c.DisableFlagsInUseLine = true
+			run := c.RunE
+			c.RunE = func(cmd *cobra.Command, args []string) error {
+				a.started = true
+				return run(cmd, args)
+			}
+			root.AddCommand(c)
+		}
+	}
+	return root
+}
+
+// connect connects to the bus. The caller closes the client.
+func (a *app) connect(ctx context.Context) (*client.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, a.patience())
+	defer cancel()
+	c, err := client.Dial(ctx, a.bus)
+	if err != nil {
+		return nil, err
+	}
+	c.AllowInteraction(a.interactive())
+	return c, nil
+}
+
+// interactive reports whether somebody is there who could be asked for a
+// password.
+func (a *app) interactive() bool { return isTerminal(a.in) }
+
+func (a *app) patience() time.Duration {
+	switch {
+	case a.timeout > 0:
+		return a.timeout
+	case a.interactive():
+		return interactiveTimeout
+	}
+	return defaultTimeout
+}
+
+// bound bounds a call that may queue for wait; negative means for ever.
+func (a *app) bound(ctx context.Context, wait time.Duration) (context.Context, context.CancelFunc) {
+	if wait < 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, wait+a.patience())
+}
+
+// with connects, does one thing and leaves the bus.
+func (a *app) with(ctx context.Context, wait time.Duration, do func(context.Context, *client.Client) error) error {
+	c, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	ctx, cancel := a.bound(ctx, wait)
+	defer cancel()
+	return do(ctx, c)
+}

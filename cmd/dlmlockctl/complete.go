@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dlmlock/dlmlockd/client"
+)
+
+// completeTime bounds what a person waits for after the Tab key.
+const completeTime = 2 * time.Second
+
+// completeMost bounds how many locks are looked at for it.
+const completeMost = 2000
+
+// source finds the words for one argument. args are the arguments before it.
+type source func(a *app, args []string) []string
+
+func fixed(words ...string) source { return func(*app, []string) []string { return words } }
+
+var (
+	modes      = fixed("NL", "CR", "CW", "PR", "PW", "EX")
+	lockspaces = asking(findLockspaces)
+	resources  = asking(findResources)
+	owners     = asking(findOwners)
+)
+
+// asking asks the running service. It is not started, and nobody is asked for a
+// password, only because somebody pressed Tab.
+func asking(find func(ctx context.Context, c *client.Client, args []string) []string) source {
+	return func(a *app, args []string) []string {
+		ctx, cancel := context.WithTimeout(context.Background(), completeTime)
+		defer cancel()
+		c, err := client.Dial(ctx, a.bus)
+		if err != nil {
+			return nil
+		}
+		defer func() { _ = c.Close() }()
+		c.AutoStart(false)
+		return find(ctx, c, args)
+	}
+}
+
+func findLockspaces(ctx context.Context, c *client.Client, _ []string) []string {
+	spaces, _ := c.Lockspaces(ctx) // no answer is no words
+	var names []string
+	for _, s := range spaces {
+		names = append(names, s.Name)
+	}
+	return names
+}
+
+// findResources finds those in the lockspace that the argument before names.
+func findResources(ctx context.Context, c *client.Client, args []string) []string {
+	if len(args) == 0 {
+		return nil
+	}
+	locks, _ := c.Locks(ctx, client.Filter{Lockspace: args[len(args)-1], Limit: completeMost})
+	return unique(locks, func(l client.Lock) string { return l.Resource })
+}
+
+func findOwners(ctx context.Context, c *client.Client, _ []string) []string {
+	locks, _ := c.Locks(ctx, client.Filter{Limit: completeMost})
+	return unique(locks, func(l client.Lock) string { return l.Owner })
+}
+
+func unique(locks []client.Lock, field func(client.Lock) string) []string {
+	var words []string
+	for _, l := range locks {
+		if w := field(l); w != "" {
+			words = append(words, w)
+		}
+	}
+	slices.Sort(words)
+	return slices.Compact(words)
+}
+
+// complete completes positional arguments, each by its source. The commands
+// that take more repeat their arguments.
+func (a *app) complete(of ...source) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if len(args) >= len(of) && cmd.Name() != "acquire" {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return of[len(args)%len(of)](a, args), cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// completeFlag completes the value of a flag.
+func (a *app) completeFlag(cmd *cobra.Command, flag string, of source) {
+	err := cmd.RegisterFlagCompletionFunc(flag, func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		return of(a, args), cobra.ShellCompDirectiveNoFileComp
+	})
+	if err != nil {
+		panic(err) // there is no such flag
+	}
+}

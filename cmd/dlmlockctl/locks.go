@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dlmlock/dlmlockd/client"
+)
+
+func (a *app) acquireCmd() *cobra.Command {
+	var o client.Options
+	var wait waitFlag
+	cmd := &cobra.Command{
+		Use:   "acquire LOCKSPACE RESOURCE MODE [LOCKSPACE RESOURCE MODE]... [--owner=OWNER] [--wait=TIME]",
+		Short: "Take locks: all of those named, or none",
+		Long: `Takes locks: all of those named, or none.
+
+With --owner, asking again for what the owner holds succeeds and changes
+nothing, so a script that starts over may simply ask again.`,
+		Example: `  dlmlockctl acquire vms disk1 EX --owner=$uuid --label=/dev/vg/disk1
+  dlmlockctl acquire vms disk1 EX vms disk2 EX --owner=$uuid --wait=1m`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 || len(args)%3 != 0 {
+				return fmt.Errorf("needs LOCKSPACE RESOURCE MODE, once for each lock; got %s", plural(len(args), "argument"))
+			}
+			return nil
+		},
+		ValidArgsFunction: a.complete(lockspaces, resources, modes),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Wait = wait.d
+			return a.acquire(cmd.Context(), wants(args), o)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVarP(&o.Owner, "owner", "o", "", "who the lock is for, for example the UUID of a virtual machine")
+	f.StringVar(&o.Label, "label", "", "what a person should read about it")
+	f.StringVar(&o.Lifetime, "lifetime", "", "what ends it by itself: persistent (nothing; the default) or process")
+	f.Uint32Var(&o.PID, "pid", 0, "with --lifetime=process: whose end ends the lock")
+	f.VarP(&wait, "wait", "w", "how long to queue: 90s, 5m, seconds, or \"forever\" (default: not at all)")
+	a.completeFlag(cmd, "lifetime", fixed("persistent", "process"))
+	a.completeFlag(cmd, "owner", owners)
+	return cmd
+}
+
+// wants groups arguments by three.
+func wants(args []string) []client.Want {
+	var w []client.Want
+	for ; len(args) >= 3; args = args[3:] {
+		w = append(w, client.Want{Lockspace: args[0], Resource: args[1], Mode: args[2]})
+	}
+	return w
+}
+
+func (a *app) acquire(ctx context.Context, want []client.Want, o client.Options) error {
+	if o.Lifetime == client.Connection {
+		return &usageError{"the lifetime \"connection\" would end with this program; use \"dlmlockctl run\", or --lifetime=process with --pid"}
+	}
+	if o.Lifetime == client.Process && o.PID == 0 {
+		return &usageError{"--lifetime=process needs --pid: this program itself is about to end"}
+	}
+	return a.with(ctx, o.Wait, func(ctx context.Context, c *client.Client) error {
+		defer a.progress(ctx, want, o.Wait)()
+		grants, err := take(ctx, c, want, o)
+		if err != nil {
+			return about(err, want[0].Lockspace, want[0].Resource)
+		}
+		return a.show(grants, func() {
+			t := table{heading: []string{"LOCKSPACE", "RESOURCE", "MODE", "LOCKID", "TOKEN"}}
+			for _, g := range grants {
+				t.add(text(g.Lockspace), text(g.Resource), text(g.Mode), number(g.LockID), token(g.Token))
+			}
+			t.write(a.out)
+		})
+	})
+}
+
+// take asks with the member that fits. One lock is asked for by Acquire,
+// because its refusal names the holder best.
+func take(ctx context.Context, c *client.Client, want []client.Want, o client.Options) ([]client.Grant, error) {
+	if len(want) != 1 {
+		return c.AcquireMany(ctx, want, o)
+	}
+	g, err := c.Acquire(ctx, want[0], o)
+	return []client.Grant{g}, err
+}
+
+// token is a fencing token in a table; 0 is none.
+func token(n uint64) cell {
+	if n == 0 {
+		return cell{}
+	}
+	return number(n)
+}
+
+// selectorFlags are the flags that say which lock of a resource is meant.
+func (a *app) selectorFlags(cmd *cobra.Command, s *client.Selector) {
+	f := cmd.Flags()
+	f.StringVarP(&s.Owner, "owner", "o", "", "only a lock of this owner")
+	f.Uint32Var(&s.LockID, "lockid", 0, "only the lock with this lockid")
+	f.Uint64Var(&s.Token, "token", 0, "only the lock with this fencing token")
+	f.StringVar((*string)(&s.Lock), "lock", "", "only this lock: an object path")
+	a.completeFlag(cmd, "owner", owners)
+}
+
+// checkSelector catches what could not even be sent.
+func checkSelector(s client.Selector) error {
+	if s.Lock != "" && !s.Lock.IsValid() {
+		return &usageError{fmt.Sprintf("--lock=%s: not an object path such as %s/lock/1", s.Lock, client.Path)}
+	}
+	return nil
+}
+
+func (a *app) releaseCmd() *cobra.Command {
+	var s client.Selector
+	cmd := &cobra.Command{
+		Use:               "release LOCKSPACE RESOURCE [--owner=OWNER] [--lockid=ID]",
+		Short:             "Let go of one lock",
+		Example:           "  dlmlockctl release vms disk1 --owner=$uuid",
+		Args:              cobra.ExactArgs(2),
+		ValidArgsFunction: a.complete(lockspaces, resources),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkSelector(s); err != nil {
+				return err
+			}
+			return a.with(cmd.Context(), 0, func(ctx context.Context, c *client.Client) error {
+				if err := c.Release(ctx, args[0], args[1], s); err != nil {
+					return about(err, args[0], args[1])
+				}
+				return a.show(map[string]any{"lockspace": args[0], "resource": args[1], "released": 1}, func() {
+					a.printf("released %s/%s\n", visible(args[0]), visible(args[1]))
+				})
+			})
+		},
+	}
+	a.selectorFlags(cmd, &s)
+	return cmd
+}
+
+func (a *app) releaseOwnerCmd() *cobra.Command {
+	var space string
+	cmd := &cobra.Command{
+		Use:   "release-owner OWNER [--lockspace=LOCKSPACE]",
+		Short: "Let go of everything of one owner",
+		Long: `Lets go of everything of one owner of the user who calls. For root the owners
+of that name of every user are meant. Nothing to release is no error.`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.complete(owners),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.with(cmd.Context(), 0, func(ctx context.Context, c *client.Client) error {
+				n, err := c.ReleaseOwner(ctx, space, args[0])
+				if err != nil {
+					return about(err, space, "")
+				}
+				return a.show(map[string]any{"owner": args[0], "released": n}, func() {
+					a.printf("released %s of %s\n", plural(n, "lock"), visible(args[0]))
+				})
+			})
+		},
+	}
+	cmd.Flags().StringVarP(&space, "lockspace", "l", "", "only in this lockspace")
+	a.completeFlag(cmd, "lockspace", lockspaces)
+	return cmd
+}
+
+func (a *app) convertCmd() *cobra.Command {
+	var s client.Selector
+	var wait waitFlag
+	cmd := &cobra.Command{
+		Use:   "convert LOCKSPACE RESOURCE MODE [--owner=OWNER] [--wait=TIME]",
+		Short: "Change the mode of a lock without letting go of it",
+		Long: `Changes the mode of a lock without letting go of it. When it fails the lock
+keeps its mode.`,
+		Args:              cobra.ExactArgs(3),
+		ValidArgsFunction: a.complete(lockspaces, resources, modes),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkSelector(s); err != nil {
+				return err
+			}
+			w := wants(args)[0]
+			return a.with(cmd.Context(), wait.d, func(ctx context.Context, c *client.Client) error {
+				defer a.progress(ctx, []client.Want{w}, wait.d)()
+				n, err := c.Convert(ctx, w, s, wait.d)
+				if err != nil {
+					return about(err, w.Lockspace, w.Resource)
+				}
+				return a.show(map[string]any{"lockspace": w.Lockspace, "resource": w.Resource, "mode": w.Mode, "token": n}, func() {
+					a.printf("converted %s/%s to %s\n", visible(w.Lockspace), visible(w.Resource), visible(w.Mode))
+				})
+			})
+		},
+	}
+	a.selectorFlags(cmd, &s)
+	cmd.Flags().VarP(&wait, "wait", "w", "how long to queue: 90s, 5m, seconds, or \"forever\" (default: not at all)")
+	return cmd
+}

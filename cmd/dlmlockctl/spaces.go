@@ -1,0 +1,189 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dlmlock/dlmlockd/client"
+)
+
+func (a *app) lockspacesCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:               "lockspaces",
+		Short:             "List the lockspaces that this node has joined",
+		Args:              cobra.NoArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.with(cmd.Context(), 0, func(ctx context.Context, c *client.Client) error {
+				spaces, err := c.Lockspaces(ctx)
+				if err != nil {
+					return err
+				}
+				return a.show(spaces, func() { a.spaceTable(spaces) })
+			})
+		},
+	}
+}
+
+func (a *app) spaceTable(spaces []client.Lockspace) {
+	t := table{heading: []string{"LOCKSPACE", "STATE", "LOCKS", "ORPHANS", "NODES", "REMARK"}}
+	for _, s := range spaces {
+		st, remark := s.State, s.Error
+		if s.Stopped != nil && *s.Stopped {
+			st, remark = "stopped", s.Reason
+		}
+		orphans := number(s.Orphans)
+		if s.Orphans < 0 {
+			orphans = cell{}
+		} else if s.Orphans > 0 {
+			orphans.colour = red
+		}
+		t.add(text(s.Name), state(st), number(s.Locks), orphans, text(strings.Trim(strings.ReplaceAll(fmt.Sprint(s.Members), " ", ","), "[]")), text(remark))
+	}
+	t.write(a.out)
+}
+
+func (a *app) joinCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "join LOCKSPACE",
+		Short: "Make this node a member of a lockspace",
+		Long: `Makes this node a member of a lockspace, which then belongs to dlmlockd alone.
+One that is joined already is no error. The node joins it again at every start
+of the service if it holds locks or is named in /etc/dlmlockd.toml.`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.with(cmd.Context(), 0, func(ctx context.Context, c *client.Client) error {
+				if err := c.Join(ctx, args[0]); err != nil {
+					return about(err, args[0], "")
+				}
+				return a.show(map[string]any{"lockspace": args[0], "joined": true}, func() {
+					a.printf("joined %s\n", visible(args[0]))
+				})
+			})
+		},
+	}
+}
+
+func (a *app) leaveCmd() *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:               "leave LOCKSPACE [--force]",
+		Short:             "Make this node leave a lockspace",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.complete(lockspaces),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.with(cmd.Context(), 0, func(ctx context.Context, c *client.Client) error {
+				if err := c.Leave(ctx, args[0], force); err != nil {
+					return about(err, args[0], "")
+				}
+				return a.show(map[string]any{"lockspace": args[0], "left": true}, func() {
+					a.printf("left %s\n", visible(args[0]))
+				})
+			})
+		},
+	}
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "leave although locks are held in it; they are lost")
+	return cmd
+}
+
+func (a *app) orphansCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "orphans LOCKSPACE",
+		Short: "List locks on this node that nobody knows any more",
+		Long: `Lists the persistent locks on this node that no process has and no record of
+the service explains. The service never touches them by itself.`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.complete(lockspaces),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.with(cmd.Context(), 0, func(ctx context.Context, c *client.Client) error {
+				orphans, err := c.Orphans(ctx, args[0])
+				if err != nil {
+					return about(err, args[0], "")
+				}
+				return a.show(orphans, func() { a.orphanTable(orphans) })
+			})
+		},
+	}
+}
+
+func (a *app) orphanTable(orphans []client.Orphan) {
+	t := table{heading: []string{"LOCKID", "RESOURCE", "MODE"}}
+	for _, o := range orphans {
+		t.add(number(o.LockID), text(o.Resource), text(o.Mode))
+	}
+	t.write(a.out)
+}
+
+func (a *app) purgeCmd() *cobra.Command {
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "purge LOCKSPACE [--yes]",
+		Short: "Remove locks that nobody knows any more",
+		Long: `Shows the orphans of a lockspace, asks, and removes them, if they still are
+exactly those shown. Whatever they protected is not protected any more: make
+sure that nobody uses it.`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.complete(lockspaces),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.purge(cmd.Context(), args[0], yes)
+		},
+	}
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "don't ask")
+	return cmd
+}
+
+func (a *app) purge(ctx context.Context, space string, yes bool) error {
+	c, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	look, cancel := a.bound(ctx, 0)
+	defer cancel()
+	orphans, err := c.Orphans(look, space)
+	if err != nil {
+		return about(err, space, "")
+	}
+	if !a.json && !a.quiet && len(orphans) > 0 {
+		a.orphanTable(orphans)
+	}
+	if len(orphans) > 0 && !yes {
+		if err := a.confirm(fmt.Sprintf("Remove %s of %s?", plural(len(orphans), "orphan"), visible(space))); err != nil {
+			return err
+		}
+	}
+	ids := make([]uint32, len(orphans))
+	for i, o := range orphans {
+		ids[i] = o.LockID
+	}
+	var n uint32
+	if len(ids) > 0 {
+		act, cancel := a.bound(ctx, 0) // a person may have thought long
+		defer cancel()
+		if n, err = c.Purge(act, space, ids); err != nil {
+			return about(err, space, "")
+		}
+	}
+	return a.show(map[string]any{"lockspace": space, "purged": n}, func() {
+		a.printf("removed %s of %s\n", plural(n, "orphan"), visible(space))
+	})
+}
+
+// confirm asks a person. Without one there is no answer to hope for.
+func (a *app) confirm(question string) error {
+	if !isTerminal(a.in) || a.json {
+		return &usageError{"nothing removed: nobody is there to ask; --yes removes what \"dlmlockctl orphans\" shows"}
+	}
+	fmt.Fprintf(a.err, "%s [y/N] ", question)
+	line, _ := bufio.NewReader(a.in).ReadString('\n') // an end of input is a no
+	switch strings.ToLower(strings.TrimSpace(line)) {
+	case "y", "yes":
+		return nil
+	}
+	return fmt.Errorf("nothing removed")
+}

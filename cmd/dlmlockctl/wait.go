@@ -1,0 +1,166 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dlmlock/dlmlockd/client"
+)
+
+// waitFlag is how long to queue. Negative is for ever.
+type waitFlag struct{ d time.Duration }
+
+func (w *waitFlag) String() string {
+	if w.d < 0 {
+		return "forever"
+	}
+	return w.d.String()
+}
+
+// Set reads a time as Go and systemd write it, seconds as flock(1) takes them,
+// or "forever".
+func (w *waitFlag) Set(s string) error {
+	if s == "forever" {
+		w.d = -1
+		return nil
+	}
+	d, err := time.ParseDuration(s)
+	if n, e := strconv.ParseFloat(s, 64); e == nil && n < 1e9 {
+		d, err = time.Duration(n*float64(time.Second)), nil
+	}
+	if err != nil || d < 0 {
+		return errors.New("not a time such as 90s, 5m, 1h30m, a number of seconds, or \"forever\"")
+	}
+	w.d = d
+	return nil
+}
+
+func (w *waitFlag) Type() string { return "TIME" }
+
+// When the progress line comes, how often it is drawn, and how often the
+// service is asked who is in the way.
+const (
+	progressAfter = time.Second
+	progressEvery = time.Second
+	askEvery      = 5 * time.Second
+)
+
+// progress shows on a terminal who is being waited for and for how long, until
+// the function it returns is called.
+func (a *app) progress(ctx context.Context, want []client.Want, wait time.Duration) (stop func()) {
+	if a.quiet || a.json || wait == 0 || !isTerminal(a.err) {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		a.showProgress(ctx, want, wait)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// showProgress uses a connection of its own: the other one waits.
+func (a *app) showProgress(ctx context.Context, want []client.Want, wait time.Duration) {
+	begin := time.Now()
+	timer := time.NewTimer(progressAfter)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return
+	case <-timer.C:
+	}
+	c, err := client.Dial(ctx, a.bus)
+	if err != nil {
+		return
+	}
+	defer func() { _ = c.Close() }()
+	c.AutoStart(false)
+	defer fmt.Fprint(a.err, "\r\x1b[K")
+	var who string
+	var asked time.Time
+	for ctx.Err() == nil {
+		if time.Since(asked) >= askEvery {
+			who, asked = whoIsInTheWay(ctx, c, want), time.Now()
+		}
+		fmt.Fprintf(a.err, "\r\x1b[K%s", progressLine(want, who, time.Since(begin), wait))
+		timer.Reset(progressEvery)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		}
+	}
+}
+
+func progressLine(want []client.Want, who string, waited, wait time.Duration) string {
+	limit := ""
+	if wait > 0 {
+		limit = " of " + wait.String()
+	}
+	name := visible(want[0].Lockspace) + "/" + visible(want[0].Resource)
+	if len(want) > 1 {
+		name += fmt.Sprintf(" and %d more", len(want)-1)
+	}
+	if who != "" {
+		who = ", held by " + who
+	}
+	return fmt.Sprintf("waiting for %s: %s%s%s", name, waited.Round(time.Second), limit, who)
+}
+
+// whoIsInTheWay asks for the first of the locks that somebody holds.
+func whoIsInTheWay(ctx context.Context, c *client.Client, want []client.Want) string {
+	for _, w := range want {
+		in, err := c.Inspect(ctx, w.Lockspace, w.Resource)
+		if err != nil {
+			return ""
+		}
+		if who := holders(&in); who != "" {
+			return who
+		}
+	}
+	return ""
+}
+
+// holders names who holds a resource, for people: this node's locks by owner,
+// others by node, with what they have published about themselves.
+func holders(in *client.Inspection) string {
+	var names []string
+	seen := map[uint32]bool{}
+	for _, l := range in.Locks {
+		if l.State == "acquiring" {
+			continue
+		}
+		seen[l.LockID] = true
+		who := l.Label
+		if who == "" {
+			who = l.Owner
+		}
+		if who == "" {
+			who = fmt.Sprintf("process %d", l.PID)
+		}
+		names = append(names, fmt.Sprintf("%s (this node, %s)", visible(who), l.Mode))
+	}
+	published := in.Holder
+	for _, q := range in.Granted {
+		if seen[q.LockID] || q.Mode == "NL" {
+			continue
+		}
+		name := fmt.Sprintf("node %d (%s)", q.Node, q.Mode)
+		if published != nil && published.Node == q.Node && published.Who != "" {
+			name = fmt.Sprintf("%s (node %d, %s)", visible(published.Who), q.Node, q.Mode)
+			published = nil
+		}
+		names = append(names, name)
+	}
+	if len(names) == 0 && published != nil && published.Node != 0 {
+		names = append(names, fmt.Sprintf("%s (node %d, %s)", visible(published.Who), published.Node, published.Mode))
+	}
+	return strings.Join(names, ", ")
+}
