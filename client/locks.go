@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
@@ -56,6 +57,18 @@ type Selector struct {
 	Lock   godbus.ObjectPath
 }
 
+// canonical is the two letters of a mode that the service has understood.
+func canonical(mode string) string {
+	switch m := strings.ToUpper(mode); m {
+	case "SHARED":
+		return "PR"
+	case "EXCLUSIVE":
+		return "EX"
+	default:
+		return m
+	}
+}
+
 func (o *Options) variants(wait time.Duration) map[string]godbus.Variant {
 	m := map[string]godbus.Variant{}
 	set(m, "owner", o.Owner)
@@ -85,7 +98,7 @@ func set[T comparable](m map[string]godbus.Variant, key string, v T) {
 
 // Acquire takes one lock (member Acquire).
 func (c *Client) Acquire(ctx context.Context, w Want, o Options) (Grant, error) {
-	g := Grant{Lockspace: w.Lockspace, Resource: w.Resource, Mode: w.Mode}
+	g := Grant{Lockspace: w.Lockspace, Resource: w.Resource, Mode: canonical(w.Mode)}
 	err := again(ctx, o.Wait, o.Owner != "", func(wait time.Duration) error {
 		return c.call(ctx, "Acquire", []any{&g.LockID, &g.Token, &g.Lock}, w.Lockspace, w.Resource, w.Mode, o.variants(wait))
 	})
@@ -112,7 +125,7 @@ func (c *Client) AcquireMany(ctx context.Context, want []Want, o Options) ([]Gra
 	for i, r := range rows {
 		grants[i] = Grant{r.Lockspace, r.Resource, "", r.LockID, r.Token, r.Lock}
 		if i < len(want) {
-			grants[i].Mode = want[i].Mode
+			grants[i].Mode = canonical(want[i].Mode)
 		}
 	}
 	return grants, nil
@@ -172,6 +185,23 @@ func again(ctx context.Context, wait time.Duration, idempotent bool, ask func(ti
 		case there && e.NotTaken():
 		case idempotent && e.Kind == NoAnswer && ctx.Err() == nil:
 		default:
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(retryPause):
+		}
+	}
+}
+
+// Patiently does something again and again while the service restarts, until
+// the context ends. It must do no harm when it is done twice.
+func Patiently(ctx context.Context, do func() error) error {
+	for {
+		err := do()
+		var e *Error
+		if !errors.As(err, &e) || !e.NotTaken() && e.Kind != NoAnswer || ctx.Err() != nil {
 			return err
 		}
 		select {

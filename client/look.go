@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"reflect"
 	"time"
@@ -66,12 +67,18 @@ type Inspection struct {
 	Waiting      []Queued `json:"waiting"`
 	Master       uint32   `json:"master,omitempty"`
 	Complete     *bool    `json:"complete,omitempty"`
-	Value        []uint32 `json:"value,omitempty"` // the lock value block, byte by byte
+	Value        Hex      `json:"value,omitempty"` // the lock value block, 32 bytes
 	ValueInvalid *bool    `json:"value_invalid,omitempty"`
 	Holder       *Holder  `json:"holder,omitempty"`
 	Health
 	Missing []string `json:"missing"`
 }
+
+// Hex is bytes that are two hexadecimal digits each as text and in JSON.
+type Hex []byte
+
+// MarshalText implements encoding.TextMarshaler.
+func (h Hex) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, h), nil }
 
 // Health is how a lockspace does, as far as known.
 type Health struct {
@@ -187,10 +194,9 @@ func (c *Client) Inspect(ctx context.Context, lockspace, resource string) (Inspe
 	}
 	var locks []lockRow
 	var lost []lostRow
-	var value []byte
 	err := d.store(map[string]any{
 		"locks": &locks, "lost": &lost, "granted": &in.Granted, "converting": &in.Converting, "waiting": &in.Waiting,
-		"master": &in.Master, "complete": &in.Complete, "value": &value, "value-invalid": &in.ValueInvalid, "holder": &in.Holder,
+		"master": &in.Master, "complete": &in.Complete, "value": (*[]byte)(&in.Value), "value-invalid": &in.ValueInvalid, "holder": &in.Holder,
 		"missing": &in.Missing,
 	}, &in.Health)
 	if err != nil {
@@ -202,9 +208,6 @@ func (c *Client) Inspect(ctx context.Context, lockspace, resource string) (Inspe
 	}
 	for i, r := range lost {
 		in.Lost[i] = Lost{r.Lock, r.Lockspace, r.Resource, r.LockID, r.Mode, r.Owner, r.Label, moment(r.When), r.Reason}
-	}
-	for _, b := range value {
-		in.Value = append(in.Value, uint32(b))
 	}
 	return in, nil
 }
