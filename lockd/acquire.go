@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"sort"
+	"time"
 	"unicode/utf8"
 
 	"github.com/dlmlock/dlmlockd/dlm"
@@ -17,10 +18,13 @@ import (
 //	startAcquire  Lock without PERSISTENT       the kernel drops the lock
 //	lockDone      all granted: append "granted" no lock, a record: void, dropped
 //	recorded      Convert with PERSISTENT       record and orphan, or a void record
-//	persisted     append "held"                 record and orphan: joined again
-//	marked        reply                         the same
+//	persisted     append "held"                 the same
+//	marked        reply                         record and orphan: joined again
 //
-// A refusal, a failed write, a deadline or a vanished caller at any point ends
+// A record that is not marked held belongs to a call that nobody had an answer
+// of: the next start adopts what there is of it and lets go of it. So the one
+// append of all the marks is what makes an acquire of several locks all or
+// nothing. A refusal, a failed write, a deadline or a vanished caller at any point ends
 // in undoAcquire, which unlocks what was granted and takes back the record.
 
 // startAcquire checks the call and asks for its locks.
@@ -57,14 +61,13 @@ func (t *table) startAcquire(c *call) {
 		return
 	}
 	if len(c.fresh) == 0 {
-		t.append(true, again, func(err error) {
-			t.noteWrite(err)
-			t.granted(c)
+		t.append(true, again, func(error) {
+			t.marked(c)
 		})
 		return
 	}
 	if len(again) > 0 {
-		t.append(true, again, t.noteWrite)
+		t.append(true, again, nil)
 	}
 	// One fixed order, so that two callers who want the same locks don't take
 	// them crosswise.
@@ -115,9 +118,6 @@ func (t *table) checkAcquire(c *call) *Error {
 		if _, e := t.checkWant(c, w); e != nil {
 			return e
 		}
-	}
-	if t.degraded != "" {
-		return c.error(StateWriteFailed, "", "", dlm.None, t.degraded)
 	}
 	return nil
 }
@@ -240,14 +240,15 @@ func (t *table) findOwn(c *call) (parked bool, e *Error) {
 // to release before: a client that does not wait for that answer must not be
 // refused because of its own lock.
 func (t *table) ownRelease(c *call) *lock {
-	if c.caller.Sender == "" {
-		return nil
-	}
-	for _, w := range c.want {
-		for l := t.spaces[w.Lockspace].byResource[w.Resource]; l != nil; l = l.nextRes {
-			if l.busy != nil && (l.busy.releases(c.caller.Sender) || slices.ContainsFunc(l.parked, func(p *call) bool {
-				return p.releases(c.caller.Sender)
-			})) {
+	for p := range t.calls[c.caller.Sender] {
+		if p.kind != callRelease {
+			continue
+		}
+		if l := p.parkedAt; l != nil && c.wants(l) {
+			return l
+		}
+		for _, l := range p.locks {
+			if l.busy == p && c.wants(l) {
 				return l
 			}
 		}
@@ -255,18 +256,21 @@ func (t *table) ownRelease(c *call) *lock {
 	return nil
 }
 
-// releases reports whether c is a release of that connection which goes on.
-func (c *call) releases(sender string) bool {
-	return c.kind == callRelease && c.caller.Sender == sender && !c.answered
+func (c *call) wants(l *lock) bool {
+	return slices.ContainsFunc(c.want, func(w Want) bool { return w.Lockspace == l.sp.name && w.Resource == l.resource })
 }
 
-// checkRoom checks the caller's limits against the locks that are to be made.
+// checkRoom checks that the locks to be made can be written down, and the
+// caller's limits.
 func (t *table) checkRoom(c *call) *Error {
 	n := 0
 	for _, l := range c.locks {
 		if l == nil {
 			n++
 		}
+	}
+	if n > 0 && t.degraded != "" {
+		return c.error(StateWriteFailed, "", "", dlm.None, t.degraded)
 	}
 	var u usage
 	if p := t.perUID[c.caller.UID]; p != nil {
@@ -333,11 +337,29 @@ func (t *table) lockDone(c *call, l *lock, ev dlm.Event) {
 	if c.pending > 0 {
 		return
 	}
+	t.checkPresent(c)
 	if c.err != nil {
 		t.undoAcquire(c)
 		return
 	}
+	t.extend(c)
 	t.recordAcquire(c)
+}
+
+// settleTime is what a call gets at least, once its waiting has ended, to write
+// down what it was granted. With MaxWait it stays below the patience of clients.
+const settleTime = 3 * time.Second
+
+// extend makes sure that a grant in the last moment is not given back for want
+// of the time to write it down.
+func (t *table) extend(c *call) {
+	switch {
+	case c.answered:
+	case c.request != 0:
+		t.rearm(c, t.opTime)
+	case c.deadline.Sub(t.now) < settleTime:
+		t.rearm(c, settleTime)
+	}
 }
 
 func (t *table) recordAcquire(c *call) {
@@ -370,19 +392,26 @@ func (t *table) afterRecord(c *call) {
 		t.undoAcquire(c)
 		return
 	}
-	c.stage, c.pending = stagePersisting, 0
+	t.checkPresent(c)
+	if c.err != nil {
+		t.undoAcquire(c)
+		return
+	}
+	c.stage, c.pending = stagePersisting, len(c.fresh)
 	for _, l := range c.fresh {
-		if l.mode == dlm.None { // ended by somebody else meanwhile
-			c.fail(c.error(NotHeld, l.sp.name, l.resource, l.wanted, "somebody else removed the lock while it was being taken"))
-			continue
-		}
-		c.pending++
 		l.flying = true
 		v := t.holder(l, l.mode).encode()
 		t.do(convertAction{sp: l.sp, cookie: l.cookie, mode: l.mode, flags: dlm.Persistent | dlm.ValueBlock, value: &v})
 	}
-	if c.pending == 0 {
-		t.undoAcquire(c)
+}
+
+// checkPresent fails the call if one of its locks has ended between two
+// operations.
+func (t *table) checkPresent(c *call) {
+	for _, l := range c.fresh {
+		if l.mode == dlm.None {
+			c.fail(c.error(NotHeld, l.sp.name, l.resource, l.wanted, "another process removed the lock, or the lockspace, while it was being taken"))
+		}
 	}
 }
 
@@ -407,29 +436,50 @@ func (t *table) persistDone(c *call, l *lock, ev dlm.Event) {
 	if c.pending > 0 {
 		return
 	}
+	t.checkPresent(c)
 	if c.err != nil {
 		t.undoAcquire(c)
 		return
 	}
 	c.stage = stageMarking
-	changes := make([]state.Change, len(c.fresh))
-	for i, l := range c.fresh {
-		changes[i] = state.Mark{ID: uint64(l.ref), Phase: state.Held}
-	}
-	t.append(false, changes, func(err error) {
+	t.append(false, c.marks(c.fresh, state.Held), func(err error) {
 		if err != nil {
 			t.writeFailed(c, err)
-		}
-		for _, l := range c.fresh {
-			if l.mode == dlm.None {
-				c.fail(c.error(NotHeld, l.sp.name, l.resource, l.wanted, "somebody else removed the lock while it was being taken"))
-			}
-		}
-		if c.err != nil {
 			t.undoAcquire(c)
 			return
 		}
+		t.marked(c)
+	})
+}
+
+// marks returns a mark of every lock.
+func (c *call) marks(locks []*lock, p state.Phase) []state.Change {
+	changes := make([]state.Change, len(locks))
+	for i, l := range locks {
+		changes[i] = state.Mark{ID: uint64(l.ref), Phase: p}
+	}
+	return changes
+}
+
+// marked ends an acquire whose locks are marked held, unless something has come
+// in between. Then the marks are taken back first, so that the next start does
+// not take the locks for granted ones.
+func (t *table) marked(c *call) {
+	for i, l := range c.locks {
+		if t.locks[l.ref] != l || l.mode != c.want[i].Mode {
+			c.fail(c.error(NotHeld, l.sp.name, l.resource, c.want[i].Mode, "the lock was released, converted or lost while the call was under way; ask again"))
+		}
+	}
+	if c.err == nil {
 		t.granted(c)
+		return
+	}
+	if len(c.fresh) == 0 {
+		t.undoAcquire(c)
+		return
+	}
+	t.append(true, c.marks(c.fresh, state.Releasing), func(error) {
+		t.undoAcquire(c)
 	})
 }
 
@@ -460,116 +510,6 @@ func (t *table) granted(c *call) {
 
 func (l *lock) grant() Grant {
 	return Grant{Ref: l.ref, Lockspace: l.sp.name, Resource: l.resource, LockID: l.lockid, Token: l.token}
-}
-
-// abandonAcquire withdraws what an acquire asked for; the stage that is under
-// way ends in undoAcquire, because err is set.
-func (t *table) abandonAcquire(c *call) {
-	if c.wait > 0 {
-		t.cancelFlying(c)
-	}
-}
-
-// undoAcquire lets go of everything that a failed acquire got.
-func (t *table) undoAcquire(c *call) {
-	c.stage, c.pending = stageUnlocking, 0
-	for _, l := range c.fresh {
-		if l.mode != dlm.None {
-			c.pending++
-		}
-	}
-	for _, l := range c.fresh {
-		if l.mode == dlm.None {
-			continue
-		}
-		l.flying, l.state = true, Releasing
-		var value *dlm.Value
-		if c.recorded { // so the value block may name us
-			v := t.holder(l, dlm.None).encode()
-			value = &v
-		}
-		t.do(unlockAction{sp: l.sp, cookie: l.cookie, value: value})
-	}
-	if c.pending == 0 {
-		t.forgetAcquire(c)
-	}
-}
-
-func (t *table) undoDone(c *call, l *lock, ev dlm.Event) {
-	c.pending--
-	if ev.Status.OK() || ev.Status == dlm.StatusGone || ev.Status == dlm.StatusNotFound {
-		l.mode = dlm.None
-	} else {
-		t.logLock(slog.LevelError, "unlock failed while an acquire was undone", l, slog.String("err", ev.Status.String()))
-	}
-	if c.pending == 0 {
-		t.forgetAcquire(c)
-	}
-}
-
-// forgetAcquire takes the records back. A lock that could not be unlocked stays
-// known, so that it can be released.
-func (t *table) forgetAcquire(c *call) {
-	c.stage = stageForgetting
-	if !c.recorded {
-		t.endAcquire(c)
-		return
-	}
-	changes := make([]state.Change, len(c.fresh))
-	for i, l := range c.fresh {
-		m := state.Mark{ID: uint64(l.ref), Phase: state.Gone}
-		if l.mode != dlm.None {
-			m.Phase = state.Held
-		}
-		changes[i] = m
-	}
-	t.append(true, changes, func(err error) {
-		t.noteWrite(err)
-		t.endAcquire(c)
-	})
-}
-
-func (t *table) endAcquire(c *call) {
-	c.stage = stageDone
-	t.logRefused(c)
-	if c.err.Kind == WouldBlock && !c.answered && c.err.Holder == "" {
-		t.nameHolder(c)
-	} else {
-		t.reply(c)
-	}
-	for _, l := range c.fresh {
-		if l.mode != dlm.None && c.recorded {
-			l.phase = state.Held
-			t.idle(l)
-			continue
-		}
-		t.remove(l)
-	}
-}
-
-// writeFailed notes that the state file can't be written. The record of the
-// lockspace is written anew until that succeeds, which ends the state.
-func (t *table) writeFailed(c *call, err error) {
-	t.noteWrite(err)
-	e := c.error(StateWriteFailed, "", "", dlm.None, "nothing was locked, because the state file can't be written: "+err.Error())
-	e.Err = err
-	c.fail(e)
-	for _, l := range c.fresh {
-		t.append(true, []state.Change{l.sp.record()}, t.noteWrite)
-		break
-	}
-}
-
-// noteWrite keeps track of whether the state file can be written.
-func (t *table) noteWrite(err error) {
-	switch {
-	case err != nil && t.degraded == "":
-		t.degraded = "new locks are refused, because the state file can't be written: " + err.Error() + "; make room in the state directory"
-		t.log(slog.LevelError, "state file can't be written, new locks are refused", slog.String("err", err.Error()))
-	case err == nil && t.degraded != "":
-		t.degraded = ""
-		t.log(slog.LevelInfo, "state file can be written again")
-	}
 }
 
 // adviceOf returns the advice of an engine's error, or its text.

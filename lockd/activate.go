@@ -37,10 +37,10 @@ func (t *table) activate(c state.Contents, sameBoot bool, join []string) {
 	}
 	t.voidEach(homeless, why)
 	for _, name := range join {
-		t.space(name)
+		t.space(name).configured = true
 	}
 	for name, sp := range t.spaces {
-		if sp.recorded == 0 && sp.locks == 0 && !slices.Contains(join, name) {
+		if sp.recorded == 0 && sp.locks == 0 && !sp.configured {
 			delete(t.spaces, name)
 		}
 	}
@@ -60,8 +60,8 @@ func (t *table) load(r state.Lock) *lock {
 		state: Held, phase: r.Phase, token: r.Token, owner: r.Owner, hasOwner: r.HasOwner, label: r.Label,
 		lifetime: r.Lifetime, uid: r.UID, pid: r.PID, sender: r.Sender, since: r.Since.UnixMicro(),
 	}
-	if l.phase == state.Releasing {
-		l.state = Releasing
+	if l.phase != state.Held {
+		l.state = Releasing // to be let go of when it is adopted
 	}
 	l.sp.highToken = max(l.sp.highToken, l.token)
 	t.add(l)
@@ -88,17 +88,18 @@ type adoption struct {
 // adoptAll adopts every record of the lockspace.
 func (t *table) adoptAll(sp *space) {
 	sp.step = spaceAdopting
-	if len(sp.byResource) == 0 {
-		t.spaceReady(sp)
-		return
-	}
 	for _, o := range t.order {
 		if o.l == nil || o.l.sp != sp || o.l.nextRes != nil {
 			continue // not here, or not the oldest of its resource
 		}
 		a := &adoption{sp: sp, resource: o.l.resource}
 		for l := o.l; l != nil; l = l.prevRes {
-			a.left = append(a.left, l)
+			if l.busy == nil { // else it ended with an earlier handle
+				a.left = append(a.left, l)
+			}
+		}
+		if len(a.left) == 0 {
+			continue
 		}
 		a.modes = append(a.modes, a.left[0].mode)
 		for _, m := range []dlm.Mode{dlm.EX, dlm.PW, dlm.PR, dlm.CW, dlm.CR, dlm.NL} {
@@ -107,6 +108,9 @@ func (t *table) adoptAll(sp *space) {
 			}
 		}
 		t.adoptNext(a)
+	}
+	if len(sp.adoptions) == 0 {
+		t.spaceReady(sp)
 	}
 }
 
@@ -143,18 +147,15 @@ func (t *table) adopted(sp *space, ev dlm.Event) {
 		t.voidEach(left, "the lock manager has no such lock")
 	default:
 		t.log(slog.LevelError, "adoption failed", slog.String("lockspace", sp.name), slog.String("resource", printable(a.resource)), slog.String("err", ev.Status.String()))
-		a.left = nil
-		if sp.step == spaceAdopting {
-			sp.step = spaceIdle
-			t.failSpace(sp, &Error{Op: "join", Lockspace: sp.name, Kind: KernelError, Errno: ev.Status.Errno(),
-				Text: "a recorded lock could not be adopted: " + ev.Status.String()}, false)
-		}
+		t.failSpace(sp, &Error{Op: "join", Lockspace: sp.name, Kind: KernelError, Errno: ev.Status.Errno(),
+			Text: "a recorded lock could not be adopted: " + ev.Status.String()}, true)
+		return
 	}
 	if len(a.left) > 0 {
 		t.adoptNext(a)
 		return
 	}
-	if len(sp.adoptions) == 0 && sp.step == spaceAdopting {
+	if len(sp.adoptions) == 0 {
 		t.spaceReady(sp)
 		t.finishCalls(sp)
 	}
@@ -169,37 +170,31 @@ func (t *table) match(a *adoption, ev dlm.Event) {
 		l := &lock{ref: t.ref(), cookie: ev.Cookie, sp: a.sp, resource: a.resource, lockid: ev.LockID,
 			mode: a.modes[0], wanted: dlm.None, state: Held, stray: true, probe: true}
 		t.add(l)
+		a.sp.strays[l.lockid] = l
 		t.logLock(slog.LevelWarn, "orphan that no record explains", l)
 		return
 	}
 	l := a.left[i]
 	a.left = slices.Delete(a.left, i, i+1)
-	if l.cookie != ev.Cookie {
-		l.cookie = ev.Cookie
-		t.alias[ev.Cookie] = l
-	}
+	t.setCookie(l, ev.Cookie)
 	if l.mode != a.modes[0] {
 		t.logLock(slog.LevelWarn, "adopted in another mode than recorded: a conversion was under way", l, slog.String("granted", a.modes[0].String()))
 		l.mode = a.modes[0]
-		t.append(true, []state.Change{state.Mark{ID: uint64(l.ref), Mode: l.mode, HasMode: true, Token: l.token}}, t.noteWrite)
-	}
-	if l.phase == state.Granted {
-		l.phase = state.Held
-		t.append(true, []state.Change{state.Mark{ID: uint64(l.ref), Phase: state.Held}}, t.noteWrite)
-		t.logLock(slog.LevelInfo, "adopted; the client may not have heard that it was granted", l)
-		return
+		t.append(true, []state.Change{state.Mark{ID: uint64(l.ref), Mode: l.mode, HasMode: true, Token: l.token}}, nil)
 	}
 	t.logLock(slog.LevelDebug, "adopted", l)
 }
 
-// finishCalls ends the releases that a crash has cut short, and the locks whose
+// finishCalls ends what a crash has cut short: releases, and acquires that were
+// not marked held. Nobody was told that he has one of those, and of an acquire
+// of several locks there may be only some. Then it ends the locks whose
 // connection or process ended meanwhile.
 func (t *table) finishCalls(sp *space) {
 	var rest, ended []*lock
 	for _, o := range t.order {
 		switch l := o.l; {
 		case l == nil || l.sp != sp || l.busy != nil:
-		case l.phase == state.Releasing:
+		case l.phase != state.Held:
 			rest = append(rest, l)
 		case l.bound != nil && l.bound.dead:
 			ended = append(ended, l)
@@ -207,7 +202,11 @@ func (t *table) finishCalls(sp *space) {
 	}
 	if len(rest) > 0 {
 		for _, l := range rest {
-			t.logLock(slog.LevelInfo, "finishing an unfinished release", l)
+			what := "finishing an unfinished release"
+			if l.phase == state.Granted {
+				what = "undoing an unfinished acquire"
+			}
+			t.logLock(slog.LevelInfo, what, l)
 		}
 		t.release(&call{kind: callRelease, op: "release", heapIdx: -1, answered: true}, rest)
 	}
@@ -219,10 +218,12 @@ func (t *table) voidAll(sp *space, why string) {
 	var in []*lock
 	for _, head := range sp.byResource {
 		for l := head; l != nil; l = l.nextRes {
-			in = append(in, l)
+			if l.busy == nil {
+				in = append(in, l)
+			}
 		}
 	}
-	slices.SortFunc(in, func(a, b *lock) int { return int(int64(a.ref) - int64(b.ref)) })
+	slices.SortFunc(in, byRef)
 	t.voidEach(in, why)
 }
 
@@ -237,7 +238,7 @@ func (t *table) voidEach(in []*lock, why string) {
 			continue
 		}
 		t.logLock(slog.LevelInfo, "record of an unfinished call dropped", l)
-		t.append(true, []state.Change{state.Mark{ID: uint64(l.ref), Phase: state.Gone}}, t.noteWrite)
+		t.append(true, []state.Change{state.Mark{ID: uint64(l.ref), Phase: state.Gone}}, nil)
 		t.remove(l)
 	}
 	t.loseAll(lost, why)
@@ -257,7 +258,7 @@ func (t *table) loseAll(in []*lock, why string) {
 	for i, l := range in {
 		changes[i] = state.Mark{ID: uint64(l.ref), Phase: state.Gone}
 	}
-	t.append(true, changes, t.noteWrite)
+	t.append(true, changes, nil)
 	for _, l := range in {
 		lost := Lost{LockInfo: l.info(), Reason: why, At: t.now}
 		t.logLock(slog.LevelError, "lock lost", l, slog.String("err", why))

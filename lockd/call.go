@@ -67,8 +67,11 @@ type call struct {
 	pending  int     // operations or appends that the stage waits for
 	err      *Error  // why it fails; the rest of the call is undoing
 	answered bool
-	recorded bool // acquire: the records are in the file
-	probe    *lock
+	recorded bool  // acquire: the records are in the file
+	parkedAt *lock // the lock whose operation the call waits for
+
+	from    dlm.Mode // convert: the mode that the client knows of
+	written dlm.Mode // convert: the mode in the state file
 
 	deadline time.Time
 	heapIdx  int // in table.deadlines, -1 if not there
@@ -103,6 +106,8 @@ func (c *call) statusError(l *lock, mode dlm.Mode, st dlm.Status) *Error {
 		e.Kind, e.Text = Deadlock, "two holders wait for each other to convert; the lock keeps its mode, release it or try again"
 	case dlm.StatusCanceled:
 		e.Kind, e.Text = Canceled, "the request was canceled"
+	case dlm.StatusNotFound:
+		e.Kind, e.Text = NotHeld, "the lock manager does not know the lock any more"
 	case dlm.StatusGone:
 		e.Kind, e.Text = NoSuchLockspace, "the lockspace was left while the request was under way; join it again"
 	default:

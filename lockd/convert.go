@@ -24,10 +24,6 @@ func (t *table) startConvert(c *call) {
 		t.refuse(c, e)
 		return
 	}
-	if t.degraded != "" {
-		t.refuse(c, c.error(StateWriteFailed, w.Lockspace, w.Resource, w.Mode, t.degraded))
-		return
-	}
 	l, parked, e := t.findLock(c, w.Lockspace, w.Resource)
 	switch {
 	case parked:
@@ -37,16 +33,20 @@ func (t *table) startConvert(c *call) {
 		return
 	}
 	c.locks = []*lock{l}
+	c.from, c.written = l.mode, l.mode
 	if l.mode == w.Mode {
 		t.converted(c, l)
+		return
+	}
+	if t.degraded != "" {
+		t.refuse(c, c.error(StateWriteFailed, w.Lockspace, w.Resource, w.Mode, t.degraded))
 		return
 	}
 	l.busy, l.state, l.wanted = c, Converting, w.Mode
 	t.convert(c, l, w.Mode, c.wait == 0)
 }
 
-// convert asks the DLM. Going down is always granted at once, and the kernel
-// refuses NOQUEUE with nothing to refuse, so only going up carries it.
+// convert asks the DLM. Going down is granted at once, with NOQUEUE or without.
 func (t *table) convert(c *call, l *lock, to dlm.Mode, noQueue bool) {
 	c.stage = stageConverting
 	flags := dlm.Persistent | dlm.ValueBlock
@@ -65,28 +65,39 @@ func (t *table) convertDone(c *call, l *lock, ev dlm.Event) {
 			c.fail(c.statusError(l, c.want[0].Mode, ev.Status))
 			t.counters.Refused++
 		}
+		if l.mode != dlm.None && l.mode != c.written { // taking it back has failed
+			t.recordMode(c, l)
+			return
+		}
 		t.endConvert(c, l)
 		return
 	}
 	from := l.mode
 	l.mode = ev.Mode
-	if c.wait > 0 && !c.answered {
-		t.rearm(c, t.opTime) // the wait is over
-	}
-	if c.err != nil && stronger(ev.Mode, from) {
-		// Given up, and granted after all: back to what the client knows of.
-		l.wanted = from
-		t.convert(c, l, from, false)
-		return
-	}
-	if l.mode >= dlm.PW && stronger(l.mode, from) {
+	t.extend(c)
+	switch {
+	case t.takeBack(c, l):
+	case l.mode >= dlm.PW && stronger(l.mode, from):
 		c.stage, l.flying = stagePublishing, true
 		l.token = t.token(l.sp, l.mode, ev)
 		v := t.holder(l, l.mode).encode()
 		t.do(convertAction{sp: l.sp, cookie: l.cookie, mode: l.mode, flags: dlm.Persistent | dlm.ValueBlock, value: &v})
-		return
+	case l.mode == c.written:
+		t.endConvert(c, l) // taken back
+	default:
+		t.recordMode(c, l)
 	}
-	t.recordMode(c, l)
+}
+
+// takeBack undoes a conversion upward that was granted after the call was given
+// up: the lock goes back to the mode that the client knows of.
+func (t *table) takeBack(c *call, l *lock) bool {
+	if !c.answered || !stronger(l.mode, c.from) {
+		return false
+	}
+	l.wanted = c.from
+	t.convert(c, l, c.from, false)
+	return true
 }
 
 // stronger reports whether a excludes everything that b excludes, and more.
@@ -108,22 +119,29 @@ func (t *table) publishDone(c *call, l *lock, ev dlm.Event) {
 		l.noteMode(ev)
 		t.logLock(slog.LevelWarn, "value block not written after conversion", l, slog.String("err", ev.Status.String()))
 	}
-	t.recordMode(c, l)
+	switch {
+	case l.mode == dlm.None:
+		t.endConvert(c, l)
+	case t.takeBack(c, l):
+	default:
+		t.recordMode(c, l)
+	}
 }
 
 func (t *table) recordMode(c *call, l *lock) {
-	c.stage = stageMarking
+	c.stage, c.written = stageMarking, l.mode
 	t.append(true, []state.Change{state.Mark{ID: uint64(l.ref), Mode: l.mode, HasMode: true, Token: l.token}}, func(err error) {
-		t.noteWrite(err)
-		if err != nil {
+		switch {
+		case l.mode == dlm.None:
+			t.endConvert(c, l)
+			return
+		case t.takeBack(c, l):
+			return
+		case err != nil:
 			e := c.error(StateWriteFailed, l.sp.name, l.resource, l.mode,
 				"the lock is converted, but the state file can't be written: "+err.Error()+"; it is written as soon as that is possible")
 			e.Err = err
 			c.fail(e)
-		}
-		if l.mode == dlm.None {
-			t.endConvert(c, l)
-			return
 		}
 		t.converted(c, l)
 	})
@@ -144,6 +162,9 @@ func (t *table) converted(c *call, l *lock) {
 // endConvert ends a conversion that failed: the lock is what it was, or lost.
 func (t *table) endConvert(c *call, l *lock) {
 	c.stage = stageDone
+	if l.mode == dlm.None {
+		c.fail(c.error(NotHeld, l.sp.name, l.resource, c.want[0].Mode, "the lock was lost while it was being converted"))
+	}
 	t.logRefused(c)
 	if c.err != nil && c.err.Kind == WouldBlock && !c.answered {
 		t.nameHolder(c)

@@ -14,6 +14,8 @@ func (t *table) event(sp *space, ev dlm.Event) {
 	case ev.Kind == dlm.Closed:
 		t.closed(sp)
 		return
+	case !sp.open:
+		return // of a handle that is closed
 	case ev.Cookie == sp.anchorCk && ev.Kind != dlm.Blocking:
 		t.anchorEvent(sp, ev)
 		return
@@ -74,10 +76,21 @@ func (t *table) ended(l *lock) {
 	case l.probe:
 		t.remove(l)
 	case l.busy != nil:
-		l.mode = dlm.None // the call finds out at its next step
+		t.vanish(l)
 	default:
 		t.lose(l, "another process on this node unlocked it")
 	}
+}
+
+// vanish notes that a lock is gone while its call is between two operations of
+// the DLM. The call finds out at its next step.
+func (t *table) vanish(l *lock) {
+	if _, ok := t.stuck[l]; ok {
+		delete(t.stuck, l)
+		t.lockEvent(l, dlm.Event{Kind: dlm.Completed, Cookie: l.cookie, Status: dlm.StatusNotFound, Mode: dlm.None})
+		return
+	}
+	l.mode = dlm.None
 }
 
 // readValue reads the value block of a resource with a null lock, which
@@ -92,11 +105,16 @@ func (t *table) readValue(sp *space, resource string, then func(dlm.Event)) {
 func (t *table) probeEvent(l *lock, ev dlm.Event) {
 	then := t.probes[l]
 	switch {
-	case then == nil: // the unlock has ended
+	case then == nil && ended(ev.Status):
 		t.remove(l)
 		return
+	case then == nil:
+		t.unlockLater(l, ev.Status)
+		return
 	case l.stray: // the unlock that a Purge asked for
-		t.remove(l)
+		if ended(ev.Status) {
+			t.remove(l)
+		}
 	case ev.Status.OK():
 		l.mode, l.lockid, l.flying = dlm.NL, ev.LockID, true
 		t.do(unlockAction{sp: l.sp, cookie: l.cookie})
@@ -179,7 +197,7 @@ func (t *table) unanswered() []*call {
 
 // quiet reports whether no call is under way any more.
 func (t *table) quiet() bool {
-	for _, c := range t.deadlines {
+	for _, c := range t.unanswered() {
 		if c.stage != stageNew {
 			return false
 		}

@@ -6,19 +6,29 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
+// begin takes a new call; start is nil for those that submit knows.
+func (t *table) begin(c *call, start func(*call)) {
+	switch {
+	case start == nil:
+		t.submit(c)
+	case t.stopping:
+		t.refuseStopping(c)
+	default:
+		c.heapIdx = -1
+		t.arm(c, t.opTime)
+		start(c)
+	}
+}
+
+func (t *table) refuseStopping(c *call) {
+	c.fail(&Error{Op: c.op, Kind: ShuttingDown, Text: "the service is stopping; it keeps its locks, ask again when it is back"})
+	t.reply(c)
+}
+
 // submit hands a call to the owner goroutine, or answers it at once when the
 // service has stopped.
 func (s *Service) submit(c *call, start func(*call)) {
-	ok := s.post(func() {
-		if start == nil {
-			s.t.submit(c)
-			return
-		}
-		c.heapIdx = -1
-		s.t.arm(c, s.t.opTime)
-		start(c)
-	})
-	if !ok {
+	if !s.post(func() { s.t.begin(c, start) }) {
 		s.answer(replyAction{c: c, err: &Error{Op: c.op, Kind: ShuttingDown, Text: "the service has stopped; ask again when it is back"}})
 	}
 }

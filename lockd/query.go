@@ -27,17 +27,6 @@ func (t *table) spaceNames() []string {
 	return names
 }
 
-func (t *table) strays(sp *space) []*lock {
-	var out []*lock
-	for _, l := range t.alias { // a stray never has its own ref as cookie
-		if l.stray && l.sp == sp {
-			out = append(out, l)
-		}
-	}
-	slices.SortFunc(out, func(a, b *lock) int { return cmp.Compare(a.ref, b.ref) })
-	return out
-}
-
 // inspect answers with what this instance, the value block and the engine's
 // tables know of a resource.
 func (t *table) inspect(c *call) {
@@ -214,10 +203,8 @@ func (t *table) purge(c *call, expect []dlm.LockID) {
 			t.refuse(c, c.error(InvalidArgs, c.space, "", dlm.None, "the orphans are not those that were named; call ListOrphans and look again"))
 			return
 		}
-		sp := t.spaces[c.space]
-		p := &purging{c: c, sp: sp, left: found}
 		c.stage = stageUnlocking
-		t.purgeNext(p)
+		t.purgeNext(&purging{c: c, sp: t.spaces[c.space], left: found})
 	})
 }
 
@@ -229,6 +216,10 @@ type purging struct {
 }
 
 func (t *table) purgeNext(p *purging) {
+	if !p.sp.open {
+		p.c.fail(p.c.error(NoSuchLockspace, p.sp.name, "", dlm.None, "the lockspace went away while its orphans were removed"))
+		p.left = nil
+	}
 	if len(p.left) == 0 || p.c.answered {
 		p.c.stage = stageDone
 		t.countOrphans(p.sp)
@@ -236,12 +227,14 @@ func (t *table) purgeNext(p *purging) {
 		return
 	}
 	o := p.left[0]
-	for _, l := range t.strays(p.sp) {
-		if l.lockid == o.LockID {
-			p.left = p.left[1:]
-			t.purgeStray(p, l)
+	if l := p.sp.strays[o.LockID]; l != nil {
+		p.left = p.left[1:]
+		if l.flying { // another Purge is at it
+			t.purgeNext(p)
 			return
 		}
+		t.purgeStray(p, l)
+		return
 	}
 	ck := dlm.Cookie(t.ref())
 	p.sp.purges[ck] = func(ev dlm.Event) {
@@ -250,8 +243,10 @@ func (t *table) purgeNext(p *purging) {
 			t.purgeNext(p)
 			return
 		}
-		t.add(&lock{ref: t.ref(), cookie: ck, sp: p.sp, resource: o.Resource, lockid: ev.LockID, mode: o.Mode,
-			wanted: dlm.None, state: Held, stray: true, probe: true})
+		l := &lock{ref: t.ref(), cookie: ck, sp: p.sp, resource: o.Resource, lockid: ev.LockID, mode: o.Mode,
+			wanted: dlm.None, state: Held, stray: true, probe: true}
+		t.add(l)
+		p.sp.strays[l.lockid] = l
 		t.purgeNext(p) // it is a stray now, and perhaps another one than o
 	}
 	t.do(adoptAction{sp: p.sp, cookie: ck, resource: o.Resource, mode: o.Mode})
@@ -259,8 +254,12 @@ func (t *table) purgeNext(p *purging) {
 
 func (t *table) purgeStray(p *purging, l *lock) {
 	l.flying = true
-	t.probes[l] = func(dlm.Event) {
-		p.c.released++
+	t.probes[l] = func(ev dlm.Event) {
+		if ev.Status.OK() {
+			p.c.released++
+		} else {
+			p.c.fail(p.c.statusError(l, dlm.None, ev.Status))
+		}
 		t.purgeNext(p)
 	}
 	t.do(unlockAction{sp: l.sp, cookie: l.cookie})

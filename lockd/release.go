@@ -38,7 +38,9 @@ func (t *table) startRelease(c *call) {
 	t.release(c, []*lock{l})
 }
 
-// startReleaseOwner collects everything of one owner. None is fine.
+// startReleaseOwner collects everything of one owner. None is fine. Where a
+// lockspace can't be used now, what is in the others is released all the same,
+// and the call fails.
 func (t *table) startReleaseOwner(c *call) {
 	if c.space != "" {
 		if e := c.checkSpaceName(c.space); e != nil {
@@ -61,14 +63,18 @@ func (t *table) startReleaseOwner(c *call) {
 	var locks []*lock
 	for _, uid := range uids {
 		for l := t.owners[ownerKey{uid, c.owner}]; l != nil; l = l.nextOwner {
-			if c.space != "" && l.sp.name != c.space {
-				continue
-			}
-			if l.busy != nil {
+			switch {
+			case c.space != "" && l.sp.name != c.space:
+			case l.state == Acquiring && !t.sameCaller(l, c):
+				// Asked for at the same time by somebody else: it comes after.
+			case l.sp.state != SpaceReady:
+				_, e := t.usable(c, l.sp.name, l.resource)
+				c.fail(e)
+			case l.busy != nil:
+				c.err = nil // it will be looked at again
 				t.park(c, l)
 				return
-			}
-			if l.sp.state == SpaceReady {
+			default:
 				locks = append(locks, l)
 			}
 		}
@@ -81,17 +87,17 @@ func (t *table) startReleaseOwner(c *call) {
 func (t *table) findLock(c *call, lockspace, resource string) (found *lock, parked bool, e *Error) {
 	sp := t.spaces[lockspace]
 	if sp == nil || sp.state != SpaceReady {
-		if _, e := t.usable(c, lockspace, resource); e != nil && !(c.kind == callRelease && sp != nil && sp.state == SpaceReady) {
-			return nil, false, e
-		}
+		_, e := t.usable(c, lockspace, resource)
+		return nil, false, e
 	}
-	var own, others, starting []*lock
-	for l := sp.byResource[resource]; l != nil; l = l.nextRes {
+	var own, others []*lock
+	var starting *lock
+	for l := t.candidates(c, sp, resource); l != nil; l = l.nextRes {
 		switch {
 		case !c.sel.match(l):
 		case l.state == Acquiring:
-			if l.busy != nil && l.busy.caller.Sender == c.caller.Sender && l.uid == c.caller.UID {
-				starting = append(starting, l)
+			if t.sameCaller(l, c) {
+				starting = l
 			}
 		case l.uid == c.caller.UID:
 			own = append(own, l)
@@ -99,8 +105,8 @@ func (t *table) findLock(c *call, lockspace, resource string) (found *lock, park
 			others = append(others, l)
 		}
 	}
-	if len(own) == 0 && len(starting) > 0 {
-		t.park(c, starting[0])
+	if len(own) == 0 && starting != nil {
+		t.park(c, starting)
 		return nil, true, nil
 	}
 	if len(own) == 0 && c.caller.Privileged {
@@ -122,6 +128,24 @@ func (t *table) findLock(c *call, lockspace, resource string) (found *lock, park
 	return nil, false, c.error(NotHeld, lockspace, resource, dlm.None, "no lock here matches; see ListLocks")
 }
 
+// candidates returns the first lock that findLock has to look at. With an owner
+// that is the caller's own lock at once, so that the cost does not grow with
+// the number of holders.
+func (t *table) candidates(c *call, sp *space, resource string) *lock {
+	if c.sel.HasOwner {
+		if l := t.findOwned(sp, resource, c.caller.UID, c.sel.Owner); l != nil && c.sel.match(l) && l.state != Acquiring {
+			return l
+		}
+	}
+	return sp.byResource[resource]
+}
+
+// sameCaller reports whether the lock is being acquired by the caller of c, who
+// did not wait for the answer before he went on.
+func (t *table) sameCaller(l *lock, c *call) bool {
+	return l.busy != nil && l.busy.caller.Sender == c.caller.Sender && l.uid == c.caller.UID
+}
+
 // match reports whether the selector means l.
 func (s Selector) match(l *lock) bool {
 	return (!s.HasOwner || l.hasOwner && l.owner == s.Owner) &&
@@ -139,13 +163,10 @@ func (t *table) release(c *call, locks []*lock) {
 		return
 	}
 	c.stage = stageReleasing
-	changes := make([]state.Change, len(locks))
-	for i, l := range locks {
+	for _, l := range locks {
 		l.busy, l.state, l.phase = c, Releasing, state.Releasing
-		changes[i] = state.Mark{ID: uint64(l.ref), Phase: state.Releasing}
 	}
-	t.append(true, changes, func(err error) {
-		t.noteWrite(err)
+	t.append(true, c.marks(locks, state.Releasing), func(error) {
 		t.unlockAll(c)
 	})
 }
@@ -158,31 +179,51 @@ func (t *table) unlockAll(c *call) {
 		}
 	}
 	for _, l := range c.locks {
-		if l.mode == dlm.None {
-			continue
+		if l.mode != dlm.None {
+			t.unlock(l)
 		}
-		l.flying = true
-		var value *dlm.Value
-		if l.mode >= dlm.PW {
-			v := t.holder(l, dlm.None).encode()
-			value = &v
-		}
-		t.do(unlockAction{sp: l.sp, cookie: l.cookie, value: value})
 	}
 	if c.pending == 0 {
 		t.forget(c)
 	}
 }
 
+// unlock asks the DLM to end l. What is in the state file may have put our name
+// into the value block, so that is taken out.
+func (t *table) unlock(l *lock) {
+	l.flying, l.state = true, Releasing
+	var value *dlm.Value
+	if l.mode >= dlm.PW && l.phase != 0 {
+		v := t.holder(l, dlm.None).encode()
+		value = &v
+	}
+	t.do(unlockAction{sp: l.sp, cookie: l.cookie, value: value})
+}
+
+// ended reports whether an unlock with this outcome leaves no lock behind.
+func ended(st dlm.Status) bool {
+	return st.OK() || st == dlm.StatusNotFound || st == dlm.StatusGone
+}
+
+// unlockLater has an unlock that failed tried again, for as long as it takes:
+// nobody else knows of the lock, or he was told that it is let go of.
+func (t *table) unlockLater(l *lock, st dlm.Status) {
+	t.logLock(slog.LevelError, "unlock failed, it is tried again", l, slog.String("err", st.String()))
+	t.stuck[l] = struct{}{}
+}
+
 func (t *table) unlockDone(c *call, l *lock, ev dlm.Event) {
-	c.pending--
 	switch {
-	case ev.Status.OK(), ev.Status == dlm.StatusNotFound, ev.Status == dlm.StatusGone:
+	case ended(ev.Status):
 		l.mode = dlm.None
+	case c.answered:
+		t.unlockLater(l, ev.Status)
+		return
 	default:
 		c.fail(c.statusError(l, dlm.None, ev.Status))
 		t.logLock(slog.LevelError, "release failed", l, slog.String("err", ev.Status.String()))
 	}
+	c.pending--
 	if c.pending == 0 {
 		t.forget(c)
 	}
@@ -200,8 +241,7 @@ func (t *table) forget(c *call) {
 		}
 		changes[i] = m
 	}
-	t.append(true, changes, func(err error) {
-		t.noteWrite(err)
+	t.append(true, changes, func(error) {
 		c.stage = stageDone
 		for _, l := range c.locks {
 			if l.mode == dlm.None {

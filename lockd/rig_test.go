@@ -3,6 +3,7 @@ package lockd
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"syscall"
@@ -39,10 +40,32 @@ func (j *memJournal) Append(changes []state.Change) error {
 	}
 	j.writes++
 	for _, c := range changes {
+		if err := encodable(c); err != nil {
+			return err
+		}
+	}
+	for _, c := range changes {
 		j.apply(c)
 	}
 	if j.onDone != nil {
 		j.onDone()
+	}
+	return nil
+}
+
+// encodable refuses what the state file can't hold either.
+func encodable(c state.Change) error {
+	ok := true
+	switch c := c.(type) {
+	case state.Lock:
+		ok = c.ID != 0 && c.LockID != 0 && c.Mode.Valid() && c.Phase >= state.Granted && c.Phase <= state.Releasing
+	case state.Mark:
+		ok = c.ID != 0 && c.Phase <= state.Gone && (!c.HasMode || c.Mode.Valid())
+	case state.Lockspace:
+		ok = c.Phase >= state.Creating && c.Phase <= state.Left
+	}
+	if !ok {
+		return fmt.Errorf("%w: %+v", state.ErrRecord, c)
 	}
 	return nil
 }

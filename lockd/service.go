@@ -139,40 +139,41 @@ func (s *Service) Healthy(ctx context.Context) error {
 	}
 }
 
-// loop is the owner goroutine: the only one that touches the table.
+// loop is the owner goroutine: the only one that touches the table. However
+// much there is to do, deadlines and the end are looked at after every batch.
 func (s *Service) loop(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	stop := ctx.Done()
+	always := make(chan struct{})
+	close(always)
 	var batch []message
 	var drain <-chan time.Time
 	for {
 		batch = s.inbox.take(batch)
-		for i := range batch {
-			m := &batch[i]
-			if m.fn != nil {
-				s.turn(m.fn)
-			} else {
-				s.turn(func() { s.t.event(m.sp, m.ev) })
-			}
-			*m = message{}
+		s.serve(batch)
+		at, ok := s.t.next()
+		if ok && !at.After(time.Now()) {
+			s.turn(s.t.tick)
+			at, ok = s.t.next()
 		}
 		s.publish()
 		if s.t.stopping && s.t.quiet() {
 			return
 		}
-		if len(batch) > 0 {
-			continue
-		}
-		if at, ok := s.t.next(); ok {
+		var more chan struct{}
+		switch {
+		case len(batch) > 0:
+			more = always
+		case ok:
 			timer.Reset(time.Until(at))
-		} else {
+		default:
 			timer.Reset(time.Hour)
 		}
 		select {
+		case <-more:
 		case <-s.inbox.wake:
 		case <-timer.C:
-			s.turn(s.t.tick)
 		case <-stop:
 			stop = nil
 			drain = time.After(drainTime)
@@ -180,6 +181,19 @@ func (s *Service) loop(ctx context.Context) {
 		case <-drain:
 			return
 		}
+	}
+}
+
+// serve gives the table what has come in.
+func (s *Service) serve(batch []message) {
+	for i := range batch {
+		m := &batch[i]
+		if m.fn != nil {
+			s.turn(m.fn)
+		} else {
+			s.turn(func() { s.t.event(m.sp, m.ev) })
+		}
+		*m = message{}
 	}
 }
 
@@ -263,18 +277,25 @@ const spaceTimeout = 60 * time.Second
 type opener func(context.Context, string, dlm.Sink) (dlm.Lockspace, error)
 
 func (s *Service) openSpace(sp *space, open opener) {
+	before := sp.closing
 	s.work.Go(func() {
 		ctx, cancel := context.WithTimeout(s.ctx, spaceTimeout)
 		defer cancel()
+		if before != nil {
+			<-before // what it held must be there to be adopted
+		}
 		// Events may come before the call returns; none does before the first
 		// operation, which needs the handle.
 		h, err := open(ctx, sp.name, func(ev dlm.Event) { s.inbox.add(message{ev: ev, sp: sp}) })
-		s.post(func() {
+		ok := s.post(func() {
 			if err == nil {
 				sp.handle = h
 			}
 			s.t.opened(sp, err)
 		})
+		if !ok && err == nil {
+			_ = h.Close() // stopped meanwhile; nothing was asked for through it
+		}
 	})
 }
 
@@ -293,7 +314,10 @@ func (s *Service) closeSpace(sp *space) {
 	if h == nil {
 		return
 	}
+	sp.closing = make(chan struct{})
+	closed := sp.closing
 	s.work.Go(func() {
+		defer close(closed)
 		if err := h.Close(); err != nil {
 			s.post(func() {
 				s.t.log(slog.LevelWarn, "closing the lockspace failed", slog.String("lockspace", sp.name), slog.String("err", err.Error()))
@@ -418,6 +442,7 @@ func (s *Service) publish() {
 func (s *Service) shutdown() {
 	close(s.done)
 	s.inbox.close()
+	s.serve(s.inbox.take(nil)) // who came in time gets an answer
 	s.cancel()
 	for _, sp := range s.t.spaces {
 		if h := sp.handle; h != nil {

@@ -30,8 +30,13 @@ const (
 type space struct {
 	name       string
 	handle     dlm.Lockspace // only the driver touches it
+	closing    chan struct{} // closed when an earlier handle is; only the driver touches it
 	state      SpaceState
 	step       spaceStep
+	open       bool // there is a handle
+	gen        int  // counts the attempts to join that have failed
+	configured bool // named in the configuration, and not left since
+	stillborn  bool // closed before the opening was known to have ended
 	err        *Error
 	byResource map[string]*lock // head of the resource's locks
 	locks      int
@@ -43,6 +48,7 @@ type space struct {
 	hasHealth  bool
 	adoptions  map[dlm.Cookie]*adoption
 	purges     map[dlm.Cookie]func(dlm.Event) // adoptions for a Purge
+	strays     map[dlm.LockID]*lock           // orphans that no record explains, adopted by accident
 	orphans    int                            // that no record explains; -1 unknown
 	settling   bool                           // counts in table.settle
 	highToken  uint64                         // the highest that this instance has seen here
@@ -62,10 +68,22 @@ func (t *table) space(name string) *space {
 	sp := t.spaces[name]
 	if sp == nil {
 		sp = &space{name: name, byResource: map[string]*lock{}, adoptions: map[dlm.Cookie]*adoption{}, purges: map[dlm.Cookie]func(dlm.Event){},
+			strays:     map[dlm.LockID]*lock{},
 			anchorName: ReservedPrefix + "anchor." + t.inst, orphans: -1}
 		t.spaces[name] = sp
 	}
 	return sp
+}
+
+// recordSpace writes down how far the membership has got. then is not called
+// if the attempt to join has failed meanwhile.
+func (t *table) recordSpace(sp *space, must bool, then func(error)) {
+	gen := sp.gen
+	t.append(must, []state.Change{sp.record()}, func(err error) {
+		if sp.gen == gen {
+			then(err)
+		}
+	})
 }
 
 // join answers a Join.
@@ -97,12 +115,22 @@ func (t *table) join(c *call) {
 // open begins to join or to activate: an existing device first, because
 // opening has no side effects.
 func (t *table) open(sp *space) {
+	if sp.open { // only an unfinished leave keeps its handle
+		t.finishLeave(sp)
+		return
+	}
 	sp.state, sp.step, sp.err, sp.retryAt = SpaceJoining, spaceOpening, nil, time.Time{}
 	t.do(openAction{sp})
 }
 
 // opened takes the end of openAction or createAction.
 func (t *table) opened(sp *space, err error) {
+	sp.open = err == nil
+	if sp.stillborn && sp.open {
+		sp.stillborn = false
+		t.failSpace(sp, goneError(sp), true)
+		return
+	}
 	switch {
 	case err == nil && sp.step == spaceCreating:
 		t.makeAnchor(sp)
@@ -128,9 +156,12 @@ func (t *table) opened(sp *space, err error) {
 func (t *table) create(sp *space) {
 	sp.step = spaceCreating
 	sp.recorded, sp.anchor = state.Creating, 0
-	t.append(false, []state.Change{sp.record()}, func(err error) {
-		t.noteWrite(err)
+	t.recordSpace(sp, false, func(err error) {
 		if err != nil {
+			if !sp.configured {
+				sp.recorded = 0
+			}
+			t.append(true, []state.Change{state.Lockspace{Name: sp.name, Phase: state.Left}}, nil)
 			t.failSpace(sp, &Error{Op: "join", Lockspace: sp.name, Kind: StateWriteFailed, Err: err,
 				Text: "the lockspace is not joined, because the state file can't be written: " + err.Error()}, true)
 			return
@@ -147,10 +178,9 @@ func (t *table) foreign(sp *space) {
 		Text: "the lockspace exists on this node and was not made by this service, so it is left alone; choose another name, or leave it with dlm_tool leave if nobody uses it"}
 	if sp.recorded != 0 {
 		sp.recorded, sp.anchor = state.Left, 0
-		t.append(true, []state.Change{sp.record()}, t.noteWrite)
+		t.append(true, []state.Change{sp.record()}, nil)
 		sp.recorded = 0
 	}
-	t.do(closeAction{sp})
 	t.failSpace(sp, e, false)
 }
 
@@ -166,10 +196,12 @@ func (t *table) makeAnchor(sp *space) {
 func (t *table) anchorEvent(sp *space, ev dlm.Event) {
 	switch {
 	case ev.Kind == dlm.Ended:
-		t.log(slog.LevelError, "somebody else removed the anchor of the lockspace", slog.String("lockspace", sp.name))
-		t.makeAnchor(sp)
+		t.anchorEnded(sp)
 	case sp.step == spaceAdoptingAnchor:
 		t.anchorAdopted(sp, ev)
+	case !ev.Status.OK() && sp.state == SpaceReady:
+		t.log(slog.LevelError, "the anchor of the lockspace could not be taken again", slog.String("lockspace", sp.name), slog.String("err", ev.Status.String()))
+		sp.step, sp.retryAt = spaceIdle, t.now.Add(retryMax)
 	case !ev.Status.OK():
 		t.failSpace(sp, &Error{Op: "join", Lockspace: sp.name, Kind: KernelError, Errno: ev.Status.Errno(),
 			Text: "the anchor lock of the lockspace could not be taken: " + ev.Status.String()}, true)
@@ -181,11 +213,31 @@ func (t *table) anchorEvent(sp *space, ev dlm.Event) {
 	}
 }
 
+// anchorEnded takes the news that another process removed the anchor. The locks
+// are as good as before, but the next start would take them for void, so
+// another one is made as soon as nothing else is under way.
+func (t *table) anchorEnded(sp *space) {
+	if sp.step == spaceMakingAnchor || sp.step == spacePersistingAnchor {
+		return // the operation under way ends badly
+	}
+	t.log(slog.LevelError, "somebody else removed the anchor of the lockspace", slog.String("lockspace", sp.name))
+	sp.anchor = 0
+	if sp.state == SpaceReady && sp.step == spaceIdle {
+		t.makeAnchor(sp)
+	}
+}
+
 func (t *table) recordAnchor(sp *space) {
 	sp.step, sp.recorded = spaceRecordingAnchor, state.Joined
-	t.append(true, []state.Change{sp.record()}, func(err error) {
-		t.noteWrite(err)
-		t.adoptAll(sp)
+	t.recordSpace(sp, true, func(error) {
+		switch {
+		case sp.anchor == 0:
+			t.makeAnchor(sp)
+		case sp.state == SpaceReady:
+			sp.step = spaceIdle
+		default:
+			t.adoptAll(sp)
+		}
 	})
 }
 
@@ -193,7 +245,7 @@ func (t *table) recordAnchor(sp *space) {
 func (t *table) anchorAdopted(sp *space, ev dlm.Event) {
 	switch {
 	case ev.Status.OK() && sp.recorded == state.Leaving:
-		t.remove1(sp)
+		t.finishLeave(sp)
 	case ev.Status.OK() && sp.recorded == state.Joined:
 		if ev.LockID != sp.anchor {
 			t.log(slog.LevelWarn, "anchor has another lockid than recorded", slog.String("lockspace", sp.name), slog.Uint64("lkid", uint64(ev.LockID)))
@@ -208,17 +260,14 @@ func (t *table) anchorAdopted(sp *space, ev dlm.Event) {
 	case sp.recorded == 0:
 		t.foreign(sp)
 	case sp.recorded == state.Leaving:
-		t.remove1(sp)
+		t.finishLeave(sp)
 	default:
 		if sp.recorded == state.Joined {
 			t.log(slog.LevelWarn, "lockspace was left and joined again, recorded locks in it are void", slog.String("lockspace", sp.name), slog.Int("locks", sp.locks))
 		}
 		t.voidAll(sp, "the lockspace was left and joined again since the lock was taken")
 		sp.recorded, sp.anchor = state.Creating, 0
-		t.append(true, []state.Change{sp.record()}, func(err error) {
-			t.noteWrite(err)
-			t.makeAnchor(sp)
-		})
+		t.recordSpace(sp, true, func(error) { t.makeAnchor(sp) })
 	}
 }
 
@@ -230,6 +279,9 @@ func (t *table) spaceReady(sp *space) {
 	t.settled(sp)
 	t.do(notifyAction{LockspaceChanged{LockspaceInfo: t.spaceInfo(sp)}})
 	t.answerSpace(sp, nil)
+	if sp.anchor == 0 { // removed while the records were adopted
+		t.makeAnchor(sp)
+	}
 }
 
 func (t *table) answerSpace(sp *space, e *Error) {
@@ -267,24 +319,15 @@ func (t *table) unknown(sp *space, orphans []dlm.Orphan) []dlm.Orphan {
 		for l := sp.byResource[o.Resource]; l != nil && !known; l = l.nextRes {
 			known = l.lockid == o.LockID
 		}
-		if !known && !t.isStray(sp, o.LockID) {
+		if !known && sp.strays[o.LockID] == nil {
 			out = append(out, o)
 		}
 	}
-	for _, l := range t.strays(sp) {
+	for _, l := range sp.strays {
 		out = append(out, dlm.Orphan{LockID: l.lockid, Resource: l.resource, Mode: l.mode})
 	}
 	slices.SortFunc(out, func(a, b dlm.Orphan) int { return cmp.Compare(a.LockID, b.LockID) })
 	return out
-}
-
-func (t *table) isStray(sp *space, id dlm.LockID) bool {
-	for _, l := range t.strays(sp) {
-		if l.lockid == id {
-			return true
-		}
-	}
-	return false
 }
 
 // Delays between attempts to join a lockspace that failed.
@@ -293,21 +336,47 @@ const (
 	retryMax   = 30 * time.Second
 )
 
-// failSpace ends joining or activation badly; with retry it is tried again.
+// failSpace ends joining or activation badly; with retry it is tried again. The
+// handle goes, so that what was adopted through it is there to be adopted again.
 func (t *table) failSpace(sp *space, e *Error, retry bool) {
+	t.shut(sp)
+	t.unusable(sp, e, retry)
+}
+
+// shut closes the handle and forgets what was asked for through it.
+func (t *table) shut(sp *space) {
+	sp.gen++
+	if sp.open {
+		sp.open = false
+		t.do(closeAction{sp})
+	}
+	clear(sp.adoptions)
+	for _, l := range sp.strays {
+		t.remove(l)
+	}
+	for ck, then := range sp.purges {
+		delete(sp.purges, ck)
+		then(dlm.Event{Kind: dlm.Completed, Op: dlm.OpAdopt, Cookie: ck, Status: dlm.StatusGone, Mode: dlm.None})
+	}
+	for _, head := range sp.byResource {
+		for l := head; l != nil; l = l.nextRes {
+			t.setCookie(l, dlm.Cookie(l.ref))
+		}
+	}
+}
+
+// unusable notes why the lockspace can't be used now.
+func (t *table) unusable(sp *space, e *Error, retry bool) {
 	t.log(slog.LevelError, "lockspace not usable", slog.String("lockspace", sp.name), slog.String("err", e.Text))
-	joined := sp.recorded != 0 || sp.settling
+	t.settled(sp)
 	sp.state, sp.step, sp.err = SpaceFailed, spaceIdle, e
-	if retry && joined {
+	if retry && (sp.configured || sp.recorded != 0) {
 		sp.backoff = min(max(2*sp.backoff, retryFirst), retryMax)
 		sp.retryAt = t.now.Add(sp.backoff)
 	}
-	t.settled(sp)
 	t.do(notifyAction{LockspaceChanged{LockspaceInfo: t.spaceInfo(sp)}})
 	t.answerSpace(sp, e)
-	if !joined && sp.locks == 0 {
-		delete(t.spaces, sp.name)
-	}
+	t.forgetSpace(sp)
 }
 
 // settled counts a lockspace whose activation has ended.
@@ -323,8 +392,17 @@ func (t *table) settled(sp *space) {
 }
 
 func (t *table) retrySpaces() {
-	for _, sp := range t.spaces {
-		if !sp.retryAt.IsZero() && !sp.retryAt.After(t.now) && sp.step == spaceIdle {
+	for _, name := range t.spaceNames() {
+		sp := t.spaces[name]
+		if sp.retryAt.IsZero() || sp.retryAt.After(t.now) {
+			continue
+		}
+		sp.retryAt = time.Time{}
+		switch {
+		case sp.step != spaceIdle:
+		case sp.state == SpaceReady:
+			t.makeAnchor(sp)
+		default:
 			t.open(sp)
 		}
 	}
@@ -355,24 +433,22 @@ func (t *table) leave(c *call, force bool) {
 		return
 	}
 	sp.waiting = append(sp.waiting, c)
-	sp.state, sp.retryAt = SpaceLeaving, time.Time{}
-	sp.step = spaceRemoving
+	sp.state, sp.step, sp.retryAt = SpaceLeaving, spaceRemoving, time.Time{}
+	sp.configured = false
 	sp.recorded = state.Leaving
-	t.append(true, []state.Change{sp.record()}, func(err error) {
-		t.noteWrite(err)
-		t.remove1(sp)
-	})
+	t.recordSpace(sp, true, func(error) { t.finishLeave(sp) })
 }
 
-func (t *table) remove1(sp *space) {
+func (t *table) finishLeave(sp *space) {
 	sp.state, sp.step = SpaceLeaving, spaceRemoving
 	t.do(removeAction{sp})
 }
 
-// removed takes the end of removeAction.
+// removed takes the end of removeAction. Where it failed, the handle stays as
+// it is, and removing is tried again.
 func (t *table) removed(sp *space, err error) {
 	if err != nil && !errors.Is(err, dlm.ErrNoLockspace) {
-		t.failSpace(sp, spaceError(sp, err), true)
+		t.unusable(sp, spaceError(sp, err), true)
 		return
 	}
 	t.left(sp)
@@ -380,34 +456,48 @@ func (t *table) removed(sp *space, err error) {
 
 // left ends the membership and every lock that was in it.
 func (t *table) left(sp *space) {
-	t.do(closeAction{sp})
+	t.shut(sp)
 	t.closeLocks(sp, "this node left the lockspace")
 	sp.recorded, sp.anchor = state.Left, 0
-	t.append(true, []state.Change{sp.record()}, func(err error) {
-		t.noteWrite(err)
-		sp.step = spaceIdle
-		if sp.locks == 0 {
-			delete(t.spaces, sp.name)
-		} else { // calls in flight are still ending
-			sp.state = SpaceFailed
-			sp.err = &Error{Op: "leave", Lockspace: sp.name, Kind: NoSuchLockspace, Text: "the lockspace was left"}
-		}
+	t.recordSpace(sp, true, func(error) {
+		sp.step, sp.recorded = spaceIdle, 0
 		t.log(slog.LevelInfo, "lockspace left", slog.String("lockspace", sp.name))
+		if sp.configured || slices.ContainsFunc(sp.waiting, func(c *call) bool { return c.op == "join" }) {
+			t.open(sp) // the leave was from before the last start
+			return
+		}
 		t.settled(sp)
 		t.do(notifyAction{LockspaceChanged{LockspaceInfo: t.spaceInfo(sp), Gone: true}})
 		t.answerSpace(sp, nil)
+		sp.state, sp.err = SpaceFailed, &Error{Op: "leave", Lockspace: sp.name, Kind: NoSuchLockspace, Text: "the lockspace was left"}
+		t.forgetSpace(sp)
 	})
+}
+
+// forgetSpace drops the entry of a lockspace that nothing is known of any more.
+func (t *table) forgetSpace(sp *space) {
+	if !sp.configured && sp.recorded == 0 && sp.step == spaceIdle && sp.state == SpaceFailed && sp.locks == 0 {
+		delete(t.spaces, sp.name)
+	}
 }
 
 // closed takes the news that the lockspace went away underneath us.
 func (t *table) closed(sp *space) {
-	if sp.state == SpaceLeaving {
+	switch {
+	case sp.state == SpaceLeaving:
 		return // removed will tell
+	case sp.step == spaceOpening, sp.step == spaceCreating:
+		sp.stillborn = true
+		return
 	}
-	t.do(closeAction{sp})
+	t.shut(sp)
 	t.closeLocks(sp, "the lockspace was removed by somebody else")
-	t.failSpace(sp, &Error{Op: "join", Lockspace: sp.name, Kind: NoSuchLockspace,
-		Text: "somebody else removed the lockspace from this node; it is joined again in a moment"}, true)
+	t.failSpace(sp, goneError(sp), true)
+}
+
+func goneError(sp *space) *Error {
+	return &Error{Op: "join", Lockspace: sp.name, Kind: NoSuchLockspace,
+		Text: "somebody else removed the lockspace from this node; it is joined again in a moment"}
 }
 
 // closeLocks ends every lock of a lockspace that is gone. What is under way
@@ -419,22 +509,21 @@ func (t *table) closeLocks(sp *space, why string) {
 			in = append(in, l)
 		}
 	}
-	slices.SortFunc(in, func(a, b *lock) int { return cmp.Compare(a.ref, b.ref) })
+	slices.SortFunc(in, byRef)
 	var idle []*lock
 	for _, l := range in {
 		switch {
 		case l.flying:
 			t.lockEvent(l, dlm.Event{Kind: dlm.Completed, Cookie: l.cookie, Status: dlm.StatusGone, Mode: dlm.None})
 		case l.busy != nil:
-			l.mode = dlm.None
+			t.vanish(l)
+		case l.probe:
+			t.remove(l)
 		default:
 			idle = append(idle, l)
 		}
 	}
-	t.loseAll(idle, why)
-	for ck := range sp.adoptions {
-		delete(sp.adoptions, ck)
-	}
+	t.voidEach(idle, why)
 }
 
 // spaceError turns an engine's error about a whole lockspace into ours.

@@ -1,8 +1,11 @@
 package lockd
 
 import (
+	"cmp"
 	"hash/maphash"
 	"log/slog"
+	"maps"
+	"slices"
 	"sort"
 	"time"
 
@@ -77,7 +80,8 @@ type table struct {
 	forever  map[*call]struct{}        // requests without a deadline
 	probes   map[*lock]func(dlm.Event) // null locks that read a value block
 	doomed   map[*lock]struct{}        // canceled waits whose end has not come yet
-	nextNag  time.Time                 // when doomed are canceled again
+	stuck    map[*lock]struct{}        // whose unlock has failed and is tried again
+	nextNag  time.Time                 // when doomed and stuck are asked for again
 	lost     []Lost
 	degraded string
 
@@ -101,15 +105,21 @@ func newTable(limits Limits, opTime time.Duration, inst string) *table {
 		locks: map[Ref]*lock{}, alias: map[dlm.Cookie]*lock{}, spaces: map[string]*space{},
 		owners: map[ownerKey]*lock{}, owned: map[uint64]*lock{}, seed: maphash.MakeSeed(),
 		perUID: map[uint32]*usage{}, calls: map[string]map[*call]struct{}{}, doomed: map[*lock]struct{}{},
-		probes: map[*lock]func(dlm.Event){}, bindings: map[bindKey]*binding{}, forever: map[*call]struct{}{},
+		stuck: map[*lock]struct{}{}, probes: map[*lock]func(dlm.Event){}, bindings: map[bindKey]*binding{}, forever: map[*call]struct{}{},
 	}
 }
 
 func (t *table) do(a action) { t.out = append(t.out, a) }
 
-// append asks for changes to be written; then is called with the outcome.
+// append asks for changes to be written; then, if not nil, is called with the
+// outcome.
 func (t *table) append(must bool, changes []state.Change, then func(error)) {
-	t.do(appendAction{changes: changes, must: must, then: then})
+	t.do(appendAction{changes: changes, must: must, then: func(err error) {
+		t.noteWrite(err)
+		if then != nil {
+			then(err)
+		}
+	}})
 }
 
 func (t *table) log(level slog.Level, msg string, attrs ...slog.Attr) {
@@ -179,10 +189,15 @@ func (t *table) addOwner(l *lock) {
 func (t *table) remove(l *lock) {
 	delete(t.locks, l.ref)
 	delete(t.doomed, l)
-	if l.cookie != dlm.Cookie(l.ref) {
+	delete(t.stuck, l)
+	if t.alias[l.cookie] == l {
 		delete(t.alias, l.cookie)
 	}
 	if l.probe {
+		delete(t.probes, l)
+		if l.stray {
+			delete(l.sp.strays, l.lockid)
+		}
 		return
 	}
 	t.unorder(l.ref)
@@ -202,6 +217,7 @@ func (t *table) remove(l *lock) {
 	}
 	l.busy = nil
 	t.unpark(l)
+	t.forgetSpace(l.sp)
 }
 
 // unlink takes l out of the chain of its resource. The chain's head is in the
@@ -297,6 +313,19 @@ func (t *table) findOwned(sp *space, resource string, uid uint32, owner string) 
 	return nil
 }
 
+func byRef(a, b *lock) int { return cmp.Compare(a.ref, b.ref) }
+
+// setCookie changes how the engine knows l.
+func (t *table) setCookie(l *lock, c dlm.Cookie) {
+	if t.alias[l.cookie] == l {
+		delete(t.alias, l.cookie)
+	}
+	l.cookie = c
+	if c != dlm.Cookie(l.ref) {
+		t.alias[c] = l
+	}
+}
+
 func (t *table) byCookie(c dlm.Cookie) *lock {
 	if len(t.alias) > 0 {
 		if l := t.alias[c]; l != nil {
@@ -327,13 +356,19 @@ func (t *table) unuse(uid uint32) {
 }
 
 // park lets c wait until the operation of l that is under way has ended.
-func (t *table) park(c *call, l *lock) { l.parked = append(l.parked, c) }
+func (t *table) park(c *call, l *lock) {
+	c.parkedAt = l
+	l.parked = append(l.parked, c)
+}
 
 // unpark starts the calls anew that waited for l, in their order. What they
 // find may be busy again; then they wait again.
 func (t *table) unpark(l *lock) {
 	parked := l.parked
 	l.parked = nil
+	for _, c := range parked {
+		c.parkedAt = nil
+	}
 	for _, c := range parked {
 		if !c.answered {
 			t.start(c)
@@ -363,8 +398,7 @@ func (t *table) start(c *call) {
 func (t *table) submit(c *call) {
 	c.heapIdx = -1
 	if t.stopping {
-		c.fail(&Error{Op: c.op, Kind: ShuttingDown, Text: "the service is stopping; it keeps its locks, ask again when it is back"})
-		t.reply(c)
+		t.refuseStopping(c)
 		return
 	}
 	if c.caller.Sender != "" {
@@ -399,6 +433,9 @@ func (t *table) dropSender(c *call) {
 // senderGone cancels what a vanished caller still waits for.
 func (t *table) senderGone(sender string) {
 	for c := range t.calls[sender] {
+		if c.kind == callRelease {
+			continue // it goes on to its end, and nobody minds the answer
+		}
 		t.giveUp(c, c.error(Canceled, c.space, c.resource, dlm.None, "the caller has left the bus"))
 	}
 	t.endBinding(bindKey{sender: sender}, "the connection has ended")
@@ -411,6 +448,9 @@ func (t *table) giveUp(c *call, e *Error) {
 		return
 	}
 	c.fail(e)
+	if l := c.parkedAt; l != nil {
+		l.parked = slices.DeleteFunc(l.parked, func(p *call) bool { return p == c })
+	}
 	switch c.kind {
 	case callAcquire:
 		t.abandonAcquire(c)
@@ -435,6 +475,7 @@ func (t *table) cancelFlying(c *call) {
 
 // nagInterval is how often a cancel is repeated whose end has not come: the
 // kernel ignores one that meets an operation in the middle of a message.
+// So is an unlock that has failed.
 const nagInterval = 2 * time.Second
 
 // tick passes the time: deadlines and cancels that went unheard.
@@ -444,10 +485,14 @@ func (t *table) tick() {
 		t.disarm(c)
 		t.giveUp(c, t.lateError(c))
 	}
-	if len(t.doomed) > 0 && !t.now.Before(t.nextNag) {
+	if len(t.doomed)+len(t.stuck) > 0 && !t.now.Before(t.nextNag) {
 		t.nextNag = t.now.Add(nagInterval)
-		for l := range t.doomed {
+		for _, l := range slices.SortedFunc(maps.Keys(t.doomed), byRef) {
 			t.do(cancelAction{sp: l.sp, cookie: l.cookie})
+		}
+		for _, l := range slices.SortedFunc(maps.Keys(t.stuck), byRef) {
+			delete(t.stuck, l)
+			t.unlock(l)
 		}
 	}
 	t.retrySpaces()
@@ -459,7 +504,7 @@ func (t *table) next() (at time.Time, ok bool) {
 	if len(t.deadlines) > 0 && (!ok || t.deadlines[0].deadline.Before(at)) {
 		at, ok = t.deadlines[0].deadline, true
 	}
-	if len(t.doomed) > 0 && (!ok || t.nextNag.Before(at)) {
+	if len(t.doomed)+len(t.stuck) > 0 && (!ok || t.nextNag.Before(at)) {
 		at, ok = t.nextNag, true
 	}
 	return at, ok
@@ -467,36 +512,41 @@ func (t *table) next() (at time.Time, ok bool) {
 
 // lateError says why a call has got no answer in time.
 func (t *table) lateError(c *call) *Error {
-	ls, res := c.space, c.resource
-	var sp *space
-	if len(c.want) > 0 {
-		ls, res = c.want[0].Lockspace, c.want[0].Resource
-	}
-	for _, l := range c.locks {
-		if l != nil && l.flying {
-			ls, res, sp = l.sp.name, l.resource, l.sp
-			break
-		}
-	}
-	if sp == nil {
-		sp = t.spaces[ls]
-	}
+	ls, res, mode, sp := t.waitsFor(c)
 	noted := ""
-	if c.kind == callRelease {
+	if c.kind == callRelease && c.stage != stageNew {
 		noted = "; the release is noted and will be finished as soon as it can"
 	}
-	if sp != nil && sp.stopped() {
+	late := func(k Kind, text string) *Error { return c.error(k, ls, res, dlm.None, text+noted) }
+	switch {
+	case sp != nil && sp.stopped():
 		e := c.stoppedError(sp, res)
 		e.Text += noted
 		return e
-	}
-	if c.wait > 0 && (c.stage == stageLocking || c.stage == stageConverting || c.stage == stageNew) {
-		e := c.error(Timeout, ls, res, dlm.None, "not granted in the time given with wait-usec")
+	case c.wait > 0 && (c.stage == stageLocking || c.stage == stageConverting || c.stage == stageNew):
+		e := late(Timeout, "not granted in the time given with wait-usec")
 		if sp != nil {
-			e.Holder = t.localHolder(sp, res, c.want[0].Mode, nil)
+			e.Holder = t.localHolder(sp, res, mode, c)
 		}
 		return e
+	case c.parkedAt != nil:
+		return late(Timeout, "another call for the same lock has not ended in time; try again")
+	case c.stage == stageRecording, c.stage == stageMarking, c.stage == stageReleasing, c.stage == stageForgetting:
+		return late(StateWriteFailed, "the state file could not be written in time")
 	}
-	return c.error(LockspaceStopped, ls, res, dlm.None,
-		"the lock manager has not answered in time; the lockspace may be recovering, see its state with ListLockspaces"+noted)
+	return late(LockspaceStopped, "the lock manager has not answered in time; the lockspace may be recovering, see its state with ListLockspaces")
+}
+
+// waitsFor tells which resource and mode a call waits for.
+func (t *table) waitsFor(c *call) (lockspace, resource string, mode dlm.Mode, sp *space) {
+	for _, l := range c.locks {
+		if l != nil && l.flying {
+			return l.sp.name, l.resource, l.wanted, l.sp
+		}
+	}
+	lockspace, resource, mode = c.space, c.resource, dlm.None
+	if len(c.want) > 0 {
+		lockspace, resource, mode = c.want[0].Lockspace, c.want[0].Resource, c.want[0].Mode
+	}
+	return lockspace, resource, mode, t.spaces[lockspace]
 }

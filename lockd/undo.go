@@ -1,0 +1,96 @@
+package lockd
+
+import (
+	"log/slog"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// abandonAcquire withdraws what an acquire asked for; the stage that is under
+// way ends in undoAcquire, because err is set.
+func (t *table) abandonAcquire(c *call) {
+	if c.wait > 0 {
+		t.cancelFlying(c)
+	}
+}
+
+// undoAcquire lets go of everything that a failed acquire got.
+func (t *table) undoAcquire(c *call) {
+	c.stage, c.pending = stageUnlocking, 0
+	for _, l := range c.fresh {
+		if l.mode != dlm.None {
+			c.pending++
+		}
+	}
+	for _, l := range c.fresh {
+		if l.mode != dlm.None {
+			t.unlock(l)
+		}
+	}
+	if c.pending == 0 {
+		t.forgetAcquire(c)
+	}
+}
+
+func (t *table) undoDone(c *call, l *lock, ev dlm.Event) {
+	if !ended(ev.Status) {
+		t.unlockLater(l, ev.Status)
+		t.reply(c) // why is known, and how long it takes is not
+		return
+	}
+	c.pending--
+	l.mode = dlm.None
+	if c.pending == 0 {
+		t.forgetAcquire(c)
+	}
+}
+
+// forgetAcquire takes the records back.
+func (t *table) forgetAcquire(c *call) {
+	c.stage = stageForgetting
+	if !c.recorded {
+		t.endAcquire(c)
+		return
+	}
+	t.append(true, c.marks(c.fresh, state.Gone), func(error) {
+		t.endAcquire(c)
+	})
+}
+
+func (t *table) endAcquire(c *call) {
+	c.stage = stageDone
+	t.logRefused(c)
+	if c.err.Kind == WouldBlock && !c.answered && c.err.Holder == "" {
+		t.nameHolder(c)
+	} else {
+		t.reply(c)
+	}
+	for _, l := range c.fresh {
+		t.remove(l)
+	}
+}
+
+// writeFailed notes that the state file can't be written. Where nothing of the
+// call is in it, a mark without effect is written until that succeeds, which
+// ends the state.
+func (t *table) writeFailed(c *call, err error) {
+	e := c.error(StateWriteFailed, "", "", dlm.None, "nothing was locked, because the state file can't be written: "+err.Error())
+	e.Err = err
+	c.fail(e)
+	if !c.recorded {
+		t.append(true, c.marks(c.fresh[:1], state.Gone), nil)
+	}
+}
+
+// noteWrite keeps track of whether the state file can be written.
+func (t *table) noteWrite(err error) {
+	switch {
+	case err != nil && t.degraded == "":
+		t.degraded = "new locks are refused, because the state file can't be written: " + err.Error() + "; make room in the state directory"
+		t.log(slog.LevelError, "state file can't be written, new locks are refused", slog.String("err", err.Error()))
+	case err == nil && t.degraded != "":
+		t.degraded = ""
+		t.log(slog.LevelInfo, "state file can be written again")
+	}
+}
