@@ -1,0 +1,170 @@
+package lockd
+
+import (
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// reporter is what testing.TB and rapid.T have in common.
+type reporter interface {
+	require.TestingT
+	Helper()
+}
+
+// checkIntegrity walks every index of the table and holds it against the
+// others: an entry that one has and another has not is a leak or a lost lock.
+func checkIntegrity(t reporter, tab *table) {
+	t.Helper()
+	checkOrder(t, tab)
+	checkChains(t, tab)
+	checkOwners(t, tab)
+	checkUsage(t, tab)
+	checkCalls(t, tab)
+	for l := range tab.doomed {
+		require.True(t, l.flying, "%d is canceled and nothing of it is under way", l.ref)
+		require.Same(t, l, tab.locks[l.ref], "a canceled lock that is not in the table")
+	}
+	for l := range tab.probes {
+		require.True(t, l.probe)
+		require.Same(t, l, tab.locks[l.ref], "a probe that is not in the table")
+	}
+	for ck, l := range tab.alias {
+		require.Equal(t, ck, l.cookie, "an alias that is not the cookie of its lock")
+		require.NotEqual(t, ck, dlm.Cookie(l.ref), "an alias that is the ref")
+		require.Same(t, l, tab.locks[l.ref], "an alias of a lock that is not in the table")
+	}
+}
+
+func checkOrder(t reporter, tab *table) {
+	t.Helper()
+	holes, seen := 0, map[Ref]bool{}
+	for i, o := range tab.order {
+		if i > 0 {
+			require.Less(t, tab.order[i-1].ref, o.ref, "order is not sorted")
+		}
+		if o.l == nil {
+			holes++
+			continue
+		}
+		require.Equal(t, o.ref, o.l.ref)
+		require.Same(t, o.l, tab.locks[o.ref], "order has a lock that the table has not")
+		seen[o.ref] = true
+	}
+	require.Equal(t, holes, tab.holes)
+	for ref, l := range tab.locks {
+		require.Equal(t, ref, l.ref)
+		require.Equal(t, !l.probe, seen[ref], "lock %d", ref)
+		require.Less(t, ref, tab.nextRef)
+		if l.sp.step != spaceAdopting {
+			require.Same(t, l, tab.byCookie(l.cookie), "lock %d is not found by its cookie", ref)
+		}
+		if l.busy == nil && l.phase == state.Held {
+			require.Equal(t, Held, l.state, "lock %d with nothing under way", ref)
+		}
+		if l.busy != nil {
+			require.NotEqual(t, Held, l.state, "lock %d with a call under way", ref)
+		}
+	}
+	require.Equal(t, len(seen), tab.lockCount())
+}
+
+func checkChains(t reporter, tab *table) {
+	t.Helper()
+	total := 0
+	for name, sp := range tab.spaces {
+		require.Equal(t, name, sp.name)
+		inSpace := 0
+		for res, head := range sp.byResource {
+			require.Nil(t, head.prevRes)
+			var prev *lock
+			for l := head; l != nil; prev, l = l, l.nextRes {
+				require.Same(t, sp, l.sp)
+				require.Equal(t, res, l.resource)
+				require.True(t, prev == l.prevRes, "the chain of %q is broken at %d", res, l.ref)
+				require.Same(t, l, tab.locks[l.ref], "the chain of %q has a lock that the table has not", res)
+				require.False(t, l.probe)
+				inSpace++
+			}
+		}
+		require.Equal(t, inSpace, sp.locks, "count of locks in %s", name)
+		total += inSpace
+	}
+	require.Equal(t, tab.lockCount(), total, "a lock in a lockspace that the table does not know")
+}
+
+func checkOwners(t reporter, tab *table) {
+	t.Helper()
+	owned, inChains, inHash := 0, 0, 0
+	for _, l := range tab.locks {
+		if l.hasOwner {
+			owned++
+			require.Same(t, l, tab.findOwned(l.sp, l.resource, l.uid, l.owner), "an owner has two locks on a resource, or a hash chain is broken")
+		}
+	}
+	for k, head := range tab.owners {
+		require.Nil(t, head.prevOwner)
+		var prev *lock
+		for l := head; l != nil; prev, l = l, l.nextOwner {
+			require.Equal(t, k, ownerKey{l.uid, l.owner})
+			require.True(t, prev == l.prevOwner, "the chain of owner %q is broken at %d", k.owner, l.ref)
+			inChains++
+		}
+	}
+	for h, head := range tab.owned {
+		for l := head; l != nil; l = l.nextHash {
+			require.Equal(t, h, tab.hash(l.sp.name, l.resource, l.uid, l.owner))
+			inHash++
+		}
+	}
+	require.Equal(t, owned, inChains)
+	require.Equal(t, owned, inHash)
+}
+
+func checkUsage(t reporter, tab *table) {
+	t.Helper()
+	want := map[uint32]usage{}
+	for _, l := range tab.locks {
+		if l.probe {
+			continue
+		}
+		u := want[l.uid]
+		u.locks++
+		if l.flying && l.state == Acquiring && l.busy.stage == stageLocking && l.busy.wait > 0 {
+			u.waiting++
+		}
+		want[l.uid] = u
+	}
+	for uid, u := range tab.perUID {
+		require.NotEqual(t, usage{}, *u, "uid %d uses nothing and is kept", uid)
+		require.Equal(t, want[uid], *u, "usage of uid %d", uid)
+	}
+	require.Len(t, tab.perUID, len(want))
+}
+
+// checkCalls holds the unanswered calls against deadlines, senders and locks.
+func checkCalls(t reporter, tab *table) {
+	t.Helper()
+	for i, c := range tab.deadlines {
+		require.Equal(t, i, c.heapIdx)
+		require.False(t, c.answered, "an answered call has a deadline")
+	}
+	for sender, calls := range tab.calls {
+		require.NotEmpty(t, calls)
+		for c := range calls {
+			require.Equal(t, sender, c.caller.Sender)
+			require.GreaterOrEqual(t, c.heapIdx, 0, "an unanswered call without deadline")
+		}
+	}
+	for _, l := range tab.locks {
+		for _, c := range l.parked {
+			require.False(t, c.answered, "an answered call is still parked")
+			require.NotNil(t, l.busy, "a call is parked behind a lock that is idle")
+		}
+		if l.busy != nil && !l.probe {
+			require.Contains(t, l.busy.locks, l, "lock %d is busy with a call that does not know it", l.ref)
+			require.NotEqual(t, stageDone, l.busy.stage)
+		}
+	}
+}

@@ -1,0 +1,432 @@
+package lockd
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// chaos is a service, a second node that contends with it, and everything that
+// can go wrong, in any order of events.
+type chaos struct {
+	*sim
+	rt       *rapid.T
+	cluster  *local.Cluster
+	other    map[string]dlm.Lockspace // node 2
+	theirs   map[dlm.Cookie]dlm.Mode  // its locks, granted or not
+	cookies  dlm.Cookie
+	broken   bool // the engine refuses operations now
+	halted   map[string]bool
+	owed     map[Ref]*promise
+	unlocked map[Ref]bool // by another process, or while the state file could not be written
+}
+
+// promise is a lock that a client was told it has.
+type promise struct {
+	grant Grant
+	uid   uint32
+	owner string
+	may   bool // somebody asked to let go of it, or took it away
+}
+
+var (
+	chaosSpaces    = []string{"a", "b"}
+	chaosResources = []string{"x", "y", "z"}
+	chaosOwners    = []string{"", "vm1", "vm2"}
+	chaosCallers   = []Caller{
+		{UID: 0, Sender: ":1.0", Privileged: true},
+		{UID: 7, Sender: ":1.7"}, {UID: 7, Sender: ":1.8"}, {UID: 8, Sender: ":1.9"},
+	}
+)
+
+func newChaos(rt *rapid.T) *chaos {
+	c := &chaos{rt: rt, cluster: local.NewCluster("c"), other: map[string]dlm.Lockspace{}, theirs: map[dlm.Cookie]dlm.Mode{},
+		halted: map[string]bool{}, owed: map[Ref]*promise{}, unlocked: map[Ref]bool{}}
+	c.sim = newSim(rt, c.cluster.AddNode(1), chaosSpaces...)
+	c.limits.LocksPerUID, c.limits.WaitingPerUID = 8, 3
+	e := c.cluster.AddNode(2).Engine()
+	for _, name := range chaosSpaces {
+		h, err := e.Create(context.Background(), name, c.heard)
+		require.NoError(rt, err)
+		c.other[name] = h
+	}
+	c.onGrant, c.onLost = c.granted, c.lost
+	c.start()
+	return c
+}
+
+// heard keeps track of node 2's locks.
+func (c *chaos) heard(ev dlm.Event) {
+	switch {
+	case ev.Kind == dlm.Ended, ev.Kind == dlm.Completed && ev.Mode == dlm.None:
+		delete(c.theirs, ev.Cookie)
+	case ev.Kind == dlm.Completed:
+		c.theirs[ev.Cookie] = ev.Mode
+	}
+}
+
+func (c *chaos) granted(sc *simCall, g Grant) {
+	require.NotZero(c.rt, g.LockID)
+	l := c.tab.locks[g.Ref]
+	require.NotNil(c.rt, l, "%s answered with lock %d, which is not there", sc.op, g.Ref)
+	rec, ok := c.recordOf(g.Ref)
+	if !c.journal.fail && len(c.writer.backlog) == 0 {
+		require.True(c.rt, ok, "lock %d was answered and is not written down", g.Ref)
+		require.NotEqual(c.rt, state.Granted, rec.Phase, "lock %d was answered before it was marked held", g.Ref)
+	}
+	if p := c.owed[g.Ref]; p != nil {
+		require.Equal(c.rt, p.grant.LockID, g.LockID, "the lockid of lock %d has changed", g.Ref)
+		return
+	}
+	p := &promise{grant: g, uid: l.uid, owner: l.owner}
+	p.may = slices.ContainsFunc(c.calls, func(sc *simCall) bool {
+		return sc.kind == callRelease && sc.stage != stageDone && p.meant(sc.call)
+	})
+	c.owed[g.Ref] = p
+}
+
+// meant reports whether a release may mean the lock.
+func (p *promise) meant(c *call) bool {
+	if p.uid != c.caller.UID && !c.caller.Privileged || c.space != "" && c.space != p.grant.Lockspace {
+		return false
+	}
+	if c.all {
+		return c.owner == p.owner
+	}
+	return c.resource == p.grant.Resource && (!c.sel.HasOwner || c.sel.Owner == p.owner)
+}
+
+func (c *chaos) lost(l Lost) {
+	p := c.owed[l.Ref]
+	require.True(c.rt, p != nil || c.unlocked[l.Ref], "lock %d was called lost, and nobody was told that he has it: %s", l.Ref, l.Reason)
+	delete(c.owed, l.Ref)
+}
+
+// drop notes that promises may end: match tells which.
+func (c *chaos) drop(match func(*promise) bool) {
+	for _, p := range c.owed {
+		if match(p) {
+			p.may = true
+		}
+	}
+}
+
+func (c *chaos) want() Want {
+	return Want{rapid.SampledFrom(chaosSpaces).Draw(c.rt, "space"), rapid.SampledFrom(chaosResources).Draw(c.rt, "resource"),
+		rapid.SampledFrom(dlm.Modes[:]).Draw(c.rt, "mode")}
+}
+
+func (c *chaos) wait() time.Duration {
+	return rapid.SampledFrom([]time.Duration{0, 0, time.Second, 15 * time.Second}).Draw(c.rt, "wait")
+}
+
+func (c *chaos) caller() Caller { return rapid.SampledFrom(chaosCallers).Draw(c.rt, "caller") }
+
+func (c *chaos) owner() (string, bool) {
+	o := rapid.SampledFrom(chaosOwners).Draw(c.rt, "owner")
+	return o, o != ""
+}
+
+func (c *chaos) doAcquire(rt *rapid.T) {
+	n := rapid.SampledFrom([]int{1, 1, 1, 2, 3}).Draw(rt, "locks")
+	want := make([]Want, n)
+	for i := range want {
+		want[i] = c.want()
+	}
+	o, has := c.owner()
+	c.acquire(c.caller(), AcquireOptions{Owner: o, HasOwner: has, Wait: c.wait()}, want...)
+}
+
+func (c *chaos) doConvert(rt *rapid.T) {
+	o, has := c.owner()
+	c.convert(c.caller(), c.want(), Selector{Owner: o, HasOwner: has}, c.wait())
+}
+
+func (c *chaos) doRelease(rt *rapid.T) {
+	who, w := c.caller(), c.want()
+	o, has := c.owner()
+	sc := c.release(who, w.Lockspace, w.Resource, Selector{Owner: o, HasOwner: has})
+	c.drop(func(p *promise) bool { return p.meant(sc.call) })
+}
+
+func (c *chaos) doReleaseOwner(rt *rapid.T) {
+	who := c.caller()
+	o := rapid.SampledFrom(chaosOwners[1:]).Draw(rt, "owner")
+	space := rapid.SampledFrom([]string{"", "a", "b"}).Draw(rt, "space")
+	sc := c.releaseOwner(who, space, o)
+	c.drop(func(p *promise) bool { return p.meant(sc.call) })
+}
+
+func (c *chaos) doSpace(rt *rapid.T) {
+	space := rapid.SampledFrom(chaosSpaces).Draw(rt, "space")
+	switch rapid.SampledFrom([]string{"join", "join", "leave", "force"}).Draw(rt, "what") {
+	case "join":
+		c.join(chaosCallers[0], space)
+	case "leave":
+		c.leave(chaosCallers[0], space, false)
+	case "force":
+		c.leave(chaosCallers[0], space, true)
+	}
+}
+
+func (c *chaos) doContend(rt *rapid.T) {
+	w := c.want()
+	h := c.other[w.Lockspace]
+	var have []dlm.Cookie
+	for ck := range c.theirs {
+		have = append(have, ck)
+	}
+	slices.Sort(have)
+	if len(have) > 0 && rapid.Bool().Draw(rt, "unlock") {
+		ck := rapid.SampledFrom(have).Draw(rt, "theirs")
+		for _, h := range c.other {
+			h.Unlock(ck, nil)
+		}
+		return
+	}
+	c.cookies++
+	c.theirs[c.cookies] = dlm.None
+	h.Lock(c.cookies, w.Resource, w.Mode, rapid.SampledFrom([]dlm.Flags{0, dlm.NoQueue}).Draw(rt, "flags"))
+}
+
+// doForeign has another process unlock a lock of the service, or its anchor.
+func (c *chaos) doForeign(rt *rapid.T) {
+	space := rapid.SampledFrom(chaosSpaces).Draw(rt, "space")
+	sp := c.tab.spaces[space]
+	if sp == nil || c.halted[space] {
+		return
+	}
+	var in []*lock
+	for _, o := range c.tab.order {
+		if o.l != nil && o.l.sp == sp && o.l.mode != dlm.None {
+			in = append(in, o.l)
+		}
+	}
+	if len(in) == 0 {
+		return
+	}
+	l := in[rapid.IntRange(0, len(in)-1).Draw(rt, "which")]
+	if c.node.Unlock(space, l.lockid) {
+		c.unlocked[l.ref] = true
+		c.drop(func(p *promise) bool { return p.grant.Ref == l.ref })
+	}
+}
+
+func (c *chaos) doHalt(rt *rapid.T) {
+	space := rapid.SampledFrom(chaosSpaces).Draw(rt, "space")
+	if c.halted[space] {
+		c.cluster.Resume(space)
+	} else {
+		c.cluster.Stop(space, "fencing")
+	}
+	c.halted[space] = !c.halted[space]
+	if rapid.Bool().Draw(rt, "known") {
+		c.health()
+	}
+}
+
+func (c *chaos) doBreak(rt *rapid.T) {
+	c.broken = !c.broken
+	if !c.broken {
+		c.cluster.Fail(nil)
+		return
+	}
+	op := rapid.SampledFrom([]string{"lock", "convert", "unlock", "adopt", "open", "create", "remove"}).Draw(rt, "op")
+	c.cluster.Fail(func(a local.Attempt) syscall.Errno {
+		if a.Op == op && a.Node == 1 {
+			return syscall.ENOMEM
+		}
+		return 0
+	})
+}
+
+// forgive notes the locks whose end the state file was not able to take.
+func (c *chaos) forgive() {
+	for _, ch := range c.writer.backlog {
+		if m, ok := ch.(state.Mark); ok {
+			c.unlocked[Ref(m.ID)] = true
+			delete(c.owed, Ref(m.ID))
+		}
+	}
+}
+
+func (c *chaos) doKill(*rapid.T) {
+	c.forgive()
+	c.kill()
+	c.start()
+}
+
+func (c *chaos) doStop(*rapid.T) {
+	c.turn(c.tab.stop)
+	c.rest()
+	c.forgive()
+	c.kill() // to the engine, closing is the same
+	c.start()
+}
+
+// steps lets a few things happen that the service waits for.
+func (c *chaos) doSteps(rt *rapid.T) {
+	for range rapid.IntRange(1, 4).Draw(rt, "steps") {
+		switch rapid.SampledFrom([]string{"deliver", "deliver", "write", "work"}).Draw(rt, "step") {
+		case "deliver":
+			c.deliver()
+		case "write":
+			c.write()
+		case "work":
+			c.toil(rapid.IntRange(0, 3).Draw(rt, "which"))
+		}
+	}
+}
+
+// TestChaos plays any order of events and checks after each that the table's
+// indices agree, and after each rest that table, state file and lock manager
+// tell the same.
+func TestChaos(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		c := newChaos(rt)
+		rt.Repeat(map[string]func(*rapid.T){
+			"acquire": c.doAcquire, "acquire2": c.doAcquire, "convert": c.doConvert, "release": c.doRelease, "releaseOwner": c.doReleaseOwner,
+			"space": c.doSpace, "contend": c.doContend, "foreign": c.doForeign, "halt": c.doHalt, "break": c.doBreak,
+			"kill": c.doKill, "stop": c.doStop, "steps": c.doSteps, "steps2": c.doSteps, "steps3": c.doSteps,
+			"gone":    func(rt *rapid.T) { who := c.caller(); c.turn(func() { c.tab.senderGone(who.Sender) }) },
+			"journal": func(*rapid.T) { c.journal.setFail(!c.journal.fail) },
+			"clock": func(rt *rapid.T) {
+				c.pass(rapid.SampledFrom([]time.Duration{time.Second, 3 * time.Second, 12 * time.Second}).Draw(rt, "time"))
+			},
+			"look": func(rt *rapid.T) { w := c.want(); c.inspect(w.Lockspace, w.Resource) },
+			"rest": func(*rapid.T) { c.rest(); c.compare() },
+			"":     func(rt *rapid.T) { checkIntegrity(rt, c.tab) },
+		})
+		c.heal()
+		c.end()
+	})
+}
+
+// heal ends everything that is wrong.
+func (c *chaos) heal() {
+	c.cluster.Fail(nil)
+	c.broken = false
+	for space := range c.halted {
+		c.cluster.Resume(space)
+		c.halted[space] = false
+	}
+	c.journal.setFail(false)
+	c.rest()
+	c.retryJournal()
+	c.rest()
+	c.health()
+}
+
+// end lets every call end, and then starts the service anew: it must find what it left.
+func (c *chaos) end() {
+	for range 3 {
+		c.pass(MaxWait + 2*retryMax)
+		c.retryJournal()
+	}
+	for _, sc := range c.calls {
+		require.Equal(c.rt, 1, sc.answers, "%s was not answered; it is %s", sc.op, sc.stage)
+	}
+	require.Empty(c.rt, c.tab.deadlines)
+	require.Empty(c.rt, c.tab.calls)
+	require.Empty(c.rt, c.tab.doomed)
+	require.Empty(c.rt, c.tab.degraded)
+	for _, l := range c.tab.locks {
+		require.Equal(c.rt, Held, l.state, "lock %d is still %s", l.ref, l.state)
+		require.True(c.rt, l.stray || !l.probe, "a probe is left")
+	}
+	checkIntegrity(c.rt, c.tab)
+	c.compare()
+	before := c.tab.lockCount()
+	c.restart()
+	checkIntegrity(c.rt, c.tab)
+	c.compare()
+	require.Equal(c.rt, before, c.tab.lockCount())
+}
+
+// compare holds table, state file and lock manager against each other.
+func (c *chaos) compare() {
+	c.compareModes()
+	for _, name := range chaosSpaces {
+		sp := c.tab.spaces[name]
+		if sp == nil || sp.state != SpaceReady || c.halted[name] {
+			continue
+		}
+		got, want := map[dlm.LockID]string{}, map[dlm.LockID]string{}
+		for _, res := range append([]string{sp.anchorName}, chaosResources...) {
+			q, err := c.engine.Queues(context.Background(), name, res)
+			require.NoError(c.rt, err)
+			for _, h := range slices.Concat(q.Granted, q.Converting) {
+				if h.Node == 1 {
+					got[h.LockID] = fmt.Sprint(res, h.Mode)
+				}
+			}
+		}
+		for _, l := range c.tab.locks {
+			if l.sp == sp && l.mode != dlm.None {
+				want[l.lockid] = fmt.Sprint(l.resource, l.mode)
+			}
+		}
+		if sp.step == spaceIdle {
+			want[sp.anchor] = fmt.Sprint(sp.anchorName, dlm.NL)
+		}
+		require.Equal(c.rt, want, got, "locks of %s in the lock manager", name)
+	}
+	for ref, p := range c.owed {
+		l := c.tab.locks[ref]
+		require.True(c.rt, p.may || l != nil && l.mode != dlm.None, "lock %d was promised and is gone", ref)
+		if l == nil {
+			delete(c.owed, ref)
+		}
+	}
+	for _, ch := range c.writer.backlog {
+		require.NoError(c.rt, encodable(ch), "a change that the state file will never take")
+	}
+	if c.journal.fail || len(c.writer.backlog) > 0 {
+		return
+	}
+	records := c.journal.contents("").Locks
+	for _, r := range records {
+		l := c.tab.locks[Ref(r.ID)]
+		require.NotNil(c.rt, l, "a record of lock %d, which is not there", r.ID)
+		require.Equal(c.rt, l.lockid, r.LockID)
+		if l.busy == nil {
+			require.Equal(c.rt, l.mode, r.Mode, "recorded mode of lock %d", r.ID)
+			require.Equal(c.rt, l.phase, r.Phase)
+		}
+	}
+	for _, l := range c.tab.locks {
+		if !l.probe && l.busy == nil {
+			require.True(c.rt, slices.ContainsFunc(records, func(r state.Lock) bool { return Ref(r.ID) == l.ref }), "lock %d has no record", l.ref)
+		}
+	}
+}
+
+// compareModes checks that nobody holds what another's lock forbids.
+func (c *chaos) compareModes() {
+	for _, name := range chaosSpaces {
+		for _, res := range chaosResources {
+			for _, e := range []*local.Engine{c.engine} {
+				q, err := e.Queues(context.Background(), name, res)
+				if err != nil {
+					continue
+				}
+				held := slices.Concat(q.Granted, q.Converting)
+				for i, a := range held {
+					for _, b := range held[:i] {
+						require.True(c.rt, dlm.Compatible(a.Mode, b.Mode), "%s and %s are granted on %s/%s", a.Mode, b.Mode, name, res)
+					}
+				}
+			}
+		}
+	}
+}
