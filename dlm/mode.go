@@ -81,7 +81,7 @@ func (m Mode) String() string {
 // ParseMode reads a mode as people write it: the two letters in any case, or
 // "shared" for PR and "exclusive" for EX. The error wraps ErrMode.
 func ParseMode(s string) (Mode, error) {
-	switch strings.ToUpper(s) {
+	switch upperASCII(s) {
 	case "NL":
 		return NL, nil
 	case "CR":
@@ -96,4 +96,15 @@ func ParseMode(s string) (Mode, error) {
 		return EX, nil
 	}
 	return None, fmt.Errorf("%w: %q is not one of NL, CR, CW, PR (shared), PW, EX (exclusive)", ErrMode, s)
+}
+
+// upperASCII is strings.ToUpper without the letters of other scripts that it
+// turns into ASCII ones, such as the long s.
+func upperASCII(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' {
+			return r - 'a' + 'A'
+		}
+		return r
+	}, s)
 }
