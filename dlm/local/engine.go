@@ -208,7 +208,7 @@ func (e *Engine) usable(ctx context.Context, op, lockspace string) error {
 			return err
 		}
 	}
-	errno := c.failure(Attempt{Node: e.node.id, Op: op, Lockspace: lockspace})
+	errno := c.failure(Attempt{Node: e.node.id, Op: op, Lockspace: lockspace, Mode: dlm.None})
 	switch errno {
 	case 0:
 		return nil
