@@ -28,7 +28,7 @@ func TestIDSetAgainstList(t *testing.T) {
 					if id, ok := s.take(); !ok || id != lowest {
 						t.Fatalf("got lockid %d, %t; the lowest free one is %d", id, ok, lowest)
 					}
-					used[id] = true
+					used[lowest] = true
 				}
 			},
 			"release": func(t *rapid.T) {
