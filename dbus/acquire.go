@@ -61,46 +61,51 @@ type acquire struct {
 	many  bool
 }
 
-func parseAcquire(body []any) (request, error) {
-	w, err := parseWant("acquire", body[0].(string), body[1].(string), body[2].(string))
-	if err != nil {
+func parseAcquire(body *reader) (request, error) {
+	r := &acquire{wants: make([]lockd.Want, 1)}
+	var err error
+	if r.wants[0], err = parseWant("acquire", body); err != nil {
 		return nil, err
 	}
-	return finishAcquire(&acquire{wants: []lockd.Want{w}}, body[3].(options))
+	return r, r.options(body)
 }
 
-func parseAcquireMany(body []any) (request, error) {
-	list := body[0].([][]any)
-	if len(list) > MaxWanted {
-		return nil, &lockd.Error{Op: "acquire", Kind: lockd.LimitExceeded, Mode: dlm.None,
-			Text: fmt.Sprintf("more than %d locks in one call; ask for them in several", MaxWanted)}
-	}
-	r := &acquire{wants: make([]lockd.Want, len(list)), many: true}
-	for i, row := range list {
-		var err error
-		if r.wants[i], err = parseWant("acquire", row[0].(string), row[1].(string), row[2].(string)); err != nil {
+func parseAcquireMany(body *reader) (request, error) {
+	r := &acquire{many: true}
+	for end := body.array(8); body.more(end); {
+		body.align(8)
+		w, err := parseWant("acquire", body)
+		if err != nil {
 			return nil, err
 		}
+		if len(r.wants) == MaxWanted {
+			return nil, &lockd.Error{Op: "acquire", Kind: lockd.LimitExceeded, Mode: dlm.None,
+				Text: fmt.Sprintf("more than %d locks in one call; ask for them in several", MaxWanted)}
+		}
+		r.wants = append(r.wants, w)
 	}
-	return finishAcquire(r, body[1].(options))
+	return r, r.options(body)
 }
 
-func finishAcquire(r *acquire, given options) (request, error) {
-	if err := parseOptions("acquire", acquireOptions, given, &r.opts); err != nil {
-		return nil, err
+func (r *acquire) options(body *reader) error {
+	if err := parseOptions("acquire", acquireOptions, body, &r.opts); err != nil {
+		return err
 	}
 	if r.opts.PID != 0 && r.opts.Lifetime != state.Process {
-		return nil, invalid("acquire", `option pid needs the option lifetime "process"`)
+		return invalid("acquire", `option pid needs the option lifetime "process"`)
 	}
-	return r, nil
+	return nil
 }
 
-func parseWant(op, lockspace, resource, mode string) (lockd.Want, error) {
-	if err := checkNames(op, lockspace, resource); err != nil {
-		return lockd.Want{}, err
+// parseWant reads lockspace, resource and mode.
+func parseWant(op string, body *reader) (lockd.Want, error) {
+	w := lockd.Want{Lockspace: body.text(), Resource: body.text()}
+	if err := checkNames(op, w.Lockspace, w.Resource); err != nil {
+		return w, err
 	}
-	m, err := parseMode(op, lockspace, resource, mode)
-	return lockd.Want{Lockspace: lockspace, Resource: resource, Mode: m}, err
+	var err error
+	w.Mode, err = parseMode(op, w.Lockspace, w.Resource, body.text())
+	return w, err
 }
 
 func (r *acquire) serve(c *call) {

@@ -53,7 +53,8 @@ func Connect(ctx context.Context, address string) (*Bus, error) {
 		return nil, fmt.Errorf("connect to the message bus: %w", err)
 	}
 	stop := limit(ctx, c)
-	b := &Bus{wire: newWire(c)}
+	b := new(Bus)
+	b.wire = newWire(c, b.take)
 	if err := b.greet(); err != nil {
 		_ = c.Close()
 		return nil, fmt.Errorf("connect to the message bus at %s: %w", address, errors.Join(err, ctx.Err()))
@@ -64,7 +65,6 @@ func Connect(ctx context.Context, address string) (*Bus, error) {
 
 func (b *Bus) greet() (err error) {
 	b.conn, err = godbus.NewConn(b.wire,
-		godbus.WithIncomingInterceptor(b.intercept),
 		godbus.WithSignalHandler(&signals{bus: b, rest: godbus.NewSequentialSignalHandler()}),
 		godbus.WithSerialGenerator(new(serials)),
 		// Only the kernel's word on who we are; no cookies in a home directory.
@@ -99,30 +99,17 @@ func (b *Bus) Done() <-chan struct{} { return b.conn.Context().Done() }
 // Close closes the connection.
 func (b *Bus) Close() error { return b.conn.Close() }
 
-// intercept takes every method call. It runs in the reader goroutine, in the
-// order of arrival. godbus looks at the type afterwards and dispatches nothing
-// for a message that has none.
-func (b *Bus) intercept(msg *godbus.Message) {
-	if msg.Type != godbus.TypeMethodCall {
-		return
-	}
+// take takes every method call, in the reader goroutine.
+func (b *Bus) take(h *header) {
 	if s := b.server.Load(); s != nil {
-		s.take(msg)
-	} else {
-		b.refuseEarly(msg)
-	}
-	msg.Type = 0
-}
-
-// refuseEarly answers a call that came before there is a Server. Only somebody
-// who calls the unique name can be so early.
-func (b *Bus) refuseEarly(msg *godbus.Message) {
-	sender, _ := msg.Headers[godbus.FieldSender].Value().(string)
-	if msg.Flags&godbus.FlagNoReplyExpected != 0 || sender == "" {
+		s.take(h)
 		return
 	}
-	e := errorReply(sender, msg.Serial(), busError{errNoReply, "the service is starting; call " + Name})
-	go b.conn.Send(e, nil)
+	// Only somebody who calls the unique name can be so early.
+	if len(h.sender) > 0 && h.flags&godbus.FlagNoReplyExpected == 0 {
+		e := errorReply(string(h.sender), h.serial, busError{errFailed, "the service is starting; call " + Name})
+		go b.conn.Send(e, nil)
+	}
 }
 
 // signals sees the signals that the bus sends us. It runs in the reader, so a

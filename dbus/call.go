@@ -5,8 +5,6 @@ import (
 	"runtime/debug"
 	"sync/atomic"
 
-	godbus "github.com/godbus/dbus/v5"
-
 	"github.com/dlmlock/dlmlockd/lockd"
 )
 
@@ -98,16 +96,4 @@ func (c *call) authorize(a lockd.Action, lockspace, resource, mode string) error
 	}
 	s := lockd.Subject{Sender: c.sender, UID: c.who.uid, GIDs: c.who.gids, Interactive: c.interactive}
 	return c.srv.auth.Authorize(c.peer.ctx, s, a, details)
-}
-
-// newCall reads the header of a message.
-func newCall(s *Server, msg *godbus.Message) *call {
-	c := &call{
-		srv:         s,
-		serial:      msg.Serial(),
-		noReply:     msg.Flags&godbus.FlagNoReplyExpected != 0,
-		interactive: msg.Flags&godbus.FlagAllowInteractiveAuthorization != 0,
-	}
-	c.sender, _ = msg.Headers[godbus.FieldSender].Value().(string)
-	return c
 }

@@ -68,7 +68,7 @@ func contract(t *testing.T) xmlNode {
 
 // The tables here are the XML's: the same interfaces, members, signatures.
 func TestContractMethods(t *testing.T) {
-	root := newTree().nodes[Path]
+	root := newTree().nodes[string(Path)]
 	doc := contract(t)
 	require.Len(t, root.ifaces, len(doc.Interfaces))
 	for _, x := range doc.Interfaces {
@@ -87,7 +87,7 @@ func TestContractMethods(t *testing.T) {
 
 // The properties are the XML's, and all say how they change.
 func TestContractProperties(t *testing.T) {
-	root := newTree().nodes[Path]
+	root := newTree().nodes[string(Path)]
 	for _, x := range contract(t).Interfaces {
 		i := root.iface(x.Name)
 		require.Len(t, i.props, len(x.Properties), x.Name)
@@ -178,7 +178,7 @@ func TestContractDetails(t *testing.T) {
 	} {
 		require.Contains(t, doc, "- "+line+")")
 	}
-	methods := newTree().nodes[Path].iface(Name).methods
+	methods := newTree().nodes[string(Path)].iface(Name).methods
 	require.Equal(t, methods["AcquireMany"].out, sigOf([]grantRow{}))
 	require.Equal(t, methods["ListLocks"].out, sigOf([]lockRow{}))
 	require.Equal(t, methods["ListLockspaces"].out, sigOf([]spaceRow{}))

@@ -8,17 +8,17 @@
 // against it. The package refuses to know who holds which lock and what a
 // caller may do: it asks lockd.API and lockd.Authorizer.
 //
-// The way of a call: the reader goroutine takes it off the connection, finds
-// the method, parses the arguments (parse*.go), and puts it in the line of its
-// sender (peer.go). One goroutine per busy sender learns the credentials,
-// authorises and hands the calls to the service in the order they came, so a
-// slow authorisation holds up nobody else. The service's answer, given on its
-// own goroutine, goes to the outbox (outbox.go), whose goroutine writes
-// replies and signals in the order they were given.
+// The way of a call: the reader goroutine takes it off the connection (wire.go,
+// message.go), finds the method (tree.go), parses the arguments, and puts it in
+// the line of its sender (peer.go). One goroutine per busy sender learns the
+// credentials, authorises and hands the calls to the service in the order they
+// came, so a slow authorisation holds up nobody else. The service's answer,
+// given on its own goroutine, goes to the outbox (outbox.go), whose goroutine
+// writes replies and signals in the order they were given.
 //
-// godbus runs every call in a goroutine of its own and answers by itself. So
-// no call ever reaches its dispatcher: the incoming interceptor, which runs in
-// the reader and in order, takes them all (bus.go).
+// godbus makes the connection, reads what is not a call and writes everything.
+// It never sees a call: it runs each in a goroutine of its own, answers by
+// itself, and can be made to end the connection by what it can't decode.
 //
 // Concurrency: the exported methods may be called from any goroutine. Notify
 // never blocks.

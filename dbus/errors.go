@@ -15,7 +15,6 @@ import (
 // (dbus-protocol.h, "DBUS_ERROR_*").
 const (
 	errFailed           = "org.freedesktop.DBus.Error.Failed"
-	errNoReply          = "org.freedesktop.DBus.Error.NoReply"
 	errInvalidArgs      = "org.freedesktop.DBus.Error.InvalidArgs"
 	errAccessDenied     = "org.freedesktop.DBus.Error.AccessDenied"
 	errInteractive      = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired"

@@ -7,8 +7,8 @@ import (
 
 type inspect struct{ lockspace, resource string }
 
-func parseInspect(body []any) (request, error) {
-	r := &inspect{body[0].(string), body[1].(string)}
+func parseInspect(body *reader) (request, error) {
+	r := &inspect{body.text(), body.text()}
 	return r, checkNames("inspect", r.lockspace, r.resource)
 }
 
@@ -71,9 +71,9 @@ var listOptions = []option[lockd.Filter]{
 
 type listLocks struct{ filter lockd.Filter }
 
-func parseListLocks(body []any) (request, error) {
+func parseListLocks(body *reader) (request, error) {
 	r := new(listLocks)
-	return r, parseOptions("list", listOptions, body[0].(options), &r.filter)
+	return r, parseOptions("list", listOptions, body, &r.filter)
 }
 
 func (r *listLocks) serve(c *call) {

@@ -27,38 +27,39 @@ const (
 	maxText = 4096
 )
 
-// options are the a{sv} of a call.
-type options = map[string]godbus.Variant
-
 // option is a key that a member knows. set gets a value of type sig.
 type option[T any] struct {
 	key, sig string
 	set      func(into *T, value any) error
 }
 
-// parseOptions reads given as known says. op is the operation, for errors.
-func parseOptions[T any](op string, known []option[T], given options, into *T) error {
-	for key, v := range given {
+// parseOptions reads an a{sv} as known says. op is the operation, for errors.
+func parseOptions[T any](op string, known []option[T], body *reader, into *T) error {
+	for end := body.array(8); body.more(end); {
+		body.align(8)
+		key := body.bytes()
+		sig := body.signature()
 		o := findOption(known, key)
 		if o == nil {
-			return invalid(op, "unknown option %q; known here: %s", clip(key), optionKeys(known))
+			return invalid(op, "unknown option %q; known here: %s", clip(string(key)), optionKeys(known))
 		}
-		if sig := v.Signature().String(); sig != o.sig {
-			return invalid(op, "option %s takes the type %s, not %s", key, o.sig, clip(sig))
+		if string(sig) != o.sig {
+			return invalid(op, "option %s takes the type %s, not %s", key, o.sig, clip(string(sig)))
 		}
-		if s, ok := v.Value().(string); ok && len(s) > maxText {
+		v := body.value(o.sig)
+		if s, ok := v.(string); ok && len(s) > maxText {
 			return invalid(op, "option %s has %d bytes, at most %d are allowed", key, len(s), maxText)
 		}
-		if err := o.set(into, v.Value()); err != nil {
-			return named(op, key, err)
+		if err := o.set(into, v); err != nil {
+			return named(op, o.key, err)
 		}
 	}
 	return nil
 }
 
-func findOption[T any](known []option[T], key string) *option[T] {
+func findOption[T any](known []option[T], key []byte) *option[T] {
 	for i := range known {
-		if known[i].key == key {
+		if known[i].key == string(key) {
 			return &known[i]
 		}
 	}

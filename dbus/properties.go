@@ -67,8 +67,8 @@ func propertiesIface() *iface {
 }
 
 // findProperty finds a property by the arguments of Get and Set.
-func findProperty(n *node, body []any) (*property, error) {
-	face, name := body[0].(string), body[1].(string)
+func findProperty(n *node, body *reader) (*property, error) {
+	face, name := body.text(), body.text()
 	i := n.iface(face)
 	if i == nil {
 		return nil, unknownInterface(face)
@@ -84,7 +84,7 @@ func unknownInterface(face string) error {
 	return busError{errUnknownInterface, fmt.Sprintf("the object has no interface %q; its properties are those of %s", face, Name)}
 }
 
-func getProperty(s *Server, n *node, c *call, body []any) {
+func getProperty(s *Server, n *node, c *call, body *reader) {
 	p, err := findProperty(n, body)
 	if err != nil {
 		c.fail(err)
@@ -94,7 +94,7 @@ func getProperty(s *Server, n *node, c *call, body []any) {
 	c.reply(p.value(s, &st))
 }
 
-func setProperty(_ *Server, n *node, c *call, body []any) {
+func setProperty(_ *Server, n *node, c *call, body *reader) {
 	p, err := findProperty(n, body)
 	if err == nil {
 		err = busError{errReadOnly, p.name + " can't be set"}
@@ -102,8 +102,8 @@ func setProperty(_ *Server, n *node, c *call, body []any) {
 	c.fail(err)
 }
 
-func getAllProperties(s *Server, n *node, c *call, body []any) {
-	face := body[0].(string)
+func getAllProperties(s *Server, n *node, c *call, body *reader) {
+	face := body.text()
 	i := n.iface(face)
 	if i == nil {
 		c.fail(unknownInterface(face))

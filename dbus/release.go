@@ -43,13 +43,13 @@ type convert struct {
 	opts convertOpts
 }
 
-func parseConvert(body []any) (request, error) {
-	w, err := parseWant("convert", body[0].(string), body[1].(string), body[2].(string))
+func parseConvert(body *reader) (request, error) {
+	w, err := parseWant("convert", body)
 	if err != nil {
 		return nil, err
 	}
 	r := &convert{want: w}
-	return r, parseOptions("convert", convertOptions, body[3].(options), &r.opts)
+	return r, parseOptions("convert", convertOptions, body, &r.opts)
 }
 
 // serve: a stronger mode is as much as a new lock, so it takes the same
@@ -74,12 +74,12 @@ type release struct {
 	sel                 lockd.Selector
 }
 
-func parseRelease(body []any) (request, error) {
-	r := &release{lockspace: body[0].(string), resource: body[1].(string)}
+func parseRelease(body *reader) (request, error) {
+	r := &release{lockspace: body.text(), resource: body.text()}
 	if err := checkNames("release", r.lockspace, r.resource); err != nil {
 		return nil, err
 	}
-	return r, parseOptions("release", releaseOptions, body[2].(options), &r.sel)
+	return r, parseOptions("release", releaseOptions, body, &r.sel)
 }
 
 // serve: whose the lock is, the service knows. So it is asked first, as the
@@ -113,8 +113,8 @@ func (r *release) releaseOthers(c *call, who lockd.Caller) {
 
 type releaseOwner struct{ lockspace, owner string }
 
-func parseReleaseOwner(body []any) (request, error) {
-	r := &releaseOwner{lockspace: body[0].(string), owner: body[1].(string)}
+func parseReleaseOwner(body *reader) (request, error) {
+	r := &releaseOwner{lockspace: body.text(), owner: body.text()}
 	if r.lockspace != "" {
 		if err := checkSpace("release-owner", r.lockspace); err != nil {
 			return nil, err

@@ -208,6 +208,9 @@ func (c *client) list(filter options) []lockRow {
 	return rows
 }
 
+// options are an a{sv}.
+type options = map[string]godbus.Variant
+
 // opt makes options of pairs.
 func opt(pairs ...any) options {
 	o := options{}

@@ -9,6 +9,7 @@ import (
 
 	godbus "github.com/godbus/dbus/v5"
 
+	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/lockd"
 )
 
@@ -139,34 +140,41 @@ func (s *Server) Shutdown(ctx context.Context) error {
 }
 
 // take takes one method call, in the reader goroutine.
-func (s *Server) take(msg *godbus.Message) {
-	c := newCall(s, msg)
-	if c.sender == "" {
+func (s *Server) take(h *header) {
+	if len(h.sender) == 0 {
 		return // not from a bus: nobody to answer
 	}
+	c := &call{
+		srv:         s,
+		sender:      string(h.sender),
+		serial:      h.serial,
+		noReply:     h.flags&godbus.FlagNoReplyExpected != 0,
+		interactive: h.flags&godbus.FlagAllowInteractiveAuthorization != 0,
+	}
 	if !s.gate.enter() {
-		c.method = nothing
 		s.gate.force()
-		c.fail(&lockd.Error{Op: "call", Kind: lockd.ShuttingDown, Text: "the service is about to end; call again to start it anew"})
+		c.fail(&lockd.Error{Op: "call", Kind: lockd.ShuttingDown, Mode: dlm.None,
+			Text: "the service is about to end; call again to start it anew"})
 		return
 	}
 	defer c.contain()
-	m, n, err := s.tree.find(msg)
+	m, n, err := s.tree.find(h)
 	if err != nil {
 		c.fail(err)
 		return
 	}
 	c.method = m
 	if m.inline != nil {
-		m.inline(s, n, c, msg.Body)
+		m.inline(s, n, c, &h.body)
 		return
 	}
-	req, err := m.parse(msg.Body)
+	if c.req, err = m.parse(&h.body); err == nil && h.body.bad {
+		err = invalid(m.name, "the arguments are shorter than they say")
+	}
 	if err != nil {
 		c.fail(err)
 		return
 	}
-	c.req = req
 	s.enqueue(c)
 }
 

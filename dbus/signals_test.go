@@ -118,8 +118,9 @@ func TestPropertiesChanged(t *testing.T) {
 			}
 		}
 		// What nobody says is seen all the same.
-		st.Locks = 43
-		again := func() lockd.Status { return st }
+		more := st
+		more.Locks = 43
+		again := func() lockd.Status { return more }
 		r.api.status.Store(&again)
 		require.Equal(t, options{"LockCount": godbus.MakeVariant(uint32(43))}, await(t, ch, "PropertiesChanged").Body[1])
 	})

@@ -7,7 +7,7 @@ import (
 
 type listLockspaces struct{}
 
-func parseListLockspaces([]any) (request, error) { return listLockspaces{}, nil }
+func parseListLockspaces(*reader) (request, error) { return listLockspaces{}, nil }
 
 func (listLockspaces) serve(c *call) {
 	if err := c.authorize(lockd.ActInspect, "", "", ""); err != nil {
@@ -29,12 +29,12 @@ var joinOptions []option[join]
 
 type join struct{ lockspace string }
 
-func parseJoin(body []any) (request, error) {
-	r := &join{body[0].(string)}
+func parseJoin(body *reader) (request, error) {
+	r := &join{body.text()}
 	if err := checkSpace("join", r.lockspace); err != nil {
 		return nil, err
 	}
-	return r, parseOptions("join", joinOptions, body[1].(options), r)
+	return r, parseOptions("join", joinOptions, body, r)
 }
 
 func (r *join) serve(c *call) {
@@ -57,12 +57,12 @@ type leave struct {
 	force     bool
 }
 
-func parseLeave(body []any) (request, error) {
-	r := &leave{lockspace: body[0].(string)}
+func parseLeave(body *reader) (request, error) {
+	r := &leave{lockspace: body.text()}
 	if err := checkSpace("leave", r.lockspace); err != nil {
 		return nil, err
 	}
-	return r, parseOptions("leave", leaveOptions, body[1].(options), r)
+	return r, parseOptions("leave", leaveOptions, body, r)
 }
 
 func (r *leave) serve(c *call) {
@@ -85,8 +85,8 @@ func (c *call) plain(err error) {
 
 type listOrphans struct{ lockspace string }
 
-func parseListOrphans(body []any) (request, error) {
-	r := &listOrphans{body[0].(string)}
+func parseListOrphans(body *reader) (request, error) {
+	r := &listOrphans{body.text()}
 	return r, checkSpace("list-orphans", r.lockspace)
 }
 
@@ -113,20 +113,18 @@ type purge struct {
 	expect    []dlm.LockID
 }
 
-func parsePurge(body []any) (request, error) {
-	r := &purge{lockspace: body[0].(string)}
+func parsePurge(body *reader) (request, error) {
+	r := &purge{lockspace: body.text()}
 	if err := checkSpace("purge", r.lockspace); err != nil {
 		return nil, err
 	}
-	ids := body[1].([]uint32)
-	if len(ids) > MaxPurge {
-		return nil, invalid("purge", "more than %d lockids", MaxPurge)
+	for end := body.array(4); body.more(end); {
+		if len(r.expect) == MaxPurge {
+			return nil, invalid("purge", "more than %d lockids", MaxPurge)
+		}
+		r.expect = append(r.expect, dlm.LockID(body.uint32()))
 	}
-	r.expect = make([]dlm.LockID, len(ids))
-	for i, id := range ids {
-		r.expect[i] = dlm.LockID(id)
-	}
-	return r, parseOptions("purge", purgeOptions, body[2].(options), r)
+	return r, parseOptions("purge", purgeOptions, body, r)
 }
 
 func (r *purge) serve(c *call) {

@@ -26,13 +26,11 @@ type method struct {
 	outSig        godbus.Signature
 
 	// inline answers at once; it must not block.
-	inline func(s *Server, n *node, c *call, body []any)
-	// parse reads and checks the arguments, whose types are those of in.
-	parse func(body []any) (request, error)
+	inline func(s *Server, n *node, c *call, body *reader)
+	// parse reads and checks the arguments, whose types are those of in. They
+	// are good until it returns.
+	parse func(body *reader) (request, error)
 }
-
-// nothing stands in for the method of a call that was not looked at.
-var nothing = &method{name: "?"}
 
 // iface is one interface of an object.
 type iface struct {
@@ -78,22 +76,22 @@ func (n *node) iface(name string) *iface {
 // and go (locks, requests, lockspaces) are not entries of it: find is where a
 // path below Path is to be looked up in the service.
 type tree struct {
-	nodes map[godbus.ObjectPath]*node
+	nodes map[string]*node
 	peer  *iface
 }
 
 func newTree() *tree {
 	peer := newIface(ifacePeer, nil,
-		&method{name: "Ping", inline: func(_ *Server, _ *node, c *call, _ []any) { c.reply() }},
+		&method{name: "Ping", inline: func(_ *Server, _ *node, c *call, _ *reader) { c.reply() }},
 		&method{name: "GetMachineId", out: "s", inline: getMachineID})
 	introspectable := newIface(ifaceIntrospectable, nil,
-		&method{name: "Introspect", out: "s", inline: func(_ *Server, n *node, c *call, _ []any) { c.reply(n.xml) }})
+		&method{name: "Introspect", out: "s", inline: func(_ *Server, n *node, c *call, _ *reader) { c.reply(n.xml) }})
 	root := &node{xml: data.Introspection, ifaces: []*iface{
 		newIface(Name, rootProperties, rootMethods()...), introspectable, peer, propertiesIface()}}
-	t := &tree{peer: peer, nodes: map[godbus.ObjectPath]*node{Path: root}}
+	t := &tree{peer: peer, nodes: map[string]*node{string(Path): root}}
 	for p := string(Path); p != "/"; {
 		p = p[:max(strings.LastIndexByte(p, '/'), 1)]
-		t.nodes[godbus.ObjectPath(p)] = &node{ifaces: []*iface{introspectable, peer}}
+		t.nodes[p] = &node{ifaces: []*iface{introspectable, peer}}
 	}
 	for p, n := range t.nodes {
 		if n.xml == "" {
@@ -104,11 +102,11 @@ func newTree() *tree {
 }
 
 // describe writes the introspection of a place on the way to an object.
-func (t *tree) describe(p godbus.ObjectPath) string {
-	prefix := strings.TrimSuffix(string(p), "/") + "/"
+func (t *tree) describe(p string) string {
+	prefix := strings.TrimSuffix(p, "/") + "/"
 	children := make(map[string]bool)
 	for q := range t.nodes {
-		if rest, ok := strings.CutPrefix(string(q), prefix); ok && rest != "" {
+		if rest, ok := strings.CutPrefix(q, prefix); ok && rest != "" {
 			child, _, _ := strings.Cut(rest, "/")
 			children[child] = true
 		}
@@ -130,48 +128,42 @@ func (t *tree) describe(p godbus.ObjectPath) string {
 	return b.String()
 }
 
-// find finds the method that a message is for, and checks the types of its
+// find finds the method that a call is for, and checks the types of its
 // arguments.
-func (t *tree) find(msg *godbus.Message) (*method, *node, error) {
-	path, _ := msg.Headers[godbus.FieldPath].Value().(godbus.ObjectPath)
-	face, _ := msg.Headers[godbus.FieldInterface].Value().(string)
-	member, _ := msg.Headers[godbus.FieldMember].Value().(string)
-	n := t.nodes[path]
-	m, err := t.lookup(n, path, face, member)
+func (t *tree) find(h *header) (*method, *node, error) {
+	n := t.nodes[string(h.path)]
+	m, err := t.lookup(n, h)
 	if err != nil {
 		return nil, nil, err
 	}
-	sig, _ := msg.Headers[godbus.FieldSignature].Value().(godbus.Signature)
-	if sig.String() != m.in {
-		return nil, nil, busError{errInvalidArgs, fmt.Sprintf("%s takes (%s), the call has (%s)", m.name, m.in, sig)}
+	if string(h.sig) != m.in {
+		return nil, nil, busError{errInvalidArgs, fmt.Sprintf("%s takes (%s), the call has (%s)", m.name, m.in, h.sig)}
 	}
 	return m, n, nil
 }
 
-func (t *tree) lookup(n *node, path godbus.ObjectPath, face, member string) (*method, error) {
-	if n == nil && face == ifacePeer {
+func (t *tree) lookup(n *node, h *header) (*method, error) {
+	if n == nil && string(h.iface) == ifacePeer {
 		// The Peer interface is that of the connection, whatever the path.
 		n = &node{ifaces: []*iface{t.peer}}
 	}
 	if n == nil {
-		return nil, busError{errUnknownObject, fmt.Sprintf("there is no object %s; the lock service is %s", path, Path)}
+		return nil, busError{errUnknownObject, fmt.Sprintf("there is no object %s; the lock service is %s", h.path, Path)}
 	}
-	if face == "" {
-		for _, i := range n.ifaces {
-			if m := i.methods[member]; m != nil {
-				return m, nil
-			}
+	known := len(h.iface) == 0 // it may be left out
+	for _, i := range n.ifaces {
+		if len(h.iface) > 0 && i.name != string(h.iface) {
+			continue
 		}
-		return nil, busError{errUnknownMethod, fmt.Sprintf("%s has no method %s; Introspect lists them", path, member)}
+		known = true
+		if m := i.methods[string(h.member)]; m != nil {
+			return m, nil
+		}
 	}
-	i := n.iface(face)
-	if i == nil {
-		return nil, busError{errUnknownInterface, fmt.Sprintf("%s has no interface %s; Introspect lists them", path, face)}
+	if !known {
+		return nil, busError{errUnknownInterface, fmt.Sprintf("%s has no interface %s; Introspect lists them", h.path, h.iface)}
 	}
-	if m := i.methods[member]; m != nil {
-		return m, nil
-	}
-	return nil, busError{errUnknownMethod, fmt.Sprintf("%s has no method %s; Introspect lists them", face, member)}
+	return nil, busError{errUnknownMethod, fmt.Sprintf("%s has no method %s; Introspect lists them", h.path, h.member)}
 }
 
 var machineID = sync.OnceValues(func() (string, error) {
@@ -183,7 +175,7 @@ var machineID = sync.OnceValues(func() (string, error) {
 })
 
 // getMachineID answers org.freedesktop.DBus.Peer.GetMachineId.
-func getMachineID(_ *Server, _ *node, c *call, _ []any) {
+func getMachineID(_ *Server, _ *node, c *call, _ *reader) {
 	id, err := machineID()
 	if err != nil {
 		c.fail(busError{errFailed, "this host has no machine id: " + err.Error()})

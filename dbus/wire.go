@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -22,19 +21,21 @@ import (
 // and no caller can fill our descriptor table. (godbus never closes a
 // descriptor that a message carries without naming it in its body.)
 //
-// It reads message by message and lets only those through that godbus can
-// read. godbus ends the connection at one that it can't, some of which the
-// buses forward: any user could end the daemon.
+// It reads message by message. Method calls it gives to onCall, in the order of
+// arrival; godbus, which would run each in a goroutine of its own, never sees
+// them. Of the others it lets through what godbus can read: godbus ends the
+// connection at a message that it can't, and anybody may send us a signal.
 //
 // Writes gather while corked, so that a batch of replies costs one system
 // call.
 type wire struct {
 	conn   *net.UnixConn
+	onCall func(*header) // runs in the reader; the header is good until it returns
 	in     *bufio.Reader
 	frame  []byte        // what godbus has not read yet of a line or message
 	buf    []byte        // what frame is a part of, for the next message
 	binary bool          // authentication is over: messages, not lines
-	unread atomic.Uint64 // messages that godbus can't read
+	unread atomic.Uint64 // messages that were dropped
 
 	mu     sync.Mutex
 	out    []byte
@@ -52,8 +53,8 @@ const (
 	maxMessage = 1 << 27
 )
 
-func newWire(c *net.UnixConn) *wire {
-	return &wire{conn: c, in: bufio.NewReaderSize(c, 32<<10)}
+func newWire(c *net.UnixConn, onCall func(*header)) *wire {
+	return &wire{conn: c, onCall: onCall, in: bufio.NewReaderSize(c, 32<<10)}
 }
 
 // Read gives godbus a part of one line or one message.
@@ -68,7 +69,8 @@ func (w *wire) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// next reads the next line or readable message into frame.
+// next reads the next line, or message, and leaves in frame what godbus is to
+// read of it.
 func (w *wire) next() error {
 	if !w.binary {
 		line, err := w.in.ReadSlice('\n')
@@ -93,69 +95,31 @@ func (w *wire) next() error {
 	if _, err := io.ReadFull(w.in, frame); err != nil {
 		return err
 	}
+	if godbus.Type(frame[1]) == godbus.TypeMethodCall {
+		if h, ok := parseHeader(frame); ok {
+			w.onCall(&h)
+		} else {
+			w.unread.Add(1)
+		}
+		return nil
+	}
 	if !readable(frame) {
 		w.unread.Add(1)
-		if frame = blank(frame); frame == nil {
-			return nil
-		}
+		return nil
 	}
 	w.frame = frame
 	return nil
 }
 
-// headerSize is the fixed part of a message's header with the length of the
-// array of fields.
-const headerSize = 16
-
-// orderOf is the byte order of a message.
-func orderOf(head []byte) binary.ByteOrder {
-	if head[0] == 'B' {
-		return binary.BigEndian
-	}
-	return binary.LittleEndian
-}
-
-// messageSize is the length of the message that begins with head.
-func messageSize(head []byte) (size int, ok bool) {
-	order := orderOf(head)
-	body, fields := uint64(order.Uint32(head[4:])), uint64(order.Uint32(head[12:]))
-	n := headerSize + (fields+7)&^7 + body
-	return int(n), n <= maxMessage
-}
-
 // readable tells whether godbus can read a message that a bus let through. It
 // can't where containers are nested deeper than 63, which needs as many
 // characters of type codes, nor dictionaries with some types of keys. Whatever
-// may be like that is tried, which is rare: our members have text keys.
+// may be like that is tried, which is rare.
 func readable(frame []byte) bool {
 	const suspicious = 48
 	n := bytes.Count(frame, []byte("a")) + bytes.Count(frame, []byte("v")) + bytes.Count(frame, []byte("("))
 	dicts := bytes.Count(frame, []byte("{")) - bytes.Count(frame, []byte("{s"))
 	return n < suspicious && dicts == 0 || tryDecode(frame)
-}
-
-// blank makes an unreadable message one whose arguments are bytes, as many as
-// its signature has letters, so that the caller gets an answer: the wrong
-// types. nil if it can't be done.
-func blank(frame []byte) []byte {
-	order := orderOf(frame)
-	body := headerSize + int(order.Uint32(frame[12:])+7)&^7
-	// The header field SIGNATURE: its code and the signature "g" of its value.
-	field := []byte{byte(godbus.FieldSignature), 1, 'g', 0}
-	at := bytes.Index(frame[:body], field) + len(field)
-	if at < len(field) || at >= body {
-		return nil
-	}
-	n := int(frame[at])
-	if at+1+n > body || body+n > len(frame) {
-		return nil
-	}
-	copy(frame[at+1:], bytes.Repeat([]byte("y"), n))
-	order.PutUint32(frame[4:], uint32(n))
-	if frame = frame[:body+n]; !tryDecode(frame) {
-		return nil
-	}
-	return frame
 }
 
 func tryDecode(frame []byte) (ok bool) {

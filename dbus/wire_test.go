@@ -137,14 +137,6 @@ func TestReadableIsSound(t *testing.T) {
 		frame := frameOf(t, sig, w.body)
 		if readable(frame) {
 			require.True(t, tryDecode(frame), "%s %x", sig, w.body)
-			return
-		}
-		frame = blank(frame)
-		if len(w.body) >= len(sig) {
-			require.NotNil(t, frame)
-			msg, err := godbus.DecodeMessage(bytes.NewReader(frame))
-			require.NoError(t, err)
-			require.Len(t, msg.Body, len(sig))
 		}
 	})
 }
@@ -158,8 +150,6 @@ func TestReadable(t *testing.T) {
 	require.False(t, readable(frameOf(t, "av", deepArrays(32))))
 	dict := []byte{8, 0, 0, 0, 0, 0, 0, 0, 1, 's', 0, 0, 1, 0, 0, 0}
 	require.False(t, readable(frameOf(t, "a{gu}", dict)))
-	require.NotNil(t, blank(frameOf(t, "a{gu}", dict)))
-	require.Nil(t, blank(frameOf(t, "", nil)))
 	long := strings.Repeat("a(v", 1000)
 	body := binary.LittleEndian.AppendUint32(nil, uint32(len(long)))
 	require.True(t, readable(frameOf(t, "s", append(append(body, long...), 0))))

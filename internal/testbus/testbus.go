@@ -60,6 +60,18 @@ type Bus struct {
 // example.
 func Start(t testing.TB, kind Kind, further ...string) *Bus {
 	t.Helper()
+	policies := make(map[string]string, len(further))
+	for _, f := range further {
+		text, err := os.ReadFile(f)
+		must(t, err)
+		policies[filepath.Base(f)] = string(text)
+	}
+	return StartWith(t, kind, policies)
+}
+
+// StartWith is Start with more policy files given by name and text.
+func StartWith(t testing.TB, kind Kind, policies map[string]string) *Bus {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Fatal("the tests on a real bus run as root (only root may own the service's name): use sudo")
 	}
@@ -69,7 +81,7 @@ func Start(t testing.TB, kind Kind, further ...string) *Bus {
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	must(t, os.Chmod(dir, 0o755))
 	b := &Bus{Kind: kind, Dir: dir, Address: "unix:path=" + filepath.Join(dir, "socket")}
-	b.configure(t, further)
+	b.configure(t, policies)
 	switch kind {
 	case Daemon:
 		b.startDaemon(t)
@@ -118,15 +130,13 @@ const config = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Config
 </busconfig>
 `
 
-func (b *Bus) configure(t testing.TB, further []string) {
+func (b *Bus) configure(t testing.TB, further map[string]string) {
 	policies := filepath.Join(b.Dir, "system.d")
 	must(t, os.Mkdir(policies, 0o755))
 	must(t, os.WriteFile(b.confFile(), fmt.Appendf(nil, config, b.Address, policies), 0o644))
 	must(t, os.WriteFile(filepath.Join(policies, "org.example.DlmLock.conf"), []byte(data.BusPolicy), 0o644))
-	for _, f := range further {
-		text, err := os.ReadFile(f)
-		must(t, err)
-		must(t, os.WriteFile(filepath.Join(policies, filepath.Base(f)), text, 0o644))
+	for name, text := range further {
+		must(t, os.WriteFile(filepath.Join(policies, name), []byte(text), 0o644))
 	}
 }
 
