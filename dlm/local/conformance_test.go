@@ -57,8 +57,14 @@ func (r *rig) FreshLockspace(testing.TB) string {
 	return fmt.Sprintf("fresh-%d", r.fresh)
 }
 
-// TestConformance runs every rule of dlmtest; a rule that the rig could not
-// run would be one that nobody checks.
+// The rig can do everything that a rule may need, so that none is skipped.
+var (
+	_ dlmtest.Crasher  = (*rig)(nil)
+	_ dlmtest.Stopper  = (*rig)(nil)
+	_ dlmtest.Intruder = (*rig)(nil)
+)
+
+// TestConformance runs every rule of dlmtest.
 func TestConformance(t *testing.T) {
 	for nodes := 1; nodes <= 3; nodes++ {
 		t.Run(fmt.Sprintf("%d nodes", nodes), func(t *testing.T) { dlmtest.Run(t, newRig(t, nodes)) })
