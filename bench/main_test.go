@@ -1,0 +1,150 @@
+package bench
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// With these in the environment the test program is something else.
+const (
+	envFloor  = "BENCH_FLOOR_BUS" // the service with the empty method, on this bus
+	envReport = "BENCH_REPORT"    // the file to write the table to
+	envDaemon = "BENCH_DLMLOCKD"  // the daemon to measure
+)
+
+func TestMain(m *testing.M) {
+	if address := os.Getenv(envFloor); address != "" {
+		serveFloor(address)
+		return
+	}
+	code := m.Run()
+	if len(report) > 0 {
+		text := table()
+		fmt.Printf("\n%s", text)
+		if path := os.Getenv(envReport); path != "" && code == 0 {
+			if err := writeReport(path, text); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				code = 1
+			}
+		}
+	}
+	os.Exit(code)
+}
+
+// line is one line of the table.
+type line struct{ what, measured, floor, ratio, goal string }
+
+var report []line
+
+// add puts a line into the table; a benchmark that runs again replaces its own.
+func add(l line) {
+	i := slices.IndexFunc(report, func(o line) bool { return o.what == l.what })
+	if i < 0 {
+		report = append(report, l)
+	} else {
+		report[i] = l
+	}
+}
+
+func table() string {
+	var b strings.Builder
+	b.WriteString("| what | measured | floor | ratio | goal |\n| --- | --- | --- | --- | --- |\n")
+	for _, l := range report {
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", l.what, l.measured, l.floor, l.ratio, l.goal)
+	}
+	return b.String()
+}
+
+// The report stands between two marks; the rest of the file is written by
+// people.
+const (
+	beginMark = "<!-- make bench writes from here ... -->\n"
+	endMark   = "<!-- ... to here -->\n"
+)
+
+func writeReport(path, text string) error {
+	old, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	head, rest, ok := bytes.Cut(old, []byte(beginMark))
+	_, tail, ok2 := bytes.Cut(rest, []byte(endMark))
+	if !ok || !ok2 {
+		return fmt.Errorf("%s lacks the marks %q and %q", path, beginMark, endMark)
+	}
+	out := slices.Concat(head, []byte(beginMark), []byte("\n"+machine()+"\n"+text+"\n"), []byte(endMark), tail)
+	return os.WriteFile(path, out, 0o644)
+}
+
+// machine says what the numbers are of.
+func machine() string {
+	cpu := "unknown processor"
+	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for l := range strings.Lines(string(text)) {
+			if name, ok := strings.CutPrefix(l, "model name"); ok {
+				cpu = strings.Trim(name, "\t :\n")
+				break
+			}
+		}
+	}
+	kernel, _ := exec.Command("uname", "-sr").Output()
+	return fmt.Sprintf("%s, %d cores, %s, %s, %s.\n", cpu, runtime.NumCPU(), strings.TrimSpace(string(kernel)), runtime.Version(),
+		time.Now().UTC().Format("2006-01-02"))
+}
+
+// interleave runs the functions in turns, so that a busy moment of the machine
+// hits each of them, and returns the median time of each.
+func interleave(rounds int, fs ...func()) []time.Duration {
+	times := make([][]time.Duration, len(fs))
+	for _, f := range fs {
+		f() // warm
+	}
+	for range rounds {
+		for i, f := range fs {
+			began := time.Now()
+			f()
+			times[i] = append(times[i], time.Since(began))
+		}
+	}
+	medians := make([]time.Duration, len(fs))
+	for i := range times {
+		slices.Sort(times[i])
+		medians[i] = times[i][len(times[i])/2]
+	}
+	return medians
+}
+
+func micros(d time.Duration) string {
+	return fmt.Sprintf("%.1f us", float64(d.Nanoseconds())/1000)
+}
+
+func ratio(a, b time.Duration) string { return fmt.Sprintf("%.2f", float64(a)/float64(b)) }
+
+// daemonPath is the daemon to measure, as make build leaves it.
+func daemonPath(tb testing.TB) string {
+	path := os.Getenv(envDaemon)
+	if path == "" {
+		path = "../bin/dlmlockd"
+	}
+	path, err := filepath.Abs(path)
+	must(tb, err)
+	if _, err := os.Stat(path); err != nil {
+		tb.Fatalf("%v: make build", err)
+	}
+	return path
+}
+
+func must(tb testing.TB, err error) {
+	tb.Helper()
+	if err != nil {
+		tb.Fatal(err)
+	}
+}
