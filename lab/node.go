@@ -50,7 +50,7 @@ func newNode(c *Cluster, id int) (n *Node, err error) {
 	logs := []struct {
 		name string
 		to   *io.Writer
-	}{{n.Name + ".console", &n.Console.Log}, {n.Name + ".qemu", &n.qemuLog}}
+	}{{filepath.Base(n.ConsolePath()), &n.Console.Log}, {n.Name + ".qemu", &n.qemuLog}}
 	for _, l := range logs {
 		f, err := os.Create(filepath.Join(c.artefacts, l.name))
 		if err != nil {
@@ -205,6 +205,11 @@ func (n *Node) Agent() (*agent.Client, error) {
 		return nil, fmt.Errorf("%s: %w", n.Name, ErrDown)
 	}
 	return n.client, nil
+}
+
+// ConsolePath is the file with everything the machine wrote to its console.
+func (n *Node) ConsolePath() string {
+	return filepath.Join(n.cluster.artefacts, n.Name+".console")
 }
 
 // Run runs a command and returns its standard output. A status other than 0

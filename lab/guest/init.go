@@ -180,6 +180,10 @@ func furnish(root string, p Params) error {
 			return err
 		}
 	}
+	// systemd takes a machine with this file for a container.
+	if err := os.Remove(root + "/.dockerenv"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
 	if err := os.Symlink(filepath.Base(AgentPath), root+FencePath); err != nil {
 		return err
 	}
