@@ -361,9 +361,12 @@ func TestBusGone(t *testing.T) {
 	_ = s.Shutdown(t.Context()) // what remains to be ended ends
 }
 
+// fixedStatus is a service that has nothing.
 type fixedStatus struct{ lockd.API }
 
-func (fixedStatus) Status() lockd.Status { return lockd.Status{} }
+func (fixedStatus) Status() lockd.Status        { return lockd.Status{} }
+func (fixedStatus) Senders(done func([]string)) { done(nil) }
+func (fixedStatus) SenderGone(string)           {}
 
 func receiveClosed(t *testing.T, ch <-chan struct{}) {
 	t.Helper()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 
 	godbus "github.com/godbus/dbus/v5"
@@ -71,9 +72,10 @@ func New(cfg Config) *Server {
 	return s
 }
 
-// Start begins to serve api: subscribes to vanishing callers and takes calls
-// to our unique name. Nobody knows that one; RequestName opens the door. The
-// context bounds Start alone.
+// Start begins to serve api, which is ready: it subscribes to vanishing
+// connections, tells the service of those that have vanished while nobody
+// looked, and takes calls to our unique name. Nobody knows that one;
+// RequestName opens the door. The context bounds Start alone.
 func (s *Server) Start(ctx context.Context, api lockd.API) error {
 	s.api = api
 	// One match for all callers: the bus allows only so many. An empty third
@@ -87,7 +89,29 @@ func (s *Server) Start(ctx context.Context, api lockd.API) error {
 	s.props.begin(api.Status())
 	go s.out.run()
 	s.bus.server.Store(s)
-	return nil
+	return s.missed(ctx)
+}
+
+// missed finds out which of the connections that locks hang on are gone. It
+// comes after the subscription, so that none vanishes in between.
+func (s *Server) missed(ctx context.Context) error {
+	senders := make(chan []string, 1)
+	s.api.Senders(func(names []string) { senders <- names })
+	var there []string
+	if err := s.bus.conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.ListNames", 0).Store(&there); err != nil {
+		return fmt.Errorf("look for vanished callers: %w", err)
+	}
+	select {
+	case names := <-senders:
+		for _, name := range names {
+			if !slices.Contains(there, name) {
+				s.api.SenderGone(name)
+			}
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("look for vanished callers: %w", ctx.Err())
+	}
 }
 
 // RequestName takes the well-known name. It does not replace another owner and
@@ -212,6 +236,9 @@ func (s *Server) senderGone(name string) {
 	s.mu.Unlock()
 	if p != nil {
 		p.gone()
+	} else {
+		// It has called a daemon before this one.
+		s.api.SenderGone(name)
 	}
 }
 
