@@ -189,6 +189,7 @@ func ruleStopped(c *check) {
 	canceled := a.ask(name, dlm.EX, 0)
 	a.space.Cancel(canceled)
 	a.space.Unlock(held, nil)
+	require.Equal(c, dlm.StatusBusy, a.convert(held, dlm.PR, 0, nil).Status)
 	adopted := a.adopted(orphan, dlm.EX, id)
 	c.settle()
 	a.waits(ck)

@@ -152,6 +152,14 @@ func (s *space) stopped() bool {
 	return stopped
 }
 
+// holds reports whether an operation of a lock waits for the lockspace to
+// resume; a Cancel is none.
+func (s *space) holds(h *handle, c dlm.Cookie) bool {
+	return slices.ContainsFunc(s.held, func(o operation) bool {
+		return o.handle == h && o.cookie == c && o.op != opCancel && o.op != dlm.OpPurge
+	})
+}
+
 // sorted returns the resources by name, for what must be done to all of them
 // in an order that does not change from run to run.
 func (s *space) sorted() []*resource {

@@ -89,13 +89,24 @@ func (h *handle) submit(o operation) {
 	s := h.member.space
 	switch {
 	case h.closed:
-	case o.op != dlm.OpAdopt && s.stopped():
+	case o.op == dlm.OpAdopt || !s.stopped():
+		h.perform(&o)
+	case o.op != opCancel && o.op != dlm.OpPurge && s.holds(h, o.cookie):
+		h.busy(&o)
+	default:
 		o.handle = h
 		s.held = append(s.held, o)
-	default:
-		h.perform(&o)
 	}
 	c.unlockAndDeliver()
+}
+
+// busy ends an operation of a lock that has another one under way.
+func (h *handle) busy(o *operation) {
+	if l := h.locks[o.cookie]; l != nil && o.op != dlm.OpLock && o.op != dlm.OpAdopt {
+		h.keep(o.op, l, dlm.StatusBusy)
+	} else {
+		h.end(o, dlm.StatusBusy)
+	}
 }
 
 func (h *handle) perform(o *operation) {
@@ -144,7 +155,7 @@ func (h *handle) lock(o *operation) {
 	m := h.member
 	switch {
 	case h.locks[o.cookie] != nil:
-		h.end(o, dlm.StatusBusy)
+		h.busy(o)
 		return
 	case o.cookie == 0, dlm.CheckResource(o.resource) != nil, !validLock(o.mode, o.flags):
 		h.end(o, dlm.StatusInvalid)
@@ -185,7 +196,7 @@ func (h *handle) convert(o *operation) {
 		h.keep(dlm.OpConvert, l, dlm.StatusInvalid)
 		return
 	case l.place != inGranted:
-		h.keep(dlm.OpConvert, l, dlm.StatusBusy)
+		h.busy(o)
 		return
 	}
 	if errno := h.failure("convert", l.res.name, o.mode); errno != 0 {
@@ -211,7 +222,7 @@ func (h *handle) unlock(o *operation) {
 		h.end(o, dlm.StatusNotFound)
 		return
 	case l.place == inConverting:
-		h.keep(dlm.OpUnlock, l, dlm.StatusBusy)
+		h.busy(o)
 		return
 	}
 	if errno := h.failure("unlock", l.res.name, dlm.None); errno != 0 {
@@ -248,7 +259,7 @@ func (h *handle) adopt(o *operation) {
 	m := h.member
 	switch {
 	case h.locks[o.cookie] != nil:
-		h.end(o, dlm.StatusBusy)
+		h.busy(o)
 		return
 	case o.cookie == 0, dlm.CheckResource(o.resource) != nil, !o.mode.Valid():
 		h.end(o, dlm.StatusInvalid)

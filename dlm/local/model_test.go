@@ -11,7 +11,7 @@ import (
 type model struct {
 	resources []*modelResource // those with a lock, by name
 	stopped   bool
-	held      []func()
+	held      []modelHeld
 }
 
 type modelResource struct {
@@ -213,17 +213,34 @@ func (m *model) settle(r *modelResource) {
 	}
 }
 
+// modelHeld is an operation that waits for the lockspace to resume.
+type modelHeld struct {
+	p      *modelProcess
+	op     dlm.Op // OpNone: a Cancel
+	cookie dlm.Cookie
+	do     func()
+}
+
 // do runs an operation now, or when the lockspace resumes.
-func (m *model) do(p *modelProcess, op func()) {
+func (m *model) do(p *modelProcess, op dlm.Op, c dlm.Cookie, do func()) {
 	if !m.stopped {
-		op()
+		do()
 		return
 	}
-	m.held = append(m.held, func() {
-		if !p.ended {
-			op()
+	if op == dlm.OpLock || op == dlm.OpConvert || op == dlm.OpUnlock {
+		for _, h := range m.held {
+			if h.p != p || h.cookie != c || h.op == dlm.OpNone {
+				continue
+			}
+			if _, l := m.lockOf(p, c); l != nil && op != dlm.OpLock {
+				p.tell(kept(op, l, dlm.StatusBusy))
+			} else {
+				p.tell(failed(op, c, dlm.StatusBusy))
+			}
+			return
 		}
-	})
+	}
+	m.held = append(m.held, modelHeld{p, op, c, do})
 }
 
 // resume grants what has become possible, then does what was held back.
@@ -232,8 +249,10 @@ func (m *model) resume() {
 	for _, r := range slices.Clone(m.resources) {
 		m.settle(r)
 	}
-	for _, op := range m.held {
-		op()
+	for _, h := range m.held {
+		if !h.p.ended {
+			h.do()
+		}
 	}
 	m.held = nil
 }
@@ -424,7 +443,7 @@ func (m *model) kill(p *modelProcess) {
 }
 
 // leave ends all that a node has: it crashed or left the lockspace.
-func (m *model) leave(node uint32, processes []*modelProcess, waits map[*modelProcess][]dlm.Event) {
+func (m *model) leave(node uint32, processes []*modelProcess) {
 	for _, p := range processes {
 		if p.node != node || p.ended {
 			continue
@@ -436,8 +455,10 @@ func (m *model) leave(node uint32, processes []*modelProcess, waits map[*modelPr
 			}
 			p.tell(failed(op, l.cookie, dlm.StatusGone))
 		}
-		for _, ev := range waits[p] {
-			p.tell(ev)
+		for _, h := range m.held {
+			if h.p == p && h.op != dlm.OpNone {
+				p.tell(failed(h.op, h.cookie, dlm.StatusGone))
+			}
 		}
 		p.tell(dlm.Event{Kind: dlm.Closed, Mode: dlm.None})
 		p.ended = true

@@ -21,7 +21,6 @@ type world struct {
 	nodes     map[uint32]*local.Node
 	model     *model
 	processes []*pair
-	waits     map[*modelProcess][]dlm.Event // how held operations end if the node leaves
 }
 
 // pair is one process in both.
@@ -35,7 +34,7 @@ type pair struct {
 func newWorld(t *rapid.T, nodes, perNode int) *world {
 	w := &world{
 		t: t, cluster: local.NewCluster("model"), nodes: make(map[uint32]*local.Node),
-		model: new(model), waits: make(map[*modelProcess][]dlm.Event),
+		model: new(model),
 	}
 	for id := uint32(1); id <= uint32(nodes); id++ {
 		w.nodes[id] = w.cluster.AddNode(id)
@@ -68,13 +67,6 @@ func (w *world) restart(node uint32) {
 			w.compare(p)
 			w.start(p, node)
 		}
-	}
-}
-
-// hold notes how an operation ends if its node leaves while it is held back.
-func (w *world) hold(p *pair, op dlm.Op, c dlm.Cookie) {
-	if w.model.stopped {
-		w.waits[p.want] = append(w.waits[p.want], failed(op, c, dlm.StatusGone))
 	}
 }
 
@@ -130,32 +122,29 @@ func (w *world) value() *dlm.Value {
 func (w *world) lock(*rapid.T) {
 	p := w.process()
 	c, name, mode, f := w.cookie(p, false), w.name(), w.mode(), w.flags()
-	w.hold(p, dlm.OpLock, c)
 	p.space.Lock(c, name, mode, f)
-	w.model.do(p.want, func() { w.model.lock(p.want, c, name, mode, f) })
+	w.model.do(p.want, dlm.OpLock, c, func() { w.model.lock(p.want, c, name, mode, f) })
 }
 
 func (w *world) convert(*rapid.T) {
 	p := w.process()
 	c, mode, f, v := w.cookie(p, true), w.mode(), w.flags(), w.value()
-	w.hold(p, dlm.OpConvert, c)
 	p.space.Convert(c, mode, f, v)
-	w.model.do(p.want, func() { w.model.convert(p.want, c, mode, f, v) })
+	w.model.do(p.want, dlm.OpConvert, c, func() { w.model.convert(p.want, c, mode, f, v) })
 }
 
 func (w *world) unlock(*rapid.T) {
 	p := w.process()
 	c, v := w.cookie(p, true), w.value()
-	w.hold(p, dlm.OpUnlock, c)
 	p.space.Unlock(c, v)
-	w.model.do(p.want, func() { w.model.unlock(p.want, c, v) })
+	w.model.do(p.want, dlm.OpUnlock, c, func() { w.model.unlock(p.want, c, v) })
 }
 
 func (w *world) cancel(*rapid.T) {
 	p := w.process()
 	c := w.cookie(p, true)
 	p.space.Cancel(c)
-	w.model.do(p.want, func() { w.model.cancel(p.want, c) })
+	w.model.do(p.want, dlm.OpNone, c, func() { w.model.cancel(p.want, c) })
 }
 
 func (w *world) adopt(*rapid.T) {
@@ -167,9 +156,8 @@ func (w *world) adopt(*rapid.T) {
 
 func (w *world) purge(*rapid.T) {
 	p := w.process()
-	w.hold(p, dlm.OpPurge, 0)
 	p.space.Purge()
-	w.model.do(p.want, func() { w.model.purge(p.want) })
+	w.model.do(p.want, dlm.OpPurge, 0, func() { w.model.purge(p.want) })
 }
 
 func (w *world) kill(t *rapid.T) {
@@ -189,7 +177,7 @@ func (w *world) crash(t *rapid.T) {
 	}
 	node := w.process().want.node
 	w.nodes[node].Crash()
-	w.model.leave(node, w.wanted(), w.waits)
+	w.model.leave(node, w.wanted())
 	w.nodes[node] = w.cluster.AddNode(node)
 	w.restart(node)
 }
@@ -200,7 +188,7 @@ func (w *world) remove(t *rapid.T) {
 	}
 	p := w.process()
 	require.NoError(w.t, p.engine.Remove(context.Background(), modelSpace))
-	w.model.leave(p.want.node, w.wanted(), w.waits)
+	w.model.leave(p.want.node, w.wanted())
 	w.restart(p.want.node)
 }
 
@@ -212,7 +200,6 @@ func (w *world) stopOrResume(*rapid.T) {
 	}
 	w.cluster.Resume(modelSpace)
 	w.model.resume()
-	clear(w.waits)
 }
 
 func (w *world) wanted() (all []*modelProcess) {
