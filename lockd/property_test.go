@@ -2,7 +2,6 @@ package lockd
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"syscall"
 	"testing"
@@ -353,33 +352,17 @@ func (c *chaos) end() {
 	require.Equal(c.rt, before, c.tab.lockCount())
 }
 
-// compare holds table, state file and lock manager against each other.
+// compare holds table, state file and lock manager against each other, and
+// against what clients were told.
 func (c *chaos) compare() {
 	c.compareModes()
-	for _, name := range chaosSpaces {
-		sp := c.tab.spaces[name]
-		if sp == nil || sp.state != SpaceReady || c.halted[name] {
-			continue
-		}
-		got, want := map[dlm.LockID]string{}, map[dlm.LockID]string{}
-		for _, res := range append([]string{sp.anchorName}, chaosResources...) {
-			q, err := c.engine.Queues(context.Background(), name, res)
+	checkEngine(c.rt, c.tab, c.engine, chaosResources, func(space string) bool { return c.halted[space] })
+	for name, sp := range c.tab.spaces {
+		if sp.state == SpaceReady {
+			orphans, err := c.engine.Orphans(context.Background(), name)
 			require.NoError(c.rt, err)
-			for _, h := range slices.Concat(q.Granted, q.Converting) {
-				if h.Node == 1 {
-					got[h.LockID] = fmt.Sprint(res, h.Mode)
-				}
-			}
+			require.Empty(c.rt, orphans, "locks that nobody knows of")
 		}
-		for _, l := range c.tab.locks {
-			if l.sp == sp && l.mode != dlm.None {
-				want[l.lockid] = fmt.Sprint(l.resource, l.mode)
-			}
-		}
-		if sp.step == spaceIdle {
-			want[sp.anchor] = fmt.Sprint(sp.anchorName, dlm.NL)
-		}
-		require.Equal(c.rt, want, got, "locks of %s in the lock manager", name)
 	}
 	for ref, p := range c.owed {
 		l := c.tab.locks[ref]
@@ -391,23 +374,8 @@ func (c *chaos) compare() {
 	for _, ch := range c.writer.backlog {
 		require.NoError(c.rt, encodable(ch), "a change that the state file will never take")
 	}
-	if c.journal.fail || len(c.writer.backlog) > 0 {
-		return
-	}
-	records := c.journal.contents("").Locks
-	for _, r := range records {
-		l := c.tab.locks[Ref(r.ID)]
-		require.NotNil(c.rt, l, "a record of lock %d, which is not there", r.ID)
-		require.Equal(c.rt, l.lockid, r.LockID)
-		if l.busy == nil {
-			require.Equal(c.rt, l.mode, r.Mode, "recorded mode of lock %d", r.ID)
-			require.Equal(c.rt, l.phase, r.Phase)
-		}
-	}
-	for _, l := range c.tab.locks {
-		if !l.probe && l.busy == nil {
-			require.True(c.rt, slices.ContainsFunc(records, func(r state.Lock) bool { return Ref(r.ID) == l.ref }), "lock %d has no record", l.ref)
-		}
+	if !c.journal.fail && len(c.writer.backlog) == 0 {
+		checkRecords(c.rt, c.tab, c.journal.contents("").Locks)
 	}
 }
 

@@ -161,10 +161,11 @@ func (h *host) start(t testing.TB) *daemon {
 	return d
 }
 
-func (h *host) spawn(t testing.TB) *daemon {
+func (h *host) spawn(t testing.TB) *daemon { return h.spawnWith(t, h.config, h.journal) }
+
+func (h *host) spawnWith(t testing.TB, cfg Config, j Journal) *daemon {
 	d := &daemon{engine: h.node.Engine(), ended: make(chan struct{})}
-	cfg := h.config
-	cfg.Engine, cfg.Journal, cfg.Contents = d.engine, h.journal, h.journal.contents(h.boot)
+	cfg.Engine, cfg.Journal, cfg.Contents = d.engine, j, h.journal.contents(h.boot)
 	h.boot = "boot-1" // what is written from now on is of this boot
 	cfg.BootID, cfg.Instance, cfg.BusID = "boot-1", "test", "bus"
 	node, err := d.engine.Node(t.Context())

@@ -35,6 +35,14 @@ func (s *Service) step(a action) {
 		}
 	case replyAction:
 		name = "reply"
+	case adoptAction:
+		name = "adopt"
+	case cancelAction:
+		name = "cancel"
+	case openAction:
+		name = "open"
+	case closeAction:
+		name = "close"
 	case createAction:
 		name = "create"
 	case removeAction:

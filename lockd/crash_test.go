@@ -1,0 +1,411 @@
+package lockd
+
+import (
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// gate is a state file whose writes end when the test says so.
+type gate struct {
+	to      *memJournal
+	mu      sync.Mutex
+	turn    *sync.Cond
+	allowed int  // writes that may end
+	waiting int  // writes that have begun and not ended
+	open    bool // every write may end
+	dead    bool // none will
+}
+
+func newGate(to *memJournal) *gate {
+	g := &gate{to: to}
+	g.turn = sync.NewCond(&g.mu)
+	return g
+}
+
+func (g *gate) Append(changes []state.Change) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.waiting++
+	for !g.open && !g.dead && g.allowed == 0 {
+		g.turn.Wait()
+	}
+	g.waiting--
+	if g.dead {
+		return syscall.EIO
+	}
+	if !g.open {
+		g.allowed--
+	}
+	return g.to.Append(changes)
+}
+
+// next lets one write end; false if none waits.
+func (g *gate) next() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.waiting == 0 {
+		return false
+	}
+	g.allowed++
+	g.turn.Broadcast()
+	return true
+}
+
+func (g *gate) set(open, dead bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.open, g.dead = open, dead
+	g.turn.Broadcast()
+}
+
+// fate says when a process dies.
+type fate struct {
+	step int // before the step-th step after arm; 0: it lives
+	// late: what was begun before that step comes to its end: writes, joining
+	// and leaving. Otherwise nothing of it does.
+	late bool
+}
+
+// victim is one process of the service that may die between two steps of the
+// order of events.
+type victim struct {
+	*daemon
+	gate   *gate
+	fate   fate
+	armed  bool
+	steps  []string // since it was armed
+	died   bool
+	lost   []Lost
+	lostAt int // how many were lost before it was armed
+}
+
+// rise starts a process. With a fate it may die while it starts.
+func rise(t *testing.T, h *host, f fate) *victim {
+	v := &victim{gate: newGate(h.journal), fate: f, armed: true}
+	cfg := h.config
+	cfg.OnStep = v.step
+	cfg.Notify = func(n Notice) {
+		if l, ok := n.(LockLost); ok {
+			v.lost = append(v.lost, l.Lost)
+		}
+	}
+	v.daemon = h.spawnWith(t, cfg, v.gate)
+	v.settle()
+	return v
+}
+
+// arm counts the steps from here.
+func (v *victim) arm(f fate) {
+	v.steps, v.fate, v.lostAt = nil, f, len(v.lost)
+}
+
+// step is called on the owner goroutine before each step. To die there is to
+// end that goroutine: nothing after it is asked for or answered.
+func (v *victim) step(name string) {
+	v.steps = append(v.steps, name)
+	if len(v.steps) != v.fate.step {
+		return
+	}
+	v.died = true
+	if v.fate.late {
+		v.gate.set(true, false)
+	} else {
+		v.gate.set(false, true)
+		v.engine.Kill()
+	}
+	runtime.Goexit()
+}
+
+// settle lets everything happen that can without time passing, each write to
+// the state file as late as possible.
+func (v *victim) settle() {
+	for {
+		synctest.Wait()
+		if v.died || !v.gate.next() {
+			return
+		}
+	}
+}
+
+// bury ends the process as SIGKILL does, wherever it is.
+func (v *victim) bury() {
+	s := v.Service
+	if !v.died {
+		v.died = true
+		s.post(runtime.Goexit)
+	}
+	<-v.ended
+	synctest.Wait() // with late, what is under way ends
+	v.gate.set(false, true)
+	v.engine.Kill()
+	s.inbox.close()
+	s.cancel()
+	s.journal.close()
+	s.logs.close()
+	s.work.Wait()
+}
+
+// told is what the client of one call knows.
+type told struct {
+	answered bool
+	err      error
+	grants   []Grant
+	released uint32
+}
+
+func (a *told) ok() bool { return a.answered && a.err == nil }
+
+// told returns a callback for each kind of answer.
+func (a *told) done() func(error) { return func(err error) { a.answered, a.err = true, err } }
+func (a *told) doneGrants() func([]Grant, error) {
+	return func(g []Grant, err error) { a.answered, a.grants, a.err = true, g, err }
+}
+func (a *told) doneGrant() func(Grant, error) {
+	return func(g Grant, err error) { a.answered, a.grants, a.err = true, []Grant{g}, err }
+}
+func (a *told) doneCount() func(uint32, error) {
+	return func(n uint32, err error) { a.answered, a.released, a.err = true, n, err }
+}
+
+func (v *victim) acquireAll(c Caller, owner string, wait time.Duration, want ...Want) *told {
+	a := &told{}
+	v.Acquire(c, want, AcquireOptions{Owner: owner, HasOwner: true, Wait: wait}, a.doneGrants())
+	return a
+}
+
+func (v *victim) convertTo(c Caller, owner string, w Want, wait time.Duration) *told {
+	a := &told{}
+	v.Convert(c, w, Selector{Owner: owner, HasOwner: true}, wait, a.doneGrant())
+	return a
+}
+
+func (v *victim) releaseOf(c Caller, owner, space, resource string) *told {
+	a := &told{}
+	v.Release(c, space, resource, Selector{Owner: owner, HasOwner: true}, a.done())
+	return a
+}
+
+// crashRig is the world of one run of a story.
+type crashRig struct {
+	t       *testing.T
+	cluster *local.Cluster
+	host    *host
+	other   map[string]dlm.Lockspace // node 2
+	v       *victim
+}
+
+var (
+	crashSpaces    = []string{"pool", "vms"}
+	crashResources = []string{"a", "b", "c"}
+	alice          = user(1000, ":1.10")
+)
+
+func newCrashRig(t *testing.T) *crashRig {
+	r := &crashRig{t: t, cluster: local.NewCluster("c"), other: map[string]dlm.Lockspace{}}
+	r.host = newHost(r.cluster.AddNode(1))
+	r.host.config.Lockspaces = crashSpaces
+	r.host.config.HealthInterval = time.Hour
+	e := r.cluster.AddNode(2).Engine()
+	for _, name := range crashSpaces {
+		h, err := e.Create(t.Context(), name, func(dlm.Event) {})
+		require.NoError(t, err)
+		r.other[name] = h
+	}
+	r.v = rise(t, r.host, fate{})
+	return r
+}
+
+// hold takes locks before the story begins.
+func (r *crashRig) hold(owner string, want ...Want) []Grant {
+	a := r.v.acquireAll(alice, owner, 0, want...)
+	r.v.settle()
+	require.NoError(r.t, a.err)
+	return a.grants
+}
+
+// after is what there is when the service has started again.
+type after struct {
+	*crashRig
+	died   bool
+	before []Lost // told by the process that died
+	locks  []LockInfo
+}
+
+// find returns the lock of an owner.
+func (a *after) find(owner, space, resource string) (LockInfo, bool) {
+	i := slices.IndexFunc(a.locks, func(l LockInfo) bool {
+		return l.Owner == owner && l.Lockspace == space && l.Resource == resource
+	})
+	if i < 0 {
+		return LockInfo{}, false
+	}
+	return a.locks[i], true
+}
+
+// acquired checks an acquire: granted means held, refused means not held, and
+// without an answer it is all or nothing.
+func (a *after) acquired(call *told, owner string, want ...Want) {
+	n := 0
+	for i, w := range want {
+		l, ok := a.find(owner, w.Lockspace, w.Resource)
+		if !ok {
+			continue
+		}
+		n++
+		require.Equal(a.t, w.Mode, l.Mode)
+		if call.ok() {
+			require.Equal(a.t, call.grants[i].LockID, l.LockID, "the lockid has changed")
+			require.Equal(a.t, call.grants[i].Ref, l.Ref)
+			require.Equal(a.t, call.grants[i].Token, l.Token)
+		}
+	}
+	switch {
+	case call.ok():
+		require.Equal(a.t, len(want), n, "granted, and not there")
+	case call.answered:
+		require.Zero(a.t, n, "refused with %v, and there", call.err)
+	default:
+		require.Contains(a.t, []int{0, len(want)}, n, "a part of it is there")
+	}
+}
+
+// released checks a release of one lock.
+func (a *after) released(call *told, owner string, g Grant) {
+	l, ok := a.find(owner, g.Lockspace, g.Resource)
+	switch {
+	case call.ok():
+		require.False(a.t, ok, "released, and there")
+	case call.answered:
+		require.True(a.t, ok, "not released because of %v, and gone", call.err)
+	case ok:
+		require.Equal(a.t, g.LockID, l.LockID)
+	}
+}
+
+// unchanged checks that a lock is what it was.
+func (a *after) unchanged(owner string, g Grant, m dlm.Mode) {
+	l, ok := a.find(owner, g.Lockspace, g.Resource)
+	require.True(a.t, ok, "%s/%s of %s is gone", g.Lockspace, g.Resource, owner)
+	require.Equal(a.t, g.LockID, l.LockID, "the lockid has changed")
+	require.Equal(a.t, g.Ref, l.Ref)
+	require.Equal(a.t, m, l.Mode)
+}
+
+// story is one sequence of calls. prepare makes what is there before; act makes
+// the calls and returns what to check when the service has started again.
+type story struct {
+	name  string
+	play  func(r *crashRig, armed func()) (check func(a *after))
+	lose  bool // locks may be lost in it
+	stray bool // it is about an orphan that nobody knows of
+}
+
+// TestCrash plays each story once to count its steps, then once for every step,
+// dying there, and for every step of the start after that, dying once more.
+// Then a new process on the same node and state file must know exactly what the
+// lock manager has, and every client's answer must be true.
+func TestCrash(t *testing.T) {
+	for _, st := range crashStories {
+		t.Run(st.name, func(t *testing.T) {
+			steps := playCrash(t, st, fate{}, fate{})
+			require.NotEmpty(t, steps)
+			deaths := 0
+			for i := range steps {
+				for _, late := range []bool{false, true} {
+					first := fate{step: i + 1, late: late}
+					t.Logf("dies before %s (%d)", steps[i], i+1)
+					again := playCrash(t, st, first, fate{})
+					for j := range again {
+						for _, late := range []bool{false, true} {
+							playCrash(t, st, first, fate{step: j + 1, late: late})
+							deaths++
+						}
+					}
+				}
+			}
+			t.Logf("%d steps %v, %d pairs of deaths", len(steps), steps, deaths)
+		})
+	}
+}
+
+// playCrash plays a story that ends with a death, and a start that may end with
+// one, and then a start that lives. It returns the steps of what lived first.
+func playCrash(t *testing.T, st story, first, second fate) (steps []string) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newCrashRig(t)
+		defer func() { r.v.bury() }()
+		check := st.play(r, func() { r.v.settle(); r.v.arm(first) })
+		r.v.settle()
+		a := &after{crashRig: r, died: r.v.died, before: r.v.lost[r.v.lostAt:]}
+		if first.step == 0 {
+			require.False(t, r.v.died)
+			steps = slices.Clone(r.v.steps)
+		} else {
+			require.True(t, r.v.died, "step %d was not reached in %v", first.step, r.v.steps)
+		}
+		r.v.bury()
+		r.cluster.Fail(nil)
+		r.host.journal.setFail(false)
+		for _, s := range crashSpaces {
+			r.cluster.Resume(s)
+		}
+
+		r.v = rise(t, r.host, second)
+		if second.step != 0 {
+			if !r.v.died { // the first death was another one: it may have left less to do
+				require.Less(t, len(r.v.steps), second.step)
+			}
+			a.before = append(a.before, r.v.lost...)
+			r.v.bury()
+			r.v = rise(t, r.host, fate{})
+		} else if first.step != 0 {
+			steps = slices.Clone(r.v.steps)
+		}
+		r.checkAfter(a, st)
+		check(a)
+	})
+	return steps
+}
+
+// checkAfter checks what is true after every story.
+func (r *crashRig) checkAfter(a *after, st story) {
+	t, v := r.t, r.v
+	require.True(t, v.Status().Ready)
+	time.Sleep(time.Minute) // what is tried again later, too
+	v.settle()
+	checkIntegrity(t, v.t)
+	checkEngine(t, v.t, v.engine, crashResources, func(string) bool { return false })
+	checkRecords(t, v.t, r.host.journal.contents("").Locks)
+	for _, s := range crashSpaces {
+		if sp := v.t.spaces[s]; sp != nil {
+			require.Equal(t, SpaceReady, sp.state, "lockspace %s: %v", s, sp.err)
+			require.Equal(t, state.Joined, r.host.journal.spaces[s].Phase)
+			orphans, err := v.engine.Orphans(t.Context(), s)
+			require.NoError(t, err)
+			require.True(t, st.stray || len(orphans) == 0, "locks that nobody knows of: %v", orphans)
+		}
+	}
+	require.Empty(t, v.t.stuck)
+	require.Empty(t, v.t.deadlines)
+	if !st.lose {
+		require.Empty(t, a.before, "called lost by the process that died")
+		require.Empty(t, v.lost, "called lost after the restart")
+	}
+	v.List(Filter{}, func(page []LockInfo, _ Ref, _ error) { a.locks = page })
+	v.settle()
+	for _, l := range a.locks {
+		require.Equal(t, Held, l.State, fmt.Sprint(l))
+	}
+}
