@@ -135,6 +135,7 @@ type space struct {
 	name      string
 	resources map[string]*resource
 	members   map[uint32]*member
+	spare     []*resource // forgotten, for the next new names
 	held      []operation // asked for while it was stopped, in order
 }
 
@@ -175,10 +176,28 @@ func (s *space) sorted() []*resource {
 func (s *space) resource(name string, node uint32) *resource {
 	r := s.resources[name]
 	if r == nil {
-		r = &resource{name: name, master: node}
+		if n := len(s.spare); n > 0 {
+			r, s.spare = s.spare[n-1], s.spare[:n-1]
+		} else {
+			r = new(resource)
+		}
+		r.name, r.master = name, node
 		s.resources[name] = r
 	}
 	return r
+}
+
+// maxSpare is how many forgotten resources a lockspace keeps for new names:
+// enough that taking and leaving locks makes no garbage.
+const maxSpare = 64
+
+// forget drops a resource that nobody has a lock on.
+func (s *space) forget(r *resource) {
+	delete(s.resources, r.name)
+	if len(s.spare) < maxSpare {
+		*r = resource{}
+		s.spare = append(s.spare, r)
+	}
 }
 
 // settle grants what the end of a lock or of a conversion has made possible,
@@ -186,7 +205,7 @@ func (s *space) resource(name string, node uint32) *resource {
 // wait for Resume.
 func (s *space) settle(r *resource) {
 	if r.empty() {
-		delete(s.resources, r.name)
+		s.forget(r)
 		return
 	}
 	if !s.stopped() {
@@ -298,7 +317,7 @@ func (r *resource) recoverMaster(gone uint32) {
 	}
 	switch {
 	case !copies:
-		r.value, r.invalid = nil, false
+		r.written, r.invalid = false, false
 	case strong:
 		r.invalid = false
 	default:

@@ -144,8 +144,8 @@ func (h *handle) granted(l *lock, from dlm.Mode) {
 	}
 	if l.flags&dlm.ValueBlock != 0 && transferOf(from, l.granted) == reads {
 		ev.HasValue = true
-		if l.res.value != nil {
-			ev.Value, ev.ValueInvalid = *l.res.value, l.res.invalid
+		if l.res.written {
+			ev.Value, ev.ValueInvalid = l.res.value, l.res.invalid
 		}
 	}
 	h.emit(ev)
@@ -425,8 +425,8 @@ func (h *handle) emit(ev dlm.Event) {
 	h.pending = append(h.pending, ev)
 }
 
-// maxSpare bounds the room for events that a handle keeps after a burst.
-const maxSpare = 256
+// maxEvents bounds the room for events that a handle keeps after a burst.
+const maxEvents = 256
 
 // flush delivers the pending events. Whoever made the first of them calls it,
 // so one that finds none was overtaken by another caller, and waits for it.
@@ -441,7 +441,7 @@ func (h *handle) flush() {
 	for i := range events {
 		h.sink(events[i])
 	}
-	if cap(events) <= maxSpare {
+	if cap(events) <= maxEvents {
 		h.spare = events
 	}
 }

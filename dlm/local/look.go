@@ -29,8 +29,8 @@ func (e *Engine) Queues(ctx context.Context, lockspace, name string) (dlm.Queues
 	}
 	q := dlm.Queues{Master: r.master, Complete: r.master == e.node.id}
 	if q.Complete {
-		if r.value != nil {
-			q.Value, q.HasValue = *r.value, true
+		if r.written {
+			q.Value, q.HasValue = r.value, true
 		}
 	} else {
 		q.Missing = fmt.Sprintf("node %d keeps the queues of this resource; only locks of this node are shown", r.master)

@@ -61,12 +61,13 @@ func (q *queue) remove(l *lock) {
 // the one it is called for is appended to a list of effects.
 type resource struct {
 	name       string
-	value      *dlm.Value // nil until somebody writes it
+	value      dlm.Value
 	granted    queue
 	converting queue
 	waiting    queue
 	held       [len(dlm.Modes)]uint32 // granted modes in the granted and converting queues
 	master     uint32                 // the node that would keep the queues in a real cluster
+	written    bool                   // there is a value block; the kernel allocates it with the first write
 	invalid    bool                   // VALNOTVALID
 	first      lock                   // room for one lock: most resources have no more
 }
@@ -210,15 +211,12 @@ func (r *resource) grant(l *lock, value *dlm.Value) {
 
 // write sets the value block, nil to zeros, which makes it valid.
 func (r *resource) write(value *dlm.Value) {
-	if r.value == nil {
-		r.value = new(dlm.Value)
-	}
 	if value == nil {
-		*r.value = dlm.Value{}
+		r.value = dlm.Value{}
 	} else {
-		*r.value = *value
+		r.value = *value
 	}
-	r.invalid = false
+	r.written, r.invalid = true, false
 }
 
 // conflict reports whether somebody else holds a mode that l's wanted mode
