@@ -87,6 +87,8 @@ func parseAcquireMany(body *reader) (request, error) {
 	return r, r.options(body)
 }
 
+func (r *acquire) weight() int32 { return int32(len(r.wants) / 64) }
+
 func (r *acquire) options(body *reader) error {
 	if err := parseOptions("acquire", acquireOptions, body, &r.opts); err != nil {
 		return err

@@ -19,6 +19,7 @@ type call struct {
 	interactive bool
 	method      *method
 	req         request // nil with peer nil
+	weight      int32   // how much of the sender's room it takes
 	answered    atomic.Bool
 }
 
@@ -28,6 +29,10 @@ type call struct {
 type request interface {
 	serve(c *call)
 }
+
+// heavy is a request that takes more memory than most: weight says how many
+// more it counts for.
+type heavy interface{ weight() int32 }
 
 // reply answers with the method's out arguments. Only the first answer counts.
 func (c *call) reply(body ...any) {
@@ -53,7 +58,7 @@ func (c *call) drop() {
 // sent is called once, when the answer is written or not wanted.
 func (c *call) sent() {
 	if c.peer != nil {
-		c.peer.unanswered.Add(-1)
+		c.peer.unanswered.Add(-c.weight)
 	}
 	c.srv.gate.leave()
 }

@@ -49,18 +49,13 @@ func errorName(err error) string {
 		return errInvalidArgs
 	case lockd.AccessDenied:
 		return errAccessDenied
-	case interactionRequired:
+	case lockd.InteractionRequired:
 		return errInteractive
 	case "":
 		return errFailed
 	}
 	return ErrorPrefix + string(le.Kind)
 }
-
-// interactionRequired is the kind of an Authorizer's error that says the
-// caller might be allowed if a person were asked, and the call did not permit
-// that.
-const interactionRequired lockd.Kind = "InteractiveAuthorizationRequired"
 
 // errorText is what the caller reads. An ambiguous request gets the candidates
 // too, so that the next try can name one.

@@ -74,6 +74,8 @@ func TestOrderWithinSender(t *testing.T) {
 			})
 		}
 		wg.Wait()
+		mu.Lock()
+		defer mu.Unlock()
 		for _, c := range clients {
 			require.Equal(t, want, got[c.conn.Names()[0]])
 		}
@@ -124,6 +126,15 @@ func TestTooManyCalls(t *testing.T) {
 			require.NoError(t, receive(t, done).Err)
 		}
 		greedy.ok("ListLockspaces")
+		// A long list takes more room than one call, and gives it back.
+		wait := opt("wait-usec", uint64(20e6))
+		greedy.obj.Go(Name+".AcquireMany", 0, done, slices.Repeat([]wantRow{{"vms", "busy", "NL"}, {"vms", "x", "NL"}}, 500), wait)
+		require.NoError(t, receive(t, done).Err)
+		r.server.mu.Lock()
+		defer r.server.mu.Unlock()
+		for _, p := range r.server.peers {
+			require.Eventually(t, func() bool { return p.unanswered.Load() == 0 }, patience, time.Millisecond)
+		}
 	})
 }
 
@@ -168,7 +179,7 @@ func TestSlowAuthorizer(t *testing.T) {
 		slow.obj.Go(Name+".Acquire", 0, done, "vms", "r", "EX", opt())
 		receive(t, a.asked)
 		receive(t, a.seen)
-		a.let <- &lockd.Error{Op: "acquire", Kind: interactionRequired, Text: "ask a person"}
+		a.let <- &lockd.Error{Op: "acquire", Kind: lockd.InteractionRequired, Text: "ask a person"}
 		require.Equal(t, errInteractive, receive(t, done).Err.(godbus.Error).Name)
 
 		slow.obj.Go(Name+".Acquire", 0, done, "vms", "r", "EX", opt())
@@ -276,10 +287,10 @@ func TestAnswersAlwaysEncode(t *testing.T) {
 	r.api.inspect.Store(&hook)
 	d := root.ok("Inspect", "vms", "r").Body[0].(options)
 	require.Contains(t, fmt.Sprint(d["locks"].Value()), `a\xff\x00b`)
-	hook = func(done func(lockd.Inspection, error)) {
+	failing := func(done func(lockd.Inspection, error)) {
 		go done(lockd.Inspection{}, &lockd.Error{Op: "inspect", Kind: lockd.NotHeld, Text: "no\x00\xff"})
 	}
-	r.api.inspect.Store(&hook)
+	r.api.inspect.Store(&failing)
 	require.Contains(t, root.refused(ErrorPrefix+"NotHeld", "Inspect", "vms", "r"), `no\x00\xff`)
 }
 

@@ -1,6 +1,7 @@
 package dbus
 
 import (
+	"log/slog"
 	"sync"
 
 	godbus "github.com/godbus/dbus/v5"
@@ -35,6 +36,7 @@ const maxSignals = 4096
 // goroutine writes, in the order of the posts, whole batches at a time.
 type outbox struct {
 	bus  *Bus
+	log  *slog.Logger
 	wake chan struct{} // one slot
 	done chan struct{} // closed when run has ended
 
@@ -44,8 +46,8 @@ type outbox struct {
 	closed  bool
 }
 
-func newOutbox(b *Bus) *outbox {
-	return &outbox{bus: b, wake: make(chan struct{}, 1), done: make(chan struct{})}
+func newOutbox(b *Bus, log *slog.Logger) *outbox {
+	return &outbox{bus: b, log: log, wake: make(chan struct{}, 1), done: make(chan struct{})}
 }
 
 // post puts a letter in the outbox. It reports false for a signal that does
@@ -117,7 +119,7 @@ func (o *outbox) write(w *writer, batch []letter) {
 		if batch[i].call == nil {
 			signals++
 		}
-		w.write(&batch[i])
+		o.writeOne(w, &batch[i])
 	}
 	if many {
 		// A failed write ends the reader as well, and with it the connection.
@@ -134,6 +136,17 @@ func (o *outbox) write(w *writer, batch []letter) {
 		o.signals -= signals
 		o.mu.Unlock()
 	}
+}
+
+// writeOne writes a letter. What godbus can't encode at all must not end the
+// daemon: locks are at stake.
+func (o *outbox) writeOne(w *writer, l *letter) {
+	defer func() {
+		if v := recover(); v != nil {
+			o.log.Error("a message can't be written", slog.String("signature", l.sig.String()), slog.Any("err", v))
+		}
+	}()
+	w.write(l)
 }
 
 // writer makes messages of letters. It reuses one header map, because godbus

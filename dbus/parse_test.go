@@ -155,7 +155,7 @@ func TestPrintable(t *testing.T) {
 // Every kind of error has a name that the bus takes.
 func TestErrorNames(t *testing.T) {
 	kinds := map[lockd.Kind]string{lockd.InvalidArgs: errInvalidArgs, lockd.AccessDenied: errAccessDenied,
-		interactionRequired: errInteractive, "": errFailed, lockd.WouldBlock: ErrorPrefix + "WouldBlock",
+		lockd.InteractionRequired: errInteractive, "": errFailed, lockd.WouldBlock: ErrorPrefix + "WouldBlock",
 		lockd.LimitExceeded: ErrorPrefix + "LimitExceeded"}
 	for k, want := range kinds {
 		require.Equal(t, want, errorName(&lockd.Error{Kind: k}))

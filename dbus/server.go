@@ -25,7 +25,7 @@ type Config struct {
 	Log        *slog.Logger     // nil: nothing is logged
 	Version    string           // the Version property
 	StateFile  string           // the StateFile property: a path
-	MaxCalls   int              // unanswered calls of a connection; 0: DefaultMaxCalls
+	MaxCalls   int              // unanswered calls of a connection, long lists counting more; 0: DefaultMaxCalls
 }
 
 // Server serves lockd.API on a bus.
@@ -48,13 +48,13 @@ type Server struct {
 	peers map[string]*peer
 }
 
-// New makes a Server that does nothing yet.
+// New makes a Server that serves nothing yet. Its goroutine ends with Shutdown,
+// or with the connection.
 func New(cfg Config) *Server {
 	s := &Server{
 		bus: cfg.Bus, auth: cfg.Authorizer, log: cfg.Log, cfg: cfg,
 		maxCalls: int32(cfg.MaxCalls),
 		peers:    make(map[string]*peer),
-		out:      newOutbox(cfg.Bus),
 		tree:     newTree(),
 	}
 	s.gate.idle = make(chan struct{})
@@ -65,10 +65,12 @@ func New(cfg Config) *Server {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
+	s.out = newOutbox(cfg.Bus, s.log)
 	if s.maxCalls <= 0 {
 		s.maxCalls = DefaultMaxCalls
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	go s.out.run()
 	return s
 }
 
@@ -87,7 +89,6 @@ func (s *Server) Start(ctx context.Context, api lockd.API) error {
 		return fmt.Errorf("watch for vanishing callers: %w", err)
 	}
 	s.props.begin(api.Status())
-	go s.out.run()
 	s.bus.server.Store(s)
 	return s.missed(ctx)
 }
@@ -206,11 +207,14 @@ func (s *Server) take(h *header) {
 func (s *Server) enqueue(c *call) {
 	p := s.peer(c.sender)
 	if p.unanswered.Load() >= s.maxCalls {
-		c.fail(busError{errLimits, fmt.Sprintf("this connection has %d unanswered calls; wait for some", s.maxCalls)})
+		c.fail(busError{errLimits, fmt.Sprintf("this connection has %d unanswered calls; wait for some", p.unanswered.Load())})
 		return
 	}
-	c.peer = p
-	p.unanswered.Add(1)
+	c.peer, c.weight = p, 1
+	if h, ok := c.req.(heavy); ok {
+		c.weight += h.weight()
+	}
+	p.unanswered.Add(c.weight)
 	p.push(c)
 }
 

@@ -157,7 +157,7 @@ func TestSignalAfterAnswer(t *testing.T) {
 // A bus that takes nothing makes signals be dropped, with a log line, and
 // blocks nobody.
 func TestSignalsBounded(t *testing.T) {
-	o := newOutbox(nil)
+	o := newOutbox(nil, nil)
 	for range maxSignals {
 		require.True(t, o.post(letter{}))
 	}

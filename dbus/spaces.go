@@ -127,6 +127,8 @@ func parsePurge(body *reader) (request, error) {
 	return r, parseOptions("purge", purgeOptions, body, r)
 }
 
+func (r *purge) weight() int32 { return int32(len(r.expect) / 1024) }
+
 func (r *purge) serve(c *call) {
 	if err := c.authorize(lockd.ActPurge, r.lockspace, "", ""); err != nil {
 		c.fail(err)
