@@ -8,10 +8,12 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// recovered is the bit of recover_status that is set when a recovery is over
-// on all nodes; stopping a lockspace clears them all (DLM_RS_DONE_ALL,
-// dlm_ls_stop in fs/dlm/member.c).
-const recovered = 0x80
+// recovered is the bit of recover_status that is set when this node has done
+// its part of a recovery (DLM_RS_DONE); stopping a lockspace clears them all
+// (dlm_ls_stop in fs/dlm/member.c). That all nodes have done theirs
+// (DLM_RS_DONE_ALL, 0x80) is only ever noted on the node with the lowest number
+// (wait_status in fs/dlm/recover.c).
+const recovered = 0x40
 
 // Health puts together what sysfs, configfs and dlm_controld say about a
 // lockspace.

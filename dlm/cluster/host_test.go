@@ -206,6 +206,8 @@ func TestHealth(t *testing.T) {
 		status string   // recover_status
 		want   dlm.Health
 	}{
+		"well on a node that is not the lowest": {&daemon{}, []string{quorum, "need_fencing=0 "}, "55",
+			dlm.Health{Quorate: true, Known: true, Recovery: 0x55}},
 		"well": {&daemon{}, []string{quorum, "need_fencing=0 "}, "ff", dlm.Health{Quorate: true, Known: true, Recovery: 0xff}},
 		"no quorum": {&daemon{info: lockspaceInfo{Flags: flagKernelStopped, Next: change{Wait: waitQuorum}}},
 			[]string{"quorate=0 "}, "0", dlm.Health{Stopped: true, Known: true, Reason: "no quorum"}},
