@@ -50,6 +50,35 @@ const (
 	NoQueueBlocking Flags = 0x800
 )
 
+const allFlags = NoQueue | ValueBlock | QueueConvert | Persistent | Expedite | NoQueueBlocking
+
+// LockAllowed reports whether a new lock, or an adoption, may be asked for in
+// mode m with the flags f: only flags of this package, QueueConvert never, and
+// Expedite only for NL without NoQueue (set_lock_args in fs/dlm/lock.c). What
+// is not allowed ends with StatusInvalid.
+func LockAllowed(m Mode, f Flags) bool {
+	switch {
+	case !m.Valid(), f&^allFlags != 0, f&QueueConvert != 0:
+		return false
+	case f&Expedite != 0:
+		return m == NL && f&NoQueue == 0
+	}
+	return true
+}
+
+// ConvertAllowed reports whether a lock granted in the mode from may be
+// converted to the mode to with the flags f: Expedite never, and QueueConvert
+// only where the conversion could have to wait (__quecvt_compat_matrix in
+// fs/dlm/lock.c). What is not allowed ends with StatusInvalid, without asking
+// the kernel: newer ones print a warning with a stack trace when they are asked
+// (validate_lock_args).
+func ConvertAllowed(from, to Mode, f Flags) bool {
+	if !to.Valid() || f&^allFlags != 0 || f&Expedite != 0 {
+		return false
+	}
+	return f&QueueConvert == 0 || to > from || from == PR && to == CW
+}
+
 var flagNames = []struct {
 	f Flags
 	s string

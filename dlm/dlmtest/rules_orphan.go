@@ -86,6 +86,11 @@ var orphanRules = []rule{
 		_, ev = a.adopt(name, dlm.EX, dlm.Persistent)
 		require.Equal(c, dlm.StatusNotFound, ev.Status, "a live process has it")
 	}},
+	{"adoption with a flag that is for other requests is EINVAL", func(c *check) {
+		ck := dlm.Cookie(c.client(0).cookies.Add(1))
+		c.client(0).space.Adopt(ck, c.resource(), dlm.EX, dlm.Persistent|dlm.QueueConvert)
+		require.Equal(c, dlm.StatusInvalid, c.client(0).ended(ck, dlm.OpAdopt).Status)
+	}},
 	{"several orphans of one name and mode are adopted one after the other", func(c *check) {
 		a, name := c.client(0), c.resource()
 		_, first := a.persistent(name, dlm.PR)

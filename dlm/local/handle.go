@@ -157,7 +157,7 @@ func (h *handle) lock(o *operation) {
 	case h.locks[o.cookie] != nil:
 		h.busy(o)
 		return
-	case o.cookie == 0, dlm.CheckResource(o.resource) != nil, !validLock(o.mode, o.flags):
+	case o.cookie == 0, dlm.CheckResource(o.resource) != nil, !dlm.LockAllowed(o.mode, o.flags):
 		h.end(o, dlm.StatusInvalid)
 		return
 	}
@@ -192,7 +192,7 @@ func (h *handle) convert(o *operation) {
 	case l == nil:
 		h.end(o, dlm.StatusNotFound)
 		return
-	case !validConvert(l.granted, o.mode, o.flags):
+	case !dlm.ConvertAllowed(l.granted, o.mode, o.flags):
 		h.keep(dlm.OpConvert, l, dlm.StatusInvalid)
 		return
 	case l.place != inGranted:
@@ -261,7 +261,7 @@ func (h *handle) adopt(o *operation) {
 	case h.locks[o.cookie] != nil:
 		h.busy(o)
 		return
-	case o.cookie == 0, dlm.CheckResource(o.resource) != nil, !o.mode.Valid():
+	case o.cookie == 0, dlm.CheckResource(o.resource) != nil, !dlm.LockAllowed(o.mode, o.flags):
 		h.end(o, dlm.StatusInvalid)
 		return
 	}
@@ -444,26 +444,4 @@ func (h *handle) flush() {
 	if cap(events) <= maxEvents {
 		h.spare = events
 	}
-}
-
-const known = dlm.NoQueue | dlm.ValueBlock | dlm.QueueConvert | dlm.Persistent | dlm.Expedite | dlm.NoQueueBlocking
-
-// validLock is set_lock_args of fs/dlm/lock.c for a new lock.
-func validLock(m dlm.Mode, f dlm.Flags) bool {
-	switch {
-	case !m.Valid(), f&^known != 0, f&dlm.QueueConvert != 0:
-		return false
-	case f&dlm.Expedite != 0:
-		return m == dlm.NL && f&dlm.NoQueue == 0
-	}
-	return true
-}
-
-// validConvert is set_lock_args and validate_lock_args for a conversion:
-// QueueConvert is for conversions that could have to wait.
-func validConvert(from, to dlm.Mode, f dlm.Flags) bool {
-	if !to.Valid() || f&^known != 0 || f&dlm.Expedite != 0 {
-		return false
-	}
-	return f&dlm.QueueConvert == 0 || to > from || from == dlm.PR && to == dlm.CW
 }

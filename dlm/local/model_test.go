@@ -384,6 +384,10 @@ func (m *model) adopt(p *modelProcess, c dlm.Cookie, name string, mode dlm.Mode,
 		p.tell(failed(dlm.OpAdopt, c, dlm.StatusBusy))
 		return
 	}
+	if f&dlm.QueueConvert != 0 || f&dlm.Expedite != 0 && (mode != dlm.NL || f&dlm.NoQueue != 0) {
+		p.tell(failed(dlm.OpAdopt, c, dlm.StatusInvalid))
+		return
+	}
 	status := dlm.StatusNotFound
 	if r := m.find(name); r != nil {
 		for _, l := range r.granted {
