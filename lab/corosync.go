@@ -286,14 +286,18 @@ func (c *Cluster) fence(by *Node, victim string) error {
 	if err != nil || id < 1 || id > len(c.nodes) {
 		return fmt.Errorf("fence: no node %q", victim)
 	}
-	err = c.Node(id).Crash()
-	c.config.Log.Info("lab: fenced", "node", id, "by", by.ID, "err", err)
+	if c.config.BeforeFence != nil {
+		c.config.BeforeFence(by, id)
+	}
+	if err := c.Node(id).Crash(); err != nil {
+		c.config.Log.Error("lab: fencing failed", "node", id, "by", by.ID, "err", err)
+		return err
+	}
+	c.config.Log.Info("lab: fenced", "node", id, "by", by.ID)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err == nil {
-		c.fenced = append(c.fenced, Fenced{Node: id, By: by.ID, At: time.Now()})
-	}
-	return err
+	c.fenced = append(c.fenced, Fenced{Node: id, By: by.ID, At: time.Now()})
+	return nil
 }
 
 // Fenced tells of one node that was powered off for another.
@@ -307,4 +311,21 @@ func (c *Cluster) Fenced() []Fenced {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Clone(c.fenced)
+}
+
+// WaitFenced waits until a node has been powered off for another one, and
+// returns the first time that it was.
+func (c *Cluster) WaitFenced(ctx context.Context, id int) (Fenced, error) {
+	for {
+		for _, f := range c.Fenced() {
+			if f.Node == id {
+				return f, nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return Fenced{}, fmt.Errorf("nobody fenced node %d: %w", id, context.Cause(ctx))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }

@@ -330,13 +330,16 @@ func (n *Node) Crash() error {
 	if m == nil {
 		return nil
 	}
+	was := !ended(m)
 	if err := m.Kill(); err != nil {
 		return err
 	}
 	if client != nil {
 		client.Close()
 	}
-	n.cluster.config.Log.Info("lab: node is off", "node", n.ID)
+	if was {
+		n.cluster.config.Log.Info("lab: plug pulled", "node", n.ID)
+	}
 	return nil
 }
 
