@@ -42,6 +42,9 @@ type Config struct {
 	Concurrent bool
 	// Found is told about complaints of a node's kernel, as they are seen.
 	Found func(n *Node, f console.Finding)
+	// BeforeFence is called before a node is powered off for another one, which
+	// waits for it: a test that wants to see that wait can make it last.
+	BeforeFence func(by *Node, victim int)
 	// Log gets one line per decision; nil is silent.
 	Log *slog.Logger
 }
@@ -83,6 +86,10 @@ type Cluster struct {
 	fenced []Fenced
 }
 
+// bootTimeout bounds the start of the nodes; on an idle machine it takes ten
+// seconds. Waiting for another lab and downloading a kernel don't count.
+const bootTimeout = 5 * time.Minute
+
 // Boot starts a cluster and returns when every node runs commands. Nothing of
 // the cluster software runs yet: see [Cluster.JoinDLM]. Close ends it all.
 func Boot(ctx context.Context, config Config) (*Cluster, error) {
@@ -107,8 +114,9 @@ func Boot(ctx context.Context, config Config) (*Cluster, error) {
 		}
 		c.nodes = append(c.nodes, n)
 	}
-	err := c.each(func(n *Node) error { return n.Boot(ctx) })
-	if err != nil {
+	bootCtx, cancel := context.WithTimeoutCause(ctx, bootTimeout, fmt.Errorf("not up after %v", bootTimeout))
+	defer cancel()
+	if err := c.each(func(n *Node) error { return n.Boot(bootCtx) }); err != nil {
 		c.Close()
 		return nil, err
 	}
@@ -224,9 +232,9 @@ func onEach(nodes []*Node, do func(*Node) error) error {
 }
 
 // listen opens a unix socket in the cluster's directory.
-func (c *Cluster) listen(name string) (net.Listener, string, error) {
+func (c *Cluster) listen(name string) (*net.UnixListener, string, error) {
 	path := filepath.Join(c.sockets, name)
-	l, err := net.Listen("unix", path)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	return l, path, err
 }
 

@@ -34,8 +34,8 @@ type Node struct {
 	cluster *Cluster
 	files   []*os.File
 	qemuLog io.Writer
-	cables  net.Listener // QEMU plugs its Ethernet in here
-	ports   net.Listener // QEMU plugs the agent's port in here
+	cables  *net.UnixListener // QEMU plugs its Ethernet in here
+	ports   *net.UnixListener // QEMU plugs the agent's port in here
 	netPath string
 	prtPath string
 
@@ -80,7 +80,7 @@ func newNode(c *Cluster, id int) (n *Node, err error) {
 
 // close frees what a node that is off holds.
 func (n *Node) close() {
-	for _, l := range []net.Listener{n.cables, n.ports} {
+	for _, l := range []*net.UnixListener{n.cables, n.ports} {
 		if l != nil {
 			l.Close()
 		}
@@ -135,38 +135,47 @@ func (n *Node) Boot(ctx context.Context) error {
 
 // meet waits until the agent of a starting machine answers.
 func (n *Node) meet(ctx context.Context, m *qemu.Machine) (*agent.Client, error) {
-	type accepted struct {
-		conn net.Conn
-		err  error
-	}
-	got := make(chan accepted, 1)
-	go func() {
-		conn, err := n.ports.Accept()
-		got <- accepted{conn, err}
-	}()
-	var a accepted
-	select {
-	case a = <-got:
-	case <-m.Done():
-		// Free the goroutine above: nobody else will connect.
-		if conn, err := net.Dial("unix", n.prtPath); err == nil {
-			conn.Close()
-		}
-		return nil, fmt.Errorf("qemu ended, see %s.qemu in %s", n.Name, n.cluster.artefacts)
-	}
-	if a.err != nil {
-		return nil, a.err
-	}
-	client, err := agent.NewClient(a.conn, n.answer)
+	conn, err := n.acceptPort(ctx, m)
 	if err != nil {
-		a.conn.Close()
+		return nil, err
+	}
+	client, err := agent.NewClient(conn, n.answer)
+	if err != nil {
+		conn.Close()
 		return nil, err
 	}
 	if err := client.Hello(ctx); err != nil {
 		client.Close()
-		return nil, fmt.Errorf("no agent (see %s.console in %s): %w", n.Name, n.cluster.artefacts, err)
+		return nil, fmt.Errorf("no agent (see %s): %w", n.ConsolePath(), err)
 	}
 	return client, nil
+}
+
+// acceptPort waits for QEMU to plug the agent's port in, until the machine or
+// the context ends.
+func (n *Node) acceptPort(ctx context.Context, m *qemu.Machine) (net.Conn, error) {
+	stop := make(chan struct{})
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-m.Done():
+		case <-ctx.Done():
+		case <-stop:
+			return
+		}
+		_ = n.ports.SetDeadline(time.Unix(1, 0))
+	})
+	conn, err := n.ports.Accept()
+	close(stop)
+	watch.Wait()
+	_ = n.ports.SetDeadline(time.Time{})
+	if err == nil {
+		return conn, nil
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return nil, fmt.Errorf("qemu ended, see %s.qemu in %s: %w", n.Name, n.cluster.artefacts, err)
 }
 
 func ended(m *qemu.Machine) bool {

@@ -15,10 +15,6 @@ import (
 	"github.com/dlmlock/dlmlockd/lab/image"
 )
 
-// bootTimeout bounds the start of a cluster, with the download of a kernel
-// and the wait for another lab.
-const bootTimeout = 15 * time.Minute
-
 // Require skips the test unless LAB=1 is in the environment. With LAB=1 a
 // missing package is a failure, because the lab was asked for.
 func Require(t testing.TB) {
@@ -58,9 +54,7 @@ func Start(t testing.TB, config Config) *Cluster {
 			found(n, f)
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), bootTimeout)
-	defer cancel()
-	c, err := Boot(ctx, config)
+	c, err := Boot(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
 	}
