@@ -90,8 +90,6 @@ func newSpace(name string, node uint32, d device, sink dlm.Sink, log *slog.Logge
 
 func (s *space) Name() string { return s.name }
 
-const portFlags = dlm.NoQueue | dlm.ValueBlock | dlm.QueueConvert | dlm.Persistent | dlm.Expedite | dlm.NoQueueBlocking
-
 // Lock implements dlm.Lockspace.
 func (s *space) Lock(c dlm.Cookie, resource string, m dlm.Mode, f dlm.Flags) {
 	s.begin(dlm.OpLock, c, resource, m, f)
@@ -111,7 +109,7 @@ func (s *space) begin(op dlm.Op, c dlm.Cookie, resource string, m dlm.Mode, f dl
 	case s.locks[c] != nil:
 		s.refuse(op, c, dlm.StatusBusy)
 		return
-	case c == 0, dlm.CheckResource(resource) != nil, !m.Valid(), f&^portFlags != 0:
+	case c == 0, dlm.CheckResource(resource) != nil, !dlm.LockAllowed(m, f):
 		s.refuse(op, c, dlm.StatusInvalid)
 		return
 	}
@@ -138,11 +136,11 @@ func (s *space) Convert(c dlm.Cookie, m dlm.Mode, f dlm.Flags, value *dlm.Value)
 	case l == nil:
 		s.refuse(dlm.OpConvert, c, dlm.StatusNotFound)
 		return
-	case !m.Valid(), f&^portFlags != 0:
-		s.refuseHeld(dlm.OpConvert, l, dlm.StatusInvalid)
-		return
 	case l.op != dlm.OpNone:
 		s.refuseHeld(dlm.OpConvert, l, dlm.StatusBusy)
+		return
+	case !dlm.ConvertAllowed(l.mode, m, f):
+		s.refuseHeld(dlm.OpConvert, l, dlm.StatusInvalid)
 		return
 	}
 	l.start(dlm.OpConvert, m, f)
