@@ -211,7 +211,8 @@ func ruleConcurrent(c *check) {
 	})
 	all(dlm.OpConvert, func(_ int, ck dlm.Cookie) { a.space.Convert(ck, dlm.CR, 0, nil) })
 	all(dlm.OpUnlock, func(_ int, ck dlm.Cookie) { a.space.Unlock(ck, nil) })
+	c.settle()
 	for _, ck := range cookies {
-		a.quiet(ck)
+		require.Empty(c, a.events.Untaken(ck))
 	}
 }

@@ -53,11 +53,10 @@ static uint32_t glue_request(void *ls, uint64_t cookie, const void *name,
 static int glue_convert(void *ls, uint64_t cookie, uint32_t lkid, uint32_t mode,
 			uint32_t flags, const void *value)
 {
-	char copy[DLM_USER_LVB_LEN] = {0};
+	char copy[DLM_USER_LVB_LEN];
 	struct dlm_lksb lksb = {.sb_lkid = lkid, .sb_lvbptr = copy};
 
-	if (value)
-		memcpy(copy, value, sizeof(copy));
+	memcpy(copy, value, sizeof(copy));
 	return dlm_ls_lock(ls, mode, &lksb, flags | DLM_LKF_CONVERT, NULL, 0, 0,
 			   glue_completed, (void *)cookie, glue_blocking, NULL);
 }
@@ -191,7 +190,8 @@ func (d *cDevice) adopt(c dlm.Cookie, resource string, m dlm.Mode, f dlm.Flags) 
 }
 
 func (d *cDevice) convert(c dlm.Cookie, id dlm.LockID, m dlm.Mode, f dlm.Flags, v *dlm.Value) error {
-	if r, err := C.glue_convert(unsafe.Pointer(d.ls), C.uint64_t(c), C.uint32_t(id), C.uint32_t(m), C.uint32_t(f), unsafe.Pointer(v)); r != 0 {
+	value := *v // C may not be shown memory that is part of something with Go pointers
+	if r, err := C.glue_convert(unsafe.Pointer(d.ls), C.uint64_t(c), C.uint32_t(id), C.uint32_t(m), C.uint32_t(f), unsafe.Pointer(&value)); r != 0 {
 		return cError(err)
 	}
 	return nil
