@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 
@@ -50,6 +51,33 @@ func Dial(ctx context.Context, address string) (*Client, error) {
 		end()
 		return nil, &Error{Op: "connect", Kind: NoBus, Err: err,
 			Message: fmt.Sprintf("can't connect to the message bus (%s): %v", address, errors.Join(err, ctx.Err()))}
+	}
+	return &Client{conn: conn, end: end}, nil
+}
+
+// Over talks over a stream that is connected to a message bus already, for a
+// bus that no address leads to: behind a tunnel, on another machine. uid is
+// whom the bus sees at the other end. The context bounds the connecting alone;
+// the stream is closed with the Client, and where this fails. The error is of
+// kind NoBus.
+func Over(ctx context.Context, stream io.ReadWriteCloser, uid uint32) (*Client, error) {
+	life, end := context.WithCancel(context.Background())
+	stop := context.AfterFunc(ctx, func() { stream.Close() })
+	conn, err := godbus.NewConn(stream, godbus.WithContext(life), godbus.WithSignalHandler(godbus.NewSequentialSignalHandler()))
+	if err == nil {
+		err = conn.Auth([]godbus.Auth{godbus.AuthExternal(strconv.FormatUint(uint64(uid), 10))})
+	}
+	if err == nil {
+		err = conn.Hello()
+	}
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		end()
+		stream.Close()
+		return nil, &Error{Op: "connect", Kind: NoBus, Err: errors.Join(err, ctx.Err()),
+			Message: fmt.Sprintf("can't connect to the message bus: %v", errors.Join(err, ctx.Err()))}
 	}
 	return &Client{conn: conn, end: end}, nil
 }

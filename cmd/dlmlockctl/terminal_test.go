@@ -1,0 +1,222 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	godbus "github.com/godbus/dbus/v5"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/dlmlock/dlmlockd/client"
+	"github.com/dlmlock/dlmlockd/internal/testbus"
+)
+
+// fake is a service that grants everything and has two orphans: the embedded
+// engine has none.
+type fake struct {
+	mu     sync.Mutex
+	purged []uint32
+	flags  []godbus.Flags
+}
+
+func (f *fake) ListOrphans(string) ([]client.Orphan, *godbus.Error) {
+	return []client.Orphan{{LockID: 7, Resource: "disk1", Mode: "EX"}, {LockID: 9, Resource: "disk2", Mode: "PR"}}, nil
+}
+
+func (f *fake) Purge(_ string, ids []uint32, _ map[string]godbus.Variant) (uint32, *godbus.Error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.purged = ids
+	return uint32(len(ids)), nil
+}
+
+func (f *fake) Acquire(_, _, _ string, _ map[string]godbus.Variant) (uint32, uint64, godbus.ObjectPath, *godbus.Error) {
+	return 1, 2, "/org/example/DlmLock/lock/1", nil
+}
+
+func (f *fake) ReleaseOwner(string, string) (uint32, *godbus.Error) { return 1, nil }
+
+// see notes the flags of every call.
+func (f *fake) see(m *godbus.Message) {
+	if m.Type == godbus.TypeMethodCall && m.Headers[godbus.FieldInterface].Value() == client.Name {
+		f.mu.Lock()
+		f.flags = append(f.flags, m.Flags)
+		f.mu.Unlock()
+	}
+}
+
+// startFake puts a fake service on a bus of its own.
+func startFake(t *testing.T) (*fake, *testbus.Bus) {
+	bus, f := testbus.Start(t, testbus.Daemon), new(fake)
+	conn := bus.Dial(t, godbus.WithIncomingInterceptor(f.see))
+	require.NoError(t, conn.Export(f, client.Path, client.Name))
+	_, err := conn.RequestName(client.Name, 0)
+	require.NoError(t, err)
+	return f, bus
+}
+
+// terminal is a pseudo-terminal (pts(4)) with a program on it.
+type terminal struct {
+	t      *testing.T
+	master *os.File
+	cmd    *exec.Cmd
+	mu     sync.Mutex
+	seen   bytes.Buffer
+	done   chan struct{} // closed when the program has left the terminal
+}
+
+// onTerminal starts dlmlockctl with all three streams on a new terminal, as the
+// leader of its session.
+func onTerminal(t *testing.T, bus *testbus.Bus, args ...string) *terminal {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	require.NoError(t, err)
+	require.NoError(t, unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0))
+	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	require.NoError(t, err)
+	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	require.NoError(t, err)
+	tty := &terminal{t: t, master: master, done: make(chan struct{}), cmd: exec.Command(filepath.Join(programs, "dlmlockctl"), args...)}
+	tty.cmd.Env = append(os.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+bus.Address, "TERM=xterm")
+	tty.cmd.Dir = t.TempDir()
+	tty.cmd.Stdin, tty.cmd.Stdout, tty.cmd.Stderr = slave, slave, slave
+	tty.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	require.NoError(t, tty.cmd.Start())
+	require.NoError(t, slave.Close())
+	go tty.read()
+	t.Cleanup(func() {
+		_ = syscall.Kill(-tty.cmd.Process.Pid, syscall.SIGKILL)
+		_ = master.Close()
+		<-tty.done
+	})
+	return tty
+}
+
+func (tty *terminal) read() {
+	defer close(tty.done)
+	buf := make([]byte, 4096)
+	for {
+		n, err := tty.master.Read(buf)
+		tty.mu.Lock()
+		tty.seen.Write(buf[:n])
+		tty.mu.Unlock()
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (tty *terminal) text() string {
+	tty.mu.Lock()
+	defer tty.mu.Unlock()
+	return tty.seen.String()
+}
+
+// see waits until the terminal shows a text.
+func (tty *terminal) see(text string) {
+	tty.t.Helper()
+	for end := time.Now().Add(20 * time.Second); !strings.Contains(tty.text(), text); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			tty.t.Fatalf("the terminal never showed %q, but:\n%s", text, tty.text())
+		}
+	}
+}
+
+func (tty *terminal) typeIn(text string) {
+	_, err := io.WriteString(tty.master, text)
+	require.NoError(tty.t, err)
+}
+
+// exit waits for the end and returns the exit code.
+func (tty *terminal) exit() int {
+	_ = tty.cmd.Wait()
+	<-tty.done
+	return tty.cmd.ProcessState.ExitCode()
+}
+
+// A purge shows what goes, asks, and takes only yes for yes.
+func TestPurgeAsks(t *testing.T) {
+	f, bus := startFake(t)
+	for answer, want := range map[string][]uint32{"\n": nil, "n\n": nil, "maybe\n": nil, "\x04": nil, "y\n": {7, 9}, "YES\n": {7, 9}} {
+		f.purged = nil
+		tty := onTerminal(t, bus, "purge", "vms")
+		tty.see("Remove 2 orphans of vms? [y/N] ")
+		require.Contains(t, tty.text(), "9       disk2     PR")
+		tty.typeIn(answer)
+		code := tty.exit()
+		require.Equal(t, want, f.purged, "%q", answer)
+		if want == nil {
+			require.Equal(t, exitFailed, code)
+			require.Contains(t, tty.text(), "nothing removed")
+		} else {
+			require.Zero(t, code)
+			require.Contains(t, tty.text(), "removed 2 orphans of vms")
+		}
+	}
+	for _, args := range [][]string{{"purge", "vms"}, {"purge", "vms", "--json"}} {
+		f.purged = nil
+		code, _, errs := program(t, bus, args...)
+		require.Equal(t, exitUsage, code)
+		require.Contains(t, errs, "nobody is there to ask; --yes removes")
+		require.Nil(t, f.purged)
+	}
+	code, out, _ := program(t, bus, "purge", "vms", "-y", "--json")
+	require.Zero(t, code)
+	require.JSONEq(t, `{"lockspace":"vms","purged":2}`, out)
+	require.Equal(t, []uint32{7, 9}, f.purged)
+}
+
+// program runs dlmlockctl without a terminal.
+func program(t *testing.T, bus *testbus.Bus, args ...string) (code int, out, errs string) {
+	cmd := bus.Command(t, testbus.Root, filepath.Join(programs, "dlmlockctl"), args...)
+	var o, e bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &o, &e
+	_ = cmd.Run()
+	return cmd.ProcessState.ExitCode(), o.String(), e.String()
+}
+
+// Calls allow that a person is asked for a password if there is one.
+func TestInteractionFlag(t *testing.T) {
+	f, bus := startFake(t)
+	require.Zero(t, onTerminal(t, bus, "acquire", "vms", "a", "EX").exit())
+	code, _, _ := program(t, bus, "acquire", "vms", "a", "EX")
+	require.Zero(t, code)
+	require.Equal(t, []godbus.Flags{godbus.FlagAllowInteractiveAuthorization, 0}, f.flags)
+}
+
+// Ctrl-C reaches the command once: from the terminal, and not from run again.
+func TestCtrlC(t *testing.T) {
+	_, bus := startFake(t)
+	tty := onTerminal(t, bus, "run", "-l", "vms", "-r", "a", "--", "sh", "-c",
+		`trap 'echo GOT-INT' INT; trap 'echo GOT-TERM; exit 9' TERM; echo ready; while :; do sleep 0.05; done`)
+	tty.see("ready")
+	tty.typeIn("\x03")
+	tty.see("GOT-INT")
+	require.NoError(t, tty.cmd.Process.Signal(syscall.SIGTERM))
+	require.Equal(t, 9, tty.exit())
+	require.Equal(t, 1, strings.Count(tty.text(), "GOT-INT"))
+	require.Equal(t, 1, strings.Count(tty.text(), "GOT-TERM"))
+}
+
+// A command may take the terminal and be stopped and continued, as if it had
+// been started alone.
+func TestJobControl(t *testing.T) {
+	_, bus := startFake(t)
+	tty := onTerminal(t, bus, "run", "-l", "vms", "-r", "a", "--", "sh", "-c",
+		`echo ready; read line; echo "read $line"; test -t 0 && test -t 1; echo "tty $?"`)
+	tty.see("ready")
+	tty.typeIn("hello\n")
+	require.Zero(t, tty.exit())
+	require.Contains(t, tty.text(), "read hello")
+	require.Contains(t, tty.text(), "tty 0")
+}
