@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +17,9 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/dlmlock/dlmlockd/config"
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/dlm/cluster"
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 	"github.com/dlmlock/dlmlockd/state"
 )
@@ -138,7 +143,7 @@ func checkFile(t *testing.T, dir string, slots map[[2]string]*slot) {
 	require.NoError(t, os.WriteFile(filepath.Join(copied, "state.toml"), text, 0o600))
 	boot, err := readBootID()
 	require.NoError(t, err)
-	f, c, err := state.Open(copied, state.Options{Header: state.Header{BootID: boot, NodeID: 1, Engine: "local"}, Log: slog.New(slog.DiscardHandler)})
+	f, c, err := state.Open(copied, state.Options{Header: state.Header{BootID: boot, NodeID: 1, Engine: testEngine()}, Log: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, f.Close()) }()
 	require.Empty(t, c.Damage)
@@ -189,6 +194,10 @@ func checkService(t *testing.T, c client, slots map[[2]string]*slot) {
 		s.now, s.unsure, s.other = is, false, held{}
 	}
 	for resource, listed := range byResource {
+		if testEngine() == config.EngineDLM {
+			checkKernel(t, resource, listed)
+			continue
+		}
 		// Inspect reads the value block with a null lock, which the queue may
 		// show for that moment; a lock that is really there shows every time.
 		var queue map[uint32]string
@@ -224,6 +233,53 @@ func (c client) granted(t *testing.T, resource string) map[uint32]string {
 	return m
 }
 
+// checkKernel compares what the service lists of a resource with what the
+// kernel has. What ended with the process that was killed takes a moment to be
+// gone: the kernel tells the node that keeps the queue.
+func checkKernel(t *testing.T, resource string, listed map[uint32]string) {
+	t.Helper()
+	var queue map[uint32]string
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if queue = kernelQueue(t, resource); maps.Equal(queue, listed) {
+			return
+		}
+	}
+	require.Equal(t, listed, queue, "the kernel's queue of %s", resource)
+}
+
+// kernelQueue is what the kernel has of this node on a resource, read past the
+// service: lockid to mode, with the mode wanted where one waits.
+func kernelQueue(t *testing.T, resource string) map[uint32]string {
+	t.Helper()
+	host := cluster.Local()
+	self, err := host.Node(t.Context())
+	require.NoError(t, err)
+	q, err := host.Queues(t.Context(), crashSpace, resource)
+	require.NoError(t, err)
+	m := map[uint32]string{}
+	for _, h := range slices.Concat(q.Granted, q.Converting, q.Waiting) {
+		if h.Node != self.ID {
+			continue // another node is at work on the same resources
+		}
+		m[uint32(h.LockID)] = h.Mode.String()
+		if h.Wanted != dlm.None {
+			m[uint32(h.LockID)] += " to " + h.Wanted.String()
+		}
+	}
+	return m
+}
+
+// roundsOf is how many rounds a test makes; the environment may say it.
+func roundsOf(usual int) int {
+	if n, err := strconv.Atoi(os.Getenv("DLMLOCKD_TEST_ROUNDS")); err == nil {
+		return n
+	}
+	if testing.Short() {
+		return usual / 6
+	}
+	return usual
+}
+
 func slotsOf(ws []*worker) map[[2]string]*slot {
 	m := map[[2]string]*slot{}
 	for _, w := range ws {
@@ -236,7 +292,7 @@ func slotsOf(ws []*worker) map[[2]string]*slot {
 
 // crashRound lets the workers work on a fresh daemon until it dies, then
 // checks the file. kill, where given, is called once they work.
-func crashRound(t *testing.T, ws []*worker, p *process, dir string, kill func()) {
+func crashRound(t *testing.T, ws []*worker, p *running, dir string, kill func()) {
 	t.Helper()
 	var working sync.WaitGroup
 	for _, w := range ws {
@@ -253,10 +309,7 @@ func crashRound(t *testing.T, ws []*worker, p *process, dir string, kill func())
 // TestCrashAtRandomPoints kills the program, as it is shipped, in the middle
 // of the work of several clients, again and again.
 func TestCrashAtRandomPoints(t *testing.T) {
-	rounds := 60
-	if testing.Short() {
-		rounds = 10
-	}
+	rounds := roundsOf(60)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, seed))
@@ -292,11 +345,11 @@ func tally(t *testing.T, ws []*worker, kills int) {
 }
 
 // hooked is the program with the crash hook.
-func hooked(t *testing.T) string { return build(t, false, "godbus_no_tcp crashtest") }
+func hooked(t *testing.T) string { return built(t, "DLMLOCKD_TEST_HOOKED", "godbus_no_tcp crashtest") }
 
 // launchHooked starts a daemon that dies at its n-th step, and reports whether
 // it got ready before.
-func launchHooked(t *testing.T, b *testbus.Bus, dir string, n int) (p *process, ready bool) {
+func launchHooked(t *testing.T, b *testbus.Bus, dir string, n int) (p *running, ready bool) {
 	t.Helper()
 	p = launch(t, hooked(t), b.Address, dir, []string{fmt.Sprintf("DLMLOCKD_CRASH_STEP=%d", n)})
 	return p, p.readyOrDead(t)
@@ -384,10 +437,7 @@ func recoverWithCrashes(t *testing.T, b *testbus.Bus, dir string, slots map[[2]s
 // TestCrashAtRandomStepsUnderLoad has several clients at work when the program
 // dies between two steps.
 func TestCrashAtRandomStepsUnderLoad(t *testing.T) {
-	rounds := 25
-	if testing.Short() {
-		rounds = 5
-	}
+	rounds := roundsOf(25)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, seed))

@@ -15,6 +15,8 @@ import (
 	"github.com/dlmlock/dlmlockd/dbus"
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/polkit"
+	"github.com/dlmlock/dlmlockd/process"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -45,6 +47,7 @@ type daemon struct {
 	bootID  string
 	bus     *dbus.Bus
 	server  *dbus.Server
+	watcher *process.Watcher
 	service *lockd.Service
 	herald  herald
 }
@@ -52,7 +55,7 @@ type daemon struct {
 // serve runs the service until ctx ends (nil) or something fails for good.
 func serve(ctx context.Context, o options, log *slog.Logger) (err error) {
 	d := &daemon{opts: o, log: log, systemd: notifier{log: log}}
-	auth, err := authorizer(o.Group)
+	group, err := authorizer(o.Group)
 	if err != nil {
 		return err
 	}
@@ -60,9 +63,13 @@ func serve(ctx context.Context, o options, log *slog.Logger) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.engine.Close(), d.file.Close()) }()
-	if err := d.connect(ctx, auth); err != nil {
+	if err := d.connect(ctx, group); err != nil {
 		return err
 	}
+	if d.watcher, err = process.NewWatcher(); err != nil {
+		return errors.Join(err, d.bus.Close())
+	}
+	defer func() { err = errors.Join(err, d.watcher.Close()) }()
 	d.build()
 	return d.live(ctx)
 }
@@ -103,13 +110,14 @@ func (d *daemon) whoAmI(ctx context.Context) dlm.NodeInfo {
 }
 
 // connect connects to the bus, whose id the service needs, and makes the
-// server, which answers nobody yet.
-func (d *daemon) connect(ctx context.Context, auth lockd.Authorizer) (err error) {
+// server, which answers nobody yet. group decides while there is no polkitd.
+func (d *daemon) connect(ctx context.Context, group lockd.Authorizer) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if d.bus, err = dbus.Connect(ctx, d.opts.Bus); err != nil {
 		return err
 	}
+	auth := polkit.New(polkit.Config{Conn: d.bus.Conn(), Fallback: group, Log: d.log})
 	d.server = dbus.New(dbus.Config{
 		Bus: d.bus, Authorizer: auth, Log: d.log, Version: version, StateFile: d.file.Path(),
 	})
@@ -121,7 +129,7 @@ func (d *daemon) build() {
 	d.service = lockd.New(lockd.Config{
 		Engine: d.engine, Journal: d.file, Contents: d.found, BootID: d.bootID, Instance: d.file.Header().Instance,
 		Node: d.node, BusID: d.bus.GUID(), Lockspaces: d.opts.Lockspaces, Limits: limits(d.opts.Limits),
-		OpTimeout: d.opts.OpTimeout, Notify: d.herald.notify, Log: d.log, OnStep: onStep,
+		OpTimeout: d.opts.OpTimeout, Processes: d.watcher, Notify: d.herald.notify, Log: d.log, OnStep: onStep,
 	})
 	d.found = state.Contents{} // the service has them now
 }

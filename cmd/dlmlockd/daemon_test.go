@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -207,7 +208,7 @@ func fill(t *testing.T, path string) {
 func TestBusGoes(t *testing.T) {
 	dir := t.TempDir()
 	var before []row
-	var p *process
+	var p *running
 	t.Run("a bus that ends with its test", func(short *testing.T) {
 		bus := testbus.Start(short, testbus.Daemon)
 		p = start(t, bus, dir)
@@ -227,4 +228,41 @@ func TestBusGoes(t *testing.T) {
 	p = launch(t, program(t), "unix:path="+filepath.Join(dir, "absent"), t.TempDir(), nil)
 	require.Equal(t, exitFailed, p.wait(t))
 	require.Contains(t, p.log(), "connect to the message bus")
+}
+
+// What ends a lock by itself counts also when it happens while no daemon runs.
+func TestLifetimesOverARestart(t *testing.T) {
+	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
+	c := newClient(bus.Dial(t))
+	p := start(t, bus, dir)
+	require.NoError(t, c.join("vms"))
+	child := exec.Command("sleep", "1000")
+	require.NoError(t, child.Start())
+	endChild := sync.OnceFunc(func() { _ = child.Process.Kill(); _ = child.Wait() })
+	t.Cleanup(endChild)
+	conn := bus.Dial(t)
+	own := newClient(conn)
+
+	_, err := c.acquire("vms", "of-process", "EX", "lifetime", "process", "pid", uint32(child.Process.Pid))
+	require.NoError(t, err)
+	_, err = own.acquire("vms", "of-connection", "EX", "lifetime", "connection")
+	require.NoError(t, err)
+	_, err = c.acquire("vms", "of-nobody", "EX")
+	require.NoError(t, err)
+	resources := func() string {
+		var names []string
+		for _, r := range c.list(t) {
+			names = append(names, r.Resource)
+		}
+		return strings.Join(names, " ")
+	}
+	p.kill()
+	p = start(t, bus, dir)
+	require.Equal(t, "of-process of-connection of-nobody", resources(), "both are alive")
+
+	p.kill()
+	endChild()
+	require.NoError(t, conn.Close())
+	start(t, bus, dir)
+	require.Eventually(t, func() bool { return resources() == "of-nobody" }, patience, 10*time.Millisecond)
 }

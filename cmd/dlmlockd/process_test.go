@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -20,6 +21,7 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/dlmlock/dlmlockd/config"
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 )
 
@@ -83,11 +85,24 @@ func goBuild(path string, cgo bool, tags string) error {
 	return nil
 }
 
-// program is the daemon as it is shipped, but for the crash hook and libdlm.
-func program(t *testing.T) string { return build(t, false, "godbus_no_tcp") }
+// program is the daemon as it is shipped, but for libdlm.
+func program(t *testing.T) string { return built(t, "DLMLOCKD_TEST_PROGRAM", "godbus_no_tcp") }
 
-// process is a running daemon.
-type process struct {
+// built builds the program with the given tags, unless the environment names
+// one: the lab runs these tests on nodes, where nothing is built.
+func built(t *testing.T, variable, tags string) string {
+	if path := os.Getenv(variable); path != "" {
+		return path
+	}
+	return build(t, false, tags)
+}
+
+// testEngine is the engine that the daemons of the tests use: local, or
+// dlm in the lab.
+func testEngine() string { return cmp.Or(os.Getenv("DLMLOCKD_TEST_ENGINE"), config.EngineLocal) }
+
+// running is a daemon that runs.
+type running struct {
 	cmd    *exec.Cmd
 	exited chan struct{}
 	code   int // after exited; -1 if a signal ended it
@@ -99,31 +114,31 @@ type process struct {
 }
 
 // Write takes the daemon's log.
-func (p *process) Write(b []byte) (int, error) {
+func (p *running) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	defer p.change.Broadcast()
 	return p.stderr.Write(b)
 }
 
-func (p *process) log() string {
+func (p *running) log() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.stderr.String()
 }
 
-// launch starts a daemon with the local engine that tells a socket of the
+// launch starts a daemon that tells a socket of the
 // test's what it would tell systemd. It does not wait for anything.
-func launch(t *testing.T, path, address, dir string, env []string, args ...string) *process {
+func launch(t *testing.T, path, address, dir string, env []string, args ...string) *running {
 	t.Helper()
-	p := &process{exited: make(chan struct{})}
+	p := &running{exited: make(chan struct{})}
 	p.change = sync.NewCond(&p.mu)
 	socketDir, err := os.MkdirTemp("", "notify")
 	require.NoError(t, err)
 	socket := filepath.Join(socketDir, "socket")
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
 	require.NoError(t, err)
-	p.cmd = exec.Command(path, append([]string{"--engine=local", "--state-dir=" + dir, "--bus=" + address, "--config=" + os.DevNull}, args...)...)
+	p.cmd = exec.Command(path, append([]string{"--engine=" + testEngine(), "--state-dir=" + dir, "--bus=" + address, "--config=" + os.DevNull}, args...)...)
 	p.cmd.Stderr = p
 	p.cmd.Env = append(append(os.Environ(), "NOTIFY_SOCKET="+socket), env...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -148,7 +163,7 @@ func launch(t *testing.T, path, address, dir string, env []string, args ...strin
 	return p
 }
 
-func (p *process) listen(conn *net.UnixConn) {
+func (p *running) listen(conn *net.UnixConn) {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := conn.Read(buf)
@@ -163,7 +178,7 @@ func (p *process) listen(conn *net.UnixConn) {
 }
 
 // await waits until what holds, and fails if it doesn't in time.
-func (p *process) await(t *testing.T, what string, holds func(told []string, log string) bool) {
+func (p *running) await(t *testing.T, what string, holds func(told []string, log string) bool) {
 	t.Helper()
 	late := time.AfterFunc(patience, p.change.Broadcast)
 	defer late.Stop()
@@ -183,7 +198,7 @@ func (p *process) await(t *testing.T, what string, holds func(told []string, log
 	}
 }
 
-func (p *process) awaitTold(t *testing.T, line string) {
+func (p *running) awaitTold(t *testing.T, line string) {
 	t.Helper()
 	p.await(t, line, func(told []string, _ string) bool {
 		for _, l := range told {
@@ -196,7 +211,7 @@ func (p *process) awaitTold(t *testing.T, line string) {
 }
 
 // readyOrDead waits until the daemon is ready or has ended.
-func (p *process) readyOrDead(t *testing.T) (ready bool) {
+func (p *running) readyOrDead(t *testing.T) (ready bool) {
 	t.Helper()
 	late := time.AfterFunc(patience, p.change.Broadcast)
 	defer late.Stop()
@@ -220,19 +235,19 @@ func (p *process) readyOrDead(t *testing.T) (ready bool) {
 }
 
 // kill ends the daemon as kill -9 does.
-func (p *process) kill() {
+func (p *running) kill() {
 	_ = p.cmd.Process.Kill()
 	<-p.exited
 }
 
 // stop ends it in order and returns its exit code.
-func (p *process) stop(t *testing.T) int {
+func (p *running) stop(t *testing.T) int {
 	t.Helper()
 	require.NoError(t, p.cmd.Process.Signal(syscall.SIGTERM))
 	return p.wait(t)
 }
 
-func (p *process) wait(t *testing.T) int {
+func (p *running) wait(t *testing.T) int {
 	t.Helper()
 	select {
 	case <-p.exited:
@@ -244,7 +259,7 @@ func (p *process) wait(t *testing.T) int {
 }
 
 // start launches a daemon and waits until it is ready.
-func start(t *testing.T, b *testbus.Bus, dir string, args ...string) *process {
+func start(t *testing.T, b *testbus.Bus, dir string, args ...string) *running {
 	t.Helper()
 	p := launch(t, program(t), b.Address, dir, nil, args...)
 	p.awaitTold(t, "READY=1")
