@@ -101,31 +101,3 @@ func (f Flags) String() string {
 	}
 	return strings.Join(s, "|")
 }
-
-// known are the flags that the port lets through.
-const known = NoQueue | ValueBlock | QueueConvert | Persistent | Expedite | NoQueueBlocking
-
-// ValidRequest reports whether a new lock may be asked for in mode m with
-// flags f (set_lock_args in fs/dlm/lock.c). If not, Lock ends with
-// StatusInvalid.
-func ValidRequest(m Mode, f Flags) bool {
-	switch {
-	case !m.Valid(), f&^known != 0, f&QueueConvert != 0:
-		return false
-	case f&Expedite != 0:
-		return m == NL && f&NoQueue == 0
-	}
-	return true
-}
-
-// ValidConversion reports whether a lock granted in from may be converted to
-// to with flags f (set_lock_args and validate_lock_args in fs/dlm/lock.c). If
-// not, Convert ends with StatusInvalid. An engine checks it before it asks the
-// kernel: Linux 6.12 prints a warning with a stack trace for what it refuses.
-// QueueConvert is for conversions that could have to wait.
-func ValidConversion(from, to Mode, f Flags) bool {
-	if !to.Valid() || f&^known != 0 || f&Expedite != 0 {
-		return false
-	}
-	return f&QueueConvert == 0 || to > from || from == PR && to == CW
-}

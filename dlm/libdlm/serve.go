@@ -246,32 +246,10 @@ func (s *space) completed(l *lock, r *result) {
 	if l.op != dlm.OpUnlock {
 		l.flags = l.asked
 	}
-	if r.hasValue && r.status == dlm.StatusOK && l.asked&dlm.ValueBlock != 0 && transferOf(l.mode, l.want) == reads {
+	if r.hasValue && r.status == dlm.StatusOK && l.asked&dlm.ValueBlock != 0 && dlm.TransferOf(l.mode, l.want) == dlm.Reads {
 		// The kernel sends the block along also after conversions that don't
 		// concern it, and then what it sends is no news.
 		ev.HasValue, ev.Value, ev.ValueInvalid = true, r.value, r.invalid
 	}
 	s.finish(l, ev)
-}
-
-// transfer is what an operation with VALBLK does with the lock value block.
-type transfer uint8
-
-const (
-	neither transfer = iota
-	reads
-	writes
-)
-
-// transferOf is dlm_lvb_operations in fs/dlm/lock.c: PW and EX write when they
-// are converted to the same or a weaker mode, what is converted to the same or
-// a stronger mode reads.
-func transferOf(from, to dlm.Mode) transfer {
-	switch {
-	case from >= dlm.PW && to <= from:
-		return writes
-	case to >= from:
-		return reads
-	}
-	return neither
 }

@@ -147,7 +147,7 @@ func (s *space) Convert(c dlm.Cookie, m dlm.Mode, f dlm.Flags, value *dlm.Value)
 	r := request{lock: l, seq: l.seq, call: callConvert, mode: m, flags: f}
 	// Where the block is read, the kernel reads into the bytes that were sent
 	// and leaves them as they are if the resource has none: send zeros.
-	if value != nil && transferOf(l.mode, m) == writes {
+	if value != nil && dlm.TransferOf(l.mode, m) == dlm.Writes {
 		r.value = *value
 	}
 	s.calls.put(r)

@@ -142,7 +142,7 @@ func (h *handle) granted(l *lock, from dlm.Mode) {
 	if from == dlm.None {
 		ev.Op = dlm.OpLock
 	}
-	if l.flags&dlm.ValueBlock != 0 && transferOf(from, l.granted) == reads {
+	if l.flags&dlm.ValueBlock != 0 && dlm.TransferOf(from, l.granted) == dlm.Reads {
 		ev.HasValue = true
 		if l.res.written {
 			ev.Value, ev.ValueInvalid = l.res.value, l.res.invalid

@@ -198,7 +198,7 @@ func (r *resource) revert(l *lock) {
 // grant gives l what it wants, and writes the value block where the matrix
 // says so (grant_lock, set_lvb_lock).
 func (r *resource) grant(l *lock, value *dlm.Value) {
-	if l.flags&dlm.ValueBlock != 0 && transferOf(l.granted, l.wanted) == writes {
+	if l.flags&dlm.ValueBlock != 0 && dlm.TransferOf(l.granted, l.wanted) == dlm.Writes {
 		r.write(value)
 	}
 	if l.granted != l.wanted {
