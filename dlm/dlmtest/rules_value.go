@@ -127,7 +127,17 @@ func (c *check) write(name, text string) dlm.Value {
 	ck := keeper.lock(name, dlm.EX, 0)
 	v := value(text)
 	keeper.converted(ck, dlm.NL, dlm.ValueBlock, &v)
+	keeper.arrived(ck, dlm.NL)
 	return v
+}
+
+// arrived returns when a conversion down to m has got to the master of the
+// resource. The kernel ends those at once, and sends a message that is not
+// answered (send_convert in fs/dlm/lock.c); a conversion in place is answered,
+// and does not overtake it.
+func (c *client) arrived(ck dlm.Cookie, m dlm.Mode) {
+	c.check.Helper()
+	c.converted(ck, m, 0, nil)
 }
 
 // ruleTransfers holds the engine against the matrix as a person would read it:
@@ -154,6 +164,7 @@ func ruleTransfers(c *check) {
 				if writes {
 					want = v
 				}
+				a.arrived(ck, to)
 				require.Equal(c, want, c.client(1).read(name).Value)
 				a.unlock(ck)
 			})
