@@ -235,3 +235,13 @@ func TestReadFrameRefusesDamage(t *testing.T) {
 	_, _, err = readFrame(bytes.NewReader([]byte{'o', 0, 0, 0, 9, 1}))
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 }
+
+// Input that a process does not read must not stand in the way of its end.
+func TestKillPassesUnreadInput(t *testing.T) {
+	c, _ := pair(t, nil)
+	p, err := c.Start(within(t), Command{Argv: []string{"sleep", "100"}})
+	require.NoError(t, err)
+	_, err = p.Write(make([]byte, 4<<20))
+	require.NoError(t, err)
+	require.NoError(t, p.Kill(within(t)))
+}

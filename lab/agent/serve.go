@@ -38,7 +38,7 @@ func (s *Server) Serve() error {
 		stream, err := s.session.AcceptStream()
 		if err != nil {
 			s.session.Close()
-			if errors.Is(err, io.EOF) || errors.Is(err, yamux.ErrSessionShutdown) {
+			if hungUp(err) {
 				return nil
 			}
 			return err
@@ -48,6 +48,17 @@ func (s *Server) Serve() error {
 			handle(stream)
 		})
 	}
+}
+
+// hungUp tells whether the error is the other side's going away. Which one it
+// is depends on who of yamux's goroutines notices first.
+func hungUp(err error) bool {
+	for _, end := range []error{io.EOF, io.ErrClosedPipe, net.ErrClosed, yamux.ErrSessionShutdown} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return false
 }
 
 // Ask puts a question to the host and waits for its answer. The host's
@@ -137,7 +148,9 @@ func runProcess(stream net.Conn, out *frameWriter, req request) {
 // feedProcess passes input and signals to the process until the host closes
 // the stream, which is the order to end the whole process group.
 func feedProcess(stream io.Reader, p *os.Process, input *os.File) {
-	defer input.Close()
+	held := newBacklog()
+	defer held.end()
+	go held.pour(input)
 	for {
 		kind, payload, err := readFrame(stream)
 		if err != nil {
@@ -150,10 +163,9 @@ func feedProcess(stream io.Reader, p *os.Process, input *os.File) {
 		}
 		switch {
 		case kind == frameInput && len(payload) == 0:
-			input.Close()
+			held.end()
 		case kind == frameInput:
-			// A process that doesn't read its input any more is no error.
-			_, _ = input.Write(payload)
+			held.add(payload)
 		case kind == frameSignal && len(payload) == 1:
 			_ = p.Signal(syscall.Signal(payload[0]))
 		}

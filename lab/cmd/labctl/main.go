@@ -143,12 +143,8 @@ func execute() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			argv := args[1:]
-			if argv[0] == "--" {
-				argv = argv[1:]
-			}
 			_, _, err = client.Run(cmd.Context(), agent.Command{
-				Argv: argv, Env: env, Dir: dir, Stdout: os.Stdout, Stderr: os.Stderr,
+				Argv: command(args[1:]), Env: env, Dir: dir, Stdout: os.Stdout, Stderr: os.Stderr,
 			}, os.Stdin)
 			return err
 		},
@@ -157,6 +153,15 @@ func execute() *cobra.Command {
 	cmd.Flags().StringVarP(&dir, "dir", "C", "", "working directory in the node")
 	cmd.Flags().StringArrayVarP(&env, "env", "e", nil, "NAME=value for the command")
 	return cmd
+}
+
+// command drops the "--" between the node and its command: the node ends the
+// flags already, and cobra leaves what follows as it is.
+func command(args []string) []string {
+	if len(args) > 0 && args[0] == "--" {
+		return args[1:]
+	}
+	return args
 }
 
 func push() *cobra.Command {
