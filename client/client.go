@@ -56,16 +56,16 @@ func Dial(ctx context.Context, address string) (*Client, error) {
 }
 
 // Over talks over a stream that is connected to a message bus already, for a
-// bus that no address leads to: behind a tunnel, on another machine. uid is
-// whom the bus sees at the other end. The context bounds the connecting alone;
-// the stream is closed with the Client, and where this fails. The error is of
-// kind NoBus.
-func Over(ctx context.Context, stream io.ReadWriteCloser, uid uint32) (*Client, error) {
+// bus that no address leads to: behind a tunnel, on another machine. Who calls
+// is whom the bus sees at the other end. The context bounds the connecting
+// alone; the stream is closed with the Client, and where this fails. The error
+// is of kind NoBus.
+func Over(ctx context.Context, stream io.ReadWriteCloser) (*Client, error) {
 	life, end := context.WithCancel(context.Background())
 	stop := context.AfterFunc(ctx, func() { stream.Close() })
 	conn, err := godbus.NewConn(stream, godbus.WithContext(life), godbus.WithSignalHandler(godbus.NewSequentialSignalHandler()))
 	if err == nil {
-		err = conn.Auth([]godbus.Auth{godbus.AuthExternal(strconv.FormatUint(uint64(uid), 10))})
+		err = conn.Auth([]godbus.Auth{godbus.AuthExternal(strconv.Itoa(os.Geteuid()))})
 	}
 	if err == nil {
 		err = conn.Hello()

@@ -1,0 +1,259 @@
+package lab_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/lab"
+	"github.com/dlmlock/dlmlockd/lab/agent"
+	"github.com/dlmlock/dlmlockd/lab/image"
+	"github.com/dlmlock/dlmlockd/lab/peer"
+	"github.com/dlmlock/dlmlockd/lab/service"
+)
+
+// TestService plays the stories for two nodes on each kernel, in one boot.
+func TestService(t *testing.T) {
+	lab.Require(t)
+	for _, kernel := range seriesToTest() {
+		t.Run(kernel, func(t *testing.T) {
+			r := newServiceRig(t, lab.Config{Kernel: kernel, Nodes: 2})
+			t.Run("stories", func(t *testing.T) { playStories(t, r, "two") })
+			t.Run("crash", func(t *testing.T) { crashTests(t, r) })
+		})
+	}
+}
+
+// seriesToTest are the kernels of LAB_KERNELS, or all.
+func seriesToTest() []string {
+	if only := strings.Fields(os.Getenv("LAB_KERNELS")); len(only) > 0 {
+		return only
+	}
+	return image.Series()
+}
+
+// serviceRig is a cluster with the service installed on its nodes.
+type serviceRig struct {
+	cluster  *lab.Cluster
+	programs programs
+	services map[int]*service.Service
+	logStart map[int]int64 // where the daemons' log begins for the test that runs
+
+	gate         fenceGate
+	fencedBefore int // how many nodes were fenced before the test that runs
+}
+
+// programs are what was built for the nodes, on this machine.
+type programs struct{ daemon, peer string }
+
+// config is the daemons' configuration.
+const daemonConfig = "lockspaces = [\"vms\"]\nop-timeout = \"10s\"\n"
+
+// newServiceRig boots a cluster whose nodes have the service and dlmpeer.
+func newServiceRig(t *testing.T, config lab.Config) *serviceRig {
+	r := &serviceRig{services: map[int]*service.Service{}, logStart: map[int]int64{}}
+	r.gate.open = make(chan struct{})
+	close(r.gate.open)
+	config.BeforeFence = func(*lab.Node, int) { r.gate.pass() }
+	r.programs = buildPrograms(t)
+	r.cluster = lab.Start(t, config)
+	require.NoError(t, r.cluster.JoinDLM(lab.Context(t, "joining", 2*time.Minute)))
+	var all sync.WaitGroup
+	for _, n := range r.cluster.Nodes() {
+		r.services[n.ID] = &service.Service{Node: n}
+		all.Go(func() { r.install(t, n.ID) })
+	}
+	all.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
+	return r
+}
+
+func buildPrograms(t *testing.T) programs {
+	t.Helper()
+	dir := t.TempDir()
+	p := programs{peer: filepath.Join(dir, "dlmpeer")}
+	var err error
+	p.daemon, err = service.Build(t.Context(), dir)
+	require.NoError(t, err)
+	out, err := exec.CommandContext(t.Context(), "go", "build", "-tags", "libdlm", "-o", p.peer, "./cmd/dlmpeer").CombinedOutput()
+	require.NoError(t, err, string(out))
+	return p
+}
+
+// install puts the programs on a node that has joined the cluster.
+func (r *serviceRig) install(t *testing.T, id int) {
+	ctx, n := lab.Context(t, "install", commandTime), r.cluster.Node(id)
+	err := n.Push(ctx, r.programs.peer, peerPath)
+	if err == nil {
+		*r.services[id], err = installed(ctx, n, r.programs.daemon)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func installed(ctx context.Context, n *lab.Node, program string) (service.Service, error) {
+	s, err := service.Install(ctx, n, program, daemonConfig)
+	if err != nil {
+		return service.Service{}, err
+	}
+	return *s, nil
+}
+
+// boot starts a node that is off, makes it join the cluster and installs the
+// service.
+func (r *serviceRig) boot(t *testing.T, id int) error {
+	n := r.cluster.Node(id)
+	if err := n.Boot(lab.Context(t, "boot", commandTime)); err != nil {
+		return err
+	}
+	if err := n.JoinDLM(lab.Context(t, "join", commandTime)); err != nil {
+		return err
+	}
+	r.install(t, id)
+	return nil
+}
+
+// fresh makes the cluster as it was at first: every node up and in the cluster,
+// no daemon, no state, no lockspace. A node that can't be cleaned is rebooted.
+func (r *serviceRig) fresh(t *testing.T) {
+	t.Helper()
+	r.openFenceGate()
+	r.cluster.Heal()
+	for _, n := range r.cluster.Nodes() {
+		if n.Up() && r.clean(n) != nil {
+			t.Logf("%s is booted again", n.Name)
+			require.NoError(t, n.Crash())
+		}
+	}
+	for _, n := range r.cluster.Nodes() {
+		if !n.Up() {
+			require.NoError(t, r.boot(t, n.ID))
+		}
+	}
+	var ids []int
+	for _, n := range r.cluster.Nodes() {
+		ids = append(ids, n.ID)
+		info, err := os.Stat(filepath.Join(r.cluster.Artefacts(), n.Name+"."+service.LogName))
+		if err == nil {
+			r.logStart[n.ID] = info.Size()
+		}
+	}
+	require.NoError(t, r.cluster.WaitMembers(lab.Context(t, "members", commandTime), ids...))
+	r.fencedBefore = len(r.cluster.Fenced())
+}
+
+// cleanTime bounds the cleaning of a node. Its kernel may be stuck.
+const cleanTime = 20 * time.Second
+
+// clean ends the daemon of a node and leaves every lockspace.
+func (r *serviceRig) clean(n *lab.Node) error {
+	ctx, cancel := context.WithTimeout(context.Background(), cleanTime)
+	defer cancel()
+	d := r.services[n.ID]
+	if d.Running() {
+		if err := d.Kill(ctx); err != nil {
+			return err
+		}
+	}
+	if _, err := n.Run(ctx, "rm", "-rf", service.StateDir); err != nil {
+		return err
+	}
+	p, err := startPeer(ctx, n)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	names, err := p.Lockspaces(ctx)
+	for _, name := range names {
+		if err := p.Remove(ctx, name); err != nil {
+			return err
+		}
+	}
+	if err != nil {
+		return err
+	}
+	_, err = n.Run(ctx, "dlm_tool", "status")
+	return err
+}
+
+// fenceGate lets fencing through, or makes it wait.
+type fenceGate struct {
+	mu     sync.Mutex
+	open   chan struct{} // closed: fencing goes through
+	closed bool
+}
+
+func (g *fenceGate) pass() {
+	g.mu.Lock()
+	open := g.open
+	g.mu.Unlock()
+	<-open
+}
+
+func (r *serviceRig) closeFenceGate() {
+	r.gate.mu.Lock()
+	defer r.gate.mu.Unlock()
+	if !r.gate.closed {
+		r.gate.open, r.gate.closed = make(chan struct{}), true
+	}
+}
+
+func (r *serviceRig) openFenceGate() {
+	r.gate.mu.Lock()
+	defer r.gate.mu.Unlock()
+	if r.gate.closed {
+		r.gate.closed = false
+		close(r.gate.open)
+	}
+}
+
+// peerPath is dlmpeer in the nodes.
+const peerPath = "/usr/local/bin/dlmpeer-stories"
+
+// peerProcess is a dlmpeer on a node: a process that uses libdlm without the
+// service.
+type peerProcess struct {
+	*peer.Client
+	proc *agent.Process
+}
+
+func startPeer(ctx context.Context, n *lab.Node) (*peerProcess, error) {
+	in, out := io.Pipe()
+	proc, err := n.Start(ctx, agent.Command{Argv: []string{peerPath}, Stdout: out})
+	if err != nil {
+		return nil, fmt.Errorf("dlmpeer: %w", err)
+	}
+	go func() {
+		<-proc.Done()
+		out.Close()
+	}()
+	return &peerProcess{Client: peer.NewClient(in, proc), proc: proc}, nil
+}
+
+// close kills the process: its persistent locks are orphans then.
+func (p *peerProcess) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), cleanTime)
+	defer cancel()
+	_ = p.proc.Kill(ctx)
+}
+
+func (p *peerProcess) ended() bool {
+	select {
+	case <-p.proc.Done():
+		return true
+	default:
+		return false
+	}
+}
