@@ -18,7 +18,7 @@ GOFLAGS_BUILD := -trimpath -tags "$(TAGS)" -ldflags "-X main.version=$(VERSION)"
 DEPS_BUILD := gcc libc6-dev pkg-config libdlm-dev
 DEPS_DEMO := dbus systemd
 DEPS_TEST := dbus-broker git polkitd shellcheck util-linux
-DEPS_LAB := busybox-static corosync cpio dlm-controld kmod qemu-system-x86 udev
+DEPS_LAB := $(shell sed 's/\#.*//' lab/packages.txt)
 
 # What only root may do (own the bus name, be another user) runs through sudo
 # where this is not root; compiling never does.

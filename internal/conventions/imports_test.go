@@ -1,6 +1,7 @@
 package conventions
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"go/parser"
@@ -32,18 +33,12 @@ type pkg struct {
 
 // packages are those that are built, not what lies around in testdata.
 var packages = sync.OnceValues(func() (map[string]*pkg, error) {
-	cmd := exec.Command("go", "list", "-json=Dir,ImportPath", "./...")
-	cmd.Dir = root
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
+	text, err := goList("-json=Dir,ImportPath", "./...")
 	if err != nil {
 		return nil, err
 	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
 	all := map[string]*pkg{}
-	for dec := json.NewDecoder(out); ; {
+	for dec := json.NewDecoder(bytes.NewReader(text)); ; {
 		var l struct{ Dir, ImportPath string }
 		if err := dec.Decode(&l); errors.Is(err, io.EOF) {
 			break
@@ -56,8 +51,26 @@ var packages = sync.OnceValues(func() (map[string]*pkg, error) {
 		}
 		all[short(l.ImportPath)] = p
 	}
-	return all, cmd.Wait()
+	return all, nil
 })
+
+// goList runs go list in the root of the repository. Under sudo it leaves
+// nothing of root's in the user's cache.
+func goList(args ...string) ([]byte, error) {
+	cmd := exec.Command("go", append([]string{"list"}, args...)...)
+	cmd.Dir = root
+	cmd.Stderr = os.Stderr
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if os.Getenv("SUDO_UID") != "" {
+		cache, err := os.MkdirTemp("", "go-list")
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = os.RemoveAll(cache) }()
+		cmd.Env = append(cmd.Env, "GOCACHE="+cache)
+	}
+	return cmd.Output()
+}
 
 // read parses every file of the package, those for other systems and build
 // tags included: go list would not see them.
@@ -176,10 +189,7 @@ func TestForeignImports(t *testing.T) {
 // A front end can be deleted, and the service doesn't notice; nor does it need
 // cgo.
 func TestLockdStandsAlone(t *testing.T) {
-	cmd := exec.Command("go", "list", "-deps", "./lockd")
-	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	out, err := cmd.Output()
+	out, err := goList("-deps", "./lockd")
 	require.NoError(t, err)
 	deps := strings.Fields(string(out))
 	for _, bad := range []string{"runtime/cgo", module + "/dbus", module + "/polkit", "github.com/godbus/dbus/v5"} {
