@@ -63,6 +63,7 @@ func (t *table) load(r state.Lock) *lock {
 	if l.phase != state.Held {
 		l.state = Releasing // to be let go of when it is adopted
 	}
+	l.granted = l.phase != state.Granted
 	l.sp.highToken = max(l.sp.highToken, l.token)
 	t.add(l)
 	if l.lifetime == state.Connection && r.BusID != t.busID {

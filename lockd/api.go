@@ -71,6 +71,7 @@ type Filter struct {
 	Mode      dlm.Mode // with HasMode
 	HasMode   bool
 	State     LockState // 0: every state
+	Granted   bool      // only those that were granted, and not undone
 	After     Ref       // only locks with a larger Ref
 	Limit     int       // at most so many; 0: the configured page size
 }
@@ -213,7 +214,8 @@ type Counters struct {
 }
 
 // Notice is what the service says unasked: LockLost, BlockingNotice,
-// LockspaceChanged, StatusChanged or LocksChanged.
+// LockspaceChanged, StatusChanged or, while somebody watches (API.Watch),
+// LockAdded, LockChanged or LockRemoved.
 type Notice interface{ notice() }
 
 // LockLost: a lock that was held is not there any more.
@@ -235,6 +237,19 @@ type LockspaceChanged struct {
 // which change with every call, is another. Several changes may come as one.
 type StatusChanged struct{ Status }
 
+// LockAdded: a lock was granted and written down.
+type LockAdded struct{ LockInfo }
+
+// LockChanged: the State, Mode, Wanted mode or Token of a lock that was granted
+// is another. Several changes may come as one.
+type LockChanged struct{ LockInfo }
+
+// LockRemoved: a lock that was granted is gone, by whatever way.
+type LockRemoved struct{ LockInfo }
+
+func (LockAdded) notice()        {}
+func (LockChanged) notice()      {}
+func (LockRemoved) notice()      {}
 func (LockLost) notice()         {}
 func (BlockingNotice) notice()   {}
 func (LockspaceChanged) notice() {}
@@ -252,6 +267,10 @@ type API interface {
 	Request(c Caller, w Want, o AcquireOptions, started func(Ref, error), done func(Grant, error))
 	// CancelRequest withdraws a Request that still waits.
 	CancelRequest(c Caller, ref Ref, done func(error))
+	// Position tells a waiting Request's place among those of this instance for
+	// its resource, 1 being the next. 0: it does not wait, or more than a
+	// thousand are before it. Requests of other nodes are not known.
+	Position(ref Ref, done func(int))
 	// Lock describes one lock; an error of kind NotHeld if it is gone.
 	Lock(ref Ref, done func(LockInfo, error))
 	// Senders returns the bus names that locks of lifetime connection hang on.
@@ -271,6 +290,13 @@ type API interface {
 	// or 0 at the end.
 	List(f Filter, done func(page []LockInfo, next Ref, err error))
 	Lockspaces(done func([]LockspaceInfo, error))
+	// Watch says whether the notices about single locks are wanted. What was
+	// granted before is in a Snapshot asked for afterwards.
+	Watch(on bool)
+	// Snapshot is the lockspaces and, of one page of List, the locks that were
+	// granted, at one moment: notices that came before it are in it, later
+	// ones are not.
+	Snapshot(limit int, done func([]LockspaceInfo, []LockInfo))
 	Join(c Caller, lockspace string, done func(error))
 	// Leave leaves a lockspace. With locks held in it, it is refused unless
 	// force; then each is reported lost.

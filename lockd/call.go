@@ -149,7 +149,7 @@ func (t *table) arm(c *call, d time.Duration) {
 // rearm gives the call another deadline.
 func (t *table) rearm(c *call, d time.Duration) {
 	t.disarm(c)
-	delete(t.forever, c)
+	delete(t.requests, c.request)
 	t.arm(c, d)
 }
 
@@ -168,7 +168,7 @@ func (t *table) reply(c *call) {
 	c.answered = true
 	t.disarm(c)
 	t.dropSender(c)
-	delete(t.forever, c)
+	delete(t.requests, c.request)
 	if c.unasked {
 		return
 	}

@@ -43,6 +43,7 @@ func (t *table) startConvert(c *call) {
 		return
 	}
 	l.busy, l.state, l.wanted = c, Converting, w.Mode
+	t.tell(l)
 	t.convert(c, l, w.Mode, c.wait == 0)
 }
 

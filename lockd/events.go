@@ -187,7 +187,7 @@ func (t *table) stop() {
 // unanswered returns the calls that somebody waits for.
 func (t *table) unanswered() []*call {
 	out := slices.Clone([]*call(t.deadlines))
-	for c := range t.forever {
+	for _, c := range t.requests {
 		if c.heapIdx < 0 {
 			out = append(out, c)
 		}

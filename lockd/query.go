@@ -138,7 +138,8 @@ func (f *Filter) match(l *lock) bool {
 		(!f.HasOwner || l.hasOwner && l.owner == f.Owner) &&
 		(!f.HasUID || l.uid == f.UID) &&
 		(!f.HasMode || l.mode == f.Mode) &&
-		(f.State == 0 || l.state == f.State)
+		(f.State == 0 || l.state == f.State) &&
+		(!f.Granted || l.granted)
 }
 
 func (t *table) lockspaces() []LockspaceInfo {

@@ -165,6 +165,7 @@ func (t *table) release(c *call, locks []*lock) {
 	c.stage = stageReleasing
 	for _, l := range locks {
 		l.busy, l.state, l.phase = c, Releasing, state.Releasing
+		t.tell(l)
 	}
 	t.append(true, c.marks(locks, state.Releasing), func(error) {
 		t.unlockAll(c)

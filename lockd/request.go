@@ -74,19 +74,48 @@ func (s *Service) CancelRequest(c Caller, ref Ref, done func(error)) {
 }
 
 func (t *table) cancelRequest(who Caller, ref Ref) error {
-	for c := range t.forever {
-		if c.request != ref {
-			continue
-		}
-		if c.caller.UID != who.UID && !who.Privileged {
-			return &Error{Op: "cancel", Kind: AccessDenied, Text: "the request belongs to another user"}
-		}
-		w := c.want[0]
-		t.giveUp(c, c.error(Canceled, w.Lockspace, w.Resource, w.Mode, "the request was canceled"))
-		t.counters.Canceled++
-		return nil
+	c := t.requests[ref]
+	if c == nil {
+		return &Error{Op: "cancel", Kind: NotHeld, Text: "the request does not wait any more"}
 	}
-	return &Error{Op: "cancel", Kind: NotHeld, Text: "the request does not wait any more"}
+	if c.caller.UID != who.UID && !who.Privileged {
+		return &Error{Op: "cancel", Kind: AccessDenied, Text: "the request belongs to another user"}
+	}
+	w := c.want[0]
+	t.giveUp(c, c.error(Canceled, w.Lockspace, w.Resource, w.Mode, "the request was canceled"))
+	t.counters.Canceled++
+	return nil
+}
+
+// Position tells a Request's place among those of this instance that wait for
+// its resource.
+func (s *Service) Position(ref Ref, done func(int)) {
+	if !s.post(func() { done(s.t.position(ref)) }) {
+		done(0)
+	}
+}
+
+// positionLimit is how many locks are looked at to find a place, so that the
+// cost does not grow with the queue.
+const positionLimit = 1000
+
+// position counts the older ones in the chain of the resource, which begins
+// with the youngest.
+func (t *table) position(ref Ref) int {
+	c := t.requests[ref]
+	if c == nil || c.stage != stageLocking || len(c.fresh) != 1 {
+		return 0
+	}
+	place, seen := 1, 0
+	for l := c.fresh[0].nextRes; l != nil; l = l.nextRes {
+		if seen++; seen > positionLimit {
+			return 0
+		}
+		if l.flying && l.busy.stage == stageLocking && l.busy.wait > 0 {
+			place++
+		}
+	}
+	return place
 }
 
 // findProcess finds out which process a lock of lifetime process means, and

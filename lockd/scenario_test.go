@@ -207,6 +207,12 @@ func (s *scenario) drain() string {
 
 func (s *scenario) notice(node string, n Notice) {
 	switch n := n.(type) {
+	case LockAdded:
+		s.printf("%s: added %s", node, describe(n.LockInfo))
+	case LockChanged:
+		s.printf("%s: changed %s", node, describe(n.LockInfo))
+	case LockRemoved:
+		s.printf("%s: removed %s", node, describe(n.LockInfo))
 	case LockLost:
 		s.printf("%s: signal LockLost %s (%s)", node, describe(n.LockInfo), n.Reason)
 	case BlockingNotice:
@@ -334,6 +340,17 @@ func (s *scenario) runCall(verb, who string, c Caller, d *daemon, p []string, o 
 		}, func(g Grant, err error) { s.result(who, err, "request granted #%d lkid=%d", g.Ref, g.LockID) })
 	case "cancel": // CALLER : its last request
 		d.CancelRequest(c, s.pending[p[0]], func(err error) { s.result(who, err, "canceled") })
+	case "position": // CALLER : of its last request
+		d.Position(s.pending[who], func(n int) { s.printf("%s: position %d", who, n) })
+	case "watch": // CALLER on|off
+		d.Watch(p[0] == "on")
+	case "snapshot": // CALLER
+		d.Snapshot(100, func(spaces []LockspaceInfo, locks []LockInfo) {
+			s.printf("%s: %d lockspaces, %d locks", who, len(spaces), len(locks))
+			for _, l := range locks {
+				s.printf("  %s", describe(l))
+			}
+		})
 	case "senders": // CALLER
 		d.Senders(func(names []string) { s.printf("%s: bound to %v", who, names) })
 	case "convert": // CALLER LOCKSPACE/RESOURCE MODE [owner=] [lkid=] [wait=]

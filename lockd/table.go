@@ -42,6 +42,8 @@ type lock struct {
 	state    LockState
 	phase    state.Phase // what the state file says of it; 0: nothing
 	flying   bool        // an operation of the DLM is under way
+	granted  bool        // it was held once: those who watch know of it
+	touched  bool        // it is in table.touched
 	hasOwner bool
 	stray    bool // an orphan that no record explains, adopted by accident
 	probe    bool // a null lock that only reads the value block
@@ -77,13 +79,15 @@ type table struct {
 	perUID   map[uint32]*usage
 	calls    map[string]map[*call]struct{} // unanswered, by sender
 	bindings map[bindKey]*binding
-	forever  map[*call]struct{}        // requests without a deadline
+	requests map[Ref]*call             // those without a deadline: Requests that wait
 	probes   map[*lock]func(dlm.Event) // null locks that read a value block
 	doomed   map[*lock]struct{}        // canceled waits whose end has not come yet
 	stuck    map[*lock]struct{}        // whose unlock has failed and is tried again
 	nextNag  time.Time                 // when doomed and stuck are asked for again
 	lost     []Lost
 	degraded string
+	watched  bool    // somebody wants to hear of each lock
+	touched  []*lock // whose LockChanged is due at the end of the turn
 
 	deadlines deadlineHeap
 	counters  Counters
@@ -105,7 +109,7 @@ func newTable(limits Limits, opTime time.Duration, inst string) *table {
 		locks: map[Ref]*lock{}, alias: map[dlm.Cookie]*lock{}, spaces: map[string]*space{},
 		owners: map[ownerKey]*lock{}, owned: map[uint64]*lock{}, seed: maphash.MakeSeed(),
 		perUID: map[uint32]*usage{}, calls: map[string]map[*call]struct{}{}, doomed: map[*lock]struct{}{},
-		stuck: map[*lock]struct{}{}, probes: map[*lock]func(dlm.Event){}, bindings: map[bindKey]*binding{}, forever: map[*call]struct{}{},
+		stuck: map[*lock]struct{}{}, probes: map[*lock]func(dlm.Event){}, bindings: map[bindKey]*binding{}, requests: map[Ref]*call{},
 	}
 }
 
@@ -200,6 +204,7 @@ func (t *table) remove(l *lock) {
 		}
 		return
 	}
+	t.tellGone(l)
 	t.unorder(l.ref)
 	t.unbind(l)
 	unlink(l)
@@ -379,6 +384,7 @@ func (t *table) unpark(l *lock) {
 // idle ends the operation of l: it is held, and parked calls go on.
 func (t *table) idle(l *lock) {
 	l.busy, l.wanted, l.state = nil, dlm.None, Held
+	t.tell(l)
 	t.unpark(l)
 }
 
@@ -411,7 +417,7 @@ func (t *table) submit(c *call) {
 	}
 	switch {
 	case c.request != 0:
-		t.forever[c] = struct{}{}
+		t.requests[c.request] = c
 	case c.wait > 0:
 		t.arm(c, c.wait)
 	default:
