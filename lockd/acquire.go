@@ -363,9 +363,6 @@ func (t *table) extend(c *call) {
 }
 
 func (t *table) recordAcquire(c *call) {
-	if c.wait > 0 && !c.answered {
-		t.rearm(c, t.opTime) // the wait is over; what follows is ours to do in time
-	}
 	c.stage = stageRecording
 	changes := make([]state.Change, len(c.fresh))
 	for i, l := range c.fresh {

@@ -71,6 +71,7 @@ type call struct {
 	parkedAt *lock // the lock whose operation the call waits for
 
 	from    dlm.Mode // convert: the mode that the client knows of
+	token   uint64   // convert: the token that goes with it
 	written dlm.Mode // convert: the mode in the state file
 
 	deadline time.Time

@@ -33,7 +33,7 @@ func (t *table) startConvert(c *call) {
 		return
 	}
 	c.locks = []*lock{l}
-	c.from, c.written = l.mode, l.mode
+	c.from, c.written, c.token = l.mode, l.mode, l.token
 	if l.mode == w.Mode {
 		t.converted(c, l)
 		return
@@ -83,8 +83,9 @@ func (t *table) convertDone(c *call, l *lock, ev dlm.Event) {
 		l.token = t.token(l.sp, l.mode, ev)
 		v := t.holder(l, l.mode).encode()
 		t.do(convertAction{sp: l.sp, cookie: l.cookie, mode: l.mode, flags: dlm.Persistent | dlm.ValueBlock, value: &v})
-	case l.mode == c.written:
-		t.endConvert(c, l) // taken back
+	case l.mode == c.written: // taken back
+		l.token = c.token
+		t.endConvert(c, l)
 	default:
 		t.recordMode(c, l)
 	}

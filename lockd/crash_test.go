@@ -84,8 +84,8 @@ type victim struct {
 	*daemon
 	gate   *gate
 	fate   fate
-	armed  bool
-	steps  []string // since it was armed
+	begun  chan struct{} // closed when daemon is set
+	steps  []string      // since it was armed
 	died   bool
 	lost   []Lost
 	lostAt int // how many were lost before it was armed
@@ -93,7 +93,7 @@ type victim struct {
 
 // rise starts a process. With a fate it may die while it starts.
 func rise(t *testing.T, h *host, f fate) *victim {
-	v := &victim{gate: newGate(h.journal), fate: f, armed: true}
+	v := &victim{gate: newGate(h.journal), fate: f, begun: make(chan struct{})}
 	cfg := h.config
 	cfg.OnStep = v.step
 	cfg.Notify = func(n Notice) {
@@ -102,6 +102,7 @@ func rise(t *testing.T, h *host, f fate) *victim {
 		}
 	}
 	v.daemon = h.spawnWith(t, cfg, v.gate)
+	close(v.begun)
 	v.settle()
 	return v
 }
@@ -118,6 +119,7 @@ func (v *victim) step(name string) {
 	if len(v.steps) != v.fate.step {
 		return
 	}
+	<-v.begun
 	v.died = true
 	if v.fate.late {
 		v.gate.set(true, false)

@@ -3,6 +3,7 @@ package lockd
 import (
 	"cmp"
 	"slices"
+	"sort"
 
 	"github.com/dlmlock/dlmlockd/dlm"
 )
@@ -70,6 +71,8 @@ func (t *table) inspect(c *call) {
 			if ev.HasValue {
 				in.Value, in.HasValue, in.ValueInvalid = ev.Value, true, ev.ValueInvalid
 				in.Holder, in.HasHolder = DecodeHolder(ev.Value)
+			} else {
+				in.Missing = append(in.Missing, "the value block could not be read")
 			}
 			end()
 		})
@@ -98,7 +101,11 @@ func (t *table) list(f Filter) (page []LockInfo, next Ref) {
 		return t.listResource(f, limit)
 	}
 	seen := 0
-	for i := t.orderIndex(f.After + 1); i < len(t.order); i++ {
+	from := 0
+	if f.After > 0 {
+		from = sort.Search(len(t.order), func(i int) bool { return t.order[i].ref > f.After })
+	}
+	for i := from; i < len(t.order); i++ {
 		l := t.order[i].l
 		if seen++; seen > scanLimit {
 			return page, t.order[i-1].ref

@@ -33,6 +33,7 @@ type sim struct {
 	calls   []*simCall
 	onGrant func(*simCall, Grant)
 	onLost  func(Lost)
+	wrap    func(dlm.Lockspace) dlm.Lockspace // may be nil
 	steps   int
 }
 
@@ -155,6 +156,9 @@ func (s *sim) open(sp *space, open opener) {
 			}
 		})
 		return func() {
+			if err == nil && s.wrap != nil {
+				h = s.wrap(h)
+			}
 			if err == nil {
 				sp.handle = h
 			}

@@ -195,13 +195,17 @@ func (t *table) makeAnchor(sp *space) {
 // anchorEvent takes the events of the anchor.
 func (t *table) anchorEvent(sp *space, ev dlm.Event) {
 	switch {
+	case ev.Op == dlm.OpUnlock: // of one that could not be made persistent
 	case ev.Kind == dlm.Ended:
 		t.anchorEnded(sp)
 	case sp.step == spaceAdoptingAnchor:
 		t.anchorAdopted(sp, ev)
 	case !ev.Status.OK() && sp.state == SpaceReady:
 		t.log(slog.LevelError, "the anchor of the lockspace could not be taken again", slog.String("lockspace", sp.name), slog.String("err", ev.Status.String()))
-		sp.step, sp.retryAt = spaceIdle, t.now.Add(retryMax)
+		if sp.step == spacePersistingAnchor {
+			t.do(unlockAction{sp: sp, cookie: sp.anchorCk})
+		}
+		sp.step, sp.anchor, sp.retryAt = spaceIdle, 0, t.now.Add(retryMax)
 	case !ev.Status.OK():
 		t.failSpace(sp, &Error{Op: "join", Lockspace: sp.name, Kind: KernelError, Errno: ev.Status.Errno(),
 			Text: "the anchor lock of the lockspace could not be taken: " + ev.Status.String()}, true)

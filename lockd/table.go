@@ -75,7 +75,7 @@ type table struct {
 	spaces   map[string]*space
 	owners   map[ownerKey]*lock // head of the owner's locks
 	owned    map[uint64]*lock   // by hash of lockspace, resource, uid, owner
-	seed     maphash.Seed
+	hash     func(space, resource string, uid uint32, owner string) uint64
 	perUID   map[uint32]*usage
 	calls    map[string]map[*call]struct{} // unanswered, by sender
 	bindings map[bindKey]*binding
@@ -107,7 +107,7 @@ func newTable(limits Limits, opTime time.Duration, inst string) *table {
 	return &table{
 		limits: limits, opTime: opTime, inst: inst, nextRef: 1,
 		locks: map[Ref]*lock{}, alias: map[dlm.Cookie]*lock{}, spaces: map[string]*space{},
-		owners: map[ownerKey]*lock{}, owned: map[uint64]*lock{}, seed: maphash.MakeSeed(),
+		owners: map[ownerKey]*lock{}, owned: map[uint64]*lock{}, hash: ownerHash(),
 		perUID: map[uint32]*usage{}, calls: map[string]map[*call]struct{}{}, doomed: map[*lock]struct{}{},
 		stuck: map[*lock]struct{}{}, probes: map[*lock]func(dlm.Event){}, bindings: map[bindKey]*binding{}, requests: map[Ref]*call{},
 	}
@@ -295,16 +295,20 @@ func (t *table) orderIndex(r Ref) int {
 	return sort.Search(len(t.order), func(i int) bool { return t.order[i].ref >= r })
 }
 
-func (t *table) hash(space, resource string, uid uint32, owner string) uint64 {
-	var h maphash.Hash
-	h.SetSeed(t.seed)
-	h.WriteString(space)
-	h.WriteByte(0)
-	h.WriteByte(byte(len(resource)))
-	h.WriteString(resource)
-	h.Write([]byte{byte(uid), byte(uid >> 8), byte(uid >> 16), byte(uid >> 24)})
-	h.WriteString(owner)
-	return h.Sum64()
+// ownerHash returns the hash function of table.owned.
+func ownerHash() func(space, resource string, uid uint32, owner string) uint64 {
+	seed := maphash.MakeSeed()
+	return func(space, resource string, uid uint32, owner string) uint64 {
+		var h maphash.Hash
+		h.SetSeed(seed)
+		h.WriteString(space)
+		h.WriteByte(0)
+		h.WriteByte(byte(len(resource)))
+		h.WriteString(resource)
+		h.Write([]byte{byte(uid), byte(uid >> 8), byte(uid >> 16), byte(uid >> 24)})
+		h.WriteString(owner)
+		return h.Sum64()
+	}
 }
 
 // findOwned returns the lock that an owner has on a resource, or nil: an owner

@@ -62,12 +62,16 @@ func DecodeHolder(v dlm.Value) (h Holder, ok bool) {
 		binary.BigEndian.Uint32(v[28:]) != crc32.Checksum(v[:28], castagnoli) {
 		return Holder{}, false
 	}
-	return Holder{
+	h = Holder{
 		Mode:  dlm.Mode(int8(v[3])),
 		Node:  binary.BigEndian.Uint32(v[4:]),
 		Token: binary.BigEndian.Uint64(v[8:]),
 		Who:   strings.TrimRight(string(v[16:28]), "\x00"),
-	}, true
+	}
+	if h.Mode != dlm.None && !h.Mode.Valid() || h.Who != cutWho(h.Who) {
+		return Holder{}, false
+	}
+	return h, true
 }
 
 // cutWho shortens text to what fits, at a character, without anything that

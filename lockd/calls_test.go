@@ -1,0 +1,323 @@
+package lockd
+
+import (
+	"fmt"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// A caller who asks for several locks, of which he has one already, is told
+// "granted" only if he still has that one at the end.
+func TestAcquireAgainNotices(t *testing.T) {
+	for name, end := range map[string]func(s *sim, held Grant){
+		"a release":       func(s *sim, _ Grant) { s.release(alice, "vms", "x", Selector{}) },
+		"a conversion":    func(s *sim, _ Grant) { s.convert(alice, Want{"vms", "x", dlm.PR}, Selector{}, 0) },
+		"another process": func(s *sim, g Grant) { s.node.Unlock("vms", g.LockID) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, cluster := simWith(t, "vms")
+			h, err := cluster.AddNode(2).Engine().Create(t.Context(), "vms", func(dlm.Event) {})
+			require.NoError(t, err)
+			o, _ := vm("vm1")
+			first := s.acquire(alice, o, Want{"vms", "x", dlm.EX})
+			require.NoError(t, s.done(first))
+			h.Lock(1, "y", dlm.EX, 0)
+			o.Wait = 10 * time.Second
+			again := s.acquire(alice, o, Want{"vms", "x", dlm.EX}, Want{"vms", "y", dlm.EX})
+			s.rest()
+			require.Zero(t, again.answers)
+			end(s, first.grants[0])
+			s.rest()
+			h.Unlock(1, nil)
+			require.ErrorIs(t, s.done(again), NotHeld)
+			s.agree("x", "y")
+			_, there := s.recordOf(Ref(3))
+			require.False(t, there, "what was taken for the call is given back")
+		})
+	}
+}
+
+// A lock that another process removes while the state file is written is never
+// answered, written or called converted.
+func TestLostBetweenTwoOperations(t *testing.T) {
+	for _, step := range []int{1, 2, 3, 4, 5} {
+		s, _ := simWith(t, "vms")
+		c := s.acquire(alice, AcquireOptions{}, Want{"vms", "x", dlm.EX}, Want{"vms", "y", dlm.EX})
+		for range step {
+			_ = s.deliver() || s.write()
+		}
+		s.node.Unlock("vms", 2)
+		err := s.done(c)
+		if err == nil {
+			require.Equal(t, 1, s.tab.lockCount(), "answered, and then lost")
+		} else {
+			require.Zero(t, s.tab.lockCount())
+		}
+		s.agree("x", "y")
+	}
+	lost := 0
+	for _, step := range []int{0, 1, 2} {
+		s, _ := simWith(t, "vms")
+		s.onLost = func(Lost) { lost++ }
+		require.NoError(t, s.done(s.acquire(alice, AcquireOptions{}, Want{"vms", "x", dlm.PR})))
+		c := s.convert(alice, Want{"vms", "x", dlm.EX}, Selector{}, 0)
+		for range step {
+			require.True(t, s.deliver())
+		}
+		s.node.Unlock("vms", 2)
+		require.ErrorIs(t, s.done(c), NotHeld, "after %d steps", step)
+		require.Zero(t, s.tab.lockCount())
+		s.agree("x")
+	}
+	require.Equal(t, 3, lost)
+}
+
+// A conversion upward that is granted when its caller has given up is taken back,
+// at whichever step.
+func TestConversionIsTakenBack(t *testing.T) {
+	for step := range 5 {
+		s, _ := simWith(t, "vms")
+		require.NoError(t, s.done(s.acquire(alice, AcquireOptions{}, Want{"vms", "x", dlm.PR})))
+		c := s.convert(alice, Want{"vms", "x", dlm.EX}, Selector{}, time.Second)
+		for range step {
+			_ = s.deliver() || s.write()
+		}
+		if c.answers > 0 {
+			require.NoError(t, c.err)
+			continue
+		}
+		s.turn(func() { s.tab.senderGone(alice.Sender) })
+		require.ErrorIs(t, s.done(c), Canceled)
+		page, _ := s.tab.list(Filter{})
+		require.Equal(t, dlm.PR, page[0].Mode, "after %d steps", step)
+		require.Equal(t, Held, page[0].State)
+		s.agree("x")
+	}
+}
+
+// Where it can't be taken back, table and state file say what the lock manager has.
+func TestConversionCantBeTakenBack(t *testing.T) {
+	s, cluster := simWith(t, "vms")
+	require.NoError(t, s.done(s.acquire(alice, AcquireOptions{}, Want{"vms", "x", dlm.PR})))
+	c := s.convert(alice, Want{"vms", "x", dlm.EX}, Selector{}, time.Second)
+	s.turn(func() { s.tab.senderGone(alice.Sender) })
+	failing(cluster, "convert", syscall.ENOMEM)
+	require.ErrorIs(t, s.done(c), Canceled)
+	cluster.Fail(nil)
+	page, _ := s.tab.list(Filter{})
+	require.Equal(t, dlm.EX, page[0].Mode)
+	s.agree("x")
+}
+
+// An unlock that nobody waits for is tried until it succeeds.
+func TestUnlockIsTriedAgain(t *testing.T) {
+	for name, begin := range map[string]func(s *sim) *simCall{
+		"undo": func(s *sim) *simCall {
+			return s.acquire(alice, AcquireOptions{}, Want{"vms", "x", dlm.EX}, Want{"vms", "z", dlm.EX})
+		},
+		"undo a wait": func(s *sim) *simCall {
+			return s.acquire(alice, AcquireOptions{Wait: time.Second}, Want{"vms", "x", dlm.EX}, Want{"vms", "z", dlm.EX})
+		},
+		"inspect": func(s *sim) *simCall { return s.inspect("vms", "x") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, cluster := simWith(t, "vms")
+			require.NoError(t, s.done(s.acquire(root, AcquireOptions{}, Want{"vms", "z", dlm.EX})))
+			failing(cluster, "unlock", syscall.ENOMEM)
+			c := begin(s)
+			s.pass(3 * time.Second)
+			require.Equal(t, 1, c.answers, "the answer does not wait for it")
+			require.NotEmpty(t, s.tab.stuck)
+			cluster.Fail(nil)
+			s.pass(nagInterval)
+			require.Empty(t, s.tab.stuck)
+			require.Equal(t, 1, s.tab.lockCount())
+			s.agree("x", "z")
+		})
+	}
+}
+
+// A release of whose failure nobody hears does not leave the lock held.
+func TestReleaseOfTheDeadIsTriedAgain(t *testing.T) {
+	s, cluster := simWith(t, "vms")
+	require.NoError(t, s.done(s.acquire(alice, AcquireOptions{Lifetime: state.Connection}, Want{"vms", "x", dlm.EX})))
+	failing(cluster, "unlock", syscall.ENOMEM)
+	s.turn(func() { s.tab.senderGone(alice.Sender) })
+	s.pass(time.Minute)
+	require.Equal(t, 1, s.tab.lockCount())
+	require.ErrorIs(t, s.done(s.acquire(alice, AcquireOptions{Lifetime: state.Connection}, Want{"vms", "y", dlm.EX})), InvalidArgs)
+	cluster.Fail(nil)
+	s.pass(nagInterval)
+	require.Zero(t, s.tab.lockCount())
+	require.Empty(t, s.tab.bindings)
+	s.agree("x", "y")
+}
+
+// A release that its caller no longer waits for goes on, also one that has not
+// begun.
+func TestReleaseOutlivesItsCaller(t *testing.T) {
+	s, _ := simWith(t, "vms")
+	s.acquire(alice, AcquireOptions{}, Want{"vms", "x", dlm.PR})
+	require.NoError(t, s.done(s.calls[0]))
+	s.convert(root, Want{"vms", "x", dlm.EX}, Selector{}, 0)
+	c := s.release(alice, "vms", "x", Selector{})
+	s.turn(func() { s.tab.senderGone(alice.Sender) })
+	require.NoError(t, s.done(c))
+	require.Zero(t, s.tab.lockCount())
+	s.agree("x")
+}
+
+// ReleaseOwner does not call done what is not: locks in a lockspace that can't be
+// used now are named.
+func TestReleaseOwnerTellsWhatItCant(t *testing.T) {
+	s, cluster := simWith(t, "pool", "vms")
+	o, _ := vm("vm1")
+	require.NoError(t, s.done(s.acquire(alice, o, Want{"vms", "x", dlm.EX}, Want{"pool", "x", dlm.EX})))
+	failing(cluster, "remove", syscall.EBUSY)
+	require.Error(t, s.done(s.leave(root, "pool", true)))
+	c := s.releaseOwner(alice, "", "vm1")
+	require.ErrorIs(t, s.done(c), KernelError)
+	require.ErrorContains(t, c.err, "pool/x")
+	require.EqualValues(t, 1, c.count)
+	require.Equal(t, 1, s.tab.lockCount())
+	c = s.releaseOwner(alice, "vms", "vm1")
+	require.NoError(t, s.done(c))
+	require.Zero(t, c.count)
+}
+
+// ReleaseOwner waits for what its own connection asked for before, and not for
+// what others ask for at the same time.
+func TestReleaseOwnerAndAcquire(t *testing.T) {
+	s, cluster := simWith(t, "vms")
+	h, err := cluster.AddNode(2).Engine().Create(t.Context(), "vms", func(dlm.Event) {})
+	require.NoError(t, err)
+	h.Lock(1, "x", dlm.EX, 0)
+	o, _ := vm("vm1")
+	require.NoError(t, s.done(s.acquire(alice, o, Want{"vms", "y", dlm.EX})))
+	o.Wait = 15 * time.Second
+	s.acquire(alice, o, Want{"vms", "x", dlm.EX})
+	c := s.releaseOwner(user(1000, ":1.11"), "", "vm1")
+	require.NoError(t, s.done(c))
+	require.EqualValues(t, 1, c.count)
+	c = s.releaseOwner(alice, "", "vm1")
+	s.rest()
+	require.Zero(t, c.answers)
+	h.Unlock(1, nil)
+	require.NoError(t, s.done(c))
+	require.EqualValues(t, 1, c.count)
+	s.agree("x", "y")
+}
+
+// A call that waits behind another one is answered at its deadline, and nothing
+// of it stays: a stopped lockspace must not fill the memory.
+func TestParkedCallsAreForgotten(t *testing.T) {
+	s, cluster := simWith(t, "vms")
+	o, sel := vm("vm1")
+	require.NoError(t, s.done(s.acquire(alice, o, Want{"vms", "x", dlm.PR})))
+	cluster.Stop("vms", "fencing")
+	s.convert(alice, Want{"vms", "x", dlm.EX}, sel, MaxWait)
+	calls := []*simCall{
+		s.release(alice, "vms", "x", sel), s.releaseOwner(alice, "", "vm1"),
+		s.acquire(alice, o, Want{"vms", "x", dlm.PR}), s.convert(alice, Want{"vms", "x", dlm.EX}, sel, time.Second),
+	}
+	l := s.tab.findOwned(s.tab.spaces["vms"], "x", alice.UID, "vm1")
+	require.Len(t, l.parked, 4)
+	s.pass(defaultOpTimeout)
+	for _, c := range calls {
+		require.Equal(t, 1, c.answers, c.op)
+		require.ErrorIs(t, c.err, Timeout, c.op)
+	}
+	require.Empty(t, l.parked)
+	checkIntegrity(t, s.tab)
+	cluster.Resume("vms")
+	s.pass(MaxWait)
+	require.Equal(t, 1, s.tab.lockCount(), "what was not begun is not done later")
+	s.agree("x")
+}
+
+// A grant in the last moment of a wait is not given back for want of the time to
+// write it down.
+func TestGrantInTheLastMoment(t *testing.T) {
+	s, cluster := simWith(t, "vms")
+	h, err := cluster.AddNode(2).Engine().Create(t.Context(), "vms", func(dlm.Event) {})
+	require.NoError(t, err)
+	h.Lock(1, "x", dlm.EX, 0)
+	c := s.acquire(alice, AcquireOptions{Wait: time.Second}, Want{"vms", "x", dlm.EX})
+	s.rest()
+	s.now = s.now.Add(time.Second - time.Millisecond)
+	h.Unlock(1, nil)
+	for s.deliver() {
+	}
+	s.now = s.now.Add(2 * time.Millisecond) // the write takes long
+	s.turn(s.tab.tick)
+	require.NoError(t, s.done(c))
+	s.agree("x")
+}
+
+// Deadlines say what was waited for.
+func TestLateErrors(t *testing.T) {
+	s, cluster := simWith(t, "vms")
+	require.NoError(t, s.done(s.acquire(root, AcquireOptions{Label: "web"}, Want{"vms", "x", dlm.EX})))
+	waits := s.acquire(alice, AcquireOptions{Wait: time.Second}, Want{"vms", "y", dlm.PR}, Want{"vms", "x", dlm.PR})
+	s.pass(time.Second)
+	require.ErrorIs(t, waits.err, Timeout)
+	require.ErrorContains(t, waits.err, "acquire vms/x", "the one that was not granted is named")
+	require.ErrorContains(t, waits.err, `held by this node (EX, uid 0, "web")`)
+
+	cluster.Stop("vms", "fencing node 2")
+	hangs := s.acquire(alice, AcquireOptions{}, Want{"vms", "z", dlm.EX})
+	s.pass(defaultOpTimeout)
+	require.ErrorIs(t, hangs.err, LockspaceStopped)
+	s.health()
+	release := s.release(root, "vms", "x", Selector{})
+	s.pass(defaultOpTimeout)
+	require.ErrorIs(t, release.err, LockspaceStopped)
+	require.ErrorContains(t, release.err, "fencing node 2")
+	require.ErrorContains(t, release.err, "the release is noted")
+	cluster.SetQuorate(false)
+	s.health()
+	require.ErrorIs(t, s.done(s.acquire(alice, AcquireOptions{}, Want{"vms", "z", dlm.EX})), NotQuorate)
+	cluster.SetQuorate(true)
+	cluster.Resume("vms")
+	s.health()
+	s.pass(time.Minute)
+	require.Zero(t, s.tab.lockCount())
+	s.agree("x", "y", "z")
+
+	slow := s.acquire(alice, AcquireOptions{}, Want{"vms", "x", dlm.EX})
+	for s.deliver() {
+	}
+	s.now = s.now.Add(defaultOpTimeout) // a disk that hangs
+	s.turn(s.tab.tick)
+	require.ErrorIs(t, slow.err, StateWriteFailed)
+	s.pass(time.Minute)
+	require.Zero(t, s.tab.lockCount())
+	s.agree("x", "y", "z")
+}
+
+// Inspect and refused calls read the value block through a null lock of their
+// own; a client can't fill the table with them.
+func TestProbesAreBounded(t *testing.T) {
+	s, cluster := simWith(t, "vms")
+	cluster.Stop("vms", "fencing") // and the table does not know yet
+	for i := range maxProbes + 10 {
+		s.inspect("vms", fmt.Sprint(i))
+	}
+	for s.deliver() || s.toil(0) {
+	}
+	require.LessOrEqual(t, len(s.tab.locks), maxProbes)
+	s.pass(defaultOpTimeout)
+	for _, c := range s.calls {
+		require.Equal(t, 1, c.answers)
+	}
+	cluster.Resume("vms")
+	s.pass(time.Second)
+	require.Empty(t, s.tab.locks)
+	require.Empty(t, s.tab.probes)
+}

@@ -1,0 +1,164 @@
+package lockd
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/dlm/local"
+)
+
+// However much there is to do, deadlines are kept and the end is noticed.
+func TestDeadlinesUnderLoad(t *testing.T) {
+	h := newHost(local.NewCluster("c").AddNode(1))
+	d := h.start(t)
+	var busy func()
+	busy = func() { d.post(busy) }
+	d.post(busy)
+	_, err := d.acquire(root, "x", dlm.EX, AcquireOptions{})
+	require.NoError(t, err)
+	_, err = d.acquire(root, "x", dlm.EX, AcquireOptions{Wait: 20 * time.Millisecond})
+	require.ErrorIs(t, err, Timeout)
+	d.stop()
+}
+
+// Every call is answered exactly once, also the one that comes just before the
+// end.
+func TestEveryCallIsAnswered(t *testing.T) {
+	h := newHost(local.NewCluster("c").AddNode(1))
+	d := h.start(t)
+	var asked, answered atomic.Int64
+	var callers sync.WaitGroup
+	for i := range 4 {
+		callers.Go(func() {
+			c := user(uint32(i), fmt.Sprintf(":1.%d", i))
+			for over := false; !over; {
+				ended := make(chan bool, 7)
+				done := func(err error) {
+					answered.Add(1)
+					e, _ := err.(*Error)
+					ended <- e != nil && e.Kind == ShuttingDown
+				}
+				d.Acquire(c, []Want{{"vms", "x", dlm.CR}}, AcquireOptions{}, func(_ []Grant, err error) { done(err) })
+				d.Convert(c, Want{"vms", "x", dlm.PR}, Selector{}, 0, func(_ Grant, err error) { done(err) })
+				d.Release(c, "vms", "x", Selector{}, done)
+				d.ReleaseOwner(c, "", "vm1", func(_ uint32, err error) { done(err) })
+				d.Inspect("vms", "x", func(_ Inspection, err error) { done(err) })
+				d.List(Filter{}, func(_ []LockInfo, _ Ref, err error) { done(err) })
+				d.Join(c, "vms", done)
+				asked.Add(7)
+				for range 7 {
+					over = <-ended || over
+				}
+			}
+		})
+	}
+	time.Sleep(20 * time.Millisecond)
+	d.stop()
+	callers.Wait()
+	require.Equal(t, asked.Load(), answered.Load())
+}
+
+// slowEngine opens and closes lockspaces as slowly as the test wants.
+type slowEngine struct {
+	*local.Engine
+	opening chan struct{} // Open returns when it is closed
+	closing time.Duration
+	handles atomic.Int64
+}
+
+type slowSpace struct {
+	dlm.Lockspace
+	e *slowEngine
+}
+
+func (e *slowEngine) Open(ctx context.Context, name string, sink dlm.Sink) (dlm.Lockspace, error) {
+	if e.opening != nil {
+		<-e.opening
+	}
+	h, err := e.Engine.Open(context.WithoutCancel(ctx), name, sink)
+	if err != nil {
+		return nil, err
+	}
+	e.handles.Add(1)
+	return slowSpace{h, e}, nil
+}
+
+func (s slowSpace) Close() error {
+	time.Sleep(s.e.closing)
+	s.e.handles.Add(-1)
+	return s.Lockspace.Close()
+}
+
+func (h *host) startSlow(t *testing.T, e *slowEngine) *daemon {
+	d := &daemon{ended: make(chan struct{})}
+	cfg := h.config
+	cfg.Engine, cfg.Journal, cfg.Contents = e, h.journal, h.journal.contents(h.boot)
+	cfg.BootID, cfg.Instance = "boot-1", "test"
+	d.Service = New(cfg)
+	var ctx context.Context
+	ctx, d.cancel = context.WithCancel(context.Background())
+	go func() {
+		defer close(d.ended)
+		_ = d.Run(ctx)
+	}()
+	return d
+}
+
+// A lockspace that is opened when the service has stopped is closed again.
+func TestOpenedTooLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(local.NewCluster("c").AddNode(1))
+		h.start(t).stop()
+		e := &slowEngine{Engine: h.node.Engine(), opening: make(chan struct{})}
+		d := h.startSlow(t, e)
+		synctest.Wait()
+		d.cancel()
+		synctest.Wait()
+		close(e.opening)
+		<-d.ended
+		require.Zero(t, e.handles.Load())
+	})
+}
+
+// A lockspace is not opened again before the handle that failed is closed:
+// what it had adopted would not be there to be adopted.
+func TestClosedBeforeOpenedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := local.NewCluster("c")
+		h := newHost(cluster.AddNode(1))
+		d := h.start(t)
+		for _, res := range []string{"x", "y"} {
+			_, err := d.acquire(root, res, dlm.EX, AcquireOptions{})
+			require.NoError(t, err)
+		}
+		d.stop()
+		h.config.Notify = func(n Notice) {
+			_, lost := n.(LockLost)
+			require.False(t, lost, "%v", n)
+		}
+		cluster.Fail(func(a local.Attempt) syscall.Errno {
+			if a.Op == "adopt" && a.Resource == "y" {
+				return syscall.ENOMEM
+			}
+			return 0
+		})
+		e := &slowEngine{Engine: h.node.Engine(), closing: 5 * time.Second}
+		d = h.startSlow(t, e)
+		<-d.Ready()
+		cluster.Fail(nil)
+		time.Sleep(time.Minute)
+		require.Len(t, d.list(Filter{}), 2)
+		require.Equal(t, SpaceReady, d.t.spaces["vms"].state)
+		require.EqualValues(t, 1, e.handles.Load())
+		d.stop()
+	})
+}

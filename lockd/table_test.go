@@ -1,0 +1,293 @@
+package lockd
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/dlm/local"
+)
+
+// newTestTable returns a table with one ready lockspace.
+func newTestTable() (*table, *space) {
+	t := newTable(DefaultLimits(), defaultOpTimeout, "test")
+	sp := t.space("vms")
+	sp.state, sp.open = SpaceReady, true
+	return t, sp
+}
+
+func addHeld(t *table, sp *space, resource string, uid uint32, owner string) *lock {
+	l := &lock{ref: t.ref(), sp: sp, resource: resource, uid: uid, owner: owner, hasOwner: owner != "", mode: dlm.NL, wanted: dlm.None, state: Held}
+	t.add(l)
+	return l
+}
+
+// Any order of adding and removing keeps every index right, also where all
+// owners have the same hash.
+func TestIndices(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		tab, sp := newTestTable()
+		if rapid.Bool().Draw(rt, "collide") {
+			tab.hash = func(_, _ string, uid uint32, _ string) uint64 { return uint64(uid % 2) }
+		}
+		var live []*lock
+		rt.Repeat(map[string]func(*rapid.T){
+			"add": func(rt *rapid.T) {
+				res := rapid.SampledFrom([]string{"x", "y"}).Draw(rt, "resource")
+				owner := rapid.SampledFrom([]string{"", "vm1", "vm2"}).Draw(rt, "owner")
+				uid := rapid.Uint32Range(0, 3).Draw(rt, "uid")
+				if owner == "" || tab.findOwned(sp, res, uid, owner) == nil {
+					live = append(live, addHeld(tab, sp, res, uid, owner))
+				}
+			},
+			"remove": func(rt *rapid.T) {
+				if len(live) > 0 {
+					i := rapid.IntRange(0, len(live)-1).Draw(rt, "which")
+					tab.remove(live[i])
+					live = slices.Delete(live, i, i+1)
+				}
+			},
+			"": func(rt *rapid.T) {
+				checkIntegrity(rt, tab)
+				require.Len(rt, tab.locks, len(live))
+			},
+		})
+	})
+}
+
+// The holes that removed locks leave never take more room than the locks.
+func TestHolesAreClosed(t *testing.T) {
+	tab, sp := newTestTable()
+	var live []*lock
+	for i := range 10_000 {
+		live = append(live, addHeld(tab, sp, fmt.Sprint(i), 0, ""))
+	}
+	for len(live) > 10 {
+		i := len(live) * 7 / 11 // neither end
+		tab.remove(live[i])
+		live = slices.Delete(live, i, i+1)
+		require.LessOrEqual(t, len(tab.order), 2*len(live)+64)
+	}
+	checkIntegrity(t, tab)
+	page, next := tab.list(Filter{})
+	require.Zero(t, next)
+	require.Len(t, page, 10)
+}
+
+// walk reads all pages of a listing.
+func walk(t *testing.T, tab *table, f Filter) (refs []Ref, pages int) {
+	for {
+		page, next := tab.list(f)
+		pages++
+		for _, l := range page {
+			require.Greater(t, l.Ref, f.After)
+			refs = append(refs, l.Ref)
+		}
+		if next == 0 {
+			return refs, pages
+		}
+		require.Greater(t, next, f.After, "paging does not get on")
+		f.After = next
+	}
+}
+
+func TestPaging(t *testing.T) {
+	tab, sp := newTestTable()
+	var all, odd, ofX []Ref
+	for i := range 100 {
+		res := []string{"x", "y", "z"}[i%3]
+		l := addHeld(tab, sp, res, uint32(i%2), "")
+		if i%10 == 9 {
+			tab.remove(l)
+			continue
+		}
+		all = append(all, l.ref)
+		if i%2 == 1 {
+			odd = append(odd, l.ref)
+		}
+		if res == "x" {
+			ofX = append(ofX, l.ref)
+		}
+	}
+	for _, limit := range []int{0, 1, 7, 30, 90, 1000, -1} {
+		got, _ := walk(t, tab, Filter{Limit: limit})
+		require.Equal(t, all, got, "limit %d", limit)
+		got, _ = walk(t, tab, Filter{Limit: limit, UID: 1, HasUID: true})
+		require.Equal(t, odd, got, "limit %d", limit)
+		got, _ = walk(t, tab, Filter{Limit: limit, Lockspace: "vms", Resource: "x"})
+		require.Equal(t, ofX, got, "limit %d", limit)
+	}
+	_, pages := walk(t, tab, Filter{Limit: 30})
+	require.Equal(t, 3, pages, "an empty page at the end")
+	for name, f := range map[string]Filter{
+		"no such lockspace": {Lockspace: "nowhere"}, "no such resource": {Lockspace: "vms", Resource: "w"},
+		"no such owner": {HasOwner: true, Owner: "vm1"}, "no such mode": {HasMode: true, Mode: dlm.EX},
+		"no such state": {State: Converting}, "after the last": {After: all[len(all)-1]}, "after everything": {After: ^Ref(0)},
+	} {
+		page, next := tab.list(f)
+		require.Empty(t, page, name)
+		require.Zero(t, next, name)
+	}
+}
+
+// A filter that matches little ends its page early, and the walk still finds everything.
+func TestPageLooksAtSoManyOnly(t *testing.T) {
+	tab, sp := newTestTable()
+	var rare []Ref
+	for i := range 2*scanLimit + 10 {
+		l := addHeld(tab, sp, "x", uint32(i%scanLimit/(scanLimit-1)), "") // one in scanLimit is of uid 1
+		if l.uid == 1 {
+			rare = append(rare, l.ref)
+		}
+	}
+	require.Len(t, rare, 2)
+	got, pages := walk(t, tab, Filter{UID: 1, HasUID: true})
+	require.Equal(t, rare, got)
+	require.Greater(t, pages, 1)
+}
+
+// deafSpace does not hear Cancel, as the kernel does not when it is in the
+// middle of a message.
+type deafSpace struct {
+	dlm.Lockspace
+	deaf    bool
+	cancels int
+}
+
+func (d *deafSpace) Cancel(c dlm.Cookie) {
+	d.cancels++
+	if !d.deaf {
+		d.Lockspace.Cancel(c)
+	}
+}
+
+// A cancel that was not heard is repeated until the wait has ended.
+func TestCancelIsRepeated(t *testing.T) {
+	s := newSim(t, local.NewCluster("c").AddNode(1), "vms")
+	d := &deafSpace{deaf: true}
+	s.wrap = func(h dlm.Lockspace) dlm.Lockspace { d.Lockspace = h; return d }
+	s.start()
+	s.rest()
+	s.acquire(root, AcquireOptions{}, Want{"vms", "x", dlm.EX})
+	s.rest()
+	c := s.acquire(root, AcquireOptions{Wait: time.Second}, Want{"vms", "x", dlm.PR})
+	s.pass(time.Second)
+	require.ErrorIs(t, c.err, Timeout)
+	require.Len(t, s.tab.doomed, 1)
+	n := d.cancels
+	s.pass(3 * nagInterval)
+	require.Equal(t, n+3, d.cancels)
+	d.deaf = false
+	s.pass(nagInterval)
+	require.Empty(t, s.tab.doomed)
+	require.Equal(t, 1, s.tab.lockCount())
+	_, armed := s.tab.next()
+	require.False(t, armed, "a timer that nobody needs")
+}
+
+// A lock that has no mode yet is nobody's lock to release, and nobody can hide
+// behind the owner of another uid.
+func TestOwnersAreOfOneUID(t *testing.T) {
+	s := newSim(t, local.NewCluster("c").AddNode(1), "vms")
+	s.start()
+	s.rest()
+	bob, eve := user(1000, ":1.1"), user(1001, ":1.2")
+	owned := AcquireOptions{Owner: "vm1", HasOwner: true}
+	sel := Selector{Owner: "vm1", HasOwner: true}
+	require.NoError(t, s.done(s.acquire(bob, owned, Want{"vms", "x", dlm.PR})))
+	require.NoError(t, s.done(s.acquire(eve, owned, Want{"vms", "x", dlm.PR})))
+	require.NotEqual(t, s.calls[0].grants[0].Ref, s.calls[1].grants[0].Ref)
+	require.NoError(t, s.done(s.release(bob, "vms", "x", sel)))
+	require.ErrorIs(t, s.done(s.release(bob, "vms", "x", sel)), AccessDenied)
+	require.ErrorIs(t, s.done(s.convert(bob, Want{"vms", "x", dlm.EX}, sel, 0)), AccessDenied)
+	c := s.releaseOwner(bob, "", "vm1")
+	require.NoError(t, s.done(c))
+	require.Zero(t, c.count)
+	c = s.releaseOwner(root, "", "vm1")
+	require.NoError(t, s.done(c))
+	require.EqualValues(t, 1, c.count)
+	checkIntegrity(t, s.tab)
+}
+
+// done lets everything happen and returns the call's error.
+func (s *sim) done(c *simCall) error {
+	s.rest()
+	require.Equal(s.t, 1, c.answers, "%s has no answer", c.op)
+	return c.err
+}
+
+func TestLimits(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		call func(s *sim) *simCall
+		kind Kind
+	}{
+		{"locks of a uid", func(s *sim) *simCall {
+			return s.acquire(alice, AcquireOptions{}, Want{"vms", "x", dlm.NL}, Want{"vms", "y", dlm.NL}, Want{"vms", "z", dlm.NL})
+		}, LimitExceeded},
+		{"of another uid", func(s *sim) *simCall { return s.acquire(root, AcquireOptions{}, Want{"vms", "x", dlm.NL}) }, ""},
+		{"just as many", func(s *sim) *simCall {
+			return s.acquire(alice, AcquireOptions{}, Want{"vms", "x", dlm.NL}, Want{"vms", "y", dlm.NL})
+		}, ""},
+		{"waiting", func(s *sim) *simCall {
+			return s.acquire(alice, AcquireOptions{Wait: time.Second}, Want{"vms", "x", dlm.NL}, Want{"vms", "y", dlm.NL})
+		}, LimitExceeded},
+		{"batch", func(s *sim) *simCall {
+			return s.acquire(alice, AcquireOptions{}, make([]Want, 5)...)
+		}, LimitExceeded},
+		{"owner", func(s *sim) *simCall {
+			return s.acquire(alice, AcquireOptions{Owner: "123456789", HasOwner: true}, Want{"vms", "x", dlm.NL})
+		}, LimitExceeded},
+		{"label", func(s *sim) *simCall {
+			return s.acquire(alice, AcquireOptions{Label: "123456789"}, Want{"vms", "x", dlm.NL})
+		}, LimitExceeded},
+		{"empty owner", func(s *sim) *simCall {
+			return s.acquire(alice, AcquireOptions{HasOwner: true}, Want{"vms", "x", dlm.NL})
+		}, InvalidArgs},
+		{"owner of no text", func(s *sim) *simCall {
+			return s.acquire(alice, AcquireOptions{Owner: "\xff", HasOwner: true}, Want{"vms", "x", dlm.NL})
+		}, InvalidArgs},
+		{"wait", func(s *sim) *simCall {
+			return s.acquire(alice, AcquireOptions{Wait: MaxWait + 1}, Want{"vms", "x", dlm.NL})
+		}, InvalidArgs},
+		{"negative wait", func(s *sim) *simCall {
+			return s.acquire(alice, AcquireOptions{Wait: -1}, Want{"vms", "x", dlm.NL})
+		}, InvalidArgs},
+		{"mode", func(s *sim) *simCall { return s.acquire(alice, AcquireOptions{}, Want{"vms", "x", 6}) }, InvalidMode},
+		{"no mode", func(s *sim) *simCall { return s.acquire(alice, AcquireOptions{}, Want{"vms", "x", dlm.None}) }, InvalidMode},
+		{"no name", func(s *sim) *simCall { return s.acquire(alice, AcquireOptions{}, Want{"vms", "", dlm.NL}) }, InvalidName},
+		{"reserved name", func(s *sim) *simCall {
+			return s.acquire(alice, AcquireOptions{}, Want{"vms", AnchorName("test"), dlm.NL})
+		}, InvalidName},
+		{"reserved name, converted", func(s *sim) *simCall {
+			return s.convert(root, Want{"vms", AnchorName("test"), dlm.EX}, Selector{}, 0)
+		}, InvalidName},
+		{"reserved name, released", func(s *sim) *simCall {
+			return s.release(root, "vms", AnchorName("test"), Selector{})
+		}, InvalidName},
+		{"lockspace", func(s *sim) *simCall { return s.acquire(alice, AcquireOptions{}, Want{"a/b", "x", dlm.NL}) }, InvalidName},
+		{"nothing", func(s *sim) *simCall { return s.acquire(alice, AcquireOptions{}) }, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := newSim(t, local.NewCluster("c").AddNode(1), "vms")
+			s.limits = Limits{LocksPerUID: 3, WaitingPerUID: 1, OwnerBytes: 8, LabelBytes: 8, BatchLocks: 4, PageSize: 10}
+			s.start()
+			s.rest()
+			require.NoError(t, s.done(s.acquire(alice, AcquireOptions{}, Want{"vms", "w", dlm.NL})))
+			c := tc.call(s)
+			err := s.done(c)
+			if tc.kind == "" {
+				require.NoError(t, err)
+			} else {
+				require.ErrorIs(t, err, tc.kind)
+				require.Equal(t, 1, s.tab.lockCount())
+			}
+			checkIntegrity(t, s.tab)
+		})
+	}
+}
