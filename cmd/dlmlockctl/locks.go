@@ -69,7 +69,7 @@ func (a *app) acquire(ctx context.Context, want []client.Want, o client.Options)
 		return a.show(grants, func() {
 			t := table{heading: []string{"LOCKSPACE", "RESOURCE", "MODE", "LOCKID", "TOKEN"}}
 			for _, g := range grants {
-				t.add(text(g.Lockspace), text(g.Resource), text(g.Mode), number(g.LockID), token(g.Token))
+				t.add(text(g.Lockspace), text(g.Resource), text(g.Mode), number(g.LockID), tokenCell(g.Token))
 			}
 			t.write(a.out)
 		})
@@ -86,8 +86,8 @@ func take(ctx context.Context, c *client.Client, want []client.Want, o client.Op
 	return []client.Grant{g}, err
 }
 
-// token is a fencing token in a table; 0 is none.
-func token(n uint64) cell {
+// tokenCell is a fencing token in a table; 0 is none.
+func tokenCell(n uint64) cell {
 	if n == 0 {
 		return cell{}
 	}

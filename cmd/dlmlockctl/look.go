@@ -53,7 +53,7 @@ func (a *app) listCmd() *cobra.Command {
 func (a *app) lockTable(locks []client.Lock) {
 	t := table{heading: []string{"LOCKSPACE", "RESOURCE", "MODE", "STATE", "LOCKID", "TOKEN", "UID", "PID", "LIFETIME", "SINCE", "OWNER", "LABEL"}}
 	for _, l := range locks {
-		t.add(text(l.Lockspace), text(l.Resource), text(modes2(l.Mode, l.Wanted)), state(l.State), number(l.LockID), token(l.Token),
+		t.add(text(l.Lockspace), text(l.Resource), text(modes2(l.Mode, l.Wanted)), state(l.State), number(l.LockID), tokenCell(l.Token),
 			number(l.UID), number(l.PID), text(l.Lifetime), clock(l.Since), text(l.Owner), text(l.Label))
 	}
 	t.write(a.out)

@@ -1,0 +1,193 @@
+package man
+
+import (
+	"encoding/xml"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/data"
+)
+
+func page(t *testing.T, name string) string {
+	t.Helper()
+	if name == "org.example.DlmLock.5" {
+		text, err := Interface()
+		require.NoError(t, err)
+		return text
+	}
+	text, err := os.ReadFile(name)
+	require.NoError(t, err)
+	return string(text)
+}
+
+var pages = []string{"dlmlockctl.1", "dlmlockd.8", "dlmlockd.toml.5", "org.example.DlmLock.5"}
+
+// What godbus and busctl see in the XML, not what the generator does.
+type node struct {
+	Interfaces []struct {
+		Name       string  `xml:"name,attr"`
+		Methods    []thing `xml:"method"`
+		Signals    []thing `xml:"signal"`
+		Properties []thing `xml:"property"`
+	} `xml:"interface"`
+}
+
+type thing struct {
+	Name string  `xml:"name,attr"`
+	Type string  `xml:"type,attr"`
+	Args []thing `xml:"arg"`
+}
+
+// Every member, argument and option of the interface has its place.
+func TestInterfacePage(t *testing.T) {
+	text := page(t, "org.example.DlmLock.5")
+	var n node
+	require.NoError(t, xml.Unmarshal([]byte(data.Introspection), &n))
+	members := 0
+	for _, i := range n.Interfaces {
+		if !strings.HasPrefix(i.Name, "org.example.DlmLock") {
+			continue
+		}
+		for _, m := range append(i.Methods, i.Signals...) {
+			members++
+			_, section, ok := strings.Cut(text, ".Ss "+m.Name+"(")
+			require.True(t, ok, m.Name)
+			section, _, _ = strings.Cut(section, ".Ss ")
+			for _, a := range m.Args {
+				require.Contains(t, section, fmt.Sprintf("\n.It Fa \"\\&%s\" Pq %s\n", a.Name, a.Type), m.Name)
+			}
+		}
+		for _, p := range i.Properties {
+			members++
+			require.Contains(t, text, fmt.Sprintf("\n.It Va \"\\&%s\" Pq %s; ", p.Name, p.Type))
+		}
+	}
+	require.Greater(t, members, 20)
+	for _, o := range regexp.MustCompile(`(?m)^ +- ([a-z-]+) \((.*?)\): `).FindAllStringSubmatch(data.Introspection, -1) {
+		require.Contains(t, text, fmt.Sprintf("\n.It Li \"\\&%s\" Pq %s\n", strings.ReplaceAll(o[1], "-", `\-`), o[2]))
+	}
+	require.NotContains(t, text, "@")
+}
+
+// Every error that the interface names is explained.
+func TestErrors(t *testing.T) {
+	text := page(t, "org.example.DlmLock.5")
+	_, list, ok := strings.Cut(data.Introspection, "Errors are org.example.DlmLock.Error.*:")
+	require.True(t, ok)
+	list, _, _ = strings.Cut(list, "\n\n")
+	names := regexp.MustCompile(`\b[A-Z][a-z]+(?:[A-Z][a-z]+)*\b`).FindAllString(regexp.MustCompile(`\([^)]*\)|org\.\S+`).ReplaceAllString(list, ""), -1)
+	require.Greater(t, len(names), 20)
+	for _, name := range names {
+		require.Regexp(t, `(?m)^\.It Er (.* )?`+name+`( ,.*)?$`, text)
+	}
+}
+
+// The polkit actions are those of the policy file.
+func TestActions(t *testing.T) {
+	text := page(t, "org.example.DlmLock.5")
+	policy, err := os.ReadFile("../data/org.example.DlmLock.policy")
+	require.NoError(t, err)
+	ids := regexp.MustCompile(`action id="([^"]+)"`).FindAllStringSubmatch(string(policy), -1)
+	require.Len(t, ids, 5)
+	for _, id := range ids {
+		require.Contains(t, text, "\n.It Li "+id[1]+"\n")
+	}
+}
+
+// dlmlockd(8) knows every option and exit code of the program.
+func TestDaemonPage(t *testing.T) {
+	text := page(t, "dlmlockd.8")
+	source, err := os.ReadFile("../cmd/dlmlockd/flags.go")
+	require.NoError(t, err)
+	options := regexp.MustCompile(`(?m)^  --([a-z-]+)`).FindAllStringSubmatch(string(source), -1)
+	require.GreaterOrEqual(t, len(options), 7)
+	for _, o := range options {
+		require.Contains(t, text, "\n.It Fl \\-"+o[1])
+	}
+	codes := regexp.MustCompile(`(?m)^\texit\w+ += (\d+)`).FindAllStringSubmatch(string(source), -1)
+	require.GreaterOrEqual(t, len(codes), 5)
+	for _, c := range codes {
+		require.Contains(t, text, "\n.It "+c[1]+"\n")
+	}
+}
+
+// dlmlockd.toml(5) knows every key that the reader knows, with the default that
+// the shipped file shows.
+func TestConfigPage(t *testing.T) {
+	text := page(t, "dlmlockd.toml.5")
+	reader, err := os.ReadFile("../config/parse.go")
+	require.NoError(t, err)
+	shipped, err := os.ReadFile("../data/dlmlockd.toml")
+	require.NoError(t, err)
+	keys := regexp.MustCompile("`toml:\"([a-z-]+)\"`").FindAllStringSubmatch(string(reader), -1)
+	require.GreaterOrEqual(t, len(keys), 12)
+	for _, k := range keys {
+		if k[1] == "limits" {
+			require.Contains(t, text, "\n.Ss [limits]\n")
+			continue
+		}
+		_, about, ok := strings.Cut(text, "\n.It Cm "+k[1]+"\n")
+		require.True(t, ok, k[1])
+		about, _, _ = strings.Cut(about, "\n.It ")
+		value := regexp.MustCompile(`(?m)^#` + k[1] + ` = (.*)$`).FindStringSubmatch(string(shipped))
+		require.NotNil(t, value, k[1])
+		if k[1] != "group" && k[1] != "lockspaces" { // shown as an example, and empty
+			require.Contains(t, about, strings.Trim(value[1], `"`), k[1])
+		}
+	}
+	require.Len(t, regexp.MustCompile(`(?m)^\.It Cm `).FindAllString(text, -1), len(keys)-1)
+}
+
+// Every page is clean mdoc, and refers to pages that there are.
+func TestPagesAreClean(t *testing.T) {
+	groff, err := exec.LookPath("groff")
+	if err != nil {
+		t.Fatal("groff is missing: apt-get install groff-base")
+	}
+	ours := strings.Join(pages, " ")
+	for _, name := range pages {
+		text := page(t, name)
+		file := filepath.Join(t.TempDir(), name)
+		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+		out, err := exec.Command(groff, "-mandoc", "-ww", "-z", "-Tutf8", file).CombinedOutput()
+		require.NoError(t, err)
+		require.Empty(t, string(out))
+		for i, line := range strings.Split(text, "\n") {
+			require.NotRegexp(t, `\s$`, line, "%s:%d", name, i+1)
+		}
+		for _, x := range regexp.MustCompile(`(?m)^\.Xr (\S+) (\d)`).FindAllStringSubmatch(text, -1) {
+			if strings.Contains(x[1], "lmlock") && x[1] != "lvmlockd" {
+				require.Contains(t, ours, x[1]+"."+x[2], name)
+			}
+		}
+	}
+}
+
+// What the generator can't read is an error, not a page with holes.
+func TestUndocumented(t *testing.T) {
+	const head, tail = `<node><interface name="org.example.DlmLock">`, `</interface></node>`
+	for _, bad := range []string{
+		`<method name="A"/>`,
+		`<!-- B: text --><method name="A"/>`,
+		"<!-- A: text\n\n @arg without colon --><method name=\"A\"/>",
+		"<!-- A: text\n\n - option (s): without heading --><method name=\"A\"/>",
+		`<method name="A">`,
+	} {
+		_, err := parse(head + bad + tail)
+		require.Error(t, err, bad)
+	}
+	ifaces, err := parse(head + "<!-- A:\n @x: what\n   it is. (see below)\n\n Does it.\n\n Options:\n - o-p (a{sv}): text.\n   More: yes.\n\n Errors: E,\n F. -->" +
+		`<method name="A"><arg name="x" type="s" direction="in"/></method>` + tail)
+	require.NoError(t, err)
+	require.Equal(t, &member{name: "A", args: []arg{{"x", "s", "in"}}, doc: doc{
+		args: map[string]string{"x": "what it is."}, text: []string{"Does it."}, list: "Options",
+		entries: []entry{{"o-p", "a{sv}", "text. More: yes."}}, errors: "E, F.",
+	}}, ifaces[0].methods[0])
+}
