@@ -22,13 +22,17 @@ import (
 	"github.com/dlmlock/dlmlockd/lab/peer"
 )
 
-// TestConformance runs every rule of dlmtest against the kernel: each process
-// of a rule is one on a node, and its end is SIGKILL.
-func TestConformance(t *testing.T) {
+// TestEngine tells stories about the engine that only a real cluster can tell,
+// and then runs every rule of dlmtest against the kernel: each process of a
+// rule is one on a node, and its end is SIGKILL.
+func TestEngine(t *testing.T) {
 	lab.Require(t)
 	for _, kernel := range kernels() {
 		t.Run(kernel, func(t *testing.T) {
 			r := newRig(t, lab.Config{Kernel: kernel, Nodes: 2})
+			for _, story := range engineStories {
+				t.Run(story.name, func(t *testing.T) { story.tell(t, r) })
+			}
 			t.Run("rules", func(t *testing.T) { dlmtest.Run(t, r) })
 		})
 	}
@@ -50,13 +54,16 @@ const (
 // that the rules share.
 func newRig(t *testing.T, config lab.Config) *rig {
 	c := lab.Start(t, config)
-	require.NoError(t, c.JoinDLM(lab.Context(t, "joining", 2*time.Minute)))
 	bin := filepath.Join(t.TempDir(), "dlmpeer")
 	out, err := exec.CommandContext(t.Context(), "go", "build", "-tags", "libdlm", "-o", bin, "./cmd/dlmpeer").CombinedOutput()
 	require.NoError(t, err, string(out))
 	r := &rig{t: t, cluster: c}
-	for i, n := range c.Nodes() {
+	for _, n := range c.Nodes() {
 		require.NoError(t, n.Push(t.Context(), bin, peerBin))
+	}
+	t.Run("without a cluster", func(t *testing.T) { withoutCluster(t, r) })
+	require.NoError(t, c.JoinDLM(lab.Context(t, "joining", 2*time.Minute)))
+	for i := range c.Nodes() {
 		p := r.start(t, i)
 		_, err := p.Create(lab.Context(t, "join "+shared, time.Minute), shared, func(dlm.Event) {})
 		require.NoError(t, err)

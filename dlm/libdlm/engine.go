@@ -102,7 +102,7 @@ func (e *Engine) start() error {
 		return &dlm.Error{Op: "start", Err: dlm.ErrClusterUnavailable, Advice: adviceModule}
 	}
 	if err := e.library.start(); err != nil {
-		return fail("start", "", err)
+		return startError(err)
 	}
 	e.started = true
 	return nil

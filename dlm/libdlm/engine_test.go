@@ -171,6 +171,13 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	require.ErrorIs(t, err, dlm.ErrClusterUnavailable)
 	require.ErrorContains(t, err, "module dlm")
 	require.Empty(t, m.calls, "the library would look for it for ten seconds")
+
+	// The module is there, but udev has not made the device.
+	m, e = newMachine(t)
+	m.fails = []error{syscall.ENOENT}
+	_, err = e.Open(t.Context(), "foo", ignore)
+	require.ErrorIs(t, err, dlm.ErrClusterUnavailable)
+	require.NotErrorIs(t, err, dlm.ErrNoLockspace)
 }
 
 func TestCreateTriesAgainWhileTheClusterComesUp(t *testing.T) {

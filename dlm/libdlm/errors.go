@@ -47,6 +47,18 @@ func fail(op, lockspace string, err error) error {
 		e.Err, e.Advice = dlm.ErrLockspaceExists, adviceMember
 	case syscall.EPERM, syscall.EACCES:
 		e.Advice = adviceRights
+	}
+	return e
+}
+
+// startError makes the *dlm.Error of a failed start of the library. What is
+// missing then is the control device, not a lockspace.
+func startError(err error) error {
+	e := &dlm.Error{Op: "start", Err: dlm.ErrClusterUnavailable, Advice: adviceModule}
+	e.Errno, _ = errors.AsType[syscall.Errno](err)
+	switch e.Errno {
+	case syscall.EPERM, syscall.EACCES:
+		e.Advice = adviceRights
 	case syscall.EPROTO:
 		e.Err, e.Advice = dlm.ErrUnsupported, "the kernel's DLM device has another major version than this program was built for"
 	}
