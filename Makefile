@@ -105,9 +105,9 @@ run-lint:
 	shellcheck .ci/run scripts/*.sh
 
 .PHONY: install
-install: $(BINS) install-files ## programs, unit, bus files, configuration; honours DESTDIR and PREFIX
+install: $(BINS) install-files install-man ## everything; honours DESTDIR and PREFIX
 	install -D -m 755 bin/dlmlockd "$(DESTDIR)$(PREFIX)/sbin/dlmlockd"
-	[ ! -e bin/dlmlockctl ] || install -D -m 755 bin/dlmlockctl "$(DESTDIR)$(PREFIX)/bin/dlmlockctl"
+	install -D -m 755 bin/dlmlockctl "$(DESTDIR)$(PREFIX)/bin/dlmlockctl"
 
 # With a PREFIX other than /usr set DATADIR=/usr/share: D-Bus and polkit read
 # their policies there (and in /etc) alone.
@@ -123,7 +123,10 @@ install-files:
 	install -m 644 data/org.example.DlmLock.conf "$(DESTDIR)$(DATADIR)/dbus-1/system.d/"
 	install -m 644 data/org.example.DlmLock.xml "$(DESTDIR)$(DATADIR)/dbus-1/interfaces/"
 	install -m 644 data/org.example.DlmLock.policy "$(DESTDIR)$(DATADIR)/polkit-1/actions/"
+	install -D -m 644 -t "$(DESTDIR)$(DATADIR)/doc/dlmlockd/examples" data/examples/*
 	[ -e "$(DESTDIR)$(SYSCONFDIR)/dlmlockd.toml" ] || install -m 644 data/dlmlockd.toml "$(DESTDIR)$(SYSCONFDIR)/dlmlockd.toml"
+
+include man/man.mk
 
 .PHONY: clean
 clean: ## remove what was built

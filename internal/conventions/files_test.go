@@ -35,6 +35,7 @@ func TestInstall(t *testing.T) {
 		"opt/x/share/dbus-1/system.d/org.example.DlmLock.conf":           "<busconfig>",
 		"opt/x/share/dbus-1/interfaces/org.example.DlmLock.xml":          "interface name=\"org.example.DlmLock\"",
 		"opt/x/share/polkit-1/actions/org.example.DlmLock.policy":        "org.example.DlmLock.acquire",
+		"opt/x/share/doc/dlmlockd/examples/50-dlmlock.rules":             "polkit.addRule",
 		"etc/dlmlockd.toml": "#engine = \"dlm\"\n",
 	} {
 		text, err := os.ReadFile(filepath.Join(dest, path))
