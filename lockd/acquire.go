@@ -240,7 +240,7 @@ func (t *table) findOwn(c *call) (parked bool, e *Error) {
 // to release before: a client that does not wait for that answer must not be
 // refused because of its own lock.
 func (t *table) ownRelease(c *call) *lock {
-	for p := range t.calls[c.caller.Sender] {
+	for p := t.calls[c.caller.Sender]; p != nil; p = p.older {
 		if p.kind != callRelease {
 			continue
 		}

@@ -77,10 +77,12 @@ type call struct {
 	deadline time.Time
 	heapIdx  int // in table.deadlines, -1 if not there
 
+	older, newer *call // others that the same sender has no answer of yet
+
 	// Results, read by the driver when it replies.
 	grants     []Grant
 	released   uint32
-	inspection Inspection
+	inspection *Inspection
 
 	done any // the front end's function; only the driver touches it
 }
@@ -168,7 +170,7 @@ func (t *table) reply(c *call) {
 	}
 	c.answered = true
 	t.disarm(c)
-	t.dropSender(c)
+	t.unlist(c)
 	delete(t.requests, c.request)
 	if c.unasked {
 		return

@@ -50,7 +50,11 @@ func (s *Service) answer(a replyAction) {
 	case func(uint32, error):
 		done(c.released, a.err)
 	case func(Inspection, error):
-		done(c.inspection, a.err)
+		var in Inspection
+		if a.err == nil {
+			in = *c.inspection
+		}
+		done(in, a.err)
 	case *request:
 		done.end(c, a.err)
 	}

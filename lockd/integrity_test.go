@@ -156,10 +156,13 @@ func checkCalls(t reporter, tab *table) {
 		require.False(t, c.answered, "an answered call has a deadline")
 	}
 	for sender, calls := range tab.calls {
-		require.NotEmpty(t, calls)
-		for c := range calls {
+		require.NotNil(t, calls)
+		require.Nil(t, calls.newer)
+		for c := calls; c != nil; c = c.older {
+			require.True(t, c.older == nil || c.older.newer == c)
+			require.False(t, c.answered, "an answered call that its sender waits for")
 			require.Equal(t, sender, c.caller.Sender)
-			require.GreaterOrEqual(t, c.heapIdx, 0, "an unanswered call without deadline")
+			require.True(t, c.heapIdx >= 0 || tab.requests[c.request] == c, "an unanswered call without deadline")
 		}
 	}
 	for _, l := range tab.locks {

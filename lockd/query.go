@@ -40,8 +40,8 @@ func (t *table) inspect(c *call) {
 		t.refuse(c, c.error(NoSuchLockspace, c.space, "", dlm.None, "the lockspace is not joined here; see ListLockspaces"))
 		return
 	}
-	in := &c.inspection
-	in.Lockspace, in.Resource = c.space, c.resource
+	in := &Inspection{Lockspace: c.space, Resource: c.resource}
+	c.inspection = in
 	in.Health, in.HasHealth = sp.health, sp.hasHealth
 	var here []*lock
 	for l := sp.byResource[c.resource]; l != nil; l = l.nextRes {

@@ -2,6 +2,7 @@ package lockd
 
 import (
 	"log/slog"
+	"slices"
 	"sort"
 
 	"github.com/dlmlock/dlmlockd/dlm"
@@ -90,9 +91,12 @@ func (t *table) findLock(c *call, lockspace, resource string) (found *lock, park
 		_, e := t.usable(c, lockspace, resource)
 		return nil, false, e
 	}
+	if l := t.exact(c, sp, resource); l != nil {
+		return t.unlessBusy(c, l)
+	}
 	var own, others []*lock
 	var starting *lock
-	for l := t.candidates(c, sp, resource); l != nil; l = l.nextRes {
+	for l := sp.byResource[resource]; l != nil; l = l.nextRes {
 		switch {
 		case !c.sel.match(l):
 		case l.state == Acquiring:
@@ -113,14 +117,12 @@ func (t *table) findLock(c *call, lockspace, resource string) (found *lock, park
 		own, others = others, nil
 	}
 	switch {
-	case len(own) == 1 && own[0].busy != nil:
-		t.park(c, own[0])
-		return nil, true, nil
 	case len(own) == 1:
-		return own[0], false, nil
+		return t.unlessBusy(c, own[0])
 	case len(own) > 1:
 		e := c.error(Ambiguous, lockspace, resource, dlm.None, "several locks match; say which with owner or lockid")
-		e.Candidates = infos(own)
+		slices.SortFunc(own, byRef)
+		e.Candidates = infos(own[:min(len(own), maxCandidates)])
 		return nil, false, e
 	case len(others) > 0:
 		return nil, false, c.error(AccessDenied, lockspace, resource, dlm.None, "the lock belongs to another user")
@@ -128,16 +130,33 @@ func (t *table) findLock(c *call, lockspace, resource string) (found *lock, park
 	return nil, false, c.error(NotHeld, lockspace, resource, dlm.None, "no lock here matches; see ListLocks")
 }
 
-// candidates returns the first lock that findLock has to look at. With an owner
-// that is the caller's own lock at once, so that the cost does not grow with
-// the number of holders.
-func (t *table) candidates(c *call, sp *space, resource string) *lock {
-	if c.sel.HasOwner {
-		if l := t.findOwned(sp, resource, c.caller.UID, c.sel.Owner); l != nil && c.sel.match(l) && l.state != Acquiring {
-			return l
-		}
+// maxCandidates is how many locks an Ambiguous error names.
+const maxCandidates = 32
+
+// exact returns the lock that a selector with a number or an owner means, so
+// that the cost of most calls does not grow with the number of holders.
+func (t *table) exact(c *call, sp *space, resource string) *lock {
+	var l *lock
+	switch {
+	case c.sel.Ref != 0:
+		l = t.locks[c.sel.Ref]
+	case c.sel.HasOwner:
+		l = t.findOwned(sp, resource, c.caller.UID, c.sel.Owner)
 	}
-	return sp.byResource[resource]
+	if l == nil || l.sp != sp || l.resource != resource || l.probe || l.state == Acquiring || !c.sel.match(l) ||
+		l.uid != c.caller.UID && !c.caller.Privileged {
+		return nil
+	}
+	return l
+}
+
+// unlessBusy returns l, or parks the call until nothing is under way with it.
+func (t *table) unlessBusy(c *call, l *lock) (found *lock, parked bool, e *Error) {
+	if l.busy != nil {
+		t.park(c, l)
+		return nil, true, nil
+	}
+	return l, false, nil
 }
 
 // sameCaller reports whether the lock is being acquired by the caller of c, who

@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/dlmlock/dlmlockd/dlm"
@@ -67,9 +66,12 @@ type Service struct {
 	work    sync.WaitGroup
 	ready   chan struct{}
 	done    chan struct{}
-	status  atomic.Pointer[Status]
-	told    Status // last StatusChanged
-	looker  dlm.Looker
+
+	statusMu sync.Mutex
+	status   Status
+
+	told   Status // last StatusChanged
+	looker dlm.Looker
 }
 
 var _ API = (*Service)(nil)
@@ -96,8 +98,7 @@ func New(cfg Config) *Service {
 	s.t = newTable(cfg.Limits, cfg.OpTimeout, cfg.Instance)
 	s.t.node, s.t.engine, s.t.busID = cfg.Node, cfg.Engine.Name(), cfg.BusID
 	s.journal = newJournal(cfg.Journal, s.post, s.t.journalHealthy)
-	st := s.t.status()
-	s.status.Store(&st)
+	s.status = s.t.status()
 	return s
 }
 
@@ -420,7 +421,9 @@ func (s *Service) lookHealth(name string) {
 // publish makes the new status known after a batch of turns.
 func (s *Service) publish() {
 	st := s.t.status()
-	s.status.Store(&st)
+	s.statusMu.Lock()
+	s.status = st
+	s.statusMu.Unlock()
 	quiet := st
 	quiet.Locks, quiet.Waiting, quiet.Counters = 0, 0, Counters{}
 	if quiet != s.told {
@@ -462,5 +465,9 @@ func (s *Service) shutdown() {
 	}
 }
 
-// Status never blocks.
-func (s *Service) Status() Status { return *s.status.Load() }
+// Status does not wait for the owner goroutine.
+func (s *Service) Status() Status {
+	s.statusMu.Lock()
+	defer s.statusMu.Unlock()
+	return s.status
+}

@@ -77,7 +77,7 @@ type table struct {
 	owned    map[uint64]*lock   // by hash of lockspace, resource, uid, owner
 	hash     func(space, resource string, uid uint32, owner string) uint64
 	perUID   map[uint32]*usage
-	calls    map[string]map[*call]struct{} // unanswered, by sender
+	calls    map[string]*call // the newest unanswered one of each sender
 	bindings map[bindKey]*binding
 	requests map[Ref]*call             // those without a deadline: Requests that wait
 	probes   map[*lock]func(dlm.Event) // null locks that read a value block
@@ -108,7 +108,7 @@ func newTable(limits Limits, opTime time.Duration, inst string) *table {
 		limits: limits, opTime: opTime, inst: inst, nextRef: 1,
 		locks: map[Ref]*lock{}, alias: map[dlm.Cookie]*lock{}, spaces: map[string]*space{},
 		owners: map[ownerKey]*lock{}, owned: map[uint64]*lock{}, hash: ownerHash(),
-		perUID: map[uint32]*usage{}, calls: map[string]map[*call]struct{}{}, doomed: map[*lock]struct{}{},
+		perUID: map[uint32]*usage{}, calls: map[string]*call{}, doomed: map[*lock]struct{}{},
 		stuck: map[*lock]struct{}{}, probes: map[*lock]func(dlm.Event){}, bindings: map[bindKey]*binding{}, requests: map[Ref]*call{},
 	}
 }
@@ -411,14 +411,7 @@ func (t *table) submit(c *call) {
 		t.refuseStopping(c)
 		return
 	}
-	if c.caller.Sender != "" {
-		m := t.calls[c.caller.Sender]
-		if m == nil {
-			m = map[*call]struct{}{}
-			t.calls[c.caller.Sender] = m
-		}
-		m[c] = struct{}{}
-	}
+	t.enlist(c)
 	switch {
 	case c.request != 0:
 		t.requests[c.request] = c
@@ -430,22 +423,45 @@ func (t *table) submit(c *call) {
 	t.start(c)
 }
 
-// dropSender forgets that the call's sender waits for it.
-func (t *table) dropSender(c *call) {
-	if m := t.calls[c.caller.Sender]; m != nil {
-		delete(m, c)
-		if len(m) == 0 {
-			delete(t.calls, c.caller.Sender)
-		}
+// enlist puts a call among those that its sender waits for.
+func (t *table) enlist(c *call) {
+	if c.caller.Sender == "" {
+		return
 	}
+	if head := t.calls[c.caller.Sender]; head != nil {
+		c.older, head.newer = head, c
+	}
+	t.calls[c.caller.Sender] = c
 }
 
-// senderGone cancels what a vanished caller still waits for.
+// unlist takes it out again.
+func (t *table) unlist(c *call) {
+	if c.older != nil {
+		c.older.newer = c.newer
+	}
+	switch {
+	case c.newer != nil:
+		c.newer.older = c.older
+	case t.calls[c.caller.Sender] != c:
+	case c.older != nil:
+		t.calls[c.caller.Sender] = c.older
+	default:
+		delete(t.calls, c.caller.Sender)
+	}
+	c.older, c.newer = nil, nil
+}
+
+// senderGone cancels what a vanished caller still waits for, in its order, and
+// ends the locks that hang on its connection.
 func (t *table) senderGone(sender string) {
-	for c := range t.calls[sender] {
-		if c.kind == callRelease {
-			continue // it goes on to its end, and nobody minds the answer
+	var waiting []*call
+	for c := t.calls[sender]; c != nil; c = c.older {
+		if c.kind != callRelease { // which goes on to its end; nobody minds the answer
+			waiting = append(waiting, c)
 		}
+	}
+	slices.Reverse(waiting)
+	for _, c := range waiting {
 		t.giveUp(c, c.error(Canceled, c.space, c.resource, dlm.None, "the caller has left the bus"))
 	}
 	t.endBinding(bindKey{sender: sender}, "the connection has ended")
