@@ -1,0 +1,150 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/dlmlock/dlmlockd/client"
+)
+
+func TestVisible(t *testing.T) {
+	for in, want := range map[string]string{
+		"disk1":        "disk1",
+		"größe ☃ x":    "größe ☃ x",
+		"":             "",
+		"a\x1b[2Jb":    `a\x1b[2Jb`,
+		"a\nb\tc":      `a\nb\tc`,
+		"\xff":         `\xff`,
+		"a\u202eb":     `a\u202eb`,
+		"\u009b31mred": `\u009b31mred`,
+	} {
+		require.Equal(t, want, visible(in))
+	}
+}
+
+// Whatever a name holds, a line stays a line and no terminal obeys it.
+func TestVisibleProperty(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := string(rapid.SliceOf(rapid.Byte()).Draw(t, "in"))
+		require.Less(t, strings.IndexFunc(visible(in), func(r rune) bool { return !unicode.IsPrint(r) }), 0)
+	})
+}
+
+func TestTable(t *testing.T) {
+	var b bytes.Buffer
+	tab := table{heading: []string{"A", "LONGER", "C"}}
+	tab.add(text("größe"), cell{"x", red}, text("end"))
+	tab.add(text("b"), text(""), text(""))
+	tab.write(&b)
+	require.Equal(t, ""+
+		"A      LONGER  C\n"+
+		"größe  x       end\n"+
+		"b      -       -\n", b.String())
+}
+
+func TestWaitFlag(t *testing.T) {
+	for in, want := range map[string]time.Duration{
+		"90s": 90 * time.Second, "5m": 5 * time.Minute, "1h30m": 90 * time.Minute, "10": 10 * time.Second, "0.5": 500 * time.Millisecond,
+		"forever": -1, "0": 0, "250ms": 250 * time.Millisecond,
+	} {
+		var w waitFlag
+		require.NoError(t, w.Set(in), in)
+		require.Equal(t, want, w.d, in)
+		again := waitFlag{}
+		require.NoError(t, again.Set(w.String()), "what it shows it takes")
+		require.Equal(t, w, again)
+	}
+	for _, in := range []string{"", "soon", "-1", "-5s", "1e300", "NaN", "Inf", "10 s", "never"} {
+		var w waitFlag
+		require.Error(t, w.Set(in), in)
+	}
+}
+
+func queued(lockid, node uint32, mode, wanted string) client.Queued {
+	return client.Queued{LockID: lockid, Node: node, Mode: mode, Wanted: wanted}
+}
+
+func TestHolders(t *testing.T) {
+	mine := client.Lock{LockID: 2, Mode: "EX", State: "held", PID: 77}
+	labelled, owned := mine, mine
+	labelled.Label, labelled.Owner, owned.Owner = "the\ndisk", "vm1", "vm1"
+	for _, tc := range []struct {
+		in   client.Inspection
+		want string
+	}{
+		{client.Inspection{}, ""},
+		{client.Inspection{Locks: []client.Lock{mine}}, "process 77 (this node, EX)"},
+		{client.Inspection{Locks: []client.Lock{owned}}, "vm1 (this node, EX)"},
+		{client.Inspection{Locks: []client.Lock{labelled}}, `the\ndisk (this node, EX)`},
+		{client.Inspection{Locks: []client.Lock{{State: "acquiring", Wanted: "EX"}}}, ""},
+		// This node's own lock is not told twice, and a null lock holds nothing.
+		{client.Inspection{Locks: []client.Lock{owned}, Granted: []client.Queued{queued(2, 1, "EX", ""), queued(3, 2, "NL", "")}}, "vm1 (this node, EX)"},
+		{client.Inspection{Granted: []client.Queued{queued(9, 2, "PR", ""), queued(8, 3, "PR", "")}}, "node 2 (PR), node 3 (PR)"},
+		{client.Inspection{Granted: []client.Queued{queued(9, 2, "EX", "")}, Holder: &client.Holder{Node: 2, Mode: "EX", Who: "vm2"}}, "vm2 (node 2, EX)"},
+		// Where this node does not keep the queues, what was published is all.
+		{client.Inspection{Holder: &client.Holder{Node: 2, Mode: "EX", Who: "vm2"}}, "vm2 (node 2, EX)"},
+		{client.Inspection{Holder: &client.Holder{Node: 0, Mode: "NL", Who: "vm2"}}, ""},
+	} {
+		require.Equal(t, tc.want, holders(&tc.in))
+	}
+}
+
+func TestProgressLine(t *testing.T) {
+	one := []client.Want{{Lockspace: "vms", Resource: "disk\x1b1", Mode: "EX"}}
+	require.Equal(t, `waiting for vms/disk\x1b1: 3s`, progressLine(one, "", 3*time.Second, -1))
+	require.Equal(t, "waiting for vms/disk\\x1b1 and 1 more: 1m5s of 2m0s, held by vm1",
+		progressLine(append(one, one[0]), "vm1", 65*time.Second, 2*time.Minute))
+}
+
+func TestEventLine(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local)
+	for _, tc := range []struct {
+		e    client.Event
+		want string
+	}{
+		{client.Event{Kind: client.ServiceStopped}, "service-stopped"},
+		{client.Event{Kind: client.LockLost, Lockspace: "vms", Resource: "a\nb", Mode: "EX", Reason: "left"}, `lock-lost vms/a\nb EX: left`},
+		{client.Event{Kind: client.Blocking, Resource: "a", Mode: "EX"}, "blocking a EX"},
+		{client.Event{Kind: client.LockspaceChanged, Lockspace: "vms", State: "ready", Details: map[string]any{"stopped": false, "members": []uint32{1, 2}}},
+			"lockspace-changed vms ready members=[1 2] stopped=false"},
+	} {
+		tc.e.Time = at
+		require.Equal(t, "2026-01-02 03:04:05 "+tc.want, eventLine(tc.e))
+	}
+}
+
+// What an older or a poorer service leaves out is not shown as something else.
+func TestInspectionPoorerAndRicher(t *testing.T) {
+	var b bytes.Buffer
+	a := &app{out: &b, err: &b}
+	a.inspection("vms", "d", &client.Inspection{Missing: []string{"no debugfs"}})
+	require.Equal(t, "vms/d: not held, as far as known\n\nNot known: no debugfs\n", b.String())
+
+	b.Reset()
+	yes, no := true, false
+	a.inspection("vms", "d", &client.Inspection{
+		Granted: []client.Queued{queued(1, 2, "EX", "")}, Waiting: []client.Queued{queued(5, 1, "", "PR")}, Master: 2, Complete: &no,
+		Holder: &client.Holder{Node: 2, Mode: "EX", Token: 7, Who: "vm2"}, ValueInvalid: &yes,
+		Health: client.Health{Stopped: &yes, Quorate: &no, Reason: "fencing node 2"},
+		Lost:   []client.Lost{{LockID: 4, Mode: "EX", When: time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local), Reason: "gone"}},
+	})
+	require.Equal(t, `vms/d: held by vm2 (node 2, EX); 1 waiting; the lockspace is STOPPED: fencing node 2; the cluster has NO QUORUM
+
+What the lock manager shows (this node's locks; node 2 has the rest):
+QUEUE    NODE  LOCKID  MODE
+granted  2     1       EX
+waiting  1     5       ->PR
+
+Last holder to write the lock value block: vm2, node 2, EX, token 7
+
+The lock value block is not valid: a node died holding the lock.
+
+LOST: lockid 4 EX, owner -, at 2026-01-02 03:04:05: gone
+`, b.String())
+}
