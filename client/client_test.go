@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -64,11 +65,16 @@ func serve(t *testing.T, answer func(string, []any) ([]any, *godbus.Error)) (*se
 	return s, c, bus
 }
 
-// last returns the last call that came.
-func (s *service) last() *godbus.Message {
+// all returns the calls that came.
+func (s *service) all() []*godbus.Message {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.calls[len(s.calls)-1]
+	return slices.Clone(s.calls)
+}
+
+func (s *service) last() *godbus.Message {
+	all := s.all()
+	return all[len(all)-1]
 }
 
 func refuse(name string) func(string, []any) ([]any, *godbus.Error) {
@@ -201,15 +207,15 @@ func TestPages(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, locks, 5)
 	require.Equal(t, time.Unix(5, 0), locks[4].Since)
-	require.Len(t, s.calls, 4)
+	require.Len(t, s.all(), 4)
 	require.Equal(t, godbus.MakeVariant(uint32(0)), s.last().Body[0].(map[string]godbus.Variant)["uid"])
 
 	locks, err = c.Locks(t.Context(), Filter{Limit: 3})
 	require.NoError(t, err)
 	require.Len(t, locks, 3)
-	require.Len(t, s.calls, 6)
-	require.EqualValues(t, 3, limit(s.calls[4].Body))
-	require.EqualValues(t, 1, limit(s.calls[5].Body))
+	require.Len(t, s.all(), 6)
+	require.EqualValues(t, 3, limit(s.all()[4].Body))
+	require.EqualValues(t, 1, limit(s.all()[5].Body))
 }
 
 // What is not there stays unknown; what a newer service adds does no harm.

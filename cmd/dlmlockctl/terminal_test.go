@@ -55,6 +55,15 @@ func (f *fake) see(m *godbus.Message) {
 	}
 }
 
+// take returns what was purged, and forgets it.
+func (f *fake) take() []uint32 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	ids := f.purged
+	f.purged = nil
+	return ids
+}
+
 // startFake puts a fake service on a bus of its own.
 func startFake(t *testing.T) (*fake, *testbus.Bus) {
 	bus, f := testbus.Start(t, testbus.Daemon), new(fake)
@@ -148,13 +157,12 @@ func (tty *terminal) exit() int {
 func TestPurgeAsks(t *testing.T) {
 	f, bus := startFake(t)
 	for answer, want := range map[string][]uint32{"\n": nil, "n\n": nil, "maybe\n": nil, "\x04": nil, "y\n": {7, 9}, "YES\n": {7, 9}} {
-		f.purged = nil
 		tty := onTerminal(t, bus, "purge", "vms")
 		tty.see("Remove 2 orphans of vms? [y/N] ")
 		require.Contains(t, tty.text(), "9       disk2     PR")
 		tty.typeIn(answer)
 		code := tty.exit()
-		require.Equal(t, want, f.purged, "%q", answer)
+		require.Equal(t, want, f.take(), "%q", answer)
 		if want == nil {
 			require.Equal(t, exitFailed, code)
 			require.Contains(t, tty.text(), "nothing removed")
@@ -164,16 +172,15 @@ func TestPurgeAsks(t *testing.T) {
 		}
 	}
 	for _, args := range [][]string{{"purge", "vms"}, {"purge", "vms", "--json"}} {
-		f.purged = nil
 		code, _, errs := program(t, bus, args...)
 		require.Equal(t, exitUsage, code)
 		require.Contains(t, errs, "nobody is there to ask; --yes removes")
-		require.Nil(t, f.purged)
+		require.Nil(t, f.take())
 	}
 	code, out, _ := program(t, bus, "purge", "vms", "-y", "--json")
 	require.Zero(t, code)
 	require.JSONEq(t, `{"lockspace":"vms","purged":2}`, out)
-	require.Equal(t, []uint32{7, 9}, f.purged)
+	require.Equal(t, []uint32{7, 9}, f.take())
 }
 
 // program runs dlmlockctl without a terminal.
@@ -191,6 +198,8 @@ func TestInteractionFlag(t *testing.T) {
 	require.Zero(t, onTerminal(t, bus, "acquire", "vms", "a", "EX").exit())
 	code, _, _ := program(t, bus, "acquire", "vms", "a", "EX")
 	require.Zero(t, code)
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	require.Equal(t, []godbus.Flags{godbus.FlagAllowInteractiveAuthorization, 0}, f.flags)
 }
 
