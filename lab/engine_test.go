@@ -72,7 +72,7 @@ func withoutCluster(t *testing.T, r *rig) {
 	require.ErrorIs(t, err, dlm.ErrNoLockspace)
 	_, err = p.Create(ctx, "early", func(dlm.Event) {})
 	require.ErrorIs(t, err, dlm.ErrClusterUnavailable)
-	require.ErrorContains(t, err, "dlm_controld")
+	require.ErrorContains(t, err, "dlm_controld is not running")
 	names, err := p.Lockspaces(ctx)
 	require.NoError(t, err)
 	require.Empty(t, names)

@@ -85,6 +85,18 @@ func (h *Host) dial(ctx context.Context, command uint32, lockspace string) (net.
 	return conn, nil
 }
 
+// DaemonRuns tells whether dlm_controld takes queries.
+func (h *Host) DaemonRuns(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, controldWait)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", h.socket)
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
+}
+
 // lockspaceInfo asks how dlm_controld sees a lockspace (dlmc_lockspace_info).
 func (h *Host) lockspaceInfo(ctx context.Context, lockspace string) (*lockspaceInfo, error) {
 	conn, err := h.dial(ctx, cmdLockspaceInfo, lockspace)

@@ -139,6 +139,10 @@ func (e *Engine) createDevice(ctx context.Context, name string) (device, error) 
 		switch {
 		case err == nil:
 			return d, nil
+		case errors.Is(err, syscall.ENOTCONN) && !e.host.DaemonRuns(ctx):
+			// What the kernel says before dlm_controld has ever run; after
+			// that, it is EUNATCH.
+			return nil, &dlm.Error{Op: "create", Lockspace: name, Errno: syscall.ENOTCONN, Err: dlm.ErrClusterUnavailable, Advice: adviceDaemon}
 		case errors.Is(err, syscall.ENOTCONN) && time.Now().Before(until):
 		case errors.Is(err, syscall.EEXIST):
 			return nil, err

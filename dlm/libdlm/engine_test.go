@@ -3,6 +3,7 @@ package libdlm
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -180,8 +181,20 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	require.NotErrorIs(t, err, dlm.ErrNoLockspace)
 }
 
+func TestCreateWithoutADaemonDoesNotWait(t *testing.T) {
+	m, e := newMachine(t)
+	m.fails = []error{nil, syscall.ENOTCONN}
+	_, err := e.Create(t.Context(), "foo", ignore)
+	require.ErrorIs(t, err, dlm.ErrClusterUnavailable)
+	require.ErrorContains(t, err, adviceDaemon)
+	require.Len(t, m.calls, 2)
+}
+
 func TestCreateTriesAgainWhileTheClusterComesUp(t *testing.T) {
 	m, e := newMachine(t)
+	daemon, err := net.Listen("unix", filepath.Join(m.root, "socket"))
+	require.NoError(t, err)
+	defer daemon.Close()
 	m.fails = []error{nil, syscall.ENOTCONN, syscall.ENOTCONN}
 	s, err := e.Create(t.Context(), "foo", ignore)
 	require.NoError(t, err)
