@@ -17,6 +17,23 @@ import _ "embed"
 //go:embed org.example.DlmLock.xml
 var Introspection string
 
+// LockIntrospection, RequestIntrospection and LockspaceIntrospection are the
+// interfaces of the objects below the root object, which Introspect of such an
+// object returns unchanged.
+//
+//go:embed org.example.DlmLock.Lock.xml
+var LockIntrospection string
+
+// RequestIntrospection: see LockIntrospection.
+//
+//go:embed org.example.DlmLock.Request.xml
+var RequestIntrospection string
+
+// LockspaceIntrospection: see LockIntrospection.
+//
+//go:embed org.example.DlmLock.Lockspace.xml
+var LockspaceIntrospection string
+
 // BusPolicy is org.example.DlmLock.conf: who may own the bus name, send to it
 // and receive its signals (dbus-daemon(1), "policy").
 //

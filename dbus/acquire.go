@@ -16,6 +16,7 @@ func rootMethods() []*method {
 	return []*method{
 		{name: "Acquire", in: "sssa{sv}", out: "uto", parse: parseAcquire},
 		{name: "AcquireMany", in: "a(sss)a{sv}", out: "a(ssuto)", parse: parseAcquireMany},
+		{name: "Request", in: "sssa{sv}", out: "o", parse: parseRequest},
 		{name: "Convert", in: "sssa{sv}", out: "t", parse: parseConvert},
 		{name: "Release", in: "ssa{sv}", parse: parseRelease},
 		{name: "ReleaseOwner", in: "ss", out: "u", parse: parseReleaseOwner},
@@ -26,6 +27,8 @@ func rootMethods() []*method {
 		{name: "LeaveLockspace", in: "sa{sv}", parse: parseLeave},
 		{name: "ListOrphans", in: "s", out: "a(uss)", parse: parseListOrphans},
 		{name: "Purge", in: "saua{sv}", out: "u", parse: parsePurge},
+		{name: "Subscribe", parse: parseSubscribe},
+		{name: "Unsubscribe", parse: parseUnsubscribe},
 	}
 }
 
@@ -93,8 +96,12 @@ func (r *acquire) options(body *reader) error {
 	if err := parseOptions("acquire", acquireOptions, body, &r.opts); err != nil {
 		return err
 	}
-	if r.opts.PID != 0 && r.opts.Lifetime != state.Process {
-		return invalid("acquire", `option pid needs the option lifetime "process"`)
+	return checkPID("acquire", &r.opts)
+}
+
+func checkPID(op string, o *lockd.AcquireOptions) error {
+	if o.PID != 0 && o.Lifetime != state.Process {
+		return invalid(op, `option pid needs the option lifetime "process"`)
 	}
 	return nil
 }

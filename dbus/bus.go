@@ -19,6 +19,15 @@ const (
 	Path godbus.ObjectPath = "/org/example/DlmLock"
 	// LockPrefix and the number of a lock (lockd.Ref) make its path.
 	LockPrefix = string(Path) + "/lock/"
+	// RequestPrefix and a number make the path of a Request.
+	RequestPrefix = string(Path) + "/request/"
+	// LockspacePrefix and the escaped name of a lockspace make its path.
+	LockspacePrefix = string(Path) + "/lockspace/"
+
+	// The interfaces of the objects with these prefixes.
+	lockIface      = Name + ".Lock"
+	requestIface   = Name + ".Request"
+	lockspaceIface = Name + ".Lockspace"
 )
 
 const systemBus = "unix:path=/run/dbus/system_bus_socket;unix:path=/var/run/dbus/system_bus_socket"

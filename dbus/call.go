@@ -18,14 +18,17 @@ type call struct {
 	noReply     bool
 	interactive bool
 	method      *method
+	node        *node   // the object, or the kind of it
+	id          string  // which of the kind
 	req         request // nil with peer nil
 	weight      int32   // how much of the sender's room it takes
+	unchecked   bool    // whose it is was not known when it came
 	answered    atomic.Bool
 }
 
 // request is a call whose arguments were read and found valid. serve runs on
-// the goroutine of the sender's line; it may block in the Authorizer only. It
-// sees to it that the call is answered, now or later.
+// the goroutine of the sender's line; it may block in the Authorizer, and in
+// ask. It sees to it that the call is answered, now or later.
 type request interface {
 	serve(c *call)
 }
@@ -58,7 +61,7 @@ func (c *call) drop() {
 // sent is called once, when the answer is written or not wanted.
 func (c *call) sent() {
 	if c.peer != nil {
-		c.peer.unanswered.Add(-c.weight)
+		c.peer.count(-c.weight)
 	}
 	c.srv.gate.leave()
 }

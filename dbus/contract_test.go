@@ -59,21 +59,36 @@ func (m xmlMember) signature(direction string) string {
 	return b.String()
 }
 
-func contract(t *testing.T) xmlNode {
-	var n xmlNode
-	require.NoError(t, xml.Unmarshal([]byte(data.Introspection), &n))
-	require.Equal(t, string(Path), n.Name)
-	return n
+// contracts are the XML files with what serves them.
+func contracts() map[string]*node {
+	t := newTree()
+	all := map[string]*node{data.Introspection: t.nodes[string(Path)]}
+	for _, k := range t.kinds {
+		all[k.node.xml] = k.node
+	}
+	return all
+}
+
+// eachInterface runs f for every interface of every file.
+func eachInterface(t *testing.T, f func(text string, x xmlInterface, i *iface)) {
+	all := contracts()
+	require.Len(t, all, 4)
+	for text, served := range all {
+		var doc xmlNode
+		require.NoError(t, xml.Unmarshal([]byte(text), &doc))
+		require.Equal(t, served.ifaces[0].name, doc.Interfaces[0].Name)
+		require.Len(t, served.ifaces, len(doc.Interfaces))
+		for _, x := range doc.Interfaces {
+			i := served.iface(x.Name)
+			require.NotNil(t, i, x.Name)
+			f(text, x, i)
+		}
+	}
 }
 
 // The tables here are the XML's: the same interfaces, members, signatures.
 func TestContractMethods(t *testing.T) {
-	root := newTree().nodes[string(Path)]
-	doc := contract(t)
-	require.Len(t, root.ifaces, len(doc.Interfaces))
-	for _, x := range doc.Interfaces {
-		i := root.iface(x.Name)
-		require.NotNil(t, i, x.Name)
+	eachInterface(t, func(_ string, x xmlInterface, i *iface) {
 		require.Len(t, i.methods, len(x.Methods), x.Name)
 		for _, xm := range x.Methods {
 			m := i.methods[xm.Name]
@@ -82,14 +97,12 @@ func TestContractMethods(t *testing.T) {
 			require.Equal(t, xm.signature("out"), m.out, xm.Name)
 			require.True(t, (m.parse == nil) != (m.inline == nil), xm.Name)
 		}
-	}
+	})
 }
 
 // The properties are the XML's, and all say how they change.
 func TestContractProperties(t *testing.T) {
-	root := newTree().nodes[string(Path)]
-	for _, x := range contract(t).Interfaces {
-		i := root.iface(x.Name)
+	eachInterface(t, func(_ string, x xmlInterface, i *iface) {
 		require.Len(t, i.props, len(x.Properties), x.Name)
 		for _, xp := range x.Properties {
 			p := i.property(xp.Name)
@@ -100,23 +113,25 @@ func TestContractProperties(t *testing.T) {
 			require.Equal(t, "org.freedesktop.DBus.Property.EmitsChangedSignal", xp.Annotations[0].Name)
 			require.Equal(t, xp.Annotations[0].Value, string(p.emits), xp.Name)
 		}
-	}
+	})
 }
 
 // The signals are the XML's.
 func TestContractSignals(t *testing.T) {
 	sigs := map[string]godbus.Signature{
 		"LockLost": sigLockLost, "Blocking": sigBlocking, "LockspaceChanged": sigLockspaceChanged,
+		"SubscriptionLost": sigNone, "Completed": sigCompleted,
+		"InterfacesAdded": sigInterfacesAdded, "InterfacesRemoved": sigInterfacesRemoved,
 		"PropertiesChanged": sigPropertiesChanged,
 	}
-	n := 0
-	for _, x := range contract(t).Interfaces {
+	seen := map[string]bool{}
+	eachInterface(t, func(_ string, x xmlInterface, _ *iface) {
 		for _, s := range x.Signals {
 			require.Equal(t, s.signature(""), sigs[s.Name].String(), s.Name)
-			n++
+			seen[s.Name] = true
 		}
-	}
-	require.Equal(t, len(sigs), n)
+	})
+	require.Len(t, seen, len(sigs))
 }
 
 // keys are the keys and types of option tables.
@@ -138,23 +153,26 @@ var (
 // is not there.
 func TestContractDocumentation(t *testing.T) {
 	options := map[string][]string{
-		"Acquire": keys(acquireOptions), "AcquireMany": keys(acquireOptions), "Convert": keys(convertOptions),
+		"Request": keys(requestOptions), "Lock.Convert": keys(convertLockOptions), "Lock.Release": keys(releaseLockOptions),
+		"Lockspace.Leave": keys(leaveOptions),
+		"Acquire":         keys(acquireOptions), "AcquireMany": keys(acquireOptions), "Convert": keys(convertOptions),
 		"Release": keys(releaseOptions), "ListLocks": keys(listOptions), "JoinLockspace": keys(joinOptions),
 		"LeaveLockspace": keys(leaveOptions), "Purge": keys(purgeOptions),
 	}
-	for _, x := range contract(t).Interfaces {
-		if x.Name != Name {
-			continue
+	eachInterface(t, func(text string, x xmlInterface, _ *iface) {
+		if !strings.HasPrefix(x.Name, Name) {
+			return
 		}
 		for _, m := range append(x.Methods, x.Signals...) {
-			doc := comment(t, m.Name)
+			doc := comment(t, text, m.Name)
 			var args []string
 			for _, a := range m.Args {
 				args = append(args, a.Name)
 			}
 			require.Equal(t, args, matches(argLine, doc), m.Name)
 			_, opts, has := strings.Cut(doc, "Options:\n")
-			if want := options[m.Name]; len(want) > 0 {
+			where := strings.TrimPrefix(strings.TrimPrefix(x.Name, Name)+"."+m.Name, ".")
+			if want := options[where]; len(want) > 0 {
 				require.True(t, has, m.Name)
 				found := matches(optionLine, opts)
 				slices.Sort(found)
@@ -164,14 +182,14 @@ func TestContractDocumentation(t *testing.T) {
 			}
 		}
 		for _, p := range x.Properties {
-			require.Regexp(t, `<!-- `+p.Name+`: [A-Z][^>]+\. -->\n +<property name="`+p.Name+`"`, data.Introspection)
+			require.Regexp(t, `<!-- `+p.Name+`: ["A-Z][^>]+\. -->\n +<property name="`+p.Name+`"`, text)
 		}
-	}
+	})
 }
 
 // The details that Inspect returns have the documented types.
 func TestContractDetails(t *testing.T) {
-	doc := comment(t, "Inspect")
+	doc := comment(t, data.Introspection, "Inspect")
 	for _, line := range []string{
 		"locks (" + sigOf([]lockRow{}), "lost (" + sigOf([]lostRow{}), "granted (" + sigOf([]queueRow{}),
 		"holder (" + sigOf(holderRow{}), "value (" + sigOf([]byte{}), "members (" + sigOf([]uint32{}),
@@ -188,9 +206,9 @@ func TestContractDetails(t *testing.T) {
 func sigOf(v any) string { return godbus.SignatureOf(v).String() }
 
 // comment is the documentation of a member.
-func comment(t *testing.T, member string) string {
+func comment(t *testing.T, text, member string) string {
 	m := regexp.MustCompile(`(?s)<!--\n +` + member + `:\n(.*?)-->\n +<(?:method|signal) name="` + member + `"`).
-		FindStringSubmatch(data.Introspection)
+		FindStringSubmatch(text)
 	require.NotNil(t, m, "%s has no comment in front", member)
 	require.NotContains(t, m[1], "<", member)
 	return m[1]

@@ -141,11 +141,16 @@ func TestUnknown(t *testing.T) {
 			require.Error(t, err)
 			require.Equal(t, name, err.(godbus.Error).Name, "%s %s", path, method)
 		}
-		for _, p := range []godbus.ObjectPath{"/org/example/Other", "/x", Path + "/", "/org/example/DlmLock/lock/1"} {
+		for _, p := range []godbus.ObjectPath{"/org/example/Other", "/x", Path + "/", godbus.ObjectPath(LockPrefix) + "1/2", Path + "/locks/1"} {
 			if p.IsValid() {
 				refused(errUnknownObject, p, Name+".ListLockspaces")
 				refused(errUnknownObject, p, ifaceIntrospectable+".Introspect")
 			}
+		}
+		for _, p := range []string{LockPrefix + "1", LockPrefix + "x", LockPrefix + "01", RequestPrefix + "1",
+			LockspacePrefix + "other", LockspacePrefix + "vm_73", LockspacePrefix + "_7"} {
+			refused(errUnknownObject, godbus.ObjectPath(p), ifaceIntrospectable+".Introspect")
+			refused(errUnknownInterface, godbus.ObjectPath(p), Name+".ListLockspaces")
 		}
 		refused(errUnknownInterface, "/", Name+".ListLockspaces")
 		refused(errUnknownInterface, "/org", ifaceProperties+".GetAll")

@@ -133,7 +133,11 @@ func TestTooManyCalls(t *testing.T) {
 		r.server.mu.Lock()
 		defer r.server.mu.Unlock()
 		for _, p := range r.server.peers {
-			require.Eventually(t, func() bool { return p.unanswered.Load() == 0 }, patience, time.Millisecond)
+			require.Eventually(t, func() bool {
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				return p.unanswered == 0 && p.user.unanswered.Load() == 0
+			}, patience, time.Millisecond)
 		}
 	})
 }
@@ -375,9 +379,10 @@ func TestBusGone(t *testing.T) {
 // fixedStatus is a service that has nothing.
 type fixedStatus struct{ lockd.API }
 
-func (fixedStatus) Status() lockd.Status        { return lockd.Status{} }
-func (fixedStatus) Senders(done func([]string)) { done(nil) }
-func (fixedStatus) SenderGone(string)           {}
+func (fixedStatus) Status() lockd.Status                               { return lockd.Status{} }
+func (fixedStatus) Senders(done func([]string))                        { done(nil) }
+func (fixedStatus) SenderGone(string)                                  {}
+func (fixedStatus) Lockspaces(done func([]lockd.LockspaceInfo, error)) { done(nil, nil) }
 
 func receiveClosed(t *testing.T, ch <-chan struct{}) {
 	t.Helper()

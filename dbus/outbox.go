@@ -2,6 +2,7 @@ package dbus
 
 import (
 	"log/slog"
+	"math"
 	"sync"
 
 	godbus "github.com/godbus/dbus/v5"
@@ -22,15 +23,26 @@ type letter struct {
 	body []any
 	err  error // the answer is this error
 
+	class  class  // signal: what it counts as
 	dest   string // signal: to whom, or "" for all
 	path   godbus.ObjectPath
 	iface  string
 	member string
 }
 
-// maxSignals bounds the signals that wait to be written. Answers need no bound
-// here, since the calls that are owed one are bounded.
-const maxSignals = 4096
+// class is what a signal counts as while it waits to be written. Answers need
+// no bound here, since the calls that are owed one are bounded.
+type class uint8
+
+const (
+	broadcast  class = iota // and what goes to one connection now and then
+	subscribed              // what a subscriber is told of every object
+	mustSend                // bounded elsewhere: one for each Request or subscriber
+	classes
+)
+
+// maxSignals bounds the signals of each class that wait.
+var maxSignals = [classes]int{broadcast: 4096, subscribed: 65536, mustSend: math.MaxInt}
 
 // outbox is what waits to be written to the bus. post never blocks; one
 // goroutine writes, in the order of the posts, whole batches at a time.
@@ -42,7 +54,7 @@ type outbox struct {
 
 	mu      sync.Mutex
 	letters []letter
-	signals int // of letters, and of those being written
+	signals [classes]int // of letters, and of those being written
 	closed  bool
 }
 
@@ -55,11 +67,11 @@ func newOutbox(b *Bus, log *slog.Logger) *outbox {
 func (o *outbox) post(l letter) bool {
 	o.mu.Lock()
 	if l.call == nil {
-		if o.signals >= maxSignals {
+		if o.signals[l.class] >= maxSignals[l.class] {
 			o.mu.Unlock()
 			return false
 		}
-		o.signals++
+		o.signals[l.class]++
 	}
 	o.letters = append(o.letters, l)
 	o.mu.Unlock()
@@ -114,10 +126,10 @@ func (o *outbox) write(w *writer, batch []letter) {
 	if many {
 		o.bus.wire.cork()
 	}
-	signals := 0
+	var signals [classes]int
 	for i := range batch {
 		if batch[i].call == nil {
-			signals++
+			signals[batch[i].class]++
 		}
 		o.writeOne(w, &batch[i])
 	}
@@ -131,9 +143,11 @@ func (o *outbox) write(w *writer, batch []letter) {
 		}
 	}
 	clear(batch)
-	if signals > 0 {
+	if signals != [classes]int{} {
 		o.mu.Lock()
-		o.signals -= signals
+		for k, n := range signals {
+			o.signals[k] -= n
+		}
 		o.mu.Unlock()
 	}
 }

@@ -119,7 +119,7 @@ func FuzzMessage(f *testing.F) {
 		if !ok {
 			return
 		}
-		if m, _, err := tree.find(&h); err == nil && m.parse != nil {
+		if m, _, _, err := tree.find(&h); err == nil && m.parse != nil {
 			_, _ = m.parse(&h.body)
 		}
 	})

@@ -22,22 +22,98 @@ type identity struct {
 // peer is one connection that has called us, with the line of its calls. It
 // lives until the connection is gone.
 type peer struct {
-	srv        *Server
-	name       string // unique bus name
-	ctx        context.Context
-	cancel     context.CancelFunc
-	unanswered atomic.Int32
-	who        atomic.Pointer[identity] // set once, by work
+	srv    *Server
+	name   string // unique bus name
+	ctx    context.Context
+	cancel context.CancelFunc
+	who    atomic.Pointer[identity] // set once, by work
 
-	mu      sync.Mutex
-	queue   []*call // not yet begun
-	working bool    // work runs
-	told    bool    // the service knows that the connection is gone
+	mu         sync.Mutex
+	unanswered int32   // calls, by weight
+	user       *user   // set once; nil until the caller is known
+	queue      []*call // not yet begun
+	working    bool    // work runs
+	told       bool    // the service knows that the connection is gone
+}
+
+// user is all connections of one user id. It lives as long as one of them has
+// calls that are not answered.
+type user struct {
+	uid        uint32
+	unanswered atomic.Int32
+	peers      int // guarded by Server.mu
+}
+
+// full is the error for a call that does not fit any more.
+func (p *peer) full() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.unanswered >= p.srv.maxCalls {
+		return busError{errLimits, fmt.Sprintf("this connection has %d unanswered calls; wait for some", p.unanswered)}
+	}
+	return p.user.full(p.srv.maxUser)
+}
+
+// full: a caller that is not known yet, and root, always fits.
+func (u *user) full(limit int32) error {
+	if u == nil || u.uid == 0 {
+		return nil
+	}
+	if n := u.unanswered.Load(); n >= limit {
+		return busError{errLimits, fmt.Sprintf("user %d has %d unanswered calls; wait for some", u.uid, n)}
+	}
+	return nil
+}
+
+// count adds to what is unanswered.
+func (p *peer) count(n int32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.unanswered += n
+	if p.user != nil {
+		p.user.unanswered.Add(n)
+	}
+}
+
+// belong notes whose connection it is: from now on its calls count as the
+// user's, too.
+func (p *peer) belong(who *identity) {
+	p.srv.mu.Lock()
+	u := p.srv.users[who.uid]
+	if u == nil {
+		u = &user{uid: who.uid}
+		p.srv.users[who.uid] = u
+	}
+	u.peers++
+	p.srv.mu.Unlock()
+	p.mu.Lock()
+	p.user = u
+	u.unanswered.Add(p.unanswered)
+	p.mu.Unlock()
+	p.who.Store(who)
+}
+
+// leave undoes belong when the line has ended for good.
+func (p *peer) leave() {
+	p.srv.mu.Lock()
+	defer p.srv.mu.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.user == nil {
+		return
+	}
+	if p.user.peers--; p.user.peers == 0 {
+		delete(p.srv.users, p.user.uid)
+	}
 }
 
 // push puts a call at the end of the line.
 func (p *peer) push(c *call) {
 	p.mu.Lock()
+	p.unanswered += c.weight
+	if c.unchecked = p.user == nil; !c.unchecked {
+		p.user.unanswered.Add(c.weight)
+	}
 	p.queue = append(p.queue, c)
 	p.begin()
 }
@@ -78,6 +154,7 @@ func (p *peer) work() {
 		p.mu.Unlock()
 		if len(queue) == 0 {
 			p.srv.api.SenderGone(p.name)
+			p.leave()
 		}
 		for _, c := range queue {
 			p.serve(c)
@@ -101,7 +178,13 @@ func (p *peer) serve(c *call) {
 			c.fail(busError{errAccessDenied, "the bus does not tell who calls: " + err.Error()})
 			return
 		}
-		p.who.Store(who)
+		p.belong(who)
+	}
+	if c.unchecked {
+		if err := p.user.full(p.srv.maxUser + c.weight); err != nil {
+			c.fail(err)
+			return
+		}
 	}
 	c.who = who
 	c.req.serve(c)

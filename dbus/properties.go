@@ -26,16 +26,22 @@ type property struct {
 	name  string
 	sig   godbus.Signature
 	emits emits
-	get   func(s *Server, st *lockd.Status) any
+	get   func(s *Server, of any) any // of: what the object is about
 }
 
-func prop(name, sig string, e emits, get func(s *Server, st *lockd.Status) any) property {
-	return property{name, godbus.ParseSignatureMust(sig), e, get}
+// prop makes a property of objects that are about a T.
+func prop[T any](name, sig string, e emits, get func(s *Server, of *T) any) property {
+	return property{name, godbus.ParseSignatureMust(sig), e, func(s *Server, of any) any { return get(s, of.(*T)) }}
+}
+
+// text makes a property that is a text of any bytes.
+func text[T any](name string, e emits, get func(of *T) string) property {
+	return prop(name, "s", e, func(_ *Server, of *T) any { return printable(get(of)) })
 }
 
 // value reads the property as a variant.
-func (p *property) value(s *Server, st *lockd.Status) godbus.Variant {
-	return godbus.MakeVariantWithSignature(p.get(s, st), p.sig)
+func (p *property) value(s *Server, of any) godbus.Variant {
+	return godbus.MakeVariantWithSignature(p.get(s, of), p.sig)
 }
 
 // rootProperties are those of the root object.
@@ -67,11 +73,10 @@ func propertiesIface() *iface {
 }
 
 // findProperty finds a property by the arguments of Get and Set.
-func findProperty(n *node, body *reader) (*property, error) {
-	face, name := body.text(), body.text()
+func findProperty(n *node, face, name string) (*property, error) {
 	i := n.iface(face)
 	if i == nil {
-		return nil, unknownInterface(face)
+		return nil, unknownInterface(n, face)
 	}
 	p := i.property(name)
 	if p == nil {
@@ -80,12 +85,12 @@ func findProperty(n *node, body *reader) (*property, error) {
 	return p, nil
 }
 
-func unknownInterface(face string) error {
-	return busError{errUnknownInterface, fmt.Sprintf("the object has no interface %q; its properties are those of %s", face, Name)}
+func unknownInterface(n *node, face string) error {
+	return busError{errUnknownInterface, fmt.Sprintf("the object has no interface %q; its properties are those of %s", clip(face), n.ifaces[0].name)}
 }
 
 func getProperty(s *Server, n *node, c *call, body *reader) {
-	p, err := findProperty(n, body)
+	p, err := findProperty(n, body.text(), body.text())
 	if err != nil {
 		c.fail(err)
 		return
@@ -95,7 +100,7 @@ func getProperty(s *Server, n *node, c *call, body *reader) {
 }
 
 func setProperty(_ *Server, n *node, c *call, body *reader) {
-	p, err := findProperty(n, body)
+	p, err := findProperty(n, body.text(), body.text())
 	if err == nil {
 		err = busError{errReadOnly, p.name + " can't be set"}
 	}
@@ -106,15 +111,31 @@ func getAllProperties(s *Server, n *node, c *call, body *reader) {
 	face := body.text()
 	i := n.iface(face)
 	if i == nil {
-		c.fail(unknownInterface(face))
+		c.fail(unknownInterface(n, face))
 		return
 	}
 	st := s.api.Status()
+	c.reply(i.values(s, &st))
+}
+
+// values are all the properties of an interface.
+func (i *iface) values(s *Server, of any) map[string]godbus.Variant {
 	all := make(map[string]godbus.Variant, len(i.props))
 	for k := range i.props {
-		all[i.props[k].name] = i.props[k].value(s, &st)
+		all[i.props[k].name] = i.props[k].value(s, of)
 	}
-	c.reply(all)
+	return all
+}
+
+// changing are the properties whose changes are told.
+func (i *iface) changing(s *Server, of any) map[string]godbus.Variant {
+	all := make(map[string]godbus.Variant, len(i.props))
+	for k := range i.props {
+		if i.props[k].emits == emitsTrue {
+			all[i.props[k].name] = i.props[k].value(s, of)
+		}
+	}
+	return all
 }
 
 // When changes are told: soon after something was said to have changed, so that

@@ -232,3 +232,7 @@ func receive[T any](t testing.TB, ch <-chan T) T {
 		panic("unreachable")
 	}
 }
+
+// stranger is another user than member. The reference bus knows only users of
+// the system.
+var stranger = testbus.User{UID: 1, GID: 1}

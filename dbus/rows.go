@@ -19,11 +19,8 @@ func lockPath(r lockd.Ref) godbus.ObjectPath {
 // parseLockPath reads what lockPath writes.
 func parseLockPath(p godbus.ObjectPath) (lockd.Ref, bool) {
 	digits, ok := strings.CutPrefix(string(p), LockPrefix)
-	n, err := strconv.ParseUint(digits, 10, 64)
-	if !ok || err != nil || lockPath(lockd.Ref(n)) != p {
-		return 0, false
-	}
-	return lockd.Ref(n), true
+	n, canonical := number(digits)
+	return lockd.Ref(n), ok && canonical
 }
 
 // modeName is a mode on the bus; none is "".
@@ -144,7 +141,7 @@ func spaceRows(spaces []lockd.LockspaceInfo) []spaceRow {
 }
 
 func spaceDetails(sp *lockd.LockspaceInfo) map[string]godbus.Variant {
-	d := make(map[string]godbus.Variant)
+	d := map[string]godbus.Variant{"object": godbus.MakeVariant(spacePath(sp.Name))}
 	if sp.Error != "" {
 		d["error"] = godbus.MakeVariant(printable(sp.Error))
 	}
@@ -162,10 +159,7 @@ func addHealth(d map[string]godbus.Variant, h *dlm.Health) {
 	if h.Reason != "" {
 		d["reason"] = godbus.MakeVariant(printable(h.Reason))
 	}
-	if h.Members == nil {
-		h.Members = []uint32{}
-	}
-	d["members"] = godbus.MakeVariant(h.Members)
+	d["members"] = godbus.MakeVariant(members(h))
 	d["recovery"] = godbus.MakeVariant(h.Recovery)
 }
 

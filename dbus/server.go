@@ -14,9 +14,14 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd"
 )
 
-// DefaultMaxCalls is how many unanswered calls a connection may have. The
-// reference bus allows 128 by itself; other buses count differently.
-const DefaultMaxCalls = 256
+const (
+	// DefaultMaxCalls is how many unanswered calls a connection may have. The
+	// reference bus allows 128 by itself; other buses count differently.
+	DefaultMaxCalls = 256
+	// DefaultMaxUserCalls is how many all connections of a user may have
+	// together, root aside: the administrator must not be kept out.
+	DefaultMaxUserCalls = 2048
+)
 
 // Config is what a Server needs. Bus is required.
 type Config struct {
@@ -26,6 +31,7 @@ type Config struct {
 	Version    string           // the Version property
 	StateFile  string           // the StateFile property: a path
 	MaxCalls   int              // unanswered calls of a connection, long lists counting more; 0: DefaultMaxCalls
+	MaxUser    int              // of all connections of a user together; 0: DefaultMaxUserCalls
 }
 
 // Server serves lockd.API on a bus.
@@ -38,14 +44,18 @@ type Server struct {
 	tree     *tree
 	out      *outbox
 	props    *propertyWatch
+	requests *requestBook
+	subs     *subscribers
 	gate     gate
 	maxCalls int32
+	maxUser  int32
 
 	ctx    context.Context // of every call
 	cancel context.CancelFunc
 
 	mu    sync.Mutex
 	peers map[string]*peer
+	users map[uint32]*user
 }
 
 // New makes a Server that serves nothing yet. Its goroutine ends with Shutdown,
@@ -53,12 +63,14 @@ type Server struct {
 func New(cfg Config) *Server {
 	s := &Server{
 		bus: cfg.Bus, auth: cfg.Authorizer, log: cfg.Log, cfg: cfg,
-		maxCalls: int32(cfg.MaxCalls),
-		peers:    make(map[string]*peer),
-		tree:     newTree(),
+		maxCalls: int32(cfg.MaxCalls), maxUser: int32(cfg.MaxUser),
+		peers: make(map[string]*peer), users: make(map[uint32]*user),
+		tree: newTree(),
 	}
 	s.gate.idle = make(chan struct{})
 	s.props = newPropertyWatch(s)
+	s.requests = newRequestBook(s)
+	s.subs = newSubscribers(s)
 	if s.auth == nil {
 		s.auth = lockd.GroupAuthorizer{}
 	}
@@ -68,6 +80,9 @@ func New(cfg Config) *Server {
 	s.out = newOutbox(cfg.Bus, s.log)
 	if s.maxCalls <= 0 {
 		s.maxCalls = DefaultMaxCalls
+	}
+	if s.maxUser <= 0 {
+		s.maxUser = DefaultMaxUserCalls
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	go s.out.run()
@@ -90,6 +105,7 @@ func (s *Server) Start(ctx context.Context, api lockd.API) error {
 	}
 	s.props.begin(api.Status())
 	s.bus.server.Store(s)
+	api.Lockspaces(func(spaces []lockd.LockspaceInfo, _ error) { s.subs.begin(spaces) })
 	return s.missed(ctx)
 }
 
@@ -147,12 +163,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		errs = append(errs, fmt.Errorf("give away the bus name: %w", err))
 	}
 	s.gate.shut()
-	select {
-	case <-s.gate.idle:
-	case <-s.Done():
-	case <-ctx.Done():
-		errs = append(errs, fmt.Errorf("calls stay unanswered: %w", ctx.Err()))
-	}
+	errs = append(errs, s.await(ctx, s.gate.idle, "calls stay unanswered"))
+	s.requests.shut()
+	errs = append(errs, s.await(ctx, s.requests.idle, "requests stay unanswered"))
 	s.props.end()
 	s.out.close()
 	select {
@@ -162,6 +175,17 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.cancel()
 	errs = append(errs, s.bus.Close())
 	return errors.Join(errs...)
+}
+
+// await waits for the channel to be closed, or for nobody to be there any more.
+func (s *Server) await(ctx context.Context, idle <-chan struct{}, otherwise string) error {
+	select {
+	case <-idle:
+	case <-s.Done():
+	case <-ctx.Done():
+		return fmt.Errorf("%s: %w", otherwise, ctx.Err())
+	}
+	return nil
 }
 
 // take takes one method call, in the reader goroutine.
@@ -183,12 +207,12 @@ func (s *Server) take(h *header) {
 		return
 	}
 	defer c.contain()
-	m, n, err := s.tree.find(h)
+	m, n, id, err := s.tree.find(h)
 	if err != nil {
 		c.fail(err)
 		return
 	}
-	c.method = m
+	c.method, c.node, c.id = m, n, id
 	if m.inline != nil {
 		m.inline(s, n, c, &h.body)
 		return
@@ -206,15 +230,14 @@ func (s *Server) take(h *header) {
 // enqueue puts a call in the line of its sender, if there is room.
 func (s *Server) enqueue(c *call) {
 	p := s.peer(c.sender)
-	if p.unanswered.Load() >= s.maxCalls {
-		c.fail(busError{errLimits, fmt.Sprintf("this connection has %d unanswered calls; wait for some", p.unanswered.Load())})
+	if err := p.full(); err != nil {
+		c.fail(err)
 		return
 	}
 	c.peer, c.weight = p, 1
 	if h, ok := c.req.(heavy); ok {
 		c.weight += h.weight()
 	}
-	p.unanswered.Add(c.weight)
 	p.push(c)
 }
 
@@ -240,6 +263,8 @@ func (s *Server) senderGone(name string) {
 	s.mu.Unlock()
 	if p != nil {
 		p.gone()
+		s.requests.gone(p)
+		s.subs.remove(p)
 	} else {
 		// It has called a daemon before this one.
 		s.api.SenderGone(name)

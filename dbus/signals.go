@@ -14,6 +14,10 @@ var (
 	sigLockLost          = godbus.ParseSignatureMust("ossss")
 	sigBlocking          = godbus.ParseSignatureMust("oss")
 	sigLockspaceChanged  = godbus.ParseSignatureMust("ssa{sv}")
+	sigCompleted         = godbus.ParseSignatureMust("soutss")
+	sigInterfacesAdded   = godbus.ParseSignatureMust("oa{sa{sv}}")
+	sigInterfacesRemoved = godbus.ParseSignatureMust("oas")
+	sigNone              = godbus.ParseSignatureMust("")
 )
 
 // Notify takes what the service says unasked; it is lockd's Config.Notify. It
@@ -34,6 +38,13 @@ func (s *Server) Notify(n lockd.Notice) {
 			state = "left"
 		}
 		s.post(s.signal("LockspaceChanged", sigLockspaceChanged, printable(n.Name), state, spaceDetails(&n.LockspaceInfo)))
+		s.subs.spaceChanged(&n)
+	case lockd.LockAdded:
+		s.subs.added(lockPath(n.Ref), lockFace, &n.LockInfo)
+	case lockd.LockChanged:
+		s.subs.changed(lockPath(n.Ref), lockFace, &n.LockInfo)
+	case lockd.LockRemoved:
+		s.subs.removed(lockPath(n.Ref), lockFace)
 	case lockd.StatusChanged:
 		s.props.note()
 	}

@@ -158,10 +158,13 @@ func TestSignalAfterAnswer(t *testing.T) {
 // blocks nobody.
 func TestSignalsBounded(t *testing.T) {
 	o := newOutbox(nil, nil)
-	for range maxSignals {
-		require.True(t, o.post(letter{}))
+	for _, k := range []class{broadcast, subscribed} {
+		for range maxSignals[k] {
+			require.True(t, o.post(letter{class: k}))
+		}
+		require.False(t, o.post(letter{class: k}))
 	}
-	require.False(t, o.post(letter{}))
+	require.True(t, o.post(letter{class: mustSend}))
 	require.True(t, o.post(letter{call: new(call)}))
 }
 

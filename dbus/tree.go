@@ -1,9 +1,9 @@
 package dbus
 
 import (
+	"bytes"
 	"fmt"
 	"os"
-	"sort"
 	"strings"
 	"sync"
 
@@ -15,6 +15,7 @@ import (
 // Standard interfaces (D-Bus specification, "Standard Interfaces").
 const (
 	ifaceIntrospectable = "org.freedesktop.DBus.Introspectable"
+	ifaceManager        = "org.freedesktop.DBus.ObjectManager"
 	ifacePeer           = "org.freedesktop.DBus.Peer"
 	ifaceProperties     = "org.freedesktop.DBus.Properties"
 )
@@ -59,8 +60,16 @@ func (i *iface) property(name string) *property {
 
 // node is an object, or a place on the way to one.
 type node struct {
-	xml    string // what Introspect answers
+	xml    string // what Introspect answers; "": see children
 	ifaces []*iface
+
+	// children lists the names below it, where these come and go. It runs on
+	// the line of the caller.
+	children func(c *call) ([]string, error)
+	// look finds what an object of this kind is about: the object whose id the
+	// call has. It runs on the line of the caller. The error is a busError if
+	// there is no such object.
+	look func(c *call) (any, error)
 }
 
 func (n *node) iface(name string) *iface {
@@ -73,11 +82,19 @@ func (n *node) iface(name string) *iface {
 }
 
 // tree is the object tree: fixed, so that it needs no lock. Objects that come
-// and go (locks, requests, lockspaces) are not entries of it: find is where a
-// path below Path is to be looked up in the service.
+// and go (locks, requests, lockspaces) are not entries of it. There is one node
+// for all of a kind, and what the object is about is looked up when it is
+// called: a lock costs the bus nothing.
 type tree struct {
 	nodes map[string]*node
+	kinds []kind
 	peer  *iface
+}
+
+// kind is the objects whose path is a prefix and an id.
+type kind struct {
+	prefix string
+	node   *node
 }
 
 func newTree() *tree {
@@ -87,35 +104,25 @@ func newTree() *tree {
 	introspectable := newIface(ifaceIntrospectable, nil,
 		&method{name: "Introspect", out: "s", inline: func(_ *Server, n *node, c *call, _ *reader) { c.reply(n.xml) }})
 	root := &node{xml: data.Introspection, ifaces: []*iface{
-		newIface(Name, rootProperties, rootMethods()...), introspectable, peer, propertiesIface()}}
+		newIface(Name, rootProperties, rootMethods()...), introspectable, managerIface(), peer, propertiesIface()}}
 	t := &tree{peer: peer, nodes: map[string]*node{string(Path): root}}
 	for p := string(Path); p != "/"; {
-		p = p[:max(strings.LastIndexByte(p, '/'), 1)]
-		t.nodes[p] = &node{ifaces: []*iface{introspectable, peer}}
+		i := strings.LastIndexByte(p, '/')
+		child := p[i+1:]
+		p = p[:max(i, 1)]
+		t.nodes[p] = &node{xml: describe([]string{child}), ifaces: []*iface{introspectable, peer}}
 	}
-	for p, n := range t.nodes {
-		if n.xml == "" {
-			n.xml = t.describe(p)
-		}
+	for _, k := range kinds {
+		n := *k.node
+		n.ifaces = []*iface{n.ifaces[0], objectIntrospectable, peer, objectProperties}
+		t.kinds = append(t.kinds, kind{k.prefix, &n})
+		t.nodes[strings.TrimSuffix(k.prefix, "/")] = &node{children: n.children, ifaces: []*iface{listing, peer}}
 	}
 	return t
 }
 
-// describe writes the introspection of a place on the way to an object.
-func (t *tree) describe(p string) string {
-	prefix := strings.TrimSuffix(p, "/") + "/"
-	children := make(map[string]bool)
-	for q := range t.nodes {
-		if rest, ok := strings.CutPrefix(q, prefix); ok && rest != "" {
-			child, _, _ := strings.Cut(rest, "/")
-			children[child] = true
-		}
-	}
-	names := make([]string, 0, len(children))
-	for c := range children {
-		names = append(names, c)
-	}
-	sort.Strings(names)
+// describe writes the introspection of a place on the way to objects.
+func describe(names []string) string {
 	var b strings.Builder
 	doctype, _, _ := strings.Cut(data.Introspection, ">")
 	b.WriteString(doctype + ">\n<node>\n" +
@@ -128,18 +135,24 @@ func (t *tree) describe(p string) string {
 	return b.String()
 }
 
-// find finds the method that a call is for, and checks the types of its
-// arguments.
-func (t *tree) find(h *header) (*method, *node, error) {
-	n := t.nodes[string(h.path)]
-	m, err := t.lookup(n, h)
-	if err != nil {
-		return nil, nil, err
+// find finds the method that a call is for and, where the object is one of
+// many, its id, and checks the types of the arguments.
+func (t *tree) find(h *header) (m *method, n *node, id string, err error) {
+	if n = t.nodes[string(h.path)]; n == nil {
+		for i := range t.kinds {
+			k := &t.kinds[i]
+			if rest, ok := bytes.CutPrefix(h.path, []byte(k.prefix)); ok && bytes.IndexByte(rest, '/') < 0 {
+				n, id = k.node, string(rest)
+			}
+		}
+	}
+	if m, err = t.lookup(n, h); err != nil {
+		return nil, nil, "", err
 	}
 	if string(h.sig) != m.in {
-		return nil, nil, busError{errInvalidArgs, fmt.Sprintf("%s takes (%s), the call has (%s)", m.name, m.in, h.sig)}
+		return nil, nil, "", busError{errInvalidArgs, fmt.Sprintf("%s takes (%s), the call has (%s)", m.name, m.in, h.sig)}
 	}
-	return m, n, nil
+	return m, n, id, nil
 }
 
 func (t *tree) lookup(n *node, h *header) (*method, error) {

@@ -1,0 +1,119 @@
+package dbus
+
+import (
+	"strconv"
+	"time"
+
+	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/dlmlock/dlmlockd/lockd"
+)
+
+// lockFace is the interface of a lock.
+var lockFace = newIface(lockIface, []property{
+	text("Lockspace", emitsConst, func(l *lockd.LockInfo) string { return l.Lockspace }),
+	text("Resource", emitsConst, func(l *lockd.LockInfo) string { return l.Resource }),
+	prop("LockID", "u", emitsConst, func(_ *Server, l *lockd.LockInfo) any { return uint32(l.LockID) }),
+	text("Mode", emitsTrue, func(l *lockd.LockInfo) string { return modeName(l.Mode) }),
+	text("Wanted", emitsTrue, func(l *lockd.LockInfo) string { return modeName(l.Wanted) }),
+	text("State", emitsTrue, func(l *lockd.LockInfo) string { return l.State.String() }),
+	prop("Token", "t", emitsTrue, func(_ *Server, l *lockd.LockInfo) any { return l.Token }),
+	text("Owner", emitsConst, func(l *lockd.LockInfo) string { return l.Owner }),
+	text("Label", emitsConst, func(l *lockd.LockInfo) string { return l.Label }),
+	text("Lifetime", emitsConst, func(l *lockd.LockInfo) string { return l.Lifetime.String() }),
+	prop("UID", "u", emitsConst, func(_ *Server, l *lockd.LockInfo) any { return l.UID }),
+	prop("PID", "u", emitsConst, func(_ *Server, l *lockd.LockInfo) any { return l.PID }),
+	prop("Since", "t", emitsConst, func(_ *Server, l *lockd.LockInfo) any { return usec(l.Since) }),
+},
+	&method{name: "Release", in: "a{sv}", parse: parseLockRelease},
+	&method{name: "Convert", in: "sa{sv}", out: "t", parse: parseLockConvert})
+
+// findLock asks the service for the lock that the call is for. A lock that was
+// never granted is no object.
+func (c *call) findLock() (*lockd.LockInfo, error) {
+	ref, ok := number(c.id)
+	if !ok {
+		return nil, c.noObject("lock")
+	}
+	type answer struct {
+		info lockd.LockInfo
+		err  error
+	}
+	a, err := ask(c, func(done func(answer)) {
+		c.srv.api.Lock(lockd.Ref(ref), func(l lockd.LockInfo, err error) { done(answer{l, err}) })
+	})
+	if err == nil && (a.err != nil || a.info.State == lockd.Acquiring) {
+		err = c.noObject("lock")
+	}
+	return &a.info, err
+}
+
+func lookLock(c *call) (any, error) { return c.findLock() }
+
+func lockChildren(c *call) ([]string, error) {
+	locks, err := ask(c, func(done func([]lockd.LockInfo)) {
+		c.srv.api.Snapshot(MaxListed, func(_ []lockd.LockspaceInfo, locks []lockd.LockInfo) { done(locks) })
+	})
+	names := make([]string, len(locks))
+	for i := range locks {
+		names[i] = strconv.FormatUint(uint64(locks[i].Ref), 10)
+	}
+	return names, err
+}
+
+// releaseLockOptions: none so far.
+var releaseLockOptions []option[releaseLock]
+
+type releaseLock struct{}
+
+func parseLockRelease(body *reader) (request, error) {
+	r := releaseLock{}
+	return r, parseOptions("release", releaseLockOptions, body, &r)
+}
+
+// serve is Release of the root object, with this lock named.
+func (releaseLock) serve(c *call) {
+	l, err := c.findLock()
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	(&release{l.Lockspace, l.Resource, lockd.Selector{Ref: l.Ref}}).serve(c)
+}
+
+var convertLockOptions = []option[convertLock]{
+	{"wait-usec", "t", setWait(func(r *convertLock) *time.Duration { return &r.wait })},
+}
+
+type convertLock struct {
+	want lockd.Want // without names
+	wait time.Duration
+}
+
+func parseLockConvert(body *reader) (request, error) {
+	r := new(convertLock)
+	var err error
+	if r.want.Mode, err = parseMode("convert", "", "", body.text()); err != nil {
+		return nil, err
+	}
+	return r, parseOptions("convert", convertLockOptions, body, r)
+}
+
+// serve is Convert of the root object, with this lock named.
+func (r *convertLock) serve(c *call) {
+	l, err := c.findLock()
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	r.want.Lockspace, r.want.Resource = l.Lockspace, l.Resource
+	(&convert{r.want, convertOpts{lockd.Selector{Ref: l.Ref}, r.wait}}).serve(c)
+}
+
+// lockOrNone is the path of a lock, or "/" for none.
+func lockOrNone(r lockd.Ref) godbus.ObjectPath {
+	if r == 0 {
+		return "/"
+	}
+	return lockPath(r)
+}

@@ -1,0 +1,209 @@
+package dbus
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/dlmlock/dlmlockd/data"
+	"github.com/dlmlock/dlmlockd/lockd"
+)
+
+// MaxListed is how many objects of a kind GetManagedObjects and Introspect
+// list. For more there is ListLocks, which has pages.
+const MaxListed = 1000
+
+// kinds are the objects that come and go. The first interface of each is its
+// own; the standard ones are added.
+var kinds = []kind{
+	{LockPrefix, &node{xml: data.LockIntrospection, look: lookLock, children: lockChildren,
+		ifaces: []*iface{lockFace}}},
+	{RequestPrefix, &node{xml: data.RequestIntrospection, look: lookRequest, children: requestChildren,
+		ifaces: []*iface{requestFace}}},
+	{LockspacePrefix, &node{xml: data.LockspaceIntrospection, look: lookSpace, children: spaceChildren,
+		ifaces: []*iface{spaceFace}}},
+}
+
+// The standard interfaces of these objects. Unlike those of the root object
+// they have to ask the service, so they are served in the line of the caller.
+var (
+	objectIntrospectable = newIface(ifaceIntrospectable, nil,
+		&method{name: "Introspect", out: "s", parse: func(*reader) (request, error) { return introspectObject{}, nil }})
+	objectProperties = newIface(ifaceProperties, nil,
+		&method{name: "Get", in: "ss", out: "v", parse: func(b *reader) (request, error) { return getObject{b.text(), b.text()}, nil }},
+		&method{name: "Set", in: "ssv", inline: setProperty},
+		&method{name: "GetAll", in: "s", out: "a{sv}", parse: func(b *reader) (request, error) { return getAllObject(b.text()), nil }})
+	listing = newIface(ifaceIntrospectable, nil,
+		&method{name: "Introspect", out: "s", parse: func(*reader) (request, error) { return introspectChildren{}, nil }})
+)
+
+// ask asks the service and waits for the answer, or for the caller to go.
+// The owner goroutine answers such questions at once.
+func ask[T any](c *call, question func(done func(T))) (v T, err error) {
+	answer := make(chan T, 1)
+	question(func(v T) { answer <- v })
+	select {
+	case v = <-answer:
+	case <-c.peer.ctx.Done():
+		err = c.peer.ctx.Err()
+	}
+	return v, err
+}
+
+// see finds what the object is about, for a caller who may look.
+func (c *call) see() (any, error) {
+	if err := c.authorize(lockd.ActInspect, "", "", ""); err != nil {
+		return nil, err
+	}
+	return c.node.look(c)
+}
+
+// noObject is the error for an object that is not there, or not any more.
+func (c *call) noObject(what string) error {
+	return busError{errUnknownObject, fmt.Sprintf("there is no %s %s (any more)", what, clip(c.id))}
+}
+
+type introspectObject struct{}
+
+func (introspectObject) serve(c *call) {
+	if _, err := c.see(); err != nil {
+		c.fail(err)
+		return
+	}
+	c.reply(c.node.xml)
+}
+
+type introspectChildren struct{}
+
+func (introspectChildren) serve(c *call) {
+	err := c.authorize(lockd.ActInspect, "", "", "")
+	var names []string
+	if err == nil {
+		names, err = c.node.children(c)
+	}
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	c.reply(describe(names))
+}
+
+type getObject struct{ face, name string }
+
+func (r getObject) serve(c *call) {
+	p, err := findProperty(c.node, r.face, r.name)
+	var of any
+	if err == nil {
+		of, err = c.see()
+	}
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	c.reply(p.value(c.srv, of))
+}
+
+type getAllObject string
+
+func (r getAllObject) serve(c *call) {
+	i := c.node.iface(string(r))
+	if i == nil {
+		c.fail(unknownInterface(c.node, string(r)))
+		return
+	}
+	of, err := c.see()
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	c.reply(i.values(c.srv, of))
+}
+
+// number reads the id of a lock or request: decimal, without leading zeros.
+func number(id string) (uint64, bool) {
+	n, err := strconv.ParseUint(id, 10, 64)
+	return n, err == nil && strconv.FormatUint(n, 10) == id
+}
+
+// escape makes a name the last element of an object path, which may have only
+// letters, digits and underscores (D-Bus specification, "Valid Object Paths"):
+// every other byte, and a digit in front, is _ and two hexadecimal digits.
+// sd_bus_path_encode(3) does the same. No two names become one.
+func escape(name string) string {
+	var b strings.Builder
+	for i := range len(name) {
+		ch := name[i]
+		letter := ch >= 'a' && ch <= 'z' || ch >= 'A' && ch <= 'Z'
+		if letter || i > 0 && ch >= '0' && ch <= '9' {
+			b.WriteByte(ch)
+		} else {
+			fmt.Fprintf(&b, "_%02x", ch)
+		}
+	}
+	return b.String()
+}
+
+// unescape reads what escape writes.
+func unescape(id string) (name string, ok bool) {
+	var b strings.Builder
+	for i := 0; i < len(id); i++ {
+		if id[i] != '_' {
+			b.WriteByte(id[i])
+			continue
+		}
+		if i+2 >= len(id) {
+			return "", false
+		}
+		n, err := strconv.ParseUint(id[i+1:i+3], 16, 8)
+		if err != nil {
+			return "", false
+		}
+		b.WriteByte(byte(n))
+		i += 2
+	}
+	return b.String(), b.Len() > 0 && escape(b.String()) == id
+}
+
+// managed is one object in GetManagedObjects: its interfaces and properties.
+type managed = map[string]map[string]godbus.Variant
+
+// managedAs is what GetManagedObjects and InterfacesAdded say of an object.
+func (i *iface) managedAs(s *Server, of any) managed {
+	return managed{i.name: i.values(s, of)}
+}
+
+// managerIface is org.freedesktop.DBus.ObjectManager (D-Bus specification,
+// "Standard Interfaces").
+func managerIface() *iface {
+	return newIface(ifaceManager, nil, &method{name: "GetManagedObjects", out: "a{oa{sa{sv}}}",
+		parse: func(*reader) (request, error) { return getManaged{}, nil }})
+}
+
+type getManaged struct{}
+
+// weight: the answer is long.
+func (getManaged) weight() int32 { return 16 }
+
+func (getManaged) serve(c *call) {
+	if err := c.authorize(lockd.ActInspect, "", "", ""); err != nil {
+		c.fail(err)
+		return
+	}
+	s := c.srv
+	s.api.Snapshot(MaxListed, func(spaces []lockd.LockspaceInfo, locks []lockd.LockInfo) {
+		defer c.contain()
+		all := make(map[godbus.ObjectPath]managed, len(spaces)+len(locks))
+		for i := range spaces {
+			all[spacePath(spaces[i].Name)] = spaceFace.managedAs(s, &spaces[i])
+		}
+		for i := range locks {
+			all[lockPath(locks[i].Ref)] = lockFace.managedAs(s, &locks[i])
+		}
+		for _, r := range s.requests.list(MaxListed) {
+			all[r.path()] = requestFace.managedAs(s, &r)
+		}
+		c.reply(all)
+	})
+}

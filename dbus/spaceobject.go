@@ -1,0 +1,106 @@
+package dbus
+
+import (
+	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd"
+)
+
+// spaceFace is the interface of a lockspace.
+var spaceFace = newIface(lockspaceIface, []property{
+	text("Name", emitsConst, func(sp *lockd.LockspaceInfo) string { return sp.Name }),
+	text("State", emitsTrue, func(sp *lockd.LockspaceInfo) string { return sp.State.String() }),
+	text("Error", emitsTrue, func(sp *lockd.LockspaceInfo) string { return sp.Error }),
+	text("Stopped", emitsTrue, func(sp *lockd.LockspaceInfo) string { return known(sp.HasHealth, sp.Health.Stopped) }),
+	text("Quorate", emitsTrue, func(sp *lockd.LockspaceInfo) string {
+		return known(sp.HasHealth && sp.Health.Known, sp.Health.Quorate)
+	}),
+	text("Reason", emitsTrue, func(sp *lockd.LockspaceInfo) string { return sp.Health.Reason }),
+	prop("Members", "au", emitsTrue, func(_ *Server, sp *lockd.LockspaceInfo) any { return members(&sp.Health) }),
+	prop("Recovery", "u", emitsTrue, func(_ *Server, sp *lockd.LockspaceInfo) any { return sp.Health.Recovery }),
+	prop("LockCount", "u", emitsFalse, func(_ *Server, sp *lockd.LockspaceInfo) any { return uint32(sp.Locks) }),
+	prop("Orphans", "i", emitsFalse, func(_ *Server, sp *lockd.LockspaceInfo) any { return int32(sp.Orphans) }),
+}, &method{name: "Leave", in: "a{sv}", parse: parseSpaceLeave})
+
+// known is a yes or no that may be unknown: a property can't be left out.
+func known(known, yes bool) string {
+	switch {
+	case !known:
+		return "unknown"
+	case yes:
+		return "yes"
+	}
+	return "no"
+}
+
+// members is never nil, which has no signature.
+func members(h *dlm.Health) []uint32 {
+	if h.Members == nil {
+		return []uint32{}
+	}
+	return h.Members
+}
+
+// spacePath is the object path of a lockspace.
+func spacePath(name string) godbus.ObjectPath {
+	return godbus.ObjectPath(LockspacePrefix + escape(name))
+}
+
+// spaces asks the service for its lockspaces.
+func (c *call) spaces() ([]lockd.LockspaceInfo, error) {
+	type answer struct {
+		spaces []lockd.LockspaceInfo
+		err    error
+	}
+	a, err := ask(c, func(done func(answer)) {
+		c.srv.api.Lockspaces(func(spaces []lockd.LockspaceInfo, err error) { done(answer{spaces, err}) })
+	})
+	if err == nil {
+		err = a.err
+	}
+	return a.spaces, err
+}
+
+func (c *call) findSpace() (*lockd.LockspaceInfo, error) {
+	spaces, err := c.spaces()
+	if err != nil {
+		return nil, err
+	}
+	name, ok := unescape(c.id)
+	for i := range spaces {
+		if ok && spaces[i].Name == name {
+			return &spaces[i], nil
+		}
+	}
+	return nil, c.noObject("lockspace")
+}
+
+func lookSpace(c *call) (any, error) { return c.findSpace() }
+
+func spaceChildren(c *call) ([]string, error) {
+	spaces, err := c.spaces()
+	names := make([]string, 0, min(len(spaces), MaxListed))
+	for i := range spaces[:min(len(spaces), MaxListed)] {
+		names = append(names, escape(spaces[i].Name))
+	}
+	return names, err
+}
+
+// leaveSpace is LeaveLockspace of the root object, with this one named.
+type leaveSpace struct{ leave leave }
+
+func parseSpaceLeave(body *reader) (request, error) {
+	r := new(leaveSpace)
+	return r, parseOptions("leave", leaveOptions, body, &r.leave)
+}
+
+func (r *leaveSpace) serve(c *call) {
+	sp, err := c.findSpace()
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	r.leave.lockspace = sp.Name
+	r.leave.serve(c)
+}

@@ -1,0 +1,187 @@
+package dbus
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd"
+)
+
+const (
+	// MaxSubscribers is how many connections may be subscribed; every change
+	// of a lock is a message to each.
+	MaxSubscribers = 64
+	// MaxSubscribersPerUID is how many of one user, root aside.
+	MaxSubscribersPerUID = 8
+)
+
+type subscribe struct{}
+
+func parseSubscribe(*reader) (request, error) { return subscribe{}, nil }
+
+func (subscribe) serve(c *call) {
+	err := c.authorize(lockd.ActInspect, "", "", "")
+	if err == nil {
+		err = c.srv.subs.add(c.peer, c.who.uid)
+	}
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	c.reply()
+}
+
+type unsubscribe struct{}
+
+func parseUnsubscribe(*reader) (request, error) { return unsubscribe{}, nil }
+
+func (unsubscribe) serve(c *call) {
+	c.srv.subs.remove(c.peer)
+	c.reply()
+}
+
+// subscribers are the connections that want to hear of each object. The
+// signals go to each of them alone, so that nobody else pays for them; without
+// any, the service does not even give the notices.
+type subscribers struct {
+	srv  *Server
+	list atomic.Pointer[[]string] // their names, for whoever sends
+
+	mu     sync.Mutex
+	uids   map[*peer]uint32
+	spaces map[string]bool // lockspaces that were told
+}
+
+func newSubscribers(s *Server) *subscribers {
+	return &subscribers{srv: s, uids: make(map[*peer]uint32), spaces: make(map[string]bool)}
+}
+
+// add subscribes a connection; one that is already stays so.
+func (u *subscribers) add(p *peer, uid uint32) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if _, ok := u.uids[p]; ok || p.ctx.Err() != nil {
+		return nil
+	}
+	same := 0
+	for _, other := range u.uids {
+		if other == uid {
+			same++
+		}
+	}
+	if len(u.uids) >= MaxSubscribers || uid != 0 && same >= MaxSubscribersPerUID {
+		return &lockd.Error{Op: "subscribe", Kind: lockd.LimitExceeded, Mode: dlm.None, Text: fmt.Sprintf(
+			"%d connections are subscribed, %d of this user; at most %d and %d are allowed", len(u.uids), same, MaxSubscribers, MaxSubscribersPerUID)}
+	}
+	u.uids[p] = uid
+	u.changedList()
+	return nil
+}
+
+// remove ends a subscription, if there is one.
+func (u *subscribers) remove(p *peer) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if _, ok := u.uids[p]; ok {
+		delete(u.uids, p)
+		u.changedList()
+	}
+}
+
+// changedList publishes the names, and has the service watch while there are
+// any.
+func (u *subscribers) changedList() {
+	names := make([]string, 0, len(u.uids))
+	for p := range u.uids {
+		names = append(names, p.name)
+	}
+	before := u.list.Swap(&names)
+	if some := len(names) > 0; some != (before != nil && len(*before) > 0) {
+		u.srv.api.Watch(some)
+	}
+}
+
+// lose ends every subscription, because the bus does not keep up: who would
+// hear of some changes only must know that.
+func (u *subscribers) lose() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.uids) == 0 {
+		return
+	}
+	u.srv.log.Error("subscriptions ended, the bus does not keep up", slog.Int("subscribers", len(u.uids)))
+	for p := range u.uids {
+		l := u.srv.signal("SubscriptionLost", sigNone)
+		l.class, l.dest = mustSend, p.name
+		u.srv.out.post(l)
+	}
+	clear(u.uids)
+	u.changedList()
+}
+
+// send sends a signal to every subscriber. Nothing is made of it where there
+// is none.
+func (u *subscribers) send(path godbus.ObjectPath, iface, member string, sig godbus.Signature, body func() []any) {
+	names := u.list.Load()
+	if names == nil || len(*names) == 0 {
+		return
+	}
+	l := letter{class: subscribed, path: path, iface: iface, member: member, sig: sig, body: body()}
+	for _, l.dest = range *names {
+		if !u.srv.out.post(l) {
+			u.lose()
+			return
+		}
+	}
+}
+
+// added, changed and removed tell of an object with the interface i, which is
+// about of.
+func (u *subscribers) added(path godbus.ObjectPath, i *iface, of any) {
+	u.send(Path, ifaceManager, "InterfacesAdded", sigInterfacesAdded, func() []any { return []any{path, i.managedAs(u.srv, of)} })
+}
+
+func (u *subscribers) changed(path godbus.ObjectPath, i *iface, of any) {
+	u.send(path, ifaceProperties, "PropertiesChanged", sigPropertiesChanged,
+		func() []any { return []any{i.name, i.changing(u.srv, of), []string{}} })
+}
+
+func (u *subscribers) removed(path godbus.ObjectPath, i *iface) {
+	u.send(Path, ifaceManager, "InterfacesRemoved", sigInterfacesRemoved, func() []any { return []any{path, []string{i.name}} })
+}
+
+// spaceChanged tells of a lockspace. Which are known it has to remember, since
+// the notices don't tell a new one.
+func (u *subscribers) spaceChanged(n *lockd.LockspaceChanged) {
+	path := spacePath(n.Name)
+	u.mu.Lock()
+	known := u.spaces[n.Name]
+	if n.Gone {
+		delete(u.spaces, n.Name)
+	} else {
+		u.spaces[n.Name] = true
+	}
+	u.mu.Unlock()
+	switch {
+	case n.Gone:
+		u.removed(path, spaceFace)
+	case known:
+		u.changed(path, spaceFace, &n.LockspaceInfo)
+	default:
+		u.added(path, spaceFace, &n.LockspaceInfo)
+	}
+}
+
+// begin notes the lockspaces that are there before anybody can be subscribed.
+func (u *subscribers) begin(spaces []lockd.LockspaceInfo) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for i := range spaces {
+		u.spaces[spaces[i].Name] = true
+	}
+}
