@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -27,7 +28,8 @@ type service struct {
 }
 
 func (s *service) intercept(m *godbus.Message) {
-	if m.Type != godbus.TypeMethodCall || m.Headers[godbus.FieldPath].Value() != Path {
+	path, _ := m.Headers[godbus.FieldPath].Value().(godbus.ObjectPath)
+	if m.Type != godbus.TypeMethodCall || !strings.HasPrefix(string(path), string(Path)) {
 		return
 	}
 	s.mu.Lock()
@@ -63,6 +65,13 @@ func serve(t *testing.T, answer func(string, []any) ([]any, *godbus.Error)) (*se
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = c.Close() })
 	return s, c, bus
+}
+
+// answers changes what is answered from now on.
+func (s *service) answers(answer func(member string, body []any) ([]any, *godbus.Error)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answer = answer
 }
 
 // all returns the calls that came.
@@ -156,9 +165,7 @@ func TestErrorKinds(t *testing.T) {
 		"org.freedesktop.DBus.Error.UnknownObject":                    NotHeld,
 		"org.freedesktop.DBus.Error.LimitsExceeded":                   LimitExceeded,
 	} {
-		s.mu.Lock()
-		s.answer = refuse(name)
-		s.mu.Unlock()
+		s.answers(refuse(name))
 		err := c.Release(t.Context(), "vms", "d", Selector{})
 		var e *Error
 		require.ErrorAs(t, err, &e)
@@ -222,9 +229,7 @@ func TestPages(t *testing.T) {
 func TestInspectDecodes(t *testing.T) {
 	s, c, _ := serve(t, nil)
 	give := func(d map[string]godbus.Variant) (Inspection, error) {
-		s.mu.Lock()
-		s.answer = func(string, []any) ([]any, *godbus.Error) { return []any{d}, nil }
-		s.mu.Unlock()
+		s.answers(func(string, []any) ([]any, *godbus.Error) { return []any{d}, nil })
 		return c.Inspect(t.Context(), "vms", "d")
 	}
 	in, err := give(map[string]godbus.Variant{"missing": godbus.MakeVariant([]string{"debugfs"}), "of-a-newer": godbus.MakeVariant("x")})

@@ -34,8 +34,8 @@ type Options struct {
 	Lifetime string // Persistent, Connection or Process
 	PID      uint32 // with Process: whose end ends the lock; 0: this one's
 	// Wait is how long to queue. 0: WouldBlock if it can't be granted at once.
-	// Negative: for ever. What is longer than MaxWait is asked for again and
-	// again, and loses its place in the queue each time.
+	// Negative: for ever. For several locks, what is longer than MaxWait is
+	// asked for again and again, and loses its place in the queue each time.
 	Wait time.Duration
 }
 
@@ -96,8 +96,13 @@ func set[T comparable](m map[string]godbus.Variant, key string, v T) {
 	}
 }
 
-// Acquire takes one lock (member Acquire).
+// Acquire takes one lock (member Acquire, or Request for a long wait).
 func (c *Client) Acquire(ctx context.Context, w Want, o Options) (Grant, error) {
+	if o.Wait < 0 || o.Wait > MaxWait {
+		if g, err := c.acquireLong(ctx, w, o); !errors.Is(err, Unknown) {
+			return g, err
+		}
+	}
 	g := Grant{Lockspace: w.Lockspace, Resource: w.Resource, Mode: canonical(w.Mode)}
 	err := again(ctx, o.Wait, o.Owner != "", func(wait time.Duration) error {
 		return c.call(ctx, "Acquire", []any{&g.LockID, &g.Token, &g.Lock}, w.Lockspace, w.Resource, w.Mode, o.variants(wait))

@@ -32,13 +32,18 @@ type Event struct {
 	Reason    string            `json:"reason,omitempty"`
 	State     string            `json:"state,omitempty"`
 	Details   map[string]any    `json:"details,omitempty"`
+
+	completed *completion // requestCompleted
 }
 
 // Watch sends what the service says from now on, until the context or the
 // connection ends; then the channel is closed. The bus shows LockLost and
 // LockspaceChanged only to root and to whom its policy lets see them; Blocking
 // comes to the connection that holds the lock. The channel must be read.
-func (c *Client) Watch(ctx context.Context) (<-chan Event, error) {
+func (c *Client) Watch(ctx context.Context) (<-chan Event, error) { return c.watch(ctx, false) }
+
+// watch is Watch, with the ends of Requests if they are asked for.
+func (c *Client) watch(ctx context.Context, requests bool) (<-chan Event, error) {
 	matches := [][]godbus.MatchOption{
 		{godbus.WithMatchSender(Name), godbus.WithMatchPathNamespace(Path)},
 		{godbus.WithMatchSender("org.freedesktop.DBus"), godbus.WithMatchInterface("org.freedesktop.DBus"),
@@ -52,7 +57,7 @@ func (c *Client) Watch(ctx context.Context) (<-chan Event, error) {
 			_ = c.conn.RemoveMatchSignal(m...) // fails only where the bus is gone
 		}
 	}
-	w := watcher{out: make(chan Event)}
+	w := watcher{out: make(chan Event), requests: requests}
 	var err error
 	for _, m := range matches {
 		err = errors.Join(err, c.conn.AddMatchSignalContext(ctx, m...))
@@ -75,8 +80,10 @@ func (c *Client) Watch(ctx context.Context) (<-chan Event, error) {
 
 // watcher turns signals into events.
 type watcher struct {
-	out   chan Event
-	owner string // the unique name of the service; "" if it does not run
+	out      chan Event
+	owner    string // the unique name of the service; "" if it does not run
+	before   string // who it was before
+	requests bool   // with the ends of Requests
 }
 
 func (w *watcher) run(ctx context.Context, signals <-chan *godbus.Signal) {
@@ -108,7 +115,10 @@ func (w *watcher) event(s *godbus.Signal) (e Event, ok bool) {
 	if s.Sender == "org.freedesktop.DBus" && s.Name == "org.freedesktop.DBus.NameOwnerChanged" {
 		return w.ownerChanged(s, e)
 	}
-	if s.Sender != w.owner || w.owner == "" {
+	switch {
+	case s.Sender == w.owner && w.owner != "":
+	case s.Sender == w.before && w.before != "" && s.Name == Name+".Request.Completed": // its last words
+	default:
 		return e, false
 	}
 	var d map[string]godbus.Variant
@@ -131,6 +141,11 @@ func (w *watcher) event(s *godbus.Signal) (e Event, ok bool) {
 		if iface != Name || s.Path != Path {
 			return e, false
 		}
+	case Name + ".Request.Completed":
+		e.Kind, e.completed = requestCompleted, &completion{request: s.Path}
+		d := e.completed
+		err = godbus.Store(s.Body, &d.state, &d.lock, &d.lockid, &d.token, &d.name, &d.words)
+		return e, err == nil && w.requests
 	default:
 		return e, false
 	}
@@ -143,7 +158,7 @@ func (w *watcher) ownerChanged(s *godbus.Signal, e Event) (Event, bool) {
 	if godbus.Store(s.Body, &name, &before, &now) != nil || name != Name {
 		return e, false
 	}
-	w.owner = now
+	w.owner, w.before = now, before
 	e.Kind = ServiceStarted
 	if now == "" {
 		e.Kind = ServiceStopped

@@ -1,0 +1,187 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	godbus "github.com/godbus/dbus/v5"
+)
+
+// requestCompleted is the end of a Request of this connection. It stays inside
+// the package.
+const requestCompleted EventKind = "request-completed"
+
+// completion is what the signal Completed says.
+type completion struct {
+	request     godbus.ObjectPath
+	state       string
+	lock        godbus.ObjectPath
+	lockid      uint32
+	token       uint64
+	name, words string // of the error
+}
+
+// cancelTime bounds the withdrawal of a request that nobody waits for any more.
+const cancelTime = 5 * time.Second
+
+// queued takes one lock by a Request, which keeps its place in the queue for as
+// long as it takes. The error is of kind Unknown if the service has none.
+func (c *Client) queued(ctx context.Context, w Want, o Options) (Grant, error) {
+	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
+	// Before the call: the end of the Request may be told right after it.
+	events, err := c.watch(watching, true)
+	if err != nil {
+		stop()
+		return Grant{}, err
+	}
+	var over <-chan time.Time
+	if o.Wait > 0 {
+		timer := time.NewTimer(o.Wait)
+		defer timer.Stop()
+		over = timer.C
+	}
+	for {
+		asked := c.ask(ctx, w, o)
+		var r requested
+		select {
+		case r = <-asked:
+		case <-ctx.Done():
+			go c.abandon(asked, events, stop, w, o)
+			return Grant{}, wrap("Request", ctx.Err())
+		}
+		if r.err != nil {
+			stop()
+			return Grant{}, r.err
+		}
+		done, why := c.await(ctx, events, r.path, over)
+		if g, err, final := o.outcome(w, done, why); final {
+			stop()
+			return g, err
+		}
+		// The service is starting again. A request that has failed has left
+		// nothing, and with an owner asking twice does no harm.
+	}
+}
+
+// outcome is what the end of a request means; final is false if the service
+// should be asked again.
+func (o *Options) outcome(w Want, done *completion, why error) (g Grant, err error, final bool) {
+	switch {
+	case done != nil && done.state == "granted":
+		return Grant{w.Lockspace, w.Resource, canonical(w.Mode), done.lockid, done.token, done.lock}, nil, true
+	case why != nil:
+		return g, why, true
+	case done != nil && kindOf(done.name) != ShuttingDown:
+		return g, &Error{Op: "Request", Kind: kindOf(done.name), Name: done.name, Message: done.words}, true
+	case done == nil && o.Owner == "":
+		return g, &Error{Op: "Request", Kind: NoAnswer, Message: "the service ended while the request waited"}, true
+	}
+	return g, nil, false
+}
+
+// requested is the answer of the member Request.
+type requested struct {
+	path godbus.ObjectPath
+	err  error
+}
+
+// ask calls the member Request. The call itself outlives the context, because
+// its answer is needed to withdraw what it began.
+func (c *Client) ask(ctx context.Context, w Want, o Options) <-chan requested {
+	asked := make(chan requested, 1)
+	go func() {
+		var r requested
+		r.err = Patiently(ctx, func() error {
+			return c.call(context.WithoutCancel(ctx), "Request", []any{&r.path}, w.Lockspace, w.Resource, w.Mode, o.variants(0))
+		})
+		asked <- r
+	}()
+	return asked
+}
+
+// abandon withdraws a request whose caller did not wait for the answer. If it
+// was granted already, the lock is let go of; that of an owner stays, because
+// the owner may have had it before.
+func (c *Client) abandon(asked <-chan requested, events <-chan Event, stop func(), w Want, o Options) {
+	defer stop()
+	r := <-asked
+	if r.err != nil {
+		return
+	}
+	gone, cancel := context.WithCancel(context.Background())
+	cancel()
+	done, _ := c.await(gone, events, r.path, nil)
+	if done != nil && done.state == "granted" && o.Owner == "" {
+		ctx, cancel := context.WithTimeout(context.Background(), cancelTime)
+		defer cancel()
+		_ = c.Release(ctx, w.Lockspace, w.Resource, Selector{Lock: done.lock}) // nobody is left to tell
+	}
+}
+
+// stopTime is how long the rest may take of what a service says when it stops.
+const stopTime = time.Second
+
+// errOver says that the time to wait is over.
+var errOver = &Error{Op: "Request", Kind: Timeout, Message: "not granted in the time given"}
+
+// await waits for the end of a request: how it ended, or neither that nor an
+// error if the service has ended. When the context or the time is over the
+// request is withdrawn; if it was granted before that, it was granted.
+func (c *Client) await(ctx context.Context, events <-chan Event, request godbus.ObjectPath, over <-chan time.Time) (done *completion, why error) {
+	quit := ctx.Done()
+	var enough <-chan time.Time
+	stopped := false
+	withdraw := func(err error) {
+		why, quit, over = err, nil, nil
+		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelTime)
+		defer cancel()
+		// An answer that it does not wait any more is as good.
+		_ = c.callOn(cctx, request, Name+".Request", "Cancel", nil)
+		enough = time.After(cancelTime)
+	}
+	for {
+		select {
+		case e, ok := <-events:
+			switch {
+			case !ok:
+				return nil, wrap("Request", godbus.ErrClosed)
+			case e.Kind == ServiceStopped:
+				stopped = true
+			case e.Kind == requestCompleted && e.completed.request == request:
+				done = e.completed
+			}
+		case <-quit:
+			withdraw(wrap("Request", ctx.Err()))
+		case <-over:
+			withdraw(errOver)
+		case <-enough:
+			return done, why
+		}
+		// A service that stops in order says both, in either order; a new one
+		// must not be asked before the news of the old one are all in.
+		ending := done != nil && kindOf(done.name) == ShuttingDown
+		switch {
+		case done != nil && (stopped || !ending):
+			return done, why
+		case (stopped || ending) && enough == nil:
+			enough = time.After(stopTime)
+		}
+	}
+}
+
+// acquireLong waits longer than one Acquire may.
+func (c *Client) acquireLong(ctx context.Context, w Want, o Options) (Grant, error) {
+	g, err := c.queued(ctx, w, o)
+	if !errors.Is(err, Timeout) || ctx.Err() != nil {
+		return g, err
+	}
+	// One last look: whoever is in the way now is named by the refusal.
+	o.Wait = 0
+	g, err = c.Acquire(ctx, w, o)
+	var e *Error
+	if errors.As(err, &e) && e.Kind == WouldBlock {
+		e.Kind = Timeout
+	}
+	return g, err
+}
