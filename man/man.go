@@ -10,10 +10,10 @@ package man
 
 import (
 	_ "embed"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
-
-	"github.com/dlmlock/dlmlockd/data"
 )
 
 //go:embed org.example.DlmLock.5.in
@@ -22,16 +22,25 @@ var frame string
 // membersHere is the line of the frame that the members replace.
 const membersHere = ".\\\" @MEMBERS@\n"
 
-// Interface returns the page org.example.DlmLock(5). The error says where the
-// introspection XML is not documented as the generator can read it.
-func Interface() (string, error) {
-	ifaces, err := parse(data.Introspection)
-	if err != nil {
-		return "", fmt.Errorf("data/org.example.DlmLock.xml: %w", err)
+// Interface returns the page org.example.DlmLock(5), made from introspection
+// XML files by name: the root object's and those of the objects below it. The
+// error says where one is not documented as the generator can read it.
+func Interface(files map[string]string) (string, error) {
+	var ifaces []*iface
+	for name, text := range files {
+		more, err := parse(text)
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", name, err)
+		}
+		ifaces = append(ifaces, more...)
 	}
+	if len(ifaces) == 0 {
+		return "", errors.New("no interface to describe")
+	}
+	slices.SortFunc(ifaces, func(a, b *iface) int { return strings.Compare(a.name, b.name) })
 	before, after, ok := strings.Cut(frame, membersHere)
 	if !ok {
-		return "", fmt.Errorf("org.example.DlmLock.5.in has no line for the members")
+		return "", errors.New("org.example.DlmLock.5.in has no line for the members")
 	}
 	var b strings.Builder
 	b.WriteString(before)

@@ -1,4 +1,5 @@
 # The manual pages: "make man" puts them into bin/man. Included by the Makefile.
+MAN_XML := $(wildcard data/org.example.DlmLock*.xml)
 MANPAGES := dlmlockctl.1 dlmlockd.8 dlmlockd.toml.5 org.example.DlmLock.5
 
 .PHONY: man
@@ -7,9 +8,9 @@ man: $(MANPAGES:%=bin/man/%) ## the manual pages, in bin/man
 bin/man/%: man/%
 	install -D -m 644 $< $@
 
-bin/man/org.example.DlmLock.5: man/org.example.DlmLock.5.in data/org.example.DlmLock.xml $(wildcard man/*.go man/gen/*.go)
+bin/man/org.example.DlmLock.5: man/org.example.DlmLock.5.in $(MAN_XML) $(wildcard man/*.go man/gen/*.go)
 	@mkdir -p $(@D)
-	$(GO) run ./man/gen > $@.new && mv $@.new $@
+	$(GO) run ./man/gen $(MAN_XML) > $@.new && mv $@.new $@
 
 .PHONY: install-man
 install-man: man ## the manual pages; honours DESTDIR and PREFIX

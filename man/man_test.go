@@ -18,13 +18,27 @@ import (
 func page(t *testing.T, name string) string {
 	t.Helper()
 	if name == "org.example.DlmLock.5" {
-		text, err := Interface()
+		text, err := Interface(introspection(t))
 		require.NoError(t, err)
 		return text
 	}
 	text, err := os.ReadFile(name)
 	require.NoError(t, err)
 	return string(text)
+}
+
+// introspection is the XML of every object.
+func introspection(t *testing.T) map[string]string {
+	names, err := filepath.Glob("../data/org.example.DlmLock*.xml")
+	require.NoError(t, err)
+	files := map[string]string{}
+	for _, name := range names {
+		text, err := os.ReadFile(name)
+		require.NoError(t, err)
+		files[name] = string(text)
+	}
+	require.Contains(t, files, "../data/org.example.DlmLock.xml")
+	return files
 }
 
 var pages = []string{"dlmlockctl.1", "dlmlockd.8", "dlmlockd.toml.5", "org.example.DlmLock.5"}
@@ -45,35 +59,54 @@ type thing struct {
 	Args []thing `xml:"arg"`
 }
 
-// Every member, argument and option of the interface has its place.
+// Every member, argument and option of every interface has its place.
 func TestInterfacePage(t *testing.T) {
 	text := page(t, "org.example.DlmLock.5")
-	var n node
-	require.NoError(t, xml.Unmarshal([]byte(data.Introspection), &n))
+	require.NotContains(t, text, "@")
 	members := 0
-	for _, i := range n.Interfaces {
-		if !strings.HasPrefix(i.Name, "org.example.DlmLock") {
-			continue
-		}
-		for _, m := range append(i.Methods, i.Signals...) {
-			members++
-			_, section, ok := strings.Cut(text, ".Ss "+m.Name+"(")
-			require.True(t, ok, m.Name)
-			section, _, _ = strings.Cut(section, ".Ss ")
-			for _, a := range m.Args {
-				require.Contains(t, section, fmt.Sprintf("\n.It Fa \"\\&%s\" Pq %s\n", a.Name, a.Type), m.Name)
+	for file, source := range introspection(t) {
+		var n node
+		require.NoError(t, xml.Unmarshal([]byte(source), &n), file)
+		for _, i := range n.Interfaces {
+			if !strings.HasPrefix(i.Name, root) {
+				continue
 			}
-		}
-		for _, p := range i.Properties {
-			members++
-			require.Contains(t, text, fmt.Sprintf("\n.It Va \"\\&%s\" Pq %s; ", p.Name, p.Type))
+			section := sectionOf(t, text, i.Name)
+			for kind, list := range map[string][]thing{"": i.Methods, "signal ": i.Signals} {
+				for _, m := range list {
+					members++
+					_, about, ok := strings.Cut(section, ".Ss "+kind+m.Name+"(")
+					require.True(t, ok, "%s %s", i.Name, m.Name)
+					about, _, _ = strings.Cut(about, ".Ss ")
+					for _, a := range m.Args {
+						require.Contains(t, about, fmt.Sprintf("\n.It Fa \"\\&%s\" Pq %s\n", a.Name, a.Type), m.Name)
+					}
+				}
+			}
+			for _, p := range i.Properties {
+				members++
+				require.Contains(t, section, fmt.Sprintf("\n.It Va \"\\&%s\" Pq %s; ", p.Name, p.Type), i.Name)
+			}
+			for _, o := range regexp.MustCompile(`(?m)^ +- ([a-z-]+) \((.*?)\): `).FindAllStringSubmatch(source, -1) {
+				require.Contains(t, section, fmt.Sprintf("\n.It Li \"\\&%s\" Pq %s\n", strings.ReplaceAll(o[1], "-", `\-`), o[2]))
+			}
 		}
 	}
 	require.Greater(t, members, 20)
-	for _, o := range regexp.MustCompile(`(?m)^ +- ([a-z-]+) \((.*?)\): `).FindAllStringSubmatch(data.Introspection, -1) {
-		require.Contains(t, text, fmt.Sprintf("\n.It Li \"\\&%s\" Pq %s\n", strings.ReplaceAll(o[1], "-", `\-`), o[2]))
+}
+
+// sectionOf is the part of the page on one interface: from METHODS to the end
+// for the root, where the others' sections are behind it.
+func sectionOf(t *testing.T, text, iface string) string {
+	from := ".Sh " + iface + "\n"
+	if iface == root {
+		from = ".Sh METHODS\n"
 	}
-	require.NotContains(t, text, "@")
+	_, section, ok := strings.Cut(text, from)
+	require.True(t, ok, iface)
+	section, _, _ = strings.Cut(section, ".Sh org.example")
+	section, _, _ = strings.Cut(section, ".Sh ERRORS")
+	return section
 }
 
 // Every error that the interface names is explained.

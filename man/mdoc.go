@@ -28,49 +28,71 @@ func sentences(b *strings.Builder, text string) {
 	}
 }
 
+// root is the interface that the page is named after. The frame tells about
+// it; the others have a section each, with what their file says.
+const root = "org.example.DlmLock"
+
 func (i *iface) write(b *strings.Builder) {
-	for _, part := range []struct {
-		title   string
-		members []*member
-		write   func(*member, *strings.Builder)
-	}{{"METHODS", i.methods, (*member).writeCall}, {"SIGNALS", i.signals, (*member).writeCall}, {"PROPERTIES", i.properties, (*member).writeProperty}} {
-		if len(part.members) == 0 {
-			continue
-		}
-		title := part.title
-		if suffix := strings.TrimPrefix(i.name, "org.example.DlmLock"); suffix != "" {
-			title += " of " + i.name
-		}
-		fmt.Fprintf(b, ".Sh %s\n", title)
-		if part.title == "PROPERTIES" {
-			b.WriteString("All of them can only be read.\n.Bl -tag -width Ds\n")
-		}
-		for _, m := range part.members {
-			part.write(m, b)
-		}
-		if part.title == "PROPERTIES" {
-			b.WriteString(".El\n")
-		}
+	if i.name == root {
+		b.WriteString(".Sh METHODS\n")
+		i.writeMethods(b)
+		b.WriteString(".Sh SIGNALS\n")
+		i.writeSignals(b)
+		b.WriteString(".Sh PROPERTIES\n")
+		i.writeProperties(b)
+		return
+	}
+	fmt.Fprintf(b, ".Sh %s\n", i.name)
+	writeParagraphs(b, i.about)
+	i.writeMethods(b)
+	i.writeSignals(b)
+	if len(i.properties) > 0 {
+		b.WriteString(".Ss Properties\n")
+		i.writeProperties(b)
 	}
 }
 
-// writeCall writes a method or a signal.
-func (m *member) writeCall(b *strings.Builder) {
-	in, out := m.arguments("in"), m.arguments("out")
-	if in == "" && out == "" && len(m.args) > 0 {
-		in = m.arguments("")
+func (i *iface) writeMethods(b *strings.Builder) {
+	for _, m := range i.methods {
+		m.writeCall(b, "")
 	}
-	line := m.name + "(" + in + ")"
-	if out != "" {
-		line += ` \(-> ` + strings.ReplaceAll(out, "-", `\-`)
+}
+
+func (i *iface) writeSignals(b *strings.Builder) {
+	for _, m := range i.signals {
+		m.writeCall(b, "signal ")
 	}
-	fmt.Fprintf(b, ".Ss %s\n", line)
-	for n, p := range m.text {
+}
+
+func (i *iface) writeProperties(b *strings.Builder) {
+	b.WriteString("All of them can only be read.\n.Bl -tag -width Ds\n")
+	for _, m := range i.properties {
+		m.writeProperty(b)
+	}
+	b.WriteString(".El\n")
+}
+
+func writeParagraphs(b *strings.Builder, text []string) {
+	for n, p := range text {
 		if n > 0 {
 			b.WriteString(".Pp\n")
 		}
 		sentences(b, p)
 	}
+}
+
+// writeCall writes a method or a signal.
+func (m *member) writeCall(b *strings.Builder, kind string) {
+	in, out := m.arguments("in"), m.arguments("out")
+	if in == "" && out == "" && len(m.args) > 0 {
+		in = m.arguments("")
+	}
+	line := kind + m.name + "(" + in + ")"
+	if out != "" {
+		line += ` \(-> ` + strings.ReplaceAll(out, "-", `\-`)
+	}
+	fmt.Fprintf(b, ".Ss %s\n", line)
+	writeParagraphs(b, m.text)
 	if len(m.args) > 0 {
 		b.WriteString(".Bl -tag -width Ds\n")
 		for _, a := range m.args {

@@ -11,6 +11,7 @@ import (
 // iface is an interface of ours in the introspection XML.
 type iface struct {
 	name       string
+	about      []string // paragraphs on the file, before its node
 	methods    []*member
 	signals    []*member
 	properties []*member
@@ -46,6 +47,7 @@ func parse(text string) ([]*iface, error) {
 	var in *iface
 	var at *member
 	comment := ""
+	var about []string
 	for {
 		tok, err := d.Token()
 		if errors.Is(err, io.EOF) {
@@ -60,10 +62,15 @@ func parse(text string) ([]*iface, error) {
 		case xml.StartElement:
 			attrs := attributes(tok)
 			switch {
+			case tok.Name.Local == "node":
+				if all == nil {
+					about, comment = paragraphs(comment), ""
+				}
+				in = nil
 			case tok.Name.Local == "interface":
 				in = nil
 				if strings.HasPrefix(attrs["name"], "org.example.DlmLock") {
-					in = &iface{name: attrs["name"]}
+					in = &iface{name: attrs["name"], about: about}
 					all = append(all, in)
 				}
 			case in == nil:

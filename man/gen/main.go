@@ -1,4 +1,5 @@
-// Command gen writes org.example.DlmLock(5) to standard output.
+// Command gen writes org.example.DlmLock(5), made from the introspection XML
+// files that it is given, to standard output.
 //
 // It owns nothing: the page is made by package man.
 //
@@ -13,13 +14,25 @@ import (
 )
 
 func main() {
-	page, err := man.Interface()
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "gen:", err)
+		os.Exit(1)
+	}
+}
+
+func run(names []string) error {
+	files := map[string]string{}
+	for _, name := range names {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		files[name] = string(text)
+	}
+	page, err := man.Interface(files)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "gen:", err)
-		os.Exit(1)
+		return err
 	}
-	if _, err := os.Stdout.WriteString(page); err != nil {
-		fmt.Fprintln(os.Stderr, "gen:", err)
-		os.Exit(1)
-	}
+	_, err = os.Stdout.WriteString(page)
+	return err
 }
