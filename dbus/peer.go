@@ -36,8 +36,7 @@ type peer struct {
 	told       bool    // the service knows that the connection is gone
 }
 
-// user is all connections of one user id. It lives as long as one of them has
-// calls that are not answered.
+// user is all connections of one user id, as long as one of them is there.
 type user struct {
 	uid        uint32
 	unanswered atomic.Int32
@@ -182,6 +181,8 @@ func (p *peer) serve(c *call) {
 	}
 	if c.unchecked {
 		if err := p.user.full(p.srv.maxUser + c.weight); err != nil {
+			p.count(-c.weight) // at once, for those behind it
+			c.weight = 0
 			c.fail(err)
 			return
 		}

@@ -220,6 +220,10 @@ func TestRequestsForgotten(t *testing.T) {
 				require.True(t, ok)
 			}
 		}
+		kept := func() int {
+			synctest.Wait()
+			return len(b.list(2 * MaxEnded))
+		}
 		waits := ask(1)[0]
 		early := ask(10)
 		end(early)
@@ -228,16 +232,18 @@ func TestRequestsForgotten(t *testing.T) {
 		end(late)
 		_, ok := b.find(early[9].num)
 		require.False(t, ok, "over the bound the oldest go")
-		require.Len(t, b.all, MaxEnded+1)
+		require.Equal(t, MaxEnded+1, kept())
 		time.Sleep(RequestKept/2 + sweepEvery)
-		require.Len(t, b.all, MaxEnded+1, "kept for a minute")
+		require.Equal(t, MaxEnded+1, kept(), "kept for a minute")
 		time.Sleep(RequestKept / 2)
-		require.Len(t, b.all, 1)
+		require.Equal(t, 1, kept())
+		b.mu.Lock()
 		require.Nil(t, b.sweep)
+		b.mu.Unlock()
 		_, ok = b.find(waits.num)
 		require.True(t, ok, "what waits is kept for ever")
 		b.gone(p)
-		require.Empty(t, b.all)
+		require.Zero(t, kept())
 		_, ok = b.end(waits, lockd.Grant{}, nil)
 		require.False(t, ok)
 	})

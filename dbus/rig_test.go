@@ -41,7 +41,8 @@ type rig struct {
 type rigConfig struct {
 	auth   lockd.Authorizer
 	limits lockd.Limits
-	max    int
+	max    int // unanswered calls of a connection
+	user   int // of a user
 }
 
 // members may change locks in the tests, beside root.
@@ -61,7 +62,7 @@ func newRig(t testing.TB, bus *testbus.Bus, cfg rigConfig) *rig {
 	if cfg.auth == nil {
 		cfg.auth = lockd.GroupAuthorizer{GID: membersGID, HasGroup: true, Group: "members"}
 	}
-	r.server = New(Config{Bus: conn, Authorizer: cfg.auth, Log: log, Version: "1.2.3", StateFile: file.Path(), MaxCalls: cfg.max})
+	r.server = New(Config{Bus: conn, Authorizer: cfg.auth, Log: log, Version: "1.2.3", StateFile: file.Path(), MaxCalls: cfg.max, MaxUser: cfg.user})
 	r.service = lockd.New(lockd.Config{
 		Engine: node.Engine(), Journal: file, Contents: contents, BootID: header.BootID,
 		Node: dlm.NodeInfo{ID: 1, Name: "n1", Cluster: "test"}, BusID: conn.GUID(),

@@ -1,0 +1,126 @@
+package dbus
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	godbus "github.com/godbus/dbus/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/internal/testbus"
+	"github.com/dlmlock/dlmlockd/lockd"
+)
+
+// Beyond the bound of unanswered calls of all his connections a user is told
+// so; others, and root, are not concerned. When answers are out he may go on.
+func TestUserBound(t *testing.T) {
+	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
+		const bound, each = 50, 20
+		r := newRig(t, b, rigConfig{user: bound})
+		root := r.dial(testbus.Root)
+		_, lock := root.acquire("busy", opt())
+		done := make(chan *godbus.Call, 1000)
+		wait := opt("wait-usec", uint64(20e6))
+		refused := 0
+		var greedy []*client
+		for range 4 {
+			c := r.dial(member)
+			greedy = append(greedy, c)
+			for range each {
+				c.obj.Go(Name+".Acquire", 0, done, "vms", "busy", "PR", wait)
+			}
+			c.ok(ifacePeer + ".Ping") // all of them have come
+		}
+		for range 4*each - bound {
+			err := receive(t, done).Err
+			require.Error(t, err)
+			require.Equal(t, errLimits, err.(godbus.Error).Name)
+			refused++
+		}
+		require.Empty(t, done)
+		greedy[0].refused(errLimits, "ListLockspaces")
+		r.dial(member).refused(errLimits, "ListLockspaces") // also as the first call
+		r.dial(stranger).ok("ListLockspaces")
+		for range 2 * bound {
+			root.obj.Go(Name+".Acquire", 0, make(chan *godbus.Call, 1), "vms", "busy", "NL", wait)
+		}
+		root.at(lock).ok(lockIface+".Release", opt())
+		for range bound {
+			require.NoError(t, receive(t, done).Err)
+		}
+		greedy[0].ok("ListLockspaces")
+
+		// What a user's connections leave behind counts for nobody.
+		for _, c := range greedy {
+			require.NoError(t, c.conn.Close())
+		}
+		require.Eventually(t, func() bool {
+			r.server.mu.Lock()
+			defer r.server.mu.Unlock()
+			return r.server.users[member.UID] == nil || r.server.users[member.UID].unanswered.Load() == 0
+		}, patience, time.Millisecond)
+	})
+}
+
+// A user who has used up what he may have, and goes on asking, does not make
+// another's calls slow: the numbers are printed, the bound is generous.
+func TestCapDoesNotSlowOthers(t *testing.T) {
+	limits := lockd.DefaultLimits()
+	limits.LocksPerUID, limits.WaitingPerUID = 20_000, 5_000
+	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
+		r := newRig(t, b, rigConfig{limits: limits})
+		root, greedy := r.dial(testbus.Root), r.dial(member)
+		pair := func() time.Duration {
+			began := time.Now()
+			_, lock := root.acquire("other", opt())
+			root.at(lock).ok(lockIface+".Release", opt())
+			return time.Since(began)
+		}
+		measure := func() (median, worst time.Duration) {
+			took := make([]time.Duration, 300)
+			for i := range took {
+				took[i] = pair()
+			}
+			slices.Sort(took)
+			return took[len(took)/2], took[len(took)-1]
+		}
+		alone, _ := measure()
+
+		root.acquire("busy", opt())
+		greedy.pipeline(limits.WaitingPerUID, func(_ int, ch chan *godbus.Call) *godbus.Call {
+			return greedy.obj.Go(Name+".Request", 0, ch, "vms", "busy", "EX", opt())
+		})
+		greedy.refused(ErrorPrefix+"LimitExceeded", "Request", "vms", "busy", "EX", opt())
+		many := make([]wantRow, 1000)
+		for n := limits.WaitingPerUID; n+len(many) <= limits.LocksPerUID; n += len(many) {
+			for i := range many {
+				many[i] = wantRow{"vms", fmt.Sprint(n + i), "EX"}
+			}
+			greedy.ok("AcquireMany", many, opt())
+		}
+		greedy.refused(ErrorPrefix+"LimitExceeded", "Acquire", "vms", "more", "EX", opt())
+		atCap, _ := measure()
+
+		stop, stopped := make(chan struct{}), make(chan int)
+		go func() {
+			n := 0
+			for ; ; n++ {
+				select {
+				case <-stop:
+					stopped <- n
+					return
+				default:
+					greedy.call("Acquire", "vms", "more", "EX", opt())
+				}
+			}
+		}()
+		asking, worst := measure()
+		close(stop)
+		t.Logf("acquire and release of another user: median %v alone, %v with a user at his caps, %v (worst %v) while he asks on (%d calls)",
+			alone, atCap, asking, worst, receive(t, stopped))
+		require.Less(t, atCap, 5*alone+5*time.Millisecond)
+		require.Less(t, asking, 10*alone+10*time.Millisecond)
+	})
+}
