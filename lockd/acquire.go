@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sort"
 	"time"
 	"unicode/utf8"
@@ -236,30 +235,6 @@ func (t *table) findOwn(c *call) (parked bool, e *Error) {
 	return false, nil
 }
 
-// ownRelease finds a wanted resource's lock that the same connection has asked
-// to release before: a client that does not wait for that answer must not be
-// refused because of its own lock.
-func (t *table) ownRelease(c *call) *lock {
-	for p := t.calls[c.caller.Sender]; p != nil; p = p.older {
-		if p.kind != callRelease {
-			continue
-		}
-		if l := p.parkedAt; l != nil && c.wants(l) {
-			return l
-		}
-		for _, l := range p.locks {
-			if l.busy == p && c.wants(l) {
-				return l
-			}
-		}
-	}
-	return nil
-}
-
-func (c *call) wants(l *lock) bool {
-	return slices.ContainsFunc(c.want, func(w Want) bool { return w.Lockspace == l.sp.name && w.Resource == l.resource })
-}
-
 // checkRoom checks that the locks to be made can be written down, and the
 // caller's limits.
 func (t *table) checkRoom(c *call) *Error {
@@ -307,7 +282,7 @@ func (t *table) makeLocks(c *call) *Error {
 		l := &lock{
 			ref: t.ref(), sp: sp, resource: w.Resource, mode: dlm.None, wanted: w.Mode, state: Acquiring, busy: c,
 			owner: c.opts.Owner, hasOwner: c.opts.HasOwner, label: c.opts.Label, lifetime: c.opts.Lifetime,
-			uid: c.caller.UID, pid: c.caller.PID, sender: c.caller.Sender,
+			uid: c.caller.UID, pid: c.caller.PID, sender: c.caller.Sender, asked: c.seq,
 		}
 		if l.lifetime == state.Process {
 			l.pid = c.opts.proc.PID

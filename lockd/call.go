@@ -77,7 +77,8 @@ type call struct {
 	deadline time.Time
 	heapIdx  int // in table.deadlines, -1 if not there
 
-	older, newer *call // others that the same sender has no answer of yet
+	seq          uint64 // calls are numbered as they come in
+	older, newer *call  // others that the same sender has no answer of yet
 
 	// Results, read by the driver when it replies.
 	grants     []Grant

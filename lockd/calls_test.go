@@ -12,12 +12,15 @@ import (
 	"github.com/dlmlock/dlmlockd/state"
 )
 
+// bob is another connection of alice's uid.
+var bob = user(1000, ":1.11")
+
 // A caller who asks for several locks, of which he has one already, is told
 // "granted" only if he still has that one at the end.
 func TestAcquireAgainNotices(t *testing.T) {
 	for name, end := range map[string]func(s *sim, held Grant){
-		"a release":       func(s *sim, _ Grant) { s.release(alice, "vms", "x", Selector{}) },
-		"a conversion":    func(s *sim, _ Grant) { s.convert(alice, Want{"vms", "x", dlm.PR}, Selector{}, 0) },
+		"a release":       func(s *sim, _ Grant) { s.release(bob, "vms", "x", Selector{}) },
+		"a conversion":    func(s *sim, _ Grant) { s.convert(bob, Want{"vms", "x", dlm.PR}, Selector{}, 0) },
 		"another process": func(s *sim, g Grant) { s.node.Unlock("vms", g.LockID) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -159,6 +162,18 @@ func TestReleaseOfTheDeadIsTriedAgain(t *testing.T) {
 	s.agree("x", "y")
 }
 
+// A lock whose connection ends while it is converted is released after that.
+func TestConnectionEndsWhileConverting(t *testing.T) {
+	s, _ := simWith(t, "vms")
+	require.NoError(t, s.done(s.acquire(alice, AcquireOptions{Lifetime: state.Connection}, Want{"vms", "x", dlm.PR})))
+	c := s.convert(bob, Want{"vms", "x", dlm.EX}, Selector{}, 0)
+	s.turn(func() { s.tab.senderGone(alice.Sender) })
+	require.NoError(t, s.done(c))
+	require.Zero(t, s.tab.lockCount())
+	require.Empty(t, s.tab.bindings)
+	s.agree("x")
+}
+
 // A release that its caller no longer waits for goes on, also one that has not
 // begun.
 func TestReleaseOutlivesItsCaller(t *testing.T) {
@@ -202,7 +217,7 @@ func TestReleaseOwnerAndAcquire(t *testing.T) {
 	require.NoError(t, s.done(s.acquire(alice, o, Want{"vms", "y", dlm.EX})))
 	o.Wait = 15 * time.Second
 	s.acquire(alice, o, Want{"vms", "x", dlm.EX})
-	c := s.releaseOwner(user(1000, ":1.11"), "", "vm1")
+	c := s.releaseOwner(bob, "", "vm1")
 	require.NoError(t, s.done(c))
 	require.EqualValues(t, 1, c.count)
 	c = s.releaseOwner(alice, "", "vm1")

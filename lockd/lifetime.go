@@ -3,6 +3,7 @@ package lockd
 import (
 	"cmp"
 	"log/slog"
+	"math"
 	"slices"
 
 	"github.com/dlmlock/dlmlockd/dlm"
@@ -137,7 +138,7 @@ func (t *table) releaseEnded(in []*lock, why string) {
 
 // endCall is a release of exactly l for when it is not busy any more.
 func (t *table) endCall(l *lock) *call {
-	return &call{kind: callRelease, op: "release", heapIdx: -1, unasked: true, space: l.sp.name, resource: l.resource,
+	return &call{kind: callRelease, op: "release", heapIdx: -1, unasked: true, seq: math.MaxUint64, space: l.sp.name, resource: l.resource,
 		sel: Selector{Ref: l.ref}, caller: Caller{UID: l.uid, Privileged: true}}
 }
 

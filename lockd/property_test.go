@@ -19,15 +19,15 @@ import (
 // can go wrong, in any order of events.
 type chaos struct {
 	*sim
-	rt       *rapid.T
-	cluster  *local.Cluster
-	other    map[string]dlm.Lockspace // node 2
-	theirs   map[dlm.Cookie]dlm.Mode  // its locks, granted or not
-	cookies  dlm.Cookie
-	broken   bool // the engine refuses operations now
-	halted   map[string]bool
-	owed     map[Ref]*promise
-	unlocked map[Ref]bool // by another process, or while the state file could not be written
+	rt      *rapid.T
+	cluster *local.Cluster
+	other   map[string]dlm.Lockspace // node 2
+	theirs  map[dlm.Cookie]dlm.Mode  // its locks, granted or not
+	cookies dlm.Cookie
+	broken  bool // the engine refuses operations now
+	halted  map[string]bool
+	owed    map[Ref]*promise
+	excused map[Ref]bool // may be called lost without a promise
 }
 
 // promise is a lock that a client was told it has.
@@ -50,7 +50,7 @@ var (
 
 func newChaos(rt *rapid.T) *chaos {
 	c := &chaos{rt: rt, cluster: local.NewCluster("c"), other: map[string]dlm.Lockspace{}, theirs: map[dlm.Cookie]dlm.Mode{},
-		halted: map[string]bool{}, owed: map[Ref]*promise{}, unlocked: map[Ref]bool{}}
+		halted: map[string]bool{}, owed: map[Ref]*promise{}, excused: map[Ref]bool{}}
 	c.sim = newSim(rt, c.cluster.AddNode(1), chaosSpaces...)
 	c.limits.LocksPerUID, c.limits.WaitingPerUID = 8, 3
 	e := c.cluster.AddNode(2).Engine()
@@ -107,7 +107,7 @@ func (p *promise) meant(c *call) bool {
 
 func (c *chaos) lost(l Lost) {
 	p := c.owed[l.Ref]
-	require.True(c.rt, p != nil || c.unlocked[l.Ref], "lock %d was called lost, and nobody was told that he has it: %s", l.Ref, l.Reason)
+	require.True(c.rt, p != nil || c.excused[l.Ref], "lock %d was called lost, and nobody was told that he has it: %s", l.Ref, l.Reason)
 	delete(c.owed, l.Ref)
 }
 
@@ -216,7 +216,7 @@ func (c *chaos) doForeign(rt *rapid.T) {
 	}
 	l := in[rapid.IntRange(0, len(in)-1).Draw(rt, "which")]
 	if c.node.Unlock(space, l.lockid) {
-		c.unlocked[l.ref] = true
+		c.excused[l.ref] = true
 		c.drop(func(p *promise) bool { return p.grant.Ref == l.ref })
 	}
 }
@@ -249,11 +249,17 @@ func (c *chaos) doBreak(rt *rapid.T) {
 	})
 }
 
-// forgive notes the locks whose end the state file was not able to take.
+// forgive notes the locks whose end the state file was not able to take, and
+// those that are held although the answer does not reach anybody any more.
 func (c *chaos) forgive() {
+	for _, l := range c.journal.contents("").Locks {
+		if l.Phase == state.Held && c.owed[Ref(l.ID)] == nil {
+			c.excused[Ref(l.ID)] = true
+		}
+	}
 	for _, ch := range c.writer.backlog {
 		if m, ok := ch.(state.Mark); ok {
-			c.unlocked[Ref(m.ID)] = true
+			c.excused[Ref(m.ID)] = true
 			delete(c.owed, Ref(m.ID))
 		}
 	}

@@ -66,14 +66,14 @@ func (t *table) startReleaseOwner(c *call) {
 		for l := t.owners[ownerKey{uid, c.owner}]; l != nil; l = l.nextOwner {
 			switch {
 			case c.space != "" && l.sp.name != c.space:
-			case l.state == Acquiring && !t.sameCaller(l, c):
-				// Asked for at the same time by somebody else: it comes after.
+			case l.asked > c.seq, l.state == Acquiring && !t.sameCaller(l, c):
+				// Asked for later, or at the same time by somebody else.
 			case l.sp.state != SpaceReady:
 				_, e := t.usable(c, l.sp.name, l.resource)
 				c.fail(e)
-			case l.busy != nil:
+			case t.before(c, l) != nil:
 				c.err = nil // it will be looked at again
-				t.park(c, l)
+				t.park(c, t.before(c, l))
 				return
 			default:
 				locks = append(locks, l)
@@ -83,8 +83,9 @@ func (t *table) startReleaseOwner(c *call) {
 	t.release(c, locks)
 }
 
-// findLock finds the one lock that a convert or release means. The caller's
-// own locks come first; those of others only where there is none.
+// findLock finds the one lock that a convert or release means, among those that
+// were there when the call came in. The caller's own locks come first; those of
+// others only where there is none.
 func (t *table) findLock(c *call, lockspace, resource string) (found *lock, parked bool, e *Error) {
 	sp := t.spaces[lockspace]
 	if sp == nil || sp.state != SpaceReady {
@@ -95,22 +96,21 @@ func (t *table) findLock(c *call, lockspace, resource string) (found *lock, park
 		return t.unlessBusy(c, l)
 	}
 	var own, others []*lock
-	var starting *lock
+	var unsettled *lock // by an earlier call of the same connection
 	for l := sp.byResource[resource]; l != nil; l = l.nextRes {
 		switch {
-		case !c.sel.match(l):
+		case !c.sel.match(l) || l.asked > c.seq:
+		case (l.state == Acquiring || l.state == Releasing) && t.sameCaller(l, c):
+			unsettled = l
 		case l.state == Acquiring:
-			if t.sameCaller(l, c) {
-				starting = l
-			}
 		case l.uid == c.caller.UID:
 			own = append(own, l)
 		default:
 			others = append(others, l)
 		}
 	}
-	if len(own) == 0 && starting != nil {
-		t.park(c, starting)
+	if unsettled != nil {
+		t.park(c, unsettled)
 		return nil, true, nil
 	}
 	if len(own) == 0 && c.caller.Privileged {
@@ -143,7 +143,7 @@ func (t *table) exact(c *call, sp *space, resource string) *lock {
 	case c.sel.HasOwner:
 		l = t.findOwned(sp, resource, c.caller.UID, c.sel.Owner)
 	}
-	if l == nil || l.sp != sp || l.resource != resource || l.probe || l.state == Acquiring || !c.sel.match(l) ||
+	if l == nil || l.sp != sp || l.resource != resource || l.probe || l.state == Acquiring || !c.sel.match(l) || l.asked > c.seq ||
 		l.uid != c.caller.UID && !c.caller.Privileged {
 		return nil
 	}
@@ -152,17 +152,11 @@ func (t *table) exact(c *call, sp *space, resource string) *lock {
 
 // unlessBusy returns l, or parks the call until nothing is under way with it.
 func (t *table) unlessBusy(c *call, l *lock) (found *lock, parked bool, e *Error) {
-	if l.busy != nil {
-		t.park(c, l)
+	if b := t.before(c, l); b != nil {
+		t.park(c, b)
 		return nil, true, nil
 	}
 	return l, false, nil
-}
-
-// sameCaller reports whether the lock is being acquired by the caller of c, who
-// did not wait for the answer before he went on.
-func (t *table) sameCaller(l *lock, c *call) bool {
-	return l.busy != nil && l.busy.caller.Sender == c.caller.Sender && l.uid == c.caller.UID
 }
 
 // match reports whether the selector means l.

@@ -207,7 +207,7 @@ func (s *Service) turn(fn func()) {
 	s.t.now = time.Now()
 	s.t.debug = s.logs.debug()
 	fn()
-	s.t.tellTouched()
+	s.t.endTurn()
 	for i := 0; i < len(s.t.out); i++ {
 		a := s.t.out[i]
 		s.t.out[i] = nil

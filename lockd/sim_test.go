@@ -87,6 +87,7 @@ func (s *sim) restart() {
 func (s *sim) turn(fn func()) {
 	s.tab.now = s.now
 	fn()
+	s.tab.endTurn()
 	for i := 0; i < len(s.tab.out); i++ {
 		a := s.tab.out[i]
 		s.tab.out[i] = nil

@@ -517,6 +517,7 @@ func (t *table) closeLocks(sp *space, why string) {
 	var idle []*lock
 	for _, l := range in {
 		switch {
+		case t.locks[l.ref] != l: // its call has ended with another of its locks
 		case l.flying:
 			t.lockEvent(l, dlm.Event{Kind: dlm.Completed, Cookie: l.cookie, Status: dlm.StatusGone, Mode: dlm.None})
 		case l.busy != nil:

@@ -27,6 +27,7 @@ type lock struct {
 	parked   []*call // calls that wait until it is not
 	since    int64   // microseconds since 1970; when it was granted
 	token    uint64
+	asked    uint64 // seq of the call that made it; 0: an earlier process did
 
 	bound *binding // what its lifetime hangs on; nil for persistent
 
@@ -68,6 +69,9 @@ type table struct {
 	debug  bool // lines for ordinary decisions are wanted
 
 	nextRef  Ref
+	nextSeq  uint64
+	parked   int     // calls that wait for another one
+	awake    []*call // that did and need not any more, by seq
 	locks    map[Ref]*lock
 	alias    map[dlm.Cookie]*lock // locks whose cookie is not their ref
 	order    []ordered            // by ref, with holes
@@ -368,21 +372,43 @@ func (t *table) unuse(uid uint32) {
 func (t *table) park(c *call, l *lock) {
 	c.parkedAt = l
 	l.parked = append(l.parked, c)
+	t.parked++
 }
 
-// unpark starts the calls anew that waited for l, in their order. What they
-// find may be busy again; then they wait again.
-func (t *table) unpark(l *lock) {
-	parked := l.parked
-	l.parked = nil
-	for _, c := range parked {
+// leaveQueue ends the waiting of a parked call.
+func (t *table) leaveQueue(c *call) {
+	if l := c.parkedAt; l != nil {
 		c.parkedAt = nil
+		l.parked = slices.DeleteFunc(l.parked, func(p *call) bool { return p == c })
+		t.parked--
 	}
-	for _, c := range parked {
+}
+
+// unpark has the calls that waited for l started anew at the end of the turn.
+// What they find may be busy again; then they wait again.
+func (t *table) unpark(l *lock) {
+	for _, c := range l.parked {
+		c.parkedAt = nil
+		i, _ := slices.BinarySearchFunc(t.awake, c, func(a, b *call) int { return cmp.Compare(a.seq, b.seq) })
+		t.awake = slices.Insert(t.awake, i, c)
+	}
+	t.parked -= len(l.parked)
+	l.parked = nil
+}
+
+// endTurn starts the calls that need not wait any more, in the order in which
+// they came in, and tells what has changed. The driver calls it after every
+// event.
+func (t *table) endTurn() {
+	for len(t.awake) > 0 {
+		c := t.awake[0]
+		t.awake[0] = nil
+		t.awake = t.awake[1:]
 		if !c.answered {
 			t.start(c)
 		}
 	}
+	t.tellTouched()
 }
 
 // idle ends the operation of l: it is held, and parked calls go on.
@@ -392,8 +418,13 @@ func (t *table) idle(l *lock) {
 	t.unpark(l)
 }
 
-// start begins a call, or begins it again after it was parked.
+// start begins a call, or begins it again after it was parked. Calls of one
+// connection that concern the same resource keep their order.
 func (t *table) start(c *call) {
+	if l := t.ahead(c); l != nil {
+		t.park(c, l)
+		return
+	}
 	switch c.kind {
 	case callAcquire:
 		t.startAcquire(c)
@@ -423,8 +454,10 @@ func (t *table) submit(c *call) {
 	t.start(c)
 }
 
-// enlist puts a call among those that its sender waits for.
+// enlist numbers a call and puts it among those that its sender waits for.
 func (t *table) enlist(c *call) {
+	t.nextSeq++
+	c.seq = t.nextSeq
 	if c.caller.Sender == "" {
 		return
 	}
@@ -474,9 +507,7 @@ func (t *table) giveUp(c *call, e *Error) {
 		return
 	}
 	c.fail(e)
-	if l := c.parkedAt; l != nil {
-		l.parked = slices.DeleteFunc(l.parked, func(p *call) bool { return p == c })
-	}
+	t.leaveQueue(c)
 	switch c.kind {
 	case callAcquire:
 		t.abandonAcquire(c)

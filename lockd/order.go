@@ -1,0 +1,93 @@
+package lockd
+
+import "slices"
+
+// The order of one connection's calls. A client need not wait for an answer
+// before its next call: each call comes to what it would have come to if it had
+// been made after the answers to those before it. Calls that concern the same
+// locks are kept in order here; the DLM sees to the rest. The calls of different
+// connections are in no order.
+
+// ahead returns the lock at which an earlier call of the same connection waits
+// that concerns the same resource, or nil.
+func (t *table) ahead(c *call) *lock {
+	if t.parked == 0 {
+		return nil
+	}
+	for p := t.calls[c.caller.Sender]; p != nil; p = p.older {
+		if p.parkedAt != nil && p.seq < c.seq && overlap(p, c) {
+			return p.parkedAt
+		}
+	}
+	return nil
+}
+
+// maxCompared bounds how many pairs of resources overlap compares.
+const maxCompared = 256
+
+// overlap reports whether two calls may concern the same lock.
+func overlap(a, b *call) bool {
+	if a.all || b.all {
+		return true // a release of everything of one owner
+	}
+	if a.kind == callRelease {
+		a, b = b, a
+	}
+	if a.kind == callRelease {
+		return a.space == b.space && a.resource == b.resource
+	}
+	if len(a.want)*max(len(b.want), 1) > maxCompared {
+		return true // waiting costs less than to find out
+	}
+	for _, w := range a.want {
+		if b.kind == callRelease && b.space == w.Lockspace && b.resource == w.Resource {
+			return true
+		}
+		if slices.ContainsFunc(b.want, func(o Want) bool { return o.Lockspace == w.Lockspace && o.Resource == w.Resource }) {
+			return true
+		}
+	}
+	return false
+}
+
+// ownRelease finds a wanted resource's lock that the same connection has asked
+// to release before: a client that does not wait for that answer must not be
+// refused because of its own lock.
+func (t *table) ownRelease(c *call) *lock {
+	for p := t.calls[c.caller.Sender]; p != nil; p = p.older {
+		if p.kind != callRelease || p.seq > c.seq {
+			continue
+		}
+		for _, l := range p.locks {
+			if l.busy == p && c.wants(l) {
+				return l
+			}
+		}
+	}
+	return nil
+}
+
+func (c *call) wants(l *lock) bool {
+	return slices.ContainsFunc(c.want, func(w Want) bool { return w.Lockspace == l.sp.name && w.Resource == l.resource })
+}
+
+// before returns the lock that c has to wait for before it can begin with l, or
+// nil: l itself, if something is under way with it, or one that an earlier
+// acquire of the same connection takes together with l.
+func (t *table) before(c *call, l *lock) *lock {
+	if l.busy != nil {
+		return l
+	}
+	for p := t.calls[c.caller.Sender]; p != nil; p = p.older {
+		if p.kind == callAcquire && p.seq < c.seq && len(p.fresh) > 0 && len(p.fresh) < len(p.locks) && slices.Contains(p.locks, l) {
+			return p.fresh[0]
+		}
+	}
+	return nil
+}
+
+// sameCaller reports whether something is under way with the lock that the
+// caller of c asked for, and did not wait for the answer before he went on.
+func (t *table) sameCaller(l *lock, c *call) bool {
+	return l.busy != nil && l.busy.caller.Sender == c.caller.Sender && l.uid == c.caller.UID
+}
