@@ -79,12 +79,30 @@ func (t *table) inspect(c *call) {
 	}
 	t.do(lookAction{sp: sp, resource: c.resource, then: func(k looked) {
 		in.Queues, in.HasQueues = k.queues, k.hasQueues
+		in.Queues.Granted = t.withoutProbes(sp, c.resource, in.Queues.Granted)
 		if k.hasHealth {
 			in.Health, in.HasHealth = k.health, true
 		}
 		in.Missing = append(in.Missing, k.missing...)
 		end()
 	}})
+}
+
+// withoutProbes takes out the null locks of this node that no entry explains:
+// they are this instance's own, made to read a value block and perhaps gone by
+// now. Nobody else locks here, and a null lock is in nobody's way.
+func (t *table) withoutProbes(sp *space, resource string, granted []dlm.Held) []dlm.Held {
+	return slices.DeleteFunc(granted, func(h dlm.Held) bool {
+		if h.Mode != dlm.NL || h.Node != t.node.ID {
+			return false
+		}
+		for l := sp.byResource[resource]; l != nil; l = l.nextRes {
+			if l.lockid == h.LockID {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // scanLimit is how many locks one page looks at before it ends early, so that

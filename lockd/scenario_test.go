@@ -424,9 +424,7 @@ func (s *scenario) inspected(who string, in Inspection, err error) {
 		held []dlm.Held
 	}{{"granted", in.Queues.Granted}, {"converting", in.Queues.Converting}, {"waiting", in.Queues.Waiting}} {
 		for _, h := range q.held {
-			if h.Mode != dlm.NL {
-				s.printf("  %s node %d %s %s", q.name, h.Node, h.Mode, h.Wanted)
-			}
+			s.printf("  %s node %d %s %s", q.name, h.Node, h.Mode, h.Wanted)
 		}
 	}
 	if in.HasHolder {

@@ -436,7 +436,7 @@ func (h *handle) flush() {
 	defer h.deliver.Unlock()
 	c.mu.Lock()
 	events := h.pending
-	h.pending = h.spare[:0]
+	h.pending, h.spare = h.spare[:0], nil // one buffer is never both
 	c.mu.Unlock()
 	for i := range events {
 		h.sink(events[i])
