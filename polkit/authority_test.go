@@ -14,8 +14,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dlmlock/dlmlockd/internal/testbus"
+	"github.com/dlmlock/dlmlockd/internal/testpolkit"
 	"github.com/dlmlock/dlmlockd/lockd"
 )
+
+// startBus starts a bus that polkitd may live on.
+func startBus(t *testing.T) *testbus.Bus {
+	return testbus.Start(t, testbus.Daemon, testpolkit.BusPolicy(t))
+}
 
 // bench is an Authority on a private bus, and a caller who is nobody.
 type bench struct {
@@ -73,7 +79,7 @@ func disk(space, mode string) map[string]string {
 // active administrator changes anything, and root is not asked about.
 func TestDefaults(t *testing.T) {
 	bus := startBus(t)
-	newPolkitd(t, bus, "").start(t)
+	testpolkit.New(t, bus, "").Start()
 	b := newBench(t, bus)
 	ctx := t.Context()
 	require.NoError(t, b.Authorize(ctx, b.nobody(), lockd.ActInspect, disk("vms", "")))
@@ -92,7 +98,7 @@ func TestDefaults(t *testing.T) {
 // What polkitd makes of the shipped file is what is meant.
 func TestShippedActions(t *testing.T) {
 	bus := startBus(t)
-	newPolkitd(t, bus, "").start(t)
+	testpolkit.New(t, bus, "").Start()
 	type described struct {
 		ID, Description, Message, Vendor, VendorURL, Icon string
 		Any, Inactive, Active                             uint32
@@ -127,15 +133,15 @@ func TestExampleRules(t *testing.T) {
 	bus := startBus(t)
 	// nobody is in nogroup and not in operator.
 	rules := bytes.Replace(example, []byte(`isInGroup("operator")`), []byte(`isInGroup("nogroup")`), 1)
-	p := newPolkitd(t, bus, string(example))
-	p.start(t)
+	p := testpolkit.New(t, bus, string(example))
+	p.Start()
 	b := newBench(t, bus)
 	s := b.nobody()
 	requireKind(t, lockd.AccessDenied, b.Authorize(t.Context(), s, lockd.ActAcquire, disk("backup", "EX")))
 
-	p.stop()
-	p.rules(t, string(rules))
-	p.start(t)
+	p.Stop()
+	p.Rules(string(rules))
+	p.Start()
 	require.NoError(t, b.Authorize(t.Context(), s, lockd.ActAcquire, disk("backup", "EX")))
 	requireKind(t, lockd.AccessDenied, b.Authorize(t.Context(), s, lockd.ActAcquire, disk("vms", "EX")))
 	requireKind(t, lockd.AccessDenied, b.Authorize(t.Context(), s, lockd.ActReleaseOthers, disk("backup", "")))
@@ -145,10 +151,10 @@ func TestExampleRules(t *testing.T) {
 // Rules see every detail, and text that is no text never reaches them.
 func TestRulesSeeDetails(t *testing.T) {
 	bus := startBus(t)
-	newPolkitd(t, bus, `polkit.addRule(function(action, subject) {
+	testpolkit.New(t, bus, `polkit.addRule(function(action, subject) {
 		if (action.lookup("lockspace") == "vms" && action.lookup("resource") == "disk1" && action.lookup("mode") == "PR" &&
 		    action.lookup("owner") == "vm \u2603" && subject.user == "nobody") return polkit.Result.YES;
-	});`).start(t)
+	});`).Start()
 	b := newBench(t, bus)
 	d := disk("vms", "PR")
 	d["owner"] = "vm \u2603"
@@ -173,7 +179,7 @@ polkit.addRule(function(action, subject) { if (action.id != "org.example.DlmLock
 // A person is asked only if the caller allows it, and sees what it is about.
 func TestInteraction(t *testing.T) {
 	bus := startBus(t)
-	newPolkitd(t, bus, askAdmin).start(t)
+	testpolkit.New(t, bus, askAdmin).Start()
 	b := newBench(t, bus)
 	s := b.nobody()
 	err := b.Authorize(t.Context(), s, lockd.ActAcquire, disk("vms", "EX"))
@@ -202,7 +208,7 @@ func TestInteraction(t *testing.T) {
 
 func TestDismissed(t *testing.T) {
 	bus := startBus(t)
-	newPolkitd(t, bus, askAdmin).start(t)
+	testpolkit.New(t, bus, askAdmin).Start()
 	b := newBench(t, bus)
 	newAgent(t, bus, dismiss)
 	s := b.nobody()
@@ -216,7 +222,7 @@ func TestDismissed(t *testing.T) {
 // a dialog has an end.
 func TestCancellation(t *testing.T) {
 	bus := startBus(t)
-	newPolkitd(t, bus, askAdmin).start(t)
+	testpolkit.New(t, bus, askAdmin).Start()
 	b := newBench(t, bus)
 	a := newAgent(t, bus, ponder)
 	s := b.nobody()
@@ -248,7 +254,7 @@ func TestCancellation(t *testing.T) {
 // when it goes the group does again.
 func TestComesAndGoes(t *testing.T) {
 	bus := startBus(t)
-	p := newPolkitd(t, bus, `polkit.addRule(function(action, subject) { if (action.lookup("lockspace") == "vms") return polkit.Result.YES; });`)
+	p := testpolkit.New(t, bus, `polkit.addRule(function(action, subject) { if (action.lookup("lockspace") == "vms") return polkit.Result.YES; });`)
 	b := newBench(t, bus)
 	nobody, member := b.nobody(), b.nobody()
 	member.GIDs = []uint32{65534, 4242}
@@ -265,11 +271,11 @@ func TestComesAndGoes(t *testing.T) {
 		requireKind(t, lockd.AccessDenied, b.Authorize(t.Context(), member, lockd.ActAcquire, disk("backup", "EX")))
 	}
 	group()
-	p.start(t)
+	p.Start()
 	rules()
-	p.stop()
+	p.Stop()
 	group()
-	p.start(t)
+	p.Start()
 	rules()
 	require.Equal(t, 2, bytes.Count([]byte(b.log.String()), []byte("no polkit on the bus")))
 	require.Equal(t, 2, bytes.Count([]byte(b.log.String()), []byte("polkit is on the bus")))
@@ -282,26 +288,26 @@ func TestComesAndGoes(t *testing.T) {
 // dies over a question is asked again when it is back, and it is not.
 func TestHangsAndDies(t *testing.T) {
 	bus := startBus(t)
-	p := newPolkitd(t, bus, `polkit.addRule(function() { return polkit.Result.YES; });`)
-	p.start(t)
+	p := testpolkit.New(t, bus, `polkit.addRule(function() { return polkit.Result.YES; });`)
+	p.Start()
 	b := newBench(t, bus, func(c *Config) { c.Timeout = 100 * time.Millisecond })
 	member := b.nobody()
 	member.GIDs = []uint32{4242}
-	p.signal(syscall.SIGSTOP)
+	p.Signal(syscall.SIGSTOP)
 	err := b.Authorize(t.Context(), member, lockd.ActAcquire, disk("vms", "EX"))
 	requireKind(t, lockd.AccessDenied, err)
 	require.ErrorContains(t, err, "did not answer in time")
-	p.signal(syscall.SIGCONT)
+	p.Signal(syscall.SIGCONT)
 	require.Eventually(t, func() bool {
 		return b.Authorize(t.Context(), member, lockd.ActAcquire, disk("vms", "EX")) == nil
 	}, 10*time.Second, 10*time.Millisecond)
 
 	slow := newBench(t, bus)
-	p.signal(syscall.SIGSTOP)
+	p.Signal(syscall.SIGSTOP)
 	result := make(chan error)
 	go func() { result <- slow.Authorize(t.Context(), member, lockd.ActAcquire, disk("vms", "EX")) }()
 	time.Sleep(50 * time.Millisecond) // so that the question is with polkitd; sooner is well too
-	p.stop()
+	p.Stop()
 	require.NoError(t, <-result, "the group decides, polkitd is gone")
 	require.Contains(t, slow.log.String(), "no polkit on the bus")
 }
@@ -309,9 +315,9 @@ func TestHangsAndDies(t *testing.T) {
 // A missing policy file is said, not guessed over.
 func TestActionsNotInstalled(t *testing.T) {
 	bus := startBus(t)
-	p := newPolkitd(t, bus, "")
-	require.NoError(t, os.Remove(p.dir+"/actions/org.example.DlmLock.policy"))
-	p.start(t)
+	p := testpolkit.New(t, bus, "")
+	require.NoError(t, os.Remove(p.Actions()))
+	p.Start()
 	b := newBench(t, bus)
 	err := b.Authorize(t.Context(), b.nobody(), lockd.ActInspect, nil)
 	requireKind(t, lockd.AccessDenied, err)
