@@ -1,0 +1,265 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	godbus "github.com/godbus/dbus/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/internal/testbus"
+)
+
+// sleeper is a process that locks hang on.
+func sleeper(t *testing.T) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("sleep", "1000")
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	return cmd
+}
+
+// end ends a process, and waits until it is gone.
+func end(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	require.NoError(t, cmd.Process.Kill())
+	_ = cmd.Wait()
+}
+
+// await takes one value of a channel within patience.
+func await[T any](t *testing.T, ch <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-ch:
+		return v
+	case <-time.After(patience):
+		t.Fatal("nothing came")
+		panic("unreachable")
+	}
+}
+
+// resources are those of the locks that are there.
+func (c client) resources(t *testing.T) []string {
+	t.Helper()
+	names := []string{}
+	for _, r := range c.list(t) {
+		names = append(names, r.Resource)
+	}
+	return names
+}
+
+func (c client) becomes(t *testing.T, want ...string) {
+	t.Helper()
+	var is []string
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if is = c.resources(t); slices.Equal(is, want) {
+			return
+		}
+	}
+	t.Fatalf("the locks are %v, not %v", is, want)
+}
+
+// request queues for a lock and tells when it is granted.
+func (c client) request(t *testing.T, conn *godbus.Conn, resource string) <-chan time.Time {
+	t.Helper()
+	signals, granted := make(chan *godbus.Signal, 10), make(chan time.Time, 1)
+	conn.Signal(signals)
+	var path godbus.ObjectPath
+	require.NoError(t, c.call("Request", "vms", resource, "EX", opts("owner", "next")).Store(&path))
+	go func() {
+		defer conn.RemoveSignal(signals)
+		for s := range signals {
+			if s.Path == path && s.Name == "org.example.DlmLock.Request.Completed" {
+				granted <- time.Now()
+				return
+			}
+		}
+	}()
+	return granted
+}
+
+// What hangs on a process or a connection ends with it, within 100 ms on a
+// machine that is not busy: measured as the time until the next one has the
+// lock and knows it.
+func TestLifetimeEndsSoon(t *testing.T) {
+	for _, kind := range testbus.Kinds {
+		t.Run(string(kind), func(t *testing.T) {
+			bus, dir := testbus.Start(t, kind), t.TempDir()
+			start(t, bus, dir)
+			conn := bus.Dial(t)
+			c := newClient(conn)
+			require.NoError(t, c.join("vms"))
+			took := map[string][]time.Duration{}
+			for range 20 {
+				child := sleeper(t)
+				_, err := c.acquire("vms", "r", "EX", "lifetime", "process", "pid", uint32(child.Process.Pid))
+				require.NoError(t, err)
+				granted := c.request(t, conn, "r")
+				began := time.Now()
+				end(t, child)
+				took["process"] = append(took["process"], await(t, granted).Sub(began))
+				require.NoError(t, c.release("vms", "r"))
+
+				other := bus.Dial(t)
+				_, err = newClient(other).acquire("vms", "r", "EX", "lifetime", "connection")
+				require.NoError(t, err)
+				granted = c.request(t, conn, "r")
+				began = time.Now()
+				require.NoError(t, other.Close())
+				took["connection"] = append(took["connection"], await(t, granted).Sub(began))
+				require.NoError(t, c.release("vms", "r"))
+			}
+			for lifetime, d := range took {
+				slices.Sort(d)
+				t.Logf("%s: the next one has the lock after %v (median), %v (worst)", lifetime, d[len(d)/2], d[len(d)-1])
+				require.Less(t, d[len(d)/2], time.Second)
+			}
+		})
+	}
+}
+
+// busctl leaves the bus as soon as it has its answer, and the lock with it.
+func TestConnectionOfBusctl(t *testing.T) {
+	for _, kind := range testbus.Kinds {
+		t.Run(string(kind), func(t *testing.T) {
+			bus, dir := testbus.Start(t, kind), t.TempDir()
+			start(t, bus, dir)
+			c := newClient(bus.Dial(t))
+			require.NoError(t, c.join("vms"))
+			call := func(resource, lifetime string) {
+				out, err := bus.Command(t, testbus.Root, "busctl", "call", "org.example.DlmLock", "/org/example/DlmLock", "org.example.DlmLock",
+					"Acquire", "sssa{sv}", "vms", resource, "EX", "1", "lifetime", "s", lifetime).CombinedOutput()
+				require.NoError(t, err, string(out))
+			}
+			call("bound", "connection")
+			call("kept", "persistent")
+			began := time.Now()
+			c.becomes(t, "kept")
+			t.Logf("gone %v after busctl", time.Since(began))
+			out, err := bus.Command(t, testbus.Root, "busctl", "call", "org.example.DlmLock", "/org/example/DlmLock", "org.example.DlmLock",
+				"Acquire", "sssa{sv}", "vms", "bound", "EX", "2", "lifetime", "s", "process", "pid", "u", fmt.Sprint(os.Getpid())).CombinedOutput()
+			require.NoError(t, err, string(out))
+			require.Equal(t, []string{"kept", "bound"}, c.resources(t), "this process is still there")
+		})
+	}
+}
+
+// A new connection that asks for what its owner holds takes the lock over: it
+// ends with the new one, also if the daemon was restarted in between.
+func TestRebind(t *testing.T) {
+	bus, dir := testbus.Start(t, testbus.Broker), t.TempDir()
+	p := start(t, bus, dir)
+	c := newClient(bus.Dial(t))
+	require.NoError(t, c.join("vms"))
+	first, second, third := bus.Dial(t), bus.Dial(t), bus.Dial(t)
+	take := func(conn *godbus.Conn) uint32 {
+		id, err := newClient(conn).acquire("vms", "r", "EX", "owner", "vm1", "lifetime", "connection")
+		require.NoError(t, err)
+		return id
+	}
+	id := take(first)
+	require.Equal(t, id, take(second))
+	require.NoError(t, first.Close())
+	_, err := c.acquire("vms", "fence", "EX") // after what the end of first began
+	require.NoError(t, err)
+	require.Equal(t, []string{"r", "fence"}, c.resources(t))
+
+	p.kill()
+	start(t, bus, dir)
+	require.Equal(t, []string{"r", "fence"}, c.resources(t), "its connection outlived the daemon")
+	require.Equal(t, id, take(third))
+	require.NoError(t, second.Close())
+	require.NoError(t, c.release("vms", "fence"))
+	require.Equal(t, []string{"r"}, c.resources(t))
+	require.NoError(t, third.Close())
+	c.becomes(t)
+}
+
+// A connection that goes while the daemon is down takes its locks along when
+// it is back, and one that stays keeps them.
+func TestConnectionsOverARestart(t *testing.T) {
+	for _, kind := range testbus.Kinds {
+		t.Run(string(kind), func(t *testing.T) {
+			bus, dir := testbus.Start(t, kind), t.TempDir()
+			p := start(t, bus, dir)
+			c := newClient(bus.Dial(t))
+			require.NoError(t, c.join("vms"))
+			var conns []*godbus.Conn
+			for i := range 20 {
+				conn := bus.Dial(t)
+				conns = append(conns, conn)
+				_, err := newClient(conn).acquire("vms", fmt.Sprint(i), "EX", "lifetime", "connection")
+				require.NoError(t, err)
+			}
+			p.kill()
+			var stay []string
+			for i, conn := range conns {
+				if i%2 == 0 {
+					require.NoError(t, conn.Close())
+				} else {
+					stay = append(stay, fmt.Sprint(i))
+				}
+			}
+			start(t, bus, dir)
+			c.becomes(t, stay...)
+			for _, conn := range conns {
+				_ = conn.Close()
+			}
+			c.becomes(t)
+		})
+	}
+}
+
+// A process that has ended while no daemon ran, and whose pid another process
+// has now: the lock is gone, and the other process has nothing to do with it.
+func TestReusedPID(t *testing.T) {
+	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
+	p := start(t, bus, dir)
+	c := newClient(bus.Dial(t))
+	require.NoError(t, c.join("vms"))
+	child := sleeper(t)
+	pid := child.Process.Pid
+	_, err := c.acquire("vms", "r", "EX", "lifetime", "process", "pid", uint32(pid))
+	require.NoError(t, err)
+	p.kill()
+	end(t, child)
+	heir := withPID(t, pid)
+
+	p = start(t, bus, dir)
+	c.becomes(t)
+	_, err = c.acquire("vms", "r", "EX", "lifetime", "process", "pid", uint32(pid))
+	require.NoError(t, err)
+	p.kill()
+	start(t, bus, dir)
+	require.Equal(t, []string{"r"}, c.resources(t), "this one is alive")
+	end(t, heir)
+	c.becomes(t)
+}
+
+// withPID starts a process that has that pid, which is free.
+func withPID(t *testing.T, pid int) *exec.Cmd {
+	const last = "/proc/sys/kernel/ns_last_pid" // proc(5); needs CONFIG_CHECKPOINT_RESTORE
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		err := os.WriteFile(last, []byte(strconv.Itoa(pid-1)), 0)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EROFS) {
+			t.Skipf("this kernel does not let a test choose a pid: %v", err)
+		}
+		require.NoError(t, err)
+		cmd := sleeper(t)
+		if cmd.Process.Pid == pid {
+			return cmd
+		}
+		_ = cmd.Process.Kill() // another process came first
+		_ = cmd.Wait()
+	}
+	t.Fatalf("pid %d does not become free", pid)
+	return nil
+}
