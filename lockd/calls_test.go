@@ -174,6 +174,22 @@ func TestConnectionEndsWhileConverting(t *testing.T) {
 	s.agree("x")
 }
 
+// Nor does it when a release that somebody waits for has failed before.
+func TestReleaseOfTheDeadAfterOneThatFailed(t *testing.T) {
+	s, cluster := simWith(t, "vms")
+	require.NoError(t, s.done(s.acquire(alice, AcquireOptions{Lifetime: state.Connection}, Want{"vms", "x", dlm.EX})))
+	failing(cluster, "unlock", syscall.ENOMEM)
+	c := s.release(root, "vms", "x", Selector{})
+	s.turn(func() { s.tab.senderGone(alice.Sender) })
+	require.ErrorIs(t, s.done(c), KernelError)
+	require.Equal(t, 1, s.tab.lockCount())
+	cluster.Fail(nil)
+	s.pass(nagInterval)
+	require.Zero(t, s.tab.lockCount())
+	require.Empty(t, s.tab.bindings)
+	s.agree("x")
+}
+
 // A release that its caller no longer waits for goes on, also one that has not
 // begun.
 func TestReleaseOutlivesItsCaller(t *testing.T) {

@@ -101,7 +101,7 @@ const maxProbes = 1024
 // contends with nobody, and lets go of it again. then gets an event without a
 // value where that can't be done.
 func (t *table) readValue(sp *space, resource string, then func(dlm.Event)) {
-	if len(t.locks)-t.lockCount() >= maxProbes {
+	if !sp.open || len(t.locks)-t.lockCount() >= maxProbes {
 		then(dlm.Event{})
 		return
 	}

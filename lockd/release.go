@@ -230,7 +230,7 @@ func (t *table) unlockDone(c *call, l *lock, ev dlm.Event) {
 	switch {
 	case ended(ev.Status):
 		l.mode = dlm.None
-	case c.answered:
+	case c.answered || c.unasked:
 		t.unlockLater(l, ev.Status)
 		return
 	default:

@@ -2,6 +2,7 @@ package lockd
 
 import (
 	"context"
+	"math"
 	"slices"
 	"time"
 
@@ -223,6 +224,15 @@ func (s *sim) call(c *call, start func(*call)) *simCall {
 
 func (s *sim) acquire(c Caller, o AcquireOptions, want ...Want) *simCall {
 	return s.call(&call{kind: callAcquire, op: "acquire", caller: c, want: want, opts: o, wait: o.Wait}, nil)
+}
+
+func (s *sim) request(c Caller, o AcquireOptions, w Want) *simCall {
+	cl := &call{kind: callAcquire, op: "acquire", caller: c, want: []Want{w}, opts: o, wait: math.MaxInt64}
+	return s.call(cl, func(*call) {
+		s.tab.disarm(cl)
+		cl.request = s.tab.ref()
+		s.tab.submit(cl)
+	})
 }
 
 func (s *sim) convert(c Caller, w Want, sel Selector, wait time.Duration) *simCall {

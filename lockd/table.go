@@ -368,8 +368,16 @@ func (t *table) unuse(uid uint32) {
 	}
 }
 
+// maxParked is how many calls may wait for one lock: all of them look again
+// whenever something has ended.
+const maxParked = 1000
+
 // park lets c wait until the operation of l that is under way has ended.
 func (t *table) park(c *call, l *lock) {
+	if len(l.parked) >= maxParked && !c.unasked {
+		t.refuse(c, c.error(LimitExceeded, l.sp.name, l.resource, dlm.None, "too many calls wait for what is under way with this lock; try again"))
+		return
+	}
 	c.parkedAt = l
 	l.parked = append(l.parked, c)
 	t.parked++
