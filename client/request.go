@@ -41,14 +41,22 @@ func (c *Client) queued(ctx context.Context, w Want, o Options) (Grant, error) {
 		defer timer.Stop()
 		over = timer.C
 	}
-	for {
-		asked := c.ask(ctx, w, o)
+	for there := false; ; there = true {
+		asking, leave := context.WithCancel(ctx)
+		asked := c.ask(asking, w, o, there)
 		var r requested
+		var late error
 		select {
 		case r = <-asked:
 		case <-ctx.Done():
+			late = wrap("Request", ctx.Err())
+		case <-over:
+			late = errOver
+		}
+		leave()
+		if late != nil {
 			go c.abandon(asked, events, stop, w, o)
-			return Grant{}, wrap("Request", ctx.Err())
+			return Grant{}, late
 		}
 		if r.err != nil {
 			stop()
@@ -86,15 +94,21 @@ type requested struct {
 	err  error
 }
 
-// ask calls the member Request. The call itself outlives the context, because
-// its answer is needed to withdraw what it began.
-func (c *Client) ask(ctx context.Context, w Want, o Options) <-chan requested {
+// ask calls the member Request, patiently if the service has been there and
+// restarts. The call itself outlives the context, because its answer is needed
+// to withdraw what it began.
+func (c *Client) ask(ctx context.Context, w Want, o Options, patiently bool) <-chan requested {
 	asked := make(chan requested, 1)
 	go func() {
 		var r requested
-		r.err = Patiently(ctx, func() error {
+		call := func() error {
 			return c.call(context.WithoutCancel(ctx), "Request", []any{&r.path}, w.Lockspace, w.Resource, w.Mode, o.variants(0))
-		})
+		}
+		if patiently {
+			r.err = Patiently(ctx, call)
+		} else {
+			r.err = call()
+		}
 		asked <- r
 	}()
 	return asked

@@ -187,6 +187,29 @@ func TestLongWaitOverACrash(t *testing.T) {
 	require.Empty(t, called)
 }
 
+// One that was never there is not waited for, and one that does not come back
+// only until the time is over.
+func TestLongWaitWithoutAService(t *testing.T) {
+	s, c, _ := serve(t, func(string, []any) ([]any, *godbus.Error) { return []any{godbus.ObjectPath(requestPath)}, nil })
+	_, err := s.conn.ReleaseName(Name)
+	require.NoError(t, err)
+	for _, wait := range []time.Duration{-1, time.Hour} {
+		_, err = c.Acquire(t.Context(), Want{"vms", "d", "EX"}, Options{Wait: wait, Owner: "vm1"})
+		require.ErrorIs(t, err, NotRunning)
+	}
+	_, err = s.conn.RequestName(Name, 0)
+	require.NoError(t, err)
+	result := make(chan error, 1)
+	go func() {
+		_, err := c.queued(t.Context(), Want{"vms", "d", "EX"}, Options{Wait: stopTime + 500*time.Millisecond, Owner: "vm1"})
+		result <- err
+	}()
+	require.Eventually(t, func() bool { return len(s.all()) == 1 }, 10*time.Second, time.Millisecond)
+	_, err = s.conn.ReleaseName(Name)
+	require.NoError(t, err)
+	require.ErrorIs(t, <-result, Timeout)
+}
+
 // A service without Requests is asked by Acquire, again and again.
 func TestLongWaitOfAnOlderService(t *testing.T) {
 	s, c, _ := serve(t, nil)
