@@ -120,7 +120,7 @@ func parseWant(op string, body *reader) (lockd.Want, error) {
 func (r *acquire) serve(c *call) {
 	for i := range r.wants {
 		w := &r.wants[i]
-		if err := c.authorize(lockd.ActAcquire, w.Lockspace, w.Resource, w.Mode.String()); err != nil {
+		if err := c.authorizeFor(lockd.ActAcquire, w.Lockspace, w.Resource, w.Mode.String(), r.opts.Owner); err != nil {
 			c.fail(err)
 			return
 		}

@@ -93,11 +93,16 @@ func (c *call) caller() lockd.Caller {
 // never made to wait for an authoriser: a broken one must not keep the
 // administrator out. (polkit does not ask about root either.)
 func (c *call) authorize(a lockd.Action, lockspace, resource, mode string) error {
+	return c.authorizeFor(a, lockspace, resource, mode, "")
+}
+
+// authorizeFor is authorize where the call names an owner.
+func (c *call) authorizeFor(a lockd.Action, lockspace, resource, mode, owner string) error {
 	if c.who.uid == 0 {
 		return nil
 	}
-	details := make(map[string]string, 3)
-	for _, d := range [...][2]string{{"lockspace", lockspace}, {"resource", resource}, {"mode", mode}} {
+	details := make(map[string]string, 4)
+	for _, d := range [...][2]string{{"lockspace", lockspace}, {"resource", resource}, {"mode", mode}, {"owner", owner}} {
 		if d[1] != "" {
 			details[d[0]] = d[1]
 		}

@@ -36,7 +36,7 @@ func parseRequest(body *reader) (request, error) {
 // serve: the answer goes out when the Request waits, and Completed after it,
 // since the service says both on one goroutine.
 func (r *queue) serve(c *call) {
-	if err := c.authorize(lockd.ActAcquire, r.want.Lockspace, r.want.Resource, r.want.Mode.String()); err != nil {
+	if err := c.authorizeFor(lockd.ActAcquire, r.want.Lockspace, r.want.Resource, r.want.Mode.String(), r.opts.Owner); err != nil {
 		c.fail(err)
 		return
 	}
