@@ -104,7 +104,7 @@ func TestManualKnowsTheFields(t *testing.T) {
 		typ := reflect.TypeOf(v)
 		for i := range typ.NumField() {
 			name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
-			if typ.Field(i).Anonymous {
+			if typ.Field(i).Anonymous || !typ.Field(i).IsExported() {
 				continue
 			}
 			require.NotEmpty(t, name, "%s.%s", typ, typ.Field(i).Name)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/dlmlock/dlmlockd/client"
 	"github.com/dlmlock/dlmlockd/internal/testbus"
+	"github.com/dlmlock/dlmlockd/internal/testpolkit"
 )
 
 // programs is where TestMain has built the real dlmlockd and dlmlockctl.
@@ -50,6 +51,7 @@ func TestMain(m *testing.M) {
 //
 //	daemon start|stop|kill|restart   the service; start waits until it is ready
 //	daemon freeze|thaw               SIGSTOP and SIGCONT
+//	polkit RULES                     starts polkitd with the rules in a file
 //	exits CODE COMMAND...            runs it and wants that exit code
 //	nobody CODE COMMAND...           the same as user nobody
 //	until COMMAND...                 runs it until it succeeds, 10 s at most
@@ -60,7 +62,7 @@ func TestScripts(t *testing.T) {
 	require.NotEmpty(t, scripts)
 	for _, script := range scripts {
 		t.Run(strings.TrimSuffix(filepath.Base(script), ".txt"), func(t *testing.T) {
-			s := &stage{t: t, bus: testbus.Start(t, testbus.Daemon)}
+			s := &stage{t: t, bus: testbus.Start(t, testbus.Daemon, testpolkit.BusPolicy(t))}
 			s.watch = s.bus.Dial(t)
 			testscript.Run(t, testscript.Params{
 				Files:              []string{script},
@@ -68,7 +70,7 @@ func TestScripts(t *testing.T) {
 				RequireUniqueNames: true,
 				Setup:              s.setup,
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
-					"daemon": s.daemonCmd, "exits": s.exits, "nobody": s.nobody, "until": s.until, "signal": s.signal,
+					"daemon": s.daemonCmd, "exits": s.exits, "polkit": s.polkit, "nobody": s.nobody, "until": s.until, "signal": s.signal,
 				},
 			})
 		})
@@ -149,6 +151,13 @@ func (s *stage) await(ts *testscript.TestScript, there bool) {
 	}
 	text, _ := os.ReadFile(ts.MkAbs("daemon.log"))
 	ts.Fatalf("dlmlockd did not come up:\n%s", text)
+}
+
+func (s *stage) polkit(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: polkit RULES")
+	}
+	testpolkit.New(s.t, s.bus, ts.ReadFile(args[0])).Start()
 }
 
 func (s *stage) exits(ts *testscript.TestScript, _ bool, args []string) {
