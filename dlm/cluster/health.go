@@ -3,7 +3,10 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/dlmlock/dlmlockd/dlm"
 )
@@ -67,4 +70,37 @@ func (h *Host) Members(lockspace string) []uint32 {
 // checksum of its name.
 func (h *Host) LockspaceID(lockspace string) (uint32, error) {
 	return h.number(10, sysfs, lockspace, "id")
+}
+
+// Recovery is the recovery state of one lockspace, kept open to be asked before
+// each request: that costs one read.
+type Recovery struct{ file *os.File }
+
+// Recovery opens the recovery state of a lockspace. Where it can't be read the
+// lockspace never counts as stopped: then the kernel has to say.
+func (h *Host) Recovery(lockspace string) *Recovery {
+	f, err := os.Open(h.path(sysfs, lockspace, "recover_status"))
+	if err != nil {
+		return &Recovery{}
+	}
+	return &Recovery{f}
+}
+
+// Stopped tells whether the lockspace is stopped now.
+func (r *Recovery) Stopped() bool {
+	if r.file == nil {
+		return false
+	}
+	var text [16]byte
+	n, _ := r.file.ReadAt(text[:], 0) // fails with EOF after what there is
+	status, err := strconv.ParseUint(strings.TrimSpace(string(text[:n])), 16, 32)
+	return err == nil && status&recovered == 0
+}
+
+// Close lets go of the file.
+func (r *Recovery) Close() error {
+	if r.file == nil {
+		return nil
+	}
+	return r.file.Close()
 }

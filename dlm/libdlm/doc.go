@@ -25,7 +25,9 @@
 // the kernel: it hands the request to a lane, which is a queue with one
 // goroutine. Each lockspace has two. What can sleep goes through the first. A
 // second thread for those would only sleep beside the first, because it is one
-// semaphore for the whole lockspace that they wait for. Adoption never takes
+// semaphore for the whole lockspace that they wait for. While the lockspace is
+// known to be stopped the first lane makes no calls at all: a process with a
+// sleeping thread could not end. Adoption never takes
 // that semaphore, so it has the second lane, and works while the lockspace is
 // stopped. Lockspaces never wait for each other.
 //

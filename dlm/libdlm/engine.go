@@ -83,8 +83,10 @@ func (e *Engine) acquire(ctx context.Context, op, name string, sink dlm.Sink, ge
 		go d.close()
 		return nil, err
 	}
-	s, err := e.add(op, name, info.ID, d, sink)
+	g := e.host.Recovery(name)
+	s, err := e.add(op, name, info.ID, d, g, sink)
 	if err != nil {
+		g.Close()
 		go d.close()
 		return nil, err
 	}
@@ -169,14 +171,14 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func (e *Engine) add(op, name string, node uint32, d device, sink dlm.Sink) (*space, error) {
+func (e *Engine) add(op, name string, node uint32, d device, g gate, sink dlm.Sink) (*space, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
 		return nil, &dlm.Error{Op: op, Lockspace: name, Err: dlm.ErrClosed}
 	}
 	e.watch()
-	s := newSpace(name, node, d, sink, e.log, e.drop)
+	s := newSpace(name, node, d, g, sink, e.log, e.drop)
 	e.spaces[s] = struct{}{}
 	e.log.Info("lockspace opened", "lockspace", name, "node", node)
 	return s, nil

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -21,6 +22,17 @@ type script struct {
 	stop    chan struct{}
 	once    sync.Once
 	closed  chan struct{}
+	door    door
+}
+
+// door is a gate that the test closes and opens.
+type door struct{ shut, gone atomic.Bool }
+
+func (d *door) Stopped() bool { return d.shut.Load() }
+
+func (d *door) Close() error {
+	d.gone.Store(true)
+	return nil
 }
 
 // asked is a call that waits for its answer.
@@ -136,5 +148,5 @@ var quiet = slog.New(slog.DiscardHandler)
 // open returns a space on a script.
 func open(t testing.TB) (*space, *script, *events) {
 	d, ev := newScript(t), &events{}
-	return newSpace("foo", 1, d, ev.sink, quiet, func(*space) {}), d, ev
+	return newSpace("foo", 1, d, &d.door, ev.sink, quiet, func(*space) {}), d, ev
 }

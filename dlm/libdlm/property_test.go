@@ -208,7 +208,7 @@ func TestEveryOperationEndsOnce(t *testing.T) {
 			w := newWhim(seed)
 			var mu sync.Mutex
 			a := &tally{open: make(map[dlm.Cookie]map[dlm.Op]int), holds: make(map[dlm.Cookie]dlm.Mode)}
-			s := newSpace("foo", 1, w, func(ev dlm.Event) {
+			s := newSpace("foo", 1, w, &door{}, func(ev dlm.Event) {
 				mu.Lock()
 				defer mu.Unlock()
 				a.sink(ev)

@@ -36,6 +36,26 @@ type request struct {
 	value dlm.Value
 }
 
+// How often a lockspace that is stopped is looked at.
+const (
+	holdFirst = 5 * time.Millisecond
+	holdMost  = 100 * time.Millisecond
+)
+
+// hold waits while the lockspace is stopped. The kernel would do that too, but
+// uninterruptibly: a process with a thread there can't end, and the kernel
+// complains about it after two minutes. A lockspace that stops just now still
+// puts one call to sleep.
+func (s *space) hold() {
+	for d := holdFirst; s.gate.Stopped(); d = min(2*d, holdMost) {
+		select {
+		case <-s.shutting:
+			return
+		case <-time.After(d):
+		}
+	}
+}
+
 // serve makes one call into the kernel, on the goroutine of a lane.
 func (s *space) serve(r *request) {
 	switch r.call {

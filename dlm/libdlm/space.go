@@ -2,6 +2,7 @@ package libdlm
 
 import (
 	"cmp"
+	"errors"
 	"log/slog"
 	"slices"
 	"sync"
@@ -19,6 +20,7 @@ type space struct {
 	name   string
 	node   uint32
 	device device
+	gate   gate
 	log    *slog.Logger
 	onEnd  func(*space) // the handle is closed or gone
 
@@ -32,7 +34,15 @@ type space struct {
 	purges int // under way
 	closed bool
 
+	shutting chan struct{} // closed by shut
 	released chan struct{} // closed when the device is
+}
+
+// gate tells whether the lockspace is stopped, so that nothing more is sent to
+// sleep in the kernel.
+type gate interface {
+	Stopped() bool
+	Close() error
 }
 
 var _ dlm.Lockspace = (*space)(nil)
@@ -72,17 +82,23 @@ type release struct {
 	hasValue bool
 }
 
-// newSpace takes over an open device and starts to serve it.
-func newSpace(name string, node uint32, d device, sink dlm.Sink, log *slog.Logger, onEnd func(*space)) *space {
+// newSpace takes over an open device and its gate, and starts to serve them.
+func newSpace(name string, node uint32, d device, g gate, sink dlm.Sink, log *slog.Logger, onEnd func(*space)) *space {
 	s := &space{
-		name: name, node: node, device: d, sink: sink, onEnd: onEnd,
+		name: name, node: node, device: d, gate: g, sink: sink, onEnd: onEnd,
 		log:       log.With("lockspace", name),
 		calls:     newLane(),
 		adoptions: newLane(),
 		locks:     make(map[dlm.Cookie]*lock),
+		shutting:  make(chan struct{}),
 		released:  make(chan struct{}),
 	}
-	s.workers.Go(func() { s.calls.run(s.serve) })
+	s.workers.Go(func() {
+		s.calls.run(func(r *request) {
+			s.hold()
+			s.serve(r)
+		})
+	})
 	s.workers.Go(func() { s.adoptions.run(s.serve) })
 	s.workers.Go(s.listen)
 	return s
@@ -357,13 +373,14 @@ func (s *space) shut() {
 	s.closed = true
 	s.locks = nil
 	s.mu.Unlock()
+	close(s.shutting)
 	s.calls.shut()
 	s.adoptions.shut()
 	s.device.interrupt()
 	go func() {
 		// The handle of the library is freed by close: nobody may be in it.
 		s.workers.Wait()
-		if err := s.device.close(); err != nil {
+		if err := errors.Join(s.gate.Close(), s.device.close()); err != nil {
 			s.log.Error("closing the lockspace device", "err", err)
 		}
 		close(s.released)

@@ -509,3 +509,48 @@ func TestLockspaceGone(t *testing.T) {
 		require.Empty(t, ev.take())
 	})
 }
+
+// A stopped lockspace gets no calls, so nothing sleeps in the kernel; what waits
+// for it can be withdrawn, and adoption goes on.
+func TestNothingSleepsInAStoppedLockspace(t *testing.T) {
+	story(t, func(t *testing.T, s *space, d *script, ev *events) {
+		granted(s, d, 1, 3, dlm.EX, 0)
+		ev.take()
+		d.door.shut.Store(true)
+		s.Unlock(1, nil)
+		s.Lock(2, "disk", dlm.PR, 0)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		select {
+		case a := <-d.calls:
+			t.Fatalf("%s in a stopped lockspace", a.what)
+		default:
+		}
+		s.Cancel(2)
+		synctest.Wait()
+		require.Equal(t, []dlm.Event{end(dlm.OpLock, 2, dlm.StatusCanceled, 0, dlm.None)}, ev.take())
+		s.Adopt(4, "disk", dlm.NL, dlm.Persistent)
+		d.next("adopt").returns(9, nil)
+		synctest.Wait()
+		require.Equal(t, []dlm.Event{end(dlm.OpAdopt, 4, 0, 9, dlm.NL)}, ev.take())
+
+		d.door.shut.Store(false)
+		d.next("unlock").returns(3, nil)
+		d.result(result{cookie: 1, id: 3, status: dlm.StatusUnlocked})
+		synctest.Wait()
+		require.Equal(t, []dlm.Event{end(dlm.OpUnlock, 1, dlm.StatusUnlocked, 3, dlm.None)}, ev.take())
+	})
+}
+
+// Closing does not wait for a lockspace to resume, nor lose the gate.
+func TestCloseInAStoppedLockspace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, d, _ := open(t)
+		d.door.shut.Store(true)
+		s.Lock(1, "disk", dlm.EX, 0)
+		synctest.Wait()
+		require.NoError(t, s.Close())
+		<-d.closed
+		require.True(t, d.door.gone.Load())
+	})
+}
