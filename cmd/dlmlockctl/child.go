@@ -74,6 +74,12 @@ func (ch *child) outcome() error {
 	return nil
 }
 
+// killed reports which signal has ended the child, if one has.
+func (ch *child) killed() (syscall.Signal, bool) {
+	st := ch.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return st.Signal(), st.Signaled()
+}
+
 // catchSignals takes over the signals that are passed on.
 func (ch *child) catchSignals() (<-chan os.Signal, func()) {
 	c := make(chan os.Signal, 16)

@@ -126,6 +126,10 @@ func (a *app) run(ctx context.Context, o runOptions) error {
 	h, err := a.holdFor(ctx, c, ch, o)
 	if err != nil {
 		ch.giveUp()
+		if s, ok := ch.killed(); ok {
+			// Ctrl-C ended the child first, and the service saw that.
+			return interrupted{s}
+		}
 		return o.refused(err)
 	}
 	defer h.letGo()

@@ -25,6 +25,7 @@ import (
 // engine has none.
 type fake struct {
 	mu     sync.Mutex
+	block  chan struct{} // Acquire waits for it
 	purged []uint32
 	flags  []godbus.Flags
 }
@@ -41,6 +42,9 @@ func (f *fake) Purge(_ string, ids []uint32, _ map[string]godbus.Variant) (uint3
 }
 
 func (f *fake) Acquire(_, _, _ string, _ map[string]godbus.Variant) (uint32, uint64, godbus.ObjectPath, *godbus.Error) {
+	if f.block != nil {
+		<-f.block
+	}
 	return 1, 2, "/org/example/DlmLock/lock/1", nil
 }
 
@@ -215,6 +219,18 @@ func TestCtrlC(t *testing.T) {
 	require.Equal(t, 9, tty.exit())
 	require.Equal(t, 1, strings.Count(tty.text(), "GOT-INT"))
 	require.Equal(t, 1, strings.Count(tty.text(), "GOT-TERM"))
+}
+
+// Ctrl-C while run waits for the lock ends it, and the command never runs.
+func TestCtrlCWhileWaiting(t *testing.T) {
+	f, bus := startFake(t)
+	f.block = make(chan struct{})
+	defer close(f.block)
+	tty := onTerminal(t, bus, "run", "-l", "vms", "-r", "a", "--wait=15s", "--", "echo", "NEVER")
+	tty.see("waiting for vms/a: 1s of 15s")
+	tty.typeIn("\x03")
+	require.Equal(t, 128+int(syscall.SIGINT), tty.exit())
+	require.NotContains(t, tty.text(), "NEVER")
 }
 
 // A command may take the terminal and be stopped and continued, as if it had
