@@ -95,7 +95,7 @@ func (t *table) adoptAll(sp *space) {
 		}
 		a := &adoption{sp: sp, resource: o.l.resource}
 		for l := o.l; l != nil; l = l.prevRes {
-			if l.busy == nil { // else it ended with an earlier handle
+			if l.busy == nil && !l.adopted { // a busy one ended with an earlier handle
 				a.left = append(a.left, l)
 			}
 		}
@@ -111,8 +111,19 @@ func (t *table) adoptAll(sp *space) {
 		t.adoptNext(a)
 	}
 	if len(sp.adoptions) == 0 {
-		t.spaceReady(sp)
+		t.adoptedAll(sp)
 	}
+}
+
+// adoptedAll ends an adoption of all records.
+func (t *table) adoptedAll(sp *space) {
+	if e := sp.unadopted; e != nil {
+		sp.unadopted = nil
+		t.unusable(sp, e, true)
+		return
+	}
+	t.spaceReady(sp)
+	t.finishCalls(sp)
 }
 
 // adoptNext asks for one more orphan of the resource.
@@ -148,17 +159,18 @@ func (t *table) adopted(sp *space, ev dlm.Event) {
 		t.voidEach(left, "the lock manager has no such lock")
 	default:
 		t.log(slog.LevelError, "adoption failed", slog.String("lockspace", sp.name), slog.String("resource", printable(a.resource)), slog.String("err", ev.Status.String()))
-		t.failSpace(sp, &Error{Op: "join", Lockspace: sp.name, Kind: KernelError, Errno: ev.Status.Errno(),
-			Text: "a recorded lock could not be adopted: " + ev.Status.String()}, true)
-		return
+		// The others go on: the handle stays open, because closing it would take
+		// as long as the kernel likes, and only then could they be adopted anew.
+		a.left = nil
+		sp.unadopted = &Error{Op: "join", Lockspace: sp.name, Kind: KernelError, Errno: ev.Status.Errno(),
+			Text: "a recorded lock could not be adopted: " + ev.Status.String()}
 	}
 	if len(a.left) > 0 {
 		t.adoptNext(a)
 		return
 	}
 	if len(sp.adoptions) == 0 {
-		t.spaceReady(sp)
-		t.finishCalls(sp)
+		t.adoptedAll(sp)
 	}
 }
 
@@ -178,6 +190,7 @@ func (t *table) match(a *adoption, ev dlm.Event) {
 	l := a.left[i]
 	a.left = slices.Delete(a.left, i, i+1)
 	t.setCookie(l, ev.Cookie)
+	l.adopted = true
 	if l.mode != a.modes[0] {
 		t.logLock(slog.LevelWarn, "adopted in another mode than recorded: a conversion was under way", l, slog.String("granted", a.modes[0].String()))
 		l.mode = a.modes[0]

@@ -144,6 +144,8 @@ func checkUsage(t reporter, tab *table) {
 	for uid, u := range tab.perUID {
 		require.NotEqual(t, usage{}, *u, "uid %d uses nothing and is kept", uid)
 		require.Equal(t, want[uid], *u, "usage of uid %d", uid)
+		require.LessOrEqual(t, u.locks, tab.limits.LocksPerUID)
+		require.LessOrEqual(t, u.waiting, tab.limits.WaitingPerUID)
 	}
 	require.Len(t, tab.perUID, len(want))
 }

@@ -383,6 +383,7 @@ func TestChaos(t *testing.T) {
 			"journal": func(*rapid.T) { c.journal.setFail(!c.journal.fail) },
 			"clock": func(rt *rapid.T) {
 				c.pass(rapid.SampledFrom([]time.Duration{time.Second, 3 * time.Second, 12 * time.Second}).Draw(rt, "time"))
+				c.compare()
 			},
 			"look": func(rt *rapid.T) { w := c.want(); c.inspect(w.Lockspace, w.Resource) },
 			"rest": func(*rapid.T) { c.rest(); c.compare() },
@@ -446,6 +447,11 @@ func (c *chaos) end() {
 func (c *chaos) compare() {
 	c.compareModes()
 	checkEngine(c.rt, c.tab, c.engine, chaosResources, func(space string) bool { return c.halted[space] })
+	for _, sc := range c.calls {
+		waits := sc.wait > 0 || sc.parkedAt != nil || sc.kind == callSpace || c.broken || c.halted["a"] || c.halted["b"]
+		require.True(c.rt, waits || sc.answers == 1, "%s waits, and was not to: %s", sc.op, sc.stage)
+		require.False(c.rt, sc.answers == 0 && sc.heapIdx >= 0 && sc.deadline.Before(c.now), "%s is late", sc.op)
+	}
 	for name, sp := range c.tab.spaces {
 		if sp.state == SpaceReady {
 			orphans, err := c.engine.Orphans(context.Background(), name)

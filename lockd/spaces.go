@@ -33,10 +33,11 @@ type space struct {
 	closing    chan struct{} // closed when an earlier handle is; only the driver touches it
 	state      SpaceState
 	step       spaceStep
-	open       bool // there is a handle
-	gen        int  // counts the attempts to join that have failed
-	configured bool // named in the configuration, and not left since
-	stillborn  bool // closed before the opening was known to have ended
+	open       bool   // there is a handle
+	gen        int    // counts the attempts to join that have failed
+	unadopted  *Error // why a record could not be adopted this time
+	configured bool   // named in the configuration, and not left since
+	stillborn  bool   // closed before the opening was known to have ended
 	err        *Error
 	byResource map[string]*lock // head of the resource's locks
 	locks      int
@@ -115,8 +116,13 @@ func (t *table) join(c *call) {
 // open begins to join or to activate: an existing device first, because
 // opening has no side effects.
 func (t *table) open(sp *space) {
-	if sp.open { // only an unfinished leave keeps its handle
+	if sp.open && sp.recorded == state.Leaving {
 		t.finishLeave(sp)
+		return
+	}
+	if sp.open { // some records could not be adopted
+		sp.state, sp.err, sp.retryAt = SpaceJoining, nil, time.Time{}
+		t.adoptAll(sp)
 		return
 	}
 	sp.state, sp.step, sp.err, sp.retryAt = SpaceJoining, spaceOpening, nil, time.Time{}
@@ -340,8 +346,8 @@ const (
 	retryMax   = 30 * time.Second
 )
 
-// failSpace ends joining or activation badly; with retry it is tried again. The
-// handle goes, so that what was adopted through it is there to be adopted again.
+// failSpace ends joining or activation badly; with retry it is tried again, with
+// another handle.
 func (t *table) failSpace(sp *space, e *Error, retry bool) {
 	t.shut(sp)
 	t.unusable(sp, e, retry)
@@ -365,6 +371,7 @@ func (t *table) shut(sp *space) {
 	for _, head := range sp.byResource {
 		for l := head; l != nil; l = l.nextRes {
 			t.setCookie(l, dlm.Cookie(l.ref))
+			l.adopted = false
 		}
 	}
 }

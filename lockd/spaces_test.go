@@ -112,7 +112,7 @@ func TestActivationIsTriedAgain(t *testing.T) {
 				if a.Op != op {
 					return 0
 				}
-				if n++; n == 3 || op == "open" { // of adoptions: the anchor and one lock work
+				if n++; n == 3 || op == "open" { // of adoptions: the anchor, one lock and the last work
 					return syscall.ENOMEM
 				}
 				return 0

@@ -43,6 +43,7 @@ type lock struct {
 	state    LockState
 	phase    state.Phase // what the state file says of it; 0: nothing
 	flying   bool        // an operation of the DLM is under way
+	adopted  bool        // from an earlier process, through the handle that is open
 	granted  bool        // it was held once: those who watch know of it
 	touched  bool        // it is in table.touched
 	hasOwner bool
