@@ -26,11 +26,21 @@ func TestService(t *testing.T) {
 	lab.Require(t)
 	for _, kernel := range seriesToTest() {
 		t.Run(kernel, func(t *testing.T) {
+			programs := crashPrograms(t) // before the nodes run: compiling is work
 			r := newServiceRig(t, lab.Config{Kernel: kernel, Nodes: 2})
 			t.Run("stories", func(t *testing.T) { playStories(t, r, "two") })
-			t.Run("crash", func(t *testing.T) { crashTests(t, r) })
+			t.Run("crash", func(t *testing.T) { crashTests(t, r, programs) })
 		})
 	}
+}
+
+// TestServiceFenced plays the stories for three nodes, of which those that are
+// lost are powered off for the others before their locks are given away.
+func TestServiceFenced(t *testing.T) {
+	lab.Require(t)
+	r := newServiceRig(t, lab.Config{Nodes: 3, Fencing: true})
+	t.Run("stories", func(t *testing.T) { playStories(t, r, "three") })
+	t.Run("history", func(t *testing.T) { neverTwoHolders(t, r) })
 }
 
 // seriesToTest are the kernels of LAB_KERNELS, or all.

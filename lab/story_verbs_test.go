@@ -139,6 +139,10 @@ func (s *story) onMachine(ctx context.Context, out *bytes.Buffer, id int, verb s
 		return n.WaitMembers(ctx, ids...)
 	case "dlm-join": // LOCKSPACE, with dlm_tool
 		return n.JoinLockspace(ctx, p[0])
+	case "dlm-tool": // ARG...
+		text, err := n.Run(ctx, append([]string{"dlm_tool"}, p...)...)
+		out.WriteString(text)
+		return err
 	case "dlm-leave": // LOCKSPACE, as another program would
 		return s.peer(ctx, id).Remove(ctx, p[0])
 	case "stop-controld": // [force]
