@@ -66,35 +66,46 @@ func (s *space) serve(r *request) {
 		s.servePurge()
 		return
 	}
-	s.mu.Lock()
-	l := r.lock
-	if s.closed || l.seq != r.seq || l.op == dlm.OpNone {
-		s.mu.Unlock()
+	id, ok := s.calling(r)
+	if !ok {
 		return
 	}
-	if r.call != callCancel {
-		l.stage = calling
+	id, err := s.ask(r, id)
+	s.returned(r, id, err)
+}
+
+// calling prepares a call and tells whether it is still wanted, and the lockid
+// if there is one by now.
+func (s *space) calling(r *request) (dlm.LockID, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := r.lock
+	if s.closed || l.seq != r.seq || l.op == dlm.OpNone {
+		return 0, false
 	}
-	id := l.id
 	switch r.call {
+	case callCancel:
 	case callDemote:
 		l.stage = demoting
 	case callUnlock:
 		l.stage = unlocking
+	default:
+		l.stage = calling
 	}
-	s.mu.Unlock()
+	return l.id, true
+}
 
-	id, err := s.ask(r, id)
-
+// returned handles what a call has returned.
+func (s *space) returned(r *request, id dlm.LockID, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
+	l := r.lock
+	switch {
+	case s.closed:
 		return
-	}
-	if r.call == callCancel {
+	case r.call == callCancel:
 		return // the kernel says how the operation ended, or nothing is to be said
-	}
-	if err != nil {
+	case err != nil:
 		s.failed(r, err)
 		return
 	}

@@ -71,6 +71,7 @@ func TestErrnoOfACallEndsTheOperation(t *testing.T) {
 		d.next("request").returns(0, syscall.EINVAL)
 		s.Lock(2, "disk", dlm.EX, 0)
 		d.next("request").returns(0, syscall.ENOENT)
+		synctest.Wait() // the lanes have no order between them
 		s.Adopt(3, "disk", dlm.EX, dlm.Persistent)
 		d.next("adopt").returns(0, syscall.EAGAIN)
 		s.Adopt(4, "disk", dlm.EX, dlm.Persistent)
