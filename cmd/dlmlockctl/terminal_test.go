@@ -42,8 +42,11 @@ func (f *fake) Purge(_ string, ids []uint32, _ map[string]godbus.Variant) (uint3
 }
 
 func (f *fake) Acquire(_, _, _ string, _ map[string]godbus.Variant) (uint32, uint64, godbus.ObjectPath, *godbus.Error) {
-	if f.block != nil {
-		<-f.block
+	f.mu.Lock()
+	block := f.block
+	f.mu.Unlock()
+	if block != nil {
+		<-block
 	}
 	return 1, 2, "/org/example/DlmLock/lock/1", nil
 }
@@ -224,8 +227,11 @@ func TestCtrlC(t *testing.T) {
 // Ctrl-C while run waits for the lock ends it, and the command never runs.
 func TestCtrlCWhileWaiting(t *testing.T) {
 	f, bus := startFake(t)
-	f.block = make(chan struct{})
-	defer close(f.block)
+	block := make(chan struct{})
+	defer close(block)
+	f.mu.Lock()
+	f.block = block
+	f.mu.Unlock()
 	tty := onTerminal(t, bus, "run", "-l", "vms", "-r", "a", "--wait=15s", "--", "echo", "NEVER")
 	tty.see("waiting for vms/a: 1s of 15s")
 	tty.typeIn("\x03")
