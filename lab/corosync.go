@@ -142,7 +142,11 @@ func (n *Node) startControld(ctx context.Context) error {
 		return err
 	}
 	return n.retry(ctx, func() error {
-		_, err := n.Run(ctx, "dlm_tool", "status")
+		// Its exit status is 0 also when dlm_controld does not answer.
+		out, err := n.Run(ctx, "dlm_tool", "status")
+		if err == nil && !strings.Contains(out, "cluster nodeid") {
+			err = errors.New(strings.TrimSpace(out))
+		}
 		return err
 	})
 }

@@ -23,6 +23,7 @@ var engineStories = []struct {
 	{"health", storyHealth},
 	{"another program makes the node leave", storyLeave},
 	{"the end of a process in a stopped lockspace", storyCloseStopped},
+	{"a storm of requests and cancels", storyStorm},
 }
 
 // user is a process with the shared lockspace open.

@@ -131,21 +131,22 @@ func (e *Engine) openDevice(ctx context.Context, name string) (device, error) {
 
 const (
 	deviceWait = 5 * time.Second  // for udev to make a device
-	joinWait   = 10 * time.Second // for dlm_controld to come up
+	daemonWait = 2 * time.Second  // for dlm_controld to take queries
+	joinWait   = 10 * time.Second // for it to tell the kernel who this node is
 )
 
 func (e *Engine) createDevice(ctx context.Context, name string) (device, error) {
-	until := time.Now().Add(joinWait)
+	began := time.Now()
 	for {
 		d, err := e.library.create(name)
 		switch {
 		case err == nil:
 			return d, nil
-		case errors.Is(err, syscall.ENOTCONN) && !e.host.DaemonRuns(ctx):
+		case errors.Is(err, syscall.ENOTCONN) && time.Since(began) > daemonWait && !e.host.DaemonRuns(ctx):
 			// What the kernel says before dlm_controld has ever run; after
 			// that, it is EUNATCH.
 			return nil, &dlm.Error{Op: "create", Lockspace: name, Errno: syscall.ENOTCONN, Err: dlm.ErrClusterUnavailable, Advice: adviceDaemon}
-		case errors.Is(err, syscall.ENOTCONN) && time.Now().Before(until):
+		case errors.Is(err, syscall.ENOTCONN) && time.Since(began) < joinWait:
 		case errors.Is(err, syscall.EEXIST):
 			return nil, err
 		case e.host.HasMisc("dlm_" + name):
