@@ -73,6 +73,7 @@ type call struct {
 	from    dlm.Mode // convert: the mode that the client knows of
 	token   uint64   // convert: the token that goes with it
 	written dlm.Mode // convert: the mode in the state file
+	late    *Error   // convert: why it was withdrawn, if the DLM heard that in time
 
 	deadline time.Time
 	heapIdx  int // in table.deadlines, -1 if not there

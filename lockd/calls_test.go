@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/dlm/local"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -351,4 +352,44 @@ func TestProbesAreBounded(t *testing.T) {
 	s.pass(time.Second)
 	require.Empty(t, s.tab.locks)
 	require.Empty(t, s.tab.probes)
+}
+
+// A conversion whose wait ends in the moment of its grant is told the truth: a
+// lock that has another mode is never called unchanged.
+func TestLateConversion(t *testing.T) {
+	for _, m := range [][2]dlm.Mode{{dlm.EX, dlm.PR}, {dlm.PR, dlm.NL}, {dlm.CW, dlm.PR}, {dlm.PR, dlm.CW}, {dlm.PR, dlm.EX}} {
+		s, _ := simWith(t, "vms")
+		require.NoError(t, s.done(s.acquire(alice, AcquireOptions{}, Want{"vms", "x", m[0]})))
+		c := s.convert(alice, Want{"vms", "x", m[1]}, Selector{}, time.Second)
+		s.now = s.now.Add(time.Second) // the grant is there, but was not seen yet
+		s.turn(s.tab.tick)
+		require.NoError(t, s.done(c), "%s to %s", m[0], m[1])
+		page, _ := s.tab.list(Filter{})
+		require.Equal(t, m[1], page[0].Mode)
+		s.agree("x")
+	}
+}
+
+// A lock manager that does not hear the cancel can't keep a conversion from
+// being answered. What it grants after that is taken back.
+func TestConversionTimesOutUnheard(t *testing.T) {
+	s := newSim(t, local.NewCluster("c").AddNode(1), "vms")
+	d := &deafSpace{deaf: true}
+	s.wrap = func(h dlm.Lockspace) dlm.Lockspace { d.Lockspace = h; return d }
+	s.start()
+	s.rest()
+	require.NoError(t, s.done(s.acquire(alice, AcquireOptions{}, Want{"vms", "x", dlm.PR})))
+	other := s.acquire(bob, AcquireOptions{}, Want{"vms", "x", dlm.PR})
+	require.NoError(t, s.done(other))
+	c := s.convert(alice, Want{"vms", "x", dlm.EX}, Selector{Ref: 2}, time.Second)
+	s.pass(time.Second)
+	require.Zero(t, c.answers)
+	s.pass(settleTime)
+	require.ErrorIs(t, c.err, Timeout)
+	require.ErrorContains(t, c.err, "held by this node")
+	require.NoError(t, s.done(s.release(bob, "vms", "x", Selector{Ref: other.grants[0].Ref})))
+	s.pass(time.Minute)
+	page, _ := s.tab.list(Filter{})
+	require.Equal(t, dlm.PR, page[0].Mode)
+	s.agree("x")
 }

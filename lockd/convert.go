@@ -63,6 +63,9 @@ func (t *table) convertDone(c *call, l *lock, ev dlm.Event) {
 	if !ev.Status.OK() {
 		l.noteMode(ev)
 		if c.err == nil {
+			if c.late != nil && ev.Status == dlm.StatusCanceled {
+				c.fail(c.late)
+			}
 			c.fail(c.statusError(l, c.want[0].Mode, ev.Status))
 			t.counters.Refused++
 		}
@@ -89,6 +92,20 @@ func (t *table) convertDone(c *call, l *lock, ev dlm.Event) {
 	default:
 		t.recordMode(c, l)
 	}
+}
+
+// withdraw cancels a conversion whose time is over, and leaves the answer to
+// the lock manager for a moment: a conversion that was granted after all must
+// not be called a failure, and only one upward can be taken back. It is false
+// where that can't be waited for.
+func (t *table) withdraw(c *call) bool {
+	if c.kind != callConvert || c.stage != stageConverting || c.late != nil || c.locks[0].sp.stopped() {
+		return false
+	}
+	c.late = t.lateError(c)
+	t.cancelFlying(c)
+	t.arm(c, settleTime)
+	return true
 }
 
 // takeBack undoes a conversion upward that was granted after the call was given

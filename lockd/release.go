@@ -49,6 +49,10 @@ func (t *table) startReleaseOwner(c *call) {
 			return
 		}
 	}
+	if c.space != "" && t.spaces[c.space] == nil {
+		t.refuse(c, c.error(NoSuchLockspace, c.space, "", dlm.None, "the lockspace is not joined here; see ListLockspaces"))
+		return
+	}
 	if c.owner == "" {
 		t.refuse(c, c.error(InvalidArgs, c.space, "", dlm.None, "the owner is empty; locks without owner are released by name"))
 		return

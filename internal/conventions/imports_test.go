@@ -127,6 +127,7 @@ var arrows = map[string][]string{
 	// Tools and tests, which nothing that ships imports.
 	"internal/conventions": {},
 	"internal/testbus":     {"data"},
+	"internal/testpolkit":  {"internal/testbus"},
 }
 
 func TestImportDirections(t *testing.T) {
@@ -161,7 +162,7 @@ func mine(all map[string]*pkg, path string) bool { return all[path] != nil }
 // only says who may import a foreign package (by prefix).
 var only = map[string][]string{
 	"C":                             {"dlm/libdlm"},
-	"github.com/godbus/dbus":        {"dbus", "polkit", "client", "cmd/dlmlockctl", "internal/testbus"},
+	"github.com/godbus/dbus":        {"dbus", "polkit", "client", "cmd/dlmlockctl", "internal/testbus", "internal/testpolkit"},
 	"github.com/pelletier/go-toml":  {"state", "config"},
 	"github.com/BurntSushi/toml":    {},
 	"github.com/coreos/go-systemd":  {"cmd/dlmlockd", "varlink"},
