@@ -68,8 +68,12 @@ func (t *table) startAcquire(c *call) {
 	if len(again) > 0 {
 		t.append(true, again, nil)
 	}
-	// One fixed order, so that two callers who want the same locks don't take
-	// them crosswise.
+	t.askAll(c)
+}
+
+// askAll asks for the locks that are to be made, in one fixed order, so that two
+// callers who want the same locks don't take them crosswise.
+func (t *table) askAll(c *call) {
 	sort.SliceStable(c.fresh, func(i, j int) bool {
 		a, b := c.fresh[i], c.fresh[j]
 		if a.sp != b.sp {

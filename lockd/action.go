@@ -54,7 +54,7 @@ type (
 
 // openAction, createAction, removeAction and closeAction concern a whole
 // lockspace. The first three are carried out by a worker and end with
-// table.spaceOpened or table.spaceRemoved.
+// table.opened or table.removed.
 type (
 	openAction   struct{ sp *space }
 	createAction struct{ sp *space }
@@ -63,7 +63,7 @@ type (
 )
 
 // appendAction writes changes to the state file, all or nothing, and ends with
-// table.written. With must, a failure does not undo what the records tell
+// then. With must, a failure does not undo what the records tell
 // (a lock is gone whether or not that can be written), so the journal keeps
 // the changes and tries again until they are written.
 type appendAction struct {

@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -86,7 +87,7 @@ type victim struct {
 	fate   fate
 	begun  chan struct{} // closed when daemon is set
 	steps  []string      // since it was armed
-	died   bool
+	died   atomic.Bool
 	lost   []Lost
 	lostAt int // how many were lost before it was armed
 }
@@ -120,7 +121,7 @@ func (v *victim) step(name string) {
 		return
 	}
 	<-v.begun
-	v.died = true
+	v.died.Store(true)
 	if v.fate.late {
 		v.gate.set(true, false)
 	} else {
@@ -135,7 +136,7 @@ func (v *victim) step(name string) {
 func (v *victim) settle() {
 	for {
 		synctest.Wait()
-		if v.died || !v.gate.next() {
+		if v.died.Load() || !v.gate.next() {
 			return
 		}
 	}
@@ -144,8 +145,8 @@ func (v *victim) settle() {
 // bury ends the process as SIGKILL does, wherever it is.
 func (v *victim) bury() {
 	s := v.Service
-	if !v.died {
-		v.died = true
+	if !v.died.Load() {
+		v.died.Store(true)
 		s.post(runtime.Goexit)
 	}
 	<-v.ended
@@ -350,12 +351,12 @@ func playCrash(t *testing.T, st story, first, second fate) (steps []string) {
 		defer func() { r.v.bury() }()
 		check := st.play(r, func() { r.v.settle(); r.v.arm(first) })
 		r.v.settle()
-		a := &after{crashRig: r, died: r.v.died, before: r.v.lost[r.v.lostAt:]}
+		a := &after{crashRig: r, died: r.v.died.Load(), before: r.v.lost[r.v.lostAt:]}
 		if first.step == 0 {
-			require.False(t, r.v.died)
+			require.False(t, r.v.died.Load())
 			steps = slices.Clone(r.v.steps)
 		} else {
-			require.True(t, r.v.died, "step %d was not reached in %v", first.step, r.v.steps)
+			require.True(t, r.v.died.Load(), "step %d was not reached in %v", first.step, r.v.steps)
 		}
 		r.v.bury()
 		r.cluster.Fail(nil)
@@ -366,7 +367,7 @@ func playCrash(t *testing.T, st story, first, second fate) (steps []string) {
 
 		r.v = rise(t, r.host, second)
 		if second.step != 0 {
-			if !r.v.died { // the first death was another one: it may have left less to do
+			if !r.v.died.Load() { // the first death was another one: it may have left less to do
 				require.Less(t, len(r.v.steps), second.step)
 			}
 			a.before = append(a.before, r.v.lost...)

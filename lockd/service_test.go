@@ -147,9 +147,11 @@ func TestClosedBeforeOpenedAgain(t *testing.T) {
 		failing(cluster, "convert", syscall.ENOMEM) // of the anchor
 		d := h.startSlow(t, e)
 		<-d.Ready()
+		synctest.Wait()
 		require.Equal(t, SpaceFailed, d.t.spaces["vms"].state)
 		cluster.Fail(nil)
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		require.Equal(t, SpaceReady, d.t.spaces["vms"].state)
 		require.EqualValues(t, 1, e.handles.Load())
 		require.EqualValues(t, 1, e.most.Load())
