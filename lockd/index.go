@@ -222,7 +222,3 @@ func (t *table) unuse(uid uint32) {
 		delete(t.perUID, uid)
 	}
 }
-
-// maxParked is how many calls may wait for one lock: all of them look again
-// whenever something has ended.
-const maxParked = 1000

@@ -1,7 +1,6 @@
 package lockd
 
 import (
-	"cmp"
 	"log/slog"
 	"maps"
 	"slices"
@@ -155,75 +154,11 @@ func (t *table) ref() Ref {
 	return r
 }
 
-// park lets c wait until the operation of l that is under way has ended.
-func (t *table) park(c *call, l *lock) {
-	if len(l.parked) >= maxParked && !c.unasked {
-		t.refuse(c, c.error(LimitExceeded, l.sp.name, l.resource, dlm.None, "too many calls wait for what is under way with this lock; try again"))
-		return
-	}
-	c.parkedAt = l
-	l.parked = append(l.parked, c)
-	t.parked++
-}
-
-// leaveQueue ends the waiting of a parked call.
-func (t *table) leaveQueue(c *call) {
-	if l := c.parkedAt; l != nil {
-		c.parkedAt = nil
-		l.parked = slices.DeleteFunc(l.parked, func(p *call) bool { return p == c })
-		t.parked--
-	}
-}
-
-// unpark has the calls that waited for l started anew at the end of the turn.
-// What they find may be busy again; then they wait again.
-func (t *table) unpark(l *lock) {
-	for _, c := range l.parked {
-		c.parkedAt = nil
-		i, _ := slices.BinarySearchFunc(t.awake, c, func(a, b *call) int { return cmp.Compare(a.seq, b.seq) })
-		t.awake = slices.Insert(t.awake, i, c)
-	}
-	t.parked -= len(l.parked)
-	l.parked = nil
-}
-
-// endTurn starts the calls that need not wait any more, in the order in which
-// they came in, and tells what has changed. The driver calls it after every
-// event.
-func (t *table) endTurn() {
-	for len(t.awake) > 0 {
-		c := t.awake[0]
-		t.awake[0] = nil
-		t.awake = t.awake[1:]
-		if !c.answered {
-			t.start(c)
-		}
-	}
-	t.tellTouched()
-}
-
 // idle ends the operation of l: it is held, and parked calls go on.
 func (t *table) idle(l *lock) {
 	l.busy, l.wanted, l.state = nil, dlm.None, Held
 	t.tell(l)
 	t.unpark(l)
-}
-
-// start begins a call, or begins it again after it was parked. Calls of one
-// connection that concern the same resource keep their order.
-func (t *table) start(c *call) {
-	if l := t.ahead(c); l != nil {
-		t.park(c, l)
-		return
-	}
-	switch c.kind {
-	case callAcquire:
-		t.startAcquire(c)
-	case callConvert:
-		t.startConvert(c)
-	case callRelease:
-		t.startRelease(c)
-	}
 }
 
 // submit takes a new call of a front end.
