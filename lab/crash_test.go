@@ -58,7 +58,7 @@ func crashTests(t *testing.T, r *serviceRig, programs map[string]string) {
 		}
 	}
 	t.Run("at random points", func(t *testing.T) {
-		r.crashOn(t, r.cluster.Nodes(), "TestCrashAtRandomPoints", 100)
+		r.crashOn(t, r.cluster.Nodes(), "TestCrashAtRandomPoints", 60)
 	})
 	t.Run("at random steps", func(t *testing.T) {
 		r.crashOn(t, r.cluster.Nodes(), "TestCrashAtRandomStepsUnderLoad", 20)
@@ -162,7 +162,10 @@ func (r *serviceRig) purgeAll(t *testing.T, n *lab.Node, lockspace string) {
 	require.NoError(t, err)
 	space.Purge()
 	require.Equal(t, dlm.StatusOK, next(ctx, events).Status)
-	left, err := p.Orphans(ctx, lockspace)
-	require.NoError(t, err)
-	require.Empty(t, left)
+	// Where another node keeps the queue its answer is still to come.
+	require.Eventually(t, func() bool {
+		left, err := p.Orphans(ctx, lockspace)
+		require.NoError(t, err)
+		return len(left) == 0
+	}, commandTime, 50*time.Millisecond, "orphans of %s after a purge", n.Name)
 }
