@@ -40,19 +40,8 @@ func (t *table) inspect(c *call) {
 		t.refuse(c, c.error(NoSuchLockspace, c.space, "", dlm.None, "the lockspace is not joined here; see ListLockspaces"))
 		return
 	}
-	in := &Inspection{Lockspace: c.space, Resource: c.resource}
+	in := t.known(sp, c.resource)
 	c.inspection = in
-	in.Health, in.HasHealth = sp.health, sp.hasHealth
-	var here []*lock
-	for l := sp.byResource[c.resource]; l != nil; l = l.nextRes {
-		here = append(here, l)
-	}
-	in.Locks = infos(here)
-	for _, l := range t.lost {
-		if l.Lockspace == c.space && l.Resource == c.resource {
-			in.Lost = append(in.Lost, l)
-		}
-	}
 	c.stage, c.pending = stageProbing, 1
 	end := func() {
 		if c.pending--; c.pending == 0 {
@@ -103,6 +92,27 @@ func (t *table) withoutProbes(sp *space, resource string, granted []dlm.Held) []
 		}
 		return true
 	})
+}
+
+// known returns what the table itself knows of a resource. Of very many locks
+// it shows a page.
+func (t *table) known(sp *space, resource string) *Inspection {
+	in := &Inspection{Lockspace: sp.name, Resource: resource, Health: sp.health, HasHealth: sp.hasHealth}
+	var here []*lock
+	for l := sp.byResource[resource]; l != nil; l = l.nextRes {
+		if len(here) == t.limits.PageSize {
+			in.Missing = append(in.Missing, "there are more locks of this instance than are shown; see ListLocks")
+			break
+		}
+		here = append(here, l)
+	}
+	in.Locks = infos(here)
+	for _, l := range t.lost {
+		if l.Lockspace == sp.name && l.Resource == resource {
+			in.Lost = append(in.Lost, l)
+		}
+	}
+	return in
 }
 
 // scanLimit is how many locks one page looks at before it ends early, so that

@@ -151,6 +151,21 @@ func TestPageLooksAtSoManyOnly(t *testing.T) {
 	require.Greater(t, pages, 1)
 }
 
+// Inspect of a resource with very many holders shows some of them, and says so.
+func TestInspectShowsAPage(t *testing.T) {
+	s := newSim(t, local.NewCluster("c").AddNode(1), "vms")
+	s.limits.PageSize = 3
+	s.start()
+	s.rest()
+	for n := range 5 {
+		require.NoError(t, s.done(s.acquire(root, AcquireOptions{}, Want{"vms", "x", dlm.PR})))
+		c := s.inspect("vms", "x")
+		require.NoError(t, s.done(c))
+		require.Len(t, c.inspection.Locks, min(n+1, 3))
+		require.Equal(t, n >= 3, len(c.inspection.Missing) > 0)
+	}
+}
+
 // deafSpace does not hear Cancel, as the kernel does not when it is in the
 // middle of a message.
 type deafSpace struct {
