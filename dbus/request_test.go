@@ -170,8 +170,11 @@ func TestRequesterGone(t *testing.T) {
 		rows := root.list(opt())
 		require.Len(t, rows, 1)
 		require.Equal(t, "free", rows[0].Resource)
-		require.Empty(t, r.server.requests.all)
-		require.Zero(t, r.server.requests.live)
+		book := r.server.requests
+		book.mu.Lock()
+		defer book.mu.Unlock()
+		require.Empty(t, book.all)
+		require.Zero(t, book.live)
 	})
 }
 

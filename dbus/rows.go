@@ -169,7 +169,7 @@ func inspection(in *lockd.Inspection) map[string]godbus.Variant {
 		"locks": godbus.MakeVariant(lockRows(in.Locks)),
 		"lost":  godbus.MakeVariant(lostRows(in.Lost)),
 	}
-	missing := make([]string, 0, len(in.Missing)+1)
+	missing := make([]string, 0, len(in.Missing))
 	for _, m := range in.Missing {
 		missing = append(missing, printable(m))
 	}
@@ -182,9 +182,6 @@ func inspection(in *lockd.Inspection) map[string]godbus.Variant {
 		d["complete"] = godbus.MakeVariant(q.Complete)
 		if q.HasValue && !in.HasValue {
 			d["value"] = godbus.MakeVariant(q.Value[:])
-		}
-		if q.Missing != "" {
-			missing = append(missing, printable(q.Missing))
 		}
 	}
 	if in.HasValue {

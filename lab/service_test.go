@@ -38,9 +38,6 @@ func TestService(t *testing.T) {
 // lost are powered off for the others before their locks are given away.
 func TestServiceFenced(t *testing.T) {
 	lab.Require(t)
-	if os.Getenv("LAB_UNPROVED") == "" {
-		t.Skip("not proved yet: the answers of testdata/stories/three are not all recorded; LAB_UNPROVED=1 plays them")
-	}
 	r := newServiceRig(t, lab.Config{Nodes: 3, Fencing: true})
 	t.Run("stories", func(t *testing.T) { playStories(t, r, "three") })
 	t.Run("history", func(t *testing.T) { neverTwoHolders(t, r) })

@@ -61,7 +61,7 @@ type story struct {
 	heard   map[int]*hearing
 	jobs    map[string]*job
 	lockids map[string]string // "node/lockid" to letter
-	tokens  map[string]uint64 // the last by resource
+	tokens  map[string]uint64 // the last by node and resource
 	saved   map[int][]byte    // state files put aside
 	shown   []uint32          // the orphans listed last
 }
@@ -242,12 +242,15 @@ func (s *story) letter(node int, id uint32) string {
 // storyMu guards what jobs beside a story share with it.
 var storyMu sync.Mutex
 
-// token tells what the token of a resource did since the last one seen.
-func (s *story) token(resource string, now uint64) string {
+// token tells what the token of a resource did since the last one that this
+// node was given. Between nodes whose clocks differ it may go back where nobody
+// held the resource meanwhile: the kernel forgets the value block then.
+func (s *story) token(node int, resource string, now uint64) string {
 	storyMu.Lock()
 	defer storyMu.Unlock()
-	last := s.tokens[resource]
-	s.tokens[resource] = now
+	key := fmt.Sprintf("%d/%s", node, resource)
+	last := s.tokens[key]
+	s.tokens[key] = now
 	switch {
 	case now < last:
 		return "token went back"

@@ -210,13 +210,13 @@ func (s *story) call(ctx context.Context, out *bytes.Buffer, c *client.Client, i
 		g, err = c.Acquire(ctx, client.Want{Lockspace: lockspace, Resource: resource, Mode: p[1]},
 			client.Options{Owner: o["owner"], Label: o["label"], Lifetime: o["lifetime"], Wait: o.wait()})
 		if err == nil {
-			say("granted lkid=%s, %s", s.letter(id, g.LockID), s.token(p[0], g.Token))
+			say("granted lkid=%s, %s", s.letter(id, g.LockID), s.token(id, p[0], g.Token))
 		}
 	case "convert": // LOCKSPACE/RESOURCE MODE [owner=] [wait=]
 		var token uint64
 		token, err = c.Convert(ctx, client.Want{Lockspace: lockspace, Resource: resource, Mode: p[1]}, client.Selector{Owner: o["owner"]}, o.wait())
 		if err == nil {
-			say("converted, %s", s.token(p[0], token))
+			say("converted, %s", s.token(id, p[0], token))
 		}
 	case "release": // LOCKSPACE/RESOURCE [owner=]
 		if err = c.Release(ctx, lockspace, resource, client.Selector{Owner: o["owner"]}); err == nil {

@@ -156,7 +156,7 @@ type Inspection struct {
 	ValueInvalid bool // a holder died: Value may be older than the last write
 	Holder       Holder
 	HasHolder    bool
-	Missing      []string // what could not be looked at and why, for people
+	Missing      []string // what could not be looked at and why, for people; that of Queues included
 }
 
 // SpaceState is what this instance does with a lockspace.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -58,11 +59,18 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errs io.Writer)
 	return a.fail(err)
 }
 
+// heeded are those of the signals that the caller has not had ignored, as
+// nohup(1) does with SIGHUP: to ask for one is to heed it again, here and in
+// the command.
+func heeded(signals ...os.Signal) []os.Signal {
+	return slices.DeleteFunc(signals, signal.Ignored)
+}
+
 // signalContext ends with the first signal, which is its cause.
 func signalContext(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	ch := make(chan os.Signal, 1)
-	signal.Notify(ch, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	signal.Notify(ch, heeded(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)...)
 	go func() {
 		select {
 		case s := <-ch:

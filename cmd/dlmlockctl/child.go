@@ -83,7 +83,7 @@ func (ch *child) killed() (syscall.Signal, bool) {
 // catchSignals takes over the signals that are passed on.
 func (ch *child) catchSignals() (<-chan os.Signal, func()) {
 	c := make(chan os.Signal, 16)
-	signal.Notify(c, unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
+	signal.Notify(c, heeded(unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)...)
 	return c, func() { signal.Stop(c) }
 }
 

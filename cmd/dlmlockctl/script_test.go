@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -25,6 +26,9 @@ import (
 var programs string
 
 func TestMain(m *testing.M) {
+	// The scripts send SIGHUP, also where these tests run under nohup(1): what
+	// is asked for here is not ignored in the programs that are started.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	dir, err := os.MkdirTemp("", "dlmlockctl")
 	if err == nil {
 		err = os.Chmod(dir, 0o755) // for the scripts' commands as nobody

@@ -116,8 +116,9 @@ func TestRequesterKilled(t *testing.T) {
 				_, err := c.acquire("vms", "r", "EX", "owner", "holder")
 				require.NoError(t, err)
 				p := newWaiter(t, bus, "connection")
+				delay := time.Duration(random.Int64N(int64(2 * time.Millisecond)))
 				go func() {
-					time.Sleep(time.Duration(random.Int64N(int64(2 * time.Millisecond))))
+					time.Sleep(delay)
 					_ = p.cmd.Process.Kill()
 				}()
 				time.Sleep(time.Duration(random.Int64N(int64(2 * time.Millisecond))))

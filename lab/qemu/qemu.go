@@ -51,8 +51,8 @@ func (c Config) Args(accelerated bool) []string {
 		accel, cpu = "kvm", "host"
 	} else {
 		// An emulated machine that waits for its turn on a busy host is no
-		// bug of its kernel.
-		cmdline += "nosoftlockup rcupdate.rcu_cpu_stall_suppress=1 "
+		// bug of its kernel, nor is a timer that seems not to tick at boot.
+		cmdline += "nosoftlockup rcupdate.rcu_cpu_stall_suppress=1 no_timer_check "
 	}
 	args := []string{
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-monitor", "none",
