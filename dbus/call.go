@@ -54,17 +54,21 @@ func (c *call) fail(err error) {
 // drop ends a call that nobody waits for any more.
 func (c *call) drop() {
 	if c.answered.CompareAndSwap(false, true) {
+		c.giveBack()
 		c.sent()
 	}
 }
 
-// sent is called once, when the answer is written or not wanted.
-func (c *call) sent() {
+// giveBack is called once, before the answer is written: who has read it may
+// call again at once.
+func (c *call) giveBack() {
 	if c.peer != nil {
 		c.peer.count(-c.weight)
 	}
-	c.srv.gate.leave()
 }
+
+// sent is called once, when the answer is written or not wanted.
+func (c *call) sent() { c.srv.gate.leave() }
 
 func (c *call) peerGone() bool { return c.peer != nil && c.peer.ctx.Err() != nil }
 

@@ -130,6 +130,8 @@ func (o *outbox) write(w *writer, batch []letter) {
 	for i := range batch {
 		if batch[i].call == nil {
 			signals[batch[i].class]++
+		} else {
+			batch[i].call.giveBack()
 		}
 		o.writeOne(w, &batch[i])
 	}

@@ -239,9 +239,25 @@ func (c client) settled(t *testing.T) []row {
 	t.Helper()
 	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		all := c.list(t)
-		if time.Now().After(end) || !slices.ContainsFunc(all, func(r row) bool { return r.State == "releasing" }) {
+		if !slices.ContainsFunc(all, func(r row) bool { return r.State == "releasing" }) {
 			return all
 		}
+		if time.Now().After(end) {
+			logKernelTables(t)
+			return all
+		}
+	}
+}
+
+// logKernelTables shows what the kernel has, for a test that fails.
+func logKernelTables(t *testing.T) {
+	t.Helper()
+	if testEngine() != config.EngineDLM {
+		return
+	}
+	for _, table := range []string{"_all", "_waiters"} {
+		text, err := os.ReadFile("/sys/kernel/debug/dlm/" + crashSpace + table)
+		t.Logf("the kernel's table %s (%v):\n%s", table, err, text)
 	}
 }
 
@@ -256,6 +272,7 @@ func checkKernel(t *testing.T, resource string, listed map[uint32]string) {
 			return
 		}
 	}
+	logKernelTables(t)
 	require.Equal(t, listed, queue, "the kernel's queue of %s", resource)
 }
 

@@ -231,6 +231,9 @@ func TestReusedPID(t *testing.T) {
 	require.NoError(t, err)
 	p.kill()
 	end(t, child)
+	// A start time counts in ticks of 10 ms (proc(5), field 22), and no kernel
+	// comes round to a pid again within one.
+	time.Sleep(20 * time.Millisecond)
 	heir := withPID(t, pid)
 
 	p = start(t, bus, dir)
