@@ -58,6 +58,9 @@ type serviceRig struct {
 	services map[int]*service.Service
 	logStart map[int]int64 // where the daemons' log begins for the test that runs
 
+	fencing bool // lost nodes are powered off
+	split   bool // the network was cut without that: no node is as it was
+
 	gate         fenceGate
 	fencedBefore int // how many nodes were fenced before the test that runs
 }
@@ -70,7 +73,7 @@ const daemonConfig = "lockspaces = [\"vms\"]\nop-timeout = \"10s\"\n"
 
 // newServiceRig boots a cluster whose nodes have the service and dlmpeer.
 func newServiceRig(t *testing.T, config lab.Config) *serviceRig {
-	r := &serviceRig{services: map[int]*service.Service{}, logStart: map[int]int64{}}
+	r := &serviceRig{services: map[int]*service.Service{}, logStart: map[int]int64{}, fencing: config.Fencing}
 	r.gate.open = make(chan struct{})
 	close(r.gate.open)
 	config.BeforeFence = func(*lab.Node, int) { r.gate.pass() }
@@ -142,11 +145,13 @@ func (r *serviceRig) fresh(t *testing.T) {
 	r.openFenceGate()
 	r.cluster.Heal()
 	for _, n := range r.cluster.Nodes() {
-		if n.Up() && r.clean(n) != nil {
+		// Two halves of a cluster that both went on can't be joined again.
+		if n.Up() && (r.split || r.clean(n) != nil) {
 			t.Logf("%s is booted again", n.Name)
 			require.NoError(t, n.Crash())
 		}
 	}
+	r.split = false
 	for _, n := range r.cluster.Nodes() {
 		if !n.Up() {
 			require.NoError(t, r.boot(t, n.ID))

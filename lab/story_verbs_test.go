@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -53,7 +54,7 @@ func (s *story) prepare(words []string) func(context.Context, *bytes.Buffer) {
 }
 
 // onCluster carries out a command about the cluster.
-func (s *story) onCluster(_ context.Context, out *bytes.Buffer, verb string, words []string) {
+func (s *story) onCluster(ctx context.Context, out *bytes.Buffer, verb string, words []string) {
 	switch verb {
 	case "partition": // 1,2 3
 		var groups [][]int
@@ -73,12 +74,33 @@ func (s *story) onCluster(_ context.Context, out *bytes.Buffer, verb string, wor
 		s.rig.closeFenceGate()
 	case "allow-fencing":
 		s.rig.openFenceGate()
+	case "calm": // wait until no daemon thinks that a lockspace is stopped
+		s.calm(ctx)
 	case "fenced": // which nodes were, in order
 		for _, f := range s.rig.cluster.Fenced()[s.rig.fencedBefore:] {
 			fmt.Fprintf(out, "node %d was powered off for another one\n", f.Node)
 		}
 	default:
 		s.t.Errorf("no such command: %s", verb)
+	}
+}
+
+// calm waits until every daemon that runs sees its lockspaces well. A node that
+// joins stops them for a moment, and the daemons look once a second.
+func (s *story) calm(ctx context.Context) {
+	for id, d := range s.rig.services {
+		if !d.Running() {
+			continue
+		}
+		c, err := s.client(ctx, id)
+		require.NoError(s.t, err)
+		require.Eventually(s.t, func() bool {
+			spaces, err := c.Lockspaces(ctx)
+			require.NoError(s.t, err)
+			return !slices.ContainsFunc(spaces, func(sp client.Lockspace) bool {
+				return sp.State != "ready" || sp.Stopped == nil || *sp.Stopped
+			})
+		}, commandTime, 50*time.Millisecond, "the lockspaces of node %d", id)
 	}
 }
 
@@ -120,6 +142,7 @@ func (s *story) onMachine(ctx context.Context, out *bytes.Buffer, id int, verb s
 		return n.Crash()
 	case "isolate":
 		n.Isolate()
+		s.rig.split = !s.rig.fencing
 	case "off": // wait until it is
 		select {
 		case <-n.Gone():
