@@ -4,9 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
+	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -183,6 +187,19 @@ func TestErrorKinds(t *testing.T) {
 	require.ErrorIs(t, err, NoBus)
 	require.NoError(t, c.Close())
 	require.ErrorIs(t, c.Join(t.Context(), "vms"), NoBus)
+}
+
+// A connection that has ended is the bus's fault, in whatever words godbus says
+// it.
+func TestConnectionGone(t *testing.T) {
+	for _, end := range []error{
+		godbus.ErrClosed, io.EOF,
+		&net.OpError{Op: "read", Err: net.ErrClosed},
+		&net.OpError{Op: "write", Err: os.NewSyscallError("write", syscall.EPIPE)},
+		&net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)},
+	} {
+		require.ErrorIs(t, wrap("Join", end), NoBus, "%v", end)
+	}
 }
 
 // A service that does not answer holds nobody longer than the context.

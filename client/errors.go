@@ -3,7 +3,10 @@ package client
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
 	"strings"
+	"syscall"
 
 	godbus "github.com/godbus/dbus/v5"
 )
@@ -132,8 +135,19 @@ func wrap(op string, err error) error {
 		return &Error{Op: op, Kind: Canceled, Message: "canceled", Err: err}
 	case errors.Is(err, context.DeadlineExceeded):
 		return &Error{Op: op, Kind: NoAnswer, Message: "the service did not answer in time", Err: err}
-	case errors.Is(err, godbus.ErrClosed):
+	case isClosed(err):
 		return &Error{Op: op, Kind: NoBus, Message: "the connection to the message bus is gone", Err: err}
 	}
 	return &Error{Op: op, Kind: Failed, Message: err.Error(), Err: err}
+}
+
+// isClosed reports whether the connection to the bus has ended. godbus says so
+// in its own words or, for a while, in those of the socket.
+func isClosed(err error) bool {
+	for _, end := range []error{godbus.ErrClosed, net.ErrClosed, io.EOF, io.ErrUnexpectedEOF, syscall.EPIPE, syscall.ECONNRESET} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return false
 }

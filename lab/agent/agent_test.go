@@ -245,3 +245,13 @@ func TestKillPassesUnreadInput(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, p.Kill(within(t)))
 }
+
+// A process that writes at once does not overtake the reply that it was started.
+func TestReplyBeforeOutput(t *testing.T) {
+	c, _ := pair(t, nil)
+	for range 200 {
+		out, _, err := c.Run(within(t), Command{Argv: []string{"echo", "x"}}, nil)
+		require.NoError(t, err)
+		require.Equal(t, "x\n", string(out))
+	}
+}

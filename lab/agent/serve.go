@@ -115,8 +115,10 @@ func runProcess(stream net.Conn, out *frameWriter, req request) {
 	cmd := exec.Command(req.Argv[0], req.Argv[1:]...)
 	cmd.Env = append(os.Environ(), req.Env...)
 	cmd.Dir = req.Dir
-	cmd.Stdout = kindWriter{out, frameOutput}
-	cmd.Stderr = kindWriter{out, frameErrors}
+	// The process may write before the reply is out, which has to be first.
+	replied := make(chan struct{})
+	cmd.Stdout = heldWriter{replied, kindWriter{out, frameOutput}}
+	cmd.Stderr = heldWriter{replied, kindWriter{out, frameErrors}}
 	// A daemon left behind by the command holds its pipes open; its exit
 	// is reported all the same.
 	cmd.WaitDelay = 500 * time.Millisecond
@@ -141,8 +143,20 @@ func runProcess(stream net.Conn, out *frameWriter, req request) {
 	if err := out.writeJSON(frameReply, reply{PID: cmd.Process.Pid}); err != nil {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	}
+	close(replied)
 	go feedProcess(stream, cmd.Process, input)
 	_ = out.writeJSON(frameExit, exitOf(cmd.Wait()))
+}
+
+// heldWriter lets nothing pass before open is closed.
+type heldWriter struct {
+	open <-chan struct{}
+	w    io.Writer
+}
+
+func (h heldWriter) Write(b []byte) (int, error) {
+	<-h.open
+	return h.w.Write(b)
 }
 
 // feedProcess passes input and signals to the process until the host closes
