@@ -159,6 +159,18 @@ func (c *Client) ReleaseOwner(ctx context.Context, lockspace, owner string) (rel
 	return released, err
 }
 
+// ReleaseMany lets go of what the owner holds of some resources, whose modes are
+// ignored (member ReleaseMany). It returns how many locks that were.
+func (c *Client) ReleaseMany(ctx context.Context, resources []Want, owner string) (released uint32, err error) {
+	rows := make([]struct{ Lockspace, Resource string }, len(resources))
+	for i, w := range resources {
+		rows[i].Lockspace, rows[i].Resource = w.Lockspace, w.Resource
+	}
+	s := Selector{Owner: owner}
+	err = c.call(ctx, "ReleaseMany", []any{&released}, rows, s.variants())
+	return released, err
+}
+
 // retryPause is how long to wait before a service that has just gone is asked
 // again.
 const retryPause = 200 * time.Millisecond

@@ -20,6 +20,7 @@ func rootMethods() []*method {
 		{name: "Convert", in: "sssa{sv}", out: "t", parse: parseConvert},
 		{name: "Release", in: "ssa{sv}", parse: parseRelease},
 		{name: "ReleaseOwner", in: "ss", out: "u", parse: parseReleaseOwner},
+		{name: "ReleaseMany", in: "a(ss)a{sv}", out: "u", parse: parseReleaseMany},
 		{name: "Inspect", in: "ss", out: "a{sv}", parse: parseInspect},
 		{name: "ListLocks", in: "a{sv}", out: "a(ossussstsssuut)", parse: parseListLocks},
 		{name: "ListLockspaces", out: "a(ssuia{sv})", parse: parseListLockspaces},
@@ -82,12 +83,16 @@ func parseAcquireMany(body *reader) (request, error) {
 			return nil, err
 		}
 		if len(r.wants) == MaxWanted {
-			return nil, &lockd.Error{Op: "acquire", Kind: lockd.LimitExceeded, Mode: dlm.None,
-				Text: fmt.Sprintf("more than %d locks in one call; ask for them in several", MaxWanted)}
+			return nil, tooMany("acquire")
 		}
 		r.wants = append(r.wants, w)
 	}
 	return r, r.options(body)
+}
+
+func tooMany(op string) error {
+	return &lockd.Error{Op: op, Kind: lockd.LimitExceeded, Mode: dlm.None,
+		Text: fmt.Sprintf("more than %d locks in one call; ask for them in several", MaxWanted)}
 }
 
 func (r *acquire) weight() int32 { return int32(len(r.wants) / 64) }

@@ -156,7 +156,7 @@ func TestContractDocumentation(t *testing.T) {
 		"Request": keys(requestOptions), "Lock.Convert": keys(convertLockOptions), "Lock.Release": keys(releaseLockOptions),
 		"Lockspace.Leave": keys(leaveOptions),
 		"Acquire":         keys(acquireOptions), "AcquireMany": keys(acquireOptions), "Convert": keys(convertOptions),
-		"Release": keys(releaseOptions), "ListLocks": keys(listOptions), "JoinLockspace": keys(joinOptions),
+		"Release": keys(releaseOptions), "ReleaseMany": keys(releaseManyOptions), "ListLocks": keys(listOptions), "JoinLockspace": keys(joinOptions),
 		"LeaveLockspace": keys(leaveOptions), "Purge": keys(purgeOptions),
 	}
 	eachInterface(t, func(text string, x xmlInterface, _ *iface) {

@@ -51,10 +51,15 @@ func TestMembers(t *testing.T) {
 		require.Equal(t, "b", many[0].Resource)
 		require.Equal(t, "a", many[1].Resource)
 		var released uint32
+		require.NoError(t, root.ok("ReleaseMany", []nameRow{{"vms", "a"}, {"vms", "a"}, {"vms", "other"}}, opt("owner", "vm2")).Store(&released))
+		require.Equal(t, uint32(1), released)
+		require.Equal(t, "b", root.list(opt())[0].Resource)
 		require.NoError(t, root.ok("ReleaseOwner", "", "vm2").Store(&released))
-		require.Equal(t, uint32(2), released)
+		require.Equal(t, uint32(1), released)
 	})
 }
+
+type nameRow struct{ Lockspace, Resource string }
 
 type wantRow struct{ Lockspace, Resource, Mode string }
 

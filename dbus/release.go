@@ -139,3 +139,48 @@ func (r *releaseOwner) serve(c *call) {
 		c.reply(released)
 	})
 }
+
+// releaseMany is ReleaseMany. It is about the caller's own locks, so nobody has
+// to be asked.
+type releaseMany struct {
+	resources []lockd.Want
+	sel       lockd.Selector
+}
+
+// releaseManyOptions are the options of ReleaseMany.
+var releaseManyOptions = releaseOptions[:1]
+
+func parseReleaseMany(body *reader) (request, error) {
+	r := &releaseMany{}
+	for end := body.array(8); body.more(end); {
+		body.align(8)
+		w := lockd.Want{Lockspace: body.text(), Resource: body.text()}
+		if err := checkNames("release", w.Lockspace, w.Resource); err != nil {
+			return nil, err
+		}
+		if len(r.resources) == MaxWanted {
+			return nil, tooMany("release")
+		}
+		r.resources = append(r.resources, w)
+	}
+	if err := parseOptions("release", releaseManyOptions, body, &r.sel); err != nil {
+		return nil, err
+	}
+	if r.sel.Owner == "" {
+		return nil, invalid("release", "the option owner is missing or empty; locks without owner are released one by one with Release")
+	}
+	return r, nil
+}
+
+func (r *releaseMany) weight() int32 { return int32(len(r.resources) / 64) }
+
+func (r *releaseMany) serve(c *call) {
+	c.srv.api.ReleaseMany(c.caller(), r.resources, r.sel.Owner, func(released uint32, err error) {
+		defer c.contain()
+		if err != nil {
+			c.fail(err)
+			return
+		}
+		c.reply(released)
+	})
+}

@@ -49,10 +49,10 @@ type call struct {
 	op     string // for errors and logs
 	caller Caller
 
-	want  []Want         // acquire: what; convert: want[0]
+	want  []Want         // acquire: what; convert: want[0]; release-many: which resources
 	opts  AcquireOptions // acquire
 	sel   Selector       // convert, release
-	owner string         // release-owner
+	owner string         // release-owner, release-many
 	all   bool           // release: every match, not exactly one
 	wait  time.Duration
 

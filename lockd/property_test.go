@@ -102,6 +102,11 @@ func (p *promise) meant(c *call) bool {
 	if p.uid != c.caller.UID && !c.caller.Privileged || c.space != "" && c.space != p.grant.Lockspace {
 		return false
 	}
+	if c.want != nil {
+		return c.owner == p.owner && p.uid == c.caller.UID && slices.ContainsFunc(c.want, func(w Want) bool {
+			return w.Lockspace == p.grant.Lockspace && w.Resource == p.grant.Resource
+		})
+	}
 	if c.all {
 		return c.owner == p.owner
 	}
@@ -241,6 +246,13 @@ func (c *chaos) doReleaseOwner(rt *rapid.T) {
 	c.drop(func(p *promise) bool { return p.meant(sc.call) })
 }
 
+func (c *chaos) doReleaseMany(rt *rapid.T) {
+	who := c.caller()
+	o := rapid.SampledFrom(chaosOwners[1:]).Draw(rt, "owner")
+	sc := c.releaseMany(who, o, c.want(), c.want(), c.want())
+	c.drop(func(p *promise) bool { return p.meant(sc.call) })
+}
+
 func (c *chaos) doSpace(rt *rapid.T) {
 	space := rapid.SampledFrom(chaosSpaces).Draw(rt, "space")
 	switch rapid.SampledFrom([]string{"join", "join", "leave", "force"}).Draw(rt, "what") {
@@ -376,7 +388,8 @@ func TestChaos(t *testing.T) {
 		c := newChaos(rt)
 		rt.Repeat(map[string]func(*rapid.T){
 			"acquire": c.doAcquire, "acquire2": c.doAcquire, "convert": c.doConvert, "release": c.doRelease, "releaseOwner": c.doReleaseOwner,
-			"space": c.doSpace, "contend": c.doContend, "foreign": c.doForeign, "halt": c.doHalt, "break": c.doBreak,
+			"releaseMany": c.doReleaseMany,
+			"space":       c.doSpace, "contend": c.doContend, "foreign": c.doForeign, "halt": c.doHalt, "break": c.doBreak,
 			"request": c.doRequest, "cancel": c.doCancel, "remove": c.doRemove, "stray": c.doStray, "purge": c.doPurge,
 			"kill": c.doKill, "stop": c.doStop, "steps": c.doSteps, "steps2": c.doSteps, "steps3": c.doSteps,
 			"gone":    c.doGone,

@@ -20,7 +20,11 @@ import (
 
 // startRelease finds the locks meant and begins to let go of them.
 func (t *table) startRelease(c *call) {
-	if c.all {
+	switch {
+	case c.want != nil:
+		t.startReleaseMany(c)
+		return
+	case c.all:
 		t.startReleaseOwner(c)
 		return
 	}
@@ -82,6 +86,39 @@ func (t *table) startReleaseOwner(c *call) {
 			default:
 				locks = append(locks, l)
 			}
+		}
+	}
+	t.release(c, locks)
+}
+
+// startReleaseMany collects what the owner holds of some resources. What he
+// does not hold is fine.
+func (t *table) startReleaseMany(c *call) {
+	if c.owner == "" {
+		t.refuse(c, c.error(InvalidArgs, "", "", dlm.None, "the owner is empty; locks without owner are released one by one"))
+		return
+	}
+	var locks []*lock
+	for _, w := range c.want {
+		if e := c.checkName(w.Lockspace, w.Resource); e != nil {
+			t.refuse(c, e)
+			return
+		}
+		sp := t.spaces[w.Lockspace]
+		if sp == nil || sp.state != SpaceReady {
+			_, e := t.usable(c, w.Lockspace, w.Resource)
+			c.fail(e)
+			continue
+		}
+		l := t.findOwned(sp, w.Resource, c.caller.UID, c.owner)
+		switch {
+		case l == nil, l.asked > c.seq, l.state == Acquiring && !t.sameCaller(l, c), slices.Contains(locks, l):
+		case t.before(c, l) != nil:
+			c.err = nil // it will be looked at again
+			t.park(c, t.before(c, l))
+			return
+		default:
+			locks = append(locks, l)
 		}
 	}
 	t.release(c, locks)

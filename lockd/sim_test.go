@@ -247,6 +247,10 @@ func (s *sim) releaseOwner(c Caller, space, owner string) *simCall {
 	return s.call(&call{kind: callRelease, op: "release-owner", caller: c, space: space, owner: owner, all: true}, nil)
 }
 
+func (s *sim) releaseMany(c Caller, owner string, resources ...Want) *simCall {
+	return s.call(&call{kind: callRelease, op: "release", caller: c, want: resources, owner: owner, all: true}, nil)
+}
+
 func (s *sim) join(c Caller, space string) *simCall {
 	return s.call(&call{kind: callSpace, op: "join", caller: c, space: space}, s.tab.join)
 }
