@@ -2,6 +2,7 @@ package dbus
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
@@ -40,6 +41,19 @@ var acquireOptions = []option[lockd.AcquireOptions]{
 	{"lifetime", "s", setLifetime},
 	{"pid", "u", setPID},
 	{"wait-usec", "t", setWait(func(o *lockd.AcquireOptions) *time.Duration { return &o.Wait })},
+}
+
+// acquireManyOptions are the options of AcquireMany.
+var acquireManyOptions = append(slices.Clip(slices.Clone(acquireOptions)), option[lockd.AcquireOptions]{"labels", "as", setLabels})
+
+func setLabels(o *lockd.AcquireOptions, v any) error {
+	for _, label := range v.([]string) {
+		if len(label) > maxText {
+			return errText(fmt.Sprintf("one has %d bytes, at most %d are allowed", len(label), maxText))
+		}
+	}
+	o.Labels = v.([]string)
+	return nil
 }
 
 func setLifetime(o *lockd.AcquireOptions, v any) error {
@@ -98,7 +112,11 @@ func tooMany(op string) error {
 func (r *acquire) weight() int32 { return int32(len(r.wants) / 64) }
 
 func (r *acquire) options(body *reader) error {
-	if err := parseOptions("acquire", acquireOptions, body, &r.opts); err != nil {
+	known := acquireOptions
+	if r.many {
+		known = acquireManyOptions
+	}
+	if err := parseOptions("acquire", known, body, &r.opts); err != nil {
 		return err
 	}
 	return checkPID("acquire", &r.opts)

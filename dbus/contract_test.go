@@ -155,7 +155,7 @@ func TestContractDocumentation(t *testing.T) {
 	options := map[string][]string{
 		"Request": keys(requestOptions), "Lock.Convert": keys(convertLockOptions), "Lock.Release": keys(releaseLockOptions),
 		"Lockspace.Leave": keys(leaveOptions),
-		"Acquire":         keys(acquireOptions), "AcquireMany": keys(acquireOptions), "Convert": keys(convertOptions),
+		"Acquire":         keys(acquireOptions), "AcquireMany": keys(acquireManyOptions), "Convert": keys(convertOptions),
 		"Release": keys(releaseOptions), "ReleaseMany": keys(releaseManyOptions), "ListLocks": keys(listOptions), "JoinLockspace": keys(joinOptions),
 		"LeaveLockspace": keys(leaveOptions), "Purge": keys(purgeOptions),
 	}

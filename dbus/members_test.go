@@ -46,7 +46,8 @@ func TestMembers(t *testing.T) {
 		var many []grantRow
 		require.NoError(t, root.ok("AcquireMany", []wantRow{}, opt()).Err)
 		wanted := []wantRow{{"vms", "b", "EX"}, {"vms", "a", "PR"}}
-		require.NoError(t, root.ok("AcquireMany", wanted, opt("owner", "vm2")).Store(&many))
+		require.NoError(t, root.ok("AcquireMany", wanted, opt("owner", "vm2", "labels", []string{"the b", "the a"})).Store(&many))
+		require.Equal(t, "the a", root.list(opt("resource", "a"))[0].Label)
 		require.Len(t, many, 2)
 		require.Equal(t, "b", many[0].Resource)
 		require.Equal(t, "a", many[1].Resource)

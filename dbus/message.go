@@ -180,6 +180,12 @@ func (r *reader) value(sig string) any {
 		return r.uint64()
 	case "b":
 		return r.uint32() != 0
+	case "as":
+		texts := []string{}
+		for end := r.array(4); r.more(end); {
+			texts = append(texts, r.text())
+		}
+		return texts
 	}
 	r.bad = true
 	return nil

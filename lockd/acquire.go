@@ -141,8 +141,20 @@ func (t *table) checkOptions(c *call) *Error {
 		return bad(InvalidArgs, "the owner is empty; leave the option out for a lock without owner")
 	case !utf8.ValidString(o.Owner) || !utf8.ValidString(o.Label):
 		return bad(InvalidArgs, "owner and label must be UTF-8")
+	case o.Labels != nil && o.Label != "":
+		return bad(InvalidArgs, "label and labels can't be given together")
+	case o.Labels != nil && len(o.Labels) != len(c.want):
+		return bad(InvalidArgs, "%d labels for %d locks; give one for each, or label for all", len(o.Labels), len(c.want))
 	case c.wait < 0 || c.wait > MaxWait && c.request == 0:
 		return bad(InvalidArgs, "wait-usec is at most %d (%s)", MaxWait.Microseconds(), MaxWait)
+	}
+	for _, label := range o.Labels {
+		switch {
+		case len(label) > t.limits.LabelBytes:
+			return bad(LimitExceeded, "a label has %d bytes, at most %d are allowed", len(label), t.limits.LabelBytes)
+		case !utf8.ValidString(label):
+			return bad(InvalidArgs, "labels must be UTF-8")
+		}
 	}
 	return t.checkLifetime(c)
 }
@@ -285,7 +297,7 @@ func (t *table) makeLocks(c *call) *Error {
 		}
 		l := &lock{
 			ref: t.ref(), sp: sp, resource: w.Resource, mode: dlm.None, wanted: w.Mode, state: Acquiring, busy: c,
-			owner: c.opts.Owner, hasOwner: c.opts.HasOwner, label: c.opts.Label, lifetime: c.opts.Lifetime,
+			owner: c.opts.Owner, hasOwner: c.opts.HasOwner, label: c.opts.label(i), lifetime: c.opts.Lifetime,
 			uid: c.caller.UID, pid: c.caller.PID, sender: c.caller.Sender, asked: c.seq,
 		}
 		if l.lifetime == state.Process {

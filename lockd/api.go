@@ -34,11 +34,20 @@ type Want struct {
 type AcquireOptions struct {
 	Owner    string // who the lock is for; with HasOwner asking again is idempotent
 	HasOwner bool
-	Label    string // what a person should read
+	Label    string   // what a person should read
+	Labels   []string // nil, or instead of Label one for each lock wanted
 	Lifetime state.Lifetime
 	PID      uint32        // Lifetime Process: whose end ends the lock; 0: the caller
 	proc     process.ID    // what PID was when the call came in
 	Wait     time.Duration // 0: don't queue
+}
+
+// label returns the label of the lock wanted at place i.
+func (o *AcquireOptions) label(i int) string {
+	if o.Labels != nil {
+		return o.Labels[i]
+	}
+	return o.Label
 }
 
 // Grant is a lock that was granted and written down.
