@@ -17,7 +17,7 @@ GOFLAGS_BUILD := -trimpath -tags "$(TAGS)" -ldflags "-X main.version=$(VERSION)"
 # Debian packages: to build, to try it out, to test everything, to boot nodes.
 DEPS_BUILD := gcc libc6-dev pkg-config libdlm-dev
 DEPS_DEMO := dbus systemd
-DEPS_TEST := dbus-broker git groff-base polkitd shellcheck util-linux
+DEPS_TEST := dbus-broker git groff-base libgnutls28-dev libsystemd-dev polkitd shellcheck util-linux
 DEPS_LAB := $(shell sed 's/\#.*//' lab/packages.txt)
 
 # What only root may do (own the bus name, be another user) runs through sudo
@@ -127,6 +127,7 @@ install-files:
 	[ -e "$(DESTDIR)$(SYSCONFDIR)/dlmlockd.toml" ] || install -m 644 data/dlmlockd.toml "$(DESTDIR)$(SYSCONFDIR)/dlmlockd.toml"
 
 include man/man.mk
+include libvirt/libvirt.mk
 
 .PHONY: clean
 clean: ## remove what was built

@@ -1,0 +1,47 @@
+# The lock driver for libvirt: make libvirt, make install-libvirt. It needs
+# neither libvirt's headers nor its libraries.
+
+LIBDIR ?= $(PREFIX)/lib/$(shell gcc -print-multiarch 2>/dev/null)
+DEPS_LIBVIRT_BUILD := gcc libc6-dev pkg-config libsystemd-dev libgnutls28-dev
+
+LIBVIRT_SOURCES := $(wildcard libvirt/*.c)
+LIBVIRT_LIBS = $(shell pkg-config --cflags --libs libsystemd gnutls)
+CFLAGS ?= -O2 -g
+WARNINGS := -std=gnu11 -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes
+SANITIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+# The driver's threads keep connections that are closed by a function of the
+# driver, so that it must not be unloaded (nodelete).
+SHARED := -shared -fPIC -fvisibility=hidden -Wl,-z,nodelete,-z,relro,-z,now,--no-undefined
+
+.PHONY: libvirt
+libvirt: bin/dlmlock.so ## the lock driver for libvirt, bin/dlmlock.so
+
+bin/dlmlock.so: $(LIBVIRT_SOURCES) libvirt/plugin.h libvirt/libvirt.mk
+	@mkdir -p bin
+	$(CC) $(CFLAGS) $(WARNINGS) $(SHARED) -o $@ $(LIBVIRT_SOURCES) $(LIBVIRT_LIBS) $(LDFLAGS)
+
+# What plays libvirtd in tests and benchmarks, and the same two for the
+# sanitizers.
+bin/lockdriver: $(wildcard libvirt/driver/*)
+	@mkdir -p bin
+	$(CC) $(CFLAGS) $(WARNINGS) -fvisibility=hidden -rdynamic -pthread -o $@ $(filter %.c,$^)
+
+bin/sanitize/dlmlock.so: $(LIBVIRT_SOURCES) libvirt/plugin.h libvirt/libvirt.mk
+	@mkdir -p bin/sanitize
+	$(CC) $(SANITIZE) $(WARNINGS) $(filter-out -Wl%,$(SHARED)) -Wl,-z,nodelete -o $@ $(LIBVIRT_SOURCES) $(LIBVIRT_LIBS)
+
+bin/sanitize/lockdriver: $(wildcard libvirt/driver/*)
+	@mkdir -p bin/sanitize
+	$(CC) $(SANITIZE) $(WARNINGS) -rdynamic -pthread -o $@ $(filter %.c,$^)
+
+bin/sanitize/naming: libvirt/driver/unit/naming.c libvirt/naming.c libvirt/plugin.h
+	@mkdir -p bin/sanitize
+	$(CC) $(SANITIZE) $(WARNINGS) -o $@ $(filter %.c,$^) $(shell pkg-config --cflags --libs gnutls)
+
+.PHONY: libvirt-test-programs
+libvirt-test-programs: bin/dlmlock.so bin/lockdriver bin/sanitize/dlmlock.so bin/sanitize/lockdriver bin/sanitize/naming
+
+.PHONY: install-libvirt
+install-libvirt: bin/dlmlock.so ## the lock driver and its configuration; honours DESTDIR, PREFIX, LIBDIR
+	install -D -m 755 bin/dlmlock.so "$(DESTDIR)$(LIBDIR)/libvirt/lock-driver/dlmlock.so"
+	[ -e "$(DESTDIR)$(SYSCONFDIR)/libvirt/qemu-dlmlock.conf" ] || install -D -m 644 libvirt/qemu-dlmlock.conf "$(DESTDIR)$(SYSCONFDIR)/libvirt/qemu-dlmlock.conf"
