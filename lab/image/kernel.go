@@ -64,7 +64,13 @@ func kernelIn(tree string) (kernel, error) {
 func fetchKernel(ctx context.Context, cache, series, tree string) error {
 	name, err := resolveKernel(ctx, series)
 	if err != nil {
-		return err
+		// A new machine's package lists may be older than the kernel.
+		if err := updateLists(ctx); err != nil {
+			return err
+		}
+		if name, err = resolveKernel(ctx, series); err != nil {
+			return err
+		}
 	}
 	work, err := os.MkdirTemp(cache, "kernel-new-")
 	if err != nil {
@@ -90,6 +96,18 @@ func fetchKernel(ctx context.Context, cache, series, tree string) error {
 		return err
 	}
 	return os.Rename(unpacked, tree)
+}
+
+// updateLists has apt fetch its package lists anew, which only root may do.
+func updateLists(ctx context.Context) error {
+	argv := []string{"apt-get", "update", "-q"}
+	if os.Geteuid() != 0 {
+		argv = append([]string{"sudo", "-n"}, argv...)
+	}
+	if _, err := run(ctx, "", argv[0], argv[1:]...); err != nil {
+		return fmt.Errorf("the package lists are outdated: %w", err)
+	}
+	return nil
 }
 
 // resolveKernel asks apt for the kernel package behind the series' meta package.

@@ -13,7 +13,9 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 )
 
@@ -32,15 +34,30 @@ type Config struct {
 	Errors  io.Writer // gets what QEMU itself complains about
 }
 
-// Accelerated tells whether this user may use KVM; without it the machine is
-// emulated, about ten times slower.
+// Accelerated tells whether KVM can run the machine's kernel here: this user may
+// use it, and the processor virtualizes. Without it the machine is emulated,
+// about ten times slower. A KVM on a processor without that (PVM, on some hosts
+// that are virtual themselves) has a /dev/kvm too, and runs only kernels made
+// for it: others stand still with the first instructions.
 func Accelerated() bool {
 	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	if err != nil {
 		return false
 	}
 	f.Close()
-	return true
+	info, err := os.ReadFile("/proc/cpuinfo")
+	return err == nil && virtualizes(string(info))
+}
+
+// virtualizes looks for Intel's or AMD's extension in the text of /proc/cpuinfo.
+func virtualizes(cpuinfo string) bool {
+	for line := range strings.Lines(cpuinfo) {
+		if name, flags, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "flags" {
+			all := strings.Fields(flags)
+			return slices.Contains(all, "vmx") || slices.Contains(all, "svm")
+		}
+	}
+	return false
 }
 
 // Args returns QEMU's arguments for the machine.

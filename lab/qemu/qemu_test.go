@@ -80,3 +80,11 @@ func TestStartWithoutQEMU(t *testing.T) {
 	_, err := Start(config())
 	require.ErrorContains(t, err, "qemu-system-x86_64")
 }
+
+func TestVirtualizes(t *testing.T) {
+	require.True(t, virtualizes("model name\t: x\nflags\t\t: fpu vmx pse\n"))
+	require.True(t, virtualizes("flags\t\t: fpu svm\n"))
+	// A /dev/kvm of PVM: the file is there, the extension is not.
+	require.False(t, virtualizes("flags\t\t: fpu vmmcall hypervisor\nbugs\t: svm vmx\n"))
+	require.False(t, virtualizes(""))
+}
