@@ -104,6 +104,8 @@ func TestProperties(t *testing.T) {
 			nobody.refused(errReadOnly, ifaceProperties+".Set", Name, p.name, v)
 		}
 		require.Equal(t, "1.2.3", all["Version"].Value())
+		require.Equal(t, "0123abc", all["Commit"].Value())
+		require.Equal(t, "2026-01-02T03:04:05Z", all["BuildDate"].Value())
 		require.Equal(t, "local", all["Engine"].Value())
 		require.Equal(t, "n1", all["NodeName"].Value())
 		require.Equal(t, uint32(1), all["LockspaceCount"].Value())

@@ -47,6 +47,8 @@ func (p *property) value(s *Server, of any) godbus.Variant {
 // rootProperties are those of the root object.
 var rootProperties = []property{
 	prop("Version", "s", emitsConst, func(s *Server, _ *lockd.Status) any { return printable(s.cfg.Version) }),
+	prop("Commit", "s", emitsConst, func(s *Server, _ *lockd.Status) any { return printable(s.cfg.Commit) }),
+	prop("BuildDate", "s", emitsConst, func(s *Server, _ *lockd.Status) any { return printable(s.cfg.BuildDate) }),
 	prop("Engine", "s", emitsConst, func(_ *Server, st *lockd.Status) any { return printable(st.Engine) }),
 	prop("StateFile", "s", emitsConst, func(s *Server, _ *lockd.Status) any { return printable(s.cfg.StateFile) }),
 	prop("NodeID", "u", emitsTrue, func(_ *Server, st *lockd.Status) any { return st.Node.ID }),

@@ -29,6 +29,8 @@ type Config struct {
 	Authorizer lockd.Authorizer // nil: only root may change anything
 	Log        *slog.Logger     // nil: nothing is logged
 	Version    string           // the Version property
+	Commit     string           // the Commit property
+	BuildDate  string           // the BuildDate property
 	StateFile  string           // the StateFile property: a path
 	MaxCalls   int              // unanswered calls of a connection, long lists counting more; 0: DefaultMaxCalls
 	MaxUser    int              // of all connections of a user together; 0: DefaultMaxUserCalls

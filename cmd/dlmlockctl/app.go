@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dlmlock/dlmlockd/client"
+	"github.com/dlmlock/dlmlockd/internal/buildinfo"
 )
 
 // How long the service may take to answer, beside what a wait asks for.
@@ -96,7 +97,7 @@ A lock is on a RESOURCE, any name of up to 64 bytes, in a LOCKSPACE that this
 node has joined. Its MODE is NL, CR, CW, PR (or "shared"), PW or EX (or
 "exclusive"). Locks stay until they are released: they survive this program,
 the service and its restart, but not the node.`,
-		Version:       version,
+		Version:       buildinfo.Read(version, commit, date).String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
@@ -104,6 +105,7 @@ the service and its restart, but not the node.`,
 			return &usageError{"no command given"}
 		},
 	}
+	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	f := root.PersistentFlags()
 	f.StringVar(&a.bus, "bus", "", "D-Bus `ADDRESS` (default: the system bus)")
 	f.BoolVar(&a.json, "json", false, "write JSON, errors too")

@@ -189,7 +189,7 @@ it does not run.`,
 // status shows the properties to people: first those that matter, in this
 // order, then whatever else a newer service has.
 func (a *app) status(st map[string]any) {
-	first := []string{"Version", "Engine", "ClusterName", "NodeID", "NodeName", "Quorate", "LockspaceCount", "LockCount", "WaitingCount", "Degraded"}
+	first := []string{"Version", "Commit", "BuildDate", "Engine", "ClusterName", "NodeID", "NodeName", "Quorate", "LockspaceCount", "LockCount", "WaitingCount", "Degraded"}
 	paint := coloured(a.out)
 	line := func(name string) {
 		v := visible(fmt.Sprint(st[name]))

@@ -5,8 +5,8 @@ import (
 	"os"
 )
 
-// version is set by the linker (see the Makefile).
-var version = "unknown"
+// Set by the linker (see the Makefile).
+var version, commit, date string
 
 func main() {
 	if os.Args[0] == shimName {

@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 		err = os.Chmod(dir, 0o755) // for the scripts' commands as nobody
 	}
 	if err == nil {
-		build := exec.Command("go", "build", "-tags", "godbus_no_tcp", "-ldflags", "-X main.version=1.2.3-test", "-o", dir+"/", ".", "../dlmlockd")
+		build := exec.Command("go", "build", "-tags", "godbus_no_tcp", "-ldflags", "-X main.version=1.2.3-test -X main.commit=0123abc -X main.date=2026-01-02T03:04:05Z", "-o", dir+"/", ".", "../dlmlockd")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		build.Stderr = os.Stderr
 		err = build.Run()

@@ -70,7 +70,7 @@ func serve(ctx context.Context, o options, log *slog.Logger) (err error) {
 		return errors.Join(err, d.bus.Close())
 	}
 	defer func() { err = errors.Join(err, d.watcher.Close()) }()
-	d.build()
+	d.thisBuild()
 	return d.live(ctx)
 }
 
@@ -119,12 +119,13 @@ func (d *daemon) connect(ctx context.Context, group lockd.Authorizer) (err error
 	}
 	auth := polkit.New(polkit.Config{Conn: d.bus.Conn(), Fallback: group, Log: d.log})
 	d.server = dbus.New(dbus.Config{
-		Bus: d.bus, Authorizer: auth, Log: d.log, Version: version, StateFile: d.file.Path(),
+		Bus: d.bus, Authorizer: auth, Log: d.log, StateFile: d.file.Path(),
+		Version: thisBuild().Version, Commit: thisBuild().Commit, BuildDate: thisBuild().Date,
 	})
 	return nil
 }
 
-func (d *daemon) build() {
+func (d *daemon) thisBuild() {
 	d.herald.to = d.server.Notify
 	d.service = lockd.New(lockd.Config{
 		Engine: d.engine, Journal: d.file, Contents: d.found, BootID: d.bootID, Instance: d.file.Header().Instance,

@@ -43,7 +43,7 @@ Lock Manager. Runs in the foreground; usually systemd starts it.
   --bus=ADDRESS       D-Bus address (default: the system bus, that is
                       $DBUS_SYSTEM_BUS_ADDRESS or its well-known place)
   --log-level=LEVEL   debug, info, warn or error (default: info)
-  --version           print the version and exit
+  --version           print version, commit and build date, and exit
   --help              print this and exit
 
 Options win over the configuration file.

@@ -89,7 +89,7 @@ func TestBadFileIsExitCodeSix(t *testing.T) {
 func TestVersionAndHelp(t *testing.T) {
 	var out, errs bytes.Buffer
 	require.Equal(t, exitOK, run(t.Context(), []string{"--version"}, env(nil), &out, &errs))
-	require.Equal(t, "dlmlockd "+version+"\n", out.String())
+	require.Equal(t, "dlmlockd "+thisBuild().String()+"\n", out.String())
 	for _, h := range []string{"--help", "-h", "-help"} {
 		out.Reset()
 		require.Equal(t, exitOK, run(t.Context(), []string{h}, env(nil), &out, &errs))

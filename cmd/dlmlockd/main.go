@@ -4,12 +4,18 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/dlmlock/dlmlockd/internal/buildinfo"
 )
 
-// version is set by the linker (see the Makefile).
-var version = "unknown"
+// Set by the linker (see the Makefile).
+var version, commit, date string
+
+// thisBuild is which build of the program runs.
+var thisBuild = sync.OnceValue(func() buildinfo.Build { return buildinfo.Read(version, commit, date) })
 
 func main() {
 	// The first of these signals ends the service in order, which keeps every

@@ -26,7 +26,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		fmt.Fprint(stdout, usage)
 		return exitOK
 	case o.showVersion:
-		fmt.Fprintf(stdout, "dlmlockd %s\n", version)
+		fmt.Fprintf(stdout, "dlmlockd %s\n", thisBuild())
 		return exitOK
 	}
 	level := new(slog.LevelVar)
@@ -34,7 +34,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	log := newLogger(stderr, level)
 	stopReload := onHangup(func() { reload(args, getenv, level, log) })
 	defer stopReload()
-	log.Info("starting", "version", version, "options", o)
+	log.Info("starting", "version", thisBuild().Version, "commit", thisBuild().Commit, "options", o)
 	if err := serve(ctx, o, log); err != nil {
 		log.Error("ended", "err", err)
 		return exitCode(err)
