@@ -34,6 +34,12 @@ var RequestIntrospection string
 //go:embed org.example.DlmLock.Lockspace.xml
 var LockspaceIntrospection string
 
+// LogControlIntrospection is the interface of the object that systemctl asks
+// about the log.
+//
+//go:embed org.freedesktop.LogControl1.xml
+var LogControlIntrospection string
+
 // BusPolicy is org.example.DlmLock.conf: who may own the bus name, send to it
 // and receive its signals (dbus-daemon(1), "policy").
 //

@@ -62,7 +62,7 @@ func (m xmlMember) signature(direction string) string {
 // contracts are the XML files with what serves them.
 func contracts() map[string]*node {
 	t := newTree()
-	all := map[string]*node{data.Introspection: t.nodes[string(Path)]}
+	all := map[string]*node{data.Introspection: t.nodes[string(Path)], data.LogControlIntrospection: t.nodes[string(logControlPath)]}
 	for _, k := range t.kinds {
 		all[k.node.xml] = k.node
 	}
@@ -72,7 +72,7 @@ func contracts() map[string]*node {
 // eachInterface runs f for every interface of every file.
 func eachInterface(t *testing.T, f func(text string, x xmlInterface, i *iface)) {
 	all := contracts()
-	require.Len(t, all, 4)
+	require.Len(t, all, 5)
 	for text, served := range all {
 		var doc xmlNode
 		require.NoError(t, xml.Unmarshal([]byte(text), &doc))
@@ -108,7 +108,9 @@ func TestContractProperties(t *testing.T) {
 			p := i.property(xp.Name)
 			require.NotNil(t, p, xp.Name)
 			require.Equal(t, xp.Type, p.sig.String(), xp.Name)
-			require.Equal(t, "read", xp.Access)
+			writable := x.Name == ifaceLogControl && p.emits != emitsConst
+			require.Equal(t, writable, xp.Access == "readwrite", xp.Name)
+			require.True(t, writable || xp.Access == "read", xp.Name)
 			require.Len(t, xp.Annotations, 1, xp.Name)
 			require.Equal(t, "org.freedesktop.DBus.Property.EmitsChangedSignal", xp.Annotations[0].Name)
 			require.Equal(t, xp.Annotations[0].Value, string(p.emits), xp.Name)
@@ -226,16 +228,22 @@ func matches(re *regexp.Regexp, s string) []string {
 func TestIntrospect(t *testing.T) {
 	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
 		nobody := newRig(t, b, rigConfig{}).dial(testbus.Nobody)
-		path, want := "/", strings.Split(strings.Trim(string(Path), "/"), "/")
-		for _, child := range want {
-			var n xmlNode
-			require.NoError(t, xml.Unmarshal([]byte(introspect(t, nobody, path)), &n))
-			require.Len(t, n.Nodes, 1)
-			require.Equal(t, child, n.Nodes[0].Name)
-			path = strings.TrimSuffix(path, "/") + "/" + child
+		for p, want := range map[godbus.ObjectPath]string{Path: data.Introspection, logControlPath: data.LogControlIntrospection} {
+			testLeads(t, nobody, string(p))
+			require.Equal(t, want, introspect(t, nobody, string(p)))
 		}
-		require.Equal(t, data.Introspection, introspect(t, nobody, path))
 	})
+}
+
+// testLeads follows Introspect from "/" to an object.
+func testLeads(t *testing.T, nobody *client, to string) {
+	path := "/"
+	for _, child := range strings.Split(strings.Trim(to, "/"), "/") {
+		var n xmlNode
+		require.NoError(t, xml.Unmarshal([]byte(introspect(t, nobody, path)), &n))
+		require.True(t, slices.ContainsFunc(n.Nodes, func(c xmlNode) bool { return c.Name == child }), "%s below %s", child, path)
+		path = strings.TrimSuffix(path, "/") + "/" + child
+	}
 }
 
 func introspect(t *testing.T, c *client, path string) string {

@@ -233,7 +233,7 @@ func TestIntrospectObjects(t *testing.T) {
 			}
 		}
 		walk("/")
-		require.Len(t, texts, 10)
+		require.Len(t, texts, 12)
 		require.Equal(t, data.LockIntrospection, texts[string(lock)])
 		require.Equal(t, data.RequestIntrospection, texts[string(request)])
 		require.Equal(t, data.LockspaceIntrospection, texts[string(spacePath("vms"))])

@@ -35,6 +35,7 @@ type rig struct {
 	api     *tampered
 	server  *Server
 	logs    *logBook
+	control logSettings
 }
 
 // rigConfig changes what newRig makes.
@@ -62,7 +63,7 @@ func newRig(t testing.TB, bus *testbus.Bus, cfg rigConfig) *rig {
 	if cfg.auth == nil {
 		cfg.auth = lockd.GroupAuthorizer{GID: membersGID, HasGroup: true, Group: "members"}
 	}
-	r.server = New(Config{Bus: conn, Authorizer: cfg.auth, Log: log, Version: "1.2.3", Commit: "0123abc", BuildDate: "2026-01-02T03:04:05Z", StateFile: file.Path(), MaxCalls: cfg.max, MaxUser: cfg.user})
+	r.server = New(Config{Bus: conn, Authorizer: cfg.auth, Log: log, LogControl: &r.control, Version: "1.2.3", Commit: "0123abc", BuildDate: "2026-01-02T03:04:05Z", StateFile: file.Path(), MaxCalls: cfg.max, MaxUser: cfg.user})
 	r.service = lockd.New(lockd.Config{
 		Engine: node.Engine(), Journal: file, Contents: contents, BootID: header.BootID,
 		Node: dlm.NodeInfo{ID: 1, Name: "n1", Cluster: "test"}, BusID: conn.GUID(),

@@ -23,11 +23,12 @@ const (
 	DefaultMaxUserCalls = 2048
 )
 
-// Config is what a Server needs. Bus is required.
+// Config is what a Server needs. Bus and LogControl are required.
 type Config struct {
 	Bus        *Bus
 	Authorizer lockd.Authorizer // nil: only root may change anything
 	Log        *slog.Logger     // nil: nothing is logged
+	LogControl LogControl       // the log of this process
 	Version    string           // the Version property
 	Commit     string           // the Commit property
 	BuildDate  string           // the BuildDate property

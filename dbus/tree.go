@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
@@ -105,12 +106,10 @@ func newTree() *tree {
 		&method{name: "Introspect", out: "s", inline: func(_ *Server, n *node, c *call, _ *reader) { c.reply(n.xml) }})
 	root := &node{xml: data.Introspection, ifaces: []*iface{
 		newIface(Name, rootProperties, rootMethods()...), introspectable, managerIface(), peer, propertiesIface()}}
-	t := &tree{peer: peer, nodes: map[string]*node{string(Path): root}}
-	for p := string(Path); p != "/"; {
-		i := strings.LastIndexByte(p, '/')
-		child := p[i+1:]
-		p = p[:max(i, 1)]
-		t.nodes[p] = &node{xml: describe([]string{child}), ifaces: []*iface{introspectable, peer}}
+	t := &tree{peer: peer, nodes: map[string]*node{
+		string(Path): root, string(logControlPath): logControlNode(introspectable, peer)}}
+	for p, children := range between(string(Path), string(logControlPath)) {
+		t.nodes[p] = &node{xml: describe(children), ifaces: []*iface{introspectable, peer}}
 	}
 	for _, k := range kinds {
 		n := *k.node
@@ -119,6 +118,22 @@ func newTree() *tree {
 		t.nodes[strings.TrimSuffix(k.prefix, "/")] = &node{children: n.children, ifaces: []*iface{listing, peer}}
 	}
 	return t
+}
+
+// between are the places on the way to some objects, with what is below each.
+func between(paths ...string) map[string][]string {
+	places := map[string][]string{}
+	for _, p := range paths {
+		for p != "/" {
+			i := strings.LastIndexByte(p, '/')
+			child := p[i+1:]
+			p = p[:max(i, 1)]
+			if !slices.Contains(places[p], child) {
+				places[p] = append(places[p], child)
+			}
+		}
+	}
+	return places
 }
 
 // describe writes the introspection of a place on the way to objects.

@@ -38,6 +38,7 @@ const (
 type daemon struct {
 	opts    options
 	log     *slog.Logger
+	control *logControl
 	systemd notifier
 
 	engine  dlm.Engine
@@ -53,8 +54,8 @@ type daemon struct {
 }
 
 // serve runs the service until ctx ends (nil) or something fails for good.
-func serve(ctx context.Context, o options, log *slog.Logger) (err error) {
-	d := &daemon{opts: o, log: log, systemd: notifier{log: log}}
+func serve(ctx context.Context, o options, control *logControl, log *slog.Logger) (err error) {
+	d := &daemon{opts: o, log: log, control: control, systemd: notifier{log: log}}
 	group, err := authorizer(o.Group)
 	if err != nil {
 		return err
@@ -119,7 +120,7 @@ func (d *daemon) connect(ctx context.Context, group lockd.Authorizer) (err error
 	}
 	auth := polkit.New(polkit.Config{Conn: d.bus.Conn(), Fallback: group, Log: d.log})
 	d.server = dbus.New(dbus.Config{
-		Bus: d.bus, Authorizer: auth, Log: d.log, StateFile: d.file.Path(),
+		Bus: d.bus, Authorizer: auth, Log: d.log, LogControl: d.control, StateFile: d.file.Path(),
 		Version: thisBuild().Version, Commit: thisBuild().Commit, BuildDate: thisBuild().Date,
 	})
 	return nil

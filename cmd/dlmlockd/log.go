@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"io"
 	"log/slog"
 	"slices"
 	"strings"
@@ -12,15 +11,6 @@ import (
 
 	"github.com/coreos/go-systemd/v22/journal"
 )
-
-// newLogger writes to the journal, with fields that journalctl can match, if
-// that is where standard error goes, and as text to stderr otherwise.
-func newLogger(stderr io.Writer, level slog.Leveler) *slog.Logger {
-	if toJournal, err := journal.StderrIsJournalStream(); err == nil && toJournal {
-		return slog.New(newJournalHandler(level, journal.Send))
-	}
-	return slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
-}
 
 // journalSend is journal.Send or a stand-in for it.
 type journalSend func(message string, priority journal.Priority, fields map[string]string) error
@@ -75,7 +65,9 @@ func (h *journalHandler) Enabled(_ context.Context, l slog.Level) bool { return 
 
 // Handle sends one record.
 func (h *journalHandler) Handle(ctx context.Context, r slog.Record) error {
-	fields := make(map[string]string, len(h.fields)+r.NumAttrs())
+	fields := make(map[string]string, len(h.fields)+r.NumAttrs()+1)
+	// The native protocol adds none, and "journalctl -t" asks for it.
+	fields["SYSLOG_IDENTIFIER"] = logIdentifier
 	for k, v := range h.fields {
 		fields[k] = v
 	}

@@ -29,13 +29,12 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		fmt.Fprintf(stdout, "dlmlockd %s\n", thisBuild())
 		return exitOK
 	}
-	level := new(slog.LevelVar)
-	level.Set(o.LogLevel)
-	log := newLogger(stderr, level)
-	stopReload := onHangup(func() { reload(args, getenv, level, log) })
+	control := newLogControl(stderr, o.LogLevel)
+	log := control.logger()
+	stopReload := onHangup(func() { reload(args, getenv, &control.level, log) })
 	defer stopReload()
 	log.Info("starting", "version", thisBuild().Version, "commit", thisBuild().Commit, "options", o)
-	if err := serve(ctx, o, log); err != nil {
+	if err := serve(ctx, o, control, log); err != nil {
 		log.Error("ended", "err", err)
 		return exitCode(err)
 	}

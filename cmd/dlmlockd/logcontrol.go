@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+
+	"github.com/coreos/go-systemd/v22/journal"
+)
+
+// logIdentifier is what the journal files the log under (journalctl -t).
+const logIdentifier = "dlmlockd"
+
+// The targets of org.freedesktop.LogControl1(5) that there are here.
+const (
+	targetConsole = "console" // standard error
+	targetJournal = "journal" // its native protocol, with fields
+	targetAuto    = "auto"    // the journal, if that is where standard error goes
+)
+
+// logLevels are the levels of syslog(3), from the worst on; slog's four are
+// among them, and lie so that each logs what is at least as bad.
+var logLevels = []struct {
+	name  string
+	level slog.Level
+}{
+	{"emerg", 20}, {"alert", 16}, {"crit", 12}, {"err", slog.LevelError}, {"warning", slog.LevelWarn},
+	{"notice", 2}, {"info", slog.LevelInfo}, {"debug", slog.LevelDebug},
+}
+
+// logControl is how much is logged and where to, which can change while the
+// service runs. It implements dbus.LogControl.
+type logControl struct {
+	level     slog.LevelVar
+	toJournal atomic.Bool
+
+	auto      bool // what "auto" means
+	available func() bool
+	handler   slog.Handler
+}
+
+// newLogControl makes a log that goes to the journal, with fields that
+// journalctl can match, if that is where standard error goes, and as text to
+// stderr otherwise.
+func newLogControl(stderr io.Writer, level slog.Level) *logControl {
+	c := &logControl{available: journal.Enabled}
+	c.level.Set(level)
+	if toJournal, err := journal.StderrIsJournalStream(); err == nil {
+		c.auto = toJournal
+	}
+	c.toJournal.Store(c.auto)
+	c.handler = &switchHandler{
+		toJournal: &c.toJournal,
+		journal:   newJournalHandler(&c.level, journal.Send),
+		console:   slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: &c.level}),
+	}
+	return c
+}
+
+func (c *logControl) logger() *slog.Logger { return slog.New(c.handler) }
+
+// Level is the name of the level.
+func (c *logControl) Level() string {
+	at := c.level.Level()
+	for _, l := range logLevels {
+		if at >= l.level {
+			return l.name
+		}
+	}
+	return "debug"
+}
+
+// SetLevel sets the level by name.
+func (c *logControl) SetLevel(name string) error {
+	var names []string
+	for _, l := range logLevels {
+		if l.name == name {
+			c.level.Set(l.level)
+			return nil
+		}
+		names = append(names, l.name)
+	}
+	return fmt.Errorf("%q is not a log level; use one of %s", name, strings.Join(names, ", "))
+}
+
+// Target is where the log goes now.
+func (c *logControl) Target() string {
+	if c.toJournal.Load() {
+		return targetJournal
+	}
+	return targetConsole
+}
+
+// SetTarget says where it goes from now on.
+func (c *logControl) SetTarget(name string) error {
+	switch name {
+	case targetConsole:
+		c.toJournal.Store(false)
+	case targetJournal:
+		if !c.available() {
+			return errors.New("there is no journal on this host; use console")
+		}
+		c.toJournal.Store(true)
+	case targetAuto:
+		c.toJournal.Store(c.auto)
+	default:
+		return fmt.Errorf("%q is not a log target here; use %s, %s or %s", name, targetConsole, targetJournal, targetAuto)
+	}
+	return nil
+}
+
+// Identifier is the SYSLOG_IDENTIFIER of every entry.
+func (c *logControl) Identifier() string { return logIdentifier }
+
+// switchHandler is one of two handlers, whichever is wanted now.
+type switchHandler struct {
+	toJournal        *atomic.Bool
+	journal, console slog.Handler
+}
+
+func (h *switchHandler) now() slog.Handler {
+	if h.toJournal.Load() {
+		return h.journal
+	}
+	return h.console
+}
+
+// Enabled reports whether records of the level are logged.
+func (h *switchHandler) Enabled(ctx context.Context, l slog.Level) bool {
+	return h.now().Enabled(ctx, l)
+}
+
+// Handle logs one record.
+func (h *switchHandler) Handle(ctx context.Context, r slog.Record) error {
+	return h.now().Handle(ctx, r)
+}
+
+// WithAttrs returns a handler that adds attrs to every record.
+func (h *switchHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &switchHandler{h.toJournal, h.journal.WithAttrs(attrs), h.console.WithAttrs(attrs)}
+}
+
+// WithGroup returns a handler that puts name before the keys that follow.
+func (h *switchHandler) WithGroup(name string) slog.Handler {
+	return &switchHandler{h.toJournal, h.journal.WithGroup(name), h.console.WithGroup(name)}
+}
