@@ -1,0 +1,126 @@
+package host
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// reaperDir tells Main to be a host's first process, and names its directory.
+const reaperDir = "LIBVIRT_HOST_DIR"
+
+// Main returns at once, unless this program was started as the first process of
+// a host; then it does not return. TestMain calls it first.
+//
+// The first process mounts what the host has of its own, starts libvirtd as often
+// as it is told on standard input, and is the parent of every process below that
+// loses its own: QEMU is gone, and not a zombie, as soon as it has ended. Each end
+// is told on standard output. At the end of its input it kills them all.
+func Main() {
+	dir := os.Getenv(reaperDir)
+	if dir == "" {
+		return
+	}
+	if err := enter(dir); err != nil {
+		fmt.Fprintln(os.Stderr, "host:", err)
+		os.Exit(1)
+	}
+	go obey()
+	reap()
+}
+
+// enter makes the host, in the namespaces that this process was started in.
+// Directories in dir/root are put over those of this machine.
+func enter(dir string) error {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("becoming a subreaper: %w", err)
+	}
+	if err := unix.Sethostname([]byte(filepath.Base(dir))); err != nil {
+		return fmt.Errorf("naming the host: %w", err)
+	}
+	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, ""); err != nil {
+		return fmt.Errorf("mounting /run: %w", err)
+	}
+	binds, err := os.ReadFile(filepath.Join(dir, "binds"))
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(binds)) {
+		from, to, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if err := unix.Mount(from, to, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("mounting %s on %s: %w", from, to, err)
+		}
+	}
+	fmt.Println("ready")
+	return nil
+}
+
+// over is set when there is no more input.
+var over atomic.Bool
+
+// obey starts libvirtd for each line of input, which names the file that takes
+// its output.
+func obey() {
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		out, err := os.OpenFile(in.Text(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+		if err != nil {
+			fmt.Println("error", err)
+			continue
+		}
+		p, err := os.StartProcess("/usr/sbin/libvirtd", []string{"libvirtd"}, &os.ProcAttr{
+			Files: []*os.File{nil, out, out}, Sys: &unix.SysProcAttr{Setsid: true}})
+		out.Close()
+		if err != nil {
+			fmt.Println("error", err)
+			continue
+		}
+		fmt.Println("started", p.Pid)
+	}
+	over.Store(true)
+	// One that is killed may leave children, which are ours then.
+	for {
+		for _, pid := range children() {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// children are those of this process, whichever of its threads made them.
+func children() []int {
+	var pids []int
+	files, _ := filepath.Glob("/proc/self/task/*/children")
+	for _, f := range files {
+		text, _ := os.ReadFile(f)
+		for _, word := range strings.Fields(string(text)) {
+			if pid, err := strconv.Atoi(word); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
+}
+
+// reap tells of every child that has ended.
+func reap() {
+	for {
+		var status unix.WaitStatus
+		pid, err := unix.Wait4(-1, &status, 0, nil)
+		switch {
+		case err == nil:
+			fmt.Println("ended", pid)
+		case over.Load():
+			os.Exit(0)
+		default:
+			time.Sleep(time.Millisecond) // there are none
+		}
+	}
+}

@@ -1,0 +1,266 @@
+package host_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/dlmlock/dlmlockd/client"
+	"github.com/dlmlock/dlmlockd/internal/testbus"
+	"github.com/dlmlock/dlmlockd/libvirt/host"
+)
+
+const (
+	root = "../.."
+	// patience bounds every wait for another process.
+	patience = 60 * time.Second
+)
+
+// built is what TestMain has made: the service, the lock driver as "make
+// install-libvirt" installs it, and a place for libvirt's knowledge of QEMU.
+var built struct{ daemon, install, cache string }
+
+func TestMain(m *testing.M) {
+	host.Main()
+	os.Exit(func() int {
+		if os.Getenv("LIBVIRT") != "1" {
+			return m.Run()
+		}
+		dir, err := os.MkdirTemp("", "libvirt")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		built.daemon, built.install, built.cache = filepath.Join(dir, "dlmlockd"), filepath.Join(dir, "install"), filepath.Join(dir, "cache")
+		if err := os.Mkdir(built.cache, 0o755); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		for _, argv := range [][]string{
+			{"go", "build", "-tags", "godbus_no_tcp", "-o", built.daemon, root + "/cmd/dlmlockd"},
+			{"make", "--no-print-directory", "-C", root, "install-libvirt", "DESTDIR=" + built.install},
+		} {
+			if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+				fmt.Fprintf(os.Stderr, "%v: %v\n%s(make test-libvirt installs what is missing)\n", argv, err, out)
+				return 1
+			}
+		}
+		return m.Run()
+	}())
+}
+
+// rig is a bus with the shipped policy, the service with the embedded engine, and
+// a directory of disk images.
+type rig struct {
+	t      *testing.T
+	bus    *testbus.Bus
+	dir    string
+	daemon *exec.Cmd
+	client *client.Client
+}
+
+// start starts them, and skips the test where it was not asked for.
+func start(t *testing.T) *rig {
+	if os.Getenv("LIBVIRT") != "1" {
+		t.Skip("set LIBVIRT=1 or run make test-libvirt")
+	}
+	r := &rig{t: t, bus: testbus.Start(t, testbus.Daemon), dir: t.TempDir()}
+	r.startDaemon()
+	t.Cleanup(r.endDaemon)
+	var err error
+	r.client, err = client.Dial(t.Context(), r.bus.Address)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = r.client.Close() })
+	return r
+}
+
+// host starts a host; driver is the text of its qemu-dlmlock.conf.
+func (r *rig) host(name, driver string) *machine {
+	return &machine{Host: host.Start(r.t, host.Config{Name: name, Bus: r.bus.Address, Driver: driver,
+		Install: built.install, Cache: built.cache}), rig: r}
+}
+
+func (r *rig) startDaemon() {
+	r.t.Helper()
+	conf, state := filepath.Join(r.dir, "dlmlockd.toml"), filepath.Join(r.dir, "state")
+	require.NoError(r.t, os.WriteFile(conf, []byte("engine = \"local\"\nlockspaces = [\"libvirt\", \"other\"]\n"), 0o644))
+	require.NoError(r.t, os.MkdirAll(state, 0o700))
+	log, err := os.OpenFile(filepath.Join(r.dir, "dlmlockd.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	require.NoError(r.t, err)
+	defer log.Close()
+	r.daemon = exec.Command(built.daemon, "--config", conf, "--state-dir", state, "--bus", r.bus.Address)
+	r.daemon.Stderr = log
+	r.daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	require.NoError(r.t, r.daemon.Start())
+	watch := r.bus.Dial(r.t)
+	require.Eventually(r.t, func() bool {
+		var has bool
+		return watch.BusObject().Call("org.freedesktop.DBus.NameHasOwner", 0, client.Name).Store(&has) == nil && has
+	}, patience, 5*time.Millisecond, "dlmlockd")
+	require.NoError(r.t, watch.Close())
+}
+
+// killDaemon kills the service, as a crash does.
+func (r *rig) killDaemon() {
+	if r.daemon != nil {
+		_ = r.daemon.Process.Kill()
+		_ = r.daemon.Wait()
+		r.daemon = nil
+	}
+}
+
+func (r *rig) endDaemon() {
+	r.killDaemon()
+	if text, err := os.ReadFile(filepath.Join(r.dir, "dlmlockd.log")); err == nil && r.t.Failed() {
+		r.t.Logf("dlmlockd said:\n%s", text)
+	}
+}
+
+// image makes a disk image and returns its path. Guests that boot from it wait
+// for a key and shut down.
+func (r *rig) image(name string) string {
+	path := filepath.Join(r.dir, name)
+	require.NoError(r.t, host.WriteImage(path))
+	return path
+}
+
+// locks are "LABEL MODE" of what is held, sorted, without the images' directory.
+func (r *rig) locks() []string {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	held, err := r.client.Locks(ctx, client.Filter{})
+	require.NoError(r.t, err)
+	out := []string{}
+	for _, l := range held {
+		out = append(out, strings.ReplaceAll(l.Label, r.dir+"/", "")+" "+l.Mode)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// held waits until just these locks are there: "DOMAIN: IMAGE MODE". What ends
+// with a process ends a moment after it.
+func (r *rig) held(want ...string) {
+	r.t.Helper()
+	slices.Sort(want)
+	var got []string
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+		if got = r.locks(); slices.Equal(got, want) {
+			return
+		}
+	}
+	require.Equal(r.t, want, got, "the locks")
+}
+
+// now requires that just these locks are there already.
+func (r *rig) now(want ...string) {
+	r.t.Helper()
+	slices.Sort(want)
+	require.Equal(r.t, append([]string{}, want...), r.locks(), "the locks")
+}
+
+// machine is a host of the rig.
+type machine struct {
+	*host.Host
+	rig *rig
+}
+
+// virsh runs virsh, which must succeed.
+func (m *machine) virsh(args ...string) string {
+	m.rig.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	out, err := m.Virsh(ctx, args...)
+	require.NoError(m.rig.t, err, "virsh %v: %s", args, out)
+	return out
+}
+
+// refused runs virsh, which must fail, and returns what it said.
+func (m *machine) refused(args ...string) string {
+	m.rig.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	out, err := m.Virsh(ctx, args...)
+	require.Error(m.rig.t, err, "virsh %v: %s", args, out)
+	require.NoError(m.rig.t, ctx.Err(), "virsh %v", args)
+	return out
+}
+
+// file writes a domain's or a disk's description and returns its path.
+func (r *rig) file(name, xml string) string {
+	path := filepath.Join(r.dir, name+".xml")
+	require.NoError(r.t, os.WriteFile(path, []byte(xml), 0o644))
+	return path
+}
+
+// define makes a domain known that has these disks. The same name has the same
+// UUID on every host.
+func (m *machine) define(name string, disks ...host.Disk) {
+	m.rig.t.Helper()
+	m.virsh("define", m.rig.file(m.Name+"-"+name, domain(name, disks...).XML()))
+}
+
+func domain(name string, disks ...host.Disk) host.Domain {
+	return host.Domain{Name: name, UUID: fmt.Sprintf("d0000000-0000-4000-8000-%012x", []byte(name + "      ")[:6]), Disks: disks}
+}
+
+// state is that of a domain, "running" for example.
+func (m *machine) state(name string) string {
+	m.rig.t.Helper()
+	return m.virsh("domstate", name)
+}
+
+// ending watches a domain that runs, from now on. The function that it returns
+// waits until QEMU and its locks are gone, and tells how long the locks stayed.
+func (m *machine) ending(name string) (stayed func() time.Duration) {
+	m.rig.t.Helper()
+	pid, err := m.PID(name)
+	require.NoError(m.rig.t, err)
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	require.NoError(m.rig.t, err)
+	ended, gone := make(chan time.Time, 1), make(chan time.Time, 1)
+	go func() {
+		defer unix.Close(pidfd)
+		for {
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, -1)
+			if n > 0 || err != unix.EINTR {
+				ended <- time.Now()
+				return
+			}
+		}
+	}()
+	go func() {
+		for m.rig.t.Context().Err() == nil {
+			held, err := m.rig.client.Locks(m.rig.t.Context(), client.Filter{})
+			if err == nil && !slices.ContainsFunc(held, func(l client.Lock) bool { return l.PID == uint32(pid) }) {
+				gone <- time.Now()
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	return func() time.Duration {
+		m.rig.t.Helper()
+		limit := time.After(patience)
+		var at [2]time.Time
+		for i, c := range []chan time.Time{ended, gone} {
+			select {
+			case at[i] = <-c:
+			case <-limit:
+				m.rig.t.Fatalf("%s: %s", name, []string{"QEMU does not end", "the locks stay"}[i])
+			}
+		}
+		return at[1].Sub(at[0])
+	}
+}
