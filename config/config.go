@@ -29,7 +29,10 @@ type Config struct {
 	// queue; 0 means the service's default.
 	OpTimeout time.Duration
 	LogLevel  slog.Level
-	Limits    Limits
+	// ExitOnIdle is after how long without a call a service that nobody needs
+	// ends; 0: never.
+	ExitOnIdle time.Duration
+	Limits     Limits
 }
 
 // Limits bound what one caller can make the service keep. 0 means the

@@ -23,6 +23,7 @@ type file struct {
 	Group      any `toml:"group"`
 	OpTimeout  any `toml:"op-timeout"`
 	LogLevel   any `toml:"log-level"`
+	ExitOnIdle any `toml:"exit-on-idle"`
 	Limits     struct {
 		LocksPerUID   any `toml:"locks-per-uid"`
 		LocksPerCall  any `toml:"locks-per-call"`
@@ -38,6 +39,16 @@ type file struct {
 const (
 	minOpTimeout = 100 * time.Millisecond
 	maxOpTimeout = 24 * time.Second
+)
+
+// never is a duration that does not end.
+const never = "never"
+
+// The bounds of exit-on-idle. A start costs the cluster nothing, but every
+// caller some milliseconds.
+const (
+	minExitOnIdle = time.Second
+	maxExitOnIdle = 30 * 24 * time.Hour
 )
 
 // Parse reads the text of a file; name is what messages call it. The error is
@@ -170,7 +181,10 @@ func (v *validator) config(f *file) Config {
 		}
 	}
 	if s, ok := v.text("op-timeout", f.OpTimeout); ok {
-		c.OpTimeout = v.timeout("op-timeout", s)
+		c.OpTimeout = v.duration("op-timeout", s, minOpTimeout, maxOpTimeout)
+	}
+	if s, ok := v.text("exit-on-idle", f.ExitOnIdle); ok && s != never {
+		c.ExitOnIdle = v.duration("exit-on-idle", s, minExitOnIdle, maxExitOnIdle)
 	}
 	if s, ok := v.text("log-level", f.LogLevel); ok {
 		if c.LogLevel, ok = ParseLevel(s); !ok {
@@ -232,13 +246,13 @@ func (v *validator) lockspace(key, name string, before []string) {
 	}
 }
 
-func (v *validator) timeout(key, s string) time.Duration {
+func (v *validator) duration(key, s string, least, most time.Duration) time.Duration {
 	d, err := time.ParseDuration(s)
 	switch {
 	case err != nil:
 		v.fail(key, "%q is not a duration; write it like \"10s\" or \"500ms\"", s)
-	case d < minOpTimeout || d > maxOpTimeout:
-		v.fail(key, "%s is out of range; at least %s, at most %s", s, minOpTimeout, maxOpTimeout)
+	case d < least || d > most:
+		v.fail(key, "%s is out of range; at least %s, at most %s", s, least, most)
 	}
 	return d
 }

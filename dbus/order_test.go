@@ -380,6 +380,7 @@ func TestBusGone(t *testing.T) {
 type fixedStatus struct{ lockd.API }
 
 func (fixedStatus) Status() lockd.Status                               { return lockd.Status{} }
+func (fixedStatus) Idle(done func(string))                             { done("") }
 func (fixedStatus) Senders(done func([]string))                        { done(nil) }
 func (fixedStatus) SenderGone(string)                                  {}
 func (fixedStatus) Lockspaces(done func([]lockd.LockspaceInfo, error)) { done(nil, nil) }

@@ -160,7 +160,11 @@ func (s *Server) Done() <-chan struct{} { return s.bus.Done() }
 // call, answers what was asked before, and closes the connection. When the
 // context ends first, what is left stays unanswered and the error says so. The
 // service must run until Shutdown returns.
-func (s *Server) Shutdown(ctx context.Context) error {
+func (s *Server) Shutdown(ctx context.Context) error { return s.shutdown(ctx, func() {}) }
+
+// shutdown calls last when everything is answered and the connection is still
+// there.
+func (s *Server) shutdown(ctx context.Context, last func()) error {
 	var errs []error
 	if _, err := s.bus.conn.ReleaseName(Name); err != nil && s.bus.conn.Connected() {
 		errs = append(errs, fmt.Errorf("give away the bus name: %w", err))
@@ -169,6 +173,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	errs = append(errs, s.await(ctx, s.gate.idle, "calls stay unanswered"))
 	s.requests.shut()
 	errs = append(errs, s.await(ctx, s.requests.idle, "requests stay unanswered"))
+	last()
 	s.props.end()
 	s.out.close()
 	select {
@@ -276,16 +281,18 @@ func (s *Server) senderGone(name string) {
 
 // gate counts the calls that are owed an answer.
 type gate struct {
-	mu   sync.Mutex
-	open int
-	down bool
-	idle chan struct{} // closed when down and none is open
+	mu    sync.Mutex
+	open  int
+	total uint64 // that came in, ever
+	down  bool
+	idle  chan struct{} // closed when down and none is open
 }
 
 // enter lets a call in, unless the gate is shut.
 func (g *gate) enter() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.total++
 	if !g.down {
 		g.open++
 	}

@@ -322,6 +322,9 @@ type API interface {
 	// SenderGone says that a bus name has vanished: its unanswered calls are
 	// canceled.
 	SenderGone(sender string)
+	// Idle tells why the service is needed while nobody calls it, or "" if a
+	// daemon that the next call starts would do as well.
+	Idle(done func(needed string))
 	// Status never blocks and needs no answer from the owner goroutine.
 	Status() Status
 }

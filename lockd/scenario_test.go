@@ -353,6 +353,12 @@ func (s *scenario) runCall(verb, who string, c Caller, d *daemon, p []string, o 
 		})
 	case "senders": // CALLER
 		d.Senders(func(names []string) { s.printf("%s: bound to %v", who, names) })
+	case "reconfigure": // CALLER LOCKSPACE...
+		l := DefaultLimits()
+		l.LocksPerUID = 1
+		d.Reconfigure(Settings{Limits: l, Lockspaces: p})
+	case "idle": // CALLER
+		d.Idle(func(needed string) { s.printf("%s: needed because %q", who, needed) })
 	case "convert": // CALLER LOCKSPACE/RESOURCE MODE [owner=] [lkid=] [wait=]
 		d.Convert(c, want(p), o.selector(), wait, func(g Grant, err error) {
 			s.result(who, err, "converted #%d%s", g.Ref, s.token(g, o))

@@ -9,6 +9,7 @@ import (
 	"os/user"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/dlmlock/dlmlockd/config"
@@ -39,32 +40,38 @@ type daemon struct {
 	opts    options
 	log     *slog.Logger
 	control *logControl
+	read    func() (options, error)
+	hangups <-chan os.Signal
 	systemd notifier
 
-	engine  dlm.Engine
-	file    *state.File
-	found   state.Contents // what the state file said
-	node    dlm.NodeInfo
-	bootID  string
-	bus     *dbus.Bus
-	server  *dbus.Server
-	watcher *process.Watcher
-	service *lockd.Service
-	herald  herald
+	settings *settings
+	engine   dlm.Engine
+	file     *state.File
+	found    state.Contents // what the state file said
+	node     dlm.NodeInfo
+	bootID   string
+	bus      *dbus.Bus
+	server   *dbus.Server
+	watcher  *process.Watcher
+	service  *lockd.Service
+	herald   herald
 }
 
-// serve runs the service until ctx ends (nil) or something fails for good.
-func serve(ctx context.Context, o options, control *logControl, log *slog.Logger) (err error) {
-	d := &daemon{opts: o, log: log, control: control, systemd: notifier{log: log}}
-	group, err := authorizer(o.Group)
-	if err != nil {
+// serve runs the service until ctx ends or nobody needs it (nil), or something
+// fails for good. read reads the options again.
+func serve(ctx context.Context, o options, read func() (options, error), control *logControl, log *slog.Logger) (err error) {
+	d := &daemon{opts: o, read: read, log: log, control: control, systemd: notifier{log: log}}
+	var stop func()
+	d.hangups, stop = hangups()
+	defer stop()
+	if d.settings, err = newSettings(o.Config); err != nil {
 		return err
 	}
 	if err := d.openState(ctx); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.engine.Close(), d.file.Close()) }()
-	if err := d.connect(ctx, group); err != nil {
+	if err := d.connect(ctx); err != nil {
 		return err
 	}
 	if d.watcher, err = process.NewWatcher(); err != nil {
@@ -111,14 +118,14 @@ func (d *daemon) whoAmI(ctx context.Context) dlm.NodeInfo {
 }
 
 // connect connects to the bus, whose id the service needs, and makes the
-// server, which answers nobody yet. group decides while there is no polkitd.
-func (d *daemon) connect(ctx context.Context, group lockd.Authorizer) (err error) {
+// server, which answers nobody yet.
+func (d *daemon) connect(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if d.bus, err = dbus.Connect(ctx, d.opts.Bus); err != nil {
 		return err
 	}
-	auth := polkit.New(polkit.Config{Conn: d.bus.Conn(), Fallback: group, Log: d.log})
+	auth := polkit.New(polkit.Config{Conn: d.bus.Conn(), Fallback: d.settings, Log: d.log})
 	d.server = dbus.New(dbus.Config{
 		Bus: d.bus, Authorizer: auth, Log: d.log, LogControl: d.control, StateFile: d.file.Path(),
 		Version: thisBuild().Version, Commit: thisBuild().Commit, BuildDate: thisBuild().Date,
@@ -144,16 +151,20 @@ func (d *daemon) live(ctx context.Context) error {
 	ended := make(chan error, 1)
 	go func() { ended <- d.service.Run(serviceCtx) }()
 
+	shutdown := d.server.Shutdown
 	err := d.open(ctx)
 	if err == nil {
-		err = d.wait(ctx, ended)
+		var idle bool
+		if idle, err = d.wait(ctx, ended); idle {
+			shutdown = d.server.ShutdownIdle
+		}
 	}
 	d.systemd.tell("STOPPING=1\nSTATUS=stopping; locks stay")
 	timer := time.AfterFunc(answerTime, stopService)
 	defer timer.Stop()
 	stopCtx, cancel := context.WithTimeout(context.Background(), answerTime+stopTimeout)
 	defer cancel()
-	if e := d.server.Shutdown(stopCtx); e != nil {
+	if e := shutdown(stopCtx); e != nil {
 		d.log.Warn("the bus connection did not end in order", "err", e)
 	}
 	stopService()
@@ -190,25 +201,26 @@ func (d *daemon) open(ctx context.Context) error {
 
 var errBusGone = errors.New("the connection to the message bus is gone; locks stay, and a restart serves them again")
 
-// wait looks after the running service until it is to end.
-func (d *daemon) wait(ctx context.Context, ended <-chan error) error {
+// wait looks after the running service until it is to end; idle, because
+// nobody needs it.
+func (d *daemon) wait(ctx context.Context, ended <-chan error) (idle bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		d.systemd.keep(ctx, d.service)
-	}()
-	defer func() {
-		cancel()
-		<-done
-	}()
+	var work sync.WaitGroup
+	defer work.Wait()
+	defer cancel()
+	unneeded := make(chan struct{})
+	work.Go(func() { d.systemd.keep(ctx, d.service) })
+	work.Go(func() { d.watchIdle(ctx, unneeded) })
+	work.Go(func() { onHangup(ctx, d.hangups, d.reload) })
 	select {
 	case <-ctx.Done():
-		return nil
+		return false, nil
+	case <-unneeded:
+		return true, nil
 	case <-d.server.Done():
-		return errBusGone
+		return false, errBusGone
 	case err := <-ended:
-		return errors.Join(errors.New("the service ended by itself"), err)
+		return false, errors.Join(errors.New("the service ended by itself"), err)
 	}
 }
 
@@ -222,20 +234,20 @@ func readBootID() (string, error) {
 }
 
 // authorizer lets root and the group change locks; "" is no group.
-func authorizer(group string) (lockd.Authorizer, error) {
+func authorizer(group string) (a lockd.GroupAuthorizer, err error) {
 	if group == "" {
-		return lockd.GroupAuthorizer{}, nil
+		return a, nil
 	}
-	bad := func(text string) error {
-		return &config.Error{File: "configuration", Key: "group", Text: text}
+	bad := func(text string) (lockd.GroupAuthorizer, error) {
+		return a, &config.Error{File: "configuration", Key: "group", Text: text}
 	}
 	g, err := user.LookupGroup(group)
 	if err != nil {
-		return nil, bad(fmt.Sprintf("%v; make it with groupadd --system %s, or leave the key out", err, group))
+		return bad(fmt.Sprintf("%v; make it with groupadd --system %s, or leave the key out", err, group))
 	}
 	gid, err := strconv.ParseUint(g.Gid, 10, 32)
 	if err != nil {
-		return nil, bad(fmt.Sprintf("the group %s has no number: %v", group, err))
+		return bad(fmt.Sprintf("the group %s has no number: %v", group, err))
 	}
 	return lockd.GroupAuthorizer{GID: uint32(gid), HasGroup: true, Group: group}, nil
 }

@@ -119,7 +119,7 @@ func TestConfigurationTakesEffect(t *testing.T) {
 	require.NotContains(t, p.log(), "level=DEBUG")
 	require.NoError(t, os.WriteFile(file, []byte("log-level = \"debug\"\n"), 0o600))
 	require.NoError(t, p.cmd.Process.Signal(unix.SIGHUP))
-	p.await(t, "the new level", func(_ []string, log string) bool { return strings.Contains(log, "log level read again") })
+	p.await(t, "the new level", func(_ []string, log string) bool { return strings.Contains(log, "configuration read again") })
 	require.NoError(t, c.release("images", "a"))
 	p.await(t, "a debug line", func(_ []string, log string) bool { return strings.Contains(log, "level=DEBUG") })
 

@@ -43,12 +43,14 @@ Lock Manager. Runs in the foreground; usually systemd starts it.
   --bus=ADDRESS       D-Bus address (default: the system bus, that is
                       $DBUS_SYSTEM_BUS_ADDRESS or its well-known place)
   --log-level=LEVEL   debug, info, warn or error (default: info)
+  --check             read the configuration, say what is wrong with it, and exit
   --version           print version, commit and build date, and exit
   --help              print this and exit
 
 Options win over the configuration file.
 
-SIGTERM and SIGINT end the service and keep every persistent lock.
+SIGTERM and SIGINT end the service and keep every persistent lock. SIGHUP has
+it read the configuration again.
 
 Exit codes:
   0  ended in order        5  the engine asked for is not in this build
@@ -63,7 +65,7 @@ type options struct {
 	StateDir string
 	Bus      string // "" is the system bus
 
-	showVersion, showHelp bool
+	showVersion, showHelp, check bool
 }
 
 // usageError is a bad command line.
@@ -83,6 +85,7 @@ func readOptions(args []string, getenv func(string) string) (options, error) {
 	fs.StringVar(&o.StateDir, "state-dir", "", "")
 	fs.StringVar(&o.Bus, "bus", "", "")
 	fs.StringVar(&level, "log-level", "", "")
+	fs.BoolVar(&o.check, "check", false, "")
 	fs.BoolVar(&o.showVersion, "version", false, "")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
 		o.showHelp = true

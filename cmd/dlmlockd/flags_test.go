@@ -97,3 +97,27 @@ func TestVersionAndHelp(t *testing.T) {
 	}
 	require.Empty(t, errs.String())
 }
+
+// What a reload of the unit runs first.
+func TestCheck(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "c.toml")
+	check := func(text string) (code int, out, errs string) {
+		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+		var o, e bytes.Buffer
+		code = run(t.Context(), []string{"--config", file, "--check"}, env(nil), &o, &e)
+		return code, o.String(), e.String()
+	}
+	code, out, errs := check("group = \"nogroup\"\n")
+	require.Equal(t, exitOK, code)
+	require.Equal(t, "dlmlockd: the configuration is good\n", out)
+	require.Empty(t, errs)
+	for text, want := range map[string]string{
+		"op-timeout = 3\n":              "c.toml:1:14: op-timeout: must be a string in quotes",
+		"group = \"dlmlockd-absent\"\n": "groupadd --system dlmlockd-absent",
+	} {
+		code, out, errs = check(text)
+		require.Equal(t, exitConfig, code)
+		require.Empty(t, out)
+		require.Contains(t, errs, want)
+	}
+}

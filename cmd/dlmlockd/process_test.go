@@ -143,10 +143,17 @@ func launch(t *testing.T, path, address, dir string, env []string, args ...strin
 	p.cmd.Env = append(append(os.Environ(), "NOTIFY_SOCKET="+socket), env...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	require.NoError(t, p.cmd.Start())
-	go p.listen(conn)
+	heard := make(chan struct{})
+	go func() {
+		defer close(heard)
+		p.listen(conn)
+	}()
 	go func() {
 		_ = p.cmd.Wait()
 		p.code = p.cmd.ProcessState.ExitCode()
+		// The last message behind all of the daemon's.
+		_, _ = conn.WriteToUnix([]byte(lastMessage), &net.UnixAddr{Name: socket, Net: "unixgram"})
+		<-heard
 		_ = conn.Close()
 		_ = os.RemoveAll(socketDir)
 		p.mu.Lock()
@@ -163,11 +170,13 @@ func launch(t *testing.T, path, address, dir string, env []string, args ...strin
 	return p
 }
 
+const lastMessage = "X_END=1"
+
 func (p *running) listen(conn *net.UnixConn) {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := conn.Read(buf)
-		if err != nil {
+		if err != nil || string(buf[:n]) == lastMessage {
 			return
 		}
 		p.mu.Lock()
@@ -208,6 +217,13 @@ func (p *running) awaitTold(t *testing.T, line string) {
 		}
 		return false
 	})
+}
+
+// forget forgets what was told so far.
+func (p *running) forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.told = nil
 }
 
 // readyOrDead waits until the daemon is ready or has ended.

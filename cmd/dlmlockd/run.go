@@ -5,11 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"os"
-	"os/signal"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/dlmlock/dlmlockd/config"
 	"github.com/dlmlock/dlmlockd/dlm"
@@ -28,17 +23,27 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	case o.showVersion:
 		fmt.Fprintf(stdout, "dlmlockd %s\n", thisBuild())
 		return exitOK
+	case o.check:
+		return check(o, stdout, stderr)
 	}
 	control := newLogControl(stderr, o.LogLevel)
 	log := control.logger()
-	stopReload := onHangup(func() { reload(args, getenv, &control.level, log) })
-	defer stopReload()
 	log.Info("starting", "version", thisBuild().Version, "commit", thisBuild().Commit, "options", o)
-	if err := serve(ctx, o, control, log); err != nil {
+	if err := serve(ctx, o, func() (options, error) { return readOptions(args, getenv) }, control, log); err != nil {
 		log.Error("ended", "err", err)
 		return exitCode(err)
 	}
 	log.Info("ended")
+	return exitOK
+}
+
+// check says whether the service could run with this configuration, as far as
+// that can be told without running it.
+func check(o options, stdout, stderr io.Writer) int {
+	if _, err := newSettings(o.Config); err != nil {
+		return complain(stderr, err)
+	}
+	fmt.Fprintln(stdout, "dlmlockd: the configuration is good")
 	return exitOK
 }
 
@@ -64,34 +69,4 @@ func exitCode(err error) int {
 		return exitConfig
 	}
 	return exitFailed
-}
-
-// onHangup calls f for each SIGHUP until stop is called.
-func onHangup(f func()) (stop func()) {
-	c := make(chan os.Signal, 1)
-	done := make(chan struct{})
-	signal.Notify(c, unix.SIGHUP)
-	go func() {
-		defer close(done)
-		for range c {
-			f()
-		}
-	}()
-	return func() {
-		signal.Stop(c)
-		close(c)
-		<-done
-	}
-}
-
-// reload reads the configuration again and takes over what can change while
-// locks are held: the log level.
-func reload(args []string, getenv func(string) string, level *slog.LevelVar, log *slog.Logger) {
-	o, err := readOptions(args, getenv)
-	if err != nil {
-		log.Error("the configuration was not read again", "err", err)
-		return
-	}
-	level.Set(o.LogLevel)
-	log.Info("log level read again; everything else takes effect when the service is restarted, which loses no lock", "level", o.LogLevel)
 }

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+// watchIdle closes idle when nobody has called for as long as the settings
+// say, and nobody needs the service. It returns then, or when ctx ends.
+func (d *daemon) watchIdle(ctx context.Context, idle chan<- struct{}) {
+	var seen, calls uint64 // when the log was told; now
+	since := time.Now()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	told := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.settings.changed:
+			since = time.Now()
+		case <-timer.C:
+		}
+		limit := d.settings.exitOnIdle()
+		if calls = d.server.Calls(); calls != seen {
+			seen, since = calls, time.Now()
+		}
+		quiet := time.Since(since)
+		switch {
+		case limit == 0:
+			timer.Stop() // until the settings change
+			continue
+		case quiet < limit:
+			timer.Reset(max(limit-quiet, time.Millisecond))
+			continue
+		}
+		why := d.server.Needed(ctx)
+		if why == "" && d.server.Calls() == calls {
+			d.log.Info("nobody needs the service; it ends until the next call", "idle", quiet.Round(time.Millisecond))
+			close(idle)
+			return
+		}
+		if why != told {
+			told = why
+			d.log.Debug("idle, but needed", slog.String("reason", why))
+		}
+		timer.Reset(limit / 4)
+	}
+}

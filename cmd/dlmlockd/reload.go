@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dlmlock/dlmlockd/config"
+	"github.com/dlmlock/dlmlockd/lockd"
+)
+
+// settings are what can change while the service runs and has no better place.
+type settings struct {
+	group   atomic.Pointer[lockd.GroupAuthorizer]
+	idle    atomic.Int64  // time.Duration; see config.Config.ExitOnIdle
+	changed chan struct{} // one slot
+}
+
+func newSettings(c config.Config) (*settings, error) {
+	s := &settings{changed: make(chan struct{}, 1)}
+	return s, s.take(c)
+}
+
+// take takes over a configuration, or nothing of it if the error is not nil.
+func (s *settings) take(c config.Config) error {
+	group, err := authorizer(c.Group)
+	if err != nil {
+		return err
+	}
+	s.group.Store(&group)
+	s.idle.Store(int64(c.ExitOnIdle))
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+func (s *settings) exitOnIdle() time.Duration { return time.Duration(s.idle.Load()) }
+
+// Authorize implements lockd.Authorizer with the group of the moment.
+func (s *settings) Authorize(ctx context.Context, subject lockd.Subject, a lockd.Action, details map[string]string) error {
+	return s.group.Load().Authorize(ctx, subject, a, details)
+}
+
+// onHangup calls f for each SIGHUP, one after the other, until ctx ends.
+func onHangup(ctx context.Context, hangup <-chan os.Signal, f func()) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangup:
+			f()
+		}
+	}
+}
+
+// hangups are the SIGHUPs from now on; one that comes before the service is
+// ready waits.
+func hangups() (c chan os.Signal, stop func()) {
+	c = make(chan os.Signal, 1)
+	signal.Notify(c, unix.SIGHUP)
+	return c, func() { signal.Stop(c) }
+}
+
+// reload reads the configuration again and takes over what can change while
+// locks are held. systemd is told when it begins and when it is done.
+func (d *daemon) reload() {
+	d.systemd.tell(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", monotonic().Microseconds()))
+	defer d.systemd.tell("READY=1")
+	o, err := d.read()
+	if err == nil {
+		err = d.settings.take(o.Config)
+	}
+	if err != nil {
+		d.log.Error("the configuration has mistakes; the one before stays in force", "err", err)
+		return
+	}
+	d.control.level.Set(o.LogLevel)
+	d.service.Reconfigure(lockd.Settings{Limits: limits(o.Limits), OpTimeout: o.OpTimeout, Lockspaces: o.Lockspaces})
+	d.log.Info("configuration read again", "options", o)
+	if fixed := needRestart(d.opts, o); len(fixed) > 0 {
+		d.log.Warn("some of it takes effect when the service is restarted, which loses no lock", "keys", strings.Join(fixed, ", "))
+	}
+	if left := missing(d.opts.Lockspaces, o.Lockspaces); len(left) > 0 {
+		d.log.Info("lockspaces that are not in the configuration any more stay joined; dlmlockctl leave leaves them", "lockspaces", left)
+	}
+	engine := d.opts.Engine
+	d.opts = o
+	d.opts.Engine = engine // the one that runs: the next reload says so again
+}
+
+// needRestart are the keys that differ and can't change now.
+func needRestart(before, after options) (keys []string) {
+	if before.Engine != after.Engine {
+		keys = append(keys, "engine")
+	}
+	return keys
+}
+
+// missing are those of before that are not in after.
+func missing(before, after []string) []string {
+	return slices.DeleteFunc(slices.Clone(before), func(s string) bool { return slices.Contains(after, s) })
+}
+
+// monotonic is the time that systemd compares with its own (sd_notify(3),
+// MONOTONIC_USEC=).
+func monotonic() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		slog.Warn("no monotonic clock", "err", err)
+	}
+	return time.Duration(ts.Nano())
+}

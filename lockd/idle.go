@@ -1,0 +1,36 @@
+package lockd
+
+import "fmt"
+
+// Idle tells why the service is needed while nobody calls it, or "" if it is
+// not: then a daemon that is started by the next call would do as well.
+func (s *Service) Idle(done func(needed string)) {
+	if !s.post(func() { done(s.t.needed()) }) {
+		done("")
+	}
+}
+
+// needed finds what would go wrong, or stay undone, if the process ended now.
+// Persistent locks need nobody.
+func (t *table) needed() string {
+	switch {
+	case !t.ready:
+		return "locks of the state file are being adopted"
+	case t.degraded != "":
+		return t.degraded
+	case len(t.requests) > 0:
+		return fmt.Sprintf("%d requests wait", len(t.requests))
+	case len(t.calls) > 0:
+		return "calls are under way"
+	case len(t.bindings) > 0:
+		return fmt.Sprintf("locks hang on %d connections or processes", len(t.bindings))
+	case len(t.doomed)+len(t.stuck)+len(t.probes) > 0:
+		return "locks are being let go of"
+	}
+	for _, sp := range t.spaces {
+		if sp.step != spaceIdle || !sp.retryAt.IsZero() {
+			return fmt.Sprintf("lockspace %s is %s", sp.name, sp.state)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,43 @@
+package lockd
+
+import "time"
+
+// Settings are what may change while locks are held.
+type Settings struct {
+	Limits     Limits        // zero: DefaultLimits
+	OpTimeout  time.Duration // see Config; zero: the default
+	Lockspaces []string      // to be joined, now and at every start
+}
+
+// Reconfigure takes over new settings. What is held or waits stays, also above
+// a new limit; calls under way keep their deadlines. A lockspace that is new is
+// joined; one that is not named any more stays joined, but is not joined again
+// once it was left.
+func (s *Service) Reconfigure(set Settings) {
+	if set.Limits == (Limits{}) {
+		set.Limits = DefaultLimits()
+	}
+	if set.OpTimeout == 0 {
+		set.OpTimeout = defaultOpTimeout
+	}
+	s.post(func() { s.t.reconfigure(set) })
+}
+
+func (t *table) reconfigure(set Settings) {
+	if t.stopping {
+		return
+	}
+	t.limits, t.opTime = set.Limits, set.OpTimeout
+	for _, sp := range t.spaces {
+		sp.configured = false
+	}
+	for _, name := range set.Lockspaces {
+		sp := t.space(name)
+		sp.configured = true
+		// One that is being left is joined again when that is done, and one
+		// that failed is tried again at once.
+		if sp.step == spaceIdle && sp.state != SpaceReady && sp.state != SpaceLeaving {
+			t.open(sp)
+		}
+	}
+}
