@@ -116,8 +116,9 @@ install-files:
 	install -d "$(DESTDIR)$(PREFIX)/lib/systemd/system" "$(DESTDIR)$(SYSCONFDIR)" \
 		"$(DESTDIR)$(DATADIR)/dbus-1/system.d" "$(DESTDIR)$(DATADIR)/dbus-1/system-services" \
 		"$(DESTDIR)$(DATADIR)/dbus-1/interfaces" "$(DESTDIR)$(DATADIR)/polkit-1/actions"
-	sed 's#/usr/sbin/dlmlockd#$(PREFIX)/sbin/dlmlockd#' systemd/dlmlockd.service \
-		> "$(DESTDIR)$(PREFIX)/lib/systemd/system/dlmlockd.service"
+	for unit in dlmlockd.service dlmlockd-lockspaces.service; do \
+		sed 's#/usr/sbin/dlmlockd#$(PREFIX)/sbin/dlmlockd#' systemd/$$unit > "$(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit" || exit; \
+	done
 	sed 's#/usr/sbin/dlmlockd#$(PREFIX)/sbin/dlmlockd#' data/org.example.DlmLock.service \
 		> "$(DESTDIR)$(DATADIR)/dbus-1/system-services/org.example.DlmLock.service"
 	install -m 644 data/org.example.DlmLock.conf "$(DESTDIR)$(DATADIR)/dbus-1/system.d/"

@@ -44,6 +44,9 @@ Lock Manager. Runs in the foreground; usually systemd starts it.
                       $DBUS_SYSTEM_BUS_ADDRESS or its well-known place)
   --log-level=LEVEL   debug, info, warn or error (default: info)
   --check             read the configuration, say what is wrong with it, and exit
+  --leave             make this node leave the lockspaces of the service, which
+                      must not be running, and exit. Refused while locks are
+                      held, unless the host is going down: they end then.
   --version           print version, commit and build date, and exit
   --help              print this and exit
 
@@ -64,6 +67,8 @@ type options struct {
 	config.Config
 	StateDir string
 	Bus      string // "" is the system bus
+
+	leave bool // leave the lockspaces instead of serving
 
 	showVersion, showHelp, check bool
 }
@@ -86,6 +91,7 @@ func readOptions(args []string, getenv func(string) string) (options, error) {
 	fs.StringVar(&o.Bus, "bus", "", "")
 	fs.StringVar(&level, "log-level", "", "")
 	fs.BoolVar(&o.check, "check", false, "")
+	fs.BoolVar(&o.leave, "leave", false, "")
 	fs.BoolVar(&o.showVersion, "version", false, "")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
 		o.showHelp = true

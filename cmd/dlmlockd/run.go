@@ -29,7 +29,13 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	control := newLogControl(stderr, o.LogLevel)
 	log := control.logger()
 	log.Info("starting", "version", thisBuild().Version, "commit", thisBuild().Commit, "options", o)
-	if err := serve(ctx, o, func() (options, error) { return readOptions(args, getenv) }, control, log); err != nil {
+	work := func() error {
+		return serve(ctx, o, func() (options, error) { return readOptions(args, getenv) }, control, log)
+	}
+	if o.leave {
+		work = func() error { return leave(ctx, o, log) }
+	}
+	if err := work(); err != nil {
 		log.Error("ended", "err", err)
 		return exitCode(err)
 	}

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/process"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+const (
+	// leaveTime bounds dlmlockd --leave as a whole. It is below TimeoutStopSec
+	// of dlmlockd-lockspaces.service.
+	leaveTime = 50 * time.Second
+	// userTime is how long it waits, of that, for processes that their locks
+	// say are still at work.
+	userTime = 20 * time.Second
+	// userPoll is how often it looks for them.
+	userPoll = 200 * time.Millisecond
+)
+
+// leave is dlmlockd --leave: it makes this node leave every lockspace of the
+// service, which must not be running. dlm_controld does not stop while this node
+// is in a lockspace, and a node that goes down with dlm_controld running is
+// fenced by the others.
+//
+// While the host runs it refuses if locks are held. When the host goes down
+// they end anyway: then it takes the locks back as a start does, which lets go
+// of those whose process has ended, waits a moment for the other processes,
+// and leaves. A lockspace in which a process still has a lock is kept: the
+// process may be writing what the lock protects, and fencing is what keeps
+// others from it.
+//
+// If this ends between any two lines, the state file tells the next start of the
+// service as much as if the service itself had ended while it left.
+func leave(ctx context.Context, o options, log *slog.Logger) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, leaveTime)
+	defer cancel()
+	d := &daemon{opts: o, log: log}
+	if err := d.openState(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.engine.Close(), d.file.Close()) }()
+	down := hostGoesDown(ctx)
+	held := d.heldLocks()
+	if len(held) > 0 && !down {
+		return fmt.Errorf("locks are held in %s, so no lockspace is left; start dlmlockd and release them (dlmlockctl list shows them)",
+			strings.Join(slices.Sorted(maps.Keys(held)), ", "))
+	}
+	if d.watcher, err = process.NewWatcher(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.watcher.Close()) }()
+	d.service = lockd.New(lockd.Config{
+		Engine: d.engine, Journal: d.file, Contents: d.found, BootID: d.bootID, Instance: d.file.Header().Instance,
+		Node: d.node, OpTimeout: o.OpTimeout, Processes: d.watcher, Log: log,
+	})
+	runCtx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- d.service.Run(runCtx) }()
+	err = leaveAll(ctx, d.service, held, log)
+	stop()
+	return errors.Join(err, <-ended)
+}
+
+// heldLocks returns the lockspaces in which locks of this boot are written down
+// as held.
+func (d *daemon) heldLocks() map[string]bool {
+	held := map[string]bool{}
+	if d.found.Header.BootID != d.bootID {
+		return held
+	}
+	for _, l := range d.found.Locks {
+		if l.Phase == state.Held {
+			held[l.Lockspace] = true
+		}
+	}
+	return held
+}
+
+// leaveAll waits until the service has taken its locks back, and for the
+// processes that use them, and leaves.
+func leaveAll(ctx context.Context, service *lockd.Service, held map[string]bool, log *slog.Logger) error {
+	select {
+	case <-service.Ready():
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	used, err := awaitUsers(ctx, service)
+	if err != nil {
+		return err
+	}
+	return leaveUnused(ctx, service, used, held, log)
+}
+
+// leaveUnused leaves every lockspace but those that a process uses. Of one that
+// could not be opened, and in which locks were held, nobody can say that.
+func leaveUnused(ctx context.Context, service *lockd.Service, used map[string]uint32, held map[string]bool, log *slog.Logger) error {
+	spaces, err := ask(ctx, service.Lockspaces)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, sp := range spaces {
+		kept := ""
+		if pid, ok := used[sp.Name]; ok {
+			kept = fmt.Sprintf("process %d still has a lock in it", pid)
+		} else if sp.State == lockd.SpaceFailed && held[sp.Name] {
+			kept = "its locks can't be looked at: " + sp.Error
+		}
+		if kept != "" {
+			log.Error("lockspace kept; the other nodes will fence this one", "lockspace", sp.Name, "err", kept)
+			errs = append(errs, fmt.Errorf("the lockspace %s is not left: %s", sp.Name, kept))
+			continue
+		}
+		_, err := ask(ctx, func(done func(struct{}, error)) {
+			service.Leave(lockd.Caller{Privileged: true}, sp.Name, true, func(err error) { done(struct{}{}, err) })
+		})
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// awaitUsers waits a while for the end of the processes that locks hang on, and
+// returns one of each lockspace that did not end.
+func awaitUsers(ctx context.Context, service lockd.API) (map[string]uint32, error) {
+	ctx, cancel := context.WithTimeout(ctx, userTime)
+	defer cancel()
+	for {
+		used, err := users(context.WithoutCancel(ctx), service)
+		if err != nil || len(used) == 0 {
+			return used, err
+		}
+		select {
+		case <-ctx.Done():
+			return used, nil
+		case <-time.After(userPoll):
+		}
+	}
+}
+
+// users finds one process with a lock in each lockspace that has any.
+func users(ctx context.Context, service lockd.API) (map[string]uint32, error) {
+	used := map[string]uint32{}
+	var f lockd.Filter
+	for {
+		type page struct {
+			locks []lockd.LockInfo
+			next  lockd.Ref
+		}
+		p, err := ask(ctx, func(done func(page, error)) {
+			service.List(f, func(locks []lockd.LockInfo, next lockd.Ref, err error) { done(page{locks, next}, err) })
+		})
+		if err != nil {
+			return nil, err
+		}
+		for _, l := range p.locks {
+			if l.Lifetime == state.Process {
+				used[l.Lockspace] = l.PID
+			}
+		}
+		if f.After = p.next; p.next == 0 {
+			return used, nil
+		}
+	}
+}
+
+// ask calls the service and waits for the answer.
+func ask[T any](ctx context.Context, call func(done func(T, error))) (T, error) {
+	type answer struct {
+		value T
+		err   error
+	}
+	c := make(chan answer, 1)
+	call(func(v T, err error) { c <- answer{v, err} })
+	select {
+	case a := <-c:
+		return a.value, a.err
+	case <-ctx.Done():
+		var none T
+		return none, ctx.Err()
+	}
+}
+
+// hostGoesDown asks systemd. Where it can't say, the host goes on.
+func hostGoesDown(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	// It exits with 1 for every state but "running".
+	out, _ := exec.CommandContext(ctx, "systemctl", "is-system-running").Output()
+	return strings.TrimSpace(string(out)) == "stopping"
+}
