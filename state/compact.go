@@ -25,6 +25,9 @@ type usage struct {
 func (u *usage) add(c Change, size int) {
 	switch c := c.(type) {
 	case Lock:
+		if c.Phase == Lost {
+			return // it takes the place of the one that is lost
+		}
 		u.lock(size)
 		u.live += int64(size)
 	case Lockspace:

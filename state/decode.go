@@ -39,7 +39,7 @@ func (d *decoder) header(text []byte, top string) (h Header, nextID uint64, ok b
 	d.begin(text)
 	d.must(top)
 	h.Format = int(d.integer("format = ", math.MaxInt32))
-	if d.bad || h.Format != format {
+	if d.bad || h.Format > format {
 		return h, 0, !d.bad // of a newer format nothing else is known
 	}
 	h.BootID = d.str(keyBootID, "")
@@ -119,6 +119,15 @@ func (d *decoder) lock(l *Lock) {
 	}
 	if d.peek("since = ") {
 		l.Since = d.time("since = ")
+	}
+	if d.has(keyOnLost) {
+		l.OnLost = d.str(keyOnLost, d.last.OnLost)
+	}
+	if d.has(keyLostData) {
+		l.OnLostData = d.str(keyLostData, d.last.OnLostData)
+	}
+	if d.has(keyReason) {
+		l.Reason = d.str(keyReason, d.last.Reason)
 	}
 	d.last = *l
 }

@@ -12,10 +12,15 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// format is the version of the schema that this package reads and writes. Any
-// change of the schema, a new key included, is a new format: a reader refuses
-// what it does not know.
-const format = 1
+// format is the version of the schema that this package writes. Any change of
+// the schema, a new key included, is a new format: a reader refuses what it does
+// not know. Formats from oldest on are read, because the locks of a service that
+// is upgraded are in them: 2 added on-lost, on-lost-data, reason and the phase
+// lost.
+const (
+	format = 2
+	oldest = 1
+)
 
 // banner is the top of every file. The loader expects it, like all the rest,
 // byte for byte.
@@ -54,6 +59,9 @@ var (
 	keySender    = newKey("sender")
 	keyBusID     = newKey("bus-id")
 	keyName      = newKey("name")
+	keyOnLost    = newKey("on-lost")
+	keyLostData  = newKey("on-lost-data")
+	keyReason    = newKey("reason")
 )
 
 // appendHeader appends the two copies of the header.
@@ -124,6 +132,14 @@ func appendLock(b []byte, l *Lock) []byte {
 	}
 	if !l.Since.IsZero() {
 		b = appendTime(b, "since = ", l.Since)
+	}
+	for _, s := range [...]struct {
+		key   key
+		value string
+	}{{keyOnLost, l.OnLost}, {keyLostData, l.OnLostData}, {keyReason, l.Reason}} {
+		if s.value != "" {
+			b = appendString(b, s.key, s.value)
+		}
 	}
 	return appendCheck(b, start)
 }
@@ -253,7 +269,7 @@ func validate(c Change) error {
 			return bad("ID", c.ID)
 		case !c.Mode.Valid():
 			return bad("Mode", c.Mode)
-		case c.Phase < Granted || c.Phase > Releasing:
+		case c.Phase < Granted || c.Phase > Lost || c.Phase == Gone:
 			return bad("Phase", c.Phase)
 		case int(c.Lifetime) >= len(lifetimeNames):
 			return bad("Lifetime", c.Lifetime)

@@ -63,6 +63,7 @@ func sampleChanges() []Change {
 	odd := aLock(3)
 	odd.Resource, odd.Owner, odd.Label = "a\x00\xff\n", `say "hi" \o/`, "Grüße, 東京 \u202e"
 	odd.Mode, odd.Lifetime = dlm.PR, Process
+	odd.OnLost, odd.OnLostData = "libvirt", "qemu:///system \"pause\"\n"
 	bare := Lock{ID: 4, Lockspace: "other", Resource: "r", LockID: 1<<32 - 1, Mode: dlm.NL, Phase: Held, Token: 1<<64 - 1, Lifetime: Connection}
 	return []Change{
 		Lockspace{Name: "vms", Phase: Creating},
@@ -71,8 +72,14 @@ func sampleChanges() []Change {
 		aLock(1), Mark{ID: 1, Phase: Held},
 		aLock(2), Mark{ID: 2, Phase: Held}, Mark{ID: 2, Phase: Releasing}, Mark{ID: 2, Phase: Gone},
 		odd, Mark{ID: 3, Phase: Held}, Mark{ID: 3, Mode: dlm.EX, Token: 1 << 63, HasMode: true},
-		bare, Mark{ID: 4, Sender: ":1.77", BusID: "guid"},
+		bare, Mark{ID: 4, Sender: ":1.77", BusID: "guid"}, lostOf(bare),
 	}
+}
+
+// lostOf is what is written when l is lost.
+func lostOf(l Lock) Lock {
+	l.Phase, l.OnLost, l.Reason = Lost, "libvirt", "the lockspace was left"
+	return l
 }
 
 // sampleContents is what sampleChanges fold to.
@@ -81,7 +88,7 @@ func sampleContents() (locks []Lock, spaces []Lockspace) {
 	one, odd, bare := ch[3].(Lock), ch[9].(Lock), ch[12].(Lock)
 	one.Phase, odd.Phase = Held, Held
 	odd.Mode, odd.Token = dlm.EX, 1<<63
-	bare.Sender, bare.BusID = ":1.77", "guid"
+	bare = lostOf(bare)
 	return []Lock{one, odd, bare}, []Lockspace{{Name: "other", Phase: Joined, AnchorID: 7}, {Name: "vms", Phase: Joined, AnchorID: 1}}
 }
 
@@ -141,6 +148,8 @@ func TestFold(t *testing.T) {
 		{"left takes its locks along", []Change{joined, l1, l2, Lockspace{Name: "vms", Phase: Left}}, []Lock{l2}, nil, 3},
 		{"left spares later locks", []Change{l1, Lockspace{Name: "vms", Phase: Left}, joined, aLock(3), Mark{ID: 3, Phase: Held}, Mark{ID: 1, Phase: Held}},
 			[]Lock{held(aLock(3))}, []Lockspace{joined}, 4},
+		{"left spares the lost", []Change{joined, l1, l2, lostOf(l1), Lockspace{Name: "vms", Phase: Left}}, []Lock{lostOf(l1), l2}, nil, 3},
+		{"lost and gone", []Change{l1, Mark{ID: 1, Phase: Held}, lostOf(l1), Mark{ID: 1, Phase: Gone}}, nil, nil, 2},
 		{"left by name only", []Change{l2, Lockspace{Name: "vms", Phase: Left}}, []Lock{l2}, nil, 3},
 		{"mode without token", []Change{l1, Mark{ID: 1, Mode: dlm.NL, HasMode: true}},
 			[]Lock{func() Lock { l := l1; l.Mode, l.Token = dlm.NL, 0; return l }()}, nil, 2},
@@ -302,12 +311,12 @@ func TestSecondDaemonRefused(t *testing.T) {
 
 func TestNewerFormatRefused(t *testing.T) {
 	header := testHeader()
-	header.Format = 2
+	header.Format = format + 1
 	for name, text := range map[string]string{
 		"sealed like ours": string(appendHeader(nil, header, 1)),
 		"with other checks": "# a comment\n\nformat = 17\nnew-key = true\nsum = \"sha256:00\"\n\n[[lock]]\nid = 1\n" +
 			"sum = \"sha256:11\"\n",
-		"with our word for check": banner + "format = 2\nx = 1\ncheck = \"sha256:0011\"\n\n[[lock]]\ncheck = \"sha256:0011\"\n",
+		"with our word for check": banner + "format = 3\nx = 1\ncheck = \"sha256:0011\"\n\n[[lock]]\ncheck = \"sha256:0011\"\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()

@@ -49,7 +49,7 @@ func FuzzLoad(f *testing.F) {
 	f.Add(text)
 	f.Add(text[:ends[4]-3])
 	f.Add(text[ends[0]:])
-	f.Add([]byte("format = 2\n"))
+	f.Add([]byte("format = 3\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		l, err := load(bytes.NewReader(text), int64(len(text)))
 		require.NoError(t, err)

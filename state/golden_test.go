@@ -30,11 +30,31 @@ func golden(t *testing.T, name string, text []byte) {
 // format wrote, and that can be read.
 func TestGolden(t *testing.T) {
 	text, _, h := sampleFile()
-	golden(t, "testdata/format-1.toml", text)
+	golden(t, "testdata/format-2.toml", text)
 	l, err := load(bytes.NewReader(text), int64(len(text)))
 	require.NoError(t, err)
 	locks, spaces := sampleContents()
 	require.Equal(t, Contents{Header: h, Locks: locks, Spaces: spaces, NextID: 5}, l.Contents)
+}
+
+// A file of the first format, as a service leaves it that is upgraded, is read,
+// and goes on as one of this format under the same instance.
+func TestFirstFormat(t *testing.T) {
+	text, err := os.ReadFile("testdata/format-1.toml")
+	require.NoError(t, err)
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(stateOf(dir), text, 0o600))
+	f, c := mustOpen(t, dir, testOptions())
+	require.Empty(t, c.Damage)
+	require.Equal(t, 1, c.Header.Format)
+	require.Len(t, c.Locks, 3)
+	require.Equal(t, dlm.EX, c.Locks[1].Mode, "the second mark counts")
+	require.Equal(t, c.Header.Instance, f.Header().Instance)
+	_, again := reopen(t, f, testOptions())
+	require.Equal(t, format, again.Header.Format)
+	require.Equal(t, c.Locks, again.Locks)
+	require.Equal(t, c.Spaces, again.Spaces)
+	require.Equal(t, c.NextID, again.NextID)
 }
 
 // TestGolden10k does the same with the life of 10,000 records, of which only
@@ -54,7 +74,7 @@ func TestGolden10k(t *testing.T) {
 	require.NoError(t, err)
 	sums := fmt.Appendf(nil, "%x %d bytes\n%x %d bytes, %d locks\n", sha256.Sum256(text), len(text),
 		sha256.Sum256(folded.Bytes()), folded.Len(), len(l.Locks))
-	golden(t, "testdata/format-1-10k.sum", sums)
+	golden(t, "testdata/format-2-10k.sum", sums)
 }
 
 // longLife makes n changes, always the same.
@@ -70,6 +90,9 @@ func longLife(n int) (changes []Change) {
 			l.Mode, l.Lifetime = dlm.Modes[r.IntN(6)], Lifetime(r.IntN(3))
 			if r.IntN(10) == 0 {
 				l.Resource = string([]byte{byte(r.IntN(256)), byte(r.IntN(256))})
+			}
+			if r.IntN(4) == 0 {
+				l.OnLost, l.OnLostData = "libvirt", "qemu:///system pause"
 			}
 			l.Since = aTime.Add(time.Duration(r.IntN(1e9)) * time.Microsecond)
 			changes, held = append(changes, l), append(held, id)
@@ -104,6 +127,11 @@ func TestDocumentedExample(t *testing.T) {
 		Instance: "9b1f0c6e4a7d4f2e8c3b5a6978d0e1f2", Created: aTime,
 	}
 	text := appendHeader(nil, h, 41)
+	lostLock := Lock{
+		ID: 43, Lockspace: "vms", Resource: "disk2", LockID: 4, Mode: dlm.EX, Phase: Lost, Token: 18, UID: 0, PID: 2317, PIDStart: 88123,
+		Owner: "7d1f5a0f-8a11-4b6e-a4a6-0c6f2a526d5b/2317/88123", HasOwner: true, Lifetime: Process, Since: aTime.Add(95 * time.Second),
+		OnLost: "libvirt", OnLostData: "qemu:///system pause", Reason: "another process on this node unlocked it",
+	}
 	for _, c := range []Change{
 		Lockspace{Name: "vms", Phase: Joined, AnchorID: 1},
 		Lock{
@@ -114,6 +142,7 @@ func TestDocumentedExample(t *testing.T) {
 		Mark{ID: 41, Phase: Held},
 		Lock{ID: 42, Lockspace: "vms", Resource: "\x01\xfe", LockID: 3, Mode: dlm.PR, Phase: Granted, Lifetime: Process, UID: 107, PID: 2317, PIDStart: 88123, Since: aTime.Add(94 * time.Second)},
 		Mark{ID: 42, Phase: Held},
+		lostLock,
 		Mark{ID: 41, Mode: dlm.PR, Token: 17, HasMode: true},
 		Mark{ID: 42, Phase: Releasing},
 		Mark{ID: 42, Phase: Gone},
@@ -132,7 +161,8 @@ func TestDocumentedExample(t *testing.T) {
 	f, c := mustOpen(t, dir, testOptions())
 	require.Equal(t, h, f.Header())
 	require.Empty(t, c.Damage)
-	require.Len(t, c.Locks, 1)
+	require.Len(t, c.Locks, 2)
 	require.Equal(t, dlm.PR, c.Locks[0].Mode)
-	require.Equal(t, uint64(43), c.NextID)
+	require.Equal(t, lostLock, c.Locks[1])
+	require.Equal(t, uint64(44), c.NextID)
 }

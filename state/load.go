@@ -219,7 +219,7 @@ func (l *loader) record(text []byte, offset int64) bool {
 	default:
 		return false
 	}
-	if l.again = b; !bytes.Equal(b, text) || kind == lockRecord && lk.Phase == Gone {
+	if l.again = b; !bytes.Equal(b, text) || kind == lockRecord && lk.Phase == Gone || kind == markRecord && m.Phase == Lost {
 		return false
 	}
 	l.out.found++
@@ -238,7 +238,7 @@ func (l *loader) record(text []byte, offset int64) bool {
 // header takes one of the two headers. Both must say the same.
 func (l *loader) header(text []byte, top string, have *bool) bool {
 	h, nextID, ok := l.dec.header(text, top)
-	if !ok || h.Format < format {
+	if !ok || h.Format < oldest {
 		return false
 	}
 	if h.Format > format {
@@ -342,7 +342,7 @@ func (l *loader) fold() {
 	n := 0
 	for i := range l.locks {
 		lk := &l.locks[i]
-		if lk.Phase == Gone || l.order[i] <= l.left[lk.Lockspace] {
+		if lk.Phase == Gone || lk.Phase != Lost && l.order[i] <= l.left[lk.Lockspace] {
 			continue
 		}
 		l.locks[n] = *lk

@@ -4,7 +4,7 @@ import "fmt"
 
 // The file's words for the small enumerations, at the index of their value.
 var (
-	phaseNames      = [...]string{Granted: "granted", Held: "held", Releasing: "releasing", Gone: "gone"}
+	phaseNames      = [...]string{Granted: "granted", Held: "held", Releasing: "releasing", Gone: "gone", Lost: "lost"}
 	lifetimeNames   = [...]string{Persistent: "persistent", Connection: "connection", Process: "process"}
 	spacePhaseNames = [...]string{Creating: "creating", Joined: "joined", Leaving: "leaving", Left: "left"}
 )

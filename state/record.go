@@ -22,6 +22,10 @@ const (
 	Releasing
 	// Gone ends the record. It appears in marks only.
 	Gone
+	// Lost: the lock is not there any more, and its helper (OnLost) may not
+	// have ended yet. It appears in records only, and outlives the membership
+	// in the lockspace.
+	Lost
 )
 
 // Lifetime says what ends a lock by itself.
@@ -53,6 +57,10 @@ type Lock struct {
 	Sender    string // unique bus name of who asked last
 	BusID     string // GUID of the bus that Sender is a name on
 	Since     time.Time
+
+	OnLost     string // the configured helper to run if the lock is lost; "" for none
+	OnLostData string // what the client gave it along
+	Reason     string // why it was lost, for people; with phase Lost
 }
 
 // Mark changes a Lock that was recorded before: a [[mark]] table. Zero fields
