@@ -108,7 +108,7 @@ func (t *table) logRefused(c *call) {
 	if !t.debug || c.err == nil {
 		return
 	}
-	t.log(slog.LevelDebug, c.op+" refused", slog.String("lockspace", c.err.Lockspace), slog.String("resource", printable(c.err.Resource)),
+	t.log(slog.LevelDebug, c.op+" refused", slog.String("lockspace", c.err.Lockspace), slog.String("resource", Printable(c.err.Resource)),
 		slog.Uint64("uid", uint64(c.caller.UID)), slog.String("sender", c.caller.Sender), slog.String("err", c.err.Error()))
 }
 
@@ -155,6 +155,9 @@ func (t *table) checkOptions(c *call) *Error {
 		case !utf8.ValidString(label):
 			return bad(InvalidArgs, "labels must be UTF-8")
 		}
+	}
+	if e := t.checkOnLost(c); e != nil {
+		return e
 	}
 	return t.checkLifetime(c)
 }
@@ -298,7 +301,7 @@ func (t *table) makeLocks(c *call) *Error {
 		l := &lock{
 			ref: t.ref(), sp: sp, resource: w.Resource, mode: dlm.None, wanted: w.Mode, state: Acquiring, busy: c,
 			owner: c.opts.Owner, hasOwner: c.opts.HasOwner, label: c.opts.label(i), lifetime: c.opts.Lifetime,
-			uid: c.caller.UID, pid: c.caller.PID, sender: c.caller.Sender, asked: c.seq,
+			uid: c.caller.UID, pid: c.caller.PID, sender: c.caller.Sender, asked: c.seq, onLost: c.opts.OnLost,
 		}
 		if l.lifetime == state.Process {
 			l.pid = c.opts.proc.PID

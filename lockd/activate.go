@@ -23,6 +23,10 @@ func (t *table) activate(c state.Contents, sameBoot bool, join []string) {
 	}
 	var homeless []*lock
 	for _, r := range c.Locks {
+		if r.Phase == state.Lost {
+			t.loseAgain(r, sameBoot)
+			continue
+		}
 		l := t.load(r)
 		if l.sp.recorded == 0 {
 			homeless = append(homeless, l)
@@ -64,6 +68,9 @@ func (t *table) load(r state.Lock) *lock {
 		l.state = Releasing // to be let go of when it is adopted
 	}
 	l.granted = l.phase != state.Granted
+	if r.OnLost != "" {
+		l.onLost = &OnLost{Helper: r.OnLost, Data: r.OnLostData}
+	}
 	l.sp.highToken = max(l.sp.highToken, l.token)
 	t.add(l)
 	if l.lifetime == state.Connection && r.BusID != t.busID {
@@ -158,7 +165,7 @@ func (t *table) adopted(sp *space, ev dlm.Event) {
 		a.left = nil
 		t.voidEach(left, "the lock manager has no such lock")
 	default:
-		t.log(slog.LevelError, "adoption failed", slog.String("lockspace", sp.name), slog.String("resource", printable(a.resource)), slog.String("err", ev.Status.String()))
+		t.log(slog.LevelError, "adoption failed", slog.String("lockspace", sp.name), slog.String("resource", Printable(a.resource)), slog.String("err", ev.Status.String()))
 		// The others go on: the handle stays open, because closing it would take
 		// as long as the kernel likes, and only then could they be adopted anew.
 		a.left = nil
@@ -270,18 +277,14 @@ func (t *table) loseAll(in []*lock, why string) {
 	}
 	changes := make([]state.Change, len(in))
 	for i, l := range in {
-		changes[i] = state.Mark{ID: uint64(l.ref), Phase: state.Gone}
+		changes[i] = t.lostChange(l, why)
 	}
 	t.append(true, changes, nil)
 	for _, l := range in {
 		lost := Lost{LockInfo: l.info(), Reason: why, At: t.now}
 		t.logLock(slog.LevelError, "lock lost", l, slog.String("err", why))
-		t.counters.Lost++
-		if len(t.lost) == 2*lostKept {
-			t.lost = slices.Delete(t.lost, 0, lostKept)
-		}
-		t.lost = append(t.lost, lost)
-		t.do(notifyAction{LockLost{lost}})
+		t.tellLost(lost)
+		t.runLost(l, lost)
 		t.remove(l)
 	}
 }
@@ -290,6 +293,6 @@ func (l *lock) info() LockInfo {
 	return LockInfo{
 		Ref: l.ref, Lockspace: l.sp.name, Resource: l.resource, LockID: l.lockid, Mode: l.mode, Wanted: l.wanted,
 		State: l.state, Token: l.token, Owner: l.owner, HasOwner: l.hasOwner, Label: l.label, Lifetime: l.lifetime,
-		UID: l.uid, PID: l.pid, Sender: l.sender, Since: time.UnixMicro(l.since),
+		UID: l.uid, PID: l.pid, Sender: l.sender, Since: time.UnixMicro(l.since), OnLost: l.onLost.helper(),
 	}
 }

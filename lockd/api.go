@@ -16,6 +16,7 @@ type Ref uint64
 // down, because a pid alone authorises nothing.
 type Caller struct {
 	UID    uint32
+	GIDs   []uint32 // its groups, where HelperPolicy may ask for one
 	PID    uint32
 	Sender string // unique bus name; "" where there is none
 	// Privileged callers may act on locks of other uids. Whether somebody is,
@@ -40,6 +41,7 @@ type AcquireOptions struct {
 	PID      uint32        // Lifetime Process: whose end ends the lock; 0: the caller
 	proc     process.ID    // what PID was when the call came in
 	Wait     time.Duration // 0: don't queue
+	OnLost   *OnLost       // nil: nobody but LockLost tells of a loss
 }
 
 // label returns the label of the lock wanted at place i.
@@ -138,6 +140,7 @@ type LockInfo struct {
 	PID       uint32
 	Sender    string
 	Since     time.Time // when it was granted
+	OnLost    string    // the helper that is run if it is lost; "" for none
 }
 
 // Lost describes a lock that was written down as held and is not there any
@@ -213,6 +216,7 @@ type Status struct {
 	Locks      int
 	Waiting    int
 	Lockspaces int
+	Helpers    int    // those of lost locks that have not ended
 	Degraded   string // why new locks are refused, for people; "" if they are not
 	Counters   Counters
 }

@@ -186,12 +186,16 @@ func (t *table) reply(c *call) {
 
 // record returns the state file's record of l.
 func (l *lock) record(p state.Phase) state.Lock {
-	return state.Lock{
+	r := state.Lock{
 		ID: uint64(l.ref), Lockspace: l.sp.name, Resource: l.resource, LockID: l.lockid, Mode: l.mode,
 		Phase: p, Token: l.token, Owner: l.owner, HasOwner: l.hasOwner, Label: l.label,
 		Lifetime: l.lifetime, UID: l.uid, PID: l.pid, Sender: l.sender, Since: time.UnixMicro(l.since),
 		PIDStart: l.procStart(),
 	}
+	if l.onLost != nil {
+		r.OnLost, r.OnLostData = l.onLost.Helper, l.onLost.Data
+	}
+	return r
 }
 
 // procStart is the start time of the process that ends l, or 0.

@@ -252,6 +252,26 @@ var crashStories = []story{
 			require.Equal(a.t, !there, told > 0, "the lock is there: %v; told that it is lost: %d times", there, told)
 		}
 	}},
+	{name: "lost, with a helper", lose: true, play: func(r *crashRig, armed func()) func(*after) {
+		r.holdGuarded("vm1", vmsA, poolC)
+		armed()
+		r.host.node.Unlock("vms", r.v.list("a")[0].LockID)
+		r.v.settle()
+		time.Sleep(2 * time.Second)
+		return func(a *after) { a.ranFor("a") }
+	}},
+	{name: "left by force, with helpers", lose: true, play: func(r *crashRig, armed func()) func(*after) {
+		r.holdGuarded("vm1", vmsA, vmsB, poolC)
+		armed()
+		r.v.Leave(root, "vms", true, (&told{}).done())
+		r.v.settle()
+		time.Sleep(2 * time.Second)
+		return func(a *after) {
+			if _, there := a.find("vm1", "vms", "a"); !there {
+				a.ranFor("a", "b")
+			}
+		}
+	}},
 	{name: "purge", stray: true, play: func(r *crashRig, armed func()) func(*after) {
 		kept := r.hold("vm1", vmsA)
 		stray := r.orphan("vms", "b", dlm.PR)

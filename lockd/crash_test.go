@@ -86,6 +86,7 @@ type victim struct {
 	gate   *gate
 	fate   fate
 	begun  chan struct{} // closed when daemon is set
+	mu     sync.Mutex    // over steps, which may grow while the test reads them
 	steps  []string      // since it was armed
 	died   atomic.Bool
 	lost   []Lost
@@ -102,6 +103,18 @@ func rise(t *testing.T, h *host, f fate) *victim {
 			v.lost = append(v.lost, l.Lost)
 		}
 	}
+	cfg.Helpers = map[string]HelperPolicy{"guard": {UIDs: []uint32{alice.UID}}}
+	cfg.RunLost = func(run LostRun, ended func()) {
+		go func() {
+			time.Sleep(time.Second)
+			h.ranMu.Lock()
+			defer h.ranMu.Unlock()
+			if !v.died.Load() {
+				h.ran = append(h.ran, run)
+				ended()
+			}
+		}()
+	}
 	v.daemon = h.spawnWith(t, cfg, v.gate)
 	close(v.begun)
 	v.settle()
@@ -116,8 +129,11 @@ func (v *victim) arm(f fate) {
 // step is called on the owner goroutine before each step. To die there is to
 // end that goroutine: nothing after it is asked for or answered.
 func (v *victim) step(name string) {
+	v.mu.Lock()
 	v.steps = append(v.steps, name)
-	if len(v.steps) != v.fate.step {
+	n := len(v.steps)
+	v.mu.Unlock()
+	if n != v.fate.step {
 		return
 	}
 	<-v.begun
@@ -129,6 +145,13 @@ func (v *victim) step(name string) {
 		v.engine.Kill()
 	}
 	runtime.Goexit()
+}
+
+// taken returns the steps since it was armed.
+func (v *victim) taken() []string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.Clone(v.steps)
 }
 
 // settle lets everything happen that can without time passing, each write to
@@ -354,9 +377,9 @@ func playCrash(t *testing.T, st story, first, second fate) (steps []string) {
 		a := &after{crashRig: r, died: r.v.died.Load(), before: r.v.lost[r.v.lostAt:]}
 		if first.step == 0 {
 			require.False(t, r.v.died.Load())
-			steps = slices.Clone(r.v.steps)
+			steps = r.v.taken()
 		} else {
-			require.True(t, r.v.died.Load(), "step %d was not reached in %v", first.step, r.v.steps)
+			require.True(t, r.v.died.Load(), "step %d was not reached in %v", first.step, r.v.taken())
 		}
 		r.v.bury()
 		r.cluster.Fail(nil)
@@ -368,13 +391,13 @@ func playCrash(t *testing.T, st story, first, second fate) (steps []string) {
 		r.v = rise(t, r.host, second)
 		if second.step != 0 {
 			if !r.v.died.Load() { // the first death was another one: it may have left less to do
-				require.Less(t, len(r.v.steps), second.step)
+				require.Less(t, len(r.v.taken()), second.step)
 			}
 			a.before = append(a.before, r.v.lost...)
 			r.v.bury()
 			r.v = rise(t, r.host, fate{})
 		} else if first.step != 0 {
-			steps = slices.Clone(r.v.steps)
+			steps = r.v.taken()
 		}
 		r.checkAfter(a, st)
 		check(a)

@@ -64,10 +64,10 @@ func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString(e.Op)
 	if e.Lockspace != "" {
-		b.WriteString(" " + printable(e.Lockspace))
+		b.WriteString(" " + Printable(e.Lockspace))
 	}
 	if e.Resource != "" {
-		b.WriteString("/" + printable(e.Resource))
+		b.WriteString("/" + Printable(e.Resource))
 	}
 	if e.Mode.Valid() && (e.Op == "acquire" || e.Op == "convert") {
 		b.WriteString(" " + e.Mode.String())

@@ -204,12 +204,12 @@ func (t *table) unanswered() []*call {
 	return slices.DeleteFunc(out, func(c *call) bool { return c.answered })
 }
 
-// quiet reports whether no call is under way any more.
+// quiet reports whether no call and no helper is under way any more.
 func (t *table) quiet() bool {
 	for _, c := range t.unanswered() {
 		if c.stage != stageNew {
 			return false
 		}
 	}
-	return true
+	return len(t.runs) == 0
 }

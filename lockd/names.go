@@ -15,9 +15,9 @@ const ReservedPrefix = ".dlmlockd."
 // which an instance knows a lockspace again (design.md section 4).
 func AnchorName(instance string) string { return ReservedPrefix + "anchor." + instance }
 
-// printable writes a name so that it can stand in one line of text, with
+// Printable writes a name so that it can stand in one line of text, with
 // escapes for what can't.
-func printable(name string) string {
+func Printable(name string) string {
 	if utf8.ValidString(name) && strings.IndexFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 {
 		return name
 	}

@@ -58,7 +58,7 @@ func encodable(c state.Change) error {
 	ok := true
 	switch c := c.(type) {
 	case state.Lock:
-		ok = c.ID != 0 && c.LockID != 0 && c.Mode.Valid() && c.Phase >= state.Granted && c.Phase <= state.Releasing
+		ok = c.ID != 0 && c.LockID != 0 && c.Mode.Valid() && c.Phase >= state.Granted && c.Phase <= state.Lost && c.Phase != state.Gone
 	case state.Mark:
 		ok = c.ID != 0 && c.Phase <= state.Gone && (!c.HasMode || c.Mode.Valid())
 	case state.Lockspace:
@@ -101,7 +101,7 @@ func (j *memJournal) apply(c state.Change) {
 		}
 		delete(j.spaces, c.Name)
 		for id, l := range j.locks {
-			if l.Lockspace == c.Name {
+			if l.Lockspace == c.Name && l.Phase != state.Lost {
 				delete(j.locks, id)
 			}
 		}
@@ -136,6 +136,8 @@ type host struct {
 	journal *memJournal
 	boot    string
 	config  Config // a template: limits, lockspaces, notify
+	ranMu   sync.Mutex
+	ran     []LostRun // helpers that have come to their end, whoever started them
 }
 
 func newHost(node *local.Node) *host {

@@ -43,6 +43,12 @@ type Config struct {
 	// Processes tells when the process ends that a lock hangs on. Nil: locks of
 	// lifetime process are refused.
 	Processes Processes
+	// Helpers are those that a lock may name with OnLost, by name. RunLost
+	// starts one, on the owner goroutine: it must not block. ended is to be
+	// called once, from any goroutine, when the helper has ended or is not to be
+	// run; without that it is run again by the next start.
+	Helpers map[string]HelperPolicy
+	RunLost func(r LostRun, ended func())
 	// Notify gets what the service says unasked, on the owner goroutine; it
 	// must not block. May be nil.
 	Notify func(Notice)
@@ -97,6 +103,7 @@ func New(cfg Config) *Service {
 	s.looker, _ = cfg.Engine.(dlm.Looker)
 	s.t = newTable(cfg.Limits, cfg.OpTimeout, cfg.Instance)
 	s.t.node, s.t.engine, s.t.busID = cfg.Node, cfg.Engine.Name(), cfg.BusID
+	s.t.helpers = cfg.Helpers
 	s.journal = newJournal(cfg.Journal, s.post, s.t.journalHealthy)
 	s.status = s.t.status()
 	return s
@@ -252,6 +259,8 @@ func (s *Service) carryOut(a action) {
 		s.closeSpace(a.sp)
 	case lookAction:
 		s.look(a)
+	case runLostAction:
+		s.startHelper(a.run)
 	case watchAction:
 		s.watch(a.proc)
 	case unwatchAction:
@@ -425,7 +434,7 @@ func (s *Service) publish() {
 	s.status = st
 	s.statusMu.Unlock()
 	quiet := st
-	quiet.Locks, quiet.Waiting, quiet.Counters = 0, 0, Counters{}
+	quiet.Locks, quiet.Waiting, quiet.Helpers, quiet.Counters = 0, 0, 0, Counters{}
 	if quiet != s.told {
 		s.told = quiet
 		if s.cfg.Notify != nil {

@@ -19,6 +19,9 @@ func (s *Service) step(a action) {
 			switch c := a.changes[0].(type) {
 			case state.Lock:
 				name = "append-granted"
+				if c.Phase == state.Lost {
+					name = "append-lost"
+				}
 			case state.Mark:
 				name = "append-mark"
 				switch c.Phase {
@@ -35,6 +38,8 @@ func (s *Service) step(a action) {
 		}
 	case replyAction:
 		name = "reply"
+	case runLostAction:
+		name = "run-lost"
 	case adoptAction:
 		name = "adopt"
 	case cancelAction:

@@ -26,6 +26,8 @@ type lock struct {
 	token    uint64
 	asked    uint64 // seq of the call that made it; 0: an earlier process did
 
+	onLost *OnLost // shared by the locks of a call; nil: nothing is run
+
 	bound *binding // what its lifetime hangs on; nil for persistent
 
 	nextRes, prevRes     *lock // others of the resource
@@ -87,6 +89,8 @@ type table struct {
 	stuck    map[*lock]struct{}        // whose unlock has failed and is tried again
 	nextNag  time.Time                 // when doomed and stuck are asked for again
 	lost     []Lost
+	runs     map[Ref]struct{} // lost locks whose helper has not ended
+	helpers  map[string]HelperPolicy
 	degraded string
 	watched  bool    // somebody wants to hear of each lock
 	touched  []*lock // whose LockChanged is due at the end of the turn
@@ -112,6 +116,7 @@ func newTable(limits Limits, opTime time.Duration, inst string) *table {
 		owners: map[ownerKey]*lock{}, owned: map[uint64]*lock{}, hash: ownerHash(),
 		perUID: map[uint32]*usage{}, calls: map[string]*call{}, doomed: map[*lock]struct{}{},
 		stuck: map[*lock]struct{}{}, probes: map[*lock]func(dlm.Event){}, bindings: map[bindKey]*binding{}, requests: map[Ref]*call{},
+		runs: map[Ref]struct{}{},
 	}
 }
 
@@ -141,7 +146,7 @@ func (t *table) logLock(level slog.Level, msg string, l *lock, more ...slog.Attr
 		return
 	}
 	attrs := make([]slog.Attr, 0, 6+len(more))
-	attrs = append(attrs, slog.String("lockspace", l.sp.name), slog.String("resource", printable(l.resource)),
+	attrs = append(attrs, slog.String("lockspace", l.sp.name), slog.String("resource", Printable(l.resource)),
 		slog.String("mode", l.mode.String()), slog.Uint64("lkid", uint64(l.lockid)),
 		slog.String("owner", l.owner), slog.Uint64("uid", uint64(l.uid)))
 	t.log(level, msg, append(attrs, more...)...)

@@ -153,6 +153,6 @@ func TestPrintable(t *testing.T) {
 	for in, want := range map[string]string{
 		"disk1": "disk1", "größe 日本": "größe 日本", "a\x00b": `a\x00b`, "\xff": `\xff`, "tab\t": `tab\t`, `quote"`: `quote"`,
 	} {
-		require.Equal(t, want, printable(in))
+		require.Equal(t, want, Printable(in))
 	}
 }

@@ -1,0 +1,148 @@
+package lockd
+
+import (
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// holdGuarded takes locks that have a helper.
+func (r *crashRig) holdGuarded(owner string, want ...Want) {
+	a := &told{}
+	r.v.Acquire(alice, want, AcquireOptions{Owner: owner, HasOwner: true, Label: "disk", OnLost: &OnLost{Helper: "guard", Data: "pause"}}, a.doneGrants())
+	r.v.settle()
+	require.NoError(r.t, a.err)
+}
+
+func (v *victim) list(resource string) (page []LockInfo) {
+	v.List(Filter{Resource: resource}, func(p []LockInfo, _ Ref, _ error) { page = p })
+	v.settle()
+	return page
+}
+
+// ranFor checks that a helper has come to its end for exactly these resources,
+// that it knew everything, and that nothing is left to do.
+func (a *after) ranFor(resources ...string) {
+	a.t.Helper()
+	a.host.ranMu.Lock()
+	defer a.host.ranMu.Unlock()
+	var ran []string
+	for _, run := range a.host.ran {
+		require.Equal(a.t, "guard", run.Helper)
+		require.Equal(a.t, "pause", run.Data)
+		require.Equal(a.t, "vm1", run.Owner)
+		require.Equal(a.t, "disk", run.Label)
+		require.Equal(a.t, "vms", run.Lockspace)
+		require.NotZero(a.t, run.LockID)
+		require.NotEmpty(a.t, run.Reason)
+		ran = append(ran, run.Resource)
+	}
+	slices.Sort(ran)
+	require.Equal(a.t, resources, slices.Compact(ran), "died: %v", a.died)
+	if !a.died {
+		require.Len(a.t, a.host.ran, len(resources), "once, where nothing died")
+	}
+	for _, l := range a.host.journal.contents("").Locks {
+		require.NotEqual(a.t, state.Lost, l.Phase, "%+v", l)
+	}
+	require.Empty(a.t, a.v.t.runs)
+}
+
+// A service that stops in order waits for helpers for a moment; what has not
+// ended then runs again at the next start, with the words of the loss.
+func TestHelperOutlastsAStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(local.NewCluster("c").AddNode(1))
+		var runs []LostRun
+		var lost []Lost
+		h.config.Helpers = map[string]HelperPolicy{"guard": {}}
+		h.config.RunLost = func(r LostRun, _ func()) { runs = append(runs, r) } // for ever
+		h.config.Notify = func(n Notice) {
+			if l, ok := n.(LockLost); ok {
+				lost = append(lost, l.Lost)
+			}
+		}
+		d := h.start(t)
+		g, err := d.acquire(root, "x", dlm.EX, AcquireOptions{Owner: "vm", HasOwner: true, OnLost: &OnLost{Helper: "guard"}})
+		require.NoError(t, err)
+		require.Equal(t, "guard", d.list(Filter{})[0].OnLost)
+		require.True(t, h.node.Unlock("vms", g.LockID))
+		synctest.Wait()
+		require.Len(t, runs, 1)
+		require.Equal(t, 1, d.Service.t.status().Helpers)
+		began := time.Now()
+		d.stop()
+		require.Equal(t, drainTime, time.Since(began))
+
+		d = h.start(t)
+		synctest.Wait()
+		require.Len(t, runs, 2)
+		require.Len(t, lost, 2, "told again as well")
+		require.Equal(t, runs[0].Reason, runs[1].Reason)
+		require.Equal(t, runs[0].LockID, runs[1].LockID)
+		require.Empty(t, d.list(Filter{}), "it is no lock any more")
+		_, err = d.acquire(root, "x", dlm.EX, AcquireOptions{Owner: "other", HasOwner: true})
+		require.NoError(t, err)
+		d.stop()
+	})
+}
+
+// After a reboot the helper runs too, where the state file has outlived it; if
+// the service dies then, the loss is in the new file.
+func TestHelperAfterAReboot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := local.NewCluster("c")
+		h := newHost(cluster.AddNode(1))
+		var runs []LostRun
+		h.config.Helpers = map[string]HelperPolicy{"guard": {}}
+		h.config.RunLost = func(r LostRun, _ func()) { runs = append(runs, r) }
+		d := h.start(t)
+		_, err := d.acquire(root, "x", dlm.EX, AcquireOptions{Owner: "vm", HasOwner: true, OnLost: &OnLost{Helper: "guard", Data: "d"}})
+		require.NoError(t, err)
+		d.stop()
+		h.node.Crash()
+		h.node = cluster.AddNode(1)
+		h.boot = "boot-0"
+		before := h.journal.contents("").Locks
+		d = h.start(t)
+		synctest.Wait()
+		require.Len(t, runs, 1)
+		require.Equal(t, "d", runs[0].Data)
+		d.stop()
+		after := h.journal.contents("").Locks
+		require.Len(t, after, 1)
+		require.Equal(t, before[0].ID, after[0].ID)
+		require.Equal(t, state.Lost, after[0].Phase)
+	})
+}
+
+// Who may name which helper, and what is said to those who may not.
+func TestHelpersAreForThoseNamed(t *testing.T) {
+	policies := map[string]HelperPolicy{"root": {}, "uids": {UIDs: []uint32{7}}, "group": {GID: 50, HasGroup: true}}
+	tab := newTable(DefaultLimits(), time.Second, "i")
+	tab.helpers = policies
+	ask := func(c Caller, helper, data string) *Error {
+		return tab.checkOnLost(&call{op: "acquire", caller: c, opts: AcquireOptions{OnLost: &OnLost{Helper: helper, Data: data}}})
+	}
+	grouped := Caller{UID: 8, GIDs: []uint32{3, 50}}
+	for name := range policies {
+		require.Nil(t, ask(Caller{}, name, ""), "root may name %s", name)
+	}
+	require.Nil(t, ask(Caller{UID: 7}, "uids", "x"))
+	require.Nil(t, ask(grouped, "group", "x"))
+	require.Equal(t, AccessDenied, ask(Caller{UID: 7}, "root", "").Kind)
+	require.Equal(t, AccessDenied, ask(Caller{UID: 7}, "group", "").Kind)
+	require.Equal(t, AccessDenied, ask(grouped, "uids", "").Kind)
+	require.EqualError(t, ask(grouped, "uids", ""), `acquire: on-lost: uid 8 may not use the helper "uids"; see uids and group of [on-lost.uids] in /etc/dlmlockd.toml`)
+	require.EqualError(t, ask(Caller{}, "/bin/sh", ""), `acquire: on-lost: no helper "/bin/sh" is configured here; an administrator can add [on-lost.NAME] to /etc/dlmlockd.toml`)
+	require.Equal(t, LimitExceeded, ask(Caller{}, "root", string(make([]byte, 1025))).Kind)
+	require.Equal(t, InvalidArgs, ask(Caller{}, "root", "a\x00").Kind)
+	require.Equal(t, InvalidArgs, ask(Caller{}, "root", "\xff").Kind)
+}
