@@ -119,6 +119,7 @@ var arrows = map[string][]string{
 	"state":              {"dlm"},
 	"config":             {"dlm"},
 	"lockd":              {"dlm", "state", "process"},
+	"onlost":             {"dlm", "state", "lockd"},
 	"data":               {},
 	"client":             {"dlm"},
 	"dbus":               {"dlm", "state", "lockd", "data"},
