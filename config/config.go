@@ -33,7 +33,21 @@ type Config struct {
 	// ends; 0: never.
 	ExitOnIdle time.Duration
 	Limits     Limits
+	// OnLost are the helpers that a lock may name, by name; nil for none.
+	OnLost map[string]OnLost
 }
+
+// OnLost is a program that is run when a lock is lost that names it.
+type OnLost struct {
+	Command []string // an absolute path and arguments
+	Timeout time.Duration
+	// UIDs may name it, and the members of Group ("" for none). Root always may.
+	UIDs  []uint32
+	Group string
+}
+
+// DefaultOnLostTimeout is how long a helper may run where the file says nothing.
+const DefaultOnLostTimeout = 30 * time.Second
 
 // Limits bound what one caller can make the service keep. 0 means the
 // service's default; the file can't say 0.

@@ -29,12 +29,23 @@ waiting-per-uid = 3
 owner-bytes = 4
 label-bytes = 5
 page-size = 6
+[on-lost.libvirt]
+command = ["/usr/libexec/dlmlockd/libvirt-lost", "-v"]
+timeout = "1m"
+uids = [107, 108]
+group = "libvirt"
+[on-lost.page]
+command = ["/bin/page"]
 `))
 	require.NoError(t, err)
 	require.Equal(t, config.Config{
 		Engine: "local", Lockspaces: []string{"vms", "images"}, Group: "dlmlock",
 		OpTimeout: 5 * time.Second, LogLevel: slog.LevelDebug, ExitOnIdle: 10 * time.Minute,
 		Limits: config.Limits{LocksPerUID: 1, LocksPerCall: 2, WaitingPerUID: 3, OwnerBytes: 4, LabelBytes: 5, PageSize: 6},
+		OnLost: map[string]config.OnLost{
+			"libvirt": {Command: []string{"/usr/libexec/dlmlockd/libvirt-lost", "-v"}, Timeout: time.Minute, UIDs: []uint32{107, 108}, Group: "libvirt"},
+			"page":    {Command: []string{"/bin/page"}, Timeout: config.DefaultOnLostTimeout},
+		},
 	}, c)
 }
 
@@ -65,6 +76,13 @@ func TestMistakesSayWhere(t *testing.T) {
 		{"level", "log-level = \"loud\"\n", `x.toml:1:13: log-level: "loud" is not a level; use "debug", "info", "warn" or "error"`},
 		{"zero limit", "[limits]\n\npage-size = 0\n", `x.toml:3:13: limits.page-size: 0 is out of range; at least 1, at most 100000`},
 		{"negative limit, dotted", "limits.owner-bytes = -1\n", `x.toml:1:22: limits.owner-bytes: -1 is out of range; at least 1, at most 65536`},
+		{"helper without command", "[on-lost.x]\ntimeout = \"1m\"\n", `x.toml:1:2: on-lost.x.command: must be a list of strings, like ["/usr/libexec/dlmlockd/libvirt-lost"]`},
+		{"helper as a text", "[on-lost.x]\ncommand = \"/bin/x -v\"\n", `x.toml:2:11: on-lost.x.command: must be a list of strings, like ["/usr/libexec/dlmlockd/libvirt-lost"]`},
+		{"helper without directory", "[on-lost.x]\ncommand = [\"x\"]\n", `x.toml:2:1: on-lost.x.command: "x" must be the absolute path of a program`},
+		{"helper's name", "[on-lost.\"a b\"]\ncommand = [\"/x\"]\n", `x.toml:2:1: on-lost.a b.command: "a b" can't name a helper: 1 to 64 lower case letters, digits, - and _`},
+		{"helper's key", "[on-lost.x]\nshell = true\n", `x.toml:2:1: on-lost.x.shell: unknown key`},
+		{"helper's uids", "on-lost.x = { command = [\"/x\"], uids = [1, -1] }\n", `x.toml:1:13: on-lost.x.uids[1]: must be the number of a user`},
+		{"helper's timeout", "[on-lost.x]\ncommand = [\"/x\"]\ntimeout = \"1h\"\n", `x.toml:3:11: on-lost.x.timeout: 1h is out of range; at least 1s, at most 10m0s`},
 		{"two at once", "log-level = \"x\"\nengine = \"y\"\n", "x.toml:1:13: log-level: \"x\" is not a level; use \"debug\", \"info\", \"warn\" or \"error\"\n" +
 			`x.toml:2:10: engine: "y" is not an engine; use "dlm" or "local"`},
 	} {
@@ -105,7 +123,7 @@ func TestShippedExample(t *testing.T) {
 	}
 	c, err = config.Parse("dlmlockd.toml", []byte(strings.Join(lines, "")))
 	require.NoError(t, err)
-	require.Equal(t, 13, keys, "every key and the [limits] header are in the example")
+	require.Equal(t, 18, keys, "every key and the headers of the tables are in the example")
 	require.NotZero(t, c.Limits.PageSize)
 }
 

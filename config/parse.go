@@ -32,6 +32,14 @@ type file struct {
 		LabelBytes    any `toml:"label-bytes"`
 		PageSize      any `toml:"page-size"`
 	} `toml:"limits"`
+	OnLost map[string]onLost `toml:"on-lost"`
+}
+
+type onLost struct {
+	Command any `toml:"command"`
+	Timeout any `toml:"timeout"`
+	UIDs    any `toml:"uids"`
+	Group   any `toml:"group"`
 }
 
 // The bounds of op-timeout. A caller of the bus waits 25 s at most
@@ -110,6 +118,7 @@ func positions(data []byte) map[string]position {
 		e := p.Expression()
 		switch e.Kind {
 		case unstable.Table, unstable.ArrayTable:
+			at[dotted(e.Key())] = begin(&p, e.Key())
 			table = dotted(e.Key()) + "."
 		case unstable.KeyValue:
 			mark(&p, at, table+dotted(e.Key()), e)
@@ -118,19 +127,23 @@ func positions(data []byte) map[string]position {
 	return at
 }
 
+// begin is where a key begins.
+func begin(p *unstable.Parser, key unstable.Iterator) position {
+	key.Next()
+	return start(p, key.Node())
+}
+
+func start(p *unstable.Parser, n *unstable.Node) position {
+	s := p.Shape(n.Raw).Start
+	return position{s.Line, s.Column}
+}
+
 func mark(p *unstable.Parser, at map[string]position, key string, kv *unstable.Node) {
-	start := func(n *unstable.Node) position {
-		s := p.Shape(n.Raw).Start
-		return position{s.Line, s.Column}
-	}
 	// The key stands in for a value whose own place the parser does not keep.
-	for it := kv.Key(); it.Next(); {
-		at[key] = start(it.Node())
-		break
-	}
+	at[key] = begin(p, kv.Key())
 	v := kv.Value()
 	if v.Raw.Length > 0 {
-		at[key] = start(v)
+		at[key] = start(p, v)
 	}
 	if v.Kind != unstable.Array {
 		return
@@ -138,7 +151,7 @@ func mark(p *unstable.Parser, at map[string]position, key string, kv *unstable.N
 	i := 0
 	for it := v.Children(); it.Next(); i++ {
 		if n := it.Node(); n.Raw.Length > 0 {
-			at[fmt.Sprintf("%s[%d]", key, i)] = start(n)
+			at[fmt.Sprintf("%s[%d]", key, i)] = start(p, n)
 		}
 	}
 }
@@ -159,7 +172,10 @@ type validator struct {
 }
 
 func (v *validator) fail(key, format string, args ...any) {
-	pos := v.at[key]
+	pos, known := v.at[key]
+	for of := key; !known && of != ""; pos, known = v.at[of] { // the table, if it is about what is missing in it
+		of = of[:max(0, strings.LastIndexAny(of, ".["))]
+	}
 	v.errs = append(v.errs, &Error{
 		File: v.file, Line: pos.line, Column: pos.column, Key: key, Text: fmt.Sprintf(format, args...),
 	})
@@ -174,12 +190,7 @@ func (v *validator) config(f *file) Config {
 		}
 	}
 	c.Lockspaces = v.lockspaces("lockspaces", f.Lockspaces)
-	if s, ok := v.text("group", f.Group); ok {
-		c.Group = s
-		if s == "" || strings.ContainsAny(s, ": \t\n\x00") {
-			v.fail("group", "%q is not the name of a group; leave the key out to let only root change locks", s)
-		}
-	}
+	c.Group = v.group("group", f.Group, "leave the key out to let only root change locks")
 	if s, ok := v.text("op-timeout", f.OpTimeout); ok {
 		c.OpTimeout = v.duration("op-timeout", s, minOpTimeout, maxOpTimeout)
 	}
@@ -200,6 +211,7 @@ func (v *validator) config(f *file) Config {
 		LabelBytes:    v.limit("limits.label-bytes", l.LabelBytes, 64<<10),
 		PageSize:      v.limit("limits.page-size", l.PageSize, 100_000),
 	}
+	c.OnLost = v.onLost(f.OnLost)
 	return c
 }
 
@@ -244,6 +256,16 @@ func (v *validator) lockspace(key, name string, before []string) {
 	} else if slices.Contains(before, name) {
 		v.fail(key, "%q is listed twice", name)
 	}
+}
+
+// group is a value that must be the name of a group; advice says what to do
+// instead.
+func (v *validator) group(key string, value any, advice string) string {
+	s, ok := v.text(key, value)
+	if ok && (s == "" || strings.ContainsAny(s, ": \t\n\x00")) {
+		v.fail(key, "%q is not the name of a group; %s", s, advice)
+	}
+	return s
 }
 
 func (v *validator) duration(key, s string, least, most time.Duration) time.Duration {
