@@ -33,6 +33,9 @@ type Options struct {
 	Label    string // what a person should read
 	Lifetime string // Persistent, Connection or Process
 	PID      uint32 // with Process: whose end ends the lock; 0: this one's
+	// OnLost is the configured helper that is run if the lock is lost, and
+	// OnLostData what it gets along.
+	OnLost, OnLostData string
 	// Wait is how long to queue. 0: WouldBlock if it can't be granted at once.
 	// Negative: for ever. For several locks, what is longer than MaxWait is
 	// asked for again and again, and loses its place in the queue each time.
@@ -75,6 +78,8 @@ func (o *Options) variants(wait time.Duration) map[string]godbus.Variant {
 	set(m, "label", o.Label)
 	set(m, "lifetime", o.Lifetime)
 	set(m, "pid", o.PID)
+	set(m, "on-lost", o.OnLost)
+	set(m, "on-lost-data", o.OnLostData)
 	set(m, "wait-usec", uint64(wait/time.Microsecond))
 	return m
 }

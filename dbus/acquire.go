@@ -40,11 +40,21 @@ var acquireOptions = []option[lockd.AcquireOptions]{
 	{"label", "s", setText(func(o *lockd.AcquireOptions) *string { return &o.Label })},
 	{"lifetime", "s", setLifetime},
 	{"pid", "u", setPID},
+	{"on-lost", "s", func(o *lockd.AcquireOptions, v any) error { onLost(o).Helper = v.(string); return nil }},
+	{"on-lost-data", "s", func(o *lockd.AcquireOptions, v any) error { onLost(o).Data = v.(string); return nil }},
 	{"wait-usec", "t", setWait(func(o *lockd.AcquireOptions) *time.Duration { return &o.Wait })},
 }
 
 // acquireManyOptions are the options of AcquireMany.
 var acquireManyOptions = append(slices.Clip(slices.Clone(acquireOptions)), option[lockd.AcquireOptions]{"labels", "as", setLabels})
+
+// onLost is what is to be done on a loss, made if need be.
+func onLost(o *lockd.AcquireOptions) *lockd.OnLost {
+	if o.OnLost == nil {
+		o.OnLost = new(lockd.OnLost)
+	}
+	return o.OnLost
+}
 
 func setLabels(o *lockd.AcquireOptions, v any) error {
 	for _, label := range v.([]string) {
@@ -119,12 +129,16 @@ func (r *acquire) options(body *reader) error {
 	if err := parseOptions("acquire", known, body, &r.opts); err != nil {
 		return err
 	}
-	return checkPID("acquire", &r.opts)
+	return checkTogether("acquire", &r.opts)
 }
 
-func checkPID(op string, o *lockd.AcquireOptions) error {
+// checkTogether checks the options that need another one.
+func checkTogether(op string, o *lockd.AcquireOptions) error {
 	if o.PID != 0 && o.Lifetime != state.Process {
 		return invalid(op, `option pid needs the option lifetime "process"`)
+	}
+	if o.OnLost != nil && o.OnLost.Helper == "" {
+		return invalid(op, "option on-lost: the name of a helper is missing")
 	}
 	return nil
 }

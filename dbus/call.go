@@ -90,7 +90,7 @@ func (c *call) contain() {
 
 // caller is who calls, for the service.
 func (c *call) caller() lockd.Caller {
-	return lockd.Caller{UID: c.who.uid, PID: c.who.pid, Sender: c.sender, Privileged: c.who.uid == 0}
+	return lockd.Caller{UID: c.who.uid, GIDs: c.who.gids, PID: c.who.pid, Sender: c.sender, Privileged: c.who.uid == 0}
 }
 
 // authorize asks whether the caller may do it. Root may do everything, and is

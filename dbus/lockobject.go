@@ -21,6 +21,7 @@ var lockFace = newIface(lockIface, []property{
 	text("Owner", emitsConst, func(l *lockd.LockInfo) string { return l.Owner }),
 	text("Label", emitsConst, func(l *lockd.LockInfo) string { return l.Label }),
 	text("Lifetime", emitsConst, func(l *lockd.LockInfo) string { return l.Lifetime.String() }),
+	text("OnLost", emitsConst, func(l *lockd.LockInfo) string { return l.OnLost }),
 	prop("UID", "u", emitsConst, func(_ *Server, l *lockd.LockInfo) any { return l.UID }),
 	prop("PID", "u", emitsConst, func(_ *Server, l *lockd.LockInfo) any { return l.PID }),
 	prop("Since", "t", emitsConst, func(_ *Server, l *lockd.LockInfo) any { return usec(l.Since) }),

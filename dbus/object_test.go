@@ -30,7 +30,7 @@ func TestLockObject(t *testing.T) {
 		require.NotZero(t, props["Since"].Value())
 		require.NotZero(t, props["PID"].Value())
 		want := map[string]any{"Lockspace": "vms", "Resource": "r é", "LockID": id, "Mode": "EX", "Wanted": "", "State": "held",
-			"Token": props["Token"].Value(), "Owner": "vm1", "Label": "disk", "Lifetime": "persistent", "UID": member.UID,
+			"Token": props["Token"].Value(), "OnLost": "", "Owner": "vm1", "Label": "disk", "Lifetime": "persistent", "UID": member.UID,
 			"PID": props["PID"].Value(), "Since": props["Since"].Value()}
 		got := map[string]any{}
 		for k, v := range props {

@@ -30,7 +30,7 @@ func parseRequest(body *reader) (request, error) {
 	if err := parseOptions("request", requestOptions, body, &r.opts); err != nil {
 		return nil, err
 	}
-	return r, checkPID("request", &r.opts)
+	return r, checkTogether("request", &r.opts)
 }
 
 // serve: the answer goes out when the Request waits, and Completed after it,

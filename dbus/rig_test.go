@@ -36,6 +36,7 @@ type rig struct {
 	server  *Server
 	logs    *logBook
 	control logSettings
+	lost    chan lockd.LostRun // helpers that were to be run
 }
 
 // rigConfig changes what newRig makes.
@@ -52,7 +53,7 @@ const membersGID = 4242
 var member = testbus.User{UID: 65534, GID: 65534, Groups: []uint32{membersGID}}
 
 func newRig(t testing.TB, bus *testbus.Bus, cfg rigConfig) *rig {
-	r := &rig{t: t, bus: bus, cluster: local.NewCluster("test"), logs: &logBook{}}
+	r := &rig{t: t, bus: bus, cluster: local.NewCluster("test"), logs: &logBook{}, lost: make(chan lockd.LostRun, 10)}
 	log := slog.New(slog.NewTextHandler(r.logs, nil))
 	node := r.cluster.AddNode(1)
 	header := state.Header{BootID: "boot", NodeID: 1, Engine: "local"}
@@ -69,6 +70,8 @@ func newRig(t testing.TB, bus *testbus.Bus, cfg rigConfig) *rig {
 		Node: dlm.NodeInfo{ID: 1, Name: "n1", Cluster: "test"}, BusID: conn.GUID(),
 		Lockspaces: []string{"vms"}, Limits: cfg.limits, Notify: r.server.Notify, Log: log,
 		HealthInterval: 50 * time.Millisecond,
+		Helpers:        map[string]lockd.HelperPolicy{"guard": {GID: membersGID, HasGroup: true}, "admin": {}},
+		RunLost:        func(run lockd.LostRun, ended func()) { r.lost <- run; ended() },
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)

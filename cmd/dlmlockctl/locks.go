@@ -38,6 +38,8 @@ nothing, so a script that starts over may simply ask again.`,
 	f.StringVar(&o.Label, "label", "", "what a person should read about it")
 	f.StringVar(&o.Lifetime, "lifetime", "", "what ends it by itself: persistent (nothing; the default) or process")
 	f.Uint32Var(&o.PID, "pid", 0, "with --lifetime=process: whose end ends the lock")
+	f.StringVar(&o.OnLost, "on-lost", "", "the helper to run if it is lost, of those in dlmlockd.toml")
+	f.StringVar(&o.OnLostData, "on-lost-data", "", "what the helper finds in DLM_DATA")
 	f.VarP(&wait, "wait", "w", "how long to queue: 90s, 5m, seconds, or \"forever\" (default: not at all)")
 	a.completeFlag(cmd, "lifetime", fixed("persistent", "process"))
 	a.completeFlag(cmd, "owner", owners)
