@@ -24,6 +24,10 @@ func (t *table) needed() string {
 		return "calls are under way"
 	case len(t.bindings) > 0:
 		return fmt.Sprintf("locks hang on %d connections or processes", len(t.bindings))
+	case len(t.runs) > 0:
+		return fmt.Sprintf("helpers of %d lost locks run", len(t.runs))
+	case t.guarded > 0:
+		return fmt.Sprintf("%d locks have a helper that is run if they are lost", t.guarded)
 	case len(t.doomed)+len(t.stuck)+len(t.probes) > 0:
 		return "locks are being let go of"
 	}

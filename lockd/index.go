@@ -31,6 +31,9 @@ func (t *table) add(l *lock) {
 	l.sp.byResource[l.resource] = l
 	l.sp.locks++
 	t.usage(l.uid).locks++
+	if l.onLost != nil {
+		t.guarded++
+	}
 	if l.hasOwner {
 		t.addOwner(l)
 	}
@@ -76,6 +79,9 @@ func (t *table) remove(l *lock) {
 	}
 	l.sp.locks--
 	t.unuse(l.uid)
+	if l.onLost != nil {
+		t.guarded--
+	}
 	if l.hasOwner {
 		t.removeOwner(l)
 	}

@@ -73,10 +73,12 @@ func TestHelperOutlastsAStop(t *testing.T) {
 		g, err := d.acquire(root, "x", dlm.EX, AcquireOptions{Owner: "vm", HasOwner: true, OnLost: &OnLost{Helper: "guard"}})
 		require.NoError(t, err)
 		require.Equal(t, "guard", d.list(Filter{})[0].OnLost)
+		require.Equal(t, "1 locks have a helper that is run if they are lost", d.needed())
 		require.True(t, h.node.Unlock("vms", g.LockID))
 		synctest.Wait()
 		require.Len(t, runs, 1)
 		require.Equal(t, 1, d.Service.t.status().Helpers)
+		require.Equal(t, "helpers of 1 lost locks run", d.needed())
 		began := time.Now()
 		d.stop()
 		require.Equal(t, drainTime, time.Since(began))
@@ -92,6 +94,13 @@ func TestHelperOutlastsAStop(t *testing.T) {
 		require.NoError(t, err)
 		d.stop()
 	})
+}
+
+// needed is what Idle tells.
+func (d *daemon) needed() (why string) {
+	d.Idle(func(needed string) { why = needed })
+	synctest.Wait()
+	return why
 }
 
 // After a reboot the helper runs too, where the state file has outlived it; if

@@ -4,9 +4,10 @@ import "time"
 
 // Settings are what may change while locks are held.
 type Settings struct {
-	Limits     Limits        // zero: DefaultLimits
-	OpTimeout  time.Duration // see Config; zero: the default
-	Lockspaces []string      // to be joined, now and at every start
+	Limits     Limits                  // zero: DefaultLimits
+	OpTimeout  time.Duration           // see Config; zero: the default
+	Lockspaces []string                // to be joined, now and at every start
+	Helpers    map[string]HelperPolicy // see Config
 }
 
 // Reconfigure takes over new settings. What is held or waits stays, also above
@@ -27,7 +28,7 @@ func (t *table) reconfigure(set Settings) {
 	if t.stopping {
 		return
 	}
-	t.limits, t.opTime = set.Limits, set.OpTimeout
+	t.limits, t.opTime, t.helpers = set.Limits, set.OpTimeout, set.Helpers
 	for _, sp := range t.spaces {
 		sp.configured = false
 	}

@@ -91,6 +91,7 @@ type table struct {
 	lost     []Lost
 	runs     map[Ref]struct{} // lost locks whose helper has not ended
 	helpers  map[string]HelperPolicy
+	guarded  int // locks that name a helper
 	degraded string
 	watched  bool    // somebody wants to hear of each lock
 	touched  []*lock // whose LockChanged is due at the end of the turn

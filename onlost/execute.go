@@ -53,7 +53,7 @@ func environ(r *lockd.LostRun) []string {
 func (r *Runner) execute(run *lockd.LostRun) {
 	log := r.cfg.Log.With(slog.String("on-lost", run.Helper), slog.String("lockspace", run.Lockspace),
 		slog.String("resource", lockd.Printable(run.Resource)), slog.String("owner", run.Owner))
-	h, ok := r.cfg.Helpers[run.Helper]
+	h, ok := r.helper(run.Helper)
 	if !ok {
 		log.Error("the helper of a lost lock is not configured any more, so nothing is done", slog.String("key", "on-lost."+run.Helper))
 		return

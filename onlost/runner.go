@@ -59,6 +59,20 @@ func New(cfg Config) *Runner {
 	return r
 }
 
+// Configure replaces the helpers. Those that run go on as they were begun.
+func (r *Runner) Configure(helpers map[string]Helper) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.cfg.Helpers = helpers
+}
+
+func (r *Runner) helper(name string) (h Helper, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h, ok = r.cfg.Helpers[name]
+	return h, ok
+}
+
 // line names what runs one after the other: the helper for one owner, or for one
 // lock that is its own.
 func line(r *lockd.LostRun) string {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -122,7 +123,9 @@ func TestEnvironment(t *testing.T) {
 
 func TestFailuresAreLogged(t *testing.T) {
 	r := newRig(t, 0, map[string]string{"fails": "echo why >&2; exit 3", "dies": "kill -9 $$", "babbles": "yes | head -c 100000"}, time.Minute)
-	r.cfg.Helpers["missing"] = Helper{Command: []string{r.dir + "/nothing"}, Timeout: time.Minute}
+	more := maps.Clone(r.cfg.Helpers)
+	more["missing"] = Helper{Command: []string{r.dir + "/nothing"}, Timeout: time.Minute}
+	r.Configure(more)
 	for i, tc := range []struct{ helper, want string }{
 		{"fails", `msg="the helper of a lost lock has failed" on-lost=fails lockspace=vms resource=disk\n1 owner=vm took=`},
 		{"fails", `output=why status=3`},

@@ -16,6 +16,7 @@ import (
 	"github.com/dlmlock/dlmlockd/dbus"
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/onlost"
 	"github.com/dlmlock/dlmlockd/polkit"
 	"github.com/dlmlock/dlmlockd/process"
 	"github.com/dlmlock/dlmlockd/state"
@@ -55,6 +56,8 @@ type daemon struct {
 	watcher  *process.Watcher
 	service  *lockd.Service
 	herald   herald
+	helpers  map[string]lockd.HelperPolicy
+	runner   *onlost.Runner
 }
 
 // serve runs the service until ctx ends or nobody needs it (nil), or something
@@ -65,6 +68,9 @@ func serve(ctx context.Context, o options, read func() (options, error), control
 	d.hangups, stop = hangups()
 	defer stop()
 	if d.settings, err = newSettings(o.Config); err != nil {
+		return err
+	}
+	if d.helpers, err = helperPolicies(o.OnLost); err != nil {
 		return err
 	}
 	if err := d.openState(ctx); err != nil {
@@ -78,6 +84,8 @@ func serve(ctx context.Context, o options, read func() (options, error), control
 		return errors.Join(err, d.bus.Close())
 	}
 	defer func() { err = errors.Join(err, d.watcher.Close()) }()
+	d.runner = onlost.New(onlost.Config{Helpers: commands(o.OnLost), Log: log})
+	defer d.runner.Close()
 	d.thisBuild()
 	return d.live(ctx)
 }
@@ -139,6 +147,7 @@ func (d *daemon) thisBuild() {
 		Engine: d.engine, Journal: d.file, Contents: d.found, BootID: d.bootID, Instance: d.file.Header().Instance,
 		Node: d.node, BusID: d.bus.GUID(), Lockspaces: d.opts.Lockspaces, Limits: limits(d.opts.Limits),
 		OpTimeout: d.opts.OpTimeout, Processes: d.watcher, Notify: d.herald.notify, Log: d.log, OnStep: onStep,
+		Helpers: d.helpers, RunLost: d.runner.Run,
 	})
 	d.found = state.Contents{} // the service has them now
 }
@@ -238,18 +247,26 @@ func authorizer(group string) (a lockd.GroupAuthorizer, err error) {
 	if group == "" {
 		return a, nil
 	}
-	bad := func(text string) (lockd.GroupAuthorizer, error) {
-		return a, &config.Error{File: "configuration", Key: "group", Text: text}
+	gid, err := lookupGroup("group", group)
+	if err != nil {
+		return a, err
 	}
+	return lockd.GroupAuthorizer{GID: gid, HasGroup: true, Group: group}, nil
+}
+
+// lookupGroup finds the number of the group that a key of the configuration
+// names.
+func lookupGroup(key, group string) (uint32, error) {
+	bad := func(text string) error { return &config.Error{File: "configuration", Key: key, Text: text} }
 	g, err := user.LookupGroup(group)
 	if err != nil {
-		return bad(fmt.Sprintf("%v; make it with groupadd --system %s, or leave the key out", err, group))
+		return 0, bad(fmt.Sprintf("%v; make it with groupadd --system %s, or leave the key out", err, group))
 	}
 	gid, err := strconv.ParseUint(g.Gid, 10, 32)
 	if err != nil {
-		return bad(fmt.Sprintf("the group %s has no number: %v", group, err))
+		return 0, bad(fmt.Sprintf("the group %s has no number: %v", group, err))
 	}
-	return lockd.GroupAuthorizer{GID: uint32(gid), HasGroup: true, Group: group}, nil
+	return uint32(gid), nil
 }
 
 // limits puts the file's limits over the service's own.

@@ -76,7 +76,11 @@ func hangups() (c chan os.Signal, stop func()) {
 func (d *daemon) reload() {
 	d.systemd.tell(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", monotonic().Microseconds()))
 	defer d.systemd.tell("READY=1")
+	var helpers map[string]lockd.HelperPolicy
 	o, err := d.read()
+	if err == nil {
+		helpers, err = helperPolicies(o.OnLost)
+	}
 	if err == nil {
 		err = d.settings.take(o.Config)
 	}
@@ -85,7 +89,8 @@ func (d *daemon) reload() {
 		return
 	}
 	d.control.level.Set(o.LogLevel)
-	d.service.Reconfigure(lockd.Settings{Limits: limits(o.Limits), OpTimeout: o.OpTimeout, Lockspaces: o.Lockspaces})
+	d.service.Reconfigure(lockd.Settings{Limits: limits(o.Limits), OpTimeout: o.OpTimeout, Lockspaces: o.Lockspaces, Helpers: helpers})
+	d.runner.Configure(commands(o.OnLost))
 	d.log.Info("configuration read again", "options", o)
 	if fixed := needRestart(d.opts, o); len(fixed) > 0 {
 		d.log.Warn("some of it takes effect when the service is restarted, which loses no lock", "keys", strings.Join(fixed, ", "))
