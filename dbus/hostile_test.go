@@ -42,7 +42,7 @@ func TestBadInput(t *testing.T) {
 		{invalidMode, "shared", "Acquire", []any{"vms", "r", "XX", opt()}},
 		{invalidMode, "", "Acquire", []any{"vms", "r", "", opt()}},
 		{invalidMode, "...", "Acquire", []any{"vms", "r", strings.Repeat("é", 5000), opt()}},
-		{errInvalidArgs, "unknown option \"ownr\"; known here: label, lifetime, owner, pid, wait-usec", "Acquire", []any{"vms", "r", "EX", opt("ownr", "x")}},
+		{errInvalidArgs, "unknown option \"ownr\"; known here: label, lifetime, on-lost, on-lost-data, owner, pid, wait-usec", "Acquire", []any{"vms", "r", "EX", opt("ownr", "x")}},
 		{errInvalidArgs, "option owner takes the type s, not u", "Acquire", []any{"vms", "r", "EX", opt("owner", uint32(1))}},
 		{errInvalidArgs, "option wait-usec takes the type t, not i", "Acquire", []any{"vms", "r", "EX", opt("wait-usec", int32(1))}},
 		{errInvalidArgs, "20000000", "Acquire", []any{"vms", "r", "EX", opt("wait-usec", uint64(20000001))}},
