@@ -2,10 +2,12 @@
  *
  * The calls of org.example.DlmLock.
  *
- * Every thread has a connection of its own, made when it is first needed and
- * closed with the thread: no mutex is held around a call, and nobody waits for
- * somebody else's answer. Every wait has the same deadline, that for the
- * connection to the bus included, which sd-bus alone would give 90 seconds.
+ * Every call has a connection to itself: no mutex is held around a call, and
+ * nobody waits for somebody else's answer. Connections that are not used are kept
+ * for the next call, but few of them: libvirtd has a thread for each guest, and
+ * a bus gives one user 256 connections. Every wait has the same deadline, that
+ * for the connection to the bus included, which sd-bus alone would give 90
+ * seconds.
  *
  * A call that did not get its answer in time is withdrawn by closing the
  * connection: the service cancels the unanswered calls of whoever has left the
@@ -15,7 +17,7 @@
 #include "plugin.h"
 
 #include <errno.h>
-#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,15 +30,15 @@
 #define ERRORS SERVICE ".Error."
 #define SYSTEM_BUS "unix:path=/run/dbus/system_bus_socket"
 #define RETRY_USEC 50000
+#define IDLE_MAX 8
 
 struct connection {
 	sd_bus *bus;
 	pid_t owner; /* a forked child must leave its parent's connection alone */
 };
 
-static pthread_key_t connections;
-static int connections_error;
-static pthread_once_t connections_once = PTHREAD_ONCE_INIT;
+/* Taken and given back without a mutex, which a forked child might find held. */
+static _Atomic(struct connection *) idle[IDLE_MAX];
 
 static uint64_t now_usec(void)
 {
@@ -55,38 +57,45 @@ static uint64_t left(uint64_t deadline)
 
 static void disconnect(struct connection *c)
 {
-	if (c->bus && c->owner == getpid())
+	if (c->bus)
 		sd_bus_close_unref(c->bus);
 	c->bus = NULL;
 }
 
-static void free_connection(void *p)
+/* Returns a connection that nobody else uses, open or yet to be opened. */
+static struct connection *take_connection(void)
 {
-	disconnect(p);
-	free(p);
-}
+	for (size_t i = 0; i < IDLE_MAX; i++) {
+		struct connection *c = atomic_exchange(&idle[i], NULL);
 
-static void make_key(void)
-{
-	connections_error = pthread_key_create(&connections, free_connection);
-}
-
-static struct connection *own_connection(void)
-{
-	struct connection *c;
-
-	pthread_once(&connections_once, make_key);
-	if (connections_error)
-		return NULL;
-	c = pthread_getspecific(connections);
-	if (c)
-		return c;
-	c = calloc(1, sizeof(*c));
-	if (c && pthread_setspecific(connections, c) != 0) {
-		free(c);
-		return NULL;
+		if (c && c->owner == getpid())
+			return c;
+		/* Otherwise it is the parent's: this child only forgets it. */
 	}
-	return c;
+	return calloc(1, sizeof(struct connection));
+}
+
+static void give_back(struct connection *c)
+{
+	for (size_t i = 0; c->bus && i < IDLE_MAX; i++) {
+		struct connection *none = NULL;
+
+		if (atomic_compare_exchange_strong(&idle[i], &none, c))
+			return;
+	}
+	disconnect(c);
+	free(c);
+}
+
+void bus_close(void)
+{
+	for (size_t i = 0; i < IDLE_MAX; i++) {
+		struct connection *c = atomic_exchange(&idle[i], NULL);
+
+		if (c)
+			disconnect(c);
+		free(c);
+	}
 }
 
 /* Waits until the bus has greeted us. */
@@ -116,7 +125,7 @@ static int connect_bus(struct connection *c, uint64_t deadline)
 	sd_bus *bus = NULL;
 	int r;
 
-	if (c->bus && c->owner == getpid() && sd_bus_is_open(c->bus) > 0)
+	if (c->bus && sd_bus_is_open(c->bus) > 0)
 		return 0;
 	disconnect(c);
 	r = sd_bus_new(&bus);
@@ -201,10 +210,8 @@ static int call_once(struct connection *c, const char *member, filler fill, cons
 {
 	sd_bus_message *m = NULL, *reply = NULL;
 	uint64_t timeout = left(deadline);
-	int r = connect_bus(c, deadline);
+	int r;
 
-	if (r < 0)
-		return r;
 	if ((r = sd_bus_message_new_method_call(c->bus, &m, SERVICE, OBJECT, SERVICE, member)) >= 0 && (r = fill(m, q)) >= 0)
 		r = sd_bus_call(c->bus, m, timeout ? timeout : 1, error, &reply); /* 0 would mean sd-bus's own default */
 	sd_bus_message_unref(m);
@@ -219,7 +226,7 @@ static bool transient(const sd_bus_error *error, int r)
 		SD_BUS_ERROR_NO_REPLY, SD_BUS_ERROR_SERVICE_UNKNOWN, SD_BUS_ERROR_NAME_HAS_NO_OWNER, SD_BUS_ERROR_DISCONNECTED,
 		ERRORS "ShuttingDown",
 	};
-	static const int numbers[] = { ECONNRESET, ENOTCONN, EPIPE, ECONNREFUSED, ENOENT, ESHUTDOWN };
+	static const int numbers[] = { ECONNRESET, ENOTCONN, EPIPE, ECONNREFUSED, ENOENT, ESHUTDOWN, EAGAIN };
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
 		if (sd_bus_error_has_name(error, names[i]))
@@ -239,13 +246,15 @@ static bool in_the_way(const sd_bus_error *error)
 	return sd_bus_error_has_name(error, ERRORS "WouldBlock") || sd_bus_error_has_name(error, ERRORS "AlreadyHeld");
 }
 
+/* Explains a call that was not answered well. A service that is there and does
+ * not answer is not missing: it may be waiting for a cluster that is just
+ * recovering from the crash of whoever has the disk. */
 static enum outcome explain(const struct request *q, const sd_bus_error *error, int r, char *what, size_t what_size)
 {
-	unsigned seconds = (unsigned)(q->timeout_usec / 1000000);
-
 	if (r == -ETIMEDOUT || sd_bus_error_has_name(error, SD_BUS_ERROR_TIMEOUT)) {
-		snprintf(what, what_size, "dlmlockd has not answered for %u s; see 'systemctl status dlmlockd'", seconds);
-		return OUTCOME_MISSING;
+		snprintf(what, what_size, "dlmlockd has not answered for %u s; see 'systemctl status dlmlockd'",
+			 (unsigned)(q->timeout_usec / 1000000));
+		return OUTCOME_FAILED;
 	}
 	if (transient(error, r)) {
 		snprintf(what, what_size, "dlmlockd can't be reached on the system bus: %s; see 'systemctl status dlmlockd'",
@@ -258,35 +267,54 @@ static enum outcome explain(const struct request *q, const sd_bus_error *error, 
 	return in_the_way(error) ? OUTCOME_BUSY : OUTCOME_FAILED;
 }
 
-static enum outcome call(const char *member, filler fill, const struct request *q, char *what, size_t what_size)
+/* Connects and calls until there is an answer or little time left. */
+static enum outcome call_on(struct connection *c, const char *member, filler fill, const struct request *q, char *what, size_t what_size)
 {
 	uint64_t deadline = now_usec() + q->timeout_usec;
-	struct connection *c = own_connection();
+
+	for (;;) {
+		sd_bus_error error = SD_BUS_ERROR_NULL;
+		int r = connect_bus(c, deadline);
+		bool connected = r >= 0;
+		enum outcome o;
+
+		if (connected)
+			r = call_once(c, member, fill, q, deadline, &error);
+		if (r >= 0) {
+			sd_bus_error_free(&error);
+			return OUTCOME_OK;
+		}
+		/* The last attempt, too, has time for an answer. */
+		if (transient(&error, r) && left(deadline) > q->timeout_usec / 4 + RETRY_USEC) {
+			sd_bus_error_free(&error);
+			usleep(RETRY_USEC);
+			continue;
+		}
+		if (connected) {
+			o = explain(q, &error, r, what, what_size);
+		} else {
+			snprintf(what, what_size, "the system bus can't be reached: %s; see 'systemctl status dbus'", strerror(-r));
+			o = OUTCOME_MISSING;
+		}
+		if (r == -ETIMEDOUT || o == OUTCOME_MISSING)
+			disconnect(c); /* which withdraws the call */
+		sd_bus_error_free(&error);
+		return o;
+	}
+}
+
+static enum outcome call(const char *member, filler fill, const struct request *q, char *what, size_t what_size)
+{
+	struct connection *c = take_connection();
+	enum outcome o;
 
 	if (!c) {
 		snprintf(what, what_size, "out of memory");
 		return OUTCOME_FAILED;
 	}
-	for (;;) {
-		sd_bus_error error = SD_BUS_ERROR_NULL;
-		int r = call_once(c, member, fill, q, deadline, &error);
-		enum outcome o;
-
-		if (r >= 0) {
-			sd_bus_error_free(&error);
-			return OUTCOME_OK;
-		}
-		if (transient(&error, r) && left(deadline) > RETRY_USEC) {
-			sd_bus_error_free(&error);
-			usleep(RETRY_USEC);
-			continue;
-		}
-		o = explain(q, &error, r, what, what_size);
-		if (o == OUTCOME_MISSING)
-			disconnect(c); /* which withdraws the call */
-		sd_bus_error_free(&error);
-		return o;
-	}
+	o = call_on(c, member, fill, q, what, what_size);
+	give_back(c);
+	return o;
 }
 
 enum outcome bus_acquire(const struct request *r, char *what, size_t what_size)

@@ -10,8 +10,8 @@ LIBVIRT_LIBS = $(shell pkg-config --cflags --libs libsystemd gnutls)
 CFLAGS ?= -O2 -g
 WARNINGS := -std=gnu11 -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes
 SANITIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
-# The driver's threads keep connections that are closed by a function of the
-# driver, so that it must not be unloaded (nodelete).
+# libvirtd may end while a thread of it is still in a call: the driver must not be
+# unloaded then (nodelete).
 SHARED := -shared -fPIC -fvisibility=hidden -Wl,-z,nodelete,-z,relro,-z,now,--no-undefined
 
 .PHONY: libvirt

@@ -103,6 +103,7 @@ static int drv_init(unsigned int version, const char *config_file, unsigned int 
 
 static int drv_deinit(void)
 {
+	bus_close();
 	return 0;
 }
 
@@ -166,12 +167,22 @@ static int drv_new(struct manager *m, unsigned int type, size_t nparams, struct 
 	return 0;
 }
 
-/* Takes lockspace, name and mode into the list. */
+/* Takes lockspace, name and mode into the list. A domain may have one disk more
+ * than once: the stronger mode is for all of them. */
 static int add(struct domain *d, const char *lockspace, const char *name, const char *mode, const char *path)
 {
-	struct resource *more = reallocarray(d->resources, d->count + 1, sizeof(*more));
-	struct resource r = { .mode = mode };
+	struct resource r = { .mode = mode }, *more;
 
+	for (size_t i = 0; i < d->count; i++) {
+		struct resource *have = &d->resources[i];
+
+		if (strcmp(have->lockspace, lockspace) != 0 || strcmp(have->name, name) != 0)
+			continue;
+		if (strcmp(mode, "EX") == 0)
+			have->mode = mode;
+		return 0;
+	}
+	more = reallocarray(d->resources, d->count + 1, sizeof(*more));
 	if (!more)
 		return out_of_memory();
 	d->resources = more;

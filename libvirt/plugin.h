@@ -60,7 +60,7 @@ struct resource {
 enum outcome {
 	OUTCOME_OK,
 	OUTCOME_BUSY,    /* somebody else has a lock that is in the way */
-	OUTCOME_MISSING, /* neither bus nor service could be reached in time */
+	OUTCOME_MISSING, /* bus or service are not there */
 	OUTCOME_NO_LOCKSPACE, /* the node has not joined it, so nothing is held in it */
 	OUTCOME_FAILED,
 };
@@ -77,6 +77,8 @@ struct request {
  * state, not for a change. what is the service's explanation of a failure. */
 enum outcome bus_acquire(const struct request *r, char *what, size_t what_size);
 enum outcome bus_release(const struct request *r, char *what, size_t what_size);
+/* Closes the connections that are kept for the next call. */
+void bus_close(void);
 
 /* report.c: errors the way libvirt shows them */
 

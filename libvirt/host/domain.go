@@ -14,13 +14,14 @@ type Domain struct {
 	Leases     []Lease
 }
 
-// Disk is a disk of a Domain, with the device names vda, vdb, ... in order.
+// Disk is a disk of a Domain. Its target is vda, vdb, ... by its place in the list.
 type Disk struct {
 	Path      string // "" for an empty drive
 	Format    string // "raw" unless given
 	ReadOnly  bool
 	Shareable bool
-	CDROM     bool // at hda, hdb, ...: drives can be opened
+	CDROM     bool // hda, hdb, ...: a drive that can be opened
+	SCSI      bool // sda, sdb, ...: can be detached without the guest's help
 	Block     bool // Path is a block device
 }
 
@@ -39,7 +40,7 @@ func (d Domain) XML() string {
 	for _, l := range d.Leases {
 		fmt.Fprintf(&b, "<lease><lockspace>%s</lockspace><key>%s</key><target path='/nowhere'/></lease>", escape(l.Lockspace), escape(l.Key))
 	}
-	b.WriteString("<controller type='usb' model='none'/><memballoon model='none'/></devices></domain>")
+	b.WriteString("<controller type='scsi' model='virtio-scsi'/><controller type='usb' model='none'/><memballoon model='none'/></devices></domain>")
 	return b.String()
 }
 
@@ -51,6 +52,9 @@ func (d Disk) XML(n int) string {
 	}
 	if d.CDROM {
 		device, target, bus = "cdrom", "hd", "ide"
+	}
+	if d.SCSI {
+		target, bus = "sd", "scsi"
 	}
 	format, more := "raw", ""
 	if d.Format != "" {

@@ -219,12 +219,17 @@ func (h *Host) StartLibvirtd() {
 	}
 }
 
+// Libvirtd is the pid of the libvirtd that was started last.
+func (h *Host) Libvirtd() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.libvirtd
+}
+
 // StopLibvirtd sends libvirtd a signal that ends it, and waits for that.
 func (h *Host) StopLibvirtd(s syscall.Signal) {
 	h.t.Helper()
-	h.mu.Lock()
-	pid := h.libvirtd
-	h.mu.Unlock()
+	pid := h.Libvirtd()
 	ended := h.Ended(pid)
 	must(h.t, unix.Kill(pid, s))
 	select {

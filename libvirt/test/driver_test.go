@@ -118,9 +118,10 @@ func TestServiceRestarts(t *testing.T) {
 }
 
 // A service that hangs holds nobody longer than the timeout, and what it does
-// later with a call that was given up is nothing.
+// later with a call that was given up is nothing. It is not missing: it may be
+// waiting for a cluster that recovers.
 func TestServiceHangs(t *testing.T) {
-	r := start(t, "timeout = 1\n")
+	r := start(t, "timeout = 1\non_service_missing = \"allow\"\n")
 	g := r.guest(uuidA, "web")
 	require.Equal(t, "ok", r.do(g, "acquire 0", "0 /img/a"))
 	r.signalDaemon(syscall.SIGSTOP)
@@ -142,7 +143,7 @@ func TestServiceHangs(t *testing.T) {
 func TestServiceMissing(t *testing.T) {
 	for policy, want := range map[string]string{"refuse": failed, "allow": "ok"} {
 		t.Run(policy, func(t *testing.T) {
-			r := start(t, "timeout = 1\non_service_missing = \""+policy+"\"\n")
+			r := start(t, "timeout = 4\non_service_missing = \""+policy+"\"\n")
 			r.stopDaemon()
 			g := r.guest(uuidA, "web")
 			answer := r.do(g, "acquire 0", "0 /img/a")
@@ -193,6 +194,16 @@ func TestLeases(t *testing.T) {
 	require.Equal(t, "ok", r.do(g, "release", "lease nowhere key1"), "nothing is held where nobody is")
 	answer = r.do(g, "acquire 0", "lease leases "+strings.Repeat("k", 65))
 	require.Contains(t, answer, "1 to 64 bytes")
+}
+
+// A domain may have one disk more than once; the stronger mode counts.
+func TestSameDiskTwice(t *testing.T) {
+	r := start(t, "")
+	g := r.guest(uuidA, "web")
+	require.Equal(t, "ok", r.do(g, "acquire 0", "1 /img/iso", "1 /img/iso", "2 /img/a", "0 /img/a", "1 /img/a"))
+	require.Equal(t, []string{"web: /img/iso PR", "web: /img/a EX"}, r.locks())
+	require.Equal(t, "ok", r.do(g, "release", "1 /img/iso", "1 /img/iso", "2 /img/a", "0 /img/a", "1 /img/a"))
+	require.Empty(t, r.locks())
 }
 
 func TestReadOnlyIgnored(t *testing.T) {

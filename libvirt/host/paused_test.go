@@ -1,0 +1,153 @@
+package host_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/libvirt/host"
+)
+
+// A guest that is started paused has no locks, so that another may have its
+// disks; it does not run before it has them itself.
+func TestStartPaused(t *testing.T) {
+	r := start(t)
+	h := r.host("alpha", "")
+	a := r.image("a.img")
+	h.define("web", host.Disk{Path: a})
+	h.define("db", host.Disk{Path: a})
+	h.virsh("start", "--paused", "web")
+	r.now()
+	h.virsh("start", "db")
+	r.now("db: a.img EX")
+	said := h.refused("resume", "web")
+	require.Contains(t, said, "domain 'web' can't have '"+a+"'")
+	require.Contains(t, said, "db: "+a)
+	require.Equal(t, "paused", h.state("web"))
+	r.now("db: a.img EX")
+	h.virsh("destroy", "db")
+	r.held()
+	h.virsh("resume", "web")
+	r.now("web: a.img EX")
+	require.Contains(t, h.refused("start", "db"), "web: "+a)
+	h.virsh("destroy", "web")
+	r.held()
+}
+
+// A suspended guest lets go, and takes everything again before it runs.
+func TestSuspend(t *testing.T) {
+	r := start(t)
+	h := r.host("alpha", "")
+	a, b := r.image("a.img"), r.image("b.img")
+	h.define("web", host.Disk{Path: a}, host.Disk{Path: b})
+	h.define("db", host.Disk{Path: b})
+	h.virsh("start", "web")
+	r.now("web: a.img EX", "web: b.img EX")
+	for range 3 {
+		h.virsh("suspend", "web")
+		r.held()
+		h.virsh("resume", "web")
+		r.now("web: a.img EX", "web: b.img EX")
+	}
+	h.virsh("suspend", "web")
+	h.virsh("start", "db")
+	require.Contains(t, h.refused("resume", "web"), "db: "+b)
+	r.now("db: b.img EX")
+	require.Equal(t, "paused", h.state("web"))
+	h.virsh("suspend", "db")
+	h.virsh("resume", "web")
+	r.now("web: a.img EX", "web: b.img EX")
+	require.Contains(t, h.refused("resume", "db"), "web: "+b)
+}
+
+// Disks that come and go while the guest runs, and while it is paused: virtlockd
+// could not resume after the latter.
+func TestAttachAndDetach(t *testing.T) {
+	r := start(t)
+	h := r.host("alpha", "")
+	a, b := r.image("a.img"), r.image("b.img")
+	h.define("web", host.Disk{Path: a})
+	h.define("db", host.Disk{Path: b})
+	disk := r.file("disk", host.Disk{Path: b, SCSI: true}.XML(1))
+	shared := r.file("shared", host.Disk{Path: r.image("c.img"), SCSI: true, Shareable: true}.XML(2))
+
+	h.virsh("start", "--paused", "web")
+	h.virsh("attach-device", "web", disk)
+	r.now("web: b.img EX")
+	require.Contains(t, h.refused("start", "db"), "web: "+b)
+	h.virsh("resume", "web")
+	r.now("web: a.img EX", "web: b.img EX")
+	h.virsh("detach-device", "web", disk)
+	r.held("web: a.img EX")
+
+	h.virsh("start", "db")
+	require.Contains(t, h.refused("attach-device", "web", disk), "db: "+b)
+	require.NotContains(t, h.virsh("domblklist", "web"), b)
+	r.now("web: a.img EX", "db: b.img EX")
+	h.virsh("destroy", "db")
+	h.virsh("attach-device", "web", disk)
+	h.virsh("attach-device", "web", shared)
+	r.held("web: a.img EX", "web: b.img EX", "web: c.img PR")
+
+	h.virsh("suspend", "web")
+	r.held()
+	h.virsh("detach-device", "web", disk)
+	r.now()
+	h.virsh("resume", "web")
+	r.now("web: a.img EX", "web: c.img PR")
+}
+
+// Media that are changed, and a drive that is empty.
+func TestMedia(t *testing.T) {
+	r := start(t)
+	h := r.host("alpha", "")
+	one, two := r.image("one.iso"), r.image("two.iso")
+	h.define("web", host.Disk{Path: r.image("a.img")}, host.Disk{Path: one, CDROM: true, ReadOnly: true})
+	h.define("writer", host.Disk{Path: two})
+	h.virsh("start", "web")
+	r.now("web: a.img EX", "web: one.iso PR")
+	h.virsh("change-media", "web", "hdb", "--eject", "--force")
+	r.held("web: a.img EX")
+	h.virsh("change-media", "web", "hdb", "--insert", two, "--force")
+	r.held("web: a.img EX", "web: two.iso PR")
+	require.Contains(t, h.refused("start", "writer"), "web: "+two)
+	h.virsh("change-media", "web", "hdb", "--update", one, "--force")
+	r.held("web: a.img EX", "web: one.iso PR")
+	h.virsh("start", "writer")
+	require.Contains(t, h.refused("change-media", "web", "hdb", "--update", two, "--force"), "writer: "+two)
+	r.now("web: a.img EX", "web: one.iso PR", "writer: two.iso EX")
+}
+
+// A guest that is saved lets go; one that is restored starts as any other.
+func TestSaveAndRestore(t *testing.T) {
+	r := start(t)
+	h := r.host("alpha", "")
+	a := r.image("a.img")
+	saved := r.dir + "/web.saved"
+	h.define("web", host.Disk{Path: a})
+	h.define("db", host.Disk{Path: a})
+	h.virsh("start", "web")
+	h.virsh("save", "web", saved)
+	r.held()
+	h.virsh("start", "db")
+	require.Contains(t, h.refused("restore", saved), "db: "+a)
+	require.Equal(t, "shut off", h.state("web"))
+	r.now("db: a.img EX")
+	h.virsh("destroy", "db")
+	r.held()
+	h.virsh("restore", saved)
+	r.now("web: a.img EX")
+	h.virsh("restore", "--paused", h.save("web", saved))
+	r.held()
+	h.virsh("resume", "web")
+	r.now("web: a.img EX")
+	h.virsh("managedsave", "web")
+	r.held()
+	h.virsh("start", "web")
+	r.now("web: a.img EX")
+}
+
+func (m *machine) save(name, path string) string {
+	m.virsh("save", name, path)
+	return path
+}
