@@ -102,7 +102,7 @@ run-lint:
 	$(GO) tool staticcheck -tags "$(TAGS)" ./...
 	$(GO) mod tidy -diff
 	$(GO) test ./internal/conventions
-	shellcheck .ci/run scripts/*.sh
+	shellcheck .ci/run scripts/*.sh libvirt/lost/libvirt-lost
 
 .PHONY: install
 install: $(BINS) install-files install-man ## everything; honours DESTDIR and PREFIX

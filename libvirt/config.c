@@ -84,6 +84,19 @@ static int set_choice(struct parser *p, const char *key, const struct value *v, 
 	return 0;
 }
 
+/* The rules of dlmlockd.toml for names of helpers. */
+static int set_helper(struct parser *p, const char *key, const struct value *v, char *out)
+{
+	size_t n = strlen(v->text);
+
+	if (need_text(p, key, v) < 0)
+		return -1;
+	if (n == 0 || n > DLMLOCK_NAME_MAX || strspn(v->text, "abcdefghijklmnopqrstuvwxyz0123456789-_") != n)
+		return bad(p, "%s takes the NAME of a table [on-lost.NAME] in dlmlockd.toml: lower case letters, digits, '-' and '_'", key);
+	memcpy(out, v->text, n + 1);
+	return 0;
+}
+
 static int set_key(struct parser *p, const char *key, const struct value *v)
 {
 	struct config *c = p->config;
@@ -95,6 +108,8 @@ static int set_key(struct parser *p, const char *key, const struct value *v)
 		return set_lockspace(p, key, v, c->lvm_lockspace);
 	if (strcmp(key, "scsi_lockspace") == 0)
 		return set_lockspace(p, key, v, c->scsi_lockspace);
+	if (strcmp(key, "on_lost") == 0)
+		return set_helper(p, key, v, c->on_lost);
 	if (strcmp(key, "auto_disk_leases") == 0)
 		return set_bool(p, key, v, &c->auto_disk_leases);
 	if (strcmp(key, "require_lease_for_disks") == 0) {

@@ -3,7 +3,7 @@
 
 LIBDIR ?= $(PREFIX)/lib/$(shell gcc -print-multiarch 2>/dev/null)
 DEPS_LIBVIRT_BUILD := gcc libc6-dev pkg-config libsystemd-dev libgnutls28-dev
-DEPS_LIBVIRT_TEST := $(DEPS_LIBVIRT_BUILD) dbus libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu qemu-system-x86 qemu-utils
+DEPS_LIBVIRT_TEST := $(DEPS_LIBVIRT_BUILD) dbus libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu qemu-system-x86 qemu-utils util-linux
 
 LIBVIRT_SOURCES := $(wildcard libvirt/*.c)
 LIBVIRT_LIBS = $(shell pkg-config --cflags --libs libsystemd gnutls)
@@ -45,6 +45,7 @@ libvirt-test-programs: bin/dlmlock.so bin/lockdriver bin/sanitize/dlmlock.so bin
 .PHONY: install-libvirt
 install-libvirt: bin/dlmlock.so ## the lock driver and its configuration; honours DESTDIR, PREFIX, LIBDIR
 	install -D -m 755 bin/dlmlock.so "$(DESTDIR)$(LIBDIR)/libvirt/lock-driver/dlmlock.so"
+	install -D -m 755 libvirt/lost/libvirt-lost "$(DESTDIR)$(PREFIX)/libexec/dlmlockd/libvirt-lost"
 	[ -e "$(DESTDIR)$(SYSCONFDIR)/libvirt/qemu-dlmlock.conf" ] || install -D -m 644 libvirt/qemu-dlmlock.conf "$(DESTDIR)$(SYSCONFDIR)/libvirt/qemu-dlmlock.conf"
 
 .PHONY: test-libvirt

@@ -30,6 +30,8 @@
 
 enum { ACQUIRE_REGISTER_ONLY = 1 << 0, ACQUIRE_RESTRICT = 1 << 1 };
 enum { RESOURCE_READONLY = 1 << 0, RESOURCE_SHARED = 1 << 1 };
+/* What the domain's <on_lockfailure> says. */
+enum { ACTION_DEFAULT, ACTION_POWEROFF, ACTION_RESTART, ACTION_PAUSE, ACTION_IGNORE };
 enum { OBJECT_DOMAIN = 0 };
 enum { RESOURCE_DISK = 0, RESOURCE_LEASE = 1 };
 enum param_type { PARAM_STRING, PARAM_CSTRING, PARAM_INT, PARAM_LONG, PARAM_UINT, PARAM_ULONG, PARAM_DOUBLE, PARAM_UUID };
@@ -78,6 +80,7 @@ static struct config config; /* written by init alone, before anything else is c
 struct domain {
 	char uuid[37];
 	char *name;
+	char *uri; /* of the libvirtd that we are in; may be NULL */
 	uint32_t pid;
 	bool has_writable_disks;
 	struct resource *resources;
@@ -120,6 +123,7 @@ static void drv_free(struct manager *m)
 	}
 	free(d->resources);
 	free(d->name);
+	free(d->uri);
 	free(d);
 }
 
@@ -157,7 +161,9 @@ static int drv_new(struct manager *m, unsigned int type, size_t nparams, struct 
 			d->name = strdup(p->value.str);
 		else if (strcmp(p->key, "pid") == 0 && p->type == PARAM_UINT)
 			d->pid = p->value.ui;
-		/* id, uri and what later releases add are not needed. */
+		else if (strcmp(p->key, "uri") == 0 && p->type == PARAM_CSTRING && p->value.cstr && !d->uri)
+			d->uri = strdup(p->value.cstr);
+		/* id and what later releases add are not needed. */
 	}
 	if (!d->uuid[0] || !d->name) {
 		report(REPORT_INTERNAL, "libvirt has not told the domain's uuid and name");
@@ -317,15 +323,31 @@ static int refused(const struct domain *d, enum outcome o, const char *what)
 	return -1;
 }
 
+/* Names the helper that acts if a lock is lost, and tells it what the domain
+ * wants and where it is: "ACTION URI". */
+static void guard(struct request *r, const struct domain *d, int action, char *data, size_t size)
+{
+	static const char *const words[] = {
+		[ACTION_DEFAULT] = "default", [ACTION_POWEROFF] = "poweroff", [ACTION_RESTART] = "restart", [ACTION_PAUSE] = "pause",
+	};
+
+	if (!config.on_lost[0] || action == ACTION_IGNORE)
+		return;
+	if (action < 0 || (size_t)action >= sizeof(words) / sizeof(*words))
+		action = ACTION_DEFAULT;
+	snprintf(data, size, "%s %s", words[action], d->uri ? d->uri : "qemu:///system");
+	r->on_lost = config.on_lost;
+	r->on_lost_data = data;
+}
+
 static int drv_acquire(struct manager *m, const char *state, unsigned int flags, int action, int *fd)
 {
 	struct domain *d = m->private;
 	struct request r = { .resources = d->resources, .count = d->count, .pid = d->pid, .timeout_usec = config.timeout_usec };
-	char name[128], what[1024];
+	char name[128], what[1024], data[512];
 	enum outcome o;
 
 	(void)state;
-	(void)action;
 	if (fd)
 		*fd = -1;
 	/* The call of the forked child. The process is watched from the first real
@@ -344,6 +366,7 @@ static int drv_acquire(struct manager *m, const char *state, unsigned int flags,
 		return -1;
 	}
 	r.owner = name;
+	guard(&r, d, action, data, sizeof(data));
 	o = bus_acquire(&r, what, sizeof(what));
 	return o == OUTCOME_OK ? 0 : refused(d, o, what);
 }

@@ -20,6 +20,7 @@ struct config {
 	char lockspace[DLMLOCK_NAME_MAX + 1];      /* where disks are locked by path */
 	char lvm_lockspace[DLMLOCK_NAME_MAX + 1];  /* where logical volumes are locked by UUID; "": by path */
 	char scsi_lockspace[DLMLOCK_NAME_MAX + 1]; /* where other block devices are locked by WWN; "": by path */
+	char on_lost[DLMLOCK_NAME_MAX + 1]; /* the service's helper for lost locks; "": none */
 	bool auto_disk_leases;
 	bool require_lease_for_disks;
 	enum readonly_policy readonly_disks;
@@ -68,6 +69,7 @@ enum outcome {
 struct request {
 	const char *owner;
 	uint32_t pid; /* whose end ends the locks */
+	const char *on_lost, *on_lost_data; /* the helper for lost locks and what it is told; NULL: none */
 	const struct resource *resources;
 	size_t count;
 	uint64_t timeout_usec;

@@ -12,6 +12,8 @@ type Domain struct {
 	Name, UUID string
 	Disks      []Disk
 	Leases     []Lease
+	// OnLockFailure is what is to be done when a lock is lost, or "".
+	OnLockFailure string
 }
 
 // Disk is a disk of a Domain. Its target is vda, vdb, ... by its place in the list.
@@ -32,8 +34,11 @@ type Lease struct{ Lockspace, Key string }
 func (d Domain) XML() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "<domain type='qemu'><name>%s</name><uuid>%s</uuid><memory unit='MiB'>64</memory><vcpu>1</vcpu>"+
-		"<os><type arch='x86_64' machine='pc'>hvm</type></os><features><acpi/></features><on_crash>destroy</on_crash><devices><emulator>%s</emulator>",
-		escape(d.Name), d.UUID, Emulator)
+		"<os><type arch='x86_64' machine='pc'>hvm</type></os><features><acpi/></features><on_crash>destroy</on_crash>", escape(d.Name), d.UUID)
+	if d.OnLockFailure != "" {
+		fmt.Fprintf(&b, "<on_lockfailure>%s</on_lockfailure>", d.OnLockFailure)
+	}
+	fmt.Fprintf(&b, "<devices><emulator>%s</emulator>", Emulator)
 	for i, disk := range d.Disks {
 		b.WriteString(disk.XML(i))
 	}

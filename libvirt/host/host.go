@@ -261,6 +261,9 @@ func (h *Host) URI() string {
 	return fmt.Sprintf("qemu+unix:///system?socket=/proc/%d/root/run/libvirt/libvirt-sock", h.cmd.Process.Pid)
 }
 
+// MountNamespace is the file of the host's own one.
+func (h *Host) MountNamespace() string { return fmt.Sprintf("/proc/%d/ns/mnt", h.cmd.Process.Pid) }
+
 // Virsh runs virsh on the host. The text is what it printed, errors included.
 func (h *Host) Virsh(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "virsh", append([]string{"-q", "-c", h.URI()}, args...)...)

@@ -66,6 +66,7 @@ type rig struct {
 	t      *testing.T
 	bus    *testbus.Bus
 	dir    string
+	conf   string // what more is in dlmlockd.toml
 	daemon *exec.Cmd
 	client *client.Client
 }
@@ -94,7 +95,7 @@ func (r *rig) host(name, driver string) *machine {
 func (r *rig) startDaemon() {
 	r.t.Helper()
 	conf, state := filepath.Join(r.dir, "dlmlockd.toml"), filepath.Join(r.dir, "state")
-	require.NoError(r.t, os.WriteFile(conf, []byte("engine = \"local\"\nlockspaces = [\"libvirt\", \"other\"]\n"), 0o644))
+	require.NoError(r.t, os.WriteFile(conf, []byte("engine = \"local\"\nlockspaces = [\"libvirt\", \"other\"]\n"+r.conf), 0o644))
 	require.NoError(r.t, os.MkdirAll(state, 0o700))
 	log, err := os.OpenFile(filepath.Join(r.dir, "dlmlockd.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	require.NoError(r.t, err)
