@@ -236,6 +236,7 @@ func TestConfigurationMistakes(t *testing.T) {
 		"readonly_disks = \"maybe\"\n":                       `takes "shared" or "ignore"`,
 		"on_service_missing = \"pray\"\n":                    `takes "refuse" or "allow"`,
 		"= 3\n":                                              ":1: a line is KEY = VALUE",
+		"on_lost = \"/bin/sh\"\n":                            `takes the NAME of a table [on-lost.NAME] in dlmlockd.toml`,
 		"timeout = \x00":                                     ":1: a zero byte",
 	} {
 		answer := r.say("init %s", r.write("bad.conf", text))
@@ -247,7 +248,7 @@ func TestConfigurationMistakes(t *testing.T) {
 	require.Contains(t, r.say("init %s", r.dir), "Is a directory")
 }
 
-// The example names every key with its default.
+// The example names every key, with its default where it has one.
 func TestExampleConfiguration(t *testing.T) {
 	text, err := os.ReadFile(root + "/libvirt/qemu-dlmlock.conf")
 	require.NoError(t, err)
@@ -259,7 +260,7 @@ func TestExampleConfiguration(t *testing.T) {
 		require.Contains(t, string(text), "\n#"+key+" = ")
 		all = append(all, key)
 	}
-	require.Len(t, all, 8)
+	require.Len(t, all, 9)
 	r := start(t, "")
 	for line := range strings.Lines(string(text)) {
 		if key, _, ok := strings.Cut(line, " = "); ok && strings.HasPrefix(key, "#") && !strings.Contains(key, " ") {
