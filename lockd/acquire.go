@@ -71,8 +71,11 @@ func (t *table) startAcquire(c *call) {
 	t.askAll(c)
 }
 
-// askAll asks for the locks that are to be made, in one fixed order, so that two
-// callers who want the same locks don't take them crosswise.
+// askAll asks for the locks that are to be made, in one fixed order. Those that
+// are not to queue are asked for at once. Where the call waits, each is asked for
+// when the one before is granted: the requests of two nodes to two masters would
+// overtake each other, and two callers who want the same locks would each wait
+// with one of them in hand.
 func (t *table) askAll(c *call) {
 	sort.SliceStable(c.fresh, func(i, j int) bool {
 		a, b := c.fresh[i], c.fresh[j]
@@ -81,17 +84,26 @@ func (t *table) askAll(c *call) {
 		}
 		return a.resource < b.resource
 	})
-	c.stage, c.pending = stageLocking, len(c.fresh)
-	flags := dlm.ValueBlock
-	if c.wait == 0 {
-		flags |= dlm.NoQueue
-	} else {
-		t.usage(c.caller.UID).waiting += len(c.fresh)
+	c.stage = stageLocking
+	if c.wait > 0 {
+		t.askNext(c, dlm.ValueBlock)
+		return
 	}
-	for _, l := range c.fresh {
-		l.flying = true
-		t.do(lockAction{sp: l.sp, cookie: l.cookie, resource: l.resource, mode: l.wanted, flags: flags})
+	for range c.fresh {
+		t.askNext(c, dlm.ValueBlock|dlm.NoQueue)
 	}
+}
+
+// askNext asks for the next lock of the call.
+func (t *table) askNext(c *call, flags dlm.Flags) {
+	l := c.fresh[c.asked]
+	c.asked++
+	c.pending++
+	if c.wait > 0 {
+		t.usage(c.caller.UID).waiting++
+	}
+	l.flying = true
+	t.do(lockAction{sp: l.sp, cookie: l.cookie, resource: l.resource, mode: l.wanted, flags: flags})
 }
 
 // refuse answers a call that has done nothing yet.
@@ -328,8 +340,17 @@ func (t *table) lockDone(c *call, l *lock, ev dlm.Event) {
 		t.counters.Refused++
 		t.cancelFlying(c)
 	}
-	if c.pending > 0 {
+	switch {
+	case c.pending > 0:
 		return
+	case c.err == nil && c.asked < len(c.fresh):
+		next := c.fresh[c.asked]
+		_, e := t.usable(c, next.sp.name, next.resource)
+		if e == nil {
+			t.askNext(c, dlm.ValueBlock)
+			return
+		}
+		c.fail(e) // the lockspace was left, or went away, while the call waited
 	}
 	t.checkPresent(c)
 	if c.err != nil {

@@ -64,6 +64,7 @@ type call struct {
 	stage    stage
 	locks    []*lock // acquire: parallel to want; convert, release: the locks meant
 	fresh    []*lock // acquire: those of locks that this call makes
+	asked    int     // acquire: how many of fresh the DLM was asked for
 	pending  int     // operations or appends that the stage waits for
 	err      *Error  // why it fails; the rest of the call is undoing
 	answered bool

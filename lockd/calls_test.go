@@ -393,3 +393,27 @@ func TestConversionTimesOutUnheard(t *testing.T) {
 	require.Equal(t, dlm.PR, page[0].Mode)
 	s.agree("x")
 }
+
+// An acquire of several locks that waits for one holds none of those that come
+// after it in the fixed order: two callers never wait crosswise, on whichever
+// nodes the queues are kept.
+func TestManyWaitInOrder(t *testing.T) {
+	s, _ := simWith(t, "vms")
+	first := s.acquire(alice, AcquireOptions{}, Want{"vms", "b", dlm.EX})
+	require.NoError(t, s.done(first))
+	o := AcquireOptions{Wait: 10 * time.Second}
+	many := s.acquire(alice, o, Want{"vms", "c", dlm.EX}, Want{"vms", "b", dlm.EX}, Want{"vms", "a", dlm.EX})
+	s.rest()
+	require.ErrorIs(t, s.done(s.acquire(bob, AcquireOptions{}, Want{"vms", "a", dlm.EX})), WouldBlock, "it comes before b")
+	behind := s.acquire(bob, AcquireOptions{}, Want{"vms", "c", dlm.EX})
+	require.NoError(t, s.done(behind), "it comes after b")
+	require.Equal(t, 1, s.tab.status().Waiting)
+
+	require.NoError(t, s.done(s.release(alice, "vms", "b", Selector{LockID: first.grants[0].LockID})))
+	require.Zero(t, many.answers, "now it waits for c")
+	require.NoError(t, s.done(s.release(bob, "vms", "c", Selector{LockID: behind.grants[0].LockID})))
+	require.NoError(t, s.done(many))
+	require.Equal(t, []string{"c", "b", "a"}, []string{many.grants[0].Resource, many.grants[1].Resource, many.grants[2].Resource})
+	require.Zero(t, s.tab.status().Waiting)
+	s.agree("a", "b", "c")
+}
