@@ -14,7 +14,7 @@ type EventKind string
 // The kinds of events, and what fields of Event they fill.
 const (
 	LockLost         EventKind = "lock-lost"         // Lock, Lockspace, Resource, Mode, Reason
-	Blocking         EventKind = "blocking"          // Lock, Resource, Mode: somebody waits for it
+	Blocking         EventKind = "blocking"          // Lock, Resource, Mode: somebody waits for it; Node
 	LockspaceChanged EventKind = "lockspace-changed" // Lockspace, State, Details
 	StatusChanged    EventKind = "status-changed"    // Details: the properties that changed
 	ServiceStarted   EventKind = "service-started"
@@ -29,6 +29,7 @@ type Event struct {
 	Lockspace string            `json:"lockspace,omitempty"`
 	Resource  string            `json:"resource,omitempty"`
 	Mode      string            `json:"mode,omitempty"`
+	Node      uint32            `json:"node,omitempty"` // of who waits; 0: not known
 	Reason    string            `json:"reason,omitempty"`
 	State     string            `json:"state,omitempty"`
 	Details   map[string]any    `json:"details,omitempty"`
@@ -38,8 +39,9 @@ type Event struct {
 
 // Watch sends what the service says from now on, until the context or the
 // connection ends; then the channel is closed. The bus shows LockLost and
-// LockspaceChanged only to root and to whom its policy lets see them; Blocking
-// comes to the connection that holds the lock. The channel must be read.
+// LockspaceChanged only to root and to whom its policy lets see them; Blocking,
+// and LockLost of a lock of its own, come to the connection that asked for the
+// lock. The channel must be read.
 func (c *Client) Watch(ctx context.Context) (<-chan Event, error) { return c.watch(ctx, false) }
 
 // watch is Watch, with the ends of Requests if they are asked for.
@@ -84,6 +86,26 @@ type watcher struct {
 	owner    string // the unique name of the service; "" if it does not run
 	before   string // who it was before
 	requests bool   // with the ends of Requests
+	lost     lostOnce
+}
+
+// lostOnce leaves out the second word of a lock that is lost: its holder is told,
+// and whoever may hear of all locks, and some are both. A path never comes again.
+type lostOnce map[godbus.ObjectPath]struct{}
+
+// maxLostOnce bounds the paths that are remembered; the two words of one lock
+// come one after the other.
+const maxLostOnce = 1000
+
+func (o *lostOnce) first(lock godbus.ObjectPath) bool {
+	if _, again := (*o)[lock]; again {
+		return false
+	}
+	if len(*o) == 0 || len(*o) >= maxLostOnce {
+		*o = lostOnce{}
+	}
+	(*o)[lock] = struct{}{}
+	return true
 }
 
 func (w *watcher) run(ctx context.Context, signals <-chan *godbus.Signal) {
@@ -129,7 +151,10 @@ func (w *watcher) event(s *godbus.Signal) (e Event, ok bool) {
 		err = godbus.Store(s.Body, &e.Lock, &e.Lockspace, &e.Resource, &e.Mode, &e.Reason)
 	case Name + ".Blocking":
 		e.Kind = Blocking
-		err = godbus.Store(s.Body, &e.Lock, &e.Resource, &e.Mode)
+		err = godbus.Store(s.Body, &e.Lock, &e.Resource, &e.Mode, &e.Node)
+	case Name + ".Lock.Lost":
+		e.Kind, e.Lock = LockLost, s.Path
+		err = godbus.Store(s.Body, &e.Lockspace, &e.Resource, &e.Mode, &e.Reason)
 	case Name + ".LockspaceChanged":
 		e.Kind = LockspaceChanged
 		err = godbus.Store(s.Body, &e.Lockspace, &e.State, &d)
@@ -150,7 +175,7 @@ func (w *watcher) event(s *godbus.Signal) (e Event, ok bool) {
 		return e, false
 	}
 	e.Details = values(d)
-	return e, err == nil
+	return e, err == nil && (e.Kind != LockLost || w.lost.first(e.Lock))
 }
 
 func (w *watcher) ownerChanged(s *godbus.Signal, e Event) (Event, bool) {

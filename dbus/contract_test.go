@@ -121,7 +121,7 @@ func TestContractProperties(t *testing.T) {
 // The signals are the XML's.
 func TestContractSignals(t *testing.T) {
 	sigs := map[string]godbus.Signature{
-		"LockLost": sigLockLost, "Blocking": sigBlocking, "LockspaceChanged": sigLockspaceChanged,
+		"LockLost": sigLockLost, "Lost": sigLost, "Blocking": sigBlocking, "LockspaceChanged": sigLockspaceChanged,
 		"SubscriptionLost": sigNone, "Completed": sigCompleted,
 		"InterfacesAdded": sigInterfacesAdded, "InterfacesRemoved": sigInterfacesRemoved,
 		"PropertiesChanged": sigPropertiesChanged,

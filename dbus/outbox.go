@@ -37,7 +37,7 @@ type class uint8
 const (
 	broadcast  class = iota // and what goes to one connection now and then
 	subscribed              // what a subscriber is told of every object
-	mustSend                // bounded elsewhere: one for each Request or subscriber
+	mustSend                // bounded elsewhere: one for each Request, subscriber or lost lock
 	classes
 )
 

@@ -311,6 +311,30 @@ func heapInUse() int {
 	return int(m.HeapAlloc)
 }
 
+// Of ten thousand locks that are lost at once, each is told to its holder and to
+// root.
+func TestManyLost(t *testing.T) {
+	const n = 10_000
+	b := testbus.Start(t, testbus.Daemon)
+	r := newRig(t, b, rigConfig{})
+	root, holder := r.dial(testbus.Root), r.dial(member)
+	heard := map[string]<-chan *godbus.Signal{"LockLost": root.listen(), "Lost": holder.listen()}
+	many := make([]wantRow, 1000)
+	for at := 0; at < n; at += len(many) {
+		for i := range many {
+			many[i] = wantRow{"vms", fmt.Sprint(at + i), "EX"}
+		}
+		holder.ok("AcquireMany", many, opt())
+	}
+	root.ok("LeaveLockspace", "vms", opt("force", true))
+	for member, signals := range heard {
+		for range n {
+			await(t, signals, member)
+		}
+	}
+	require.NotContains(t, r.logs.String(), "signal dropped")
+}
+
 // Ten thousand that wait are canceled at once when the lockspace is left, and
 // each is told: none is dropped.
 func TestManyFail(t *testing.T) {

@@ -2,6 +2,7 @@ package dbus
 
 import (
 	"log/slog"
+	"strings"
 
 	godbus "github.com/godbus/dbus/v5"
 
@@ -12,7 +13,8 @@ import (
 var (
 	sigPropertiesChanged = godbus.ParseSignatureMust("sa{sv}as")
 	sigLockLost          = godbus.ParseSignatureMust("ossss")
-	sigBlocking          = godbus.ParseSignatureMust("oss")
+	sigBlocking          = godbus.ParseSignatureMust("ossu")
+	sigLost              = godbus.ParseSignatureMust("ssss")
 	sigLockspaceChanged  = godbus.ParseSignatureMust("ssa{sv}")
 	sigCompleted         = godbus.ParseSignatureMust("soutss")
 	sigInterfacesAdded   = godbus.ParseSignatureMust("oa{sa{sv}}")
@@ -28,8 +30,7 @@ func (s *Server) Notify(n lockd.Notice) {
 	}
 	switch n := n.(type) {
 	case lockd.LockLost:
-		s.post(s.signal("LockLost", sigLockLost, lockPath(n.Ref), printable(n.Lockspace), printable(n.Resource),
-			modeName(n.Mode), printable(n.Reason)))
+		s.lost(n)
 	case lockd.BlockingNotice:
 		s.blocking(n)
 	case lockd.LockspaceChanged:
@@ -54,23 +55,36 @@ func (s *Server) signal(member string, sig godbus.Signature, body ...any) letter
 	return letter{path: Path, iface: Name, member: member, sig: sig, body: body}
 }
 
+// lost tells everybody who may know, and the holder, who may be nobody else:
+// the bus policy hides LockLost from most users. None is dropped, because a lock
+// is lost only once.
+func (s *Server) lost(n lockd.LockLost) {
+	l := s.signal("LockLost", sigLockLost, lockPath(n.Ref), printable(n.Lockspace), printable(n.Resource),
+		modeName(n.Mode), printable(n.Reason))
+	l.class = mustSend
+	s.post(l)
+	if !isUnique(n.Sender) {
+		return
+	}
+	s.post(letter{class: mustSend, dest: n.Sender, path: lockPath(n.Ref), iface: lockIface, member: "Lost", sig: sigLost,
+		body: []any{printable(n.Lockspace), printable(n.Resource), modeName(n.Mode), printable(n.Reason)}})
+}
+
 // blocking tells the holder that somebody waits. It goes to the connection
-// that asked for the lock last, if that has called this process and is still
-// the same user's: after a restart of the bus the name may be somebody else's.
+// that asked for the lock last, of which the service knows the name on this bus
+// only: a bus never gives a unique name to two connections.
 func (s *Server) blocking(n lockd.BlockingNotice) {
-	s.mu.Lock()
-	p := s.peers[n.Sender]
-	s.mu.Unlock()
-	if p == nil {
+	if !isUnique(n.Sender) {
 		return
 	}
-	if who := p.who.Load(); who == nil || who.uid != n.UID {
-		return
-	}
-	l := s.signal("Blocking", sigBlocking, lockPath(n.Ref), printable(n.Resource), modeName(n.Blocked))
-	l.dest = p.name
+	l := s.signal("Blocking", sigBlocking, lockPath(n.Ref), printable(n.Resource), modeName(n.Blocked), n.Node)
+	l.dest = n.Sender
 	s.post(l)
 }
+
+// isUnique reports whether a sender is a unique name, so that it may stand in
+// the header of a message.
+func isUnique(sender string) bool { return strings.HasPrefix(sender, ":") }
 
 // post sends a signal, unless the bus takes none: then thousands wait already.
 func (s *Server) post(l letter) {

@@ -60,7 +60,7 @@ func TestSignals(t *testing.T) {
 		done := make(chan *godbus.Call, 1)
 		root.obj.Go(Name+".Acquire", 0, done, "vms", "r", "PR", opt("wait-usec", uint64(20e6)))
 		s := await(t, holderCh, "Blocking")
-		require.Equal(t, []any{lock, "r", "PR"}, s.Body)
+		require.Equal(t, []any{lock, "r", "PR", uint32(1)}, s.Body)
 		require.Equal(t, Path, s.Path)
 		holder.ok("Release", "vms", "r", opt())
 		require.NoError(t, receive(t, done).Err)
@@ -71,10 +71,13 @@ func TestSignals(t *testing.T) {
 		for s.Body[0] != "more" || s.Body[1] != "ready" {
 			s = await(t, rootCh, "LockspaceChanged")
 		}
-		_, lost := root.acquire("kept", opt("owner", "secret"))
+		_, lost := holder.acquire("kept", opt("owner", "secret"))
 		root.ok("LeaveLockspace", "vms", opt("force", true))
 		s = await(t, rootCh, "LockLost")
 		require.Equal(t, []any{lost, "vms", "kept", "EX"}, s.Body[:4])
+		own := await(t, holderCh, "Lost")
+		require.Equal(t, lost, own.Path, "the holder is told, although the policy hides LockLost from it")
+		require.Equal(t, append([]any{"vms", "kept", "EX"}, s.Body[4]), own.Body)
 		for _, v := range s.Body {
 			require.NotContains(t, v, "secret")
 		}

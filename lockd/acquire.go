@@ -54,12 +54,8 @@ func (t *table) startAcquire(c *call) {
 		t.refuse(c, e)
 		return
 	}
-	again := t.rebind(c)
-	if len(c.fresh) == 0 && len(again) == 0 {
-		t.granted(c)
-		return
-	}
-	if len(c.fresh) == 0 {
+	again, hangs := t.rebind(c)
+	if len(c.fresh) == 0 && hangs {
 		t.append(true, again, func(error) {
 			t.marked(c)
 		})
@@ -67,6 +63,10 @@ func (t *table) startAcquire(c *call) {
 	}
 	if len(again) > 0 {
 		t.append(true, again, nil)
+	}
+	if len(c.fresh) == 0 {
+		t.granted(c)
+		return
 	}
 	t.askAll(c)
 }

@@ -77,6 +77,7 @@ type appendAction struct {
 type lookAction struct {
 	sp       *space
 	resource string
+	brief    bool // the queues alone, and soon
 	then     func(looked)
 }
 

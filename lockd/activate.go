@@ -73,13 +73,16 @@ func (t *table) load(r state.Lock) *lock {
 	}
 	l.sp.highToken = max(l.sp.highToken, l.token)
 	t.add(l)
-	if l.lifetime == state.Connection && r.BusID != t.busID {
-		// A name of another bus, or of one that was restarted since, is dead;
-		// it must not be taken for the same name here.
+	// A name of another bus, or of one that was restarted since, is dead; it must
+	// not be taken for the same name here.
+	if r.BusID != t.busID && l.lifetime == state.Connection {
 		l.sender = r.BusID + "/" + r.Sender
 		t.bind(l, process.ID{})
 		l.bound.dead = true
 		return l
+	}
+	if r.BusID != t.busID {
+		l.sender = "" // nobody to tell anything
 	}
 	t.bind(l, process.ID{PID: r.PID, Start: r.PIDStart})
 	return l

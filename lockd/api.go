@@ -238,6 +238,7 @@ type LockLost struct{ Lost }
 type BlockingNotice struct {
 	LockInfo
 	Blocked dlm.Mode
+	Node    uint32 // of who waits; 0 where that is not known
 }
 
 // LockspaceChanged: State, Error or Health of a lockspace is another.

@@ -29,9 +29,7 @@ func (t *table) event(sp *space, ev dlm.Event) {
 	}
 	switch ev.Kind {
 	case dlm.Blocking:
-		if l.state == Held && !l.probe {
-			t.do(notifyAction{BlockingNotice{LockInfo: l.info(), Blocked: ev.Mode}})
-		}
+		t.blocking(l, ev.Mode)
 	case dlm.Ended:
 		t.ended(l)
 	case dlm.Completed:

@@ -76,20 +76,25 @@ func (t *table) unbind(l *lock) {
 	}
 }
 
-// rebind hangs the connection locks that the owner has already on the
-// connection that asks again, and writes that down.
-func (t *table) rebind(c *call) []state.Change {
-	var changes []state.Change
+// rebind notes that another connection asks for what the owner has already: it
+// is the one that is told of the lock, and a connection lock hangs on it from
+// now on. hangs is whether there is one of those: then the call may be answered
+// only when the changes are written.
+func (t *table) rebind(c *call) (changes []state.Change, hangs bool) {
 	for _, l := range c.locks {
-		if l == nil || l.lifetime != state.Connection || l.sender == c.caller.Sender {
+		if l == nil || c.caller.Sender == "" || l.sender == c.caller.Sender {
 			continue
 		}
-		t.unbind(l)
+		if l.lifetime == state.Connection {
+			t.unbind(l)
+			l.sender = c.caller.Sender
+			t.bind(l, process.ID{})
+			hangs = true
+		}
 		l.sender = c.caller.Sender
-		t.bind(l, process.ID{})
 		changes = append(changes, state.Mark{ID: uint64(l.ref), Sender: l.sender, BusID: t.busID})
 	}
-	return changes
+	return changes, hangs
 }
 
 // processEnded takes the news that a watched process is gone.

@@ -135,13 +135,14 @@ type host struct {
 	node    *local.Node
 	journal *memJournal
 	boot    string
+	bus     string // its GUID
 	config  Config // a template: limits, lockspaces, notify
 	ranMu   sync.Mutex
 	ran     []LostRun // helpers that have come to their end, whoever started them
 }
 
 func newHost(node *local.Node) *host {
-	return &host{node: node, journal: newMemJournal(), boot: "boot-1", config: Config{Lockspaces: []string{"vms"}}}
+	return &host{node: node, journal: newMemJournal(), boot: "boot-1", bus: "bus", config: Config{Lockspaces: []string{"vms"}}}
 }
 
 // daemon is one process of the service on a host.
@@ -169,7 +170,7 @@ func (h *host) spawnWith(t testing.TB, cfg Config, j Journal) *daemon {
 	d := &daemon{engine: h.node.Engine(), ended: make(chan struct{})}
 	cfg.Engine, cfg.Journal, cfg.Contents = d.engine, j, h.journal.contents(h.boot)
 	h.boot = "boot-1" // what is written from now on is of this boot
-	cfg.BootID, cfg.Instance, cfg.BusID = "boot-1", "test", "bus"
+	cfg.BootID, cfg.Instance, cfg.BusID = "boot-1", "test", h.bus
 	node, err := d.engine.Node(t.Context())
 	require.NoError(t, err)
 	cfg.Node = node

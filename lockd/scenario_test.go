@@ -216,7 +216,7 @@ func (s *scenario) notice(node string, n Notice) {
 	case LockLost:
 		s.printf("%s: signal LockLost %s (%s)", node, describe(n.LockInfo), n.Reason)
 	case BlockingNotice:
-		s.printf("%s: signal Blocking %s is in the way of %s", node, describe(n.LockInfo), n.Blocked)
+		s.printf("%s: signal Blocking to %s: %s is in the way of %s of node %d", node, n.Sender, describe(n.LockInfo), n.Blocked, n.Node)
 	case LockspaceChanged:
 		gone := ""
 		if n.Gone {
@@ -463,6 +463,8 @@ func (s *scenario) runHost(verb string, words []string) bool {
 		c.Limits.WaitingPerUID = cmpOr(o.num("waiting-per-uid"), c.Limits.WaitingPerUID)
 	case "start": // NODE
 		s.daemons[plain[0]] = at().spawn(s.t)
+	case "bus": // NODE GUID : the daemon started next is on that bus
+		at().bus = plain[1]
 	case "stop": // NODE : in order
 		s.daemons[plain[0]].stop()
 		delete(s.daemons, plain[0])

@@ -350,16 +350,24 @@ func (goneHandle) Adopt(dlm.Cookie, string, dlm.Mode, dlm.Flags)       {}
 func (goneHandle) Purge()                                              {}
 func (goneHandle) Close() error                                        { return nil }
 
-// lookTimeout bounds a look at the engine's tables.
-const lookTimeout = 5 * time.Second
+// lookTimeout bounds a look at the engine's tables, briefTimeout one that a
+// holder waits for to be told of.
+const (
+	lookTimeout  = 5 * time.Second
+	briefTimeout = 500 * time.Millisecond
+)
 
 func (s *Service) look(a lookAction) {
 	if s.looker == nil {
 		s.post(func() { a.then(looked{missing: []string{"this engine shows no lock tables"}}) })
 		return
 	}
+	limit := lookTimeout
+	if a.brief {
+		limit = briefTimeout
+	}
 	s.work.Go(func() {
-		ctx, cancel := context.WithTimeout(s.ctx, lookTimeout)
+		ctx, cancel := context.WithTimeout(s.ctx, limit)
 		defer cancel()
 		var k looked
 		var err error
@@ -376,8 +384,10 @@ func (s *Service) look(a lookAction) {
 		if err != nil {
 			k.missing = append(k.missing, err.Error())
 		}
-		if h, err := s.looker.Health(ctx, a.sp.name); err == nil {
-			k.health, k.hasHealth = h, true
+		if !a.brief {
+			if h, err := s.looker.Health(ctx, a.sp.name); err == nil {
+				k.health, k.hasHealth = h, true
+			}
 		}
 		s.post(func() { a.then(k) })
 	})

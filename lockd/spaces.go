@@ -53,6 +53,7 @@ type space struct {
 	orphans    int                            // that no record explains; -1 unknown
 	settling   bool                           // counts in table.settle
 	highToken  uint64                         // the highest that this instance has seen here
+	contended  []contention                   // of whom it is being found out who waits for them
 	retryAt    time.Time
 	backoff    time.Duration
 	waiting    []*call // joins and leaves to answer

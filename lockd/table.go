@@ -46,8 +46,10 @@ type lock struct {
 	granted  bool        // it was held once: those who watch know of it
 	touched  bool        // it is in table.touched
 	hasOwner bool
-	stray    bool // an orphan that no record explains, adopted by accident
-	probe    bool // a null lock that only reads the value block
+	blocks   bool     // somebody waits for blocked, and the holder has not been told
+	blocked  dlm.Mode // with blocks
+	stray    bool     // an orphan that no record explains, adopted by accident
+	probe    bool     // a null lock that only reads the value block
 }
 
 type ownerKey struct {
@@ -164,6 +166,10 @@ func (t *table) ref() Ref {
 func (t *table) idle(l *lock) {
 	l.busy, l.wanted, l.state = nil, dlm.None, Held
 	t.tell(l)
+	if l.blocks {
+		l.blocks = false
+		t.tellBlocking(l, l.blocked)
+	}
 	t.unpark(l)
 }
 

@@ -23,7 +23,7 @@ and lockspaces only to root and to whom its policy lets see them.
 
 With --json each line is one object: time, event (lock-lost, blocking,
 lockspace-changed, status-changed, service-started, service-stopped) and, as
-far as they apply, lock, lockspace, resource, mode, reason, state, details.`,
+far as they apply, lock, lockspace, resource, mode, node, reason, state, details.`,
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -71,6 +71,9 @@ func eventLine(e client.Event) string {
 		if s != "" {
 			parts = append(parts, visible(s))
 		}
+	}
+	if e.Node != 0 {
+		parts = append(parts, fmt.Sprintf("for node %d", e.Node))
 	}
 	for _, k := range slices.Sorted(maps.Keys(e.Details)) {
 		parts = append(parts, visible(fmt.Sprintf("%s=%v", k, e.Details[k])))

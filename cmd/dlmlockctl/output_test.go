@@ -111,6 +111,7 @@ func TestEventLine(t *testing.T) {
 		{client.Event{Kind: client.ServiceStopped}, "service-stopped"},
 		{client.Event{Kind: client.LockLost, Lockspace: "vms", Resource: "a\nb", Mode: "EX", Reason: "left"}, `lock-lost vms/a\nb EX: left`},
 		{client.Event{Kind: client.Blocking, Resource: "a", Mode: "EX"}, "blocking a EX"},
+		{client.Event{Kind: client.Blocking, Resource: "a", Mode: "EX", Node: 2}, "blocking a EX for node 2"},
 		{client.Event{Kind: client.LockspaceChanged, Lockspace: "vms", State: "ready", Details: map[string]any{"stopped": false, "members": []uint32{1, 2}}},
 			"lockspace-changed vms ready members=[1 2] stopped=false"},
 	} {

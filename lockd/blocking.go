@@ -1,0 +1,96 @@
+package lockd
+
+import "github.com/dlmlock/dlmlockd/dlm"
+
+// Contention: who waits for what is in the way. The DLM says that somebody
+// waits, but not who; the other locks here and the DLM's queues may tell.
+
+// blocking takes the news that l is in the way of m. Before the holder has an
+// answer he can't know what lock that is about, so it is kept until he has: the
+// DLM does not say it again.
+func (t *table) blocking(l *lock, m dlm.Mode) {
+	switch {
+	case l.probe, l.state == Releasing:
+	case l.granted:
+		t.tellBlocking(l, m)
+	case !l.blocks || stronger(m, l.blocked):
+		l.blocks, l.blocked = true, m
+	}
+}
+
+// contention is a holder who is still to be told, because it is being found out
+// which node waits.
+type contention struct {
+	l    *lock
+	mode dlm.Mode
+}
+
+// maxContended bounds those of one lockspace. A look costs the lock manager's
+// whole table, so there is one at a time; holders beyond are told without.
+const maxContended = 64
+
+// tellBlocking tells the holder, with the node that waits where it can be known.
+func (t *table) tellBlocking(l *lock, m dlm.Mode) {
+	switch sp := l.sp; {
+	case dlm.Compatible(l.mode, m): // a conversion has made room meanwhile
+	case t.waitsHere(l, m):
+		t.notifyBlocking(l, m, t.node.ID)
+	case sp.state != SpaceReady || len(sp.contended) >= maxContended:
+		t.notifyBlocking(l, m, 0)
+	default:
+		sp.contended = append(sp.contended, contention{l, m})
+		if len(sp.contended) == 1 {
+			t.lookWhoWaits(sp)
+		}
+	}
+}
+
+func (t *table) notifyBlocking(l *lock, m dlm.Mode, node uint32) {
+	t.do(notifyAction{BlockingNotice{LockInfo: l.info(), Blocked: m, Node: node}})
+}
+
+// lookWhoWaits looks for the first of those who are to be told, then for the next.
+func (t *table) lookWhoWaits(sp *space) {
+	c := sp.contended[0]
+	t.do(lookAction{sp: sp, resource: c.l.resource, brief: true, then: func(k looked) {
+		sp.contended = sp.contended[1:]
+		if t.locks[c.l.ref] == c.l && c.l.state != Releasing && !dlm.Compatible(c.l.mode, c.mode) {
+			t.notifyBlocking(c.l, c.mode, waitingNode(k.queues, c.mode))
+		}
+		if len(sp.contended) > 0 {
+			t.lookWhoWaits(sp)
+		}
+	}})
+}
+
+// waitsHere reports whether a lock of this instance waits for m behind l. It
+// looks at so many only.
+func (t *table) waitsHere(l *lock, m dlm.Mode) bool {
+	seen := 0
+	for o := l.sp.byResource[l.resource]; o != nil; o = o.nextRes {
+		if seen++; seen > positionLimit {
+			return false
+		}
+		if o != l && o.queued() && o.wanted == m {
+			return true
+		}
+	}
+	return false
+}
+
+// queued reports whether l stands in a queue of the DLM, or is about to.
+func (l *lock) queued() bool {
+	return l.flying && l.busy != nil && l.busy.wait > 0 && (l.busy.stage == stageLocking || l.busy.stage == stageConverting)
+}
+
+// waitingNode finds the node whose lock waits for m; 0 if the queues don't show it.
+func waitingNode(q dlm.Queues, m dlm.Mode) uint32 {
+	for _, queue := range [][]dlm.Held{q.Converting, q.Waiting} {
+		for _, h := range queue {
+			if h.Wanted == m {
+				return h.Node
+			}
+		}
+	}
+	return 0
+}
