@@ -254,7 +254,7 @@ func TestInspectDecodes(t *testing.T) {
 	require.Equal(t, Inspection{Locks: []Lock{}, Lost: []Lost{}, Missing: []string{"debugfs"}}, in)
 	text, err := json.Marshal(in)
 	require.NoError(t, err)
-	require.JSONEq(t, `{"locks":[],"lost":[],"granted":null,"converting":null,"waiting":null,"missing":["debugfs"]}`, string(text))
+	require.JSONEq(t, `{"locks":[],"lost":[],"granted":null,"converting":null,"waiting":null,"waits":null,"missing":["debugfs"]}`, string(text))
 
 	type queued struct {
 		LockID, Node uint32
@@ -313,6 +313,15 @@ func TestWatchBelievesTheServiceAlone(t *testing.T) {
 	lost(s.conn, "real")
 	e := <-events
 	require.Equal(t, Event{Time: e.Time, Kind: LockLost, Lock: "/l/1", Lockspace: "vms", Resource: "real", Mode: "EX", Reason: "because", Details: map[string]any{}}, e)
+
+	lost(s.conn, "the same again") // as Lost to the holder, who may hear LockLost, too
+	require.NoError(t, s.conn.Emit("/org/example/DlmLock/lock/1", Name+".Lock.Lost", "vms", "own", "EX", "because"))
+	require.NoError(t, s.conn.Emit("/org/example/DlmLock/lock/1", Name+".Lock.Lost", "vms", "own", "EX", "because"))
+	e = <-events
+	require.Equal(t, Event{Time: e.Time, Kind: LockLost, Lock: "/org/example/DlmLock/lock/1", Lockspace: "vms", Resource: "own", Mode: "EX", Reason: "because", Details: map[string]any{}}, e)
+	require.NoError(t, s.conn.Emit(Path, Name+".Blocking", godbus.ObjectPath("/l/2"), "r", "PR", uint32(2)))
+	e = <-events
+	require.Equal(t, Event{Time: e.Time, Kind: Blocking, Lock: "/l/2", Resource: "r", Mode: "PR", Node: 2, Details: map[string]any{}}, e)
 
 	require.NoError(t, s.conn.Emit(Path, Name+".LockspaceChanged", "vms", "failed", map[string]godbus.Variant{"error": godbus.MakeVariant("why")}))
 	e = <-events

@@ -57,6 +57,18 @@ type Holder struct {
 	Who   string `json:"who"` // the first bytes of its label or owner
 }
 
+// Wait says who waits for whom.
+type Wait struct {
+	Node    uint32 `json:"node"`
+	LockID  uint32 `json:"lockid"` // 0: not known
+	Mode    string `json:"mode"`   // waited for
+	Who     string `json:"who"`    // owner, label or process, or ""
+	ForNode uint32 `json:"for_node"`
+	ForID   uint32 `json:"for_lockid"`
+	ForMode string `json:"for_mode"`
+	ForWho  string `json:"for_who"`
+}
+
 // Inspection is all that is known of one resource. A pointer that is nil and a
 // list that is nil were not looked at; Missing says why.
 type Inspection struct {
@@ -65,11 +77,13 @@ type Inspection struct {
 	Granted      []Queued `json:"granted"`
 	Converting   []Queued `json:"converting"`
 	Waiting      []Queued `json:"waiting"`
+	Waits        []Wait   `json:"waits"`
 	Master       uint32   `json:"master,omitempty"`
 	Complete     *bool    `json:"complete,omitempty"`
 	Value        Hex      `json:"value,omitempty"` // the lock value block, 32 bytes
 	ValueInvalid *bool    `json:"value_invalid,omitempty"`
 	Holder       *Holder  `json:"holder,omitempty"`
+	HolderOwner  *uint32  `json:"holder_owner,omitempty"` // hash of its user id and owner, 0: it has none
 	Health
 	Missing []string `json:"missing"`
 }
@@ -195,8 +209,8 @@ func (c *Client) Inspect(ctx context.Context, lockspace, resource string) (Inspe
 	var locks []lockRow
 	var lost []lostRow
 	err := d.store(map[string]any{
-		"locks": &locks, "lost": &lost, "granted": &in.Granted, "converting": &in.Converting, "waiting": &in.Waiting,
-		"master": &in.Master, "complete": &in.Complete, "value": (*[]byte)(&in.Value), "value-invalid": &in.ValueInvalid, "holder": &in.Holder,
+		"locks": &locks, "lost": &lost, "granted": &in.Granted, "converting": &in.Converting, "waiting": &in.Waiting, "waits": &in.Waits,
+		"master": &in.Master, "complete": &in.Complete, "value": (*[]byte)(&in.Value), "value-invalid": &in.ValueInvalid, "holder": &in.Holder, "holder-owner": &in.HolderOwner,
 		"missing": &in.Missing,
 	}, &in.Health)
 	if err != nil {

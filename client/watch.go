@@ -90,7 +90,7 @@ type watcher struct {
 }
 
 // lostOnce leaves out the second word of a lock that is lost: its holder is told,
-// and whoever may hear of all locks, and some are both. A path never comes again.
+// and whoever may hear of all locks, and some are both. A service never uses a path again.
 type lostOnce map[godbus.ObjectPath]struct{}
 
 // maxLostOnce bounds the paths that are remembered; the two words of one lock
@@ -101,7 +101,7 @@ func (o *lostOnce) first(lock godbus.ObjectPath) bool {
 	if _, again := (*o)[lock]; again {
 		return false
 	}
-	if len(*o) == 0 || len(*o) >= maxLostOnce {
+	if *o == nil || len(*o) >= maxLostOnce {
 		*o = lostOnce{}
 	}
 	(*o)[lock] = struct{}{}
@@ -183,7 +183,7 @@ func (w *watcher) ownerChanged(s *godbus.Signal, e Event) (Event, bool) {
 	if godbus.Store(s.Body, &name, &before, &now) != nil || name != Name {
 		return e, false
 	}
-	w.owner, w.before = now, before
+	w.owner, w.before, w.lost = now, before, nil
 	e.Kind = ServiceStarted
 	if now == "" {
 		e.Kind = ServiceStopped

@@ -109,6 +109,23 @@ type holderRow struct {
 	Who   string
 }
 
+// waitRow says who waits for whom in Inspect: (uussuuss).
+type waitRow struct {
+	Node, LockID    uint32
+	Mode, Who       string
+	ForNode, ForID  uint32
+	ForMode, ForWho string
+}
+
+func waitRows(waits []lockd.Wait) []waitRow {
+	rows := make([]waitRow, len(waits))
+	for i, w := range waits {
+		rows[i] = waitRow{w.Waiter.Node, uint32(w.Waiter.LockID), modeName(w.Waiter.Mode), printable(w.Waiter.Who),
+			w.For.Node, uint32(w.For.LockID), modeName(w.For.Mode), printable(w.For.Who)}
+	}
+	return rows
+}
+
 // orphanRow is an orphan in ListOrphans: (uss).
 type orphanRow struct {
 	LockID         uint32
@@ -184,6 +201,7 @@ func inspection(in *lockd.Inspection) map[string]godbus.Variant {
 			d["value"] = godbus.MakeVariant(q.Value[:])
 		}
 	}
+	d["waits"] = godbus.MakeVariant(waitRows(in.Waits))
 	if in.HasValue {
 		d["value"] = godbus.MakeVariant(in.Value[:])
 		d["value-invalid"] = godbus.MakeVariant(in.ValueInvalid)
@@ -191,6 +209,7 @@ func inspection(in *lockd.Inspection) map[string]godbus.Variant {
 	if in.HasHolder {
 		h := &in.Holder
 		d["holder"] = godbus.MakeVariant(holderRow{h.Node, modeName(h.Mode), h.Token, printable(h.Who)})
+		d["holder-owner"] = godbus.MakeVariant(h.Owner)
 	}
 	if in.HasHealth {
 		addHealth(d, &in.Health)

@@ -431,7 +431,7 @@ func (t *table) checkPresent(c *call) {
 func (t *table) holder(l *lock, mode dlm.Mode) Holder {
 	h := Holder{Mode: dlm.None, Token: l.token}
 	if mode >= dlm.PW {
-		h.Mode, h.Node, h.Who = mode, t.node.ID, l.label
+		h.Mode, h.Node, h.Owner, h.Who = mode, t.node.ID, OwnerHash(l.uid, l.owner), l.label
 		if h.Who == "" {
 			h.Who = l.owner
 		}

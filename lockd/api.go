@@ -168,6 +168,7 @@ type Inspection struct {
 	ValueInvalid bool // a holder died: Value may be older than the last write
 	Holder       Holder
 	HasHolder    bool
+	Waits        []Wait   // who waits for whom, the first hundred
 	Missing      []string // what could not be looked at and why, for people; that of Queues included
 }
 

@@ -46,6 +46,7 @@ func (t *table) inspect(c *call) {
 	end := func() {
 		if c.pending--; c.pending == 0 {
 			c.stage = stageDone
+			in.Waits = t.waits(sp, in)
 			t.reply(c)
 		}
 	}

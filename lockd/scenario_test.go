@@ -439,6 +439,9 @@ func (s *scenario) inspected(who string, in Inspection, err error) {
 			s.printf("  %s node %d %s %s", q.name, h.Node, h.Mode, h.Wanted)
 		}
 	}
+	for _, w := range in.Waits {
+		s.printf("  %q of node %d for %s waits for %q of node %d in %s", w.Waiter.Who, w.Waiter.Node, w.Waiter.Mode, w.For.Who, w.For.Node, w.For.Mode)
+	}
 	if in.HasHolder {
 		s.printf("  value: %s", in.Holder)
 	}

@@ -1,6 +1,7 @@
 package lockd
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -18,11 +19,12 @@ import (
 // The 32 bytes, integers big-endian:
 //
 //	 0  2  magic "DL"
-//	 2  1  version, 1
+//	 2  1  version, 2
 //	 3  1  mode of the holder, 0xff: nobody holds it in PW or EX
 //	 4  4  node of the holder, 0: nobody
 //	 8  8  fencing token
-//	16 12  who, for people: the first bytes of the label or the owner, zeros after
+//	16  4  hash of the owner (OwnerHash), 0: none
+//	20  8  who, for people: the first bytes of the label or the owner, zeros after
 //	28  4  CRC-32C of the 28 bytes before
 //
 // A block without the magic or with another check is somebody else's or from
@@ -31,13 +33,14 @@ type Holder struct {
 	Node  uint32 // 0: nobody holds it in PW or EX
 	Mode  dlm.Mode
 	Token uint64
-	Who   string // at most 12 bytes of UTF-8
+	Owner uint32 // its OwnerHash
+	Who   string // at most 8 bytes of UTF-8
 }
 
 const (
 	holderMagic   = 0x444c // "DL"
-	holderVersion = 1
-	holderWhoLen  = 12
+	holderVersion = 2
+	holderWhoLen  = 8
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -50,7 +53,8 @@ func (h Holder) encode() dlm.Value {
 	v[3] = byte(h.Mode)
 	binary.BigEndian.PutUint32(v[4:], h.Node)
 	binary.BigEndian.PutUint64(v[8:], h.Token)
-	copy(v[16:28], cutWho(h.Who))
+	binary.BigEndian.PutUint32(v[16:], h.Owner)
+	copy(v[20:28], cutWho(h.Who))
 	binary.BigEndian.PutUint32(v[28:], crc32.Checksum(v[:28], castagnoli))
 	return v
 }
@@ -66,12 +70,25 @@ func DecodeHolder(v dlm.Value) (h Holder, ok bool) {
 		Mode:  dlm.Mode(int8(v[3])),
 		Node:  binary.BigEndian.Uint32(v[4:]),
 		Token: binary.BigEndian.Uint64(v[8:]),
-		Who:   strings.TrimRight(string(v[16:28]), "\x00"),
+		Owner: binary.BigEndian.Uint32(v[16:]),
+		Who:   strings.TrimRight(string(v[20:28]), "\x00"),
 	}
 	if h.Mode != dlm.None && !h.Mode.Valid() || h.Who != cutWho(h.Who) {
 		return Holder{}, false
 	}
 	return h, true
+}
+
+// OwnerHash is what the value block says of an owner: the first four bytes of
+// the SHA-256 of its uid (four bytes, big-endian) and its name. Who knows an
+// owner can tell whether it is the one that holds the resource on another node;
+// the name itself is not shown to all nodes.
+func OwnerHash(uid uint32, owner string) uint32 {
+	if owner == "" {
+		return 0
+	}
+	sum := sha256.Sum256(append(binary.BigEndian.AppendUint32(nil, uid), owner...))
+	return binary.BigEndian.Uint32(sum[:])
 }
 
 // cutWho shortens text to what fits, at a character, without anything that

@@ -18,7 +18,7 @@ import (
 func TestHolderRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		h := Holder{
-			Node: rapid.Uint32().Draw(t, "node"), Token: rapid.Uint64().Draw(t, "token"), Who: cutWho(rapid.String().Draw(t, "who")),
+			Node: rapid.Uint32().Draw(t, "node"), Token: rapid.Uint64().Draw(t, "token"), Owner: rapid.Uint32().Draw(t, "owner"), Who: cutWho(rapid.String().Draw(t, "who")),
 			Mode: rapid.SampledFrom(append([]dlm.Mode{dlm.None}, dlm.Modes[:]...)).Draw(t, "mode"),
 		}
 		got, ok := DecodeHolder(h.encode())
@@ -42,10 +42,17 @@ func TestHolderCheck(t *testing.T) {
 	require.False(t, ok)
 }
 
+// The hash of an owner is the same on every node and for ever.
+func TestOwnerHash(t *testing.T) {
+	require.Zero(t, OwnerHash(0, ""))
+	require.Equal(t, uint32(0x8a15f886), OwnerHash(1000, "vm1"))
+	require.NotEqual(t, OwnerHash(1000, "vm1"), OwnerHash(1001, "vm1"), "owners are per uid")
+}
+
 func TestCutWho(t *testing.T) {
 	for in, want := range map[string]string{
-		"": "", "web": "web", "a label too long for it": "a label too ", "zwölf Zeichen": "zwölf Zeich",
-		"line\nbreak\x1b[31m": "line?break?[", "\xff\xfe": "??", "日本語日本": "日本語日",
+		"": "", "web": "web", "a label too long for it": "a label ", "zwölf Zeichen": "zwölf Z",
+		"li\nbr\x1b[31m": "li?br?[3", "\xff\xfe": "??", "日本語日本": "日本",
 	} {
 		got := cutWho(in)
 		require.Equal(t, want, got, "%q", in)
@@ -57,7 +64,7 @@ func TestCutWho(t *testing.T) {
 // can be printed in one line, and is written again as it was.
 func FuzzDecodeHolder(f *testing.F) {
 	f.Add([]byte{})
-	for _, h := range []Holder{{}, {Node: 1, Mode: dlm.EX, Token: 1, Who: "web"}, {Mode: dlm.None, Token: ^uint64(0)}, {Node: 2, Mode: dlm.PW, Who: "日本語日"}} {
+	for _, h := range []Holder{{}, {Node: 1, Mode: dlm.EX, Token: 1, Who: "web"}, {Mode: dlm.None, Token: ^uint64(0)}, {Node: 2, Mode: dlm.PW, Owner: 7, Who: "日本"}} {
 		v := h.encode()
 		f.Add(v[:])
 	}

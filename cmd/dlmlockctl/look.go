@@ -113,6 +113,12 @@ func (a *app) inspection(space, resource string, in *client.Inspection) {
 		a.printf("\nWhat the lock manager shows (%s):\n", sight(in))
 		queues.write(a.out)
 	}
+	if len(in.Waits) > 0 {
+		a.printf("\nWho waits for whom:\n")
+	}
+	for _, w := range in.Waits {
+		a.printf("%s waits for %s\n", party(w.Who, w.Node, w.Mode), party(w.ForWho, w.ForNode, w.ForMode))
+	}
 	if h := in.Holder; h != nil && h.Node != 0 {
 		a.printf("\nLast holder to write the lock value block: %s, node %d, %s, token %d\n", visible(h.Who), h.Node, visible(h.Mode), h.Token)
 	}
@@ -125,6 +131,17 @@ func (a *app) inspection(space, resource string, in *client.Inspection) {
 	for _, m := range in.Missing {
 		a.printf("\nNot known: %s\n", visible(m))
 	}
+}
+
+// party is one side of a wait, in words.
+func party(who string, node uint32, mode string) string {
+	switch {
+	case node == 0:
+		return "somebody on another node"
+	case who == "":
+		return fmt.Sprintf("node %d (%s)", node, visible(mode))
+	}
+	return fmt.Sprintf("%s (node %d, %s)", visible(who), node, visible(mode))
 }
 
 func orDash(s string) string {
