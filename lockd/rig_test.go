@@ -242,3 +242,14 @@ func (d *daemon) list(f Filter) []LockInfo {
 	})
 	return page
 }
+
+// spaceState returns how far a lockspace has got.
+func (d *daemon) spaceState(name string) SpaceState {
+	spaces, _ := call2(d.Lockspaces)
+	for _, sp := range spaces {
+		if sp.Name == name {
+			return sp.State
+		}
+	}
+	return 0
+}
