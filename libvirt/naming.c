@@ -76,37 +76,59 @@ static bool volume_uuid(dev_t device, char out[DLMLOCK_NAME_MAX + 1])
 	return true;
 }
 
-/* Finds the world wide name of a device in the notation of scsi_id, in which
- * multipath names its devices too, so that hosts with and without multipath
- * agree: NAA identifiers begin with 3. */
+/* Finds the name of a SCSI device in the notation of scsi_id, in which multipath
+ * names its devices too, so that hosts with and without multipath agree: a digit
+ * for the kind of name, and underscores for white space. */
+static bool scsi_id(dev_t device, const char *attr, char *out, size_t size)
+{
+	static const struct { const char *kernel; char digit; } kinds[] = { { "naa.", '3' }, { "eui.", '2' }, { "t10.", '1' } };
+	char id[512];
+	size_t n = 0;
+
+	if (!attribute(device, attr, id, sizeof(id)))
+		return false;
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++) {
+		if (strncmp(id, kinds[i].kernel, 4) != 0)
+			continue;
+		out[n++] = kinds[i].digit;
+		for (const char *s = id + 4; *s && n + 1 < size; s++) {
+			if (*s != ' ' && *s != '\t')
+				out[n++] = *s;
+			else if (out[n - 1] != '_')
+				out[n++] = '_';
+		}
+		out[n] = '\0';
+		return true;
+	}
+	snprintf(out, size, "%s", id);
+	return true;
+}
+
+/* Finds the world wide name of a device, or of the one that it is a partition
+ * of. NVMe devices have it themselves, and multipath takes it as it is. */
 static bool wwn(dev_t device, char *out, size_t size)
 {
 	static const char multipath[] = "mpath-";
-	char id[512], part[32];
-	const char *at = id, *partition = "";
+	char id[512], part[32], name[512];
+	const char *at;
 
 	if (attribute(device, "dm/uuid", id, sizeof(id))) {
 		at = strstr(id, multipath);
 		if (!at || (at != id && strncmp(id, "part", 4) != 0))
 			return false;
-		if (at != id) {
-			snprintf(part, sizeof(part), "-%.*s", (int)(at - id > 20 ? 20 : at - id - 1), id);
-			partition = part;
-		}
-		at += strlen(multipath);
-	} else if (attribute(device, "partition", part + 5, sizeof(part) - 5)) {
-		memcpy(part, "-part", 5);
-		partition = part;
-		if (!attribute(device, "../device/wwid", id, sizeof(id)) && !attribute(device, "../wwid", id, sizeof(id)))
-			return false;
-	} else if (!attribute(device, "device/wwid", id, sizeof(id)) && !attribute(device, "wwid", id, sizeof(id))) {
-		return false;
+		if (at == id)
+			snprintf(out, size, "%s", at + strlen(multipath));
+		else
+			snprintf(out, size, "%s-%.*s", at + strlen(multipath), (int)(at - id - 1), id);
+		return true;
 	}
-	if (strncmp(at, "naa.", 4) == 0)
-		snprintf(out, size, "3%s%s", at + 4, partition);
-	else
-		snprintf(out, size, "%s%s", at, partition);
-	return true;
+	if (attribute(device, "partition", part, sizeof(part))) {
+		if (!scsi_id(device, "../device/wwid", name, sizeof(name)) && !attribute(device, "../wwid", name, sizeof(name)))
+			return false;
+		snprintf(out, size, "%s-part%s", name, part);
+		return true;
+	}
+	return scsi_id(device, "device/wwid", out, size) || attribute(device, "wwid", out, size);
 }
 
 int naming_device(const struct config *c, const char *path, dev_t device, struct disk_name *out)

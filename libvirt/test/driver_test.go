@@ -288,7 +288,10 @@ func TestNames(t *testing.T) {
 	attr(sda+"/device/wwid", "naa.6001405abc")
 	attr(part+"/partition", "1")
 	attr("dev/block/259:0/wwid", "eui.0025385b71b0a1c2")
-	attr("dev/block/8:32/device/wwid", "t10.ATA     QEMU HARDDISK                           QM00001 and more of that sort")
+	attr("dev/block/8:32/device/wwid", "t10.ATA     QEMU HARDDISK                           QM00001")
+	attr("dev/block/253:5/dm/uuid", "mpath-1ATA_QEMU_HARDDISK_QM00001")
+	attr("dev/block/8:64/device/wwid", "eui.0011223344556677")
+	attr("dev/block/8:80/device/wwid", "t10.ATA     QEMU HARDDISK                           QM00001 and more of that sort, too long for a name")
 	attr("dev/block/8:48/size", "1")
 	require.NoError(t, os.Symlink("../../"+sda, filepath.Join(sys, "dev/block/8:0")))
 	require.NoError(t, os.Symlink("../../"+part, filepath.Join(sys, "dev/block/8:1")))
@@ -306,7 +309,10 @@ func TestNames(t *testing.T) {
 	require.Equal(t, name("8:1", "/dev/sda1"), name("253:3", "/dev/mapper/mpatha1"))
 	require.Regexp(t, "^paths ", name("253:4", "/dev/mapper/secret"))
 	require.Equal(t, "scsi eui.0025385b71b0a1c2", name("259:0", "/dev/nvme0n1"))
-	require.Regexp(t, "^scsi [0-9a-f]{64}$", name("8:32", "/dev/sdc"))
+	require.Equal(t, "scsi 1ATA_QEMU_HARDDISK_QM00001", name("8:32", "/dev/sdc"))
+	require.Equal(t, name("8:32", "/dev/sdc"), name("253:5", "/dev/mapper/mpathb"))
+	require.Equal(t, "scsi 20011223344556677", name("8:64", "/dev/sde"))
+	require.Regexp(t, "^scsi [0-9a-f]{64}$", name("8:80", "/dev/sdf"))
 	// The SHA-256 of the path, as with virtlockd.
 	require.Equal(t, "paths 09e4b403ffc9ebe1d44865f4506a445aafbf3891e52d3682c41ca094ddae67e2", name("8:48", "/dev/sdd"))
 }
