@@ -17,7 +17,7 @@ GOFLAGS_BUILD := -trimpath -tags "$(TAGS)" -ldflags "-X main.version=$(VERSION)"
 # Debian packages: to build, to try it out, to test everything, to boot nodes.
 DEPS_BUILD := gcc libc6-dev pkg-config libdlm-dev
 DEPS_DEMO := dbus systemd
-DEPS_TEST := dbus-broker git groff-base libgnutls28-dev libsystemd-dev polkitd shellcheck util-linux
+DEPS_TEST := dbus-broker git groff-base libgnutls28-dev libsystemd-dev polkitd python3-prometheus-client shellcheck util-linux
 DEPS_LAB := $(shell sed 's/\#.*//' lab/packages.txt)
 
 # What only root may do (own the bus name, be another user) runs through sudo
@@ -121,6 +121,7 @@ install-files:
 	done
 	sed 's#/usr/sbin/dlmlockd#$(PREFIX)/sbin/dlmlockd#' data/org.example.DlmLock.service \
 		> "$(DESTDIR)$(DATADIR)/dbus-1/system-services/org.example.DlmLock.service"
+	install -m 644 systemd/dlmlockd-controld.* "$(DESTDIR)$(PREFIX)/lib/systemd/system/"
 	install -m 644 data/org.example.DlmLock.conf "$(DESTDIR)$(DATADIR)/dbus-1/system.d/"
 	install -m 644 data/org.example.DlmLock*.xml "$(DESTDIR)$(DATADIR)/dbus-1/interfaces/"
 	install -m 644 data/org.example.DlmLock.policy "$(DESTDIR)$(DATADIR)/polkit-1/actions/"

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -67,11 +68,27 @@ const maxText = 4096
 // controldWait is how long dlm_controld may take for an answer.
 const controldWait = 2 * time.Second
 
+// connect connects to the first socket that takes connections. The error is
+// that of the first that is there.
+func (h *Host) connect(ctx context.Context) (net.Conn, error) {
+	var first error
+	for _, name := range h.sockets {
+		conn, err := new(net.Dialer).DialContext(ctx, "unix", name)
+		if err == nil {
+			return conn, nil
+		}
+		if first == nil || errors.Is(first, os.ErrNotExist) {
+			first = err
+		}
+	}
+	return nil, first
+}
+
 // dial sends one query.
 func (h *Host) dial(ctx context.Context, command uint32, lockspace string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, controldWait)
 	defer cancel()
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", h.socket)
+	conn, err := h.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -85,16 +102,11 @@ func (h *Host) dial(ctx context.Context, command uint32, lockspace string) (net.
 	return conn, nil
 }
 
-// DaemonRuns tells whether dlm_controld takes queries.
+// DaemonRuns tells whether dlm_controld answers queries. That a connection is
+// taken proves nothing, because a forwarder takes it first.
 func (h *Host) DaemonRuns(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, controldWait)
-	defer cancel()
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", h.socket)
-	if err != nil {
-		return false
-	}
-	conn.Close()
-	return true
+	_, err := h.status(ctx)
+	return err == nil
 }
 
 // lockspaceInfo asks how dlm_controld sees a lockspace (dlmc_lockspace_info).

@@ -16,16 +16,27 @@ import (
 
 // Host is one machine as the DLM sees it.
 type Host struct {
-	root   string // in front of /sys, /proc and /dev
-	socket string // of dlm_controld's query thread
+	root    string   // in front of /sys, /proc and /dev
+	sockets []string // where dlm_controld may take queries, in this order
 }
 
+const (
+	// querySocket is dlm_controld's own (DLMC_QUERY_SOCK_PATH in its
+	// dlm_controld.h). It is abstract, and those are per network namespace.
+	querySocket = "@dlmc_query_sock"
+	// ForwardSocket leads there from other network namespaces: the unit
+	// dlmlockd-controld.socket, without which the service's own sandbox would
+	// not see dlm_controld.
+	ForwardSocket = "/run/dlmlockd-controld.sock"
+)
+
 // Local is the machine that the program runs on.
-func Local() *Host { return At("/", "@dlmc_query_sock") }
+func Local() *Host { return At("/", querySocket, ForwardSocket) }
 
 // At is a machine whose files are below root and whose dlm_controld answers on
-// the unix socket named, where a leading @ means an abstract one.
-func At(root, socket string) *Host { return &Host{root: root, socket: socket} }
+// the first of the unix sockets named that takes connections; a leading @ means
+// an abstract one.
+func At(root string, sockets ...string) *Host { return &Host{root: root, sockets: sockets} }
 
 const (
 	configfs = "sys/kernel/config/dlm/cluster"

@@ -154,7 +154,7 @@ type daemon struct {
 }
 
 func (d *daemon) serve(t *testing.T, h *Host) {
-	l, err := net.Listen("unix", h.socket)
+	l, err := net.Listen("unix", h.sockets[0])
 	require.NoError(t, err)
 	t.Cleanup(func() { l.Close() })
 	go func() {
@@ -261,11 +261,41 @@ func TestHealthWithoutDaemon(t *testing.T) {
 	require.True(t, got.Stopped)
 	require.False(t, got.Known, "quorum was not asked")
 	require.False(t, h.DaemonRuns(t.Context()))
-	new(daemon).serve(t, h)
+	var d daemon
+	d.add(stateDaemon, 0, "quorate=1 ")
+	d.serve(t, h)
 	require.True(t, h.DaemonRuns(t.Context()))
 	require.Contains(t, got.Reason, "dlm_controld does not answer")
 	_, err = h.Health(t.Context(), "none")
 	require.ErrorIs(t, err, dlm.ErrNoLockspace)
+}
+
+// In a network namespace of its own a process reaches dlm_controld through a
+// forwarder, which takes connections also when dlm_controld does not run.
+func TestForwardedQueries(t *testing.T) {
+	h := machine(t)
+	far := filepath.Join(h.root, "far")
+	near := At(h.root, "@dlmlockd-test-nobody", far)
+	_, err := near.status(t.Context())
+	require.ErrorIs(t, err, syscall.ECONNREFUSED, "that of the first")
+	var d daemon
+	d.add(stateDaemon, 0, "quorate=1 ")
+	d.serve(t, At(h.root, far))
+	require.True(t, near.DaemonRuns(t.Context()))
+	st, err := near.status(t.Context())
+	require.NoError(t, err)
+	require.True(t, st.quorate)
+
+	mute := filepath.Join(h.root, "mute")
+	l, err := net.Listen("unix", mute)
+	require.NoError(t, err)
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for c, err := l.Accept(); err == nil; c, err = l.Accept() {
+			c.Close()
+		}
+	}()
+	require.False(t, At(h.root, mute).DaemonRuns(t.Context()))
 }
 
 func TestStatusCutShort(t *testing.T) {

@@ -31,6 +31,8 @@ func TestInstall(t *testing.T) {
 	require.NoError(t, err, "%s", out)
 	for path, want := range map[string]string{
 		"opt/x/lib/systemd/system/dlmlockd.service":                      "ExecStart=/opt/x/sbin/dlmlockd\n",
+		"opt/x/lib/systemd/system/dlmlockd-controld.socket":              "ListenStream=/run/dlmlockd-controld.sock\n",
+		"opt/x/lib/systemd/system/dlmlockd-controld.service":             "@dlmc_query_sock\n",
 		"opt/x/share/dbus-1/system-services/org.example.DlmLock.service": "Exec=/opt/x/sbin/dlmlockd\n",
 		"opt/x/share/dbus-1/system.d/org.example.DlmLock.conf":           "<busconfig>",
 		"opt/x/share/dbus-1/interfaces/org.example.DlmLock.xml":          "interface name=\"org.example.DlmLock\"",

@@ -1,0 +1,145 @@
+package lab_test
+
+import (
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/lab"
+	"github.com/dlmlock/dlmlockd/lab/service"
+)
+
+// unitRig is one node with systemd where "make install" has put the service.
+type unitRig struct {
+	t *testing.T
+	n *lab.Node
+}
+
+// run runs a line on the node, which must succeed.
+func (r unitRig) run(line string) string {
+	r.t.Helper()
+	out, err := r.n.Shell(lab.Context(r.t, line, commandTime), line)
+	require.NoError(r.t, err, "%s\n%s", line, out)
+	return out
+}
+
+// fails runs a line that must not succeed, and returns what it said.
+func (r unitRig) fails(line string) string {
+	r.t.Helper()
+	out, err := r.n.Shell(lab.Context(r.t, line, commandTime), line+" 2>&1")
+	require.Error(r.t, err, "%s\n%s", line, out)
+	return out + err.Error()
+}
+
+// await repeats a line until its output has text.
+func (r unitRig) await(text, line string) {
+	r.t.Helper()
+	var out string
+	require.Eventuallyf(r.t, func() bool {
+		out, _ = r.n.Shell(lab.Context(r.t, line, commandTime), line)
+		return strings.Contains(out, text)
+	}, commandTime, 300*time.Millisecond, "%s: no %q", line, text)
+}
+
+func newUnitRig(t *testing.T) unitRig {
+	lab.Require(t)
+	dest := t.TempDir()
+	program, err := service.Build(t.Context(), t.TempDir())
+	require.NoError(t, err)
+	out, err := exec.CommandContext(t.Context(), "make", "-C", "..", "--no-print-directory", "install-files", "DESTDIR="+dest).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	archive := filepath.Join(t.TempDir(), "root.tar")
+	out, err = exec.CommandContext(t.Context(), "tar", "-C", dest, "-cf", archive, ".").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+
+	c := lab.Start(t, lab.Config{Nodes: 1, Systemd: true})
+	r := unitRig{t, c.Node(1)}
+	ctx := lab.Context(t, "joining", joinTime)
+	require.NoError(t, r.n.WaitSystemd(ctx))
+	require.NoError(t, r.n.Push(ctx, archive, "/root/root.tar"))
+	require.NoError(t, r.n.Push(ctx, program, "/usr/sbin/dlmlockd"))
+	// The base directories of the node are links where those of the archive
+	// are not.
+	r.run("tar -C / --keep-directory-symlink -xf /root/root.tar && systemctl daemon-reload")
+	require.NoError(t, r.n.StartBus(ctx))
+	require.NoError(t, c.JoinDLM(ctx))
+	return r
+}
+
+// TestUnit has the shipped unit do in its sandbox what the service is for: the
+// bus starts it, it sees what dlm_controld and the kernel say, and what
+// administrators do to a service works.
+func TestUnit(t *testing.T) {
+	rig := newUnitRig(t)
+	step := func(name string, do func(t *testing.T, r unitRig)) {
+		t.Run(name, func(t *testing.T) { do(t, unitRig{t, rig.n}) })
+	}
+	const call = "busctl call org.example.DlmLock /org/example/DlmLock org.example.DlmLock "
+	const property = "busctl get-property org.example.DlmLock /org/example/DlmLock org.example.DlmLock "
+
+	step("activation", func(t *testing.T, r unitRig) {
+		require.Contains(t, r.fails("systemctl is-active dlmlockd"), "inactive")
+		r.run(call + "JoinLockspace 'sa{sv}' vms 0")
+		r.run(call + "Acquire 'sssa{sv}' vms disk EX 1 owner s web")
+		require.Equal(t, "active\n", r.run("systemctl is-active dlmlockd"))
+		require.Contains(t, r.run(call+"Inspect ss vms disk"), `"granted" a(uuss) 1`, "debugfs is seen")
+	})
+	step("dlm_controld", func(t *testing.T, r unitRig) {
+		require.Equal(t, "b true\n", r.run(property+"Quorate"))
+		require.Contains(t, r.run(call+"ListLockspaces"), `"quorate" b true`, "the way out of the network namespace")
+		r.run("systemctl is-active dlmlockd-controld.service")
+		r.run("systemctl stop dlmlockd-controld.service")
+		r.await(`"quorate" b true`, call+"ListLockspaces")
+	})
+	step("log", func(t *testing.T, r unitRig) {
+		r.run("systemctl service-log-level dlmlockd debug")
+		require.Equal(t, "debug\n", r.run("systemctl service-log-level dlmlockd"))
+		require.Equal(t, "journal\n", r.run("systemctl service-log-target dlmlockd"))
+		r.run(call + "Release 'ssa{sv}' vms disk 0")
+		r.run(call + "Acquire 'sssa{sv}' vms disk EX 1 owner s web")
+		r.await("DLM_RESOURCE=disk", "journalctl -t dlmlockd DLM_LOCKSPACE=vms -o export")
+		r.run("systemctl service-log-level dlmlockd info")
+	})
+	step("stop", func(_ *testing.T, r unitRig) {
+		for _, how := range []string{"systemctl restart dlmlockd", "systemctl kill -s KILL dlmlockd", "systemctl daemon-reexec", "systemctl stop dlmlockd"} {
+			r.run(how)
+			r.await(`"web"`, call+"ListLocks 'a{sv}' 0")
+		}
+	})
+	step("watchdog", func(t *testing.T, r unitRig) {
+		r.run("mkdir -p /run/systemd/system/dlmlockd.service.d && printf '[Service]\\nWatchdogSec=3\\n' > /run/systemd/system/dlmlockd.service.d/test.conf && systemctl daemon-reload && systemctl restart dlmlockd")
+		before := r.run("systemctl show -P MainPID dlmlockd")
+		r.run("kill -STOP " + before)
+		r.await("Watchdog timeout", "journalctl -u dlmlockd | grep Watchdog")
+		r.await(`"web"`, call+"ListLocks 'a{sv}' 0")
+		require.NotEqual(t, before, r.run("systemctl show -P MainPID dlmlockd"))
+	})
+	step("reload", func(t *testing.T, r unitRig) {
+		r.run("echo 'lockspaces = [\"images\"]' > /etc/dlmlockd.toml && systemctl reload dlmlockd")
+		r.await(`"images" "ready"`, call+"ListLockspaces")
+		r.run("echo 'lockspace = 3' > /etc/dlmlockd.toml")
+		require.Contains(t, r.fails("systemctl reload dlmlockd"), "dlmlockd")
+		require.Equal(t, "active\n", r.run("systemctl is-active dlmlockd"))
+		r.await("dlmlockd.toml:1:1: lockspace: unknown key", "journalctl -u dlmlockd")
+	})
+	step("idle", func(t *testing.T, r unitRig) {
+		r.run("echo 'exit-on-idle = \"1s\"' > /etc/dlmlockd.toml && systemctl reload dlmlockd")
+		r.await("inactive", "systemctl is-active dlmlockd || true")
+		require.Equal(t, "success\n", r.run("systemctl show -P Result dlmlockd"))
+		// Calls again and again around the end: each is answered, by the one
+		// that ends or by the next.
+		for range 5 {
+			require.Contains(t, r.run(call+"ListLocks 'a{sv}' 0"), `"web"`)
+			r.run("sleep 1")
+		}
+		r.run("rm /etc/dlmlockd.toml; systemctl restart dlmlockd")
+	})
+	step("uevents", func(_ *testing.T, r unitRig) {
+		r.run("dlm_tool leave images")
+		r.await("lost", "journalctl -u dlmlockd | grep -i 'images.*\\(lost\\|gone\\|left\\)'")
+	})
+}
