@@ -32,7 +32,10 @@ type Config struct {
 	// ExitOnIdle is after how long without a call a service that nobody needs
 	// ends; 0: never.
 	ExitOnIdle time.Duration
-	Limits     Limits
+	// MetricsFile is the absolute path of the file that what is counted is
+	// written into; "": none.
+	MetricsFile string
+	Limits      Limits
 	// OnLost are the helpers that a lock may name, by name; nil for none.
 	OnLost map[string]OnLost
 }

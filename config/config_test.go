@@ -22,6 +22,7 @@ group = "dlmlock"
 op-timeout = "5s"
 log-level = "debug"
 exit-on-idle = "10m"
+metrics-file = "/var/cache/dlmlockd/dlmlockd.prom"
 [limits]
 locks-per-uid = 1
 locks-per-call = 2
@@ -40,7 +41,7 @@ command = ["/bin/page"]
 	require.NoError(t, err)
 	require.Equal(t, config.Config{
 		Engine: "local", Lockspaces: []string{"vms", "images"}, Group: "dlmlock",
-		OpTimeout: 5 * time.Second, LogLevel: slog.LevelDebug, ExitOnIdle: 10 * time.Minute,
+		OpTimeout: 5 * time.Second, LogLevel: slog.LevelDebug, ExitOnIdle: 10 * time.Minute, MetricsFile: "/var/cache/dlmlockd/dlmlockd.prom",
 		Limits: config.Limits{LocksPerUID: 1, LocksPerCall: 2, WaitingPerUID: 3, OwnerBytes: 4, LabelBytes: 5, PageSize: 6},
 		OnLost: map[string]config.OnLost{
 			"libvirt": {Command: []string{"/usr/libexec/dlmlockd/libvirt-lost", "-v"}, Timeout: time.Minute, UIDs: []uint32{107, 108}, Group: "libvirt"},
@@ -73,6 +74,7 @@ func TestMistakesSayWhere(t *testing.T) {
 		{"timeout text", "op-timeout = \"soon\"\n", `x.toml:1:14: op-timeout: "soon" is not a duration; write it like "10s" or "500ms"`},
 		{"timeout long", "op-timeout = \"1m\"\n", `x.toml:1:14: op-timeout: 1m is out of range; at least 100ms, at most 24s`},
 		{"idle too short", "exit-on-idle = \"10ms\"\n", `x.toml:1:16: exit-on-idle: 10ms is out of range; at least 1s, at most 720h0m0s`},
+		{"metrics file", "metrics-file = \"x.prom\"\n", `x.toml:1:16: metrics-file: "x.prom" must be an absolute path that ends in .prom, which is what node_exporter reads`},
 		{"level", "log-level = \"loud\"\n", `x.toml:1:13: log-level: "loud" is not a level; use "debug", "info", "warn" or "error"`},
 		{"zero limit", "[limits]\n\npage-size = 0\n", `x.toml:3:13: limits.page-size: 0 is out of range; at least 1, at most 100000`},
 		{"negative limit, dotted", "limits.owner-bytes = -1\n", `x.toml:1:22: limits.owner-bytes: -1 is out of range; at least 1, at most 65536`},
@@ -123,7 +125,7 @@ func TestShippedExample(t *testing.T) {
 	}
 	c, err = config.Parse("dlmlockd.toml", []byte(strings.Join(lines, "")))
 	require.NoError(t, err)
-	require.Equal(t, 18, keys, "every key and the headers of the tables are in the example")
+	require.Equal(t, 19, keys, "every key and the headers of the tables are in the example")
 	require.NotZero(t, c.Limits.PageSize)
 }
 

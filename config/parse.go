@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -24,6 +25,7 @@ type file struct {
 	OpTimeout  any `toml:"op-timeout"`
 	LogLevel   any `toml:"log-level"`
 	ExitOnIdle any `toml:"exit-on-idle"`
+	Metrics    any `toml:"metrics-file"`
 	Limits     struct {
 		LocksPerUID   any `toml:"locks-per-uid"`
 		LocksPerCall  any `toml:"locks-per-call"`
@@ -200,6 +202,12 @@ func (v *validator) config(f *file) Config {
 	if s, ok := v.text("log-level", f.LogLevel); ok {
 		if c.LogLevel, ok = ParseLevel(s); !ok {
 			v.fail("log-level", "%q is not a level; use \"debug\", \"info\", \"warn\" or \"error\"", s)
+		}
+	}
+	if s, ok := v.text("metrics-file", f.Metrics); ok && s != "" {
+		c.MetricsFile = s
+		if !filepath.IsAbs(s) || !strings.HasSuffix(s, ".prom") {
+			v.fail("metrics-file", "%q must be an absolute path that ends in .prom, which is what node_exporter reads", s)
 		}
 	}
 	l := &f.Limits

@@ -111,7 +111,6 @@ func (t *table) refuse(c *call, e *Error) {
 	c.locks = nil
 	c.fail(e)
 	c.stage = stageDone
-	t.counters.Refused++
 	t.logRefused(c)
 	t.reply(c)
 }
@@ -337,7 +336,6 @@ func (t *table) lockDone(c *call, l *lock, ev dlm.Event) {
 		l.token = t.token(l.sp, l.mode, ev)
 	} else if c.err == nil {
 		c.fail(c.statusError(l, l.wanted, ev.Status))
-		t.counters.Refused++
 		t.cancelFlying(c)
 	}
 	switch {

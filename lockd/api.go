@@ -222,11 +222,6 @@ type Status struct {
 	Counters   Counters
 }
 
-// Counters only grow while the service runs.
-type Counters struct {
-	Granted, Refused, Released, Converted, Canceled, Lost uint64
-}
-
 // Notice is what the service says unasked: LockLost, BlockingNotice,
 // LockspaceChanged, StatusChanged or, while somebody watches (API.Watch),
 // LockAdded, LockChanged or LockRemoved.

@@ -76,6 +76,7 @@ type call struct {
 	written dlm.Mode // convert: the mode in the state file
 	late    *Error   // convert: why it was withdrawn, if the DLM heard that in time
 
+	begun    time.Time // when the service had it
 	deadline time.Time
 	heapIdx  int // in table.deadlines, -1 if not there
 
@@ -178,6 +179,7 @@ func (t *table) reply(c *call) {
 	if c.unasked {
 		return
 	}
+	t.count(c)
 	var err error
 	if c.err != nil {
 		err = c.err

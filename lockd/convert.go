@@ -67,7 +67,6 @@ func (t *table) convertDone(c *call, l *lock, ev dlm.Event) {
 				c.fail(c.late)
 			}
 			c.fail(c.statusError(l, c.want[0].Mode, ev.Status))
-			t.counters.Refused++
 		}
 		if l.mode != dlm.None && l.mode != c.written { // taking it back has failed
 			t.recordMode(c, l)

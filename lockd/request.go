@@ -83,7 +83,6 @@ func (t *table) cancelRequest(who Caller, ref Ref) error {
 	}
 	w := c.want[0]
 	t.giveUp(c, c.error(Canceled, w.Lockspace, w.Resource, w.Mode, "the request was canceled"))
-	t.counters.Canceled++
 	return nil
 }
 

@@ -357,6 +357,10 @@ func (s *scenario) runCall(verb, who string, c Caller, d *daemon, p []string, o 
 		l := DefaultLimits()
 		l.LocksPerUID = 1
 		d.Reconfigure(Settings{Limits: l, Lockspaces: p})
+	case "counters": // CALLER
+		n := d.Status().Counters
+		s.printf("%s: granted %d released %d converted %d lost %d refused %d canceled %d, %d answered with a grant in %v together", who,
+			n.Granted, n.Released, n.Converted, n.Lost, n.Refused, n.Canceled, n.Latency.Count(), n.Latency.Sum)
 	case "idle": // CALLER
 		d.Idle(func(needed string) { s.printf("%s: needed because %q", who, needed) })
 	case "convert": // CALLER LOCKSPACE/RESOURCE MODE [owner=] [lkid=] [wait=]

@@ -175,7 +175,7 @@ func (t *table) idle(l *lock) {
 
 // submit takes a new call of a front end.
 func (t *table) submit(c *call) {
-	c.heapIdx = -1
+	c.heapIdx, c.begun = -1, t.now
 	if t.stopping {
 		t.refuseStopping(c)
 		return

@@ -220,6 +220,7 @@ func (d *daemon) wait(ctx context.Context, ended <-chan error) (idle bool, err e
 	unneeded := make(chan struct{})
 	work.Go(func() { d.systemd.keep(ctx, d.service) })
 	work.Go(func() { d.watchIdle(ctx, unneeded) })
+	work.Go(func() { d.writeMetrics(ctx, d.settings.metricsChanged) })
 	work.Go(func() { onHangup(ctx, d.hangups, d.reload) })
 	select {
 	case <-ctx.Done():

@@ -18,7 +18,7 @@ func (d *daemon) watchIdle(ctx context.Context, idle chan<- struct{}) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-d.settings.changed:
+		case <-d.settings.idleChanged:
 			since = time.Now()
 		case <-timer.C:
 		}

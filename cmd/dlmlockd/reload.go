@@ -20,12 +20,14 @@ import (
 // settings are what can change while the service runs and has no better place.
 type settings struct {
 	group   atomic.Pointer[lockd.GroupAuthorizer]
-	idle    atomic.Int64  // time.Duration; see config.Config.ExitOnIdle
-	changed chan struct{} // one slot
+	idle    atomic.Int64           // time.Duration; see config.Config.ExitOnIdle
+	metrics atomic.Pointer[string] // see config.Config.MetricsFile
+
+	idleChanged, metricsChanged chan struct{} // one slot each
 }
 
 func newSettings(c config.Config) (*settings, error) {
-	s := &settings{changed: make(chan struct{}, 1)}
+	s := &settings{idleChanged: make(chan struct{}, 1), metricsChanged: make(chan struct{}, 1)}
 	return s, s.take(c)
 }
 
@@ -37,12 +39,17 @@ func (s *settings) take(c config.Config) error {
 	}
 	s.group.Store(&group)
 	s.idle.Store(int64(c.ExitOnIdle))
-	select {
-	case s.changed <- struct{}{}:
-	default:
+	s.metrics.Store(&c.MetricsFile)
+	for _, changed := range []chan struct{}{s.idleChanged, s.metricsChanged} {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
 	}
 	return nil
 }
+
+func (s *settings) metricsFile() string { return *s.metrics.Load() }
 
 func (s *settings) exitOnIdle() time.Duration { return time.Duration(s.idle.Load()) }
 
