@@ -8,11 +8,16 @@ DESTDIR ?=
 GO ?= go
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null)
+# Everything is dated as the commit is, so that two builds of it are the same.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+BUILD_DATE := $(shell date --utc --date=@$(SOURCE_DATE_EPOCH) +%Y-%m-%dT%H:%M:%SZ)
 # The kernel engine needs cgo and libdlm; without them everything else is built,
 # and --engine=dlm says what is missing.
 LIBDLM := $(shell pkg-config --exists libdlm_lt 2>/dev/null && [ "$$($(GO) env CGO_ENABLED)" = 1 ] && echo libdlm)
 TAGS := godbus_no_tcp $(LIBDLM)
-GOFLAGS_BUILD := -trimpath -tags "$(TAGS)" -ldflags "-X main.version=$(VERSION)"
+GOFLAGS_BUILD := -trimpath -buildvcs=false -buildmode=pie -tags "$(TAGS)" \
+	-ldflags "-buildid= -bindnow -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(BUILD_DATE)"
 
 # Debian packages: to build, to try it out, to test everything, to boot nodes.
 DEPS_BUILD := gcc libc6-dev pkg-config libdlm-dev
@@ -37,8 +42,16 @@ help: ## this list
 .PHONY: build
 build: note-libdlm $(BINS) ## bin/dlmlockd and the other programs
 
-bin/%: $(SOURCES)
+bin/%: $(SOURCES) bin/build-flags
 	$(GO) build $(GOFLAGS_BUILD) -o $@ ./cmd/$*
+
+# Changes when the flags do, which name the commit.
+bin/build-flags: always
+	@mkdir -p $(@D)
+	@echo '$(GOFLAGS_BUILD)' | cmp --silent - $@ || echo '$(GOFLAGS_BUILD)' > $@
+
+.PHONY: always
+always:
 
 .PHONY: note-libdlm
 note-libdlm:
@@ -102,7 +115,7 @@ run-lint:
 	$(GO) tool staticcheck -tags "$(TAGS)" ./...
 	$(GO) mod tidy -diff
 	$(GO) test ./internal/conventions
-	shellcheck .ci/run scripts/*.sh libvirt/lost/libvirt-lost
+	shellcheck .ci/run scripts/*.sh packaging/*.sh packaging/deb/* packaging/rpm/* libvirt/lost/libvirt-lost
 
 .PHONY: install
 install: $(BINS) install-files install-man ## everything; honours DESTDIR and PREFIX
@@ -130,6 +143,7 @@ install-files:
 
 include man/man.mk
 include libvirt/libvirt.mk
+include packaging/packaging.mk
 
 .PHONY: clean
 clean: ## remove what was built

@@ -13,10 +13,13 @@ import (
 func TestScriptsAreClean(t *testing.T) {
 	_, err := exec.LookPath("shellcheck")
 	require.NoError(t, err, "apt-get install shellcheck")
-	scripts, err := filepath.Glob(filepath.Join(root, "scripts/*.sh"))
-	require.NoError(t, err)
-	require.NotEmpty(t, scripts)
-	scripts = append(scripts, filepath.Join(root, ".ci/run"))
+	scripts := []string{filepath.Join(root, ".ci/run")}
+	for _, pattern := range []string{"scripts/*.sh", "packaging/*.sh", "packaging/deb/*", "packaging/rpm/*"} {
+		found, err := filepath.Glob(filepath.Join(root, pattern))
+		require.NoError(t, err)
+		require.NotEmpty(t, found, pattern)
+		scripts = append(scripts, found...)
+	}
 	out, err := exec.Command("shellcheck", scripts...).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 }
