@@ -70,14 +70,24 @@ of the service if it holds locks or is named in /etc/dlmlockd.toml.`,
 }
 
 func (a *app) leaveCmd() *cobra.Command {
-	var force bool
+	var force, all bool
 	cmd := &cobra.Command{
-		Use:               "leave LOCKSPACE [--force]",
-		Short:             "Make this node leave a lockspace",
-		Args:              cobra.ExactArgs(1),
+		Use:   "leave {LOCKSPACE | --all} [--force]",
+		Short: "Make this node leave a lockspace",
+		Long: `Makes this node leave a lockspace, or all of them. With locks held in one
+of them none is left, unless --force is given; the locks are lost then.`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if all {
+				return cobra.NoArgs(cmd, args)
+			}
+			return cobra.ExactArgs(1)(cmd, args)
+		},
 		ValidArgsFunction: a.complete(lockspaces),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(cmd.Context(), 0, func(ctx context.Context, c *client.Client) error {
+				if all {
+					return a.leaveAll(ctx, c, force)
+				}
 				if err := c.Leave(ctx, args[0], force); err != nil {
 					return about(err, args[0], "")
 				}
@@ -88,7 +98,40 @@ func (a *app) leaveCmd() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "leave although locks are held in it; they are lost")
+	cmd.Flags().BoolVar(&all, "all", false, "leave all lockspaces")
 	return cmd
+}
+
+// leaveAll looks first, so that a refusal for one lockspace leaves the others
+// as they are. Locks that come in between are refused by the service.
+func (a *app) leaveAll(ctx context.Context, c *client.Client, force bool) error {
+	spaces, err := c.Lockspaces(ctx)
+	if err != nil {
+		return err
+	}
+	if !force {
+		var held []string
+		for _, s := range spaces {
+			if s.Locks > 0 {
+				held = append(held, fmt.Sprintf("%s (%s)", visible(s.Name), plural(int(s.Locks), "lock")))
+			}
+		}
+		if len(held) > 0 {
+			return fmt.Errorf("no lockspace left: locks are held in %s; release them, or lose them with --force", strings.Join(held, ", "))
+		}
+	}
+	left := []string{}
+	for _, s := range spaces {
+		if err := c.Leave(ctx, s.Name, force); err != nil {
+			return about(err, s.Name, "")
+		}
+		left = append(left, s.Name)
+	}
+	return a.show(map[string]any{"left": left}, func() {
+		for _, name := range left {
+			a.printf("left %s\n", visible(name))
+		}
+	})
 }
 
 func (a *app) orphansCmd() *cobra.Command {
