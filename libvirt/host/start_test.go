@@ -103,6 +103,28 @@ func (m *machine) pressKey(name string) {
 	}, patience, 100*time.Millisecond, "the guest does not shut down")
 }
 
+// Where disks are not locked by themselves, a guest that writes one must have a
+// lease, which is locked by its name.
+func TestLeases(t *testing.T) {
+	r := start(t)
+	h := r.host("alpha", "auto_disk_leases = 0\n")
+	disk := host.Disk{Path: r.image("a.img")}
+	h.define("none", disk)
+	require.Contains(t, h.refused("start", "none"), "add a <lease>")
+	for _, name := range []string{"web", "db"} {
+		d := domain(name, disk)
+		d.Leases = []host.Lease{{Lockspace: "other", Key: "the-disk"}}
+		h.virsh("define", r.file(name, d.XML()))
+	}
+	h.virsh("start", "web")
+	r.now("web: other/the-disk EX")
+	require.Contains(t, h.refused("start", "db"), "domain 'db' can't have 'other/the-disk'")
+	h.virsh("suspend", "web")
+	r.held()
+	h.virsh("start", "db")
+	r.now("db: other/the-disk EX")
+}
+
 // startTime is when a process was started, in the kernel's ticks.
 func startTime(t *testing.T, pid int) string {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

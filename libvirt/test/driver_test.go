@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/dlmlock/dlmlockd/client"
 )
@@ -138,6 +139,32 @@ func TestServiceHangs(t *testing.T) {
 	}, patience, 10*time.Millisecond)
 	require.Equal(t, "ok", r.do(g, "release", "0 /img/a", "0 /img/b", "0 /img/c"))
 	require.Empty(t, r.locks())
+}
+
+// A bus that hangs, and one that hangs so long that its queue is full, hold
+// nobody longer than the timeout either.
+func TestBusHangs(t *testing.T) {
+	r := &rig{t: t, dir: t.TempDir()}
+	path := filepath.Join(r.dir, "bus")
+	listen, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	defer unix.Close(listen)
+	require.NoError(t, unix.Bind(listen, &unix.SockaddrUnix{Name: path}))
+	require.NoError(t, unix.Listen(listen, 1))
+	r.startDriver("unix:path=" + path)
+	require.Equal(t, "ok", r.say("init %s", r.write("qemu-dlmlock.conf", "timeout = 1\n")))
+	g := r.guest(uuidA, "web")
+	answer := r.do(g, "acquire 0", "0 /img/a")
+	require.True(t, strings.HasPrefix(answer, failed), answer)
+	require.Contains(t, answer, "the system bus can't be reached: Connection timed out")
+	for full := false; !full; {
+		c, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		require.NoError(t, err)
+		defer unix.Close(c)
+		full = unix.Connect(c, &unix.SockaddrUnix{Name: path}) == unix.EAGAIN
+	}
+	require.Contains(t, r.do(g, "acquire 0", "0 /img/a"), "the system bus can't be reached: Resource temporarily unavailable")
+	require.Contains(t, r.do(g, "release", "0 /img/a"), "the system bus can't be reached: ")
 }
 
 func TestServiceMissing(t *testing.T) {

@@ -77,7 +77,7 @@ func start(t *testing.T, conf string) *rig {
 	r.client, err = client.Dial(t.Context(), r.bus.Address)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, r.client.Close()) })
-	r.startDriver()
+	r.startDriver(r.bus.Address)
 	require.Equal(t, "ok", r.say("init %s", r.write("qemu-dlmlock.conf", conf)))
 	return r
 }
@@ -114,10 +114,11 @@ func (r *rig) stopDaemon() {
 	}
 }
 
-// startDriver starts the program under the sanitizers; a leak fails the test.
-func (r *rig) startDriver() {
+// startDriver starts the program under the sanitizers, with a bus; a leak fails
+// the test.
+func (r *rig) startDriver(bus string) {
 	r.driver = exec.Command(root+"/bin/sanitize/lockdriver", root+"/bin/sanitize/dlmlock.so")
-	r.driver.Env = append(os.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+r.bus.Address, "ASAN_OPTIONS=detect_leaks=1")
+	r.driver.Env = append(os.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+bus, "ASAN_OPTIONS=detect_leaks=1")
 	var err error
 	r.in, err = r.driver.StdinPipe()
 	require.NoError(r.t, err)
