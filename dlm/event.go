@@ -22,6 +22,7 @@ const (
 	StatusCanceled Status = 0x10001                  // DLM_ECANCEL
 	StatusUnlocked Status = 0x10002                  // DLM_EUNLOCK: the normal end of an Unlock
 	StatusProgress Status = 0x10003                  // EINPROG
+	StatusUnheard  Status = Status(syscall.ENOMSG)   // the kernel reports nothing of this lock any more: it can be unlocked, not converted
 	StatusGone     Status = Status(syscall.ENOTCONN) // the lockspace handle is closed or was removed
 )
 

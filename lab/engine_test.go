@@ -2,6 +2,7 @@ package lab_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/dlmtest"
 	"github.com/dlmlock/dlmlockd/lab"
+	"github.com/dlmlock/dlmlockd/lab/lan"
 )
 
 // engineStories are about what the rules of dlmtest leave to each engine. All
@@ -23,6 +25,7 @@ var engineStories = []struct {
 	{"health", storyHealth},
 	{"another program makes the node leave", storyLeave},
 	{"the end of a process in a stopped lockspace", storyCloseStopped},
+	{"killed while a conversion is under way to another node", storyKilledConverting},
 	{"a storm of requests and cancels", storyStorm},
 }
 
@@ -237,4 +240,55 @@ func storyCloseStopped(t *testing.T, r *rig) {
 	watcher.lock(1, "close-stopped", dlm.EX, 0)
 	watcher.lock(2, "close-stopped-2", dlm.EX, 0)
 	u.Kill()
+}
+
+// The kernel's answer to a conversion comes when the process that asked is dead:
+// before its lock is adopted, after which 6.1 reports nothing of the lock any
+// more (dlm/libdlm/unheard.go), or after it. The lock can be released all the
+// same, and others get it.
+func storyKilledConverting(t *testing.T, r *rig) {
+	master := r.user(t, 1, shared)
+	defer master.Kill()
+	for i, late := range []bool{false, false, true} {
+		name := fmt.Sprintf("killed-converting-%d", i)
+		master.lock(dlm.Cookie(2*i+1), name, dlm.NL, 0)
+		dead := r.user(t, 0, shared)
+		id := dead.lock(1, name, dlm.EX, 0)
+		r.cluster.Net.SetLink(2, 1, lan.Link{Delay: answerDelay})
+		dead.space.Convert(1, dlm.EX, dlm.Persistent|dlm.ValueBlock, &dlm.Value{1})
+		time.Sleep(answerDelay / 4) // it has got to the kernel
+		dead.Kill()
+		if late {
+			r.adoptAfterKill(t, name, id, 0)
+			r.cluster.Heal()
+		} else {
+			r.cluster.Heal()
+			time.Sleep(answerDelay)
+			r.adoptAfterKill(t, name, id, i)
+		}
+		master.lock(dlm.Cookie(2*i+2), name, dlm.EX, dlm.NoQueue)
+	}
+}
+
+const answerDelay = 2 * time.Second
+
+// adoptAfterKill takes the lock over, and releases it, after a conversion in
+// the second run.
+func (r *rig) adoptAfterKill(t *testing.T, name string, id dlm.LockID, run int) {
+	u := r.user(t, 0, shared)
+	defer u.Kill()
+	u.space.Adopt(1, name, dlm.EX, dlm.Persistent|dlm.ValueBlock)
+	ev := u.events.Completed(t, 1)
+	require.Equal(t, dlm.StatusOK, ev.Status)
+	require.Equal(t, id, ev.LockID)
+	if run == 1 {
+		u.space.Convert(1, dlm.PR, dlm.Persistent|dlm.ValueBlock, nil)
+		ev := u.events.Completed(t, 1)
+		t.Logf("the conversion ended with %v", ev.Status)
+		require.Contains(t, []dlm.Status{dlm.StatusOK, dlm.StatusUnheard}, ev.Status)
+	}
+	began := time.Now()
+	u.space.Unlock(1, &dlm.Value{2})
+	require.Equal(t, dlm.StatusUnlocked, u.events.Completed(t, 1).Status)
+	t.Logf("released in %v", time.Since(began).Round(time.Millisecond))
 }

@@ -117,6 +117,8 @@ func (c *call) statusError(l *lock, mode dlm.Mode, st dlm.Status) *Error {
 		e.Kind, e.Text = NotHeld, "the lock manager does not know the lock any more"
 	case dlm.StatusGone:
 		e.Kind, e.Text = NoSuchLockspace, "the lockspace was left while the request was under way; join it again"
+	case dlm.StatusUnheard:
+		e.Text = "the kernel reports nothing of this lock any more, because the service was killed in the middle of an operation; release it and acquire it again"
 	default:
 		e.Errno = st.Errno()
 		e.Text = "the lock manager refused the operation with " + st.String()

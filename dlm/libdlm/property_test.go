@@ -17,8 +17,9 @@ import (
 )
 
 // whim is a device that takes every call, sleeps in some, refuses some, lets
-// results come before or after the call returns, and now and then unlocks a
-// lock by itself. It knows of each lock only whether it is granted.
+// results come before or after the call returns, or never for what was adopted,
+// and now and then unlocks a lock by itself. It knows of each lock only whether
+// it is granted.
 type whim struct {
 	mu      sync.Mutex
 	rnd     *rand.Rand
@@ -33,6 +34,7 @@ type whimLock struct {
 	id      dlm.LockID
 	granted bool
 	busy    bool // an operation waits for its result
+	deaf    bool // no result is ever reported
 	ends    dlm.Status
 }
 
@@ -68,7 +70,9 @@ func (w *whim) report(c dlm.Cookie, l *whimLock) {
 	if l.ends == dlm.StatusUnlocked || !l.granted {
 		delete(w.locks, c)
 	}
-	w.results <- result{cookie: c, id: l.id, status: l.ends}
+	if !l.deaf {
+		w.results <- result{cookie: c, id: l.id, status: l.ends}
+	}
 }
 
 func (w *whim) request(c dlm.Cookie, _ string, _ dlm.Mode, f dlm.Flags) (dlm.LockID, error) {
@@ -97,8 +101,11 @@ func (w *whim) adopt(c dlm.Cookie, _ string, _ dlm.Mode, _ dlm.Flags) (dlm.LockI
 		return 0, syscall.ENOENT
 	}
 	w.next++
-	w.locks[c] = &whimLock{id: w.next, granted: true}
-	w.results <- result{cookie: c, id: w.next, blocking: true, mode: dlm.EX}
+	l := &whimLock{id: w.next, granted: true, deaf: w.rnd.IntN(2) == 0}
+	w.locks[c] = l
+	if !l.deaf && w.rnd.IntN(2) == 0 {
+		w.results <- result{cookie: c, id: w.next, blocking: true, mode: dlm.EX}
+	}
 	return w.next, nil
 }
 

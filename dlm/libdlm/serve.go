@@ -16,8 +16,11 @@ const (
 	callRequest call = iota
 	callAdopt
 	callConvert
-	callDemote // the conversion that begins an Unlock
+	callTest      // the conversion in place that tests whether a lock reports
+	callTestAgain // see unheard.go
+	callDemote    // the conversion that begins an Unlock
 	callUnlock
+	callUnlockAgain
 	callCancel
 	callForward // a purge, still in the lane of adoptions
 	callPurge
@@ -85,6 +88,10 @@ func (s *space) calling(r *request) (dlm.LockID, bool) {
 	}
 	switch r.call {
 	case callCancel:
+	case callTestAgain, callUnlockAgain:
+		return l.id, s.unanswered(l)
+	case callTest:
+		l.stage = hearing
 	case callDemote:
 		l.stage = demoting
 	case callUnlock:
@@ -105,6 +112,9 @@ func (s *space) returned(r *request, id dlm.LockID, err error) {
 		return
 	case r.call == callCancel:
 		return // the kernel says how the operation ended, or nothing is to be said
+	case r.call == callTestAgain, r.call == callUnlockAgain:
+		s.askedAgain(r, err)
+		return
 	case err != nil:
 		s.failed(r, err)
 		return
@@ -117,13 +127,15 @@ func (s *space) returned(r *request, id dlm.LockID, err error) {
 	}
 	switch {
 	case r.call == callAdopt:
-		l.flags = l.asked
+		l.flags, l.unheard = l.asked, true
 		s.finish(l, dlm.Event{})
 	case l.stage == calling:
 		l.stage = pending
 		if l.canceled {
 			s.sendCancel(l)
 		}
+	default:
+		s.doubt(l)
 	}
 }
 
@@ -135,9 +147,9 @@ func (s *space) ask(r *request, id dlm.LockID) (dlm.LockID, error) {
 		return d.request(c, r.name, r.mode, r.flags)
 	case callAdopt:
 		return d.adopt(c, r.name, r.mode, r.flags)
-	case callConvert, callDemote:
+	case callConvert, callDemote, callTest, callTestAgain:
 		return id, d.convert(c, id, r.mode, r.flags, &r.value)
-	case callUnlock:
+	case callUnlock, callUnlockAgain:
 		return id, d.unlock(c, id)
 	default:
 		return id, d.cancel(c, id)
@@ -230,6 +242,7 @@ func (s *space) take(r *result) {
 	if l.id == 0 {
 		l.id = r.id
 	}
+	l.unheard = false
 	switch {
 	case r.blocking:
 		s.blocking(l, r.mode)
@@ -238,7 +251,9 @@ func (s *space) take(r *result) {
 	case l.op == dlm.OpUnlock && l.stage == demoting && r.status == dlm.StatusOK:
 		l.mode, l.flags, l.stage = dlm.NL, 0, queued
 		s.calls.put(request{lock: l, seq: l.seq, call: callUnlock})
-	case l.op == dlm.OpNone || l.op == dlm.OpAdopt:
+	case l.op != dlm.OpNone && l.stage == hearing:
+		s.heard(l, r)
+	case l.op == dlm.OpNone || l.op == dlm.OpAdopt || l.stage == queued:
 		s.log.Warn("result without an operation", "lkid", r.id, "status", r.status)
 	default:
 		s.completed(l, r)

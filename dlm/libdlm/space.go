@@ -64,6 +64,9 @@ type lock struct {
 	unlock   *release // Unlock was called while a new lock waits
 
 	early []dlm.Event // notifications before the adoption has been reported
+
+	unheard bool     // adopted, and the kernel has reported nothing of it yet: see unheard.go
+	tested  *request // the conversion that comes after the test
 }
 
 type stage uint8
@@ -72,6 +75,7 @@ const (
 	queued    stage = iota // in a lane
 	calling                // in a call into the kernel
 	pending                // with the kernel
+	hearing                // pending: the test before a conversion
 	demoting               // pending: the first step of an Unlock, see unlocking
 	unlocking              // pending: the last step of an Unlock
 )
@@ -166,6 +170,10 @@ func (s *space) Convert(c dlm.Cookie, m dlm.Mode, f dlm.Flags, value *dlm.Value)
 	if value != nil && dlm.TransferOf(l.mode, m) == dlm.Writes {
 		r.value = *value
 	}
+	if l.unheard {
+		s.testFirst(l, r)
+		return
+	}
 	s.calls.put(r)
 }
 
@@ -237,9 +245,10 @@ func (s *space) cancel(l *lock) {
 	}
 	switch l.stage {
 	case queued:
+		l.tested = nil
 		s.finish(l, dlm.Event{Status: dlm.StatusCanceled})
-	case calling:
-		l.canceled = true // serve sees to it when the call has returned
+	case calling, hearing:
+		l.canceled = true // seen to when the call has returned, or the test has ended
 	case pending:
 		l.canceled = true
 		s.sendCancel(l)
