@@ -75,7 +75,7 @@ type Cluster struct {
 
 	config    Config
 	image     image.Image
-	lock      *os.File
+	unlock    func() // lets other processes have a lab; nil where there was no lock
 	artefacts string
 	sockets   string // directory of the unix sockets
 	started   time.Time
@@ -131,7 +131,7 @@ func (c *Cluster) prepare(ctx context.Context) error {
 		return err
 	}
 	if !c.config.Concurrent {
-		c.lock, err = lockLab(ctx, cache, func(holder string) {
+		c.unlock, err = machine.take(ctx, cache, func(holder string) {
 			c.config.Log.Info("lab: waiting for another lab to end", "holder", holder)
 		})
 		if err != nil {
@@ -171,11 +171,11 @@ func Prepare(ctx context.Context, series ...string) error {
 	if err != nil {
 		return err
 	}
-	lock, err := lockLab(ctx, cache, func(string) {})
+	unlock, err := machine.take(ctx, cache, func(string) {})
 	if err != nil {
 		return err
 	}
-	defer lock.Close()
+	defer unlock()
 	for _, s := range series {
 		if _, err := image.Prepare(ctx, root, cache, s); err != nil {
 			return fmt.Errorf("lab: kernel %s: %w", s, err)
@@ -206,8 +206,8 @@ func (c *Cluster) Close() {
 		if c.sockets != "" {
 			os.RemoveAll(c.sockets)
 		}
-		if c.lock != nil {
-			c.lock.Close()
+		if c.unlock != nil {
+			c.unlock()
 		}
 	})
 }

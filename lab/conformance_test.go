@@ -6,10 +6,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -22,22 +18,6 @@ import (
 	"github.com/dlmlock/dlmlockd/lab/peer"
 )
 
-// TestEngine tells stories about the engine that only a real cluster can tell,
-// and then runs every rule of dlmtest against the kernel: each process of a
-// rule is one on a node, and its end is SIGKILL.
-func TestEngine(t *testing.T) {
-	lab.Require(t)
-	for _, kernel := range kernels() {
-		t.Run(kernel, func(t *testing.T) {
-			r := newRig(t, lab.Config{Kernel: kernel, Nodes: 2})
-			for _, story := range engineStories {
-				t.Run(story.name, func(t *testing.T) { story.tell(t, r) })
-			}
-			t.Run("rules", func(t *testing.T) { dlmtest.Run(t, r) })
-		})
-	}
-}
-
 // rig is a cluster as the conformance suite sees it.
 type rig struct {
 	t       *testing.T // the whole test: processes outlive the rule that starts them
@@ -45,31 +25,17 @@ type rig struct {
 	fresh   int
 }
 
-const (
-	shared  = "shared"
-	peerBin = "/usr/local/bin/dlmpeer" // in the nodes
-)
+// shared is the lockspace that the rules and the engine's stories share.
+const shared = "shared"
 
-// newRig boots a cluster with dlmpeer on its nodes, and joins the lockspace
-// that the rules share.
-func newRig(t *testing.T, config lab.Config) *rig {
-	c := lab.Start(t, config)
-	bin := filepath.Join(t.TempDir(), "dlmpeer")
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-tags", "libdlm", "-o", bin, "./cmd/dlmpeer").CombinedOutput()
-	require.NoError(t, err, string(out))
-	r := &rig{t: t, cluster: c}
-	for _, n := range c.Nodes() {
-		require.NoError(t, n.Push(t.Context(), bin, peerBin))
-	}
-	t.Run("without a cluster", func(t *testing.T) { withoutCluster(t, r) })
-	require.NoError(t, c.JoinDLM(lab.Context(t, "joining", 2*time.Minute)))
-	for i := range c.Nodes() {
+// joinShared makes all nodes members of it.
+func (r *rig) joinShared(t *testing.T) {
+	for i := range r.cluster.Nodes() {
 		p := r.start(t, i)
 		_, err := p.Create(lab.Context(t, "join "+shared, time.Minute), shared, func(dlm.Event) {})
 		require.NoError(t, err)
 		p.Kill()
 	}
-	return r
 }
 
 func (r *rig) Nodes() int                  { return len(r.cluster.Nodes()) }
@@ -86,8 +52,10 @@ func (r *rig) Timing() dlmtest.Timing {
 
 func (r *rig) Process(t testing.TB, node int) dlmtest.Process { return r.start(t, node) }
 
-// Crash pulls the plug.
-func (r *rig) Crash(t testing.TB, node int) { require.NoError(t, r.cluster.Nodes()[node].Crash()) }
+// Crash makes the kernel panic.
+func (r *rig) Crash(t testing.TB, node int) {
+	require.NoError(t, r.cluster.Nodes()[node].Panic(lab.Context(t, "panic", stepTime)))
+}
 
 // process is a dlmpeer on a node.
 type process struct {
@@ -100,7 +68,7 @@ func (r *rig) start(t testing.TB, node int) *process {
 	n := r.cluster.Nodes()[node]
 	fromNode, out := io.Pipe()
 	proc, err := n.Start(lab.Context(t, "start dlmpeer", time.Minute), agent.Command{
-		Argv: []string{peerBin}, Stdout: out, Stderr: lineLog{r.t, n.Name},
+		Argv: []string{peerPath}, Stdout: out, Stderr: lineLog{r.t, n.Name},
 	})
 	require.NoError(t, err)
 	go func() {
@@ -155,12 +123,4 @@ func (r *rig) control(t testing.TB, lockspace, order string) {
 		_, err := n.Shell(t.Context(), "echo "+order+" > /sys/kernel/dlm/"+lockspace+"/control")
 		require.NoError(t, err)
 	}
-}
-
-// kernels are the series to test on: LAB_KERNELS, or all.
-func kernels() []string {
-	if only := strings.Fields(os.Getenv("LAB_KERNELS")); len(only) > 0 {
-		return only
-	}
-	return []string{"6.1", "6.12"}
 }

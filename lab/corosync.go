@@ -25,10 +25,11 @@ func (c *Cluster) corosyncConf() string {
   cluster_name: %s
   transport: udpu
   token: %d
+  consensus: %d
 }
 quorum {
   provider: corosync_votequorum
-`, ClusterName, c.config.Token.Milliseconds())
+`, ClusterName, c.config.Token.Milliseconds(), c.consensus().Milliseconds())
 	if len(c.nodes) == 2 {
 		// Two nodes have no majority without each other. wait_for_all would
 		// keep a node that restarts alone from ever being quorate.
@@ -42,13 +43,24 @@ quorum {
 	return b.String()
 }
 
-// dlmConf writes dlm.conf(5) for the cluster.
+// consensus is how long the nodes take to agree on who is left, after the token
+// was lost. Two nodes may take less than the token's time (corosync.conf(5)).
+func (c *Cluster) consensus() time.Duration {
+	if len(c.nodes) == 2 {
+		return c.config.Token * 2 / 5
+	}
+	return c.config.Token * 6 / 5
+}
+
+// dlmConf writes dlm.conf(5) for the cluster. After quorum has come back
+// dlm_controld fences those that are still missing, by default half a minute
+// later.
 func (c *Cluster) dlmConf() string {
 	if !c.config.Fencing {
 		return "enable_fencing=0\nenable_startup_fencing=0\n"
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "enable_fencing=1\nenable_startup_fencing=0\ndevice labfence %s x=1\n", guest.FencePath)
+	fmt.Fprintf(&b, "enable_fencing=1\nenable_startup_fencing=0\npost_join_delay=5\ndevice labfence %s x=1\n", guest.FencePath)
 	for _, n := range c.nodes {
 		fmt.Fprintf(&b, "connect labfence node=%d id=%d\n", n.ID, n.ID)
 	}

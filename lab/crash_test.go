@@ -31,80 +31,74 @@ const (
 // crashTime bounds one run of the crash test on a node.
 const crashTime = 10 * time.Minute
 
-// crashPrograms are the crash test of cmd/dlmlockd and its two daemons, built
-// for the nodes: path here to path there.
-func crashPrograms(t *testing.T) map[string]string {
-	t.Helper()
-	dir := t.TempDir()
+// crashPrograms builds the crash test of cmd/dlmlockd and its second daemon,
+// which dies at a step: path here to path there.
+func crashPrograms(ctx context.Context, dir, daemon string) (map[string]string, error) {
 	test := filepath.Join(dir, "crash.test")
-	out, err := exec.CommandContext(t.Context(), "go", "test", "-c", "-tags", "godbus_no_tcp", "-o", test, "../cmd/dlmlockd").CombinedOutput()
-	require.NoError(t, err, string(out))
-	plain, err := service.Build(t.Context(), dir)
-	require.NoError(t, err)
-	hooked, err := service.Build(t.Context(), dir, "crashtest")
-	require.NoError(t, err)
-	return map[string]string{test: crashTestPath, plain: crashProgramPath, hooked: crashHookedPath}
+	out, err := exec.CommandContext(ctx, "go", "test", "-c", "-tags", "godbus_no_tcp", "-o", test, "../cmd/dlmlockd").CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("the crash test: %w\n%s", err, out)
+	}
+	hooked, err := service.Build(ctx, dir, "crashtest")
+	return map[string]string{test: crashTestPath, daemon: crashProgramPath, hooked: crashHookedPath}, err
 }
 
 // crashTests kills the daemons of both nodes of a cluster in the middle of
-// their work, on the kernel's DLM: cmd/dlmlockd/crash_test.go runs on each
-// node. On both at once the resources are the same, so that most calls concern
-// locks whose queue the other node keeps, and some are refused because of it.
-func crashTests(t *testing.T, r *serviceRig, programs map[string]string) {
+// their work, some hundred times, on the kernel's DLM: cmd/dlmlockd/crash_test.go
+// runs on each node. Under load the resources of both are the same, so that
+// most calls concern locks whose queue the other node keeps, and some are
+// refused because of it. The steps of the story are divided between the nodes;
+// each tells it in a lockspace of its own, whose queues the other node keeps.
+func crashTests(t *testing.T, r *serviceRig) {
 	r.fresh(t)
-	for from, to := range programs {
+	for from, to := range r.programs.crash {
 		for _, n := range r.cluster.Nodes() {
 			require.NoError(t, n.Push(lab.Context(t, "push", commandTime), from, to))
 		}
 	}
 	t.Run("at random points", func(t *testing.T) {
-		r.crashOn(t, r.cluster.Nodes(), "TestCrashAtRandomPoints", 60)
+		r.crashOn(t, "TestCrashAtRandomPoints", func(int) crashVars { return crashVars{rounds: 24, lockspace: "vms"} })
 	})
 	t.Run("at random steps", func(t *testing.T) {
-		r.crashOn(t, r.cluster.Nodes(), "TestCrashAtRandomStepsUnderLoad", 20)
+		r.crashOn(t, "TestCrashAtRandomStepsUnderLoad", func(int) crashVars { return crashVars{rounds: 6, lockspace: "vms"} })
 	})
-	// The queues of what the story of node 1 is about are on node 2.
-	require.NoError(t, r.cluster.Node(2).JoinLockspace(lab.Context(t, "join", commandTime), "vms"))
-	p := r.masterOn(t, r.cluster.Node(2), "vms", "disk", "other", "a", "b", "c")
-	defer p.close()
-	t.Run("at every step", func(t *testing.T) {
-		r.crashOn(t, r.cluster.Nodes()[:1], "TestCrashAtEveryStep", 0)
-	})
-	t.Run("taking many", func(t *testing.T) {
-		r.crashOn(t, r.cluster.Nodes()[:1], "TestCrashInAcquireMany", 0)
-	})
+	share := func(node int) crashVars {
+		return crashVars{lockspace: fmt.Sprintf("vms-%d", node), share: fmt.Sprintf("%d/2", node)}
+	}
+	for _, n := range r.cluster.Nodes() {
+		other := share(3 - n.ID).lockspace
+		require.NoError(t, n.JoinLockspace(lab.Context(t, "join", commandTime), other))
+		p := r.masterOn(t, n, other, "disk", "other", "a", "b", "c")
+		defer p.close()
+	}
+	t.Run("at every step", func(t *testing.T) { r.crashOn(t, "TestCrashAtEveryStep", share) })
+	t.Run("taking many", func(t *testing.T) { r.crashOn(t, "TestCrashInAcquireMany", share) })
 }
 
-// crashOn runs a test of the crash test on some nodes at once, and sees to it
+// crashVars is what the crash test reads from its environment.
+type crashVars struct {
+	lockspace string
+	rounds    int    // 0: as many as it likes
+	share     string // "1/2": the first half of the steps
+}
+
+func (v crashVars) environment() []string {
+	env := []string{"DLMLOCKD_TEST_ENGINE=dlm", "DLMLOCKD_TEST_PROGRAM=" + crashProgramPath, "DLMLOCKD_TEST_HOOKED=" + crashHookedPath,
+		"DLMLOCKD_TEST_LOCKSPACE=" + v.lockspace, "DLMLOCKD_TEST_SHARE=" + v.share}
+	if v.rounds > 0 {
+		env = append(env, fmt.Sprint("DLMLOCKD_TEST_ROUNDS=", v.rounds))
+	}
+	return env
+}
+
+// crashOn runs a test of the crash test on all nodes at once, and sees to it
 // that nothing is left.
-func (r *serviceRig) crashOn(t *testing.T, nodes []*lab.Node, test string, rounds int) {
+func (r *serviceRig) crashOn(t *testing.T, test string, vars func(node int) crashVars) {
 	var all sync.WaitGroup
-	for _, n := range nodes {
+	for _, n := range r.cluster.Nodes() {
 		all.Go(func() {
-			var out bytes.Buffer
-			log, err := os.Create(filepath.Join(r.cluster.Artefacts(), n.Name+"."+test))
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			defer log.Close()
-			both := io.MultiWriter(&out, log)
-			env := []string{"DLMLOCKD_TEST_ENGINE=dlm", "DLMLOCKD_TEST_PROGRAM=" + crashProgramPath, "DLMLOCKD_TEST_HOOKED=" + crashHookedPath}
-			if rounds > 0 {
-				env = append(env, fmt.Sprint("DLMLOCKD_TEST_ROUNDS=", rounds))
-			}
-			_, _, err = n.RunCommand(lab.Context(t, "crash test", crashTime), agent.Command{
-				Argv: []string{crashTestPath, "-test.v", "-test.run=^" + test + "$", "-test.timeout=" + crashTime.String()},
-				Env:  env, Stdout: both, Stderr: both,
-			}, nil)
-			if err != nil {
-				t.Errorf("%s: %v; all of it is in %s\n%.3000s", n.Name, err, log.Name(), out.String())
-				return
-			}
-			for line := range strings.Lines(out.String()) {
-				if strings.Contains(line, "kills") || strings.Contains(line, "steps") || strings.HasPrefix(line, "--- ") {
-					t.Logf("%s: %s", n.Name, strings.TrimSpace(line))
-				}
+			if err := r.crashOne(t, n, test, vars(n.ID)); err != nil {
+				t.Errorf("%s: %v", n.Name, err)
 			}
 		})
 	}
@@ -112,10 +106,37 @@ func (r *serviceRig) crashOn(t *testing.T, nodes []*lab.Node, test string, round
 	if t.Failed() {
 		return
 	}
-	for _, n := range nodes {
-		r.purgeAll(t, n, "vms")
-		require.NoError(t, r.clean(n))
+	for _, n := range r.cluster.Nodes() {
+		lockspace := vars(n.ID).lockspace
+		r.purgeAll(t, n, lockspace)
+		p, err := startPeer(t.Context(), n)
+		require.NoError(t, err)
+		require.NoError(t, p.Remove(lab.Context(t, "leave", commandTime), lockspace))
+		p.close()
 	}
+}
+
+func (r *serviceRig) crashOne(t *testing.T, n *lab.Node, test string, vars crashVars) error {
+	log, err := os.Create(filepath.Join(r.cluster.Artefacts(), n.Name+"."+test))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	var out bytes.Buffer
+	both := io.MultiWriter(&out, log)
+	_, _, err = n.RunCommand(lab.Context(t, "crash test", crashTime), agent.Command{
+		Argv: []string{crashTestPath, "-test.v", "-test.run=^" + test + "$", "-test.timeout=" + crashTime.String()},
+		Env:  vars.environment(), Stdout: both, Stderr: both,
+	}, nil)
+	if err != nil {
+		return fmt.Errorf("%w; all of it is in %s\n%.3000s", err, log.Name(), out.String())
+	}
+	for line := range strings.Lines(out.String()) {
+		if strings.Contains(line, "kills") || strings.Contains(line, "steps") || strings.HasPrefix(line, "--- ") {
+			t.Logf("%s: %s", n.Name, strings.TrimSpace(line))
+		}
+	}
+	return nil
 }
 
 // masterOn makes a node keep the queues of resources: a process there is the

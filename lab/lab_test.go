@@ -46,11 +46,11 @@ Membership information
 
 func TestCorosyncConf(t *testing.T) {
 	two := bare(Config{Token: 7 * time.Second}, 2).corosyncConf()
-	require.Contains(t, two, "token: 7000\n")
+	require.Contains(t, two, "token: 7000\n  consensus: 2800\n")
 	require.Contains(t, two, "two_node: 1\n  wait_for_all: 0\n")
 	require.Contains(t, two, "ring0_addr: 10.77.0.2\n    nodeid: 2\n    name: node2\n")
 	three := bare(Config{}, 3).corosyncConf()
-	require.Contains(t, three, "token: 5000\n")
+	require.Contains(t, three, "token: 5000\n  consensus: 6000\n")
 	require.NotContains(t, three, "two_node", "three nodes have real majorities")
 	require.Equal(t, strings.Count(three, "{"), strings.Count(three, "}"))
 }
@@ -58,7 +58,7 @@ func TestCorosyncConf(t *testing.T) {
 func TestDLMConf(t *testing.T) {
 	require.Equal(t, "enable_fencing=0\nenable_startup_fencing=0\n", bare(Config{}, 2).dlmConf())
 	fencing := bare(Config{Fencing: true}, 2).dlmConf()
-	require.Equal(t, "enable_fencing=1\nenable_startup_fencing=0\ndevice labfence /run/lab/fence x=1\n"+
+	require.Equal(t, "enable_fencing=1\nenable_startup_fencing=0\npost_join_delay=5\ndevice labfence /run/lab/fence x=1\n"+
 		"connect labfence node=1 id=1\nconnect labfence node=2 id=2\n", fencing)
 }
 
@@ -88,6 +88,25 @@ func TestOneLabAtATime(t *testing.T) {
 	again, err := lockLab(t.Context(), cache, func(string) {})
 	require.NoError(t, err)
 	require.NoError(t, again.Close())
+}
+
+// The clusters of one process share the lock, which ends with the last of them.
+func TestClustersOfOneProcessShareTheLock(t *testing.T) {
+	cache := t.TempDir()
+	var l sharedLock
+	one, err := l.take(t.Context(), cache, func(string) { t.Error("nobody is in the way") })
+	require.NoError(t, err)
+	two, err := l.take(t.Context(), cache, func(string) { t.Error("nobody is in the way") })
+	require.NoError(t, err)
+	one()
+	one()
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err = lockLab(ctx, cache, func(string) { cancel() })
+	require.ErrorIs(t, err, context.Canceled)
+	two()
+	f, err := lockLab(t.Context(), cache, func(string) { t.Error("nobody is in the way") })
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
 }
 
 func TestDirectoriesFollowTheEnvironment(t *testing.T) {

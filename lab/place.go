@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -65,6 +66,38 @@ func placeFor(variable, name string) (string, error) {
 		return "", err
 	}
 	return dir, os.MkdirAll(dir, 0o755)
+}
+
+// machine is this process's hold on the machine's lab lock. Clusters of one
+// process may run beside each other and share it.
+var machine sharedLock
+
+type sharedLock struct {
+	mu    sync.Mutex
+	users int
+	file  *os.File
+}
+
+// take takes the lock if no other cluster of the process has it. The hold ends
+// with the function that it returns.
+func (l *sharedLock) take(ctx context.Context, cache string, waiting func(holder string)) (release func(), err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.users == 0 {
+		if l.file, err = lockLab(ctx, cache, waiting); err != nil {
+			return nil, err
+		}
+	}
+	l.users++
+	return sync.OnceFunc(l.release), nil
+}
+
+func (l *sharedLock) release() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.users--; l.users == 0 {
+		l.file.Close()
+	}
 }
 
 // lockLab takes the machine's lab lock, waiting for another lab to end. The

@@ -21,28 +21,6 @@ import (
 	"github.com/dlmlock/dlmlockd/lab/service"
 )
 
-// TestService plays the stories for two nodes on each kernel, in one boot.
-func TestService(t *testing.T) {
-	lab.Require(t)
-	for _, kernel := range seriesToTest() {
-		t.Run(kernel, func(t *testing.T) {
-			programs := crashPrograms(t) // before the nodes run: compiling is work
-			r := newServiceRig(t, lab.Config{Kernel: kernel, Nodes: 2})
-			t.Run("stories", func(t *testing.T) { playStories(t, r, "two") })
-			t.Run("crash", func(t *testing.T) { crashTests(t, r, programs) })
-		})
-	}
-}
-
-// TestServiceFenced plays the stories for three nodes, of which those that are
-// lost are powered off for the others before their locks are given away.
-func TestServiceFenced(t *testing.T) {
-	lab.Require(t)
-	r := newServiceRig(t, lab.Config{Nodes: 3, Fencing: true})
-	t.Run("stories", func(t *testing.T) { playStories(t, r, "three") })
-	t.Run("history", func(t *testing.T) { neverTwoHolders(t, r) })
-}
-
 // seriesToTest are the kernels of LAB_KERNELS, or all.
 func seriesToTest() []string {
 	if only := strings.Fields(os.Getenv("LAB_KERNELS")); len(only) > 0 {
@@ -65,53 +43,94 @@ type serviceRig struct {
 	fencedBefore int // how many nodes were fenced before the test that runs
 }
 
-// programs are what was built for the nodes, on this machine.
-type programs struct{ daemon, peer string }
-
 // config is the daemons' configuration.
-const daemonConfig = "lockspaces = [\"vms\"]\nop-timeout = \"10s\"\n"
+const daemonConfig = "lockspaces = [\"vms\"]\nop-timeout = \"6s\"\n"
 
-// newServiceRig boots a cluster whose nodes have the service and dlmpeer.
+// newServiceRig boots a cluster whose nodes have the service and dlmpeer, and
+// are members.
 func newServiceRig(t *testing.T, config lab.Config) *serviceRig {
-	r := &serviceRig{services: map[int]*service.Service{}, logStart: map[int]int64{}, fencing: config.Fencing}
+	r := bootServiceRig(t, config)
+	r.join(t)
+	return r
+}
+
+// bootServiceRig boots nodes that have dlmpeer; corosync does not run yet.
+func bootServiceRig(t *testing.T, config lab.Config) *serviceRig {
+	r := &serviceRig{programs: buildPrograms(t), services: map[int]*service.Service{}, logStart: map[int]int64{}, fencing: config.Fencing}
 	r.gate.open = make(chan struct{})
 	close(r.gate.open)
 	config.BeforeFence = func(*lab.Node, int) { r.gate.pass() }
-	r.programs = buildPrograms(t)
 	r.cluster = lab.Start(t, config)
-	require.NoError(t, r.cluster.JoinDLM(lab.Context(t, "joining", 2*time.Minute)))
-	var all sync.WaitGroup
 	for _, n := range r.cluster.Nodes() {
 		r.services[n.ID] = &service.Service{Node: n}
+		require.NoError(t, n.Push(lab.Context(t, "push", commandTime), r.programs.peer, peerPath))
+	}
+	return r
+}
+
+// join makes the nodes a cluster and installs the service on them.
+func (r *serviceRig) join(t *testing.T) {
+	t.Helper()
+	require.NoError(t, r.cluster.JoinDLM(lab.Context(t, "joining", joinTime)))
+	var all sync.WaitGroup
+	for _, n := range r.cluster.Nodes() {
 		all.Go(func() { r.install(t, n.ID) })
 	}
 	all.Wait()
 	if t.Failed() {
 		t.FailNow()
 	}
-	return r
+}
+
+// programs are what was built for the nodes, on this machine.
+type programs struct {
+	daemon, peer string
+	crash        map[string]string // for the crash test: path here to path there
+}
+
+// built is done once for all tests: compiling is work, and the nodes need the
+// processors.
+var built = sync.OnceValues(func() (p programs, err error) {
+	dir, err := os.MkdirTemp("", "lab-programs-")
+	if err != nil {
+		return p, err
+	}
+	programsDir = dir
+	ctx := context.Background()
+	if p.daemon, err = service.Build(ctx, dir); err != nil {
+		return p, err
+	}
+	p.peer = filepath.Join(dir, "dlmpeer")
+	out, err := exec.CommandContext(ctx, "go", "build", "-tags", "libdlm", "-o", p.peer, "./cmd/dlmpeer").CombinedOutput()
+	if err != nil {
+		return p, fmt.Errorf("dlmpeer: %w\n%s", err, out)
+	}
+	p.crash, err = crashPrograms(ctx, dir, p.daemon)
+	return p, err
+})
+
+var programsDir string
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if programsDir != "" {
+		os.RemoveAll(programsDir)
+	}
+	os.Exit(code)
 }
 
 func buildPrograms(t *testing.T) programs {
 	t.Helper()
-	dir := t.TempDir()
-	p := programs{peer: filepath.Join(dir, "dlmpeer")}
-	var err error
-	p.daemon, err = service.Build(t.Context(), dir)
+	p, err := built()
 	require.NoError(t, err)
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-tags", "libdlm", "-o", p.peer, "./cmd/dlmpeer").CombinedOutput()
-	require.NoError(t, err, string(out))
 	return p
 }
 
 // install puts the programs on a node that has joined the cluster.
 func (r *serviceRig) install(t *testing.T, id int) {
 	ctx, n := lab.Context(t, "install", commandTime), r.cluster.Node(id)
-	err := n.Push(ctx, r.programs.peer, peerPath)
-	if err == nil {
-		*r.services[id], err = installed(ctx, n, r.programs.daemon)
-	}
-	if err != nil {
+	var err error
+	if *r.services[id], err = installed(ctx, n, r.programs.daemon); err != nil {
 		t.Error(err)
 	}
 }
@@ -129,6 +148,9 @@ func installed(ctx context.Context, n *lab.Node, program string) (service.Servic
 func (r *serviceRig) boot(t *testing.T, id int) error {
 	n := r.cluster.Node(id)
 	if err := n.Boot(lab.Context(t, "boot", commandTime)); err != nil {
+		return err
+	}
+	if err := n.Push(lab.Context(t, "push", commandTime), r.programs.peer, peerPath); err != nil {
 		return err
 	}
 	if err := n.JoinDLM(lab.Context(t, "join", commandTime)); err != nil {
@@ -152,11 +174,7 @@ func (r *serviceRig) fresh(t *testing.T) {
 		}
 	}
 	r.split = false
-	for _, n := range r.cluster.Nodes() {
-		if !n.Up() {
-			require.NoError(t, r.boot(t, n.ID))
-		}
-	}
+	r.bootAll(t)
 	var ids []int
 	for _, n := range r.cluster.Nodes() {
 		ids = append(ids, n.ID)
@@ -167,6 +185,26 @@ func (r *serviceRig) fresh(t *testing.T) {
 	}
 	require.NoError(t, r.cluster.WaitMembers(lab.Context(t, "members", commandTime), ids...))
 	r.fencedBefore = len(r.cluster.Fenced())
+}
+
+// bootAll boots the nodes that are off, all at once: one that joins waits until
+// all that are up are members.
+func (r *serviceRig) bootAll(t *testing.T) {
+	t.Helper()
+	var all sync.WaitGroup
+	for _, n := range r.cluster.Nodes() {
+		if !n.Up() {
+			all.Go(func() {
+				if err := r.boot(t, n.ID); err != nil {
+					t.Errorf("%s: %v", n.Name, err)
+				}
+			})
+		}
+	}
+	all.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
 }
 
 // cleanTime bounds the cleaning of a node. Its kernel may be stuck.
@@ -235,7 +273,7 @@ func (r *serviceRig) openFenceGate() {
 }
 
 // peerPath is dlmpeer in the nodes.
-const peerPath = "/usr/local/bin/dlmpeer-stories"
+const peerPath = "/usr/local/bin/dlmpeer"
 
 // peerProcess is a dlmpeer on a node: a process that uses libdlm without the
 // service.

@@ -15,32 +15,11 @@ import (
 
 	"github.com/dlmlock/dlmlockd/lab"
 	"github.com/dlmlock/dlmlockd/lab/agent"
-	"github.com/dlmlock/dlmlockd/lab/image"
 	"github.com/dlmlock/dlmlockd/lab/lan"
 )
 
-// Times are generous: an emulated node on a busy machine is slow, and a time
-// that is too short tells nothing.
-const (
-	joinTime = 2 * time.Minute
-	stepTime = time.Minute
-)
-
-// One boot for each kernel; the cases build on each other in this order.
-func TestTwoNodes(t *testing.T) {
-	for _, series := range image.Series() {
-		t.Run(series, func(t *testing.T) {
-			c := lab.Start(t, lab.Config{Kernel: series, Nodes: 2})
-			t.Run("commands", func(t *testing.T) { commands(t, c.Node(1)) })
-			t.Run("files", func(t *testing.T) { files(t, c.Node(1)) })
-			t.Run("bus", func(t *testing.T) { systemBus(t, c.Node(1)) })
-			t.Run("join", func(t *testing.T) { join(t, c) })
-			t.Run("slow network", func(t *testing.T) { slowNetwork(t, c) })
-			t.Run("complaints", func(t *testing.T) { complaints(t, c.Node(1)) })
-			t.Run("crash and return", func(t *testing.T) { crashAndReturn(t, c) })
-		})
-	}
-}
+// What the lab itself can do is looked at before the nodes are used for more:
+// see TestTwoNodes.
 
 func commands(t *testing.T, n *lab.Node) {
 	ctx := lab.Context(t, "commands", stepTime)
@@ -186,66 +165,10 @@ func consoleOf(t *testing.T, n *lab.Node) string {
 	return string(text)
 }
 
-func crashAndReturn(t *testing.T, c *lab.Cluster) {
-	one, two := c.Node(1), c.Node(2)
-	require.NoError(t, two.Panic(lab.Context(t, "panic", stepTime)))
-	require.False(t, two.Up())
-	_, err := two.Run(t.Context(), "true")
-	require.ErrorIs(t, err, lab.ErrDown)
-	require.NoError(t, one.WaitMembers(lab.Context(t, "the loss is noticed", joinTime), 1))
-	awaitMembers(t, one, "smoke", 1)
-
-	require.NoError(t, two.Restart(lab.Context(t, "restart", joinTime)))
-	require.NoError(t, two.JoinDLM(lab.Context(t, "rejoin", joinTime)))
-	require.NoError(t, two.JoinLockspace(lab.Context(t, "lockspace", stepTime), "smoke"))
-	awaitMembers(t, one, "smoke", 1, 2)
-	require.NoError(t, two.PowerOff(lab.Context(t, "power off", stepTime)))
-}
-
-// A node that is cut off is fenced by the majority, which recovers only then;
-// what the minority of one sees until its end is that it has no quorum.
-func TestThreeNodesFence(t *testing.T) {
-	c := lab.Start(t, lab.Config{Nodes: 3, Fencing: true})
-	ctx := lab.Context(t, "join", joinTime)
-	require.NoError(t, c.JoinDLM(ctx))
-	for _, n := range c.Nodes() {
-		require.NoError(t, n.JoinLockspace(ctx, "smoke"))
-	}
-	for _, n := range c.Nodes() {
-		awaitMembers(t, n, "smoke", 1, 2, 3)
-	}
-	victim := c.Node(3)
-	cut := time.Now()
-	victim.Isolate()
-	fenced, err := c.WaitFenced(lab.Context(t, "fencing", joinTime), victim.ID)
-	require.NoError(t, err)
-	require.Contains(t, []int{1, 2}, fenced.By)
-	require.False(t, victim.Up())
-	for _, n := range []*lab.Node{c.Node(1), c.Node(2)} {
-		awaitMembers(t, n, "smoke", 1, 2)
-		require.True(t, n.Up())
-	}
-	t.Logf("fenced %v after the cut, recovered %v after it", fenced.At.Sub(cut).Round(time.Millisecond), time.Since(cut).Round(time.Millisecond))
-
-	// Two partitions of a cluster with a node down: nobody has a majority of
-	// three, so nobody may fence, and both sides say so.
-	c.Partition([]int{1}, []int{2})
-	for _, n := range []*lab.Node{c.Node(1), c.Node(2)} {
-		require.NoError(t, n.WaitMembers(lab.Context(t, "partition", joinTime), n.ID))
-		q, err := n.Quorum(ctx)
-		require.NoError(t, err)
-		require.False(t, q.Quorate)
-		require.Eventually(t, func() bool {
-			_, change, err := n.LockspaceMembers(t.Context(), "smoke")
-			require.NoError(t, err)
-			return strings.Contains(change, "wait") || strings.Contains(change, "quorum")
-		}, stepTime, 300*time.Millisecond, "%s says what the lockspace waits for", n.Name)
-	}
-	require.True(t, c.Node(1).Up())
-	require.True(t, c.Node(2).Up())
-}
-
+// A node on which systemd runs the cluster.
 func TestSystemdNode(t *testing.T) {
+	lab.Require(t)
+	t.Parallel()
 	c := lab.Start(t, lab.Config{Kernel: "6.1", Nodes: 1, Systemd: true})
 	n := c.Node(1)
 	require.NoError(t, n.WaitSystemd(lab.Context(t, "systemd", joinTime)))

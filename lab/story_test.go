@@ -61,6 +61,7 @@ type story struct {
 	heard   map[int]*hearing
 	jobs    map[string]*job
 	lockids map[string]string // "node/lockid" to letter
+	letters int               // how many were given
 	tokens  map[string]uint64 // the last by node and resource
 	saved   map[int][]byte    // state files put aside
 	shown   []uint32          // the orphans listed last
@@ -167,6 +168,9 @@ const (
 //	waits NAME              check that it has not ended
 //	until PATTERN COMMAND   again and again, until it prints a line that
 //	                        matches; prints the match. _ stands for a blank
+//	until-not PATTERN COMMAND
+//	                        again and again, until nothing that it prints
+//	                        matches; prints that
 func (s *story) command(line string) {
 	words := strings.Fields(line)
 	started := time.Now()
@@ -197,15 +201,15 @@ func (s *story) command(line string) {
 		default:
 			fmt.Fprintln(&s.out, "it waits")
 		}
-	case words[0] == "until":
-		s.until(strings.ReplaceAll(words[1], "_", " "), words[2:])
+	case words[0] == "until", words[0] == "until-not":
+		s.until(strings.ReplaceAll(words[1], "_", " "), words[2:], words[0] == "until")
 	default:
 		ctx := lab.Context(s.t, line, commandTime)
 		s.prepare(words)(ctx, &s.out)
 	}
 }
 
-func (s *story) until(pattern string, words []string) {
+func (s *story) until(pattern string, words []string, wanted bool) {
 	expr := regexp.MustCompile(pattern)
 	end := time.Now().Add(untilTime)
 	for {
@@ -213,12 +217,17 @@ func (s *story) until(pattern string, words []string) {
 		ctx, cancel := context.WithDeadline(s.t.Context(), end)
 		s.prepare(words)(ctx, &out)
 		cancel()
-		if m := expr.Find(out.Bytes()); m != nil {
+		m := expr.Find(out.Bytes())
+		if m != nil && wanted {
 			fmt.Fprintf(&s.out, "%s\n", m)
 			return
 		}
+		if m == nil && !wanted {
+			s.out.Write(out.Bytes())
+			return
+		}
 		if time.Now().After(end) {
-			s.t.Errorf("%q does not print %q in %v, but:\n%s", words, pattern, untilTime, out.String())
+			s.t.Errorf("after %v %q prints, where %q is wanted (%v):\n%s", untilTime, words, pattern, wanted, out.String())
 			return
 		}
 		time.Sleep(100 * time.Millisecond)
@@ -234,9 +243,21 @@ func (s *story) letter(node int, id uint32) string {
 	}
 	key := fmt.Sprintf("%d/%d", node, id)
 	if s.lockids[key] == "" {
-		s.lockids[key] = string(rune('A' + len(s.lockids)))
+		s.lockids[key] = string(rune('A' + s.letters))
+		s.letters++
 	}
 	return s.lockids[key]
+}
+
+// forget is told that a node was booted: its lockids are new ones.
+func (s *story) forget(node int) {
+	storyMu.Lock()
+	defer storyMu.Unlock()
+	for key := range s.lockids {
+		if strings.HasPrefix(key, fmt.Sprintf("%d/", node)) {
+			delete(s.lockids, key)
+		}
+	}
 }
 
 // storyMu guards what jobs beside a story share with it.

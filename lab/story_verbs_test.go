@@ -151,6 +151,7 @@ func (s *story) onMachine(ctx context.Context, out *bytes.Buffer, id int, verb s
 			return context.Cause(ctx)
 		}
 	case "boot": // and join the cluster again
+		s.forget(id)
 		return s.rig.boot(s.t, id)
 	case "members": // ID... : wait until corosync has exactly these
 		var ids []int
@@ -175,6 +176,12 @@ func (s *story) onMachine(ctx context.Context, out *bytes.Buffer, id int, verb s
 	case "pause-controld", "resume-controld":
 		sig := map[string]string{"pause-controld": "-STOP", "resume-controld": "-CONT"}[verb]
 		_, err := n.Run(ctx, "pkill", sig, "-x", "dlm_controld")
+		return err
+	case "lockdown": // for good, as a kernel started with Secure Boot is
+		_, err := n.Shell(ctx, "mountpoint -q /sys/kernel/security || mount -t securityfs none /sys/kernel/security; echo confidentiality > /sys/kernel/security/lockdown")
+		return err
+	case "hide-debugfs":
+		_, err := n.Run(ctx, "umount", "/sys/kernel/debug")
 		return err
 	case "leave-orphan": // LOCKSPACE/RESOURCE MODE : of a process that is killed
 		return s.leaveOrphan(ctx, out, id, p)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -58,7 +59,8 @@ type worker struct {
 	refused  int
 }
 
-const crashSpace = "vms"
+// crashSpace is the lockspace; the environment may name another one.
+var crashSpace = cmp.Or(os.Getenv("DLMLOCKD_TEST_LOCKSPACE"), "vms")
 
 var crashModes = []string{"NL", "CR", "CW", "PR", "PW", "EX"}
 
@@ -318,6 +320,20 @@ func roundsOf(usual int) int {
 	return usual
 }
 
+// shareOfSteps is where to begin with the steps and how far to go on each time,
+// so that several machines can divide them: "2/3" in the environment is the
+// second of three.
+func shareOfSteps(t *testing.T) (first, stride int) {
+	t.Helper()
+	text := os.Getenv("DLMLOCKD_TEST_SHARE")
+	if text == "" {
+		return 1, 1
+	}
+	_, err := fmt.Sscanf(text, "%d/%d", &first, &stride)
+	require.NoError(t, err)
+	return first, stride
+}
+
 func slotsOf(ws []*worker) map[[2]string]*slot {
 	m := map[[2]string]*slot{}
 	for _, w := range ws {
@@ -414,7 +430,8 @@ func TestCrashAtEveryStep(t *testing.T) {
 	p := start(t, bus, dir)
 	require.NoError(t, c.join(crashSpace))
 	p.kill()
-	for n := 1; ; n++ {
+	first, stride := shareOfSteps(t)
+	for n := first; ; n += stride {
 		p, ready := launchHooked(t, bus, dir, n)
 		done := ready && w.tell()
 		if done {
@@ -422,7 +439,7 @@ func TestCrashAtEveryStep(t *testing.T) {
 		}
 		<-p.exited
 		checkFile(t, dir, slots)
-		recoverWithCrashes(t, bus, dir, slots, n)
+		recoverWithCrashes(t, bus, dir, slots, n/stride)
 		p = start(t, bus, dir)
 		checkService(t, c, slots)
 		for _, s := range w.slots {
@@ -514,7 +531,8 @@ func TestCrashInAcquireMany(t *testing.T) {
 	p := start(t, bus, dir)
 	require.NoError(t, c.join(crashSpace))
 	p.kill()
-	for n, done := 1, false; !done; n++ {
+	first, stride := shareOfSteps(t)
+	for n, done := first, false; !done; n += stride {
 		p, ready := launchHooked(t, bus, dir, n)
 		acquired, released := false, false
 		if ready {
