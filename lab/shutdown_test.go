@@ -27,8 +27,8 @@ var shutdownFiles = map[string]string{
 // otherwise (90 s), and the others would power the node off.
 func TestShutdown(t *testing.T) {
 	lab.Require(t)
-	program, err := service.Build(t.Context(), t.TempDir())
-	require.NoError(t, err)
+	t.Parallel()
+	program := buildPrograms(t).daemon
 	c := lab.Start(t, lab.Config{Nodes: 2, Systemd: true, Fencing: true})
 	ctx := lab.Context(t, "shutdown", 4*time.Minute)
 	require.NoError(t, c.JoinDLM(ctx))
@@ -64,7 +64,7 @@ func TestShutdown(t *testing.T) {
 	require.ErrorContains(t, acquire(c.Node(1), "disk1", "vm1"), "held by node 2")
 
 	// Restarting the service is no shutdown.
-	_, err = down.Run(ctx, "systemctl", "restart", "dlmlockd.service")
+	_, err := down.Run(ctx, "systemctl", "restart", "dlmlockd.service")
 	require.NoError(t, err)
 	require.ErrorContains(t, acquire(c.Node(1), "disk1", "vm1"), "held by node 2")
 	// Nor is stopping the lockspaces' unit while they are in use.
