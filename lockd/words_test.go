@@ -163,3 +163,23 @@ func TestPrintable(t *testing.T) {
 		require.Equal(t, want, Printable(in))
 	}
 }
+
+// What the lock manager answers becomes an error that says what to do.
+func TestStatusError(t *testing.T) {
+	c, l := &call{op: "convert"}, &lock{sp: &space{name: "vms"}, resource: "disk1"}
+	for st, want := range map[dlm.Status]struct {
+		kind Kind
+		text string
+	}{
+		dlm.StatusAgain:    {WouldBlock, "try again later"},
+		dlm.StatusDeadlock: {Deadlock, "release it or try again"},
+		dlm.StatusNotFound: {NotHeld, "does not know the lock"},
+		dlm.StatusGone:     {NoSuchLockspace, "join it again"},
+		dlm.StatusUnheard:  {KernelError, "release it and acquire it again"},
+		dlm.Status(5):      {KernelError, "input/output error"},
+	} {
+		err := c.statusError(l, dlm.PR, st)
+		require.ErrorIs(t, err, want.kind, "%v", st)
+		require.ErrorContains(t, err, want.text)
+	}
+}
