@@ -74,7 +74,9 @@ func (s *space) serve(r *request) {
 		return
 	}
 	id, err := s.ask(r, id)
-	s.returned(r, id, err)
+	if more := s.returned(r, id, err); more != nil {
+		s.serve(more)
+	}
 }
 
 // calling prepares a call and tells whether it is still wanted, and the lockid
@@ -102,28 +104,29 @@ func (s *space) calling(r *request) (dlm.LockID, bool) {
 	return l.id, true
 }
 
-// returned handles what a call has returned.
-func (s *space) returned(r *request, id dlm.LockID, err error) {
+// returned handles what a call has returned. It may have another call to make
+// at once.
+func (s *space) returned(r *request, id dlm.LockID, err error) (more *request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := r.lock
 	switch {
 	case s.closed:
-		return
+		return nil
 	case r.call == callCancel:
-		return // the kernel says how the operation ended, or nothing is to be said
+		return nil // the kernel says how the operation ended, or nothing is to be said
 	case r.call == callTestAgain, r.call == callUnlockAgain:
 		s.askedAgain(r, err)
-		return
+		return nil
 	case err != nil:
 		s.failed(r, err)
-		return
+		return nil
 	}
 	if l.id == 0 {
 		l.id = id
 	}
 	if l.seq != r.seq || l.op == dlm.OpNone {
-		return // the result was faster
+		return nil // the result was faster
 	}
 	switch {
 	case r.call == callAdopt:
@@ -134,9 +137,13 @@ func (s *space) returned(r *request, id dlm.LockID, err error) {
 		if l.canceled {
 			s.sendCancel(l)
 		}
+	case r.call == callDemote:
+		l.mode, l.flags = dlm.NL, 0
+		return &request{lock: l, seq: l.seq, call: callUnlock}
 	default:
 		s.doubt(l)
 	}
+	return nil
 }
 
 // ask makes the call.
@@ -248,9 +255,8 @@ func (s *space) take(r *result) {
 		s.blocking(l, r.mode)
 	case r.status == dlm.StatusUnlocked && (l.op != dlm.OpUnlock || l.stage != unlocking):
 		s.ended(l)
-	case l.op == dlm.OpUnlock && l.stage == demoting && r.status == dlm.StatusOK:
-		l.mode, l.flags, l.stage = dlm.NL, 0, queued
-		s.calls.put(request{lock: l, seq: l.seq, call: callUnlock})
+	case l.op == dlm.OpUnlock && r.status == dlm.StatusOK:
+		// The first step, which nobody waits for. An unlock ends with EUNLOCK.
 	case l.op != dlm.OpNone && l.stage == hearing:
 		s.heard(l, r)
 	case l.op == dlm.OpNone || l.op == dlm.OpAdopt || l.stage == queued:

@@ -76,7 +76,7 @@ const (
 	calling                // in a call into the kernel
 	pending                // with the kernel
 	hearing                // pending: the test before a conversion
-	demoting               // pending: the first step of an Unlock, see unlocking
+	demoting               // in the call for the first step of an Unlock, see unlocking
 	unlocking              // pending: the last step of an Unlock
 )
 
@@ -207,7 +207,9 @@ func (s *space) Unlock(c dlm.Cookie, value *dlm.Value) {
 // sends uninitialised memory as the block, and fs/dlm takes it if either the
 // unlock or the last conversion had VALBLK (validate_unlock_args adds its flags
 // to those of the lock). So a lock in PW or EX whose last flags had VALBLK goes
-// through NL also when no value is to be written.
+// through NL also when no value is to be written. The second step does not wait
+// for the result of the first: a conversion down is done when its call returns,
+// also where another node keeps the queue (send_convert).
 //
 // The conversion is made without PERSISTENT. The lock is to go, so if the
 // process dies between the two steps, the kernel should end it with the

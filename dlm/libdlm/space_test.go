@@ -125,6 +125,24 @@ func TestUnlockWithAValueGoesThroughNL(t *testing.T) {
 	})
 }
 
+// The second step is asked for as soon as the first one has been taken.
+func TestUnlockDoesNotWaitForItsFirstStep(t *testing.T) {
+	story(t, func(t *testing.T, s *space, d *script, ev *events) {
+		granted(s, d, 1, 3, dlm.EX, 0)
+		ev.take()
+		s.Unlock(1, &dlm.Value{1})
+		d.next("convert").returns(0, nil)
+		call := d.next("unlock")
+		d.result(result{cookie: 1, id: 3})
+		synctest.Wait()
+		require.Empty(t, ev.take())
+		call.returns(0, nil)
+		d.result(result{cookie: 1, id: 3, status: dlm.StatusUnlocked})
+		synctest.Wait()
+		require.Equal(t, []dlm.Event{end(dlm.OpUnlock, 1, dlm.StatusUnlocked, 3, dlm.None)}, ev.take())
+	})
+}
+
 // dlm_ls_unlock sends uninitialised memory as value, and the kernel takes it if
 // the last conversion had VALBLK.
 func TestUnlockWithoutAValueDoesNotWriteOne(t *testing.T) {

@@ -21,8 +21,7 @@ import (
 //
 //   - An Unlock of it that has not ended after a while is asked for again. The
 //     kernel says EBUSY while it is under way, and ENOENT when it has been
-//     carried out (DLM_IFL_ENDOFLIFE). An unlock that is accepted then was
-//     not asked for before, because the conversion of the first step was deaf.
+//     carried out (DLM_IFL_ENDOFLIFE).
 //   - A Convert of it is preceded by a test: a conversion in place, which never
 //     waits. If a second one is accepted without a result of the first, the
 //     lock is deaf. Then the Convert ends with StatusUnheard and has done
@@ -69,7 +68,7 @@ func (s *space) doubt(l *lock) {
 	}
 	again := request{lock: l, seq: l.seq, call: callUnlockAgain}
 	switch l.stage {
-	case demoting, unlocking:
+	case unlocking:
 	case hearing:
 		again.call, again.mode, again.flags = callTestAgain, l.mode, l.flags&dlm.Persistent|dlm.NoQueue
 	default:
@@ -104,8 +103,7 @@ func (s *space) askedAgain(r *request, err error) {
 		s.deaf(l)
 	case r.call == callTestAgain:
 		s.failed(r, err)
-	case err == nil:
-		l.stage = unlocking
+	case err == nil: // it had been lost, with its node perhaps
 		s.doubt(l)
 	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.EINVAL):
 		s.end(l, "it is gone")
