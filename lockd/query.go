@@ -209,6 +209,7 @@ func (t *table) listOrphans(c *call, then func([]dlm.Orphan, *Error)) {
 	}
 	t.do(lookAction{sp: sp, then: func(k looked) {
 		if !k.hasOrphans {
+			sp.orphans = -1
 			text := "the lock manager's tables can't be read"
 			if len(k.missing) > 0 {
 				text += ": " + k.missing[0]

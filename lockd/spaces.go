@@ -312,6 +312,7 @@ func (t *table) answerSpace(sp *space, e *Error) {
 func (t *table) countOrphans(sp *space) {
 	t.do(lookAction{sp: sp, then: func(k looked) {
 		if !k.hasOrphans {
+			sp.orphans = -1
 			return
 		}
 		sp.orphans = len(t.unknown(sp, k.orphans))
