@@ -206,7 +206,7 @@ func TestServiceMissing(t *testing.T) {
 	a := r.image("a.img")
 	r.killDaemon()
 	t.Run("refuse", func(t *testing.T) {
-		h := r.host("alpha", "timeout = 4\n")
+		h := r.host("alpha", "timeout = 3\n")
 		h.define("web", host.Disk{Path: a})
 		require.Contains(t, h.refused("start", "web"), "dlmlockd can't be reached on the system bus")
 		h.virsh("start", "--paused", "web")
@@ -220,7 +220,7 @@ func TestServiceMissing(t *testing.T) {
 	r.held()
 	r.killDaemon()
 	t.Run("no bus", func(t *testing.T) {
-		h := &machine{Host: host.Start(t, host.Config{Name: "beta", Bus: "unix:path=" + r.dir + "/nothing", Driver: "timeout = 4\n",
+		h := &machine{Host: host.Start(t, host.Config{Name: "beta", Bus: "unix:path=" + r.dir + "/nothing", Driver: "timeout = 3\n",
 			Install: built.install, Cache: built.cache}), rig: r}
 		h.define("web", host.Disk{Path: a})
 		h.virsh("start", "--paused", "web")
@@ -228,7 +228,7 @@ func TestServiceMissing(t *testing.T) {
 		h.virsh("destroy", "web")
 	})
 	t.Run("allow", func(t *testing.T) {
-		h := r.host("gamma", "timeout = 4\non_service_missing = \"allow\"\n")
+		h := r.host("gamma", "timeout = 3\non_service_missing = \"allow\"\n")
 		h.define("web", host.Disk{Path: a})
 		h.virsh("start", "web")
 		require.Equal(t, "running", h.state("web"))
