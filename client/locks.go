@@ -36,6 +36,9 @@ type Options struct {
 	// OnLost is the configured helper that is run if the lock is lost, and
 	// OnLostData what it gets along.
 	OnLost, OnLostData string
+	// Value, in a lockspace for raw values, is what to write into the lock value
+	// block, at most 32 bytes. nil: nothing. Not for AcquireMany.
+	Value []byte
 	// Wait is how long to queue. 0: WouldBlock if it can't be granted at once.
 	// Negative: for ever. For several locks, what is longer than MaxWait is
 	// asked for again and again, and loses its place in the queue each time.
@@ -80,8 +83,15 @@ func (o *Options) variants(wait time.Duration) map[string]godbus.Variant {
 	set(m, "pid", o.PID)
 	set(m, "on-lost", o.OnLost)
 	set(m, "on-lost-data", o.OnLostData)
+	setValue(m, o.Value)
 	set(m, "wait-usec", uint64(wait/time.Microsecond))
 	return m
+}
+
+func setValue(m map[string]godbus.Variant, value []byte) {
+	if value != nil {
+		m["value"] = godbus.MakeVariant(value)
+	}
 }
 
 func (s *Selector) variants() map[string]godbus.Variant {
@@ -144,8 +154,15 @@ func (c *Client) AcquireMany(ctx context.Context, want []Want, o Options) ([]Gra
 // Convert changes the mode of a lock of the caller without letting go of it
 // (member Convert), and returns its fencing token. wait is as Options.Wait.
 func (c *Client) Convert(ctx context.Context, w Want, s Selector, wait time.Duration) (token uint64, err error) {
+	return c.ConvertValue(ctx, w, s, wait, nil)
+}
+
+// ConvertValue is Convert that also writes the lock value block, in a lockspace
+// for raw values.
+func (c *Client) ConvertValue(ctx context.Context, w Want, s Selector, wait time.Duration, value []byte) (token uint64, err error) {
 	err = again(ctx, wait, true, func(wait time.Duration) error {
 		o := s.variants()
+		setValue(o, value)
 		set(o, "wait-usec", uint64(wait/time.Microsecond))
 		return c.call(ctx, "Convert", []any{&token}, w.Lockspace, w.Resource, w.Mode, o)
 	})

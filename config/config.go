@@ -23,6 +23,8 @@ type Config struct {
 	Engine string
 	// Lockspaces are joined at every start, in this order.
 	Lockspaces []string
+	// RawValueLockspaces are those whose lock value blocks are the clients'.
+	RawValueLockspaces []string
 	// Group is the group whose members may change locks; "" means only root.
 	Group string
 	// OpTimeout bounds one request to the lock manager that is not allowed to

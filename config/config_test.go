@@ -18,6 +18,7 @@ func TestEverythingSet(t *testing.T) {
 	c, err := config.Parse("x.toml", []byte(`
 engine = "local"
 lockspaces = ["vms", "images"]
+raw-value-lockspaces = ["images"]
 group = "dlmlock"
 op-timeout = "5s"
 log-level = "debug"
@@ -40,7 +41,7 @@ command = ["/bin/page"]
 `))
 	require.NoError(t, err)
 	require.Equal(t, config.Config{
-		Engine: "local", Lockspaces: []string{"vms", "images"}, Group: "dlmlock",
+		Engine: "local", Lockspaces: []string{"vms", "images"}, RawValueLockspaces: []string{"images"}, Group: "dlmlock",
 		OpTimeout: 5 * time.Second, LogLevel: slog.LevelDebug, ExitOnIdle: 10 * time.Minute, MetricsFile: "/var/cache/dlmlockd/dlmlockd.prom",
 		Limits: config.Limits{LocksPerUID: 1, LocksPerCall: 2, WaitingPerUID: 3, OwnerBytes: 4, LabelBytes: 5, PageSize: 6},
 		OnLost: map[string]config.OnLost{
@@ -125,7 +126,7 @@ func TestShippedExample(t *testing.T) {
 	}
 	c, err = config.Parse("dlmlockd.toml", []byte(strings.Join(lines, "")))
 	require.NoError(t, err)
-	require.Equal(t, 19, keys, "every key and the headers of the tables are in the example")
+	require.Equal(t, 20, keys, "every key and the headers of the tables are in the example")
 	require.NotZero(t, c.Limits.PageSize)
 }
 

@@ -21,6 +21,7 @@ import (
 type file struct {
 	Engine     any `toml:"engine"`
 	Lockspaces any `toml:"lockspaces"`
+	RawValues  any `toml:"raw-value-lockspaces"`
 	Group      any `toml:"group"`
 	OpTimeout  any `toml:"op-timeout"`
 	LogLevel   any `toml:"log-level"`
@@ -192,6 +193,7 @@ func (v *validator) config(f *file) Config {
 		}
 	}
 	c.Lockspaces = v.lockspaces("lockspaces", f.Lockspaces)
+	c.RawValueLockspaces = v.lockspaces("raw-value-lockspaces", f.RawValues)
 	c.Group = v.group("group", f.Group, "leave the key out to let only root change locks")
 	if s, ok := v.text("op-timeout", f.OpTimeout); ok {
 		c.OpTimeout = v.duration("op-timeout", s, minOpTimeout, maxOpTimeout)

@@ -42,11 +42,14 @@ var acquireOptions = []option[lockd.AcquireOptions]{
 	{"pid", "u", setPID},
 	{"on-lost", "s", func(o *lockd.AcquireOptions, v any) error { onLost(o).Helper = v.(string); return nil }},
 	{"on-lost-data", "s", func(o *lockd.AcquireOptions, v any) error { onLost(o).Data = v.(string); return nil }},
+	{"value", "ay", setValue(func(o *lockd.AcquireOptions) **dlm.Value { return &o.Value })},
 	{"wait-usec", "t", setWait(func(o *lockd.AcquireOptions) *time.Duration { return &o.Wait })},
 }
 
 // acquireManyOptions are the options of AcquireMany.
-var acquireManyOptions = append(slices.Clip(slices.Clone(acquireOptions)), option[lockd.AcquireOptions]{"labels", "as", setLabels})
+var acquireManyOptions = append(
+	slices.DeleteFunc(slices.Clone(acquireOptions), func(o option[lockd.AcquireOptions]) bool { return o.key == "value" }),
+	option[lockd.AcquireOptions]{"labels", "as", setLabels})
 
 // onLost is what is to be done on a loss, made if need be.
 func onLost(o *lockd.AcquireOptions) *lockd.OnLost {

@@ -6,6 +6,7 @@ import (
 
 	godbus "github.com/godbus/dbus/v5"
 
+	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/lockd"
 )
 
@@ -83,12 +84,13 @@ func (releaseLock) serve(c *call) {
 }
 
 var convertLockOptions = []option[convertLock]{
-	{"wait-usec", "t", setWait(func(r *convertLock) *time.Duration { return &r.wait })},
+	{"wait-usec", "t", setWait(func(r *convertLock) *time.Duration { return &r.Wait })},
+	{"value", "ay", setValue(func(r *convertLock) **dlm.Value { return &r.Value })},
 }
 
 type convertLock struct {
 	want lockd.Want // without names
-	wait time.Duration
+	lockd.ConvertOptions
 }
 
 func parseLockConvert(body *reader) (request, error) {
@@ -108,7 +110,7 @@ func (r *convertLock) serve(c *call) {
 		return
 	}
 	r.want.Lockspace, r.want.Resource = l.Lockspace, l.Resource
-	(&convert{r.want, convertOpts{lockd.Selector{Ref: l.Ref}, r.wait}}).serve(c)
+	(&convert{r.want, convertOpts{lockd.Selector{Ref: l.Ref}, r.ConvertOptions}}).serve(c)
 }
 
 // lockOrNone is the path of a lock, or "/" for none.

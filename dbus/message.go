@@ -186,6 +186,8 @@ func (r *reader) value(sig string) any {
 			texts = append(texts, r.text())
 		}
 		return texts
+	case "ay":
+		return append([]byte{}, r.take(int(r.uint32()))...)
 	}
 	r.bad = true
 	return nil

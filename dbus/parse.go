@@ -176,6 +176,20 @@ func setWait[T any](field func(*T) *time.Duration) func(*T, any) error {
 	}
 }
 
+// setValue is an option that is a lock value block; what is missing at its end
+// is zeros.
+func setValue[T any](field func(*T) **dlm.Value) func(*T, any) error {
+	return func(into *T, v any) error {
+		b, value := v.([]byte), new(dlm.Value)
+		if len(b) > len(value) {
+			return errText(fmt.Sprintf("%d bytes, a lock value block has %d", len(b), len(value)))
+		}
+		copy(value[:], b)
+		*field(into) = value
+		return nil
+	}
+}
+
 // setLock is an option that is the path of a lock.
 func setLock[T any](field func(*T) *lockd.Ref) func(*T, any) error {
 	return func(into *T, v any) error {

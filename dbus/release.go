@@ -10,13 +10,14 @@ import (
 
 // convertOpts are the options of Convert.
 type convertOpts struct {
-	sel  lockd.Selector
-	wait time.Duration
+	sel lockd.Selector
+	lockd.ConvertOptions
 }
 
 var convertOptions = append(
 	selectorOptions(func(o *convertOpts) *lockd.Selector { return &o.sel }),
-	option[convertOpts]{"wait-usec", "t", setWait(func(o *convertOpts) *time.Duration { return &o.wait })})
+	option[convertOpts]{"wait-usec", "t", setWait(func(o *convertOpts) *time.Duration { return &o.Wait })},
+	option[convertOpts]{"value", "ay", setValue(func(o *convertOpts) **dlm.Value { return &o.Value })})
 
 var releaseOptions = selectorOptions(func(s *lockd.Selector) *lockd.Selector { return s })
 
@@ -59,7 +60,7 @@ func (r *convert) serve(c *call) {
 		c.fail(err)
 		return
 	}
-	c.srv.api.Convert(c.caller(), r.want, r.opts.sel, r.opts.wait, func(g lockd.Grant, err error) {
+	c.srv.api.Convert(c.caller(), r.want, r.opts.sel, r.opts.ConvertOptions, func(g lockd.Grant, err error) {
 		defer c.contain()
 		if err != nil {
 			c.fail(err)

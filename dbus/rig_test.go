@@ -43,8 +43,9 @@ type rig struct {
 type rigConfig struct {
 	auth   lockd.Authorizer
 	limits lockd.Limits
-	max    int // unanswered calls of a connection
-	user   int // of a user
+	raw    []string // lockspaces for raw values
+	max    int      // unanswered calls of a connection
+	user   int      // of a user
 }
 
 // members may change locks in the tests, beside root.
@@ -68,7 +69,7 @@ func newRig(t testing.TB, bus *testbus.Bus, cfg rigConfig) *rig {
 	r.service = lockd.New(lockd.Config{
 		Engine: node.Engine(), Journal: file, Contents: contents, BootID: header.BootID,
 		Node: dlm.NodeInfo{ID: 1, Name: "n1", Cluster: "test"}, BusID: conn.GUID(),
-		Lockspaces: []string{"vms"}, Limits: cfg.limits, Notify: r.server.Notify, Log: log,
+		Lockspaces: []string{"vms"}, RawValues: cfg.raw, Limits: cfg.limits, Notify: r.server.Notify, Log: log,
 		HealthInterval: 50 * time.Millisecond,
 		Helpers:        map[string]lockd.HelperPolicy{"guard": {GID: membersGID, HasGroup: true}, "admin": {}},
 		RunLost:        func(run lockd.LostRun, ended func()) { r.lost <- run; ended() },

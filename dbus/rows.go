@@ -162,6 +162,9 @@ func spaceDetails(sp *lockd.LockspaceInfo) map[string]godbus.Variant {
 	if sp.Error != "" {
 		d["error"] = godbus.MakeVariant(printable(sp.Error))
 	}
+	if sp.RawValues {
+		d["raw-values"] = godbus.MakeVariant(true)
+	}
 	if sp.HasHealth {
 		addHealth(d, &sp.Health)
 	}

@@ -64,11 +64,14 @@ func (t *table) startAcquire(c *call) {
 	if len(again) > 0 {
 		t.append(true, again, nil)
 	}
-	if len(c.fresh) == 0 {
+	switch {
+	case len(c.fresh) > 0:
+		t.askAll(c)
+	case c.value != nil:
+		t.rewrite(c)
+	default:
 		t.granted(c)
-		return
 	}
-	t.askAll(c)
 }
 
 // askAll asks for the locks that are to be made, in one fixed order. Those that
@@ -133,7 +136,13 @@ func (t *table) checkAcquire(c *call) *Error {
 			return e
 		}
 	}
-	return nil
+	if c.value == nil {
+		return nil
+	}
+	if len(c.want) != 1 {
+		return c.error(InvalidArgs, "", "", dlm.None, "value goes with one lock only")
+	}
+	return t.checkValue(c, c.want[0].Mode)
 }
 
 func (t *table) checkOptions(c *call) *Error {
@@ -410,8 +419,8 @@ func (t *table) afterRecord(c *call) {
 	c.stage, c.pending = stagePersisting, len(c.fresh)
 	for _, l := range c.fresh {
 		l.flying = true
-		v := t.holder(l, l.mode).encode()
-		t.do(convertAction{sp: l.sp, cookie: l.cookie, mode: l.mode, flags: dlm.Persistent | dlm.ValueBlock, value: &v})
+		flags, value := t.publishing(c, l, l.mode)
+		t.do(convertAction{sp: l.sp, cookie: l.cookie, mode: l.mode, flags: dlm.Persistent | flags, value: value})
 	}
 }
 
@@ -480,7 +489,11 @@ func (t *table) marked(c *call) {
 			c.fail(c.error(NotHeld, l.sp.name, l.resource, c.want[i].Mode, "the lock was released, converted or lost while the call was under way; ask again"))
 		}
 	}
-	if c.err == nil {
+	switch {
+	case c.err == nil && len(c.fresh) == 0 && c.value != nil:
+		t.rewrite(c)
+		return
+	case c.err == nil:
 		t.granted(c)
 		return
 	}

@@ -39,6 +39,7 @@ type AcquireOptions struct {
 	Labels   []string // nil, or instead of Label one for each lock wanted
 	Lifetime state.Lifetime
 	PID      uint32        // Lifetime Process: whose end ends the lock; 0: the caller
+	Value    *dlm.Value    // in a lockspace for raw values, with PW or EX: what to write into the value block
 	proc     process.ID    // what PID was when the call came in
 	Wait     time.Duration // 0: don't queue
 	OnLost   *OnLost       // nil: nobody but LockLost tells of a loss
@@ -50,6 +51,14 @@ func (o *AcquireOptions) label(i int) string {
 		return o.Labels[i]
 	}
 	return o.Label
+}
+
+// ConvertOptions say how a Convert is to be.
+type ConvertOptions struct {
+	Wait time.Duration // 0: don't queue
+	// Value, in a lockspace for raw values, is what to write into the value
+	// block: from PW or EX to any mode, also the same, or up to PW or EX.
+	Value *dlm.Value
 }
 
 // Grant is a lock that was granted and written down.
@@ -206,6 +215,7 @@ type LockspaceInfo struct {
 	Orphans   int    // orphans that no record explains; -1 where the engine can't tell
 	Health    dlm.Health
 	HasHealth bool
+	RawValues bool // the value blocks are the clients', and there are no tokens
 }
 
 // Status is a snapshot of the service for properties and the status line.
@@ -288,7 +298,7 @@ type API interface {
 	// SenderGone.
 	Senders(done func([]string))
 	// Convert changes the mode of a lock of the caller in place.
-	Convert(c Caller, w Want, sel Selector, wait time.Duration, done func(Grant, error))
+	Convert(c Caller, w Want, sel Selector, o ConvertOptions, done func(Grant, error))
 	// Release lets go of one lock.
 	Release(c Caller, lockspace, resource string, sel Selector, done func(error))
 	// ReleaseOwner lets go of everything of one owner of the caller's uid, in

@@ -23,12 +23,13 @@ const (
 	stageReleasing               // "releasing" is being written
 	stageUnlocking               // Unlock asked
 	stageForgetting              // "gone" is being written
+	stageRewriting               // acquire of what is held: converting in place to write the value
 	stageProbing                 // reading the value block with a null lock
 	stageDone
 )
 
 var stageNames = [...]string{"new", "locking", "recording", "persisting", "marking", "converting",
-	"publishing", "releasing", "unlocking", "forgetting", "probing", "done"}
+	"publishing", "releasing", "unlocking", "forgetting", "rewriting", "probing", "done"}
 
 func (s stage) String() string { return stageNames[s] }
 
@@ -55,6 +56,7 @@ type call struct {
 	owner string         // release-owner, release-many
 	all   bool           // release: every match, not exactly one
 	wait  time.Duration
+	value *dlm.Value // acquire, convert: what the client wants to be written into the value block
 
 	space, resource string // release, inspect
 

@@ -34,7 +34,11 @@ func (t *table) startConvert(c *call) {
 	}
 	c.locks = []*lock{l}
 	c.from, c.written, c.token = l.mode, l.mode, l.token
-	if l.mode == w.Mode {
+	if e := t.checkValue(c, max(l.mode, w.Mode)); e != nil {
+		t.refuse(c, e)
+		return
+	}
+	if l.mode == w.Mode && c.value == nil {
 		t.converted(c, l)
 		return
 	}
@@ -50,13 +54,13 @@ func (t *table) startConvert(c *call) {
 // convert asks the DLM. Going down is granted at once, with NOQUEUE or without.
 func (t *table) convert(c *call, l *lock, to dlm.Mode, noQueue bool) {
 	c.stage = stageConverting
-	flags := dlm.Persistent | dlm.ValueBlock
+	flags := dlm.Persistent
 	if noQueue {
 		flags |= dlm.NoQueue
 	}
-	v := t.holder(l, to).encode()
+	more, value := t.publishing(c, l, to)
 	l.flying = true
-	t.do(convertAction{sp: l.sp, cookie: l.cookie, mode: to, flags: flags, value: &v})
+	t.do(convertAction{sp: l.sp, cookie: l.cookie, mode: to, flags: flags | more, value: value})
 }
 
 func (t *table) convertDone(c *call, l *lock, ev dlm.Event) {
@@ -80,11 +84,13 @@ func (t *table) convertDone(c *call, l *lock, ev dlm.Event) {
 	t.extend(c)
 	switch {
 	case t.takeBack(c, l):
-	case l.mode >= dlm.PW && stronger(l.mode, from):
+	case l.mode >= dlm.PW && stronger(l.mode, from) && (!l.sp.raw || c.value != nil):
 		c.stage, l.flying = stagePublishing, true
 		l.token = t.token(l.sp, l.mode, ev)
-		v := t.holder(l, l.mode).encode()
-		t.do(convertAction{sp: l.sp, cookie: l.cookie, mode: l.mode, flags: dlm.Persistent | dlm.ValueBlock, value: &v})
+		flags, value := t.publishing(c, l, l.mode)
+		t.do(convertAction{sp: l.sp, cookie: l.cookie, mode: l.mode, flags: dlm.Persistent | flags, value: value})
+	case l.mode == c.written && c.err == nil: // in place, to write a value
+		t.converted(c, l)
 	case l.mode == c.written: // taken back
 		l.token = c.token
 		t.endConvert(c, l)

@@ -213,7 +213,7 @@ func (v *victim) acquireAll(c Caller, owner string, wait time.Duration, want ...
 
 func (v *victim) convertTo(c Caller, owner string, w Want, wait time.Duration) *told {
 	a := &told{}
-	v.Convert(c, w, Selector{Owner: owner, HasOwner: true}, wait, a.doneGrant())
+	v.Convert(c, w, Selector{Owner: owner, HasOwner: true}, ConvertOptions{Wait: wait}, a.doneGrant())
 	return a
 }
 

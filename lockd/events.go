@@ -57,6 +57,8 @@ func (t *table) lockEvent(l *lock, ev dlm.Event) {
 		t.convertDone(c, l, ev)
 	case stagePublishing:
 		t.publishDone(c, l, ev)
+	case stageRewriting:
+		t.rewritten(c, l, ev)
 	case stageUnlocking:
 		if c.kind == callAcquire {
 			t.undoDone(c, l, ev)
@@ -147,7 +149,7 @@ func (t *table) nameHolder(c *call) {
 	c.stage = stageProbing
 	t.readValue(sp, e.Resource, func(ev dlm.Event) {
 		c.stage = stageDone
-		if h, ok := DecodeHolder(ev.Value); ok && ev.HasValue && h.Node != t.node.ID {
+		if h, ok := DecodeHolder(ev.Value); ok && !sp.raw && ev.HasValue && h.Node != t.node.ID {
 			e.Holder = h.String()
 		}
 		t.reply(c)

@@ -1,10 +1,6 @@
 package lockd
 
-import (
-	"time"
-
-	"github.com/dlmlock/dlmlockd/dlm"
-)
+import "github.com/dlmlock/dlmlockd/dlm"
 
 // begin takes a new call; start is nil for those that submit knows.
 func (t *table) begin(c *call, start func(*call)) {
@@ -66,12 +62,12 @@ func (s *Service) Acquire(c Caller, want []Want, o AcquireOptions, done func([]G
 		s.post(func() { done(nil, err) })
 		return
 	}
-	s.submit(&call{kind: callAcquire, op: "acquire", caller: c, want: want, opts: o, wait: o.Wait, done: done}, nil)
+	s.submit(&call{kind: callAcquire, op: "acquire", caller: c, want: want, opts: o, wait: o.Wait, value: o.Value, done: done}, nil)
 }
 
 // Convert changes the mode of a lock in place.
-func (s *Service) Convert(c Caller, w Want, sel Selector, wait time.Duration, done func(Grant, error)) {
-	s.submit(&call{kind: callConvert, op: "convert", caller: c, want: []Want{w}, sel: sel, wait: wait, done: done}, nil)
+func (s *Service) Convert(c Caller, w Want, sel Selector, o ConvertOptions, done func(Grant, error)) {
+	s.submit(&call{kind: callConvert, op: "convert", caller: c, want: []Want{w}, sel: sel, wait: o.Wait, value: o.Value, done: done}, nil)
 }
 
 // Release lets go of one lock.

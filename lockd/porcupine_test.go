@@ -325,7 +325,7 @@ func (c *historyClient) call(d *life, in input) output {
 	case in.verb == verbRelease:
 		d.Release(c.caller(), "vms", in.resource, sel, func(err error) { answer <- output{kind: kindOf(err)} })
 	case in.verb == verbConvert:
-		d.Convert(c.caller(), w, sel, wait, granted)
+		d.Convert(c.caller(), w, sel, ConvertOptions{Wait: wait}, granted)
 	case how == 1:
 		c.request(d, w, o, wait, answer)
 	default:

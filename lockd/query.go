@@ -61,6 +61,7 @@ func (t *table) inspect(c *call) {
 			if ev.HasValue {
 				in.Value, in.HasValue, in.ValueInvalid = ev.Value, true, ev.ValueInvalid
 				in.Holder, in.HasHolder = DecodeHolder(ev.Value)
+				in.HasHolder = in.HasHolder && !sp.raw
 			} else {
 				in.Missing = append(in.Missing, "the value block could not be read")
 			}

@@ -248,7 +248,7 @@ func (t *table) unlockAll(c *call) {
 func (t *table) unlock(l *lock) {
 	l.flying, l.state = true, Releasing
 	var value *dlm.Value
-	if l.mode >= dlm.PW && l.phase != 0 {
+	if l.mode >= dlm.PW && l.phase != 0 && !l.sp.raw {
 		v := t.holder(l, dlm.None).encode()
 		value = &v
 	}

@@ -54,7 +54,7 @@ func (s *Service) Request(c Caller, w Want, o AcquireOptions, started func(Ref, 
 		return
 	}
 	r := &request{started: started, done: done}
-	cl := &call{kind: callAcquire, op: "acquire", caller: c, want: []Want{w}, opts: o, wait: math.MaxInt64, done: r}
+	cl := &call{kind: callAcquire, op: "acquire", caller: c, want: []Want{w}, opts: o, wait: math.MaxInt64, value: o.Value, done: r}
 	ok := s.post(func() {
 		cl.request = s.t.ref()
 		s.t.submit(cl)

@@ -269,6 +269,17 @@ func (a args) num(key string) int {
 	return n
 }
 
+// value is value=TEXT.
+func (a args) value() *dlm.Value {
+	text, ok := a["value"]
+	if !ok {
+		return nil
+	}
+	v := new(dlm.Value)
+	copy(v[:], text)
+	return v
+}
+
 func (a args) selector() Selector {
 	owner, has := a["owner"]
 	return Selector{Owner: owner, HasOwner: has, LockID: dlm.LockID(a.num("lkid"))}
@@ -314,6 +325,7 @@ func (s *scenario) runCall(verb, who string, c Caller, d *daemon, p []string, o 
 	wait, _ := time.ParseDuration(o["wait"])
 	owner, hasOwner := o["owner"]
 	opts := AcquireOptions{Owner: owner, HasOwner: hasOwner, Label: o["label"], Wait: wait, PID: uint32(o.num("pid"))}
+	opts.Value = o.value()
 	switch o["lifetime"] {
 	case "connection":
 		opts.Lifetime = state.Connection
@@ -364,7 +376,7 @@ func (s *scenario) runCall(verb, who string, c Caller, d *daemon, p []string, o 
 	case "idle": // CALLER
 		d.Idle(func(needed string) { s.printf("%s: needed because %q", who, needed) })
 	case "convert": // CALLER LOCKSPACE/RESOURCE MODE [owner=] [lkid=] [wait=]
-		d.Convert(c, want(p), o.selector(), wait, func(g Grant, err error) {
+		d.Convert(c, want(p), o.selector(), ConvertOptions{Wait: wait, Value: o.value()}, func(g Grant, err error) {
 			s.result(who, err, "converted #%d%s", g.Ref, s.token(g, o))
 		})
 	case "release": // CALLER LOCKSPACE/RESOURCE [owner=] [lkid=]
@@ -446,8 +458,11 @@ func (s *scenario) inspected(who string, in Inspection, err error) {
 	for _, w := range in.Waits {
 		s.printf("  %q of node %d for %s waits for %q of node %d in %s", w.Waiter.Who, w.Waiter.Node, w.Waiter.Mode, w.For.Who, w.For.Node, w.For.Mode)
 	}
-	if in.HasHolder {
+	switch text := strings.TrimRight(string(in.Value[:]), "\x00"); {
+	case in.HasHolder:
 		s.printf("  value: %s", in.Holder)
+	case in.HasValue && text != "" && !strings.ContainsRune(text, 0):
+		s.printf("  value: %q valid=%v", text, !in.ValueInvalid)
 	}
 	for _, m := range in.Missing {
 		s.printf("  missing: %s", m)
@@ -463,6 +478,9 @@ func (s *scenario) runHost(verb string, words []string) bool {
 		s.callers[plain[0]] = Caller{UID: uint32(o.num("uid")), Sender: ":" + plain[0], Privileged: o["uid"] == "0"}
 	case "config": // NODE [locks-per-uid=] [waiting-per-uid=] [lockspaces=a,b]
 		c := &at().config
+		if o["raw"] != "" {
+			c.RawValues = strings.Split(o["raw"], ",")
+		}
 		if o["lockspaces"] != "" {
 			c.Lockspaces = strings.Split(o["lockspaces"], ",")
 		}

@@ -34,7 +34,10 @@ type Config struct {
 	Node       dlm.NodeInfo   // this node
 	BusID      string         // GUID of the bus that callers' names are on, or ""
 	Lockspaces []string       // joined at the start
-	Limits     Limits         // zero: DefaultLimits
+	// RawValues names the lockspaces whose value blocks are the clients': there
+	// are no fencing tokens and no names of holders in them.
+	RawValues []string
+	Limits    Limits // zero: DefaultLimits
 	// OpTimeout is how long a call waits for the lock manager where the caller
 	// named no time. Zero: 10 s. It must be below the 25 s of sd-bus clients.
 	OpTimeout time.Duration
@@ -103,6 +106,7 @@ func New(cfg Config) *Service {
 	s.looker, _ = cfg.Engine.(dlm.Looker)
 	s.t = newTable(cfg.Limits, cfg.OpTimeout, cfg.Instance)
 	s.t.node, s.t.engine, s.t.busID = cfg.Node, cfg.Engine.Name(), cfg.BusID
+	s.t.raw = cfg.RawValues
 	s.t.helpers = cfg.Helpers
 	s.journal = newJournal(cfg.Journal, s.post, s.t.journalHealthy)
 	s.status = s.t.status()

@@ -48,7 +48,7 @@ func TestEveryCallIsAnswered(t *testing.T) {
 					ended <- e != nil && e.Kind == ShuttingDown
 				}
 				d.Acquire(c, []Want{{"vms", "x", dlm.CR}}, AcquireOptions{}, func(_ []Grant, err error) { done(err) })
-				d.Convert(c, Want{"vms", "x", dlm.PR}, Selector{}, 0, func(_ Grant, err error) { done(err) })
+				d.Convert(c, Want{"vms", "x", dlm.PR}, Selector{}, ConvertOptions{}, func(_ Grant, err error) { done(err) })
 				d.Release(c, "vms", "x", Selector{}, done)
 				d.ReleaseOwner(c, "", "vm1", func(_ uint32, err error) { done(err) })
 				d.Inspect("vms", "x", func(_ Inspection, err error) { done(err) })

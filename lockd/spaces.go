@@ -36,6 +36,7 @@ type space struct {
 	open       bool   // there is a handle
 	gen        int    // counts the attempts to join that have failed
 	unadopted  *Error // why a record could not be adopted this time
+	raw        bool   // the value blocks are the clients'
 	configured bool   // named in the configuration, and not left since
 	stillborn  bool   // closed before the opening was known to have ended
 	err        *Error
@@ -71,7 +72,7 @@ func (t *table) space(name string) *space {
 	if sp == nil {
 		sp = &space{name: name, byResource: map[string]*lock{}, adoptions: map[dlm.Cookie]*adoption{}, purges: map[dlm.Cookie]func(dlm.Event){},
 			strays:     map[dlm.LockID]*lock{},
-			anchorName: ReservedPrefix + "anchor." + t.inst, orphans: -1}
+			anchorName: ReservedPrefix + "anchor." + t.inst, orphans: -1, raw: slices.Contains(t.raw, name)}
 		t.spaces[name] = sp
 	}
 	return sp
@@ -553,7 +554,7 @@ func spaceError(sp *space, err error) *Error {
 }
 
 func (t *table) spaceInfo(sp *space) LockspaceInfo {
-	i := LockspaceInfo{Name: sp.name, State: sp.state, Locks: sp.locks, Orphans: sp.orphans, Health: sp.health, HasHealth: sp.hasHealth}
+	i := LockspaceInfo{Name: sp.name, State: sp.state, Locks: sp.locks, Orphans: sp.orphans, Health: sp.health, HasHealth: sp.hasHealth, RawValues: sp.raw}
 	if sp.err != nil {
 		i.Error = sp.err.Text
 	}

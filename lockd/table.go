@@ -66,7 +66,8 @@ type table struct {
 	node   dlm.NodeInfo
 	engine string
 	busID  string
-	inst   string // instance id: part of the anchors' names
+	raw    []string // lockspaces whose value blocks are the clients'
+	inst   string   // instance id: part of the anchors' names
 	opTime time.Duration
 	debug  bool // lines for ordinary decisions are wanted
 

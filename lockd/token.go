@@ -15,6 +15,9 @@ import "github.com/dlmlock/dlmlockd/dlm"
 //
 // Weaker grants share the current number, which is the value block's.
 func (t *table) token(sp *space, mode dlm.Mode, ev dlm.Event) uint64 {
+	if sp.raw {
+		return 0
+	}
 	var current uint64
 	if h, ok := DecodeHolder(ev.Value); ok && ev.HasValue {
 		current = h.Token

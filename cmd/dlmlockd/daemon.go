@@ -145,7 +145,7 @@ func (d *daemon) thisBuild() {
 	d.herald.to = d.server.Notify
 	d.service = lockd.New(lockd.Config{
 		Engine: d.engine, Journal: d.file, Contents: d.found, BootID: d.bootID, Instance: d.file.Header().Instance,
-		Node: d.node, BusID: d.bus.GUID(), Lockspaces: d.opts.Lockspaces, Limits: limits(d.opts.Limits),
+		Node: d.node, BusID: d.bus.GUID(), Lockspaces: d.opts.Lockspaces, RawValues: d.opts.RawValueLockspaces, Limits: limits(d.opts.Limits),
 		OpTimeout: d.opts.OpTimeout, Processes: d.watcher, Notify: d.herald.notify, Log: d.log, OnStep: onStep,
 		Helpers: d.helpers, RunLost: d.runner.Run,
 	})

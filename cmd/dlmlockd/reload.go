@@ -105,15 +105,18 @@ func (d *daemon) reload() {
 	if left := missing(d.opts.Lockspaces, o.Lockspaces); len(left) > 0 {
 		d.log.Info("lockspaces that are not in the configuration any more stay joined; dlmlockctl leave leaves them", "lockspaces", left)
 	}
-	engine := d.opts.Engine
+	engine, raw := d.opts.Engine, d.opts.RawValueLockspaces
 	d.opts = o
-	d.opts.Engine = engine // the one that runs: the next reload says so again
+	d.opts.Engine, d.opts.RawValueLockspaces = engine, raw // those in force: the next reload says so again
 }
 
 // needRestart are the keys that differ and can't change now.
 func needRestart(before, after options) (keys []string) {
 	if before.Engine != after.Engine {
 		keys = append(keys, "engine")
+	}
+	if !slices.Equal(before.RawValueLockspaces, after.RawValueLockspaces) {
+		keys = append(keys, "raw-value-lockspaces")
 	}
 	return keys
 }

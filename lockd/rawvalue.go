@@ -1,0 +1,69 @@
+package lockd
+
+import "github.com/dlmlock/dlmlockd/dlm"
+
+// Raw values: in lockspaces that the configuration names, the 32 bytes of the
+// value block are the clients'. The service writes there what a client asks for,
+// in the conversion that the call makes anyway, and nothing else.
+
+// checkValue checks that the value of a call can be written by a lock that has
+// mode before or after it.
+func (t *table) checkValue(c *call, mode dlm.Mode) *Error {
+	w := c.want[0]
+	switch sp := t.spaces[w.Lockspace]; {
+	case c.value == nil:
+		return nil
+	case !sp.raw:
+		return c.error(InvalidArgs, w.Lockspace, w.Resource, w.Mode, "the value blocks of this lockspace hold fencing tokens; "+
+			"to have the raw value, name the lockspace under raw-value-lockspaces in /etc/dlmlockd.toml, on every node")
+	case mode < dlm.PW:
+		return c.error(InvalidArgs, w.Lockspace, w.Resource, w.Mode, "a value can be written in mode PW or EX only")
+	}
+	return nil
+}
+
+// publishing returns the flags and the value of a conversion of l to a mode that
+// writes the value block, as far as the DLM lets it. What a call that was given
+// up wanted to write is not written any more.
+func (t *table) publishing(c *call, l *lock, to dlm.Mode) (dlm.Flags, *dlm.Value) {
+	switch {
+	case !l.sp.raw:
+		v := t.holder(l, to).encode()
+		return dlm.ValueBlock, &v
+	case c.value != nil && !c.answered:
+		return dlm.ValueBlock, c.value
+	}
+	return 0, nil
+}
+
+// rewrite writes the value of an acquire whose lock is there already: a client
+// that asks again does not know whether his value was written.
+func (t *table) rewrite(c *call) {
+	l := c.locks[0]
+	if l.busy != nil {
+		c.fail(c.error(NotHeld, l.sp.name, l.resource, c.want[0].Mode, "another call was made for the lock meanwhile; ask again"))
+		c.stage = stageDone
+		t.reply(c)
+		return
+	}
+	c.stage = stageRewriting
+	l.busy, l.flying = c, true
+	t.do(convertAction{sp: l.sp, cookie: l.cookie, mode: l.mode, flags: dlm.Persistent | dlm.ValueBlock, value: c.value})
+}
+
+func (t *table) rewritten(c *call, l *lock, ev dlm.Event) {
+	if ev.Status.OK() {
+		t.granted(c)
+		t.idle(l)
+		return
+	}
+	l.noteMode(ev)
+	c.fail(c.statusError(l, c.want[0].Mode, ev.Status))
+	c.stage = stageDone
+	t.reply(c)
+	if l.mode == dlm.None {
+		t.lose(l, "the lock manager no longer knows it")
+		return
+	}
+	t.idle(l)
+}
