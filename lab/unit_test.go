@@ -10,7 +10,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dlmlock/dlmlockd/lab"
-	"github.com/dlmlock/dlmlockd/lab/service"
 )
 
 // unitRig is one node with systemd where "make install" has put the service.
@@ -47,9 +46,9 @@ func (r unitRig) await(text, line string) {
 
 func newUnitRig(t *testing.T) unitRig {
 	lab.Require(t)
+	t.Parallel()
 	dest := t.TempDir()
-	program, err := service.Build(t.Context(), t.TempDir())
-	require.NoError(t, err)
+	program := buildPrograms(t).daemon
 	out, err := exec.CommandContext(t.Context(), "make", "-C", "..", "--no-print-directory", "install-files", "DESTDIR="+dest).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	archive := filepath.Join(t.TempDir(), "root.tar")
