@@ -104,7 +104,7 @@ func TestClustersOfOneProcessShareTheLock(t *testing.T) {
 	_, err = lockLab(ctx, cache, func(string) { cancel() })
 	require.ErrorIs(t, err, context.Canceled)
 	two()
-	f, err := lockLab(t.Context(), cache, func(string) { t.Error("nobody is in the way") })
+	f, err := lockLab(t.Context(), cache, func(string) {}) // the one that gave up may have it for a moment
 	require.NoError(t, err)
 	require.NoError(t, f.Close())
 }

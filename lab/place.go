@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -107,29 +106,36 @@ func lockLab(ctx context.Context, cache string, waiting func(holder string)) (*o
 	if err != nil {
 		return nil, err
 	}
-	told := false
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			f.Close()
-			return nil, fmt.Errorf("lab lock: %w", err)
-		}
-		if !told {
-			holder, _ := os.ReadFile(f.Name())
-			waiting(string(holder))
-			told = true
-		}
+	err = flock(f, unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		holder, _ := os.ReadFile(f.Name())
+		waiting(string(holder))
+		// Waiting in the kernel keeps the order of those who wait.
+		got := make(chan error, 1)
+		go func() { got <- flock(f, unix.LOCK_EX) }()
 		select {
+		case err = <-got:
 		case <-ctx.Done():
-			f.Close()
+			go func() {
+				<-got
+				f.Close()
+			}()
 			return nil, fmt.Errorf("another lab is running: %w", context.Cause(ctx))
-		case <-time.After(500 * time.Millisecond):
 		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lab lock: %w", err)
 	}
 	_ = f.Truncate(0)
 	_, _ = f.WriteAt(fmt.Appendf(nil, "pid %d: %s", os.Getpid(), filepath.Base(os.Args[0])), 0)
 	return f, nil
+}
+
+func flock(f *os.File, how int) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), how); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }
