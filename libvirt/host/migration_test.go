@@ -118,11 +118,11 @@ func TestMigrationGap(t *testing.T) {
 			client.Options{Label: "third", Wait: -1})
 		got <- err
 	}()
-	require.Eventually(t, func() bool {
+	r.until("somebody waits", func() bool {
 		at, err := r.client.Inspect(t.Context(), "libvirt", name)
 		require.NoError(t, err)
 		return len(at.Waiting) > 0
-	}, patience, time.Millisecond)
+	})
 	require.Contains(t, a.refused(migrate("web", b)...), "third")
 	require.NoError(t, <-got)
 	r.now("third EX")

@@ -1,6 +1,7 @@
 package host_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -106,16 +107,27 @@ func TestMedia(t *testing.T) {
 	h.define("writer", host.Disk{Path: two})
 	h.virsh("start", "web")
 	r.now("web: a.img EX", "web: one.iso PR")
-	h.virsh("change-media", "web", "hdb", "--eject", "--force")
+	h.changeMedia("web", "hdb", "--eject")
 	r.held("web: a.img EX")
-	h.virsh("change-media", "web", "hdb", "--insert", two, "--force")
+	h.changeMedia("web", "hdb", "--insert", two)
 	r.held("web: a.img EX", "web: two.iso PR")
 	require.Contains(t, h.refused("start", "writer"), "web: "+two)
-	h.virsh("change-media", "web", "hdb", "--update", one, "--force")
+	h.changeMedia("web", "hdb", "--update", one)
 	r.held("web: a.img EX", "web: one.iso PR")
 	h.virsh("start", "writer")
 	require.Contains(t, h.refused("change-media", "web", "hdb", "--update", two, "--force"), "writer: "+two)
 	r.now("web: a.img EX", "web: one.iso PR", "writer: two.iso EX")
+}
+
+// changeMedia tries until the guest's BIOS, which resets the drive when it
+// starts, does not close the tray while libvirt has it open.
+func (m *machine) changeMedia(args ...string) {
+	m.rig.t.Helper()
+	m.rig.until("media changed", func() bool {
+		out, err := m.Virsh(m.rig.t.Context(), append(append([]string{"change-media"}, args...), "--force")...)
+		require.True(m.rig.t, err == nil || strings.Contains(out, "Tray of device"), "virsh change-media %v: %s", args, out)
+		return err == nil
+	})
 }
 
 // A guest that is saved lets go; one that is restored starts as any other.

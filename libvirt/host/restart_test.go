@@ -57,11 +57,13 @@ func TestLibvirtdKilledWhileAGuestStarts(t *testing.T) {
 		h.StartLibvirtd()
 		// What has come far enough runs; the rest libvirtd kills when it comes
 		// back, and that may take it a moment.
-		require.Eventually(t, func() bool {
-			state, locks := h.state("web"), r.locks()
-			t.Logf("killed after %v: the guest is %s, the locks %v", after*time.Millisecond, state, locks)
+		var state string
+		var locks []string
+		r.until("all or nothing", func() bool {
+			state, locks = h.state("web"), r.locks()
 			return state == "running" && slices.Equal(locks, []string{"web: a.img EX"}) || state == "shut off" && len(locks) == 0
-		}, patience, 100*time.Millisecond)
+		})
+		t.Logf("killed after %v: the guest is %s, the locks %v", after*time.Millisecond, state, locks)
 		_, _ = h.Virsh(t.Context(), "destroy", "web")
 		r.held()
 	}

@@ -105,10 +105,10 @@ func (r *rig) startDaemon() {
 	r.daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	require.NoError(r.t, r.daemon.Start())
 	watch := r.bus.Dial(r.t)
-	require.Eventually(r.t, func() bool {
+	r.until("dlmlockd on the bus", func() bool {
 		var has bool
 		return watch.BusObject().Call("org.freedesktop.DBus.NameHasOwner", 0, client.Name).Store(&has) == nil && has
-	}, patience, 5*time.Millisecond, "dlmlockd")
+	})
 	require.NoError(r.t, watch.Close())
 }
 
@@ -169,6 +169,16 @@ func (r *rig) now(want ...string) {
 	r.t.Helper()
 	slices.Sort(want)
 	require.Equal(r.t, append([]string{}, want...), r.locks(), "the locks")
+}
+
+// until waits for what must come true, and fails the test if it does not.
+func (r *rig) until(what string, is func() bool) {
+	r.t.Helper()
+	for end := time.Now().Add(patience); !is(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			r.t.Fatalf("not in time: %s", what)
+		}
+	}
 }
 
 // machine is a host of the rig.

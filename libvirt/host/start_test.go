@@ -85,7 +85,7 @@ func TestGuestEnds(t *testing.T) {
 			if how == "killed without libvirtd" {
 				h.StartLibvirtd()
 			}
-			require.Eventually(t, func() bool { return h.state("web") == "shut off" }, patience, 10*time.Millisecond)
+			r.until("the domain is off", func() bool { return h.state("web") == "shut off" })
 		})
 	}
 }
@@ -94,13 +94,13 @@ func TestGuestEnds(t *testing.T) {
 // not told whether its BIOS reads keys yet.
 func (m *machine) pressKey(name string) {
 	m.rig.t.Helper()
-	require.Eventually(m.rig.t, func() bool {
+	m.rig.until("the guest has shut down", func() bool {
 		if m.state(name) != "running" {
 			return true
 		}
 		_, _ = m.Virsh(m.rig.t.Context(), "send-key", name, "KEY_ENTER")
 		return false
-	}, patience, 100*time.Millisecond, "the guest does not shut down")
+	})
 }
 
 // Where disks are not locked by themselves, a guest that writes one must have a

@@ -14,11 +14,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dlmlock/dlmlockd/client"
+	"github.com/dlmlock/dlmlockd/internal/testbus"
 )
 
-// Acquire and Release, once, again, and of nothing.
-func TestAcquireRelease(t *testing.T) {
-	r := start(t, "")
+// Acquire and Release, once, again, and of nothing, on each kind of bus.
+func TestAcquireRelease(t *testing.T) { testbus.ForEach(t, acquireRelease) }
+
+func acquireRelease(t *testing.T, bus *testbus.Bus) {
+	r := startOn(t, bus, "")
 	g := r.guest(uuidA, "web")
 	r.ok("new 1 %s %s %d", g.uuid, g.name, g.pid)
 	r.ok("inquire 1")

@@ -69,8 +69,11 @@ type rig struct {
 }
 
 // start starts them. conf is the text of qemu-dlmlock.conf.
-func start(t *testing.T, conf string) *rig {
-	r := &rig{t: t, bus: testbus.Start(t, testbus.Daemon), dir: t.TempDir()}
+func start(t *testing.T, conf string) *rig { return startOn(t, testbus.Start(t, testbus.Daemon), conf) }
+
+// startOn is start with a bus that is there.
+func startOn(t *testing.T, bus *testbus.Bus, conf string) *rig {
+	r := &rig{t: t, bus: bus, dir: t.TempDir()}
 	r.startDaemon()
 	t.Cleanup(r.stopDaemon)
 	var err error
