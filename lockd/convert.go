@@ -89,6 +89,11 @@ func (t *table) convertDone(c *call, l *lock, ev dlm.Event) {
 		l.token = t.token(l.sp, l.mode, ev)
 		flags, value := t.publishing(c, l, l.mode)
 		t.do(convertAction{sp: l.sp, cookie: l.cookie, mode: l.mode, flags: dlm.Persistent | flags, value: value})
+	case l.mode < dlm.PW && ev.HasValue && l.mode != c.written && !l.sp.raw:
+		// Up to a shared mode: others may have had the resource while this lock
+		// was in a weaker one.
+		l.token = max(l.token, t.token(l.sp, l.mode, ev))
+		t.recordMode(c, l)
 	case l.mode == c.written && c.err == nil: // in place, to write a value
 		t.converted(c, l)
 	case l.mode == c.written: // taken back

@@ -62,10 +62,12 @@ type output struct {
 }
 
 // holders is a resource in the model: who has it in which mode (plus one, so
-// that zero is nothing), and the largest token given.
+// that zero is nothing), the largest token given with PW or EX, and the largest
+// of all.
 type holders struct {
-	modes [historyNodes * historyClients]int8
-	token uint64
+	modes     [historyNodes * historyClients]int8
+	exclusive uint64
+	token     uint64
 }
 
 func (h holders) mode(client int) dlm.Mode { return dlm.Mode(h.modes[client] - 1) }
@@ -88,11 +90,18 @@ func (h holders) with(client int, m dlm.Mode, token uint64, answered bool) (_ ho
 	if !h.fits(client, m) {
 		return h, false
 	}
-	if answered && m >= dlm.PW && fresh && h.mode(client) != m {
+	switch {
+	case !answered || !fresh || h.mode(client) == m:
+	case m >= dlm.PW:
 		if token <= h.token {
 			return h, false
 		}
-		h.token = token
+		h.exclusive, h.token = token, token
+	default: // the current one, or a later one
+		if token < h.exclusive {
+			return h, false
+		}
+		h.token = max(h.token, token)
 	}
 	h.modes[client] = int8(m) + 1
 	return h, true
@@ -520,6 +529,11 @@ func TestHistoryModel(t *testing.T) {
 		"two at once":       {[]op{at(1, 2, verbAcquire, 0, dlm.EX, ok(5)), at(3, 4, verbAcquire, 1, dlm.PR, ok(5))}, false},
 		"two that fit":      {[]op{at(1, 2, verbAcquire, 0, dlm.PW, ok(5)), at(3, 4, verbAcquire, 1, dlm.CR, ok(5))}, true},
 		"a token goes back": {[]op{at(1, 2, verbAcquire, 0, dlm.PW, ok(5)), at(3, 4, verbRelease, 0, dlm.None, ok(0)), at(5, 6, verbAcquire, 1, dlm.EX, ok(5))}, false},
+		"a shared token is old": {[]op{at(1, 2, verbAcquire, 0, dlm.NL, ok(3)), at(3, 4, verbAcquire, 1, dlm.EX, ok(5)), at(5, 6, verbRelease, 1, dlm.None, ok(0)),
+			at(7, 8, verbConvert, 0, dlm.PR, ok(3))}, false},
+		"a shared token is current": {[]op{at(1, 2, verbAcquire, 0, dlm.NL, ok(3)), at(3, 4, verbAcquire, 1, dlm.EX, ok(5)), at(5, 6, verbRelease, 1, dlm.None, ok(0)),
+			at(7, 8, verbConvert, 0, dlm.PR, ok(5))}, true},
+		"a token below a shared one": {[]op{at(1, 2, verbAcquire, 0, dlm.PR, ok(7)), at(3, 4, verbConvert, 0, dlm.EX, ok(7))}, false},
 		"a refused conversion that was done": {[]op{at(1, 2, verbAcquire, 0, dlm.EX, ok(5)), at(3, 4, verbConvert, 0, dlm.NL, output{kind: Timeout}),
 			at(5, 6, verbAcquire, 1, dlm.EX, ok(6))}, false},
 		"not held, and it was": {[]op{at(1, 2, verbAcquire, 0, dlm.EX, ok(5)), at(3, 4, verbRelease, 0, dlm.None, output{kind: NotHeld})}, false},

@@ -2,6 +2,10 @@ package lockd
 
 import "github.com/dlmlock/dlmlockd/dlm"
 
+// maxToken is above every token that can come of a clock. A value block that says
+// more is damaged, and must not use up the numbers.
+const maxToken = 1 << 63
+
 // token returns the fencing token of a grant in mode, whose event is ev.
 //
 // A grant in PW or EX gets a number larger than every earlier one of that
@@ -19,7 +23,7 @@ func (t *table) token(sp *space, mode dlm.Mode, ev dlm.Event) uint64 {
 		return 0
 	}
 	var current uint64
-	if h, ok := DecodeHolder(ev.Value); ok && ev.HasValue {
+	if h, ok := DecodeHolder(ev.Value); ok && ev.HasValue && h.Token < maxToken {
 		current = h.Token
 		sp.highToken = max(sp.highToken, current)
 	}
