@@ -44,7 +44,7 @@ type serviceRig struct {
 }
 
 // config is the daemons' configuration.
-const daemonConfig = "lockspaces = [\"vms\"]\nop-timeout = \"6s\"\n"
+const daemonConfig = "lockspaces = [\"vms\"]\nraw-value-lockspaces = [\"raw\"]\nop-timeout = \"6s\"\n"
 
 // newServiceRig boots a cluster whose nodes have the service and dlmpeer, and
 // are members.

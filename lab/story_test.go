@@ -63,13 +63,14 @@ type story struct {
 	lockids map[string]string // "node/lockid" to letter
 	letters int               // how many were given
 	tokens  map[string]uint64 // the last by node and resource
+	pids    map[string]uint32 // of processes by name
 	saved   map[int][]byte    // state files put aside
 	shown   []uint32          // the orphans listed last
 }
 
 func newStory(t *testing.T, r *serviceRig) *story {
 	return &story{t: t, rig: r, clients: map[int]*client.Client{}, peers: map[int]*peerProcess{}, heard: map[int]*hearing{},
-		jobs: map[string]*job{}, lockids: map[string]string{}, tokens: map[string]uint64{}, saved: map[int][]byte{}}
+		jobs: map[string]*job{}, lockids: map[string]string{}, tokens: map[string]uint64{}, pids: map[string]uint32{}, saved: map[int][]byte{}}
 }
 
 func (s *story) end() {
@@ -337,6 +338,9 @@ func (h *hearing) print(out *bytes.Buffer) {
 			if word != "" {
 				line += " " + word
 			}
+		}
+		if e.Node != 0 {
+			line += fmt.Sprintf(" node %d", e.Node)
 		}
 		if e.Reason != "" {
 			line += " (" + e.Reason + ")"

@@ -37,6 +37,39 @@ func (o options) wait() time.Duration {
 	return d
 }
 
+// value is what to write into the value block.
+func (o options) value() []byte {
+	if text, ok := o["value"]; ok {
+		return []byte(text)
+	}
+	return nil
+}
+
+// tokensOf is the node whose tokens a token is compared with; 0 is all of them,
+// which must not be asked for where the clocks alone make the tokens grow.
+func (o options) tokensOf(node int) int {
+	if o["tokens"] == "all" {
+		return 0
+	}
+	return node
+}
+
+// acquireAll takes several locks at once and lets go of them, ROUNDS times.
+func (s *story) acquireAll(ctx context.Context, c *client.Client, p []string) (rounds int, err error) {
+	want := make([]client.Want, len(p)-1)
+	for i, name := range p[1:] {
+		lockspace, resource := place(name)
+		want[i] = client.Want{Lockspace: lockspace, Resource: resource, Mode: "EX"}
+	}
+	most, err := strconv.Atoi(p[0])
+	for ; rounds < most && err == nil; rounds++ {
+		if _, err = c.AcquireMany(ctx, want, client.Options{Owner: "all", Wait: client.MaxWait}); err == nil {
+			_, err = c.ReleaseOwner(ctx, "", "all")
+		}
+	}
+	return rounds, err
+}
+
 func place(word string) (lockspace, resource string) {
 	lockspace, resource, _ = strings.Cut(word, "/")
 	return lockspace, resource
@@ -183,6 +216,20 @@ func (s *story) onMachine(ctx context.Context, out *bytes.Buffer, id int, verb s
 	case "hide-debugfs":
 		_, err := n.Run(ctx, "umount", "/sys/kernel/debug")
 		return err
+	case "process": // NAME : one that does nothing
+		text, err := n.Run(ctx, "sh", "-c", "sleep 100000 >/dev/null 2>&1 & echo $!")
+		if err != nil {
+			return err
+		}
+		pid, err := strconv.ParseUint(strings.TrimSpace(text), 10, 32)
+		s.pids[p[0]] = uint32(pid)
+		return err
+	case "end-process": // NAME
+		_, err := n.Run(ctx, "kill", "-KILL", strconv.FormatUint(uint64(s.pids[p[0]]), 10))
+		return err
+	case "sleep": // SECONDS, on that node's clock
+		_, err := n.Run(ctx, "sleep", p[0])
+		return err
 	case "leave-orphan": // LOCKSPACE/RESOURCE MODE : of a process that is killed
 		return s.leaveOrphan(ctx, out, id, p)
 	default:
@@ -235,18 +282,23 @@ func (s *story) call(ctx context.Context, out *bytes.Buffer, c *client.Client, i
 	}
 	var err error
 	switch verb {
-	case "acquire": // LOCKSPACE/RESOURCE MODE [owner=] [label=] [lifetime=] [wait=]
+	case "acquire": // LOCKSPACE/RESOURCE MODE [owner=] [label=] [lifetime=] [pid=NAME] [value=] [wait=] [tokens=all]
 		var g client.Grant
 		g, err = c.Acquire(ctx, client.Want{Lockspace: lockspace, Resource: resource, Mode: p[1]},
-			client.Options{Owner: o["owner"], Label: o["label"], Lifetime: o["lifetime"], Wait: o.wait()})
+			client.Options{Owner: o["owner"], Label: o["label"], Lifetime: o["lifetime"], PID: s.pids[o["pid"]], Value: o.value(), Wait: o.wait()})
 		if err == nil {
-			say("granted lkid=%s, %s", s.letter(id, g.LockID), s.token(id, p[0], g.Token))
+			say("granted lkid=%s, %s", s.letter(id, g.LockID), s.token(o.tokensOf(id), p[0], g.Token))
 		}
-	case "convert": // LOCKSPACE/RESOURCE MODE [owner=] [wait=]
+	case "convert": // LOCKSPACE/RESOURCE MODE [owner=] [value=] [wait=] [tokens=all]
 		var token uint64
-		token, err = c.Convert(ctx, client.Want{Lockspace: lockspace, Resource: resource, Mode: p[1]}, client.Selector{Owner: o["owner"]}, o.wait())
+		token, err = c.ConvertValue(ctx, client.Want{Lockspace: lockspace, Resource: resource, Mode: p[1]}, client.Selector{Owner: o["owner"]}, o.wait(), o.value())
 		if err == nil {
-			say("converted, %s", s.token(id, p[0], token))
+			say("converted, %s", s.token(o.tokensOf(id), p[0], token))
+		}
+	case "acquire-all": // ROUNDS LOCKSPACE/RESOURCE... : again and again, all of them in EX, and let go
+		var n int
+		if n, err = s.acquireAll(ctx, c, p); err == nil {
+			say("granted %d times", n)
 		}
 	case "release": // LOCKSPACE/RESOURCE [owner=]
 		if err = c.Release(ctx, lockspace, resource, client.Selector{Owner: o["owner"]}); err == nil {
@@ -349,6 +401,12 @@ func (s *story) inspected(out *bytes.Buffer, id int, name string, in client.Insp
 			}
 			fmt.Fprintf(out, "  %s %s\n", q.name, strings.Join(strings.Fields(fmt.Sprintf("node %d %s %s", h.Node, h.Mode, h.Wanted)), " "))
 		}
+	}
+	for _, w := range in.Waits {
+		fmt.Fprintf(out, "  %q of node %d for %s waits for %q of node %d in %s\n", w.Who, w.Node, w.Mode, w.ForWho, w.ForNode, w.ForMode)
+	}
+	if text := strings.TrimRight(string(in.Value), "\x00"); in.Holder == nil && text != "" && !strings.ContainsRune(text, 0) {
+		fmt.Fprintf(out, "  value: %q valid=%v\n", text, !*in.ValueInvalid)
 	}
 	if h := in.Holder; h != nil && h.Node != 0 {
 		fmt.Fprintf(out, "  value: node %d %s %q\n", h.Node, h.Mode, h.Who)
