@@ -343,6 +343,7 @@ func (t *table) lockDone(c *call, l *lock, ev dlm.Event) {
 	if ev.Status.OK() {
 		l.lockid, l.mode, l.since = ev.LockID, ev.Mode, t.now.UnixMicro()
 		l.token = t.token(l.sp, l.mode, ev)
+		l.noteValue(ev)
 	} else if c.err == nil {
 		c.fail(c.statusError(l, l.wanted, ev.Status))
 		t.cancelFlying(c)

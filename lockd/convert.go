@@ -81,6 +81,7 @@ func (t *table) convertDone(c *call, l *lock, ev dlm.Event) {
 	}
 	from := l.mode
 	l.mode = ev.Mode
+	l.noteValue(ev)
 	t.extend(c)
 	switch {
 	case t.takeBack(c, l):

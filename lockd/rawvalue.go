@@ -22,18 +22,41 @@ func (t *table) checkValue(c *call, mode dlm.Mode) *Error {
 	return nil
 }
 
-// publishing returns the flags and the value of a conversion of l to a mode that
-// writes the value block, as far as the DLM lets it. What a call that was given
-// up wanted to write is not written any more.
+// publishing returns the flags and the value of a conversion of l to a mode, for
+// what it does with the value block. What a call that was given up wanted to
+// write is not written any more.
+//
+// A raw value that is to stay is written again, if it is known: only locks whose
+// last conversion had VALBLK keep the block when the node that has the queues dies
+// (recover_lvb in fs/dlm/recover.c).
 func (t *table) publishing(c *call, l *lock, to dlm.Mode) (dlm.Flags, *dlm.Value) {
-	switch {
-	case !l.sp.raw:
+	if !l.sp.raw {
 		v := t.holder(l, to).encode()
 		return dlm.ValueBlock, &v
-	case c.value != nil && !c.answered:
-		return dlm.ValueBlock, c.value
 	}
-	return 0, nil
+	if dlm.TransferOf(l.mode, to) != dlm.Writes {
+		return dlm.ValueBlock, nil
+	}
+	if c.value != nil && !c.answered {
+		l.value = c.value
+	}
+	if l.value == nil {
+		return 0, nil
+	}
+	return dlm.ValueBlock, l.value
+}
+
+// noteValue takes the raw value that came with a grant. One that is not valid is
+// not written again, because that would make it valid.
+func (l *lock) noteValue(ev dlm.Event) {
+	if !l.sp.raw || !ev.HasValue {
+		return
+	}
+	l.value = nil
+	if !ev.ValueInvalid {
+		v := ev.Value
+		l.value = &v
+	}
 }
 
 // rewrite writes the value of an acquire whose lock is there already: a client
@@ -47,7 +70,7 @@ func (t *table) rewrite(c *call) {
 		return
 	}
 	c.stage = stageRewriting
-	l.busy, l.flying = c, true
+	l.busy, l.flying, l.value = c, true, c.value
 	t.do(convertAction{sp: l.sp, cookie: l.cookie, mode: l.mode, flags: dlm.Persistent | dlm.ValueBlock, value: c.value})
 }
 

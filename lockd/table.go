@@ -28,7 +28,8 @@ type lock struct {
 
 	onLost *OnLost // shared by the locks of a call; nil: nothing is run
 
-	bound *binding // what its lifetime hangs on; nil for persistent
+	value *dlm.Value // in PW or EX, in a lockspace for raw values: what the block holds; nil: not known
+	bound *binding   // what its lifetime hangs on; nil for persistent
 
 	nextRes, prevRes     *lock // others of the resource
 	nextOwner, prevOwner *lock // others of the owner

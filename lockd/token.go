@@ -14,8 +14,7 @@ const maxToken = 1 << 63
 // microseconds. The value block alone would not do: it is forgotten when nobody
 // holds the resource for a while, and may be old when a holder's node has died
 // (VALNOTVALID). The clock covers both, so the promise is as good as the clocks
-// of the nodes: a node whose clock is behind by more than the time in which a
-// resource is forgotten or a node recovers can give a smaller token.
+// of the nodes: docs/tokens.md says exactly when it holds.
 //
 // Weaker grants share the current number, which is the value block's.
 func (t *table) token(sp *space, mode dlm.Mode, ev dlm.Event) uint64 {

@@ -130,6 +130,7 @@ var arrows = map[string][]string{
 	"internal/conventions": {},
 	"internal/testbus":     {"data"},
 	"internal/testpolkit":  {"internal/testbus"},
+	"examples/fencedstore": {},
 }
 
 func TestImportDirections(t *testing.T) {
