@@ -255,7 +255,7 @@ static bool in_the_way(const sd_bus_error *error)
 static enum outcome explain(const struct request *q, const sd_bus_error *error, int r, char *what, size_t what_size)
 {
 	if (r == -ETIMEDOUT || sd_bus_error_has_name(error, SD_BUS_ERROR_TIMEOUT)) {
-		snprintf(what, what_size, "dlmlockd has not answered for %u s; see 'systemctl status dlmlockd'",
+		snprintf(what, what_size, "dlmlockd has not answered for %u s; it hangs, or the cluster is recovering: see 'dlmlockctl status'",
 			 (unsigned)(q->timeout_usec / 1000000));
 		return OUTCOME_FAILED;
 	}

@@ -3,6 +3,7 @@ package host_test
 import (
 	"crypto/sha256"
 	"fmt"
+	"syscall"
 	"testing"
 	"time"
 
@@ -132,4 +133,60 @@ func TestMigrationGap(t *testing.T) {
 	require.NoError(t, r.client.Release(t.Context(), "libvirt", name, client.Selector{}))
 	a.virsh("resume", "web")
 	r.now("web: a.img EX")
+}
+
+// The service is killed in the gap, when the source lets go. The guest moves all
+// the same.
+func TestMigrationWhileTheServiceIsKilled(t *testing.T) {
+	r := start(t)
+	a, b := r.host("alpha", "timeout = 30\n"), r.host("beta", "timeout = 30\n")
+	image := r.image("a.img")
+	a.virsh("create", r.file("web", domain("web", host.Disk{Path: image}).XML()))
+	letsGo := r.calls("ReleaseMany")
+	done := a.try(migrate("web", b)...)
+	<-letsGo
+	r.killDaemon()
+	r.startDaemon()
+	got := <-done
+	require.NoError(t, got.err, got.out)
+	r.held("web: a.img EX")
+	pid, err := b.PID("web")
+	require.NoError(t, err)
+	require.Equal(t, pid, r.holder("web: "+image))
+}
+
+// The target's libvirtd dies in the gap. The guest runs on one host, where it has
+// its disk, or is paused on the source, if the target had the disk already when
+// that wanted to go on.
+func TestMigrationWhileTheTargetDies(t *testing.T) {
+	r := start(t)
+	a, b := r.host("alpha", ""), r.host("beta", "")
+	image := r.image("a.img")
+	a.virsh("create", r.file("web", domain("web", host.Disk{Path: image}).XML()))
+	letsGo := r.calls("ReleaseMany")
+	done := a.try(migrate("web", b)...)
+	<-letsGo
+	b.StopLibvirtd(syscall.SIGKILL)
+	got := <-done
+	t.Log(got.out)
+	b.StartLibvirtd()
+	var states [2]string
+	r.until("the guest is on one host", func() bool {
+		for i, m := range []*machine{a, b} {
+			states[i], _ = m.Virsh(t.Context(), "domstate", "web")
+		}
+		return (states[0] == "running") != (states[1] == "running") || states[0] == "paused" && b.virsh("list", "--name") == ""
+	})
+	t.Logf("the guest on the source: %s, on the target: %s", states[0], states[1])
+	at := a
+	if states[1] == "running" {
+		at = b
+	} else if states[0] == "paused" {
+		r.held()
+		a.virsh("resume", "web")
+	}
+	r.held("web: a.img EX")
+	pid, err := at.PID("web")
+	require.NoError(t, err)
+	require.Equal(t, pid, r.holder("web: "+image))
 }
