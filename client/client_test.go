@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"os"
 	"slices"
@@ -414,3 +415,16 @@ func TestAgain(t *testing.T) {
 }
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestLatency(t *testing.T) {
+	l := Latency{Count: 4, Sum: 4000, Buckets: []Bucket{{Bound: 100, Count: 1}, {Bound: 500, Count: 2}, {Bound: math.MaxUint64, Count: 4}}}
+	require.Equal(t, time.Millisecond, l.Mean())
+	d, ok := l.Within(0.5)
+	require.True(t, ok)
+	require.Equal(t, 500*time.Microsecond, d)
+	_, ok = l.Within(0.99)
+	require.False(t, ok, "longer than any bound")
+	_, ok = new(Latency).Within(0.5)
+	require.False(t, ok)
+	require.Zero(t, new(Latency).Mean())
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"math"
 	"reflect"
 	"time"
 
@@ -307,14 +308,56 @@ func (c *Client) Purge(ctx context.Context, lockspace string, lockids []uint32) 
 	return purged, err
 }
 
-// Status returns the properties of the service by name.
+// Latency is how long calls took that ended in a grant.
+type Latency struct {
+	Count   uint64   `json:"count"`
+	Sum     uint64   `json:"sum_usec"`
+	Buckets []Bucket `json:"buckets"`
+}
+
+// Bucket is how many took no longer than so many microseconds; the last bound
+// is the largest number there is.
+type Bucket struct {
+	Bound uint64 `json:"le_usec"`
+	Count uint64 `json:"count"`
+}
+
+// Mean is the mean time; 0 if there is none.
+func (l *Latency) Mean() time.Duration {
+	if l.Count == 0 {
+		return 0
+	}
+	return time.Duration(l.Sum/l.Count) * time.Microsecond
+}
+
+// Within is a time that at least that part (0 to 1) of the calls took no
+// longer than, as far as the buckets tell; ok is false if they don't.
+func (l *Latency) Within(part float64) (d time.Duration, ok bool) {
+	for _, b := range l.Buckets {
+		if l.Count > 0 && float64(b.Count) >= part*float64(l.Count) {
+			return time.Duration(b.Bound) * time.Microsecond, b.Bound != math.MaxUint64
+		}
+	}
+	return 0, false
+}
+
+// Status returns the properties of the service by name. GrantLatency is a
+// Latency.
 func (c *Client) Status(ctx context.Context) (map[string]any, error) {
 	var all map[string]godbus.Variant
 	err := c.callOn(ctx, Path, "org.freedesktop.DBus.Properties", "GetAll", []any{&all}, Name)
 	if err != nil {
 		return nil, err
 	}
-	return values(all), nil
+	st := values(all)
+	if v, ok := all["GrantLatency"]; ok {
+		var l Latency
+		if err := godbus.Store([]any{v.Value()}, &l); err != nil {
+			return nil, wrap("Status", fmt.Errorf("GrantLatency in the answer: %w", err))
+		}
+		st["GrantLatency"] = l
+	}
+	return st, nil
 }
 
 func values(m map[string]godbus.Variant) map[string]any {

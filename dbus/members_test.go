@@ -97,8 +97,11 @@ func TestProperties(t *testing.T) {
 		require.NoError(t, nobody.ok(ifaceProperties+".GetAll", Name).Store(&all))
 		require.Len(t, all, len(rootProperties))
 		for _, p := range rootProperties {
-			require.Equal(t, p.sig, all[p.name].Signature(), p.name)
 			var v godbus.Variant
+			if p.name == "GrantLatency" { // godbus forgets the types in a structure; TestBusctl doesn't
+				continue
+			}
+			require.Equal(t, p.sig, all[p.name].Signature(), p.name)
 			require.NoError(t, nobody.ok(ifaceProperties+".Get", Name, p.name).Store(&v))
 			require.Equal(t, p.sig, v.Signature())
 			nobody.refused(errReadOnly, ifaceProperties+".Set", Name, p.name, v)

@@ -3,6 +3,7 @@ package dbus
 import (
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"time"
 
@@ -65,6 +66,29 @@ var rootProperties = []property{
 	prop("LocksLost", "t", emitsFalse, func(_ *Server, st *lockd.Status) any { return st.Counters.Lost }),
 	prop("RequestsRefused", "t", emitsFalse, func(_ *Server, st *lockd.Status) any { return st.Counters.Refused }),
 	prop("RequestsCanceled", "t", emitsFalse, func(_ *Server, st *lockd.Status) any { return st.Counters.Canceled }),
+	prop("GrantLatency", "(tta(tt))", emitsFalse, func(_ *Server, st *lockd.Status) any { return latencyOf(&st.Counters.Latency) }),
+}
+
+// latencyRow is how long grants took, on the bus.
+type latencyRow struct {
+	Count   uint64
+	Sum     uint64 // microseconds
+	Buckets []bucketRow
+}
+
+// bucketRow is how many took no longer than so many microseconds.
+type bucketRow struct{ Bound, Count uint64 }
+
+func latencyOf(l *lockd.Latency) latencyRow {
+	row := latencyRow{Sum: uint64(l.Sum.Microseconds()), Buckets: make([]bucketRow, len(l.Buckets))}
+	for i, n := range l.Buckets {
+		row.Count += n
+		row.Buckets[i] = bucketRow{math.MaxUint64, row.Count}
+		if i < len(lockd.LatencyBounds) {
+			row.Buckets[i].Bound = uint64(lockd.LatencyBounds[i].Microseconds())
+		}
+	}
+	return row
 }
 
 func propertiesIface() *iface {

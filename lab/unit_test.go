@@ -12,10 +12,11 @@ import (
 	"github.com/dlmlock/dlmlockd/lab"
 )
 
-// unitRig is one node with systemd where "make install" has put the service.
+// unitRig is two nodes with systemd; on the first "make install" has put the
+// service.
 type unitRig struct {
-	t *testing.T
-	n *lab.Node
+	t        *testing.T
+	n, other *lab.Node
 }
 
 // run runs a line on the node, which must succeed.
@@ -55,10 +56,11 @@ func newUnitRig(t *testing.T) unitRig {
 	out, err = exec.CommandContext(t.Context(), "tar", "-C", dest, "-cf", archive, ".").CombinedOutput()
 	require.NoError(t, err, "%s", out)
 
-	c := lab.Start(t, lab.Config{Nodes: 1, Systemd: true})
-	r := unitRig{t, c.Node(1)}
+	c := lab.Start(t, lab.Config{Nodes: 2, Systemd: true})
+	r := unitRig{t, c.Node(1), c.Node(2)}
 	ctx := lab.Context(t, "joining", joinTime)
 	require.NoError(t, r.n.WaitSystemd(ctx))
+	require.NoError(t, r.other.WaitSystemd(ctx))
 	require.NoError(t, r.n.Push(ctx, archive, "/root/root.tar"))
 	require.NoError(t, r.n.Push(ctx, program, "/usr/sbin/dlmlockd"))
 	// The base directories of the node are links where those of the archive
@@ -75,7 +77,7 @@ func newUnitRig(t *testing.T) unitRig {
 func TestUnit(t *testing.T) {
 	rig := newUnitRig(t)
 	step := func(name string, do func(t *testing.T, r unitRig)) {
-		t.Run(name, func(t *testing.T) { do(t, unitRig{t, rig.n}) })
+		t.Run(name, func(t *testing.T) { do(t, unitRig{t, rig.n, rig.other}) })
 	}
 	const call = "busctl call org.example.DlmLock /org/example/DlmLock org.example.DlmLock "
 	const property = "busctl get-property org.example.DlmLock /org/example/DlmLock org.example.DlmLock "
@@ -93,6 +95,15 @@ func TestUnit(t *testing.T) {
 		r.run("systemctl is-active dlmlockd-controld.service")
 		r.run("systemctl stop dlmlockd-controld.service")
 		r.await(`"quorate" b true`, call+"ListLockspaces")
+	})
+	step("other nodes", func(t *testing.T, r unitRig) {
+		// The kernel's connections are made by who joins first: here the
+		// service, in its network namespace and cgroup.
+		require.NoError(t, r.other.JoinLockspace(lab.Context(t, "joining", joinTime), "vms"))
+		r.await(`"members" au 2 1 2`, call+"ListLockspaces")
+		r.await(`"stopped" b false`, call+"ListLockspaces")
+		r.run(call + "Acquire 'sssa{sv}' vms shared EX 1 owner s web")
+		r.run(call + "Release 'ssa{sv}' vms shared 0")
 	})
 	step("log", func(t *testing.T, r unitRig) {
 		r.run("systemctl service-log-level dlmlockd debug")

@@ -203,6 +203,23 @@ it does not run.`,
 	}
 }
 
+// latency sums up how long grants took.
+func latency(l *client.Latency) string {
+	if l.Count == 0 {
+		return ""
+	}
+	s := fmt.Sprintf("mean %v", l.Mean())
+	for _, part := range []struct {
+		of   float64
+		text string
+	}{{0.5, "half"}, {0.99, "99%"}} {
+		if d, ok := l.Within(part.of); ok {
+			s += fmt.Sprintf(", %s within %v", part.text, d)
+		}
+	}
+	return s
+}
+
 // status shows the properties to people: first those that matter, in this
 // order, then whatever else a newer service has.
 func (a *app) status(st map[string]any) {
@@ -210,6 +227,9 @@ func (a *app) status(st map[string]any) {
 	paint := coloured(a.out)
 	line := func(name string) {
 		v := visible(fmt.Sprint(st[name]))
+		if l, ok := st[name].(client.Latency); ok {
+			v = latency(&l)
+		}
 		bad := name == "Degraded" && st[name] != "" || name == "Quorate" && st[name] == false
 		if v == "" {
 			v = "-"
