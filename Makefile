@@ -140,6 +140,7 @@ install-files:
 	install -m 644 data/org.example.DlmLock.conf "$(DESTDIR)$(DATADIR)/dbus-1/system.d/"
 	install -m 644 data/org.example.DlmLock*.xml "$(DESTDIR)$(DATADIR)/dbus-1/interfaces/"
 	install -m 644 data/org.example.DlmLock.policy "$(DESTDIR)$(DATADIR)/polkit-1/actions/"
+	install -D -m 644 -t "$(DESTDIR)$(PREFIX)/lib/systemd/catalog" data/dlmlockd.catalog
 	install -D -m 644 -t "$(DESTDIR)$(DATADIR)/doc/dlmlockd/examples" data/examples/*
 	[ -e "$(DESTDIR)$(SYSCONFDIR)/dlmlockd.toml" ] || install -m 644 data/dlmlockd.toml "$(DESTDIR)$(SYSCONFDIR)/dlmlockd.toml"
 

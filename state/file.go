@@ -143,7 +143,7 @@ func (f *File) start(o Options) (Contents, error) {
 		if err != nil {
 			return Contents{}, &WriteError{"quarantine", f.Path(), err}
 		}
-		f.log.Error(fmt.Sprintf("the damaged state file is kept as %s", filepath.Join(f.dir.path, l.Quarantined)))
+		f.log.Error("the damaged state file is kept", "path", filepath.Join(f.dir.path, l.Quarantined))
 	case f.fd == nil:
 	case !sameBoot:
 		if err := f.dir.setAside(); err != nil {

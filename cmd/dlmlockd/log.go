@@ -68,6 +68,9 @@ func (h *journalHandler) Handle(ctx context.Context, r slog.Record) error {
 	fields := make(map[string]string, len(h.fields)+r.NumAttrs()+1)
 	// The native protocol adds none, and "journalctl -t" asks for it.
 	fields["SYSLOG_IDENTIFIER"] = logIdentifier
+	if id := messageIDs[r.Message]; id != "" {
+		fields["MESSAGE_ID"] = id
+	}
 	for k, v := range h.fields {
 		fields[k] = v
 	}

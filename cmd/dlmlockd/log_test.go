@@ -32,13 +32,13 @@ func TestJournalFields(t *testing.T) {
 	require.Equal(t, []entry{
 		{
 			`lock lost lockspace=vms resource="disk 1" lkid=7 uid=1000 took-ms=3`, journal.PriWarning,
-			map[string]string{"SYSLOG_IDENTIFIER": "dlmlockd", "DLM_LOCKSPACE": "vms", "DLM_RESOURCE": "disk 1", "DLM_LKID": "7", "CALLER_UID": "1000", "DLMLOCKD_TOOK_MS": "3"},
+			map[string]string{"SYSLOG_IDENTIFIER": "dlmlockd", "MESSAGE_ID": messageIDs["lock lost"], "DLM_LOCKSPACE": "vms", "DLM_RESOURCE": "disk 1", "DLM_LKID": "7", "CALLER_UID": "1000", "DLMLOCKD_TOOK_MS": "3"},
 		},
 		{
 			`cannot go on start.err="no bus" start.in.lockspace=x`, journal.PriErr,
 			map[string]string{"SYSLOG_IDENTIFIER": "dlmlockd", "DLMLOCKD_START_ERR": "no bus", "DLMLOCKD_START_IN_LOCKSPACE": "x"},
 		},
-		{"ready", journal.PriInfo, map[string]string{"SYSLOG_IDENTIFIER": "dlmlockd"}},
+		{"ready", journal.PriInfo, map[string]string{"SYSLOG_IDENTIFIER": "dlmlockd", "MESSAGE_ID": messageIDs["ready"]}},
 	}, sent)
 }
 

@@ -41,6 +41,7 @@ func TestInstall(t *testing.T) {
 		"opt/x/share/dbus-1/interfaces/org.example.DlmLock.xml":          "interface name=\"org.example.DlmLock\"",
 		"opt/x/share/polkit-1/actions/org.example.DlmLock.policy":        "org.example.DlmLock.acquire",
 		"opt/x/share/doc/dlmlockd/examples/50-dlmlock.rules":             "polkit.addRule",
+		"opt/x/lib/systemd/catalog/dlmlockd.catalog":                     "Subject: A cluster lock was lost\n",
 		"etc/dlmlockd.toml": "#engine = \"dlm\"\n",
 	} {
 		text, err := os.ReadFile(filepath.Join(dest, path))

@@ -1,0 +1,23 @@
+package main
+
+// messageIDs gives the messages that an administrator may have to act on an id
+// (MESSAGE_ID= in systemd.journal-fields(7)), by their text, which never
+// changes. data/dlmlockd.catalog explains each to "journalctl -x".
+var messageIDs = map[string]string{
+	"ready":                "27a3cdfdf1b947e89f9a2804a73d6ecd",
+	"lock lost":            "2f2fea20ee4043e2b85455e2a5854cec",
+	"lockspace stopped":    "fcb9e2b9f2334605b8296568252cfadb",
+	"lockspace not usable": "0542bf51dce8462b98c6c741463b12da",
+	"state file can't be written, new locks are refused":                         "4ec8b4dc023648a8b983491c90ad02a1",
+	"state file can be written again":                                            "8383dbcd03ce4e52969e2fe3b3f031ae",
+	"the service does not answer; the watchdog is not fed":                       "d549115d4f1842d8a3820f8153c15020",
+	"the configuration has mistakes; the one before stays in force":              "fd44a43ddff44de697639024f66459c9",
+	"orphans that no record explains; see ListOrphans and Purge":                 "bc865414b133420b9b4d1a52b3d332d0",
+	"the damaged state file is kept":                                             "4fee8b431e4e467aad9d3a46ecfc9e2e",
+	"the state file is from before the last boot, its locks are gone":            "e915fc8bbb3d43fb81bf3ce588acd8fe",
+	"lockspace was left and joined again, recorded locks in it are void":         "00abc37d5a0845bdb12b961a5e50a90d",
+	"the helper of a lost lock has failed":                                       "f0496066e9ae4e79941344b274f0de30",
+	"no polkit on the bus: root and the configured group alone may change locks": "c982490cc1e444408e54731d6f070efc",
+	"lockspace kept; the other nodes will fence this one":                        "f7b47f23f5a04903b78a27d738567050",
+	"nobody needs the service; it ends until the next call":                      "d9571792ca194db085764776e845ed45",
+}
