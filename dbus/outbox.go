@@ -51,6 +51,7 @@ type outbox struct {
 	log  *slog.Logger
 	wake chan struct{} // one slot
 	done chan struct{} // closed when run has ended
+	busy stopwatch     // of the letter that is being written
 
 	mu      sync.Mutex
 	letters []letter
@@ -137,7 +138,9 @@ func (o *outbox) write(w *writer, batch []letter) {
 	}
 	if many {
 		// A failed write ends the reader as well, and with it the connection.
+		o.busy.start()
 		_ = o.bus.wire.uncork()
+		o.busy.stop()
 	}
 	for i := range batch {
 		if c := batch[i].call; c != nil {
@@ -157,7 +160,9 @@ func (o *outbox) write(w *writer, batch []letter) {
 // writeOne writes a letter. What godbus can't encode at all must not end the
 // daemon: locks are at stake.
 func (o *outbox) writeOne(w *writer, l *letter) {
+	o.busy.start()
 	defer func() {
+		o.busy.stop()
 		if v := recover(); v != nil {
 			o.log.Error("a message can't be written", slog.String("signature", l.sig.String()), slog.Any("err", v))
 		}

@@ -30,6 +30,7 @@ import (
 // call.
 type wire struct {
 	conn   *net.UnixConn
+	idle   *idleReader
 	onCall func(*header) // runs in the reader; the header is good until it returns
 	in     *bufio.Reader
 	frame  []byte        // what godbus has not read yet of a line or message
@@ -54,7 +55,37 @@ const (
 )
 
 func newWire(c *net.UnixConn, onCall func(*header)) *wire {
-	return &wire{conn: c, onCall: onCall, in: bufio.NewReaderSize(c, 32<<10)}
+	idle := &idleReader{from: c}
+	return &wire{conn: c, idle: idle, onCall: onCall, in: bufio.NewReaderSize(idle, 32<<10)}
+}
+
+// idleReader knows since when nobody reads, which is when the reader goroutine
+// does something else. A reader that waits for the bus is where it should be.
+type idleReader struct {
+	from io.Reader
+	left stopwatch
+}
+
+func (r *idleReader) Read(p []byte) (int, error) {
+	r.left.stop()
+	defer r.left.start()
+	return r.from.Read(p)
+}
+
+// stopwatch tells for how long something goes on.
+type stopwatch struct{ since atomic.Int64 }
+
+func (w *stopwatch) start() { w.since.Store(int64(time.Since(began))) }
+func (w *stopwatch) stop()  { w.since.Store(0) }
+
+// began is in front of every start of a stopwatch, so 0 is none.
+var began = time.Now().Add(-time.Hour)
+
+func (w *stopwatch) shows() time.Duration {
+	if at := w.since.Load(); at != 0 {
+		return time.Since(began) - time.Duration(at)
+	}
+	return 0
 }
 
 // Read gives godbus a part of one line or one message.

@@ -97,7 +97,10 @@ func (j *journal) write(batch []appendAction) {
 	}
 	err := j.to.Append(j.buf)
 	if err == nil {
-		j.backlog = nil
+		if len(j.backlog) > 0 { // perhaps nothing else was to be written
+			j.backlog = nil
+			j.post(j.well)
+		}
 	} else if len(batch) > 1 {
 		// One of them may be what does not fit: let each stand for itself.
 		for i := range batch {

@@ -2,8 +2,10 @@ package lockd
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dlmlock/dlmlockd/dlm"
@@ -136,19 +138,28 @@ func (s *Service) Run(ctx context.Context) error {
 // or has failed.
 func (s *Service) Ready() <-chan struct{} { return s.ready }
 
-// Healthy makes a round trip through the owner goroutine. An error means that
-// it did not come back before ctx ended.
+// Healthy makes a round trip through the owner goroutine, and from there one
+// through the journal goroutine. An error means that one of them did not come
+// back before ctx ended.
 func (s *Service) Healthy(ctx context.Context) error {
+	var owner atomic.Bool
 	back := make(chan struct{})
-	s.post(func() { close(back) })
+	s.post(func() {
+		owner.Store(true)
+		// Nothing is written, so that it succeeds or fails means nothing.
+		s.journal.append(appendAction{then: func(error) { close(back) }})
+	})
 	select {
 	case <-back:
 		return nil
 	case <-s.done:
 		return nil // stopping is not sickness
 	case <-ctx.Done():
-		return ctx.Err()
 	}
+	if owner.Load() {
+		return fmt.Errorf("the state file's goroutine is stuck: %w", ctx.Err())
+	}
+	return fmt.Errorf("the owner goroutine is stuck: %w", ctx.Err())
 }
 
 // loop is the owner goroutine: the only one that touches the table. However

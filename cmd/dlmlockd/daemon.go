@@ -210,6 +210,15 @@ func (d *daemon) open(ctx context.Context) error {
 
 var errBusGone = errors.New("the connection to the message bus is gone; locks stay, and a restart serves them again")
 
+// healthy tells whether everything goes on that never should stand still for
+// as long as limit: the owner goroutine, the journal, the bus reader and the
+// outbox.
+func (d *daemon) healthy(ctx context.Context, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return errors.Join(d.service.Healthy(ctx), d.server.Healthy(limit))
+}
+
 // wait looks after the running service until it is to end; idle, because
 // nobody needs it.
 func (d *daemon) wait(ctx context.Context, ended <-chan error) (idle bool, err error) {
@@ -218,7 +227,7 @@ func (d *daemon) wait(ctx context.Context, ended <-chan error) (idle bool, err e
 	defer work.Wait()
 	defer cancel()
 	unneeded := make(chan struct{})
-	work.Go(func() { d.systemd.keep(ctx, d.service) })
+	work.Go(func() { d.systemd.keep(ctx, d.service, d.healthy) })
 	work.Go(func() { d.watchIdle(ctx, unneeded) })
 	work.Go(func() { d.writeMetrics(ctx, d.settings.metricsChanged) })
 	work.Go(func() { onHangup(ctx, d.hangups, d.reload) })

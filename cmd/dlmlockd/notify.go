@@ -26,7 +26,7 @@ const statusEvery = 2 * time.Second
 
 // keep tells systemd the status line when it changes, and feeds the watchdog
 // for as long as the service is healthy, until ctx ends.
-func (n notifier) keep(ctx context.Context, s *lockd.Service) {
+func (n notifier) keep(ctx context.Context, s *lockd.Service, healthy func(context.Context, time.Duration) error) {
 	interval, err := systemd.SdWatchdogEnabled(false)
 	if err != nil {
 		n.log.Warn("the watchdog's interval is not understood", "err", err)
@@ -37,7 +37,7 @@ func (n notifier) keep(ctx context.Context, s *lockd.Service) {
 		t := time.NewTicker(interval / 2)
 		defer t.Stop()
 		feed = t.C
-		n.feed(ctx, s, interval)
+		n.feed(ctx, healthy, interval)
 	}
 	status := time.NewTicker(statusEvery)
 	defer status.Stop()
@@ -47,7 +47,7 @@ func (n notifier) keep(ctx context.Context, s *lockd.Service) {
 		case <-ctx.Done():
 			return
 		case <-feed:
-			n.feed(ctx, s, interval)
+			n.feed(ctx, healthy, interval)
 		case <-status.C:
 			if line := statusLine(s.Status()); line != told {
 				told = line
@@ -57,12 +57,10 @@ func (n notifier) keep(ctx context.Context, s *lockd.Service) {
 	}
 }
 
-// feed feeds the watchdog if the service answers in time. If it doesn't,
-// nothing is sent, and systemd restarts the service: the locks outlive that.
-func (n notifier) feed(ctx context.Context, s *lockd.Service, interval time.Duration) {
-	probe, cancel := context.WithTimeout(ctx, interval/2)
-	defer cancel()
-	if err := s.Healthy(probe); err != nil {
+// feed feeds the watchdog if the service is healthy. If it isn't, nothing is
+// sent, and systemd restarts the service: the locks outlive that.
+func (n notifier) feed(ctx context.Context, healthy func(context.Context, time.Duration) error, interval time.Duration) {
+	if err := healthy(ctx, interval/2); err != nil {
 		if ctx.Err() == nil {
 			n.log.Error("the service does not answer; the watchdog is not fed", "err", err)
 		}
