@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -18,6 +19,9 @@ var version, commit, date string
 var thisBuild = sync.OnceValue(func() buildinfo.Build { return buildinfo.Read(version, commit, date) })
 
 func main() {
+	// Aborted by the watchdog, or by a panic, the process ends by a signal, not
+	// with the runtime's exit code 2: after that one the unit does not restart it.
+	debug.SetTraceback("crash")
 	// The first of these signals ends the service in order, which keeps every
 	// persistent lock; the second one ends it at once, which keeps them too.
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
