@@ -22,7 +22,7 @@ GOFLAGS_BUILD := -trimpath -buildvcs=false -buildmode=pie -tags "$(TAGS)" \
 # Debian packages: to build, to try it out, to test everything, to boot nodes.
 DEPS_BUILD := gcc libc6-dev pkg-config libdlm-dev
 DEPS_DEMO := dbus systemd
-DEPS_TEST := dbus-broker git groff-base libgnutls28-dev libsystemd-dev polkitd python3-prometheus-client shellcheck util-linux
+DEPS_TEST := dbus-broker git groff-base libgnutls28-dev libsystemd-dev polkitd bash-completion python3-prometheus-client shellcheck util-linux
 DEPS_LAB := $(shell sed 's/\#.*//' lab/packages.txt)
 
 # What only root may do (own the bus name, be another user) runs through sudo
@@ -120,9 +120,21 @@ run-lint:
 	shellcheck .ci/run scripts/*.sh packaging/*.sh packaging/deb/* packaging/rpm/* libvirt/lost/libvirt-lost
 
 .PHONY: install
-install: $(BINS) install-files install-man ## everything; honours DESTDIR and PREFIX
+install: $(BINS) install-files install-man install-completions ## everything; honours DESTDIR and PREFIX
 	install -D -m 755 bin/dlmlockd "$(DESTDIR)$(PREFIX)/sbin/dlmlockd"
 	install -D -m 755 bin/dlmlockctl "$(DESTDIR)$(PREFIX)/bin/dlmlockctl"
+
+# The scripts ask the program itself what there is to complete.
+BASH_COMPLETIONS ?= $(DATADIR)/bash-completion/completions
+ZSH_COMPLETIONS ?= $(DATADIR)/zsh/vendor-completions
+FISH_COMPLETIONS ?= $(DATADIR)/fish/vendor_completions.d
+
+.PHONY: install-completions
+install-completions: bin/dlmlockctl
+	install -d "$(DESTDIR)$(BASH_COMPLETIONS)" "$(DESTDIR)$(ZSH_COMPLETIONS)" "$(DESTDIR)$(FISH_COMPLETIONS)"
+	bin/dlmlockctl completion bash > "$(DESTDIR)$(BASH_COMPLETIONS)/dlmlockctl"
+	bin/dlmlockctl completion zsh > "$(DESTDIR)$(ZSH_COMPLETIONS)/_dlmlockctl"
+	bin/dlmlockctl completion fish > "$(DESTDIR)$(FISH_COMPLETIONS)/dlmlockctl.fish"
 
 # With a PREFIX other than /usr set DATADIR=/usr/share: D-Bus and polkit read
 # their policies there (and in /etc) alone.
