@@ -2,6 +2,7 @@ package dbus
 
 import (
 	"fmt"
+	"os"
 	"runtime"
 	"strings"
 	"testing"
@@ -261,7 +262,7 @@ func TestManyRequests(t *testing.T) {
 		c := r.dial(testbus.Root)
 		done := c.completions(n)
 		_, lock := c.acquire("r", opt())
-		goroutines, heap := runtime.NumGoroutine(), heapInUse()
+		goroutines, threads, heap := runtime.NumGoroutine(), osThreads(t), heapInUse()
 		began := time.Now()
 		paths := c.pipeline(n, func(i int, ch chan *godbus.Call) *godbus.Call {
 			return c.obj.Go(Name+".Request", 0, ch, "vms", "r", "EX", opt("owner", fmt.Sprint("vm", i)))
@@ -270,6 +271,7 @@ func TestManyRequests(t *testing.T) {
 		require.Equal(t, n, r.service.Status().Waiting)
 		// The client's library has one for each call, which end in their time.
 		require.Eventually(t, func() bool { return runtime.NumGoroutine() < goroutines+20 }, patience, time.Millisecond)
+		require.Less(t, osThreads(t), threads+20)
 		each := (heapInUse() - heap) / n
 		require.Less(t, each, 8<<10, "bytes of a Request that waits")
 
@@ -302,6 +304,13 @@ func (c *client) pipeline(n int, ask func(i int, ch chan *godbus.Call) *godbus.C
 		paths, flying = append(paths, p), flying[1:]
 	}
 	return paths
+}
+
+// osThreads is how many threads this process has.
+func osThreads(t *testing.T) int {
+	tasks, err := os.ReadDir("/proc/self/task")
+	require.NoError(t, err)
+	return len(tasks)
 }
 
 func heapInUse() int {

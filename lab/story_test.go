@@ -60,17 +60,18 @@ type story struct {
 	peers   map[int]*peerProcess
 	heard   map[int]*hearing
 	jobs    map[string]*job
-	lockids map[string]string // "node/lockid" to letter
-	letters int               // how many were given
-	tokens  map[string]uint64 // the last by node and resource
-	pids    map[string]uint32 // of processes by name
-	saved   map[int][]byte    // state files put aside
-	shown   []uint32          // the orphans listed last
+	lockids map[string]string      // "node/lockid" to letter
+	letters int                    // how many were given
+	tokens  map[string]uint64      // the last by node and resource
+	pids    map[string]uint32      // of processes by name
+	crowds  map[int]*client.Client // whose Requests wait
+	saved   map[int][]byte         // state files put aside
+	shown   []uint32               // the orphans listed last
 }
 
 func newStory(t *testing.T, r *serviceRig) *story {
 	return &story{t: t, rig: r, clients: map[int]*client.Client{}, peers: map[int]*peerProcess{}, heard: map[int]*hearing{},
-		jobs: map[string]*job{}, lockids: map[string]string{}, tokens: map[string]uint64{}, pids: map[string]uint32{}, saved: map[int][]byte{}}
+		jobs: map[string]*job{}, lockids: map[string]string{}, tokens: map[string]uint64{}, pids: map[string]uint32{}, crowds: map[int]*client.Client{}, saved: map[int][]byte{}}
 }
 
 func (s *story) end() {
@@ -80,6 +81,9 @@ func (s *story) end() {
 	}
 	for _, p := range s.peers {
 		p.close()
+	}
+	for _, c := range s.crowds {
+		c.Close()
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	godbus "github.com/godbus/dbus/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/dlmlock/dlmlockd/client"
@@ -68,6 +69,22 @@ func (s *story) acquireAll(ctx context.Context, c *client.Client, p []string) (r
 		}
 	}
 	return rounds, err
+}
+
+// requests makes many Requests that wait. They end with their connection.
+func (s *story) requests(ctx context.Context, id int, p []string) error {
+	c, err := s.rig.services[id].Dial(ctx)
+	if err != nil {
+		return err
+	}
+	s.crowds[id] = c
+	n, err := strconv.Atoi(p[0])
+	lockspace, resource := place(p[1])
+	service := c.Conn().Object(client.Name, client.Path)
+	for i := 0; i < n && err == nil; i++ {
+		err = service.CallWithContext(ctx, client.Name+".Request", 0, lockspace, resource, p[2], map[string]godbus.Variant{}).Err
+	}
+	return err
 }
 
 func place(word string) (lockspace, resource string) {
@@ -263,6 +280,19 @@ func (s *story) onDaemon(ctx context.Context, out *bytes.Buffer, id int, verb st
 		return s.listen(ctx, id)
 	case "heard":
 		s.heard[id].print(out)
+	case "requests": // N LOCKSPACE/RESOURCE MODE : of one connection, which stays until end-requests
+		return s.requests(ctx, id, p)
+	case "end-requests":
+		err := s.crowds[id].Close()
+		delete(s.crowds, id)
+		return err
+	case "threads": // MOST : whether the daemon has no more
+		text, err := d.Node.Run(ctx, "sh", "-c", fmt.Sprintf("ls /proc/%d/task | wc -l", d.PID()))
+		n, _ := strconv.Atoi(strings.TrimSpace(text))
+		most, _ := strconv.Atoi(p[0])
+		fmt.Fprintf(out, "n%d: at most %d threads: %v\n", id, most, n > 0 && n <= most)
+		s.t.Logf("the daemon of node %d has %d threads", id, n)
+		return err
 	case "pause-daemon", "resume-daemon":
 		sig := map[string]string{"pause-daemon": "-STOP", "resume-daemon": "-CONT"}[verb]
 		_, err := d.Node.Run(ctx, "kill", sig, strconv.Itoa(d.PID()))

@@ -27,7 +27,8 @@ var (
 
 // The linearizability test: clients on two nodes take, convert and release the
 // same resources in all modes, with and without waiting, while the service of
-// either node is killed and started again. What they were told must have an
+// either node is killed and started again, and now and then the node itself dies
+// with all its locks. What they were told must have an
 // order in which it is what the lock matrix allows, and in which tokens grow.
 
 const (
@@ -44,6 +45,7 @@ const (
 	verbConvert
 	verbRelease
 	verbRead // what the service says that the client has
+	verbGone // its node has crashed
 )
 
 // input and output are those of one operation of one client on one resource.
@@ -116,8 +118,13 @@ func step(state, in, out any) []any {
 			after = append(after, to)
 		}
 	}
-	if i.verb == verbRead {
+	switch i.verb {
+	case verbRead:
 		done(h.mode(i.client) == o.mode, h)
+		return after
+	case verbGone:
+		h.modes[i.client] = 0
+		done(true, h)
 		return after
 	}
 	if o.kind != "" || o.lost { // not done
@@ -192,9 +199,13 @@ func (l *life) isDead() bool {
 
 // historyNode is a node whose service is killed now and then.
 type historyNode struct {
-	host *host
-	now  atomic.Pointer[life]
-	ends sync.WaitGroup
+	host  *host
+	now   atomic.Pointer[life]
+	ends  sync.WaitGroup
+	began time.Time
+
+	mu      sync.Mutex
+	crashes []int64 // when the node itself died
 }
 
 func (n *historyNode) start(t *testing.T) {
@@ -217,6 +228,29 @@ func (n *historyNode) restart(t *testing.T) {
 	n.start(t)
 }
 
+// crash ends the node, with every lock of it, and boots it again.
+func (n *historyNode) crash(t *testing.T, cluster *local.Cluster) {
+	l := n.now.Load()
+	n.mu.Lock()
+	n.crashes = append(n.crashes, int64(time.Since(n.began)))
+	n.mu.Unlock()
+	l.writing.Lock()
+	close(l.dead)
+	l.writing.Unlock()
+	l.engine.Kill()
+	n.host.node.Crash()
+	n.ends.Go(l.daemon.stop)
+	n.host.node, n.host.boot = cluster.AddNode(n.host.node.ID()), "boot-0"
+	n.start(t)
+}
+
+// crashed returns when the node died, but for those deaths that are known.
+func (n *historyNode) crashed(known int) []int64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.crashes[known:])
+}
+
 // historyClient is one owner. It does one thing after the other.
 type historyClient struct {
 	id      int
@@ -226,6 +260,7 @@ type historyClient struct {
 	has     map[string]dlm.Mode
 	history []porcupine.Operation
 	lost    int // operations without an answer
+	crashes int // deaths of its node that are in its history
 }
 
 func (c *historyClient) owner() string { return fmt.Sprint("owner", c.id) }
@@ -275,8 +310,38 @@ func (c *historyClient) one(t *testing.T, resource string) {
 	c.do(t, in)
 }
 
-// do makes one call and writes down what came of it.
+// gone writes down what has ended with the node, and whether it died.
+func (c *historyClient) gone() bool {
+	at := c.node.crashed(c.crashes)
+	if len(at) == 0 {
+		return false
+	}
+	c.crashes += len(at)
+	for _, r := range c.holding() {
+		c.forget(r, at[0])
+	}
+	return true
+}
+
+func (c *historyClient) forget(resource string, at int64) {
+	c.history = append(c.history, porcupine.Operation{ClientId: c.id, Input: input{verbGone, c.id, resource, dlm.None}, Call: at, Output: output{}, Return: c.now()})
+	delete(c.has, resource)
+}
+
+// do makes one call and writes down what came of it. If the node has died
+// meanwhile, the call may have been made before or after that.
 func (c *historyClient) do(t *testing.T, in input) {
+	c.gone()
+	known := c.crashes
+	c.make(t, in)
+	if at := c.node.crashed(known); len(at) > 0 {
+		c.forget(in.resource, at[0])
+		c.gone()
+		c.read(t, in.resource)
+	}
+}
+
+func (c *historyClient) make(t *testing.T, in input) {
 	l := c.node.now.Load()
 	op := porcupine.Operation{ClientId: c.id, Input: in, Call: c.now()}
 	out := c.call(l, in)
@@ -292,18 +357,32 @@ func (c *historyClient) do(t *testing.T, in input) {
 	}
 	// The next start finishes it or undoes it, before it says what is there.
 	c.lost++
-	mode := c.look(t, in.resource)
+	c.look(t, in.resource)
 	op.Output, op.Return = out, c.now()
-	read := porcupine.Operation{ClientId: c.id, Input: input{verbRead, c.id, in.resource, dlm.None}, Call: op.Return + 1}
-	read.Output = output{mode: mode}
-	time.Sleep(time.Microsecond)
-	again := c.look(t, in.resource)
-	require.Equal(t, mode, again)
-	read.Return = c.now()
-	c.history = append(c.history, op, read)
-	delete(c.has, in.resource)
-	if mode != dlm.None {
-		c.has[in.resource] = mode
+	c.history = append(c.history, op)
+	c.read(t, in.resource)
+}
+
+// read writes down what the service says.
+func (c *historyClient) read(t *testing.T, resource string) {
+	for {
+		if at := c.node.crashed(c.crashes); len(at) > 0 {
+			c.forget(resource, at[0])
+			c.gone()
+		}
+		read := porcupine.Operation{ClientId: c.id, Input: input{verbRead, c.id, resource, dlm.None}, Call: c.now() + 1}
+		time.Sleep(time.Microsecond)
+		mode := c.look(t, resource)
+		read.Output, read.Return = output{mode: mode}, c.now()
+		if len(c.node.crashed(c.crashes)) > 0 {
+			continue // what was read may have ended
+		}
+		c.history = append(c.history, read)
+		delete(c.has, resource)
+		if mode != dlm.None {
+			c.has[resource] = mode
+		}
+		return
 	}
 }
 
@@ -416,7 +495,7 @@ func TestHistories(t *testing.T) {
 	var clients []*historyClient
 	began := time.Now()
 	for i := range historyNodes {
-		n := &historyNode{host: newHost(cluster.AddNode(uint32(i + 1)))}
+		n := &historyNode{host: newHost(cluster.AddNode(uint32(i + 1))), began: began}
 		n.start(t)
 		nodes = append(nodes, n)
 		for range historyClients {
@@ -430,7 +509,7 @@ func TestHistories(t *testing.T) {
 	for _, c := range clients {
 		work.Go(func() { c.run(t, &ops) })
 	}
-	stop, kills := make(chan struct{}), 0
+	stop, kills, crashes := make(chan struct{}), 0, 0
 	chaos.Go(func() {
 		random := rand.New(rand.NewPCG(seed, 1<<32))
 		for {
@@ -438,8 +517,14 @@ func TestHistories(t *testing.T) {
 			case <-stop:
 				return
 			case <-time.After(time.Duration(random.IntN(80)) * time.Millisecond):
-				nodes[random.IntN(len(nodes))].restart(t)
-				kills++
+				n := nodes[random.IntN(len(nodes))]
+				if random.IntN(4) == 0 {
+					n.crash(t, cluster)
+					crashes++
+				} else {
+					n.restart(t)
+					kills++
+				}
 			}
 		}
 	})
@@ -452,12 +537,12 @@ func TestHistories(t *testing.T) {
 		n.now.Load().stop()
 		n.ends.Wait()
 	}
-	checkHistories(t, clients, kills, time.Since(began))
+	checkHistories(t, clients, kills, crashes, time.Since(began))
 	require.Empty(t, left)
 }
 
 // checkHistories looks for the order, and tells what there was.
-func checkHistories(t *testing.T, clients []*historyClient, kills int, took time.Duration) {
+func checkHistories(t *testing.T, clients []*historyClient, kills, crashes int, took time.Duration) {
 	var all []porcupine.Operation
 	outcomes, lost := map[Kind]int{}, 0
 	for _, c := range clients {
@@ -474,13 +559,14 @@ func checkHistories(t *testing.T, clients []*historyClient, kills int, took time
 			bad = part
 		}
 	}
-	t.Logf("%d operations in %v, checked in %v; %d kills, %d operations without an answer; outcomes %v",
-		len(all), took.Round(time.Millisecond), time.Since(began).Round(time.Millisecond), kills, lost, outcomes)
+	t.Logf("%d operations in %v, checked in %v; %d kills, %d crashes of a node, %d operations without an answer; outcomes %v",
+		len(all), took.Round(time.Millisecond), time.Since(began).Round(time.Millisecond), kills, crashes, lost, outcomes)
 	if bad != nil {
 		showHistory(t, bad)
 	}
 	require.GreaterOrEqual(t, len(all), *historyOps)
 	require.Positive(t, lost)
+	require.Positive(t, crashes)
 	require.Greater(t, outcomes[""], len(all)/4, "too little success to mean anything")
 	require.Greater(t, outcomes[Timeout]+outcomes[WouldBlock]+outcomes[Canceled], len(all)/200, "too little contention to mean anything")
 	for kind := range outcomes {
@@ -508,7 +594,7 @@ func showHistory(t *testing.T, part []porcupine.Operation) {
 	for _, o := range part[max(0, n-40):min(len(part), n+5)] {
 		in, out := o.Input.(input), o.Output.(output)
 		t.Logf("%9.3f %9.3f ms  client %2d %s %s -> %q lost=%v mode=%s token=%d", float64(o.Call)/1e6, float64(o.Return)/1e6,
-			in.client, [...]string{"acquire", "convert", "release", "read"}[in.verb], in.mode, out.kind, out.lost, out.mode, out.token)
+			in.client, [...]string{"acquire", "convert", "release", "read", "gone"}[in.verb], in.mode, out.kind, out.lost, out.mode, out.token)
 	}
 	require.Fail(t, "the history has no order", "the resource is %s, the last operation shown but five ends the hope", part[0].Input.(input).resource)
 }
@@ -536,10 +622,12 @@ func TestHistoryModel(t *testing.T) {
 		"a token below a shared one": {[]op{at(1, 2, verbAcquire, 0, dlm.PR, ok(7)), at(3, 4, verbConvert, 0, dlm.EX, ok(7))}, false},
 		"a refused conversion that was done": {[]op{at(1, 2, verbAcquire, 0, dlm.EX, ok(5)), at(3, 4, verbConvert, 0, dlm.NL, output{kind: Timeout}),
 			at(5, 6, verbAcquire, 1, dlm.EX, ok(6))}, false},
-		"not held, and it was": {[]op{at(1, 2, verbAcquire, 0, dlm.EX, ok(5)), at(3, 4, verbRelease, 0, dlm.None, output{kind: NotHeld})}, false},
-		"lost, and done":       {[]op{at(1, 4, verbAcquire, 0, dlm.EX, output{lost: true}), at(5, 6, verbRead, 0, dlm.None, output{mode: dlm.EX})}, true},
-		"lost, and not done":   {[]op{at(1, 4, verbAcquire, 0, dlm.EX, output{lost: true}), at(5, 6, verbRead, 0, dlm.None, output{mode: dlm.None})}, true},
-		"forgotten":            {[]op{at(1, 2, verbAcquire, 0, dlm.EX, ok(5)), at(5, 6, verbRead, 0, dlm.None, output{mode: dlm.None})}, false},
+		"not held, and it was":         {[]op{at(1, 2, verbAcquire, 0, dlm.EX, ok(5)), at(3, 4, verbRelease, 0, dlm.None, output{kind: NotHeld})}, false},
+		"lost, and done":               {[]op{at(1, 4, verbAcquire, 0, dlm.EX, output{lost: true}), at(5, 6, verbRead, 0, dlm.None, output{mode: dlm.EX})}, true},
+		"lost, and not done":           {[]op{at(1, 4, verbAcquire, 0, dlm.EX, output{lost: true}), at(5, 6, verbRead, 0, dlm.None, output{mode: dlm.None})}, true},
+		"gone with the node":           {[]op{at(1, 2, verbAcquire, 0, dlm.EX, ok(5)), at(3, 7, verbGone, 0, dlm.None, output{}), at(5, 6, verbAcquire, 1, dlm.EX, ok(6))}, true},
+		"another before the node died": {[]op{at(1, 2, verbAcquire, 0, dlm.EX, ok(5)), at(3, 4, verbAcquire, 1, dlm.EX, ok(6)), at(5, 7, verbGone, 0, dlm.None, output{})}, false},
+		"forgotten":                    {[]op{at(1, 2, verbAcquire, 0, dlm.EX, ok(5)), at(5, 6, verbRead, 0, dlm.None, output{mode: dlm.None})}, false},
 	} {
 		require.Equal(t, c.fits, porcupine.CheckOperations(historyModel, c.history), name)
 	}

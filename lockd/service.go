@@ -43,7 +43,8 @@ type Config struct {
 	// OpTimeout is how long a call waits for the lock manager where the caller
 	// named no time. Zero: 10 s. It must be below the 25 s of sd-bus clients.
 	OpTimeout time.Duration
-	// HealthInterval is how often each lockspace is looked at. Zero: 1 s.
+	// HealthInterval is how often each lockspace is looked at. Zero: 500 ms, so
+	// that what happens to one is told within a second.
 	HealthInterval time.Duration
 	// Processes tells when the process ends that a lock hangs on. Nil: locks of
 	// lifetime process are refused.
@@ -96,7 +97,7 @@ func New(cfg Config) *Service {
 		cfg.OpTimeout = defaultOpTimeout
 	}
 	if cfg.HealthInterval == 0 {
-		cfg.HealthInterval = time.Second
+		cfg.HealthInterval = 500 * time.Millisecond
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -410,7 +411,20 @@ func (s *Service) look(a lookAction) {
 
 // watchHealth looks at this node and at every lockspace again and again. The
 // daemon may have started before the cluster did.
+//
+// Each look is on its own: one that hangs, because dlm_controld does, must not
+// keep what happens to another lockspace.
 func (s *Service) watchHealth() {
+	var looking sync.Map // the names of the lockspaces that are being looked at; "": the node
+	begin := func(what string, look func()) {
+		if _, already := looking.LoadOrStore(what, nil); already {
+			return
+		}
+		s.work.Go(func() {
+			defer looking.Delete(what)
+			look()
+		})
+	}
 	tick := time.NewTicker(s.cfg.HealthInterval)
 	defer tick.Stop()
 	for {
@@ -419,7 +433,7 @@ func (s *Service) watchHealth() {
 			return
 		case <-tick.C:
 		}
-		s.lookNode()
+		begin("", s.lookNode)
 		names := make(chan []string, 1)
 		s.post(func() { names <- s.t.spaceNames() })
 		select {
@@ -427,7 +441,7 @@ func (s *Service) watchHealth() {
 			return
 		case in := <-names:
 			for _, name := range in {
-				s.lookHealth(name)
+				begin(name, func() { s.lookHealth(name) })
 			}
 		}
 	}

@@ -106,7 +106,7 @@ func (s slowSpace) Close() error {
 	return s.Lockspace.Close()
 }
 
-func (h *host) startSlow(t *testing.T, e *slowEngine) *daemon {
+func (h *host) startOver(t *testing.T, e dlm.Engine) *daemon {
 	d := &daemon{ended: make(chan struct{})}
 	cfg := h.config
 	cfg.Engine, cfg.Journal, cfg.Contents = e, h.journal, h.journal.contents(h.boot)
@@ -127,13 +127,52 @@ func TestOpenedTooLate(t *testing.T) {
 		h := newHost(local.NewCluster("c").AddNode(1))
 		h.start(t).stop()
 		e := &slowEngine{Engine: h.node.Engine(), opening: make(chan struct{})}
-		d := h.startSlow(t, e)
+		d := h.startOver(t, e)
 		synctest.Wait()
 		d.cancel()
 		synctest.Wait()
 		close(e.opening)
 		<-d.ended
 		require.Zero(t, e.handles.Load())
+	})
+}
+
+// hangingLooker is an engine where the look at one lockspace hangs.
+type hangingLooker struct {
+	*local.Engine
+	hangs string
+}
+
+func (e *hangingLooker) Health(ctx context.Context, name string) (dlm.Health, error) {
+	if name == e.hangs {
+		<-ctx.Done()
+		return dlm.Health{}, ctx.Err()
+	}
+	return e.Engine.Health(ctx, name)
+}
+
+// What happens to a lockspace is told within a second, also while the look at
+// another one hangs.
+func TestHealthIsToldSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := local.NewCluster("c")
+		h := newHost(cluster.AddNode(1))
+		h.config.Lockspaces = []string{"a", "b"}
+		var stopped []string
+		h.config.Notify = func(n Notice) {
+			if c, ok := n.(LockspaceChanged); ok && c.Health.Stopped {
+				stopped = append(stopped, c.Name)
+			}
+		}
+		e := &hangingLooker{Engine: h.node.Engine(), hangs: "a"}
+		d := h.startOver(t, e)
+		<-d.Ready()
+		time.Sleep(10 * time.Second)
+		cluster.Stop("b", "fencing node 2")
+		time.Sleep(time.Second - 1)
+		synctest.Wait()
+		d.stop()
+		require.Equal(t, []string{"b"}, stopped)
 	})
 }
 
@@ -145,7 +184,7 @@ func TestClosedBeforeOpenedAgain(t *testing.T) {
 		h := newHost(cluster.AddNode(1))
 		e := &slowEngine{Engine: h.node.Engine(), closing: 5 * time.Second}
 		failing(cluster, "convert", syscall.ENOMEM) // of the anchor
-		d := h.startSlow(t, e)
+		d := h.startOver(t, e)
 		<-d.Ready()
 		synctest.Wait()
 		require.Equal(t, SpaceFailed, d.spaceState("vms"))
