@@ -54,6 +54,12 @@ func (t *table) startAcquire(c *call) {
 		t.refuse(c, e)
 		return
 	}
+	t.goOnAcquire(c)
+}
+
+// goOnAcquire asks for the locks that are to be made, or answers where all are
+// there already.
+func (t *table) goOnAcquire(c *call) {
 	again, hangs := t.rebind(c)
 	if len(c.fresh) == 0 && hangs {
 		t.append(true, again, func(error) {

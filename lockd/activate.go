@@ -202,9 +202,12 @@ func (t *table) match(a *adoption, ev dlm.Event) {
 	t.setCookie(l, ev.Cookie)
 	l.adopted = true
 	if l.mode != a.modes[0] {
+		l.unpublished = a.modes[0] >= dlm.PW && stronger(a.modes[0], l.mode) && !a.sp.raw && l.phase == state.Held
 		t.logLock(slog.LevelWarn, "adopted in another mode than recorded: a conversion was under way", l, slog.String("granted", a.modes[0].String()))
 		l.mode = a.modes[0]
-		t.append(true, []state.Change{state.Mark{ID: uint64(l.ref), Mode: l.mode, HasMode: true, Token: l.token}}, nil)
+		if !l.unpublished { // else republish writes both
+			t.append(true, []state.Change{state.Mark{ID: uint64(l.ref), Mode: l.mode, HasMode: true, Token: l.token}}, nil)
+		}
 	}
 	t.logLock(slog.LevelDebug, "adopted", l)
 }
@@ -215,9 +218,13 @@ func (t *table) match(a *adoption, ev dlm.Event) {
 // connection or process ended meanwhile.
 func (t *table) finishCalls(sp *space) {
 	var rest, ended []*lock
+	t.republish(sp)
 	for _, o := range t.order {
 		switch l := o.l; {
-		case l == nil || l.sp != sp || l.busy != nil:
+		case l == nil || l.sp != sp:
+		case l.busy != nil && l.bound != nil && l.bound.dead:
+			t.park(t.endCall(l), l)
+		case l.busy != nil:
 		case l.phase != state.Held:
 			rest = append(rest, l)
 		case l.bound != nil && l.bound.dead:
@@ -235,6 +242,33 @@ func (t *table) finishCalls(sp *space) {
 		t.release(&call{kind: callRelease, op: "release", heapIdx: -1, answered: true}, rest)
 	}
 	t.releaseEnded(ended, "the connection or process has ended while the service was down")
+}
+
+// republish gives the locks whose conversion upward a crash has cut short a new
+// token: the old one may be smaller than what others were given since, and would
+// go into the value block when the lock is let go of.
+func (t *table) republish(sp *space) {
+	for _, o := range t.order {
+		l := o.l
+		if l == nil || l.sp != sp || !l.unpublished {
+			continue
+		}
+		l.unpublished = false
+		if l.busy != nil {
+			continue
+		}
+		c := &call{kind: callConvert, op: "convert", heapIdx: -1, answered: true, want: []Want{{sp.name, l.resource, l.mode}}, locks: []*lock{l},
+			from: l.mode, written: l.mode, token: l.token, stage: stageProbing}
+		l.busy, l.state, l.wanted = c, Converting, l.mode
+		t.readValue(sp, l.resource, func(ev dlm.Event) {
+			if l.mode == dlm.None {
+				t.endConvert(c, l)
+				return
+			}
+			l.token = t.token(sp, l.mode, ev)
+			t.publish(c, l)
+		})
+	}
 }
 
 // voidAll ends every record of a lockspace that turned out to have no locks.

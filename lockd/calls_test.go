@@ -417,3 +417,50 @@ func TestManyWaitInOrder(t *testing.T) {
 	require.Zero(t, s.tab.status().Waiting)
 	s.agree("a", "b", "c")
 }
+
+// The token in the value block never goes back: not when a conversion upward is
+// taken back, and not when a crash has cut one short and the lock is found in the
+// stronger mode.
+func TestConversionKeepsTheToken(t *testing.T) {
+	for name, interrupt := range map[string]func(s *sim){
+		"taken back": func(s *sim) { s.turn(func() { s.tab.senderGone(alice.Sender) }) },
+		"crash": func(s *sim) {
+			s.kill()
+			s.start()
+		},
+		"crash, and another before the token is renewed": func(s *sim) {
+			for range 2 {
+				s.kill()
+				s.start()
+				for s.tab.spaces["vms"].state != SpaceReady {
+					_ = s.deliver() || s.write() || s.toil(0)
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, _ := simWith(t, "vms")
+			o, sel := vm("vm1")
+			require.NoError(t, s.done(s.acquire(alice, o, Want{"vms", "x", dlm.NL})))
+			s.now = s.now.Add(time.Second)
+			other := s.acquire(bob, AcquireOptions{}, Want{"vms", "x", dlm.EX})
+			require.NoError(t, s.done(other))
+			newest := other.grants[0].Token
+			require.NoError(t, s.done(s.release(bob, "vms", "x", Selector{LockID: other.grants[0].LockID})))
+			s.convert(alice, Want{"vms", "x", dlm.EX}, sel, time.Second)
+			interrupt(s)
+			s.rest()
+			again := s.acquire(alice, o, Want{"vms", "x", dlm.EX})
+			if err := s.done(again); err == nil {
+				require.Greater(t, again.grants[0].Token, newest, "in EX, so larger")
+			} else {
+				require.ErrorIs(t, err, AlreadyHeld, "it is in NL again")
+			}
+			require.NoError(t, s.done(s.convert(alice, Want{"vms", "x", dlm.NL}, sel, 0)))
+			reader := s.acquire(bob, AcquireOptions{}, Want{"vms", "x", dlm.PR})
+			require.NoError(t, s.done(reader))
+			require.GreaterOrEqual(t, reader.grants[0].Token, newest)
+			s.agree("x")
+		})
+	}
+}

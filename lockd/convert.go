@@ -82,19 +82,12 @@ func (t *table) convertDone(c *call, l *lock, ev dlm.Event) {
 	from := l.mode
 	l.mode = ev.Mode
 	l.noteValue(ev)
+	t.renewToken(l, from, ev)
 	t.extend(c)
 	switch {
 	case t.takeBack(c, l):
 	case l.mode >= dlm.PW && stronger(l.mode, from) && (!l.sp.raw || c.value != nil):
-		c.stage, l.flying = stagePublishing, true
-		l.token = t.token(l.sp, l.mode, ev)
-		flags, value := t.publishing(c, l, l.mode)
-		t.do(convertAction{sp: l.sp, cookie: l.cookie, mode: l.mode, flags: dlm.Persistent | flags, value: value})
-	case l.mode < dlm.PW && ev.HasValue && l.mode != c.written && !l.sp.raw:
-		// Up to a shared mode: others may have had the resource while this lock
-		// was in a weaker one.
-		l.token = max(l.token, t.token(l.sp, l.mode, ev))
-		t.recordMode(c, l)
+		t.publish(c, l)
 	case l.mode == c.written && c.err == nil: // in place, to write a value
 		t.converted(c, l)
 	case l.mode == c.written: // taken back
@@ -103,6 +96,27 @@ func (t *table) convertDone(c *call, l *lock, ev dlm.Event) {
 	default:
 		t.recordMode(c, l)
 	}
+}
+
+// renewToken gives a lock that was converted up its token: before anything else
+// is done, because also the way back down writes it into the value block, where
+// it must never be smaller than what is there. In a shared mode it is the current
+// one, since others may have had the resource while the lock was weaker.
+func (t *table) renewToken(l *lock, from dlm.Mode, ev dlm.Event) {
+	switch {
+	case l.sp.raw:
+	case l.mode >= dlm.PW && stronger(l.mode, from):
+		l.token = t.token(l.sp, l.mode, ev)
+	case l.mode < dlm.PW && l.mode > from && ev.HasValue:
+		l.token = max(l.token, t.token(l.sp, l.mode, ev))
+	}
+}
+
+// publish writes who holds the lock and his token into the value block.
+func (t *table) publish(c *call, l *lock) {
+	c.stage, l.flying = stagePublishing, true
+	flags, value := t.publishing(c, l, l.mode)
+	t.do(convertAction{sp: l.sp, cookie: l.cookie, mode: l.mode, flags: dlm.Persistent | flags, value: value})
 }
 
 // withdraw cancels a conversion whose time is over, and leaves the answer to

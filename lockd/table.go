@@ -35,22 +35,23 @@ type lock struct {
 	nextOwner, prevOwner *lock // others of the owner
 	nextHash             *lock // others in table.owned under the same hash
 
-	lockid   dlm.LockID
-	uid, pid uint32
-	mode     dlm.Mode // granted in the DLM; None while it has nothing
-	wanted   dlm.Mode // what the operation under way asks for; else None
-	lifetime state.Lifetime
-	state    LockState
-	phase    state.Phase // what the state file says of it; 0: nothing
-	flying   bool        // an operation of the DLM is under way
-	adopted  bool        // from an earlier process, through the handle that is open
-	granted  bool        // it was held once: those who watch know of it
-	touched  bool        // it is in table.touched
-	hasOwner bool
-	blocks   bool     // somebody waits for blocked, and the holder has not been told
-	blocked  dlm.Mode // with blocks
-	stray    bool     // an orphan that no record explains, adopted by accident
-	probe    bool     // a null lock that only reads the value block
+	lockid      dlm.LockID
+	uid, pid    uint32
+	mode        dlm.Mode // granted in the DLM; None while it has nothing
+	wanted      dlm.Mode // what the operation under way asks for; else None
+	lifetime    state.Lifetime
+	state       LockState
+	phase       state.Phase // what the state file says of it; 0: nothing
+	flying      bool        // an operation of the DLM is under way
+	adopted     bool        // from an earlier process, through the handle that is open
+	granted     bool        // it was held once: those who watch know of it
+	touched     bool        // it is in table.touched
+	hasOwner    bool
+	blocks      bool     // somebody waits for blocked, and the holder has not been told
+	blocked     dlm.Mode // with blocks
+	unpublished bool     // adopted in a stronger mode than recorded, so its token is old
+	stray       bool     // an orphan that no record explains, adopted by accident
+	probe       bool     // a null lock that only reads the value block
 }
 
 type ownerKey struct {
