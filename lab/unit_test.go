@@ -148,6 +148,14 @@ func TestUnit(t *testing.T) {
 		}
 		r.run("rm /etc/dlmlockd.toml; systemctl restart dlmlockd")
 	})
+	step("metrics", func(_ *testing.T, r unitRig) {
+		// As dlmlockd.toml(5) tells.
+		r.run("mkdir -p /run/systemd/system/dlmlockd.service.d && printf '[Service]\\nCacheDirectory=dlmlockd\\nCacheDirectoryMode=0755\\n' > /run/systemd/system/dlmlockd.service.d/metrics.conf")
+		r.run("echo 'metrics-file = \"/var/cache/dlmlockd/dlmlockd.prom\"' > /etc/dlmlockd.toml; systemctl daemon-reload; systemctl restart dlmlockd")
+		r.await("dlmlockd_locks{lockspace=\"vms\"} 1", "setpriv --reuid=65534 --regid=65534 --clear-groups cat /var/cache/dlmlockd/dlmlockd.prom")
+		r.run("rm /etc/dlmlockd.toml; systemctl reload dlmlockd")
+		r.await("gone", "[ -e /var/cache/dlmlockd/dlmlockd.prom ] || echo gone")
+	})
 	step("uevents", func(t *testing.T, r unitRig) {
 		// The kernel tells of it in the network namespace of the service, too;
 		// otherwise the service would keep the device open, and the node could
