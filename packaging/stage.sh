@@ -36,7 +36,12 @@ END
 
 rm -rf "$dir"
 mkdir -p "$dir"
-make --no-print-directory install DESTDIR="$main" PREFIX=/usr SYSCONFDIR=/etc >/dev/null
+if [ "$kind" = deb ]; then
+    zsh=/usr/share/zsh/vendor-completions
+else
+    zsh=/usr/share/zsh/site-functions
+fi
+make --no-print-directory install DESTDIR="$main" PREFIX=/usr SYSCONFDIR=/etc ZSH_COMPLETIONS="$zsh" >/dev/null
 make --no-print-directory install-libvirt DESTDIR="$driver" PREFIX=/usr SYSCONFDIR=/etc LIBDIR="$libdir" >/dev/null
 strip --strip-unneeded "$main/usr/sbin/dlmlockd" "$main/usr/bin/dlmlockctl" "$driver$libdir/libvirt/lock-driver/dlmlock.so"
 
