@@ -134,13 +134,17 @@ func (s *Service) findProcess(c Caller, o *AcquireOptions) error {
 	if pid == 0 {
 		pid = c.PID
 	}
-	id, uid, err := s.cfg.Processes.Identify(pid)
+	id, err := s.cfg.Processes.Identify(pid)
+	uid := c.UID
+	if err == nil && c.UID != 0 { // root may name any process
+		uid, err = s.cfg.Processes.UID(pid)
+	}
 	switch {
 	case errors.Is(err, process.ErrGone):
 		return bad(InvalidArgs, "there is no process with that pid", err)
 	case err != nil:
 		return bad(InvalidArgs, err.Error(), err)
-	case c.UID != 0 && uid != c.UID:
+	case uid != c.UID:
 		return bad(AccessDenied, "only root may name a process of another user", nil)
 	}
 	o.proc = id

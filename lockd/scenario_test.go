@@ -89,15 +89,26 @@ type fakeProcesses struct {
 	watched map[process.ID]func(process.ID)
 }
 
-func (f *fakeProcesses) Identify(pid uint32) (process.ID, uint32, error) {
+func (f *fakeProcesses) Identify(pid uint32) (process.ID, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for id := range f.alive {
+		if id.PID == pid {
+			return id, nil
+		}
+	}
+	return process.ID{}, process.ErrGone
+}
+
+func (f *fakeProcesses) UID(pid uint32) (uint32, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for id, uid := range f.alive {
 		if id.PID == pid {
-			return id, uid, nil
+			return uid, nil
 		}
 	}
-	return process.ID{}, 0, process.ErrGone
+	return 0, process.ErrGone
 }
 
 func (f *fakeProcesses) Watch(id process.ID, ended func(process.ID)) {
@@ -117,7 +128,7 @@ func (f *fakeProcesses) Unwatch(id process.ID) {
 }
 
 func (f *fakeProcesses) end(pid uint32) {
-	id, _, _ := f.Identify(pid)
+	id, _ := f.Identify(pid)
 	f.mu.Lock()
 	ended := f.watched[id]
 	delete(f.alive, id)

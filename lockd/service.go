@@ -21,7 +21,8 @@ type Journal interface {
 
 // Processes watches processes; *process.Watcher is one.
 type Processes interface {
-	Identify(pid uint32) (id process.ID, uid uint32, err error)
+	Identify(pid uint32) (process.ID, error)
+	UID(pid uint32) (uint32, error)
 	Watch(id process.ID, ended func(process.ID))
 	Unwatch(id process.ID)
 }

@@ -30,27 +30,57 @@ type ID struct {
 // ErrGone says that there is no such process (any more).
 var ErrGone = errors.New("no such process")
 
-// Identify returns the identity and the real uid of the process that has pid
-// now. The error wraps ErrGone if there is none.
-func Identify(pid uint32) (id ID, uid uint32, err error) {
-	dir := fmt.Sprintf("/proc/%d", pid)
-	stat, err := os.ReadFile(dir + "/stat")
-	if err != nil {
-		return ID{}, 0, fmt.Errorf("process %d: %w", pid, ErrGone)
+// UID returns the real uid of the process that has pid now. The error wraps
+// ErrGone if there is none.
+func UID(pid uint32) (uid uint32, err error) {
+	var buf [4096]byte
+	status, err := read(pid, "status", buf[:])
+	if err == nil {
+		uid, err = realUID(status)
 	}
-	start, err := startTime(stat)
 	if err != nil {
-		return ID{}, 0, fmt.Errorf("process %d: %w", pid, err)
+		return 0, fmt.Errorf("process %d: %w", pid, err)
 	}
-	status, err := os.ReadFile(dir + "/status")
+	return uid, nil
+}
+
+// Identify returns the identity of the process that has pid now. The error wraps
+// ErrGone if there is none.
+func Identify(pid uint32) (ID, error) {
+	var buf [1024]byte
+	stat, err := read(pid, "stat", buf[:])
+	var start uint64
+	if err == nil {
+		start, err = startTime(stat)
+	}
 	if err != nil {
-		return ID{}, 0, fmt.Errorf("process %d: %w", pid, ErrGone)
+		return ID{}, fmt.Errorf("process %d: %w", pid, err)
 	}
-	uid, err = realUID(status)
-	if err != nil {
-		return ID{}, 0, fmt.Errorf("process %d: %w", pid, err)
+	return ID{PID: pid, Start: start}, nil
+}
+
+// read reads the beginning of a file of the process. With os.ReadFile it would be
+// four times as many system calls, twice for each lock that hangs on a process.
+func read(pid uint32, file string, buf []byte) ([]byte, error) {
+	path := "/proc/" + strconv.FormatUint(uint64(pid), 10) + "/" + file
+	for {
+		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, ErrGone
+		}
+		n, err := unix.Read(fd, buf)
+		_ = unix.Close(fd)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, ErrGone // ESRCH: it ended meanwhile
+		}
+		return buf[:n], nil
 	}
-	return ID{PID: pid, Start: start}, uid, nil
 }
 
 // startTime reads field 22. The second field is the name in parentheses, which
@@ -121,7 +151,10 @@ func NewWatcher() (*Watcher, error) {
 }
 
 // Identify is the function of that name.
-func (w *Watcher) Identify(pid uint32) (ID, uint32, error) { return Identify(pid) }
+func (w *Watcher) Identify(pid uint32) (ID, error) { return Identify(pid) }
+
+// UID is the function of that name.
+func (w *Watcher) UID(pid uint32) (uint32, error) { return UID(pid) }
 
 // Watch has ended called once, on the watcher's goroutine, when the process
 // ends or if it is not there any more. A second Watch of the same process
@@ -232,7 +265,7 @@ func (w *Watcher) open(x *watch) bool {
 	if err != nil {
 		return false
 	}
-	now, _, err := Identify(x.id.PID)
+	now, err := Identify(x.id.PID)
 	if err != nil || now != x.id {
 		_ = unix.Close(fd)
 		return false

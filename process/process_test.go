@@ -33,11 +33,15 @@ func descriptors(t *testing.T) int {
 }
 
 func TestIdentify(t *testing.T) {
-	id, uid, err := Identify(uint32(os.Getpid()))
+	id, err := Identify(uint32(os.Getpid()))
+	require.NoError(t, err)
+	require.NotZero(t, id.Start)
+	uid, err := UID(id.PID)
 	require.NoError(t, err)
 	require.EqualValues(t, os.Getuid(), uid)
-	require.NotZero(t, id.Start)
-	_, _, err = Identify(1 << 30)
+	_, err = UID(1 << 30)
+	require.ErrorIs(t, err, ErrGone)
+	_, err = Identify(1 << 30)
 	require.ErrorIs(t, err, ErrGone)
 }
 
@@ -58,7 +62,7 @@ func TestEnded(t *testing.T) {
 	cmd := sleeper(t)
 	before := descriptors(t)
 	w := watcher(t)
-	id, _, err := Identify(uint32(cmd.Process.Pid))
+	id, err := Identify(uint32(cmd.Process.Pid))
 	require.NoError(t, err)
 	ended := make(chan ID, 1)
 	w.Watch(id, func(id ID) { ended <- id })
@@ -81,7 +85,7 @@ func TestEnded(t *testing.T) {
 // A pid that another process has now is not the process that was meant.
 func TestReusedPID(t *testing.T) {
 	w := watcher(t)
-	id, _, err := Identify(uint32(os.Getpid()))
+	id, err := Identify(uint32(os.Getpid()))
 	require.NoError(t, err)
 	id.Start--
 	ended := make(chan ID, 1)
@@ -92,7 +96,7 @@ func TestReusedPID(t *testing.T) {
 func TestUnwatch(t *testing.T) {
 	w := watcher(t)
 	cmd := sleeper(t)
-	id, _, err := Identify(uint32(cmd.Process.Pid))
+	id, err := Identify(uint32(cmd.Process.Pid))
 	require.NoError(t, err)
 	w.Watch(id, func(ID) { panic("told of a process that is not watched") })
 	w.Unwatch(id)

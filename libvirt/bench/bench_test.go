@@ -1,0 +1,207 @@
+package bench
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/internal/testbus"
+)
+
+const (
+	root     = "../.."
+	patience = 20 * time.Second
+	rounds   = 1
+	turn     = "1" // seconds
+)
+
+// subject is a lock driver with what is behind it.
+type subject struct {
+	name    string
+	command []string // up to "bench"
+	env     []string
+	config  string   // of the driver
+	preload []string // what a driver must find in the process
+}
+
+// sample is what one turn has brought.
+type sample struct{ pairs, p50, p99, most float64 }
+
+// run has count workers with so many disks each at work for a turn; with "die" a
+// further guest dies ten times a second meanwhile.
+func (s *subject) run(b *testing.B, count, disks int, how string) sample {
+	b.Helper()
+	args := slices.Concat(s.command, []string{"bench", s.config, strconv.Itoa(count), strconv.Itoa(disks), how}, s.preload)
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Env = append(os.Environ(), s.env...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	require.NoError(b, err, "%v: %s", args, &stderr)
+	var v sample
+	_, err = fmt.Sscan(string(out), &v.pairs, &v.p50, &v.p99, &v.most)
+	require.NoError(b, err, "%v: %s%s", args, out, &stderr)
+	return v
+}
+
+// service is dlmlock.so with dlmlockd on a bus of its own.
+func service(b *testing.B, kind testbus.Kind, name string) *subject {
+	bus := testbus.Start(b, kind)
+	dir, err := os.MkdirTemp("/dev/shm", "dlmlockd-bench") // a tmpfs, as /run is
+	require.NoError(b, err)
+	b.Cleanup(func() { _ = os.RemoveAll(dir) })
+	write(b, dir+"/dlmlockd.toml", "engine = \"local\"\nlockspaces = [\"libvirt\"]\nlog-level = \"error\"\n")
+	launch(b, exec.Command(abs(b, "bin/dlmlockd"), "--config="+dir+"/dlmlockd.toml", "--state-dir="+dir+"/state", "--bus="+bus.Address))
+	watch := bus.Dial(b)
+	require.Eventually(b, func() bool {
+		var has bool
+		return watch.BusObject().Call("org.freedesktop.DBus.NameHasOwner", 0, "org.example.DlmLock").Store(&has) == nil && has
+	}, patience, 5*time.Millisecond, "dlmlockd")
+	require.NoError(b, watch.Close())
+	return &subject{name: name, command: []string{abs(b, "bin/lockdriver"), abs(b, "bin/dlmlock.so")}, config: dir + "/none",
+		env: []string{"DBUS_SYSTEM_BUS_ADDRESS=" + bus.Address}}
+}
+
+// virtlockd is libvirt's own lock driver with virtlockd, in a mount namespace of
+// its own, so that it does not meet one that runs on this machine.
+func virtlockd(b *testing.B) *subject {
+	dir, err := os.MkdirTemp("/dev/shm", "virtlockd-bench")
+	require.NoError(b, err)
+	b.Cleanup(func() { _ = os.RemoveAll(dir) })
+	write(b, dir+"/lockd.conf", fmt.Sprintf("auto_disk_leases = 1\nfile_lockspace_dir = %q\n", dir+"/files"))
+	write(b, dir+"/virtlockd.conf", "log_level = 4\nmax_clients = 1024\n")
+	require.NoError(b, os.Mkdir(dir+"/files", 0o700))
+	d := exec.Command("unshare", "--mount", "sh", "-c",
+		"mkdir -p /run/libvirt && mount -t tmpfs tmpfs /run/libvirt && exec virtlockd --config "+dir+"/virtlockd.conf --pid-file "+dir+"/pid")
+	launch(b, d)
+	inside := "/proc/" + strconv.Itoa(d.Process.Pid)
+	require.Eventually(b, func() bool {
+		_, err := os.Stat(inside + "/root/run/libvirt/virtlockd-sock")
+		return err == nil
+	}, patience, 5*time.Millisecond, "virtlockd")
+	lockd, err := filepath.Glob("/usr/lib*/*/libvirt/lock-driver/lockd.so")
+	require.NoError(b, err)
+	require.NotEmpty(b, lockd, "lockd.so of the package libvirt-daemon")
+	return &subject{name: "virtlockd", command: []string{"nsenter", "--mount=" + inside + "/ns/mnt", abs(b, "bin/lockdriver"), lockd[0]},
+		config: dir + "/lockd.conf", preload: []string{"libvirt.so.0"}}
+}
+
+func launch(b *testing.B, cmd *exec.Cmd) {
+	b.Helper()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	require.NoError(b, cmd.Start())
+	b.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+}
+
+func write(b *testing.B, path, text string) {
+	b.Helper()
+	require.NoError(b, os.WriteFile(path, []byte(text), 0o600))
+}
+
+func abs(b *testing.B, path string) string {
+	b.Helper()
+	p, err := filepath.Abs(filepath.Join(root, path))
+	require.NoError(b, err)
+	require.FileExists(b, p, "make bench-libvirt builds it")
+	return p
+}
+
+// medians has the subjects take turns, and returns the median of each number of
+// each.
+func medians(b *testing.B, subjects []*subject, count, disks int, how string) []sample {
+	all := make([][]sample, len(subjects))
+	for range rounds {
+		for i, s := range subjects {
+			all[i] = append(all[i], s.run(b, count, disks, how))
+		}
+	}
+	out := make([]sample, len(subjects))
+	for i := range out {
+		mid := func(get func(sample) float64) float64 {
+			var v []float64
+			for _, s := range all[i] {
+				v = append(v, get(s))
+			}
+			slices.Sort(v)
+			return v[len(v)/2]
+		}
+		out[i] = sample{mid(func(s sample) float64 { return s.pairs }), mid(func(s sample) float64 { return s.p50 }),
+			mid(func(s sample) float64 { return s.p99 }), mid(func(s sample) float64 { return s.most })}
+	}
+	return out
+}
+
+// BenchmarkSideBySide writes the tables.
+func BenchmarkSideBySide(b *testing.B) {
+	runtime.GOMAXPROCS(1)
+	subjects := []*subject{virtlockd(b), service(b, testbus.Daemon, "dlmlockd, dbus-daemon"), service(b, testbus.Broker, "dlmlockd, dbus-broker")}
+	var t strings.Builder
+	t.WriteString("| workers | disks | | pairs/s | to virtlockd | p50 | p99 |\n| --- | --- | --- | --- | --- | --- | --- |\n")
+	for _, disks := range []int{1, 4} {
+		for _, workers := range []int{1, 4, 8} {
+			m := medians(b, subjects, workers, disks, turn)
+			for i, s := range subjects {
+				fmt.Fprintf(&t, "| %d | %d | %s | %.0f | %.2f | %.0f us | %.0f us |\n", workers, disks, s.name, m[i].pairs, m[i].pairs/m[0].pairs, m[i].p50, m[i].p99)
+			}
+		}
+	}
+	t.WriteString("\nFour workers with a disk each, while another guest with a lock dies ten times a second:\n\n" +
+		"| | pairs/s | p50 | p99 | longest |\n| --- | --- | --- | --- | --- |\n")
+	for i, m := range medians(b, subjects, 4, 1, "die") {
+		fmt.Fprintf(&t, "| %s | %.0f | %.0f us | %.0f us | %.1f ms |\n", subjects[i].name, m.pairs, m.p50, m.p99, m.most/1000)
+	}
+	fmt.Print("\n", t.String())
+	if path := os.Getenv("BENCH_REPORT"); path != "" {
+		require.NoError(b, report(path, t.String()))
+	}
+}
+
+// The tables stand between two marks; the rest of the file is written by people.
+const (
+	beginMark = "<!-- make bench-libvirt writes from here ... -->\n"
+	endMark   = "<!-- ... to here, make bench-libvirt -->\n"
+)
+
+func report(path, text string) error {
+	old, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	head, rest, ok := bytes.Cut(old, []byte(beginMark))
+	_, tail, ok2 := bytes.Cut(rest, []byte(endMark))
+	if !ok || !ok2 {
+		return fmt.Errorf("%s lacks the marks %q and %q", path, beginMark, endMark)
+	}
+	return os.WriteFile(path, slices.Concat(head, []byte(beginMark+"\n"+machine()+"\n"+text+"\n"+endMark), tail), 0o644)
+}
+
+// machine says what the numbers are of.
+func machine() string {
+	cpu := "unknown processor"
+	text, _ := os.ReadFile("/proc/cpuinfo")
+	for l := range strings.Lines(string(text)) {
+		if name, ok := strings.CutPrefix(l, "model name"); ok {
+			cpu = strings.Trim(name, "\t :\n")
+			break
+		}
+	}
+	load, _ := os.ReadFile("/proc/loadavg")
+	kernel, _ := exec.Command("uname", "-sr").Output()
+	libvirt, _ := exec.Command("virtlockd", "--version").Output()
+	return fmt.Sprintf("%s, %d cores, %s, %s, %s, %s, load %s.\n", cpu, runtime.NumCPU(), strings.TrimSpace(string(kernel)),
+		strings.TrimSpace(string(libvirt)), runtime.Version(), time.Now().UTC().Format("2006-01-02"), strings.Fields(string(load))[0])
+}
