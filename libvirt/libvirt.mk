@@ -52,3 +52,9 @@ install-libvirt: bin/dlmlock.so ## the lock driver and its configuration; honour
 test-libvirt: ## the lock driver with real libvirtd and QEMU guests, emulated; some minutes
 	@scripts/deps.sh $(DEPS_LIBVIRT_TEST)
 	LIBVIRT=1 $(GO) test -race -count=1 -timeout 15m -tags "$(TAGS)" $(TEST_EXEC) $(TESTFLAGS) ./libvirt/host
+
+.PHONY: bench-libvirt
+bench-libvirt: ## the lock driver side by side with virtlockd, into docs/benchmarks.md
+	@scripts/deps.sh $(DEPS_LIBVIRT_TEST) dbus-broker
+	@$(MAKE) --no-print-directory build bin/dlmlock.so bin/lockdriver
+	BENCH_REPORT=$(CURDIR)/docs/benchmarks.md $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m -tags "$(TAGS)" $(TEST_EXEC) ./libvirt/bench

@@ -22,7 +22,7 @@ import (
 const (
 	root     = "../.."
 	patience = 20 * time.Second
-	rounds   = 1
+	rounds   = 7
 	turn     = "1" // seconds
 )
 
@@ -33,10 +33,12 @@ type subject struct {
 	env     []string
 	config  string   // of the driver
 	preload []string // what a driver must find in the process
+	servers string   // in the command lines of the processes that serve it
 }
 
-// sample is what one turn has brought.
-type sample struct{ pairs, p50, p99, most float64 }
+// sample is what one turn has brought: pairs a second, microseconds of an
+// Acquire, and of processor time for each pair.
+type sample struct{ pairs, p50, p99, most, cpu float64 }
 
 // run has count workers with so many disks each at work for a turn; with "die" a
 // further guest dies ten times a second meanwhile.
@@ -47,12 +49,47 @@ func (s *subject) run(b *testing.B, count, disks int, how string) sample {
 	cmd.Env = append(os.Environ(), s.env...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
+	before := s.serverTime(b)
 	out, err := cmd.Output()
 	require.NoError(b, err, "%v: %s", args, &stderr)
+	used := s.serverTime(b) - before + cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 	var v sample
 	_, err = fmt.Sscan(string(out), &v.pairs, &v.p50, &v.p99, &v.most)
 	require.NoError(b, err, "%v: %s%s", args, out, &stderr)
+	seconds, err := strconv.ParseFloat(how, 64)
+	if err != nil {
+		seconds = 2 // how long "die" takes
+	}
+	v.cpu = float64(used.Microseconds()) / (v.pairs * seconds)
 	return v
+}
+
+// serverTime is the processor time that the serving processes and their children
+// have used.
+func (s *subject) serverTime(b *testing.B) time.Duration {
+	b.Helper()
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	require.NoError(b, err)
+	serving := map[string]bool{}
+	var total time.Duration
+	for range 2 { // children may come first
+		total = 0
+		for _, dir := range dirs {
+			line, _ := os.ReadFile(dir + "/cmdline")
+			stat, err := os.ReadFile(dir + "/stat")
+			fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+			if err != nil || len(fields) < 15 || !strings.Contains(string(line), s.servers) && !serving[fields[1]] {
+				continue
+			}
+			serving[filepath.Base(dir)] = true
+			for _, f := range fields[11:13] {
+				ticks, err := strconv.Atoi(f)
+				require.NoError(b, err)
+				total += time.Duration(ticks) * time.Second / 100
+			}
+		}
+	}
+	return total
 }
 
 // service is dlmlock.so with dlmlockd on a bus of its own.
@@ -62,7 +99,7 @@ func service(b *testing.B, kind testbus.Kind, name string) *subject {
 	require.NoError(b, err)
 	b.Cleanup(func() { _ = os.RemoveAll(dir) })
 	write(b, dir+"/dlmlockd.toml", "engine = \"local\"\nlockspaces = [\"libvirt\"]\nlog-level = \"error\"\n")
-	launch(b, exec.Command(abs(b, "bin/dlmlockd"), "--config="+dir+"/dlmlockd.toml", "--state-dir="+dir+"/state", "--bus="+bus.Address))
+	launch(b, exec.Command(abs(b, "bin/dlmlockd"), "--bus="+bus.Address, "--config="+dir+"/dlmlockd.toml", "--state-dir="+dir+"/state"))
 	watch := bus.Dial(b)
 	require.Eventually(b, func() bool {
 		var has bool
@@ -70,7 +107,7 @@ func service(b *testing.B, kind testbus.Kind, name string) *subject {
 	}, patience, 5*time.Millisecond, "dlmlockd")
 	require.NoError(b, watch.Close())
 	return &subject{name: name, command: []string{abs(b, "bin/lockdriver"), abs(b, "bin/dlmlock.so")}, config: dir + "/none",
-		env: []string{"DBUS_SYSTEM_BUS_ADDRESS=" + bus.Address}}
+		env: []string{"DBUS_SYSTEM_BUS_ADDRESS=" + bus.Address}, servers: bus.Dir}
 }
 
 // virtlockd is libvirt's own lock driver with virtlockd, in a mount namespace of
@@ -94,7 +131,7 @@ func virtlockd(b *testing.B) *subject {
 	require.NoError(b, err)
 	require.NotEmpty(b, lockd, "lockd.so of the package libvirt-daemon")
 	return &subject{name: "virtlockd", command: []string{"nsenter", "--mount=" + inside + "/ns/mnt", abs(b, "bin/lockdriver"), lockd[0]},
-		config: dir + "/lockd.conf", preload: []string{"libvirt.so.0"}}
+		config: dir + "/lockd.conf", preload: []string{"libvirt.so.0"}, servers: dir}
 }
 
 func launch(b *testing.B, cmd *exec.Cmd) {
@@ -140,7 +177,8 @@ func medians(b *testing.B, subjects []*subject, count, disks int, how string) []
 			return v[len(v)/2]
 		}
 		out[i] = sample{mid(func(s sample) float64 { return s.pairs }), mid(func(s sample) float64 { return s.p50 }),
-			mid(func(s sample) float64 { return s.p99 }), mid(func(s sample) float64 { return s.most })}
+			mid(func(s sample) float64 { return s.p99 }), mid(func(s sample) float64 { return s.most }),
+			mid(func(s sample) float64 { return s.cpu })}
 	}
 	return out
 }
@@ -150,12 +188,13 @@ func BenchmarkSideBySide(b *testing.B) {
 	runtime.GOMAXPROCS(1)
 	subjects := []*subject{virtlockd(b), service(b, testbus.Daemon, "dlmlockd, dbus-daemon"), service(b, testbus.Broker, "dlmlockd, dbus-broker")}
 	var t strings.Builder
-	t.WriteString("| workers | disks | | pairs/s | to virtlockd | p50 | p99 |\n| --- | --- | --- | --- | --- | --- | --- |\n")
+	t.WriteString("| workers | disks | | pairs/s | to virtlockd | p50 | p99 | processor time |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, disks := range []int{1, 4} {
 		for _, workers := range []int{1, 4, 8} {
 			m := medians(b, subjects, workers, disks, turn)
 			for i, s := range subjects {
-				fmt.Fprintf(&t, "| %d | %d | %s | %.0f | %.2f | %.0f us | %.0f us |\n", workers, disks, s.name, m[i].pairs, m[i].pairs/m[0].pairs, m[i].p50, m[i].p99)
+				fmt.Fprintf(&t, "| %d | %d | %s | %.0f | %.2f | %.0f us | %.0f us | %.0f us |\n", workers, disks, s.name,
+					m[i].pairs, m[i].pairs/m[0].pairs, m[i].p50, m[i].p99, m[i].cpu)
 			}
 		}
 	}
