@@ -5,6 +5,9 @@ LIBDIR ?= $(PREFIX)/lib/$(shell gcc -print-multiarch 2>/dev/null)
 DEPS_LIBVIRT_BUILD := gcc libc6-dev pkg-config libsystemd-dev libgnutls28-dev
 DEPS_LIBVIRT_TEST := $(DEPS_LIBVIRT_BUILD) dbus libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu qemu-system-x86 qemu-utils util-linux
 
+# What is installed; the tests install the one for the sanitizers, too.
+PLUGIN ?= bin/dlmlock.so
+
 LIBVIRT_SOURCES := $(wildcard libvirt/*.c)
 LIBVIRT_LIBS = $(shell pkg-config --cflags --libs libsystemd gnutls)
 CFLAGS ?= -O2 -g
@@ -43,11 +46,12 @@ bin/sanitize/naming: libvirt/driver/unit/naming.c libvirt/naming.c libvirt/plugi
 libvirt-test-programs: bin/dlmlock.so bin/lockdriver bin/sanitize/dlmlock.so bin/sanitize/lockdriver bin/sanitize/naming
 
 .PHONY: install-libvirt
-install-libvirt: bin/dlmlock.so ## the lock driver and its configuration; honours DESTDIR, PREFIX, LIBDIR
-	install -D -m 755 bin/dlmlock.so "$(DESTDIR)$(LIBDIR)/libvirt/lock-driver/dlmlock.so"
+install-libvirt: $(PLUGIN) ## the lock driver and its configuration; honours DESTDIR, PREFIX, LIBDIR
+	install -D -m 755 $(PLUGIN) "$(DESTDIR)$(LIBDIR)/libvirt/lock-driver/dlmlock.so"
 	install -D -m 755 libvirt/lost/libvirt-lost "$(DESTDIR)$(PREFIX)/libexec/dlmlockd/libvirt-lost"
 	[ -e "$(DESTDIR)$(SYSCONFDIR)/libvirt/qemu-dlmlock.conf" ] || install -D -m 644 libvirt/qemu-dlmlock.conf "$(DESTDIR)$(SYSCONFDIR)/libvirt/qemu-dlmlock.conf"
 
+# With LIBVIRT_SANITIZE=1 the driver in libvirtd is the one for the sanitizers.
 .PHONY: test-libvirt
 test-libvirt: ## the lock driver with real libvirtd and QEMU guests, emulated; some minutes
 	@scripts/deps.sh $(DEPS_LIBVIRT_TEST)

@@ -11,6 +11,7 @@ import (
 const Emulator = "/etc/libvirt/qemu-unlocked"
 
 const emulator = `#!/bin/sh
+unset LD_PRELOAD
 for a do
 	shift
 	case $a in

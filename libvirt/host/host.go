@@ -30,6 +30,9 @@ type Config struct {
 	// Install is the DESTDIR of a "make install-libvirt": what it put into
 	// libvirt's directory of lock drivers is there in the host.
 	Install string
+	// Preload is a library that libvirtd must load first, or "": the runtime of
+	// the sanitizer that the lock driver was built with.
+	Preload string
 	// Cache keeps what libvirtd has found out about QEMU, for all hosts of the
 	// test program.
 	Cache string
@@ -61,7 +64,7 @@ func Start(t testing.TB, c Config) *Host {
 	t.Cleanup(func() { _ = os.RemoveAll(parent) })
 	h.Dir = filepath.Join(parent, c.Name)
 	must(t, h.write(c))
-	must(t, h.run())
+	must(t, h.run(c.Preload))
 	t.Cleanup(h.end)
 	h.StartLibvirtd()
 	return h
@@ -119,13 +122,13 @@ func write(path, text string, mode os.FileMode) error {
 }
 
 // run starts the host's first process.
-func (h *Host) run() error {
+func (h *Host) run(preload string) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
 	h.cmd = exec.Command(self)
-	h.cmd.Env = append(os.Environ(), reaperDir+"="+h.Dir, "DBUS_SYSTEM_BUS_ADDRESS="+h.bus)
+	h.cmd.Env = append(os.Environ(), reaperDir+"="+h.Dir, reaperPreload+"="+preload, "DBUS_SYSTEM_BUS_ADDRESS="+h.bus)
 	h.cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS | unix.CLONE_NEWUTS, Setpgid: true}
 	h.cmd.Stderr = os.Stderr
 	if h.control, err = h.cmd.StdinPipe(); err != nil {

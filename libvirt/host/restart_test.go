@@ -226,8 +226,7 @@ func TestServiceMissing(t *testing.T) {
 	r.held()
 	r.killDaemon()
 	t.Run("no bus", func(t *testing.T) {
-		h := &machine{Host: host.Start(t, host.Config{Name: "beta", Bus: "unix:path=" + r.dir + "/nothing", Driver: "timeout = 3\n",
-			Install: built.install, Cache: built.cache}), rig: r}
+		h := r.hostOn("unix:path="+r.dir+"/nothing", "beta", "timeout = 3\n")
 		h.define("web", host.Disk{Path: a})
 		h.virsh("start", "--paused", "web")
 		require.Contains(t, h.refused("resume", "web"), "the system bus can't be reached: No such file or directory")

@@ -27,8 +27,9 @@ const (
 )
 
 // built is what TestMain has made: the service, the lock driver as "make
-// install-libvirt" installs it, and a place for libvirt's knowledge of QEMU.
-var built struct{ daemon, install, cache string }
+// install-libvirt" installs it, the runtime of its sanitizer if it has one, and a
+// place for libvirt's knowledge of QEMU.
+var built struct{ daemon, install, preload, cache string }
 
 func TestMain(m *testing.M) {
 	host.Main()
@@ -37,27 +38,40 @@ func TestMain(m *testing.M) {
 			return m.Run()
 		}
 		dir, err := os.MkdirTemp("", "libvirt")
+		if err == nil {
+			defer os.RemoveAll(dir)
+			err = build(dir)
+		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		defer os.RemoveAll(dir)
-		built.daemon, built.install, built.cache = filepath.Join(dir, "dlmlockd"), filepath.Join(dir, "install"), filepath.Join(dir, "cache")
-		if err := os.Mkdir(built.cache, 0o755); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		for _, argv := range [][]string{
-			{"go", "build", "-tags", "godbus_no_tcp", "-o", built.daemon, root + "/cmd/dlmlockd"},
-			{"make", "--no-print-directory", "-C", root, "install-libvirt", "DESTDIR=" + built.install},
-		} {
-			if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
-				fmt.Fprintf(os.Stderr, "%v: %v\n%s(make test-libvirt installs what is missing)\n", argv, err, out)
-				return 1
-			}
-		}
 		return m.Run()
 	}())
+}
+
+// build fills built. With LIBVIRT_SANITIZE=1 the lock driver is the one for the
+// address and undefined behaviour sanitizers.
+func build(dir string) error {
+	built.daemon, built.install, built.cache = filepath.Join(dir, "dlmlockd"), filepath.Join(dir, "install"), filepath.Join(dir, "cache")
+	install := []string{"make", "--no-print-directory", "-C", root, "install-libvirt", "DESTDIR=" + built.install}
+	if os.Getenv("LIBVIRT_SANITIZE") == "1" {
+		runtime, err := exec.Command("gcc", "-print-file-name=libasan.so").Output()
+		if err != nil {
+			return err
+		}
+		built.preload = strings.TrimSpace(string(runtime))
+		install = append(install, "PLUGIN=bin/sanitize/dlmlock.so")
+	}
+	for _, argv := range [][]string{
+		{"go", "build", "-tags", "godbus_no_tcp", "-o", built.daemon, root + "/cmd/dlmlockd"},
+		install,
+	} {
+		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%v: %w\n%s(make test-libvirt installs what is missing)", argv, err, out)
+		}
+	}
+	return os.Mkdir(built.cache, 0o755)
 }
 
 // rig is a bus with the shipped policy, the service with the embedded engine, and
@@ -88,8 +102,13 @@ func start(t *testing.T) *rig {
 
 // host starts a host; driver is the text of its qemu-dlmlock.conf.
 func (r *rig) host(name, driver string) *machine {
-	return &machine{Host: host.Start(r.t, host.Config{Name: name, Bus: r.bus.Address, Driver: driver,
-		Install: built.install, Cache: built.cache}), rig: r}
+	return r.hostOn(r.bus.Address, name, driver)
+}
+
+// hostOn is host with another bus.
+func (r *rig) hostOn(bus, name, driver string) *machine {
+	return &machine{Host: host.Start(r.t, host.Config{Name: name, Bus: bus, Driver: driver,
+		Install: built.install, Preload: built.preload, Cache: built.cache}), rig: r}
 }
 
 func (r *rig) startDaemon() {
