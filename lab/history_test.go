@@ -148,7 +148,8 @@ type historyClient struct {
 
 var historyModes = []dlm.Mode{dlm.EX, dlm.EX, dlm.PW, dlm.PR, dlm.CR}
 
-// work takes a lock, keeps it for a moment, releases it, and so on.
+// work takes a lock, keeps it for a moment, perhaps converts it, releases it, and
+// so on.
 func (c *historyClient) work(ctx context.Context) {
 	bus, err := c.rig.services[c.node].Dial(ctx)
 	if err != nil {
@@ -171,12 +172,24 @@ func (c *historyClient) work(ctx context.Context) {
 		}
 		if end == granted {
 			pause(ctx, time.Duration(c.rand.IntN(100))*time.Millisecond)
+			if c.rand.IntN(3) == 0 {
+				c.convert(ctx, bus, name)
+			}
 			c.release(ctx, bus, name)
 		}
 		if end == unknown {
 			pause(ctx, 200*time.Millisecond)
 		}
 	}
+}
+
+// convert changes the mode of what it has, up or down.
+func (c *historyClient) convert(ctx context.Context, bus *client.Client, name string) {
+	mode := historyModes[c.rand.IntN(len(historyModes))]
+	call := c.history.now()
+	_, err := bus.Convert(ctx, client.Want{Lockspace: "vms", Resource: name, Mode: mode.String()}, client.Selector{Owner: c.owner}, 200*time.Millisecond)
+	c.history.add(deed{name, c.owner, mode}, call, ending(err))
+	pause(ctx, time.Duration(c.rand.IntN(50))*time.Millisecond)
 }
 
 func (c *historyClient) release(ctx context.Context, bus *client.Client, name string) {
