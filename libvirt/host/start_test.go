@@ -56,6 +56,20 @@ func TestStart(t *testing.T) {
 	r.held()
 }
 
+// Nothing but the lock driver refuses a second guest here: without locks both
+// would run. If this fails, the other tests test QEMU's own locks.
+func TestNothingElseRefuses(t *testing.T) {
+	r := start(t)
+	h := r.host("alpha", "auto_disk_leases = 0\nrequire_lease_for_disks = 0\n")
+	disk := host.Disk{Path: r.image("a.img")}
+	for _, name := range []string{"web", "db"} {
+		h.define(name, disk)
+		h.virsh("start", name)
+		require.Equal(t, "running", h.state(name))
+	}
+	r.now()
+}
+
 // However a guest ends, its locks end with it, and only its.
 func TestGuestEnds(t *testing.T) {
 	r := start(t)
