@@ -48,8 +48,9 @@ func crashPrograms(ctx context.Context, dir, daemon string) (map[string]string, 
 // runs on each node. Under load the resources of both are the same, so that
 // most calls concern locks whose queue the other node keeps, and some are
 // refused because of it. The steps of the story are divided between the nodes;
-// each tells it in a lockspace of its own, whose queues the other node keeps.
-func crashTests(t *testing.T, r *serviceRig) {
+// each tells it in a lockspace of its own, whose queues the other node keeps. Of
+// the steps each nth is done.
+func crashTests(t *testing.T, r *serviceRig, nth int) {
 	r.fresh(t)
 	for from, to := range r.programs.crash {
 		for _, n := range r.cluster.Nodes() {
@@ -63,7 +64,7 @@ func crashTests(t *testing.T, r *serviceRig) {
 		r.crashOn(t, "TestCrashAtRandomStepsUnderLoad", func(int) crashVars { return crashVars{rounds: 6, lockspace: "vms"} })
 	})
 	share := func(node int) crashVars {
-		return crashVars{lockspace: fmt.Sprintf("vms-%d", node), share: fmt.Sprintf("%d/2", node)}
+		return crashVars{lockspace: fmt.Sprintf("vms-%d", node), share: fmt.Sprintf("%d/%d", node*nth, 2*nth)}
 	}
 	for _, n := range r.cluster.Nodes() {
 		other := share(3 - n.ID).lockspace
