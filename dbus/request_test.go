@@ -162,6 +162,8 @@ func TestRequesterGone(t *testing.T) {
 		for _, p := range []godbus.ObjectPath{waiting, granted, bound} {
 			root.at(p).all(requestIface)
 		}
+		// Who goes before the grant takes that with it, too.
+		require.Eventually(t, func() bool { return len(root.list(opt("state", "held"))) == 3 }, patience, 5*time.Millisecond)
 		require.NoError(t, bob.conn.Close())
 		require.Eventually(t, func() bool { return len(root.list(opt())) == 2 }, patience, 5*time.Millisecond)
 		for _, p := range []godbus.ObjectPath{waiting, granted, bound} {
