@@ -49,8 +49,10 @@ func TestDriverForGuestsThatRun(t *testing.T) {
 	h.lockManager("dlmlock")
 	require.Equal(t, "running", h.state("web"))
 	r.now()
-	h.virsh("suspend", "web")
-	h.virsh("resume", "web")
+	for _, guest := range strings.Fields(h.virsh("list", "--name", "--state-running")) {
+		h.virsh("suspend", guest)
+		h.virsh("resume", guest)
+	}
 	r.now("web: a.img EX")
 	require.Contains(t, h.refused("start", "db"), "stop the guest that has it first")
 
