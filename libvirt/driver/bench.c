@@ -49,9 +49,12 @@ static uint64_t now(void)
 	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
 }
 
+enum verb { ACQUIRE, RELEASE, REGISTER };
+
 /* One operation: New, AddResource for each disk, Acquire or Release, Free. */
-static int operation(struct worker *w, int release)
+static int operation(struct worker *w, enum verb verb)
 {
+	static int fd = -1; /* stays open, as in QEMU */
 	struct manager m;
 	int r = 0;
 
@@ -63,10 +66,12 @@ static int operation(struct worker *w, int release)
 		snprintf(path, sizeof(path), "/images/guest%d-disk%d.img", w->index, i);
 		r = w->driver->add_resource(&m, RESOURCE_DISK, path, 0, NULL, 0);
 	}
-	/* No fd is asked for, as libvirtd does when the guest runs already: lockd.so
-	 * would give a connection that stays open. */
-	if (r == 0)
-		r = release ? w->driver->release(&m, NULL, 0) : w->driver->acquire(&m, NULL, 0, 0, NULL);
+	/* The connection of lockd.so is asked for by the child that becomes QEMU
+	 * alone. */
+	if (r == 0 && verb == REGISTER)
+		r = w->driver->acquire(&m, NULL, ACQUIRE_REGISTER_ONLY | ACQUIRE_RESTRICT, 0, &fd);
+	else if (r == 0)
+		r = verb == RELEASE ? w->driver->release(&m, NULL, 0) : w->driver->acquire(&m, NULL, 0, 0, NULL);
 	w->driver->free(&m);
 	return r;
 }
@@ -78,9 +83,9 @@ static void *work(void *p)
 	while (!stop && !w->failed) {
 		uint64_t began = now(), took;
 
-		w->failed = operation(w, 0) < 0;
+		w->failed = operation(w, ACQUIRE) < 0;
 		took = now() - began;
-		w->failed = w->failed || operation(w, 1) < 0;
+		w->failed = w->failed || operation(w, RELEASE) < 0;
 		if (w->failed)
 			snprintf(w->why, sizeof(w->why), "%s%s", last_error(), libvirt_error ? libvirt_error() : "");
 		if (w->samples < SAMPLES)
@@ -108,21 +113,54 @@ static int compare(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-/* Lets a guest that holds locks die every tenth of a second, for two seconds. */
-static void deaths(struct driver *d, int disks)
-{
-	for (int i = 0; i < 20; i++) {
-		struct worker w = { .driver = d, .index = 1000 + i, .disks = disks };
+#define DEATHS 20
 
-		w.guest.uuid[0] = 0xdd;
-		w.guest.uuid[1] = (unsigned char)i;
-		w.guest.name = "dies";
-		w.guest.pid = sleeper();
-		if (operation(&w, 0) < 0)
+/* A guest that dies. Its process registers itself when it is told to. */
+struct mortal {
+	struct worker worker;
+	int told[2], done[2];
+};
+
+static struct mortal mortals[DEATHS];
+
+/* Makes the guests that die, before there are threads. */
+static void prepare_deaths(struct driver *d, int disks)
+{
+	for (int i = 0; i < DEATHS; i++) {
+		struct mortal *m = &mortals[i];
+		struct worker *w = &m->worker;
+		pid_t pid;
+		char c;
+
+		*w = (struct worker){ .driver = d, .index = 1000 + i, .disks = disks };
+		w->guest.uuid[0] = 0xdd;
+		w->guest.uuid[1] = (unsigned char)i;
+		w->guest.name = "dies";
+		if (pipe(m->told) < 0 || pipe(m->done) < 0 || (pid = fork()) < 0)
+			abort();
+		w->guest.pid = (unsigned int)(pid ? pid : getpid());
+		if (pid != 0)
+			continue;
+		if (read(m->told[0], &c, 1) == 1 && operation(w, REGISTER) == 0 && write(m->done[1], &c, 1) == 1)
+			for (;;)
+				pause();
+		_exit(1);
+	}
+}
+
+/* Lets a guest that holds locks die every tenth of a second, for two seconds. */
+static void deaths(void)
+{
+	for (int i = 0; i < DEATHS; i++) {
+		struct mortal *m = &mortals[i];
+		char c = 'x';
+
+		if (write(m->told[1], &c, 1) != 1 || read(m->done[0], &c, 1) != 1 || operation(&m->worker, ACQUIRE) < 0)
 			fprintf(stderr, "acquire of the guest that dies: %s\n", last_error());
-		kill((pid_t)w.guest.pid, SIGKILL);
-		waitpid((pid_t)w.guest.pid, NULL, 0);
-		usleep(100000);
+		kill((pid_t)m->worker.guest.pid, SIGKILL);
+		usleep(2000); /* QEMU is nobody's child; init takes as long */
+		waitpid((pid_t)m->worker.guest.pid, NULL, 0);
+		usleep(98000);
 	}
 }
 
@@ -203,6 +241,8 @@ int bench(int argc, char **argv)
 		fprintf(stderr, "init: %s\n", last_error());
 		return 1;
 	}
+	if (die)
+		prepare_deaths(d, disks);
 	for (int i = 0; i < count; i++)
 		start(&workers[i], d, i, disks);
 	began = now();
@@ -211,7 +251,7 @@ int bench(int argc, char **argv)
 			abort();
 	}
 	if (die)
-		deaths(d, disks);
+		deaths();
 	else
 		usleep((useconds_t)(atof(argv[6]) * 1e6));
 	stop = 1;

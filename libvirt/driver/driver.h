@@ -7,7 +7,7 @@
 
 #include <stddef.h>
 
-enum { ACQUIRE_REGISTER_ONLY = 1 << 0 };
+enum { ACQUIRE_REGISTER_ONLY = 1 << 0, ACQUIRE_RESTRICT = 1 << 1 };
 enum { OBJECT_DOMAIN = 0 };
 enum { RESOURCE_DISK = 0, RESOURCE_LEASE = 1 };
 enum { PARAM_STRING = 0, PARAM_CSTRING = 1, PARAM_UINT = 4, PARAM_ULONG = 5, PARAM_UUID = 7 };
