@@ -40,10 +40,16 @@ nothing, so a script that starts over may simply ask again.`,
 	f.Uint32Var(&o.PID, "pid", 0, "with --lifetime=process: whose end ends the lock")
 	f.StringVar(&o.OnLost, "on-lost", "", "the helper to run if it is lost, of those in dlmlockd.toml")
 	f.StringVar(&o.OnLostData, "on-lost-data", "", "what the helper finds in DLM_DATA")
+	valueFlag(cmd, &o.Value)
 	f.VarP(&wait, "wait", "w", "how long to queue: 90s, 5m, seconds, or \"forever\" (default: not at all)")
 	a.completeFlag(cmd, "lifetime", fixed("persistent", "process"))
 	a.completeFlag(cmd, "owner", owners)
 	return cmd
+}
+
+// valueFlag adds --value.
+func valueFlag(cmd *cobra.Command, to *[]byte) {
+	cmd.Flags().BytesHexVar(to, "value", nil, "in a lockspace for raw values: what to write into the lock value block, as hexadecimal digits")
 }
 
 // wants groups arguments by three.
@@ -169,6 +175,7 @@ of that name of every user are meant. Nothing to release is no error.`,
 func (a *app) convertCmd() *cobra.Command {
 	var s client.Selector
 	var wait waitFlag
+	var value []byte
 	cmd := &cobra.Command{
 		Use:   "convert LOCKSPACE RESOURCE MODE [--owner=OWNER] [--wait=TIME]",
 		Short: "Change the mode of a lock without letting go of it",
@@ -183,7 +190,7 @@ keeps its mode.`,
 			w := wants(args)[0]
 			return a.with(cmd.Context(), wait.d, func(ctx context.Context, c *client.Client) error {
 				defer a.progress(ctx, []client.Want{w}, wait.d)()
-				n, err := c.Convert(ctx, w, s, wait.d)
+				n, err := c.ConvertValue(ctx, w, s, wait.d, value)
 				if err != nil {
 					return about(err, w.Lockspace, w.Resource)
 				}
@@ -194,6 +201,7 @@ keeps its mode.`,
 		},
 	}
 	a.selectorFlags(cmd, &s)
+	valueFlag(cmd, &value)
 	cmd.Flags().VarP(&wait, "wait", "w", "how long to queue: 90s, 5m, seconds, or \"forever\" (default: not at all)")
 	return cmd
 }

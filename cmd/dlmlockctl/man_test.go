@@ -42,7 +42,7 @@ func TestManualKnowsTheCommands(t *testing.T) {
 		}
 		if c.Name() == "convert" {
 			// Its options are told by reference.
-			require.Contains(t, section, "Takes\n.Fl \\-wait\nand the options of\n.Cm release .")
+			require.Contains(t, section, "Takes\n.Fl \\-wait ,\n.Fl \\-value\nand the options of\n.Cm release .")
 			continue
 		}
 		if c.Name() != "completion" {
