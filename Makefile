@@ -67,7 +67,7 @@ deps-demo:
 
 .PHONY: deps-lab
 deps-lab:
-	@scripts/deps.sh $(DEPS_BUILD) $(DEPS_DEMO) $(DEPS_LAB)
+	@scripts/deps.sh $(DEPS_BUILD) $(DEPS_DEMO) $(DEPS_LIBVIRT_BUILD) $(DEPS_PACKAGES) $(DEPS_LAB)
 
 # Each of these calls make again once the packages are there, because what is
 # built depends on them.

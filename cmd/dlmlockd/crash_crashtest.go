@@ -10,8 +10,18 @@ import (
 )
 
 // With this build tag DLMLOCKD_CRASH_STEP=N ends the process, as kill -9 does,
-// before the N-th step of the order of events.
+// before the N-th step of the order of events; and DLMLOCKD_STALL_STEP=FILE
+// has the owner goroutine stand still for ever before the next step once there
+// is such a file, which is removed: the next process does not stand still.
 func init() {
+	if file := os.Getenv("DLMLOCKD_STALL_STEP"); file != "" {
+		onStep = func(string) {
+			if os.Remove(file) == nil {
+				select {}
+			}
+		}
+		return
+	}
 	n, err := strconv.Atoi(os.Getenv("DLMLOCKD_CRASH_STEP"))
 	if err != nil {
 		return
