@@ -236,12 +236,12 @@ func (c client) granted(t *testing.T, resource string) map[uint32]string {
 }
 
 // settled is the listing once the releases are through that the start has
-// finished.
+// finished, and the conversions that it has published.
 func (c client) settled(t *testing.T) []row {
 	t.Helper()
 	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		all := c.list(t)
-		if !slices.ContainsFunc(all, func(r row) bool { return r.State == "releasing" }) {
+		if !slices.ContainsFunc(all, func(r row) bool { return r.State == "releasing" || r.State == "converting" }) {
 			return all
 		}
 		if time.Now().After(end) {
