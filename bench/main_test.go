@@ -1,16 +1,15 @@
 package bench
 
 import (
-	"bytes"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/dlmlock/dlmlockd/internal/benchreport"
 )
 
 // With these in the environment the test program is something else.
@@ -30,7 +29,7 @@ func TestMain(m *testing.M) {
 		text := table()
 		fmt.Printf("\n%s", text)
 		if path := os.Getenv(envReport); path != "" && code == 0 {
-			if err := writeReport(path, text); err != nil {
+			if err := benchreport.Write(path, "bench", benchreport.Machine()+"\n"+text); err != nil {
 				fmt.Fprintln(os.Stderr, err)
 				code = 1
 			}
@@ -61,43 +60,6 @@ func table() string {
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", l.what, l.measured, l.floor, l.ratio, l.goal)
 	}
 	return b.String()
-}
-
-// The report stands between two marks; the rest of the file is written by
-// people.
-const (
-	beginMark = "<!-- make bench writes from here ... -->\n"
-	endMark   = "<!-- ... to here -->\n"
-)
-
-func writeReport(path, text string) error {
-	old, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	head, rest, ok := bytes.Cut(old, []byte(beginMark))
-	_, tail, ok2 := bytes.Cut(rest, []byte(endMark))
-	if !ok || !ok2 {
-		return fmt.Errorf("%s lacks the marks %q and %q", path, beginMark, endMark)
-	}
-	out := slices.Concat(head, []byte(beginMark), []byte("\n"+machine()+"\n"+text+"\n"), []byte(endMark), tail)
-	return os.WriteFile(path, out, 0o644)
-}
-
-// machine says what the numbers are of.
-func machine() string {
-	cpu := "unknown processor"
-	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		for l := range strings.Lines(string(text)) {
-			if name, ok := strings.CutPrefix(l, "model name"); ok {
-				cpu = strings.Trim(name, "\t :\n")
-				break
-			}
-		}
-	}
-	kernel, _ := exec.Command("uname", "-sr").Output()
-	return fmt.Sprintf("%s, %d cores, %s, %s, %s.\n", cpu, runtime.NumCPU(), strings.TrimSpace(string(kernel)), runtime.Version(),
-		time.Now().UTC().Format("2006-01-02"))
 }
 
 // interleave runs the functions in turns, so that a busy moment of the machine

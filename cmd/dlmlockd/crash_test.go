@@ -133,10 +133,9 @@ func (s *slot) settle(t *testing.T, where string, is held) {
 	}
 }
 
-// checkFile compares every slot with the state file that the dead daemon left,
-// read without the daemon. Of an unsure slot, a record in another phase than
-// held is an unfinished call, which may end either way.
-func checkFile(t *testing.T, dir string, slots map[[2]string]*slot) {
+// readDead reads the state file that a dead daemon left, without a daemon and
+// without touching it.
+func readDead(t *testing.T, dir string) state.Contents {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(dir, "state.toml"))
 	require.NoError(t, err)
@@ -147,7 +146,16 @@ func checkFile(t *testing.T, dir string, slots map[[2]string]*slot) {
 	require.NoError(t, err)
 	f, c, err := state.Open(copied, state.Options{Header: state.Header{BootID: boot, NodeID: 1, Engine: testEngine()}, Log: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
-	defer func() { require.NoError(t, f.Close()) }()
+	require.NoError(t, f.Close())
+	return c
+}
+
+// checkFile compares every slot with the state file that the dead daemon left,
+// read without the daemon. Of an unsure slot, a record in another phase than
+// held is an unfinished call, which may end either way.
+func checkFile(t *testing.T, dir string, slots map[[2]string]*slot) {
+	t.Helper()
+	c := readDead(t, dir)
 	require.Empty(t, c.Damage)
 	found := map[[2]string]state.Lock{}
 	for _, l := range c.Locks {

@@ -76,21 +76,10 @@ func TestLeaveWhenTheHostGoesDown(t *testing.T) {
 	require.Contains(t, q.log(), "lock lost", "said aloud")
 }
 
-// recordedSpaces are the lockspaces that a state directory knows, which nobody
-// may be using: it reads a copy.
+// recordedSpaces are the lockspaces that the state file of a dead daemon knows.
 func recordedSpaces(t *testing.T, dir string) []state.Lockspace {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(dir, "state.toml"))
-	require.NoError(t, err)
-	copied := t.TempDir()
-	require.NoError(t, os.Chmod(copied, 0o700))
-	require.NoError(t, os.WriteFile(filepath.Join(copied, "state.toml"), text, 0o600))
-	boot, err := readBootID()
-	require.NoError(t, err)
-	f, found, err := state.Open(copied, state.Options{Header: state.Header{BootID: boot, Engine: "local"}, Log: slog.New(slog.DiscardHandler)})
-	require.NoError(t, err)
-	defer f.Close()
-	return found.Spaces
+	return readDead(t, dir).Spaces
 }
 
 // A process that does not end keeps its lockspace, and the others are left.

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dlmlock/dlmlockd/internal/benchreport"
 	"github.com/dlmlock/dlmlockd/lab"
 	"github.com/dlmlock/dlmlockd/lab/service"
 )
@@ -153,15 +154,10 @@ func addTo(b *testing.B, what string, m []time.Duration, n int, floor string) {
 	b.Logf("%s: %s, floor %s", what, micros(m[1]), micros(m[0]))
 }
 
-const (
-	beginMark = "<!-- make bench-lab writes from here ... -->\n"
-	endMark   = "<!-- ... to here, make bench-lab -->\n"
-)
-
 // report writes the table to its place in BENCH_REPORT.
 func report(b *testing.B, c *lab.Cluster) {
 	var t bytes.Buffer
-	fmt.Fprintf(&t, "\nOne emulated or virtual node with Linux %s on this machine, %s, %s.\n\n", c.Release(), runtime.Version(), time.Now().UTC().Format("2006-01-02"))
+	fmt.Fprintf(&t, "One emulated or virtual node with Linux %s on this machine, %s, %s.\n\n", c.Release(), runtime.Version(), time.Now().UTC().Format("2006-01-02"))
 	t.WriteString("| what | measured | floor | ratio |\n| --- | --- | --- | --- |\n")
 	for _, l := range lines {
 		fmt.Fprintf(&t, "| %s | %s | %s | %s |\n", l.what, l.measured, l.floor, l.ratio)
@@ -171,15 +167,7 @@ func report(b *testing.B, c *lab.Cluster) {
 	if path == "" {
 		return
 	}
-	old, err := os.ReadFile(path)
-	must(b, err)
-	head, rest, ok := bytes.Cut(old, []byte(beginMark))
-	_, tail, ok2 := bytes.Cut(rest, []byte(endMark))
-	if !ok || !ok2 {
-		b.Fatalf("%s lacks the marks %q and %q", path, beginMark, endMark)
-	}
-	t.WriteString("\n")
-	must(b, os.WriteFile(path, slices.Concat(head, []byte(beginMark), t.Bytes(), []byte(endMark), tail), 0o644))
+	must(b, benchreport.Write(path, "bench-lab", t.String()))
 }
 
 func build(b *testing.B, argv ...string) {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/dlmlock/dlmlockd/internal/benchreport"
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 )
 
@@ -205,42 +206,12 @@ func BenchmarkSideBySide(b *testing.B) {
 	}
 	fmt.Print("\n", t.String())
 	if path := os.Getenv("BENCH_REPORT"); path != "" {
-		require.NoError(b, report(path, t.String()))
+		require.NoError(b, benchreport.Write(path, "bench-libvirt", machine()+"\n"+t.String()))
 	}
 }
 
-// The tables stand between two marks; the rest of the file is written by people.
-const (
-	beginMark = "<!-- make bench-libvirt writes from here ... -->\n"
-	endMark   = "<!-- ... to here, make bench-libvirt -->\n"
-)
-
-func report(path, text string) error {
-	old, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	head, rest, ok := bytes.Cut(old, []byte(beginMark))
-	_, tail, ok2 := bytes.Cut(rest, []byte(endMark))
-	if !ok || !ok2 {
-		return fmt.Errorf("%s lacks the marks %q and %q", path, beginMark, endMark)
-	}
-	return os.WriteFile(path, slices.Concat(head, []byte(beginMark+"\n"+machine()+"\n"+text+"\n"+endMark), tail), 0o644)
-}
-
-// machine says what the numbers are of.
+// machine names libvirt's release too.
 func machine() string {
-	cpu := "unknown processor"
-	text, _ := os.ReadFile("/proc/cpuinfo")
-	for l := range strings.Lines(string(text)) {
-		if name, ok := strings.CutPrefix(l, "model name"); ok {
-			cpu = strings.Trim(name, "\t :\n")
-			break
-		}
-	}
-	load, _ := os.ReadFile("/proc/loadavg")
-	kernel, _ := exec.Command("uname", "-sr").Output()
-	libvirt, _ := exec.Command("virtlockd", "--version").Output()
-	return fmt.Sprintf("%s, %d cores, %s, %s, %s, %s, load %s.\n", cpu, runtime.NumCPU(), strings.TrimSpace(string(kernel)),
-		strings.TrimSpace(string(libvirt)), runtime.Version(), time.Now().UTC().Format("2006-01-02"), strings.Fields(string(load))[0])
+	release, _ := exec.Command("virtlockd", "--version").Output()
+	return benchreport.Machine(strings.TrimSpace(string(release)))
 }
