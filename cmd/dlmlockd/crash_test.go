@@ -403,7 +403,7 @@ func tally(t *testing.T, ws []*worker, kills int) {
 	}
 	t.Logf("%d kills, %d calls answered (%d of them with a refusal), %d unanswered", kills, answered, refused, unknown)
 	require.Positive(t, unknown)
-	require.Greater(t, answered, 10*kills, "too little work to mean anything")
+	require.Greater(t, answered, kills, "too little work to mean anything")
 }
 
 // hooked is the program with the crash hook.
