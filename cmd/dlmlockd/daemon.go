@@ -86,7 +86,7 @@ func serve(ctx context.Context, o options, read func() (options, error), control
 	defer func() { err = errors.Join(err, d.watcher.Close()) }()
 	d.runner = onlost.New(onlost.Config{Helpers: commands(o.OnLost), Log: log})
 	defer d.runner.Close()
-	d.thisBuild()
+	d.build()
 	return d.live(ctx)
 }
 
@@ -141,14 +141,22 @@ func (d *daemon) connect(ctx context.Context) (err error) {
 	return nil
 }
 
-func (d *daemon) thisBuild() {
-	d.herald.to = d.server.Notify
-	d.service = lockd.New(lockd.Config{
+// serviceConfig is what a service needs to take back the locks that were found,
+// whether or not it is to serve anybody.
+func (d *daemon) serviceConfig() lockd.Config {
+	return lockd.Config{
 		Engine: d.engine, Journal: d.file, Contents: d.found, BootID: d.bootID, Instance: d.file.Header().Instance,
-		Node: d.node, BusID: d.bus.GUID(), Lockspaces: d.opts.Lockspaces, RawValues: d.opts.RawValueLockspaces, Limits: limits(d.opts.Limits),
-		OpTimeout: d.opts.OpTimeout, Processes: d.watcher, Notify: d.herald.notify, Log: d.log, OnStep: onStep,
-		Helpers: d.helpers, RunLost: d.runner.Run,
-	})
+		Node: d.node, RawValues: d.opts.RawValueLockspaces, OpTimeout: d.opts.OpTimeout, Processes: d.watcher, Log: d.log,
+	}
+}
+
+func (d *daemon) build() {
+	d.herald.to = d.server.Notify
+	c := d.serviceConfig()
+	c.BusID, c.Lockspaces, c.Limits = d.bus.GUID(), d.opts.Lockspaces, limits(d.opts.Limits)
+	c.Notify, c.OnStep = d.herald.notify, onStep
+	c.Helpers, c.RunLost = d.helpers, d.runner.Run
+	d.service = lockd.New(c)
 	d.found = state.Contents{} // the service has them now
 }
 

@@ -59,10 +59,7 @@ func leave(ctx context.Context, o options, log *slog.Logger) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.watcher.Close()) }()
-	d.service = lockd.New(lockd.Config{
-		Engine: d.engine, Journal: d.file, Contents: d.found, BootID: d.bootID, Instance: d.file.Header().Instance,
-		Node: d.node, OpTimeout: o.OpTimeout, Processes: d.watcher, Log: log,
-	})
+	d.service = lockd.New(d.serviceConfig())
 	runCtx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- d.service.Run(runCtx) }()

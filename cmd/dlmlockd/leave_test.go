@@ -125,3 +125,13 @@ func TestLeaveKeepsWhatAProcessUses(t *testing.T) {
 	require.Equal(t, "vms", spaces[0].Name)
 	require.Equal(t, 1, spaces[0].Locks)
 }
+
+// What leaves must treat the locks as the service does: it may release some of
+// them, and releasing writes the value block.
+func TestLeaveKnowsRawLockspaces(t *testing.T) {
+	d := &daemon{opts: options{StateDir: t.TempDir()}, log: slog.New(slog.DiscardHandler)}
+	d.opts.Engine, d.opts.RawValueLockspaces = "local", []string{"raw"}
+	require.NoError(t, d.openState(t.Context()))
+	defer func() { require.NoError(t, d.file.Close()) }()
+	require.Equal(t, []string{"raw"}, d.serviceConfig().RawValues)
+}
