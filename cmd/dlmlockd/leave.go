@@ -55,6 +55,9 @@ func leave(ctx context.Context, o options, log *slog.Logger) (err error) {
 		return fmt.Errorf("locks are held in %s, so no lockspace is left; start dlmlockd and release them (dlmlockctl list shows them)",
 			strings.Join(slices.Sorted(maps.Keys(held)), ", "))
 	}
+	if !down && d.helpersDue() {
+		return errors.New("helpers of lost locks are still to be run, so no lockspace is left; start dlmlockd, which runs them")
+	}
 	if d.watcher, err = process.NewWatcher(); err != nil {
 		return err
 	}
@@ -81,6 +84,12 @@ func (d *daemon) heldLocks() map[string]bool {
 		}
 	}
 	return held
+}
+
+// helpersDue tells whether a lost lock is written down whose helper (on-lost) has
+// not ended. Only the service that serves runs helpers.
+func (d *daemon) helpersDue() bool {
+	return slices.ContainsFunc(d.found.Locks, func(l state.Lock) bool { return l.Phase == state.Lost })
 }
 
 // leaveAll waits until the service has taken its locks back, and for the

@@ -135,3 +135,10 @@ func TestLeaveKnowsRawLockspaces(t *testing.T) {
 	defer func() { require.NoError(t, d.file.Close()) }()
 	require.Equal(t, []string{"raw"}, d.serviceConfig().RawValues)
 }
+
+func TestLeaveWaitsForHelpers(t *testing.T) {
+	d := &daemon{found: state.Contents{Locks: []state.Lock{{Phase: state.Held}}}}
+	require.False(t, d.helpersDue())
+	d.found.Locks = append(d.found.Locks, state.Lock{Phase: state.Lost, OnLost: "libvirt"})
+	require.True(t, d.helpersDue())
+}
