@@ -58,10 +58,10 @@ func crashTests(t *testing.T, r *serviceRig, nth int) {
 		}
 	}
 	t.Run("at random points", func(t *testing.T) {
-		r.crashOn(t, "TestCrashAtRandomPoints", func(int) crashVars { return crashVars{rounds: 24, lockspace: "vms"} })
+		r.crashOn(t, "TestCrashAtRandomPoints", func(int) crashVars { return crashVars{rounds: 50, lockspace: "vms"} })
 	})
 	t.Run("at random steps", func(t *testing.T) {
-		r.crashOn(t, "TestCrashAtRandomStepsUnderLoad", func(int) crashVars { return crashVars{rounds: 6, lockspace: "vms"} })
+		r.crashOn(t, "TestCrashAtRandomStepsUnderLoad", func(int) crashVars { return crashVars{rounds: 10, lockspace: "vms"} })
 	})
 	share := func(node int) crashVars {
 		return crashVars{lockspace: fmt.Sprintf("vms-%d", node), share: fmt.Sprintf("%d/%d", node*nth, 2*nth)}

@@ -282,7 +282,11 @@ func (n *Node) Daemon(ctx context.Context, name string, cmd agent.Command) (*age
 		<-p.Done()
 		// A daemon that ends in the middle of a test is what the test fails of,
 		// mostly much later: how it ended is nowhere else.
-		fmt.Fprintf(f, "lab: ended: %v\n", p.Wait(context.Background()))
+		err := p.Wait(context.Background())
+		fmt.Fprintf(f, "lab: ended: %v\n", err)
+		if n.Up() {
+			n.cluster.config.Log.Info("lab: ended", "node", n.ID, "daemon", name, "err", err)
+		}
 		f.Close()
 	}()
 	return p, nil

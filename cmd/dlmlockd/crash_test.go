@@ -312,7 +312,7 @@ func kernelQueue(t *testing.T, resource string) map[uint32]string {
 // kernel's DLM that is on an emulated machine.
 func longestLife() time.Duration {
 	if testEngine() == config.EngineDLM {
-		return time.Second
+		return time.Second / 2
 	}
 	return 120 * time.Millisecond
 }

@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/dlmlock/dlmlockd/dlm"
@@ -22,13 +21,16 @@ const (
 	magic   = 0xD13CD13C
 	version = 0x00010001
 
-	cmdLockspaceInfo = 3
-	cmdDumpStatus    = 13
+	// cmdDumpStatus is the only query that is made: dlm_controld answers it with
+	// MSG_NOSIGNAL. The answer to a query about a lockspace is written without,
+	// so that a client which is killed or gives up in the meantime ends
+	// dlm_controld with SIGPIPE, and with it every lockspace of the node, unless
+	// it was started with that signal ignored. systemd does so, Pacemaker does
+	// not.
+	cmdDumpStatus = 13
 
 	stateDaemon = 1 // DLMC_STATE_DAEMON
 	stateNode   = 2 // DLMC_STATE_DAEMON_NODE
-
-	flagKernelStopped = 0x4 // DLMC_LF_KERNEL_STOPPED
 )
 
 // header is struct dlmc_header.
@@ -36,22 +38,6 @@ type header struct {
 	Magic, Version, Command, Option, Length uint32
 	Data, Flags, Unused                     int32
 	Name                                    [dlm.MaxLockspaceName]byte
-}
-
-// change is struct dlmc_change: who comes and goes.
-type change struct {
-	Members, Joined, Removed, Failed int32
-	Wait                             int32 // DLMC_LS_WAIT_*, or how many messages are needed
-	WaitMessages                     int32
-	Seq, CombinedSeq                 uint32
-}
-
-// lockspaceInfo is struct dlmc_lockspace.
-type lockspaceInfo struct {
-	Previous, Next change
-	Flags, ID      uint32
-	Name           [dlm.MaxLockspaceName + 1]byte
-	_              [3]byte
 }
 
 // state is struct dlmc_state; text and binary data follow it.
@@ -85,7 +71,7 @@ func (h *Host) connect(ctx context.Context) (net.Conn, error) {
 }
 
 // dial sends one query.
-func (h *Host) dial(ctx context.Context, command uint32, lockspace string) (net.Conn, error) {
+func (h *Host) dial(ctx context.Context, command uint32) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, controldWait)
 	defer cancel()
 	conn, err := h.connect(ctx)
@@ -94,7 +80,6 @@ func (h *Host) dial(ctx context.Context, command uint32, lockspace string) (net.
 	}
 	conn.SetDeadline(time.Now().Add(controldWait))
 	q := header{Magic: magic, Version: version, Command: command, Length: uint32(binary.Size(header{}))}
-	copy(q.Name[:], lockspace)
 	if err := binary.Write(conn, binary.NativeEndian, &q); err != nil {
 		conn.Close()
 		return nil, err
@@ -109,29 +94,6 @@ func (h *Host) DaemonRuns(ctx context.Context) bool {
 	return err == nil
 }
 
-// lockspaceInfo asks how dlm_controld sees a lockspace (dlmc_lockspace_info).
-func (h *Host) lockspaceInfo(ctx context.Context, lockspace string) (*lockspaceInfo, error) {
-	conn, err := h.dial(ctx, cmdLockspaceInfo, lockspace)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	var answer struct {
-		Header header
-		Info   lockspaceInfo
-	}
-	if err := binary.Read(conn, binary.NativeEndian, &answer); err != nil {
-		return nil, err
-	}
-	switch {
-	case answer.Header.Magic != magic || answer.Header.Version>>16 != version>>16:
-		return nil, errors.New("dlm_controld speaks another version of its protocol")
-	case answer.Header.Data < 0:
-		return nil, syscall.Errno(-answer.Header.Data)
-	}
-	return &answer.Info, nil
-}
-
 // status is what dlm_controld knows about the cluster.
 type status struct {
 	quorate bool
@@ -140,7 +102,7 @@ type status struct {
 
 // status asks for it (DLMC_CMD_DUMP_STATUS, what dlm_tool status shows).
 func (h *Host) status(ctx context.Context) (*status, error) {
-	conn, err := h.dial(ctx, cmdDumpStatus, "")
+	conn, err := h.dial(ctx, cmdDumpStatus)
 	if err != nil {
 		return nil, err
 	}
@@ -187,47 +149,4 @@ func keys(text string) map[string]string {
 		}
 	}
 	return m
-}
-
-// What a lockspace waits for (DLMC_LS_WAIT_*).
-const (
-	waitRing    = 1
-	waitQuorum  = 2
-	waitFencing = 3
-	waitFS      = 4
-)
-
-// reason puts into words why a lockspace is stopped.
-func reason(c change, st *status) string {
-	switch {
-	case c.WaitMessages != 0:
-		return fmt.Sprintf("waiting for the messages of %d nodes", c.Wait)
-	case c.Wait == waitRing:
-		return "waiting for corosync to settle its membership"
-	case c.Wait == waitQuorum:
-		return "no quorum"
-	case c.Wait == waitFencing:
-		return fencingReason(st)
-	case c.Wait == waitFS:
-		return "waiting for a file system to stop"
-	case st != nil && !st.quorate:
-		return "no quorum"
-	case st != nil && len(st.fencing) > 0:
-		return fencingReason(st)
-	}
-	return "nodes are joining or leaving"
-}
-
-func fencingReason(st *status) string {
-	if st == nil || len(st.fencing) == 0 {
-		return "fencing a node"
-	}
-	names := make([]string, len(st.fencing))
-	for i, n := range st.fencing {
-		names[i] = fmt.Sprint(n)
-	}
-	if len(names) == 1 {
-		return "fencing node " + names[0]
-	}
-	return "fencing nodes " + strings.Join(names, ", ")
 }

@@ -38,18 +38,27 @@ func (h *Host) Health(ctx context.Context, lockspace string) (dlm.Health, error)
 		return health, nil
 	}
 	health.Quorate, health.Known = st.quorate, true
-	info, err := h.lockspaceInfo(ctx, lockspace)
-	switch {
-	case err != nil && health.Stopped:
-		health.Reason = fmt.Sprintf("dlm_controld does not know the lockspace (%v)", err)
-	case err != nil:
-	case info.Flags&flagKernelStopped != 0:
-		health.Stopped = true
-		health.Reason = reason(info.Next, st)
-	case health.Stopped:
-		health.Reason = "the kernel is recovering the locks"
+	if health.Stopped {
+		health.Reason = reason(&health, st)
 	}
 	return health, nil
+}
+
+// reason puts into words why a lockspace is stopped.
+func reason(health *dlm.Health, st *status) string {
+	switch {
+	case !st.quorate:
+		return "no quorum"
+	case len(st.fencing) == 1:
+		return fmt.Sprintf("fencing node %d", st.fencing[0])
+	case len(st.fencing) > 1:
+		return "fencing nodes " + strings.Trim(strings.ReplaceAll(fmt.Sprint(st.fencing), " ", ", "), "[]")
+	case health.Recovery != 0:
+		return "the kernel is recovering the locks"
+	case len(health.Members) == 0:
+		return "dlm_controld does not know the lockspace"
+	}
+	return "nodes are joining or leaving"
 }
 
 // Members lists the nodes in a lockspace, sorted, as dlm_controld last told the

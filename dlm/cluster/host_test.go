@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/dlmlock/dlmlockd/dlm"
@@ -147,11 +148,7 @@ func TestUsersOfADevice(t *testing.T) {
 
 // daemon answers on the query socket as dlm_controld does: one query for each
 // connection.
-type daemon struct {
-	info   lockspaceInfo
-	result int32
-	states []any
-}
+type daemon struct{ states []any }
 
 func (d *daemon) serve(t *testing.T, h *Host) {
 	l, err := net.Listen("unix", h.sockets[0])
@@ -164,25 +161,21 @@ func (d *daemon) serve(t *testing.T, h *Host) {
 				return
 			}
 			var q header
-			if binary.Read(c, binary.NativeEndian, &q) == nil && q.Magic == magic {
-				c.Write(d.answer(q))
+			if binary.Read(c, binary.NativeEndian, &q) == nil {
+				assert.Equal(t, uint32(magic), q.Magic)
+				assert.Equal(t, uint32(cmdDumpStatus), q.Command, "other queries are a danger to dlm_controld")
+				c.Write(d.answer())
 			}
 			c.Close()
 		}
 	}()
 }
 
-func (d *daemon) answer(q header) []byte {
+func (d *daemon) answer() []byte {
 	var out bytes.Buffer
-	if q.Command == cmdDumpStatus {
-		for _, s := range d.states {
-			binary.Write(&out, binary.NativeEndian, s)
-		}
-		return out.Bytes()
+	for _, s := range d.states {
+		binary.Write(&out, binary.NativeEndian, s)
 	}
-	q.Data = d.result
-	binary.Write(&out, binary.NativeEndian, q)
-	binary.Write(&out, binary.NativeEndian, d.info)
 	return out.Bytes()
 }
 
@@ -194,47 +187,52 @@ func (d *daemon) add(kind uint32, node int32, text string) {
 // The sizes are those of the C structures on every 64-bit machine.
 func TestProtocolSizes(t *testing.T) {
 	require.Equal(t, 96, binary.Size(header{}))
-	require.Equal(t, 140, binary.Size(lockspaceInfo{}))
 	require.Equal(t, 28, binary.Size(state{}))
 }
 
 func TestHealth(t *testing.T) {
-	quorum := "member_count=2 quorate=1 fence_pid=0 "
+	const quorum = "member_count=2 quorate=1 fence_pid=0 "
+	both := []uint32{1, 2}
 	for name, c := range map[string]struct {
-		daemon *daemon
 		texts  []string // daemon, node 1, node 2
 		status string   // recover_status
 		want   dlm.Health
 	}{
-		"well on a node that is not the lowest": {&daemon{}, []string{quorum, "need_fencing=0 "}, "55",
-			dlm.Health{Quorate: true, Known: true, Recovery: 0x55}},
-		"well": {&daemon{}, []string{quorum, "need_fencing=0 "}, "ff", dlm.Health{Quorate: true, Known: true, Recovery: 0xff}},
-		"no quorum": {&daemon{info: lockspaceInfo{Flags: flagKernelStopped, Next: change{Wait: waitQuorum}}},
-			[]string{"quorate=0 "}, "0", dlm.Health{Stopped: true, Known: true, Reason: "no quorum"}},
-		"fencing": {&daemon{info: lockspaceInfo{Flags: flagKernelStopped, Next: change{Wait: waitFencing}}},
-			[]string{quorum, "member=0 need_fencing=1 ", "need_fencing=0 "}, "0",
-			dlm.Health{Stopped: true, Quorate: true, Known: true, Reason: "fencing node 1"}},
-		"messages": {&daemon{info: lockspaceInfo{Flags: flagKernelStopped, Next: change{Wait: 2, WaitMessages: 1}}},
-			[]string{quorum}, "0", dlm.Health{Stopped: true, Quorate: true, Known: true, Reason: "waiting for the messages of 2 nodes"}},
-		"recovering": {&daemon{}, []string{quorum}, "3",
-			dlm.Health{Stopped: true, Quorate: true, Known: true, Recovery: 3, Reason: "the kernel is recovering the locks"}},
-		"unknown to the daemon": {&daemon{result: -int32(syscall.ENOENT)}, []string{quorum}, "0",
-			dlm.Health{Stopped: true, Quorate: true, Known: true, Reason: "dlm_controld does not know the lockspace (no such file or directory)"}},
+		"well on a node that is not the lowest": {[]string{quorum, "need_fencing=0 "}, "55",
+			dlm.Health{Quorate: true, Known: true, Recovery: 0x55, Members: both}},
+		"well": {[]string{quorum, "need_fencing=0 "}, "ff", dlm.Health{Quorate: true, Known: true, Recovery: 0xff, Members: both}},
+		"a node that had no lock is fenced": {[]string{quorum, "need_fencing=1 "}, "ff",
+			dlm.Health{Quorate: true, Known: true, Recovery: 0xff, Members: both}},
+		"no quorum": {[]string{"quorate=0 ", "need_fencing=1 "}, "0",
+			dlm.Health{Stopped: true, Known: true, Members: both, Reason: "no quorum"}},
+		"fencing": {[]string{quorum, "member=0 need_fencing=1 ", "need_fencing=0 "}, "0",
+			dlm.Health{Stopped: true, Quorate: true, Known: true, Members: both, Reason: "fencing node 1"}},
+		"fencing two": {[]string{quorum, "member=0 need_fencing=1 ", "need_fencing=1 "}, "0",
+			dlm.Health{Stopped: true, Quorate: true, Known: true, Members: both, Reason: "fencing nodes 1, 2"}},
+		"messages": {[]string{quorum}, "0",
+			dlm.Health{Stopped: true, Quorate: true, Known: true, Members: both, Reason: "nodes are joining or leaving"}},
+		"recovering": {[]string{quorum}, "3",
+			dlm.Health{Stopped: true, Quorate: true, Known: true, Members: both, Recovery: 3, Reason: "the kernel is recovering the locks"}},
+		"unknown to the daemon": {[]string{quorum}, "0",
+			dlm.Health{Stopped: true, Quorate: true, Known: true, Reason: "dlm_controld does not know the lockspace"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := machine(t)
 			put(t, filepath.Join(h.root, sysfs, "foo/recover_status"), c.status+"\n")
+			if c.want.Members == nil {
+				require.NoError(t, os.RemoveAll(filepath.Join(h.root, configfs, "spaces/foo")))
+			}
+			var d daemon
 			for i, text := range c.texts {
 				kind := uint32(stateNode)
 				if i == 0 {
 					kind = stateDaemon
 				}
-				c.daemon.add(kind, int32(i), text)
+				d.add(kind, int32(i), text)
 			}
-			c.daemon.serve(t, h)
+			d.serve(t, h)
 			got, err := h.Health(t.Context(), "foo")
 			require.NoError(t, err)
-			c.want.Members = []uint32{1, 2}
 			require.Equal(t, c.want, got)
 		})
 	}
@@ -301,7 +299,7 @@ func TestForwardedQueries(t *testing.T) {
 func TestStatusCutShort(t *testing.T) {
 	var d daemon
 	d.add(stateDaemon, 1, "quorate=1 ")
-	whole := d.answer(header{Command: cmdDumpStatus})
+	whole := d.answer()
 	for n := range len(whole) {
 		_, err := readStatus(bytes.NewReader(whole[:n]))
 		require.Error(t, err, "%d bytes", n)
@@ -315,7 +313,7 @@ func FuzzStatus(f *testing.F) {
 	var d daemon
 	d.add(stateDaemon, 1, "quorate=1 ")
 	d.add(stateNode, 2, "need_fencing=1 ")
-	f.Add(d.answer(header{Command: cmdDumpStatus}))
+	f.Add(d.answer())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		st, err := readStatus(bytes.NewReader(b))
 		require.True(t, (st == nil) == (err != nil))
