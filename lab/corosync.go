@@ -196,7 +196,7 @@ func (n *Node) retry(ctx context.Context, do func() error) error {
 			return fmt.Errorf("%w; last: %w", context.Cause(ctx), err)
 		case <-n.Gone():
 			return fmt.Errorf("%w; last: %w", ErrDown, err)
-		case <-time.After(200 * time.Millisecond):
+		case <-time.After(400 * time.Millisecond):
 		}
 	}
 }

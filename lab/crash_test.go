@@ -49,8 +49,8 @@ func crashPrograms(ctx context.Context, dir, daemon string) (map[string]string, 
 // most calls concern locks whose queue the other node keeps, and some are
 // refused because of it. The steps of the story are divided between the nodes;
 // each tells it in a lockspace of its own, whose queues the other node keeps. Of
-// the steps each nth is done.
-func crashTests(t *testing.T, r *serviceRig, nth int) {
+// the steps each nth is done; at random points each daemon is killed that often.
+func crashTests(t *testing.T, r *serviceRig, kills, nth int) {
 	r.fresh(t)
 	for from, to := range r.programs.crash {
 		for _, n := range r.cluster.Nodes() {
@@ -58,7 +58,7 @@ func crashTests(t *testing.T, r *serviceRig, nth int) {
 		}
 	}
 	t.Run("at random points", func(t *testing.T) {
-		r.crashOn(t, "TestCrashAtRandomPoints", func(int) crashVars { return crashVars{rounds: 50, lockspace: "vms"} })
+		r.crashOn(t, "TestCrashAtRandomPoints", func(int) crashVars { return crashVars{rounds: kills, lockspace: "vms"} })
 	})
 	t.Run("at random steps", func(t *testing.T) {
 		r.crashOn(t, "TestCrashAtRandomStepsUnderLoad", func(int) crashVars { return crashVars{rounds: 10, lockspace: "vms"} })

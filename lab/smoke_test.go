@@ -131,7 +131,7 @@ func awaitMembers(t *testing.T, n *lab.Node, lockspace string, want ...int) {
 		got, _, err := n.LockspaceMembers(ctx, lockspace)
 		require.NoError(t, err)
 		return slices.Equal(got, want)
-	}, joinTime, 300*time.Millisecond, "%s: members of %s", n.Name, lockspace)
+	}, joinTime, 600*time.Millisecond, "%s: members of %s", n.Name, lockspace)
 }
 
 func slowNetwork(t *testing.T, c *lab.Cluster) {
@@ -163,24 +163,4 @@ func consoleOf(t *testing.T, n *lab.Node) string {
 	text, err := os.ReadFile(n.ConsolePath())
 	require.NoError(t, err)
 	return string(text)
-}
-
-// A node on which systemd runs the cluster.
-func TestSystemdNode(t *testing.T) {
-	lab.Require(t)
-	t.Parallel()
-	c := lab.Start(t, lab.Config{Kernel: "6.1", Nodes: 1, Systemd: true})
-	n := c.Node(1)
-	require.NoError(t, n.WaitSystemd(lab.Context(t, "systemd", joinTime)))
-	ctx := lab.Context(t, "systemd", joinTime)
-	out, err := n.Run(ctx, "cat", "/proc/1/comm")
-	require.NoError(t, err)
-	require.Equal(t, "systemd\n", out)
-	out, err = n.Run(ctx, "systemctl", "--failed", "--plain", "--no-legend")
-	require.NoError(t, err)
-	require.Empty(t, out, "no unit has failed")
-	require.NoError(t, n.StartBus(ctx, "../data/org.example.DlmLock.conf"))
-	require.NoError(t, c.JoinDLM(ctx))
-	require.NoError(t, n.JoinLockspace(ctx, "smoke"))
-	awaitMembers(t, n, "smoke", 1)
 }

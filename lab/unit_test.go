@@ -1,6 +1,7 @@
 package lab_test
 
 import (
+	"context"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -12,10 +13,10 @@ import (
 	"github.com/dlmlock/dlmlockd/lab"
 )
 
-// unitRig is two nodes with systemd; on the first "make install" has put the
-// service.
+// unitRig is two nodes with systemd, on which "make install" has put the service.
 type unitRig struct {
 	t        *testing.T
+	cluster  *lab.Cluster
 	n, other *lab.Node
 }
 
@@ -42,7 +43,7 @@ func (r unitRig) await(text, line string) {
 	require.Eventuallyf(r.t, func() bool {
 		out, _ = r.n.Shell(lab.Context(r.t, line, commandTime), line)
 		return strings.Contains(out, text)
-	}, commandTime, 300*time.Millisecond, "%s: no %q", line, text)
+	}, commandTime, 600*time.Millisecond, "%s: no %q", line, text)
 }
 
 func newUnitRig(t *testing.T) unitRig {
@@ -56,18 +57,28 @@ func newUnitRig(t *testing.T) unitRig {
 	out, err = exec.CommandContext(t.Context(), "tar", "-C", dest, "-cf", archive, ".").CombinedOutput()
 	require.NoError(t, err, "%s", out)
 
-	c := lab.Start(t, lab.Config{Nodes: 2, Systemd: true})
-	r := unitRig{t, c.Node(1), c.Node(2)}
+	// On the older kernel, because the walk is on the newer one.
+	c := lab.Start(t, lab.Config{Kernel: "6.1", Nodes: 2, Systemd: true, Fencing: true})
+	r := unitRig{t, c, c.Node(1), c.Node(2)}
 	ctx := lab.Context(t, "joining", joinTime)
-	require.NoError(t, r.n.WaitSystemd(ctx))
-	require.NoError(t, r.other.WaitSystemd(ctx))
-	require.NoError(t, r.n.Push(ctx, archive, "/root/root.tar"))
-	require.NoError(t, r.n.Push(ctx, program, "/usr/sbin/dlmlockd"))
-	// The base directories of the node are links where those of the archive
-	// are not.
-	r.run("tar -C / --keep-directory-symlink -xf /root/root.tar && systemctl daemon-reload")
-	require.NoError(t, r.n.StartBus(ctx))
-	require.NoError(t, c.JoinDLM(ctx))
+	for _, n := range c.Nodes() {
+		require.NoError(t, n.WaitSystemd(ctx))
+		require.NoError(t, n.Push(ctx, archive, "/root/root.tar"))
+		require.NoError(t, n.Push(ctx, program, "/usr/sbin/dlmlockd"))
+		// The base directories of the node are links where those of the archive
+		// are not.
+		_, err := n.Shell(ctx, "tar -C / --keep-directory-symlink -xf /root/root.tar && systemctl daemon-reload")
+		require.NoError(t, err)
+		require.NoError(t, n.StartBus(ctx))
+	}
+	t.Cleanup(func() {
+		for _, n := range c.Nodes() {
+			if t.Failed() && n.Up() {
+				out, _ := n.Run(context.Background(), "journalctl", "-b", "-n", "60", "--no-pager")
+				t.Logf("%s:\n%s", n.Name, out)
+			}
+		}
+	})
 	return r
 }
 
@@ -77,8 +88,13 @@ func newUnitRig(t *testing.T) unitRig {
 func TestUnit(t *testing.T) {
 	rig := newUnitRig(t)
 	step := func(name string, do func(t *testing.T, r unitRig)) {
-		t.Run(name, func(t *testing.T) { do(t, unitRig{t, rig.n, rig.other}) })
+		t.Run(name, func(t *testing.T) { do(t, unitRig{t, rig.cluster, rig.n, rig.other}) })
 	}
+	step("systemd", func(t *testing.T, r unitRig) {
+		require.Equal(t, "systemd\n", r.run("cat /proc/1/comm"))
+		require.Empty(t, r.run("systemctl --failed --plain --no-legend"), "no unit has failed")
+		require.NoError(t, r.cluster.JoinDLM(lab.Context(t, "joining", joinTime)))
+	})
 	const call = "busctl call org.example.DlmLock /org/example/DlmLock org.example.DlmLock "
 	const property = "busctl get-property org.example.DlmLock /org/example/DlmLock org.example.DlmLock "
 
@@ -166,4 +182,5 @@ func TestUnit(t *testing.T) {
 		require.Contains(t, r.run("journalctl --update-catalog; journalctl -x -t dlmlockd DLM_RESOURCE=disk"),
 			"Subject: A cluster lock was lost", "journald knows the catalog")
 	})
+	step("shutdown", shutdown)
 }

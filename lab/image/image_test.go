@@ -1,6 +1,7 @@
 package image
 
 import (
+	"encoding/binary"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -97,4 +98,37 @@ func TestPackIsKeyedByContent(t *testing.T) {
 	require.NoError(t, err)
 	require.NotEqual(t, first, other)
 	require.NoFileExists(t, first, "the old one is removed")
+}
+
+// The kernel in a bzImage is found, and nothing in a file that is none.
+func TestUnpackVmlinuz(t *testing.T) {
+	if _, err := exec.LookPath("xz"); err != nil {
+		t.Skip("needs the Debian package xz-utils")
+	}
+	cmd := exec.Command("xz", "-c")
+	cmd.Stdin = strings.NewReader("\x7fELF and more")
+	packed, err := cmd.Output()
+	require.NoError(t, err)
+	file := make([]byte, 2*sector+16)
+	file[setupSectors] = 1
+	copy(file[headerMagic:], "HdrS")
+	binary.LittleEndian.PutUint32(file[payloadOffset:], 16)
+	binary.LittleEndian.PutUint32(file[payloadLength:], uint32(len(packed)+4))
+	file = append(append(file, packed...), "size"...)
+
+	k := kernel{release: "6.1.0-1-amd64", tree: t.TempDir()}
+	require.NoError(t, os.MkdirAll(filepath.Dir(k.vmlinuz()), 0o755))
+	require.NoError(t, os.WriteFile(k.vmlinuz(), file, 0o644))
+	path, err := unpackVmlinuz(t.Context(), k)
+	require.NoError(t, err)
+	elf, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, "\x7fELF and more", string(elf))
+
+	for n := range len(file) {
+		_, err := payload(file[:n])
+		require.Error(t, err, "%d bytes", n)
+	}
+	_, err = unpacker([]byte("BZh9"))
+	require.ErrorContains(t, err, "425a6839")
 }

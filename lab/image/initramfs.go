@@ -22,7 +22,7 @@ var nodeModules = []string{
 // Image is what a node boots.
 type Image struct {
 	Release string // the kernel's, as uname -r
-	Kernel  string // path of vmlinuz
+	Kernel  string // path of vmlinux
 	Initrd  string // path of the initramfs
 	Modules string // path of the kernel's module tree, for /lib/modules/RELEASE
 }
@@ -51,7 +51,11 @@ func Prepare(ctx context.Context, root, cache, series string) (Image, error) {
 	if err != nil {
 		return Image{}, err
 	}
-	return Image{Release: k.release, Kernel: k.vmlinuz(), Initrd: initrd, Modules: k.modules()}, nil
+	vmlinux, err := unpackVmlinuz(ctx, k)
+	if err != nil {
+		return Image{}, err
+	}
+	return Image{Release: k.release, Kernel: vmlinux, Initrd: initrd, Modules: k.modules()}, nil
 }
 
 // buildAgent builds the program that is the node's init and agent.
