@@ -89,18 +89,19 @@ demo-cluster: deps-lab ## the same on two real DLM nodes, booted in QEMU
 	@$(MAKE) --no-print-directory build
 	@$(GO) run ./lab/cmd/demo-cluster
 
-# The time limit counts what is waited for another lab of this machine. Clusters
-# run beside each other, whatever the number of processors: most of
-# the time they wait.
+# The time limits count what is waited for another lab of this machine. Clusters
+# run beside each other.
 .PHONY: test-lab
 test-lab: deps-lab ## the tests on real kernels, booted in QEMU
 	@$(MAKE) --no-print-directory build
-	LAB=1 $(GO) test -count=1 -timeout 60m -parallel 3 -tags "$(TAGS)" $(TESTFLAGS) ./lab/...
+	LAB=1 $(GO) test -count=1 -timeout 60m -parallel 3 -tags "$(TAGS)" $(TESTFLAGS) -skip '$(HOSTS)' ./lab/...
 
-.PHONY: test-lab-short
-test-lab-short: deps-lab ## its shortest tests: libvirt and fencing on two nodes, nodes with systemd
+HOSTS = ^(TestLibvirt|TestUnit|TestWalk)$$
+
+.PHONY: test-hosts
+test-hosts: deps-lab ## units, package and libvirt on real nodes with systemd, as administrators use them
 	@$(MAKE) --no-print-directory build
-	LAB=1 $(GO) test -count=1 -timeout 30m -parallel 2 -tags "$(TAGS)" $(TESTFLAGS) -run '^(TestLibvirt|TestUnit)$$' ./lab
+	LAB=1 $(GO) test -count=1 -timeout 60m -parallel 2 -tags "$(TAGS)" $(TESTFLAGS) -run '$(HOSTS)' ./lab
 
 .PHONY: bench
 bench: deps ## costs as ratios to their floors, into docs/benchmarks.md

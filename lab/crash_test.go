@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -49,7 +50,8 @@ func crashPrograms(ctx context.Context, dir, daemon string) (map[string]string, 
 // most calls concern locks whose queue the other node keeps, and some are
 // refused because of it. The steps of the story are divided between the nodes;
 // each tells it in a lockspace of its own, whose queues the other node keeps. Of
-// the steps each nth is done; at random points each daemon is killed that often.
+// the steps each nth is done, beginning with another one in each run; at random
+// points each daemon is killed that often.
 func crashTests(t *testing.T, r *serviceRig, kills, nth int) {
 	r.fresh(t)
 	for from, to := range r.programs.crash {
@@ -63,8 +65,9 @@ func crashTests(t *testing.T, r *serviceRig, kills, nth int) {
 	t.Run("at random steps", func(t *testing.T) {
 		r.crashOn(t, "TestCrashAtRandomStepsUnderLoad", func(int) crashVars { return crashVars{rounds: 10, lockspace: "vms"} })
 	})
+	skipped := rand.IntN(nth)
 	share := func(node int) crashVars {
-		return crashVars{lockspace: fmt.Sprintf("vms-%d", node), share: fmt.Sprintf("%d/%d", node*nth, 2*nth)}
+		return crashVars{lockspace: fmt.Sprintf("vms-%d", node), share: fmt.Sprintf("%d/%d", node*nth-skipped, 2*nth)}
 	}
 	for _, n := range r.cluster.Nodes() {
 		other := share(3 - n.ID).lockspace

@@ -284,7 +284,7 @@ func (n *Node) Daemon(ctx context.Context, name string, cmd agent.Command) (*age
 		// mostly much later: how it ended is nowhere else.
 		err := p.Wait(context.Background())
 		fmt.Fprintf(f, "lab: ended: %v\n", err)
-		if n.Up() {
+		if _, ended := errors.AsType[*agent.ExitError](err); ended || err == nil {
 			n.cluster.config.Log.Info("lab: ended", "node", n.ID, "daemon", name, "err", err)
 		}
 		f.Close()
