@@ -63,7 +63,7 @@ func crashTests(t *testing.T, r *serviceRig, kills, nth int) {
 		r.crashOn(t, "TestCrashAtRandomPoints", func(int) crashVars { return crashVars{rounds: kills, lockspace: "vms"} })
 	})
 	t.Run("at random steps", func(t *testing.T) {
-		r.crashOn(t, "TestCrashAtRandomStepsUnderLoad", func(int) crashVars { return crashVars{rounds: 10, lockspace: "vms"} })
+		r.crashOn(t, "TestCrashAtRandomStepsUnderLoad", func(int) crashVars { return crashVars{rounds: 6, lockspace: "vms"} })
 	})
 	skipped := rand.IntN(nth)
 	share := func(node int) crashVars {
