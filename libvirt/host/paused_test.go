@@ -120,12 +120,17 @@ func TestMedia(t *testing.T) {
 }
 
 // changeMedia tries until the guest's BIOS, which resets the drive when it
-// starts, does not close the tray while libvirt has it open.
+// starts, does not close the tray while libvirt has it open. QEMU does not tell
+// of that, so libvirt 9.0 thinks for ever that it is open, unless it is opened.
 func (m *machine) changeMedia(args ...string) {
 	m.rig.t.Helper()
 	m.rig.until("media changed", func() bool {
 		out, err := m.Virsh(m.rig.t.Context(), append(append([]string{"change-media"}, args...), "--force")...)
 		require.True(m.rig.t, err == nil || strings.Contains(out, "Tray of device"), "virsh change-media %v: %s", args, out)
+		if err != nil {
+			_, _ = m.Virsh(m.rig.t.Context(), "qemu-monitor-command", args[0],
+				`{"execute":"blockdev-open-tray","arguments":{"id":"ide0-0-1","force":true}}`)
+		}
 		return err == nil
 	})
 }
