@@ -227,7 +227,8 @@ func linkModules(root string, p Params) error {
 	if _, err := os.Lstat(link); err == nil {
 		return nil // the host has this very kernel installed
 	}
-	return os.Symlink(p.Modules, link)
+	// Not their path on the host: that may be in a /tmp, and the node has its own.
+	return os.Symlink(HostRoot+p.Modules, link)
 }
 
 // hosts lists every possible node.
