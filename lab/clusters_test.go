@@ -54,7 +54,7 @@ func twoNodes(t *testing.T, kernel string) {
 	t.Run("stories", func(t *testing.T) { playStories(t, r, "two") })
 	t.Run("crash", func(t *testing.T) {
 		if kernel == newest {
-			crashTests(t, r, 70, 2)
+			crashTests(t, r, 50, 2)
 		} else {
 			crashTests(t, r, 25, 3)
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,8 +22,9 @@ func storyStorm(t *testing.T, r *rig) {
 	const workers, turns = 8, 60
 	var all sync.WaitGroup
 	var storms []*storm
+	var explain sync.Once
 	for node := range r.Nodes() {
-		s := &storm{t: t, waiting: make(map[dlm.Cookie]chan dlm.Event)}
+		s := &storm{t: t, cluster: r.cluster, node: r.cluster.Nodes()[node], explain: &explain, waiting: make(map[dlm.Cookie]chan dlm.Event)}
 		p := r.start(t, node)
 		defer p.Kill()
 		var err error
@@ -63,6 +65,9 @@ type storm struct {
 	t       *testing.T
 	process *process
 	space   dlm.Lockspace
+	cluster *lab.Cluster
+	node    *lab.Node
+	explain *sync.Once // shared by all
 
 	mu      sync.Mutex
 	waiting map[dlm.Cookie]chan dlm.Event
@@ -86,6 +91,21 @@ func (s *storm) sink(ev dlm.Event) {
 	}
 }
 
+// tables logs what the kernels of all nodes have, and where the threads and
+// goroutines of the process are, as evidence; it ends the process.
+func (s *storm) tables() {
+	for _, n := range s.cluster.Nodes() {
+		out, err := n.Shell(lab.Context(s.t, "tables", time.Minute), "cd /sys/kernel/debug/dlm && grep -H . "+shared+"_all "+shared+"_waiters; cat "+shared)
+		s.t.Logf("%s (%v):\n%s", n.Name, err, out)
+	}
+	stacks, err := s.node.Shell(lab.Context(s.t, "stacks", time.Minute), fmt.Sprintf("grep -H . /proc/%d/task/*/stack; cat /sys/kernel/dlm/%s/recover_status", s.process.proc.PID, shared))
+	s.t.Logf("%s (%v):\n%s", s.node.Name, err, stacks)
+	_ = s.process.proc.Signal(syscall.SIGQUIT) // its goroutines, on standard error
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.t.Logf("%v", s.count)
+}
+
 // do begins an operation, perhaps cancels it after a while, and waits for its
 // end.
 func (s *storm) do(c dlm.Cookie, op dlm.Op, rnd *rand.Rand, begin func()) (dlm.Event, bool) {
@@ -102,6 +122,7 @@ func (s *storm) do(c dlm.Cookie, op dlm.Op, rnd *rand.Rand, begin func()) (dlm.E
 	case ev := <-ch:
 		return ev, assert.Equal(s.t, op, ev.Op)
 	case <-time.After(90 * time.Second):
+		s.explain.Do(s.tables)
 		return dlm.Event{}, assert.Fail(s.t, "no end", "cookie %d: %v has not ended", c, op)
 	}
 }
