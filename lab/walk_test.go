@@ -45,8 +45,12 @@ func TestWalk(t *testing.T) {
 
 	c := lab.Start(t, lab.Config{Nodes: 2, Systemd: true, Fencing: true})
 	require.NoError(t, c.JoinDLM(lab.Context(t, "joining", joinTime)))
+	debs, err := filepath.Glob(filepath.Join(packages, "dlmlockd_*.deb"))
+	require.NoError(t, err)
+	require.Len(t, debs, 2)
+	status := fewPackages(t, debs[0])
 	for _, n := range c.Nodes() {
-		furnishWalk(t, n, packages, hooked)
+		furnishWalk(t, n, debs, status, hooked)
 	}
 	w := &walk{cluster: c, vars: map[string]string{}}
 	defer w.keep(t, filepath.Join(c.Artefacts(), "transcript.txt"))
@@ -68,18 +72,15 @@ func buildPackages(t *testing.T, dir, version string) {
 
 // furnishWalk makes the node what the host of an administrator is: its root is
 // that of the machine that builds, where services must not be started.
-func furnishWalk(t *testing.T, n *lab.Node, packages, hooked string) {
+func furnishWalk(t *testing.T, n *lab.Node, debs []string, status []byte, hooked string) {
 	ctx := lab.Context(t, "furnishing", joinTime)
-	debs, err := filepath.Glob(filepath.Join(packages, "dlmlockd_*.deb"))
-	require.NoError(t, err)
-	require.Len(t, debs, 2)
 	for _, deb := range debs {
 		require.NoError(t, n.Push(ctx, deb, "/root/"+filepath.Base(deb)))
 	}
-	require.NoError(t, n.Put(ctx, "/var/lib/dpkg/status", 0o644, fewPackages(t, debs[0])))
+	require.NoError(t, n.Put(ctx, "/var/lib/dpkg/status", 0o644, status))
 	require.NoError(t, n.Push(ctx, hooked, "/root/dlmlockd-stall"))
 	// Nor is an index of all manual pages made at each installation.
-	_, err = n.Shell(ctx, "rm -f /usr/sbin/policy-rc.d /var/lib/man-db/auto-update && useradd --groups operator alice && useradd bob")
+	_, err := n.Shell(ctx, "rm -f /usr/sbin/policy-rc.d /var/lib/man-db/auto-update && useradd --groups operator alice && useradd bob")
 	require.NoError(t, err)
 }
 

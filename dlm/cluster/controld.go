@@ -70,8 +70,8 @@ func (h *Host) connect(ctx context.Context) (net.Conn, error) {
 	return nil, first
 }
 
-// dial sends one query.
-func (h *Host) dial(ctx context.Context, command uint32) (net.Conn, error) {
+// dial sends the query.
+func (h *Host) dial(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, controldWait)
 	defer cancel()
 	conn, err := h.connect(ctx)
@@ -79,7 +79,7 @@ func (h *Host) dial(ctx context.Context, command uint32) (net.Conn, error) {
 		return nil, err
 	}
 	conn.SetDeadline(time.Now().Add(controldWait))
-	q := header{Magic: magic, Version: version, Command: command, Length: uint32(binary.Size(header{}))}
+	q := header{Magic: magic, Version: version, Command: cmdDumpStatus, Length: uint32(binary.Size(header{}))}
 	if err := binary.Write(conn, binary.NativeEndian, &q); err != nil {
 		conn.Close()
 		return nil, err
@@ -102,7 +102,7 @@ type status struct {
 
 // status asks for it (DLMC_CMD_DUMP_STATUS, what dlm_tool status shows).
 func (h *Host) status(ctx context.Context) (*status, error) {
-	conn, err := h.dial(ctx, cmdDumpStatus)
+	conn, err := h.dial(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -31,10 +31,7 @@ var masked = []string{
 // administrator has enabled.
 func installUnits(root string) error {
 	dir := root + "/etc/systemd/system"
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=755"); err != nil {
+	if err := emptyDir(dir); err != nil {
 		return err
 	}
 	entries, err := fs.ReadDir(units, "systemd")
@@ -50,12 +47,28 @@ func installUnits(root string) error {
 			return err
 		}
 	}
-	for _, name := range masked {
+	if err := mask(dir, masked); err != nil {
+		return err
+	}
+	return maskGenerators(root)
+}
+
+// emptyDir covers what the host has in a directory.
+func emptyDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=755")
+}
+
+// mask makes systemd take these units or generators for absent.
+func mask(dir string, names []string) error {
+	for _, name := range names {
 		if err := os.Symlink("/dev/null", filepath.Join(dir, name)); err != nil {
 			return err
 		}
 	}
-	return maskGenerators(root)
+	return nil
 }
 
 // maskGenerators keeps systemd from running the host's generators. They have
@@ -66,16 +79,12 @@ func maskGenerators(root string) error {
 		return err
 	}
 	dir := root + "/etc/systemd/system-generators"
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := emptyDir(dir); err != nil {
 		return err
 	}
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=755"); err != nil {
-		return err
-	}
+	var names []string
 	for _, e := range entries {
-		if err := os.Symlink("/dev/null", filepath.Join(dir, e.Name())); err != nil {
-			return err
-		}
+		names = append(names, e.Name())
 	}
-	return nil
+	return mask(dir, names)
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -57,7 +58,7 @@ const (
 // payload returns the compressed kernel in a bzImage.
 func payload(file []byte) ([]byte, error) {
 	if len(file) < headerEnd || string(file[headerMagic:headerMagic+4]) != "HdrS" {
-		return nil, fmt.Errorf("no kernel")
+		return nil, errors.New("no kernel")
 	}
 	setup := int64(file[setupSectors])
 	if setup == 0 {
@@ -67,7 +68,7 @@ func payload(file []byte) ([]byte, error) {
 	end := start + int64(binary.LittleEndian.Uint32(file[payloadLength:]))
 	// Its last four bytes are the size of what comes out.
 	if end > int64(len(file)) || end < start+4 {
-		return nil, fmt.Errorf("a kernel that is cut short")
+		return nil, errors.New("a kernel that is cut short")
 	}
 	return file[start : end-4], nil
 }
