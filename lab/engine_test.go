@@ -26,6 +26,7 @@ var engineStories = []struct {
 	{"another program makes the node leave", storyLeave},
 	{"the end of a process in a stopped lockspace", storyCloseStopped},
 	{"killed while a conversion is under way to another node", storyKilledConverting},
+	{"cancels that come too late", storyLateCancel},
 	{"a storm of requests and cancels", storyStorm},
 }
 
@@ -291,4 +292,30 @@ func (r *rig) adoptAfterKill(t *testing.T, name string, id dlm.LockID, run int) 
 	u.space.Unlock(1, &dlm.Value{2})
 	require.Equal(t, dlm.StatusUnlocked, u.events.Completed(t, 1).Status)
 	t.Logf("released in %v", time.Since(began).Round(time.Millisecond))
+}
+
+// A conversion is granted while its cancel is on the way, and the next one is
+// canceled while the answer to that cancel is on the way back. The kernel takes
+// that for the answer to the second cancel and drops the result of the second
+// conversion (dlm/libdlm/late.go). The engine does not let it come to that.
+func storyLateCancel(t *testing.T, r *rig) {
+	master, u := r.user(t, 1, shared), r.user(t, 0, shared)
+	defer master.Kill()
+	defer u.Kill()
+	defer r.cluster.Heal()
+	const name = "late-cancel"
+	master.lock(1, name, dlm.NL, 0)
+	u.lock(1, name, dlm.NL, 0)
+	r.cluster.Net.SetLink(2, 1, lan.Link{Delay: answerDelay})
+	u.space.Convert(1, dlm.PR, 0, nil)
+	time.Sleep(answerDelay / 4 * 3)
+	u.space.Cancel(1)
+	require.Equal(t, dlm.StatusOK, u.events.Completed(t, 1).Status, "the cancel was too late")
+
+	u.space.Convert(1, dlm.EX, 0, nil)
+	time.Sleep(answerDelay / 8)
+	u.space.Cancel(1)
+	require.Contains(t, []dlm.Status{dlm.StatusOK, dlm.StatusCanceled}, u.events.Completed(t, 1).Status)
+	u.space.Unlock(1, nil)
+	require.Equal(t, dlm.StatusUnlocked, u.events.Completed(t, 1).Status)
 }

@@ -18,8 +18,9 @@ import (
 
 // whim is a device that takes every call, sleeps in some, refuses some, lets
 // results come before or after the call returns, or never for what was adopted,
-// and now and then unlocks a lock by itself. It knows of each lock only whether
-// it is granted.
+// and now and then unlocks a lock by itself. Cancels come too late at times, with
+// what the kernel makes of that (late.go). It knows of each lock only whether it
+// is granted.
 type whim struct {
 	mu      sync.Mutex
 	rnd     *rand.Rand
@@ -36,6 +37,9 @@ type whimLock struct {
 	busy    bool // an operation waits for its result
 	deaf    bool // no result is ever reported
 	ends    dlm.Status
+	ops     int // so far
+	recalls int // the number of the last operation whose cancel came too late
+	answers int // the same, until that cancel is answered
 }
 
 func newWhim(seed uint64) *whim {
@@ -52,6 +56,7 @@ func (w *whim) nap() {
 // later lets the operation of a lock end after a while, unless it has ended.
 func (w *whim) later(c dlm.Cookie, l *whimLock, status dlm.Status) {
 	l.busy, l.ends = true, status
+	l.ops++
 	time.AfterFunc(time.Duration(w.rnd.IntN(30))*time.Millisecond, func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -60,6 +65,9 @@ func (w *whim) later(c dlm.Cookie, l *whimLock, status dlm.Status) {
 }
 
 func (w *whim) report(c dlm.Cookie, l *whimLock) {
+	if l.answers < l.ops {
+		l.answer() // comes first, because the cancel did
+	}
 	if !l.busy {
 		return
 	}
@@ -140,11 +148,40 @@ func (w *whim) cancel(c dlm.Cookie, id dlm.LockID) error {
 	defer w.nap()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if l := w.locks[c]; l != nil && l.id == id && l.busy && l.ends == dlm.StatusOK && w.rnd.IntN(3) > 0 {
+	l := w.locks[c]
+	if l == nil || l.id != id || !l.busy || l.ends != dlm.StatusOK {
+		return nil
+	}
+	if w.rnd.IntN(3) > 0 {
 		l.ends = dlm.StatusCanceled
 		w.report(c, l)
+	} else if l.granted {
+		w.tooLate(l)
 	}
 	return nil
+}
+
+// tooLate has the cancel of the operation under way answered after a while.
+func (w *whim) tooLate(l *whimLock) {
+	l.recalls = l.ops
+	if l.answers != 0 {
+		return
+	}
+	l.answers = l.ops
+	time.AfterFunc(time.Duration(w.rnd.IntN(100))*time.Millisecond, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		l.answer()
+	})
+}
+
+// answer is taken for that to the cancel of a later operation, if there was one,
+// and the result of that operation is lost.
+func (l *whimLock) answer() {
+	if l.answers != 0 && l.answers < l.ops && l.recalls == l.ops {
+		l.busy = false
+	}
+	l.answers = 0
 }
 
 func (w *whim) purge(uint32) error { w.nap(); return nil }
@@ -208,66 +245,85 @@ func (a *tally) begin(c dlm.Cookie, op dlm.Op) {
 
 // Every operation ends exactly once, whatever the kernel does and whenever.
 func TestEveryOperationEndsOnce(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
-		seed := rapid.Uint64().Draw(rt, "seed")
-		steps := rapid.SliceOfN(rapid.Uint16(), 1, 120).Draw(rt, "steps")
-		synctest.Test(t, func(t *testing.T) {
-			w := newWhim(seed)
-			var mu sync.Mutex
-			a := &tally{open: make(map[dlm.Cookie]map[dlm.Op]int), holds: make(map[dlm.Cookie]dlm.Mode)}
-			s := newSpace("foo", 1, w, &door{}, func(ev dlm.Event) {
-				mu.Lock()
-				defer mu.Unlock()
-				a.sink(ev)
-			}, quiet, func(*space) {})
-			begin := func(c dlm.Cookie, op dlm.Op) {
-				mu.Lock()
-				defer mu.Unlock()
-				a.begin(c, op)
-			}
-			for _, step := range steps {
-				c := dlm.Cookie(step>>3%5 + 1)
-				m := dlm.Modes[step>>6%6]
-				v := &dlm.Value{1}
-				if step>>9&1 == 0 {
-					v = nil
-				}
-				f := []dlm.Flags{0, dlm.NoQueue, dlm.Persistent | dlm.ValueBlock, dlm.ValueBlock}[step>>10&3]
-				switch step & 7 {
-				case 0, 1:
-					begin(c, dlm.OpLock)
-					s.Lock(c, "disk", m, f)
-				case 2:
-					begin(c, dlm.OpConvert)
-					s.Convert(c, m, f, v)
-				case 3:
-					begin(c, dlm.OpUnlock)
-					s.Unlock(c, v)
-				case 4:
-					s.Cancel(c)
-				case 5:
-					begin(c, dlm.OpAdopt)
-					s.Adopt(c, "disk", m, dlm.Persistent)
-				case 6:
-					begin(0, dlm.OpPurge)
-					s.Purge()
-				case 7:
-					time.Sleep(time.Duration(step>>3%64) * time.Millisecond)
-				}
-			}
-			time.Sleep(2 * time.Minute)
-			synctest.Wait()
+	rapid.Check(t, func(rt *rapid.T) { everyOperationEndsOnce(rt, t, anyStep) })
+}
+
+// The same for one lock that is converted again and again, with a cancel each time.
+func TestEveryCanceledConversionEndsOnce(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) { everyOperationEndsOnce(rt, t, convertStep) })
+}
+
+func everyOperationEndsOnce(rt *rapid.T, t *testing.T, play func(*space, func(dlm.Cookie, dlm.Op), uint16)) {
+	seed := rapid.Uint64().Draw(rt, "seed")
+	steps := rapid.SliceOfN(rapid.Uint16(), 1, 120).Draw(rt, "steps")
+	a := &tally{open: make(map[dlm.Cookie]map[dlm.Op]int), holds: make(map[dlm.Cookie]dlm.Mode)}
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		s := newSpace("foo", 1, newWhim(seed), &door{}, func(ev dlm.Event) {
 			mu.Lock()
 			defer mu.Unlock()
-			require.Empty(rt, a.wrong)
-			for c, ops := range a.open {
-				for op, n := range ops {
-					require.Zero(rt, n, "cookie %d: %v has not ended", c, op)
-				}
-			}
-			mu.Unlock()
-			s.Close()
+			a.sink(ev)
+		}, quiet, func(*space) {})
+		begin := func(c dlm.Cookie, op dlm.Op) {
 			mu.Lock()
-		})
+			defer mu.Unlock()
+			a.begin(c, op)
+		}
+		for _, step := range steps {
+			play(s, begin, step)
+		}
+		time.Sleep(2 * time.Minute)
+		s.Close()
+		synctest.Wait()
 	})
+	require.Empty(rt, a.wrong)
+	for c, ops := range a.open {
+		for op, n := range ops {
+			require.Zero(rt, n, "cookie %d: %v has not ended", c, op)
+		}
+	}
+}
+
+// anyStep plays one step of a history of five locks.
+func anyStep(s *space, begin func(dlm.Cookie, dlm.Op), step uint16) {
+	c := dlm.Cookie(step>>3%5 + 1)
+	m := dlm.Modes[step>>6%6]
+	v := &dlm.Value{1}
+	if step>>9&1 == 0 {
+		v = nil
+	}
+	f := []dlm.Flags{0, dlm.NoQueue, dlm.Persistent | dlm.ValueBlock, dlm.ValueBlock}[step>>10&3]
+	switch step & 7 {
+	case 0, 1:
+		begin(c, dlm.OpLock)
+		s.Lock(c, "disk", m, f)
+	case 2:
+		begin(c, dlm.OpConvert)
+		s.Convert(c, m, f, v)
+	case 3:
+		begin(c, dlm.OpUnlock)
+		s.Unlock(c, v)
+	case 4:
+		s.Cancel(c)
+	case 5:
+		begin(c, dlm.OpAdopt)
+		s.Adopt(c, "disk", m, dlm.Persistent)
+	case 6:
+		begin(0, dlm.OpPurge)
+		s.Purge()
+	case 7:
+		time.Sleep(time.Duration(step>>3%64) * time.Millisecond)
+	}
+}
+
+// convertStep has a lock converted, and the conversion canceled.
+func convertStep(s *space, begin func(dlm.Cookie, dlm.Op), step uint16) {
+	const c = 1
+	begin(c, dlm.OpLock)
+	s.Lock(c, "disk", dlm.NL, 0) // unless it is there
+	time.Sleep(time.Duration(step%64) * time.Millisecond)
+	begin(c, dlm.OpConvert)
+	s.Convert(c, dlm.Modes[step>>6%6], 0, nil)
+	time.Sleep(time.Duration(step>>9%32) * time.Millisecond)
+	s.Cancel(c)
 }

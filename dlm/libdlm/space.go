@@ -65,8 +65,10 @@ type lock struct {
 
 	early []dlm.Event // notifications before the adoption has been reported
 
-	unheard bool     // adopted, and the kernel has reported nothing of it yet: see unheard.go
-	tested  *request // the conversion that comes after the test
+	unheard  bool     // adopted, and the kernel has reported nothing of it yet: see unheard.go
+	recalled bool     // the kernel was asked to cancel the operation under way
+	late     bool     // the answer to a cancel may be under way still: see late.go
+	tested   *request // the conversion that comes after the test
 }
 
 type stage uint8
@@ -170,7 +172,7 @@ func (s *space) Convert(c dlm.Cookie, m dlm.Mode, f dlm.Flags, value *dlm.Value)
 	if value != nil && dlm.TransferOf(l.mode, m) == dlm.Writes {
 		r.value = *value
 	}
-	if l.unheard {
+	if l.unheard || l.late {
 		s.testFirst(l, r)
 		return
 	}
@@ -297,6 +299,7 @@ func (s *space) refuseHeld(op dlm.Op, l *lock, status dlm.Status) {
 func (s *space) finish(l *lock, ev dlm.Event) {
 	op := l.op
 	l.op = dlm.OpNone
+	l.settle(ev.Status)
 	if ev.Status.OK() {
 		l.mode = l.want
 	}

@@ -45,10 +45,10 @@ func (s *space) testFirst(l *lock, conversion request) {
 	s.calls.put(request{lock: l, seq: l.seq, call: callTest, mode: l.mode, flags: l.flags&dlm.Persistent | dlm.NoQueue})
 }
 
-// heard ends a test: the lock reports.
+// heard ends a test: the lock reports, and no cancel is under way.
 func (s *space) heard(l *lock, r *result) {
 	conversion := *l.tested
-	l.tested, l.stage = nil, queued
+	l.tested, l.stage, l.late = nil, queued, false
 	switch {
 	case l.canceled:
 		s.finish(l, dlm.Event{Status: dlm.StatusCanceled})
