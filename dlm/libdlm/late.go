@@ -17,10 +17,8 @@ import "github.com/dlmlock/dlmlockd/dlm"
 // place. Nobody cancels it, and another node answers in the order in which it
 // is asked, so with the result of the test the answer to the cancel has come.
 
-// recalling notes that the kernel is asked to cancel the operation under way.
-func (l *lock) recalling() { l.recalled = true }
-
-// settle notes how an operation that may have been recalled has ended.
+// settle notes how an operation has ended, which the kernel may have been asked
+// to cancel.
 func (l *lock) settle(status dlm.Status) {
 	if l.recalled && status != dlm.StatusCanceled {
 		l.late = true

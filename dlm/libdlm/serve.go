@@ -90,7 +90,7 @@ func (s *space) calling(r *request) (dlm.LockID, bool) {
 	}
 	switch r.call {
 	case callCancel:
-		l.recalling()
+		l.recalled = true
 	case callTestAgain, callUnlockAgain:
 		return l.id, s.unanswered(l)
 	case callTest:
