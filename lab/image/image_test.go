@@ -6,8 +6,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -71,6 +73,34 @@ func TestKernelInNeedsAFinishedTree(t *testing.T) {
 func TestUnknownSeries(t *testing.T) {
 	_, err := findKernel(t.Context(), t.TempDir(), "5.10")
 	require.ErrorContains(t, err, "5.10")
+}
+
+// Clusters that begin together don't take the kernel away from each other. The
+// kernel here has no modules.
+func TestKernelIsFetchedOnce(t *testing.T) {
+	dir := t.TempDir()
+	for name, script := range map[string]string{
+		"apt-cache": `echo "  Depends: linux-image-6.12.1-amd64"`,
+		"apt-get":   `sleep 0.2; : > kernel.deb; echo once >> ` + dir + `/downloads`,
+		"dpkg-deb":  `mkdir -p "$3/lib/modules/6.12.1-amd64"`,
+		"depmod":    `: > "$2/lib/modules/$3/modules.dep"`,
+		"modprobe":  `echo no modules >&2; exit 1`,
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh -e\n"+script+"\n"), 0o755))
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	cache := filepath.Join(dir, "cache")
+	var all sync.WaitGroup
+	for range 3 {
+		all.Go(func() {
+			_, err := Prepare(t.Context(), "../..", cache, "6.12")
+			assert.ErrorContains(t, err, "no modules")
+		})
+	}
+	all.Wait()
+	downloads, err := os.ReadFile(filepath.Join(dir, "downloads"))
+	require.NoError(t, err)
+	require.Equal(t, "once\n", string(downloads))
 }
 
 // The initramfs is packed once for the same content, anew for another.

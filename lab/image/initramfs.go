@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 )
 
 // nodeModules are loaded by a node's init, each with what it depends on:
@@ -27,11 +28,16 @@ type Image struct {
 	Modules string // path of the kernel's module tree, for /lib/modules/RELEASE
 }
 
+var preparing sync.Mutex
+
 // Prepare makes the image for a kernel series ("6.1", "6.12") in the cache
 // directory: it downloads the kernel if need be (network, apt), builds the
 // agent from the module at root, and packs the initramfs unless one with the
-// same content is there.
+// same content is there. Calls of one process wait for each other, because its
+// clusters begin together.
 func Prepare(ctx context.Context, root, cache, series string) (Image, error) {
+	preparing.Lock()
+	defer preparing.Unlock()
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return Image{}, err
 	}
