@@ -68,14 +68,20 @@ func twoNodes(t *testing.T, kernel string) {
 	})
 }
 
-// TestThreeNodes plays the stories for three nodes, of which those that are
-// lost are powered off for the others before their locks are given away.
+// TestThreeNodes plays on each kernel the stories for three nodes, of which
+// those that are lost are powered off for the others before their locks are
+// given away.
 func TestThreeNodes(t *testing.T) {
 	lab.Require(t)
 	t.Parallel()
-	r := newServiceRig(t, lab.Config{Nodes: 3, Fencing: true})
-	t.Run("stories", func(t *testing.T) { playStories(t, r, "three") })
-	t.Run("history", func(t *testing.T) { neverTwoHolders(t, r) })
+	for _, kernel := range seriesToTest() {
+		t.Run(kernel, func(t *testing.T) {
+			t.Parallel()
+			r := newServiceRig(t, lab.Config{Kernel: kernel, Nodes: 3, Fencing: true})
+			t.Run("stories", func(t *testing.T) { playStories(t, r, "three") })
+			t.Run("history", func(t *testing.T) { neverTwoHolders(t, r) })
+		})
+	}
 }
 
 // Times are generous: an emulated node on a busy machine is slow, and a time
