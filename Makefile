@@ -94,7 +94,7 @@ demo-cluster: deps-lab ## the same on two real DLM nodes, booted in QEMU
 .PHONY: test-lab
 test-lab: deps-lab ## the tests on real kernels, booted in QEMU
 	@$(MAKE) --no-print-directory build
-	LAB=1 $(GO) test -count=1 -timeout 60m -parallel 3 -tags "$(TAGS)" $(TESTFLAGS) -skip '$(HOSTS)' ./lab/...
+	LAB=1 $(GO) test -count=1 -timeout 60m -parallel 4 -tags "$(TAGS)" $(TESTFLAGS) -skip '$(HOSTS)' ./lab/...
 
 HOSTS = ^(TestLibvirt|TestUnit|TestWalk)$$
 

@@ -49,10 +49,8 @@ func crashPrograms(ctx context.Context, dir, daemon string) (map[string]string, 
 // runs on each node. Under load the resources of both are the same, so that
 // most calls concern locks whose queue the other node keeps, and some are
 // refused because of it. The steps of the story are divided between the nodes;
-// each tells it in a lockspace of its own, whose queues the other node keeps. Of
-// the steps each nth is done, beginning with another one in each run; at random
-// points each daemon is killed that often.
-func crashTests(t *testing.T, r *serviceRig, kills, nth int) {
+// each tells it in a lockspace of its own, whose queues the other node keeps.
+func crashTests(t *testing.T, r *serviceRig, k kills) {
 	r.fresh(t)
 	for from, to := range r.programs.crash {
 		for _, n := range r.cluster.Nodes() {
@@ -60,14 +58,14 @@ func crashTests(t *testing.T, r *serviceRig, kills, nth int) {
 		}
 	}
 	t.Run("at random points", func(t *testing.T) {
-		r.crashOn(t, "TestCrashAtRandomPoints", func(int) crashVars { return crashVars{rounds: kills, lockspace: "vms"} })
+		r.crashOn(t, "TestCrashAtRandomPoints", func(int) crashVars { return crashVars{rounds: k.points, lockspace: "vms"} })
 	})
 	t.Run("at random steps", func(t *testing.T) {
-		r.crashOn(t, "TestCrashAtRandomStepsUnderLoad", func(int) crashVars { return crashVars{rounds: 6, lockspace: "vms"} })
+		r.crashOn(t, "TestCrashAtRandomStepsUnderLoad", func(int) crashVars { return crashVars{rounds: k.steps, lockspace: "vms"} })
 	})
-	skipped := rand.IntN(nth)
+	skipped := rand.IntN(k.nth)
 	share := func(node int) crashVars {
-		return crashVars{lockspace: fmt.Sprintf("vms-%d", node), share: fmt.Sprintf("%d/%d", node*nth-skipped, 2*nth)}
+		return crashVars{lockspace: fmt.Sprintf("vms-%d", node), share: fmt.Sprintf("%d/%d", node*k.nth-skipped, 2*k.nth)}
 	}
 	for _, n := range r.cluster.Nodes() {
 		other := share(3 - n.ID).lockspace
@@ -77,6 +75,13 @@ func crashTests(t *testing.T, r *serviceRig, kills, nth int) {
 	}
 	t.Run("at every step", func(t *testing.T) { r.crashOn(t, "TestCrashAtEveryStep", share) })
 	t.Run("taking many", func(t *testing.T) { r.crashOn(t, "TestCrashInAcquireMany", share) })
+}
+
+// kills says how often a daemon is killed on each node.
+type kills struct {
+	points int // at random points
+	steps  int // at random steps
+	nth    int // of the steps of the story each nth is done, beginning with another one in each run
 }
 
 // crashVars is what the crash test reads from its environment.
