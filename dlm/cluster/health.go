@@ -1,12 +1,14 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/dlmlock/dlmlockd/dlm"
 )
@@ -27,7 +29,7 @@ func (h *Host) Health(ctx context.Context, lockspace string) (dlm.Health, error)
 	var health dlm.Health
 	var err error
 	if health.Recovery, err = h.number(16, sysfs, lockspace, "recover_status"); err == nil {
-		health.Stopped = health.Recovery&recovered == 0
+		health.Stopped = stopped(health.Recovery)
 	}
 	health.Members = h.Members(lockspace)
 	st, err := h.status(ctx)
@@ -81,35 +83,41 @@ func (h *Host) LockspaceID(lockspace string) (uint32, error) {
 	return h.number(10, sysfs, lockspace, "id")
 }
 
+// stopped tells what a recover_status means.
+func stopped(status uint32) bool { return status&recovered == 0 }
+
 // Recovery is the recovery state of one lockspace, kept open to be asked before
 // each request: that costs one read.
-type Recovery struct{ file *os.File }
+type Recovery struct{ fd int }
 
 // Recovery opens the recovery state of a lockspace. Where it can't be read the
 // lockspace never counts as stopped: then the kernel has to say.
 func (h *Host) Recovery(lockspace string) *Recovery {
-	f, err := os.Open(h.path(sysfs, lockspace, "recover_status"))
+	fd, err := unix.Open(h.path(sysfs, lockspace, "recover_status"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return &Recovery{}
+		return &Recovery{-1}
 	}
-	return &Recovery{f}
+	return &Recovery{fd}
 }
 
-// Stopped tells whether the lockspace is stopped now.
+// Stopped tells whether the lockspace is stopped now. It must not be called
+// during Close.
 func (r *Recovery) Stopped() bool {
-	if r.file == nil {
+	var text [16]byte
+	n, err := unix.Pread(r.fd, text[:], 0) // not os.File's, which reads once more to see the end
+	if err != nil {
 		return false
 	}
-	var text [16]byte
-	n, _ := r.file.ReadAt(text[:], 0) // fails with EOF after what there is
-	status, err := strconv.ParseUint(strings.TrimSpace(string(text[:n])), 16, 32)
-	return err == nil && status&recovered == 0
+	status, err := strconv.ParseUint(string(bytes.TrimSpace(text[:n])), 16, 32)
+	return err == nil && stopped(uint32(status))
 }
 
 // Close lets go of the file.
 func (r *Recovery) Close() error {
-	if r.file == nil {
+	if r.fd < 0 {
 		return nil
 	}
-	return r.file.Close()
+	fd := r.fd
+	r.fd = -1
+	return unix.Close(fd)
 }

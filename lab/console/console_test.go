@@ -19,6 +19,7 @@ func TestComplaintsAreRecognised(t *testing.T) {
 		"[   12.3] list_del corruption. next->prev should be ffff, but was 0000",
 		"[   12.3] INFO: task dlm_recoverd:123 blocked for more than 120 seconds.",
 		"[   12.3] Call Trace:",
+		"[   12.3] dlm: shared: remwait error 1 reply 8 wait_type 2 overlap",
 		"[   12.3] Kernel panic - not syncing: sysrq triggered crash",
 		"[   12.3] Out of memory: Killed process 12 (corosync)",
 		"lab: init failed: mount labroot on /host: no such device",
