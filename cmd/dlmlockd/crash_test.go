@@ -538,10 +538,11 @@ func TestCrashAtRandomStepsUnderLoad(t *testing.T) {
 	c := newClient(bus.Dial(t))
 	p := start(t, bus, dir)
 	require.NoError(t, c.join(crashSpace))
-	for range rounds {
+	const early, late = 20, 1020
+	for _, share := range random.Perm(rounds) { // a step of each part of the range
 		p.kill()
 		for ready := false; !ready; { // the activation may take all the steps
-			p, ready = launchHooked(t, bus, dir, 20+random.IntN(1000))
+			p, ready = launchHooked(t, bus, dir, early+(late-early)*share/rounds+random.IntN((late-early)/rounds))
 		}
 		crashRound(t, ws, p, dir, nil)
 		p = start(t, bus, dir)
