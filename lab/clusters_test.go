@@ -56,7 +56,7 @@ func twoNodes(t *testing.T, kernel string) {
 		if kernel == newest {
 			crashTests(t, r, kills{points: 50, steps: 3, nth: 2})
 		} else {
-			crashTests(t, r, kills{points: 25, steps: 2, nth: 3})
+			crashTests(t, r, kills{points: 15, steps: 2, nth: 4})
 		}
 	})
 	t.Run("last stories", func(t *testing.T) { playStories(t, r, "last") })
