@@ -54,7 +54,7 @@ func twoNodes(t *testing.T, kernel string) {
 	t.Run("stories", func(t *testing.T) { playStories(t, r, "two") })
 	t.Run("crash", func(t *testing.T) {
 		if kernel == newest {
-			crashTests(t, r, kills{points: 50, steps: 3, nth: 2})
+			crashTests(t, r, kills{points: 40, steps: 3, nth: 2})
 		} else {
 			crashTests(t, r, kills{points: 15, steps: 2, nth: 4})
 		}

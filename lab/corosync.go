@@ -54,13 +54,14 @@ func (c *Cluster) consensus() time.Duration {
 
 // dlmConf writes dlm.conf(5) for the cluster. After quorum has come back
 // dlm_controld fences those that are still missing, by default half a minute
-// later.
+// later. Ten seconds are enough for a node that has been started to bring that about
+// and to join before it is fenced for its last end.
 func (c *Cluster) dlmConf() string {
 	if !c.config.Fencing {
 		return "enable_fencing=0\nenable_startup_fencing=0\n"
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "enable_fencing=1\nenable_startup_fencing=0\npost_join_delay=5\ndevice labfence %s x=1\n", guest.FencePath)
+	fmt.Fprintf(&b, "enable_fencing=1\nenable_startup_fencing=0\npost_join_delay=10\ndevice labfence %s x=1\n", guest.FencePath)
 	for _, n := range c.nodes {
 		fmt.Fprintf(&b, "connect labfence node=%d id=%d\n", n.ID, n.ID)
 	}
@@ -85,8 +86,8 @@ func (n *Node) JoinDLM(ctx context.Context) error {
 		do   func(context.Context) error
 	}{
 		{"configuration", n.configure},
-		{"corosync", n.startCorosync},
 		{"udev", n.startUdev},
+		{"corosync", n.startCorosync},
 		{"members", func(ctx context.Context) error { return n.WaitMembers(ctx, n.cluster.upIDs()...) }},
 		{"dlm_controld", n.startControld},
 	}
