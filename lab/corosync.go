@@ -54,8 +54,8 @@ func (c *Cluster) consensus() time.Duration {
 
 // dlmConf writes dlm.conf(5) for the cluster. After quorum has come back
 // dlm_controld fences those that are still missing, by default half a minute
-// later. Ten seconds are enough for a node that has been started to bring that about
-// and to join before it is fenced for its last end.
+// later. Within ten seconds a node whose start has brought the quorum back joins,
+// and is not fenced for its last end.
 func (c *Cluster) dlmConf() string {
 	if !c.config.Fencing {
 		return "enable_fencing=0\nenable_startup_fencing=0\n"
