@@ -254,7 +254,8 @@ func (s *story) letter(node int, id uint32) string {
 	return s.lockids[key]
 }
 
-// forget is told that a node was booted: its lockids are new ones.
+// forget is told that a node was booted, or left a lockspace: its lockids are new
+// ones, also where the numbers are old ones.
 func (s *story) forget(node int) {
 	storyMu.Lock()
 	defer storyMu.Unlock()

@@ -218,6 +218,7 @@ func (s *story) onMachine(ctx context.Context, out *bytes.Buffer, id int, verb s
 		out.WriteString(text)
 		return err
 	case "dlm-leave": // LOCKSPACE, as another program would
+		s.forget(id)
 		return s.peer(ctx, id).Remove(ctx, p[0])
 	case "stop-controld": // [force]
 		return n.StopControld(ctx, len(p) > 0)
@@ -345,6 +346,7 @@ func (s *story) call(ctx context.Context, out *bytes.Buffer, c *client.Client, i
 		}
 	case "leave": // LOCKSPACE [force=yes]
 		if err = c.Leave(ctx, lockspace, o["force"] != ""); err == nil {
+			s.forget(id)
 			say("left")
 		}
 	case "orphans": // LOCKSPACE

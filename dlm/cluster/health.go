@@ -35,7 +35,7 @@ func (h *Host) Health(ctx context.Context, lockspace string) (dlm.Health, error)
 	st, err := h.status(ctx)
 	if err != nil {
 		if health.Stopped {
-			health.Reason = fmt.Sprintf("dlm_controld does not answer (%v), and without it the kernel stops every lockspace", err)
+			health.Reason = "dlm_controld does not answer, and without it the kernel stops every lockspace"
 		}
 		return health, nil
 	}
