@@ -96,6 +96,13 @@ test-lab: deps-lab ## the tests on real kernels, booted in QEMU
 	@$(MAKE) --no-print-directory build
 	LAB=1 $(GO) test -count=1 -timeout 60m -parallel 4 -tags "$(TAGS)" $(TESTFLAGS) -skip '$(HOSTS)' ./lab/...
 
+.PHONY: test-engine
+test-engine: deps-lab ## of test-lab: the engine and the crash test, on both kernels
+	@$(MAKE) --no-print-directory build
+	LAB=1 $(GO) test -count=1 -timeout 60m -parallel 2 -tags "$(TAGS)" $(TESTFLAGS) -run '$(ENGINE)' ./lab
+
+ENGINE = ^TestTwoNodes$$/./^(lab|without_a_cluster|cluster|engine|crash)$$
+
 HOSTS = ^(TestLibvirt|TestUnit|TestWalk)$$
 
 .PHONY: test-hosts
