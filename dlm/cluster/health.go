@@ -1,11 +1,9 @@
 package cluster
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -103,13 +101,16 @@ func (h *Host) Recovery(lockspace string) *Recovery {
 // Stopped tells whether the lockspace is stopped now. It must not be called
 // during Close.
 func (r *Recovery) Stopped() bool {
+	if r.fd < 0 {
+		return false
+	}
 	var text [16]byte
 	n, err := unix.Pread(r.fd, text[:], 0) // not os.File's, which reads once more to see the end
 	if err != nil {
 		return false
 	}
-	status, err := strconv.ParseUint(string(bytes.TrimSpace(text[:n])), 16, 32)
-	return err == nil && stopped(uint32(status))
+	status, err := parseNumber(16, text[:n])
+	return err == nil && stopped(status)
 }
 
 // Close lets go of the file.

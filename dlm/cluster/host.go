@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -55,7 +56,12 @@ func (h *Host) number(base int, parts ...string) (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	n, err := strconv.ParseUint(strings.TrimSpace(string(b)), base, 32)
+	return parseNumber(base, b)
+}
+
+// parseNumber reads what the kernel writes into a file for one number.
+func parseNumber(base int, text []byte) (uint32, error) {
+	n, err := strconv.ParseUint(string(bytes.TrimSpace(text)), base, 32)
 	return uint32(n), err
 }
 
