@@ -150,7 +150,7 @@ func installed(ctx context.Context, n *lab.Node, program string) (service.Servic
 func (r *serviceRig) boot(t *testing.T, id int) error {
 	err := r.bootOnce(t, id)
 	if err != nil && !r.cluster.Node(id).Up() {
-		t.Logf("node %d was fenced as it came up, and is started again: %v", id, err)
+		t.Logf("node %d is off again, fenced as it came up perhaps, and is started once more: %v", id, err)
 		err = r.bootOnce(t, id)
 	}
 	return err

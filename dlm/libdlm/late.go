@@ -16,6 +16,8 @@ import "github.com/dlmlock/dlmlockd/dlm"
 // test, as that of a lock that was not heard of (unheard.go): a conversion in
 // place. Nobody cancels it, and another node answers in the order in which it
 // is asked, so with the result of the test the answer to the cancel has come.
+// The test changes neither the mode nor whether the lock is persistent: a process
+// that dies during it leaves the lock as it was.
 
 // settle notes how an operation has ended, which the kernel may have been asked
 // to cancel.
