@@ -93,17 +93,6 @@ func (s *Service) Inspect(lockspace, resource string, done func(Inspection, erro
 	s.submit(&call{kind: callInspect, op: "inspect", space: lockspace, resource: resource, done: done}, s.t.inspect)
 }
 
-// List returns a page of locks.
-func (s *Service) List(f Filter, done func([]LockInfo, Ref, error)) {
-	ok := s.post(func() {
-		page, next := s.t.list(f)
-		done(page, next, nil)
-	})
-	if !ok {
-		done(nil, 0, &Error{Op: "list", Kind: ShuttingDown, Text: "the service has stopped"})
-	}
-}
-
 // Lockspaces lists the lockspaces of this instance by name.
 func (s *Service) Lockspaces(done func([]LockspaceInfo, error)) {
 	if !s.post(func() { done(s.t.lockspaces(), nil) }) {

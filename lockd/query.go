@@ -3,7 +3,6 @@ package lockd
 import (
 	"cmp"
 	"slices"
-	"sort"
 
 	"github.com/dlmlock/dlmlockd/dlm"
 )
@@ -115,58 +114,6 @@ func (t *table) known(sp *space, resource string) *Inspection {
 		}
 	}
 	return in
-}
-
-// scanLimit is how many locks one page looks at before it ends early, so that
-// a filter that matches little never holds up the owner goroutine.
-const scanLimit = 20000
-
-// list returns one page.
-func (t *table) list(f Filter) (page []LockInfo, next Ref) {
-	limit := t.limits.PageSize
-	if f.Limit > 0 && f.Limit < limit {
-		limit = f.Limit
-	}
-	if f.Lockspace != "" && f.Resource != "" {
-		return t.listResource(f, limit)
-	}
-	seen := 0
-	from := 0
-	if f.After > 0 {
-		from = sort.Search(len(t.order), func(i int) bool { return t.order[i].ref > f.After })
-	}
-	for i := from; i < len(t.order); i++ {
-		l := t.order[i].l
-		if seen++; seen > scanLimit {
-			return page, t.order[i-1].ref
-		}
-		if l == nil || !f.match(l) {
-			continue
-		}
-		if len(page) == limit {
-			return page, page[len(page)-1].Ref
-		}
-		page = append(page, l.info())
-	}
-	return page, 0
-}
-
-func (t *table) listResource(f Filter, limit int) (page []LockInfo, next Ref) {
-	sp := t.spaces[f.Lockspace]
-	if sp == nil {
-		return nil, 0
-	}
-	var in []*lock
-	for l := sp.byResource[f.Resource]; l != nil; l = l.nextRes {
-		if l.ref > f.After && f.match(l) {
-			in = append(in, l)
-		}
-	}
-	page = infos(in)
-	if len(page) > limit {
-		return page[:limit], page[limit-1].Ref
-	}
-	return page, 0
 }
 
 func (f *Filter) match(l *lock) bool {

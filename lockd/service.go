@@ -83,6 +83,8 @@ type Service struct {
 	statusMu sync.Mutex
 	status   Status
 
+	chores []func() (more bool) // long work under way; only the owner goroutine touches it
+
 	told   Status // last StatusChanged
 	looker dlm.Looker
 }
@@ -177,6 +179,7 @@ func (s *Service) loop(ctx context.Context) {
 	for {
 		batch = s.inbox.take(batch)
 		s.serve(batch)
+		s.nextChore()
 		at, ok := s.t.next()
 		if ok && !at.After(time.Now()) {
 			s.turn(s.t.tick)
@@ -188,7 +191,7 @@ func (s *Service) loop(ctx context.Context) {
 		}
 		var more chan struct{}
 		switch {
-		case len(batch) > 0:
+		case len(batch) > 0 || len(s.chores) > 0:
 			more = always
 		case ok:
 			timer.Reset(time.Until(at))
@@ -496,6 +499,9 @@ func (s *Service) shutdown() {
 	close(s.done)
 	s.inbox.close()
 	s.serve(s.inbox.take(nil)) // who came in time gets an answer
+	for len(s.chores) > 0 {
+		s.nextChore()
+	}
 	s.cancel()
 	for _, sp := range s.t.spaces {
 		if h := sp.handle; h != nil {

@@ -135,20 +135,69 @@ func TestPaging(t *testing.T) {
 	}
 }
 
-// A filter that matches little ends its page early, and the walk still finds everything.
-func TestPageLooksAtSoManyOnly(t *testing.T) {
+// A page of a filter that matches little has what matches, however many locks
+// have to be looked at for it, and a turn looks at so many only.
+func TestPageOfAFilterThatMatchesLittle(t *testing.T) {
 	tab, sp := newTestTable()
-	var rare []Ref
-	for i := range 2*scanLimit + 10 {
-		l := addHeld(tab, sp, "x", uint32(i%scanLimit/(scanLimit-1)), "") // one in scanLimit is of uid 1
-		if l.uid == 1 {
+	const each = 3*scanSlice + 10
+	var rare, needles []Ref
+	for i := range 3 * each {
+		addHeld(tab, sp, "x", 0, "")
+		if i%each == each-1 {
+			l := addHeld(tab, sp, "x", 1, "needle")
 			rare = append(rare, l.ref)
+			needles = append(needles, l.ref)
+		}
+		if i%3 == 0 { // more of one owner than are looked at in one turn
+			needles = append(needles, addHeld(tab, sp, fmt.Sprint(i), 2, "needle").ref)
 		}
 	}
-	require.Len(t, rare, 2)
 	got, pages := walk(t, tab, Filter{UID: 1, HasUID: true})
 	require.Equal(t, rare, got)
-	require.Greater(t, pages, 1)
+	require.Equal(t, 1, pages)
+	got, _ = walk(t, tab, Filter{Lockspace: "vms", Resource: "x", UID: 1, HasUID: true})
+	require.Equal(t, rare, got)
+	got, _ = walk(t, tab, Filter{HasOwner: true, Owner: "needle"})
+	require.Equal(t, needles, got)
+	got, _ = walk(t, tab, Filter{HasOwner: true, Owner: "needle", After: needles[len(needles)-10]})
+	require.Equal(t, needles[len(needles)-9:], got)
+
+	g := tab.newListing(Filter{UID: 3, HasUID: true})
+	turns := 1
+	for last := g.after; tab.lookOn(g); turns++ {
+		require.LessOrEqual(t, tab.orderIndex(g.after)-tab.orderIndex(last), scanSlice)
+		last = g.after
+	}
+	require.Greater(t, turns, len(tab.order)/scanSlice)
+	require.Empty(t, g.page)
+}
+
+// What comes in while a long listing is under way does not wait for its end.
+func TestListingLetsOthersGoFirst(t *testing.T) {
+	node := local.NewCluster("c").AddNode(1)
+	d := newHost(node).start(t)
+	defer d.stop()
+	var order []string // written on the owner goroutine
+	ended := make(chan struct{})
+	d.post(func() {
+		for range 10 * scanSlice {
+			addHeld(d.t, d.t.spaces["vms"], "x", 7, "")
+		}
+		for i := range 3 {
+			d.List(Filter{UID: 8, HasUID: true}, func(page []LockInfo, next Ref, err error) {
+				order = append(order, "listed")
+				if i == 2 {
+					close(ended)
+				}
+			})
+		}
+		d.Lockspaces(func([]LockspaceInfo, error) {
+			order = append(order, "lockspaces")
+			d.Lockspaces(func([]LockspaceInfo, error) { order = append(order, "again") })
+		})
+	})
+	<-ended
+	require.Equal(t, []string{"lockspaces", "again", "listed", "listed", "listed"}, order)
 }
 
 // Inspect of a resource with very many holders shows some of them, and says so.
