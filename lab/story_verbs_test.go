@@ -245,6 +245,9 @@ func (s *story) onMachine(ctx context.Context, out *bytes.Buffer, id int, verb s
 	case "end-process": // NAME
 		_, err := n.Run(ctx, "kill", "-KILL", strconv.FormatUint(uint64(s.pids[p[0]]), 10))
 		return err
+	case "set-clock": // +SECONDS or -SECONDS : the wall clock, by so much
+		_, err := n.Run(ctx, "sh", "-c", "date -s \"@$(($(date +%s) "+p[0]+"))\" >/dev/null")
+		return err
 	case "sleep": // SECONDS, on that node's clock
 		_, err := n.Run(ctx, "sleep", p[0])
 		return err

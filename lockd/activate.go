@@ -72,6 +72,7 @@ func (t *table) load(r state.Lock) *lock {
 		l.onLost = &OnLost{Helper: r.OnLost, Data: r.OnLostData}
 	}
 	l.sp.highToken = max(l.sp.highToken, l.token)
+	t.see(l.token)
 	t.add(l)
 	// A name of another bus, or of one that was restarted since, is dead; it must
 	// not be taken for the same name here.

@@ -60,6 +60,14 @@ type Config struct {
 	// must not block. May be nil.
 	Notify func(Notice)
 	Log    *slog.Logger // nil: discard
+	// Clock reads the wall clock and after it the time since the boot, suspend
+	// included. Nil: time.Now, and the time since New.
+	Clock func() (wall time.Time, up time.Duration)
+	// TokenEpoch is what NoteEpoch was last given in this boot, by whatever
+	// process; 0: nothing. NoteEpoch keeps it until the next start, so that a
+	// clock that is set back takes no token back; it may block. Nil: it is not kept.
+	TokenEpoch int64
+	NoteEpoch  func(epoch int64) error
 	// OnStep, where set, is called before each step of the order of events
 	// with its name. Tests end the process in it.
 	OnStep func(step string)
@@ -73,6 +81,7 @@ type Service struct {
 	inbox   inbox
 	journal *journal
 	logs    *logQueue
+	epochs  *epochNotes
 	t       *table
 	ctx     context.Context // of Run; work in flight ends with it
 	cancel  context.CancelFunc
@@ -105,15 +114,21 @@ func New(cfg Config) *Service {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Clock == nil {
+		began := time.Now()
+		cfg.Clock = func() (time.Time, time.Duration) { return time.Now(), time.Since(began) }
+	}
 	s := &Service{cfg: cfg, ready: make(chan struct{}), done: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.inbox.wake = make(chan struct{}, 1)
 	s.logs = newLogQueue(cfg.Log)
+	s.epochs = newEpochNotes(cfg.NoteEpoch, cfg.Log)
 	s.looker, _ = cfg.Engine.(dlm.Looker)
 	s.t = newTable(cfg.Limits, cfg.OpTimeout, cfg.Instance)
 	s.t.node, s.t.engine, s.t.busID = cfg.Node, cfg.Engine.Name(), cfg.BusID
 	s.t.raw = cfg.RawValues
 	s.t.helpers = cfg.Helpers
+	s.t.epoch, s.t.noted = cfg.TokenEpoch, cfg.TokenEpoch
 	s.journal = newJournal(cfg.Journal, s.post, s.t.journalHealthy)
 	s.status = s.t.status()
 	return s
@@ -126,6 +141,7 @@ func New(cfg Config) *Service {
 func (s *Service) Run(ctx context.Context) error {
 	s.work.Go(s.journal.run)
 	s.work.Go(s.logs.run)
+	s.work.Go(func() { s.epochs.run(s.ctx.Done()) })
 	if s.looker != nil {
 		s.work.Go(s.watchHealth)
 	}
@@ -231,7 +247,7 @@ const drainTime = 3 * time.Second
 
 // turn gives the table one event and carries out what it asks for.
 func (s *Service) turn(fn func()) {
-	s.t.now = time.Now()
+	s.t.pass(s.cfg.Clock())
 	s.t.debug = s.logs.debug()
 	fn()
 	s.t.endTurn()
@@ -287,6 +303,8 @@ func (s *Service) carryOut(a action) {
 		if s.cfg.Processes != nil {
 			s.cfg.Processes.Unwatch(a.proc)
 		}
+	case epochAction:
+		s.epochs.note(a.epoch)
 	case startedAction:
 		if r, ok := a.c.done.(*request); ok {
 			r.start(a.c.request, nil)

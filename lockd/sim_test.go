@@ -25,6 +25,8 @@ type sim struct {
 	spaces  []string // joined at the start
 
 	now     time.Time
+	stepped time.Duration // by how much the wall clock was set, on top of now
+	epoch   int64         // what the state directory has noted
 	engine  *local.Engine
 	tab     *table
 	writer  *journal       // the real one, without its goroutine
@@ -47,6 +49,9 @@ type simCall struct {
 	count   uint32
 }
 
+// simBoot is when the nodes of a sim were booted.
+var simBoot = time.Date(2025, 12, 31, 0, 0, 0, 0, time.UTC)
+
 func newSim(t reporter, node *local.Node, spaces ...string) *sim {
 	return &sim{t: t, node: node, journal: newMemJournal(), limits: DefaultLimits(), spaces: spaces,
 		now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
@@ -59,6 +64,7 @@ func (s *sim) start() {
 	require.NoError(s.t, err)
 	s.tab = newTable(s.limits, defaultOpTimeout, "test")
 	s.tab.node, s.tab.engine, s.tab.busID = info, "local", "bus"
+	s.tab.epoch, s.tab.noted = s.epoch, s.epoch
 	s.inbox, s.appends, s.work, s.calls = nil, nil, nil, nil
 	tab := s.tab
 	post := func(fn func()) bool {
@@ -86,7 +92,8 @@ func (s *sim) restart() {
 }
 
 func (s *sim) turn(fn func()) {
-	s.tab.now = s.now
+	s.tab.pass(s.now.Add(s.stepped), s.now.Sub(simBoot))
+	s.tab.now = s.now // deadlines are of a clock that nobody sets
 	fn()
 	s.tab.endTurn()
 	for i := 0; i < len(s.tab.out); i++ {
@@ -133,6 +140,8 @@ func (s *sim) carryOut(a action) {
 		}
 	case lookAction:
 		s.look(a)
+	case epochAction:
+		s.epoch = a.epoch
 	}
 }
 

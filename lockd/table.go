@@ -63,6 +63,9 @@ type ownerKey struct {
 // append to out what has to be done. Not safe for concurrent use.
 type table struct {
 	now    time.Time
+	up     time.Duration // since the boot
+	epoch  int64         // when the boot began by the clock of the tokens, in microseconds since 1970
+	noted  int64         // the epoch that was last given to be noted
 	out    []action
 	limits Limits
 	node   dlm.NodeInfo

@@ -10,9 +10,9 @@ const maxToken = 1 << 63
 //
 // A grant in PW or EX gets a number larger than every earlier one of that
 // resource in the cluster: one more than the largest of what the value block
-// says, what this instance has seen in the lockspace, and the clock in
-// microseconds. The value block alone would not do: it is forgotten when nobody
-// holds the resource for a while, and may be old when a holder's node has died
+// says, what this instance has seen in the lockspace, and the clock of the
+// tokens in microseconds. The value block alone would not do: it is forgotten
+// when nobody holds the resource, and may be old when a holder's node has died
 // (VALNOTVALID). The clock covers both, so the promise is as good as the clocks
 // of the nodes: docs/tokens.md says exactly when it holds.
 //
@@ -24,15 +24,17 @@ func (t *table) token(sp *space, mode dlm.Mode, ev dlm.Event) uint64 {
 	var current uint64
 	if h, ok := DecodeHolder(ev.Value); ok && ev.HasValue && h.Token < maxToken {
 		current = h.Token
-		sp.highToken = max(sp.highToken, current)
+		if h.Token > sp.highToken { // not one of this instance
+			sp.highToken = h.Token
+			t.see(h.Token)
+		}
 	}
-	clock := uint64(max(t.now.UnixMicro(), 0))
 	if mode < dlm.PW {
 		if current != 0 && !ev.ValueInvalid {
 			return current
 		}
-		return max(sp.highToken, clock)
+		return max(sp.highToken, t.clock())
 	}
-	sp.highToken = max(sp.highToken, clock) + 1
+	sp.highToken = max(sp.highToken, t.clock()) + 1
 	return sp.highToken
 }

@@ -49,6 +49,7 @@ type daemon struct {
 	engine   dlm.Engine
 	file     *state.File
 	found    state.Contents // what the state file said
+	epoch    int64          // of the clock of the tokens, as it was noted in this boot
 	node     dlm.NodeInfo
 	bootID   string
 	bus      *dbus.Bus
@@ -108,6 +109,9 @@ func (d *daemon) openState(ctx context.Context) (err error) {
 	if err != nil {
 		return errors.Join(err, d.engine.Close())
 	}
+	if d.epoch, err = d.file.Epoch(); err != nil {
+		d.log.Error("the clock of the fencing tokens is not known, so they rely on the wall clock", "err", err)
+	}
 	d.log.Info("state file read", "path", d.file.Path(), "locks", len(d.found.Locks), "lockspaces", len(d.found.Spaces))
 	restore(d.engine, d.found, d.bootID, d.file.Header().Instance, d.log)
 	return nil
@@ -147,6 +151,7 @@ func (d *daemon) serviceConfig() lockd.Config {
 	return lockd.Config{
 		Engine: d.engine, Journal: d.file, Contents: d.found, BootID: d.bootID, Instance: d.file.Header().Instance,
 		Node: d.node, RawValues: d.opts.RawValueLockspaces, OpTimeout: d.opts.OpTimeout, Processes: d.watcher, Log: d.log,
+		Clock: clocks, TokenEpoch: d.epoch, NoteEpoch: d.file.NoteEpoch,
 	}
 }
 

@@ -1,0 +1,223 @@
+package lockd
+
+import (
+	"errors"
+	"log/slog"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/dlm/local"
+)
+
+// tokenRig is two nodes whose value blocks are forgotten with the last lock, so
+// that the clocks alone decide.
+type tokenRig struct {
+	t     *testing.T
+	nodes map[int]*sim
+	last  uint64
+}
+
+func newTokenRig(t *testing.T, ahead time.Duration) *tokenRig {
+	r := &tokenRig{t: t, nodes: map[int]*sim{}}
+	cluster := local.NewCluster("test")
+	for n := 1; n <= 2; n++ {
+		s := newSim(t, cluster.AddNode(uint32(n)), "vms")
+		if n == 1 {
+			s.stepped = ahead
+		}
+		r.nodes[n] = s
+		s.start()
+		s.rest()
+	}
+	return r
+}
+
+// settle has both nodes come to rest.
+func (r *tokenRig) settle() {
+	for range 10 {
+		r.nodes[1].rest()
+		r.nodes[2].rest()
+	}
+}
+
+func (r *tokenRig) sleep(d time.Duration) {
+	for _, s := range r.nodes {
+		s.pass(d)
+	}
+}
+
+func (r *tokenRig) take(node int) uint64 {
+	c := r.nodes[node].acquire(root, AcquireOptions{}, Want{"vms", "disk", dlm.EX})
+	r.settle()
+	require.NoError(r.t, c.err)
+	require.Len(r.t, c.grants, 1)
+	return c.grants[0].Token
+}
+
+func (r *tokenRig) release(node int) {
+	c := r.nodes[node].release(root, "vms", "disk", Selector{})
+	r.settle()
+	require.NoError(r.t, c.err)
+}
+
+// grows takes the resource and lets go of it; its token must be the largest yet.
+func (r *tokenRig) grows(node int, when string) {
+	r.t.Helper()
+	token := r.take(node)
+	require.Greater(r.t, token, r.last, "node %d, %s: smaller by %s", node, when, time.Duration(r.last-token)*time.Microsecond)
+	r.last = token
+	r.release(node)
+}
+
+// The clock of a node is set back while the service runs, again and again: the
+// tokens go on.
+func TestTokenClockIsSetBack(t *testing.T) {
+	r := newTokenRig(t, 0)
+	r.grows(2, "before")
+	r.nodes[2].stepped = -time.Hour
+	for range 4 {
+		r.grows(2, "after the clock was set back")
+		r.sleep(3 * time.Second)
+		r.grows(1, "3 s later")
+		r.sleep(time.Millisecond)
+	}
+	r.nodes[2].stepped = -2 * time.Hour
+	r.sleep(time.Second)
+	r.grows(2, "set back once more")
+}
+
+// A restart after the clock was set back, and a kill: the epoch is noted.
+func TestTokenClockIsSetBackBeforeARestart(t *testing.T) {
+	r := newTokenRig(t, 0)
+	r.grows(2, "before")
+	r.nodes[2].stepped = -time.Hour
+	r.nodes[2].restart()
+	for range 4 {
+		r.sleep(time.Second)
+		r.grows(2, "after the restart")
+		r.sleep(time.Second)
+		r.grows(1, "a second later")
+	}
+	r.nodes[2].restart()
+	r.nodes[2].restart()
+	r.sleep(time.Second)
+	r.grows(2, "after two more")
+}
+
+// A clock that was ahead for a moment and was put right: the tokens of that
+// moment stay below those that come later, over a restart as well.
+func TestTokenClockWasAheadForAMoment(t *testing.T) {
+	r := newTokenRig(t, 0)
+	r.nodes[1].stepped = 24 * time.Hour
+	r.grows(1, "ahead by a day")
+	r.nodes[1].stepped = 0
+	r.sleep(time.Second)
+	r.grows(1, "put right")
+	r.nodes[1].restart()
+	r.sleep(time.Second)
+	r.grows(1, "put right, and restarted")
+}
+
+// A node whose clock is behind learns that from the first token that it reads,
+// of whatever resource in whatever mode, and keeps it over a restart.
+func TestTokenClockIsLearned(t *testing.T) {
+	r := newTokenRig(t, time.Hour)
+	hold := r.nodes[1].acquire(root, AcquireOptions{}, Want{"vms", "other", dlm.PW})
+	r.settle()
+	require.NoError(t, hold.err)
+	require.NoError(t, r.nodes[1].convert(root, Want{"vms", "other", dlm.CR}, Selector{}, 0).err)
+	r.settle()
+	r.grows(1, "ahead by an hour")
+	r.sleep(time.Second)
+	read := r.nodes[2].acquire(root, AcquireOptions{}, Want{"vms", "other", dlm.CR})
+	r.settle()
+	require.NoError(t, read.err)
+	r.sleep(time.Second)
+	r.grows(2, "it has read a token of node 1")
+	r.nodes[2].restart()
+	r.sleep(time.Second)
+	r.grows(1, "in turns")
+	r.sleep(time.Second)
+	r.grows(2, "restarted")
+}
+
+// Suspend: the wall clock goes on and so does the time since the boot.
+// A token that says more than any clock can is not believed.
+func TestTokenClockTakesNoDamage(t *testing.T) {
+	tab := newTable(DefaultLimits(), time.Second, "test")
+	tab.pass(time.UnixMicro(1000), 0)
+	tab.see(maxToken)
+	tab.see(maxToken + 5)
+	require.Equal(t, uint64(1000), tab.clock())
+	tab.see(2000)
+	require.Equal(t, uint64(2000), tab.clock())
+	tab.pass(time.UnixMicro(500), time.Second)
+	require.Equal(t, uint64(1_002_000), tab.clock())
+	tab.pass(time.UnixMicro(-5_000_000), 2*time.Second)
+	require.Equal(t, uint64(2_002_000), tab.clock(), "a clock before 1970")
+}
+
+// The epoch is noted once for each step, and not for what two readings differ by.
+func TestTokenEpochIsNotedSeldom(t *testing.T) {
+	tab := newTable(DefaultLimits(), time.Second, "test")
+	notes := 0
+	pass := func(wall time.Time, up time.Duration) {
+		tab.pass(wall, up)
+		for _, a := range tab.out {
+			if _, ok := a.(epochAction); ok {
+				notes++
+			}
+		}
+		tab.out = nil
+	}
+	wall, up := time.UnixMicro(1_767_225_600_000_000), time.Hour
+	for i := range 1000 {
+		pass(wall, up+time.Duration(i%7)*time.Microsecond)
+		wall, up = wall.Add(time.Millisecond), up+time.Millisecond
+	}
+	require.Equal(t, 1, notes)
+	pass(wall.Add(time.Minute), up)
+	pass(wall, up)
+	require.Equal(t, 2, notes)
+}
+
+// What can't be noted is tried again, said once, and written in the end.
+func TestTokenEpochNotes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var got []int64
+		failing := true
+		fail := func(f bool) { mu.Lock(); defer mu.Unlock(); failing = f }
+		saved := func() []int64 { mu.Lock(); defer mu.Unlock(); return got }
+		n := newEpochNotes(func(e int64) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if failing {
+				return errors.New("no")
+			}
+			got = append(got, e)
+			return nil
+		}, slog.New(slog.DiscardHandler))
+		done := make(chan struct{})
+		go n.run(done)
+		n.note(1)
+		synctest.Wait()
+		require.Empty(t, saved())
+		fail(false)
+		time.Sleep(epochRetry)
+		synctest.Wait()
+		require.Equal(t, []int64{1}, saved())
+		fail(true)
+		n.note(2)
+		synctest.Wait()
+		fail(false)
+		close(done)
+		synctest.Wait()
+		require.Equal(t, []int64{1, 2}, saved())
+	})
+}

@@ -1,0 +1,91 @@
+package state
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+)
+
+// The file beside the map that holds the epoch of the clock of the fencing
+// tokens: when the boot began, by that clock. It is a file of its own because it
+// is not a record of anything, and a map of any format goes with it.
+const (
+	clockName          = "clock.toml"
+	temporaryClockName = "clock.toml.new"
+	clockBanner        = "# When this boot began, by the clock of the fencing tokens of dlmlockd, in\n" +
+		"# microseconds since 1970. docs/state-file.md says more.\n"
+	maxClockFile = 4096 // bytes
+)
+
+// errClock: the file is not as NoteEpoch wrote it.
+var errClock = errors.New("its text does not match its check")
+
+// appendClock appends the text of the file.
+func appendClock(b []byte, bootID string, epoch int64) []byte {
+	start := len(b)
+	b = append(b, clockBanner...)
+	b = appendString(b, keyBootID, bootID)
+	b = appendInt(b, "epoch = ", uint64(epoch))
+	return appendCheck(b, start)
+}
+
+// Epoch returns what NoteEpoch has noted in this boot; 0 if it has not. A file
+// that can't be read or is damaged is an error: what it said is lost, and the
+// wall clock is all there is.
+func (f *File) Epoch() (int64, error) {
+	path := filepath.Join(f.dir.path, clockName)
+	fd, err := f.dir.openRegular(clockName, os.O_RDONLY)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer fd.Close()
+	text, err := io.ReadAll(io.LimitReader(fd, maxClockFile))
+	if err != nil {
+		return 0, &Error{Op: "load", Path: path, Err: err}
+	}
+	_, number, _ := bytes.Cut(text, []byte("\nepoch = "))
+	number, _, _ = bytes.Cut(number, []byte("\n"))
+	epoch, err := strconv.ParseInt(string(number), 10, 64)
+	if err != nil || epoch < 0 {
+		return 0, &Error{Op: "load", Path: path, Err: errClock}
+	}
+	if bytes.Equal(text, appendClock(nil, f.header.BootID, epoch)) {
+		return epoch, nil
+	}
+	if !bytes.HasPrefix(text, []byte(clockBanner)) || bytes.Contains(text, []byte("\nboot-id = \""+f.header.BootID+"\"\n")) {
+		return 0, &Error{Op: "load", Path: path, Err: errClock}
+	}
+	return 0, nil // of another boot
+}
+
+// NoteEpoch keeps the epoch for the next start in this boot. It replaces the
+// file at once, so a crash leaves the old one or the new one.
+func (f *File) NoteEpoch(epoch int64) error {
+	path := filepath.Join(f.dir.path, clockName)
+	if epoch < 0 {
+		return &Error{Op: "write", Path: path, Err: fmt.Errorf("%w: epoch %d", ErrRecord, epoch)}
+	}
+	f.dir.root.Remove(temporaryClockName)
+	fd, err := f.dir.root.OpenFile(temporaryClockName, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return &WriteError{"create", path, err}
+	}
+	_, err = fd.Write(appendClock(nil, f.header.BootID, epoch))
+	err = errors.Join(err, fd.Close())
+	if err == nil {
+		err = f.dir.root.Rename(temporaryClockName, clockName)
+	}
+	if err != nil {
+		f.dir.root.Remove(temporaryClockName)
+		return &WriteError{"write", path, err}
+	}
+	return nil
+}
