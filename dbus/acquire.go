@@ -157,10 +157,14 @@ func parseWant(op string, body *reader) (lockd.Want, error) {
 	return w, err
 }
 
+// wanted is what a call is about that wants a lock.
+func wanted(op string, w lockd.Want, owner string) about {
+	return about{op: op, lockspace: w.Lockspace, resource: w.Resource, mode: w.Mode.String(), owner: owner}
+}
+
 func (r *acquire) serve(c *call) {
-	for i := range r.wants {
-		w := &r.wants[i]
-		if err := c.authorizeFor(lockd.ActAcquire, w.Lockspace, w.Resource, w.Mode.String(), r.opts.Owner); err != nil {
+	for _, w := range r.wants {
+		if err := c.authorize(lockd.ActAcquire, wanted("acquire", w, r.opts.Owner)); err != nil {
 			c.fail(err)
 			return
 		}

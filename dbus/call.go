@@ -1,10 +1,12 @@
 package dbus
 
 import (
+	"errors"
 	"log/slog"
 	"runtime/debug"
 	"sync/atomic"
 
+	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/lockd"
 )
 
@@ -93,24 +95,42 @@ func (c *call) caller() lockd.Caller {
 	return lockd.Caller{UID: c.who.uid, GIDs: c.who.gids, PID: c.who.pid, Sender: c.sender, Privileged: c.who.uid == 0}
 }
 
+// about is what a call wants to do: for the authoriser, its rules and its
+// messages, and for the error that the caller gets where it refuses.
+type about struct {
+	op                         string // as in the other errors of the member
+	lockspace, resource, owner string // "": none
+	mode                       string // "": none
+}
+
 // authorize asks whether the caller may do it. Root may do everything, and is
 // never made to wait for an authoriser: a broken one must not keep the
 // administrator out. (polkit does not ask about root either.)
-func (c *call) authorize(a lockd.Action, lockspace, resource, mode string) error {
-	return c.authorizeFor(a, lockspace, resource, mode, "")
-}
-
-// authorizeFor is authorize where the call names an owner.
-func (c *call) authorizeFor(a lockd.Action, lockspace, resource, mode, owner string) error {
+func (c *call) authorize(a lockd.Action, w about) error {
 	if c.who.uid == 0 {
 		return nil
 	}
 	details := make(map[string]string, 4)
-	for _, d := range [...][2]string{{"lockspace", lockspace}, {"resource", resource}, {"mode", mode}, {"owner", owner}} {
+	for _, d := range [...][2]string{{"lockspace", w.lockspace}, {"resource", w.resource}, {"mode", w.mode}, {"owner", w.owner}} {
 		if d[1] != "" {
 			details[d[0]] = d[1]
 		}
 	}
 	s := lockd.Subject{Sender: c.sender, UID: c.who.uid, GIDs: c.who.gids, Interactive: c.interactive}
-	return c.srv.auth.Authorize(c.peer.ctx, s, a, details)
+	return w.refusal(c.srv.auth.Authorize(c.peer.ctx, s, a, details))
+}
+
+// refusal makes the authoriser's error one of the call: an authoriser knows
+// actions, and an action stands for several members.
+func (w about) refusal(err error) error {
+	var e *lockd.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	refused := *e
+	refused.Op, refused.Lockspace, refused.Resource, refused.Mode = w.op, w.lockspace, w.resource, dlm.None
+	if m, err := dlm.ParseMode(w.mode); err == nil {
+		refused.Mode = m
+	}
+	return &refused
 }

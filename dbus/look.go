@@ -13,7 +13,7 @@ func parseInspect(body *reader) (request, error) {
 }
 
 func (r *inspect) serve(c *call) {
-	if err := c.authorize(lockd.ActInspect, r.lockspace, r.resource, ""); err != nil {
+	if err := c.authorize(lockd.ActInspect, about{op: "inspect", lockspace: r.lockspace, resource: r.resource}); err != nil {
 		c.fail(err)
 		return
 	}
@@ -77,7 +77,7 @@ func parseListLocks(body *reader) (request, error) {
 }
 
 func (r *listLocks) serve(c *call) {
-	if err := c.authorize(lockd.ActInspect, r.filter.Lockspace, r.filter.Resource, ""); err != nil {
+	if err := c.authorize(lockd.ActInspect, about{op: "list", lockspace: r.filter.Lockspace, resource: r.filter.Resource}); err != nil {
 		c.fail(err)
 		return
 	}

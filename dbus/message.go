@@ -120,6 +120,14 @@ func (r *reader) byte() byte {
 	return 0
 }
 
+func (r *reader) uint16() uint16 {
+	r.align(2)
+	if p := r.take(2); p != nil {
+		return r.order.Uint16(p)
+	}
+	return 0
+}
+
 func (r *reader) uint32() uint32 {
 	r.align(4)
 	if p := r.take(4); p != nil {

@@ -54,7 +54,7 @@ func ask[T any](c *call, question func(done func(T))) (v T, err error) {
 
 // see finds what the object is about, for a caller who may look.
 func (c *call) see() (any, error) {
-	if err := c.authorize(lockd.ActInspect, "", "", ""); err != nil {
+	if err := c.authorize(lockd.ActInspect, about{op: "inspect"}); err != nil {
 		return nil, err
 	}
 	return c.node.look(c)
@@ -78,7 +78,7 @@ func (introspectObject) serve(c *call) {
 type introspectChildren struct{}
 
 func (introspectChildren) serve(c *call) {
-	err := c.authorize(lockd.ActInspect, "", "", "")
+	err := c.authorize(lockd.ActInspect, about{op: "inspect"})
 	var names []string
 	if err == nil {
 		names, err = c.node.children(c)
@@ -187,7 +187,7 @@ type getManaged struct{}
 func (getManaged) weight() int32 { return 16 }
 
 func (getManaged) serve(c *call) {
-	if err := c.authorize(lockd.ActInspect, "", "", ""); err != nil {
+	if err := c.authorize(lockd.ActInspect, about{op: "inspect"}); err != nil {
 		c.fail(err)
 		return
 	}

@@ -3,6 +3,8 @@ package dbus
 import (
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -27,26 +29,35 @@ const (
 	maxText = 4096
 )
 
-// option is a key that a member knows. set gets a value of type sig.
+// option is a key that a member knows. set gets a value of type sig. Where that
+// is a number (u or t) the caller may send any integer type: what a shell or a
+// scripting language makes of a number is rarely the one that is documented.
 type option[T any] struct {
 	key, sig string
 	set      func(into *T, value any) error
 }
 
 // parseOptions reads an a{sv} as known says. op is the operation, for errors.
+// The bus lets a key through that comes twice, and it could mean either value.
 func parseOptions[T any](op string, known []option[T], body *reader, into *T) error {
+	var given uint64 // a bit for each of known
 	for end := body.array(8); body.more(end); {
 		body.align(8)
 		key := body.bytes()
-		sig := body.signature()
-		o := findOption(known, key)
-		if o == nil {
+		sig := string(body.signature())
+		i := slices.IndexFunc(known, func(o option[T]) bool { return o.key == string(key) })
+		if i < 0 {
 			return invalid(op, "unknown option %q; known here: %s", clip(string(key)), optionKeys(known))
 		}
-		if string(sig) != o.sig {
-			return invalid(op, "option %s takes the type %s, not %s", key, o.sig, clip(string(sig)))
+		o := &known[i]
+		if given&(1<<i) != 0 {
+			return invalid(op, "option %s is given twice; give it once", key)
 		}
-		v := body.value(o.sig)
+		given |= 1 << i
+		v, err := optionValue(o.sig, sig, body)
+		if err != nil {
+			return named(op, o.key, err)
+		}
 		if s, ok := v.(string); ok && len(s) > maxText {
 			return invalid(op, "option %s has %d bytes, at most %d are allowed", key, len(s), maxText)
 		}
@@ -57,13 +68,57 @@ func parseOptions[T any](op string, known []option[T], body *reader, into *T) er
 	return nil
 }
 
-func findOption[T any](known []option[T], key []byte) *option[T] {
-	for i := range known {
-		if known[i].key == string(key) {
-			return &known[i]
-		}
+// optionValue reads a value that is to be of type want and was sent as one of
+// type sig.
+func optionValue(want, sig string, body *reader) (any, error) {
+	switch {
+	case (want == "u" || want == "t") && isInteger(sig):
+		return body.number(sig, want)
+	case want == "u" || want == "t":
+		return nil, errText("it takes a number (of type " + want + ", or of any other integer type), not the type " + clip(sig))
+	case sig != want:
+		return nil, errText("it takes the type " + want + ", not " + clip(sig))
 	}
-	return nil
+	return body.value(want), nil
+}
+
+// isInteger reports whether sig is an integer type of D-Bus.
+func isInteger(sig string) bool { return len(sig) == 1 && strings.Contains("ynqiuxt", sig) }
+
+// number reads an integer of the type sig, for one of type u (uint32) or t
+// (uint64).
+func (r *reader) number(sig, want string) (any, error) {
+	var n uint64
+	var signed int64
+	switch sig {
+	case "y":
+		n = uint64(r.byte())
+	case "n":
+		signed = int64(int16(r.uint16()))
+	case "q":
+		n = uint64(r.uint16())
+	case "i":
+		signed = int64(int32(r.uint32()))
+	case "u":
+		n = uint64(r.uint32())
+	case "x":
+		signed = int64(r.uint64())
+	case "t":
+		n = r.uint64()
+	}
+	switch {
+	case signed < 0:
+		return nil, errText(fmt.Sprintf("%d is negative", signed))
+	case signed > 0:
+		n = uint64(signed)
+	}
+	switch {
+	case want == "t":
+		return n, nil
+	case n > math.MaxUint32:
+		return nil, errText(fmt.Sprintf("%d is too large, %d is the largest", n, uint32(math.MaxUint32)))
+	}
+	return uint32(n), nil
 }
 
 func optionKeys[T any](known []option[T]) string {

@@ -56,7 +56,7 @@ func parseConvert(body *reader) (request, error) {
 // serve: a stronger mode is as much as a new lock, so it takes the same
 // authorisation.
 func (r *convert) serve(c *call) {
-	if err := c.authorizeFor(lockd.ActAcquire, r.want.Lockspace, r.want.Resource, r.want.Mode.String(), r.opts.sel.Owner); err != nil {
+	if err := c.authorize(lockd.ActAcquire, wanted("convert", r.want, r.opts.sel.Owner)); err != nil {
 		c.fail(err)
 		return
 	}
@@ -104,7 +104,7 @@ func (r *release) release(c *call, who lockd.Caller) {
 // releaseOthers asks the authoriser, which may take its time, and tries again.
 func (r *release) releaseOthers(c *call, who lockd.Caller) {
 	defer c.contain()
-	if err := c.authorizeFor(lockd.ActReleaseOthers, r.lockspace, r.resource, "", r.sel.Owner); err != nil {
+	if err := c.authorize(lockd.ActReleaseOthers, about{op: "release", lockspace: r.lockspace, resource: r.resource, owner: r.sel.Owner}); err != nil {
 		c.fail(err)
 		return
 	}

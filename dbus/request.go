@@ -36,7 +36,7 @@ func parseRequest(body *reader) (request, error) {
 // serve: the answer goes out when the Request waits, and Completed after it,
 // since the service says both on one goroutine.
 func (r *queue) serve(c *call) {
-	if err := c.authorizeFor(lockd.ActAcquire, r.want.Lockspace, r.want.Resource, r.want.Mode.String(), r.opts.Owner); err != nil {
+	if err := c.authorize(lockd.ActAcquire, wanted("request", r.want, r.opts.Owner)); err != nil {
 		c.fail(err)
 		return
 	}
@@ -219,7 +219,7 @@ func (r cancelRequest) cancel(c *call, p *pending, who lockd.Caller) {
 
 func (r cancelRequest) cancelOthers(c *call, p *pending, who lockd.Caller) {
 	defer c.contain()
-	if err := c.authorize(lockd.ActReleaseOthers, p.lockspace, p.resource, ""); err != nil {
+	if err := c.authorize(lockd.ActReleaseOthers, about{op: "cancel", lockspace: p.lockspace, resource: p.resource, mode: modeName(p.mode), owner: p.owner}); err != nil {
 		c.fail(err)
 		return
 	}

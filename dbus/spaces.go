@@ -10,7 +10,7 @@ type listLockspaces struct{}
 func parseListLockspaces(*reader) (request, error) { return listLockspaces{}, nil }
 
 func (listLockspaces) serve(c *call) {
-	if err := c.authorize(lockd.ActInspect, "", "", ""); err != nil {
+	if err := c.authorize(lockd.ActInspect, about{op: "list-lockspaces"}); err != nil {
 		c.fail(err)
 		return
 	}
@@ -38,7 +38,7 @@ func parseJoin(body *reader) (request, error) {
 }
 
 func (r *join) serve(c *call) {
-	if err := c.authorize(lockd.ActManageLockspaces, r.lockspace, "", ""); err != nil {
+	if err := c.authorize(lockd.ActManageLockspaces, about{op: "join", lockspace: r.lockspace}); err != nil {
 		c.fail(err)
 		return
 	}
@@ -66,7 +66,7 @@ func parseLeave(body *reader) (request, error) {
 }
 
 func (r *leave) serve(c *call) {
-	if err := c.authorize(lockd.ActManageLockspaces, r.lockspace, "", ""); err != nil {
+	if err := c.authorize(lockd.ActManageLockspaces, about{op: "leave", lockspace: r.lockspace}); err != nil {
 		c.fail(err)
 		return
 	}
@@ -91,7 +91,7 @@ func parseListOrphans(body *reader) (request, error) {
 }
 
 func (r *listOrphans) serve(c *call) {
-	if err := c.authorize(lockd.ActInspect, r.lockspace, "", ""); err != nil {
+	if err := c.authorize(lockd.ActInspect, about{op: "list-orphans", lockspace: r.lockspace}); err != nil {
 		c.fail(err)
 		return
 	}
@@ -130,7 +130,7 @@ func parsePurge(body *reader) (request, error) {
 func (r *purge) weight() int32 { return int32(len(r.expect) / 1024) }
 
 func (r *purge) serve(c *call) {
-	if err := c.authorize(lockd.ActPurge, r.lockspace, "", ""); err != nil {
+	if err := c.authorize(lockd.ActPurge, about{op: "purge", lockspace: r.lockspace}); err != nil {
 		c.fail(err)
 		return
 	}

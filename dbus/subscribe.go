@@ -25,7 +25,7 @@ type subscribe struct{}
 func parseSubscribe(*reader) (request, error) { return subscribe{}, nil }
 
 func (subscribe) serve(c *call) {
-	err := c.authorize(lockd.ActInspect, "", "", "")
+	err := c.authorize(lockd.ActInspect, about{op: "subscribe"})
 	if err == nil {
 		err = c.srv.subs.add(c.peer, c.who.uid)
 	}

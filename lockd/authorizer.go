@@ -1,6 +1,10 @@
 package lockd
 
-import "context"
+import (
+	"context"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+)
 
 // Action is something that not everybody may do. The text is the last part of
 // the polkit action id.
@@ -25,7 +29,8 @@ type Subject struct {
 
 // Authorizer decides. It is asked before any state changes, may block, and
 // gives up when the context ends. The error is an *Error of kind AccessDenied
-// or another that says why nobody could be asked.
+// or another that says why nobody could be asked. It names the action alone: the
+// front end puts in what the caller wanted to do.
 type Authorizer interface {
 	Authorize(ctx context.Context, s Subject, a Action, details map[string]string) error
 }
@@ -50,12 +55,22 @@ func (g GroupAuthorizer) Authorize(_ context.Context, s Subject, a Action, _ map
 			}
 		}
 	}
-	who := "only root may do this"
-	if a == ActAcquire {
-		who = "only root may change locks; an administrator can name a group in /etc/dlmlockd.toml (group = \"...\")"
-		if g.HasGroup {
-			who = "only root and members of the group " + g.Group + " may change locks"
-		}
+	return &Error{Op: string(a), Mode: dlm.None, Kind: AccessDenied, Text: g.refusal(a)}
+}
+
+// refusal says who may do what somebody else has tried.
+func (g GroupAuthorizer) refusal(a Action) string {
+	switch {
+	case a == ActAcquire && g.HasGroup:
+		return "only root and members of the group " + g.Group + " may change locks"
+	case a == ActAcquire:
+		return "only root may change locks; an administrator can name a group in /etc/dlmlockd.toml (group = \"...\")"
+	case a == ActReleaseOthers:
+		return "it belongs to another user, and without polkit only root may end what others have"
+	case a == ActManageLockspaces:
+		return "without polkit only root may join and leave lockspaces"
+	case a == ActPurge:
+		return "without polkit only root may purge orphans"
 	}
-	return &Error{Op: string(a), Kind: AccessDenied, Text: who}
+	return "without polkit only root may do this"
 }

@@ -2,6 +2,7 @@ package lockd
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -59,6 +60,9 @@ type Error struct {
 	Err        error         // the cause, or nil
 }
 
+// modal are the operations that are about a mode.
+var modal = []string{"acquire", "request", "convert", "cancel"}
+
 // Error says what was tried, what is wrong, who is in the way and what to do.
 func (e *Error) Error() string {
 	var b strings.Builder
@@ -69,7 +73,9 @@ func (e *Error) Error() string {
 	if e.Resource != "" {
 		b.WriteString("/" + Printable(e.Resource))
 	}
-	if e.Mode.Valid() && (e.Op == "acquire" || e.Op == "convert") {
+	// A mode belongs to a resource: an Error without one says nothing of a mode,
+	// whatever is in the field, whose zero is NL.
+	if e.Resource != "" && e.Mode.Valid() && slices.Contains(modal, e.Op) {
 		b.WriteString(" " + e.Mode.String())
 	}
 	b.WriteString(": " + e.Text)

@@ -17,8 +17,17 @@ func (t *table) begin(c *call, start func(*call)) {
 }
 
 func (t *table) refuseStopping(c *call) {
+	c.stage = stageDone
 	c.fail(&Error{Op: c.op, Kind: ShuttingDown, Text: "the service is stopping; it keeps its locks, ask again when it is back"})
 	t.reply(c)
+}
+
+// tell has fn answer a call that the table knows nothing of, on the owner
+// goroutine like all answers, or at once when the service has stopped.
+func (s *Service) tell(fn func()) {
+	if !s.post(fn) {
+		fn()
+	}
 }
 
 // submit hands a call to the owner goroutine, or answers it at once when the
@@ -59,7 +68,7 @@ func (s *Service) answer(a replyAction) {
 // Acquire takes all the locks or none.
 func (s *Service) Acquire(c Caller, want []Want, o AcquireOptions, done func([]Grant, error)) {
 	if err := s.findProcess(c, &o); err != nil {
-		s.post(func() { done(nil, err) })
+		s.tell(func() { done(nil, err) })
 		return
 	}
 	s.submit(&call{kind: callAcquire, op: "acquire", caller: c, want: want, opts: o, wait: o.Wait, value: o.Value, done: done}, nil)
@@ -96,7 +105,7 @@ func (s *Service) Inspect(lockspace, resource string, done func(Inspection, erro
 // Lockspaces lists the lockspaces of this instance by name.
 func (s *Service) Lockspaces(done func([]LockspaceInfo, error)) {
 	if !s.post(func() { done(s.t.lockspaces(), nil) }) {
-		done(nil, &Error{Op: "lockspaces", Kind: ShuttingDown, Text: "the service has stopped"})
+		done(nil, &Error{Op: "list-lockspaces", Kind: ShuttingDown, Text: "the service has stopped"})
 	}
 }
 
@@ -115,7 +124,7 @@ func (s *Service) Leave(c Caller, lockspace string, force bool, done func(error)
 // Orphans lists the orphans that no record explains.
 func (s *Service) Orphans(lockspace string, done func([]dlm.Orphan, error)) {
 	var found []dlm.Orphan
-	cl := &call{kind: callSpace, op: "orphans", space: lockspace, done: func(err error) { done(found, err) }}
+	cl := &call{kind: callSpace, op: "list-orphans", space: lockspace, done: func(err error) { done(found, err) }}
 	s.submit(cl, func(c *call) {
 		s.t.listOrphans(c, func(o []dlm.Orphan, e *Error) {
 			if e != nil {

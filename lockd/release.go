@@ -128,6 +128,10 @@ func (t *table) startReleaseMany(c *call) {
 // were there when the call came in. The caller's own locks come first; those of
 // others only where there is none.
 func (t *table) findLock(c *call, lockspace, resource string) (found *lock, parked bool, e *Error) {
+	mode := dlm.None
+	if c.kind == callConvert {
+		mode = c.want[0].Mode
+	}
 	sp := t.spaces[lockspace]
 	if sp == nil || sp.state != SpaceReady {
 		_, e := t.usable(c, lockspace, resource)
@@ -161,14 +165,14 @@ func (t *table) findLock(c *call, lockspace, resource string) (found *lock, park
 	case len(own) == 1:
 		return t.unlessBusy(c, own[0])
 	case len(own) > 1:
-		e := c.error(Ambiguous, lockspace, resource, dlm.None, "several locks match; say which with owner or lockid")
+		e := c.error(Ambiguous, lockspace, resource, mode, "several locks match; say which with owner or lockid")
 		slices.SortFunc(own, byRef)
 		e.Candidates = infos(own[:min(len(own), maxCandidates)])
 		return nil, false, e
 	case len(others) > 0:
-		return nil, false, c.error(AccessDenied, lockspace, resource, dlm.None, "the lock belongs to another user")
+		return nil, false, c.error(AccessDenied, lockspace, resource, mode, "the lock belongs to another user")
 	}
-	return nil, false, c.error(NotHeld, lockspace, resource, dlm.None, "no lock here matches; see ListLocks")
+	return nil, false, c.error(NotHeld, lockspace, resource, mode, "no lock here matches; see ListLocks")
 }
 
 // maxCandidates is how many locks an Ambiguous error names.

@@ -50,11 +50,14 @@ func (r *request) end(c *call, err error) {
 // ended. It ends as well when the caller leaves the bus.
 func (s *Service) Request(c Caller, w Want, o AcquireOptions, started func(Ref, error), done func(Grant, error)) {
 	if err := s.findProcess(c, &o); err != nil {
-		s.post(func() { started(0, err) })
+		if e, ok := errors.AsType[*Error](err); ok {
+			e.Op = "request"
+		}
+		s.tell(func() { started(0, err) })
 		return
 	}
 	r := &request{started: started, done: done}
-	cl := &call{kind: callAcquire, op: "acquire", caller: c, want: []Want{w}, opts: o, wait: math.MaxInt64, value: o.Value, done: r}
+	cl := &call{kind: callAcquire, op: "request", caller: c, want: []Want{w}, opts: o, wait: math.MaxInt64, value: o.Value, done: r}
 	ok := s.post(func() {
 		cl.request = s.t.ref()
 		s.t.submit(cl)
@@ -79,7 +82,8 @@ func (t *table) cancelRequest(who Caller, ref Ref) error {
 		return &Error{Op: "cancel", Kind: NotHeld, Text: "the request does not wait any more"}
 	}
 	if c.caller.UID != who.UID && !who.Privileged {
-		return &Error{Op: "cancel", Kind: AccessDenied, Text: "the request belongs to another user"}
+		return &Error{Op: "cancel", Kind: AccessDenied, Lockspace: c.want[0].Lockspace, Resource: c.want[0].Resource, Mode: c.want[0].Mode,
+			Text: "the request belongs to another user"}
 	}
 	w := c.want[0]
 	t.giveUp(c, c.error(Canceled, w.Lockspace, w.Resource, w.Mode, "the request was canceled"))

@@ -236,7 +236,7 @@ func (s *sim) acquire(c Caller, o AcquireOptions, want ...Want) *simCall {
 }
 
 func (s *sim) request(c Caller, o AcquireOptions, w Want) *simCall {
-	cl := &call{kind: callAcquire, op: "acquire", caller: c, want: []Want{w}, opts: o, wait: math.MaxInt64}
+	cl := &call{kind: callAcquire, op: "request", caller: c, want: []Want{w}, opts: o, wait: math.MaxInt64}
 	return s.call(cl, func(*call) {
 		s.tab.disarm(cl)
 		cl.request = s.tab.ref()

@@ -239,7 +239,8 @@ func (t *table) senderGone(sender string) {
 	}
 	slices.Reverse(waiting)
 	for _, c := range waiting {
-		t.giveUp(c, c.error(Canceled, c.space, c.resource, dlm.None, "the caller has left the bus"))
+		lockspace, resource, mode, _ := t.waitsFor(c)
+		t.giveUp(c, c.error(Canceled, lockspace, resource, mode, "the caller has left the bus"))
 	}
 	t.endBinding(bindKey{sender: sender}, "the connection has ended")
 }

@@ -1,0 +1,143 @@
+package lockd
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/process"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// answerBook counts the answers of each call.
+type answerBook struct {
+	mu    sync.Mutex
+	calls map[string]int
+}
+
+// expect notes a call, and returns what its done has to call.
+func (b *answerBook) expect(name string) func() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	name = fmt.Sprintf("%d %s", len(b.calls), name)
+	b.calls[name] = 0
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.calls[name]++
+	}
+}
+
+// callEverything makes a call of each member, some of which wait.
+func callEverything(d *Service, b *answerBook, turn int) {
+	who := user(1000+uint32(turn), fmt.Sprintf(":1.%d", turn))
+	held, own := fmt.Sprintf("held%d", turn), AcquireOptions{Owner: "o", HasOwner: true}
+	nobody := AcquireOptions{Lifetime: state.Process, PID: 4711}
+	grants := func(name string) func([]Grant, error) { done := b.expect(name); return func([]Grant, error) { done() } }
+	grant := func(name string) func(Grant, error) { done := b.expect(name); return func(Grant, error) { done() } }
+	plain := func(name string) func(error) { done := b.expect(name); return func(error) { done() } }
+	number := func(name string) func(uint32, error) { done := b.expect(name); return func(uint32, error) { done() } }
+	request := func(name, resource string, o AcquireOptions) {
+		started, ended := b.expect(name+" started"), b.expect(name+" ended")
+		d.Request(who, Want{"vms", resource, dlm.EX}, o, func(_ Ref, err error) {
+			started()
+			if err != nil {
+				ended() // there is no end of what has not begun
+			}
+		}, func(Grant, error) { ended() })
+	}
+	d.Acquire(who, []Want{{"vms", held, dlm.EX}}, own, grants("acquire"))
+	d.Acquire(who, []Want{{"vms", held + "a", dlm.EX}, {"vms", held + "b", dlm.PR}}, AcquireOptions{}, grants("acquire-many"))
+	d.Acquire(root, []Want{{"vms", held, dlm.EX}}, AcquireOptions{Wait: MaxWait}, grants("acquire that waits"))
+	d.Acquire(who, []Want{{"vms", "x", dlm.EX}}, nobody, grants("acquire for nobody"))
+	request("request", held, AcquireOptions{})
+	request("request for nobody", "x", nobody)
+	d.CancelRequest(who, 4711, plain("cancel"))
+	d.Convert(who, Want{"vms", held, dlm.PR}, Selector{}, ConvertOptions{Wait: time.Second}, grant("convert"))
+	d.Inspect("vms", held, func() func(Inspection, error) { done := b.expect("inspect"); return func(Inspection, error) { done() } }())
+	d.List(Filter{Owner: "o", HasOwner: true}, func() func([]LockInfo, Ref, error) {
+		done := b.expect("list")
+		return func([]LockInfo, Ref, error) { done() }
+	}())
+	d.Lockspaces(func() func([]LockspaceInfo, error) {
+		done := b.expect("lockspaces")
+		return func([]LockspaceInfo, error) { done() }
+	}())
+	d.Snapshot(10, func() func([]LockspaceInfo, []LockInfo) {
+		done := b.expect("snapshot")
+		return func([]LockspaceInfo, []LockInfo) { done() }
+	}())
+	d.Position(1, func() func(int) { done := b.expect("position"); return func(int) { done() } }())
+	d.Lock(1, func() func(LockInfo, error) { done := b.expect("lock"); return func(LockInfo, error) { done() } }())
+	d.Senders(func() func([]string) { done := b.expect("senders"); return func([]string) { done() } }())
+	d.Idle(func() func(string) { done := b.expect("idle"); return func(string) { done() } }())
+	d.Orphans("vms", func() func([]dlm.Orphan, error) {
+		done := b.expect("orphans")
+		return func([]dlm.Orphan, error) { done() }
+	}())
+	d.Purge(root, "vms", nil, number("purge"))
+	d.Join(root, fmt.Sprintf("more%d", turn), plain("join"))
+	d.Leave(root, fmt.Sprintf("more%d", turn), true, plain("leave"))
+	d.ReleaseMany(who, []Want{{Lockspace: "vms", Resource: held + "a"}}, "o", number("release-many"))
+	d.Release(who, "vms", held+"a", Selector{}, plain("release"))
+	d.ReleaseOwner(who, "", "o", number("release-owner"))
+}
+
+// The service stops at each step in turn, with calls of every kind under way,
+// coming in, and coming too late: each of them is answered, once.
+func TestEveryCallIsAnsweredWhileStopping(t *testing.T) {
+	for step := 1; ; step++ {
+		reached := false
+		synctest.Test(t, func(t *testing.T) { reached = stopAt(t, step) })
+		if !reached {
+			require.Greater(t, step, 40, "the calls take fewer steps than they used to")
+			return
+		}
+	}
+}
+
+// stopAt stops a service at a step, and reports whether it got so far.
+func stopAt(t *testing.T, step int) (reached bool) {
+	h := newHost(local.NewCluster("test").AddNode(1))
+	book := &answerBook{calls: map[string]int{}}
+	h.config.Processes = &fakeProcesses{alive: map[process.ID]uint32{}, watched: map[process.ID]func(process.ID){}}
+	stop, steps := make(chan struct{}), 0
+	h.config.OnStep = func(string) {
+		if steps++; steps == step {
+			close(stop)
+		}
+	}
+	d := h.spawn(t)
+	go func() {
+		<-stop
+		d.cancel()
+	}()
+	for turn := range 2 {
+		callEverything(d.Service, book, turn)
+		if turn == 0 {
+			synctest.Wait()
+		}
+	}
+	synctest.Wait()
+	d.cancel()
+	callEverything(d.Service, book, 2)
+	<-d.ended
+	callEverything(d.Service, book, 3)
+	select {
+	case <-stop:
+		reached = true
+	default:
+		close(stop)
+	}
+	synctest.Wait()
+	for name, n := range book.calls {
+		require.Equal(t, 1, n, "answers to call %q, stopped at step %d", name, step)
+	}
+	return reached
+}
