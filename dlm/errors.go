@@ -27,6 +27,9 @@ type Error struct {
 	Errno     syscall.Errno // 0 where the system gave none
 	Err       error         // one of the sentinels above, or nil
 	Advice    string        // what to do about it, one sentence, or ""
+	// Unsettled tells of a create that this node may be in the lockspace, or
+	// come to be in it, although the lockspace could not be opened.
+	Unsettled bool
 }
 
 func (e *Error) Error() string {

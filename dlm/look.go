@@ -1,6 +1,9 @@
 package dlm
 
-import "context"
+import (
+	"context"
+	"fmt"
+)
 
 // Looker is what an engine has in addition if it can look at lock tables
 // without asking for a lock. What it can't see it leaves out and names in
@@ -11,6 +14,11 @@ type Looker interface {
 	Queues(ctx context.Context, lockspace, resource string) (Queues, error)
 	// Orphans lists the persistent locks on this node that no process has.
 	Orphans(ctx context.Context, lockspace string) ([]Orphan, error)
+	// Users lists the processes of this node, other than this one, that have
+	// the lockspace open or a lock in it that is no orphan, sorted by pid. Who
+	// can't be looked at is an error, unless another user was found: never take
+	// an error for "nobody".
+	Users(ctx context.Context, lockspace string) ([]User, error)
 	// Health tells how a lockspace of this node does.
 	Health(ctx context.Context, lockspace string) (Health, error)
 }
@@ -50,4 +58,23 @@ type Orphan struct {
 	LockID   LockID
 	Resource string
 	Mode     Mode
+}
+
+// User is a process that uses a lockspace of this node.
+type User struct {
+	PID    int    // 0: not known, or not a process of its own
+	Name   string // of its program, for people
+	Locked bool   // it has locks, and does not have the lockspace open: the kernel itself, or a thread that has ended
+}
+
+// String says what the process does, for an error message.
+func (u User) String() string {
+	name := u.Name
+	if name == "" {
+		name = "unknown"
+	}
+	if u.Locked {
+		return fmt.Sprintf("thread %d (%s) has locks in it", u.PID, name)
+	}
+	return fmt.Sprintf("process %d (%s) has it open", u.PID, name)
 }

@@ -54,7 +54,8 @@ type (
 
 // openAction, createAction, removeAction and closeAction concern a whole
 // lockspace. The first three are carried out by a worker and end with
-// table.opened or table.removed.
+// table.opened or table.removed. What carries out removeAction looks first for
+// other processes that use the lockspace (removeUnused).
 type (
 	openAction   struct{ sp *space }
 	createAction struct{ sp *space }
@@ -78,6 +79,7 @@ type lookAction struct {
 	sp       *space
 	resource string
 	brief    bool // the queues alone, and soon
+	users    bool // with the orphans: who else uses the lockspace
 	then     func(looked)
 }
 
@@ -87,6 +89,9 @@ type looked struct {
 	hasQueues  bool
 	orphans    []dlm.Orphan
 	hasOrphans bool
+	orphansErr error      // why not; wraps errNoTables where there is nothing to look at
+	users      []dlm.User // other processes
+	usersErr   error      // why they are not known
 	health     dlm.Health
 	hasHealth  bool
 	missing    []string

@@ -19,6 +19,7 @@ func (t *table) activate(c state.Contents, sameBoot bool, join []string) {
 		for _, s := range c.Spaces {
 			sp := t.space(s.Name)
 			sp.recorded, sp.anchor = s.Phase, s.AnchorID
+			sp.leaveForce = s.Phase == state.Leaving // what could be lost was looked at
 		}
 	}
 	var homeless []*lock

@@ -41,4 +41,7 @@ func (t *table) reconfigure(set Settings) {
 			t.open(sp)
 		}
 	}
+	for _, name := range t.spaceNames() {
+		t.forgetSpace(t.spaces[name]) // named no more, and not joined
+	}
 }

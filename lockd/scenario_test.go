@@ -529,6 +529,13 @@ func (s *scenario) runHost(verb string, words []string) bool {
 		}
 		_, err := e.Create(s.t.Context(), plain[1], func(dlm.Event) {})
 		require.NoError(s.t, err)
+		require.NoError(s.t, e.Close()) // it stays a member
+	case "there": // NODE : the lockspaces that it is a member of
+		names, err := at().node.Engine().Lockspaces(s.t.Context())
+		require.NoError(s.t, err)
+		s.printf("%s is in %s", plain[0], strings.Join(names, ", "))
+	case "leave-behind": // NODE LOCKSPACE : dlm_tool leave
+		require.NoError(s.t, at().node.Engine().Remove(s.t.Context(), plain[1]))
 	case "disk": // NODE full|ok
 		at().journal.setFail(plain[1] == "full")
 	case "process": // PID START [uid=]

@@ -352,7 +352,7 @@ func (s *Service) removeSpace(sp *space) {
 	s.work.Go(func() {
 		ctx, cancel := context.WithTimeout(s.ctx, spaceTimeout)
 		defer cancel()
-		err := s.cfg.Engine.Remove(ctx, sp.name)
+		err := removeUnused(ctx, s.cfg.Engine, sp.name)
 		s.post(func() { s.t.removed(sp, err) })
 	})
 }
@@ -387,49 +387,6 @@ func (goneHandle) Cancel(dlm.Cookie)                                   {}
 func (goneHandle) Adopt(dlm.Cookie, string, dlm.Mode, dlm.Flags)       {}
 func (goneHandle) Purge()                                              {}
 func (goneHandle) Close() error                                        { return nil }
-
-// lookTimeout bounds a look at the engine's tables, briefTimeout one that a
-// holder waits for to be told of.
-const (
-	lookTimeout  = 5 * time.Second
-	briefTimeout = 500 * time.Millisecond
-)
-
-func (s *Service) look(a lookAction) {
-	if s.looker == nil {
-		s.post(func() { a.then(looked{missing: []string{"this engine shows no lock tables"}}) })
-		return
-	}
-	limit := lookTimeout
-	if a.brief {
-		limit = briefTimeout
-	}
-	s.work.Go(func() {
-		ctx, cancel := context.WithTimeout(s.ctx, limit)
-		defer cancel()
-		var k looked
-		var err error
-		if a.resource == "" {
-			k.orphans, err = s.looker.Orphans(ctx, a.sp.name)
-			k.hasOrphans = err == nil
-		} else {
-			k.queues, err = s.looker.Queues(ctx, a.sp.name, a.resource)
-			k.hasQueues = err == nil
-			if err == nil && k.queues.Missing != "" {
-				k.missing = append(k.missing, k.queues.Missing)
-			}
-		}
-		if err != nil {
-			k.missing = append(k.missing, err.Error())
-		}
-		if !a.brief {
-			if h, err := s.looker.Health(ctx, a.sp.name); err == nil {
-				k.health, k.hasHealth = h, true
-			}
-		}
-		s.post(func() { a.then(k) })
-	})
-}
 
 // watchHealth looks at this node and at every lockspace again and again. The
 // daemon may have started before the cluster did.

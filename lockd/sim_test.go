@@ -23,6 +23,7 @@ type sim struct {
 	journal *memJournal
 	limits  Limits
 	spaces  []string // joined at the start
+	inst    string   // the instance id
 
 	now     time.Time
 	stepped time.Duration // by how much the wall clock was set, on top of now
@@ -53,7 +54,7 @@ type simCall struct {
 var simBoot = time.Date(2025, 12, 31, 0, 0, 0, 0, time.UTC)
 
 func newSim(t reporter, node *local.Node, spaces ...string) *sim {
-	return &sim{t: t, node: node, journal: newMemJournal(), limits: DefaultLimits(), spaces: spaces,
+	return &sim{t: t, node: node, journal: newMemJournal(), limits: DefaultLimits(), spaces: spaces, inst: "test",
 		now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
 }
 
@@ -62,7 +63,7 @@ func (s *sim) start() {
 	s.engine = s.node.Engine()
 	info, err := s.engine.Node(context.Background())
 	require.NoError(s.t, err)
-	s.tab = newTable(s.limits, defaultOpTimeout, "test")
+	s.tab = newTable(s.limits, defaultOpTimeout, s.inst)
 	s.tab.node, s.tab.engine, s.tab.busID = info, "local", "bus"
 	s.tab.epoch, s.tab.noted = s.epoch, s.epoch
 	s.inbox, s.appends, s.work, s.calls = nil, nil, nil, nil
@@ -130,7 +131,7 @@ func (s *sim) carryOut(a action) {
 		s.open(a.sp, s.engine.Create)
 	case removeAction:
 		s.later(func() func() {
-			err := s.engine.Remove(context.Background(), a.sp.name)
+			err := removeUnused(context.Background(), s.engine, a.sp.name)
 			return func() { s.tab.removed(a.sp, err) }
 		})
 	case closeAction:
@@ -180,15 +181,7 @@ func (s *sim) open(sp *space, open opener) {
 
 func (s *sim) look(a lookAction) {
 	s.later(func() func() {
-		var k looked
-		var err error
-		if a.resource == "" {
-			k.orphans, err = s.engine.Orphans(context.Background(), a.sp.name)
-			k.hasOrphans = err == nil
-		} else {
-			k.queues, err = s.engine.Queues(context.Background(), a.sp.name, a.resource)
-			k.hasQueues = err == nil
-		}
+		k := lookAt(context.Background(), s.engine, a)
 		return func() { a.then(k) }
 	})
 }

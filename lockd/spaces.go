@@ -2,6 +2,7 @@ package lockd
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"log/slog"
 	"slices"
@@ -22,42 +23,51 @@ const (
 	spaceMakingAnchor     // Lock of the anchor, without PERSISTENT
 	spacePersistingAnchor // the conversion in place
 	spaceRecordingAnchor
-	spaceAdopting // the records
+	spaceTakingOver // the anchor of an instance whose state file is lost
+	spaceAdopting   // the records
+	spaceLooking    // who else is in it, and what else
 	spaceRemoving
 )
 
 // space is one lockspace of this instance.
 type space struct {
-	name       string
-	handle     dlm.Lockspace // only the driver touches it
-	closing    chan struct{} // closed when an earlier handle is; only the driver touches it
-	state      SpaceState
-	step       spaceStep
-	open       bool   // there is a handle
-	gen        int    // counts the attempts to join that have failed
-	unadopted  *Error // why a record could not be adopted this time
-	raw        bool   // the value blocks are the clients'
-	configured bool   // named in the configuration, and not left since
-	stillborn  bool   // closed before the opening was known to have ended
-	err        *Error
-	byResource map[string]*lock // head of the resource's locks
-	locks      int
-	recorded   state.SpacePhase // what the state file says; 0: nothing
-	anchor     dlm.LockID
-	anchorName string
-	anchorCk   dlm.Cookie
-	health     dlm.Health
-	hasHealth  bool
-	adoptions  map[dlm.Cookie]*adoption
-	purges     map[dlm.Cookie]func(dlm.Event) // adoptions for a Purge
-	strays     map[dlm.LockID]*lock           // orphans that no record explains, adopted by accident
-	orphans    int                            // that no record explains; -1 unknown
-	settling   bool                           // counts in table.settle
-	highToken  uint64                         // the highest that this instance has seen here
-	contended  []contention                   // of whom it is being found out who waits for them
-	retryAt    time.Time
-	backoff    time.Duration
-	waiting    []*call // joins and leaves to answer
+	name            string
+	handle          dlm.Lockspace // only the driver touches it
+	closing         chan struct{} // closed when an earlier handle is; only the driver touches it
+	state           SpaceState
+	step            spaceStep
+	open            bool       // there is a handle
+	proven          bool       // it is ours: made through the handle, or the handle holds the anchor
+	gone            bool       // while it is left: the handle has ended
+	mapLost         bool       // taken over: orphans are this service's, and no record explains them
+	leaveForce      bool       // the leave under way may lose locks
+	leaveFrom       SpaceState // what it was when the leave under way began; 0: not open
+	leaveConfigured bool       // configured, then
+	gen             int        // counts the attempts to join that have failed
+	unadopted       *Error     // why a record could not be adopted this time
+	raw             bool       // the value blocks are the clients'
+	configured      bool       // named in the configuration, and not left since
+	stillborn       bool       // closed before the opening was known to have ended
+	err             *Error
+	byResource      map[string]*lock // head of the resource's locks
+	locks           int
+	recorded        state.SpacePhase // what the state file says; 0: nothing
+	anchor          dlm.LockID
+	anchorName      string
+	anchorCk        dlm.Cookie
+	oldAnchors      []dlm.Cookie // anchors of earlier instances that are held now
+	health          dlm.Health
+	hasHealth       bool
+	adoptions       map[dlm.Cookie]*adoption
+	purges          map[dlm.Cookie]func(dlm.Event) // adoptions for a Purge
+	strays          map[dlm.LockID]*lock           // orphans that no record explains, adopted by accident
+	orphans         int                            // that no record explains; -1 unknown
+	settling        bool                           // counts in table.settle
+	highToken       uint64                         // the highest that this instance has seen here
+	contended       []contention                   // of whom it is being found out who waits for them
+	retryAt         time.Time
+	backoff         time.Duration
+	waiting         []*call // joins and leaves to answer
 }
 
 func (sp *space) stopped() bool { return sp.hasHealth && sp.health.Stopped }
@@ -139,25 +149,61 @@ func (t *table) opened(sp *space, err error) {
 		t.failSpace(sp, goneError(sp), true)
 		return
 	}
+	sp.stillborn = false
 	switch {
 	case err == nil && sp.step == spaceCreating:
+		sp.proven = true // it was made now, by us and by nobody else (DLM_LSFL_NEWEXCL)
 		t.makeAnchor(sp)
 	case err == nil:
 		sp.step = spaceAdoptingAnchor
 		sp.anchorCk = dlm.Cookie(t.ref())
 		t.do(adoptAction{sp: sp, cookie: sp.anchorCk, resource: sp.anchorName, mode: dlm.NL})
 	case sp.step == spaceOpening && errors.Is(err, dlm.ErrNoLockspace):
-		if sp.recorded == state.Leaving {
-			t.left(sp)
-			return
-		}
-		t.voidAll(sp, "this node has left the lockspace since the lock was taken")
-		t.create(sp)
+		t.absent(sp)
 	case sp.step == spaceCreating && errors.Is(err, dlm.ErrLockspaceExists):
-		t.foreign(sp)
+		t.foreign(sp, looked{})
+	case sp.step == spaceCreating && !unsettled(err):
+		t.notMade(sp)
+		t.failSpace(sp, spaceError(sp, err), true)
 	default:
 		t.failSpace(sp, spaceError(sp, err), true)
 	}
+}
+
+// absent goes on with a lockspace that this node is not in. It is joined where
+// somebody wants it: the configuration, a caller who waits, or one who has an
+// answer.
+func (t *table) absent(sp *space) {
+	switch {
+	case sp.recorded == state.Leaving:
+		t.left(sp, whyLeft)
+	case sp.recorded == state.Creating && !sp.configured && !sp.awaited("join"):
+		t.left(sp, whyLeft) // nobody was told that it is joined
+	default:
+		t.voidAll(sp, "this node has left the lockspace since the lock was taken")
+		t.create(sp)
+	}
+}
+
+// awaited tells whether a call of that kind waits for the lockspace.
+func (sp *space) awaited(op string) bool {
+	return slices.ContainsFunc(sp.waiting, func(c *call) bool { return c.op == op && !c.answered })
+}
+
+// unsettled tells of the error of a create whether this node may be in the
+// lockspace, or come to be in it, all the same.
+func unsettled(err error) bool {
+	d, ok := errors.AsType[*dlm.Error](err)
+	return ok && d.Unsettled || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+}
+
+// notMade takes back that a lockspace is being made: it was not. Otherwise one
+// that somebody else makes before the next attempt would be taken for ours, and
+// a caller who was refused would find it joined later.
+func (t *table) notMade(sp *space) {
+	sp.recorded = state.Left
+	t.append(true, []state.Change{sp.record()}, nil)
+	sp.recorded = 0
 }
 
 // create writes down that what is made now is ours, then makes it.
@@ -166,121 +212,13 @@ func (t *table) create(sp *space) {
 	sp.recorded, sp.anchor = state.Creating, 0
 	t.recordSpace(sp, false, func(err error) {
 		if err != nil {
-			if !sp.configured {
-				sp.recorded = 0
-			}
-			t.append(true, []state.Change{state.Lockspace{Name: sp.name, Phase: state.Left}}, nil)
+			t.notMade(sp)
 			t.failSpace(sp, &Error{Op: "join", Lockspace: sp.name, Kind: StateWriteFailed, Err: err,
 				Text: "the lockspace is not joined, because the state file can't be written: " + err.Error()}, true)
 			return
 		}
 		t.do(createAction{sp})
 	})
-}
-
-// foreign refuses a lockspace that exists and is not ours: any process that
-// can open a lockspace can unlock everything in it, so sharing one with lvm or
-// a file system is never right.
-func (t *table) foreign(sp *space) {
-	e := &Error{Op: "join", Lockspace: sp.name, Kind: LockspaceForeign,
-		Text: "the lockspace exists on this node and was not made by this service, so it is left alone; choose another name, or leave it with dlm_tool leave if nobody uses it"}
-	if sp.recorded != 0 {
-		sp.recorded, sp.anchor = state.Left, 0
-		t.append(true, []state.Change{sp.record()}, nil)
-		sp.recorded = 0
-	}
-	t.failSpace(sp, e, false)
-}
-
-// makeAnchor takes the lock by which a later start knows that the lockspace is
-// still the same: in two steps, as every persistent lock.
-func (t *table) makeAnchor(sp *space) {
-	sp.step = spaceMakingAnchor
-	sp.anchorCk = dlm.Cookie(t.ref())
-	t.do(lockAction{sp: sp, cookie: sp.anchorCk, resource: sp.anchorName, mode: dlm.NL, flags: dlm.NoQueue})
-}
-
-// anchorEvent takes the events of the anchor.
-func (t *table) anchorEvent(sp *space, ev dlm.Event) {
-	switch {
-	case ev.Op == dlm.OpUnlock: // of one that could not be made persistent
-	case ev.Kind == dlm.Ended:
-		t.anchorEnded(sp)
-	case sp.step == spaceAdoptingAnchor:
-		t.anchorAdopted(sp, ev)
-	case !ev.Status.OK() && sp.state == SpaceReady:
-		t.log(slog.LevelError, "the anchor of the lockspace could not be taken again", slog.String("lockspace", sp.name), slog.String("err", ev.Status.String()))
-		if sp.step == spacePersistingAnchor {
-			t.do(unlockAction{sp: sp, cookie: sp.anchorCk})
-		}
-		sp.step, sp.anchor, sp.retryAt = spaceIdle, 0, t.now.Add(retryMax)
-	case !ev.Status.OK():
-		t.failSpace(sp, &Error{Op: "join", Lockspace: sp.name, Kind: KernelError, Errno: ev.Status.Errno(),
-			Text: "the anchor lock of the lockspace could not be taken: " + ev.Status.String()}, true)
-	case sp.step == spaceMakingAnchor:
-		sp.step, sp.anchor = spacePersistingAnchor, ev.LockID
-		t.do(convertAction{sp: sp, cookie: sp.anchorCk, mode: dlm.NL, flags: dlm.Persistent})
-	case sp.step == spacePersistingAnchor:
-		t.recordAnchor(sp)
-	}
-}
-
-// anchorEnded takes the news that another process removed the anchor. The locks
-// are as good as before, but the next start would take them for void, so
-// another one is made as soon as nothing else is under way.
-func (t *table) anchorEnded(sp *space) {
-	if sp.step == spaceMakingAnchor || sp.step == spacePersistingAnchor {
-		return // the operation under way ends badly
-	}
-	t.log(slog.LevelError, "somebody else removed the anchor of the lockspace", slog.String("lockspace", sp.name))
-	sp.anchor = 0
-	if sp.state == SpaceReady && sp.step == spaceIdle {
-		t.makeAnchor(sp)
-	}
-}
-
-func (t *table) recordAnchor(sp *space) {
-	sp.step, sp.recorded = spaceRecordingAnchor, state.Joined
-	t.recordSpace(sp, true, func(error) {
-		switch {
-		case sp.anchor == 0:
-			t.makeAnchor(sp)
-		case sp.state == SpaceReady:
-			sp.step = spaceIdle
-		default:
-			t.adoptAll(sp)
-		}
-	})
-}
-
-// anchorAdopted decides whether the lockspace is still the one of the records.
-func (t *table) anchorAdopted(sp *space, ev dlm.Event) {
-	switch {
-	case ev.Status.OK() && sp.recorded == state.Leaving:
-		t.finishLeave(sp)
-	case ev.Status.OK() && sp.recorded == state.Joined:
-		if ev.LockID != sp.anchor {
-			t.log(slog.LevelWarn, "anchor has another lockid than recorded", slog.String("lockspace", sp.name), slog.Uint64("lkid", uint64(ev.LockID)))
-		}
-		t.adoptAll(sp)
-	case ev.Status.OK(): // made, and not yet written down
-		sp.anchor = ev.LockID
-		t.recordAnchor(sp)
-	case ev.Status != dlm.StatusNotFound && ev.Status != dlm.StatusAgain:
-		t.failSpace(sp, &Error{Op: "join", Lockspace: sp.name, Kind: KernelError, Errno: ev.Status.Errno(),
-			Text: "the anchor lock could not be adopted: " + ev.Status.String()}, true)
-	case sp.recorded == 0:
-		t.foreign(sp)
-	case sp.recorded == state.Leaving:
-		t.finishLeave(sp)
-	default:
-		if sp.recorded == state.Joined {
-			t.log(slog.LevelWarn, "lockspace was left and joined again, recorded locks in it are void", slog.String("lockspace", sp.name), slog.Int("locks", sp.locks))
-		}
-		t.voidAll(sp, "the lockspace was left and joined again since the lock was taken")
-		sp.recorded, sp.anchor = state.Creating, 0
-		t.recordSpace(sp, true, func(error) { t.makeAnchor(sp) })
-	}
 }
 
 // spaceReady ends joining or activation well.
@@ -332,7 +270,7 @@ func (t *table) unknown(sp *space, orphans []dlm.Orphan) []dlm.Orphan {
 		for l := sp.byResource[o.Resource]; l != nil && !known; l = l.nextRes {
 			known = l.lockid == o.LockID
 		}
-		if !known && sp.strays[o.LockID] == nil {
+		if !known && sp.strays[o.LockID] == nil && !isAnchor(o.Resource) {
 			out = append(out, o)
 		}
 	}
@@ -359,6 +297,7 @@ func (t *table) failSpace(sp *space, e *Error, retry bool) {
 // shut closes the handle and forgets what was asked for through it.
 func (t *table) shut(sp *space) {
 	sp.gen++
+	sp.proven, sp.gone, sp.oldAnchors = false, false, nil
 	if sp.open {
 		sp.open = false
 		t.do(closeAction{sp})
@@ -389,7 +328,11 @@ func (t *table) unusable(sp *space, e *Error, retry bool) {
 		sp.retryAt = t.now.Add(sp.backoff)
 	}
 	t.do(notifyAction{LockspaceChanged{LockspaceInfo: t.spaceInfo(sp)}})
-	t.answerSpace(sp, e)
+	told := *e
+	if !sp.retryAt.IsZero() {
+		told.Text += "; it is tried again by itself"
+	}
+	t.answerSpace(sp, &told)
 	t.forgetSpace(sp)
 }
 
@@ -431,63 +374,6 @@ func (t *table) nextRetry() (at time.Time, ok bool) {
 	return at, ok
 }
 
-// leave answers a Leave. The locks in it end with the membership, so a forced
-// one reports each of them lost.
-func (t *table) leave(c *call, force bool) {
-	sp := t.spaces[c.space]
-	switch {
-	case sp == nil:
-		t.refuse(c, c.error(NoSuchLockspace, c.space, "", dlm.None, "the lockspace is not joined here"))
-		return
-	case sp.step != spaceIdle:
-		t.refuse(c, c.error(LockspaceInUse, c.space, "", dlm.None, "the lockspace is being joined or left; try again in a moment"))
-		return
-	case sp.locks > 0 && !force:
-		t.refuse(c, c.error(LockspaceInUse, c.space, "", dlm.None, "locks are held in the lockspace; release them, or leave with force and lose them"))
-		return
-	}
-	sp.waiting = append(sp.waiting, c)
-	sp.state, sp.step, sp.retryAt = SpaceLeaving, spaceRemoving, time.Time{}
-	sp.configured = false
-	sp.recorded = state.Leaving
-	t.recordSpace(sp, true, func(error) { t.finishLeave(sp) })
-}
-
-func (t *table) finishLeave(sp *space) {
-	sp.state, sp.step = SpaceLeaving, spaceRemoving
-	t.do(removeAction{sp})
-}
-
-// removed takes the end of removeAction. Where it failed, the handle stays as
-// it is, and removing is tried again.
-func (t *table) removed(sp *space, err error) {
-	if err != nil && !errors.Is(err, dlm.ErrNoLockspace) {
-		t.unusable(sp, spaceError(sp, err), true)
-		return
-	}
-	t.left(sp)
-}
-
-// left ends the membership and every lock that was in it.
-func (t *table) left(sp *space) {
-	t.shut(sp)
-	t.closeLocks(sp, "this node left the lockspace")
-	sp.recorded, sp.anchor = state.Left, 0
-	t.recordSpace(sp, true, func(error) {
-		sp.step, sp.recorded = spaceIdle, 0
-		t.log(slog.LevelInfo, "lockspace left", slog.String("lockspace", sp.name))
-		if sp.configured || slices.ContainsFunc(sp.waiting, func(c *call) bool { return c.op == "join" }) {
-			t.open(sp) // the leave was from before the last start
-			return
-		}
-		t.settled(sp)
-		t.do(notifyAction{LockspaceChanged{LockspaceInfo: t.spaceInfo(sp), Gone: true}})
-		t.answerSpace(sp, nil)
-		sp.state, sp.err = SpaceFailed, &Error{Op: "leave", Lockspace: sp.name, Kind: NoSuchLockspace, Text: "the lockspace was left"}
-		t.forgetSpace(sp)
-	})
-}
-
 // forgetSpace drops the entry of a lockspace that nothing is known of any more.
 func (t *table) forgetSpace(sp *space) {
 	if !sp.configured && sp.recorded == 0 && sp.step == spaceIdle && sp.state == SpaceFailed && sp.locks == 0 {
@@ -498,8 +384,9 @@ func (t *table) forgetSpace(sp *space) {
 // closed takes the news that the lockspace went away underneath us.
 func (t *table) closed(sp *space) {
 	switch {
-	case sp.state == SpaceLeaving:
-		return // removed will tell
+	case sp.step == spaceRemoving:
+		sp.gone = true // removed will tell
+		return
 	case sp.step == spaceOpening, sp.step == spaceCreating:
 		sp.stillborn = true
 		return
@@ -510,6 +397,9 @@ func (t *table) closed(sp *space) {
 }
 
 func goneError(sp *space) *Error {
+	if sp.recorded == state.Leaving {
+		return &Error{Op: "leave", Lockspace: sp.name, Kind: NoSuchLockspace, Text: "somebody else removed the lockspace from this node"}
+	}
 	return &Error{Op: "join", Lockspace: sp.name, Kind: NoSuchLockspace,
 		Text: "somebody else removed the lockspace from this node; it is joined again in a moment"}
 }

@@ -339,6 +339,10 @@ func (t *table) lateError(c *call) *Error {
 			e.Holder = t.localHolder(sp, res, mode, c)
 		}
 		return e
+	case c.op == "join":
+		return late(LockspaceStopped, "the lockspace is not joined yet; it goes on being joined, see its state with ListLockspaces")
+	case c.op == "leave":
+		return late(LockspaceStopped, "the lockspace is not left yet; see its state with ListLockspaces")
 	case c.parkedAt != nil:
 		return late(Timeout, "another call for the same lock has not ended in time; try again")
 	case c.stage == stageRecording, c.stage == stageMarking, c.stage == stageReleasing, c.stage == stageForgetting:

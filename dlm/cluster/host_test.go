@@ -135,15 +135,15 @@ func TestUsersOfADevice(t *testing.T) {
 	in, err := other.StdinPipe()
 	require.NoError(t, err)
 	require.NoError(t, other.Start())
-	u := h.users("foo")
+	u := h.users(t.Context(), "foo")
 	require.True(t, u.has(other.Process.Pid))
 	require.False(t, u.has(os.Getpid()), "this process knows its own locks")
 	require.False(t, u.has(1<<30))
 	in.Close()
 	require.NoError(t, other.Wait())
 	require.False(t, u.has(other.Process.Pid), "it has ended")
-	require.False(t, h.users("foo").has(other.Process.Pid))
-	require.Empty(t, h.users("none").pids)
+	require.False(t, h.users(t.Context(), "foo").has(other.Process.Pid))
+	require.Empty(t, h.users(t.Context(), "none").pids)
 }
 
 // daemon answers on the query socket as dlm_controld does: one query for each
@@ -319,4 +319,59 @@ func FuzzStatus(f *testing.F) {
 		require.True(t, (st == nil) == (err != nil))
 		require.False(t, errors.Is(err, io.ErrNoProgress))
 	})
+}
+
+// A process that can't be looked into is an error: "nobody" could not be told from
+// "could not look".
+func TestUsersThatCanNotBeSeen(t *testing.T) {
+	h := machine(t)
+	root := h.root
+	require.NoError(t, os.MkdirAll(filepath.Join(root, "dev/misc"), 0o755))
+	require.NoError(t, os.Symlink("/dev/full", filepath.Join(root, "dev/misc/dlm_foo")))
+	held := func(dlm.LockID) bool { return true }
+	users := func() []dlm.User {
+		found, err := h.Users(t.Context(), "foo", held)
+		require.NoError(t, err)
+		return found
+	}
+	require.Empty(t, users())
+	put(t, filepath.Join(root, "proc/7/comm"), "other\n")
+	require.Empty(t, users(), "it has ended meanwhile")
+	require.NoError(t, os.MkdirAll(filepath.Join(root, "proc/7/fd"), 0o755))
+	require.NoError(t, os.Symlink("socket:[1]", filepath.Join(root, "proc/7/fd/0")))
+	require.NoError(t, os.Symlink("/gone", filepath.Join(root, "proc/7/fd/1")))
+	require.Empty(t, users())
+
+	fd := filepath.Join(root, "proc/7/fd/3")
+	require.NoError(t, os.Symlink(fd, fd)) // fails with ELOOP, for root as well
+	_, err := h.Users(t.Context(), "foo", held)
+	require.ErrorIs(t, err, syscall.ELOOP)
+	require.NoError(t, os.Remove(fd))
+	put(t, filepath.Join(root, "proc/8/fd"), "no directory")
+	_, err = h.Users(t.Context(), "foo", held)
+	require.ErrorIs(t, err, syscall.ENOTDIR)
+
+	require.NoError(t, os.Symlink("/dev/full", fd))
+	require.Equal(t, []dlm.User{{PID: 7, Name: "other"}}, users(), "one is enough")
+	require.Equal(t, "process 7 (other) has it open", users()[0].String())
+
+	none := machine(t)
+	require.NoError(t, os.WriteFile(filepath.Join(none.root, "proc/misc"), nil, 0o644))
+	_, err = none.Users(t.Context(), "foo", held)
+	require.Error(t, err, "no device to look for")
+	_, err = h.Users(t.Context(), "none", held)
+	require.ErrorIs(t, err, dlm.ErrNoLockspace)
+}
+
+// A lock of this node that neither the caller nor an open device explains is
+// somebody's: the kernel's own, for example. Orphans are nobody's.
+func TestUsersWithLocks(t *testing.T) {
+	h := machine(t)
+	put(t, filepath.Join(h.root, "proc/9/fd/0"), "")
+	all, err := h.Users(t.Context(), "foo", nil)
+	require.NoError(t, err)
+	require.NotEmpty(t, all)
+	for _, u := range all {
+		require.True(t, u.Locked)
+	}
 }

@@ -128,7 +128,7 @@ func (h *Host) Orphans(ctx context.Context, lockspace string, held func(dlm.Lock
 	var users *users
 	alive := func(tid int) bool {
 		if users == nil {
-			users = h.users(lockspace)
+			users = h.users(ctx, lockspace)
 		}
 		return users.has(tid)
 	}

@@ -2,10 +2,20 @@ package cluster
 
 import (
 	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dlmlock/dlmlockd/dlm"
 )
 
 // users are the processes, other than this one, that have the device of a
@@ -13,41 +23,171 @@ import (
 type users struct {
 	host *Host
 	pids map[int]bool
+	err  error // why a process could not be looked into
 }
 
-// users looks through /proc, for which one has to be root. A process that
-// can't be looked into counts as none.
-func (h *Host) users(lockspace string) *users {
+// Users lists the processes, other than this one, that have the device of a
+// lockspace open, and the threads with locks in it whose process does not. held
+// tells of a lockid whether this process has that lock; nil stands for none.
+//
+// The device is looked for in /proc, among all descriptors of all processes. For
+// that one has to be root, with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH: a process
+// that can't be looked into is an error. What is not seen: a descriptor that is on
+// its way in a socket, a process of a pid namespace that this one is not above.
+// The locks are looked for in debugfs, where that is there.
+func (h *Host) Users(ctx context.Context, lockspace string, held func(dlm.LockID) bool) ([]dlm.User, error) {
+	if err := h.member(lockspace); err != nil {
+		return nil, err
+	}
+	u := h.users(ctx, lockspace)
+	var found []dlm.User
+	for pid := range u.pids {
+		found = append(found, dlm.User{PID: pid, Name: h.program(pid)})
+	}
+	others, err := h.lockers(lockspace, u, held)
+	found = append(found, others...)
+	slices.SortFunc(found, func(a, b dlm.User) int { return cmp.Compare(a.PID, b.PID) })
+	if err = errors.Join(u.err, err); err != nil && len(found) == 0 {
+		return nil, &dlm.Error{Op: "look", Lockspace: lockspace, Err: err, Advice: "who uses a lockspace can be seen by root with CAP_SYS_PTRACE and " +
+			"CAP_DAC_READ_SEARCH only; dlmlockd.service of this version gives both"}
+	}
+	return found, nil
+}
+
+// lockers finds the threads of other processes that have locks, orphans and those
+// of the users left out.
+func (h *Host) lockers(lockspace string, u *users, held func(dlm.LockID) bool) ([]dlm.User, error) {
+	table, err := os.Open(h.path(debugfs, lockspace+"_all"))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EPERM) { // not mounted; the kernel is locked down
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer table.Close()
+	tids := map[int]bool{}
+	err = readTable(table, func([]byte) bool { return true }, func(r *resource) bool {
+		for i := range r.locks {
+			e := &r.locks[i]
+			switch {
+			case r.master == 0 && e.node != 0: // another node's
+			case held != nil && held(e.id):
+			case e.flags&dlm.Persistent == 0:
+				tids[e.pid] = true
+			}
+		}
+		return true
+	})
+	var found []dlm.User
+	for tid := range tids {
+		if pid := h.process(tid); pid != os.Getpid() && !u.pids[pid] {
+			found = append(found, dlm.User{PID: tid, Name: h.program(tid), Locked: true})
+		}
+	}
+	return found, err
+}
+
+// users looks through /proc. A look into a file of a network filesystem that does
+// not answer can hang for ever, which ctx ends.
+func (h *Host) users(ctx context.Context, lockspace string) *users {
+	done := make(chan *users, 1)
+	go func() { done <- h.scan(ctx, lockspace) }()
+	select {
+	case u := <-done:
+		return u
+	case <-ctx.Done():
+		return &users{host: h, err: fmt.Errorf("looking through /proc has not ended in time: %w", ctx.Err())}
+	}
+}
+
+func (h *Host) scan(ctx context.Context, lockspace string) *users {
 	u := &users{host: h, pids: make(map[int]bool)}
-	device, ok := h.device(lockspace)
-	if !ok {
+	device, err := h.device(lockspace)
+	if err != nil {
+		u.err = err
 		return u
 	}
-	processes, _ := os.ReadDir(h.path("proc"))
+	processes, err := os.ReadDir(h.path("proc"))
+	if err != nil {
+		u.err = err
+		return u
+	}
 	for _, p := range processes {
 		pid, err := strconv.Atoi(p.Name())
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		files, _ := os.ReadDir(h.path("proc", p.Name(), "fd"))
-		for _, f := range files {
-			var st syscall.Stat_t
-			if syscall.Stat(h.path("proc", p.Name(), "fd", f.Name()), &st) == nil && st.Mode&syscall.S_IFMT == syscall.S_IFCHR && uint64(st.Rdev) == device {
-				u.pids[pid] = true
-				break
-			}
+		if ctx.Err() != nil {
+			return u
+		}
+		open, err := h.hasOpen(p.Name(), device)
+		switch {
+		case open:
+			u.pids[pid] = true
+		case err != nil && u.err == nil:
+			u.err = fmt.Errorf("process %d can't be looked into: %w", pid, err)
 		}
 	}
 	return u
 }
 
-// device is the device number of a lockspace.
-func (h *Host) device(lockspace string) (uint64, bool) {
-	var st syscall.Stat_t
-	if err := syscall.Stat(h.path("dev/misc", "dlm_"+lockspace), &st); err != nil {
-		return 0, false
+// hasOpen tells whether a process has a device open. One that has ended has not.
+func (h *Host) hasOpen(pid string, device uint64) (bool, error) {
+	files, err := os.ReadDir(h.path("proc", pid, "fd"))
+	var failed error
+	if err != nil && !ended(err) {
+		failed = err
 	}
-	return uint64(st.Rdev), true
+	for _, f := range files {
+		path := h.path("proc", pid, "fd", f.Name())
+		target, err := os.Readlink(path)
+		if err == nil && !strings.HasPrefix(target, "/") && !strings.HasPrefix(target, "(unreachable)") {
+			continue // a socket, a pipe, an event
+		}
+		var st unix.Statx_t
+		if err == nil {
+			err = unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st)
+		}
+		switch {
+		case err == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && unix.Mkdev(st.Rdev_major, st.Rdev_minor) == device:
+			return true, nil
+		case err != nil && !ended(err) && failed == nil:
+			failed = err
+		}
+	}
+	return false, failed
+}
+
+// ended tells of the error of a look into a process that it, or its descriptor,
+// is not there any more.
+func ended(err error) bool { return errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ESRCH) }
+
+// miscMajor is the major number of the devices in /proc/misc (MISC_MAJOR).
+const miscMajor = 10
+
+// device is the device number of a lockspace.
+func (h *Host) device(lockspace string) (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(h.path("dev/misc", "dlm_"+lockspace), &st); err == nil {
+		return st.Rdev, nil
+	}
+	// Perhaps udev has not made it yet.
+	f, err := os.Open(h.path("proc/misc"))
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		minor, name, _ := strings.Cut(strings.TrimSpace(lines.Text()), " ")
+		if n, err := strconv.ParseUint(minor, 10, 32); err == nil && name == "dlm_"+lockspace {
+			return unix.Mkdev(miscMajor, uint32(n)), nil
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return 0, err
+	}
+	return 0, fmt.Errorf("the lockspace has no device: %w", syscall.ENODEV)
 }
 
 // has tells whether the thread tid belongs to one of them.
@@ -55,17 +195,28 @@ func (u *users) has(tid int) bool {
 	if len(u.pids) == 0 {
 		return false
 	}
-	f, err := os.Open(u.host.path("proc", strconv.Itoa(tid), "status"))
+	return u.pids[u.host.process(tid)]
+}
+
+// process is the process that a thread belongs to; 0 if it is not there.
+func (h *Host) process(tid int) int {
+	f, err := os.Open(h.path("proc", strconv.Itoa(tid), "status"))
 	if err != nil {
-		return false
+		return 0
 	}
 	defer f.Close()
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		if text, ok := strings.CutPrefix(lines.Text(), "Tgid:"); ok {
-			pid, err := strconv.Atoi(strings.TrimSpace(text))
-			return err == nil && u.pids[pid]
+			pid, _ := strconv.Atoi(strings.TrimSpace(text))
+			return pid
 		}
 	}
-	return false
+	return 0
+}
+
+// program is the name of the program of a process or thread, "" if unknown.
+func (h *Host) program(pid int) string {
+	b, _ := os.ReadFile(h.path("proc", strconv.Itoa(pid), "comm"))
+	return strings.TrimSpace(string(b))
 }

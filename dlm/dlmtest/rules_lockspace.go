@@ -65,6 +65,7 @@ var lockspaceRules = []rule{
 			require.ErrorIs(c, err, dlm.ErrName)
 		}
 	}},
+	{"Users are the other processes that have the lockspace open", ruleUsers},
 	{"Remove ends every lock and orphan and tells the handles Closed last", ruleRemove},
 	{"lockspaces have their resources and orphans for themselves", func(c *check) {
 		a, name := c.client(0), c.rig.FreshLockspace(c)
@@ -199,4 +200,34 @@ func ruleStopped(c *check) {
 	require.Equal(c, dlm.StatusCanceled, a.ended(canceled, dlm.OpLock).Status)
 	require.Equal(c, dlm.StatusUnlocked, a.ended(held, dlm.OpUnlock).Status)
 	a.unlock(adopted)
+}
+
+func ruleUsers(c *check) {
+	looker := func(p Process) dlm.Looker {
+		l, ok := p.(dlm.Looker)
+		require.True(c, ok, "an engine that can't look")
+		return l
+	}
+	maker, name := c.rig.Process(c, 0), c.rig.FreshLockspace(c)
+	_, err := looker(maker).Users(c.ctx(), name)
+	require.ErrorIs(c, err, dlm.ErrNoLockspace)
+	space, err := maker.Create(c.ctx(), name, ignore)
+	require.NoError(c, err)
+	users := func(p Process) []dlm.User {
+		found, err := looker(p).Users(c.ctx(), name)
+		require.NoError(c, err)
+		return found
+	}
+	require.Empty(c, users(maker), "itself")
+	other := &client{c, c.start(c, 0, name)}
+	other.lock(c.resource(), dlm.PR, 0)
+	other.persistent(c.resource(), dlm.EX)
+	require.Len(c, users(maker), 1, "once, with locks or without")
+	require.Len(c, users(other.process), 1)
+	require.NoError(c, space.Close())
+	require.Empty(c, users(other.process), "closed")
+	other.kill()
+	require.Empty(c, users(maker), "killed; an orphan has nobody")
+	require.NoError(c, maker.Remove(c.ctx(), name))
+	require.NoError(c, maker.Close())
 }

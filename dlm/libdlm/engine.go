@@ -78,16 +78,29 @@ func (e *Engine) acquire(ctx context.Context, op, name string, sink dlm.Sink, ge
 	if err != nil {
 		return nil, fail(op, name, err)
 	}
-	info, err := e.host.Node(ctx)
+	s, err := e.wrap(ctx, op, name, d, sink)
 	if err != nil {
 		go d.close()
+		if known, ok := errors.AsType[*dlm.Error](err); ok && op == "create" {
+			half := *known
+			half.Unsettled = true // the node has joined
+			err = &half
+		}
+		return nil, err
+	}
+	return s, nil
+}
+
+// wrap makes the handle of a device that is open.
+func (e *Engine) wrap(ctx context.Context, op, name string, d device, sink dlm.Sink) (dlm.Lockspace, error) {
+	info, err := e.host.Node(ctx)
+	if err != nil {
 		return nil, err
 	}
 	g := e.host.Recovery(name)
 	s, err := e.add(op, name, info.ID, d, g, sink)
 	if err != nil {
 		g.Close()
-		go d.close()
 		return nil, err
 	}
 	return s, nil
@@ -151,7 +164,7 @@ func (e *Engine) createDevice(ctx context.Context, name string) (device, error) 
 			return nil, err
 		case e.host.HasMisc("dlm_" + name):
 			// The node has joined; what failed is finding the device.
-			return nil, &dlm.Error{Op: "create", Lockspace: name, Err: dlm.ErrClusterUnavailable, Advice: adviceDevice}
+			return nil, &dlm.Error{Op: "create", Lockspace: name, Err: dlm.ErrClusterUnavailable, Advice: adviceDevice, Unsettled: true}
 		default:
 			return nil, err
 		}
@@ -330,6 +343,17 @@ func (e *Engine) Orphans(ctx context.Context, lockspace string) ([]dlm.Orphan, e
 		}
 	}
 	return e.host.Orphans(ctx, lockspace, func(id dlm.LockID) bool { return held[id] })
+}
+
+// Users implements dlm.Looker from /proc and debugfs.
+func (e *Engine) Users(ctx context.Context, lockspace string) ([]dlm.User, error) {
+	held := make(map[dlm.LockID]bool)
+	for _, s := range e.open() {
+		if s.name == lockspace {
+			s.lockIDs(held)
+		}
+	}
+	return e.host.Users(ctx, lockspace, func(id dlm.LockID) bool { return held[id] })
 }
 
 // lockIDs adds the lockids of the handle's locks to ids.

@@ -73,6 +73,29 @@ func (e *Engine) Orphans(ctx context.Context, lockspace string) ([]dlm.Orphan, e
 	return orphans, nil
 }
 
+// Users lists the other engines of this node that have the lockspace open. They
+// are no processes, so the pid is 0.
+func (e *Engine) Users(ctx context.Context, lockspace string) ([]dlm.User, error) {
+	c := e.node.cluster
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m, err := e.look(ctx, lockspace)
+	if err != nil {
+		return nil, err
+	}
+	others := map[*Engine]bool{}
+	for h := range m.handles {
+		if h.engine != e {
+			others[h.engine] = true
+		}
+	}
+	var users []dlm.User
+	for range others {
+		users = append(users, dlm.User{Name: "another engine"})
+	}
+	return users, nil
+}
+
 // Health tells whether the lockspace is stopped, and who is in it.
 func (e *Engine) Health(ctx context.Context, lockspace string) (dlm.Health, error) {
 	c := e.node.cluster

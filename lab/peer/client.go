@@ -192,6 +192,15 @@ func (c *Client) Orphans(ctx context.Context, lockspace string) ([]dlm.Orphan, e
 	return m.Orphans, nil
 }
 
+// Users implements dlm.Looker.
+func (c *Client) Users(ctx context.Context, lockspace string) ([]dlm.User, error) {
+	m, err := c.call(ctx, request{Method: methodUsers, Name: lockspace})
+	if err != nil {
+		return nil, err
+	}
+	return m.Users, nil
+}
+
 // Health implements dlm.Looker.
 func (c *Client) Health(ctx context.Context, lockspace string) (dlm.Health, error) {
 	m, err := c.call(ctx, request{Method: methodHealth, Name: lockspace})

@@ -22,6 +22,7 @@ const (
 	methodQueues
 	methodOrphans
 	methodHealth
+	methodUsers
 	methodCloseEngine
 
 	// Of a lockspace. These but closeSpace have no reply.
@@ -69,6 +70,7 @@ type message struct {
 	Queues  dlm.Queues
 	Orphans []dlm.Orphan
 	Health  dlm.Health
+	Users   []dlm.User
 }
 
 // failure is an error on its way. What errors.Is can tell of a *dlm.Error

@@ -141,6 +141,8 @@ func (s *server) look(ctx context.Context, r *request, m *message) (err error) {
 		m.Orphans, err = looker.Orphans(ctx, r.Name)
 	case methodHealth:
 		m.Health, err = looker.Health(ctx, r.Name)
+	case methodUsers:
+		m.Users, err = looker.Users(ctx, r.Name)
 	}
 	return err
 }

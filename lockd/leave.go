@@ -1,0 +1,234 @@
+package lockd
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// The order of events of a leave, and what a crash between two lines leaves:
+//
+//	leave      look: who else is in it, which orphans   nothing
+//	leaving    append "leaving"                         anchor and record: looked at and left at the next start
+//	remove     look again, then Remove                  anchor and record, or a record alone: the same
+//	left       append "left"                            a record alone: dropped at the next start
+//	           reply
+//
+// To remove a lockspace ends every lock of this node in it, whoever's it is
+// (dlm_release_lockspace with force; without force the kernel refuses also for the
+// sake of locks that this node only keeps the queues of). So it is removed only if
+// it is proven to be ours (see anchor.go), if no other process has it open or has
+// locks in it, and if no orphan is there that no record explains; force loses the
+// locks of the service and nothing else. A look that fails is a refusal. The second
+// look stands immediately before the removal; what remains is a process that opens
+// the device between the two system calls.
+//
+// A lockspace that is not open, because it failed, is opened first: its anchor has
+// to be adopted.
+
+const whyLeft = "this node left the lockspace"
+
+// leave answers a Leave. The locks in it end with the membership, so a forced
+// one reports each of them lost.
+func (t *table) leave(c *call, force bool) {
+	sp := t.spaces[c.space]
+	switch {
+	case sp == nil:
+		t.refuse(c, c.error(NoSuchLockspace, c.space, "", dlm.None, "the lockspace is not joined here"))
+		return
+	case sp.step != spaceIdle:
+		t.refuse(c, c.error(LockspaceInUse, c.space, "", dlm.None, "the lockspace is being joined or left; try again in a moment"))
+		return
+	case sp.locks > 0 && !force:
+		t.refuse(c, c.error(LockspaceInUse, c.space, "", dlm.None, heldText))
+		return
+	case sp.recorded == 0 && !sp.proven:
+		t.forgetForeign(c, sp)
+		return
+	}
+	sp.waiting = append(sp.waiting, c)
+	sp.leaveForce, sp.leaveConfigured = force, sp.configured
+	if !sp.open {
+		t.leaveUnopened(sp)
+		return
+	}
+	sp.leaveFrom, sp.retryAt = sp.state, time.Time{}
+	t.lookInto(sp, func(k looked) {
+		if e := t.cantLeave(sp, k); e != nil {
+			t.stay(sp, e)
+			return
+		}
+		sp.state, sp.step = SpaceLeaving, spaceRemoving
+		sp.configured, sp.recorded = false, state.Leaving
+		t.recordSpace(sp, true, func(error) { t.removeSpace(sp) })
+	})
+}
+
+// leaveUnopened begins to leave a lockspace that could not be opened so far.
+func (t *table) leaveUnopened(sp *space) {
+	sp.leaveFrom, sp.retryAt = 0, time.Time{}
+	sp.state, sp.step = SpaceLeaving, spaceOpening
+	sp.configured, sp.recorded = false, state.Leaving
+	t.recordSpace(sp, true, func(error) { t.open(sp) })
+}
+
+// forgetForeign answers the leave of a lockspace that is not ours: it is not ours
+// to leave.
+func (t *table) forgetForeign(c *call, sp *space) {
+	t.log(slog.LevelInfo, "the lockspace is not the service's, so it is forgotten and left as it is", slog.String("lockspace", sp.name))
+	sp.configured, sp.retryAt = false, time.Time{}
+	t.do(notifyAction{LockspaceChanged{LockspaceInfo: t.spaceInfo(sp), Gone: true}})
+	t.forgetSpace(sp)
+	c.stage = stageDone
+	t.reply(c)
+}
+
+const heldText = "locks are held in the lockspace; release them, or leave with force and lose them"
+
+// cantLeave tells why the lockspace must not be removed now, or nil.
+func (t *table) cantLeave(sp *space, k looked) *Error {
+	e := &Error{Op: "leave", Lockspace: sp.name, Kind: LockspaceInUse}
+	n := len(t.unknown(sp, k.orphans))
+	switch {
+	case k.usersErr != nil || len(k.users) > 0:
+		return inUse(sp.name, k.users, k.usersErr)
+	case sp.locks > 0 && !sp.leaveForce:
+		e.Text = heldText
+	case n > 0:
+		e.Text = fmt.Sprintf("%d orphans are in the lockspace that no record explains, and what they protect may be in use: "+
+			"list them with ListOrphans, take each over with AdoptOrphan or remove it with Purge, then leave again", n)
+	case !k.hasOrphans && (!sp.leaveForce || sp.mapLost || !errors.Is(k.orphansErr, errNoTables)):
+		e.Text = fmt.Sprintf("whether there are locks in the lockspace that the service does not know can't be seen (%v); "+
+			"mount debugfs at /sys/kernel/debug", k.orphansErr)
+		if !sp.mapLost {
+			e.Text += ", or leave with force"
+		}
+	default:
+		return nil
+	}
+	return e
+}
+
+// inUse refuses a leave for the sake of other processes, or because they can't be
+// seen.
+func inUse(lockspace string, users []dlm.User, err error) *Error {
+	e := &Error{Op: "leave", Lockspace: lockspace, Kind: LockspaceInUse, Err: err}
+	if len(users) > 0 {
+		e.Text = "nothing is left, because it would end locks of others: " + usersText(users) + "; end that first"
+		return e
+	}
+	e.Text = fmt.Sprintf("nothing is left, because whether another process uses the lockspace can't be seen: %v", err)
+	return e
+}
+
+// stay ends a leave that is refused: the lockspace is again what it was.
+func (t *table) stay(sp *space, e *Error) {
+	begun := sp.recorded == state.Leaving
+	from := sp.leaveFrom
+	sp.configured = sp.configured || sp.leaveConfigured
+	waiting := sp.waiting
+	sp.waiting = nil
+	for _, c := range waiting {
+		if c.op == "join" {
+			sp.waiting = append(sp.waiting, c)
+			continue
+		}
+		c.fail(e)
+		c.stage = stageDone
+		t.reply(c)
+	}
+	if begun {
+		t.log(slog.LevelWarn, "the leave of the lockspace is given up", slog.String("lockspace", sp.name), slog.String("err", e.Text))
+		sp.recorded = state.Joined
+		t.append(true, []state.Change{sp.record()}, nil)
+	}
+	switch from {
+	case SpaceReady:
+		sp.state, sp.step = SpaceReady, spaceIdle
+		if begun {
+			t.do(notifyAction{LockspaceChanged{LockspaceInfo: t.spaceInfo(sp)}})
+		}
+		t.answerSpace(sp, nil)
+		if sp.anchor == 0 { // removed meanwhile
+			t.makeAnchor(sp)
+		}
+	case SpaceFailed: // some records could not be adopted
+		sp.state, sp.step = SpaceFailed, spaceIdle
+		sp.retryAt = t.now.Add(sp.backoff)
+	default:
+		sp.state = SpaceJoining
+		if sp.anchor == 0 {
+			t.makeAnchor(sp)
+			return
+		}
+		t.adoptAll(sp)
+	}
+}
+
+// finishLeave goes on with a leave that is written down, of a lockspace that is
+// open and ours.
+func (t *table) finishLeave(sp *space) {
+	sp.state = SpaceLeaving
+	t.lookInto(sp, func(k looked) {
+		if e := t.cantLeave(sp, k); e != nil {
+			t.stay(sp, e)
+			return
+		}
+		t.removeSpace(sp)
+	})
+}
+
+// removeSpace has the lockspace removed, if it is proven to be ours.
+func (t *table) removeSpace(sp *space) {
+	if !sp.proven {
+		t.failSpace(sp, goneError(sp), true) // and whose it is, is found out anew
+		return
+	}
+	sp.state, sp.step, sp.gone = SpaceLeaving, spaceRemoving, false
+	t.do(removeAction{sp})
+}
+
+// removed takes the end of removeAction. Where it failed, removing is tried again:
+// through the same handle, or, where that has ended, through another one that has
+// to have the anchor.
+func (t *table) removed(sp *space, err error) {
+	if e, ok := errors.AsType[*Error](err); ok { // the look before it
+		t.stay(sp, e)
+		return
+	}
+	if err != nil && !errors.Is(err, dlm.ErrNoLockspace) {
+		if sp.gone {
+			t.shut(sp)
+		}
+		t.unusable(sp, spaceError(sp, err), true)
+		return
+	}
+	t.left(sp, whyLeft)
+}
+
+// left ends the membership, or the claim to it, and every lock that was in it.
+func (t *table) left(sp *space, why string) {
+	t.shut(sp)
+	t.closeLocks(sp, why)
+	sp.recorded, sp.anchor, sp.mapLost = state.Left, 0, false
+	t.recordSpace(sp, true, func(error) {
+		sp.step, sp.recorded = spaceIdle, 0
+		if why == whyLeft {
+			t.log(slog.LevelInfo, "lockspace left", slog.String("lockspace", sp.name))
+		}
+		if sp.configured || slices.ContainsFunc(sp.waiting, func(c *call) bool { return c.op == "join" }) {
+			t.open(sp) // the leave was from before the last start
+			return
+		}
+		t.settled(sp)
+		t.do(notifyAction{LockspaceChanged{LockspaceInfo: t.spaceInfo(sp), Gone: true}})
+		t.answerSpace(sp, nil)
+		sp.state, sp.err = SpaceFailed, &Error{Op: "leave", Lockspace: sp.name, Kind: NoSuchLockspace, Text: "the lockspace was left"}
+		t.forgetSpace(sp)
+	})
+}
