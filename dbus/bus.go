@@ -45,10 +45,11 @@ func SystemAddress() string {
 // a Server is started on it; until then it answers that the service is
 // starting.
 type Bus struct {
-	conn   *godbus.Conn
-	wire   *wire
-	guid   string
-	server atomic.Pointer[Server]
+	conn    *godbus.Conn
+	wire    *wire
+	serials serials
+	guid    string
+	server  atomic.Pointer[Server]
 }
 
 // Connect connects to the bus at address ("" means SystemAddress). The context
@@ -75,7 +76,7 @@ func Connect(ctx context.Context, address string) (*Bus, error) {
 func (b *Bus) greet() (err error) {
 	b.conn, err = godbus.NewConn(b.wire,
 		godbus.WithSignalHandler(&signals{bus: b, rest: godbus.NewSequentialSignalHandler()}),
-		godbus.WithSerialGenerator(new(serials)),
+		godbus.WithSerialGenerator(&b.serials),
 		// Only the kernel's word on who we are; no cookies in a home directory.
 		godbus.WithAuth(godbus.AuthExternal(fmt.Sprint(os.Geteuid()))))
 	if err != nil {

@@ -24,6 +24,8 @@ type call struct {
 	id          string  // which of the kind
 	req         request // nil with peer nil
 	weight      int32   // how much of the sender's room it takes
+	room        int     // bytes that its answer may have, if it may be long
+	entered     bool    // it had its turn, and leaves it with the answer
 	unchecked   bool    // whose it is was not known when it came
 	answered    atomic.Bool
 }
@@ -35,6 +37,9 @@ type request interface {
 	serve(c *call)
 }
 
+// long is a request whose answer may be long: room says how many bytes.
+type long interface{ room() int }
+
 // heavy is a request that takes more memory than most: weight says how many
 // more it counts for.
 type heavy interface{ weight() int32 }
@@ -44,6 +49,24 @@ func (c *call) reply(body ...any) {
 	if c.answered.CompareAndSwap(false, true) {
 		c.srv.out.post(letter{call: c, sig: c.method.outSig, body: body})
 	}
+}
+
+// write answers with out arguments that fill writes when it is the answer's
+// turn to be written. Only the first answer counts.
+func (c *call) write(fill func(*encoder)) {
+	if c.answered.CompareAndSwap(false, true) {
+		c.srv.out.post(letter{call: c, sig: c.method.outSig, fill: fill})
+	}
+}
+
+// lane is the lane of its answer in the outbox.
+func (c *call) lane() uint32 {
+	if c.peer != nil {
+		if who := c.peer.who.Load(); who != nil {
+			return who.uid
+		}
+	}
+	return laneless
 }
 
 // fail answers with an error. Only the first answer counts.
@@ -57,7 +80,7 @@ func (c *call) fail(err error) {
 func (c *call) drop() {
 	if c.answered.CompareAndSwap(false, true) {
 		c.giveBack()
-		c.sent()
+		c.sent(0)
 	}
 }
 
@@ -69,8 +92,14 @@ func (c *call) giveBack() {
 	}
 }
 
-// sent is called once, when the answer is written or not wanted.
-func (c *call) sent() { c.srv.gate.leave() }
+// sent is called once, when the answer of so many bytes is written or not
+// wanted.
+func (c *call) sent(bytes int) {
+	if c.entered {
+		c.srv.desk.leave(c.peer.user.share, c.room, bytes)
+	}
+	c.srv.gate.leave()
+}
 
 func (c *call) peerGone() bool { return c.peer != nil && c.peer.ctx.Err() != nil }
 

@@ -37,9 +37,7 @@ var logProperties = []property{
 // only the line of the caller knows who that is.
 func logControlNode(rest ...*iface) *node {
 	properties := newIface(ifaceProperties, nil,
-		&method{name: "Get", in: "ss", out: "v", inline: getProperty},
-		&method{name: "Set", in: "ssv", parse: parseSetLog},
-		&method{name: "GetAll", in: "s", out: "a{sv}", inline: getAllProperties})
+		methodGet, &method{name: "Set", in: "ssv", parse: parseSetLog}, methodGetAll)
 	return &node{xml: data.LogControlIntrospection,
 		ifaces: append([]*iface{newIface(ifaceLogControl, logProperties), properties}, rest...)}
 }

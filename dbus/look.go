@@ -12,6 +12,8 @@ func parseInspect(body *reader) (request, error) {
 	return r, checkNames("inspect", r.lockspace, r.resource)
 }
 
+func (*inspect) room() int { return longAnswer }
+
 func (r *inspect) serve(c *call) {
 	if err := c.authorize(lockd.ActInspect, about{op: "inspect", lockspace: r.lockspace, resource: r.resource}); err != nil {
 		c.fail(err)
@@ -76,17 +78,31 @@ func parseListLocks(body *reader) (request, error) {
 	return r, parseOptions("list", listOptions, body, &r.filter)
 }
 
+// maxRows is how many locks one page is made of. No more than so many fit into
+// longAnswer.
+const maxRows = 512
+
+// lookCost is what it costs to look at a lock, in bytes of answers.
+const lookCost = 4
+
+func (*listLocks) room() int { return longAnswer }
+
 func (r *listLocks) serve(c *call) {
 	if err := c.authorize(lockd.ActInspect, about{op: "list", lockspace: r.filter.Lockspace, resource: r.filter.Resource}); err != nil {
 		c.fail(err)
 		return
 	}
-	c.srv.api.List(r.filter, func(page []lockd.LockInfo, _ lockd.Ref, err error) {
+	f := r.filter
+	if f.Limit == 0 || f.Limit > maxRows {
+		f.Limit = maxRows
+	}
+	c.srv.api.List(f, func(page lockd.Page, err error) {
 		defer c.contain()
 		if err != nil {
 			c.fail(err)
 			return
 		}
-		c.reply(lockRows(page))
+		c.srv.desk.charge(c.peer.user.share, lookCost*int64(page.Looked))
+		c.write(func(e *encoder) { e.lockRows(page.Locks) })
 	})
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // MaxListed is how many objects of a kind GetManagedObjects and Introspect
-// list. For more there is ListLocks, which has pages.
+// list, at most. For more there is ListLocks, which has pages.
 const MaxListed = 1000
 
 // kinds are the objects that come and go. The first interface of each is its
@@ -77,6 +77,8 @@ func (introspectObject) serve(c *call) {
 
 type introspectChildren struct{}
 
+func (introspectChildren) room() int { return longAnswer }
+
 func (introspectChildren) serve(c *call) {
 	err := c.authorize(lockd.ActInspect, about{op: "inspect"})
 	var names []string
@@ -118,7 +120,7 @@ func (r getAllObject) serve(c *call) {
 		c.fail(err)
 		return
 	}
-	c.reply(i.values(c.srv, of))
+	c.write(func(e *encoder) { e.values(i, c.srv, of, nil) })
 }
 
 // number reads the id of a lock or request: decimal, without leading zeros.
@@ -166,14 +168,6 @@ func unescape(id string) (name string, ok bool) {
 	return b.String(), b.Len() > 0 && escape(b.String()) == id
 }
 
-// managed is one object in GetManagedObjects: its interfaces and properties.
-type managed = map[string]map[string]godbus.Variant
-
-// managedAs is what GetManagedObjects and InterfacesAdded say of an object.
-func (i *iface) managedAs(s *Server, of any) managed {
-	return managed{i.name: i.values(s, of)}
-}
-
 // managerIface is org.freedesktop.DBus.ObjectManager (D-Bus specification,
 // "Standard Interfaces").
 func managerIface() *iface {
@@ -183,8 +177,14 @@ func managerIface() *iface {
 
 type getManaged struct{}
 
+// MaxManaged is how many bytes of objects GetManagedObjects lists: an answer
+// can't be divided, and the bus passes nothing else on meanwhile.
+const MaxManaged = 256 << 10
+
 // weight: the answer is long.
 func (getManaged) weight() int32 { return 16 }
+
+func (getManaged) room() int { return MaxManaged }
 
 func (getManaged) serve(c *call) {
 	if err := c.authorize(lockd.ActInspect, about{op: "inspect"}); err != nil {
@@ -192,18 +192,40 @@ func (getManaged) serve(c *call) {
 		return
 	}
 	s := c.srv
+	// What is there is gathered at one moment, between the signals that come
+	// before and those that come after.
 	s.api.Snapshot(MaxListed, func(spaces []lockd.LockspaceInfo, locks []lockd.LockInfo) {
 		defer c.contain()
-		all := make(map[godbus.ObjectPath]managed, len(spaces)+len(locks))
-		for i := range spaces {
-			all[spacePath(spaces[i].Name)] = spaceFace.managedAs(s, &spaces[i])
-		}
-		for i := range locks {
-			all[lockPath(locks[i].Ref)] = lockFace.managedAs(s, &locks[i])
-		}
-		for _, r := range s.requests.list(MaxListed) {
-			all[r.path()] = requestFace.managedAs(s, &r)
-		}
-		c.reply(all)
+		requests := s.requests.list(MaxListed)
+		c.write(func(e *encoder) {
+			at, first := e.begin(8)
+			for i := range spaces {
+				e.managed(s, spacePath(spaces[i].Name), spaceFace, &spaces[i])
+			}
+			// Neither kind may crowd out the other.
+			for i := range max(len(locks), len(requests)) {
+				if i < len(locks) {
+					e.managed(s, lockPath(locks[i].Ref), lockFace, &locks[i])
+				}
+				if i < len(requests) {
+					e.managed(s, requests[i].path(), requestFace, &requests[i])
+				}
+			}
+			e.end(at, first)
+		})
 	})
+}
+
+// managed writes an object of GetManagedObjects, if it still fits.
+func (e *encoder) managed(s *Server, path godbus.ObjectPath, i *iface, of any) {
+	before := len(e.b)
+	if before > MaxManaged {
+		return
+	}
+	e.align(8)
+	e.text(string(path))
+	e.object(i, s, of)
+	if len(e.b) > MaxManaged {
+		e.b = e.b[:before]
+	}
 }

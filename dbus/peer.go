@@ -41,6 +41,7 @@ type user struct {
 	uid        uint32
 	unanswered atomic.Int32
 	peers      int // guarded by Server.mu
+	share      *share
 }
 
 // full is the error for a call that does not fit any more.
@@ -80,7 +81,8 @@ func (p *peer) belong(who *identity) {
 	p.srv.mu.Lock()
 	u := p.srv.users[who.uid]
 	if u == nil {
-		u = &user{uid: who.uid}
+		p.srv.forgetUsers()
+		u = &user{uid: who.uid, share: p.srv.desk.newShare(who.uid)}
 		p.srv.users[who.uid] = u
 	}
 	u.peers++
@@ -101,8 +103,23 @@ func (p *peer) leave() {
 	if p.user == nil {
 		return
 	}
-	if p.user.peers--; p.user.peers == 0 {
-		delete(p.srv.users, p.user.uid)
+	p.user.peers--
+}
+
+// maxIdleUsers is how many users without a connection are kept. They are, so
+// that nobody has new credit for connecting anew.
+const maxIdleUsers = 64
+
+// forgetUsers forgets the users who have no connection, where there are many of
+// those. Server.mu is held.
+func (s *Server) forgetUsers() {
+	if len(s.users) < maxIdleUsers {
+		return
+	}
+	for uid, u := range s.users {
+		if u.peers == 0 && s.desk.rested(u.share) {
+			delete(s.users, uid)
+		}
 	}
 }
 
@@ -188,6 +205,14 @@ func (p *peer) serve(c *call) {
 		}
 	}
 	c.who = who
+	if l, ok := c.req.(long); ok {
+		c.room = l.room()
+	}
+	if p.srv.desk.enter(p.ctx, p.user.share, c.room) != nil {
+		c.drop()
+		return
+	}
+	c.entered = true
 	c.req.serve(c)
 }
 

@@ -91,11 +91,17 @@ func latencyOf(l *lockd.Latency) latencyRow {
 	return row
 }
 
+// Get and GetAll of what needs no answer from the service. The calls wait for
+// their turn like all others.
+var (
+	methodGet = &method{name: "Get", in: "ss", out: "v",
+		parse: func(b *reader) (request, error) { return getRoot{b.text(), b.text()}, nil }}
+	methodGetAll = &method{name: "GetAll", in: "s", out: "a{sv}",
+		parse: func(b *reader) (request, error) { return getAllRoot(b.text()), nil }}
+)
+
 func propertiesIface() *iface {
-	return newIface(ifaceProperties, nil,
-		&method{name: "Get", in: "ss", out: "v", inline: getProperty},
-		&method{name: "Set", in: "ssv", inline: setProperty},
-		&method{name: "GetAll", in: "s", out: "a{sv}", inline: getAllProperties})
+	return newIface(ifaceProperties, nil, methodGet, &method{name: "Set", in: "ssv", inline: setProperty}, methodGetAll)
 }
 
 // findProperty finds a property by the arguments of Get and Set.
@@ -115,14 +121,16 @@ func unknownInterface(n *node, face string) error {
 	return busError{errUnknownInterface, fmt.Sprintf("the object has no interface %q; its properties are those of %s", clip(face), n.ifaces[0].name)}
 }
 
-func getProperty(s *Server, n *node, c *call, body *reader) {
-	p, err := findProperty(n, body.text(), body.text())
+type getRoot struct{ face, name string }
+
+func (r getRoot) serve(c *call) {
+	p, err := findProperty(c.node, r.face, r.name)
 	if err != nil {
 		c.fail(err)
 		return
 	}
-	st := s.api.Status()
-	c.reply(p.value(s, &st))
+	st := c.srv.api.Status()
+	c.reply(p.value(c.srv, &st))
 }
 
 func setProperty(_ *Server, n *node, c *call, body *reader) {
@@ -133,35 +141,16 @@ func setProperty(_ *Server, n *node, c *call, body *reader) {
 	c.fail(err)
 }
 
-func getAllProperties(s *Server, n *node, c *call, body *reader) {
-	face := body.text()
-	i := n.iface(face)
+type getAllRoot string
+
+func (r getAllRoot) serve(c *call) {
+	i := c.node.iface(string(r))
 	if i == nil {
-		c.fail(unknownInterface(n, face))
+		c.fail(unknownInterface(c.node, string(r)))
 		return
 	}
-	st := s.api.Status()
-	c.reply(i.values(s, &st))
-}
-
-// values are all the properties of an interface.
-func (i *iface) values(s *Server, of any) map[string]godbus.Variant {
-	all := make(map[string]godbus.Variant, len(i.props))
-	for k := range i.props {
-		all[i.props[k].name] = i.props[k].value(s, of)
-	}
-	return all
-}
-
-// changing are the properties whose changes are told.
-func (i *iface) changing(s *Server, of any) map[string]godbus.Variant {
-	all := make(map[string]godbus.Variant, len(i.props))
-	for k := range i.props {
-		if i.props[k].emits == emitsTrue {
-			all[i.props[k].name] = i.props[k].value(s, of)
-		}
-	}
-	return all
+	st := c.srv.api.Status()
+	c.write(func(e *encoder) { e.values(i, c.srv, &st, nil) })
 }
 
 // When changes are told: soon after something was said to have changed, so that

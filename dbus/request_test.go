@@ -197,7 +197,7 @@ func TestRequestShutdown(t *testing.T) {
 			require.Equal(t, []any{"failed", ErrorPrefix + "ShuttingDown"}, []any{o.State, o.ErrorName})
 		}
 		held := make(chan []lockd.LockInfo, 1)
-		r.service.List(lockd.Filter{}, func(page []lockd.LockInfo, _ lockd.Ref, _ error) { held <- page })
+		r.service.List(lockd.Filter{}, func(page lockd.Page, _ error) { held <- page.Locks })
 		require.Len(t, receive(t, held), 1)
 		require.Zero(t, r.service.Status().Waiting)
 	})

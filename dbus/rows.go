@@ -65,6 +65,39 @@ func lockRows(locks []lockd.LockInfo) []lockRow {
 	return rows
 }
 
+// lockRows writes an array of lockRow, as many as longAnswer has room for, but
+// one at least.
+func (e *encoder) lockRows(locks []lockd.LockInfo) {
+	at, first := e.begin(8)
+	for i := range locks {
+		before := len(e.b)
+		e.lockRow(&locks[i])
+		if len(e.b) > longAnswer && i > 0 {
+			e.b = e.b[:before]
+			break
+		}
+	}
+	e.end(at, first)
+}
+
+func (e *encoder) lockRow(l *lockd.LockInfo) {
+	e.align(8)
+	e.text(string(lockPath(l.Ref)))
+	e.text(printable(l.Lockspace))
+	e.text(printable(l.Resource))
+	e.uint32(uint32(l.LockID))
+	e.text(modeName(l.Mode))
+	e.text(modeName(l.Wanted))
+	e.text(l.State.String())
+	e.uint64(l.Token)
+	e.text(printable(l.Owner))
+	e.text(printable(l.Label))
+	e.text(l.Lifetime.String())
+	e.uint32(l.UID)
+	e.uint32(l.PID)
+	e.uint64(usec(l.Since))
+}
+
 // lostRow is a lost lock in Inspect: (ossusssts).
 type lostRow struct {
 	Lock                godbus.ObjectPath

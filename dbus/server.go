@@ -50,6 +50,7 @@ type Server struct {
 	requests *requestBook
 	subs     *subscribers
 	gate     gate
+	desk     *desk
 	maxCalls int32
 	maxUser  int32
 
@@ -68,7 +69,7 @@ func New(cfg Config) *Server {
 		bus: cfg.Bus, auth: cfg.Authorizer, log: cfg.Log, cfg: cfg,
 		maxCalls: int32(cfg.MaxCalls), maxUser: int32(cfg.MaxUser),
 		peers: make(map[string]*peer), users: make(map[uint32]*user),
-		tree: newTree(),
+		tree: newTree(), desk: newDesk(),
 	}
 	s.gate.idle = make(chan struct{})
 	s.props = newPropertyWatch(s)
@@ -181,6 +182,7 @@ func (s *Server) shutdown(ctx context.Context, last func()) error {
 	case <-ctx.Done():
 	}
 	s.cancel()
+	s.desk.close()
 	errs = append(errs, s.bus.Close())
 	return errors.Join(errs...)
 }

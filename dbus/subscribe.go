@@ -50,11 +50,17 @@ func (unsubscribe) serve(c *call) {
 // any, the service does not even give the notices.
 type subscribers struct {
 	srv  *Server
-	list atomic.Pointer[[]string] // their names, for whoever sends
+	list atomic.Pointer[[]subscriber] // for whoever sends
 
 	mu     sync.Mutex
 	uids   map[*peer]uint32
 	spaces map[string]bool // lockspaces that were told
+}
+
+// subscriber is a connection and whose it is.
+type subscriber struct {
+	name string
+	uid  uint32
 }
 
 func newSubscribers(s *Server) *subscribers {
@@ -96,12 +102,12 @@ func (u *subscribers) remove(p *peer) {
 // changedList publishes the names, and has the service watch while there are
 // any.
 func (u *subscribers) changedList() {
-	names := make([]string, 0, len(u.uids))
-	for p := range u.uids {
-		names = append(names, p.name)
+	list := make([]subscriber, 0, len(u.uids))
+	for p, uid := range u.uids {
+		list = append(list, subscriber{p.name, uid})
 	}
-	before := u.list.Swap(&names)
-	if some := len(names) > 0; some != (before != nil && len(*before) > 0) {
+	before := u.list.Swap(&list)
+	if some := len(list) > 0; some != (before != nil && len(*before) > 0) {
 		u.srv.api.Watch(some)
 	}
 }
@@ -115,24 +121,31 @@ func (u *subscribers) lose() {
 		return
 	}
 	u.srv.log.Error("subscriptions ended, the bus does not keep up", slog.Int("subscribers", len(u.uids)))
-	for p := range u.uids {
+	for p, uid := range u.uids {
 		l := u.srv.signal("SubscriptionLost", sigNone)
-		l.class, l.dest = mustSend, p.name
+		l.class, l.dest, l.lane = mustSend, p.name, uid
 		u.srv.out.post(l)
 	}
 	clear(u.uids)
 	u.changedList()
 }
 
-// send sends a signal to every subscriber. Nothing is made of it where there
-// is none.
-func (u *subscribers) send(path godbus.ObjectPath, iface, member string, sig godbus.Signature, body func() []any) {
-	names := u.list.Load()
-	if names == nil || len(*names) == 0 {
+// letterBytes is about what a letter takes in the outbox beside its body.
+const letterBytes = 256
+
+// send sends a signal to every subscriber. It is encoded once, and not at all
+// where there is none.
+func (u *subscribers) send(path godbus.ObjectPath, iface, member string, sig godbus.Signature, body func(*encoder)) {
+	list := u.list.Load()
+	if list == nil || len(*list) == 0 {
 		return
 	}
-	l := letter{class: subscribed, path: path, iface: iface, member: member, sig: sig, body: body()}
-	for _, l.dest = range *names {
+	var e encoder
+	body(&e)
+	l := letter{class: subscribed, path: path, iface: iface, member: member, sig: sig, raw: e.b,
+		weight: letterBytes + len(e.b)/len(*list)}
+	for _, s := range *list {
+		l.dest, l.lane = s.name, s.uid
 		if !u.srv.out.post(l) {
 			u.lose()
 			return
@@ -143,16 +156,25 @@ func (u *subscribers) send(path godbus.ObjectPath, iface, member string, sig god
 // added, changed and removed tell of an object with the interface i, which is
 // about of.
 func (u *subscribers) added(path godbus.ObjectPath, i *iface, of any) {
-	u.send(Path, ifaceManager, "InterfacesAdded", sigInterfacesAdded, func() []any { return []any{path, i.managedAs(u.srv, of)} })
+	u.send(Path, ifaceManager, "InterfacesAdded", sigInterfacesAdded, func(e *encoder) {
+		e.text(string(path))
+		e.object(i, u.srv, of)
+	})
 }
 
 func (u *subscribers) changed(path godbus.ObjectPath, i *iface, of any) {
-	u.send(path, ifaceProperties, "PropertiesChanged", sigPropertiesChanged,
-		func() []any { return []any{i.name, i.changing(u.srv, of), []string{}} })
+	u.send(path, ifaceProperties, "PropertiesChanged", sigPropertiesChanged, func(e *encoder) {
+		e.text(i.name)
+		e.values(i, u.srv, of, func(p *property) bool { return p.emits == emitsTrue })
+		e.texts()
+	})
 }
 
 func (u *subscribers) removed(path godbus.ObjectPath, i *iface) {
-	u.send(Path, ifaceManager, "InterfacesRemoved", sigInterfacesRemoved, func() []any { return []any{path, []string{i.name}} })
+	u.send(Path, ifaceManager, "InterfacesRemoved", sigInterfacesRemoved, func(e *encoder) {
+		e.text(string(path))
+		e.texts(i.name)
+	})
 }
 
 // spaceChanged tells of a lockspace. Which are known it has to remember, since

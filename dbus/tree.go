@@ -21,6 +21,11 @@ const (
 	ifaceProperties     = "org.freedesktop.DBus.Properties"
 )
 
+// introspectStatic is Introspect of an object that is always there.
+type introspectStatic struct{}
+
+func (introspectStatic) serve(c *call) { c.write(func(e *encoder) { e.text(c.node.xml) }) }
+
 // method is one member of an interface. It is either answered in the reader
 // (inline) or parsed there and served in the line of its sender.
 type method struct {
@@ -103,7 +108,7 @@ func newTree() *tree {
 		&method{name: "Ping", inline: func(_ *Server, _ *node, c *call, _ *reader) { c.reply() }},
 		&method{name: "GetMachineId", out: "s", inline: getMachineID})
 	introspectable := newIface(ifaceIntrospectable, nil,
-		&method{name: "Introspect", out: "s", inline: func(_ *Server, n *node, c *call, _ *reader) { c.reply(n.xml) }})
+		&method{name: "Introspect", out: "s", parse: func(*reader) (request, error) { return introspectStatic{}, nil }})
 	root := &node{xml: data.Introspection, ifaces: []*iface{
 		newIface(Name, rootProperties, rootMethods()...), introspectable, managerIface(), peer, propertiesIface()}}
 	t := &tree{peer: peer, nodes: map[string]*node{

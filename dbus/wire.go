@@ -37,6 +37,7 @@ type wire struct {
 	buf    []byte        // what frame is a part of, for the next message
 	binary bool          // authentication is over: messages, not lines
 	unread atomic.Uint64 // messages that were dropped
+	wrote  atomic.Uint64 // bytes
 
 	mu     sync.Mutex
 	out    []byte
@@ -167,6 +168,7 @@ func tryDecode(frame []byte) (ok bool) {
 func (w *wire) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.wrote.Add(uint64(len(p)))
 	if !w.corked {
 		return w.conn.Write(p)
 	}

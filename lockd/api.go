@@ -96,6 +96,13 @@ type Filter struct {
 	Limit     int       // at most so many; 0: the configured page size
 }
 
+// Page is one page of a listing.
+type Page struct {
+	Locks  []LockInfo
+	Next   Ref // the After of the next page, or 0 at the end
+	Looked int // how many locks were looked at, those that don't match included
+}
+
 // LockState is what a lock is doing.
 type LockState uint8
 
@@ -311,9 +318,8 @@ type API interface {
 	// all the same, and the call fails.
 	ReleaseMany(c Caller, resources []Want, owner string, done func(released uint32, err error))
 	Inspect(lockspace, resource string, done func(Inspection, error))
-	// List returns a page of locks by Ref; next is the After of the next page,
-	// or 0 at the end.
-	List(f Filter, done func(page []LockInfo, next Ref, err error))
+	// List returns a page of locks by Ref.
+	List(f Filter, done func(Page, error))
 	Lockspaces(done func([]LockspaceInfo, error))
 	// Watch says whether the notices about single locks are wanted. What was
 	// granted before is in a Snapshot asked for afterwards.

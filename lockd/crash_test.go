@@ -429,7 +429,7 @@ func (r *crashRig) checkAfter(a *after, st story) {
 		require.Empty(t, a.before, "called lost by the process that died")
 		require.Empty(t, v.lost, "called lost after the restart")
 	}
-	v.List(Filter{}, func(page []LockInfo, _ Ref, _ error) { a.locks = page })
+	v.List(Filter{}, func(page Page, _ error) { a.locks = page.Locks })
 	v.settle()
 	for _, l := range a.locks {
 		require.Equal(t, Held, l.State, fmt.Sprint(l))

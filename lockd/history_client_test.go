@@ -232,9 +232,9 @@ func (c *historyClient) look(t *testing.T, resource string) dlm.Mode {
 
 func (c *historyClient) list(d *life, f Filter) (page []LockInfo, answered bool) {
 	answer := make(chan []LockInfo, 1)
-	d.List(f, func(p []LockInfo, _ Ref, err error) {
+	d.List(f, func(p Page, err error) {
 		if err == nil {
-			answer <- p
+			answer <- p.Locks
 		}
 	})
 	select {

@@ -23,8 +23,7 @@ type listing struct {
 	f     Filter
 	limit int
 	after Ref // the last lock that was looked at
-	page  []LockInfo
-	next  Ref
+	page  Page
 }
 
 func (t *table) newListing(f Filter) *listing {
@@ -48,6 +47,7 @@ func (t *table) lookOn(g *listing) (more bool) {
 		from = sort.Search(len(t.order), func(i int) bool { return t.order[i].ref > g.after })
 	}
 	for _, o := range t.order[from:min(len(t.order), from+scanSlice)] {
+		g.page.Looked++
 		if o.l != nil && g.f.match(o.l) && !g.add(o.l) {
 			return false
 		}
@@ -58,17 +58,18 @@ func (t *table) lookOn(g *listing) (more bool) {
 
 // add reports false where the page is full: then there is a next one.
 func (g *listing) add(l *lock) bool {
-	if len(g.page) == g.limit {
-		g.next = g.page[len(g.page)-1].Ref
+	if n := len(g.page.Locks); n == g.limit {
+		g.page.Next = g.page.Locks[n-1].Ref
 		return false
 	}
-	g.page = append(g.page, l.info())
+	g.page.Locks = append(g.page.Locks, l.info())
 	return true
 }
 
 // take fills the page from the matches that an index has.
 func (g *listing) take(in []*lock) {
 	slices.SortFunc(in, byRef)
+	g.page.Looked += len(in)
 	for _, l := range in {
 		if !g.add(l) {
 			return
@@ -114,22 +115,22 @@ func (t *table) list(f Filter) (page []LockInfo, next Ref) {
 	g := t.newListing(f)
 	for t.lookOn(g) {
 	}
-	return g.page, g.next
+	return g.page.Locks, g.page.Next
 }
 
 // List returns a page of locks.
-func (s *Service) List(f Filter, done func([]LockInfo, Ref, error)) {
+func (s *Service) List(f Filter, done func(Page, error)) {
 	ok := s.post(func() {
 		g := s.t.newListing(f)
 		s.chore(func() bool {
 			if s.t.lookOn(g) {
 				return true
 			}
-			done(g.page, g.next, nil)
+			done(g.page, nil)
 			return false
 		})
 	})
 	if !ok {
-		done(nil, 0, &Error{Op: "list", Kind: ShuttingDown, Text: "the service has stopped"})
+		done(Page{}, &Error{Op: "list", Kind: ShuttingDown, Text: "the service has stopped"})
 	}
 }

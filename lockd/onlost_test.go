@@ -22,7 +22,7 @@ func (r *crashRig) holdGuarded(owner string, want ...Want) {
 }
 
 func (v *victim) list(resource string) (page []LockInfo) {
-	v.List(Filter{Resource: resource}, func(p []LockInfo, _ Ref, _ error) { page = p })
+	v.List(Filter{Resource: resource}, func(p Page, _ error) { page = p.Locks })
 	v.settle()
 	return page
 }

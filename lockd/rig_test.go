@@ -238,7 +238,7 @@ func (d *daemon) release(c Caller, resource string, sel Selector) error {
 
 func (d *daemon) list(f Filter) []LockInfo {
 	page, _ := call2(func(done func([]LockInfo, error)) {
-		d.List(f, func(p []LockInfo, _ Ref, err error) { done(p, err) })
+		d.List(f, func(p Page, err error) { done(p.Locks, err) })
 	})
 	return page
 }

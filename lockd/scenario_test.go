@@ -406,9 +406,9 @@ func (s *scenario) runCall(verb, who string, c Caller, d *daemon, p []string, o 
 	case "leave": // CALLER LOCKSPACE [force=yes]
 		d.Leave(c, p[0], o["force"] != "", func(err error) { s.result(who, err, "left") })
 	case "list": // CALLER
-		d.List(Filter{}, func(page []LockInfo, _ Ref, err error) {
-			s.result(who, err, "%d locks", len(page))
-			for _, l := range page {
+		d.List(Filter{}, func(page Page, err error) {
+			s.result(who, err, "%d locks", len(page.Locks))
+			for _, l := range page.Locks {
 				s.printf("  %s", describe(l))
 			}
 		})

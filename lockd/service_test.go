@@ -52,7 +52,7 @@ func TestEveryCallIsAnswered(t *testing.T) {
 				d.Release(c, "vms", "x", Selector{}, done)
 				d.ReleaseOwner(c, "", "vm1", func(_ uint32, err error) { done(err) })
 				d.Inspect("vms", "x", func(_ Inspection, err error) { done(err) })
-				d.List(Filter{}, func(_ []LockInfo, _ Ref, err error) { done(err) })
+				d.List(Filter{}, func(_ Page, err error) { done(err) })
 				d.Join(c, "vms", done)
 				asked.Add(7)
 				for range 7 {

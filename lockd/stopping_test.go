@@ -61,9 +61,9 @@ func callEverything(d *Service, b *answerBook, turn int) {
 	d.CancelRequest(who, 4711, plain("cancel"))
 	d.Convert(who, Want{"vms", held, dlm.PR}, Selector{}, ConvertOptions{Wait: time.Second}, grant("convert"))
 	d.Inspect("vms", held, func() func(Inspection, error) { done := b.expect("inspect"); return func(Inspection, error) { done() } }())
-	d.List(Filter{Owner: "o", HasOwner: true}, func() func([]LockInfo, Ref, error) {
+	d.List(Filter{Owner: "o", HasOwner: true}, func() func(Page, error) {
 		done := b.expect("list")
-		return func([]LockInfo, Ref, error) { done() }
+		return func(Page, error) { done() }
 	}())
 	d.Lockspaces(func() func([]LockspaceInfo, error) {
 		done := b.expect("lockspaces")

@@ -169,7 +169,8 @@ func TestPageOfAFilterThatMatchesLittle(t *testing.T) {
 		last = g.after
 	}
 	require.Greater(t, turns, len(tab.order)/scanSlice)
-	require.Empty(t, g.page)
+	require.Empty(t, g.page.Locks)
+	require.Equal(t, len(tab.order), g.page.Looked)
 }
 
 // What comes in while a long listing is under way does not wait for its end.
@@ -184,7 +185,7 @@ func TestListingLetsOthersGoFirst(t *testing.T) {
 			addHeld(d.t, d.t.spaces["vms"], "x", 7, "")
 		}
 		for i := range 3 {
-			d.List(Filter{UID: 8, HasUID: true}, func(page []LockInfo, next Ref, err error) {
+			d.List(Filter{UID: 8, HasUID: true}, func(Page, error) {
 				order = append(order, "listed")
 				if i == 2 {
 					close(ended)

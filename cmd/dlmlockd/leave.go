@@ -158,22 +158,16 @@ func users(ctx context.Context, service lockd.API) (map[string]uint32, error) {
 	used := map[string]uint32{}
 	var f lockd.Filter
 	for {
-		type page struct {
-			locks []lockd.LockInfo
-			next  lockd.Ref
-		}
-		p, err := ask(ctx, func(done func(page, error)) {
-			service.List(f, func(locks []lockd.LockInfo, next lockd.Ref, err error) { done(page{locks, next}, err) })
-		})
+		p, err := ask(ctx, func(done func(lockd.Page, error)) { service.List(f, done) })
 		if err != nil {
 			return nil, err
 		}
-		for _, l := range p.locks {
+		for _, l := range p.Locks {
 			if l.Lifetime == state.Process {
 				used[l.Lockspace] = l.PID
 			}
 		}
-		if f.After = p.next; p.next == 0 {
+		if f.After = p.Next; p.Next == 0 {
 			return used, nil
 		}
 	}

@@ -1,0 +1,148 @@
+package dbus
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	godbus "github.com/godbus/dbus/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/internal/testbus"
+	"github.com/dlmlock/dlmlockd/lockd"
+)
+
+// taken is in which order the letters of an outbox leave it, where each is so
+// long that those of user 1 are written alone.
+func taken(o *outbox, size map[uint32]int) (order []string) {
+	for {
+		batch, _ := o.take(nil)
+		if len(batch) == 0 {
+			return order
+		}
+		for i := range batch {
+			order = append(order, batch[i].member)
+			o.owe(batch[i].lane, size[batch[i].lane])
+		}
+	}
+}
+
+// The lanes of the outbox take turns, letter by letter where they are short, and
+// a lane with long letters waits until the others had as much. Each keeps its
+// order.
+func TestOutboxTurns(t *testing.T) {
+	o := newOutbox(nil, nil)
+	post := func(uid uint32, n int, fill func(*encoder)) {
+		for i := range n {
+			require.True(t, o.post(letter{lane: uid, member: fmt.Sprintf("%d:%d", uid, i), fill: fill}))
+		}
+	}
+	post(1, 3, nil)
+	post(2, 1, nil)
+	post(3, 2, nil)
+	require.Equal(t, []string{"1:0", "2:0", "3:0", "1:1", "3:1", "1:2"}, taken(o, nil))
+	require.Empty(t, o.lanes)
+
+	long := func(*encoder) {}
+	post(1, 100, long)
+	post(2, 20, nil)
+	order := taken(o, map[uint32]int{1: 64 << 10, 2: 4 << 10})
+	require.Len(t, order, 120)
+	// Before the third long letter the other lane had about as many bytes.
+	third := 0
+	for i, m := range order {
+		if m == "1:2" {
+			third = i
+		}
+	}
+	require.GreaterOrEqual(t, third, 18)
+	require.Equal(t, "1:99", order[len(order)-1])
+}
+
+// A page has as many rows as fit into its bytes, and the pages have every lock.
+func TestPagesAreBoundedByBytes(t *testing.T) {
+	limits := lockd.DefaultLimits()
+	limits.PageSize = 100_000
+	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
+		r := newRig(t, b, rigConfig{limits: limits})
+		root := r.dial(testbus.Root)
+		many := make([]wantRow, 1000)
+		for i := range many {
+			many[i] = wantRow{"vms", fmt.Sprint(i), "EX"}
+		}
+		label := make([]byte, 1000)
+		for i := range label {
+			label[i] = 'x'
+		}
+		root.ok("AcquireMany", many, opt())
+		for i := range many {
+			many[i].Resource += "+"
+		}
+		root.ok("AcquireMany", many, opt("label", string(label)))
+		for _, c := range []*client{root, r.dial(testbus.Nobody)} {
+			seen := map[godbus.ObjectPath]bool{}
+			filter := opt("limit", uint32(MaxPage))
+			for {
+				before := r.server.bus.wire.wrote.Load()
+				rows := c.list(filter)
+				require.Less(t, r.server.bus.wire.wrote.Load()-before, uint64(longAnswer+4096))
+				require.LessOrEqual(t, len(rows), maxRows)
+				if len(rows) == 0 {
+					break
+				}
+				for _, row := range rows {
+					require.False(t, seen[row.Lock])
+					seen[row.Lock] = true
+				}
+				filter["after"] = godbus.MakeVariant(rows[len(rows)-1].Lock)
+			}
+			require.Len(t, seen, 2*len(many))
+		}
+	})
+}
+
+// Who has spent his credit waits; nobody else does, and nothing of it is lost.
+func TestOverspentWaits(t *testing.T) {
+	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
+		r := newRig(t, b, rigConfig{})
+		root, greedy := r.dial(testbus.Root), r.dial(member)
+		greedy.ok("ListLocks", opt())
+		r.server.mu.Lock()
+		share := r.server.users[member.UID].share
+		r.server.mu.Unlock()
+		spend := func(n int64) {
+			r.server.desk.mu.Lock()
+			share.credit.left -= n
+			r.server.desk.mu.Unlock()
+		}
+		spend(1 << 50)
+		done := make(chan *godbus.Call, 10)
+		calls := []string{"ListLocks", ifaceIntrospectable + ".Introspect", ifaceManager + ".GetManagedObjects"}
+		for i, c := range []*client{greedy, r.dial(member), greedy} {
+			args := []any{}
+			if i == 0 {
+				args = append(args, opt())
+			}
+			c.obj.Go(full(calls[i]), 0, done, args...)
+		}
+		require.Eventually(t, func() bool {
+			r.server.desk.mu.Lock()
+			defer r.server.desk.mu.Unlock()
+			return len(share.line) == 2 // the third is behind the first in its line
+		}, patience, time.Millisecond)
+		_, lock := root.acquire("r", opt())
+		root.at(lock).ok(lockIface+".Release", opt())
+		r.dial(stranger).ok("ListLocks", opt())
+		require.Empty(t, done)
+		spend(-1 << 50)
+		r.server.desk.wake()
+		for range calls {
+			require.NoError(t, receive(t, done).Err)
+		}
+		require.Eventually(t, func() bool {
+			r.server.desk.mu.Lock()
+			defer r.server.desk.mu.Unlock()
+			return r.server.desk.taken == 0 && share.taken == 0 && len(r.server.desk.users) == 0
+		}, patience, time.Millisecond)
+	})
+}
