@@ -1,6 +1,7 @@
 package dbus
 
 import (
+	"errors"
 	"strconv"
 	"time"
 
@@ -44,7 +45,12 @@ func (c *call) findLock() (*lockd.LockInfo, error) {
 	a, err := ask(c, func(done func(answer)) {
 		c.srv.api.Lock(lockd.Ref(ref), func(l lockd.LockInfo, err error) { done(answer{l, err}) })
 	})
-	if err == nil && (a.err != nil || a.info.State == lockd.Acquiring) {
+	var e *lockd.Error
+	switch {
+	case err != nil:
+	case errors.As(a.err, &e) && e.Kind != lockd.NotHeld:
+		err = a.err // a service that ends has not said that there is none
+	case a.err != nil || a.info.State == lockd.Acquiring:
 		err = c.noObject("lock")
 	}
 	return &a.info, err

@@ -88,6 +88,18 @@ func TestLockObjectRefusals(t *testing.T) {
 	})
 }
 
+// "Could not look" is not "is not there": whoever asks for a lock's object while
+// the service ends must not take it for released.
+func TestLockObjectOfAnEndingService(t *testing.T) {
+	r := newRig(t, testbus.Start(t, testbus.Daemon), rigConfig{})
+	root := r.dial(testbus.Root)
+	_, path := root.acquire("r", opt())
+	r.api.ending.Store(true)
+	root.at(path).refused(ErrorPrefix+"ShuttingDown", ifaceProperties+".GetAll", lockIface)
+	r.api.ending.Store(false)
+	root.at(path).all(lockIface)
+}
+
 // Calls of one caller keep their order also where an object is between them: a
 // release that nobody waited for is not overtaken.
 func TestObjectOrder(t *testing.T) {

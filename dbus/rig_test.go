@@ -102,6 +102,15 @@ type tampered struct {
 	status  atomic.Pointer[func() lockd.Status]
 	acquire atomic.Pointer[func(c lockd.Caller, w []lockd.Want, o lockd.AcquireOptions, done func([]lockd.Grant, error)) bool]
 	gone    atomic.Pointer[func(sender string)]
+	ending  atomic.Bool // Lock answers as a service that ends
+}
+
+func (a *tampered) Lock(ref lockd.Ref, done func(lockd.LockInfo, error)) {
+	if a.ending.Load() {
+		done(lockd.LockInfo{}, &lockd.Error{Op: "lock", Kind: lockd.ShuttingDown, Text: "the service has stopped"})
+		return
+	}
+	a.API.Lock(ref, done)
 }
 
 func (a *tampered) Inspect(lockspace, resource string, done func(lockd.Inspection, error)) {
