@@ -31,7 +31,7 @@ func environ(r *lockd.LostRun) []string {
 		"HOME=/", "LANG=C.UTF-8",
 		"DLM_HELPER=" + r.Helper,
 		"DLM_LOCKSPACE=" + r.Lockspace,
-		"DLM_RESOURCE=" + lockd.Printable(r.Resource),
+		"DLM_RESOURCE=" + r.Resource, // as it is, so that two names are never one; no client can name one with a NUL
 		"DLM_LOCKID=" + number(uint64(r.LockID)),
 		"DLM_OWNER=" + r.Owner,
 		"DLM_LABEL=" + r.Label,

@@ -99,7 +99,7 @@ func (r *rig) appears(name string) {
 // A helper gets its words as data in a fixed environment and nothing else.
 func TestEnvironment(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "/run/systemd/notify")
-	r := newRig(t, 0, map[string]string{"show": "env > env; pwd > pwd; cat > in; echo $1 > args; ps -o pgid= -p $$ > group; echo $$ > pid; echo said"}, time.Minute)
+	r := newRig(t, 0, map[string]string{"show": "env > env; printf %s \"$DLM_RESOURCE\" > resource; pwd > pwd; cat > in; echo $1 > args; ps -o pgid= -p $$ > group; echo $$ > pid; echo said"}, time.Minute)
 	r.start(lost(1, "show", "vm/42/4711"))
 	require.Equal(t, lockd.Ref(1), r.wait())
 	have := map[string]bool{}
@@ -107,7 +107,7 @@ func TestEnvironment(t *testing.T) {
 		have[strings.TrimSuffix(l, "\n")] = true
 	}
 	for _, l := range []string{
-		"DLM_HELPER=show", "DLM_LOCKSPACE=vms", `DLM_RESOURCE=disk\n1`, "DLM_LOCKID=9", "DLM_MODE=EX", "DLM_OWNER=vm/42/4711",
+		"DLM_HELPER=show", "DLM_LOCKSPACE=vms", "DLM_LOCKID=9", "DLM_MODE=EX", "DLM_OWNER=vm/42/4711",
 		"DLM_LABEL=$(touch pwned) `touch pwned`", "DLM_DATA=qemu:///system pause", "DLM_REASON=somebody else", "DLM_UID=107",
 		"DLM_PID=42", "DLM_PID_START=4711", "DLM_LOST_USEC=1234567", "HOME=/", "LANG=C.UTF-8",
 	} {
@@ -116,6 +116,7 @@ func TestEnvironment(t *testing.T) {
 	require.NotContains(t, r.read("env"), "NOTIFY_SOCKET", "the service's own environment stays with it")
 	require.Empty(t, r.read("in"))
 	require.Equal(t, "argument\n", r.read("args"))
+	require.Equal(t, "disk\n1", r.read("resource"), "as it is, not as the log shows it")
 	require.Equal(t, strings.TrimSpace(r.read("pid")), strings.TrimSpace(r.read("group")), "a process group of its own")
 	require.NoFileExists(t, filepath.Join(r.dir, "pwned"))
 	require.Contains(t, r.log.String(), `output=said status=0`)
