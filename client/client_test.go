@@ -213,6 +213,31 @@ func TestDeadline(t *testing.T) {
 	require.ErrorIs(t, c.Join(ctx, "vms"), NoAnswer)
 }
 
+// A lock is not held only if the service says so, and nobody starts it for that.
+func TestHeld(t *testing.T) {
+	props := map[string]godbus.Variant{"Mode": godbus.MakeVariant("EX"), "State": godbus.MakeVariant("held")}
+	s, c, _ := serve(t, func(string, []any) ([]any, *godbus.Error) { return []any{props}, nil })
+	mode, err := c.Held(t.Context(), Path+"/lock/1")
+	require.NoError(t, err)
+	require.Equal(t, "EX", mode)
+	require.Equal(t, godbus.FlagNoAutoStart, s.last().Flags)
+	s.answers(func(string, []any) ([]any, *godbus.Error) {
+		return []any{map[string]godbus.Variant{"State": godbus.MakeVariant("releasing")}}, nil
+	})
+	_, err = c.Held(t.Context(), Path+"/lock/1")
+	require.ErrorIs(t, err, NotHeld)
+	s.answers(func(string, []any) ([]any, *godbus.Error) { return []any{map[string]godbus.Variant{}}, nil })
+	_, err = c.Held(t.Context(), Path+"/lock/1")
+	require.ErrorIs(t, err, Failed)
+	for name, want := range map[string]Kind{
+		busErrors + "UnknownObject": NotHeld, ownErrors + "ShuttingDown": ShuttingDown, busErrors + "AccessDenied": AccessDenied, busErrors + "NoReply": NoAnswer,
+	} {
+		s.answers(func(string, []any) ([]any, *godbus.Error) { return nil, godbus.NewError(name, []any{"no"}) })
+		_, err := c.Held(t.Context(), Path+"/lock/1")
+		require.ErrorIs(t, err, want)
+	}
+}
+
 // Listings are fetched page by page, to the end or to the limit.
 func TestPages(t *testing.T) {
 	limit := func(body []any) uint32 { return body[0].(map[string]godbus.Variant)["limit"].Value().(uint32) }

@@ -200,6 +200,26 @@ func (c *Client) Locks(ctx context.Context, f Filter) ([]Lock, error) {
 	return locks, nil
 }
 
+// Held returns the mode that a lock is held in, from the properties of its object.
+// The error is of kind NotHeld if the lock is not there, or is being released.
+// The service is not started for that.
+func (c *Client) Held(ctx context.Context, lock godbus.ObjectPath) (mode string, err error) {
+	quiet := Client{conn: c.conn, flags: godbus.FlagNoAutoStart}
+	var all map[string]godbus.Variant
+	if err := quiet.callOn(ctx, lock, "org.freedesktop.DBus.Properties", "GetAll", []any{&all}, Name+".Lock"); err != nil {
+		return "", err
+	}
+	v := values(all)
+	if v["State"] == "releasing" {
+		return "", &Error{Op: "Held", Kind: NotHeld, Message: "the lock is being released"}
+	}
+	mode, ok := v["Mode"].(string)
+	if !ok {
+		return "", &Error{Op: "Held", Kind: Failed, Message: "the answer has no mode"}
+	}
+	return mode, nil
+}
+
 // Inspect tells all that is known of one resource (member Inspect).
 func (c *Client) Inspect(ctx context.Context, lockspace, resource string) (Inspection, error) {
 	var d details

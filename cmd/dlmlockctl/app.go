@@ -25,8 +25,9 @@ const (
 
 // app is one run of the program.
 type app struct {
-	in       io.Reader
-	out, err io.Writer
+	in  io.Reader
+	out *output
+	err io.Writer
 
 	bus     string
 	json    bool
@@ -34,22 +35,30 @@ type app struct {
 	timeout time.Duration
 
 	started bool // the command line was understood
+	// What has been done, and how to undo it, in case that it can't be told.
+	done, undo string
 }
 
 // Main runs the program and returns its exit code. SIGINT, SIGTERM and SIGHUP
 // end every command in order, run's by ending what it runs.
 func Main(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) int {
-	a := &app{in: in, out: out, err: errs}
+	// A reader of the output that has gone must not end the program half-way: a
+	// lock may have been taken that nobody would hear of, or one may be lost.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	a := &app{in: in, out: &output{to: out}, err: errs}
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(in)
-	root.SetOut(out)
+	root.SetOut(a.out)
 	root.SetErr(errs)
 	ctx, done := signalContext(ctx)
 	defer done()
 	err := root.ExecuteContext(ctx)
+	a.out.close()
 	var s interrupted
 	switch {
+	case a.out.err != nil && (err == nil || errors.Is(err, a.out.err)):
+		return a.unwritten()
 	case err == nil:
 		return exitOK
 	case errors.As(context.Cause(ctx), &s) && errors.Is(err, context.Canceled):
@@ -58,6 +67,17 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errs io.Writer)
 		err = &usageError{err.Error()}
 	}
 	return a.fail(err)
+}
+
+// unwritten ends the program whose output could not be written. Where nothing
+// was to be done a reader that has gone ends it without a word, as other tools.
+func (a *app) unwritten() int {
+	if a.done == "" && errors.Is(a.out.err, syscall.EPIPE) {
+		signal.Reset(syscall.SIGPIPE)
+		_ = syscall.Kill(os.Getpid(), syscall.SIGPIPE)
+		return exitSignal + int(syscall.SIGPIPE)
+	}
+	return a.fail(&outputError{a.out.err, a.done, a.undo})
 }
 
 // heeded are those of the signals that the caller has not had ignored, as

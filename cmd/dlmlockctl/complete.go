@@ -70,7 +70,7 @@ func findOwners(ctx context.Context, c *client.Client, _ []string) []string {
 func unique(locks []client.Lock, field func(client.Lock) string) []string {
 	var words []string
 	for _, l := range locks {
-		if w := field(l); w != "" {
+		if w := field(l); w != "" && w == visible(w) { // a shell takes them line by line
 			words = append(words, w)
 		}
 	}

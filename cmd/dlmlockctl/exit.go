@@ -20,7 +20,8 @@ const (
 	exitNotThere    = 66  // no such lock or lockspace
 	exitUnavailable = 69  // service, bus or cluster not available
 	exitInternal    = 70  // the service or the kernel failed
-	exitLost        = 76  // run: the lock was lost while the command ran
+	exitOutput      = 74  // the output could not be written
+	exitLost        = 76  // run: the lock was lost, or released by somebody else, while the command ran
 	exitRefused     = 75  // somebody else holds it: WouldBlock, Timeout, Deadlock, Canceled
 	exitDenied      = 77  // not allowed
 	exitNoExec      = 126 // run: the command can't be executed
@@ -103,6 +104,21 @@ type quietExit int
 
 func (e quietExit) Error() string { return fmt.Sprintf("exit %d", int(e)) }
 
+// outputError is an output that could not be written.
+type outputError struct {
+	err  error
+	done string // what was done all the same; "": nothing was to be done
+	hint string
+}
+
+func (e *outputError) Error() string {
+	text := "the output could not be written: " + e.err.Error()
+	if e.done != "" {
+		text += "; but it was done: " + e.done
+	}
+	return text
+}
+
 // interrupted is the end by a signal.
 type interrupted struct{ sig syscall.Signal }
 
@@ -124,7 +140,10 @@ func judge(err error) verdict {
 	var u *usageError
 	var s interrupted
 	var e *client.Error
+	var o *outputError
 	switch {
+	case errors.As(err, &o):
+		v.Error, v.Exit, v.Hint = "Output", exitOutput, o.hint
 	case errors.As(err, &u):
 		v.Error, v.Exit = "Usage", exitUsage
 		v.Hint = "see \"dlmlockctl --help\" and dlmlockctl(1)"
@@ -178,7 +197,7 @@ func (a *app) fail(err error) int {
 	v := judge(err)
 	if a.json {
 		text, _ := json.Marshal(v) // strings and a number can't fail
-		fmt.Fprintf(a.err, "%s\n", text)
+		fmt.Fprintf(a.err, "%s\n", escapeJSON(text))
 		return v.Exit
 	}
 	fmt.Fprintf(a.err, "dlmlockctl: %s\n", visible(v.Message))

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -74,6 +75,7 @@ func (a *app) acquire(ctx context.Context, want []client.Want, o client.Options)
 		if err != nil {
 			return about(err, want[0].Lockspace, want[0].Resource)
 		}
+		a.done, a.undo = held(grants)
 		return a.show(grants, func() {
 			t := table{heading: []string{"LOCKSPACE", "RESOURCE", "MODE", "LOCKID", "TOKEN"}}
 			for _, g := range grants {
@@ -82,6 +84,16 @@ func (a *app) acquire(ctx context.Context, want []client.Want, o client.Options)
 			t.write(a.out)
 		})
 	})
+}
+
+// held says that locks are held, and how they are let go of.
+func held(grants []client.Grant) (done, undo string) {
+	var what, how []string
+	for _, g := range grants {
+		what = append(what, fmt.Sprintf("%s/%s is held in %s, lockid %d, token %d", g.Lockspace, g.Resource, g.Mode, g.LockID, g.Token))
+		how = append(how, fmt.Sprintf("dlmlockctl release %s %s --lockid=%d", shellWord(g.Lockspace), shellWord(g.Resource), g.LockID))
+	}
+	return strings.Join(what, ", "), strings.Join(how, "; ")
 }
 
 // take asks with the member that fits. One lock is asked for by Acquire,
@@ -136,9 +148,8 @@ func (a *app) releaseCmd() *cobra.Command {
 				if err := c.Release(ctx, args[0], args[1], s); err != nil {
 					return about(err, args[0], args[1])
 				}
-				return a.show(map[string]any{"lockspace": args[0], "resource": args[1], "released": 1}, func() {
-					a.printf("released %s/%s\n", visible(args[0]), visible(args[1]))
-				})
+				a.done = fmt.Sprintf("released %s/%s", args[0], args[1])
+				return a.show(map[string]any{"lockspace": args[0], "resource": args[1], "released": 1}, a.say)
 			})
 		},
 	}
@@ -161,9 +172,8 @@ of that name of every user are meant. Nothing to release is no error.`,
 				if err != nil {
 					return about(err, space, "")
 				}
-				return a.show(map[string]any{"owner": args[0], "released": n}, func() {
-					a.printf("released %s of %s\n", plural(n, "lock"), visible(args[0]))
-				})
+				a.done = fmt.Sprintf("released %s of %s", plural(n, "lock"), args[0])
+				return a.show(map[string]any{"owner": args[0], "released": n}, a.say)
 			})
 		},
 	}
@@ -194,9 +204,8 @@ keeps its mode.`,
 				if err != nil {
 					return about(err, w.Lockspace, w.Resource)
 				}
-				return a.show(map[string]any{"lockspace": w.Lockspace, "resource": w.Resource, "mode": w.Mode, "token": n}, func() {
-					a.printf("converted %s/%s to %s\n", visible(w.Lockspace), visible(w.Resource), visible(w.Mode))
-				})
+				a.done = fmt.Sprintf("converted %s/%s to %s", w.Lockspace, w.Resource, w.Mode)
+				return a.show(map[string]any{"lockspace": w.Lockspace, "resource": w.Resource, "mode": w.Mode, "token": n}, a.say)
 			})
 		},
 	}

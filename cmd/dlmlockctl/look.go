@@ -30,10 +30,19 @@ func (a *app) listCmd() *cobra.Command {
 			f.HasUID = cmd.Flags().Changed("uid")
 			return a.with(cmd.Context(), 0, func(ctx context.Context, c *client.Client) error {
 				locks, err := c.Locks(ctx, f)
+				if err == nil && len(locks) == 0 && f.Lockspace != "" {
+					err = known(ctx, c, f.Lockspace)
+				}
 				if err != nil {
 					return about(err, f.Lockspace, f.Resource)
 				}
-				return a.show(locks, func() { a.lockTable(locks) })
+				return a.show(locks, func() {
+					if len(locks) == 0 {
+						a.none("locks")
+						return
+					}
+					a.lockTable(locks)
+				})
 			})
 		},
 	}
@@ -47,6 +56,17 @@ func (a *app) listCmd() *cobra.Command {
 	a.completeFlag(cmd, "mode", modes)
 	a.completeFlag(cmd, "state", fixed("acquiring", "held", "converting", "releasing"))
 	return cmd
+}
+
+// known returns an error if the service does not know a lockspace: a listing of it
+// is as empty as that of one without locks.
+func known(ctx context.Context, c *client.Client, lockspace string) error {
+	spaces, err := c.Lockspaces(ctx)
+	if err != nil || slices.ContainsFunc(spaces, func(s client.Lockspace) bool { return s.Name == lockspace }) {
+		return err
+	}
+	return &client.Error{Op: "list", Kind: client.NoSuchLockspace,
+		Message: "list " + lockspace + ": the lockspace is not joined here"}
 }
 
 // lockTable shows locks to people.

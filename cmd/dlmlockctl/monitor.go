@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -40,16 +39,14 @@ far as they apply, lock, lockspace, resource, mode, node, reason, state, details
 			if !a.quiet {
 				fmt.Fprintln(a.err, "watching "+client.Name)
 			}
-			lines := json.NewEncoder(a.out)
-			lines.SetEscapeHTML(false)
 			for e := range events {
 				if a.json {
-					err = lines.Encode(e)
+					err = a.encodeJSON(e, "")
 				} else {
 					_, err = fmt.Fprintln(a.out, eventLine(e))
 				}
 				if err != nil {
-					return fmt.Errorf("write: %w", err)
+					return nil // a.out remembers
 				}
 			}
 			if ctx.Err() != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -9,13 +10,41 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
 
+// output is the standard output, which remembers that a write has failed.
+type output struct {
+	to  io.Writer
+	err error // the first
+}
+
+// Write implements io.Writer.
+func (o *output) Write(b []byte) (int, error) {
+	n, err := o.to.Write(b)
+	if o.err == nil {
+		o.err = err
+	}
+	return n, err
+}
+
+// close closes a file: some file systems say only then that nothing was written.
+func (o *output) close() {
+	if f, ok := o.to.(*os.File); ok {
+		if err := f.Close(); o.err == nil {
+			o.err = err
+		}
+	}
+}
+
 // isTerminal reports whether a stream is a terminal.
 func isTerminal(stream any) bool {
+	if o, ok := stream.(*output); ok {
+		stream = o.to
+	}
 	f, ok := stream.(*os.File)
 	if !ok {
 		return false
@@ -116,15 +145,47 @@ func (t *table) write(w io.Writer) {
 		}
 		b.WriteByte('\n')
 	}
-	_, _ = io.WriteString(w, b.String())
+	_, _ = io.WriteString(w, b.String()) // output remembers
 }
 
 // printJSON writes one value, indented.
 func (a *app) printJSON(v any) error {
-	e := json.NewEncoder(a.out)
+	return a.encodeJSON(v, "  ")
+}
+
+// encodeJSON writes one value and a line feed, in one line without an indent.
+func (a *app) encodeJSON(v any, indent string) error {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
+	e.SetIndent("", indent)
+	if err := e.Encode(v); err != nil {
+		return err
+	}
+	_, err := a.out.Write(escapeJSON(b.Bytes()))
+	return err
+}
+
+// escapeJSON escapes what can't be seen in a JSON text, such as the C1 controls,
+// which terminals obey, and those that turn the direction of writing. It is the
+// same value then. The line feeds between the values stay.
+func escapeJSON(text []byte) []byte {
+	hidden := func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }
+	if bytes.IndexFunc(text, hidden) < 0 {
+		return text
+	}
+	var b []byte
+	for _, r := range string(text) {
+		switch high, low := utf16.EncodeRune(r); {
+		case !hidden(r):
+			b = utf8.AppendRune(b, r)
+		case high != unicode.ReplacementChar:
+			b = fmt.Appendf(b, `\u%04x\u%04x`, high, low)
+		default:
+			b = fmt.Appendf(b, `\u%04x`, r)
+		}
+	}
+	return b
 }
 
 // show writes v as JSON if that is asked for, else what people does; nothing
@@ -140,8 +201,14 @@ func (a *app) show(v any, people func()) error {
 	return nil
 }
 
+// say tells people what has been done.
+func (a *app) say() { a.printf("%s\n", visible(a.done)) }
+
 // printf writes for people.
 func (a *app) printf(format string, args ...any) { fmt.Fprintf(a.out, format, args...) }
+
+// none tells people that there is nothing to list; programs see no line.
+func (a *app) none(what string) { fmt.Fprintf(a.err, "No %s.\n", what) }
 
 // clock is a time for people, in local time.
 func clock(t time.Time) cell {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"time"
 
@@ -22,19 +21,24 @@ type runOptions struct {
 	label    string
 	wait     waitFlag
 	conflict int    // exit code when somebody else holds the lock
-	onLost   string // what to do when the lock is lost
+	onLost   string // what to do when the lock is lost or released by somebody else
+	grace    waitFlag
 	argv     []string
 }
 
-// What run can do when the lock is lost while the command runs.
+// What run can do when the lock is gone while the command runs.
 const (
-	lostTerm = "term" // SIGTERM to the command
-	lostKill = "kill" // SIGKILL
+	lostTerm = "term" // SIGTERM to all that the command has started, then SIGKILL
+	lostKill = "kill" // SIGKILL at once
 	lostWarn = "warn" // say so
 )
 
+// defaultGrace is how long after SIGTERM those that still live get SIGKILL.
+// Somebody else may hold the lock by then.
+const defaultGrace = 10 * time.Second
+
 func (a *app) runCmd() *cobra.Command {
-	var o runOptions
+	o := runOptions{grace: waitFlag{defaultGrace}}
 	var space, mode string
 	var names []string
 	cmd := &cobra.Command{
@@ -44,11 +48,14 @@ func (a *app) runCmd() *cobra.Command {
 taken before the command starts and released when it has ended, however it ends,
 and also when this program is killed. The exit code is the command's, or 128+n
 if signal n ended it. SIGHUP, SIGINT, SIGTERM, SIGQUIT, SIGUSR1 and SIGUSR2 are
-passed on to the command.
+passed on to the command. It has every open file of this program.
+
+When the lock is lost, or somebody else releases it, all that the command has
+started is ended, and the exit code is 76.
 
 The command finds DLMLOCK_LOCKSPACE, DLMLOCK_RESOURCE, DLMLOCK_MODE and
 DLMLOCK_TOKEN, the fencing token, in its environment (of the first lock if there
-are several).`,
+are several), and all of its locks as JSON in DLMLOCK_LOCKS.`,
 		Example: `  dlmlockctl run -l vms -r backup --wait=60s -- rsync -a /srv /mnt/backup
   dlmlockctl run -l cron -r nightly -E 0 -- /usr/local/bin/nightly   # one node does it`,
 		Args:              cobra.MinimumNArgs(1),
@@ -69,7 +76,8 @@ are several).`,
 	f.StringVar(&o.label, "label", "", "what a person should read about it (default: the command)")
 	f.VarP(&o.wait, "wait", "w", "how long to queue: 90s, 5m, seconds, or \"forever\" (default: not at all)")
 	f.IntVarP(&o.conflict, "conflict-exit-code", "E", exitRefused, "the exit code when somebody else holds the lock")
-	f.StringVar(&o.onLost, "on-lost", lostTerm, "when the lock is lost: term or kill the command, or only warn")
+	f.StringVar(&o.onLost, "on-lost", lostTerm, "when the lock is lost or released by somebody else: term or kill all that the command has started, or only warn")
+	f.VarP(&o.grace, "kill-after", "k", "with --on-lost=term: how long after SIGTERM to send SIGKILL to what is left, or \"forever\"")
 	for _, name := range []string{"lockspace", "resource"} {
 		if err := cmd.MarkFlagRequired(name); err != nil {
 			panic(err) // there is no such flag
@@ -126,6 +134,9 @@ func (a *app) run(ctx context.Context, o runOptions) error {
 	h, err := a.holdFor(ctx, c, ch, o)
 	if err != nil {
 		ch.giveUp()
+		if h != nil && maybeGranted(err) {
+			h.withdraw(ctx)
+		}
 		if s, ok := ch.killed(); ok {
 			// Ctrl-C ended the child first, and the service saw that.
 			return interrupted{s}
@@ -202,11 +213,12 @@ func (a *app) holdFor(ctx context.Context, c *client.Client, ch *child, o runOpt
 			break
 		}
 	}
-	var e *client.Error
-	if errors.As(err, &e) && (e.Kind == client.NoAnswer || e.Kind == client.Canceled) {
-		h.letGo() // it may have been granted after all
-	}
 	return h, err
+}
+
+// maybeGranted reports whether the lock may be there in spite of the error.
+func maybeGranted(err error) bool {
+	return errors.Is(err, client.NoAnswer) || errors.Is(err, client.Canceled)
 }
 
 // shorten makes a command line a label.
@@ -216,121 +228,4 @@ func shorten(s string) string {
 		s = s[:most-3] + "..."
 	}
 	return strings.ToValidUTF8(s, "?")
-}
-
-// environment is what the command learns of its lock.
-func (h *hold) environment() []string {
-	g := h.grants[0]
-	return []string{
-		"DLMLOCK_LOCKSPACE=" + g.Lockspace,
-		"DLMLOCK_RESOURCE=" + g.Resource,
-		"DLMLOCK_MODE=" + g.Mode,
-		"DLMLOCK_TOKEN=" + strconv.FormatUint(g.Token, 10),
-	}
-}
-
-// supervise lets the child become the command, and waits for its end.
-func (h *hold) supervise(ctx context.Context) error {
-	signals, stop := h.child.catchSignals()
-	defer stop()
-	if err := context.Cause(ctx); err != nil { // a signal came in between
-		h.child.giveUp()
-		return err
-	}
-	if err := h.child.becomeCommand(h.environment()); err != nil {
-		h.child.giveUp()
-		return exitWith(exitNoExec, err)
-	}
-	lost := ""
-	for {
-		select {
-		case <-h.child.done:
-			if lost != "" && h.opts.onLost != lostWarn {
-				return exitWith(exitLost, errors.New("the command was ended because the lock was lost: "+lost))
-			}
-			return h.child.outcome()
-		case s := <-signals:
-			h.child.pass(s)
-		case e, ok := <-h.events:
-			why := ""
-			if ok {
-				why = h.lostBy(e)
-			} else {
-				h.events = nil
-				why = h.lostWithBus()
-			}
-			if why != "" && lost == "" {
-				lost = why
-				h.onLost(why)
-			}
-		}
-	}
-}
-
-// lostBy reports why an event means that the lock is lost; "" if it does not.
-func (h *hold) lostBy(e client.Event) string {
-	switch e.Kind {
-	case client.LockLost:
-		for _, g := range h.grants {
-			if g.Lock == e.Lock {
-				return e.Reason
-			}
-		}
-	case client.ServiceStarted:
-		// Who may not see LockLost finds out here at the latest.
-		return h.missing()
-	}
-	return ""
-}
-
-// missing asks a service that has come back whether it still has the locks.
-func (h *hold) missing() string {
-	ctx, cancel := h.a.bound(context.Background(), 0)
-	defer cancel()
-	locks, err := h.c.Locks(ctx, client.Filter{Owner: h.owner})
-	if err != nil || len(locks) >= len(h.grants) {
-		return ""
-	}
-	return "the service came back without it"
-}
-
-// lostWithBus: without the bus nobody would tell. A lock that hangs on the
-// process or on nothing stays.
-func (h *hold) lostWithBus() string {
-	if h.lifetime == client.Connection {
-		return "the connection to the message bus is gone, and the lock hung on it"
-	}
-	if !h.a.quiet {
-		fmt.Fprintln(h.a.err, "dlmlockctl: the connection to the message bus is gone; the lock is held, but its loss would go unseen")
-	}
-	return ""
-}
-
-func (h *hold) onLost(why string) {
-	fmt.Fprintf(h.a.err, "dlmlockctl: the lock is lost: %s\n", visible(why))
-	switch h.opts.onLost {
-	case lostTerm:
-		h.child.terminate()
-	case lostKill:
-		h.child.kill()
-	}
-}
-
-// releaseTime bounds the release at the end.
-const releaseTime = 30 * time.Second
-
-// letGo releases the locks, trying again while the service restarts. With the
-// lifetime process the service does it by itself in the end.
-func (h *hold) letGo() {
-	ctx, cancel := context.WithTimeout(context.Background(), releaseTime)
-	defer cancel()
-	h.c.AllowInteraction(false) // one's own lock needs nobody's leave
-	err := client.Patiently(ctx, func() error {
-		_, err := h.c.ReleaseOwner(ctx, "", h.owner)
-		return err
-	})
-	if err != nil && h.lifetime == client.Persistent {
-		fmt.Fprintf(h.a.err, "dlmlockctl: the lock could not be released: %s\ndlmlockctl: hint: dlmlockctl release-owner %s\n",
-			visible(err.Error()), h.owner)
-	}
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -16,24 +18,52 @@ import (
 // execve(2).
 const shimName = "dlmlockctl: waiting for the lock"
 
-// shimPipe is the descriptor that says go. When it is closed without that,
-// whoever started the shim has given up or is gone.
-const shimPipe = 3
-
 // The main goroutine stays on the main thread, so that the shim's execve is the
 // thread group leader's own.
 func init() { runtime.LockOSThread() }
 
-// shim never returns. Its arguments are the path of the program and the
-// program's whole argument vector.
+// shim never returns. Its arguments are the number of the descriptor that says
+// go, the path of the program and the program's whole argument vector. When the
+// descriptor is closed without a word, whoever started the shim has given up or
+// is gone.
 func shim() {
-	unix.CloseOnExec(shimPipe)
-	var env []string
-	if err := json.NewDecoder(os.NewFile(shimPipe, "pipe")).Decode(&env); err != nil || len(os.Args) < 3 {
+	if len(os.Args) < 4 {
 		os.Exit(exitOK) // nobody waits for the answer
 	}
-	path := os.Args[1]
-	err := syscall.Exec(path, os.Args[2:], append(os.Environ(), env...))
+	pipe, err := strconv.Atoi(os.Args[1])
+	if err != nil {
+		os.Exit(exitOK)
+	}
+	unix.CloseOnExec(pipe)
+	var env []string
+	if err := json.NewDecoder(os.NewFile(uintptr(pipe), "pipe")).Decode(&env); err != nil {
+		os.Exit(exitOK)
+	}
+	path := os.Args[2]
+	err = syscall.Exec(path, os.Args[3:], changed(os.Environ(), env))
 	fmt.Fprintf(os.Stderr, "dlmlockctl: %s: %v\n", path, err)
 	os.Exit(exitNoExec)
+}
+
+// changed is an environment with changes: NAME=VALUE in place of every other
+// value of NAME, since some programs take the first of several and some the
+// last; a NAME alone is removed.
+func changed(env, changes []string) []string {
+	var out []string
+	name := func(s string) string { n, _, _ := strings.Cut(s, "="); return n }
+	touched := map[string]bool{}
+	for _, c := range changes {
+		touched[name(c)] = true
+	}
+	for _, e := range env {
+		if !touched[name(e)] {
+			out = append(out, e)
+		}
+	}
+	for _, c := range changes {
+		if strings.Contains(c, "=") {
+			out = append(out, c)
+		}
+	}
+	return out
 }

@@ -23,7 +23,13 @@ func (a *app) lockspacesCmd() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.show(spaces, func() { a.spaceTable(spaces) })
+				return a.show(spaces, func() {
+					if len(spaces) == 0 {
+						a.none("lockspaces")
+						return
+					}
+					a.spaceTable(spaces)
+				})
 			})
 		},
 	}
@@ -61,9 +67,8 @@ of the service if it holds locks or is named in /etc/dlmlockd.toml.`,
 				if err := c.Join(ctx, args[0]); err != nil {
 					return about(err, args[0], "")
 				}
-				return a.show(map[string]any{"lockspace": args[0], "joined": true}, func() {
-					a.printf("joined %s\n", visible(args[0]))
-				})
+				a.done = "joined " + args[0]
+				return a.show(map[string]any{"lockspace": args[0], "joined": true}, a.say)
 			})
 		},
 	}
@@ -91,9 +96,8 @@ of them none is left, unless --force is given; the locks are lost then.`,
 				if err := c.Leave(ctx, args[0], force); err != nil {
 					return about(err, args[0], "")
 				}
-				return a.show(map[string]any{"lockspace": args[0], "left": true}, func() {
-					a.printf("left %s\n", visible(args[0]))
-				})
+				a.done = "left " + args[0]
+				return a.show(map[string]any{"lockspace": args[0], "left": true}, a.say)
 			})
 		},
 	}
@@ -127,6 +131,9 @@ func (a *app) leaveAll(ctx context.Context, c *client.Client, force bool) error 
 		}
 		left = append(left, s.Name)
 	}
+	if len(left) > 0 {
+		a.done = "left " + strings.Join(left, ", ")
+	}
 	return a.show(map[string]any{"left": left}, func() {
 		for _, name := range left {
 			a.printf("left %s\n", visible(name))
@@ -148,7 +155,13 @@ the service explains. The service never touches them by itself.`,
 				if err != nil {
 					return about(err, args[0], "")
 				}
-				return a.show(orphans, func() { a.orphanTable(orphans) })
+				return a.show(orphans, func() {
+					if len(orphans) == 0 {
+						a.none("orphans")
+						return
+					}
+					a.orphanTable(orphans)
+				})
 			})
 		},
 	}
@@ -195,6 +208,9 @@ func (a *app) purge(ctx context.Context, space string, yes bool) error {
 	if !a.json && !a.quiet && len(orphans) > 0 {
 		a.orphanTable(orphans)
 	}
+	if a.out.err != nil {
+		return a.out.err // nothing goes unseen
+	}
 	if len(orphans) > 0 && !yes {
 		if err := a.confirm(fmt.Sprintf("Remove %s of %s?", plural(len(orphans), "orphan"), visible(space))); err != nil {
 			return err
@@ -212,9 +228,8 @@ func (a *app) purge(ctx context.Context, space string, yes bool) error {
 			return about(err, space, "")
 		}
 	}
-	return a.show(map[string]any{"lockspace": space, "purged": n}, func() {
-		a.printf("removed %s of %s\n", plural(n, "orphan"), visible(space))
-	})
+	a.done = fmt.Sprintf("removed %s of %s", plural(n, "orphan"), space)
+	return a.show(map[string]any{"lockspace": space, "purged": n}, a.say)
 }
 
 // confirm asks a person. Without one there is no answer to hope for.
