@@ -110,7 +110,7 @@ func TestProperties(t *testing.T) {
 		require.Equal(t, "0123abc", all["Commit"].Value())
 		require.Equal(t, "2026-01-02T03:04:05Z", all["BuildDate"].Value())
 		require.Equal(t, "local", all["Engine"].Value())
-		require.Equal(t, "n1", all["NodeName"].Value())
+		require.Equal(t, "node1", all["NodeName"].Value())
 		require.Equal(t, uint32(1), all["LockspaceCount"].Value())
 		require.NoError(t, nobody.ok(ifaceProperties+".GetAll", ifacePeer).Store(&all))
 		nobody.refused(errUnknownProperty, ifaceProperties+".Get", Name, "Nothing")

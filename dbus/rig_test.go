@@ -68,7 +68,7 @@ func newRig(t testing.TB, bus *testbus.Bus, cfg rigConfig) *rig {
 	r.server = New(Config{Bus: conn, Authorizer: cfg.auth, Log: log, LogControl: &r.control, Version: "1.2.3", Commit: "0123abc", BuildDate: "2026-01-02T03:04:05Z", StateFile: file.Path(), MaxCalls: cfg.max, MaxUser: cfg.user})
 	r.service = lockd.New(lockd.Config{
 		Engine: node.Engine(), Journal: file, Contents: contents, BootID: header.BootID,
-		Node: dlm.NodeInfo{ID: 1, Name: "n1", Cluster: "test"}, BusID: conn.GUID(),
+		Node: dlm.NodeInfo{ID: 1, Name: "node1", Cluster: "test"}, BusID: conn.GUID(),
 		Lockspaces: []string{"vms"}, RawValues: cfg.raw, Limits: cfg.limits, Notify: r.server.Notify, Log: log,
 		HealthInterval: 50 * time.Millisecond,
 		Helpers:        map[string]lockd.HelperPolicy{"guard": {GID: membersGID, HasGroup: true}, "admin": {}},

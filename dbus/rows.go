@@ -212,7 +212,9 @@ func addHealth(d map[string]godbus.Variant, h *dlm.Health) {
 	if h.Reason != "" {
 		d["reason"] = godbus.MakeVariant(printable(h.Reason))
 	}
-	d["members"] = godbus.MakeVariant(members(h))
+	if len(h.Members) > 0 { // this node is one of them, so none is not known
+		d["members"] = godbus.MakeVariant(h.Members)
+	}
 	d["recovery"] = godbus.MakeVariant(h.Recovery)
 }
 

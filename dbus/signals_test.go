@@ -3,6 +3,7 @@ package dbus
 import (
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -84,6 +85,7 @@ func TestSignals(t *testing.T) {
 		for s.Name != Name+".LockspaceChanged" || s.Body[1] != "left" {
 			s = receive(t, rootCh)
 		}
+		root.ok("JoinLockspace", "again", opt()) // one more than before, and it stays
 		changed := await(t, nobodyCh, "PropertiesChanged")
 		require.Equal(t, Name, changed.Body[0])
 		require.Empty(t, changed.Body[2])
@@ -98,13 +100,45 @@ func TestSignals(t *testing.T) {
 	})
 }
 
+// Quorate is true where it is known, and QuorumState tells what else there is;
+// a change is told of both.
+func TestQuorumOnTheBus(t *testing.T) {
+	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
+		r := newRig(t, b, rigConfig{})
+		eve := r.dial(testbus.Nobody)
+		ch := eve.listen()
+		st := r.service.Status()
+		var now atomic.Pointer[lockd.Status]
+		now.Store(&st)
+		hook := func() lockd.Status { return *now.Load() }
+		r.api.status.Store(&hook)
+		for _, c := range []struct {
+			quorum  lockd.Quorum
+			quorate bool
+			state   string
+		}{{lockd.QuorumUnknown, false, "unknown"}, {lockd.Quorate, true, "quorate"}, {lockd.QuorumUnknown, false, "unknown"}, {lockd.Inquorate, false, "inquorate"}} {
+			next := st
+			next.Quorum = c.quorum
+			now.Store(&next)
+			r.server.Notify(lockd.StatusChanged{Status: next})
+			for {
+				if state, ok := await(t, ch, "PropertiesChanged").Body[1].(options)["QuorumState"]; ok && state.Value() == c.state {
+					break
+				}
+			}
+			all := eve.all(Name)
+			require.Equal(t, []any{c.quorate, c.state}, []any{all["Quorate"].Value(), all["QuorumState"].Value()})
+		}
+	})
+}
+
 // Several changes come in one PropertiesChanged, with their new values.
 func TestPropertiesChanged(t *testing.T) {
 	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
 		r := newRig(t, b, rigConfig{})
 		ch := r.dial(testbus.Nobody).listen()
 		st := r.service.Status()
-		st.Quorate, st.Locks, st.Degraded, st.Node.ID = !st.Quorate, 42, "full", 9
+		st.Quorum, st.Locks, st.Degraded, st.Node.ID = lockd.Inquorate, 42, "full", 9
 		hook := func() lockd.Status { return st }
 		r.api.status.Store(&hook)
 		r.server.Notify(lockd.StatusChanged{Status: st})
@@ -113,7 +147,7 @@ func TestPropertiesChanged(t *testing.T) {
 			changed := await(t, ch, "PropertiesChanged").Body[1].(options)
 			if changed["Degraded"].Value() == "full" {
 				require.Equal(t, uint32(42), changed["LockCount"].Value())
-				require.Equal(t, st.Quorate, changed["Quorate"].Value())
+				require.Equal(t, "inquorate", changed["QuorumState"].Value())
 				require.Equal(t, uint32(9), changed["NodeID"].Value())
 				require.NotContains(t, changed, "Version")
 				require.NotContains(t, changed, "LocksGranted")

@@ -23,6 +23,13 @@ type Looker interface {
 	Health(ctx context.Context, lockspace string) (Health, error)
 }
 
+// QuorumLooker is what an engine has in addition if it can tell whether the
+// cluster has quorum, also where this node is in no lockspace. An error means
+// that nobody knows. Quorum may block like the methods of Engine.
+type QuorumLooker interface {
+	Quorum(ctx context.Context) (quorate bool, err error)
+}
+
 // Queues are the three queues of a resource, each in the DLM's order.
 type Queues struct {
 	Master     uint32 // the node that keeps the queues; 0 unknown

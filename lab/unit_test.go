@@ -106,7 +106,7 @@ func TestUnit(t *testing.T) {
 		require.Contains(t, r.run(call+"Inspect ss vms disk"), `"granted" a(uuss) 1`, "debugfs is seen")
 	})
 	step("dlm_controld", func(t *testing.T, r unitRig) {
-		require.Equal(t, "b true\n", r.run(property+"Quorate"))
+		r.await("b true", property+"Quorate")
 		require.Contains(t, r.run(call+"ListLockspaces"), `"quorate" b true`, "the way out of the network namespace")
 		r.run("systemctl is-active dlmlockd-controld.service")
 		r.run("systemctl stop dlmlockd-controld.service")

@@ -225,12 +225,33 @@ type LockspaceInfo struct {
 	RawValues bool // the value blocks are the clients', and there are no tokens
 }
 
+// Quorum is what is known of the cluster's.
+type Quorum uint8
+
+// What is known of it, in the words of the bus. Unknown is neither: nobody could
+// be asked, because the cluster does not run here, or has not been yet.
+const (
+	QuorumUnknown Quorum = iota
+	Quorate
+	Inquorate
+)
+
+func (q Quorum) String() string {
+	switch q {
+	case Quorate:
+		return "quorate"
+	case Inquorate:
+		return "inquorate"
+	}
+	return "unknown"
+}
+
 // Status is a snapshot of the service for properties and the status line.
 type Status struct {
 	Ready      bool
 	Engine     string
 	Node       dlm.NodeInfo
-	Quorate    bool
+	Quorum     Quorum
 	Locks      int
 	Waiting    int
 	Lockspaces int

@@ -135,17 +135,28 @@ func (t *table) lockspaces() []LockspaceInfo {
 }
 
 func (t *table) status() Status {
-	s := Status{Ready: t.ready, Engine: t.engine, Node: t.node, Quorate: true, Locks: t.lockCount(),
+	s := Status{Ready: t.ready, Engine: t.engine, Node: t.node, Quorum: t.knownQuorum(), Locks: t.lockCount(),
 		Lockspaces: len(t.spaces), Degraded: t.degraded, Counters: t.counters, Helpers: len(t.runs)}
 	for _, u := range t.perUID {
 		s.Waiting += u.waiting
 	}
+	return s
+}
+
+// knownQuorum is what the node and each of its lockspaces were told last. Of two
+// answers the bad one counts: they are of different moments.
+func (t *table) knownQuorum() Quorum {
+	q := t.quorum
 	for _, sp := range t.spaces {
-		if sp.hasHealth && sp.health.Known && !sp.health.Quorate {
-			s.Quorate = false
+		switch {
+		case !sp.hasHealth || !sp.health.Known:
+		case !sp.health.Quorate:
+			return Inquorate
+		case q == QuorumUnknown:
+			q = Quorate
 		}
 	}
-	return s
+	return q
 }
 
 // listOrphans answers with the orphans that no record explains.

@@ -406,6 +406,7 @@ func (s *Service) watchHealth() {
 	}
 	tick := time.NewTicker(s.cfg.HealthInterval)
 	defer tick.Stop()
+	begin("", s.lookNode)
 	for {
 		select {
 		case <-s.ctx.Done():
@@ -432,6 +433,17 @@ func (s *Service) lookNode() {
 	if n, err := s.cfg.Engine.Node(ctx); err == nil {
 		s.post(func() { s.t.node = n })
 	}
+	q := QuorumUnknown
+	if l, ok := s.cfg.Engine.(dlm.QuorumLooker); ok {
+		switch quorate, err := l.Quorum(ctx); {
+		case err != nil: // nobody knows
+		case quorate:
+			q = Quorate
+		default:
+			q = Inquorate
+		}
+	}
+	s.post(func() { s.t.quorum = q })
 }
 
 func (s *Service) lookHealth(name string) {

@@ -69,6 +69,7 @@ type table struct {
 	out    []action
 	limits Limits
 	node   dlm.NodeInfo
+	quorum Quorum // of the node, as it was asked last
 	engine string
 	busID  string
 	raw    []string // lockspaces whose value blocks are the clients'

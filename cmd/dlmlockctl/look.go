@@ -243,14 +243,14 @@ func latency(l *client.Latency) string {
 // status shows the properties to people: first those that matter, in this
 // order, then whatever else a newer service has.
 func (a *app) status(st map[string]any) {
-	first := []string{"Version", "Commit", "BuildDate", "Engine", "ClusterName", "NodeID", "NodeName", "Quorate", "LockspaceCount", "LockCount", "WaitingCount", "Degraded"}
+	first := []string{"Version", "Commit", "BuildDate", "Engine", "ClusterName", "NodeID", "NodeName", "QuorumState", "Quorate", "LockspaceCount", "LockCount", "WaitingCount", "Degraded"}
 	paint := coloured(a.out)
 	line := func(name string) {
 		v := visible(fmt.Sprint(st[name]))
 		if l, ok := st[name].(client.Latency); ok {
 			v = latency(&l)
 		}
-		bad := name == "Degraded" && st[name] != "" || name == "Quorate" && st[name] == false
+		bad := name == "Degraded" && st[name] != "" || name == "QuorumState" && st[name] != "quorate" || name == "Quorate" && st[name] == false
 		if v == "" {
 			v = "-"
 		}

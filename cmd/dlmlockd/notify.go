@@ -72,8 +72,17 @@ func (n notifier) feed(ctx context.Context, healthy func(context.Context, time.D
 // statusLine is what systemctl status shows.
 func statusLine(st lockd.Status) string {
 	line := fmt.Sprintf("STATUS=engine %s, node %d", st.Engine, st.Node.ID)
-	if st.Node.Cluster != "" {
+	switch {
+	case st.Node.ID == 0:
+		line = fmt.Sprintf("STATUS=engine %s, this node is not known yet", st.Engine)
+	case st.Node.Cluster != "":
 		line += " of " + st.Node.Cluster
+	}
+	switch st.Quorum {
+	case lockd.Inquorate:
+		line += ", no quorum"
+	case lockd.QuorumUnknown:
+		line += ", quorum not known"
 	}
 	line += fmt.Sprintf("; %d locks in %d lockspaces, %d waiting", st.Locks, st.Lockspaces, st.Waiting)
 	if st.Degraded != "" {

@@ -18,7 +18,12 @@ func writeOpenMetrics(w io.Writer, st lockd.Status, spaces []lockd.LockspaceInfo
 	var m metrics
 	m.family("dlmlockd_build_info", "gauge", "", "Which build of the service runs.")
 	m.sample("dlmlockd_build_info", 1, "version", b.Version, "commit", b.Commit)
-	m.gauge("dlmlockd_quorate", "Whether the cluster has quorum.", number(st.Quorate))
+	// What nobody knows has no sample: neither 0 nor 1 would be true.
+	m.gauge("dlmlockd_quorum_known", "Whether anybody could be asked about the quorum.", number(st.Quorum != lockd.QuorumUnknown))
+	m.family("dlmlockd_quorate", "gauge", "", "Whether the cluster has quorum; no sample while that is not known.")
+	if st.Quorum != lockd.QuorumUnknown {
+		m.sample("dlmlockd_quorate", number(st.Quorum == lockd.Quorate))
+	}
 	m.gauge("dlmlockd_degraded", "Whether new locks are refused because the state file can't be written.", number(st.Degraded != ""))
 	m.gauge("dlmlockd_requests_waiting", "Requests that wait for a lock.", float64(st.Waiting))
 
@@ -26,9 +31,11 @@ func writeOpenMetrics(w io.Writer, st lockd.Status, spaces []lockd.LockspaceInfo
 	for _, s := range spaces {
 		m.sample("dlmlockd_locks", float64(s.Locks), "lockspace", s.Name)
 	}
-	m.family("dlmlockd_lockspace_ready", "gauge", "", "Whether a lockspace is joined and grants locks.")
+	m.family("dlmlockd_lockspace_ready", "gauge", "", "Whether a lockspace is joined and grants locks; no sample while that is not known.")
 	for _, s := range spaces {
-		m.sample("dlmlockd_lockspace_ready", number(s.State == lockd.SpaceReady && !(s.HasHealth && s.Health.Stopped)), "lockspace", s.Name)
+		if s.State != lockd.SpaceReady || s.HasHealth {
+			m.sample("dlmlockd_lockspace_ready", number(s.State == lockd.SpaceReady && !s.Health.Stopped), "lockspace", s.Name)
+		}
 	}
 	c := st.Counters
 	m.counter("dlmlockd_locks_granted", "Locks granted.", c.Granted)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -49,12 +50,13 @@ func textFormat(t *testing.T, text string) map[string]*dto.MetricFamily {
 }
 
 func TestOpenMetrics(t *testing.T) {
-	st := lockd.Status{Quorate: true, Locks: 3, Waiting: 2, Degraded: "no space"}
+	st := lockd.Status{Quorum: lockd.Quorate, Locks: 3, Waiting: 2, Degraded: "no space"}
 	st.Counters = lockd.Counters{Granted: 7, Refused: 1 << 53, Lost: 1}
 	st.Counters.Latency.Buckets[0], st.Counters.Latency.Buckets[16], st.Counters.Latency.Buckets[17] = 4, 2, 1
 	st.Counters.Latency.Sum = 90 * time.Minute
 	spaces := []lockd.LockspaceInfo{
-		{Name: "vms", State: lockd.SpaceReady, Locks: 3},
+		{Name: "vms", State: lockd.SpaceReady, Locks: 3, HasHealth: true},
+		{Name: "unseen", State: lockd.SpaceReady},
 		{Name: "images", State: lockd.SpaceFailed},
 		{Name: "stopped", State: lockd.SpaceReady, HasHealth: true, Health: dlm.Health{Stopped: true}},
 	}
@@ -62,7 +64,7 @@ func TestOpenMetrics(t *testing.T) {
 	require.NoError(t, writeOpenMetrics(&b, st, spaces, buildinfo.Build{Version: `1"2\3` + "\n", Commit: "ff"}))
 	families := openMetrics(t, b.String())
 	for _, want := range []string{
-		"gauge dlmlockd_build_info 1\n", "gauge dlmlockd_locks 3\n", "counter dlmlockd_locks_granted 1\n",
+		"gauge dlmlockd_build_info 1\n", "gauge dlmlockd_locks 4\n", "counter dlmlockd_locks_granted 1\n",
 		"histogram dlmlockd_grant_latency_seconds 20\n",
 	} {
 		require.Contains(t, families, want)
@@ -86,6 +88,22 @@ func TestOpenMetrics(t *testing.T) {
 	b.Reset()
 	require.NoError(t, writeOpenMetrics(&b, lockd.Status{}, nil, buildinfo.Build{}))
 	openMetrics(t, b.String())
+}
+
+// Nobody who looks at the metrics takes what is not known for a healthy node,
+// nor for a sick one.
+func TestQuorumInMetrics(t *testing.T) {
+	for q, want := range map[lockd.Quorum]string{lockd.QuorumUnknown: "known 0", lockd.Quorate: "known 1, quorate 1", lockd.Inquorate: "known 1, quorate 0"} {
+		var b bytes.Buffer
+		require.NoError(t, writeOpenMetrics(&b, lockd.Status{Quorum: q}, nil, buildinfo.Build{}))
+		openMetrics(t, b.String())
+		read := textFormat(t, b.String())
+		got := fmt.Sprintf("known %v", read["dlmlockd_quorum_known"].Metric[0].GetGauge().GetValue())
+		if f := read["dlmlockd_quorate"]; f != nil && len(f.Metric) > 0 {
+			got += fmt.Sprintf(", quorate %v", f.Metric[0].GetGauge().GetValue())
+		}
+		require.Equal(t, want, got)
+	}
 }
 
 // The file is there while the service runs, whole at every moment and readable

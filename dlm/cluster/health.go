@@ -26,9 +26,10 @@ func (h *Host) Health(ctx context.Context, lockspace string) (dlm.Health, error)
 	}
 	var health dlm.Health
 	var err error
-	if health.Recovery, err = h.number(16, sysfs, lockspace, "recover_status"); err == nil {
-		health.Stopped = stopped(health.Recovery)
+	if health.Recovery, err = h.number(16, sysfs, lockspace, "recover_status"); err != nil {
+		return dlm.Health{}, &dlm.Error{Op: "look", Lockspace: lockspace, Err: err, Advice: "the kernel does not tell whether it is stopped"}
 	}
+	health.Stopped = stopped(health.Recovery)
 	health.Members = h.Members(lockspace)
 	st, err := h.status(ctx)
 	if err != nil {
@@ -42,6 +43,17 @@ func (h *Host) Health(ctx context.Context, lockspace string) (dlm.Health, error)
 		health.Reason = reason(&health, st)
 	}
 	return health, nil
+}
+
+// Quorum asks dlm_controld whether the cluster has quorum. The error wraps
+// dlm.ErrClusterUnavailable.
+func (h *Host) Quorum(ctx context.Context) (quorate bool, err error) {
+	st, err := h.status(ctx)
+	if err != nil {
+		return false, &dlm.Error{Op: "quorum", Err: fmt.Errorf("%w: %w", dlm.ErrClusterUnavailable, err),
+			Advice: "dlm_controld does not answer: start corosync and dlm_controld"}
+	}
+	return st.quorate, nil
 }
 
 // reason puts into words why a lockspace is stopped.

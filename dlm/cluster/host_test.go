@@ -238,6 +238,34 @@ func TestHealth(t *testing.T) {
 	}
 }
 
+// What can't be read is not "not stopped".
+func TestHealthThatCanNotBeRead(t *testing.T) {
+	h := machine(t)
+	path := filepath.Join(h.root, sysfs, "foo/recover_status")
+	put(t, path, "?\n")
+	_, err := h.Health(t.Context(), "foo")
+	require.Error(t, err)
+	require.NoError(t, os.Remove(path))
+	_, err = h.Health(t.Context(), "foo")
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+// The quorum is known where this node is in no lockspace, and not known where
+// nobody answers.
+func TestQuorum(t *testing.T) {
+	for text, want := range map[string]bool{"quorate=1 ": true, "quorate=0 ": false} {
+		h := machine(t)
+		var d daemon
+		d.add(stateDaemon, 0, text)
+		d.serve(t, h)
+		quorate, err := h.Quorum(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, want, quorate)
+	}
+	_, err := machine(t).Quorum(t.Context())
+	require.ErrorIs(t, err, dlm.ErrClusterUnavailable)
+}
+
 func TestRecovery(t *testing.T) {
 	h := machine(t)
 	r := h.Recovery("foo")

@@ -34,6 +34,8 @@ type Engine struct {
 var (
 	_ dlm.Engine = (*Engine)(nil)
 	_ dlm.Looker = (*Engine)(nil)
+
+	_ dlm.QuorumLooker = (*Engine)(nil)
 )
 
 func newEngine(l library, log *slog.Logger) *Engine {
@@ -331,6 +333,9 @@ func (e *Engine) Queues(ctx context.Context, lockspace, resource string) (dlm.Qu
 func (e *Engine) Health(ctx context.Context, lockspace string) (dlm.Health, error) {
 	return e.host.Health(ctx, lockspace)
 }
+
+// Quorum implements dlm.QuorumLooker: dlm_controld knows.
+func (e *Engine) Quorum(ctx context.Context) (bool, error) { return e.host.Quorum(ctx) }
 
 // Orphans implements dlm.Looker from debugfs. Kernels since 6.4 don't show
 // there whether a persistent lock is an orphan; see cluster.Host.Orphans for

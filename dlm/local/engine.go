@@ -24,6 +24,8 @@ type Engine struct {
 var (
 	_ dlm.Engine = (*Engine)(nil)
 	_ dlm.Looker = (*Engine)(nil)
+
+	_ dlm.QuorumLooker = (*Engine)(nil)
 )
 
 // New returns the engine of a daemon that runs without a cluster: one node,

@@ -114,6 +114,18 @@ func (e *Engine) Health(ctx context.Context, lockspace string) (dlm.Health, erro
 	return h, nil
 }
 
+// Quorum is always there: the engine is all of the cluster, and grants without
+// asking anybody. Simulated nodes are told by Cluster.SetQuorate.
+func (e *Engine) Quorum(ctx context.Context) (quorate bool, err error) {
+	c := e.node.cluster
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := e.usable(ctx, "quorum", ""); err != nil {
+		return false, err
+	}
+	return !c.inquorum, nil
+}
+
 func (e *Engine) look(ctx context.Context, lockspace string) (*member, error) {
 	if err := e.usable(ctx, "look", lockspace); err != nil {
 		return nil, err

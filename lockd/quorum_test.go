@@ -1,0 +1,111 @@
+package lockd
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/dlm/local"
+)
+
+// Of what is not known nobody says that it is well.
+func TestQuorumIsKnownOrNot(t *testing.T) {
+	yes, no := dlm.Health{Known: true, Quorate: true}, dlm.Health{Known: true}
+	for name, c := range map[string]struct {
+		node   Quorum
+		spaces []dlm.Health
+		want   Quorum
+	}{
+		"nobody was asked":               {want: QuorumUnknown},
+		"the node alone":                 {node: Quorate, want: Quorate},
+		"the node alone, without":        {node: Inquorate, want: Inquorate},
+		"a lockspace":                    {spaces: []dlm.Health{yes}, want: Quorate},
+		"a lockspace, without":           {node: Quorate, spaces: []dlm.Health{yes, no}, want: Inquorate},
+		"a lockspace of which not known": {spaces: []dlm.Health{{}}, want: QuorumUnknown},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tab := newTable(DefaultLimits(), time.Second, "test")
+			tab.quorum = c.node
+			tab.space("unseen")
+			for i, h := range c.spaces {
+				sp := tab.space(string(rune('a' + i)))
+				sp.health, sp.hasHealth = h, true
+			}
+			require.Equal(t, c.want, tab.status().Quorum)
+			require.Contains(t, []string{"quorate", "inquorate", "unknown"}, c.want.String())
+		})
+	}
+}
+
+// clusterDown is an engine whose cluster can be taken away: nobody answers.
+type clusterDown struct {
+	*local.Engine
+	down *bool
+}
+
+func (e clusterDown) Quorum(ctx context.Context) (bool, error) {
+	if *e.down {
+		return false, dlm.ErrClusterUnavailable
+	}
+	return e.Engine.Quorum(ctx)
+}
+
+func (e clusterDown) Health(ctx context.Context, name string) (dlm.Health, error) {
+	h, err := e.Engine.Health(ctx, name)
+	if *e.down {
+		h.Known, h.Quorate = false, false
+	}
+	return h, err
+}
+
+// The status follows what can be asked: from the start on, without a lockspace,
+// and when the cluster goes away and comes back.
+func TestQuorumFollowsTheCluster(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := local.NewCluster("test")
+		h := newHost(cluster.AddNode(1))
+		h.config.Lockspaces = nil
+		down := true
+		told := make(chan Quorum, 100)
+		h.config.Notify = func(n Notice) {
+			if n, ok := n.(StatusChanged); ok {
+				told <- n.Quorum
+			}
+		}
+		cfg := h.config
+		cfg.Engine, cfg.Journal, cfg.Contents = clusterDown{h.node.Engine(), &down}, h.journal, h.journal.contents(h.boot)
+		cfg.BootID = h.boot
+		s := New(cfg)
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- s.Run(ctx) }()
+		synctest.Wait()
+		require.Equal(t, QuorumUnknown, s.Status().Quorum)
+		down = false
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		require.Equal(t, Quorate, s.Status().Quorum, "without a lockspace")
+		require.NoError(t, call1(func(done func(error)) { s.Join(root, "vms", done) }))
+		cluster.SetQuorate(false)
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		require.Equal(t, Inquorate, s.Status().Quorum)
+		down = true
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		require.Equal(t, QuorumUnknown, s.Status().Quorum)
+		var changes []Quorum
+		for len(told) > 0 {
+			if q := <-told; len(changes) == 0 || changes[len(changes)-1] != q {
+				changes = append(changes, q)
+			}
+		}
+		require.Equal(t, []Quorum{QuorumUnknown, Quorate, Inquorate, QuorumUnknown}, changes)
+		stop()
+		require.NoError(t, <-ended)
+	})
+}
