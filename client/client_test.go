@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/dlmlock/dlmlockd/internal/testbus"
+	"github.com/dlmlock/dlmlockd/process"
 )
 
 // service is a stand-in that answers what the test wants and notes what it was
@@ -107,7 +108,7 @@ func TestOptions(t *testing.T) {
 		return nil, nil
 	})
 	ctx := t.Context()
-	g, err := c.Acquire(ctx, Want{"vms", "d", "exclusive"}, Options{Owner: "o", Label: "l", Lifetime: Process, PID: 5, Wait: 3 * time.Second})
+	g, err := c.Acquire(ctx, Want{"vms", "d", "exclusive"}, Options{Owner: "o", Label: "l", Lifetime: Process, PID: 1 << 30, Wait: 3 * time.Second})
 	require.NoError(t, err)
 	require.Equal(t, Grant{"vms", "d", "EX", 2, 7, "/org/example/DlmLock/lock/1"}, g)
 	require.Equal(t, []any{"vms", "d", "exclusive"}, s.last().Body[:3])
@@ -116,7 +117,14 @@ func TestOptions(t *testing.T) {
 	require.InDelta(t, 3e6, wait, 1e6)
 	delete(opts, "wait-usec")
 	require.Equal(t, map[string]godbus.Variant{"owner": godbus.MakeVariant("o"), "label": godbus.MakeVariant("l"),
-		"lifetime": godbus.MakeVariant("process"), "pid": godbus.MakeVariant(uint32(5))}, opts)
+		"lifetime": godbus.MakeVariant("process"), "pid": godbus.MakeVariant(uint32(1 << 30))}, opts)
+
+	// With a process that is there goes when it began.
+	_, err = c.Acquire(ctx, Want{"vms", "d", "EX"}, Options{Lifetime: Process, PID: uint32(os.Getpid())})
+	require.NoError(t, err)
+	start, err := process.Start(uint32(os.Getpid()))
+	require.NoError(t, err)
+	require.Equal(t, godbus.MakeVariant(start), s.last().Body[3].(map[string]godbus.Variant)["start-time"])
 
 	_, err = c.Acquire(ctx, Want{"vms", "d", "EX"}, Options{})
 	require.NoError(t, err)

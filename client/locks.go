@@ -7,6 +7,8 @@ import (
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/dlmlock/dlmlockd/process"
 )
 
 // The lifetimes: what ends a lock by itself.
@@ -32,7 +34,10 @@ type Options struct {
 	Owner    string
 	Label    string // what a person should read
 	Lifetime string // Persistent, Connection or Process
-	PID      uint32 // with Process: whose end ends the lock; 0: this one's
+	// PID, with Process, is whose end ends the lock; 0: this one's. Its start time
+	// as seen here goes along, so that the service refuses the number if it means
+	// another process there, as between a container and its host.
+	PID uint32
 	// OnLost is the configured helper that is run if the lock is lost, and
 	// OnLostData what it gets along.
 	OnLost, OnLostData string
@@ -80,12 +85,24 @@ func (o *Options) variants(wait time.Duration) map[string]godbus.Variant {
 	set(m, "owner", o.Owner)
 	set(m, "label", o.Label)
 	set(m, "lifetime", o.Lifetime)
-	set(m, "pid", o.PID)
+	setProcess(m, o.PID)
 	set(m, "on-lost", o.OnLost)
 	set(m, "on-lost-data", o.OnLostData)
 	setValue(m, o.Value)
 	set(m, "wait-usec", uint64(wait/time.Microsecond))
 	return m
+}
+
+// setProcess adds the pid of a process and when that began. Where /proc does not
+// tell, the service alone judges.
+func setProcess(m map[string]godbus.Variant, pid uint32) {
+	if pid == 0 {
+		return
+	}
+	m["pid"] = godbus.MakeVariant(pid)
+	if start, err := process.Start(pid); err == nil {
+		m["start-time"] = godbus.MakeVariant(start)
+	}
 }
 
 func setValue(m map[string]godbus.Variant, value []byte) {

@@ -60,6 +60,7 @@ type Limits struct {
 	LocksPerUID   int // locks of one uid
 	LocksPerCall  int // locks of one AcquireMany
 	WaitingPerUID int // requests of one uid that wait in the DLM
+	Processes     int // processes that locks of one uid hang on
 	OwnerBytes    int // length of an owner
 	LabelBytes    int // length of a label
 	PageSize      int // locks in one answer of a listing

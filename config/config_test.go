@@ -28,6 +28,7 @@ metrics-file = "/var/cache/dlmlockd/dlmlockd.prom"
 locks-per-uid = 1
 locks-per-call = 2
 waiting-per-uid = 3
+processes-per-uid = 7
 owner-bytes = 4
 label-bytes = 5
 page-size = 6
@@ -43,7 +44,7 @@ command = ["/bin/page"]
 	require.Equal(t, config.Config{
 		Engine: "local", Lockspaces: []string{"vms", "images"}, RawValueLockspaces: []string{"images"}, Group: "dlmlock",
 		OpTimeout: 5 * time.Second, LogLevel: slog.LevelDebug, ExitOnIdle: 10 * time.Minute, MetricsFile: "/var/cache/dlmlockd/dlmlockd.prom",
-		Limits: config.Limits{LocksPerUID: 1, LocksPerCall: 2, WaitingPerUID: 3, OwnerBytes: 4, LabelBytes: 5, PageSize: 6},
+		Limits: config.Limits{LocksPerUID: 1, LocksPerCall: 2, WaitingPerUID: 3, Processes: 7, OwnerBytes: 4, LabelBytes: 5, PageSize: 6},
 		OnLost: map[string]config.OnLost{
 			"libvirt": {Command: []string{"/usr/libexec/dlmlockd/libvirt-lost", "-v"}, Timeout: time.Minute, UIDs: []uint32{107, 108}, Group: "libvirt"},
 			"page":    {Command: []string{"/bin/page"}, Timeout: config.DefaultOnLostTimeout},
@@ -126,7 +127,7 @@ func TestShippedExample(t *testing.T) {
 	}
 	c, err = config.Parse("dlmlockd.toml", []byte(strings.Join(lines, "")))
 	require.NoError(t, err)
-	require.Equal(t, 20, keys, "every key and the headers of the tables are in the example")
+	require.Equal(t, 21, keys, "every key and the headers of the tables are in the example")
 	require.NotZero(t, c.Limits.PageSize)
 }
 

@@ -31,6 +31,7 @@ type file struct {
 		LocksPerUID   any `toml:"locks-per-uid"`
 		LocksPerCall  any `toml:"locks-per-call"`
 		WaitingPerUID any `toml:"waiting-per-uid"`
+		Processes     any `toml:"processes-per-uid"`
 		OwnerBytes    any `toml:"owner-bytes"`
 		LabelBytes    any `toml:"label-bytes"`
 		PageSize      any `toml:"page-size"`
@@ -217,6 +218,7 @@ func (v *validator) config(f *file) Config {
 		LocksPerUID:   v.limit("limits.locks-per-uid", l.LocksPerUID, math.MaxInt32),
 		LocksPerCall:  v.limit("limits.locks-per-call", l.LocksPerCall, 100_000),
 		WaitingPerUID: v.limit("limits.waiting-per-uid", l.WaitingPerUID, math.MaxInt32),
+		Processes:     v.limit("limits.processes-per-uid", l.Processes, 1<<20),
 		OwnerBytes:    v.limit("limits.owner-bytes", l.OwnerBytes, 64<<10),
 		LabelBytes:    v.limit("limits.label-bytes", l.LabelBytes, 64<<10),
 		PageSize:      v.limit("limits.page-size", l.PageSize, 100_000),

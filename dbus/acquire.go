@@ -40,6 +40,7 @@ var acquireOptions = []option[lockd.AcquireOptions]{
 	{"label", "s", setText(func(o *lockd.AcquireOptions) *string { return &o.Label })},
 	{"lifetime", "s", setLifetime},
 	{"pid", "u", setPID},
+	{"start-time", "t", func(o *lockd.AcquireOptions, v any) error { o.Start, o.HasStart = v.(uint64), true; return nil }},
 	{"on-lost", "s", func(o *lockd.AcquireOptions, v any) error { onLost(o).Helper = v.(string); return nil }},
 	{"on-lost-data", "s", func(o *lockd.AcquireOptions, v any) error { onLost(o).Data = v.(string); return nil }},
 	{"value", "ay", setValue(func(o *lockd.AcquireOptions) **dlm.Value { return &o.Value })},
@@ -137,8 +138,8 @@ func (r *acquire) options(body *reader) error {
 
 // checkTogether checks the options that need another one.
 func checkTogether(op string, o *lockd.AcquireOptions) error {
-	if o.PID != 0 && o.Lifetime != state.Process {
-		return invalid(op, `option pid needs the option lifetime "process"`)
+	if (o.PID != 0 || o.HasStart) && o.Lifetime != state.Process {
+		return invalid(op, `the options pid and start-time need the option lifetime "process"`)
 	}
 	if o.OnLost != nil && o.OnLost.Helper == "" {
 		return invalid(op, "option on-lost: the name of a helper is missing")

@@ -49,6 +49,7 @@ type Bus struct {
 	wire    *wire
 	serials serials
 	guid    string
+	alien   string // why pids that the bus tells mean nothing here; "" if they are ours
 	server  atomic.Pointer[Server]
 }
 
@@ -91,8 +92,24 @@ func (b *Bus) greet() (err error) {
 	}
 	if err != nil {
 		_ = b.conn.Close()
+		return err
 	}
-	return err
+	b.compareNumbers()
+	return nil
+}
+
+// compareNumbers finds out whether the bus numbers processes as we do. It does
+// not where it runs in another pid namespace; then a pid of its credentials is
+// another process here. A bus that does not tell our own pid counts as such.
+func (b *Bus) compareNumbers() {
+	var pid uint32
+	err := b.conn.BusObject().Call("org.freedesktop.DBus.GetConnectionUnixProcessID", 0, b.conn.Names()[0]).Store(&pid)
+	switch {
+	case err != nil:
+		b.alien = "the message bus does not tell the pid of this service: " + err.Error()
+	case pid != uint32(os.Getpid()):
+		b.alien = fmt.Sprintf("the message bus is in another pid namespace: it takes this service for process %d, which is %d here", pid, os.Getpid())
+	}
 }
 
 // Conn is the godbus connection, for calls to other services. Replies and

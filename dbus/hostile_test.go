@@ -42,7 +42,7 @@ func TestBadInput(t *testing.T) {
 		{invalidMode, "shared", "Acquire", []any{"vms", "r", "XX", opt()}},
 		{invalidMode, "", "Acquire", []any{"vms", "r", "", opt()}},
 		{invalidMode, "...", "Acquire", []any{"vms", "r", strings.Repeat("é", 5000), opt()}},
-		{errInvalidArgs, "unknown option \"ownr\"; known here: label, lifetime, on-lost, on-lost-data, owner, pid, value, wait-usec", "Acquire", []any{"vms", "r", "EX", opt("ownr", "x")}},
+		{errInvalidArgs, "unknown option \"ownr\"; known here: label, lifetime, on-lost, on-lost-data, owner, pid, start-time, value, wait-usec", "Acquire", []any{"vms", "r", "EX", opt("ownr", "x")}},
 		{errInvalidArgs, "option owner: it takes the type s, not u", "Acquire", []any{"vms", "r", "EX", opt("owner", uint32(1))}},
 		{errInvalidArgs, "wait-usec: it takes a number (of type t, or of any other integer type), not the type s", "Acquire", []any{"vms", "r", "EX", opt("wait-usec", "1")}},
 		{errInvalidArgs, "not the type d", "Acquire", []any{"vms", "r", "EX", opt("wait-usec", 1.0)}},

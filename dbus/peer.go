@@ -15,7 +15,7 @@ import (
 // org.freedesktop.DBus.GetConnectionCredentials).
 type identity struct {
 	uid  uint32
-	pid  uint32 // 0 unknown
+	pid  uint32 // in our pid namespace; 0 unknown
 	gids []uint32
 }
 
@@ -23,7 +23,8 @@ type identity struct {
 // lives until the connection is gone.
 type peer struct {
 	srv    *Server
-	name   string // unique bus name
+	name   string        // unique bus name
+	seen   time.Duration // since boot: when its first call came
 	ctx    context.Context
 	cancel context.CancelFunc
 	who    atomic.Pointer[identity] // set once, by work
@@ -234,7 +235,9 @@ func (s *Server) identify(ctx context.Context, name string) (*identity, error) {
 		return nil, fmt.Errorf("no user id of %s", name)
 	}
 	who.uid = uid
-	who.pid, _ = creds["ProcessID"].Value().(uint32)
+	if s.bus.alien == "" {
+		who.pid, _ = creds["ProcessID"].Value().(uint32)
+	}
 	who.gids, _ = creds["UnixGroupIDs"].Value().([]uint32)
 	return who, nil
 }

@@ -7,8 +7,10 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"time"
 
 	godbus "github.com/godbus/dbus/v5"
+	"golang.org/x/sys/unix"
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/lockd"
@@ -81,6 +83,9 @@ func New(cfg Config) *Server {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Bus.alien != "" {
+		s.log.Warn("callers have no pid, so locks of the lifetime process are refused", slog.String("err", cfg.Bus.alien))
+	}
 	s.out = newOutbox(cfg.Bus, s.log)
 	if s.maxCalls <= 0 {
 		s.maxCalls = DefaultMaxCalls
@@ -114,25 +119,28 @@ func (s *Server) Start(ctx context.Context, api lockd.API) error {
 }
 
 // missed finds out which of the connections that locks hang on are gone. It
-// comes after the subscription, so that none vanishes in between.
+// comes after the subscription, so that none vanishes in between. The bus is asked
+// last: a connection that is in the service's list and not in that of the bus has
+// been there and is gone. If the bus does not answer, nothing is, and the start
+// has failed.
 func (s *Server) missed(ctx context.Context) error {
 	senders := make(chan []string, 1)
 	s.api.Senders(func(names []string) { senders <- names })
-	var there []string
-	if err := s.bus.conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.ListNames", 0).Store(&there); err != nil {
-		return fmt.Errorf("look for vanished callers: %w", err)
-	}
+	var names, there []string
 	select {
-	case names := <-senders:
-		for _, name := range names {
-			if !slices.Contains(there, name) {
-				s.api.SenderGone(name)
-			}
-		}
-		return nil
+	case names = <-senders:
 	case <-ctx.Done():
 		return fmt.Errorf("look for vanished callers: %w", ctx.Err())
 	}
+	if err := s.bus.conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.ListNames", 0).Store(&there); err != nil {
+		return fmt.Errorf("look for vanished callers: %w", err)
+	}
+	for _, name := range names {
+		if !slices.Contains(there, name) {
+			s.api.SenderGone(name)
+		}
+	}
+	return nil
 }
 
 // RequestName takes the well-known name. It does not replace another owner and
@@ -258,11 +266,21 @@ func (s *Server) peer(name string) *peer {
 	defer s.mu.Unlock()
 	p := s.peers[name]
 	if p == nil {
-		p = &peer{srv: s, name: name}
+		p = &peer{srv: s, name: name, seen: sinceBoot()}
 		p.ctx, p.cancel = context.WithCancel(s.ctx)
 		s.peers[name] = p
 	}
 	return p
+}
+
+// sinceBoot is the time that start times of processes count in (proc(5)); 0: it
+// can't be told.
+func sinceBoot() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return 0
+	}
+	return time.Duration(ts.Nano())
 }
 
 // senderGone is called by the reader when a connection has vanished.

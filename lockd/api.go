@@ -15,9 +15,12 @@ type Ref uint64
 // Caller is who asks. UID comes from the bus and decides; PID is only written
 // down, because a pid alone authorises nothing.
 type Caller struct {
-	UID    uint32
-	GIDs   []uint32 // its groups, where HelperPolicy may ask for one
-	PID    uint32
+	UID  uint32
+	GIDs []uint32 // its groups, where HelperPolicy may ask for one
+	PID  uint32   // in the service's pid namespace; 0: it has none there, or the front end does not know it
+	// Seen is the time since boot when the front end knew of the caller first; a
+	// process that began later is another one with its pid. 0: it can't tell.
+	Seen   time.Duration
 	Sender string // unique bus name; "" where there is none
 	// Privileged callers may act on locks of other uids. Whether somebody is,
 	// the front end finds out (root, or polkit's release-others).
@@ -38,9 +41,11 @@ type AcquireOptions struct {
 	Label    string   // what a person should read
 	Labels   []string // nil, or instead of Label one for each lock wanted
 	Lifetime state.Lifetime
-	PID      uint32        // Lifetime Process: whose end ends the lock; 0: the caller
-	Value    *dlm.Value    // in a lockspace for raw values, with PW or EX: what to write into the value block
-	proc     process.ID    // what PID was when the call came in
+	PID      uint32     // Lifetime Process: whose end ends the lock; 0: the caller
+	Value    *dlm.Value // in a lockspace for raw values, with PW or EX: what to write into the value block
+	Start    uint64     // with HasStart: the start time of that process, as the client sees it (process.ID)
+	HasStart bool
+	proc     process.ID    // what PID was when the call came in; held until the call is answered
 	Wait     time.Duration // 0: don't queue
 	OnLost   *OnLost       // nil: nobody but LockLost tells of a loss
 }
@@ -256,7 +261,7 @@ type Status struct {
 	Waiting    int
 	Lockspaces int
 	Helpers    int    // those of lost locks that have not ended
-	Degraded   string // why new locks are refused, for people; "" if they are not
+	Degraded   string // what is out of order: why new locks are refused, or a process can't be watched; "" if nothing
 	Counters   Counters
 }
 

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/process"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -89,6 +90,8 @@ type call struct {
 	grants     []Grant
 	released   uint32
 	inspection *Inspection
+
+	hold process.ID // acquire: held for it, see Service.dropProcess; only the driver touches it
 
 	done any // the front end's function; only the driver touches it
 }

@@ -41,6 +41,7 @@ func (s *Service) submit(c *call, start func(*call)) {
 // answer gives the result of a call to the front end.
 func (s *Service) answer(a replyAction) {
 	c := a.c
+	s.dropProcess(c)
 	switch done := c.done.(type) {
 	case func([]Grant, error):
 		done(c.grants, a.err)
@@ -71,7 +72,7 @@ func (s *Service) Acquire(c Caller, want []Want, o AcquireOptions, done func([]G
 		s.tell(func() { done(nil, err) })
 		return
 	}
-	s.submit(&call{kind: callAcquire, op: "acquire", caller: c, want: want, opts: o, wait: o.Wait, value: o.Value, done: done}, nil)
+	s.submit(&call{kind: callAcquire, op: "acquire", caller: c, want: want, opts: o, wait: o.Wait, value: o.Value, hold: o.proc, done: done}, nil)
 }
 
 // Convert changes the mode of a lock in place.

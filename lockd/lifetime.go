@@ -18,6 +18,7 @@ type binding struct {
 	proc   process.ID // lifetime process
 	locks  map[*lock]struct{}
 	dead   bool
+	doubt  string // why it is not known whether the process lives; "" if it is
 }
 
 type bindKey struct {
@@ -27,10 +28,13 @@ type bindKey struct {
 
 func (b *binding) key() bindKey { return bindKey{b.sender, b.proc} }
 
-// watchAction and unwatchAction concern the end of a process, which comes back
-// through table.processEnded.
+// watchAction and unwatchAction concern the end of a process. What is known of it
+// comes back through table.processState.
 type (
-	watchAction   struct{ proc process.ID }
+	watchAction struct {
+		proc process.ID
+		uid  uint32 // of the lock that it is for
+	}
 	unwatchAction struct{ proc process.ID }
 )
 
@@ -53,7 +57,7 @@ func (t *table) bind(l *lock, proc process.ID) {
 		b = &binding{sender: k.sender, proc: k.proc, locks: map[*lock]struct{}{}}
 		t.bindings[k] = b
 		if k.proc != (process.ID{}) {
-			t.do(watchAction{k.proc})
+			t.do(watchAction{k.proc, l.uid})
 		}
 	}
 	b.locks[l] = struct{}{}
@@ -71,6 +75,7 @@ func (t *table) unbind(l *lock) {
 		return
 	}
 	delete(t.bindings, b.key())
+	delete(t.doubts, b)
 	if b.proc != (process.ID{}) {
 		t.do(unwatchAction{b.proc})
 	}
@@ -95,11 +100,6 @@ func (t *table) rebind(c *call) (changes []state.Change, hangs bool) {
 		changes = append(changes, state.Mark{ID: uint64(l.ref), Sender: l.sender, BusID: t.busID})
 	}
 	return changes, hangs
-}
-
-// processEnded takes the news that a watched process is gone.
-func (t *table) processEnded(proc process.ID) {
-	t.endBinding(bindKey{proc: proc}, "the process has ended")
 }
 
 // endBinding releases everything that hangs on a name or process that is gone.
@@ -166,8 +166,8 @@ func (t *table) checkLifetime(c *call) *Error {
 	k := bindKey{}
 	switch c.opts.Lifetime {
 	case state.Persistent:
-		if c.opts.PID != 0 {
-			return bad("pid goes with the lifetime process only")
+		if c.opts.PID != 0 || c.opts.HasStart {
+			return bad("pid and start-time go with the lifetime process only")
 		}
 		return nil
 	case state.Connection:

@@ -136,7 +136,7 @@ func (t *table) lockspaces() []LockspaceInfo {
 
 func (t *table) status() Status {
 	s := Status{Ready: t.ready, Engine: t.engine, Node: t.node, Quorum: t.knownQuorum(), Locks: t.lockCount(),
-		Lockspaces: len(t.spaces), Degraded: t.degraded, Counters: t.counters, Helpers: len(t.runs)}
+		Lockspaces: len(t.spaces), Degraded: t.degradation(), Counters: t.counters, Helpers: len(t.runs)}
 	for _, u := range t.perUID {
 		s.Waiting += u.waiting
 	}

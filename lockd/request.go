@@ -3,10 +3,6 @@ package lockd
 import (
 	"errors"
 	"math"
-
-	"github.com/dlmlock/dlmlockd/dlm"
-	"github.com/dlmlock/dlmlockd/process"
-	"github.com/dlmlock/dlmlockd/state"
 )
 
 // request is the front end's side of a Request: told once that it waits, or
@@ -57,13 +53,14 @@ func (s *Service) Request(c Caller, w Want, o AcquireOptions, started func(Ref, 
 		return
 	}
 	r := &request{started: started, done: done}
-	cl := &call{kind: callAcquire, op: "request", caller: c, want: []Want{w}, opts: o, wait: math.MaxInt64, value: o.Value, done: r}
+	cl := &call{kind: callAcquire, op: "request", caller: c, want: []Want{w}, opts: o, wait: math.MaxInt64, value: o.Value, hold: o.proc, done: r}
 	ok := s.post(func() {
 		cl.request = s.t.ref()
 		s.t.submit(cl)
 		s.t.do(startedAction{cl})
 	})
 	if !ok {
+		s.dropProcess(cl)
 		r.start(0, &Error{Op: cl.op, Kind: ShuttingDown, Text: "the service has stopped; ask again when it is back"})
 	}
 }
@@ -119,40 +116,6 @@ func (t *table) position(ref Ref) int {
 		}
 	}
 	return place
-}
-
-// findProcess finds out which process a lock of lifetime process means, and
-// whether the caller may name it. It reads /proc, so it runs on the caller's
-// goroutine.
-func (s *Service) findProcess(c Caller, o *AcquireOptions) error {
-	if o.Lifetime != state.Process {
-		return nil
-	}
-	bad := func(k Kind, text string, err error) error {
-		return &Error{Op: "acquire", Mode: dlm.None, Kind: k, Text: text, Err: err}
-	}
-	if s.cfg.Processes == nil {
-		return bad(NotSupported, "the lifetime process is not available here", nil)
-	}
-	pid := o.PID
-	if pid == 0 {
-		pid = c.PID
-	}
-	id, err := s.cfg.Processes.Identify(pid)
-	uid := c.UID
-	if err == nil && c.UID != 0 { // root may name any process
-		uid, err = s.cfg.Processes.UID(pid)
-	}
-	switch {
-	case errors.Is(err, process.ErrGone):
-		return bad(InvalidArgs, "there is no process with that pid", err)
-	case err != nil:
-		return bad(InvalidArgs, err.Error(), err)
-	case uid != c.UID:
-		return bad(AccessDenied, "only root may name a process of another user", nil)
-	}
-	o.proc = id
-	return nil
 }
 
 // Senders returns the bus names that locks of lifetime connection hang on.

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -81,64 +82,6 @@ func playScenario(t *testing.T, file []byte) []byte {
 	return append(bytes.TrimRight(out.Bytes(), "\n"), '\n')
 }
 
-// fakeProcesses are the processes of a scenario. The real ones are tested in
-// package process and over the bus.
-type fakeProcesses struct {
-	mu      sync.Mutex
-	alive   map[process.ID]uint32 // with the uid
-	watched map[process.ID]func(process.ID)
-}
-
-func (f *fakeProcesses) Identify(pid uint32) (process.ID, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for id := range f.alive {
-		if id.PID == pid {
-			return id, nil
-		}
-	}
-	return process.ID{}, process.ErrGone
-}
-
-func (f *fakeProcesses) UID(pid uint32) (uint32, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for id, uid := range f.alive {
-		if id.PID == pid {
-			return uid, nil
-		}
-	}
-	return 0, process.ErrGone
-}
-
-func (f *fakeProcesses) Watch(id process.ID, ended func(process.ID)) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if _, ok := f.alive[id]; !ok {
-		go ended(id)
-		return
-	}
-	f.watched[id] = ended
-}
-
-func (f *fakeProcesses) Unwatch(id process.ID) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.watched, id)
-}
-
-func (f *fakeProcesses) end(pid uint32) {
-	id, _ := f.Identify(pid)
-	f.mu.Lock()
-	ended := f.watched[id]
-	delete(f.alive, id)
-	delete(f.watched, id)
-	f.mu.Unlock()
-	if ended != nil {
-		ended(id)
-	}
-}
-
 // scenario is the state of one file: a cluster of two nodes, a daemon on each.
 type scenario struct {
 	t       *testing.T
@@ -157,7 +100,7 @@ type scenario struct {
 func newScenario(t *testing.T) *scenario {
 	s := &scenario{t: t, cluster: local.NewCluster("test"), hosts: map[string]*host{}, daemons: map[string]*daemon{},
 		callers: map[string]Caller{"root": root}, tokens: map[string]uint64{}, pending: map[string]Ref{},
-		procs: &fakeProcesses{alive: map[process.ID]uint32{}, watched: map[process.ID]func(process.ID){}}}
+		procs: &fakeProcesses{alive: map[process.ID]uint32{}, watched: map[process.ID]func(process.ID, process.State, error){}, held: map[process.ID]int{}}}
 	for i, name := range []string{"n1", "n2"} {
 		h := newHost(s.cluster.AddNode(uint32(i + 1)))
 		h.config.Notify = func(n Notice) { s.notice(name, n) }
@@ -336,6 +279,9 @@ func (s *scenario) runCall(verb, who string, c Caller, d *daemon, p []string, o 
 	wait, _ := time.ParseDuration(o["wait"])
 	owner, hasOwner := o["owner"]
 	opts := AcquireOptions{Owner: owner, HasOwner: hasOwner, Label: o["label"], Wait: wait, PID: uint32(o.num("pid"))}
+	if start := o["start"]; start != "" {
+		opts.Start, opts.HasStart = uint64(o.num("start")), true
+	}
 	opts.Value = o.value()
 	switch o["lifetime"] {
 	case "connection":
@@ -485,8 +431,8 @@ func (s *scenario) runHost(verb string, words []string) bool {
 	plain, o := s.parse(words)
 	at := func() *host { return s.hosts[plain[0]] }
 	switch verb {
-	case "caller": // NAME [uid=] : a connection of its own
-		s.callers[plain[0]] = Caller{UID: uint32(o.num("uid")), Sender: ":" + plain[0], Privileged: o["uid"] == "0"}
+	case "caller": // NAME [uid=] [pid=] : a connection of its own
+		s.callers[plain[0]] = Caller{UID: uint32(o.num("uid")), PID: uint32(o.num("pid")), Sender: ":" + plain[0], Privileged: o["uid"] == "0"}
 	case "config": // NODE [locks-per-uid=] [waiting-per-uid=] [lockspaces=a,b]
 		c := &at().config
 		if o["raw"] != "" {
@@ -544,6 +490,16 @@ func (s *scenario) runHost(verb string, words []string) bool {
 		s.procs.mu.Lock()
 		s.procs.alive[process.ID{PID: uint32(pid), Start: uint64(start)}] = uint32(o.num("uid"))
 		s.procs.mu.Unlock()
+	case "blind": // ERRNO|no : no process can be looked at
+		s.procs.mu.Lock()
+		s.procs.blind = map[string]error{"EMFILE": &process.Error{PID: 41, Op: "pidfd_open", Errno: syscall.EMFILE}}[plain[0]]
+		s.procs.mu.Unlock()
+	case "held": // how many processes are held for calls
+		s.procs.mu.Lock()
+		s.printf("held %d, watched %d", len(s.procs.held), len(s.procs.watched))
+		s.procs.mu.Unlock()
+	case "degraded": // NODE
+		s.printf("%s: degraded %q", plain[0], s.daemons[plain[0]].Status().Degraded)
 	case "exit": // PID
 		pid, _ := strconv.Atoi(plain[0])
 		s.procs.end(uint32(pid))

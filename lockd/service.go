@@ -2,6 +2,7 @@ package lockd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -19,11 +20,13 @@ type Journal interface {
 	Append([]state.Change) error
 }
 
-// Processes watches processes; *process.Watcher is one.
+// Processes watches processes; *process.Watcher is one, and says what each
+// method does.
 type Processes interface {
-	Identify(pid uint32) (process.ID, error)
-	UID(pid uint32) (uint32, error)
-	Watch(id process.ID, ended func(process.ID))
+	Translate(caller, number uint32, seen uint64) (pid uint32, err error)
+	Hold(pid, user uint32) (process.Info, error)
+	Drop(id process.ID)
+	Watch(id process.ID, user uint32, tell func(process.ID, process.State, error))
 	Unwatch(id process.ID)
 }
 
@@ -298,7 +301,7 @@ func (s *Service) carryOut(a action) {
 	case runLostAction:
 		s.startHelper(a.run)
 	case watchAction:
-		s.watch(a.proc)
+		s.watch(a)
 	case unwatchAction:
 		if s.cfg.Processes != nil {
 			s.cfg.Processes.Unwatch(a.proc)
@@ -312,11 +315,15 @@ func (s *Service) carryOut(a action) {
 	}
 }
 
-func (s *Service) watch(p process.ID) {
+// watch needs no system call here: the call whose lock it is for holds the
+// process, and one of a record is looked at elsewhere.
+func (s *Service) watch(a watchAction) {
+	tell := func(p process.ID, st process.State, err error) { s.post(func() { s.t.processState(p, st, err) }) }
 	if s.cfg.Processes == nil {
+		tell(a.proc, process.Unknown, errors.New("processes are not watched here"))
 		return
 	}
-	s.cfg.Processes.Watch(p, func(p process.ID) { s.post(func() { s.t.processEnded(p) }) })
+	s.cfg.Processes.Watch(a.proc, a.uid, tell)
 }
 
 // spaceTimeout bounds joining and leaving: libdlm alone waits up to ten

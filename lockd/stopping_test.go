@@ -39,6 +39,7 @@ func callEverything(d *Service, b *answerBook, turn int) {
 	who := user(1000+uint32(turn), fmt.Sprintf(":1.%d", turn))
 	held, own := fmt.Sprintf("held%d", turn), AcquireOptions{Owner: "o", HasOwner: true}
 	nobody := AcquireOptions{Lifetime: state.Process, PID: 4711}
+	somebody := AcquireOptions{Lifetime: state.Process, PID: 42}
 	grants := func(name string) func([]Grant, error) { done := b.expect(name); return func([]Grant, error) { done() } }
 	grant := func(name string) func(Grant, error) { done := b.expect(name); return func(Grant, error) { done() } }
 	plain := func(name string) func(error) { done := b.expect(name); return func(error) { done() } }
@@ -56,7 +57,10 @@ func callEverything(d *Service, b *answerBook, turn int) {
 	d.Acquire(who, []Want{{"vms", held + "a", dlm.EX}, {"vms", held + "b", dlm.PR}}, AcquireOptions{}, grants("acquire-many"))
 	d.Acquire(root, []Want{{"vms", held, dlm.EX}}, AcquireOptions{Wait: MaxWait}, grants("acquire that waits"))
 	d.Acquire(who, []Want{{"vms", "x", dlm.EX}}, nobody, grants("acquire for nobody"))
+	d.Acquire(root, []Want{{"vms", held + "p", dlm.EX}}, somebody, grants("acquire for a process"))
+	d.Acquire(root, []Want{{"vms", held, dlm.EX}}, somebody, grants("acquire for a process that is refused"))
 	request("request", held, AcquireOptions{})
+	request("request for a process", held, AcquireOptions{Lifetime: state.Process})
 	request("request for nobody", "x", nobody)
 	d.CancelRequest(who, 4711, plain("cancel"))
 	d.Convert(who, Want{"vms", held, dlm.PR}, Selector{}, ConvertOptions{Wait: time.Second}, grant("convert"))
@@ -106,7 +110,11 @@ func TestEveryCallIsAnsweredWhileStopping(t *testing.T) {
 func stopAt(t *testing.T, step int) (reached bool) {
 	h := newHost(local.NewCluster("test").AddNode(1))
 	book := &answerBook{calls: map[string]int{}}
-	h.config.Processes = &fakeProcesses{alive: map[process.ID]uint32{}, watched: map[process.ID]func(process.ID){}}
+	procs := &fakeProcesses{alive: map[process.ID]uint32{{PID: 42, Start: 1}: 0}, watched: map[process.ID]func(process.ID, process.State, error){}, held: map[process.ID]int{}}
+	for turn := range uint32(4) {
+		procs.alive[process.ID{PID: 1100 + turn, Start: 1}] = 1000 + turn
+	}
+	h.config.Processes = procs
 	stop, steps := make(chan struct{}), 0
 	h.config.OnStep = func(string) {
 		if steps++; steps == step {
@@ -136,6 +144,7 @@ func stopAt(t *testing.T, step int) (reached bool) {
 		close(stop)
 	}
 	synctest.Wait()
+	require.Empty(t, procs.held, "processes held for calls that are answered, stopped at step %d", step)
 	for name, n := range book.calls {
 		require.Equal(t, 1, n, "answers to call %q, stopped at step %d", name, step)
 	}

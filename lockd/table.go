@@ -77,33 +77,39 @@ type table struct {
 	opTime time.Duration
 	debug  bool // lines for ordinary decisions are wanted
 
-	nextRef  Ref
-	nextSeq  uint64
-	parked   int     // calls that wait for another one
-	awake    []*call // that did and need not any more, by seq
-	locks    map[Ref]*lock
-	alias    map[dlm.Cookie]*lock // locks whose cookie is not their ref
-	order    []ordered            // by ref, with holes
-	holes    int
-	spaces   map[string]*space
-	owners   map[ownerKey]*lock // head of the owner's locks
-	owned    map[uint64]*lock   // by hash of lockspace, resource, uid, owner
-	hash     func(space, resource string, uid uint32, owner string) uint64
-	perUID   map[uint32]*usage
-	calls    map[string]*call // the newest unanswered one of each sender
-	bindings map[bindKey]*binding
-	requests map[Ref]*call             // those without a deadline: Requests that wait
-	probes   map[*lock]func(dlm.Event) // null locks that read a value block
-	doomed   map[*lock]struct{}        // canceled waits whose end has not come yet
-	stuck    map[*lock]struct{}        // whose unlock has failed and is tried again
-	nextNag  time.Time                 // when doomed and stuck are asked for again
-	lost     []Lost
-	runs     map[Ref]struct{} // lost locks whose helper has not ended
-	helpers  map[string]HelperPolicy
-	guarded  int // locks that name a helper
-	degraded string
-	watched  bool    // somebody wants to hear of each lock
-	touched  []*lock // whose LockChanged is due at the end of the turn
+	nextRef      Ref
+	nextSeq      uint64
+	parked       int     // calls that wait for another one
+	awake        []*call // that did and need not any more, by seq
+	locks        map[Ref]*lock
+	alias        map[dlm.Cookie]*lock // locks whose cookie is not their ref
+	order        []ordered            // by ref, with holes
+	holes        int
+	spaces       map[string]*space
+	owners       map[ownerKey]*lock // head of the owner's locks
+	owned        map[uint64]*lock   // by hash of lockspace, resource, uid, owner
+	hash         func(space, resource string, uid uint32, owner string) uint64
+	perUID       map[uint32]*usage
+	calls        map[string]*call // the newest unanswered one of each sender
+	bindings     map[bindKey]*binding
+	doubts       map[*binding]struct{}     // those with a doubt
+	exampleDoubt *binding                  // the one that Degraded tells of
+	requests     map[Ref]*call             // those without a deadline: Requests that wait
+	probes       map[*lock]func(dlm.Event) // null locks that read a value block
+	doomed       map[*lock]struct{}        // canceled waits whose end has not come yet
+	stuck        map[*lock]struct{}        // whose unlock has failed and is tried again
+	nextNag      time.Time                 // when doomed and stuck are asked for again
+	// lookAgain is when the processes in doubt are looked at again, and
+	// doubtPause how long that is after the last time.
+	lookAgain  time.Time
+	doubtPause time.Duration
+	lost       []Lost
+	runs       map[Ref]struct{} // lost locks whose helper has not ended
+	helpers    map[string]HelperPolicy
+	guarded    int // locks that name a helper
+	degraded   string
+	watched    bool    // somebody wants to hear of each lock
+	touched    []*lock // whose LockChanged is due at the end of the turn
 
 	deadlines deadlineHeap
 	counters  Counters
@@ -126,7 +132,7 @@ func newTable(limits Limits, opTime time.Duration, inst string) *table {
 		owners: map[ownerKey]*lock{}, owned: map[uint64]*lock{}, hash: ownerHash(),
 		perUID: map[uint32]*usage{}, calls: map[string]*call{}, doomed: map[*lock]struct{}{},
 		stuck: map[*lock]struct{}{}, probes: map[*lock]func(dlm.Event){}, bindings: map[bindKey]*binding{}, requests: map[Ref]*call{},
-		runs: map[Ref]struct{}{},
+		runs: map[Ref]struct{}{}, doubts: map[*binding]struct{}{},
 	}
 }
 
@@ -301,6 +307,7 @@ func (t *table) tick() {
 		}
 	}
 	t.retrySpaces()
+	t.resolveDoubts()
 }
 
 // next tells when tick has to be called; ok is false for never.
@@ -311,6 +318,9 @@ func (t *table) next() (at time.Time, ok bool) {
 	}
 	if len(t.doomed)+len(t.stuck) > 0 && (!ok || t.nextNag.Before(at)) {
 		at, ok = t.nextNag, true
+	}
+	if len(t.doubts) > 0 && (!ok || t.lookAgain.Before(at)) {
+		at, ok = t.lookAgain, true
 	}
 	return at, ok
 }

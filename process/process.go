@@ -1,24 +1,25 @@
 // Package process tells when another process ends, and never mistakes a reused
 // pid for the process that had it before.
 //
-// It owns pidfds and the reading of /proc/PID/stat. It refuses to know why
-// anybody wants to know. A process is its pid together with its start time;
-// a pid alone proves nothing.
+// It owns pidfds and the reading of /proc/PID. It refuses to know why anybody
+// wants to know. A process is its pid together with its start time; a pid alone
+// proves nothing.
 //
-// Concurrency: the methods of Watcher may be called from any goroutine and
-// never block. One goroutine waits for all watched processes.
+// What is asked about a process has three answers: it lives, it has ended, or
+// that is not known. It has ended where the kernel says so: pidfd_open(2) gives
+// ESRCH, its pidfd is readable, or its pid belongs to a process with another
+// start time. Every other failure (no descriptor left, no right, a /proc that
+// shows only some processes) says nothing of the process, and is an *Error.
+//
+// Concurrency: the methods of Watcher may be called from any goroutine. One
+// goroutine waits for all watched processes. Hold and Translate read /proc, a few
+// callers at once; the others are short.
 package process
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"os"
-	"strconv"
-	"sync"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 // ID is one process of this boot.
@@ -27,251 +28,96 @@ type ID struct {
 	Start uint64 // start time in clock ticks since boot: field 22 of /proc/PID/stat, proc(5)
 }
 
-// ErrGone says that there is no such process (any more).
-var ErrGone = errors.New("no such process")
-
-// UID returns the real uid of the process that has pid now. The error wraps
-// ErrGone if there is none.
-func UID(pid uint32) (uid uint32, err error) {
-	var buf [4096]byte
-	status, err := read(pid, "status", buf[:])
-	if err == nil {
-		uid, err = realUID(status)
-	}
-	if err != nil {
-		return 0, fmt.Errorf("process %d: %w", pid, err)
-	}
-	return uid, nil
+// Info is what the kernel tells of a process that lives.
+type Info struct {
+	ID
+	UID    uint32 // the real one
+	Parent uint32 // pid of its parent; 0 where that can't be seen from here
+	// Numbers are its pid in the pid namespace of /proc, and in each namespace
+	// nested in that one which it is in (NSpid in proc(5)).
+	Numbers []uint32
 }
 
-// Identify returns the identity of the process that has pid now. The error wraps
-// ErrGone if there is none.
-func Identify(pid uint32) (ID, error) {
-	var buf [1024]byte
-	stat, err := read(pid, "stat", buf[:])
-	var start uint64
-	if err == nil {
-		start, err = startTime(stat)
+// Nested reports whether the process is in a pid namespace below that of /proc,
+// so that the numbers by which it knows processes are others than here.
+func (i *Info) Nested() bool { return len(i.Numbers) > 1 }
+
+// own is the pid by which the process knows itself.
+func (i *Info) own() uint32 { return i.Numbers[len(i.Numbers)-1] }
+
+// State is what is known of a watched process.
+type State uint8
+
+// The states of a watched process.
+const (
+	Alive   State = iota + 1 // it lives, and its end will be told
+	Ended                    // the kernel says that it has ended
+	Unknown                  // neither: the error that comes with it says why
+)
+
+func (s State) String() string {
+	switch s {
+	case Alive:
+		return "alive"
+	case Ended:
+		return "ended"
+	case Unknown:
+		return "unknown"
 	}
-	if err != nil {
-		return ID{}, fmt.Errorf("process %d: %w", pid, err)
-	}
-	return ID{PID: pid, Start: start}, nil
+	return "invalid"
 }
 
-// read reads the beginning of a file of the process. With os.ReadFile it would be
-// four times as many system calls, twice for each lock that hangs on a process.
-func read(pid uint32, file string, buf []byte) ([]byte, error) {
-	path := "/proc/" + strconv.FormatUint(uint64(pid), 10) + "/" + file
-	for {
-		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return nil, ErrGone
-		}
-		n, err := unix.Read(fd, buf)
-		_ = unix.Close(fd)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return nil, ErrGone // ESRCH: it ended meanwhile
-		}
-		return buf[:n], nil
-	}
+// What can be wrong with a process that somebody names. Each is certain; what
+// could not be found out is an *Error that wraps none of them.
+var (
+	ErrGone         = errors.New("no such process")
+	ErrThread       = errors.New("it is a thread of a process, not a process")
+	ErrKernelThread = errors.New("it is a thread of the kernel, which never ends")
+	ErrElsewhere    = errors.New("the number means a process of another pid namespace that can't be found from here")
+)
+
+// Why a process is not watched although it could be. An *Error wraps them.
+var (
+	ErrUserLimit = errors.New("too many processes are watched for the user")
+	ErrReserve   = errors.New("the descriptors that are left are kept for the rest of the service")
+	ErrHidden    = errors.New("/proc does not show the process, which lives: it is mounted with hidepid")
+	ErrOtherProc = errors.New("/proc belongs to another pid namespace than this program")
+)
+
+// Error says what could not be done with a process, or found out about it. It
+// does not mean that the process has ended.
+type Error struct {
+	PID   uint32 // 0: it concerns no single process
+	Op    string // the system call or the file
+	Errno syscall.Errno
+	Err   error // where there is no Errno
 }
 
-// startTime reads field 22. The second field is the name in parentheses, which
-// may hold anything, so counting begins after the last one.
-func startTime(stat []byte) (uint64, error) {
-	_, rest, ok := bytes.Cut(stat[max(bytes.LastIndexByte(stat, ')'), 0):], []byte(") "))
-	fields := bytes.Fields(rest)
-	if !ok || len(fields) < 20 {
-		return 0, errors.New("/proc/PID/stat is not as proc(5) says")
+func (e *Error) Error() string {
+	text := e.Op + ": "
+	if e.Errno != 0 {
+		text += e.Errno.Error()
+	} else {
+		text += e.Err.Error()
 	}
-	if s := fields[0][0]; s == 'Z' || s == 'X' {
-		return 0, ErrGone // what is left is only its exit status
+	if e.PID == 0 {
+		return text
 	}
-	return strconv.ParseUint(string(fields[19]), 10, 64)
+	return fmt.Sprintf("process %d: %s", e.PID, text)
 }
 
-// realUID reads the line "Uid: real effective saved filesystem".
-func realUID(status []byte) (uint32, error) {
-	for line := range bytes.Lines(status) {
-		if after, ok := bytes.CutPrefix(line, []byte("Uid:")); ok {
-			if f := bytes.Fields(after); len(f) > 0 {
-				n, err := strconv.ParseUint(string(f[0]), 10, 32)
-				return uint32(n), err
-			}
-		}
+// Unwrap lets errors.Is see the errno or the cause.
+func (e *Error) Unwrap() error {
+	if e.Errno != 0 {
+		return e.Errno
 	}
-	return 0, errors.New("/proc/PID/status has no Uid line")
+	return e.Err
 }
 
-// Watcher tells when processes end.
-type Watcher struct {
-	epoll int
-	wake  int // eventfd
-
-	mu      sync.Mutex
-	watches map[ID]*watch
-	byFD    map[int32]*watch
-	queue   []ID // asked for, not yet looked at
-	closed  bool
-	done    chan struct{}
-}
-
-type watch struct {
-	id    ID
-	fd    int // pidfd; -1 before it is opened
-	ended func(ID)
-}
-
-// NewWatcher starts the goroutine that waits. Close ends it.
-func NewWatcher() (*Watcher, error) {
-	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	if err != nil {
-		return nil, os.NewSyscallError("epoll_create1", err)
+// failed makes the error of a system call.
+func failed(pid uint32, op string, err error) error {
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		return &Error{PID: pid, Op: op, Errno: errno}
 	}
-	ev, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		_ = unix.Close(ep)
-		return nil, os.NewSyscallError("eventfd", err)
-	}
-	w := &Watcher{epoll: ep, wake: ev, watches: map[ID]*watch{}, byFD: map[int32]*watch{}, done: make(chan struct{})}
-	if err := unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, ev, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(ev)}); err != nil {
-		_ = unix.Close(ep)
-		_ = unix.Close(ev)
-		return nil, os.NewSyscallError("epoll_ctl", err)
-	}
-	go w.run()
-	return w, nil
-}
-
-// Identify is the function of that name.
-func (w *Watcher) Identify(pid uint32) (ID, error) { return Identify(pid) }
-
-// UID is the function of that name.
-func (w *Watcher) UID(pid uint32) (uint32, error) { return UID(pid) }
-
-// Watch has ended called once, on the watcher's goroutine, when the process
-// ends or if it is not there any more. A second Watch of the same process
-// replaces the first.
-func (w *Watcher) Watch(id ID, ended func(ID)) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.closed {
-		return
-	}
-	if old := w.watches[id]; old != nil {
-		old.ended = ended
-		return
-	}
-	w.watches[id] = &watch{id: id, fd: -1, ended: ended}
-	w.queue = append(w.queue, id)
-	w.signal()
-}
-
-// Unwatch forgets the process. A call of ended may already be under way.
-func (w *Watcher) Unwatch(id ID) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.forget(w.watches[id])
-}
-
-// forget drops a watch with its pidfd. The mutex is held.
-func (w *Watcher) forget(x *watch) {
-	if x == nil {
-		return
-	}
-	delete(w.watches, x.id)
-	if x.fd >= 0 {
-		delete(w.byFD, int32(x.fd))
-		_ = unix.Close(x.fd) // takes it out of the epoll set as well
-	}
-}
-
-// Close ends the goroutine and closes every descriptor.
-func (w *Watcher) Close() error {
-	w.mu.Lock()
-	if w.closed {
-		w.mu.Unlock()
-		return nil
-	}
-	w.closed = true
-	w.signal()
-	w.mu.Unlock()
-	<-w.done
-	for _, x := range w.watches {
-		w.forget(x)
-	}
-	return errors.Join(unix.Close(w.epoll), unix.Close(w.wake))
-}
-
-func (w *Watcher) signal() {
-	_, _ = unix.Write(w.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // full means that it is awake already
-}
-
-func (w *Watcher) run() {
-	defer close(w.done)
-	events := make([]unix.EpollEvent, 64)
-	for {
-		n, err := unix.EpollWait(w.epoll, events, -1)
-		if err != nil && err != syscall.EINTR {
-			return // only a closed descriptor can do that
-		}
-		if w.drain(events[:max(n, 0)]) {
-			return
-		}
-	}
-}
-
-// drain looks at new watches and calls ended for those that are over.
-func (w *Watcher) drain(events []unix.EpollEvent) (closed bool) {
-	var over []*watch
-	w.mu.Lock()
-	for _, e := range events {
-		if int(e.Fd) == w.wake {
-			var b [8]byte
-			_, _ = unix.Read(w.wake, b[:])
-		} else if x := w.byFD[e.Fd]; x != nil {
-			over = append(over, x)
-		}
-	}
-	queue := w.queue
-	w.queue = nil
-	for _, id := range queue {
-		if x := w.watches[id]; x != nil && x.fd < 0 && !w.open(x) {
-			over = append(over, x)
-		}
-	}
-	for _, x := range over {
-		w.forget(x)
-	}
-	closed = w.closed
-	w.mu.Unlock()
-	for _, x := range over {
-		x.ended(x.id)
-	}
-	return closed
-}
-
-// open opens the pidfd first and looks at the start time after it, so that the
-// descriptor is proved to mean the process asked for. False: it is gone.
-func (w *Watcher) open(x *watch) bool {
-	fd, err := unix.PidfdOpen(int(x.id.PID), unix.PIDFD_NONBLOCK)
-	if err != nil {
-		return false
-	}
-	now, err := Identify(x.id.PID)
-	if err != nil || now != x.id {
-		_ = unix.Close(fd)
-		return false
-	}
-	x.fd = fd
-	w.byFD[int32(fd)] = x
-	err = unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)})
-	return err == nil
+	return &Error{PID: pid, Op: op, Err: err}
 }

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"testing"
@@ -12,6 +13,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// patience bounds every wait for something that comes at once.
+const patience = 20 * time.Second
+
+// sleeper starts a process that lives until it is killed.
 func sleeper(t *testing.T) *exec.Cmd {
 	cmd := exec.Command("sleep", "1000")
 	require.NoError(t, cmd.Start())
@@ -32,77 +37,215 @@ func descriptors(t *testing.T) int {
 	return len(in)
 }
 
-func TestIdentify(t *testing.T) {
-	id, err := Identify(uint32(os.Getpid()))
-	require.NoError(t, err)
-	require.NotZero(t, id.Start)
-	uid, err := UID(id.PID)
-	require.NoError(t, err)
-	require.EqualValues(t, os.Getuid(), uid)
-	_, err = UID(1 << 30)
-	require.ErrorIs(t, err, ErrGone)
-	_, err = Identify(1 << 30)
-	require.ErrorIs(t, err, ErrGone)
+// told is what a watch says.
+type told struct {
+	id    ID
+	state State
+	err   error
 }
 
-func TestStartTime(t *testing.T) {
-	const tail = " S 1 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 22"
-	n, err := startTime([]byte("42 (a) b) (c)" + tail))
-	require.NoError(t, err)
-	require.EqualValues(t, 4711, n)
-	_, err = startTime([]byte("42 (x) Z 1 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 22"))
-	require.ErrorIs(t, err, ErrGone)
-	for _, bad := range []string{"", "42", "42 (x)", "42 (x) S 1"} {
-		_, err = startTime([]byte(bad))
-		require.Error(t, err, bad)
+// listener collects it.
+func listener() (chan told, func(ID, State, error)) {
+	c := make(chan told, 16)
+	return c, func(id ID, s State, err error) { c <- told{id, s, err} }
+}
+
+func next(t *testing.T, c <-chan told) told {
+	t.Helper()
+	select {
+	case n := <-c:
+		return n
+	case <-time.After(patience):
+		require.Fail(t, "nothing was told")
+		return told{}
 	}
+}
+
+// quiet makes sure that nothing was told, also not by what the watcher has still
+// to do: a process that ends afterwards is told after it.
+func quiet(t *testing.T, w *Watcher, c <-chan told) {
+	t.Helper()
+	cmd := sleeper(t)
+	i, err := w.Hold(uint32(cmd.Process.Pid), 0)
+	require.NoError(t, err)
+	other, tell := listener()
+	w.Watch(i.ID, 0, tell)
+	w.Drop(i.ID)
+	require.NoError(t, cmd.Process.Kill())
+	require.Equal(t, Ended, next(t, other).state)
+	_ = cmd.Wait()
+	require.Empty(t, c)
+}
+
+func TestHold(t *testing.T) {
+	w := watcher(t)
+	me, err := w.Hold(uint32(os.Getpid()), 0)
+	require.NoError(t, err)
+	require.NotZero(t, me.Start)
+	require.EqualValues(t, os.Getuid(), me.UID)
+	require.EqualValues(t, os.Getppid(), me.Parent)
+	require.False(t, me.Nested())
+	start, err := Start(me.PID)
+	require.NoError(t, err)
+	require.Equal(t, me.Start, start)
+	for _, pid := range []uint32{0, 1 << 30, 1<<32 - 1} {
+		_, err = w.Hold(pid, 0)
+		require.ErrorIs(t, err, ErrGone, "pid %d", pid)
+	}
+	_, err = Start(1 << 30)
+	require.ErrorIs(t, err, ErrGone)
 }
 
 func TestEnded(t *testing.T) {
 	cmd := sleeper(t)
 	before := descriptors(t)
 	w := watcher(t)
-	id, err := Identify(uint32(cmd.Process.Pid))
+	i, err := w.Hold(uint32(cmd.Process.Pid), 0)
 	require.NoError(t, err)
-	ended := make(chan ID, 1)
-	w.Watch(id, func(id ID) { ended <- id })
-	select {
-	case <-ended:
-		require.Fail(t, "ended while it lives")
-	case <-time.After(50 * time.Millisecond):
-	}
+	news, tell := listener()
+	w.Watch(i.ID, 0, tell)
+	w.Drop(i.ID)
+	quiet(t, w, news)
 	require.NoError(t, cmd.Process.Kill())
-	select {
-	case got := <-ended:
-		require.Equal(t, id, got)
-	case <-time.After(5 * time.Second):
-		require.Fail(t, "not told of the end")
-	}
+	require.Equal(t, told{i.ID, Ended, nil}, next(t, news))
+	require.Empty(t, w.users)
 	require.NoError(t, w.Close())
 	require.Equal(t, before, descriptors(t))
 }
 
-// A pid that another process has now is not the process that was meant.
-func TestReusedPID(t *testing.T) {
+// The end of a process that a call holds is told when its lock is bound, however
+// late that is.
+func TestEndedBeforeWatch(t *testing.T) {
 	w := watcher(t)
-	id, err := Identify(uint32(os.Getpid()))
+	cmd := sleeper(t)
+	i, err := w.Hold(uint32(cmd.Process.Pid), 0)
 	require.NoError(t, err)
-	id.Start--
-	ended := make(chan ID, 1)
-	w.Watch(id, func(id ID) { ended <- id })
-	require.Equal(t, id, <-ended)
+	require.NoError(t, cmd.Process.Kill())
+	_ = cmd.Wait()
+	quiet(t, w, nil)
+	for range 2 {
+		news, tell := listener()
+		w.Watch(i.ID, 0, tell)
+		require.Equal(t, told{i.ID, Ended, nil}, next(t, news))
+	}
+	w.Drop(i.ID)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	require.Empty(t, w.watches)
+}
+
+// A record names a process that nobody holds.
+func TestWatchOfARecord(t *testing.T) {
+	w := watcher(t)
+	cmd := sleeper(t)
+	start, err := Start(uint32(cmd.Process.Pid))
+	require.NoError(t, err)
+	news, tell := listener()
+	id := ID{uint32(cmd.Process.Pid), start}
+	w.Watch(id, 0, tell)
+	require.Equal(t, told{id, Alive, nil}, next(t, news))
+	// A pid that another process has now is not the process that was meant.
+	other := ID{id.PID, id.Start - 1}
+	w.Watch(other, 0, tell)
+	require.Equal(t, told{other, Ended, nil}, next(t, news))
+	require.NoError(t, cmd.Process.Kill())
+	require.Equal(t, told{id, Ended, nil}, next(t, news))
+	_ = cmd.Wait()
+	w.Watch(id, 0, tell)
+	require.Equal(t, told{id, Ended, nil}, next(t, news))
+}
+
+// A zombie that its parent has not waited for has ended.
+func TestZombie(t *testing.T) {
+	w := watcher(t)
+	cmd := sleeper(t)
+	pid := uint32(cmd.Process.Pid)
+	i, err := w.Hold(pid, 0)
+	require.NoError(t, err)
+	news, tell := listener()
+	w.Watch(i.ID, 0, tell)
+	require.NoError(t, cmd.Process.Kill())
+	require.Equal(t, Ended, next(t, news).state)
+	_, err = w.Hold(pid, 0) // nobody has waited for it yet
+	require.ErrorIs(t, err, ErrGone)
+	w.Drop(i.ID)
 }
 
 func TestUnwatch(t *testing.T) {
 	w := watcher(t)
 	cmd := sleeper(t)
-	id, err := Identify(uint32(cmd.Process.Pid))
+	i, err := w.Hold(uint32(cmd.Process.Pid), 0)
 	require.NoError(t, err)
-	w.Watch(id, func(ID) { panic("told of a process that is not watched") })
-	w.Unwatch(id)
+	news, tell := listener()
+	w.Watch(i.ID, 0, tell)
+	w.Unwatch(i.ID)
+	w.Drop(i.ID)
 	require.NoError(t, cmd.Process.Kill())
 	_ = cmd.Wait()
-	gone := make(chan ID, 1)
-	w.Watch(ID{PID: id.PID, Start: id.Start}, func(id ID) { gone <- id })
-	<-gone
+	quiet(t, w, news)
+	w.Watch(i.ID, 0, tell)
+	require.Equal(t, told{i.ID, Ended, nil}, next(t, news))
+}
+
+// One process that many locks hang on takes one descriptor.
+func TestHoldIsCounted(t *testing.T) {
+	w := watcher(t)
+	cmd := sleeper(t)
+	before := descriptors(t)
+	for range 100 {
+		_, err := w.Hold(uint32(cmd.Process.Pid), 1000)
+		require.NoError(t, err)
+	}
+	require.Equal(t, before+1, descriptors(t))
+	require.Equal(t, map[uint32]int{1000: 1}, w.users)
+	i, err := w.Hold(uint32(cmd.Process.Pid), 1001)
+	require.NoError(t, err)
+	for range 101 {
+		w.Drop(i.ID)
+	}
+	require.Equal(t, before, descriptors(t))
+	require.Empty(t, w.users)
+	require.Empty(t, w.watches)
+}
+
+func TestLimitPerUser(t *testing.T) {
+	w := watcher(t)
+	w.LimitPerUser(2)
+	var ids []ID
+	var last error
+	for range 3 {
+		var i Info
+		if i, last = w.Hold(uint32(sleeper(t).Process.Pid), 1000); last == nil {
+			ids = append(ids, i.ID)
+		}
+	}
+	require.ErrorIs(t, last, ErrUserLimit)
+	require.Len(t, ids, 2)
+	_, err := w.Hold(uint32(sleeper(t).Process.Pid), 1001) // others have their own
+	require.NoError(t, err)
+	_, err = w.Hold(ids[0].PID, 1000) // and what is watched costs nothing
+	require.NoError(t, err)
+	w.Drop(ids[1])
+	_, err = w.Hold(uint32(sleeper(t).Process.Pid), 1000)
+	require.NoError(t, err)
+}
+
+// A record is watched above the bound, because its lock is there.
+func TestRecordsAboveTheLimit(t *testing.T) {
+	w := watcher(t)
+	w.LimitPerUser(1)
+	news, tell := listener()
+	for range 3 {
+		pid := uint32(sleeper(t).Process.Pid)
+		start, err := Start(pid)
+		require.NoError(t, err)
+		w.Watch(ID{pid, start}, 1000, tell)
+		require.Equal(t, Alive, next(t, news).state)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	require.False(t, errors.Is(failed(1, "x", errFormat), ErrGone))
+	require.Equal(t, "process 1: x: it is not as proc(5) says", failed(1, "x", errFormat).Error())
+	require.Equal(t, "alive ended unknown invalid", Alive.String()+" "+Ended.String()+" "+Unknown.String()+" "+State(0).String())
 }

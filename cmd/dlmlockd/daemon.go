@@ -85,6 +85,7 @@ func serve(ctx context.Context, o options, read func() (options, error), control
 		return errors.Join(err, d.bus.Close())
 	}
 	defer func() { err = errors.Join(err, d.watcher.Close()) }()
+	d.watcher.LimitPerUser(o.Limits.Processes)
 	d.runner = onlost.New(onlost.Config{Helpers: commands(o.OnLost), Log: log})
 	defer d.runner.Close()
 	d.build()

@@ -13,6 +13,7 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
 	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/process"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -130,6 +131,7 @@ func TestExampleFileNamesTheDefaults(t *testing.T) {
 	for key, n := range map[string]int{
 		"locks-per-uid": l.LocksPerUID, "locks-per-call": l.BatchLocks, "waiting-per-uid": l.WaitingPerUID,
 		"owner-bytes": l.OwnerBytes, "label-bytes": l.LabelBytes, "page-size": l.PageSize,
+		"processes-per-uid": process.DefaultPerUser,
 	} {
 		require.Contains(t, string(text), fmt.Sprintf("\n#%s = %d\n", key, n))
 	}

@@ -24,7 +24,8 @@ func writeOpenMetrics(w io.Writer, st lockd.Status, spaces []lockd.LockspaceInfo
 	if st.Quorum != lockd.QuorumUnknown {
 		m.sample("dlmlockd_quorate", number(st.Quorum == lockd.Quorate))
 	}
-	m.gauge("dlmlockd_degraded", "Whether new locks are refused because the state file can't be written.", number(st.Degraded != ""))
+	m.gauge("dlmlockd_degraded", "Whether new locks are refused because the state file can't be written, or it is not known "+
+		"whether a process lives that locks hang on.", number(st.Degraded != ""))
 	m.gauge("dlmlockd_requests_waiting", "Requests that wait for a lock.", float64(st.Waiting))
 
 	m.family("dlmlockd_locks", "gauge", "", "Locks of the service, by lockspace.")

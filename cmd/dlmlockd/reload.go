@@ -97,6 +97,7 @@ func (d *daemon) reload() {
 	}
 	d.control.level.Set(o.LogLevel)
 	d.service.Reconfigure(lockd.Settings{Limits: limits(o.Limits), OpTimeout: o.OpTimeout, Lockspaces: o.Lockspaces, Helpers: helpers})
+	d.watcher.LimitPerUser(o.Limits.Processes)
 	d.runner.Configure(commands(o.OnLost))
 	d.log.Info("configuration read again", "options", o)
 	if fixed := needRestart(d.opts, o); len(fixed) > 0 {

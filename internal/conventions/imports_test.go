@@ -121,7 +121,7 @@ var arrows = map[string][]string{
 	"lockd":                {"dlm", "state", "process"},
 	"onlost":               {"dlm", "state", "lockd"},
 	"data":                 {},
-	"client":               {"dlm"},
+	"client":               {"dlm", "process"},
 	"dbus":                 {"dlm", "state", "lockd", "data"},
 	"polkit":               {"dlm", "state", "lockd", "data"},
 	"varlink":              {"dlm", "state", "lockd", "data"},

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/dlmlock/dlmlockd/internal/testbus"
+)
+
+// scarce is a program that runs the daemon with so many descriptors at most.
+func scarce(t *testing.T, descriptors int) string {
+	path := filepath.Join(t.TempDir(), "scarce")
+	text := fmt.Sprintf("#!/bin/sh\nulimit -n %d && exec %s \"$@\"\n", descriptors, program(t))
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o755))
+	return path
+}
+
+// With few descriptors a lock of a process is refused before it is granted, or
+// it is kept: a living process never loses one. So it is after a restart.
+func TestFewDescriptors(t *testing.T) {
+	const processes = 20
+	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
+	p := launch(t, scarce(t, 24), bus.Address, dir, nil)
+	p.awaitTold(t, "READY=1")
+	c := newClient(bus.Dial(t))
+	require.NoError(t, c.join("vms"))
+	var held []string
+	var children []*exec.Cmd
+	for i := range processes {
+		child := sleeper(t)
+		name := fmt.Sprint(i)
+		_, err := c.acquire("vms", name, "EX", "owner", "o"+name, "lifetime", "process", "pid", uint32(child.Process.Pid))
+		if err != nil {
+			require.Equal(t, "org.example.DlmLock.Error.LimitExceeded", errorName(err))
+			require.ErrorContains(t, err, "LimitNOFILE")
+			continue
+		}
+		held, children = append(held, name), append(children, child)
+	}
+	require.NotEmpty(t, held)
+	require.Less(t, len(held), processes, "the limit was not met")
+	t.Logf("%d of %d granted", len(held), processes)
+	// What it does next comes after what a watch that failed would have done.
+	require.NoError(t, c.join("other"))
+	require.Equal(t, held, c.resources(t))
+
+	// Fewer still: some can't be looked at.
+	p.kill()
+	p = launch(t, scarce(t, 20), bus.Address, dir, nil)
+	p.awaitTold(t, "READY=1")
+	p.await(t, "an error", func(_ []string, log string) bool { return strings.Contains(log, "it is not known whether") })
+	require.Equal(t, held, c.resources(t))
+	for _, name := range held {
+		_, err := c.acquire("vms", name, "EX", "owner", "another")
+		require.Equal(t, "org.example.DlmLock.Error.WouldBlock", errorName(err), name)
+	}
+	degraded, err := c.obj.GetProperty("org.example.DlmLock.Degraded")
+	require.NoError(t, err)
+	require.Contains(t, degraded.Value(), "LimitNOFILE")
+
+	// Given more it finds out, and who has ended meanwhile loses.
+	last := len(held) - 1
+	end(t, children[last])
+	p.kill()
+	start(t, bus, dir)
+	c.becomes(t, held[:last]...)
+	degraded, err = c.obj.GetProperty("org.example.DlmLock.Degraded")
+	require.NoError(t, err)
+	require.Empty(t, degraded.Value())
+	for _, child := range children[:last] {
+		end(t, child)
+	}
+	c.becomes(t)
+}
+
+// A user can't use up the descriptors of all.
+func TestProcessesPerUser(t *testing.T) {
+	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
+	conf := filepath.Join(t.TempDir(), "dlmlockd.toml")
+	require.NoError(t, os.WriteFile(conf, []byte("group = \"nogroup\"\n[limits]\nprocesses-per-uid = 3\n"), 0o600))
+	p := start(t, bus, dir, "--config="+conf)
+	root := newClient(bus.Dial(t))
+	require.NoError(t, root.join("vms"))
+	nobody := newClient(bus.DialAs(t, testbus.Nobody))
+	var refused error
+	for i := range 4 {
+		cmd := bus.Command(t, testbus.Nobody, "sleep", "1000")
+		require.NoError(t, cmd.Start())
+		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+		_, refused = nobody.acquire("vms", fmt.Sprint(i), "EX", "lifetime", "process", "pid", uint32(cmd.Process.Pid))
+	}
+	require.ErrorContains(t, refused, "processes-per-uid")
+	require.Equal(t, "org.example.DlmLock.Error.LimitExceeded", errorName(refused))
+	_, err := root.acquire("vms", "mine", "EX", "lifetime", "process", "pid", uint32(sleeper(t).Process.Pid))
+	require.NoError(t, err)
+
+	// A reload raises it.
+	require.NoError(t, os.WriteFile(conf, []byte("group = \"nogroup\"\n[limits]\nprocesses-per-uid = 4\n"), 0o600))
+	p.forget()
+	require.NoError(t, p.cmd.Process.Signal(unix.SIGHUP))
+	p.awaitTold(t, "READY=1")
+	cmd := bus.Command(t, testbus.Nobody, "sleep", "1000")
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	_, err = nobody.acquire("vms", "3", "EX", "lifetime", "process", "pid", uint32(cmd.Process.Pid))
+	require.NoError(t, err)
+}
+
+// A thread, and a thread of the kernel, are refused as what they are.
+func TestNamedThreads(t *testing.T) {
+	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
+	start(t, bus, dir)
+	c := newClient(bus.Dial(t))
+	require.NoError(t, c.join("vms"))
+	threads, err := os.ReadDir("/proc/self/task")
+	require.NoError(t, err)
+	refused := 0
+	for _, thread := range threads {
+		var tid uint32
+		_, err := fmt.Sscan(thread.Name(), &tid)
+		require.NoError(t, err)
+		if tid == uint32(os.Getpid()) {
+			continue
+		}
+		_, err = c.acquire("vms", "r", "EX", "lifetime", "process", "pid", tid)
+		require.Equal(t, "org.freedesktop.DBus.Error.InvalidArgs", errorName(err))
+		require.ErrorContains(t, err, "thread")
+		refused++
+	}
+	require.NotZero(t, refused)
+	_, err = c.acquire("vms", "r", "EX", "lifetime", "process", "pid", uint32(2))
+	require.ErrorContains(t, err, "kernel")
+}

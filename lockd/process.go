@@ -1,0 +1,167 @@
+package lockd
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/process"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// clockTick is the unit of process.ID.Start: USER_HZ of the kernel, which is 100
+// on every system that Go runs on.
+const clockTick = 10 * time.Millisecond
+
+// findProcess finds out which process a lock of lifetime process means, whether
+// the caller may name it, and sees to it that its end is noticed. It makes system
+// calls, so it runs on the caller's goroutine, before the call goes to the table:
+//
+//	Hold           the watch stands, or the call is refused and nothing was done
+//	table.submit   the call, up to its answer; a binding watches for itself
+//	dropProcess    with the answer: without a binding nobody watches any more
+//
+// So a lock is never asked for, written down or granted without a watch.
+func (s *Service) findProcess(c Caller, o *AcquireOptions) error {
+	if o.Lifetime != state.Process {
+		return nil
+	}
+	if s.cfg.Processes == nil {
+		return processError(NotSupported, "the lifetime process is not available here", nil)
+	}
+	pid, err := s.whichProcess(c, o)
+	if err != nil {
+		return explainProcess(o.PID, c, err)
+	}
+	info, err := s.cfg.Processes.Hold(pid, c.UID)
+	if err != nil {
+		return explainProcess(pid, c, err)
+	}
+	if err := s.mayName(c, o, info); err != nil {
+		s.cfg.Processes.Drop(info.ID)
+		return err
+	}
+	o.proc = info.ID
+	return nil
+}
+
+// whichProcess returns the pid here of the process that the caller means: its
+// own, as the front end knows it, or the one that it names, whose number counts
+// in the caller's pid namespace.
+func (s *Service) whichProcess(c Caller, o *AcquireOptions) (uint32, error) {
+	if c.PID == 0 {
+		return 0, process.ErrElsewhere
+	}
+	if o.PID == 0 {
+		return c.PID, nil
+	}
+	return s.cfg.Processes.Translate(c.PID, o.PID, uint64(c.Seen/clockTick))
+}
+
+// mayName checks whose process it is, and that it is the one that the client
+// means.
+func (s *Service) mayName(c Caller, o *AcquireOptions, info process.Info) error {
+	switch {
+	case c.UID != 0 && info.UID != c.UID: // root may name any process
+		return processError(AccessDenied, "only root may name a process of another user", nil)
+	case o.HasStart && info.Start != o.Start:
+		return processError(InvalidArgs, fmt.Sprintf("pid %d began at clock tick %d, not at %d as start-time says: "+
+			"it means another process here, or the process has ended; look at it again", o.named(c), info.Start, o.Start), nil)
+	case o.PID == 0 && c.Seen != 0 && info.Start > uint64(c.Seen/clockTick):
+		return processError(InvalidArgs, "the process that connected to the bus has ended, and its pid is another's now; name one with pid", nil)
+	}
+	return nil
+}
+
+// named is the pid in the words of the client.
+func (o *AcquireOptions) named(c Caller) uint32 {
+	if o.PID != 0 {
+		return o.PID
+	}
+	return c.PID
+}
+
+// dropProcess ends the hold of a call on its process, once.
+func (s *Service) dropProcess(c *call) {
+	if c.hold != (process.ID{}) {
+		s.cfg.Processes.Drop(c.hold)
+		c.hold = process.ID{}
+	}
+}
+
+func processError(k Kind, text string, err error) *Error {
+	return &Error{Op: "acquire", Mode: dlm.None, Kind: k, Text: text, Err: err}
+}
+
+// explainProcess makes the client's error of what package process says about pid.
+func explainProcess(pid uint32, c Caller, err error) error {
+	const instead = "use the lifetime connection or persistent"
+	switch {
+	case errors.Is(err, process.ErrElsewhere) && c.PID == 0:
+		return processError(NotSupported, "the message bus does not tell which process calls, in numbers of this service's pid namespace; "+instead, err)
+	case errors.Is(err, process.ErrElsewhere):
+		return processError(InvalidArgs, fmt.Sprintf("the caller is in another pid namespace (a container), and pid %d is neither itself nor a child of it, "+
+			"so it is not known which process is meant; leave pid out for the caller itself, %s, or call from the host", pid, instead), err)
+	case errors.Is(err, process.ErrGone):
+		return processError(InvalidArgs, "there is no process with that pid", err)
+	case errors.Is(err, process.ErrThread):
+		return processError(InvalidArgs, fmt.Sprintf("pid %d: %s; name the process (Tgid in /proc/%d/status)", pid, process.ErrThread, pid), err)
+	case errors.Is(err, process.ErrKernelThread):
+		return processError(InvalidArgs, fmt.Sprintf("pid %d: %s; name a process", pid, process.ErrKernelThread), err)
+	case errors.Is(err, process.ErrUserLimit):
+		return processError(LimitExceeded, fmt.Sprintf("as many processes are watched for uid %d as may be (limits.processes-per-uid); "+
+			"let one process hold several locks, or release some", c.UID), err)
+	}
+	return unwatchable(pid, err)
+}
+
+// unwatchable is the error for a process of which it could not be found out
+// whether it lives.
+func unwatchable(pid uint32, err error) *Error {
+	kind, errno, what := KernelError, syscall.Errno(0), err.Error()
+	if scarce(err) {
+		kind = LimitExceeded
+	}
+	if pe, ok := errors.AsType[*process.Error](err); ok {
+		errno, what = pe.Errno, pe.Op // the errno is said at the end
+		if errno == 0 {
+			what = pe.Err.Error()
+		}
+	}
+	e := processError(kind, fmt.Sprintf("process %d can't be watched (%s), so nothing was locked%s", pid, what, adviceOnProcess(err)), err)
+	e.Errno = errno
+	return e
+}
+
+// scarce reports whether something is used up that others have.
+func scarce(err error) bool {
+	for _, e := range []error{process.ErrReserve, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOSPC} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// adviceOnProcess says what to do where a process can't be watched, or "".
+func adviceOnProcess(err error) string {
+	switch {
+	case errors.Is(err, process.ErrReserve), errors.Is(err, syscall.EMFILE):
+		return "; raise LimitNOFILE= in the unit of the service and restart it"
+	case errors.Is(err, syscall.ENFILE):
+		return "; raise the sysctl fs.file-max"
+	case errors.Is(err, syscall.ENOSPC):
+		return "; raise the sysctl fs.epoll.max_user_watches"
+	case errors.Is(err, syscall.ENOMEM):
+		return "; free memory"
+	case errors.Is(err, process.ErrHidden):
+		return "; mount /proc so that the service sees all processes"
+	case errors.Is(err, process.ErrOtherProc):
+		return "; mount /proc anew in the pid namespace of the service"
+	case errors.Is(err, process.ErrKernelThread), errors.Is(err, process.ErrThread):
+		return "; release the locks if nobody needs them"
+	}
+	return ""
+}

@@ -1,0 +1,225 @@
+package process
+
+import (
+	"bytes"
+	"errors"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// errFormat says that a file of /proc is not as expected. That says nothing of
+// the process.
+var errFormat = errors.New("it is not as proc(5) says")
+
+var errNoLine = errors.New("a line is missing")
+
+// kernelThread is PF_KTHREAD of include/linux/sched.h: a flag in field 9 of
+// /proc/PID/stat.
+const kernelThread = 0x00200000
+
+// examine opens a pidfd of the process that has pid now and reads what /proc
+// tells of it. The pidfd comes first, and at the end it is looked whether the
+// process still lives: then its pid was nobody else's in between, so what was
+// read is about this process. The descriptor is the caller's.
+func (k *kernel) examine(pid uint32) (fd int, info Info, err error) {
+	if pid == 0 || pid > 1<<31-1 {
+		return -1, Info{}, ErrGone // no process can have it
+	}
+	err = again(func() (err error) { fd, err = k.pidfdOpen(int(pid), unix.PIDFD_NONBLOCK); return err })
+	switch {
+	case errors.Is(err, unix.ESRCH):
+		return -1, Info{}, ErrGone
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT):
+		return -1, Info{}, k.threadOr(pid, failed(pid, "pidfd_open", err))
+	case err != nil:
+		return -1, Info{}, failed(pid, "pidfd_open", err)
+	}
+	info, err = k.describe(pid)
+	if over, e := k.readable(fd); e != nil && err == nil {
+		err = failed(pid, "poll", e)
+	} else if over {
+		err = ErrGone
+	}
+	if err != nil {
+		_ = k.close(fd)
+		return -1, Info{}, err
+	}
+	return fd, info, nil
+}
+
+// threadOr tells whether pid is that of a thread, for which pidfd_open(2) gives
+// EINVAL, since Linux 6.15 ENOENT. If it is not, or that can't be seen, the
+// error is otherwise.
+func (k *kernel) threadOr(pid uint32, otherwise error) error {
+	thread := false
+	_ = k.use(path(pid, "status"), func(status []byte) error {
+		group, err := number(status, "Tgid:")
+		thread = err == nil && group != pid
+		return err
+	})
+	if thread {
+		return ErrThread
+	}
+	return otherwise
+}
+
+func path(pid uint32, file string) string {
+	return "/proc/" + strconv.FormatUint(uint64(pid), 10) + "/" + file
+}
+
+// describe reads /proc/PID/stat and /proc/PID/status.
+func (k *kernel) describe(pid uint32) (Info, error) {
+	info := Info{ID: ID{PID: pid}}
+	err := k.parse(pid, "stat", info.parseStat)
+	if err == nil {
+		err = k.parse(pid, "status", info.parseStatus)
+	}
+	return info, err
+}
+
+// parse reads a file of a process that was there a moment ago.
+func (k *kernel) parse(pid uint32, file string, parse func([]byte) error) error {
+	err := k.use(path(pid, file), parse)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
+		err = ErrHidden // or it has just ended, which examine finds out
+	}
+	if err == nil || errors.Is(err, ErrThread) || errors.Is(err, ErrKernelThread) {
+		return err
+	}
+	return failed(pid, "/proc/PID/"+file, err)
+}
+
+// parseStat reads fields 9 and 22. The second field is the name in parentheses,
+// which may hold anything, so counting begins after the last one. The state says
+// nothing: the first thread of a process can be a zombie while the others go on.
+func (i *Info) parseStat(stat []byte) error {
+	_, rest, ok := bytes.Cut(stat[max(bytes.LastIndexByte(stat, ')'), 0):], []byte(") "))
+	fields := bytes.Fields(rest)
+	if !ok || len(fields) < 20 {
+		return errFormat
+	}
+	flags, err := strconv.ParseUint(string(fields[6]), 10, 64)
+	if err == nil {
+		i.Start, err = strconv.ParseUint(string(fields[19]), 10, 64)
+	}
+	switch {
+	case err != nil:
+		return errFormat
+	case flags&kernelThread != 0:
+		return ErrKernelThread
+	}
+	return nil
+}
+
+// parseStatus reads the lines Uid, Tgid, PPid and NSpid. The last one is not
+// there in a kernel without pid namespaces.
+func (i *Info) parseStatus(status []byte) error {
+	group, err := number(status, "Tgid:")
+	if err == nil {
+		i.UID, err = number(status, "Uid:")
+	}
+	if err == nil {
+		i.Parent, err = number(status, "PPid:")
+	}
+	if err != nil {
+		return err
+	}
+	if group != i.PID {
+		return ErrThread
+	}
+	if i.Numbers, err = numbers(status, "NSpid:"); errors.Is(err, errNoLine) {
+		i.Numbers, err = []uint32{i.PID}, nil
+	}
+	if err != nil || len(i.Numbers) == 0 {
+		return errFormat
+	}
+	if i.Numbers[0] != i.PID {
+		return errFormat
+	}
+	return nil
+}
+
+// number returns the first number of a line of /proc/PID/status.
+func number(status []byte, key string) (uint32, error) {
+	all, err := numbers(status, key)
+	if err != nil || len(all) == 0 {
+		return 0, errFormat
+	}
+	return all[0], nil
+}
+
+func numbers(status []byte, key string) ([]uint32, error) {
+	for line := range bytes.Lines(status) {
+		after, ok := bytes.CutPrefix(line, []byte(key))
+		if !ok {
+			continue
+		}
+		var all []uint32
+		for _, f := range bytes.Fields(after) {
+			n, err := strconv.ParseUint(string(f), 10, 32)
+			if err != nil {
+				return nil, errFormat
+			}
+			all = append(all, uint32(n))
+		}
+		return all, nil
+	}
+	return nil, errNoLine
+}
+
+// Start returns the start time of the process that has pid, as ID has it. The
+// error wraps ErrGone if /proc shows none.
+func Start(pid uint32) (uint64, error) { return linux.start(pid) }
+
+func (k *kernel) start(pid uint32) (uint64, error) {
+	i := Info{ID: ID{PID: pid}}
+	err := k.use(path(pid, "stat"), i.parseStat)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
+		return 0, ErrGone
+	}
+	if err != nil && !errors.Is(err, ErrKernelThread) {
+		return 0, failed(pid, "/proc/PID/stat", err)
+	}
+	return i.Start, nil
+}
+
+// ownProc finds out whether /proc shows the pid namespace of this program.
+func (k *kernel) ownProc() error {
+	var all []uint32
+	err := k.use("/proc/self/status", func(status []byte) error {
+		all, _ = numbers(status, "NSpid:") // missing without pid namespaces
+		return nil
+	})
+	switch {
+	case err != nil:
+		return failed(0, "/proc/self/status", err)
+	case len(all) > 1:
+		return &Error{Op: "/proc", Err: ErrOtherProc}
+	}
+	return nil
+}
+
+// childrenOf lists the children of a process, of each of its threads.
+func (k *kernel) childrenOf(pid uint32) ([]uint32, error) {
+	threads, err := k.readDir(path(pid, "task"))
+	if err != nil {
+		return nil, err
+	}
+	var all []uint32
+	buf := make([]byte, 1<<16)
+	for _, thread := range threads {
+		text, err := k.file(path(pid, "task/"+thread.Name()+"/children"), buf)
+		if err != nil {
+			continue // the thread has ended, or the kernel has no such file: no child is found
+		}
+		for _, f := range bytes.Fields(text) {
+			if n, err := strconv.ParseUint(string(f), 10, 32); err == nil {
+				all = append(all, uint32(n))
+			}
+		}
+	}
+	slices.Sort(all)
+	return all, nil
+}

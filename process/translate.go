@@ -1,0 +1,73 @@
+package process
+
+import "errors"
+
+// Translate returns the pid by which number, in the mouth of the process that
+// has pid caller, is known here. A process outside of nested pid namespaces
+// counts as we do. Of the numbers of a nested one, those of itself and of its
+// children can be translated, without any privilege; the error wraps
+// ErrElsewhere for others, and ErrGone if the caller is not there.
+//
+// A child is in the pid namespace of its parent or in one nested in that
+// (pid_namespaces(7)), also one that was reparented; so a child with as many
+// numbers as the parent is in the same one.
+//
+// seen is the time since boot, in clock ticks, from which on the caller is known
+// to have lived; 0: it is not known. A process that began later only has its pid.
+func (w *Watcher) Translate(caller, number uint32, seen uint64) (pid uint32, err error) {
+	who, err := w.look(caller)
+	switch {
+	case err != nil:
+		return 0, err
+	case seen != 0 && who.Start > seen:
+		return 0, ErrGone
+	case !who.Nested():
+		return number, nil
+	case who.own() == number:
+		return caller, nil
+	}
+	children, err := w.sys.childrenOf(caller)
+	if err != nil {
+		return 0, failed(caller, "/proc/PID/task", err)
+	}
+	for _, pid := range children {
+		child, err := w.look(pid)
+		if err != nil {
+			continue // it is not the one that can be found
+		}
+		if child.Parent == caller && len(child.Numbers) == len(who.Numbers) && child.own() == number {
+			return pid, w.unchanged(who)
+		}
+	}
+	return 0, ErrElsewhere
+}
+
+// unchanged makes sure that a pid still belongs to the process that it belonged
+// to before.
+func (w *Watcher) unchanged(who Info) error {
+	now, err := w.look(who.PID)
+	if err == nil && now.ID != who.ID {
+		err = ErrGone
+	}
+	return err
+}
+
+// look examines a process without watching it.
+func (w *Watcher) look(pid uint32) (Info, error) {
+	fd, info, err := w.examine(pid)
+	if err == nil {
+		_ = w.sys.close(fd)
+	}
+	return info, err
+}
+
+// Certain reports whether an error of this package is an answer about the
+// process, and not a failure to find one.
+func Certain(err error) bool {
+	for _, e := range []error{ErrGone, ErrThread, ErrKernelThread, ErrElsewhere} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
