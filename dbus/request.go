@@ -72,6 +72,7 @@ func (s *Server) completed(p *pending) func(lockd.Grant, error) {
 		if !ok {
 			return // the requester is gone
 		}
+		defer s.requests.told()
 		name, text := done.failure()
 		s.out.post(letter{class: mustSend, dest: p.peer.name, path: done.path(), iface: requestIface, member: "Completed", sig: sigCompleted,
 			body: []any{done.state.String(), lockOrNone(done.grant.Ref), uint32(done.grant.LockID), done.grant.Token, name, text}})

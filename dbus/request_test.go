@@ -181,6 +181,34 @@ func TestRequesterGone(t *testing.T) {
 	})
 }
 
+// A shutdown that waits for the Requests goes on when the last Completed is in
+// the outbox, not when the book knows of the end.
+func TestRequestsEndWhenTheyAreTold(t *testing.T) {
+	s := &Server{api: fixedStatus{}}
+	s.subs = newSubscribers(s)
+	b := newRequestBook(s)
+	s.requests = b
+	p := &peer{srv: s, name: ":1", ctx: t.Context()}
+	waits := [2]*pending{{peer: p}, {peer: p}}
+	for _, r := range waits {
+		require.True(t, b.add(r))
+	}
+	_, ok := b.end(waits[0], lockd.Grant{}, lockd.Canceled)
+	require.True(t, ok)
+	b.gone(p) // the other one
+	b.down = true
+	b.mu.Lock()
+	b.checkIdle()
+	b.mu.Unlock()
+	select {
+	case <-b.idle:
+		require.Fail(t, "a Completed that was not posted was not waited for")
+	default:
+	}
+	b.told()
+	<-b.idle
+}
+
 // A service that is stopped in order withdraws the Requests and says so.
 func TestRequestShutdown(t *testing.T) {
 	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {

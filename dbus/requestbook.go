@@ -30,7 +30,7 @@ type requestBook struct {
 	next  uint64
 	all   map[uint64]*pending
 	peers map[*peer]*peerRequests
-	live  int // that wait
+	live  int // that wait, or whose end has not been posted yet
 	down  bool
 	sweep *time.Timer // runs while something has ended; nil otherwise
 }
@@ -72,7 +72,9 @@ func (b *requestBook) add(p *pending) bool {
 }
 
 // end notes how a Request ended, and returns it; ok is false if the requester
-// is gone.
+// is gone. Otherwise told is to be called when Completed is in the outbox: until
+// then the Request counts as one that waits, or a shutdown that waits for the
+// last of them would close the outbox before its Completed is in it.
 func (b *requestBook) end(p *pending, g lockd.Grant, err error) (_ pending, ok bool) {
 	var dropped []*pending
 	defer func() { b.tellRemoved(dropped) }()
@@ -92,7 +94,6 @@ func (b *requestBook) end(p *pending, g lockd.Grant, err error) (_ pending, ok b
 	if len(of.ended) > MaxEnded {
 		dropped = of.dropEnded(b, 1)
 	}
-	b.noLonger(1)
 	if b.sweep == nil && !b.down {
 		b.sweep = time.AfterFunc(sweepEvery, b.throwAway)
 	}
@@ -108,6 +109,13 @@ func (of *peerRequests) dropEnded(b *requestBook, n int) []*pending {
 	}
 	of.ended = of.ended[n:]
 	return dropped
+}
+
+// told says that what end has returned has been posted.
+func (b *requestBook) told() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.noLonger(1)
 }
 
 // noLonger counts those that wait no longer.
