@@ -4,6 +4,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -91,4 +93,46 @@ func links(text string) []string {
 		}
 	}
 	return out
+}
+
+// The folders that the design and the architecture name are there.
+func TestDocumentsNameFoldersThatAreThere(t *testing.T) {
+	folder := regexp.MustCompile(`(?m)(?:^|\s)([a-z]+(?:/[a-zA-Z]+)*)/?(?:\s|$)`)
+	design, err := os.ReadFile("../../docs/design.md")
+	require.NoError(t, err)
+	_, block, _ := strings.Cut(string(design), "## 3. Packages")
+	_, block, _ = strings.Cut(block, "```\n")
+	block, _, _ = strings.Cut(block, "```")
+	for _, line := range strings.Split(strings.TrimSpace(block), "\n") {
+		for _, word := range strings.Fields(line) {
+			if name, ok := strings.CutSuffix(word, "/"); ok {
+				require.DirExists(t, "../../"+name, "design.md, section 3: %s", line)
+			}
+		}
+		first := folder.FindStringSubmatch(line)
+		require.NotNil(t, first, line)
+		require.DirExists(t, "../../"+first[1], "design.md, section 3: %s", line)
+	}
+	architecture, err := os.ReadFile("../../ARCHITECTURE.md")
+	require.NoError(t, err)
+	rows := regexp.MustCompile(`(?m)^\| ([a-zA-Z/, ]+) \| [^|]+ \| ([^|]*) \|$`).FindAllStringSubmatch(string(architecture), -1)
+	tables := 0
+	for _, row := range rows {
+		names := strings.Split(row[1], ", ")
+		if _, err := os.Stat("../../" + names[0]); err != nil {
+			continue // a row of another table
+		}
+		tables++
+		for _, name := range names {
+			require.DirExists(t, "../../"+name, "ARCHITECTURE.md: %s", row[0])
+		}
+		for _, file := range regexp.MustCompile(`[a-zA-Z./-]+\.(?:go|md|xml)`).FindAllString(row[2], -1) {
+			there := slices.ContainsFunc(append(names, "."), func(name string) bool {
+				_, err := os.Stat("../../" + name + "/" + file)
+				return err == nil
+			})
+			require.True(t, there, "ARCHITECTURE.md names %s for %s", file, row[1])
+		}
+	}
+	require.Greater(t, tables, 12, "the table of packages was not found")
 }
