@@ -60,13 +60,17 @@ func onLost(o *lockd.AcquireOptions) *lockd.OnLost {
 	return o.OnLost
 }
 
-func setLabels(o *lockd.AcquireOptions, v any) error {
-	for _, label := range v.([]string) {
+func setLabels(o *lockd.AcquireOptions, v any) (err error) {
+	o.Labels, err = v.([]string), checkLabels(v.([]string))
+	return err
+}
+
+func checkLabels(labels []string) error {
+	for _, label := range labels {
 		if len(label) > maxText {
 			return errText(fmt.Sprintf("one has %d bytes, at most %d are allowed", len(label), maxText))
 		}
 	}
-	o.Labels = v.([]string)
 	return nil
 }
 

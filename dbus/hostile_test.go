@@ -83,6 +83,8 @@ func TestBadInput(t *testing.T) {
 		{errInvalidArgs, "4097 bytes", "ReleaseOwner", []any{"", strings.Repeat("o", 4097)}},
 		{errInvalidArgs, "owner is missing", "ReleaseMany", []any{[]nameRow{{"vms", "r"}}, opt()}},
 		{errInvalidArgs, "", "ReleaseMany", []any{[]nameRow{{"vms", "r"}}, opt("lockid", uint32(1))}},
+		{ErrorPrefix + "LimitExceeded", "", "ReleaseMany", []any{[]nameRow{}, opt("owner", "o", "labels", slices.Repeat([]string{"l"}, MaxWanted+1))}},
+		{errInvalidArgs, "at most", "ReleaseMany", []any{[]nameRow{}, opt("owner", "o", "labels", []string{strings.Repeat("l", maxText+1)})}},
 		{ErrorPrefix + "LimitExceeded", "", "ReleaseMany", []any{slices.Repeat([]nameRow{{"vms", "r"}}, MaxWanted+1), opt("owner", "o")}},
 		{ErrorPrefix + "NoSuchLockspace", "", "ReleaseMany", []any{[]nameRow{{"nowhere", "r"}}, opt("owner", "o")}},
 		{invalidName, "", "ReleaseOwner", []any{"a/b", "o"}},

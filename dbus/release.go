@@ -145,11 +145,24 @@ func (r *releaseOwner) serve(c *call) {
 // to be asked.
 type releaseMany struct {
 	resources []lockd.Want
-	sel       lockd.Selector
+	opts      releaseManyOpts
 }
 
-// releaseManyOptions are the options of ReleaseMany.
-var releaseManyOptions = releaseOptions[:1]
+// releaseManyOpts are the options of ReleaseMany.
+type releaseManyOpts struct {
+	sel    lockd.Selector
+	labels []string
+}
+
+var releaseManyOptions = append(
+	selectorOptions(func(o *releaseManyOpts) *lockd.Selector { return &o.sel })[:1],
+	option[releaseManyOpts]{"labels", "as", func(o *releaseManyOpts, v any) (err error) {
+		if len(v.([]string)) > MaxWanted {
+			return tooMany("release")
+		}
+		o.labels, err = v.([]string), checkLabels(v.([]string))
+		return err
+	}})
 
 func parseReleaseMany(body *reader) (request, error) {
 	r := &releaseMany{}
@@ -164,19 +177,19 @@ func parseReleaseMany(body *reader) (request, error) {
 		}
 		r.resources = append(r.resources, w)
 	}
-	if err := parseOptions("release", releaseManyOptions, body, &r.sel); err != nil {
+	if err := parseOptions("release", releaseManyOptions, body, &r.opts); err != nil {
 		return nil, err
 	}
-	if r.sel.Owner == "" {
+	if r.opts.sel.Owner == "" {
 		return nil, invalid("release", "the option owner is missing or empty; locks without owner are released one by one with Release")
 	}
 	return r, nil
 }
 
-func (r *releaseMany) weight() int32 { return int32(len(r.resources) / 64) }
+func (r *releaseMany) weight() int32 { return int32((len(r.resources) + len(r.opts.labels)) / 64) }
 
 func (r *releaseMany) serve(c *call) {
-	c.srv.api.ReleaseMany(c.caller(), r.resources, r.sel.Owner, func(released uint32, err error) {
+	c.srv.api.ReleaseMany(c.caller(), r.resources, r.opts.sel.Owner, r.opts.labels, func(released uint32, err error) {
 		defer c.contain()
 		if err != nil {
 			c.fail(err)

@@ -339,10 +339,10 @@ type API interface {
 	// of that name of every uid.
 	ReleaseOwner(c Caller, lockspace, owner string, done func(released uint32, err error))
 	// ReleaseMany lets go of what one owner of the caller's uid holds of some
-	// resources (the modes are ignored), and tells how many locks that were.
-	// Where a lockspace can't be used now, what is in the others is released
+	// resources (the modes are ignored), and of whatever resource with one of
+	// these labels, and tells how many locks that were. Where a lockspace can't be used now, what is in the others is released
 	// all the same, and the call fails.
-	ReleaseMany(c Caller, resources []Want, owner string, done func(released uint32, err error))
+	ReleaseMany(c Caller, resources []Want, owner string, labels []string, done func(released uint32, err error))
 	Inspect(lockspace, resource string, done func(Inspection, error))
 	// List returns a page of locks by Ref.
 	List(f Filter, done func(Page, error))

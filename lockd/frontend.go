@@ -90,12 +90,14 @@ func (s *Service) ReleaseOwner(c Caller, lockspace, owner string, done func(uint
 	s.submit(&call{kind: callRelease, op: "release-owner", caller: c, space: lockspace, owner: owner, all: true, done: done}, nil)
 }
 
-// ReleaseMany lets go of what one owner holds of some resources.
-func (s *Service) ReleaseMany(c Caller, resources []Want, owner string, done func(uint32, error)) {
+// ReleaseMany lets go of what one owner holds of some resources, and with some
+// labels.
+func (s *Service) ReleaseMany(c Caller, resources []Want, owner string, labels []string, done func(uint32, error)) {
 	if resources == nil {
 		resources = []Want{}
 	}
-	s.submit(&call{kind: callRelease, op: "release", caller: c, want: resources, owner: owner, all: true, done: done}, nil)
+	s.submit(&call{kind: callRelease, op: "release", caller: c, want: resources, owner: owner,
+		opts: AcquireOptions{Labels: labels}, all: true, done: done}, nil)
 }
 
 // Inspect tells all that is known of one resource.

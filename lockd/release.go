@@ -91,8 +91,8 @@ func (t *table) startReleaseOwner(c *call) {
 	t.release(c, locks)
 }
 
-// startReleaseMany collects what the owner holds of some resources. What he
-// does not hold is fine.
+// startReleaseMany collects what the owner holds of some resources, and of any
+// resource with some labels. What he does not hold is fine.
 func (t *table) startReleaseMany(c *call) {
 	if c.owner == "" {
 		t.refuse(c, c.error(InvalidArgs, "", "", dlm.None, "the owner is empty; locks without owner are released one by one"))
@@ -110,18 +110,42 @@ func (t *table) startReleaseMany(c *call) {
 			c.fail(e)
 			continue
 		}
-		l := t.findOwned(sp, w.Resource, c.caller.UID, c.owner)
+		if l := t.findOwned(sp, w.Resource, c.caller.UID, c.owner); l != nil {
+			locks = append(locks, l)
+		}
+	}
+	locks = append(locks, t.labelled(c)...)
+	var there []*lock
+	seen := make(map[*lock]bool, len(locks))
+	for _, l := range locks {
 		switch {
-		case l == nil, l.asked > c.seq, l.state == Acquiring && !t.sameCaller(l, c), slices.Contains(locks, l):
+		case l.asked > c.seq, l.state == Acquiring && !t.sameCaller(l, c), seen[l]:
 		case t.before(c, l) != nil:
 			c.err = nil // it will be looked at again
 			t.park(c, t.before(c, l))
 			return
 		default:
+			there, seen[l] = append(there, l), true
+		}
+	}
+	t.release(c, there)
+}
+
+// labelled are the locks of the call's owner that have one of its labels.
+func (t *table) labelled(c *call) (locks []*lock) {
+	if len(c.opts.Labels) == 0 {
+		return nil
+	}
+	labels := make(map[string]bool, len(c.opts.Labels))
+	for _, label := range c.opts.Labels {
+		labels[label] = true
+	}
+	for l := t.owners[ownerKey{c.caller.UID, c.owner}]; l != nil; l = l.nextOwner {
+		if labels[l.label] && l.sp.state == SpaceReady {
 			locks = append(locks, l)
 		}
 	}
-	t.release(c, locks)
+	return locks
 }
 
 // findLock finds the one lock that a convert or release means, among those that

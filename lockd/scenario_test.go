@@ -341,12 +341,16 @@ func (s *scenario) runCall(verb, who string, c Caller, d *daemon, p []string, o 
 		d.Release(c, w.Lockspace, w.Resource, o.selector(), func(err error) { s.result(who, err, "released") })
 	case "release-owner": // CALLER OWNER [in=LOCKSPACE]
 		d.ReleaseOwner(c, o["in"], p[0], func(n uint32, err error) { s.result(who, err, "released %d", n) })
-	case "release-many": // CALLER OWNER LOCKSPACE/RESOURCE...
+	case "release-many": // CALLER OWNER LOCKSPACE/RESOURCE... [label=]
 		var resources []Want
 		for _, r := range p[1:] {
 			resources = append(resources, want([]string{r, "NL"}))
 		}
-		d.ReleaseMany(c, resources, p[0], func(n uint32, err error) { s.result(who, err, "released %d", n) })
+		var labels []string
+		if o["label"] != "" {
+			labels = []string{o["label"]}
+		}
+		d.ReleaseMany(c, resources, p[0], labels, func(n uint32, err error) { s.result(who, err, "released %d", n) })
 	case "join": // CALLER LOCKSPACE
 		d.Join(c, p[0], func(err error) { s.result(who, err, "joined") })
 	case "leave": // CALLER LOCKSPACE [force=yes]

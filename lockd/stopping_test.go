@@ -88,7 +88,7 @@ func callEverything(d *Service, b *answerBook, turn int) {
 	d.Purge(root, "vms", nil, number("purge"))
 	d.Join(root, fmt.Sprintf("more%d", turn), plain("join"))
 	d.Leave(root, fmt.Sprintf("more%d", turn), true, plain("leave"))
-	d.ReleaseMany(who, []Want{{Lockspace: "vms", Resource: held + "a"}}, "o", number("release-many"))
+	d.ReleaseMany(who, []Want{{Lockspace: "vms", Resource: held + "a"}}, "o", nil, number("release-many"))
 	d.Release(who, "vms", held+"a", Selector{}, plain("release"))
 	d.ReleaseOwner(who, "", "o", number("release-owner"))
 }

@@ -101,15 +101,18 @@ func (h *Host) write(c Config) error {
 	}
 	binds := []string{
 		drivers[0] + " " + strings.TrimPrefix(drivers[0], c.Install),
-		c.Cache + " /var/cache/libvirt",
 		filepath.Join(h.Dir, "etc/passwd") + " /etc/passwd",
 		filepath.Join(h.Dir, "etc/group") + " /etc/group",
 	}
+	own := map[string]string{"/var/cache/libvirt": c.Cache}
 	for _, dir := range []string{"/etc/libvirt", "/var/lib/libvirt", "/var/log/libvirt"} {
-		if err := errors.Join(os.MkdirAll(filepath.Join(h.Dir, dir), 0o755), os.MkdirAll(dir, 0o755)); err != nil {
+		own[dir] = filepath.Join(h.Dir, dir)
+	}
+	for dir, from := range own {
+		if err := errors.Join(os.MkdirAll(from, 0o755), os.MkdirAll(dir, 0o755)); err != nil {
 			return err
 		}
-		binds = append(binds, filepath.Join(h.Dir, dir)+" "+dir)
+		binds = append(binds, from+" "+dir)
 	}
 	return write(filepath.Join(h.Dir, "binds"), strings.Join(binds, "\n")+"\n", 0o644)
 }
