@@ -40,7 +40,7 @@ struct connection {
 /* Taken and given back without a mutex, which a forked child might find held. */
 static _Atomic(struct connection *) idle[IDLE_MAX];
 
-static uint64_t now_usec(void)
+uint64_t clock_usec(void)
 {
 	struct timespec ts;
 
@@ -50,7 +50,7 @@ static uint64_t now_usec(void)
 
 static uint64_t left(uint64_t deadline)
 {
-	uint64_t now = now_usec();
+	uint64_t now = clock_usec();
 
 	return now < deadline ? deadline - now : 0;
 }
@@ -202,7 +202,7 @@ static int fill_release(sd_bus_message *m, const struct request *q)
 			return r;
 	}
 	if ((r = sd_bus_message_close_container(m)) < 0 || (r = sd_bus_message_open_container(m, 'a', "{sv}")) < 0 ||
-	    (r = append_option(m, "owner", "s", q->owner)) < 0)
+	    (r = append_option(m, "owner", "s", q->owner)) < 0 || (r = append_labels(m, q)) < 0)
 		return r;
 	return sd_bus_message_close_container(m);
 }
@@ -244,9 +244,12 @@ static bool transient(const sd_bus_error *error, int r)
 	return false;
 }
 
-static bool in_the_way(const sd_bus_error *error)
+/* Nobody listens on the bus's socket, or nobody does any more. That libvirtd has no
+ * descriptor or memory left, or that the bus has no room, does not say that it is
+ * not there. */
+static bool no_bus(int r)
 {
-	return sd_bus_error_has_name(error, ERRORS "WouldBlock") || sd_bus_error_has_name(error, ERRORS "AlreadyHeld");
+	return r == -ENOENT || r == -ECONNREFUSED || r == -ECONNRESET || r == -EPIPE || r == -ENOTCONN || r == -ESHUTDOWN;
 }
 
 /* Explains a call that was not answered well. A service that is there and does
@@ -259,7 +262,7 @@ static enum outcome explain(const struct request *q, const sd_bus_error *error, 
 			 (unsigned)(q->timeout_usec / 1000000));
 		return OUTCOME_FAILED;
 	}
-	if (transient(error, r)) {
+	if (transient(error, r) && r != -EAGAIN) {
 		snprintf(what, what_size, "dlmlockd can't be reached on the system bus: %s; see 'systemctl status dlmlockd'",
 			 sd_bus_error_is_set(error) && error->message ? error->message : strerror(-r));
 		return OUTCOME_MISSING;
@@ -267,28 +270,28 @@ static enum outcome explain(const struct request *q, const sd_bus_error *error, 
 	snprintf(what, what_size, "%s", sd_bus_error_is_set(error) && error->message ? error->message : strerror(-r));
 	if (sd_bus_error_has_name(error, ERRORS "NoSuchLockspace"))
 		return OUTCOME_NO_LOCKSPACE;
-	return in_the_way(error) ? OUTCOME_BUSY : OUTCOME_FAILED;
+	if (sd_bus_error_has_name(error, ERRORS "AlreadyHeld"))
+		return OUTCOME_HELD;
+	return sd_bus_error_has_name(error, ERRORS "WouldBlock") ? OUTCOME_BUSY : OUTCOME_FAILED;
 }
 
 /* Connects and calls until there is an answer or little time left. */
 static enum outcome call_on(struct connection *c, const char *member, filler fill, const struct request *q, char *what, size_t what_size)
 {
-	uint64_t deadline = now_usec() + q->timeout_usec;
-
 	for (;;) {
 		sd_bus_error error = SD_BUS_ERROR_NULL;
-		int r = connect_bus(c, deadline);
+		int r = connect_bus(c, q->deadline);
 		bool connected = r >= 0;
 		enum outcome o;
 
 		if (connected)
-			r = call_once(c, member, fill, q, deadline, &error);
+			r = call_once(c, member, fill, q, q->deadline, &error);
 		if (r >= 0) {
 			sd_bus_error_free(&error);
 			return OUTCOME_OK;
 		}
 		/* The last attempt, too, has time for an answer. */
-		if (transient(&error, r) && left(deadline) > q->timeout_usec / 4 + RETRY_USEC) {
+		if (transient(&error, r) && left(q->deadline) > q->timeout_usec / 4 + RETRY_USEC) {
 			sd_bus_error_free(&error);
 			usleep(RETRY_USEC);
 			continue;
@@ -297,7 +300,7 @@ static enum outcome call_on(struct connection *c, const char *member, filler fil
 			o = explain(q, &error, r, what, what_size);
 		} else {
 			snprintf(what, what_size, "the system bus can't be reached: %s; see 'systemctl status dbus'", strerror(-r));
-			o = OUTCOME_MISSING;
+			o = no_bus(r) ? OUTCOME_MISSING : OUTCOME_FAILED;
 		}
 		if (r == -ETIMEDOUT || o == OUTCOME_MISSING)
 			disconnect(c); /* which withdraws the call */

@@ -1,18 +1,29 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * The name of a disk, which must be the same on every host that can write it.
+ * The names of a disk. Two guests that have one name in common can't have the
+ * disk both, so each disk is locked under all the names that its spelling leads
+ * to, on this host and on others; docs/libvirt.md tells why these.
  *
- * By default it is the SHA-256 of the path, as with virtlockd: for image files
- * that all hosts mount at the same place. Block devices may have another path on
- * each host; where the configuration says so, a logical volume is named by its
- * UUID and another device by its WWN. Both are read from sysfs: no LVM command is
- * run inside libvirtd. */
+ * A file: the SHA-256 of its path as it is spelled, which is what virtlockd's
+ * driver and older releases of this one lock, and of the paths that paths.c
+ * finds. They are mostly one and the same, and then it is one lock. A file with
+ * hard links has a name of this host's besides.
+ *
+ * A block device is not named by what its links lead to: /dev/dm-3 is another
+ * device on each host and after each boot. It has its spelling and the name that
+ * the device mapper gives it, or else one of this host's. Where the configuration
+ * says so, a logical volume is named by its UUID and another device by its WWN,
+ * and by nothing else. All that is read from sysfs: no LVM command is run inside
+ * libvirtd.
+ *
+ * What can't be looked at is not taken for something else: see naming_disk. */
 #define _GNU_SOURCE
 #include "plugin.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <gnutls/crypto.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +32,7 @@
 #include <unistd.h>
 
 const char *naming_sysfs = "/sys";
+const char *naming_boot = "/proc/sys/kernel/random/boot_id";
 
 #define LVM_PREFIX "LVM-"
 #define LVM_UUID 32 /* of the volume group, then of the volume */
@@ -42,51 +54,83 @@ static int hash(const char *text, char out[DLMLOCK_NAME_MAX + 1])
 	return 0;
 }
 
-/* Reads an attribute of a block device. Returns false if it has none. */
-static bool attribute(dev_t device, const char *name, char *out, size_t size)
+static int add_name(struct disk_names *out, const char *lockspace, const char *resource)
 {
-	char path[4096];
-	ssize_t n;
-	int fd;
+	for (size_t i = 0; i < out->count; i++) {
+		if (strcmp(out->list[i].lockspace, lockspace) == 0 && strcmp(out->list[i].resource, resource) == 0)
+			return 0;
+	}
+	out->list[out->count].lockspace = lockspace;
+	strcpy(out->list[out->count++].resource, resource);
+	return 0;
+}
 
-	snprintf(path, sizeof(path), "%s/dev/block/%u:%u/%s", naming_sysfs, major(device), minor(device), name);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
+/* Adds the name that is the SHA-256 of a text. */
+static int add_text(const struct config *c, const char *text, struct disk_names *out)
+{
+	char sum[DLMLOCK_NAME_MAX + 1];
+
+	return hash(text, sum) < 0 ? -1 : add_name(out, c->lockspace, sum);
+}
+
+/* Reads a file into out, without white space behind it. Returns 0 if there is
+ * none or nothing in it: drivers answer these errors for what a device lacks. */
+static int read_text(const char *path, char *out, size_t size)
+{
+	ssize_t n;
+	int fd = open(path, O_RDONLY | O_CLOEXEC), error;
+
 	if (fd < 0)
-		return false;
+		return errno == ENOENT || errno == ENOTDIR ? 0 : -1;
 	n = read(fd, out, size - 1);
+	error = errno;
 	close(fd);
-	if (n <= 0)
-		return false;
+	errno = error;
+	if (n < 0)
+		return errno == EINVAL || errno == ENXIO || errno == ENODEV || errno == ENODATA || errno == EOPNOTSUPP ? 0 : -1;
 	while (n > 0 && strchr(" \t\n", out[n - 1]))
 		n--;
 	out[n] = '\0';
 	return n > 0;
 }
 
+/* Reads an attribute of a block device. Returns 0 if it has none, and -1 if that
+ * can't be told. */
+static int attribute(dev_t device, const char *name, char *out, size_t size)
+{
+	char path[4096];
+
+	snprintf(path, sizeof(path), "%s/dev/block/%u:%u/%s", naming_sysfs, major(device), minor(device), name);
+	return read_text(path, out, size);
+}
+
 /* Parts of volumes (snapshots' -cow, -real, ...) have longer names and no UUID
  * of their own. */
-static bool volume_uuid(dev_t device, char out[DLMLOCK_NAME_MAX + 1])
+static int volume_uuid(dev_t device, char out[DLMLOCK_NAME_MAX + 1])
 {
 	char uuid[256];
+	int r = attribute(device, "dm/uuid", uuid, sizeof(uuid));
 
-	if (!attribute(device, "dm/uuid", uuid, sizeof(uuid)) || strncmp(uuid, LVM_PREFIX, strlen(LVM_PREFIX)) != 0 ||
-	    strlen(uuid) != strlen(LVM_PREFIX) + 2 * (size_t)LVM_UUID)
-		return false;
+	if (r <= 0)
+		return r;
+	if (strncmp(uuid, LVM_PREFIX, strlen(LVM_PREFIX)) != 0 || strlen(uuid) != strlen(LVM_PREFIX) + 2 * (size_t)LVM_UUID)
+		return 0;
 	strcpy(out, uuid + strlen(LVM_PREFIX) + LVM_UUID);
-	return true;
+	return 1;
 }
 
 /* Finds the name of a SCSI device in the notation of scsi_id, in which multipath
  * names its devices too, so that hosts with and without multipath agree: a digit
  * for the kind of name, and underscores for white space. */
-static bool scsi_id(dev_t device, const char *attr, char *out, size_t size)
+static int scsi_id(dev_t device, const char *attr, char *out, size_t size)
 {
 	static const struct { const char *kernel; char digit; } kinds[] = { { "naa.", '3' }, { "eui.", '2' }, { "t10.", '1' } };
 	char id[512];
 	size_t n = 0;
+	int r = attribute(device, attr, id, sizeof(id));
 
-	if (!attribute(device, attr, id, sizeof(id)))
-		return false;
+	if (r <= 0)
+		return r;
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++) {
 		if (strncmp(id, kinds[i].kernel, 4) != 0)
 			continue;
@@ -98,68 +142,179 @@ static bool scsi_id(dev_t device, const char *attr, char *out, size_t size)
 				out[n++] = '_';
 		}
 		out[n] = '\0';
-		return true;
+		return 1;
 	}
 	snprintf(out, size, "%s", id);
-	return true;
+	return 1;
+}
+
+/* How the device mapper's UUIDs of multipath devices and their partitions
+ * ("part1-mpath-...") are marked. */
+#define MULTIPATH "mpath-"
+
+static const char *multipath(const char *uuid)
+{
+	const char *at = strstr(uuid, MULTIPATH);
+
+	return at && (at == uuid || strncmp(uuid, "part", 4) == 0) ? at : NULL;
 }
 
 /* Finds the world wide name of a device, or of the one that it is a partition
  * of. NVMe devices have it themselves, and multipath takes it as it is. */
-static bool wwn(dev_t device, char *out, size_t size)
+static int wwn(dev_t device, char *out, size_t size)
 {
-	static const char multipath[] = "mpath-";
 	char id[512], part[32], name[512];
 	const char *at;
+	int r = attribute(device, "dm/uuid", id, sizeof(id));
 
-	if (attribute(device, "dm/uuid", id, sizeof(id))) {
-		at = strstr(id, multipath);
-		if (!at || (at != id && strncmp(id, "part", 4) != 0))
-			return false;
+	if (r < 0)
+		return -1;
+	if (r > 0) {
+		at = multipath(id);
+		if (!at)
+			return 0;
 		if (at == id)
-			snprintf(out, size, "%s", at + strlen(multipath));
+			snprintf(out, size, "%s", at + strlen(MULTIPATH));
 		else
-			snprintf(out, size, "%s-%.*s", at + strlen(multipath), (int)(at - id - 1), id);
-		return true;
+			snprintf(out, size, "%s-%.*s", at + strlen(MULTIPATH), (int)(at - id - 1), id);
+		return 1;
 	}
-	if (attribute(device, "partition", part, sizeof(part))) {
-		if (!scsi_id(device, "../device/wwid", name, sizeof(name)) && !attribute(device, "../wwid", name, sizeof(name)))
-			return false;
-		snprintf(out, size, "%s-part%s", name, part);
-		return true;
+	r = attribute(device, "partition", part, sizeof(part));
+	if (r < 0)
+		return -1;
+	if (r > 0) {
+		r = scsi_id(device, "../device/wwid", name, sizeof(name));
+		if (r == 0)
+			r = attribute(device, "../wwid", name, sizeof(name));
+		if (r > 0)
+			snprintf(out, size, "%s-part%s", name, part);
+		return r;
 	}
-	return scsi_id(device, "device/wwid", out, size) || attribute(device, "wwid", out, size);
+	r = scsi_id(device, "device/wwid", out, size);
+	return r == 0 ? attribute(device, "wwid", out, size) : r;
 }
 
-int naming_device(const struct config *c, const char *path, dev_t device, struct disk_name *out)
+/* Adds a name that means something on this host alone, until its next boot. */
+static int add_local(const struct config *c, const char *what, struct disk_names *out)
 {
-	char id[640];
+	char boot[64], text[256];
+	int r = read_text(naming_boot, boot, sizeof(boot));
 
-	if (c->lvm_lockspace[0] && volume_uuid(device, out->resource)) {
-		out->lockspace = c->lvm_lockspace;
-		return 0;
+	if (r <= 0) {
+		errno = r == 0 ? ENOENT : errno;
+		return -1;
 	}
-	if (c->scsi_lockspace[0] && wwn(device, id, sizeof(id))) {
-		out->lockspace = c->scsi_lockspace;
-		if (strlen(id) > DLMLOCK_NAME_MAX || strpbrk(id, " \t"))
-			return hash(id, out->resource);
-		strcpy(out->resource, id);
-		return 0;
-	}
-	out->lockspace = c->lockspace;
-	return hash(path, out->resource);
+	snprintf(text, sizeof(text), "dlmlock %s %s", boot, what);
+	return add_text(c, text, out);
 }
 
-int naming_disk(const struct config *c, const char *path, struct disk_name *out)
+/* Adds what all the spellings of a device have in common. The names of multipath
+ * devices may be each host's own, their UUIDs are not. */
+static int add_device(const struct config *c, dev_t device, struct disk_names *out)
 {
+	char id[512], text[600];
+	int r = attribute(device, "dm/uuid", id, sizeof(id));
+
+	if (r > 0 && multipath(id)) {
+		snprintf(text, sizeof(text), "/dev/disk/by-id/dm-uuid-%s", id);
+		return add_text(c, text, out);
+	}
+	if (r >= 0)
+		r = attribute(device, "dm/name", id, sizeof(id));
+	if (r < 0)
+		return -1;
+	if (r > 0) {
+		snprintf(text, sizeof(text), "/dev/mapper/%s", id);
+		return add_text(c, text, out);
+	}
+	snprintf(text, sizeof(text), "block %u:%u", major(device), minor(device));
+	return add_local(c, text, out);
+}
+
+/* Is the device in sysfs at all? Otherwise nothing can be said of it. */
+static int in_sysfs(dev_t device)
+{
+	char path[4096];
 	struct stat st;
 
-	if (c->lvm_lockspace[0] || c->scsi_lockspace[0]) {
-		if (stat(path, &st) < 0)
-			return -1;
-		if (S_ISBLK(st.st_mode))
-			return naming_device(c, path, st.st_rdev, out);
+	snprintf(path, sizeof(path), "%s/dev/block/%u:%u", naming_sysfs, major(device), minor(device));
+	return stat(path, &st);
+}
+
+int naming_device(const struct config *c, const char *path, dev_t device, struct disk_names *out)
+{
+	char id[640], name[DLMLOCK_NAME_MAX + 1];
+	int r = in_sysfs(device);
+
+	out->count = 0;
+	if (r == 0 && c->lvm_lockspace[0]) {
+		r = volume_uuid(device, name);
+		if (r > 0)
+			return add_name(out, c->lvm_lockspace, name);
 	}
-	out->lockspace = c->lockspace;
-	return hash(path, out->resource);
+	if (r == 0 && c->scsi_lockspace[0]) {
+		r = wwn(device, id, sizeof(id));
+		if (r > 0 && (strlen(id) > DLMLOCK_NAME_MAX || strpbrk(id, " \t")))
+			return hash(id, name) < 0 ? -1 : add_name(out, c->scsi_lockspace, name);
+		if (r > 0)
+			return add_name(out, c->scsi_lockspace, id);
+	}
+	if (r < 0)
+		return -1;
+	return naming_text(c, path, out) < 0 ? -1 : add_device(c, device, out);
+}
+
+int naming_text(const struct config *c, const char *path, struct disk_names *out)
+{
+	char spelled[PATH_MAX];
+
+	out->count = 0;
+	if (add_text(c, path, out) < 0)
+		return -1;
+	if (*path != '/')
+		return 0;
+	return paths_spelled(path, spelled) < 0 ? -1 : add_text(c, spelled, out);
+}
+
+static int add_file(const struct config *c, const char *path, const struct stat *st, struct disk_names *out)
+{
+	struct paths p;
+	char text[128];
+
+	if (*path != '/')
+		return 0;
+	if (paths_of(path, &p) < 0)
+		return -1;
+	for (size_t i = 0; i < p.count; i++) {
+		if (add_text(c, p.path[i], out) < 0)
+			return -1;
+	}
+	if (!st || !S_ISREG(st->st_mode) || st->st_nlink < 2)
+		return 0;
+	out->links = st->st_nlink;
+	snprintf(text, sizeof(text), "file %u:%u %llu", major(st->st_dev), minor(st->st_dev), (unsigned long long)st->st_ino);
+	return add_local(c, text, out);
+}
+
+int naming_disk(const struct config *c, const char *path, struct disk_names *out)
+{
+	struct stat st;
+	int r = stat(path, &st);
+
+	out->unseen = 0;
+	out->links = 0;
+	if (r < 0 && (c->lvm_lockspace[0] || c->scsi_lockspace[0]))
+		return -1;
+	if (r == 0 && S_ISBLK(st.st_mode))
+		return naming_device(c, path, st.st_rdev, out);
+	if (r < 0)
+		out->unseen = errno;
+	if (naming_text(c, path, out) < 0)
+		return -1;
+	if ((r == 0 || out->unseen == ENOENT || out->unseen == ENOTDIR) && add_file(c, path, r == 0 ? &st : NULL, out) == 0)
+		return 0;
+	if (r == 0)
+		out->unseen = errno;
+	errno = out->unseen;
+	return errno == EACCES || errno == EPERM ? 0 : -1;
 }

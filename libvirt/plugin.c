@@ -23,7 +23,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <syslog.h>
-#include <unistd.h>
 
 #define ABI_VERSION 1000000
 #define EXPORT __attribute__((visibility("default")))
@@ -76,17 +75,6 @@ _Static_assert(sizeof(struct driver) == 72, "libvirt's virLockDriver");
 
 static struct config config; /* written by init alone, before anything else is called */
 
-/* What is known of one manager: one domain in one operation. */
-struct domain {
-	char uuid[37];
-	char *name;
-	char *uri; /* of the libvirtd that we are in; may be NULL */
-	uint32_t pid;
-	bool has_writable_disks;
-	struct resource *resources;
-	size_t count;
-};
-
 static int drv_init(unsigned int version, const char *config_file, unsigned int flags)
 {
 	char why[512];
@@ -117,11 +105,7 @@ static void drv_free(struct manager *m)
 	m->private = NULL;
 	if (!d)
 		return;
-	for (size_t i = 0; i < d->count; i++) {
-		free(d->resources[i].label);
-		free(d->resources[i].path);
-	}
-	free(d->resources);
+	disks_free(d);
 	free(d->name);
 	free(d->uri);
 	free(d);
@@ -173,49 +157,14 @@ static int drv_new(struct manager *m, unsigned int type, size_t nparams, struct 
 	return 0;
 }
 
-/* Takes lockspace, name and mode into the list. A domain may have one disk more
- * than once: the stronger mode is for all of them. */
-static int add(struct domain *d, const char *lockspace, const char *name, const char *mode, const char *path)
-{
-	struct resource r = { .mode = mode }, *more;
-
-	for (size_t i = 0; i < d->count; i++) {
-		struct resource *have = &d->resources[i];
-
-		if (strcmp(have->lockspace, lockspace) != 0 || strcmp(have->name, name) != 0)
-			continue;
-		if (strcmp(mode, "EX") == 0)
-			have->mode = mode;
-		return 0;
-	}
-	more = reallocarray(d->resources, d->count + 1, sizeof(*more));
-	if (!more)
-		return out_of_memory();
-	d->resources = more;
-	strcpy(r.lockspace, lockspace);
-	strcpy(r.name, name);
-	r.path = strdup(path);
-	if (!r.path || asprintf(&r.label, "%s: %s", d->name, path) < 0) {
-		free(r.path);
-		return out_of_memory();
-	}
-	d->resources[d->count++] = r;
-	return 0;
-}
-
 static int add_disk(struct domain *d, const char *path, unsigned int flags)
 {
-	struct disk_name n;
+	bool write = !(flags & (RESOURCE_READONLY | RESOURCE_SHARED));
 
-	if (!(flags & (RESOURCE_READONLY | RESOURCE_SHARED)))
-		d->has_writable_disks = true;
+	d->has_writable_disks |= write;
 	if (!config.auto_disk_leases || ((flags & RESOURCE_READONLY) && config.readonly_disks == READONLY_IGNORE))
 		return 0;
-	if (naming_disk(&config, path, &n) < 0) {
-		report(REPORT_FAILED, "the disk '%s' of domain '%s' can't be named: %s", path, d->name, strerror(errno));
-		return -1;
-	}
-	return add(d, n.lockspace, n.resource, flags & (RESOURCE_READONLY | RESOURCE_SHARED) ? "PR" : "EX", path);
+	return disks_add(d, path, write);
 }
 
 static const char *text_param(size_t nparams, const struct param *params, const char *key)
@@ -239,7 +188,7 @@ static int add_lease(struct domain *d, const char *key, size_t nparams, const st
 		return -1;
 	}
 	snprintf(path, sizeof(path), "%s/%s", lockspace, key);
-	return add(d, lockspace, key, flags & (RESOURCE_READONLY | RESOURCE_SHARED) ? "PR" : "EX", path);
+	return disks_lock(d, lockspace, key, flags & (RESOURCE_READONLY | RESOURCE_SHARED) ? "PR" : "EX", path, path);
 }
 
 static int drv_add_resource(struct manager *m, unsigned int type, const char *name, size_t nparams, struct param *params, unsigned int flags)
@@ -256,38 +205,20 @@ static int drv_add_resource(struct manager *m, unsigned int type, const char *na
 	return -1;
 }
 
-/* The start time makes a pid unique; field 22 of proc(5)'s stat. 0: no such
+/* Who holds the locks of a domain. */
+struct owner {
+	char name[128];
+	uint64_t start;
+};
+
+/* Makes the owner. Returns -1 with errno: ESRCH alone means that there is no such
  * process. */
-static unsigned long long start_time(uint32_t pid)
+static int find_owner(const struct domain *d, struct owner *o)
 {
-	unsigned long long start = 0;
-	char path[64], line[1024], *s;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/%u/stat", pid);
-	f = fopen(path, "re");
-	if (!f)
-		return 0;
-	s = fgets(line, sizeof(line), f);
-	fclose(f);
-	if (s)
-		s = strrchr(line, ')'); /* the name of the program may have blanks */
-	for (int field = 2; s && field < 22; field++)
-		s = strchr(s + 1, ' ');
-	if (s && sscanf(s, "%llu", &start) != 1)
-		start = 0;
-	return start;
-}
-
-/* Makes the owner. Returns false if there is no such process. */
-static bool owner(const struct domain *d, char *out, size_t size)
-{
-	unsigned long long start = d->pid ? start_time(d->pid) : 0;
-
-	if (!start)
-		return false;
-	snprintf(out, size, "%s/%u/%llu", d->uuid, d->pid, start);
-	return true;
+	if (process_start_time(d->pid, &o->start) < 0)
+		return -1;
+	snprintf(o->name, sizeof(o->name), "%s/%u/%llu", d->uuid, d->pid, (unsigned long long)o->start);
+	return 0;
 }
 
 /* Finds the disk that the service's words are about, so that a person is told a
@@ -305,6 +236,7 @@ static int refused(const struct domain *d, enum outcome o, const char *what)
 {
 	switch (o) {
 	case OUTCOME_BUSY:
+	case OUTCOME_HELD:
 		report(REPORT_BUSY, "domain '%s' can't have '%s', it is in use: %s; stop the guest that has it first, or wait until it has let go",
 		       d->name, culprit(d, what), what);
 		return -1;
@@ -340,12 +272,30 @@ static void guard(struct request *r, const struct domain *d, int action, char *d
 	r->on_lost_data = data;
 }
 
+/* Acquires what is named in the domain, and what is below its transient disks.
+ * While libvirt attaches such a disk the guest has what is below it exclusively
+ * still: then that stays so until libvirt releases it (keep_base). */
+static int acquire(struct domain *d, struct request *r)
+{
+	char what[1024];
+	enum outcome o;
+
+	r->resources = d->resources;
+	r->count = d->count;
+	o = bus_acquire(r, what, sizeof(what));
+	if (o == OUTCOME_HELD && d->bases) {
+		r->count = d->bases;
+		o = bus_acquire(r, what, sizeof(what));
+	}
+	return o == OUTCOME_OK ? 0 : refused(d, o, what);
+}
+
 static int drv_acquire(struct manager *m, const char *state, unsigned int flags, int action, int *fd)
 {
 	struct domain *d = m->private;
-	struct request r = { .resources = d->resources, .count = d->count, .pid = d->pid, .timeout_usec = config.timeout_usec };
-	char name[128], what[1024], data[512];
-	enum outcome o;
+	struct request r = { .pid = d->pid, .timeout_usec = config.timeout_usec, .deadline = clock_usec() + config.timeout_usec };
+	struct owner own;
+	char data[512];
 
 	(void)state;
 	if (fd)
@@ -354,38 +304,74 @@ static int drv_acquire(struct manager *m, const char *state, unsigned int flags,
 	 * acquire on; there is nothing to say to the service yet. */
 	if (flags & ACQUIRE_REGISTER_ONLY)
 		return 0;
-	if (d->count == 0 && d->has_writable_disks && config.require_lease_for_disks) {
+	if (d->count == 0 && d->disk_count == 0 && d->has_writable_disks && config.require_lease_for_disks) {
 		report(REPORT_FAILED, "domain '%s' has disks that it may write, and no lease; add a <lease>, or set auto_disk_leases or "
 		       "require_lease_for_disks in qemu-dlmlock.conf", d->name);
 		return -1;
 	}
-	if (d->count == 0)
+	if (d->count == 0 && d->disk_count == 0)
 		return 0;
-	if (!owner(d, name, sizeof(name))) {
-		report(REPORT_FAILED, "domain '%s' has no process that could hold locks (pid %u)", d->name, d->pid);
+	if (find_owner(d, &own) < 0) {
+		if (errno == ESRCH)
+			report(REPORT_FAILED, "domain '%s' has no process that could hold locks (pid %u)", d->name, d->pid);
+		else
+			report(REPORT_FAILED, "the process of domain '%s' (pid %u) can't be looked at: %s", d->name, d->pid, strerror(errno));
 		return -1;
 	}
-	r.owner = name;
+	if (disks_name(d, &config, r.deadline) < 0)
+		return -1;
+	r.owner = own.name;
 	guard(&r, d, action, data, sizeof(data));
-	o = bus_acquire(&r, what, sizeof(what));
-	return o == OUTCOME_OK ? 0 : refused(d, o, what);
+	return acquire(d, &r);
+}
+
+/* libvirt releases what is below a transient disk, which the guest goes on to
+ * read: that stays locked, shared. */
+static void keep_base(const struct domain *d, struct request *r)
+{
+	struct domain again = { .name = d->name, .uri = d->uri, .pid = d->pid };
+	char *overlay, data[512];
+
+	if (!disks_below_transient(d, &config, d->pid, r->deadline, &overlay))
+		return;
+	r->pid = d->pid;
+	guard(r, d, ACTION_DEFAULT, data, sizeof(data));
+	if (disks_add(&again, overlay, true) < 0 || disks_name(&again, &config, r->deadline) < 0 || acquire(&again, r) < 0)
+		syslog(LOG_DAEMON | LOG_WARNING, "dlmlock: domain %s reads '%s' without a lock on it, below '%s'", d->name, d->disks[0].path, overlay);
+	disks_free(&again);
+	free(overlay);
 }
 
 static int drv_release(struct manager *m, char **state, unsigned int flags)
 {
 	struct domain *d = m->private;
-	struct request r = { .resources = d->resources, .count = d->count, .timeout_usec = config.timeout_usec };
-	char name[128], what[1024];
+	struct request r = { .timeout_usec = config.timeout_usec, .deadline = clock_usec() + config.timeout_usec };
+	bool one = !state; /* a disk that is detached, and not all that a guest has which is paused */
+	struct owner own;
+	char what[1024];
 	enum outcome o;
 
 	(void)flags;
 	if (state)
 		*state = NULL;
-	/* Without a process the locks have gone with it. */
-	if (d->count == 0 || !owner(d, name, sizeof(name)))
+	if (d->count == 0 && d->disk_count == 0)
 		return 0;
-	r.owner = name;
+	if (find_owner(d, &own) < 0) {
+		if (errno == ESRCH)
+			return 0; /* The locks have gone with it. */
+		report(REPORT_FAILED, "the process of domain '%s' (pid %u) can't be looked at, so its locks stay: %s", d->name, d->pid, strerror(errno));
+		return -1;
+	}
+	if (disks_name_held(d, &config, one ? d->pid : 0, r.deadline - r.timeout_usec / 2) < 0)
+		return -1;
+	if (d->count == 0)
+		return 0;
+	r.owner = own.name;
+	r.resources = d->resources;
+	r.count = d->count;
 	o = bus_release(&r, what, sizeof(what));
+	if (o == OUTCOME_OK && one)
+		keep_base(d, &r);
 	if (o == OUTCOME_OK || o == OUTCOME_NO_LOCKSPACE)
 		return 0;
 	if (o == OUTCOME_MISSING && config.on_service_missing == MISSING_ALLOW) {

@@ -4,6 +4,7 @@
 #ifndef DLMLOCK_PLUGIN_H
 #define DLMLOCK_PLUGIN_H
 
+#include <limits.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -32,21 +33,74 @@ struct config {
  * writes "FILE:LINE: what" to why and returns -1. */
 int config_load(struct config *c, const char *path, char *why, size_t why_size);
 
-/* naming.c: which name two hosts give the same disk */
+/* paths.c: which paths lead to one file */
+
+struct paths {
+	size_t count;
+	char path[3][PATH_MAX]; /* cleaned, behind its last component's links, without links */
+};
+
+/* Writes an absolute path without "//" and "/./"; looks at nothing. */
+int paths_spelled(const char *path, char out[PATH_MAX]);
+/* Looks at the file system. Returns -1 with errno if a component can't be looked
+ * at; one that is not there is no such failure. */
+int paths_of(const char *path, struct paths *out);
+
+/* naming.c: the names of a disk */
+
+#define DLMLOCK_NAMES_MAX 8
 
 struct disk_name {
 	const char *lockspace; /* in the config */
 	char resource[DLMLOCK_NAME_MAX + 1];
 };
 
-/* Where sysfs is mounted. Only tests change it. */
-extern const char *naming_sysfs;
+struct disk_names {
+	size_t count;
+	struct disk_name list[DLMLOCK_NAMES_MAX];
+	int unseen;          /* errno: the file is not there, or must not be looked at; 0: it was seen */
+	unsigned long links; /* how many hard links the file has, if more than one; else 0 */
+};
 
-/* Names the disk at path. Returns -1 with errno if a block device that ought to
- * have a UUID or WWN can't be looked at. */
-int naming_disk(const struct config *c, const char *path, struct disk_name *out);
+/* Where sysfs is mounted, and the file that tells this boot of this host from
+ * all others. Only tests change them. */
+extern const char *naming_sysfs, *naming_boot;
+
+/* Names the disk at path. What is not there, or must not be looked at (EACCES:
+ * on NFS root may be nobody), has the names that its spelling alone gives, and
+ * unseen says why. Returns -1 with errno for any other failure, and if a block
+ * device that ought to have a UUID or WWN can't be looked at. */
+int naming_disk(const struct config *c, const char *path, struct disk_names *out);
 /* naming_device is naming_disk for a block device whose number is known. */
-int naming_device(const struct config *c, const char *path, dev_t device, struct disk_name *out);
+int naming_device(const struct config *c, const char *path, dev_t device, struct disk_names *out);
+/* naming_text gives the names that the spelling alone gives; it looks at nothing. */
+int naming_text(const struct config *c, const char *path, struct disk_names *out);
+
+/* look.c: looks at disks, and waits no longer than it may */
+
+struct seen {
+	char *path;
+	const char *of;          /* the transient disk that it is below of, or NULL */
+	bool write;              /* the guest writes it */
+	struct disk_names names; /* what was seen, if error is 0 */
+	int error;               /* errno of naming_disk */
+	bool in_use;             /* the process has it open */
+};
+
+/* Looks at disks, and at whether the process has them open unless pid is 0.
+ * Returns -1 with errno ETIMEDOUT at the deadline (of clock_usec), or with why it
+ * could not begin. */
+int look_at(const struct config *c, struct seen *disks, size_t count, uint32_t pid, uint64_t deadline);
+
+/* process.c */
+
+/* Where proc is mounted. Only tests change it. */
+extern const char *process_root;
+
+/* Finds when a process was started, in the kernel's ticks since the boot (proc(5),
+ * field 22 of stat). Returns -1 with errno: ESRCH alone means that there is no
+ * such process. */
+int process_start_time(uint32_t pid, uint64_t *start);
 
 /* bus.c: the calls of org.example.DlmLock */
 
@@ -61,6 +115,7 @@ struct resource {
 enum outcome {
 	OUTCOME_OK,
 	OUTCOME_BUSY,    /* somebody else has a lock that is in the way */
+	OUTCOME_HELD,    /* the owner has it already, in another mode */
 	OUTCOME_MISSING, /* bus or service are not there */
 	OUTCOME_NO_LOCKSPACE, /* the node has not joined it, so nothing is held in it */
 	OUTCOME_FAILED,
@@ -72,15 +127,56 @@ struct request {
 	const char *on_lost, *on_lost_data; /* the helper for lost locks and what it is told; NULL: none */
 	const struct resource *resources;
 	size_t count;
-	uint64_t timeout_usec;
+	uint64_t timeout_usec, deadline; /* how long is waited in all, and until when (of clock_usec) */
 };
+
+/* CLOCK_MONOTONIC in microseconds. */
+uint64_t clock_usec(void);
 
 /* Both may be called from any thread, and again after a failure: they ask for a
  * state, not for a change. what is the service's explanation of a failure. */
 enum outcome bus_acquire(const struct request *r, char *what, size_t what_size);
+/* Lets go also of what the owner holds with the labels of the resources. */
 enum outcome bus_release(const struct request *r, char *what, size_t what_size);
 /* Closes the connections that are kept for the next call. */
 void bus_close(void);
+
+/* disks.c: from the disks of a domain to what is locked for them */
+
+struct disk {
+	char *path;
+	bool write; /* locked exclusively; otherwise shared */
+};
+
+/* What is known of one manager: one domain in one operation. */
+struct domain {
+	char uuid[37];
+	char *name;
+	char *uri; /* of the libvirtd that we are in; may be NULL */
+	uint32_t pid;
+	bool has_writable_disks;
+	struct disk *disks;
+	size_t disk_count;
+	struct resource *resources;
+	size_t count;
+	size_t bases; /* where in resources the bases of transient disks begin; 0: there are none */
+};
+
+/* All of these return -1 if they fail, which they have reported then. */
+
+int disks_add(struct domain *d, const char *path, bool write);
+/* Takes a lock into the list, under the label of the disk or lease "of". A domain
+ * may have one disk more than once: the stronger mode is for all of them. */
+int disks_lock(struct domain *d, const char *lockspace, const char *name, const char *mode, const char *path, const char *of);
+/* Takes the names of all disks into the list. */
+int disks_name(struct domain *d, const struct config *c, uint64_t deadline);
+/* Takes what may be held for the disks into the list, as far as it can be looked
+ * at, but not what the process pid has open still; that is not asked if it is 0. */
+int disks_name_held(struct domain *d, const struct config *c, uint32_t pid, uint64_t deadline);
+/* Is the one disk what the process reads below a transient disk? The path of that
+ * is then the caller's. */
+bool disks_below_transient(const struct domain *d, const struct config *c, uint32_t pid, uint64_t deadline, char **overlay);
+void disks_free(struct domain *d);
 
 /* report.c: errors the way libvirt shows them */
 

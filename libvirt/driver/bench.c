@@ -56,6 +56,7 @@ static int operation(struct worker *w, enum verb verb)
 {
 	static int fd = -1; /* stays open, as in QEMU */
 	struct manager m;
+	char *state;
 	int r = 0;
 
 	if (driver_new(w->driver, &m, &w->guest) < 0)
@@ -71,7 +72,7 @@ static int operation(struct worker *w, enum verb verb)
 	if (r == 0 && verb == REGISTER)
 		r = w->driver->acquire(&m, NULL, ACQUIRE_REGISTER_ONLY | ACQUIRE_RESTRICT, 0, &fd);
 	else if (r == 0)
-		r = verb == RELEASE ? w->driver->release(&m, NULL, 0) : w->driver->acquire(&m, NULL, 0, 0, NULL);
+		r = verb == RELEASE ? w->driver->release(&m, &state, 0) : w->driver->acquire(&m, NULL, 0, 0, NULL);
 	w->driver->free(&m);
 	return r;
 }

@@ -7,7 +7,9 @@
  *   init CONFIG | deinit
  *   new N UUID NAME PID    N numbers the manager
  *   disk N FLAGS PATH      lease N LOCKSPACE KEY
- *   acquire N FLAGS | release N | inquire N | free N
+ *   acquire N FLAGS | inquire N | free N
+ *   release N | detach N   release all, as for a guest that is paused, or one disk
+ *   log                    what the driver has logged since, all in one line
  *   fork N FLAGS           acquire in a forked child, as libvirtd does before exec
  *   threads COUNT ROUNDS FROM  acquire and release of managers FROM..FROM+COUNT-1 at the same time
  *
@@ -45,6 +47,25 @@ void virReportErrorHelper(int domain, int code, const char *file, const char *fu
 	vsnprintf(text, sizeof(text), format, ap);
 	va_end(ap);
 	snprintf(error_text, sizeof(error_text), "%d %s", code, text);
+}
+
+static char logged[8192];
+
+/* libc's function of that name: what libvirtd's log would have. The driver calls
+ * it in the thread of the call. */
+void syslog(int priority, const char *format, ...) __attribute__((format(printf, 2, 3), visibility("default")));
+
+void syslog(int priority, const char *format, ...)
+{
+	size_t n = strlen(logged);
+	va_list ap;
+
+	(void)priority;
+	va_start(ap, format);
+	n += (size_t)snprintf(logged + n, sizeof(logged) - n, "%s", n ? "; " : "");
+	if (n < sizeof(logged))
+		vsnprintf(logged + n, sizeof(logged) - n, format, ap);
+	va_end(ap);
 }
 
 const char *last_error(void)
@@ -154,9 +175,10 @@ struct round {
 static void *go_round(void *p)
 {
 	struct round *r = p;
+	char *state;
 
 	for (unsigned int i = 0; i < r->rounds && !r->failed; i++) {
-		if (acquire(r->m, 0) < 0 || driver->release(r->m, NULL, 0) < 0) {
+		if (acquire(r->m, 0) < 0 || driver->release(r->m, &state, 0) < 0) {
 			r->failed = 1;
 			snprintf(r->why, sizeof(r->why), "%s", last_error());
 		}
@@ -201,6 +223,11 @@ static int run(char *line)
 		return driver->init(driver->version, line, 0);
 	if (strcmp(verb, "deinit") == 0)
 		return driver->deinit();
+	if (strcmp(verb, "log") == 0) {
+		printf("log %s\n", logged);
+		logged[0] = '\0';
+		return 1;
+	}
 	if (strcmp(verb, "threads") == 0)
 		return threads(line);
 	number = strsep(&line, " ");
@@ -219,6 +246,8 @@ static int run(char *line)
 		return forked(m, (unsigned int)strtoul(line, NULL, 10));
 	if (strcmp(verb, "release") == 0)
 		return driver->release(m, &state, 0) < 0 ? -1 : state ? -2 : 0;
+	if (strcmp(verb, "detach") == 0)
+		return driver->release(m, NULL, 0);
 	if (strcmp(verb, "inquire") == 0)
 		return driver->inquire(m, &state, 0) < 0 ? -1 : state ? -2 : 0;
 	if (strcmp(verb, "free") == 0) {
@@ -248,7 +277,7 @@ int main(int argc, char **argv)
 		r = run(line);
 		if (r == -1)
 			printf("error %s\n", last_error());
-		else
+		else if (r != 1)
 			printf(r == 0 ? "ok\n" : "bad command or answer\n");
 		fflush(stdout);
 	}

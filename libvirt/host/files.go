@@ -16,6 +16,7 @@ for a do
 	shift
 	case $a in
 	'{"driver":"file",'*) a="{\"driver\":\"file\",\"locking\":\"off\",${a#'{"driver":"file",'}" ;;
+	'{"driver":"host_device",'*) a="{\"driver\":\"host_device\",\"locking\":\"off\",${a#'{"driver":"host_device",'}" ;;
 	esac
 	set -- "$@" "$a"
 done

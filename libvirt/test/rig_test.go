@@ -120,7 +120,8 @@ func (r *rig) stopDaemon() {
 // startDriver starts the program under the sanitizers, with a bus; a leak fails
 // the test.
 func (r *rig) startDriver(bus string) {
-	r.driver = exec.Command(root+"/bin/sanitize/lockdriver", root+"/bin/sanitize/dlmlock.so")
+	driver := exec.Command(root+"/bin/sanitize/lockdriver", root+"/bin/sanitize/dlmlock.so")
+	r.driver = driver
 	r.driver.Env = append(os.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+bus, "ASAN_OPTIONS=detect_leaks=1")
 	var err error
 	r.in, err = r.driver.StdinPipe()
@@ -131,9 +132,10 @@ func (r *rig) startDriver(bus string) {
 	r.driver.Stderr = complaints
 	require.NoError(r.t, r.driver.Start())
 	r.out = bufio.NewScanner(out)
+	in := r.in
 	r.t.Cleanup(func() {
-		r.in.Close()
-		require.NoError(r.t, r.driver.Wait(), "%s", complaints)
+		in.Close()
+		require.NoError(r.t, driver.Wait(), "%s", complaints)
 	})
 }
 

@@ -1,0 +1,203 @@
+package test
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// naming runs the unit of the driver that names disks. It returns what it prints.
+func naming(t *testing.T, env []string, args ...string) []string {
+	t.Helper()
+	cmd := exec.Command(root+"/bin/sanitize/naming", args...)
+	cmd.Env = append(os.Environ(), env...)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	return strings.Split(strings.TrimSpace(string(out)), "\n")
+}
+
+// pathNames are the names of what is at a path.
+func pathNames(t *testing.T, path string) []string { return naming(t, nil, "path", path) }
+
+// hashed is the name that virtlockd's driver and older releases of this one give
+// a path.
+func hashed(path string) string { return fmt.Sprintf("paths %x", sha256.Sum256([]byte(path))) }
+
+func share(a, b []string) bool {
+	return slices.ContainsFunc(a, func(n string) bool { return strings.HasPrefix(n, "paths ") && slices.Contains(b, n) })
+}
+
+// images is a directory with a file and what leads to it, with all links resolved.
+func images(t *testing.T) string {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	require.NoError(t, err)
+	require.NoError(t, os.MkdirAll(dir+"/img/sub", 0o755))
+	require.NoError(t, os.MkdirAll(dir+"/far/deep", 0o755))
+	require.NoError(t, os.WriteFile(dir+"/img/a.img", make([]byte, 512), 0o644))
+	require.NoError(t, os.WriteFile(dir+"/far/a.img", make([]byte, 512), 0o644))
+	for link, to := range map[string]string{
+		"img/link.img": "a.img", "img/abs.img": dir + "/img/a.img", "img/chain.img": "link.img", "dir": "img",
+		"dirs": "dir/../dir/./", "img/loop": "loop", "img/out": "../far/deep", "img/dangling.img": "not-there.img",
+		"img/up.img": "sub/.././/a.img",
+	} {
+		require.NoError(t, os.Symlink(to, filepath.Join(dir, link)))
+	}
+	return dir
+}
+
+// Every spelling of a file shares a name with its plain path, which is locked by
+// one name: the one of virtlockd's driver and of older releases.
+func TestNamesOfOneFile(t *testing.T) {
+	d := images(t)
+	plain := pathNames(t, d+"/img/a.img")
+	require.Equal(t, []string{hashed(d + "/img/a.img")}, plain, "a plain path is one lock")
+	for _, spelling := range []string{
+		"/img/link.img", "/img/abs.img", "/img/chain.img", "/img/up.img", "/img//a.img", "/img/./a.img", "/img/../img/a.img", "//img/sub/../a.img",
+		"/dir/a.img", "/dir/link.img", "/dirs/chain.img", "/dir/../img/a.img", "/img/out/../../img/a.img", "/not-there/../img/a.img",
+	} {
+		names := pathNames(t, d+spelling)
+		require.True(t, share(plain, names), "%s: %q", spelling, names)
+		require.Equal(t, hashed(d+spelling), names[0], "the name by which older releases lock it")
+		require.LessOrEqual(t, len(names), 5)
+	}
+	for _, other := range []string{"/far/a.img", "/img/out/../a.img", "/img/b.img", "/img/dangling.img"} {
+		require.False(t, share(plain, pathNames(t, d+other)), "%s is another file", other)
+	}
+	require.Contains(t, pathNames(t, d+"/dir/dangling.img"), hashed(d+"/img/not-there.img"), "as it will be when it is made")
+	require.Equal(t, []string{hashed("relative")}, pathNames(t, "relative")[:1])
+}
+
+// Hosts whose directory of images is a link to different places agree, as far as
+// they spell alike.
+func TestNamesOnHostsWithOtherLinks(t *testing.T) {
+	d := images(t)
+	require.NoError(t, os.WriteFile(d+"/far/b.img", nil, 0o644))
+	require.NoError(t, os.Symlink("b.img", d+"/far/link.img"))
+	require.NoError(t, os.WriteFile(d+"/img/b.img", nil, 0o644))
+	require.NoError(t, os.Symlink("img", d+"/pool"))
+	here := map[string][]string{}
+	for _, spelling := range []string{"/pool/b.img", "/pool//b.img"} {
+		here[spelling] = pathNames(t, d+spelling)
+	}
+	require.NoError(t, os.Remove(d+"/pool"))
+	require.NoError(t, os.Symlink("far", d+"/pool"))
+	for spelling, names := range here {
+		require.True(t, share(names, pathNames(t, d+"/pool/b.img")), spelling)
+		require.True(t, share(names, pathNames(t, d+"/pool/link.img")), "the link of the image is followed, that of the directory is not: %s", spelling)
+	}
+}
+
+// A hard link is another path of the same file: a name of this host tells.
+func TestNamesOfHardLinks(t *testing.T) {
+	d := images(t)
+	require.Len(t, pathNames(t, d+"/img/a.img"), 1)
+	require.NoError(t, os.Link(d+"/img/a.img", d+"/far/hard.img"))
+	a, hard := pathNames(t, d+"/img/a.img"), pathNames(t, d+"/far/hard.img")
+	require.True(t, share(a, hard))
+	require.Contains(t, a, "links 2")
+	require.False(t, share(a, pathNames(t, d+"/far/a.img")))
+	require.Len(t, pathNames(t, d), 1, "a directory has no hard links that matter")
+}
+
+// What can't be looked at has the names of its spelling and says so, where that
+// may be all right, and no name otherwise.
+func TestNamesOfWhatCantBeLookedAt(t *testing.T) {
+	d := images(t)
+	require.Equal(t, []string{hashed(d + "/img/no.img"), "unseen No such file or directory"}, pathNames(t, d+"/img/no.img"))
+	require.Equal(t, []string{"error Too many levels of symbolic links"}, pathNames(t, d+"/img/loop"))
+	require.Equal(t, []string{"error Too many levels of symbolic links"}, pathNames(t, d+"/img/loop/../a.img"))
+	require.Equal(t, []string{"error File name too long"}, pathNames(t, d+"/"+strings.Repeat("n", 300)))
+	require.Equal(t, []string{"error File name too long"}, pathNames(t, strings.Repeat("/name", 1000)))
+
+	require.NoError(t, os.Chmod(d+"/img", 0o700))
+	program := filepath.Join(d, "naming")
+	text, err := os.ReadFile(root + "/bin/sanitize/naming")
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(program, text, 0o755))
+	for at := d; at != "/tmp" && at != "/"; at = filepath.Dir(at) {
+		require.NoError(t, os.Chmod(at, 0o755))
+	}
+	cmd := exec.Command(program, "path", d+"/img//link.img")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.Equal(t, []string{hashed(d + "/img//link.img"), hashed(d + "/img/link.img"), "unseen Permission denied"},
+		strings.Split(strings.TrimSpace(string(out)), "\n"))
+}
+
+// Two spellings of a block device share a name, and two devices none, whatever
+// they are called on another host or after a boot.
+func TestNamesOfDevices(t *testing.T) {
+	sys := t.TempDir()
+	attr := func(path, text string) {
+		full := filepath.Join(sys, path)
+		require.NoError(t, os.MkdirAll(filepath.Dir(full), 0o755))
+		require.NoError(t, os.WriteFile(full, []byte(text), 0o644))
+	}
+	attr("b1", "11111111-1111-4111-8111-111111111111\n")
+	attr("b2", "22222222-2222-4222-8222-222222222222\n")
+	attr("dev/block/253:3/dm/name", "vg-lv\n")
+	attr("dev/block/253:3/dm/uuid", "LVM-x\n")
+	attr("dev/block/253:9/dm/name", "vg-lv\n")
+	attr("dev/block/253:4/dm/name", "mpatha\n")
+	attr("dev/block/253:4/dm/uuid", "mpath-36001405abc\n")
+	attr("dev/block/253:5/dm/name", "mpathb\n")
+	attr("dev/block/253:5/dm/uuid", "mpath-36001405abc\n")
+	attr("dev/block/8:16/size", "1\n")
+	attr("dev/block/8:32/size", "1\n")
+	name := func(boot, device, path string) []string {
+		return naming(t, []string{"PATHS_ONLY=1"}, "device", sys, filepath.Join(sys, boot), device, path)
+	}
+	mapper := name("b1", "253:3", "/dev/mapper/vg-lv")
+	require.Equal(t, []string{hashed("/dev/mapper/vg-lv")}, mapper, "one lock")
+	require.Equal(t, []string{hashed("/dev/vg/lv"), hashed("/dev/mapper/vg-lv")}, name("b1", "253:3", "/dev/vg/lv"))
+	require.True(t, share(mapper, name("b2", "253:9", "/dev/vg/lv")), "on another host")
+	require.True(t, share(name("b1", "253:4", "/dev/mapper/mpatha"), name("b2", "253:5", "/dev/disk/by-id/wwn-0x6001405abc")), "multipath names are each host's own")
+	require.False(t, share(name("b1", "253:4", "/dev/disk/by-id/x"), []string{hashed("/dev/mapper/mpatha")}))
+
+	sdb := name("b1", "8:16", "/dev/sdb")
+	require.Equal(t, hashed("/dev/sdb"), sdb[0])
+	require.True(t, share(sdb, name("b1", "8:16", "/dev/disk/by-path/x")))
+	require.False(t, share(sdb, name("b2", "8:16", "/dev/disk/by-path/x")), "sdb of another host, or after a boot, is another disk")
+	require.False(t, share(sdb, name("b1", "8:32", "/dev/disk/by-path/y")))
+
+	// What can't be looked at is not taken for a device without a UUID.
+	require.NoError(t, os.MkdirAll(filepath.Join(sys, "dev/block/253:6/dm/uuid"), 0o755))
+	require.Equal(t, []string{"error Is a directory"}, name("b1", "253:6", "/dev/vg/lv"))
+	require.Equal(t, []string{"error Is a directory"}, naming(t, nil, "device", sys, sys+"/b1", "253:6", "/dev/vg/lv"))
+	require.Equal(t, []string{"error No such file or directory"}, name("b1", "253:7", "/dev/vg/lv"))
+	require.Equal(t, []string{"error No such file or directory"}, name("none", "8:16", "/dev/sdb"))
+}
+
+// The start time of a process. That it can't be read does not say that the
+// process has ended.
+func TestStartTime(t *testing.T) {
+	self := strconv.Itoa(os.Getpid())
+	require.Equal(t, []string{startTime(t, os.Getpid())}, naming(t, nil, "start", "/proc", self))
+	require.Equal(t, []string{"error No such process"}, naming(t, nil, "start", "/proc", "0"))
+	require.Equal(t, []string{"error No such process"}, naming(t, nil, "start", "/proc", "2147483647"))
+	require.Equal(t, []string{"error No such process"}, naming(t, nil, "start", "/proc", "4294967295"))
+	proc := t.TempDir()
+	require.Equal(t, []string{"error No such file or directory"}, naming(t, nil, "start", proc, self), "hidden, not gone")
+	stat := filepath.Join(proc, self, "stat")
+	require.NoError(t, os.Mkdir(filepath.Dir(stat), 0o755))
+	for text, want := range map[string]string{
+		"": "error Protocol error", "1 (x": "error Protocol error", "1 (x) S 1 2": "error Protocol error",
+		"1 (a) b) S" + strings.Repeat(" 7", 18) + " 4711 9": "4711",
+	} {
+		require.NoError(t, os.WriteFile(stat, []byte(text), 0o644))
+		require.Equal(t, []string{want}, naming(t, nil, "start", proc, self), "%q", text)
+	}
+	require.NoError(t, os.Remove(stat))
+	require.NoError(t, os.Mkdir(stat, 0o755))
+	require.Equal(t, []string{"error Is a directory"}, naming(t, nil, "start", proc, self))
+}
