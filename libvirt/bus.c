@@ -183,7 +183,8 @@ static int fill_acquire(sd_bus_message *m, const struct request *q)
 	}
 	if ((r = sd_bus_message_close_container(m)) < 0 || (r = sd_bus_message_open_container(m, 'a', "{sv}")) < 0 ||
 	    (r = append_option(m, "owner", "s", q->owner)) < 0 || (r = append_option(m, "lifetime", "s", "process")) < 0 ||
-	    (r = append_option(m, "pid", "u", &q->pid)) < 0 || (r = append_labels(m, q)) < 0)
+	    (r = append_option(m, "pid", "u", &q->pid)) < 0 || (r = append_option(m, "start-time", "t", &q->start)) < 0 ||
+	    (r = append_labels(m, q)) < 0)
 		return r;
 	if (q->on_lost && ((r = append_option(m, "on-lost", "s", q->on_lost)) < 0 ||
 			   (r = append_option(m, "on-lost-data", "s", q->on_lost_data)) < 0))

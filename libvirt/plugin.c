@@ -321,6 +321,7 @@ static int drv_acquire(struct manager *m, const char *state, unsigned int flags,
 	if (disks_name(d, &config, r.deadline) < 0)
 		return -1;
 	r.owner = own.name;
+	r.start = own.start;
 	guard(&r, d, action, data, sizeof(data));
 	return acquire(d, &r);
 }
@@ -369,6 +370,7 @@ static int drv_release(struct manager *m, char **state, unsigned int flags)
 	r.owner = own.name;
 	r.resources = d->resources;
 	r.count = d->count;
+	r.start = own.start;
 	o = bus_release(&r, what, sizeof(what));
 	if (o == OUTCOME_OK && one)
 		keep_base(d, &r);

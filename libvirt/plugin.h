@@ -124,6 +124,7 @@ enum outcome {
 struct request {
 	const char *owner;
 	uint32_t pid; /* whose end ends the locks */
+	uint64_t start; /* its start time here: the service refuses if it is another there */
 	const char *on_lost, *on_lost_data; /* the helper for lost locks and what it is told; NULL: none */
 	const struct resource *resources;
 	size_t count;

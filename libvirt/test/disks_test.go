@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	godbus "github.com/godbus/dbus/v5"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
@@ -320,5 +321,32 @@ func TestLostHelperCantLook(t *testing.T) {
 		require.NotContains(t, string(out), "has ended", what)
 		require.NoError(t, guest.Process.Kill())
 		_ = guest.Wait()
+	}
+}
+
+// The service is told which process is meant, so that a number that means another
+// one there is refused.
+func TestStartTimeIsSent(t *testing.T) {
+	r := start(t, "")
+	g := r.guest(uuidA, "web")
+	monitor := r.bus.Dial(t)
+	seen := make(chan *godbus.Message, 100)
+	rule := "type='method_call',interface='org.example.DlmLock',member='AcquireMany'"
+	require.NoError(t, monitor.BusObject().Call("org.freedesktop.DBus.Monitoring.BecomeMonitor", 0, []string{rule}, uint32(0)).Err)
+	monitor.Eavesdrop(seen)
+	require.Equal(t, "ok", r.do(g, "acquire 0", "0 /img/a"))
+	for {
+		select {
+		case m := <-seen:
+			if len(m.Body) != 2 {
+				continue // what the bus says to the monitor
+			}
+			options := m.Body[1].(map[string]godbus.Variant)
+			require.Equal(t, uint32(g.pid), options["pid"].Value())
+			require.Equal(t, startTime(t, g.pid), fmt.Sprint(options["start-time"].Value()))
+			return
+		case <-time.After(patience):
+			t.Fatal("no call")
+		}
 	}
 }
