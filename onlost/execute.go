@@ -58,23 +58,19 @@ func (r *Runner) execute(run *lockd.LostRun) {
 		log.Error("the helper of a lost lock is not configured any more, so nothing is done", slog.String("key", "on-lost."+run.Helper))
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.ctx, h.Timeout)
-	defer cancel()
-	out := &head{}
-	cmd := exec.CommandContext(ctx, h.Command[0], h.Command[1:]...)
-	cmd.Env, cmd.Dir, cmd.WaitDelay = environ(run), "/", pipeTime
-	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 	log.Info("the helper of a lost lock is started")
-	began := time.Now()
-	err := cmd.Run()
+	began, out := time.Now(), &head{}
+	late, err := r.start(run, h, out)
+	for pause := r.cfg.Pause; scarce(err) && r.sleep(pause); pause = min(2*pause, pauseMax) {
+		log.Error("the helper of a lost lock could not be started; it is tried again", slog.String("err", err.Error()))
+		late, err = r.start(run, h, out)
+	}
 	log = log.With(slog.Duration("took", time.Since(began).Round(time.Millisecond)), slog.String("output", out.text()))
 	var exit *exec.ExitError
 	switch {
 	case r.ctx.Err() != nil:
 		log.Warn("the helper of a lost lock was killed, because the service stops; it is run again at the next start")
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+	case late:
 		log.Error("the helper of a lost lock was killed, its time was over", slog.Duration("timeout", h.Timeout))
 	case err == nil || errors.Is(err, exec.ErrWaitDelay):
 		log.Info("the helper of a lost lock has ended", slog.Int("status", 0))
@@ -82,6 +78,43 @@ func (r *Runner) execute(run *lockd.LostRun) {
 		log.Error("the helper of a lost lock has failed", slog.Int("status", exit.ExitCode()), slog.String("err", exit.String()))
 	default:
 		log.Error("the helper of a lost lock could not be started", slog.String("err", err.Error()))
+	}
+}
+
+// start runs a helper once, and tells whether its time was over.
+func (r *Runner) start(run *lockd.LostRun, h Helper, out *head) (late bool, err error) {
+	ctx, cancel := context.WithTimeout(r.ctx, h.Timeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, h.Command[0], h.Command[1:]...)
+	cmd.Env, cmd.Dir, cmd.WaitDelay = environ(run), "/", pipeTime
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+	err = cmd.Run()
+	return errors.Is(ctx.Err(), context.DeadlineExceeded), err
+}
+
+// scarce reports whether a helper could not be started because something was used
+// up, and there may be more in a moment.
+func scarce(err error) bool {
+	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EAGAIN} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
+}
+
+// pauseMax is the longest pause before a helper is started again.
+const pauseMax = 10 * time.Second
+
+// sleep waits; false: the service stops.
+func (r *Runner) sleep(d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-r.ctx.Done():
+		return false
 	}
 }
 

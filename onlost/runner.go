@@ -23,7 +23,8 @@ const DefaultParallel = 4
 // Config is what a Runner is made of.
 type Config struct {
 	Helpers  map[string]Helper
-	Parallel int // at most so many at once; 0: DefaultParallel
+	Parallel int           // at most so many at once; 0: DefaultParallel
+	Pause    time.Duration // before one that could not be started is started again, at first; 0: a second
 	Log      *slog.Logger
 }
 
@@ -50,6 +51,9 @@ type job struct {
 func New(cfg Config) *Runner {
 	if cfg.Parallel == 0 {
 		cfg.Parallel = DefaultParallel
+	}
+	if cfg.Pause == 0 {
+		cfg.Pause = time.Second
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -85,7 +89,9 @@ func line(r *lockd.LostRun) string {
 
 // Run starts a helper as soon as there is room. ended is called when the helper
 // has ended, however it did, or can't be run; it is not called for one that
-// Close has killed or kept from starting.
+// Close has killed or kept from starting. One that could not be started for want
+// of descriptors, memory or processes has not been run: it keeps its place and is
+// started again until it is.
 func (r *Runner) Run(run lockd.LostRun, ended func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -142,6 +142,38 @@ func TestFailuresAreLogged(t *testing.T) {
 	require.Less(t, len(r.log.String()), 8<<10, "what a helper prints is bounded")
 }
 
+// A helper that can't be started because no descriptor is left has not been run.
+func TestNoDescriptorIsNoEnd(t *testing.T) {
+	r := newRig(t, 0, map[string]string{"late": "echo x > ran"}, time.Minute)
+	r.cfg.Pause = time.Millisecond
+	var old unix.Rlimit
+	require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &old))
+	restore := func() { require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &old)) }
+	t.Cleanup(restore)
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: old.Max}))
+	r.start(lost(1, "late", "vm"))
+	require.Eventually(t, func() bool { return strings.Count(r.log.String(), "it is tried again") > 2 }, patience, time.Millisecond)
+	require.Empty(t, r.ended)
+	restore()
+	r.wait()
+	require.Equal(t, "x\n", r.read("ran"))
+}
+
+// The end of the service does not wait for it.
+func TestCloseWhileItCanNotStart(t *testing.T) {
+	r := newRig(t, 0, map[string]string{"late": "echo x > ran"}, time.Minute)
+	var old unix.Rlimit
+	require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &old))
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: old.Max}))
+	r.cfg.Pause = time.Millisecond
+	r.start(lost(1, "late", "vm"))
+	require.Eventually(t, func() bool { return strings.Contains(r.log.String(), "it is tried again") }, patience, time.Millisecond)
+	r.Close()
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &old))
+	require.Empty(t, r.ended)
+	require.Contains(t, r.log.String(), "it is run again at the next start")
+}
+
 // What runs too long is killed with its children.
 func TestTimeoutKillsTheGroup(t *testing.T) {
 	r := newRig(t, 0, map[string]string{"hangs": "sleep 1000 & echo $! > child; wait"}, 300*time.Millisecond)

@@ -120,20 +120,21 @@ func (h *Host) Lockspaces(context.Context) ([]string, error) {
 }
 
 // HasMisc tells whether the kernel has a misc device of that name now. It does
-// not wait for udev, which gives the device a place below /dev.
-func (h *Host) HasMisc(name string) bool {
+// not wait for udev, which gives the device a place below /dev. An error says that
+// it could not be looked, which is no answer.
+func (h *Host) HasMisc(name string) (bool, error) {
 	f, err := os.Open(h.path("proc/misc"))
 	if err != nil {
-		return false
+		return false, err
 	}
 	defer f.Close()
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		if _, found, ok := strings.Cut(strings.TrimSpace(lines.Text()), " "); ok && found == name {
-			return true
+			return true, nil
 		}
 	}
-	return false
+	return false, lines.Err()
 }
 
 // member checks that this node is in a lockspace.
@@ -142,11 +143,15 @@ func (h *Host) member(lockspace string) error {
 		return err
 	}
 	_, err := os.Stat(h.path(sysfs, lockspace))
-	switch {
-	case err == nil:
+	if errors.Is(err, os.ErrNotExist) {
+		// Without the module there is no lockspace; without sysfs nobody knows.
+		if _, err = os.Stat(h.path("sys/kernel")); err == nil {
+			return &dlm.Error{Op: "look", Lockspace: lockspace, Errno: syscall.ENOENT, Err: dlm.ErrNoLockspace, Advice: "join it first"}
+		}
+		return &dlm.Error{Op: "look", Lockspace: lockspace, Err: err, Advice: "mount sysfs at /sys"}
+	}
+	if err == nil {
 		return nil
-	case errors.Is(err, os.ErrNotExist):
-		return &dlm.Error{Op: "look", Lockspace: lockspace, Errno: syscall.ENOENT, Err: dlm.ErrNoLockspace, Advice: "join it first"}
 	}
 	return &dlm.Error{Op: "look", Lockspace: lockspace, Err: err}
 }

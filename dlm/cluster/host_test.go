@@ -75,9 +75,27 @@ func TestLockspaces(t *testing.T) {
 	id, err := h.LockspaceID("foo")
 	require.NoError(t, err)
 	require.Equal(t, uint32(0x6ce2339d), id)
-	require.True(t, h.HasMisc("dlm_foo"))
-	require.False(t, h.HasMisc("dlm_fo"))
-	require.False(t, At(t.TempDir(), "").HasMisc("dlm_foo"))
+	for name, want := range map[string]bool{"dlm_foo": true, "dlm_fo": false} {
+		has, err := h.HasMisc(name)
+		require.NoError(t, err)
+		require.Equal(t, want, has, name)
+	}
+}
+
+// What can't be looked at is not said to be gone.
+func TestNotSeenIsNotGone(t *testing.T) {
+	h := machine(t)
+	require.ErrorIs(t, h.member("none"), dlm.ErrNoLockspace)
+	require.NoError(t, os.RemoveAll(h.path("sys")))
+	err := h.member("foo")
+	require.Error(t, err)
+	require.NotErrorIs(t, err, dlm.ErrNoLockspace, "no sysfs")
+	require.NoError(t, os.Remove(h.path("proc/misc")))
+	_, err = h.HasMisc("dlm_foo")
+	require.Error(t, err)
+	require.NoError(t, os.Mkdir(h.path("proc/misc"), 0o700)) // can be opened, not read
+	_, err = h.HasMisc("dlm_foo")
+	require.Error(t, err)
 }
 
 func TestQueuesFromFiles(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -29,6 +30,9 @@ type Engine struct {
 	uevents *uevents // from the first lockspace on; nil if there can be none
 	watched bool     // whether uevents was tried
 	closed  bool
+
+	blind      atomic.Bool // devices could not be looked at, and that was said
+	rechecking atomic.Bool // they are looked at again in a moment
 }
 
 var (
@@ -115,7 +119,9 @@ func (e *Engine) start() error {
 	if e.started {
 		return nil
 	}
-	if !e.host.HasMisc("dlm-control") {
+	if has, err := e.host.HasMisc("dlm-control"); err != nil {
+		return &dlm.Error{Op: "start", Err: err, Advice: adviceMisc}
+	} else if !has {
 		return &dlm.Error{Op: "start", Err: dlm.ErrClusterUnavailable, Advice: adviceModule}
 	}
 	if err := e.library.start(); err != nil {
@@ -132,8 +138,13 @@ func (e *Engine) openDevice(ctx context.Context, name string) (device, error) {
 		if err == nil {
 			return d, nil
 		}
-		if !errors.Is(err, syscall.ENOENT) || !e.host.HasMisc("dlm_"+name) {
+		if !errors.Is(err, syscall.ENOENT) {
 			return nil, err
+		}
+		if has, misc := e.host.HasMisc("dlm_" + name); misc != nil {
+			return nil, &dlm.Error{Op: "open", Lockspace: name, Err: misc, Advice: adviceMisc}
+		} else if !has {
+			return nil, err // the node is not in the lockspace
 		}
 		if time.Now().After(until) {
 			return nil, &dlm.Error{Op: "open", Lockspace: name, Errno: syscall.ENOENT, Err: dlm.ErrClusterUnavailable, Advice: adviceDevice}
@@ -164,7 +175,7 @@ func (e *Engine) createDevice(ctx context.Context, name string) (device, error) 
 		case errors.Is(err, syscall.ENOTCONN) && time.Since(began) < joinWait:
 		case errors.Is(err, syscall.EEXIST):
 			return nil, err
-		case e.host.HasMisc("dlm_" + name):
+		case e.mayHave(name):
 			// The node has joined; what failed is finding the device.
 			return nil, &dlm.Error{Op: "create", Lockspace: name, Err: dlm.ErrClusterUnavailable, Advice: adviceDevice, Unsettled: true}
 		default:
@@ -226,23 +237,51 @@ func (e *Engine) watch() {
 // is there, the event is an old one: a lockspace can't be joined again before
 // the last handle from before is closed.
 func (e *Engine) removed(name string) {
-	if e.host.HasMisc("dlm_" + name) {
-		return
-	}
-	for _, s := range e.open() {
-		if s.name == name {
-			s.lose()
-		}
-	}
+	e.loseGone(slices.DeleteFunc(e.open(), func(s *space) bool { return s.name != name }))
 }
 
 // recheck ends the handles of lockspaces whose device is gone.
-func (e *Engine) recheck() {
-	for _, s := range e.open() {
-		if !e.host.HasMisc("dlm_" + s.name) {
+func (e *Engine) recheck() { e.loseGone(e.open()) }
+
+// loseGone ends those of the handles whose device is gone. Where that can't be
+// seen, because no descriptor is left perhaps, they stay, and all are looked at
+// again.
+func (e *Engine) loseGone(in []*space) {
+	for _, s := range in {
+		has, err := e.host.HasMisc("dlm_" + s.name)
+		switch {
+		case err != nil:
+			e.recheckLater(s.name, err)
+			return
+		case !has:
 			s.lose()
 		}
 	}
+	e.blind.Store(false)
+}
+
+// recheckPause is how long it takes until devices are looked at again that could
+// not be.
+var recheckPause = time.Second
+
+// recheckLater looks again in a moment, and says once that it could not.
+func (e *Engine) recheckLater(name string, err error) {
+	if !e.blind.Swap(true) {
+		e.log.Error("it can't be seen whether this node has left the lockspace; it is taken as joined", "lockspace", name, "err", err)
+	}
+	if e.rechecking.Swap(true) {
+		return
+	}
+	time.AfterFunc(recheckPause, func() {
+		e.rechecking.Store(false)
+		e.recheck()
+	})
+}
+
+// mayHave tells whether the node is in a lockspace, as far as can be seen.
+func (e *Engine) mayHave(name string) bool {
+	has, err := e.host.HasMisc("dlm_" + name)
+	return has || err != nil
 }
 
 // open returns the handles, by name.
@@ -270,7 +309,7 @@ func (e *Engine) Remove(ctx context.Context, name string) error {
 		}
 		return struct{}{}, e.remove(name)
 	}, nil)
-	if errors.Is(err, context.DeadlineExceeded) && !e.host.HasMisc("dlm_"+name) {
+	if errors.Is(err, context.DeadlineExceeded) && !e.mayHave(name) {
 		return &dlm.Error{Op: "remove", Lockspace: name, Err: err, Advice: adviceInUse}
 	}
 	return fail("remove", name, err)
@@ -295,7 +334,9 @@ func (e *Engine) remove(name string) error {
 		if err := e.library.release(name, d); err != nil {
 			return err
 		}
-		if !e.host.HasMisc("dlm_" + name) {
+		if has, err := e.host.HasMisc("dlm_" + name); err != nil {
+			return &dlm.Error{Op: "remove", Lockspace: name, Err: err, Advice: adviceMisc}
+		} else if !has {
 			return nil
 		}
 		if d, err = e.library.open(name); err != nil {

@@ -33,6 +33,7 @@ type machine struct {
 	fails   []error // of the next calls
 	calls   []string
 	before  func() // runs in the next call
+	unseen  bool   // there is no /proc/misc
 }
 
 func newMachine(t *testing.T) (*machine, *Engine) {
@@ -52,8 +53,12 @@ func (m *machine) put(name, text string) {
 	require.NoError(m.t, os.WriteFile(name, []byte(text), 0o644))
 }
 
-// write writes /proc/misc.
+// write writes /proc/misc, if it is to be seen.
 func (m *machine) write() {
+	if m.unseen {
+		_ = os.Remove(filepath.Join(m.root, "proc/misc"))
+		return
+	}
 	var b strings.Builder
 	for name := range m.misc {
 		fmt.Fprintf(&b, " 57 %s\n", name)

@@ -10,6 +10,7 @@ import (
 
 // What to do about the errors that administrators meet.
 const (
+	adviceMisc   = "/proc/misc can't be read, so it is not known which lockspaces this node is in; try again, and raise LimitNOFILE= if no descriptor is left"
 	adviceModule = "the kernel's DLM is not there: load the module dlm, and see that udev has made /dev/misc/dlm-control"
 	adviceDaemon = "dlm_controld is not running on this node: start corosync and the service dlm"
 	adviceEarly  = "dlm_controld has not told the kernel this node's address yet: try again in a few seconds"
