@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
-	"os"
 	"time"
 )
 
@@ -71,10 +70,11 @@ func Default() Config {
 	return Config{Engine: EngineDLM, LogLevel: slog.LevelInfo}
 }
 
-// Load reads the file at path. A file that does not exist is an error that
-// wraps fs.ErrNotExist; mistakes in it are an Errors.
+// Load reads the file at path, without waiting for anything, and only if nobody
+// can write to it but root and the user of this process. The error is an *Error,
+// which wraps fs.ErrNotExist if there is no file, or for mistakes in it an Errors.
 func Load(path string) (Config, error) {
-	data, err := os.ReadFile(path)
+	data, err := read(path)
 	if err != nil {
 		return Config{}, err
 	}

@@ -12,7 +12,11 @@ type Error struct {
 	Column int    // from 1, in bytes
 	Key    string // dotted, as in "limits.locks-per-uid"; "" where none is concerned
 	Text   string // what is wrong and what to do, for people
+	Err    error  // what reading the file said, or nil
 }
+
+// Unwrap lets errors.Is see fs.ErrNotExist.
+func (e *Error) Unwrap() error { return e.Err }
 
 // Error is one line, in the form that editors and people can follow:
 // FILE:LINE:COLUMN: KEY: TEXT.

@@ -175,7 +175,13 @@ type validator struct {
 	errs Errors
 }
 
+// maxMistakes bounds what is said of one file: nobody reads more.
+const maxMistakes = 100
+
 func (v *validator) fail(key, format string, args ...any) {
+	if len(v.errs) >= maxMistakes {
+		return
+	}
 	pos, known := v.at[key]
 	for of := key; !known && of != ""; pos, known = v.at[of] { // the table, if it is about what is missing in it
 		of = of[:max(0, strings.LastIndexAny(of, ".["))]

@@ -108,7 +108,9 @@ start_bus() {
 
 start_daemon() {
     printf '$ dlmlockd --engine=local &\n'
-    "$daemon" --engine=local --config="$here/data/dlmlockd.toml" --state-dir="$tmp/state" 2>>"$tmp/log" &
+    # A copy: the service reads no file that somebody else than its user could change.
+    cp "$here/data/dlmlockd.toml" "$tmp/" && chmod 644 "$tmp/dlmlockd.toml"
+    "$daemon" --engine=local --config="$tmp/dlmlockd.toml" --state-dir="$tmp/state" 2>>"$tmp/log" &
     daemon_pid=$!
     await 'the start of dlmlockd' busctl status org.example.DlmLock
 }

@@ -74,6 +74,11 @@ func serve(ctx context.Context, o options, read func() (options, error), control
 	if d.helpers, err = helperPolicies(o.OnLost); err != nil {
 		return err
 	}
+	faults, err := checkHelpers(o.OnLost)
+	if err != nil {
+		return err
+	}
+	tellFaults(log, faults)
 	if err := d.openState(ctx); err != nil {
 		return err
 	}

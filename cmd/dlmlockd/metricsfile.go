@@ -99,7 +99,11 @@ func (f *metricsFile) remove() {
 	if f.path == "" {
 		return
 	}
-	if err := os.Remove(f.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	info, err := os.Lstat(f.path)
+	if err == nil && info.Mode().IsRegular() { // a directory would go as well, and nobody wrote that here
+		err = os.Remove(f.path)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		f.log.Warn("the metrics file can't be removed", "path", f.path, "err", err)
 	}
 	f.path, f.failing = "", ""

@@ -149,6 +149,21 @@ func TestMetricsFile(t *testing.T) {
 	reload("metrics-file = \"" + absent + "\"\n")
 	p.await(t, "that it can again", logs("can be written again"))
 	require.FileExists(t, absent)
+
+	// Something else in its place: a fifo gives way, without waiting for a reader,
+	// and a directory stays.
+	require.NoError(t, os.Remove(absent))
+	require.NoError(t, unix.Mkfifo(absent, 0o600))
+	reload("metrics-file = \"" + absent + "\"\n")
+	require.Eventually(t, func() bool { info, err := os.Lstat(absent); return err == nil && info.Mode().IsRegular() }, patience, 5*time.Millisecond)
+	taken := filepath.Join(dir, "taken.prom")
+	require.NoError(t, os.Mkdir(taken, 0o700))
+	p.forget()
+	reload("metrics-file = \"" + taken + "\"\n")
+	p.await(t, "the complaint", logs("the metrics file can't be written"))
+	reload("metrics-file = \"" + absent + "\"\n")
+	p.await(t, "that it can again", logs("can be written again"))
+	require.DirExists(t, taken)
 	require.Equal(t, exitOK, p.stop(t))
 	require.NoFileExists(t, absent, "the last numbers are not those of now")
 }

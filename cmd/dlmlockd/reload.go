@@ -84,9 +84,13 @@ func (d *daemon) reload() {
 	d.systemd.tell(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", monotonic().Microseconds()))
 	defer d.systemd.tell("READY=1")
 	var helpers map[string]lockd.HelperPolicy
+	var faults []string
 	o, err := d.read()
 	if err == nil {
 		helpers, err = helperPolicies(o.OnLost)
+	}
+	if err == nil {
+		faults, err = checkHelpers(o.OnLost)
 	}
 	if err == nil {
 		err = d.settings.take(o.Config)
@@ -100,6 +104,7 @@ func (d *daemon) reload() {
 	d.watcher.LimitPerUser(o.Limits.Processes)
 	d.runner.Configure(commands(o.OnLost))
 	d.log.Info("configuration read again", "options", o)
+	tellFaults(d.log, faults)
 	if fixed := needRestart(d.opts, o); len(fixed) > 0 {
 		d.log.Warn("some of it takes effect when the service is restarted, which loses no lock", "keys", strings.Join(fixed, ", "))
 	}

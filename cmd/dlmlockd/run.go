@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/dlmlock/dlmlockd/config"
 	"github.com/dlmlock/dlmlockd/dlm"
@@ -46,7 +47,18 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 // check says whether the service could run with this configuration, as far as
 // that can be told without running it.
 func check(o options, stdout, stderr io.Writer) int {
-	if _, err := newSettings(o.Config); err != nil {
+	_, err := newSettings(o.Config)
+	if err == nil {
+		_, err = helperPolicies(o.OnLost)
+	}
+	var faults []string
+	if err == nil {
+		faults, err = checkHelpers(o.OnLost)
+	}
+	if err == nil && len(faults) > 0 {
+		err = errors.New(strings.Join(faults, "\ndlmlockd: "))
+	}
+	if err != nil {
 		return complain(stderr, err)
 	}
 	fmt.Fprintln(stdout, "dlmlockd: the configuration is good")

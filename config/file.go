@@ -1,0 +1,212 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxFile is how large the file may be, in bytes. Whatever it holds, reading
+// it uses less than 24 MiB in all then, most of it garbage at once (TestMemory).
+const maxFile = 64 << 10
+
+// maxLinks is how many symbolic links lead to a file at most, as for the kernel
+// (path_resolution(7)).
+const maxLinks = 40
+
+// untrusted is why others could decide what a file holds, and what to do.
+type untrusted struct{ text string }
+
+func (e *untrusted) Error() string { return e.text }
+
+// read reads the file at path, which may be anything: it never waits for a peer
+// and takes no more than maxFile. Only a regular file that nobody can change but
+// root and the user of this process is read, because what stands in it is done
+// as that user. The error wraps fs.ErrNotExist if nothing has that name.
+func read(path string) ([]byte, error) {
+	if _, err := os.Lstat(path); err != nil {
+		return nil, failure(path, err) // fs.ErrNotExist: it may be absent
+	}
+	real, err := trusted(path)
+	if err != nil {
+		return nil, failure(path, err)
+	}
+	before, err := os.Lstat(real)
+	if err == nil && isNull(before) {
+		return nil, nil // --config=/dev/null: without a file
+	}
+	if err == nil {
+		err = regular(before)
+	}
+	if err != nil {
+		return nil, failure(path, err)
+	}
+	// O_NONBLOCK: if a fifo has taken its place just now, don't wait for a writer.
+	f, err := os.OpenFile(real, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, failure(path, err)
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err == nil && !os.SameFile(before, info) {
+		err = errors.New("it was replaced while it was opened")
+	}
+	if err != nil {
+		return nil, failure(path, err)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(data) > maxFile {
+		err = fmt.Errorf("it has more than %d bytes, which is more than a configuration can need", maxFile)
+	}
+	if err != nil {
+		return nil, failure(path, err)
+	}
+	return data, nil
+}
+
+// failure makes an *Error of what was wrong with a file.
+func failure(path string, err error) error {
+	text := err.Error()
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		text = pe.Err.Error()
+		if pe.Path != path {
+			text = pe.Path + ": " + text
+		}
+	}
+	return &Error{File: path, Text: text, Err: err}
+}
+
+// isNull reports whether that is /dev/null (null(4)).
+func isNull(info fs.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && info.Mode()&fs.ModeCharDevice != 0 && st.Rdev == unix.Mkdev(1, 3)
+}
+
+func regular(info fs.FileInfo) error {
+	if m := info.Mode(); !m.IsRegular() {
+		return fmt.Errorf("it is a %s, not a regular file", kindOf(m))
+	}
+	return nil
+}
+
+func kindOf(m fs.FileMode) string {
+	switch {
+	case m.IsDir():
+		return "directory"
+	case m&fs.ModeNamedPipe != 0:
+		return "fifo"
+	case m&fs.ModeSocket != 0:
+		return "socket"
+	}
+	return "device"
+}
+
+// trusted follows a path, and checks that nobody but root and the user of this
+// process can decide what is found there: by writing into the file, or by
+// putting another file, directory or link in the place of one on the way. It
+// returns the path without links.
+func trusted(path string) (string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	at, rest, links := "/", strings.Split(abs, "/"), 0
+	if err := ours(at); err != nil {
+		return "", err
+	}
+	for len(rest) > 0 {
+		name := rest[0]
+		rest = rest[1:]
+		switch name {
+		case "", ".":
+			continue
+		case "..":
+			at = filepath.Dir(at)
+			continue
+		}
+		next := filepath.Join(at, name)
+		info, err := os.Lstat(next)
+		if err != nil {
+			if links > 0 && errors.Is(err, fs.ErrNotExist) {
+				return "", fmt.Errorf("it is a link, and %s does not exist", next) // not absent: somebody wants it
+			}
+			return "", err
+		}
+		if info.Mode()&fs.ModeSymlink == 0 {
+			if err := ours(next); err != nil {
+				return "", err
+			}
+			at = next
+			continue
+		}
+		if err := owned(next, info); err != nil { // of a link only the owner counts
+			return "", err
+		}
+		if links++; links > maxLinks {
+			return "", errors.New("its links lead in a circle")
+		}
+		to, err := os.Readlink(next)
+		if err != nil {
+			return "", err
+		}
+		if filepath.IsAbs(to) {
+			at = "/"
+		}
+		rest = append(strings.Split(to, "/"), rest...)
+	}
+	return at, nil
+}
+
+// ours refuses what others own or can write to. In a directory with the sticky
+// bit nobody takes away what belongs to somebody else, and whose that is, is
+// checked by itself.
+func ours(path string) error {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	if err := owned(path, info); err != nil {
+		return err
+	}
+	sticky := info.IsDir() && info.Mode()&fs.ModeSticky != 0
+	if perm := info.Mode().Perm(); perm&0o022 != 0 && !sticky && (info.IsDir() || info.Mode().IsRegular()) {
+		return &untrusted{fmt.Sprintf("others than its owner can write to %s (mode %04o): see who has, then \"chmod go-w %s\"", path, perm, path)}
+	}
+	return nil
+}
+
+func owned(path string, info fs.FileInfo) error {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if me := os.Geteuid(); ok && st.Uid != 0 && int(st.Uid) != me {
+		return &untrusted{fmt.Sprintf("%s belongs to uid %d, who can change it: see whether that was done, then \"chown %d %s\"", path, st.Uid, me, path)}
+	}
+	return nil
+}
+
+// Program says why the program at an absolute path can't be run; nil if all is
+// well. unsafe says that others could change it, so that it must not be run.
+func Program(path string) (unsafe bool, err error) {
+	real, err := trusted(path)
+	if err != nil {
+		_, unsafe = errors.AsType[*untrusted](err)
+		return unsafe, failure(path, err)
+	}
+	info, err := os.Stat(real)
+	if err == nil {
+		err = regular(info)
+	}
+	if err == nil && info.Mode().Perm()&0o111 == 0 {
+		err = fmt.Errorf("it can't be executed (mode %04o): \"chmod +x %s\"", info.Mode().Perm(), path)
+	}
+	if err != nil {
+		return false, failure(path, err)
+	}
+	return false, nil
+}
