@@ -20,7 +20,7 @@ func (t *table) needed() string {
 		return t.degraded
 	case len(t.requests) > 0:
 		return fmt.Sprintf("%d requests wait", len(t.requests))
-	case len(t.calls) > 0:
+	case len(t.calls)+len(t.queued) > 0:
 		return "calls are under way"
 	case len(t.bindings) > 0:
 		return fmt.Sprintf("locks hang on %d connections or processes", len(t.bindings))

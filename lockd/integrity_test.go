@@ -158,18 +158,43 @@ func checkCalls(t reporter, tab *table) {
 		require.False(t, c.answered, "an answered call has a deadline")
 	}
 	for sender, calls := range tab.calls {
-		require.NotNil(t, calls)
-		require.Nil(t, calls.newer)
-		for c := calls; c != nil; c = c.older {
-			require.True(t, c.older == nil || c.older.newer == c)
-			require.False(t, c.answered, "an answered call that its sender waits for")
+		checkSender(t, tab, sender, calls, false)
+	}
+	for sender, calls := range tab.queued {
+		checkSender(t, tab, sender, calls, true)
+	}
+	parked := 0
+	for sender, calls := range tab.waiters {
+		require.NotEmpty(t, calls)
+		for _, c := range calls {
 			require.Equal(t, sender, c.caller.Sender)
-			require.True(t, c.heapIdx >= 0 || tab.requests[c.request] == c, "an unanswered call without deadline")
+			require.NotNil(t, c.parkedAt)
+			require.Contains(t, c.parkedAt.parked, c)
+			parked++
 		}
 	}
+	checkParked(t, tab, parked)
+}
+
+func checkSender(t reporter, tab *table, sender string, calls *call, requests bool) {
+	require.NotNil(t, calls)
+	require.Nil(t, calls.newer)
+	for c := calls; c != nil; c = c.older {
+		require.True(t, c.older == nil || c.older.newer == c)
+		require.False(t, c.answered, "an answered call that its sender waits for")
+		require.Equal(t, sender, c.caller.Sender)
+		require.Equal(t, requests, c.request != 0)
+		require.True(t, c.heapIdx >= 0 || tab.requests[c.request] == c, "an unanswered call without deadline")
+	}
+}
+
+func checkParked(t reporter, tab *table, parked int) {
 	for _, l := range tab.locks {
 		for _, c := range l.parked {
 			require.False(t, c.answered, "an answered call is still parked")
+			if !c.unasked {
+				parked--
+			}
 			require.NotNil(t, l.busy, "a call is parked behind a lock that is idle")
 		}
 		if l.busy != nil && !l.probe {
@@ -177,6 +202,7 @@ func checkCalls(t reporter, tab *table) {
 			require.NotEqual(t, stageDone, l.busy.stage)
 		}
 	}
+	require.Zero(t, parked, "calls are parked that their senders don't know of, or the other way round")
 }
 
 // checkEngine holds the table against the lock manager's own: no lock that the

@@ -1,7 +1,6 @@
 package lockd
 
 import (
-	"cmp"
 	"log/slog"
 	"math"
 	"slices"
@@ -114,10 +113,16 @@ func (t *table) endBinding(k bindKey, why string) {
 	for l := range b.locks {
 		in = append(in, l)
 	}
-	slices.SortFunc(in, func(a, b *lock) int { return cmp.Compare(a.ref, b.ref) })
+	slices.SortFunc(in, byRef)
 	var idle []*lock
-	for _, l := range in {
+	release := func() {
+		t.releaseEnded(idle, why)
+		idle = nil
+	}
+	t.slices(len(in), func(i int) {
+		l := in[i]
 		switch {
+		case t.locks[l.ref] != l || l.bound != b: // gone by now
 		case l.state == Acquiring && l.busy != nil:
 			t.giveUp(l.busy, l.busy.error(Canceled, l.sp.name, l.resource, l.wanted, why))
 		case l.sp.state != SpaceReady:
@@ -126,8 +131,10 @@ func (t *table) endBinding(k bindKey, why string) {
 		default:
 			idle = append(idle, l)
 		}
-	}
-	t.releaseEnded(idle, why)
+		if (i+1)%sliceLength == 0 {
+			release()
+		}
+	}, release)
 }
 
 // releaseEnded releases locks whose lifetime is over, in one call.

@@ -30,27 +30,47 @@ func (t *table) start(c *call) {
 	}
 }
 
-// maxParked is how many calls may wait for one lock: all of them look again
-// whenever something has ended.
+// maxParked is how many calls may wait for one lock, since all of them look
+// again whenever something has ended, and how many of one sender may wait,
+// since each of his calls looks at all of them.
 const maxParked = 1000
 
 // park lets c wait until the operation of l that is under way has ended.
 func (t *table) park(c *call, l *lock) {
-	if len(l.parked) >= maxParked && !c.unasked {
+	of := t.waiters[c.caller.Sender]
+	if !c.unasked && (len(l.parked) >= maxParked || len(of) >= maxParked) {
 		t.refuse(c, c.error(LimitExceeded, l.sp.name, l.resource, dlm.None, "too many calls wait for what is under way with this lock; try again"))
 		return
 	}
 	c.parkedAt = l
 	l.parked = append(l.parked, c)
 	t.parked++
+	if !c.unasked {
+		t.waiters[c.caller.Sender] = append(of, c)
+	}
+}
+
+// moveOn notes that a call of a sender is parked no more.
+func (t *table) moveOn(c *call) {
+	c.parkedAt = nil
+	t.parked--
+	if c.unasked {
+		return
+	}
+	of := t.waiters[c.caller.Sender]
+	of = slices.DeleteFunc(of, func(p *call) bool { return p == c })
+	if len(of) == 0 {
+		delete(t.waiters, c.caller.Sender)
+		return
+	}
+	t.waiters[c.caller.Sender] = of
 }
 
 // leaveQueue ends the waiting of a parked call.
 func (t *table) leaveQueue(c *call) {
 	if l := c.parkedAt; l != nil {
-		c.parkedAt = nil
 		l.parked = slices.DeleteFunc(l.parked, func(p *call) bool { return p == c })
-		t.parked--
+		t.moveOn(c)
 	}
 }
 
@@ -58,11 +78,10 @@ func (t *table) leaveQueue(c *call) {
 // What they find may be busy again; then they wait again.
 func (t *table) unpark(l *lock) {
 	for _, c := range l.parked {
-		c.parkedAt = nil
+		t.moveOn(c)
 		i, _ := slices.BinarySearchFunc(t.awake, c, func(a, b *call) int { return cmp.Compare(a.seq, b.seq) })
 		t.awake = slices.Insert(t.awake, i, c)
 	}
-	t.parked -= len(l.parked)
 	l.parked = nil
 }
 
@@ -74,7 +93,7 @@ func (t *table) endTurn() {
 		c := t.awake[0]
 		t.awake[0] = nil
 		t.awake = t.awake[1:]
-		if !c.answered {
+		if !c.answered && c.err != gone {
 			t.start(c)
 		}
 	}
@@ -84,15 +103,16 @@ func (t *table) endTurn() {
 // ahead returns the lock at which an earlier call of the same connection waits
 // that concerns the same resource, or nil.
 func (t *table) ahead(c *call) *lock {
-	if t.parked == 0 {
-		return nil
-	}
-	for p := t.calls[c.caller.Sender]; p != nil; p = p.older {
-		if p.parkedAt != nil && p.seq < c.seq && overlap(p, c) {
-			return p.parkedAt
+	var last *call
+	for _, p := range t.waiters[c.caller.Sender] {
+		if p.seq < c.seq && (last == nil || last.seq < p.seq) && overlap(p, c) {
+			last = p
 		}
 	}
-	return nil
+	if last == nil {
+		return nil
+	}
+	return last.parkedAt
 }
 
 // maxCompared bounds how many pairs of resources overlap compares.

@@ -95,7 +95,10 @@ type Service struct {
 	statusMu sync.Mutex
 	status   Status
 
-	chores []func() (more bool) // long work under way; only the owner goroutine touches it
+	// Long work under way, and how long the loop goes on with it at a time; only
+	// the owner goroutine touches them.
+	chores    []func() (more bool)
+	choreTime time.Duration
 
 	told   Status // last StatusChanged
 	looker dlm.Looker
@@ -121,7 +124,7 @@ func New(cfg Config) *Service {
 		began := time.Now()
 		cfg.Clock = func() (time.Time, time.Duration) { return time.Now(), time.Since(began) }
 	}
-	s := &Service{cfg: cfg, ready: make(chan struct{}), done: make(chan struct{})}
+	s := &Service{cfg: cfg, choreTime: choreTime, ready: make(chan struct{}), done: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.inbox.wake = make(chan struct{}, 1)
 	s.logs = newLogQueue(cfg.Log)
@@ -198,7 +201,7 @@ func (s *Service) loop(ctx context.Context) {
 	for {
 		batch = s.inbox.take(batch)
 		s.serve(batch)
-		s.nextChore()
+		s.doChores()
 		at, ok := s.t.next()
 		if ok && !at.After(time.Now()) {
 			s.turn(s.t.tick)
@@ -308,6 +311,8 @@ func (s *Service) carryOut(a action) {
 		}
 	case epochAction:
 		s.epochs.note(a.epoch)
+	case laterAction:
+		s.chores = append(s.chores, a.part)
 	case startedAction:
 		if r, ok := a.c.done.(*request); ok {
 			r.start(a.c.request, nil)
@@ -494,7 +499,7 @@ func (s *Service) shutdown() {
 	s.inbox.close()
 	s.serve(s.inbox.take(nil)) // who came in time gets an answer
 	for len(s.chores) > 0 {
-		s.nextChore()
+		s.doChores()
 	}
 	s.cancel()
 	for _, sp := range s.t.spaces {

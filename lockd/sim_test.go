@@ -139,11 +139,23 @@ func (s *sim) carryOut(a action) {
 			a.sp.handle = goneHandle{}
 			_ = h.Close()
 		}
+	case laterAction:
+		s.chore(a.part)
 	case lookAction:
 		s.look(a)
 	case epochAction:
 		s.epoch = a.epoch
 	}
+}
+
+// chore has the rest of long work done behind what has come in.
+func (s *sim) chore(part func() bool) {
+	tab := s.tab
+	s.inbox = append(s.inbox, message{fn: func() {
+		if s.tab == tab && part() {
+			s.chore(part)
+		}
+	}})
 }
 
 // later has do run on a worker and what it returns on the owner goroutine.

@@ -1,6 +1,7 @@
 package lockd
 
 import (
+	"cmp"
 	"log/slog"
 	"maps"
 	"slices"
@@ -90,7 +91,9 @@ type table struct {
 	owned        map[uint64]*lock   // by hash of lockspace, resource, uid, owner
 	hash         func(space, resource string, uid uint32, owner string) uint64
 	perUID       map[uint32]*usage
-	calls        map[string]*call // the newest unanswered one of each sender
+	calls        map[string]*call   // the newest unanswered one of each sender, without Requests
+	queued       map[string]*call   // the same of Requests
+	waiters      map[string][]*call // those that are parked, of each sender
 	bindings     map[bindKey]*binding
 	doubts       map[*binding]struct{}     // those with a doubt
 	exampleDoubt *binding                  // the one that Degraded tells of
@@ -130,7 +133,7 @@ func newTable(limits Limits, opTime time.Duration, inst string) *table {
 		limits: limits, opTime: opTime, inst: inst, nextRef: 1,
 		locks: map[Ref]*lock{}, alias: map[dlm.Cookie]*lock{}, spaces: map[string]*space{},
 		owners: map[ownerKey]*lock{}, owned: map[uint64]*lock{}, hash: ownerHash(),
-		perUID: map[uint32]*usage{}, calls: map[string]*call{}, doomed: map[*lock]struct{}{},
+		perUID: map[uint32]*usage{}, calls: map[string]*call{}, queued: map[string]*call{}, waiters: map[string][]*call{}, doomed: map[*lock]struct{}{},
 		stuck: map[*lock]struct{}{}, probes: map[*lock]func(dlm.Event){}, bindings: map[bindKey]*binding{}, requests: map[Ref]*call{},
 		runs: map[Ref]struct{}{}, doubts: map[*binding]struct{}{},
 	}
@@ -212,10 +215,20 @@ func (t *table) enlist(c *call) {
 	if c.caller.Sender == "" {
 		return
 	}
-	if head := t.calls[c.caller.Sender]; head != nil {
+	in := t.unansweredBy(c)
+	if head := in[c.caller.Sender]; head != nil {
 		c.older, head.newer = head, c
 	}
-	t.calls[c.caller.Sender] = c
+	in[c.caller.Sender] = c
+}
+
+// unansweredBy is the index of calls like c by their sender. There may be very
+// many Requests of one, and few of all others, so each has one of its own.
+func (t *table) unansweredBy(c *call) map[string]*call {
+	if c.request != 0 {
+		return t.queued
+	}
+	return t.calls
 }
 
 // unlist takes it out again.
@@ -223,14 +236,15 @@ func (t *table) unlist(c *call) {
 	if c.older != nil {
 		c.older.newer = c.newer
 	}
+	in := t.unansweredBy(c)
 	switch {
 	case c.newer != nil:
 		c.newer.older = c.older
-	case t.calls[c.caller.Sender] != c:
+	case in[c.caller.Sender] != c:
 	case c.older != nil:
-		t.calls[c.caller.Sender] = c.older
+		in[c.caller.Sender] = c.older
 	default:
-		delete(t.calls, c.caller.Sender)
+		delete(in, c.caller.Sender)
 	}
 	c.older, c.newer = nil, nil
 }
@@ -239,18 +253,35 @@ func (t *table) unlist(c *call) {
 // ends the locks that hang on its connection.
 func (t *table) senderGone(sender string) {
 	var waiting []*call
-	for c := t.calls[sender]; c != nil; c = c.older {
-		if c.kind != callRelease { // which goes on to its end; nobody minds the answer
-			waiting = append(waiting, c)
+	for _, in := range []map[string]*call{t.calls, t.queued} {
+		for c := in[sender]; c != nil; c = c.older {
+			if c.kind != callRelease { // which goes on to its end; nobody minds the answer
+				waiting = append(waiting, c)
+			}
 		}
 	}
-	slices.Reverse(waiting)
-	for _, c := range waiting {
+	slices.SortFunc(waiting, func(a, b *call) int { return cmp.Compare(a.seq, b.seq) })
+	t.slices(len(waiting), func(i int) {
+		c := waiting[i]
+		if waiting[i] = nil; c.err == gone {
+			c.err = nil
+		}
 		lockspace, resource, mode, _ := t.waitsFor(c)
-		t.giveUp(c, c.error(Canceled, lockspace, resource, mode, "the caller has left the bus"))
+		t.giveUp(c, c.error(Canceled, lockspace, resource, mode, goneText))
+	}, func() { t.endBinding(bindKey{sender: sender}, "the connection has ended") })
+	// Of those whose turn is yet to come none may begin anything, and what the
+	// DLM grants meanwhile is let go of.
+	for _, c := range waiting {
+		if c != nil && c.kind == callAcquire && c.err == nil {
+			c.err = gone
+		}
 	}
-	t.endBinding(bindKey{sender: sender}, "the connection has ended")
 }
+
+const goneText = "the caller has left the bus"
+
+// gone is why calls fail whose caller is gone, until each is given up.
+var gone = &Error{Op: "acquire", Kind: Canceled, Mode: dlm.None, Text: goneText}
 
 // giveUp answers a call before it has ended. An acquire lets go of what it
 // gets; a release goes on to its end, because half a release helps nobody.

@@ -272,7 +272,9 @@ func (r *resource) grantPending(out *[]effect) {
 	}
 	high, cw := dlm.None, false
 	for _, q := range []*queue{&r.converting, &r.waiting} {
-		for l := q.head; l != nil; l = l.next {
+		// Beside EX nothing else counts, so of most long queues it is enough to
+		// look at the first.
+		for l := q.head; l != nil && high < dlm.EX; l = l.next {
 			high = max(high, l.wanted)
 			cw = cw || l.wanted == dlm.CW
 		}

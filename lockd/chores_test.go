@@ -1,0 +1,134 @@
+package lockd
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// crowd has a caller queue n Requests for one resource that root holds.
+func crowd(t *testing.T, d *daemon, c Caller, n int, m dlm.Mode, o AcquireOptions) (ended chan error) {
+	_, err := d.acquire(root, "busy", dlm.EX, AcquireOptions{})
+	require.NoError(t, err)
+	started := make(chan error, n)
+	ended = make(chan error, n)
+	for range n {
+		d.Request(c, Want{"vms", "busy", m}, o, func(_ Ref, err error) { started <- err }, func(_ Grant, err error) { ended <- err })
+	}
+	for range n {
+		require.NoError(t, <-started)
+	}
+	return ended
+}
+
+// The end of a connection with very many Requests is the work of many turns;
+// what has come in meanwhile goes between.
+func TestVanishingInSlices(t *testing.T) {
+	for _, o := range []AcquireOptions{{}, {Lifetime: state.Connection}} {
+		d := newHost(local.NewCluster("c").AddNode(1)).start(t)
+		const n = 20 * sliceLength
+		alice := user(7, ":1.7")
+		ended := crowd(t, d, alice, n, dlm.EX, o)
+		left := make(chan [2]int, 1)
+		d.post(func() {
+			var now [2]int
+			d.choreTime = 0
+			d.t.senderGone(alice.Sender)
+			now[0] = len(d.t.requests)
+			d.post(func() { // in the next batch
+				now[1] = len(d.t.requests)
+				left <- now
+			})
+		})
+		now := <-left
+		require.Equal(t, n-sliceLength, now[0], "a turn ends so many only")
+		require.Equal(t, n-2*sliceLength, now[1], "another message goes between")
+		for range n {
+			require.ErrorIs(t, <-ended, Canceled)
+		}
+		require.Eventually(t, func() bool { return len(d.list(Filter{UID: 7, HasUID: true})) == 0 }, 20*time.Second, time.Millisecond)
+		d.stop()
+		checkIntegrity(t, d.t)
+	}
+}
+
+// What is granted to a caller who is gone, while the rest of what he waits for
+// is being withdrawn, is let go of, and nothing of it is written down.
+func TestNothingIsGrantedToTheVanished(t *testing.T) {
+	h := newHost(local.NewCluster("c").AddNode(1))
+	d := h.start(t)
+	defer d.stop()
+	const n = 100 * sliceLength
+	alice := user(7, ":1.7")
+	ended := crowd(t, d, alice, n, dlm.PR, AcquireOptions{})
+	written := map[uint32]bool{} // guarded by the journal's mutex
+	h.journal.mu.Lock()
+	h.journal.onDone = func() {
+		for _, l := range h.journal.locks {
+			written[l.UID] = true
+		}
+	}
+	h.journal.mu.Unlock()
+	released := make(chan error, 1)
+	d.post(func() {
+		d.choreTime = 0
+		d.t.senderGone(alice.Sender)
+		d.t.submit(&call{kind: callRelease, op: "release", caller: root, space: "vms", resource: "busy", done: func(err error) { released <- err }})
+	})
+	require.NoError(t, <-released)
+	for range n {
+		require.ErrorIs(t, <-ended, Canceled)
+	}
+	require.Eventually(t, func() bool { return len(d.list(Filter{})) == 0 }, 20*time.Second, time.Millisecond)
+	h.journal.mu.Lock()
+	require.NotContains(t, written, alice.UID)
+	h.journal.mu.Unlock()
+	_, err := d.acquire(user(8, ":1.8"), "busy", dlm.EX, AcquireOptions{})
+	require.NoError(t, err)
+}
+
+// The locks of a connection that has ended are released some in each turn.
+func TestConnectionLocksEndInSlices(t *testing.T) {
+	d := newHost(local.NewCluster("c").AddNode(1)).start(t)
+	defer d.stop()
+	const n = 10*sliceLength + 1
+	alice := user(7, ":1.7")
+	var many []Want
+	for i := range n {
+		many = append(many, Want{"vms", fmt.Sprint(i), dlm.EX})
+	}
+	require.NoError(t, call1(func(done func(error)) {
+		d.Acquire(alice, many, AcquireOptions{Lifetime: state.Connection}, func(_ []Grant, err error) { done(err) })
+	}))
+	releasing := make(chan int, 1)
+	d.post(func() {
+		d.t.senderGone(alice.Sender)
+		k := 0
+		for _, l := range d.t.locks {
+			if l.state == Releasing {
+				k++
+			}
+		}
+		releasing <- k
+	})
+	require.Equal(t, sliceLength, <-releasing)
+	require.Eventually(t, func() bool { return len(d.list(Filter{})) == 0 }, 20*time.Second, time.Millisecond)
+}
+
+// A call of somebody with very many Requests looks at none of them.
+func TestRequestsAreNotLookedThrough(t *testing.T) {
+	d := newHost(local.NewCluster("c").AddNode(1)).start(t)
+	alice := user(7, ":1.7")
+	crowd(t, d, alice, 100, dlm.EX, AcquireOptions{})
+	_, err := d.acquire(alice, "other", dlm.EX, AcquireOptions{})
+	require.NoError(t, err)
+	d.stop()
+	require.Empty(t, d.t.calls)
+	require.Empty(t, d.t.waiters)
+}
