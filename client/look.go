@@ -119,6 +119,9 @@ type Orphan struct {
 	LockID   uint32 `json:"lockid"`
 	Resource string `json:"resource"`
 	Mode     string `json:"mode"`
+	// What its value block tells; zero where it tells nothing.
+	Token uint64 `json:"token,omitempty"`
+	Who   string `json:"who,omitempty"` // the first bytes of the label or owner
 }
 
 // Filter says which locks to list. Zero fields match any.
@@ -313,18 +316,65 @@ func (c *Client) Leave(ctx context.Context, lockspace string, force bool) error 
 // Orphans lists the locks that no process has and no record explains (member
 // ListOrphans).
 func (c *Client) Orphans(ctx context.Context, lockspace string) ([]Orphan, error) {
-	orphans := []Orphan{}
-	err := c.call(ctx, "ListOrphans", []any{&orphans}, lockspace)
-	return orphans, err
+	var rows []struct {
+		LockID         uint32
+		Resource, Mode string
+		Details        map[string]godbus.Variant
+	}
+	if err := c.call(ctx, "ListOrphans", []any{&rows}, lockspace); err != nil {
+		return nil, err
+	}
+	orphans := make([]Orphan, len(rows))
+	for i, r := range rows {
+		o := &orphans[i]
+		*o = Orphan{LockID: r.LockID, Resource: r.Resource, Mode: r.Mode}
+		if err := details(r.Details).store(map[string]any{"token": &o.Token, "who": &o.Who}, new(Health)); err != nil {
+			return nil, wrap("ListOrphans", err)
+		}
+	}
+	return orphans, nil
+}
+
+// Adoption says whose an orphan is to be.
+type Adoption struct {
+	Owner, Label string
+	UID          *uint32 // nil: the caller's
+}
+
+// Adopt makes an orphan a lock of an owner (member AdoptOrphan), if it still is the
+// one that Orphans showed.
+func (c *Client) Adopt(ctx context.Context, lockspace string, orphan Orphan, a Adoption) (token uint64, err error) {
+	o := map[string]godbus.Variant{}
+	set(o, "owner", a.Owner)
+	set(o, "label", a.Label)
+	set(o, "resource", orphan.Resource)
+	set(o, "mode", orphan.Mode)
+	if a.UID != nil {
+		o["uid"] = godbus.MakeVariant(*a.UID)
+	}
+	var path godbus.ObjectPath
+	err = c.call(ctx, "AdoptOrphan", []any{&token, &path}, lockspace, orphan.LockID, o)
+	return token, err
 }
 
 // Purge removes the orphans of a lockspace, if they still are exactly those
 // (member Purge). It returns how many went.
 func (c *Client) Purge(ctx context.Context, lockspace string, lockids []uint32) (purged uint32, err error) {
+	return c.purge(ctx, lockspace, lockids, false)
+}
+
+// PurgeSome removes these orphans of a lockspace and leaves the others.
+func (c *Client) PurgeSome(ctx context.Context, lockspace string, lockids []uint32) (purged uint32, err error) {
+	return c.purge(ctx, lockspace, lockids, true)
+}
+
+func (c *Client) purge(ctx context.Context, lockspace string, lockids []uint32, some bool) (purged uint32, err error) {
 	if lockids == nil {
 		lockids = []uint32{}
 	}
-	err = c.call(ctx, "Purge", []any{&purged}, lockspace, lockids, map[string]godbus.Variant{})
+	o := map[string]godbus.Variant{}
+	set(o, "some", some)
+	err = c.call(ctx, "Purge", []any{&purged}, lockspace, lockids, o)
 	return purged, err
 }
 

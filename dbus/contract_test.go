@@ -159,7 +159,7 @@ func TestContractDocumentation(t *testing.T) {
 		"Lockspace.Leave": keys(leaveOptions),
 		"Acquire":         keys(acquireOptions), "AcquireMany": keys(acquireManyOptions), "Convert": keys(convertOptions),
 		"Release": keys(releaseOptions), "ReleaseMany": keys(releaseManyOptions), "ListLocks": keys(listOptions), "JoinLockspace": keys(joinOptions),
-		"LeaveLockspace": keys(leaveOptions), "Purge": keys(purgeOptions),
+		"LeaveLockspace": keys(leaveOptions), "Purge": keys(purgeOptions), "AdoptOrphan": keys(adoptOptions),
 	}
 	eachInterface(t, func(text string, x xmlInterface, _ *iface) {
 		if !strings.HasPrefix(x.Name, Name) {

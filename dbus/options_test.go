@@ -127,6 +127,7 @@ func TestDenialsNameWhatWasTried(t *testing.T) {
 		{"join other: without polkit only root may join", "JoinLockspace", []any{"other", opt()}},
 		{"leave vms: without polkit only root may join and leave", "LeaveLockspace", []any{"vms", opt()}},
 		{"purge vms: without polkit only root may purge", "Purge", []any{"vms", []uint32{1}, opt()}},
+		{"adopt vms/r: without polkit only root may purge", "AdoptOrphan", []any{"vms", uint32(1), opt("resource", "r")}},
 	}
 	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
 		r := newRig(t, b, rigConfig{})

@@ -159,16 +159,23 @@ func waitRows(waits []lockd.Wait) []waitRow {
 	return rows
 }
 
-// orphanRow is an orphan in ListOrphans: (uss).
+// orphanRow is an orphan in ListOrphans: (ussa{sv}).
 type orphanRow struct {
 	LockID         uint32
 	Resource, Mode string
+	Details        map[string]godbus.Variant
 }
 
-func orphanRows(orphans []dlm.Orphan) []orphanRow {
+func orphanRows(orphans []lockd.Orphan) []orphanRow {
 	rows := make([]orphanRow, len(orphans))
 	for i, o := range orphans {
-		rows[i] = orphanRow{uint32(o.LockID), printable(o.Resource), modeName(o.Mode)}
+		d := map[string]godbus.Variant{}
+		if o.HasHolder {
+			d["token"] = godbus.MakeVariant(o.Holder.Token)
+			d["who"] = godbus.MakeVariant(printable(o.Holder.Who))
+			d["owner-hash"] = godbus.MakeVariant(o.Holder.Owner)
+		}
+		rows[i] = orphanRow{uint32(o.LockID), printable(o.Resource), modeName(o.Mode), d}
 	}
 	return rows
 }

@@ -95,7 +95,7 @@ func (r *listOrphans) serve(c *call) {
 		c.fail(err)
 		return
 	}
-	c.srv.api.Orphans(r.lockspace, func(orphans []dlm.Orphan, err error) {
+	c.srv.api.Orphans(r.lockspace, func(orphans []lockd.Orphan, err error) {
 		defer c.contain()
 		if err != nil {
 			c.fail(err)
@@ -105,12 +105,59 @@ func (r *listOrphans) serve(c *call) {
 	})
 }
 
-// purgeOptions: none so far.
-var purgeOptions []option[purge]
+var adoptOptions = []option[lockd.AdoptOptions]{
+	{"owner", "s", setOwner(func(o *lockd.AdoptOptions) (*string, *bool) { return &o.Owner, &o.HasOwner })},
+	{"label", "s", setText(func(o *lockd.AdoptOptions) *string { return &o.Label })},
+	{"uid", "u", func(o *lockd.AdoptOptions, v any) error { o.UID, o.HasUID = v.(uint32), true; return nil }},
+	{"resource", "s", setText(func(o *lockd.AdoptOptions) *string { return &o.Resource })},
+	{"mode", "s", func(o *lockd.AdoptOptions, v any) (err error) {
+		o.HasMode = true
+		o.Mode, err = dlm.ParseMode(v.(string))
+		return err
+	}},
+}
+
+type adoptOrphan struct {
+	lockspace string
+	id        dlm.LockID
+	opts      lockd.AdoptOptions
+}
+
+func parseAdoptOrphan(body *reader) (request, error) {
+	r := &adoptOrphan{lockspace: body.text()}
+	if err := checkSpace("adopt", r.lockspace); err != nil {
+		return nil, err
+	}
+	r.id = dlm.LockID(body.uint32())
+	return r, parseOptions("adopt", adoptOptions, body, &r.opts)
+}
+
+func (r *adoptOrphan) serve(c *call) {
+	if err := c.authorize(lockd.ActPurge, about{op: "adopt", lockspace: r.lockspace, resource: r.opts.Resource, owner: r.opts.Owner}); err != nil {
+		c.fail(err)
+		return
+	}
+	c.srv.api.AdoptOrphan(c.caller(), r.lockspace, r.id, r.opts, func(g lockd.Grant, err error) {
+		defer c.contain()
+		if err != nil {
+			c.fail(err)
+			return
+		}
+		c.reply(g.Token, lockPath(g.Ref))
+	})
+}
+
+var purgeOptions = []option[purge]{
+	{"some", "b", func(r *purge, v any) error {
+		r.some = v.(bool)
+		return nil
+	}},
+}
 
 type purge struct {
 	lockspace string
 	expect    []dlm.LockID
+	some      bool
 }
 
 func parsePurge(body *reader) (request, error) {
@@ -134,7 +181,7 @@ func (r *purge) serve(c *call) {
 		c.fail(err)
 		return
 	}
-	c.srv.api.Purge(c.caller(), r.lockspace, r.expect, func(purged uint32, err error) {
+	c.srv.api.Purge(c.caller(), r.lockspace, r.expect, r.some, func(purged uint32, err error) {
 		defer c.contain()
 		if err != nil {
 			c.fail(err)

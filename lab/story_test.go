@@ -58,6 +58,7 @@ type story struct {
 	out     bytes.Buffer
 	clients map[int]*client.Client
 	peers   map[int]*peerProcess
+	holders map[int]*peerProcess // with a lock, by node
 	heard   map[int]*hearing
 	jobs    map[string]*job
 	lockids map[string]string      // "node/lockid" to letter
@@ -70,7 +71,7 @@ type story struct {
 }
 
 func newStory(t *testing.T, r *serviceRig) *story {
-	return &story{t: t, rig: r, clients: map[int]*client.Client{}, peers: map[int]*peerProcess{}, heard: map[int]*hearing{},
+	return &story{t: t, rig: r, clients: map[int]*client.Client{}, peers: map[int]*peerProcess{}, holders: map[int]*peerProcess{}, heard: map[int]*hearing{},
 		jobs: map[string]*job{}, lockids: map[string]string{}, tokens: map[string]uint64{}, pids: map[string]uint32{}, crowds: map[int]*client.Client{}, saved: map[int][]byte{}}
 }
 
@@ -80,6 +81,9 @@ func (s *story) end() {
 		c.Close()
 	}
 	for _, p := range s.peers {
+		p.close()
+	}
+	for _, p := range s.holders {
 		p.close()
 	}
 	for _, c := range s.crowds {

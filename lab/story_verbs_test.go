@@ -253,6 +253,10 @@ func (s *story) onMachine(ctx context.Context, out *bytes.Buffer, id int, verb s
 		return err
 	case "leave-orphan": // LOCKSPACE/RESOURCE MODE : of a process that is killed
 		return s.leaveOrphan(ctx, out, id, p)
+	case "hold": // LOCKSPACE/RESOURCE MODE : in a process that uses libdlm by itself, until end-hold
+		return s.hold(ctx, out, id, p)
+	case "end-hold":
+		return s.endHold(id)
 	default:
 		return errOtherVerb
 	}
@@ -272,6 +276,9 @@ func (s *story) onDaemon(ctx context.Context, out *bytes.Buffer, id int, verb st
 	case "save-state": // for put-state after a reboot
 		text, err := d.Node.Get(ctx, service.StateFile)
 		s.saved[id] = text
+		return err
+	case "lose-state":
+		_, err := d.Node.Run(ctx, "rm", "-rf", service.StateDir)
 		return err
 	case "put-state":
 		if _, err := d.Node.Run(ctx, "mkdir", "-m", "700", service.StateDir); err != nil {
@@ -354,6 +361,8 @@ func (s *story) call(ctx context.Context, out *bytes.Buffer, c *client.Client, i
 		}
 	case "orphans": // LOCKSPACE
 		return s.orphans(ctx, out, c, id, lockspace)
+	case "adopt": // LOCKSPACE RESOURCE [owner=] [label=] : of the orphans
+		return s.adopt(ctx, out, c, id, p, o)
 	case "purge": // LOCKSPACE : the orphans that were listed last
 		var n uint32
 		if n, err = c.Purge(ctx, lockspace, s.shown); err == nil {
@@ -471,8 +480,67 @@ func (s *story) orphans(ctx context.Context, out *bytes.Buffer, c *client.Client
 	fmt.Fprintf(out, "n%d: %d orphans\n", id, len(found))
 	for _, orphan := range found {
 		s.shown = append(s.shown, orphan.LockID)
-		fmt.Fprintf(out, "  %s %s lkid=%s\n", orphan.Resource, orphan.Mode, s.letter(id, orphan.LockID))
+		fmt.Fprintf(out, "  %s %s lkid=%s", orphan.Resource, orphan.Mode, s.letter(id, orphan.LockID))
+		if orphan.Who != "" {
+			fmt.Fprintf(out, " who=%s", orphan.Who)
+		}
+		fmt.Fprintln(out)
 	}
+	return nil
+}
+
+// adopt takes over the orphan of a resource, and tells whether its token is the one
+// that it had.
+func (s *story) adopt(ctx context.Context, out *bytes.Buffer, c *client.Client, id int, p []string, o options) error {
+	orphans, err := c.Orphans(ctx, p[0])
+	if err != nil {
+		return err
+	}
+	for _, orphan := range orphans {
+		if orphan.Resource != p[1] {
+			continue
+		}
+		token, err := c.Adopt(ctx, p[0], orphan, client.Adoption{Owner: o["owner"], Label: o["label"]})
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "n%d: adopted lkid=%s, the token that it had: %v\n", id, s.letter(id, orphan.LockID), token != 0 && token == orphan.Token)
+	}
+	return nil
+}
+
+// hold asks for a lock in a process of its own, which keeps what it is granted.
+func (s *story) hold(ctx context.Context, out *bytes.Buffer, id int, p []string) error {
+	lockspace, resource := place(p[0])
+	mode, err := dlm.ParseMode(p[1])
+	if err != nil {
+		return err
+	}
+	proc, err := startPeer(ctx, s.rig.cluster.Node(id))
+	if err != nil {
+		return err
+	}
+	events := make(chan dlm.Event, 8)
+	space, err := proc.Open(ctx, lockspace, func(ev dlm.Event) { events <- ev })
+	if err != nil {
+		proc.close()
+		return err
+	}
+	space.Lock(1, resource, mode, dlm.NoQueue)
+	ev := next(ctx, events)
+	if ev.Status.OK() {
+		s.holders[id] = proc
+		fmt.Fprintf(out, "n%d: has it\n", id)
+		return nil
+	}
+	proc.close()
+	fmt.Fprintf(out, "n%d: refused, %v\n", id, ev.Status)
+	return nil
+}
+
+func (s *story) endHold(id int) error {
+	s.holders[id].close()
+	delete(s.holders, id)
 	return nil
 }
 

@@ -356,12 +356,19 @@ type API interface {
 	Snapshot(limit int, done func([]LockspaceInfo, []LockInfo))
 	Join(c Caller, lockspace string, done func(error))
 	// Leave leaves a lockspace. With locks held in it, it is refused unless
-	// force; then each is reported lost.
+	// force; then each is reported lost. With force or without it is refused
+	// while another process uses the lockspace, or orphans are in it that no
+	// record explains. One that is not the service's is only forgotten.
 	Leave(c Caller, lockspace string, force bool, done func(error))
-	// Orphans lists the orphans of a lockspace that no record explains; Purge
-	// removes them if they still are exactly those in expect.
-	Orphans(lockspace string, done func([]dlm.Orphan, error))
-	Purge(c Caller, lockspace string, expect []dlm.LockID, done func(purged uint32, err error))
+	// Orphans lists the orphans of a lockspace that no record explains, with what
+	// their value blocks tell.
+	Orphans(lockspace string, done func([]Orphan, error))
+	// AdoptOrphan makes one of them the persistent lock of an owner, without
+	// letting go of it.
+	AdoptOrphan(c Caller, lockspace string, id dlm.LockID, o AdoptOptions, done func(Grant, error))
+	// Purge removes them if they still are exactly those in expect; with some,
+	// it removes those in expect, if all of them are there, and no others.
+	Purge(c Caller, lockspace string, expect []dlm.LockID, some bool, done func(purged uint32, err error))
 	// SenderGone says that a bus name has vanished: its unanswered calls are
 	// canceled.
 	SenderGone(sender string)

@@ -277,11 +277,11 @@ var crashStories = []story{
 		stray := r.orphan("vms", "b", dlm.PR)
 		armed()
 		call := &told{}
-		r.v.Purge(root, "vms", []dlm.LockID{stray}, call.doneCount())
+		r.v.Purge(root, "vms", []dlm.LockID{stray}, false, call.doneCount())
 		return func(a *after) {
 			a.unchanged("vm1", kept[0], dlm.EX)
 			require.True(a.t, a.died || call.ok(), "%v", call.err)
-			r.v.Purge(root, "vms", []dlm.LockID{stray}, (&told{}).doneCount())
+			r.v.Purge(root, "vms", []dlm.LockID{stray}, false, (&told{}).doneCount())
 			r.v.settle()
 		}
 	}},

@@ -124,25 +124,11 @@ func (s *Service) Leave(c Caller, lockspace string, force bool, done func(error)
 	s.submit(cl, func(c *call) { s.t.rearm(c, spaceTimeout/3); s.t.leave(c, force) })
 }
 
-// Orphans lists the orphans that no record explains.
-func (s *Service) Orphans(lockspace string, done func([]dlm.Orphan, error)) {
-	var found []dlm.Orphan
-	cl := &call{kind: callSpace, op: "list-orphans", space: lockspace, done: func(err error) { done(found, err) }}
-	s.submit(cl, func(c *call) {
-		s.t.listOrphans(c, func(o []dlm.Orphan, e *Error) {
-			if e != nil {
-				c.fail(e)
-			}
-			found, c.stage = o, stageDone
-			s.t.reply(c)
-		})
-	})
-}
-
-// Purge removes the orphans named in expect, if they still are all there are.
-func (s *Service) Purge(c Caller, lockspace string, expect []dlm.LockID, done func(uint32, error)) {
+// Purge removes the orphans named in expect, if they still are all there are, or,
+// with some, these and no others.
+func (s *Service) Purge(c Caller, lockspace string, expect []dlm.LockID, some bool, done func(uint32, error)) {
 	cl := &call{kind: callSpace, op: "purge", caller: c, space: lockspace, done: done}
-	s.submit(cl, func(c *call) { s.t.purge(c, expect) })
+	s.submit(cl, func(c *call) { s.t.purge(c, expect, some) })
 }
 
 // SenderGone cancels the unanswered calls of a bus name that has vanished.

@@ -100,7 +100,7 @@ func (t *table) cantLeave(sp *space, k looked) *Error {
 	case sp.locks > 0 && !sp.leaveForce:
 		e.Text = heldText
 	case n > 0:
-		e.Text = fmt.Sprintf("%d orphans are in the lockspace that no record explains, and what they protect may be in use: "+
+		e.Text = fmt.Sprintf("orphans are in the lockspace (%d) that no record explains, and what they protect may be in use; "+
 			"list them with ListOrphans, take each over with AdoptOrphan or remove it with Purge, then leave again", n)
 	case !k.hasOrphans && (!sp.leaveForce || sp.mapLost || !errors.Is(k.orphansErr, errNoTables)):
 		e.Text = fmt.Sprintf("whether there are locks in the lockspace that the service does not know can't be seen (%v); "+

@@ -207,7 +207,7 @@ func TestLeaveWithOrphans(t *testing.T) {
 	for _, force := range []bool{false, true} {
 		require.ErrorIs(t, s.done(s.leave(root, "vms", force)), LockspaceInUse)
 	}
-	c := s.call(&call{kind: callSpace, op: "purge", caller: root, space: "vms"}, func(c *call) { s.tab.purge(c, []dlm.LockID{id}) })
+	c := s.call(&call{kind: callSpace, op: "purge", caller: root, space: "vms"}, func(c *call) { s.tab.purge(c, []dlm.LockID{id}, false) })
 	require.NoError(t, s.done(c))
 	require.NoError(t, s.done(s.leave(root, "vms", false)))
 	require.Empty(t, s.memberOf())
@@ -315,7 +315,7 @@ func TestStateFileLost(t *testing.T) {
 		require.Equal(t, 2, s.tab.spaces["vms"].orphans)
 	}
 	ids := []dlm.LockID{g.grants[0].LockID, g.grants[1].LockID}
-	require.NoError(t, s.done(s.call(&call{kind: callSpace, op: "purge", caller: root, space: "vms"}, func(c *call) { s.tab.purge(c, ids) })))
+	require.NoError(t, s.done(s.call(&call{kind: callSpace, op: "purge", caller: root, space: "vms"}, func(c *call) { s.tab.purge(c, ids, false) })))
 	require.NoError(t, s.done(s.leave(root, "vms", false)))
 	require.Empty(t, s.memberOf())
 }
@@ -374,5 +374,132 @@ func TestNothingIsTakenOverBlindly(t *testing.T) {
 		require.NoError(t, s.done(s.join(root, "vms")))
 		require.True(t, slices.Equal([]string{"vms"}, s.tab.spaceNames()))
 		require.Equal(t, 1, s.tab.spaces["vms"].orphans)
+	}
+}
+
+func (s *sim) adopt(c Caller, space string, id dlm.LockID, o AdoptOptions) *simCall {
+	return s.call(&call{kind: callConvert, op: "adopt", caller: c, space: space}, func(c *call) { s.tab.adoptOrphan(c, id, o) })
+}
+
+func (s *sim) purge(space string, some bool, ids ...dlm.LockID) *simCall {
+	return s.call(&call{kind: callSpace, op: "purge", caller: root, space: space}, func(c *call) { s.tab.purge(c, ids, some) })
+}
+
+func (s *sim) listOrphans(space string) []Orphan {
+	var out []Orphan
+	c := s.call(&call{kind: callSpace, op: "orphans", space: space}, func(c *call) {
+		s.tab.listOrphans(c, func(found []dlm.Orphan, e *Error) {
+			require.Nil(s.t, e)
+			s.tab.describe(c, found, func(o []Orphan) { out = o; s.tab.reply(c) })
+		})
+	})
+	require.NoError(s.t, s.done(c))
+	return out
+}
+
+// The locks of a lost state file are listed with what their value blocks tell, and
+// are taken over one by one, under the same lockid and fencing token, or let go of.
+func TestAdoptOrphan(t *testing.T) {
+	s, _ := simWith(t, "vms")
+	o, sel := vm("vm1")
+	o.Label = "disk.img"
+	want := []Want{{"vms", "x", dlm.EX}, {"vms", "y", dlm.PR}, {"vms", "z", dlm.PW}, {"vms", "zz", dlm.PR}}
+	c := s.acquire(root, o, want...)
+	require.NoError(t, s.done(c))
+	g := c.grants
+	other, _ := vm("vm2")
+	require.NoError(t, s.done(s.acquire(root, other, Want{"vms", "y", dlm.PR})))
+	s.lose()
+	found := s.listOrphans("vms")
+	require.Len(t, found, 5)
+	require.Equal(t, "x", found[0].Resource)
+	require.True(t, found[0].HasHolder)
+	require.Equal(t, "disk.img", found[0].Holder.Who)
+	require.Equal(t, g[0].Token, found[0].Holder.Token)
+	require.False(t, found[1].HasHolder, "a shared lock publishes nothing")
+
+	require.ErrorIs(t, s.done(s.adopt(root, "vms", 99, AdoptOptions{})), NotHeld)
+	require.ErrorIs(t, s.done(s.adopt(root, "vms", g[0].LockID, AdoptOptions{Resource: "y"})), InvalidArgs)
+	require.ErrorIs(t, s.done(s.adopt(root, "vms", g[0].LockID, AdoptOptions{Mode: dlm.PR, HasMode: true})), InvalidArgs)
+	s.now = s.now.Add(1 << 20)
+	for _, want := range g[:3] {
+		a := s.adopt(root, "vms", want.LockID, AdoptOptions{Owner: "vm1", HasOwner: true, Label: "disk.img", Resource: want.Resource})
+		require.NoError(t, s.done(a))
+		require.Equal(t, want.LockID, a.grants[0].LockID)
+		if want.Resource != "y" {
+			require.Equal(t, want.Token, a.grants[0].Token, want.Resource)
+		}
+	}
+	require.ErrorIs(t, s.done(s.adopt(root, "vms", g[0].LockID, AdoptOptions{})), NotHeld, "it is no orphan any more")
+	s.agree("x", "y", "z")
+	s.restart()
+	s.agree("x", "y", "z")
+	require.Equal(t, 3, s.tab.lockCount())
+	again := s.acquire(root, o, want[0])
+	require.NoError(t, s.done(again))
+	require.Equal(t, g[0].Token, again.grants[0].Token)
+	require.NoError(t, s.done(s.release(root, "vms", "x", sel)))
+
+	require.ErrorIs(t, s.done(s.purge("vms", true, g[3].LockID, 99)), InvalidArgs)
+	one := s.purge("vms", true, g[3].LockID)
+	require.NoError(t, s.done(one))
+	require.EqualValues(t, 1, one.count)
+	require.Len(t, s.listOrphans("vms"), 1, "the other shared one")
+	s.agree("x", "y", "z")
+}
+
+// An orphan whose record can't be written stays one, and so does one whose new owner
+// has the resource, or may have no more locks.
+func TestAdoptionRefused(t *testing.T) {
+	s, _ := simWith(t, "vms")
+	p := strange(t, s.node, "vms")
+	id := p.lock("x", dlm.PR, dlm.Persistent)
+	p.end()
+	o, sel := vm("vm1")
+	require.NoError(t, s.done(s.acquire(root, o, Want{"vms", "x", dlm.PR})))
+	mine := AdoptOptions{Owner: "vm1", HasOwner: true}
+	require.ErrorIs(t, s.done(s.adopt(root, "vms", id, mine)), AlreadyHeld)
+	s.tab.limits.LocksPerUID = 1
+	require.ErrorIs(t, s.done(s.adopt(root, "vms", id, AdoptOptions{})), LimitExceeded)
+	s.tab.limits = DefaultLimits()
+	require.NoError(t, s.done(s.release(root, "vms", "x", sel)))
+	s.journal.setFail(true)
+	require.ErrorIs(t, s.done(s.adopt(root, "vms", id, mine)), StateWriteFailed)
+	require.Equal(t, []Orphan{{Orphan: dlm.Orphan{LockID: id, Resource: "x", Mode: dlm.PR}}}, s.listOrphans("vms"))
+	s.journal.setFail(false)
+	s.retryJournal()
+	s.rest()
+	s.agree("x")
+	require.NoError(t, s.done(s.adopt(user(7, ":1.7"), "vms", id, AdoptOptions{UID: 5, HasUID: true})))
+	_, l := s.recordOf(0)
+	require.False(t, l)
+	require.Equal(t, uint32(5), s.journal.contents("").Locks[0].UID)
+	s.agree("x")
+}
+
+// Died at any point of taking an orphan over, it is an orphan or the owner's.
+func TestAdoptionMeetsTheEnd(t *testing.T) {
+	for steps := 1; ; steps++ {
+		s, _ := simWith(t, "vms")
+		p := strange(t, s.node, "vms")
+		id := p.lock("x", dlm.EX, dlm.Persistent)
+		p.end()
+		c := s.adopt(root, "vms", id, AdoptOptions{Owner: "vm1", HasOwner: true})
+		for range steps {
+			if !s.deliver() && !s.write() && !s.toil(0) {
+				require.NoError(t, c.err)
+				return
+			}
+		}
+		answered := c.answers == 1
+		s.onLost = func(l Lost) { require.Fail(t, "lost", "%v", l) }
+		s.restart()
+		held := s.tab.lockCount() == 1
+		require.True(t, held || !answered, "after %d steps", steps)
+		require.Equal(t, !held, len(s.listOrphans("vms")) == 1, "after %d steps", steps)
+		s.agree("x")
+		if held {
+			require.Equal(t, id, s.journal.contents("").Locks[0].LockID)
+		}
 	}
 }

@@ -222,7 +222,7 @@ func (c *chaos) doPurge(rt *rapid.T) {
 		for _, o := range c.tab.unknown(c.tab.spaces[space], e) {
 			ids = append(ids, o.LockID)
 		}
-		c.call(&call{kind: callSpace, op: "purge", caller: chaosCallers[0], space: space}, func(cl *call) { c.tab.purge(cl, ids) })
+		c.call(&call{kind: callSpace, op: "purge", caller: chaosCallers[0], space: space}, func(cl *call) { c.tab.purge(cl, ids, false) })
 	}
 }
 

@@ -182,21 +182,25 @@ func (t *table) listOrphans(c *call, then func([]dlm.Orphan, *Error)) {
 	}})
 }
 
-// purge removes the orphans that the caller has seen, if they still are
-// exactly those. Each is adopted and then unlocked: the kernel's purge takes
-// whatever is there, and meets a kernel bug if a ghost is among it.
-func (t *table) purge(c *call, expect []dlm.LockID) {
+// purge removes the orphans that the caller has seen, if they still are exactly
+// those; with some, if those are still there. Each is adopted and then unlocked: the
+// kernel's purge takes whatever is there, and meets a kernel bug if a ghost is among
+// it.
+func (t *table) purge(c *call, expect []dlm.LockID, some bool) {
 	t.listOrphans(c, func(found []dlm.Orphan, e *Error) {
 		if e != nil {
 			t.refuse(c, e)
 			return
 		}
 		ids := slices.Sorted(slices.Values(expect))
-		same := len(ids) == len(found)
-		for i := 0; same && i < len(ids); i++ {
-			same = ids[i] == found[i].LockID
+		if some {
+			ids = slices.Compact(ids)
+			found = slices.DeleteFunc(found, func(o dlm.Orphan) bool {
+				_, meant := slices.BinarySearch(ids, o.LockID)
+				return !meant
+			})
 		}
-		if !same {
+		if !slices.EqualFunc(ids, found, func(id dlm.LockID, o dlm.Orphan) bool { return id == o.LockID }) {
 			t.refuse(c, c.error(InvalidArgs, c.space, "", dlm.None, "the orphans are not those that were named; call ListOrphans and look again"))
 			return
 		}
@@ -224,29 +228,14 @@ func (t *table) purgeNext(p *purging) {
 		return
 	}
 	o := p.left[0]
-	if l := p.sp.strays[o.LockID]; l != nil {
-		p.left = p.left[1:]
-		if l.flying { // another Purge is at it
+	p.left = p.left[1:]
+	t.takeStray(p.sp, o, func(l *lock) {
+		if l == nil || l.flying { // gone by itself; another Purge is at it
 			t.purgeNext(p)
 			return
 		}
 		t.purgeStray(p, l)
-		return
-	}
-	ck := dlm.Cookie(t.ref())
-	p.sp.purges[ck] = func(ev dlm.Event) {
-		if !ev.Status.OK() {
-			p.left = p.left[1:] // gone by itself
-			t.purgeNext(p)
-			return
-		}
-		l := &lock{ref: t.ref(), cookie: ck, sp: p.sp, resource: o.Resource, lockid: ev.LockID, mode: o.Mode,
-			wanted: dlm.None, state: Held, stray: true, probe: true}
-		t.add(l)
-		p.sp.strays[l.lockid] = l
-		t.purgeNext(p) // it is a stray now, and perhaps another one than o
-	}
-	t.do(adoptAction{sp: p.sp, cookie: ck, resource: o.Resource, mode: o.Mode})
+	})
 }
 
 func (t *table) purgeStray(p *purging, l *lock) {

@@ -366,14 +366,20 @@ func (s *scenario) runCall(verb, who string, c Caller, d *daemon, p []string, o 
 		w := want([]string{p[0], "NL"})
 		d.Inspect(w.Lockspace, w.Resource, func(in Inspection, err error) { s.inspected(who, in, err) })
 	case "orphans": // CALLER LOCKSPACE
-		d.Orphans(p[0], func(found []dlm.Orphan, err error) { s.result(who, err, "orphans %v", found) })
+		d.Orphans(p[0], func(found []Orphan, err error) {
+			var plain []dlm.Orphan
+			for _, o := range found {
+				plain = append(plain, o.Orphan)
+			}
+			s.result(who, err, "orphans %v", plain)
+		})
 	case "purge": // CALLER LOCKSPACE LKID ...
 		var ids []dlm.LockID
 		for _, w := range p[1:] {
 			n, _ := strconv.Atoi(w)
 			ids = append(ids, dlm.LockID(n))
 		}
-		d.Purge(c, p[0], ids, func(n uint32, err error) { s.result(who, err, "purged %d", n) })
+		d.Purge(c, p[0], ids, false, func(n uint32, err error) { s.result(who, err, "purged %d", n) })
 	case "vanish": // CALLER
 		d.SenderGone(c.Sender)
 	default:

@@ -308,7 +308,7 @@ func TestPurge(t *testing.T) {
 	}
 	require.NoError(t, e.Close())
 	purge := func(expect ...dlm.LockID) *simCall {
-		c := s.call(&call{kind: callSpace, op: "purge", caller: root, space: "vms"}, func(c *call) { s.tab.purge(c, expect) })
+		c := s.call(&call{kind: callSpace, op: "purge", caller: root, space: "vms"}, func(c *call) { s.tab.purge(c, expect, false) })
 		s.rest()
 		return c
 	}
@@ -342,7 +342,7 @@ func TestPurgeTwiceAtOnce(t *testing.T) {
 	require.NoError(t, e.Close())
 	var calls []*simCall
 	for range 2 {
-		calls = append(calls, s.call(&call{kind: callSpace, op: "purge", caller: root, space: "vms"}, func(c *call) { s.tab.purge(c, []dlm.LockID{id}) }))
+		calls = append(calls, s.call(&call{kind: callSpace, op: "purge", caller: root, space: "vms"}, func(c *call) { s.tab.purge(c, []dlm.LockID{id}, false) }))
 	}
 	s.rest()
 	for _, c := range calls {
@@ -364,7 +364,7 @@ func TestPurgeMeetsTheEnd(t *testing.T) {
 	require.NoError(t, err)
 	h.Lock(1, "x", dlm.EX, dlm.NoQueue|dlm.Persistent)
 	require.NoError(t, e.Close())
-	c := s.call(&call{kind: callSpace, op: "purge", caller: root, space: "vms"}, func(c *call) { s.tab.purge(c, []dlm.LockID{id}) })
+	c := s.call(&call{kind: callSpace, op: "purge", caller: root, space: "vms"}, func(c *call) { s.tab.purge(c, []dlm.LockID{id}, false) })
 	for len(s.tab.spaces["vms"].purges) == 0 {
 		require.True(t, s.deliver() || s.toil(0))
 	}

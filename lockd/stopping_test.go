@@ -81,11 +81,15 @@ func callEverything(d *Service, b *answerBook, turn int) {
 	d.Lock(1, func() func(LockInfo, error) { done := b.expect("lock"); return func(LockInfo, error) { done() } }())
 	d.Senders(func() func([]string) { done := b.expect("senders"); return func([]string) { done() } }())
 	d.Idle(func() func(string) { done := b.expect("idle"); return func(string) { done() } }())
-	d.Orphans("vms", func() func([]dlm.Orphan, error) {
+	d.Orphans("vms", func() func([]Orphan, error) {
 		done := b.expect("orphans")
-		return func([]dlm.Orphan, error) { done() }
+		return func([]Orphan, error) { done() }
 	}())
-	d.Purge(root, "vms", nil, number("purge"))
+	d.Purge(root, "vms", nil, false, number("purge"))
+	d.AdoptOrphan(root, "vms", 99, AdoptOptions{}, func() func(Grant, error) {
+		done := b.expect("adopt")
+		return func(Grant, error) { done() }
+	}())
 	d.Join(root, fmt.Sprintf("more%d", turn), plain("join"))
 	d.Leave(root, fmt.Sprintf("more%d", turn), true, plain("leave"))
 	d.ReleaseMany(who, []Want{{Lockspace: "vms", Resource: held + "a"}}, "o", nil, number("release-many"))

@@ -136,7 +136,7 @@ the service and its restart, but not the node.`,
 	for group, cmds := range map[string][]*cobra.Command{
 		"locks":  {a.acquireCmd(), a.releaseCmd(), a.releaseOwnerCmd(), a.convertCmd(), a.runCmd()},
 		"look":   {a.inspectCmd(), a.listCmd(), a.statusCmd(), a.monitorCmd()},
-		"spaces": {a.lockspacesCmd(), a.joinCmd(), a.leaveCmd(), a.orphansCmd(), a.purgeCmd()},
+		"spaces": {a.lockspacesCmd(), a.joinCmd(), a.leaveCmd(), a.orphansCmd(), a.adoptCmd(), a.purgeCmd()},
 	} {
 		for _, c := range cmds {
 			c.GroupID = group

@@ -168,9 +168,13 @@ the service explains. The service never touches them by itself.`,
 }
 
 func (a *app) orphanTable(orphans []client.Orphan) {
-	t := table{heading: []string{"LOCKID", "RESOURCE", "MODE"}}
+	t := table{heading: []string{"LOCKID", "RESOURCE", "MODE", "WHO", "TOKEN"}}
 	for _, o := range orphans {
-		t.add(number(o.LockID), text(o.Resource), text(o.Mode))
+		token := text("")
+		if o.Token != 0 {
+			token = number(o.Token)
+		}
+		t.add(number(o.LockID), text(o.Resource), text(o.Mode), text(o.Who), token)
 	}
 	t.write(a.out)
 }
@@ -178,22 +182,27 @@ func (a *app) orphanTable(orphans []client.Orphan) {
 func (a *app) purgeCmd() *cobra.Command {
 	var yes bool
 	cmd := &cobra.Command{
-		Use:   "purge LOCKSPACE [--yes]",
+		Use:   "purge LOCKSPACE [LOCKID...] [--yes]",
 		Short: "Remove locks that nobody knows any more",
-		Long: `Shows the orphans of a lockspace, asks, and removes them, if they still are
-exactly those shown. Whatever they protected is not protected any more: make
-sure that nobody uses it.`,
-		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: a.complete(lockspaces),
+		Long: `Shows the orphans of a lockspace, or those named, asks, and removes them, if
+they still are exactly those shown. Whatever they protected is not protected any
+more: make sure that nobody uses it.`,
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: a.complete(lockspaces, orphanIDs),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.purge(cmd.Context(), args[0], yes)
+			ids, err := lockids(args[1:])
+			if err != nil {
+				return err
+			}
+			return a.purge(cmd.Context(), args[0], ids, yes)
 		},
 	}
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "don't ask")
 	return cmd
 }
 
-func (a *app) purge(ctx context.Context, space string, yes bool) error {
+// purge removes some orphans, or, with none named, all.
+func (a *app) purge(ctx context.Context, space string, some []uint32, yes bool) error {
 	c, err := a.connect(ctx)
 	if err != nil {
 		return err
@@ -201,9 +210,18 @@ func (a *app) purge(ctx context.Context, space string, yes bool) error {
 	defer func() { _ = c.Close() }()
 	look, cancel := a.bound(ctx, 0)
 	defer cancel()
-	orphans, err := c.Orphans(look, space)
+	var orphans []client.Orphan
+	remove := c.PurgeSome
+	if len(some) > 0 {
+		orphans, err = chosen(look, c, space, some)
+	} else {
+		remove = c.Purge
+		if orphans, err = c.Orphans(look, space); err != nil {
+			err = about(err, space, "")
+		}
+	}
 	if err != nil {
-		return about(err, space, "")
+		return err
 	}
 	if !a.json && !a.quiet && len(orphans) > 0 {
 		a.orphanTable(orphans)
@@ -224,7 +242,7 @@ func (a *app) purge(ctx context.Context, space string, yes bool) error {
 	if len(ids) > 0 {
 		act, cancel := a.bound(ctx, 0) // a person may have thought long
 		defer cancel()
-		if n, err = c.Purge(act, space, ids); err != nil {
+		if n, err = remove(act, space, ids); err != nil {
 			return about(err, space, "")
 		}
 	}

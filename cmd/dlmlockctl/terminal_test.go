@@ -24,14 +24,31 @@ import (
 // fake is a service that grants everything and has two orphans: the embedded
 // engine has none.
 type fake struct {
-	mu     sync.Mutex
-	block  chan struct{} // Acquire waits for it
-	purged []uint32
-	flags  []godbus.Flags
+	mu      sync.Mutex
+	block   chan struct{} // Acquire waits for it
+	purged  []uint32
+	adopted uint32
+	options map[string]godbus.Variant
+	flags   []godbus.Flags
 }
 
-func (f *fake) ListOrphans(string) ([]client.Orphan, *godbus.Error) {
-	return []client.Orphan{{LockID: 7, Resource: "disk1", Mode: "EX"}, {LockID: 9, Resource: "disk2", Mode: "PR"}}, nil
+// orphanRow is an orphan on the bus.
+type orphanRow struct {
+	LockID         uint32
+	Resource, Mode string
+	Details        map[string]godbus.Variant
+}
+
+func (f *fake) ListOrphans(string) ([]orphanRow, *godbus.Error) {
+	published := map[string]godbus.Variant{"token": godbus.MakeVariant(uint64(17)), "who": godbus.MakeVariant("web")}
+	return []orphanRow{{7, "disk1", "EX", published}, {9, "disk2", "PR", map[string]godbus.Variant{}}}, nil
+}
+
+func (f *fake) AdoptOrphan(_ string, id uint32, o map[string]godbus.Variant) (uint64, godbus.ObjectPath, *godbus.Error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.adopted, f.options = id, o
+	return 17, "/org/example/DlmLock/lock/1", nil
 }
 
 func (f *fake) Purge(_ string, ids []uint32, _ map[string]godbus.Variant) (uint32, *godbus.Error) {
@@ -250,4 +267,30 @@ func TestJobControl(t *testing.T) {
 	require.Zero(t, tty.exit())
 	require.Contains(t, tty.text(), "read hello")
 	require.Contains(t, tty.text(), "tty 0")
+}
+
+// adopt and purge with lockids mean the orphans that were shown, and no others.
+func TestOrphansOneByOne(t *testing.T) {
+	f, bus := startFake(t)
+	code, out, _ := program(t, bus, "orphans", "vms")
+	require.Zero(t, code)
+	require.Contains(t, out, "LOCKID  RESOURCE  MODE  WHO  TOKEN\n7       disk1     EX    web  17\n")
+	code, out, errs := program(t, bus, "adopt", "vms", "7", "--owner=vm1", "--uid=0", "--label=disk")
+	require.Zero(t, code, errs)
+	require.Equal(t, "took over vms/disk1 EX, lockid 7, token 17\n", out)
+	require.EqualValues(t, 7, f.adopted)
+	require.Equal(t, map[string]godbus.Variant{"owner": godbus.MakeVariant("vm1"), "label": godbus.MakeVariant("disk"), "uid": godbus.MakeVariant(uint32(0)),
+		"resource": godbus.MakeVariant("disk1"), "mode": godbus.MakeVariant("EX")}, f.options)
+	code, _, errs = program(t, bus, "adopt", "vms", "8")
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, errs, "no orphan of vms has the lockid 8")
+	code, _, _ = program(t, bus, "adopt", "vms", "disk1")
+	require.Equal(t, exitUsage, code)
+
+	code, _, _ = program(t, bus, "purge", "vms", "9", "--yes")
+	require.Zero(t, code)
+	require.Equal(t, []uint32{9}, f.take())
+	code, _, _ = program(t, bus, "purge", "vms", "9", "8", "--yes")
+	require.Equal(t, exitFailed, code)
+	require.Nil(t, f.take())
 }
