@@ -1,6 +1,7 @@
 package libdlm
 
 import (
+	"os"
 	"syscall"
 	"testing"
 	"time"
@@ -70,4 +71,22 @@ func TestStartThatCanNotBeSeen(t *testing.T) {
 	require.Error(t, err)
 	require.NotErrorIs(t, err, dlm.ErrNoLockspace)
 	require.NotErrorIs(t, err, dlm.ErrClusterUnavailable)
+}
+
+// Events that can't be read are as good as dropped: it is looked, again and again,
+// until the socket is closed.
+func TestEventsThatCanNotBeRead(t *testing.T) {
+	recheckPause = time.Millisecond
+	t.Cleanup(func() { recheckPause = time.Second })
+	file, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0) // EBADF
+	require.NoError(t, err)
+	u, lost, ended := &uevents{file: file}, make(chan struct{}, 1000), make(chan struct{})
+	go func() {
+		defer close(ended)
+		u.watch(func(string) {}, func() { lost <- struct{}{} })
+	}()
+	<-lost
+	<-lost
+	u.close()
+	<-ended
 }

@@ -27,8 +27,7 @@ type Engine struct {
 
 	mu      sync.Mutex
 	spaces  map[*space]struct{}
-	uevents *uevents // from the first lockspace on; nil if there can be none
-	watched bool     // whether uevents was tried
+	uevents *uevents // from the first lockspace on; nil if that has failed
 	closed  bool
 
 	blind      atomic.Bool // devices could not be looked at, and that was said
@@ -220,10 +219,9 @@ func (e *Engine) drop(s *space) {
 
 // watch begins to look for lockspaces that somebody makes the node leave.
 func (e *Engine) watch() {
-	if e.watched {
+	if e.uevents != nil {
 		return
 	}
-	e.watched = true
 	u, err := openUevents()
 	if err != nil {
 		e.log.Warn("no device events: it won't be noticed if another program makes this node leave a lockspace", "err", err)

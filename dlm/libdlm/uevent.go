@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,7 +31,7 @@ func openUevents() (*uevents, error) {
 // takes away, which is the first thing that it does when the node leaves the
 // lockspace (release_lockspace in fs/dlm/lockspace.c); the leaving then waits
 // until every process has closed the device. It calls lost when events were
-// dropped. It returns after close.
+// dropped, or may have been because reading failed. It returns after close.
 func (u *uevents) watch(removed func(lockspace string), lost func()) {
 	buffer := make([]byte, 16<<10)
 	for {
@@ -42,8 +43,11 @@ func (u *uevents) watch(removed func(lockspace string), lost func()) {
 			}
 		case errors.Is(err, syscall.ENOBUFS):
 			lost()
-		default:
+		case errors.Is(err, os.ErrClosed):
 			return
+		default:
+			time.Sleep(recheckPause)
+			lost()
 		}
 	}
 }

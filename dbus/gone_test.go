@@ -1,0 +1,89 @@
+package dbus
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/internal/testbus"
+	"github.com/dlmlock/dlmlockd/lockd"
+)
+
+// starting is as much of a service as Start asks for.
+type starting struct {
+	lockd.API
+	senders func(done func([]string))
+
+	mu   sync.Mutex
+	gone []string
+}
+
+func (s *starting) Status() lockd.Status                               { return lockd.Status{Ready: true} }
+func (s *starting) Lockspaces(done func([]lockd.LockspaceInfo, error)) { done(nil, nil) }
+func (s *starting) Senders(done func([]string))                        { s.senders(done) }
+
+func (s *starting) SenderGone(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gone = append(s.gone, name)
+}
+
+// denying is a bus that answers root no call of that member.
+func denying(t *testing.T, member string) *testbus.Bus {
+	return testbus.StartWith(t, testbus.Daemon, map[string]string{"deny.conf": fmt.Sprintf(
+		`<busconfig><policy context="mandatory"><deny send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus" send_member=%q/></policy></busconfig>`, member)})
+}
+
+// begin starts a front end over s.
+func begin(t *testing.T, b *testbus.Bus, s *starting) error {
+	conn, err := Connect(t.Context(), b.Address)
+	require.NoError(t, err)
+	server := New(Config{Bus: conn})
+	t.Cleanup(func() { require.NoError(t, server.Shutdown(context.Background())) })
+	return server.Start(t.Context(), s)
+}
+
+// A connection that a lock hangs on is gone if the bus says so, and not because
+// the bus does not answer.
+func TestNoAnswerIsNotGone(t *testing.T) {
+	s := &starting{senders: func(done func([]string)) { done([]string{":1.999999"}) }}
+	require.Error(t, begin(t, denying(t, "ListNames"), s))
+	require.Empty(t, s.gone)
+	require.NoError(t, begin(t, testbus.Start(t, testbus.Daemon), s))
+	require.Equal(t, []string{":1.999999"}, s.gone)
+}
+
+// A connection that comes, and takes a lock, while the service is asked what locks
+// hang on, is not taken for one that has gone.
+func TestAskedInOrder(t *testing.T) {
+	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
+		other := b.Dial(t)
+		s := &starting{senders: func(done func([]string)) {
+			go func() {
+				for range 50 { // time for a question that was put too early
+					var there []string
+					_ = other.BusObject().Call("org.freedesktop.DBus.ListNames", 0).Store(&there)
+				}
+				done([]string{b.Dial(t).Names()[0]})
+			}()
+		}}
+		require.NoError(t, begin(t, b, s))
+		require.Empty(t, s.gone)
+	})
+}
+
+// A bus that does not tell our own pid may count otherwise than we do: then nobody
+// has a pid here.
+func TestBusThatTellsNoPid(t *testing.T) {
+	conn, err := Connect(t.Context(), denying(t, "GetConnectionUnixProcessID").Address)
+	require.NoError(t, err)
+	require.Contains(t, conn.alien, "does not tell the pid")
+	require.NoError(t, conn.Close())
+	conn, err = Connect(t.Context(), testbus.Start(t, testbus.Broker).Address)
+	require.NoError(t, err)
+	require.Empty(t, conn.alien)
+	require.NoError(t, conn.Close())
+}
