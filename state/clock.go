@@ -58,6 +58,9 @@ func (f *File) Epoch() (int64, error) {
 		return 0, &Error{Op: "load", Path: path, Err: errClock}
 	}
 	if bytes.Equal(text, appendClock(nil, f.header.BootID, epoch)) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.epoch = epoch
 		return epoch, nil
 	}
 	if !bytes.HasPrefix(text, []byte(clockBanner)) || bytes.Contains(text, []byte("\nboot-id = \""+f.header.BootID+"\"\n")) {
@@ -69,16 +72,25 @@ func (f *File) Epoch() (int64, error) {
 // NoteEpoch keeps the epoch for the next start in this boot. It replaces the
 // file at once, so a crash leaves the old one or the new one.
 func (f *File) NoteEpoch(epoch int64) error {
-	path := filepath.Join(f.dir.path, clockName)
 	if epoch < 0 {
+		path := filepath.Join(f.dir.path, clockName)
 		return &Error{Op: "write", Path: path, Err: fmt.Errorf("%w: epoch %d", ErrRecord, epoch)}
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.epoch = epoch
+	return f.writeEpoch()
+}
+
+// writeEpoch writes the file of the epoch.
+func (f *File) writeEpoch() error {
+	path := filepath.Join(f.dir.path, clockName)
 	f.dir.root.Remove(temporaryClockName)
 	fd, err := f.dir.root.OpenFile(temporaryClockName, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return &WriteError{"create", path, err}
 	}
-	_, err = fd.Write(appendClock(nil, f.header.BootID, epoch))
+	_, err = fd.Write(appendClock(nil, f.header.BootID, f.epoch))
 	err = errors.Join(err, fd.Close())
 	if err == nil {
 		err = f.dir.root.Rename(temporaryClockName, clockName)

@@ -67,22 +67,6 @@ func (u *usage) written(size int64, locks int) {
 	}
 }
 
-// writeTemporary writes a whole file with the header h and the contents c under
-// the temporary name. On an error nothing is left of it.
-func (f *File) writeTemporary(h Header, c *Contents) (*os.File, int64, error) {
-	fd, err := f.dir.createTemporary()
-	if err != nil {
-		return nil, 0, err
-	}
-	size, err := writeContents(fd, h, c)
-	if err != nil {
-		fd.Close()
-		f.dir.removeTemporary()
-		return nil, 0, err
-	}
-	return fd, size, nil
-}
-
 // writeContents writes a whole file and returns its size.
 func writeContents(w io.Writer, h Header, c *Contents) (size int64, err error) {
 	b := make([]byte, 0, writeSize+writeSize/8)
@@ -125,9 +109,9 @@ type compaction struct {
 	src    *os.File // the running file
 	end    int64    // how much of it is in dst, folded or copied
 	before usage    // when it began
+	extra  int64    // room that is wanted beside what is spoken for
 
-	dst   *os.File
-	size  int64
+	dst   *draft
 	after usage
 }
 
@@ -148,7 +132,9 @@ func (f *File) compact(c *compaction) {
 	if err != nil {
 		f.retryAt = f.size + max(f.compactMin, f.size/4)
 		f.log.Warn("could not compact the state file; it stays as it is and will be tried again", "err", err)
+		return
 	}
+	f.makeSpare()
 }
 
 // fold writes the new file from what was there when the compaction began.
@@ -160,11 +146,18 @@ func (f *File) fold(c *compaction) error {
 	if len(l.Damage) > 0 || l.Torn || l.foreign != 0 {
 		return ErrDamaged
 	}
-	if c.dst, c.size, err = f.writeTemporary(f.header, &l.Contents); err != nil {
+	f.mu.Lock()
+	c.dst, err = f.newDraft()
+	room := c.extra + f.room.need + spareRoom
+	f.mu.Unlock()
+	if err != nil {
 		return err
 	}
-	c.after.written(c.size, len(l.Locks))
-	return nil
+	if err = c.dst.write(f.header, &l.Contents); err == nil {
+		c.after.written(c.dst.size, len(l.Locks))
+		err = c.dst.pad(room)
+	}
+	return f.unless(c.dst, err)
 }
 
 // follow copies what was appended meanwhile, until little is left.
@@ -177,10 +170,20 @@ func (f *File) follow(c *compaction) error {
 			return nil
 		}
 		if err := c.copyTail(now); err != nil {
-			return f.abandon(c.dst, err)
+			return f.unless(c.dst, err)
 		}
 	}
 	return nil
+}
+
+// unless gives a draft up if there is an error.
+func (f *File) unless(d *draft, err error) error {
+	if err == nil {
+		return nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.abandon(d, err)
 }
 
 // goOver copies the rest and makes the new file the running one. Only this much
@@ -188,11 +191,15 @@ func (f *File) follow(c *compaction) error {
 func (f *File) goOver(c *compaction) error {
 	f.mu.Lock()
 	before, begin := f.size, time.Now()
-	if err := c.copyTail(f.size); err != nil {
-		f.mu.Unlock()
+	err := c.copyTail(f.size)
+	if room := c.extra + f.room.need + spareRoom; err == nil && c.dst.alloc < c.dst.size+room {
+		err = c.dst.pad(room)
+	}
+	if err != nil {
+		defer f.mu.Unlock()
 		return f.abandon(c.dst, err)
 	}
-	old, err := f.install(c.dst, c.size)
+	old, err := f.install(c.dst)
 	if err != nil {
 		f.mu.Unlock()
 		return err
@@ -209,14 +216,9 @@ func (f *File) goOver(c *compaction) error {
 // copyTail copies the running file up to the offset to. Checks don't depend on
 // where a record is, so records are copied as they are.
 func (c *compaction) copyTail(to int64) error {
-	n, err := io.Copy(io.NewOffsetWriter(c.dst, c.size), io.NewSectionReader(c.src, c.end, to-c.end))
-	c.size, c.end = c.size+n, c.end+n
-	return err
-}
-
-// abandon gives up a temporary file.
-func (f *File) abandon(fd *os.File, err error) error {
-	fd.Close()
-	f.dir.removeTemporary()
+	d := c.dst
+	n, err := io.Copy(io.NewOffsetWriter(d.fd, d.size), io.NewSectionReader(c.src, c.end, to-c.end))
+	d.size, c.end = d.size+n, c.end+n
+	d.alloc = max(d.alloc, d.size)
 	return err
 }

@@ -3,6 +3,7 @@ package state
 import (
 	"bytes"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -81,7 +82,9 @@ func TestCutAtEveryByte(t *testing.T) {
 			require.NoError(t, os.Remove(dir+"/"+c.Quarantined))
 			require.Empty(t, c.Locks)
 		} else {
-			require.Equal(t, cut != ends[records+1], c.Torn, "cut at %d", cut)
+			// An empty line and no more looks like padding; without its end, the
+			// last line of a record is not whole.
+			require.Equal(t, cut > ends[records+1]+1, c.Torn, "cut at %d", cut)
 			require.Empty(t, c.Damage, "cut at %d", cut)
 			require.Equal(t, h, f.Header())
 			c.Torn = false
@@ -90,7 +93,7 @@ func TestCutAtEveryByte(t *testing.T) {
 			require.NoError(t, f.Close())
 			after, err := os.ReadFile(stateOf(dir))
 			require.NoError(t, err)
-			require.Equal(t, string(text), string(after), "cut at %d", cut)
+			require.Equal(t, string(text), string(textOf(after)), "cut at %d", cut)
 		}
 		require.NoError(t, f.Close())
 	}
@@ -121,6 +124,11 @@ func TestFlipEveryByte(t *testing.T) {
 			l, err := load(bytes.NewReader(text), int64(len(text)))
 			text[i] ^= mask
 			require.NoError(t, err)
+			if i == len(text)-2 && mask == '"'^'\n' {
+				require.True(t, l.Torn, "what is left looks like a write that was cut off before the quote")
+				require.Equal(t, want.Locks, l.Locks)
+				continue
+			}
 			ok := len(l.Damage) == 1 && l.Damage[0].Offset <= int64(i) && int64(i) < l.Damage[0].Offset+l.Damage[0].Length &&
 				!l.Torn && l.foreign == 0 && l.Header == h && l.NextID >= damageSkip+4 &&
 				slices.Equal(l.Locks, want.Locks) && slices.Equal(l.Spaces, want.Spaces)
@@ -162,9 +170,9 @@ func TestOpenQuarantines(t *testing.T) {
 		require.Equal(t, c.NextID, again.NextID)
 		require.NoError(t, f.Close())
 	}
-	names, err := os.ReadDir(dir)
+	names, err := filepath.Glob(filepath.Join(dir, quarantinePrefix+"*"))
 	require.NoError(t, err)
-	require.Len(t, names, 1+(len(text)+12)/13, "every damaged file is kept under a name of its own")
+	require.Len(t, names, (len(text)+12)/13, "every damaged file is kept under a name of its own")
 }
 
 // Longer damage: pieces that were overwritten, taken out, or doubled. What is

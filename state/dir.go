@@ -19,6 +19,8 @@ import (
 const (
 	stateName        = "state.toml"
 	temporaryName    = "state.toml.new"
+	spareName        = "state.toml.spare"
+	replacedName     = "state.toml.replaced"
 	previousBootName = "state.toml.previous-boot"
 	quarantinePrefix = "state.toml.corrupt-"
 	pidName          = "pid"
@@ -186,14 +188,15 @@ func (d *directory) look(name string) (fileID, int64, error) {
 	return fileID{st.Dev, st.Ino}, st.Size, err
 }
 
-// createTemporary makes the file that is to become the state file.
-func (d *directory) createTemporary() (*os.File, error) {
-	d.removeTemporary()
-	return d.root.OpenFile(temporaryName, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+// create makes a file that is to become the state file, in the place of what a
+// crash has left, if it has.
+func (d *directory) create(name string) (*os.File, error) {
+	d.remove(name)
+	return d.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
-// removeTemporary removes what a crash has left, if it has.
-func (d *directory) removeTemporary() { d.root.Remove(temporaryName) }
+// remove removes a file, if it is there.
+func (d *directory) remove(name string) { d.root.Remove(name) }
 
 // quarantine gives the state file a second name, under which it stays when the
 // first goes to a new file. It needs no space and loses nothing. The name is
@@ -208,9 +211,45 @@ func (d *directory) quarantine(now time.Time) (string, error) {
 	}
 }
 
-// setAside keeps the state file of another boot under a second name, in place
-// of an older one.
-func (d *directory) setAside() error {
-	d.root.Remove(previousBootName)
-	return d.root.Link(stateName, previousBootName)
+// setAside keeps a state file that is not for this run under a second name, in
+// place of an older one.
+func (d *directory) setAside(name string) error {
+	d.root.Remove(name)
+	return d.root.Link(stateName, name)
+}
+
+// moved reports whether the directory's path leads to another one now, or to
+// none. That it can't be looked at is an error, and says nothing.
+func (d *directory) moved() (bool, error) {
+	var self, now unix.Stat_t
+	if err := unix.Fstat(int(d.self.Fd()), &self); err != nil {
+		return false, err
+	}
+	err := unix.Stat(d.path, &now)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return true, nil
+	}
+	return err == nil && (now.Dev != self.Dev || now.Ino != self.Ino), err
+}
+
+// follow takes the directory that the path leads to now, and makes it if there
+// is none. The old one is let go of only when the new one is ours: at no time
+// can another daemon have both, or this one write where another one has the
+// lock.
+func (d *directory) follow() error {
+	n, err := openDirectory(d.path)
+	if err != nil {
+		return err
+	}
+	d.close()
+	*d = *n
+	return nil
+}
+
+// absent reports whether there is certainly no state file under its name, for
+// whoever would start now.
+func (d *directory) absent() bool {
+	var st unix.Stat_t
+	err := unix.Lstat(filepath.Join(d.path, stateName), &st)
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR)
 }

@@ -3,6 +3,7 @@ package state
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 )
 
 // What can be wrong, for errors.Is. Open returns them in an *Error.
@@ -49,9 +50,18 @@ func (e *Error) Unwrap() error { return e.Err }
 // WriteError is a failed write to the state file: nothing of what was to be
 // written is there. The same write may be tried again.
 type WriteError struct {
-	Op   string // append, truncate, replace
+	Op   string // append, extend, replace, ...
 	Path string
 	Err  error // wraps the errno where the system gave one
+}
+
+// writeError names the file as it is called now, and not as it was when it was
+// opened.
+func writeError(op, path string, err error) *WriteError {
+	if e, ok := err.(*fs.PathError); ok {
+		err = e.Err
+	}
+	return &WriteError{op, path, err}
 }
 
 func (e *WriteError) Error() string {

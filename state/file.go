@@ -10,8 +10,6 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Header is the top of the file: which run of which node the records are of.
@@ -72,11 +70,19 @@ type File struct {
 	fd         *os.File
 	id         fileID
 	size       int64 // where the next record goes
-	dirty      bool  // there may be bytes behind size that a failed write left
+	alloc      int64 // where the padding ends, and the file
+	dirtyTo    int64 // up to here there may be what a failed write left, and no padding
+	room       *room
+	spare      *os.File // nil: there is none
 	use        usage
 	buf        []byte
+	sizes      []int // of each change in buf
 	compacting bool
-	retryAt    int64 // no compaction below this size, since one failed
+	retryAt    int64     // no compaction below this size, since one failed
+	sick       error     // why nothing new can be written down; nil if it can
+	triedAt    time.Time // when the file was last tried to grow
+	epoch      int64     // what NoteEpoch was last given, or Epoch has found
+	astray     bool      // the file has lost its name, and the log says so
 	closed     bool
 }
 
@@ -114,10 +120,7 @@ func Open(dir string, o Options) (*File, Contents, error) {
 	c, err := f.start(o)
 	if err != nil {
 		f.closed = true
-		if f.fd != nil {
-			f.fd.Close()
-		}
-		d.close()
+		f.closeFiles()
 		return nil, Contents{}, err
 	}
 	return f, c, nil
@@ -125,7 +128,8 @@ func Open(dir string, o Options) (*File, Contents, error) {
 
 // start loads what is there and makes it the file of this run.
 func (f *File) start(o Options) (Contents, error) {
-	f.dir.removeTemporary()
+	f.dir.remove(temporaryName)
+	f.openSpare()
 	l, err := f.read()
 	if err != nil {
 		return Contents{}, err
@@ -141,13 +145,13 @@ func (f *File) start(o Options) (Contents, error) {
 	case len(l.Damage) > 0:
 		l.Quarantined, err = f.dir.quarantine(now)
 		if err != nil {
-			return Contents{}, &WriteError{"quarantine", f.Path(), err}
+			return Contents{}, writeError("quarantine", f.Path(), err)
 		}
 		f.log.Error("the damaged state file is kept", "path", filepath.Join(f.dir.path, l.Quarantined))
 	case f.fd == nil:
 	case !sameBoot:
-		if err := f.dir.setAside(); err != nil {
-			return Contents{}, &WriteError{"set aside", f.Path(), err}
+		if err := f.dir.setAside(previousBootName); err != nil {
+			return Contents{}, writeError("set aside", f.Path(), err)
 		}
 	case l.Header == f.header:
 		return l.Contents, f.goOnWith(l)
@@ -156,9 +160,11 @@ func (f *File) start(o Options) (Contents, error) {
 	if sameBoot {
 		keep = l.Contents
 	}
+	f.room = newRoom(&keep)
 	if err := f.replace(&keep); err != nil {
 		return Contents{}, err
 	}
+	f.sick = f.tend()
 	return l.Contents, nil
 }
 
@@ -196,18 +202,22 @@ func (f *File) refuse(l *loaded) error {
 	return nil
 }
 
-// goOnWith keeps the file as it is, without an unfinished record.
+// goOnWith keeps the file as it is, without an unfinished record. That it can't
+// be given its padding is no reason not to start: it is for Health to tell.
 func (f *File) goOnWith(l *loaded) error {
+	f.size, f.alloc, f.use, f.room = l.end, l.size, l.use, newRoom(&l.Contents)
 	if l.Torn {
-		if err := f.fd.Truncate(l.end); err != nil {
-			return &WriteError{"truncate", f.Path(), err}
+		f.dirtyTo = l.size
+		if err := f.clean(); err != nil {
+			return err
 		}
 	}
 	id, err := identify(f.fd)
 	if err != nil {
 		return &Error{Op: "check", Path: f.Path(), Err: err}
 	}
-	f.id, f.size, f.use = id, l.end, l.use
+	f.id = id
+	f.sick = f.tend()
 	return nil
 }
 
@@ -238,7 +248,7 @@ const maxReported = 20
 
 func report(log *slog.Logger, path string, l *loaded) {
 	if l.Torn {
-		log.Warn(fmt.Sprintf("dropped the unfinished last record of %s, %d bytes: nobody was told that it was written", path, l.size-l.end))
+		log.Warn(fmt.Sprintf("dropped the unfinished last record of %s, %d bytes: nobody was told that it was written", path, l.text-l.end))
 	}
 	for i, d := range l.Damage {
 		if i == maxReported {
@@ -253,128 +263,56 @@ func report(log *slog.Logger, path string, l *loaded) {
 // nothing: after a *WriteError nothing of it is in the file, and the same call
 // may be made again. An error that wraps ErrRecord is a mistake in changes. A
 // crash in the middle may leave the first few of them.
+//
+// What takes on a new lock or lockspace is refused unless the file has, or can
+// get, the room for all that brings it to its end. So what does that is written
+// also when the file system is full.
 func (f *File) Append(changes []Change) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	use, b := f.use, f.buf[:0]
-	for _, c := range changes {
-		if err := validate(c); err != nil {
-			return err
-		}
-		start := len(b)
-		b = appendChange(b, c)
-		use.add(c, len(b)-start)
+	if f.closed {
+		return writeError("append", f.Path(), os.ErrClosed)
 	}
-	if cap(b) <= maxKeptBuffer {
-		f.buf = b
-	}
-	if err := f.ready(); err != nil {
+	b, fresh, err := f.encode(changes)
+	if err != nil {
+		f.room.rollback()
 		return err
 	}
-	if _, err := f.fd.WriteAt(b, f.size); err != nil {
-		f.dirty = true // whatever the count says: os.File does not count the part that was written
-		f.cutBack()    // if that fails, the next Append tries again
-		return &WriteError{"append", f.Path(), err}
+	short, err := f.ready(int64(len(b)), fresh)
+	if err == nil {
+		err = f.put(b)
 	}
+	if err != nil {
+		f.room.rollback()
+		f.sick = err
+		return err
+	}
+	f.room.commit()
+	f.sick = short
 	f.size += int64(len(b))
-	f.use = use
+	for i, c := range changes {
+		f.use.add(c, f.sizes[i])
+	}
 	f.compactIfWorth()
 	return nil
 }
 
-// ready makes sure that what is written to fd is written to the file of that
-// name. Someone may have removed or replaced the file; then a lock that was
-// written down would be written down nowhere. The look costs about as much as
-// a tenth of the write.
-func (f *File) ready() error {
-	if f.closed {
-		return &WriteError{"append", f.Path(), os.ErrClosed}
+// encode writes changes into the buffer, and counts what they need.
+func (f *File) encode(changes []Change) (b []byte, fresh bool, err error) {
+	b, f.sizes = f.buf[:0], f.sizes[:0]
+	for _, c := range changes {
+		if err := validate(c); err != nil {
+			return nil, false, err
+		}
+		start := len(b)
+		b = appendChange(b, c)
+		f.sizes = append(f.sizes, len(b)-start)
+		fresh = f.room.add(c, len(b)-start) || fresh
 	}
-	id, size, err := f.dir.look(stateName)
-	if err != nil || id != f.id {
-		return f.restore()
+	if cap(b) <= maxKeptBuffer {
+		f.buf = b
 	}
-	if size < f.size {
-		return &WriteError{"append", f.Path(), ErrDamaged}
-	}
-	if size > f.size && !f.dirty {
-		f.log.Warn(fmt.Sprintf("%s has grown by %d bytes that are not from here, cutting them off", f.Path(), size-f.size))
-		f.dirty = true
-	}
-	return f.cutBack()
-}
-
-// cutBack removes what is behind the last record.
-func (f *File) cutBack() error {
-	if !f.dirty {
-		return nil
-	}
-	if err := f.fd.Truncate(f.size); err != nil {
-		return &WriteError{"truncate", f.Path(), err}
-	}
-	f.dirty = false
-	return nil
-}
-
-// restore writes the file again from the one that is open but has lost its
-// name.
-func (f *File) restore() error {
-	f.mu.Unlock()
-	f.background.Wait() // a compaction may be about to give it its name back
-	f.mu.Lock()
-	if id, _, err := f.dir.look(stateName); err == nil && id == f.id {
-		return f.cutBack()
-	}
-	f.log.Error(fmt.Sprintf("%s was removed or replaced by somebody else, writing it again", f.Path()))
-	l, err := load(f.fd, f.size)
-	if err != nil {
-		return &WriteError{"replace", f.Path(), err}
-	}
-	if len(l.Damage) > 0 {
-		return &WriteError{"replace", f.Path(), ErrDamaged}
-	}
-	return f.replace(&l.Contents)
-}
-
-// replace makes c the contents of the file, under its name, at once.
-func (f *File) replace(c *Contents) error {
-	fd, size, err := f.writeTemporary(f.header, c)
-	if err != nil {
-		return &WriteError{"replace", f.Path(), err}
-	}
-	old, err := f.install(fd, size)
-	if err != nil {
-		return &WriteError{"replace", f.Path(), err}
-	}
-	if old != nil {
-		old.Close()
-	}
-	f.use = usage{}
-	f.use.written(size, len(c.Locks))
-	return nil
-}
-
-// install gives a complete temporary file the name of the state file and goes
-// on with it. The old one, if there was one, is returned for the caller to
-// close: that frees all its pages, which takes milliseconds. On an error the
-// old one stays in use.
-func (f *File) install(fd *os.File, size int64) (old *os.File, err error) {
-	id, err := identify(fd)
-	if err == nil {
-		err = f.dir.root.Rename(temporaryName, stateName)
-	}
-	if err != nil {
-		return nil, f.abandon(fd, err)
-	}
-	old = f.fd
-	f.fd, f.id, f.size, f.dirty = fd, id, size, false
-	return old, nil
-}
-
-func identify(fd *os.File) (fileID, error) {
-	var st unix.Stat_t
-	err := unix.Fstat(int(fd.Fd()), &st)
-	return fileID{st.Dev, st.Ino}, err
+	return b, fresh, nil
 }
 
 // Header returns the header of this run, with the instance it got.
@@ -394,7 +332,16 @@ func (f *File) Close() error {
 	f.closed = true
 	f.mu.Unlock()
 	f.background.Wait()
-	err := f.fd.Close()
+	return f.closeFiles()
+}
+
+func (f *File) closeFiles() (err error) {
+	if f.fd != nil {
+		err = f.fd.Close()
+	}
+	if f.spare != nil {
+		f.spare.Close()
+	}
 	f.dir.close()
 	return err
 }

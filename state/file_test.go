@@ -461,6 +461,7 @@ func TestLogSaysWhatWasDropped(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, log.String())
 
+	text = textOf(text)
 	require.NoError(t, os.WriteFile(f.Path(), text[:len(text)-3], 0o600))
 	f, c := mustOpen(t, f.dir.path, o)
 	require.True(t, c.Torn)

@@ -19,7 +19,7 @@ func checkLoaded(t *testing.T, text []byte, l *loaded) {
 	if l.foreign != 0 {
 		return
 	}
-	require.True(t, l.end == int64(len(text)) || l.Torn)
+	require.True(t, l.end == l.text || l.Torn)
 	for i, lk := range l.Locks {
 		require.NoError(t, validate(lk))
 		require.True(t, i == 0 || l.Locks[i-1].ID < lk.ID)

@@ -96,7 +96,8 @@ func (s *scanner) fill() error {
 type loaded struct {
 	Contents
 	size    int64 // bytes read
-	end     int64 // where the last whole record ends; size if not Torn
+	text    int64 // bytes without the padding
+	end     int64 // where the last whole record ends; text if not Torn
 	foreign int   // the format, if it is one that we don't know
 	found   int   // how many whole records there were
 	use     usage
@@ -105,15 +106,25 @@ type loaded struct {
 // load reads the first size bytes of r. Damage is part of the result; the error
 // is only ever one of reading.
 func load(r io.ReaderAt, size int64) (*loaded, error) {
-	l := &loader{scan: scanner{r: r, size: size}, index: map[uint64]int32{}, spaces: map[string]Lockspace{}}
-	l.out.size, l.out.end = size, size
+	end, err := trimmed(r, size)
+	if err != nil {
+		return nil, err
+	}
+	l := &loader{scan: scanner{r: r, size: end}, index: map[uint64]int32{}, spaces: map[string]Lockspace{}}
+	l.out.size, l.out.text = size, end
+	if end < size {
+		l.out.text++ // the last line has its end
+	}
+	l.out.end = l.out.text
 	for {
 		text, offset, whole, err := l.scan.next()
 		if err != nil {
 			return nil, err
 		}
 		if !whole {
-			l.tail(text, offset)
+			if l.last(text, offset); l.out.foreign != 0 {
+				return &l.out, nil
+			}
 			break
 		}
 		if l.chunk(text, offset); l.out.foreign != 0 {
@@ -171,6 +182,21 @@ func (l *loader) chunk(text []byte, offset int64) {
 	if !l.record(text[skip:], at) {
 		l.damaged(at, len(text)-skip, "it verifies, but dlmlockd did not write it there")
 	}
+}
+
+// last takes the end of the file. The text is without the end of its last line
+// if there is one, because that looks like padding.
+func (l *loader) last(text []byte, offset int64) {
+	if l.out.text > l.scan.size {
+		line := text[bytes.LastIndexByte(text, '\n')+1:]
+		if len(line) == checkLen-1 && bytes.HasPrefix(line, []byte(checkKey)) {
+			if l.chunk(append(bytes.Clone(text), '\n'), offset); l.out.foreign != 0 {
+				return
+			}
+			text, offset = nil, l.out.text
+		}
+	}
+	l.tail(text, offset)
 }
 
 // tail takes what is behind the last check line.

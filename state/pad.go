@@ -1,0 +1,181 @@
+package state
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// How a change is written, and what is on disk if the process dies between two
+// lines:
+//
+//	makeRoom  write padding behind the padding   more empty lines, which mean nothing
+//	put       write over the padding at size     nothing of it; its beginning, then padding; all of it
+//	(failed)  clean: padding over what is there   the same, until it succeeds
+//
+// Nothing is ever written behind the end of the file but padding, and padding
+// is real bytes: the blocks under it are there, so that writing over it needs no
+// space of the file system. (A file system that copies on write, as btrfs does,
+// needs some all the same; there the write may fail, and then nothing is
+// answered.)
+
+// padding is what the file is filled with: the empty line of TOML.
+var padding = bytes.Repeat([]byte{'\n'}, 64<<10)
+
+// extendRetry is how long a file that could not grow is not tried again for a
+// change that can do without.
+const extendRetry = time.Second
+
+// growth is how much padding is added at once, in bytes: the larger the file,
+// the more, so that growing costs a change next to nothing.
+func growth(size int64) int64 {
+	if size < 256<<10 {
+		return 8 << 10
+	}
+	return 64 << 10
+}
+
+// writePadding fills from up to to.
+func writePadding(w io.WriterAt, from, to int64) error {
+	for from < to {
+		n, err := w.WriteAt(padding[:min(int64(len(padding)), to-from)], from)
+		if err != nil {
+			return err
+		}
+		from += int64(n)
+	}
+	return nil
+}
+
+// trimmed returns where the padding at the end of a file of so many bytes
+// begins: the length without any line break at the end.
+func trimmed(r io.ReaderAt, size int64) (int64, error) {
+	buf := make([]byte, 4<<10)
+	for size > 0 {
+		n := min(int64(len(buf)), size)
+		if got, err := r.ReadAt(buf[:n], size-n); int64(got) < n {
+			if err == nil || errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
+			return 0, err
+		}
+		if rest := bytes.TrimRight(buf[:n], "\n"); len(rest) > 0 {
+			return size - n + int64(len(rest)), nil
+		}
+		size -= n
+		if len(buf) < len(padding) {
+			buf = make([]byte, len(padding))
+		}
+	}
+	return 0, nil
+}
+
+// makeRoom sees to it that n bytes can be written, and that what is spoken for
+// still has its room then. If the file can't grow, what takes on something
+// fresh is refused, and the rest is written as long as it costs nobody else his
+// room. short says that it was the last resort.
+func (f *File) makeRoom(n int64, fresh bool) (short, err error) {
+	want := f.size + n + f.room.need
+	if want+spareRoom <= f.alloc {
+		return nil, nil
+	}
+	if !fresh && want <= f.alloc && f.sick != nil && time.Since(f.triedAt) < extendRetry {
+		return f.sick, nil
+	}
+	f.triedAt = time.Now()
+	err = f.extend(want + spareRoom + growth(f.size))
+	if err != nil {
+		err = f.extend(want + spareRoom)
+	}
+	if err != nil && f.reclaim(n) {
+		return nil, nil
+	}
+	if err == nil {
+		return nil, nil
+	}
+	short = writeError("extend", f.Path(), err)
+	switch spent := f.room.before - f.room.need; {
+	case fresh:
+		return nil, short
+	case want <= f.alloc:
+		return short, nil
+	case n <= spent && f.extend(f.size+n) == nil:
+		return short, nil
+	}
+	return nil, short
+}
+
+// extend makes the file at least so long. On an error it is as long as before.
+func (f *File) extend(to int64) error {
+	if to <= f.alloc {
+		return nil
+	}
+	if err := writePadding(f.fd, f.alloc, to); err != nil {
+		_ = f.fd.Truncate(f.alloc) // more padding does no harm
+		return err
+	}
+	f.alloc = to
+	return nil
+}
+
+// put writes b over the padding.
+func (f *File) put(b []byte) error {
+	if _, err := f.fd.WriteAt(b, f.size); err != nil {
+		f.dirtyTo = max(f.dirtyTo, f.size+int64(len(b)))
+		_ = f.clean() // if that fails, the next Append tries again
+		return writeError("append", f.Path(), err)
+	}
+	return nil
+}
+
+// clean makes padding again of what a failed write, or a crash, has left.
+func (f *File) clean() error {
+	if f.dirtyTo <= f.size {
+		return nil
+	}
+	if err := writePadding(f.fd, f.size, f.dirtyTo); err != nil {
+		return writeError("clean", f.Path(), err)
+	}
+	f.dirtyTo = 0
+	return nil
+}
+
+// reclaimMax is the size up to which a file is compacted while Append waits, in
+// bytes; that takes some ten milliseconds at most.
+const reclaimMax = 4 << 20
+
+// reclaim compacts a file that can't grow, if there is history in it and what is
+// of use finds room beside it. It reports whether n bytes can be written now.
+func (f *File) reclaim(n int64) bool {
+	target := f.use.live + n + f.room.need + spareRoom
+	if f.compacting || f.size-f.use.live < spareRoom || target > f.free() {
+		return false
+	}
+	f.compacting = true
+	c := &compaction{src: f.fd, end: f.size, before: f.use, extra: n}
+	if f.size > reclaimMax {
+		f.background.Go(func() { f.compact(c) })
+		return false
+	}
+	f.mu.Unlock() // only Append and Tend could come in between, and it is one of them
+	f.compact(c)
+	f.mu.Lock()
+	return f.size+n+f.room.need+spareRoom <= f.alloc
+}
+
+// free is how much a new file may take, in bytes: what the file system has, and
+// what is kept for this.
+func (f *File) free() int64 {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(f.fd.Fd()), &fs); err != nil {
+		return 0
+	}
+	free := int64(fs.Bavail) * fs.Bsize
+	if f.spare != nil {
+		free += spareSize
+	}
+	return free
+}

@@ -1,0 +1,211 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
+)
+
+// Health says why nothing new can be written down, or nil if it can: what the
+// last Append or Tend has found. What brings a lock to its end may be written
+// all the same.
+func (f *File) Health() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.sick
+}
+
+// Tend looks after the file between two changes: that the directory and the file
+// are where they were, and that there is room. It writes the file again under
+// its name, in a directory that it makes if need be, if somebody has removed
+// either. One goroutine at a time may call it or Append.
+func (f *File) Tend() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.closed {
+		f.sick = f.tend()
+	}
+}
+
+func (f *File) tend() error {
+	moved, err := f.dir.moved()
+	if err != nil {
+		return writeError("look at", f.dir.path, err)
+	}
+	if moved {
+		if err := f.restore(); err != nil {
+			return err
+		}
+	}
+	if err := f.inPlace(); err != nil {
+		return err
+	}
+	f.triedAt = f.triedAt.Add(-extendRetry)
+	if _, err := f.makeRoom(0, true); err != nil {
+		return err
+	}
+	if f.spare == nil {
+		f.makeSpare()
+	}
+	return nil
+}
+
+// ready makes sure that n bytes are written to the file of that name, and that
+// there is room for them. short says why they are among the last that can be.
+func (f *File) ready(n int64, fresh bool) (short, err error) {
+	err = f.inPlace()
+	if err != nil && !fresh && f.dir.absent() {
+		// The next start finds no file and so no lock that could be taken for a
+		// held one. What ends is noted in the file that is open, for the one that
+		// will be written again.
+		short, err = err, f.clean()
+	}
+	if err != nil {
+		return nil, err
+	}
+	low, err := f.makeRoom(n, fresh)
+	return errors.Join(short, low), err
+}
+
+// inPlace makes sure that what is written to fd is written to the file of that
+// name. Someone may have removed or replaced the file; then a lock that was
+// written down would be written down nowhere. The look costs about as much as
+// a tenth of the write.
+func (f *File) inPlace() error {
+	id, size, err := f.dir.look(stateName)
+	switch {
+	case f.astray, errors.Is(err, unix.ENOENT), err == nil && id != f.id:
+		return f.restore()
+	case err != nil: // could not look; that says nothing of the file
+		return writeError("look at", f.Path(), err)
+	case size < f.size:
+		return writeError("append", f.Path(), ErrDamaged)
+	case size < f.alloc:
+		f.alloc = size
+	case size > f.alloc:
+		f.log.Warn(fmt.Sprintf("%s has grown by %d bytes that are not from here, cutting them off", f.Path(), size-f.alloc))
+		if err := f.fd.Truncate(f.alloc); err != nil {
+			return writeError("truncate", f.Path(), err)
+		}
+	}
+	return f.clean()
+}
+
+// restore writes the file again from the one that is open but has lost its
+// name, in the directory that has the path now.
+func (f *File) restore() error {
+	f.mu.Unlock()
+	f.background.Wait() // a compaction may be about to give it its name back
+	f.mu.Lock()
+	moved, err := f.dir.moved()
+	if id, _, e := f.dir.look(stateName); err == nil && !moved && e == nil && id == f.id {
+		f.found("is in its place again")
+		return f.clean()
+	}
+	if !f.astray {
+		f.astray = true
+		f.log.Error(fmt.Sprintf("%s, or its directory, was removed or replaced by somebody else; it is written again as soon as that can be done", f.Path()))
+	}
+	if err == nil && moved {
+		err = f.dir.follow()
+	}
+	if err != nil {
+		return writeError("restore", f.Path(), err)
+	}
+	if err := f.rewrite(); err != nil {
+		return err
+	}
+	f.found("is written again")
+	return nil
+}
+
+// found says that the file has its name again, if it was said that it has not.
+func (f *File) found(how string) {
+	if f.astray {
+		f.astray = false
+		f.log.Warn(f.Path() + " " + how)
+	}
+}
+
+// rewrite writes the file anew from the one that is open. What has its name
+// meanwhile is kept aside.
+func (f *File) rewrite() error {
+	if err := f.clean(); err != nil {
+		return err
+	}
+	l, err := load(f.fd, f.size)
+	if err == nil && (len(l.Damage) > 0 || l.Torn || l.foreign != 0) {
+		err = ErrDamaged
+	}
+	if err == nil {
+		err = f.dir.setAside(replacedName)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+	}
+	if err != nil {
+		return writeError("replace", f.Path(), err)
+	}
+	if err := f.replace(&l.Contents); err != nil || f.epoch == 0 {
+		return err
+	}
+	if err := f.writeEpoch(); err != nil { // it is noted again in a while
+		f.log.Warn("the clock of the tokens is not noted", "err", err)
+	}
+	return nil
+}
+
+// replace makes c the contents of the file, under its name, at once. It does
+// without padding if there is no room for it.
+func (f *File) replace(c *Contents) error {
+	d, err := f.newDraft()
+	if err != nil {
+		return writeError("replace", f.Path(), err)
+	}
+	if err = d.write(f.header, c); err != nil {
+		return writeError("replace", f.Path(), f.abandon(d, err))
+	}
+	if d.pad(f.room.need+spareRoom) != nil {
+		d.alloc = d.size
+		if err = d.fd.Truncate(d.size); err != nil {
+			return writeError("replace", f.Path(), f.abandon(d, err))
+		}
+	}
+	old, err := f.install(d)
+	if err != nil {
+		return writeError("replace", f.Path(), err)
+	}
+	if old != nil {
+		old.Close()
+	}
+	f.use = usage{}
+	f.use.written(d.size, len(c.Locks))
+	return nil
+}
+
+// Advice says what to do about an error of this package, or of the system where
+// this package has met it: one sentence for people, without a full stop.
+func Advice(err error) string {
+	if e, ok := errors.AsType[*Error](err); ok && e.Advice != "" {
+		return e.Advice
+	}
+	switch {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return "make room in the file system of the state directory"
+	case errors.Is(err, unix.EFBIG):
+		return "raise the limit on the size of a file"
+	case errors.Is(err, unix.EIO):
+		return "the disk under the state directory fails: see the kernel's log, and put it right"
+	case errors.Is(err, unix.EROFS):
+		return "make the file system of the state directory writable; it is tried again each second"
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		return "let the service write to the state directory; it is tried again each second"
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
+		return "make the state directory again (mode 0700, owned by the user of the service); the state file is then written anew"
+	case errors.Is(err, ErrDamaged):
+		return "somebody else wrote to the state file: start the service again, which keeps what verifies"
+	}
+	return "see docs/troubleshooting.md under StateWriteFailed"
+}

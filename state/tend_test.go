@@ -1,0 +1,200 @@
+package state
+
+import (
+	"bytes"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// inDirectory opens a file in a directory that can be removed, with a log.
+func inDirectory(t *testing.T) (f *File, dir string, log *bytes.Buffer) {
+	dir, log = filepath.Join(t.TempDir(), "state"), &bytes.Buffer{}
+	o := testOptions()
+	o.Log = slog.New(slog.NewTextHandler(log, nil))
+	f, _ = mustOpen(t, dir, o)
+	require.NoError(t, f.Append(sampleChanges()))
+	require.NoError(t, f.NoteEpoch(17))
+	require.Empty(t, log.String())
+	return f, dir, log
+}
+
+// whole checks that a start in dir would find the sample and the lock 9.
+func whole(t *testing.T, f *File) {
+	t.Helper()
+	require.NoError(t, f.Append([]Change{aLock(9)}))
+	checkRoom(t, f)
+	again, c := reopen(t, f, testOptions())
+	locks, spaces := sampleContents()
+	require.Equal(t, append(locks, aLock(9)), c.Locks)
+	require.Equal(t, spaces, c.Spaces)
+	require.Empty(t, c.Damage)
+	epoch, err := again.Epoch()
+	require.NoError(t, err)
+	require.EqualValues(t, 17, epoch)
+}
+
+// A directory that somebody removed, or put another in the place of, is made
+// and locked again, and the map is in it, whether or not anything is to be
+// written.
+func TestDirectoryRemoved(t *testing.T) {
+	for name, spoil := range map[string]func(string) error{
+		"removed":            os.RemoveAll,
+		"emptied":            func(d string) error { return os.RemoveAll(filepath.Join(d, stateName)) },
+		"removed and made":   func(d string) error { os.RemoveAll(d); return os.Mkdir(d, 0o755) },
+		"moved away":         func(d string) error { return os.Rename(d, d+".bak") },
+		"moved and replaced": func(d string) error { os.Rename(d, d+".bak"); return os.Mkdir(d, 0o700) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, dir, log := inDirectory(t)
+			require.NoError(t, spoil(dir))
+			f.Tend()
+			require.NoError(t, f.Health())
+			require.FileExists(t, stateOf(dir), "nothing had to be written for that")
+			_, _, err := Open(dir, testOptions())
+			require.ErrorIs(t, err, ErrInUse, "the new directory is locked as well")
+			for range 5 {
+				f.Tend()
+			}
+			require.Equal(t, 2, strings.Count(log.String(), "\n"), "said once, and that it is mended: %s", log)
+			whole(t, f)
+		})
+		t.Run(name+", then a change", func(t *testing.T) {
+			f, dir, _ := inDirectory(t)
+			require.NoError(t, spoil(dir))
+			if strings.HasPrefix(name, "moved") {
+				f.Tend() // through the open directory it looks as before
+			}
+			whole(t, f)
+		})
+	}
+}
+
+// While the directory can't be made again nothing new is taken on; what ends is
+// noted, because no start can find what it ends. It is said once.
+func TestDirectoryCanNotBeMadeAgain(t *testing.T) {
+	for name, tc := range map[string]struct {
+		spoil, mend func(string) error
+		advice      string
+	}{
+		"a file in its place": {
+			func(d string) error { os.RemoveAll(d); return os.WriteFile(d, nil, 0o600) }, os.Remove, "make the state directory again"},
+		"others can write to it": {
+			func(d string) error { os.RemoveAll(d); os.Mkdir(d, 0o700); return os.Chmod(d, 0o777) },
+			func(d string) error { return os.Chmod(d, 0o700) }, "put it right"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, dir, log := inDirectory(t)
+			require.NoError(t, tc.spoil(dir))
+			for range 10 {
+				f.Tend()
+				require.Error(t, f.Health())
+				require.ErrorContains(t, f.Append([]Change{aLock(9)}), dir)
+				require.NoError(t, f.Append([]Change{Mark{ID: 1, Phase: Held}}), "people must be able to let go")
+				require.Error(t, f.Health())
+			}
+			require.Contains(t, Advice(f.Health()), tc.advice)
+			require.Equal(t, 1, strings.Count(log.String(), "\n"), "%s", log)
+			require.NoError(t, tc.mend(dir))
+			f.Tend()
+			require.NoError(t, f.Health())
+			whole(t, f)
+		})
+	}
+}
+
+// A second daemon that has taken the new directory keeps the first one out of
+// it, until it ends.
+func TestSecondDaemonOnTheNewDirectory(t *testing.T) {
+	f, dir, _ := inDirectory(t)
+	require.NoError(t, os.RemoveAll(dir))
+	second, _ := mustOpen(t, dir, testOptions())
+	require.NoError(t, second.Append([]Change{aLock(50)}))
+	f.Tend()
+	require.ErrorIs(t, f.Health(), ErrInUse)
+	require.ErrorIs(t, f.Append([]Change{aLock(9)}), ErrInUse)
+	require.ErrorIs(t, f.Append([]Change{Mark{ID: 1, Phase: Releasing}}), ErrInUse, "a start would find a map that does not know of it")
+	require.NoError(t, second.Append([]Change{aLock(51)}), "the second one is not disturbed")
+	require.NoError(t, second.Close())
+	f.Tend()
+	require.NoError(t, f.Health())
+	kept, err := os.ReadFile(filepath.Join(dir, replacedName))
+	require.NoError(t, err)
+	require.Contains(t, string(kept), "disk50", "the other map is kept")
+	whole(t, f)
+}
+
+// What can't be looked at is not gone.
+func TestCouldNotLook(t *testing.T) {
+	f, dir, log := inDirectory(t)
+	before, err := os.ReadFile(f.Path())
+	require.NoError(t, err)
+	good := f.dir.self
+	f.dir.self, err = os.Open(os.DevNull) // ENOTDIR would be one thing; this is another
+	require.NoError(t, err)
+	require.NoError(t, f.dir.self.Close())
+	var we *WriteError
+	require.ErrorAs(t, f.Append([]Change{aLock(9)}), &we)
+	require.ErrorIs(t, f.Append([]Change{Mark{ID: 1, Phase: Gone}}), unix.EBADF)
+	f.Tend()
+	require.Error(t, f.Health())
+	require.Empty(t, log.String(), "nobody is told that it was removed")
+	after, err := os.ReadFile(f.Path())
+	require.NoError(t, err)
+	require.Equal(t, string(before), string(after))
+	require.NoFileExists(t, filepath.Join(dir, replacedName))
+	f.dir.self = good
+	f.Tend()
+	require.NoError(t, f.Health())
+	whole(t, f)
+}
+
+// A start that can't open or read what is there stops, and leaves it as it is.
+func TestStartThatCanNotLook(t *testing.T) {
+	f, dir, _ := inDirectory(t)
+	require.NoError(t, f.Close())
+	before, err := os.ReadFile(stateOf(dir))
+	require.NoError(t, err)
+	var old unix.Rlimit
+	require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &old))
+	defer func() { require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &old)) }()
+	failed := 0
+	for n := uint64(3); ; n++ {
+		require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: n, Max: old.Max}))
+		f, c, err := Open(dir, testOptions())
+		if err == nil {
+			require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &old))
+			locks, _ := sampleContents()
+			require.Equal(t, locks, c.Locks)
+			require.NoError(t, f.Close())
+			break
+		}
+		failed++
+		require.ErrorIs(t, err, unix.EMFILE)
+		require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &old))
+		after, err := os.ReadFile(stateOf(dir))
+		require.NoError(t, err)
+		require.Equal(t, string(before), string(after), "with %d descriptors", n)
+	}
+	require.Greater(t, failed, 3)
+	names, err := filepath.Glob(filepath.Join(dir, "state.toml.*"))
+	require.NoError(t, err)
+	require.Equal(t, []string{filepath.Join(dir, spareName)}, names)
+}
+
+// The advice fits the error.
+func TestAdvice(t *testing.T) {
+	for errno, says := range map[unix.Errno]string{
+		unix.ENOSPC: "make room", unix.EDQUOT: "make room", unix.EROFS: "writable", unix.EACCES: "let the service write",
+		unix.ENOENT: "make the state directory again", unix.ENOTDIR: "make the state directory again", unix.EIO: "fails", unix.EFBIG: "limit",
+		unix.EINVAL: "troubleshooting",
+	} {
+		require.Contains(t, Advice(writeError("append", "/x", &os.PathError{Op: "write", Path: "/y", Err: errno})), says)
+	}
+	require.Contains(t, Advice(&Error{Op: "lock", Err: ErrInUse, Advice: "stop that one"}), "stop that one")
+}
