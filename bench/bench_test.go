@@ -136,6 +136,8 @@ func orphans(c state.Contents) []dlm.Orphan {
 type nowhere struct{}
 
 func (nowhere) Append([]state.Change) error { return nil }
+func (nowhere) Health() error               { return nil }
+func (nowhere) Tend()                       {}
 
 // (c) the heap of the service for each lock, after activation, without that of
 // the lock manager, which is the kernel's for the engine dlm.

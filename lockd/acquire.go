@@ -62,7 +62,10 @@ func (t *table) startAcquire(c *call) {
 func (t *table) goOnAcquire(c *call) {
 	again, hangs := t.rebind(c)
 	if len(c.fresh) == 0 && hangs {
-		t.append(true, again, func(error) {
+		t.append(true, again, func(err error) {
+			if err != nil {
+				c.fail(c.writeError("", "", "the lock is held, but it can't be written down that it hangs on this connection now: ", err))
+			}
 			t.marked(c)
 		})
 		return
@@ -471,10 +474,26 @@ func (t *table) persistDone(c *call, l *lock, ev dlm.Event) {
 	t.append(false, c.marks(c.fresh, state.Held), func(err error) {
 		if err != nil {
 			t.writeFailed(c, err)
-			t.undoAcquire(c)
+			t.takeBackMarks(c)
 			return
 		}
 		t.marked(c)
+	})
+}
+
+// takeBackMarks undoes an acquire that is marked held, or of which that is not
+// certain: unlocking it before the marks are taken back would leave records of
+// held locks without their locks, which the next start reports as lost. Until
+// they can be taken back the locks stay, and the call waits for its deadline: an
+// earlier answer would not be true if the process died.
+func (t *table) takeBackMarks(c *call) {
+	c.stage = stageMarking
+	t.append(false, c.marks(c.fresh, state.Releasing), func(err error) {
+		if err != nil {
+			t.unmarked[c] = struct{}{}
+			return
+		}
+		t.undoAcquire(c)
 	})
 }
 
@@ -508,9 +527,7 @@ func (t *table) marked(c *call) {
 		t.undoAcquire(c)
 		return
 	}
-	t.append(true, c.marks(c.fresh, state.Releasing), func(error) {
-		t.undoAcquire(c)
-	})
+	t.takeBackMarks(c)
 }
 
 // noteMode takes the mode that an event says the lock has after a failure.

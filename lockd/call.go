@@ -64,6 +64,8 @@ type call struct {
 	request Ref  // a Request: waits without deadline, known by this number
 	unasked bool // the service's own: nobody waits for the answer
 
+	lifetime bool // release: of locks whose lifetime is over
+
 	stage    stage
 	locks    []*lock // acquire: parallel to want; convert, release: the locks meant
 	fresh    []*lock // acquire: those of locks that this call makes

@@ -464,3 +464,23 @@ func TestConversionKeepsTheToken(t *testing.T) {
 		})
 	}
 }
+
+// That a lock hangs on another connection now is answered only when it is
+// written down: else the next start lets go of it with the old one.
+func TestRebindNotWritten(t *testing.T) {
+	s, _ := simWith(t, "vms")
+	o, _ := vm("gui")
+	o.Lifetime = state.Connection
+	require.NoError(t, s.done(s.acquire(alice, o, Want{"vms", "x", dlm.EX})))
+	again := alice
+	again.Sender = ":1.99"
+	s.journal.setFail(syscall.EIO)
+	err := s.done(s.acquire(again, o, Want{"vms", "x", dlm.EX}))
+	require.ErrorIs(t, err, StateWriteFailed)
+	require.ErrorContains(t, err, "the lock is held")
+	s.journal.setFail(0)
+	s.retryJournal()
+	s.rest()
+	require.NoError(t, s.done(s.acquire(again, o, Want{"vms", "x", dlm.EX})))
+	require.Equal(t, ":1.99", s.journal.contents("").Locks[0].Sender)
+}

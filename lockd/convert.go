@@ -16,6 +16,9 @@ import (
 //	published     append the new mode            the new mode
 //	written       reply
 //
+// The new mode comes out of the spare room of the state file; once that can't
+// grow any more, conversions are refused before anything is asked. A new mode
+// that can't be written down all the same is taken back if it is a stronger one.
 // A conversion upward that comes too late is taken back.
 
 func (t *table) startConvert(c *call) {
@@ -181,11 +184,13 @@ func (t *table) recordMode(c *call, l *lock) {
 			return
 		case t.takeBack(c, l):
 			return
+		case err != nil && stronger(l.mode, c.from):
+			c.fail(c.writeError(l.sp.name, l.resource, "the lock keeps its mode, because the new one can't be written down: ", err))
+			l.wanted = c.from
+			t.convert(c, l, c.from, false)
+			return
 		case err != nil:
-			e := c.error(StateWriteFailed, l.sp.name, l.resource, l.mode,
-				"the lock is converted, but the state file can't be written: "+err.Error()+"; it is written as soon as that is possible")
-			e.Err = err
-			c.fail(e)
+			c.fail(c.writeError(l.sp.name, l.resource, "the lock is converted, but that can't be written down yet: ", err))
 		}
 		t.converted(c, l)
 	})

@@ -96,10 +96,10 @@ var crashStories = []story{
 	}},
 	{name: "acquire, the state file is full", play: func(r *crashRig, armed func()) func(*after) {
 		armed()
-		r.host.journal.setFail(true)
+		r.host.journal.setFail(syscall.ENOSPC)
 		call := r.v.acquireAll(alice, "vm1", 0, vmsA, poolC)
 		r.v.settle()
-		r.host.journal.setFail(false)
+		r.host.journal.setFail(0)
 		time.Sleep(3 * time.Second)
 		return func(a *after) { a.acquired(call, "vm1", vmsA, poolC) }
 	}},
@@ -201,6 +201,120 @@ var crashStories = []story{
 			a.unchanged("vm2", kept[0], dlm.PR)
 		}
 	}},
+	{name: "release, the state file is full", play: func(r *crashRig, armed func()) func(*after) {
+		g := r.hold("vm1", vmsA, vmsB, poolC)
+		armed()
+		r.host.journal.setFail(syscall.ENOSPC)
+		call := r.v.releaseOf(alice, "vm1", "vms", "a")
+		return func(a *after) {
+			require.True(a.t, a.died || call.ok(), "people must be able to let go: %v", call.err)
+			a.released(call, "vm1", g[0])
+			a.unchanged("vm1", g[2], poolC.Mode)
+		}
+	}},
+	{name: "release, the state file is broken", play: func(r *crashRig, armed func()) func(*after) {
+		g := r.hold("vm1", vmsA)
+		armed()
+		r.host.journal.setFail(syscall.EIO)
+		call := r.v.releaseOf(alice, "vm1", "vms", "a")
+		return func(a *after) {
+			a.released(call, "vm1", g[0])
+			a.unchanged("vm1", g[0], dlm.EX)
+		}
+	}},
+	{name: "release, the state file breaks after the first mark", play: func(r *crashRig, armed func()) func(*after) {
+		g := r.hold("vm1", vmsA)
+		armed()
+		r.breakAfterNext()
+		call := r.v.releaseOf(alice, "vm1", "vms", "a")
+		return func(a *after) {
+			require.True(a.t, a.died || call.ok(), "%v", call.err)
+			a.released(call, "vm1", g[0])
+		}
+	}},
+	{name: "release fails, and the state file breaks after the first mark", play: func(r *crashRig, armed func()) func(*after) {
+		g := r.hold("vm1", vmsA)
+		armed()
+		r.breakAfterNext()
+		r.failOn("unlock", "a")
+		call := r.v.releaseOf(alice, "vm1", "vms", "a")
+		return func(a *after) {
+			_, there := a.find("vm1", "vms", "a")
+			require.False(a.t, call.ok() && there)
+			require.True(a.t, a.died || !there, "that it is let go of was written down")
+			_ = g
+		}
+	}},
+	{name: "release owner, the state file is broken", play: func(r *crashRig, armed func()) func(*after) {
+		g := r.hold("vm1", vmsA, poolC)
+		armed()
+		r.host.journal.setFail(syscall.EIO)
+		call := &told{}
+		r.v.ReleaseOwner(alice, "", "vm1", call.doneCount())
+		return func(a *after) {
+			require.False(a.t, call.ok())
+			a.unchanged("vm1", g[0], dlm.EX)
+			a.unchanged("vm1", g[1], poolC.Mode)
+		}
+	}},
+	{name: "connection ends, the state file is broken for a while", play: func(r *crashRig, armed func()) func(*after) {
+		call := &told{}
+		r.v.Acquire(alice, []Want{vmsA, poolC}, AcquireOptions{Owner: "gui", HasOwner: true, Lifetime: state.Connection}, call.doneGrants())
+		armed()
+		r.host.journal.setFail(syscall.EIO)
+		r.v.SenderGone(alice.Sender)
+		r.v.settle()
+		r.host.journal.setFail(0)
+		time.Sleep(2 * nagInterval)
+		return func(a *after) {
+			for _, w := range []Want{vmsA, poolC} {
+				_, there := a.find("gui", w.Lockspace, w.Resource)
+				require.True(a.t, a.died || !there, "the connection is gone, and its lock there")
+			}
+		}
+	}},
+	{name: "acquire, the state file breaks after the record", play: func(r *crashRig, armed func()) func(*after) {
+		armed()
+		r.breakAfterNext()
+		call := r.v.acquireAll(alice, "vm1", 0, vmsA, poolC)
+		r.v.settle()
+		time.Sleep(20 * time.Second)
+		r.host.journal.setFail(0)
+		time.Sleep(2 * nagInterval)
+		return func(a *after) {
+			require.False(a.t, call.ok())
+			a.acquired(call, "vm1", vmsA, poolC)
+		}
+	}},
+	{name: "convert up, the state file breaks", play: func(r *crashRig, armed func()) func(*after) {
+		g := r.hold("vm1", vmsB)
+		armed()
+		r.host.journal.setFail(syscall.EIO)
+		call := r.v.convertTo(alice, "vm1", Want{"vms", "b", dlm.EX}, 0)
+		r.v.settle()
+		r.host.journal.setFail(0)
+		time.Sleep(2 * nagInterval)
+		return func(a *after) {
+			require.False(a.t, call.ok())
+			if call.answered {
+				a.unchanged("vm1", g[0], dlm.PR)
+			}
+		}
+	}},
+	{name: "leave, the state file is broken", play: func(r *crashRig, armed func()) func(*after) {
+		r.v.Join(root, "more", (&told{}).done())
+		armed()
+		r.host.journal.setFail(syscall.EIO)
+		call := &told{}
+		r.v.Leave(root, "more", false, call.done())
+		return func(a *after) {
+			names, err := a.v.engine.Lockspaces(a.t.Context())
+			require.NoError(a.t, err)
+			require.False(a.t, call.ok())
+			require.Len(a.t, names, 3)
+			require.NotNil(a.t, a.v.t.spaces["more"])
+		}
+	}},
 	{name: "connection ends", play: func(r *crashRig, armed func()) func(*after) {
 		call := &told{}
 		r.v.Acquire(alice, []Want{vmsA, poolC}, AcquireOptions{Owner: "gui", HasOwner: true, Lifetime: state.Connection}, call.doneGrants())
@@ -296,6 +410,14 @@ func convertedTo(call *told, g Grant, from, to dlm.Mode) func(*after) {
 		}
 		a.unchanged("vm1", g, mode)
 	}
+}
+
+// breakAfterNext lets one more write succeed.
+func (r *crashRig) breakAfterNext() {
+	j := r.host.journal
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.onDone = func() { j.fail, j.onDone = syscall.EIO, nil }
 }
 
 // failOn makes one operation on a resource fail.

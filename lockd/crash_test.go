@@ -52,6 +52,9 @@ func (g *gate) Append(changes []state.Change) error {
 	return g.to.Append(changes)
 }
 
+func (g *gate) Health() error { return g.to.Health() }
+func (g *gate) Tend()         {}
+
 // next lets one write end; false if none waits.
 func (g *gate) next() bool {
 	g.mu.Lock()
@@ -383,7 +386,7 @@ func playCrash(t *testing.T, st story, first, second fate) (steps []string) {
 		}
 		r.v.bury()
 		r.cluster.Fail(nil)
-		r.host.journal.setFail(false)
+		r.host.journal.setFail(0)
 		for _, s := range crashSpaces {
 			r.cluster.Resume(s)
 		}

@@ -175,9 +175,6 @@ func (t *table) localHolder(sp *space, resource string, mode dlm.Mode, except *c
 	return ""
 }
 
-// journalHealthy takes the word that the journal could write again after failures.
-func (t *table) journalHealthy() { t.noteWrite(nil) }
-
 // stop begins an orderly shutdown: nothing new is taken, waits are withdrawn,
 // and every persistent lock stays.
 func (t *table) stop() {

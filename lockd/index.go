@@ -56,6 +56,7 @@ func (t *table) remove(l *lock) {
 	delete(t.locks, l.ref)
 	delete(t.doomed, l)
 	delete(t.stuck, l)
+	delete(t.overdue, l)
 	if t.alias[l.cookie] == l {
 		delete(t.alias, l.cookie)
 	}

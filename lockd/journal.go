@@ -1,6 +1,7 @@
 package lockd
 
 import (
+	"errors"
 	"sync"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 type journal struct {
 	to   Journal
 	post func(func()) bool
-	well func() // the file could be written again; on the owner goroutine
+	tell func(error) // why nothing new can be written, or nil; on the owner goroutine, when it changes
 
 	mu     sync.Mutex
 	queue  []appendAction
@@ -22,13 +23,16 @@ type journal struct {
 	backlog []state.Change // must be written, could not be yet; only run touches it
 	spare   []appendAction
 	buf     []state.Change
+	told    string // what tell was called with last
 }
 
-// retryInterval is how often a state file that can't be written is tried.
-const retryInterval = time.Second
+// tendInterval is how often the state file is looked after, whether or not
+// anything is to be written: it may have been removed, and what could not be
+// written is tried again.
+const tendInterval = time.Second
 
-func newJournal(to Journal, post func(func()) bool, well func()) *journal {
-	return &journal{to: to, post: post, well: well, wake: make(chan struct{}, 1)}
+func newJournal(to Journal, post func(func()) bool, tell func(error)) *journal {
+	return &journal{to: to, post: post, tell: tell, wake: make(chan struct{}, 1)}
 }
 
 func (j *journal) append(a appendAction) {
@@ -57,24 +61,23 @@ func (j *journal) close() {
 }
 
 func (j *journal) run() {
-	retry := time.NewTimer(time.Hour)
-	defer retry.Stop()
+	tend := time.NewTicker(tendInterval)
+	defer tend.Stop()
 	for {
 		batch, closed := j.take()
 		if len(batch) > 0 {
 			j.write(batch)
-			continue
-		}
-		if closed {
+		} else if closed {
 			return
 		}
-		if len(j.backlog) > 0 {
-			retry.Reset(retryInterval)
+		wake := j.wake
+		if len(batch) > 0 {
+			wake = always
 		}
 		select {
-		case <-j.wake:
-		case <-retry.C:
-			j.retry()
+		case <-tend.C:
+			j.tend()
+		case <-wake:
 		}
 	}
 }
@@ -89,19 +92,17 @@ func (j *journal) take() (batch []appendAction, closed bool) {
 	return batch, j.closed
 }
 
+// always is a channel that never makes anybody wait.
+var always = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
 // write writes a batch behind the backlog, and tells each how it went.
 func (j *journal) write(batch []appendAction) {
-	j.buf = append(j.buf[:0], j.backlog...)
-	for i := range batch {
-		j.buf = append(j.buf, batch[i].changes...)
-	}
-	err := j.to.Append(j.buf)
-	if err == nil {
-		if len(j.backlog) > 0 { // perhaps nothing else was to be written
-			j.backlog = nil
-			j.post(j.well)
-		}
-	} else if len(batch) > 1 {
+	err := j.put(batch)
+	if err != nil && len(batch) > 1 {
 		// One of them may be what does not fit: let each stand for itself.
 		for i := range batch {
 			j.write(batch[i : i+1])
@@ -110,25 +111,83 @@ func (j *journal) write(batch []appendAction) {
 	}
 	thens := make([]func(error), len(batch))
 	for i := range batch {
-		if err != nil && batch[i].must {
+		if err != nil && batch[i].must && !errors.Is(err, state.ErrRecord) {
 			j.backlog = append(j.backlog, batch[i].changes...)
 		}
 		thens[i] = batch[i].then
 		batch[i] = appendAction{}
 	}
-	clear(j.buf)
+	tell := j.news()
 	j.post(func() {
+		tell()
 		for _, then := range thens {
 			then(err)
 		}
 	})
 }
 
-// retry tries to write the backlog.
-func (j *journal) retry() {
-	if len(j.backlog) == 0 || j.to.Append(j.backlog) != nil {
-		return
+// put writes a batch with one write.
+func (j *journal) put(batch []appendAction) error {
+	j.buf = append(j.buf[:0], j.backlog...)
+	for i := range batch {
+		j.buf = append(j.buf, batch[i].changes...)
 	}
-	j.backlog = nil
-	j.post(j.well)
+	defer func() { clear(j.buf) }()
+	err := j.to.Append(j.buf)
+	if err == nil {
+		j.backlog = nil
+		return nil
+	}
+	if alone := j.buf[len(j.backlog):]; len(j.backlog) > 0 && len(batch) == 1 && overtakes(alone, j.backlog) {
+		return j.to.Append(alone)
+	}
+	return err
+}
+
+// overtakes reports whether changes mean the same before the backlog as behind
+// it: marks of other locks do. So what is let go of does not wait for what does
+// not fit.
+func overtakes(changes, backlog []state.Change) bool {
+	ids := map[uint64]bool{}
+	for _, c := range backlog {
+		switch c := c.(type) {
+		case state.Lock:
+			ids[c.ID] = true
+		case state.Mark:
+			ids[c.ID] = true
+		}
+	}
+	for _, c := range changes {
+		if m, ok := c.(state.Mark); !ok || ids[m.ID] {
+			return false
+		}
+	}
+	return true
+}
+
+// tend has the file looked after, and tries to write the backlog.
+func (j *journal) tend() {
+	j.to.Tend()
+	if len(j.backlog) > 0 && j.to.Append(j.backlog) == nil {
+		j.backlog = nil
+	}
+	was := j.told
+	if tell := j.news(); j.told != was {
+		j.post(tell)
+	}
+}
+
+// news returns what there is to tell of the file's health, for the owner
+// goroutine.
+func (j *journal) news() func() {
+	err := j.to.Health()
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text == j.told {
+		return func() {}
+	}
+	j.told = text
+	return func() { j.tell(err) }
 }

@@ -28,6 +28,9 @@ import (
 // look stands immediately before the removal; what remains is a process that opens
 // the device between the two system calls.
 //
+// If "leaving" can't be written the lockspace is not left: the next start would join
+// it again, and call its locks lost.
+//
 // A lockspace that is not open, because it failed, is opened first: its anchor has
 // to be adopted.
 
@@ -63,18 +66,40 @@ func (t *table) leave(c *call, force bool) {
 			t.stay(sp, e)
 			return
 		}
+		was := sp.recorded
 		sp.state, sp.step = SpaceLeaving, spaceRemoving
 		sp.configured, sp.recorded = false, state.Leaving
-		t.recordSpace(sp, true, func(error) { t.removeSpace(sp) })
+		t.recordSpace(sp, false, func(err error) {
+			if err != nil {
+				t.stayUnwritten(sp, was, err)
+				return
+			}
+			t.removeSpace(sp)
+		})
 	})
 }
 
 // leaveUnopened begins to leave a lockspace that could not be opened so far.
 func (t *table) leaveUnopened(sp *space) {
+	was := sp.recorded
 	sp.leaveFrom, sp.retryAt = 0, time.Time{}
 	sp.state, sp.step = SpaceLeaving, spaceOpening
 	sp.configured, sp.recorded = false, state.Leaving
-	t.recordSpace(sp, true, func(error) { t.open(sp) })
+	t.recordSpace(sp, false, func(err error) {
+		if err != nil {
+			sp.leaveFrom = SpaceFailed
+			t.stayUnwritten(sp, was, err)
+			return
+		}
+		t.open(sp)
+	})
+}
+
+// stayUnwritten refuses a leave that can't be written down: the next start would
+// join the lockspace again, and call every lock lost that was in it.
+func (t *table) stayUnwritten(sp *space, was state.SpacePhase, err error) {
+	sp.recorded = was
+	t.stay(sp, (&call{op: "leave"}).writeError(sp.name, "", "the lockspace is not left, because that can't be written down: ", err))
 }
 
 // forgetForeign answers the leave of a lockspace that is not ours: it is not ours

@@ -145,12 +145,12 @@ func (t *table) releaseEnded(in []*lock, why string) {
 	for _, l := range in {
 		t.logLock(slog.LevelInfo, "lifetime over, releasing", l, slog.String("err", why))
 	}
-	t.release(&call{kind: callRelease, op: "release", heapIdx: -1, answered: true}, in)
+	t.releaseAll(in)
 }
 
 // endCall is a release of exactly l for when it is not busy any more.
 func (t *table) endCall(l *lock) *call {
-	return &call{kind: callRelease, op: "release", heapIdx: -1, unasked: true, seq: math.MaxUint64, space: l.sp.name, resource: l.resource,
+	return &call{kind: callRelease, op: "release", heapIdx: -1, unasked: true, lifetime: true, seq: math.MaxUint64, space: l.sp.name, resource: l.resource,
 		sel: Selector{Ref: l.ref}, caller: Caller{UID: l.uid, Privileged: true}}
 }
 

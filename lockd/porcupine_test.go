@@ -187,6 +187,9 @@ func (l *life) Append(changes []state.Change) error {
 	return l.journal.Append(changes)
 }
 
+func (l *life) Health() error { return l.journal.Health() }
+func (l *life) Tend()         { l.journal.Tend() }
+
 func (l *life) isDead() bool {
 	select {
 	case <-l.dead:

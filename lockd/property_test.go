@@ -82,7 +82,7 @@ func (c *chaos) granted(sc *simCall, g Grant) {
 	l := c.tab.locks[g.Ref]
 	require.NotNil(c.rt, l, "%s answered with lock %d, which is not there", sc.op, g.Ref)
 	rec, ok := c.recordOf(g.Ref)
-	if !c.journal.fail && len(c.writer.backlog) == 0 {
+	if c.journal.fail == 0 && len(c.writer.backlog) == 0 {
 		require.True(c.rt, ok, "lock %d was answered and is not written down", g.Ref)
 		require.NotEqual(c.rt, state.Granted, rec.Phase, "lock %d was answered before it was marked held", g.Ref)
 	}
@@ -392,8 +392,10 @@ func TestChaos(t *testing.T) {
 			"space":       c.doSpace, "contend": c.doContend, "foreign": c.doForeign, "halt": c.doHalt, "break": c.doBreak,
 			"request": c.doRequest, "cancel": c.doCancel, "remove": c.doRemove, "stray": c.doStray, "purge": c.doPurge,
 			"kill": c.doKill, "stop": c.doStop, "steps": c.doSteps, "steps2": c.doSteps, "steps3": c.doSteps,
-			"gone":    c.doGone,
-			"journal": func(*rapid.T) { c.journal.setFail(!c.journal.fail) },
+			"gone": c.doGone,
+			"journal": func(rt *rapid.T) {
+				c.journal.setFail([]syscall.Errno{0, syscall.ENOSPC, syscall.EIO}[rapid.IntRange(0, 2).Draw(rt, "how")])
+			},
 			"clock": func(rt *rapid.T) {
 				c.pass(rapid.SampledFrom([]time.Duration{time.Second, 3 * time.Second, 12 * time.Second}).Draw(rt, "time"))
 				c.compare()
@@ -415,7 +417,7 @@ func (c *chaos) heal() {
 		c.cluster.Resume(space)
 		c.halted[space] = false
 	}
-	c.journal.setFail(false)
+	c.journal.setFail(0)
 	c.rest()
 	c.retryJournal()
 	c.rest()
@@ -482,7 +484,7 @@ func (c *chaos) compare() {
 	for _, ch := range c.writer.backlog {
 		require.NoError(c.rt, encodable(ch), "a change that the state file will never take")
 	}
-	if !c.journal.fail && len(c.writer.backlog) == 0 {
+	if c.journal.fail == 0 && len(c.writer.backlog) == 0 {
 		checkRecords(c.rt, c.tab, c.journal.contents("").Locks)
 	}
 }

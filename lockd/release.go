@@ -1,7 +1,9 @@
 package lockd
 
 import (
+	"cmp"
 	"log/slog"
+	"maps"
 	"slices"
 	"sort"
 
@@ -11,12 +13,19 @@ import (
 
 // The order of events of a release, and what a crash between two lines leaves:
 //
-//	startRelease  append "releasing"  record and orphan: released at the next start
-//	releasing     Unlock              record, or record and orphan: the same
-//	unlocked      append "gone"       a record without lock: dropped, not lost
-//	gone          reply
+//	startRelease  append "releasing"  record "held" and orphan: held, nobody was told otherwise
+//	releasing     Unlock              record "releasing" and orphan: released at the next start
+//	unlocked      append "gone"       record "releasing", no lock: dropped, not lost
+//	gone          reply               nothing
 //
-// A record that can't be written does not stop a release.
+// The room for both marks is set aside when the lock is written down, so they
+// are written also when the file system is full. If "releasing" can't be written
+// all the same (the disk fails, the directory is read-only), the lock is not
+// unlocked: without its mark it would be reported as lost at the next start, and
+// its helper run, or it would be held again. The call is told that the lock is
+// still held; where nobody waits for an answer, because the lifetime is over, it
+// is tried again until it succeeds. Once "releasing" is written the release is
+// durable: "gone" is tried again, and the answer does not wait for that.
 
 // startRelease finds the locks meant and begins to let go of them.
 func (t *table) startRelease(c *call) {
@@ -245,13 +254,77 @@ func (t *table) release(c *call, locks []*lock) {
 		return
 	}
 	c.stage = stageReleasing
+	var marked []*lock // the others are in a phase that ends at the next start anyway
 	for _, l := range locks {
-		l.busy, l.state, l.phase = c, Releasing, state.Releasing
+		l.busy, l.state = c, Releasing
 		t.tell(l)
+		if l.phase == state.Held {
+			marked = append(marked, l)
+		}
 	}
-	t.append(true, c.marks(locks, state.Releasing), func(error) {
+	if len(marked) == 0 {
+		t.unlockAll(c)
+		return
+	}
+	t.append(false, c.marks(marked, state.Releasing), func(err error) {
+		if err != nil {
+			t.keep(c, err)
+			return
+		}
+		for _, l := range marked {
+			l.phase = state.Releasing
+		}
 		t.unlockAll(c)
 	})
+}
+
+// keep ends a release that could not be written down: the locks are still held.
+func (t *table) keep(c *call, err error) {
+	c.stage = stageDone
+	text := "the lock is still held, because it can't be written down that it is let go of: "
+	if len(c.locks) > 1 {
+		text = "nothing was released, because it can't be written down: "
+	}
+	c.fail(c.writeError(c.space, c.resource, text, err))
+	t.reply(c)
+	for _, l := range c.locks {
+		if l.mode == dlm.None { // meanwhile
+			t.lose(l, "it was removed by somebody else before it could be released")
+			continue
+		}
+		if c.lifetime && l.bound != nil && l.bound.dead {
+			t.logLock(slog.LevelError, "lifetime over, but that can't be written down: held until it can", l, slog.String("err", err.Error()))
+			t.overdue[l] = struct{}{}
+		}
+		t.idle(l)
+	}
+}
+
+// writeAgain tries again what could not be written down.
+func (t *table) writeAgain() {
+	calls := slices.SortedFunc(maps.Keys(t.unmarked), func(a, b *call) int { return cmp.Compare(a.fresh[0].ref, b.fresh[0].ref) })
+	for _, c := range calls {
+		delete(t.unmarked, c)
+		t.takeBackMarks(c)
+	}
+	var in []*lock
+	for _, l := range slices.SortedFunc(maps.Keys(t.overdue), byRef) {
+		switch {
+		case l.bound == nil || !l.bound.dead, l.sp.state != SpaceReady:
+			delete(t.overdue, l) // it has another life now, or is let go of when the lockspace is back
+		case l.busy == nil:
+			delete(t.overdue, l)
+			in = append(in, l)
+		}
+	}
+	t.releaseAll(in)
+}
+
+// releaseAll releases locks whose lifetime is over.
+func (t *table) releaseAll(in []*lock) {
+	if len(in) > 0 {
+		t.release(&call{kind: callRelease, op: "release", heapIdx: -1, answered: true, lifetime: true}, in)
+	}
 }
 
 func (t *table) unlockAll(c *call) {
@@ -324,7 +397,7 @@ func (t *table) forget(c *call) {
 		}
 		changes[i] = m
 	}
-	t.append(true, changes, func(error) {
+	t.append(true, changes, func(err error) {
 		c.stage = stageDone
 		for _, l := range c.locks {
 			if l.mode == dlm.None {
@@ -334,13 +407,31 @@ func (t *table) forget(c *call) {
 			}
 		}
 		t.reply(c)
+		var left []*lock
 		for _, l := range c.locks {
-			if l.mode != dlm.None {
+			switch {
+			case l.mode == dlm.None:
+				t.remove(l)
+			case err != nil:
+				left = append(left, l)
+			default:
 				l.phase = state.Held
 				t.idle(l)
-			} else {
-				t.remove(l)
 			}
 		}
+		t.unlockAgain(c, left)
 	})
+}
+
+// unlockAgain goes on with locks that could not be unlocked, and of which it
+// can't be written down that they are held again: the next start would let go of
+// them, so this one does.
+func (t *table) unlockAgain(c *call, left []*lock) {
+	if len(left) == 0 {
+		return
+	}
+	c.stage, c.locks, c.pending = stageUnlocking, left, len(left)
+	for _, l := range left {
+		t.stuck[l] = struct{}{}
+	}
 }

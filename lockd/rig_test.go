@@ -23,7 +23,7 @@ type memJournal struct {
 	locks  map[uint64]state.Lock
 	spaces map[string]state.Lockspace
 	next   uint64
-	fail   bool
+	fail   syscall.Errno // ENOSPC: nothing new fits; any other: nothing can be written
 	writes int
 	onDone func() // after each successful append
 }
@@ -35,8 +35,8 @@ func newMemJournal() *memJournal {
 func (j *memJournal) Append(changes []state.Change) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.fail {
-		return syscall.ENOSPC
+	if j.fail != 0 && (j.fail != syscall.ENOSPC || j.fresh(changes)) {
+		return j.fail
 	}
 	j.writes++
 	for _, c := range changes {
@@ -52,6 +52,34 @@ func (j *memJournal) Append(changes []state.Change) error {
 	}
 	return nil
 }
+
+// fresh reports whether changes take on what needs room to be ended.
+func (j *memJournal) fresh(changes []state.Change) bool {
+	for _, c := range changes {
+		switch c := c.(type) {
+		case state.Lock:
+			if c.Phase != state.Lost {
+				return true
+			}
+		case state.Lockspace:
+			if _, known := j.spaces[c.Name]; !known && c.Phase != state.Left {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (j *memJournal) Health() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.fail != 0 {
+		return j.fail
+	}
+	return nil
+}
+
+func (*memJournal) Tend() {}
 
 // encodable refuses what the state file can't hold either.
 func encodable(c state.Change) error {
@@ -124,7 +152,7 @@ func (j *memJournal) contents(bootID string) state.Contents {
 	return c
 }
 
-func (j *memJournal) setFail(fail bool) {
+func (j *memJournal) setFail(fail syscall.Errno) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.fail = fail
@@ -193,11 +221,11 @@ func (d *daemon) stop() {
 // kill ends the process as SIGKILL does: nothing more is written, nothing more
 // is asked of the lock manager, and its handles go.
 func (d *daemon) kill(h *host) {
-	h.journal.setFail(true)
+	h.journal.setFail(syscall.EIO)
 	d.engine.Kill()
 	d.cancel()
 	<-d.ended
-	h.journal.setFail(false)
+	h.journal.setFail(0)
 }
 
 // call makes an asynchronous call of the API wait for its answer.

@@ -492,8 +492,8 @@ func (s *scenario) runHost(verb string, words []string) bool {
 		s.printf("%s is in %s", plain[0], strings.Join(names, ", "))
 	case "leave-behind": // NODE LOCKSPACE : dlm_tool leave
 		require.NoError(s.t, at().node.Engine().Remove(s.t.Context(), plain[1]))
-	case "disk": // NODE full|ok
-		at().journal.setFail(plain[1] == "full")
+	case "disk": // NODE full|broken|ok
+		at().journal.setFail(map[string]syscall.Errno{"full": syscall.ENOSPC, "broken": syscall.EIO, "ok": 0}[plain[1]])
 	case "process": // PID START [uid=]
 		pid, _ := strconv.Atoi(plain[0])
 		start, _ := strconv.Atoi(plain[1])

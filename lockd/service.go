@@ -14,10 +14,16 @@ import (
 	"github.com/dlmlock/dlmlockd/state"
 )
 
-// Journal is the state file as the service needs it; *state.File is one.
-// Append writes all of the changes or none.
+// Journal is the state file as the service needs it; *state.File is one. All of
+// it is called by one goroutine.
 type Journal interface {
+	// Append writes all of the changes or none. What brings a lock to its end
+	// has its room from the time that the lock was written down.
 	Append([]state.Change) error
+	// Health says why nothing new can be written down; nil if it can.
+	Health() error
+	// Tend looks after the file: its place, its room.
+	Tend()
 }
 
 // Processes watches processes; *process.Watcher is one, and says what each
@@ -135,7 +141,7 @@ func New(cfg Config) *Service {
 	s.t.raw = cfg.RawValues
 	s.t.helpers = cfg.Helpers
 	s.t.epoch, s.t.noted = cfg.TokenEpoch, cfg.TokenEpoch
-	s.journal = newJournal(cfg.Journal, s.post, s.t.journalHealthy)
+	s.journal = newJournal(cfg.Journal, s.post, s.t.noteJournal)
 	s.status = s.t.status()
 	return s
 }

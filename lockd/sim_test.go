@@ -74,7 +74,7 @@ func (s *sim) start() {
 		}
 		return true
 	}
-	s.writer = newJournal(s.journal, post, s.tab.journalHealthy)
+	s.writer = newJournal(s.journal, post, s.tab.noteJournal)
 	c := s.journal.contents("boot-1")
 	s.turn(func() { s.tab.activate(c, true, s.spaces) })
 }
@@ -348,7 +348,7 @@ func later(a, b time.Time) time.Time {
 }
 
 // retryJournal tries the backlog again, as the journal goroutine does each second.
-func (s *sim) retryJournal() { s.writer.retry() }
+func (s *sim) retryJournal() { s.writer.tend() }
 
 // recordOf returns what the state file says of a lock.
 func (s *sim) recordOf(r Ref) (state.Lock, bool) {

@@ -101,7 +101,9 @@ type table struct {
 	probes       map[*lock]func(dlm.Event) // null locks that read a value block
 	doomed       map[*lock]struct{}        // canceled waits whose end has not come yet
 	stuck        map[*lock]struct{}        // whose unlock has failed and is tried again
-	nextNag      time.Time                 // when doomed and stuck are asked for again
+	overdue      map[*lock]struct{}        // whose lifetime is over, which could not be written down and is tried again
+	unmarked     map[*call]struct{}        // acquires whose undoing could not be written down and is tried again
+	nextNag      time.Time                 // when what is in these four is asked for again
 	// lookAgain is when the processes in doubt are looked at again, and
 	// doubtPause how long that is after the last time.
 	lookAgain  time.Time
@@ -134,7 +136,8 @@ func newTable(limits Limits, opTime time.Duration, inst string) *table {
 		locks: map[Ref]*lock{}, alias: map[dlm.Cookie]*lock{}, spaces: map[string]*space{},
 		owners: map[ownerKey]*lock{}, owned: map[uint64]*lock{}, hash: ownerHash(),
 		perUID: map[uint32]*usage{}, calls: map[string]*call{}, queued: map[string]*call{}, waiters: map[string][]*call{}, doomed: map[*lock]struct{}{},
-		stuck: map[*lock]struct{}{}, probes: map[*lock]func(dlm.Event){}, bindings: map[bindKey]*binding{}, requests: map[Ref]*call{},
+		stuck: map[*lock]struct{}{}, overdue: map[*lock]struct{}{}, unmarked: map[*call]struct{}{},
+		probes: map[*lock]func(dlm.Event){}, bindings: map[bindKey]*binding{}, requests: map[Ref]*call{},
 		runs: map[Ref]struct{}{}, doubts: map[*binding]struct{}{},
 	}
 }
@@ -144,12 +147,10 @@ func (t *table) do(a action) { t.out = append(t.out, a) }
 // append asks for changes to be written; then, if not nil, is called with the
 // outcome.
 func (t *table) append(must bool, changes []state.Change, then func(error)) {
-	t.do(appendAction{changes: changes, must: must, then: func(err error) {
-		t.noteWrite(err)
-		if then != nil {
-			then(err)
-		}
-	}})
+	if then == nil {
+		then = func(error) {}
+	}
+	t.do(appendAction{changes: changes, must: must, then: then})
 }
 
 func (t *table) log(level slog.Level, msg string, attrs ...slog.Attr) {
@@ -327,8 +328,9 @@ func (t *table) tick() {
 			t.giveUp(c, t.lateError(c))
 		}
 	}
-	if len(t.doomed)+len(t.stuck) > 0 && !t.now.Before(t.nextNag) {
+	if t.nags() > 0 && !t.now.Before(t.nextNag) {
 		t.nextNag = t.now.Add(nagInterval)
+		t.writeAgain()
 		for _, l := range slices.SortedFunc(maps.Keys(t.doomed), byRef) {
 			t.do(cancelAction{sp: l.sp, cookie: l.cookie})
 		}
@@ -341,13 +343,18 @@ func (t *table) tick() {
 	t.resolveDoubts()
 }
 
+// nags is how much is asked for again and again.
+func (t *table) nags() int {
+	return len(t.doomed) + len(t.stuck) + len(t.overdue) + len(t.unmarked)
+}
+
 // next tells when tick has to be called; ok is false for never.
 func (t *table) next() (at time.Time, ok bool) {
 	at, ok = t.nextRetry()
 	if len(t.deadlines) > 0 && (!ok || t.deadlines[0].deadline.Before(at)) {
 		at, ok = t.deadlines[0].deadline, true
 	}
-	if len(t.doomed)+len(t.stuck) > 0 && (!ok || t.nextNag.Before(at)) {
+	if t.nags() > 0 && (!ok || t.nextNag.Before(at)) {
 		at, ok = t.nextNag, true
 	}
 	if len(t.doubts) > 0 && (!ok || t.lookAgain.Before(at)) {
@@ -364,6 +371,8 @@ func (t *table) lateError(c *call) *Error {
 	ls, res, mode, sp := t.waitsFor(c)
 	noted := ""
 	switch {
+	case c.kind == callRelease && c.stage == stageReleasing:
+		noted = "; the lock is let go of if that can still be written down, and else it stays held"
 	case c.kind == callRelease && c.stage != stageNew:
 		noted = "; the release is noted and will be finished as soon as it can"
 	case c.kind == callConvert && c.stage == stageConverting && c.late == nil && sp != nil && sp.stopped() && !stronger(mode, c.from):

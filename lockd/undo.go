@@ -71,26 +71,29 @@ func (t *table) endAcquire(c *call) {
 	}
 }
 
-// writeFailed notes that the state file can't be written. Where nothing of the
-// call is in it, a mark without effect is written until that succeeds, which
-// ends the state.
+// writeFailed notes that the state file can't be written.
 func (t *table) writeFailed(c *call, err error) {
-	e := c.error(StateWriteFailed, "", "", dlm.None, "nothing was locked, because the state file can't be written: "+err.Error())
-	e.Err = err
-	c.fail(e)
-	if !c.recorded {
-		t.append(true, c.marks(c.fresh[:1], state.Gone), nil)
+	text := "nothing was locked, because the state file can't be written: "
+	if c.recorded {
+		text = "the lock is not granted, and let go of as soon as that can be written down, because the state file can't be written: "
 	}
+	c.fail(c.writeError("", "", text, err))
 }
 
-// noteWrite keeps track of whether the state file can be written.
-func (t *table) noteWrite(err error) {
-	switch {
-	case err != nil && t.degraded == "":
-		t.degraded = "new locks are refused, because the state file can't be written: " + err.Error() + "; make room in the state directory"
-		t.log(slog.LevelError, "state file can't be written, new locks are refused", slog.String("err", err.Error()))
-	case err == nil && t.degraded != "":
+// writeError says that something could not be written down, and what to do.
+func (c *call) writeError(lockspace, resource, text string, err error) *Error {
+	e := c.error(StateWriteFailed, lockspace, resource, dlm.None, text+err.Error()+"; "+state.Advice(err))
+	e.Err = err
+	return e
+}
+
+// noteJournal keeps track of whether something new can be written down.
+func (t *table) noteJournal(err error) {
+	if err == nil {
 		t.degraded = ""
 		t.log(slog.LevelInfo, "state file can be written again")
+		return
 	}
+	t.degraded = "new locks are refused, because the state file can't be written: " + err.Error() + "; " + state.Advice(err)
+	t.log(slog.LevelError, "state file can't be written, new locks are refused", slog.String("err", err.Error()))
 }

@@ -98,6 +98,8 @@ func TestAnchorNameIsTheServices(t *testing.T) {
 type discardJournal struct{}
 
 func (discardJournal) Append([]state.Change) error { return nil }
+func (discardJournal) Health() error               { return nil }
+func (discardJournal) Tend()                       {}
 
 // A lock that turns out to be lost in activation is told once somebody can
 // hear it.
