@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/lockd"
 )
 
@@ -85,7 +84,7 @@ func (b *requestBook) end(p *pending, g lockd.Grant, err error) (_ pending, ok b
 		return pending{}, false
 	}
 	if b.down && err != nil {
-		err = &lockd.Error{Op: "request", Lockspace: p.lockspace, Resource: p.resource, Mode: dlm.None, Kind: lockd.ShuttingDown,
+		err = &lockd.Error{Op: "request", Lockspace: p.lockspace, Resource: p.resource, Mode: p.mode, Kind: lockd.ShuttingDown,
 			Text: "the service is about to end; ask again when it is back"}
 	}
 	p.finish(g, err)

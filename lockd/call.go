@@ -189,11 +189,18 @@ func (t *table) reply(c *call) {
 		return
 	}
 	t.count(c)
-	var err error
-	if c.err != nil {
-		err = c.err
+	t.do(replyAction{c: c, err: c.answer()})
+}
+
+// answer is the error that the call ends with, or nil. It names this call's
+// operation: one about a lockspace may have failed because of another call.
+func (c *call) answer() error {
+	if c.err == nil {
+		return nil
 	}
-	t.do(replyAction{c: c, err: err})
+	e := *c.err
+	e.Op = c.op
+	return &e
 }
 
 // record returns the state file's record of l.

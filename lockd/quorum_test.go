@@ -2,6 +2,7 @@ package lockd
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -44,11 +45,11 @@ func TestQuorumIsKnownOrNot(t *testing.T) {
 // clusterDown is an engine whose cluster can be taken away: nobody answers.
 type clusterDown struct {
 	*local.Engine
-	down *bool
+	down *atomic.Bool
 }
 
 func (e clusterDown) Quorum(ctx context.Context) (bool, error) {
-	if *e.down {
+	if e.down.Load() {
 		return false, dlm.ErrClusterUnavailable
 	}
 	return e.Engine.Quorum(ctx)
@@ -56,7 +57,7 @@ func (e clusterDown) Quorum(ctx context.Context) (bool, error) {
 
 func (e clusterDown) Health(ctx context.Context, name string) (dlm.Health, error) {
 	h, err := e.Engine.Health(ctx, name)
-	if *e.down {
+	if e.down.Load() {
 		h.Known, h.Quorate = false, false
 	}
 	return h, err
@@ -69,7 +70,8 @@ func TestQuorumFollowsTheCluster(t *testing.T) {
 		cluster := local.NewCluster("test")
 		h := newHost(cluster.AddNode(1))
 		h.config.Lockspaces = nil
-		down := true
+		var down atomic.Bool
+		down.Store(true)
 		told := make(chan Quorum, 100)
 		h.config.Notify = func(n Notice) {
 			if n, ok := n.(StatusChanged); ok {
@@ -85,7 +87,7 @@ func TestQuorumFollowsTheCluster(t *testing.T) {
 		go func() { ended <- s.Run(ctx) }()
 		synctest.Wait()
 		require.Equal(t, QuorumUnknown, s.Status().Quorum)
-		down = false
+		down.Store(false)
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		require.Equal(t, Quorate, s.Status().Quorum, "without a lockspace")
@@ -94,7 +96,7 @@ func TestQuorumFollowsTheCluster(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		require.Equal(t, Inquorate, s.Status().Quorum)
-		down = true
+		down.Store(true)
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		require.Equal(t, QuorumUnknown, s.Status().Quorum)

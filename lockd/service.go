@@ -521,7 +521,7 @@ func (s *Service) shutdown() {
 	for _, c := range s.t.unanswered() {
 		c.answered = true
 		c.fail(&Error{Op: c.op, Kind: ShuttingDown, Text: "the service has stopped; ask again when it is back"})
-		s.answer(replyAction{c: c, err: c.err})
+		s.answer(replyAction{c: c, err: c.answer()})
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"syscall"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
@@ -108,6 +109,30 @@ func TestErrorText(t *testing.T) {
 		require.Equal(t, tc.err.Err != nil, errors.Is(&tc.err, cause))
 		require.NotErrorIs(t, &tc.err, Deadlock)
 	}
+}
+
+// An answer names the operation of its call, although a lockspace that fails
+// fails every call that waits for it.
+func TestAnswersNameTheirOperation(t *testing.T) {
+	tab := newTable(DefaultLimits(), time.Second, "test")
+	sp := tab.space("vms")
+	ops := []string{"join", "leave", "join"}
+	for _, op := range ops {
+		sp.waiting = append(sp.waiting, &call{kind: callSpace, op: op, space: "vms", heapIdx: -1})
+	}
+	failure := spaceError(sp, syscall.EIO)
+	tab.answerSpace(sp, failure)
+	var got []string
+	for _, a := range tab.out {
+		if r, ok := a.(replyAction); ok {
+			e, ok := errors.AsType[*Error](r.err)
+			require.True(t, ok)
+			require.ErrorIs(t, e, syscall.EIO)
+			got = append(got, e.Op)
+		}
+	}
+	require.Equal(t, ops, got)
+	require.Equal(t, "join", failure.Op)
 }
 
 func TestParseLockState(t *testing.T) {
