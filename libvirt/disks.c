@@ -23,7 +23,8 @@ static int out_of_memory(void)
 	return -1;
 }
 
-int disks_lock(struct domain *d, const char *lockspace, const char *name, const char *mode, const char *path, const char *of)
+int disks_lock(struct domain *d, const char *lockspace, const char *name, const char *mode, const char *path,
+	       const char *of)
 {
 	struct resource r = { .mode = mode }, *more;
 
@@ -77,7 +78,8 @@ void disks_free(struct domain *d)
 	free(d->disks);
 }
 
-static int lock_names(struct domain *d, const struct disk_names *names, const char *mode, const char *path, const char *of)
+static int lock_names(struct domain *d, const struct disk_names *names, const char *mode, const char *path,
+		      const char *of)
 {
 	for (size_t i = 0; i < names->count; i++) {
 		if (disks_lock(d, names->list[i].lockspace, names->list[i].resource, mode, path, of) < 0)
@@ -91,7 +93,8 @@ static char *base_of(const struct domain *d, const char *path)
 {
 	size_t n = strlen(path), end = strlen(TRANSIENT) + strlen(d->name);
 
-	if (n <= end || strncmp(path + n - end, TRANSIENT, strlen(TRANSIENT)) != 0 || strcmp(path + n - strlen(d->name), d->name) != 0)
+	if (n <= end || strncmp(path + n - end, TRANSIENT, strlen(TRANSIENT)) != 0 ||
+	    strcmp(path + n - strlen(d->name), d->name) != 0)
 		return NULL;
 	return strndup(path, n - end);
 }
@@ -100,20 +103,23 @@ static char *base_of(const struct domain *d, const char *path)
 static void warn(const struct domain *d, const struct seen *s)
 {
 	if (s->names.links)
-		syslog(LOG_DAEMON | LOG_WARNING, "dlmlock: domain %s: '%s' is a file with %lu names (hard links): a guest that uses another of them is "
-		       "refused on this host, and not on others", d->name, s->path, s->names.links);
+		syslog(LOG_DAEMON | LOG_WARNING,
+		       "dlmlock: domain %s: '%s' is a file with %lu names (hard links): a guest that uses another of "
+		       "them is refused on this host, and not on others", d->name, s->path, s->names.links);
 	if (s->names.unseen)
-		syslog(LOG_DAEMON | LOG_WARNING, "dlmlock: domain %s: '%s' can't be looked at (%s), so it is locked under this spelling alone",
-		       d->name, s->path, strerror(s->names.unseen));
+		syslog(LOG_DAEMON | LOG_WARNING,
+		       "dlmlock: domain %s: '%s' can't be looked at (%s), so it is locked under this spelling alone", d->name,
+		       s->path, strerror(s->names.unseen));
 }
 
 static int cannot(const struct domain *d, const char *path, int error, uint64_t timeout_usec)
 {
 	if (error == ETIMEDOUT)
-		report(REPORT_FAILED, "the disks of domain '%s' can't be looked at: their storage has not answered for %u s", d->name,
-		       (unsigned)(timeout_usec / 1000000));
+		report(REPORT_FAILED, "the disks of domain '%s' can't be looked at: their storage has not answered for %u s",
+		       d->name, (unsigned)(timeout_usec / 1000000));
 	else
-		report(REPORT_FAILED, "the disk '%s' of domain '%s' can't be named: %s", path, d->name, strerror(error));
+		report(REPORT_FAILED, "the disk '%s' of domain '%s' can't be named: %s", path, d->name,
+		       strerror(error));
 	return -1;
 }
 
@@ -197,7 +203,9 @@ int disks_name_held(struct domain *d, const struct config *c, uint32_t pid, uint
 		const struct disk_names *names = &s->names;
 
 		if (looked && s->in_use && !s->of) {
-			syslog(LOG_DAEMON | LOG_INFO, "dlmlock: domain %s keeps its lock on '%s', which its QEMU has open still", d->name, s->path);
+			syslog(LOG_DAEMON | LOG_INFO,
+			       "dlmlock: domain %s keeps its lock on '%s', which its QEMU has open still", d->name,
+			       s->path);
 			continue;
 		}
 		if (!looked || s->error) {
@@ -211,7 +219,8 @@ int disks_name_held(struct domain *d, const struct config *c, uint32_t pid, uint
 	return r;
 }
 
-bool disks_below_transient(const struct domain *d, const struct config *c, uint32_t pid, uint64_t deadline, char **overlay)
+bool disks_below_transient(const struct domain *d, const struct config *c, uint32_t pid, uint64_t deadline,
+			   char **overlay)
 {
 	struct seen s = { .write = true };
 	bool is;

@@ -38,7 +38,7 @@ bin/sanitize/lockdriver: $(wildcard libvirt/driver/*)
 	@mkdir -p bin/sanitize
 	$(CC) $(SANITIZE) $(WARNINGS) -rdynamic -pthread -o $@ $(filter %.c,$^)
 
-bin/sanitize/naming: libvirt/driver/unit/naming.c libvirt/naming.c libvirt/paths.c libvirt/process.c libvirt/plugin.h
+bin/sanitize/naming: libvirt/driver/unit/naming.c libvirt/naming.c libvirt/paths.c libvirt/mounts.c libvirt/process.c libvirt/plugin.h
 	@mkdir -p bin/sanitize
 	$(CC) $(SANITIZE) $(WARNINGS) -o $@ $(filter %.c,$^) $(shell pkg-config --cflags --libs gnutls)
 

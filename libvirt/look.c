@@ -37,11 +37,13 @@ static bool same_file(int fds, const char *name, const struct statx *want)
 {
 	struct statx have;
 
-	if (statx(fds, name, AT_STATX_DONT_SYNC, STATX_TYPE | STATX_INO, &have) < 0 || (have.stx_mode & S_IFMT) != (want->stx_mode & S_IFMT))
+	if (statx(fds, name, AT_STATX_DONT_SYNC, STATX_TYPE | STATX_INO, &have) < 0 ||
+	    (have.stx_mode & S_IFMT) != (want->stx_mode & S_IFMT))
 		return false;
 	if (S_ISBLK(want->stx_mode))
 		return have.stx_rdev_major == want->stx_rdev_major && have.stx_rdev_minor == want->stx_rdev_minor;
-	return have.stx_ino == want->stx_ino && have.stx_dev_major == want->stx_dev_major && have.stx_dev_minor == want->stx_dev_minor;
+	return have.stx_ino == want->stx_ino && have.stx_dev_major == want->stx_dev_major &&
+	       have.stx_dev_minor == want->stx_dev_minor;
 }
 
 /* Has the process this descriptor open for writing? proc(5), fdinfo. */
@@ -166,7 +168,9 @@ static int start(struct look *l)
 /* Waits until the thread has seen everything, or the deadline. */
 static int wait_for(struct look *l, uint64_t deadline)
 {
-	struct timespec until = { .tv_sec = (time_t)(deadline / 1000000), .tv_nsec = (long)(deadline % 1000000) * 1000 };
+	struct timespec until = {
+		.tv_sec = (time_t)(deadline / 1000000), .tv_nsec = (long)(deadline % 1000000) * 1000,
+	};
 	int error = 0;
 
 	pthread_mutex_lock(&l->mutex);

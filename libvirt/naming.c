@@ -6,8 +6,8 @@
  *
  * A file: the SHA-256 of its path as it is spelled, which is what virtlockd's
  * driver and older releases of this one lock, and of the paths that paths.c
- * finds. They are mostly one and the same, and then it is one lock. A file with
- * hard links has a name of this host's besides.
+ * and mounts.c find. They are mostly one and the same, and then it is one lock. A
+ * file with hard links has a name of this host's besides.
  *
  * A block device is not named by what its links lead to: /dev/dm-3 is another
  * device on each host and after each boot. It has its spelling and the name that
@@ -73,8 +73,14 @@ static int add_text(const struct config *c, const char *text, struct disk_names 
 	return hash(text, sum) < 0 ? -1 : add_name(out, c->lockspace, sum);
 }
 
+/* What drivers answer for an attribute that a device lacks. */
+static bool lacks(int error)
+{
+	return error == EINVAL || error == ENXIO || error == ENODEV || error == ENODATA || error == EOPNOTSUPP;
+}
+
 /* Reads a file into out, without white space behind it. Returns 0 if there is
- * none or nothing in it: drivers answer these errors for what a device lacks. */
+ * none or nothing in it. */
 static int read_text(const char *path, char *out, size_t size)
 {
 	ssize_t n;
@@ -87,7 +93,7 @@ static int read_text(const char *path, char *out, size_t size)
 	close(fd);
 	errno = error;
 	if (n < 0)
-		return errno == EINVAL || errno == ENXIO || errno == ENODEV || errno == ENODATA || errno == EOPNOTSUPP ? 0 : -1;
+		return lacks(errno) ? 0 : -1;
 	while (n > 0 && strchr(" \t\n", out[n - 1]))
 		n--;
 	out[n] = '\0';
@@ -113,7 +119,8 @@ static int volume_uuid(dev_t device, char out[DLMLOCK_NAME_MAX + 1])
 
 	if (r <= 0)
 		return r;
-	if (strncmp(uuid, LVM_PREFIX, strlen(LVM_PREFIX)) != 0 || strlen(uuid) != strlen(LVM_PREFIX) + 2 * (size_t)LVM_UUID)
+	if (strncmp(uuid, LVM_PREFIX, strlen(LVM_PREFIX)) != 0 ||
+	    strlen(uuid) != strlen(LVM_PREFIX) + 2 * (size_t)LVM_UUID)
 		return 0;
 	strcpy(out, uuid + strlen(LVM_PREFIX) + LVM_UUID);
 	return 1;
@@ -124,7 +131,9 @@ static int volume_uuid(dev_t device, char out[DLMLOCK_NAME_MAX + 1])
  * for the kind of name, and underscores for white space. */
 static int scsi_id(dev_t device, const char *attr, char *out, size_t size)
 {
-	static const struct { const char *kernel; char digit; } kinds[] = { { "naa.", '3' }, { "eui.", '2' }, { "t10.", '1' } };
+	static const struct { const char *kernel; char digit; } kinds[] = {
+		{ "naa.", '3' }, { "eui.", '2' }, { "t10.", '1' },
+	};
 	char id[512];
 	size_t n = 0;
 	int r = attribute(device, attr, id, sizeof(id));
@@ -276,6 +285,21 @@ int naming_text(const struct config *c, const char *path, struct disk_names *out
 	return paths_spelled(path, spelled) < 0 ? -1 : add_text(c, spelled, out);
 }
 
+struct more {
+	const struct config *config;
+	struct disk_names *out;
+};
+
+/* Takes a path through another mount. There may be many; some must do. */
+static int add_mount(void *p, const char *path)
+{
+	struct more *m = p;
+
+	if (m->out->count == DLMLOCK_NAMES_MAX - 1) /* one is kept for hard links */
+		return 1;
+	return add_text(m->config, path, m->out);
+}
+
 static int add_file(const struct config *c, const char *path, const struct stat *st, struct disk_names *out)
 {
 	struct paths p;
@@ -289,10 +313,13 @@ static int add_file(const struct config *c, const char *path, const struct stat 
 		if (add_text(c, p.path[i], out) < 0)
 			return -1;
 	}
+	if (st && p.count == 3 && mounts_paths(p.path[2], add_mount, &(struct more){ c, out }) < 0)
+		return -1;
 	if (!st || !S_ISREG(st->st_mode) || st->st_nlink < 2)
 		return 0;
 	out->links = st->st_nlink;
-	snprintf(text, sizeof(text), "file %u:%u %llu", major(st->st_dev), minor(st->st_dev), (unsigned long long)st->st_ino);
+	snprintf(text, sizeof(text), "file %u:%u %llu", major(st->st_dev), minor(st->st_dev),
+		 (unsigned long long)st->st_ino);
 	return add_local(c, text, out);
 }
 
@@ -311,7 +338,8 @@ int naming_disk(const struct config *c, const char *path, struct disk_names *out
 		out->unseen = errno;
 	if (naming_text(c, path, out) < 0)
 		return -1;
-	if ((r == 0 || out->unseen == ENOENT || out->unseen == ENOTDIR) && add_file(c, path, r == 0 ? &st : NULL, out) == 0)
+	if ((r == 0 || out->unseen == ENOENT || out->unseen == ENOTDIR) &&
+	    add_file(c, path, r == 0 ? &st : NULL, out) == 0)
 		return 0;
 	if (r == 0)
 		out->unseen = errno;

@@ -293,7 +293,9 @@ static int acquire(struct domain *d, struct request *r)
 static int drv_acquire(struct manager *m, const char *state, unsigned int flags, int action, int *fd)
 {
 	struct domain *d = m->private;
-	struct request r = { .pid = d->pid, .timeout_usec = config.timeout_usec, .deadline = clock_usec() + config.timeout_usec };
+	struct request r = {
+		.pid = d->pid, .timeout_usec = config.timeout_usec, .deadline = clock_usec() + config.timeout_usec,
+	};
 	struct owner own;
 	char data[512];
 
@@ -315,7 +317,8 @@ static int drv_acquire(struct manager *m, const char *state, unsigned int flags,
 		if (errno == ESRCH)
 			report(REPORT_FAILED, "domain '%s' has no process that could hold locks (pid %u)", d->name, d->pid);
 		else
-			report(REPORT_FAILED, "the process of domain '%s' (pid %u) can't be looked at: %s", d->name, d->pid, strerror(errno));
+			report(REPORT_FAILED, "the process of domain '%s' (pid %u) can't be looked at: %s", d->name, d->pid,
+			       strerror(errno));
 		return -1;
 	}
 	if (disks_name(d, &config, r.deadline) < 0)
@@ -338,7 +341,8 @@ static void keep_base(const struct domain *d, struct request *r)
 	r->pid = d->pid;
 	guard(r, d, ACTION_DEFAULT, data, sizeof(data));
 	if (disks_add(&again, overlay, true) < 0 || disks_name(&again, &config, r->deadline) < 0 || acquire(&again, r) < 0)
-		syslog(LOG_DAEMON | LOG_WARNING, "dlmlock: domain %s reads '%s' without a lock on it, below '%s'", d->name, d->disks[0].path, overlay);
+		syslog(LOG_DAEMON | LOG_WARNING, "dlmlock: domain %s reads '%s' without a lock on it, below '%s'", d->name,
+		       d->disks[0].path, overlay);
 	disks_free(&again);
 	free(overlay);
 }
@@ -360,7 +364,8 @@ static int drv_release(struct manager *m, char **state, unsigned int flags)
 	if (find_owner(d, &own) < 0) {
 		if (errno == ESRCH)
 			return 0; /* The locks have gone with it. */
-		report(REPORT_FAILED, "the process of domain '%s' (pid %u) can't be looked at, so its locks stay: %s", d->name, d->pid, strerror(errno));
+		report(REPORT_FAILED, "the process of domain '%s' (pid %u) can't be looked at, so its locks stay: %s",
+		       d->name, d->pid, strerror(errno));
 		return -1;
 	}
 	if (disks_name_held(d, &config, one ? d->pid : 0, r.deadline - r.timeout_usec / 2) < 0)

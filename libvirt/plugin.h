@@ -46,6 +46,13 @@ int paths_spelled(const char *path, char out[PATH_MAX]);
  * at; one that is not there is no such failure. */
 int paths_of(const char *path, struct paths *out);
 
+/* mounts.c: where else a file is mounted */
+
+/* Calls fn with each other path of the file at path, which has no links, through
+ * other mounts of its file system, until fn returns something else than 0, and
+ * returns that; or -1 with errno. */
+int mounts_paths(const char *path, int (*fn)(void *p, const char *path), void *p);
+
 /* naming.c: the names of a disk */
 
 #define DLMLOCK_NAMES_MAX 8
@@ -168,7 +175,8 @@ struct domain {
 int disks_add(struct domain *d, const char *path, bool write);
 /* Takes a lock into the list, under the label of the disk or lease "of". A domain
  * may have one disk more than once: the stronger mode is for all of them. */
-int disks_lock(struct domain *d, const char *lockspace, const char *name, const char *mode, const char *path, const char *of);
+int disks_lock(struct domain *d, const char *lockspace, const char *name, const char *mode, const char *path,
+	       const char *of);
 /* Takes the names of all disks into the list. */
 int disks_name(struct domain *d, const struct config *c, uint64_t deadline);
 /* Takes what may be held for the disks into the list, as far as it can be looked
@@ -176,7 +184,8 @@ int disks_name(struct domain *d, const struct config *c, uint64_t deadline);
 int disks_name_held(struct domain *d, const struct config *c, uint32_t pid, uint64_t deadline);
 /* Is the one disk what the process reads below a transient disk? The path of that
  * is then the caller's. */
-bool disks_below_transient(const struct domain *d, const struct config *c, uint32_t pid, uint64_t deadline, char **overlay);
+bool disks_below_transient(const struct domain *d, const struct config *c, uint32_t pid, uint64_t deadline,
+			   char **overlay);
 void disks_free(struct domain *d);
 
 /* report.c: errors the way libvirt shows them */

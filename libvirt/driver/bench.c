@@ -17,6 +17,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -49,6 +50,29 @@ static uint64_t now(void)
 	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
 }
 
+/* Where the images are: files, as a lock driver may look at them. */
+static char images[] = "/dev/shm/lockdriver-XXXXXX";
+
+static void image(int guest, int disk, char *path, size_t size)
+{
+	snprintf(path, size, "%s/guest%d-disk%d.img", images, guest, disk);
+}
+
+/* Makes the images of a guest, or removes them. */
+static void each_image(int guest, int disks, bool make)
+{
+	for (int i = 0; i < disks; i++) {
+		char path[64];
+		FILE *f;
+
+		image(guest, i, path, sizeof(path));
+		if (!make)
+			unlink(path);
+		else if (!(f = fopen(path, "we")) || fclose(f) != 0)
+			abort();
+	}
+}
+
 enum verb { ACQUIRE, RELEASE, REGISTER };
 
 /* One operation: New, AddResource for each disk, Acquire or Release, Free. */
@@ -64,7 +88,7 @@ static int operation(struct worker *w, enum verb verb)
 	for (int i = 0; i < w->disks && r == 0; i++) {
 		char path[64];
 
-		snprintf(path, sizeof(path), "/images/guest%d-disk%d.img", w->index, i);
+		image(w->index, i, path, sizeof(path));
 		r = w->driver->add_resource(&m, RESOURCE_DISK, path, 0, NULL, 0);
 	}
 	/* The connection of lockd.so is asked for by the child that becomes QEMU
@@ -137,6 +161,7 @@ static void prepare_deaths(struct driver *d, int disks)
 		w->guest.uuid[0] = 0xdd;
 		w->guest.uuid[1] = (unsigned char)i;
 		w->guest.name = "dies";
+		each_image(w->index, disks, true);
 		if (pipe(m->told) < 0 || pipe(m->done) < 0 || (pid = fork()) < 0)
 			abort();
 		w->guest.pid = (unsigned int)(pid ? pid : getpid());
@@ -174,6 +199,7 @@ static void start(struct worker *w, struct driver *d, int index, int disks)
 	w->guest.uuid[0] = 0xbe;
 	w->guest.uuid[15] = (unsigned char)index;
 	w->guest.name = "bench";
+	each_image(index, disks, true);
 	w->guest.pid = sleeper();
 	w->usec = calloc(SAMPLES, sizeof(*w->usec));
 	if (!w->usec)
@@ -198,6 +224,7 @@ static int finish(struct worker *workers, int count, double seconds)
 			memcpy(all + n, w->usec, w->samples * sizeof(*all));
 		n += w->samples;
 		free(w->usec);
+		each_image(w->index, w->disks, false);
 		kill((pid_t)w->guest.pid, SIGKILL);
 		waitpid((pid_t)w->guest.pid, NULL, 0);
 	}
@@ -242,6 +269,8 @@ int bench(int argc, char **argv)
 		fprintf(stderr, "init: %s\n", last_error());
 		return 1;
 	}
+	if (!mkdtemp(images))
+		abort();
 	if (die)
 		prepare_deaths(d, disks);
 	for (int i = 0; i < count; i++)
@@ -260,5 +289,8 @@ int bench(int argc, char **argv)
 		pthread_join(workers[i].thread, NULL);
 	count = finish(workers, count, (double)(now() - began) / 1e6);
 	free(workers);
+	for (int i = 0; i < DEATHS && die; i++)
+		each_image(mortals[i].worker.index, disks, false);
+	rmdir(images);
 	return count;
 }

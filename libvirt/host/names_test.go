@@ -25,7 +25,8 @@ func (r *rig) spellings(name string) []string {
 	require.NoError(r.t, os.Symlink("img", dir+"/pool"))
 	require.NoError(r.t, os.Link(dir+"/img/a.img", dir+"/hard.img"))
 	var out []string
-	for _, s := range []string{"/img/a.img", "/img/link.img", "/img//a.img", "/img/./a.img", "/img/../img/a.img", "/pool/a.img", "/pool/link.img", "/hard.img"} {
+	for _, s := range []string{"/img/a.img", "/img/link.img", "/img//a.img", "/img/./a.img", "/img/../img/a.img",
+		"/pool/a.img", "/pool/link.img", "/hard.img"} {
 		out = append(out, dir+s)
 	}
 	return out
@@ -110,7 +111,8 @@ func TestTransient(t *testing.T) {
 		h.virsh("define", r.file(name, transient(domain(name, host.Disk{Path: a}).XML())))
 		h.virsh("start", name)
 	}
-	web, db := []string{"web: a.img.TRANSIENT-web EX", "web: a.img.TRANSIENT-web PR"}, []string{"db: a.img.TRANSIENT-db EX", "db: a.img.TRANSIENT-db PR"}
+	web := []string{"web: a.img.TRANSIENT-web EX", "web: a.img.TRANSIENT-web PR"}
+	db := []string{"db: a.img.TRANSIENT-db EX", "db: a.img.TRANSIENT-db PR"}
 	r.now(append(web, db...)...)
 	require.Contains(t, h.refused("start", "writer"), a+".TRANSIENT-")
 	h.virsh("destroy", "db")
@@ -144,8 +146,10 @@ func TestGuestOfAnOlderDriver(t *testing.T) {
 		h.virsh("start", name)
 		pid, err := h.PID(name)
 		require.NoError(t, err)
-		_, err = r.client.Acquire(t.Context(), client.Want{Lockspace: "libvirt", Resource: fmt.Sprintf("%x", sha256.Sum256([]byte(path))), Mode: "EX"},
-			client.Options{Owner: fmt.Sprintf("%s/%d/%s", domain(name).UUID, pid, startTime(t, pid)), Label: name + ": " + path, Lifetime: "process", PID: uint32(pid)})
+		hash := fmt.Sprintf("%x", sha256.Sum256([]byte(path)))
+		_, err = r.client.Acquire(t.Context(), client.Want{Lockspace: "libvirt", Resource: hash, Mode: "EX"},
+			client.Options{Owner: fmt.Sprintf("%s/%d/%s", domain(name).UUID, pid, startTime(t, pid)),
+				Label: name + ": " + path, Lifetime: "process", PID: uint32(pid)})
 		require.NoError(t, err)
 	}
 	older("web", all[0])

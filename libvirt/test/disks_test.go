@@ -49,7 +49,8 @@ func TestOneFileManySpellings(t *testing.T) {
 	require.Equal(t, "ok", r.do(a, "acquire 0", "0 "+d+"/far/a.img"))
 	require.Equal(t, 1, r.held(a))
 	require.Equal(t, "ok", r.do(a, "release", "0 "+d+"/far/a.img"))
-	spellings := []string{"/img/a.img", "/img/link.img", "/img//a.img", "/img/./a.img", "/img/../img/a.img", "/dir/a.img", "/dirs/chain.img", "/far/hard.img"}
+	spellings := []string{"/img/a.img", "/img/link.img", "/img//a.img", "/img/./a.img", "/img/../img/a.img",
+		"/dir/a.img", "/dirs/chain.img", "/far/hard.img"}
 	for _, first := range spellings {
 		require.Equal(t, "ok", r.do(a, "acquire 0", "0 "+d+first))
 		require.Equal(t, "ok", r.do(a, "acquire 0", "0 "+d+first), "again")
@@ -135,17 +136,22 @@ func TestReleaseOfWhatWasTaken(t *testing.T) {
 	require.Empty(t, r.locks())
 }
 
+// acquireFor takes a lock for a guest as the driver does, under any name.
+func (r *rig) acquireFor(g *guest, name, path string) {
+	r.t.Helper()
+	_, err := r.client.Acquire(r.t.Context(), client.Want{Lockspace: "libvirt", Resource: name, Mode: "EX"}, client.Options{
+		Owner: fmt.Sprintf("%s/%d/%s", g.uuid, g.pid, startTime(r.t, g.pid)), Label: g.name + ": " + path,
+		Lifetime: "process", PID: uint32(g.pid)})
+	require.NoError(r.t, err)
+}
+
 // A guest that an older driver has locked, under the path as it is spelled alone,
 // is in the way of every spelling that leads to that one, and is released.
 func TestGuestOfAnOlderDriver(t *testing.T) {
 	r := start(t, "")
 	d := images(t)
 	old, b := r.guest(uuidA, "web"), r.guest(uuidB, "db")
-	older := func(path string) {
-		_, err := r.client.Acquire(t.Context(), client.Want{Lockspace: "libvirt", Resource: fmt.Sprintf("%x", sha256.Sum256([]byte(path))), Mode: "EX"},
-			client.Options{Owner: fmt.Sprintf("%s/%d/%s", old.uuid, old.pid, startTime(t, old.pid)), Label: "web: " + path, Lifetime: "process", PID: uint32(old.pid)})
-		require.NoError(t, err)
-	}
+	older := func(path string) { r.acquireFor(old, fmt.Sprintf("%x", sha256.Sum256([]byte(path))), path) }
 	older(d + "/img/a.img")
 	for _, spelling := range []string{"/img/a.img", "/img/link.img", "/img//a.img", "/dir/a.img"} {
 		r.refused(b, "0 "+d+spelling, "web: "+d+"/img/a.img")
@@ -180,7 +186,8 @@ func (r *rig) guestWith(uuid, name, path string, flag int) *guest {
 func TestDetachOfAFileInUse(t *testing.T) {
 	r := start(t, "")
 	d := images(t)
-	reads, writes := r.guestWith(uuidA, "web", d+"/img/a.img", os.O_RDONLY), r.guestWith(uuidB, "db", d+"/img/a.img", os.O_RDWR)
+	reads := r.guestWith(uuidA, "web", d+"/img/a.img", os.O_RDONLY)
+	writes := r.guestWith(uuidB, "db", d+"/img/a.img", os.O_RDWR)
 	plain, link := d+"/img/a.img", d+"/img/link.img"
 	require.Equal(t, "ok", r.do(reads, "acquire 0", "1 "+plain, "1 "+plain))
 	require.Equal(t, "ok", r.do(reads, "detach", "1 "+plain))
@@ -276,9 +283,7 @@ func TestStorageHangs(t *testing.T) {
 	require.True(t, strings.HasPrefix(answer, failed), answer)
 	require.Contains(t, answer, "storage has not answered for 1 s")
 	t.Logf("given up after %v", time.Since(began).Round(time.Millisecond))
-	_, err = r.client.Acquire(t.Context(), client.Want{Lockspace: "libvirt", Resource: "any", Mode: "EX"}, client.Options{
-		Owner: fmt.Sprintf("%s/%d/%s", g.uuid, g.pid, startTime(t, g.pid)), Label: "web: " + dir + "/a.img", Lifetime: "process", PID: uint32(g.pid)})
-	require.NoError(t, err)
+	r.acquireFor(g, "any", dir+"/a.img")
 	require.Equal(t, "ok", r.do(g, "release", "0 "+dir+"/a.img"))
 	require.Empty(t, r.locks())
 }
@@ -332,7 +337,8 @@ func TestStartTimeIsSent(t *testing.T) {
 	monitor := r.bus.Dial(t)
 	seen := make(chan *godbus.Message, 100)
 	rule := "type='method_call',interface='org.example.DlmLock',member='AcquireMany'"
-	require.NoError(t, monitor.BusObject().Call("org.freedesktop.DBus.Monitoring.BecomeMonitor", 0, []string{rule}, uint32(0)).Err)
+	call := monitor.BusObject().Call("org.freedesktop.DBus.Monitoring.BecomeMonitor", 0, []string{rule}, uint32(0))
+	require.NoError(t, call.Err)
 	monitor.Eavesdrop(seen)
 	require.Equal(t, "ok", r.do(g, "acquire 0", "0 /img/a"))
 	for {

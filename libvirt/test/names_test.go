@@ -3,6 +3,7 @@ package test
 import (
 	"crypto/sha256"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -61,8 +62,9 @@ func TestNamesOfOneFile(t *testing.T) {
 	plain := pathNames(t, d+"/img/a.img")
 	require.Equal(t, []string{hashed(d + "/img/a.img")}, plain, "a plain path is one lock")
 	for _, spelling := range []string{
-		"/img/link.img", "/img/abs.img", "/img/chain.img", "/img/up.img", "/img//a.img", "/img/./a.img", "/img/../img/a.img", "//img/sub/../a.img",
-		"/dir/a.img", "/dir/link.img", "/dirs/chain.img", "/dir/../img/a.img", "/img/out/../../img/a.img", "/not-there/../img/a.img",
+		"/img/link.img", "/img/abs.img", "/img/chain.img", "/img/up.img", "/img//a.img", "/img/./a.img",
+		"/img/../img/a.img", "//img/sub/../a.img", "/dir/a.img", "/dir/link.img", "/dirs/chain.img",
+		"/dir/../img/a.img", "/img/out/../../img/a.img", "/not-there/../img/a.img",
 	} {
 		names := pathNames(t, d+spelling)
 		require.True(t, share(plain, names), "%s: %q", spelling, names)
@@ -74,6 +76,44 @@ func TestNamesOfOneFile(t *testing.T) {
 	}
 	require.Contains(t, pathNames(t, d+"/dir/dangling.img"), hashed(d+"/img/not-there.img"), "as it will be when it is made")
 	require.Equal(t, []string{hashed("relative")}, pathNames(t, "relative")[:1])
+}
+
+// Any spelling: a path shares a name with the plain path of the file that the
+// kernel finds there, and with no other file's.
+func TestNamesAgreeWithTheKernel(t *testing.T) {
+	d := images(t)
+	files := []string{d + "/img/a.img", d + "/far/a.img"}
+	words := []string{"img", "far", "dir", "dirs", "deep", "sub", "out", ".", "..", "", "a.img", "link.img",
+		"chain.img", "abs.img", "up.img", "loop", "dangling.img", "nothing"}
+	random := rand.New(rand.NewPCG(1, 2))
+	spellings := slices.Clone(files)
+	for range 40000 {
+		path := d
+		for range 1 + random.IntN(7) {
+			path += "/" + words[random.IntN(len(words))]
+		}
+		spellings = append(spellings, path)
+	}
+	cmd := exec.Command(root+"/bin/sanitize/naming", "paths")
+	cmd.Stdin = strings.NewReader(strings.Join(spellings, "\n") + "\n")
+	out, err := cmd.Output()
+	require.NoError(t, err)
+	names := strings.Split(string(out), "\n\n")
+	require.Len(t, names, len(spellings)+1)
+	found := 0
+	for i, path := range spellings {
+		have := strings.Split(names[i], "\n")
+		real, err := filepath.EvalSymlinks(path)
+		if st, statErr := os.Stat(path); statErr != nil || st.IsDir() {
+			continue // EvalSymlinks is no judge of them
+		}
+		require.NoError(t, err, path)
+		found++
+		for j, file := range files {
+			require.Equal(t, real == file, share(have, strings.Split(names[j], "\n")), "%s is %s: %q", path, real, have)
+		}
+	}
+	require.Greater(t, found, 100)
 }
 
 // Hosts whose directory of images is a link to different places agree, as far as
@@ -92,7 +132,8 @@ func TestNamesOnHostsWithOtherLinks(t *testing.T) {
 	require.NoError(t, os.Symlink("far", d+"/pool"))
 	for spelling, names := range here {
 		require.True(t, share(names, pathNames(t, d+"/pool/b.img")), spelling)
-		require.True(t, share(names, pathNames(t, d+"/pool/link.img")), "the link of the image is followed, that of the directory is not: %s", spelling)
+		require.True(t, share(names, pathNames(t, d+"/pool/link.img")),
+			"the link of the image is followed, that of the directory is not: %s", spelling)
 	}
 }
 
@@ -106,6 +147,37 @@ func TestNamesOfHardLinks(t *testing.T) {
 	require.Contains(t, a, "links 2")
 	require.False(t, share(a, pathNames(t, d+"/far/a.img")))
 	require.Len(t, pathNames(t, d), 1, "a directory has no hard links that matter")
+}
+
+// A file system that is mounted twice, in whole or in part, shows one file under
+// two paths.
+func TestNamesOfMounts(t *testing.T) {
+	d := images(t)
+	require.NoError(t, os.MkdirAll(d+"/a mount\\/x", 0o755))
+	require.NoError(t, os.MkdirAll(d+"/second", 0o755))
+	require.NoError(t, os.MkdirAll(d+"/hidden/img", 0o755))
+	script := `set -e
+mount --make-rprivate /
+mount --bind "$1/img" "$1/a mount\/x"
+mount -t tmpfs tmpfs "$1/far"
+mkdir "$1/far/sub"; : >"$1/far/sub/b.img"
+mount --bind "$1/far" "$1/second"
+mount --bind "$1/img" "$1/hidden/img"
+mount -t tmpfs tmpfs "$1/hidden"
+for p in "$1/img/a.img" "$1/a mount\/x/a.img" "$1/far/sub/b.img" "$1/second/sub/b.img" "$1/far/sub/none.img"; do "$2" path "$p"; echo; done`
+	program, err := filepath.Abs(root + "/bin/sanitize/naming")
+	require.NoError(t, err)
+	out, err := exec.Command("unshare", "-m", "sh", "-c", script, "sh", d, program).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	var names [][]string
+	for _, part := range strings.Split(strings.TrimSpace(string(out)), "\n\n") {
+		names = append(names, strings.Split(part, "\n"))
+	}
+	require.Len(t, names, 5, "%s", out)
+	require.Equal(t, []string{hashed(d + "/img/a.img"), hashed(d + "/a mount\\/x/a.img")}, names[0])
+	require.Equal(t, []string{hashed(d + "/a mount\\/x/a.img"), hashed(d + "/img/a.img")}, names[1])
+	require.True(t, share(names[2], names[3]))
+	require.Equal(t, []string{hashed(d + "/far/sub/none.img"), "unseen No such file or directory"}, names[4])
 }
 
 // What can't be looked at has the names of its spelling and says so, where that

@@ -4,6 +4,7 @@
  *
  *   naming device SYSFS BOOT MAJOR:MINOR PATH   a block device under a sysfs of the test's
  *   naming path PATH                            what is there
+ *   naming paths                                the same for each line of input, with an empty line behind
  *   naming start PROC PID                       the start time of a process
  *
  * Each name is printed as "LOCKSPACE NAME", then "unseen TEXT" and "links N" where
@@ -46,6 +47,16 @@ int main(int argc, char **argv)
 		naming_sysfs = argv[2];
 		naming_boot = argv[3];
 		return print(naming_device(&c, argv[5], makedev(major, minor), &n), &n);
+	}
+	if (argc == 2 && strcmp(argv[1], "paths") == 0) {
+		char line[PATH_MAX + 2];
+
+		while (fgets(line, sizeof(line), stdin)) {
+			line[strcspn(line, "\n")] = '\0';
+			print(naming_disk(&c, line, &n), &n);
+			printf("\n");
+		}
+		return 0;
 	}
 	if (argc == 3 && strcmp(argv[1], "path") == 0)
 		return print(naming_disk(&c, argv[2], &n), &n);
