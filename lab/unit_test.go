@@ -172,6 +172,7 @@ func TestUnit(t *testing.T) {
 		r.run("rm /etc/dlmlockd.toml; systemctl reload dlmlockd")
 		r.await("gone", "[ -e /var/cache/dlmlockd/dlmlockd.prom ] || echo gone")
 	})
+	step("users", usersAreSeen)
 	step("uevents", func(t *testing.T, r unitRig) {
 		// The kernel tells of it in the network namespace of the service, too;
 		// otherwise the service would keep the device open, and the node could
@@ -183,4 +184,28 @@ func TestUnit(t *testing.T) {
 			"Subject: A cluster lock was lost", "journald knows the catalog")
 	})
 	step("shutdown", shutdown)
+}
+
+// usersAreSeen leaves a lockspace that other processes have open, of root with all
+// capabilities and of another user: the service sees them from its sandbox. Without
+// the capabilities that it takes it does not take that for "nobody".
+func usersAreSeen(t *testing.T, r unitRig) {
+	const call = "busctl call org.example.DlmLock /org/example/DlmLock org.example.DlmLock "
+	const leave = call + "LeaveLockspace 'sa{sv}' pool 1 force b true"
+	r.run(call + "JoinLockspace 'sa{sv}' pool 0")
+	for _, as := range []string{"", "setpriv --reuid=65534 --regid=65534 --clear-groups "} {
+		r.run("sh -c '" + as + "sleep 1000 3<>/dev/misc/dlm_pool >/dev/null 2>&1 & echo $! >/run/user.pid'")
+		require.Contains(t, r.fails(leave), "(sleep) has it open")
+		r.run("kill $(cat /run/user.pid)")
+	}
+	r.run("sleep 1000 >/dev/null 2>&1 & echo $! >/run/user.pid")
+	const dropIn = "/run/systemd/system/dlmlockd.service.d/caps.conf"
+	r.run("mkdir -p /run/systemd/system/dlmlockd.service.d && printf '[Service]\\nCapabilityBoundingSet=\\nCapabilityBoundingSet=CAP_SYS_ADMIN\\n' > " + dropIn +
+		" && systemctl daemon-reload && systemctl restart dlmlockd")
+	r.await(`"pool" "ready"`, call+"ListLockspaces")
+	require.Contains(t, r.fails(leave), "can't be seen")
+	r.run("rm " + dropIn + " && systemctl daemon-reload && systemctl restart dlmlockd")
+	r.await(`"pool" "ready"`, call+"ListLockspaces")
+	r.run(leave)
+	r.run("kill $(cat /run/user.pid)")
 }

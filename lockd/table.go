@@ -369,12 +369,17 @@ func (t *table) lateError(c *call) *Error {
 		return c.late
 	}
 	ls, res, mode, sp := t.waitsFor(c)
+	if l := c.parkedAt; l != nil && sp == nil {
+		ls, res, sp = l.sp.name, l.resource, l.sp
+	}
 	noted := ""
 	switch {
 	case c.kind == callRelease && c.stage == stageReleasing:
 		noted = "; the lock is let go of if that can still be written down, and else it stays held"
 	case c.kind == callRelease && c.stage != stageNew:
 		noted = "; the release is noted and will be finished as soon as it can"
+	case c.kind == callRelease && c.parkedAt != nil && c.parkedAt.state == Releasing:
+		noted = "; an earlier release of the lock is noted and will be finished as soon as it can"
 	case c.kind == callConvert && c.stage == stageConverting && c.late == nil && sp != nil && sp.stopped() && !stronger(mode, c.from):
 		noted = "; the conversion may still take effect, see the mode of the lock"
 	}

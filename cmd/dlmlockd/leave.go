@@ -37,7 +37,8 @@ const (
 // of those whose process has ended, waits a moment for the other processes,
 // and leaves. A lockspace in which a process still has a lock is kept: the
 // process may be writing what the lock protects, and fencing is what keeps
-// others from it.
+// others from it. So is one that another process has open, and one with orphans that
+// no record explains. One that the service has not made is left as it is.
 //
 // If this ends between any two lines, the state file tells the next start of the
 // service as much as if the service itself had ended while it left.
@@ -107,6 +108,8 @@ func leaveAll(ctx context.Context, service *lockd.Service, held map[string]bool,
 	return leaveUnused(ctx, service, used, held, log)
 }
 
+const keptMessage = "lockspace kept; the other nodes will fence this one"
+
 // leaveUnused leaves every lockspace but those that a process uses. Of one that
 // could not be opened, and in which locks were held, nobody can say that.
 func leaveUnused(ctx context.Context, service *lockd.Service, used map[string]uint32, held map[string]bool, log *slog.Logger) error {
@@ -123,13 +126,16 @@ func leaveUnused(ctx context.Context, service *lockd.Service, used map[string]ui
 			kept = "its locks can't be looked at: " + sp.Error
 		}
 		if kept != "" {
-			log.Error("lockspace kept; the other nodes will fence this one", "lockspace", sp.Name, "err", kept)
+			log.Error(keptMessage, "lockspace", sp.Name, "err", kept)
 			errs = append(errs, fmt.Errorf("the lockspace %s is not left: %s", sp.Name, kept))
 			continue
 		}
 		_, err := ask(ctx, func(done func(struct{}, error)) {
 			service.Leave(lockd.Caller{Privileged: true}, sp.Name, true, func(err error) { done(struct{}{}, err) })
 		})
+		if err != nil {
+			log.Error(keptMessage, "lockspace", sp.Name, "err", err)
+		}
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
