@@ -282,6 +282,7 @@ func (s *story) token(node int, resource string, now uint64) string {
 	key := fmt.Sprintf("%d/%s", node, resource)
 	last := s.tokens[key]
 	s.tokens[key] = now
+	s.t.Logf("the token of %s for node %d is %v from the one before", resource, node, time.Duration(now-last)*time.Microsecond)
 	switch {
 	case now < last:
 		return "token went back"

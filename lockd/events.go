@@ -16,6 +16,9 @@ func (t *table) event(sp *space, ev dlm.Event) {
 		return
 	case !sp.open:
 		return // of a handle that is closed
+	case ev.Cookie == clockCookie:
+		t.clockEvent(sp, ev)
+		return
 	case ev.Cookie == sp.anchorCk && ev.Kind != dlm.Blocking:
 		t.anchorEvent(sp, ev)
 		return

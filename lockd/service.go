@@ -315,6 +315,8 @@ func (s *Service) carryOut(a action) {
 		if s.cfg.Processes != nil {
 			s.cfg.Processes.Unwatch(a.proc)
 		}
+	case clockAction:
+		a.carryOut()
 	case epochAction:
 		s.epochs.note(a.epoch)
 	case laterAction:

@@ -28,6 +28,7 @@ type sim struct {
 	now     time.Time
 	stepped time.Duration // by how much the wall clock was set, on top of now
 	epoch   int64         // what the state directory has noted
+	clocks  bool          // the clocks of the lockspaces are passed around, by health
 	engine  *local.Engine
 	tab     *table
 	writer  *journal       // the real one, without its goroutine
@@ -143,6 +144,10 @@ func (s *sim) carryOut(a action) {
 		s.chore(a.part)
 	case lookAction:
 		s.look(a)
+	case clockAction:
+		if s.clocks {
+			a.carryOut()
+		}
 	case epochAction:
 		s.epoch = a.epoch
 	}

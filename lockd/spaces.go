@@ -63,8 +63,9 @@ type space struct {
 	strays          map[dlm.LockID]*lock           // orphans that no record explains, adopted by accident
 	orphans         int                            // that no record explains; -1 unknown
 	settling        bool                           // counts in table.settle
-	highToken       uint64                         // the highest that this instance has seen here
-	contended       []contention                   // of whom it is being found out who waits for them
+	clock           spaceClock
+	highToken       uint64       // the highest that this instance has seen here
+	contended       []contention // of whom it is being found out who waits for them
 	retryAt         time.Time
 	backoff         time.Duration
 	waiting         []*call // joins and leaves to answer
@@ -302,6 +303,7 @@ func (t *table) shut(sp *space) {
 		sp.open = false
 		t.do(closeAction{sp})
 	}
+	sp.clock = spaceClock{}
 	clear(sp.adoptions)
 	for _, l := range sp.strays {
 		t.remove(l)
@@ -455,7 +457,11 @@ func (t *table) spaceInfo(sp *space) LockspaceInfo {
 func (t *table) setHealth(sp *space, h dlm.Health, ok bool) {
 	same := sp.hasHealth == ok && sp.health.Stopped == h.Stopped && sp.health.Quorate == h.Quorate &&
 		sp.health.Known == h.Known && sp.health.Reason == h.Reason && slices.Equal(sp.health.Members, h.Members)
+	if !slices.Equal(sp.health.Members, h.Members) {
+		sp.clock.newMembers()
+	}
 	sp.health, sp.hasHealth = h, ok
+	t.syncClock(sp)
 	if same {
 		return
 	}

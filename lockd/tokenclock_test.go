@@ -3,6 +3,8 @@ package lockd
 import (
 	"errors"
 	"log/slog"
+	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -220,4 +222,109 @@ func TestTokenEpochNotes(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, []int64{1, 2}, saved())
 	})
+}
+
+// passClocks looks at the health of both nodes, which passes the clocks around.
+func (r *tokenRig) passClocks() {
+	for _, n := range []int{1, 2, 1, 2} {
+		r.nodes[n].clocks = true
+		r.nodes[n].health()
+		r.settle()
+	}
+}
+
+// Clocks that differ when the services start: the nodes of a lockspace agree as
+// soon as they have looked at it, and stay so over restarts, kills, and a clock
+// that jumps ahead on either.
+func TestTokenClockOfTheLockspace(t *testing.T) {
+	for name, ahead := range map[string]time.Duration{"node 1 ahead": time.Hour, "node 1 behind": -time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			r := newTokenRig(t, ahead)
+			turns := func(when string) {
+				t.Helper()
+				r.passClocks()
+				for range 3 {
+					for _, n := range []int{1, 2} {
+						r.sleep(time.Millisecond)
+						r.grows(n, when)
+					}
+				}
+			}
+			turns("after the first look")
+			for i := range 4 {
+				r.nodes[1+i%2].restart()
+				turns("after a restart")
+			}
+			r.sleep(clockInterval)
+			r.nodes[2].stepped += 24 * time.Hour
+			r.passClocks()
+			turns("a clock went ahead by a day")
+			r.sleep(clockInterval)
+			r.nodes[1].stepped += 48 * time.Hour
+			r.passClocks()
+			turns("the other one went ahead by two")
+		})
+	}
+}
+
+// The lock of the clock never gets stuck, whatever happens around it: after any
+// kills, both nodes still take turns.
+func TestTokenClockGoesOn(t *testing.T) {
+	r := newTokenRig(t, 0)
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 300 {
+		s := r.nodes[1+random.IntN(2)]
+		switch random.IntN(4) {
+		case 0:
+			s.kill()
+			s.start()
+		case 1:
+			s.clocks = true
+			s.health()
+		case 2:
+			s.deliver()
+		case 3:
+			s.pass(clockInterval / 2)
+		}
+	}
+	r.settle()
+	r.sleep(2 * clockInterval)
+	for range 4 {
+		r.passClocks()
+		r.sleep(2 * clockInterval)
+	}
+	for i := range 6 {
+		asks, has := r.nodes[1+i%2], r.nodes[2-i%2]
+		before := has.tab.spaces["vms"].clock.step
+		asks.health()
+		r.settle()
+		require.Equal(t, clockHeld, asks.tab.spaces["vms"].clock.step, "node %d asks and gets it", 1+i%2)
+		require.Equal(t, clockIdle, has.tab.spaces["vms"].clock.step)
+		require.True(t, i == 0 || before == clockHeld, "node %d had it", 2-i%2)
+		r.sleep(2 * clockInterval)
+	}
+}
+
+// A lockspace that is a node's alone, or has raw values, costs nothing.
+func TestTokenClockOfNobodyElse(t *testing.T) {
+	tab := newTable(DefaultLimits(), time.Second, "test")
+	sp := tab.space("vms")
+	sp.state, sp.open = SpaceReady, true
+	asked := func() bool {
+		out := tab.out
+		tab.out = nil
+		return slices.ContainsFunc(out, func(a action) bool { _, ok := a.(clockAction); return ok })
+	}
+	tab.setHealth(sp, dlm.Health{Members: []uint32{1}}, true)
+	require.False(t, asked())
+	tab.setHealth(sp, dlm.Health{Members: []uint32{1, 2}, Stopped: true}, true)
+	require.False(t, asked())
+	sp.raw = true
+	tab.setHealth(sp, dlm.Health{Members: []uint32{1, 2}}, true)
+	require.False(t, asked())
+	sp.raw = false
+	tab.setHealth(sp, dlm.Health{Members: []uint32{1, 2}}, true)
+	require.True(t, asked())
+	tab.setHealth(sp, dlm.Health{Members: []uint32{1, 2}}, true)
+	require.False(t, asked(), "it is under way")
 }
