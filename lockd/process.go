@@ -111,7 +111,7 @@ func explainProcess(pid uint32, c Caller, err error) error {
 	case errors.Is(err, process.ErrKernelThread):
 		return processError(InvalidArgs, fmt.Sprintf("pid %d: %s; name a process", pid, process.ErrKernelThread), err)
 	case errors.Is(err, process.ErrUserLimit):
-		return processError(LimitExceeded, fmt.Sprintf("as many processes are watched for uid %d as may be (limits.processes-per-uid); "+
+		return processError(LimitExceeded, fmt.Sprintf("as many processes are watched for uid %d as may be (limits.processes-per-uid, and half of what LimitNOFILE= allows); "+
 			"let one process hold several locks, or release some", c.UID), err)
 	}
 	return unwatchable(pid, err)

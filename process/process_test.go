@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -226,6 +227,24 @@ func TestLimitPerUser(t *testing.T) {
 	_, err = w.Hold(ids[0].PID, 1000) // and what is watched costs nothing
 	require.NoError(t, err)
 	w.Drop(ids[1])
+	_, err = w.Hold(uint32(sleeper(t).Process.Pid), 1000)
+	require.NoError(t, err)
+}
+
+// Whatever the bound says, one user leaves descriptors for the others.
+func TestHalfForOneUser(t *testing.T) {
+	f := newFaulty()
+	limit := uint64(descriptors(t) + 30)
+	f.getrlimit = func(_ int, lim *unix.Rlimit) error { lim.Cur = limit; return nil }
+	w, err := newWatcher(&f.kernel)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, w.Close()) }()
+	w.users[1000] = w.usable() / 2
+	_, err = w.Hold(uint32(sleeper(t).Process.Pid), 1000)
+	require.ErrorIs(t, err, ErrUserLimit)
+	_, err = w.Hold(uint32(sleeper(t).Process.Pid), 1001)
+	require.NoError(t, err)
+	limit *= 100 // prlimit(1)
 	_, err = w.Hold(uint32(sleeper(t).Process.Pid), 1000)
 	require.NoError(t, err)
 }

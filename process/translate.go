@@ -30,16 +30,31 @@ func (w *Watcher) Translate(caller, number uint32, seen uint64) (pid uint32, err
 	if err != nil {
 		return 0, failed(caller, "/proc/PID/task", err)
 	}
+	if len(children) > mostChildren {
+		return 0, ErrElsewhere
+	}
 	for _, pid := range children {
-		child, err := w.look(pid)
-		if err != nil {
+		child, err := w.glance(pid)
+		if err != nil || child.own() != number {
 			continue // it is not the one that can be found
+		}
+		if child, err = w.look(pid); err != nil {
+			continue
 		}
 		if child.Parent == caller && len(child.Numbers) == len(who.Numbers) && child.own() == number {
 			return pid, w.unchanged(who)
 		}
 	}
 	return 0, ErrElsewhere
+}
+
+// mostChildren bounds what one call may cost.
+const mostChildren = 4096
+
+// glance reads the numbers of a process that may not be the one meant.
+func (w *Watcher) glance(pid uint32) (Info, error) {
+	info := Info{ID: ID{PID: pid}}
+	return info, w.sys.parse(pid, "status", info.parseStatus)
 }
 
 // unchanged makes sure that a pid still belongs to the process that it belonged

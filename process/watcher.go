@@ -2,6 +2,7 @@ package process
 
 import (
 	"errors"
+	"math"
 	"sync"
 	"time"
 
@@ -210,20 +211,31 @@ func (w *Watcher) arm(x *watch, fd int, info Info, user uint32, bounded bool) er
 // the lowest number that is free (open(2)), so a number near the limit says that
 // nearly all are in use.
 func (w *Watcher) room(fd int, user uint32, bounded bool) error {
-	if bounded && w.users[user] >= w.perUser {
+	if !w.fits(fd, user, bounded) {
+		w.readLimit() // it may have been raised (prlimit(2))
+	}
+	switch {
+	case fd >= w.usable():
+		return ErrReserve
+	case !w.fits(fd, user, bounded):
 		return ErrUserLimit
 	}
-	if w.fits(fd) {
-		return nil
-	}
-	w.readLimit() // it may have been raised (prlimit(2))
-	if w.fits(fd) {
-		return nil
-	}
-	return ErrReserve
+	return nil
 }
 
-func (w *Watcher) fits(fd int) bool { return w.limit == 0 || fd < w.limit-min(reserve, w.limit/4) }
+// usable is how many descriptors there are without the reserve.
+func (w *Watcher) usable() int {
+	if w.limit == 0 {
+		return math.MaxInt
+	}
+	return w.limit - min(reserve, w.limit/4)
+}
+
+// fits tells whether there is room. However high the bound for each user is, one
+// has half of all at the most.
+func (w *Watcher) fits(fd int, user uint32, bounded bool) bool {
+	return fd < w.usable() && (!bounded || w.users[user] < min(w.perUser, w.usable()/2))
+}
 
 func (w *Watcher) readLimit() {
 	var lim unix.Rlimit
