@@ -75,6 +75,13 @@ func crashTests(t *testing.T, r *serviceRig, k kills) {
 	}
 	t.Run("at every step", func(t *testing.T) { r.crashOn(t, "TestCrashAtEveryStep", share) })
 	t.Run("taking many", func(t *testing.T) { r.crashOn(t, "TestCrashInAcquireMany", share) })
+	// With no space in the state directory: what was released stays released, and
+	// no helper is run for it.
+	t.Run("in a full directory", func(t *testing.T) {
+		for _, test := range []string{"TestReleaseInAFullDirectory", "TestFullOfLocks", "TestCrashAtEveryStepOfReleasesInAFullDirectory"} {
+			t.Run(test, func(t *testing.T) { r.crashOn(t, test, share) })
+		}
+	})
 }
 
 // kills says how often a daemon is killed on each node.

@@ -62,8 +62,8 @@ func trimmed(r io.ReaderAt, size int64) (int64, error) {
 			}
 			return 0, err
 		}
-		if rest := bytes.TrimRight(buf[:n], "\n"); len(rest) > 0 {
-			return size - n + int64(len(rest)), nil
+		if !bytes.Equal(buf[:n], padding[:n]) {
+			return size - n + int64(len(bytes.TrimRight(buf[:n], "\n"))), nil
 		}
 		size -= n
 		if len(buf) < len(padding) {

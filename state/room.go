@@ -59,6 +59,7 @@ type (
 // newRoom counts what the contents of a file need.
 func newRoom(c *Contents) *room {
 	r := &room{locks: make(map[uint64]debt, len(c.Locks)), spaces: map[string]spaceDebt{}, index: map[string]uint32{}}
+	r.oldLocks = make([]oldDebt, 0, len(c.Locks))
 	for _, s := range c.Spaces {
 		r.setSpace(s.Name, s.Phase)
 	}
@@ -71,6 +72,7 @@ func newRoom(c *Contents) *room {
 		}
 		r.lock(&c.Locks[i], size)
 	}
+	r.oldLocks, r.oldSpaces = nil, nil // nothing to go back to
 	r.commit()
 	return r
 }

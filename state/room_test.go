@@ -143,6 +143,7 @@ func TestFullOfHistory(t *testing.T) {
 		require.NoError(t, f.Append([]Change{Mark{ID: id, Phase: Gone}}))
 		require.NoError(t, f.Health())
 	}
+	f.background.Wait()
 	checkRoom(t, f)
 }
 
