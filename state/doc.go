@@ -20,10 +20,16 @@
 // byte. So the encoder defines the format, and nothing loads that was not
 // written.
 //
+// Behind the last record there is padding, which always has the room for
+// everything that is still to be written of what is in the file (room.go). A
+// change is written over it (pad.go), so what lets go of a lock can be written
+// down also when the file system is full.
+//
 // There is no fsync: the directory is on a tmpfs, and where it is not, the
 // locks still die with the node, so there is nothing to find after a power
 // failure that a sync could have saved.
 //
-// Concurrency: one goroutine at a time may call Append and Close; compaction
-// runs in the background by itself. Everything else is plain data.
+// Concurrency: one goroutine at a time may call Append, Tend and Close; Health
+// and the epoch may be asked for by any. Compaction runs in the background by
+// itself. Everything else is plain data.
 package state
