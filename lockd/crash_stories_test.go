@@ -386,6 +386,27 @@ var crashStories = []story{
 			}
 		}
 	}},
+	{name: "adopt an orphan", stray: true, play: func(r *crashRig, armed func()) func(*after) {
+		stray := r.orphan("vms", "b", dlm.EX)
+		armed()
+		call := &told{}
+		r.v.AdoptOrphan(root, "vms", stray, AdoptOptions{Owner: "vm9", HasOwner: true}, call.doneGrant())
+		return func(a *after) {
+			orphans, err := a.v.engine.Orphans(a.t.Context(), "vms")
+			require.NoError(a.t, err)
+			l, there := a.find("vm9", "vms", "b")
+			require.True(a.t, there || len(orphans) == 1, "it was let go of")
+			require.True(a.t, there || !call.ok(), "adopted, and not there")
+			require.True(a.t, a.died || call.ok(), "%v", call.err)
+			if there {
+				require.Equal(a.t, stray, l.LockID)
+				require.Empty(a.t, orphans)
+			}
+			if call.ok() {
+				require.Equal(a.t, call.grants[0].Token, l.Token)
+			}
+		}
+	}},
 	{name: "purge", stray: true, play: func(r *crashRig, armed func()) func(*after) {
 		kept := r.hold("vm1", vmsA)
 		stray := r.orphan("vms", "b", dlm.PR)
