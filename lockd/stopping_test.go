@@ -2,6 +2,8 @@ package lockd
 
 import (
 	"fmt"
+	"os"
+	"reflect"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -95,6 +97,19 @@ func callEverything(d *Service, b *answerBook, turn int) {
 	d.ReleaseMany(who, []Want{{Lockspace: "vms", Resource: held + "a"}}, "o", nil, number("release-many"))
 	d.Release(who, "vms", held+"a", Selector{}, plain("release"))
 	d.ReleaseOwner(who, "", "o", number("release-owner"))
+}
+
+// callEverything leaves no member out.
+func TestEverythingIsCalled(t *testing.T) {
+	text, err := os.ReadFile("stopping_test.go")
+	require.NoError(t, err)
+	api := reflect.TypeFor[API]()
+	for i := range api.NumMethod() {
+		m := api.Method(i)
+		if n := m.Type.NumIn(); n > 0 && m.Type.In(n-1).Kind() == reflect.Func {
+			require.Contains(t, string(text), "	d."+m.Name+"(", "%s is to be answered while the service stops", m.Name)
+		}
+	}
 }
 
 // The service stops at each step in turn, with calls of every kind under way,
