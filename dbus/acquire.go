@@ -128,6 +128,8 @@ func tooMany(op string) error {
 		Text: fmt.Sprintf("more than %d locks in one call; ask for them in several", MaxWanted)}
 }
 
+func (r *acquire) work() int { return max(len(r.wants), 1) - 1 }
+
 func (r *acquire) weight() int32 { return int32(len(r.wants) / 64) }
 
 func (r *acquire) options(body *reader) error {

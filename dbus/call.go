@@ -24,6 +24,7 @@ type call struct {
 	id          string  // which of the kind
 	req         request // nil with peer nil
 	weight      int32   // how much of the sender's room it takes
+	size        int     // bytes of its message
 	room        int     // bytes that its answer may have, if it may be long
 	entered     bool    // it had its turn, and leaves it with the answer
 	unchecked   bool    // whose it is was not known when it came
@@ -39,6 +40,10 @@ type request interface {
 
 // long is a request whose answer may be long: room says how many bytes.
 type long interface{ room() int }
+
+// costly is a request that is more work than most: work says how many locks it
+// is about, or what else is as much work.
+type costly interface{ work() int }
 
 // heavy is a request that takes more memory than most: weight says how many
 // more it counts for.
@@ -57,6 +62,12 @@ func (c *call) write(fill func(*encoder)) {
 	if c.answered.CompareAndSwap(false, true) {
 		c.srv.out.post(letter{call: c, sig: c.method.outSig, fill: fill})
 	}
+}
+
+// worked has the caller pay for so many locks that the call was about.
+func (c *call) worked(locks int) {
+	s := c.peer.user.share
+	c.srv.desk.charge(s, int64(locks)*s.credit.rate.lock)
 }
 
 // lane is the lane of its answer in the outbox.

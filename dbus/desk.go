@@ -25,14 +25,15 @@ type rate struct {
 	burst     int64
 	room      int   // bytes of long answers that may be on their way
 	each      int64 // what a call costs beside the bytes of its answer
+	lock      int64 // what each lock costs that it takes or releases
 }
 
 var (
 	// userRate is that of every user but root.
-	userRate = rate{perSecond: 6 << 20, burst: 6 << 20, room: 256 << 10, each: 2 << 10}
-	// rootRate is root's. Its calls cost nothing beside the bytes, since the
-	// lock drivers are root.
-	rootRate = rate{perSecond: 32 << 20, burst: 32 << 20, room: 512 << 10}
+	userRate = rate{perSecond: 6 << 20, burst: 3 << 20, room: 256 << 10, each: 2 << 10, lock: 1 << 10}
+	// rootRate is root's. Its calls cost nothing beside the bytes and the locks,
+	// since the lock drivers are root.
+	rootRate = rate{perSecond: 32 << 20, burst: 32 << 20, room: 512 << 10, lock: 128}
 )
 
 // totalRoom is how many bytes of long answers may be on their way in all.
@@ -95,6 +96,7 @@ type share struct {
 // turn is one call that waits.
 type turn struct {
 	room  int
+	cost  int64
 	ready chan struct{}
 }
 
@@ -109,16 +111,17 @@ func (d *desk) newShare(uid uint32) *share {
 	return &share{credit: credit{rate: r, left: r.burst, at: d.now()}}
 }
 
-// enter waits for the turn of a call whose answer may have so many bytes, 0 for
-// a short one. The error is the context's. Where it is nil, leave has to follow.
-func (d *desk) enter(ctx context.Context, s *share, room int) error {
+// enter waits for the turn of a call that costs so much, and whose answer may
+// have so many bytes, 0 for a short one. The error is the context's. Where it is
+// nil, leave has to follow.
+func (d *desk) enter(ctx context.Context, s *share, room int, cost int64) error {
 	d.mu.Lock()
 	s.credit.grow(d.now())
-	if len(s.line) == 0 && d.admit(s, room) {
+	if len(s.line) == 0 && d.admit(s, room, cost) {
 		d.mu.Unlock()
 		return nil
 	}
-	t := &turn{room: room, ready: make(chan struct{})}
+	t := &turn{room: room, cost: cost, ready: make(chan struct{})}
 	s.line = append(s.line, t)
 	if len(s.line) == 1 {
 		d.users = append(d.users, s)
@@ -136,11 +139,11 @@ func (d *desk) enter(ctx context.Context, s *share, room int) error {
 
 // admit begins a turn if there are credit and room for it. A call whose answer
 // is longer than all the room goes when there is nothing else.
-func (d *desk) admit(s *share, room int) bool {
+func (d *desk) admit(s *share, room int, cost int64) bool {
 	if s.credit.left <= 0 || room > 0 && (s.taken > 0 && s.taken+room > s.credit.rate.room || d.taken > 0 && d.taken+room > d.total) {
 		return false
 	}
-	s.credit.left -= s.credit.rate.each
+	s.credit.left -= cost
 	s.taken += room
 	d.taken += room
 	return true
@@ -211,7 +214,7 @@ func (d *desk) goOn() {
 	for i := 0; i < len(d.users); {
 		s := d.users[i]
 		s.credit.grow(now)
-		if t := s.line[0]; !d.admit(s, t.room) {
+		if t := s.line[0]; !d.admit(s, t.room, t.cost) {
 			i++
 			continue
 		} else {

@@ -45,7 +45,7 @@ func (d *testDesk) waiting(s *share) int {
 func (d *testDesk) queue(t *testing.T, s *share, room int, then func()) {
 	before := d.waiting(s)
 	go func() {
-		if d.enter(t.Context(), s, room) == nil {
+		if d.enter(t.Context(), s, room, userRate.each) == nil {
 			then()
 		}
 	}()
@@ -59,14 +59,14 @@ func TestDeskCredit(t *testing.T) {
 	greedy, other := d.newShare(1000), d.newShare(1001)
 	spent := 0
 	for greedy.credit.left > 0 {
-		require.NoError(t, d.enter(t.Context(), greedy, 0))
+		require.NoError(t, d.enter(t.Context(), greedy, 0, userRate.each))
 		d.leave(greedy, 0, 64<<10)
 		spent += 64 << 10
 	}
 	require.InDelta(t, userRate.burst, spent, 256<<10)
 	turns := make(chan int, 1000)
 	d.queue(t, greedy, 0, func() { turns <- 0 })
-	require.NoError(t, d.enter(t.Context(), other, longAnswer))
+	require.NoError(t, d.enter(t.Context(), other, longAnswer, userRate.each))
 	d.leave(other, longAnswer, longAnswer)
 	require.Empty(t, turns)
 
@@ -93,7 +93,7 @@ func TestDeskCredit(t *testing.T) {
 func (d *testDesk) queueOrGo(t *testing.T, s *share, then func()) {
 	entered := make(chan struct{})
 	go func() {
-		if d.enter(t.Context(), s, 0) == nil {
+		if d.enter(t.Context(), s, 0, userRate.each) == nil {
 			then()
 		}
 		close(entered)
@@ -116,18 +116,18 @@ func TestDeskRoom(t *testing.T) {
 	a, b := d.newShare(1), d.newShare(2)
 	half := userRate.room / 2
 	for range 2 {
-		require.NoError(t, d.enter(t.Context(), a, half))
+		require.NoError(t, d.enter(t.Context(), a, half, userRate.each))
 	}
 	turns := make(chan string, 100)
 	for range 3 {
 		d.queue(t, a, half, func() { turns <- "a" })
 	}
-	require.NoError(t, d.enter(t.Context(), b, half)) // all is taken now
+	require.NoError(t, d.enter(t.Context(), b, half, userRate.each)) // all is taken now
 	for range 2 {
 		d.queue(t, b, half, func() { turns <- "b" })
 	}
 	require.Empty(t, turns)
-	require.NoError(t, d.enter(t.Context(), d.newShare(3), 0), "a short answer needs no room")
+	require.NoError(t, d.enter(t.Context(), d.newShare(3), 0, userRate.each), "a short answer needs no room")
 	var got []string
 	for _, s := range []*share{a, a, b} {
 		d.leave(s, half, 0)
@@ -139,7 +139,7 @@ func TestDeskRoom(t *testing.T) {
 	// A caller who goes away gives back what he waited for, and what he has.
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	require.ErrorIs(t, d.enter(ctx, a, half), context.Canceled)
+	require.ErrorIs(t, d.enter(ctx, a, half, 0), context.Canceled)
 	require.Equal(t, 1, d.waiting(a))
 	d.leave(a, half, 0)
 	require.Equal(t, "b", receive(t, turns))
@@ -153,7 +153,7 @@ func TestDeskRoom(t *testing.T) {
 	require.Empty(t, d.users)
 
 	// An answer that is longer than all the room goes when it is alone.
-	require.NoError(t, d.enter(t.Context(), a, 10*d.total))
+	require.NoError(t, d.enter(t.Context(), a, 10*d.total, userRate.each))
 	d.queue(t, b, 1, func() { turns <- "b" })
 	d.leave(a, 10*d.total, 0)
 	require.Equal(t, "b", receive(t, turns))
@@ -167,7 +167,7 @@ func TestDeskCosts(t *testing.T) {
 	d := newTestDesk()
 	root := d.newShare(0)
 	for range rootRate.burst / longAnswer {
-		require.NoError(t, d.enter(t.Context(), root, longAnswer))
+		require.NoError(t, d.enter(t.Context(), root, longAnswer, 0))
 		d.leave(root, longAnswer, longAnswer)
 	}
 	ran := make(chan bool, 1)

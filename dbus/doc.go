@@ -11,12 +11,14 @@
 // The way of a call: the reader goroutine takes it off the connection (wire.go,
 // message.go), finds the method (tree.go), parses the arguments, and puts it in
 // the line of its sender (peer.go). One goroutine per busy sender learns the
-// credentials, authorises and hands the calls to the service in the order they
-// came, so a slow authorisation holds up nobody else. The service's answer,
-// given on its own goroutine, goes to the outbox (outbox.go), whose goroutine
-// writes replies and signals in the order they were given.
+// credentials, waits for the user's turn (desk.go), authorises and hands the
+// calls to the service in the order they came, so a slow authorisation holds up
+// nobody else. The service's answer, given on its own goroutine, goes to the
+// outbox (outbox.go), whose goroutine writes a user's replies and signals in the
+// order they were given, and those of different users in turns.
 //
-// godbus makes the connection, reads what is not a call and writes everything.
+// godbus makes the connection, reads what is not a call and writes what is not
+// long (encode.go).
 // It never sees a call: it runs each in a goroutine of its own, answers by
 // itself, and can be made to end the connection by what it can't decode.
 //

@@ -16,6 +16,8 @@ import (
 
 // header is the header of a message. The slices are parts of its frame.
 type header struct {
+	size   int  // of the whole message
+	cut    bool // it is too long, and its body was not read
 	kind   godbus.Type
 	flags  godbus.Flags
 	serial uint32
@@ -46,6 +48,11 @@ func messageSize(head []byte) (size int, ok bool) {
 	body, fields := uint64(order.Uint32(head[4:])), uint64(order.Uint32(head[12:]))
 	n := headerSize + (fields+7)&^7 + body
 	return int(n), n <= maxMessage
+}
+
+// headSize is the length of the header of the message that begins with head.
+func headSize(head []byte) int {
+	return headerSize + int((uint64(orderOf(head).Uint32(head[12:]))+7)&^7)
 }
 
 // parseHeader reads the header of a whole message. It is false for a header

@@ -2,6 +2,7 @@ package dbus
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -144,5 +145,75 @@ func TestOverspentWaits(t *testing.T) {
 			defer r.server.desk.mu.Unlock()
 			return r.server.desk.taken == 0 && share.taken == 0 && len(r.server.desk.users) == 0
 		}, patience, time.Millisecond)
+	})
+}
+
+// A call that is longer than is read whole is answered, whatever it is for, and
+// the connection goes on; a message that is no call is read past. Its sender
+// pays for it.
+func TestLongMessages(t *testing.T) {
+	func(b *testbus.Bus) { // dbus-broker takes less from one user than MaxCall
+		r := newRig(t, b, rigConfig{})
+		c := r.dial(member)
+		c.ok("ListLocks", opt())
+		long := strings.Repeat("x", MaxCall)
+		text := c.refused(errLimits, "Acquire", "vms", "r", "EX", opt("label", long))
+		require.Contains(t, text, fmt.Sprint(MaxCall))
+		r.server.mu.Lock()
+		share := r.server.users[member.UID].share
+		r.server.mu.Unlock()
+		r.server.desk.mu.Lock()
+		require.Negative(t, share.credit.left)
+		share.credit.left = share.credit.rate.burst
+		r.server.desk.mu.Unlock()
+		c.refused(errLimits, "NoSuchMethod", long)
+		require.LessOrEqual(t, cap(r.server.bus.wire.buf), maxHeader)
+
+		before := r.server.bus.wire.unread.Load()
+		require.NoError(t, c.conn.Emit(Path, "org.example.Other.Signal", "to nobody"))
+		msg := &godbus.Message{Type: godbus.TypeSignal, Body: []any{long}, Headers: map[godbus.HeaderField]godbus.Variant{
+			godbus.FieldDestination: godbus.MakeVariant(r.server.bus.conn.Names()[0]), godbus.FieldPath: godbus.MakeVariant(Path),
+			godbus.FieldInterface: godbus.MakeVariant("org.example.Other"), godbus.FieldMember: godbus.MakeVariant("Signal"),
+			godbus.FieldSignature: godbus.MakeVariant(godbus.SignatureOf(long))}}
+		c.conn.Send(msg, nil)
+		root := r.dial(testbus.Root)
+		require.Eventually(t, func() bool { return r.server.bus.wire.unread.Load() == before+1 }, patience, time.Millisecond)
+		root.ok("ListLocks", opt())
+	}(testbus.Start(t, testbus.Daemon))
+}
+
+// Locks are paid for: by who takes many, and by who releases many.
+func TestLocksArePaidFor(t *testing.T) {
+	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
+		r := newRig(t, b, rigConfig{})
+		c := r.dial(member)
+		c.ok("ListLocks", opt())
+		r.server.mu.Lock()
+		share := r.server.users[member.UID].share
+		r.server.mu.Unlock()
+		left := func() int64 {
+			r.server.desk.mu.Lock()
+			defer r.server.desk.mu.Unlock()
+			return share.credit.left
+		}
+		const n = 1000
+		many := make([]wantRow, n)
+		for i := range many {
+			many[i] = wantRow{"vms", fmt.Sprint(i), "EX"}
+		}
+		var passed time.Time
+		r.server.desk.mu.Lock()
+		r.server.desk.now = func() time.Time { return passed } // no credit grows
+		share.credit.at = passed
+		r.server.desk.mu.Unlock()
+		before := left()
+		c.ok("AcquireMany", many, opt("owner", "o"))
+		taken := left()
+		require.GreaterOrEqual(t, before-taken, (n-1)*share.credit.rate.lock)
+		r.server.desk.mu.Lock()
+		share.credit.left = share.credit.rate.burst
+		r.server.desk.mu.Unlock()
+		c.ok("ReleaseOwner", "", "o")
+		require.GreaterOrEqual(t, share.credit.rate.burst-left(), n*share.credit.rate.lock)
 	})
 }

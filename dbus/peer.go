@@ -206,15 +206,33 @@ func (p *peer) serve(c *call) {
 		}
 	}
 	c.who = who
-	if l, ok := c.req.(long); ok {
-		c.room = l.room()
-	}
-	if p.srv.desk.enter(p.ctx, p.user.share, c.room) != nil {
+	cost := c.toll()
+	if p.srv.desk.enter(p.ctx, p.user.share, c.room, cost) != nil {
 		c.drop()
 		return
 	}
 	c.entered = true
 	c.req.serve(c)
+}
+
+// freeBytes is how long a message may be without costing anything for it.
+const freeBytes = 4 << 10
+
+// toll is what has to be paid for a call before it is served. It also finds out
+// how much room the answer takes.
+func (c *call) toll() int64 {
+	if l, ok := c.req.(long); ok {
+		c.room = l.room()
+	}
+	r := c.peer.user.share.credit.rate
+	cost := r.each
+	if c.size > freeBytes {
+		cost += costOf(c.size)
+	}
+	if w, ok := c.req.(costly); ok {
+		cost += int64(w.work()) * r.lock
+	}
+	return cost
 }
 
 // identifyTimeout bounds the question to the bus, which answers at once.

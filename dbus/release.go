@@ -137,6 +137,7 @@ func (r *releaseOwner) serve(c *call) {
 			c.fail(err)
 			return
 		}
+		c.worked(int(released))
 		c.reply(released)
 	})
 }
@@ -185,6 +186,8 @@ func parseReleaseMany(body *reader) (request, error) {
 	}
 	return r, nil
 }
+
+func (r *releaseMany) work() int { return len(r.resources) }
 
 func (r *releaseMany) weight() int32 { return int32((len(r.resources) + len(r.opts.labels)) / 64) }
 

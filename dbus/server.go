@@ -225,25 +225,42 @@ func (s *Server) take(h *header) {
 		return
 	}
 	defer c.contain()
-	m, n, id, err := s.tree.find(h)
+	c.size = h.size
+	err := s.read(c, h)
 	if err != nil {
-		c.fail(err)
-		return
+		c.req = refusal{err}
 	}
-	c.method, c.node, c.id = m, n, id
-	if m.inline != nil {
-		m.inline(s, n, c, &h.body)
-		return
+	if c.req != nil {
+		s.enqueue(c)
 	}
-	if c.req, err = m.parse(&h.body); err == nil && h.body.bad {
-		err = invalid(m.name, "the arguments are shorter than they say")
-	}
-	if err != nil {
-		c.fail(err)
-		return
-	}
-	s.enqueue(c)
 }
+
+// read finds the method and reads the arguments, or answers at once where
+// nothing has to be asked for that.
+func (s *Server) read(c *call, h *header) (err error) {
+	if h.cut {
+		return busError{errLimits, fmt.Sprintf("the message has %d bytes, at most %d are read; use several calls", h.size, MaxCall)}
+	}
+	if c.method, c.node, c.id, err = s.tree.find(h); err != nil {
+		return err
+	}
+	if c.method.inline != nil {
+		c.method.inline(s, c.node, c, &h.body)
+		return nil
+	}
+	if c.req, err = c.method.parse(&h.body); err == nil && h.body.bad {
+		err = invalid(c.method.name, "the arguments are shorter than they say")
+	}
+	return err
+}
+
+// refusal is a call that can't be read. It waits for its turn like all others.
+type refusal struct{ err error }
+
+func (r refusal) serve(c *call) { c.fail(r.err) }
+
+// weightBytes is how many bytes of a message count as one more call.
+const weightBytes = 8 << 10
 
 // enqueue puts a call in the line of its sender, if there is room.
 func (s *Server) enqueue(c *call) {
@@ -252,9 +269,9 @@ func (s *Server) enqueue(c *call) {
 		c.fail(err)
 		return
 	}
-	c.peer, c.weight = p, 1
+	c.peer, c.weight = p, 1+int32(c.size/weightBytes)
 	if h, ok := c.req.(heavy); ok {
-		c.weight += h.weight()
+		c.weight = max(c.weight, 1+h.weight())
 	}
 	p.push(c)
 }

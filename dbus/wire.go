@@ -53,6 +53,11 @@ const (
 	// maxMessage is the longest message (D-Bus specification, "Message
 	// Format": 2^27 bytes).
 	maxMessage = 1 << 27
+	// MaxCall is the longest message that is read whole. Of a longer call only
+	// the header is, if that is no longer than maxHeader, so that it can be
+	// answered.
+	MaxCall   = 8 << 20
+	maxHeader = 64 << 10
 )
 
 func newWire(c *net.UnixConn, onCall func(*header)) *wire {
@@ -120,27 +125,43 @@ func (w *wire) next() error {
 	if !ok {
 		return fmt.Errorf("the bus sent a message longer than %d bytes", maxMessage)
 	}
-	if cap(w.buf) < size || cap(w.buf) > maxKept {
-		w.buf = make([]byte, max(size, 4096))
+	whole := size
+	if size > MaxCall {
+		whole = headSize(head)
 	}
-	frame := w.buf[:size]
+	isCall := godbus.Type(head[1]) == godbus.TypeMethodCall
+	if whole < size && (!isCall || whole > maxHeader) {
+		w.unread.Add(1)
+		return w.skip(size)
+	}
+	if cap(w.buf) < whole || cap(w.buf) > maxKept {
+		w.buf = make([]byte, max(whole, 4096))
+	}
+	frame := w.buf[:whole]
 	if _, err := io.ReadFull(w.in, frame); err != nil {
 		return err
 	}
-	if godbus.Type(frame[1]) == godbus.TypeMethodCall {
+	switch {
+	case isCall:
 		if h, ok := parseHeader(frame); ok {
+			h.size, h.cut = size, whole < size
 			w.onCall(&h)
 		} else {
 			w.unread.Add(1)
 		}
-		return nil
-	}
-	if !readable(frame) {
+		return w.skip(size - whole)
+	case !readable(frame):
 		w.unread.Add(1)
 		return nil
 	}
 	w.frame = frame
 	return nil
+}
+
+// skip reads past what is not kept.
+func (w *wire) skip(n int) error {
+	_, err := w.in.Discard(n)
+	return err
 }
 
 // readable tells whether godbus can read a message that a bus let through. It

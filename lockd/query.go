@@ -2,6 +2,7 @@ package lockd
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 
 	"github.com/dlmlock/dlmlockd/dlm"
@@ -46,6 +47,7 @@ func (t *table) inspect(c *call) {
 		if c.pending--; c.pending == 0 {
 			c.stage = stageDone
 			in.Waits = t.waits(sp, in)
+			in.shorten()
 			t.reply(c)
 		}
 	}
@@ -82,30 +84,57 @@ func (t *table) inspect(c *call) {
 // they are this instance's own, made to read a value block and perhaps gone by
 // now. Nobody else locks here, and a null lock is in nobody's way.
 func (t *table) withoutProbes(sp *space, resource string, granted []dlm.Held) []dlm.Held {
+	here, all := sp.holding(resource)
+	if !all {
+		return granted
+	}
+	ours := make(map[dlm.LockID]bool, len(here))
+	for _, l := range here {
+		ours[l.lockid] = true
+	}
 	return slices.DeleteFunc(granted, func(h dlm.Held) bool {
-		if h.Mode != dlm.NL || h.Node != t.node.ID {
-			return false
-		}
-		for l := sp.byResource[resource]; l != nil; l = l.nextRes {
-			if l.lockid == h.LockID {
-				return false
-			}
-		}
-		return true
+		return h.Mode == dlm.NL && h.Node == t.node.ID && !ours[h.LockID]
 	})
+}
+
+// inspectedMost is how many locks of a resource an Inspect looks at, and
+// inspectedShown how many of each kind it shows.
+const (
+	inspectedMost  = 1000
+	inspectedShown = 256
+)
+
+// holding returns the locks of this instance that a resource has, the youngest
+// first, but not more than are looked at; all is whether that was all of them.
+func (sp *space) holding(resource string) (in []*lock, all bool) {
+	for l := sp.byResource[resource]; l != nil; l = l.nextRes {
+		if len(in) == inspectedMost {
+			return in, false
+		}
+		in = append(in, l)
+	}
+	return in, true
+}
+
+// shorten leaves of each queue what an Inspection shows.
+func (in *Inspection) shorten() {
+	q := &in.Queues
+	for _, queue := range []*[]dlm.Held{&q.Granted, &q.Converting, &q.Waiting} {
+		if n := len(*queue); n > inspectedShown {
+			*queue = slices.Clone((*queue)[:inspectedShown])
+			in.Missing = append(in.Missing, fmt.Sprintf("only the first %d of %d locks of a queue are shown", inspectedShown, n))
+		}
+	}
 }
 
 // known returns what the table itself knows of a resource. Of very many locks
 // it shows a page.
 func (t *table) known(sp *space, resource string) *Inspection {
 	in := &Inspection{Lockspace: sp.name, Resource: resource, Health: sp.health, HasHealth: sp.hasHealth}
-	var here []*lock
-	for l := sp.byResource[resource]; l != nil; l = l.nextRes {
-		if len(here) == t.limits.PageSize {
-			in.Missing = append(in.Missing, "there are more locks of this instance than are shown; see ListLocks")
-			break
-		}
-		here = append(here, l)
+	here, all := sp.holding(resource)
+	if most := min(t.limits.PageSize, inspectedShown); len(here) > most || !all {
+		in.Missing = append(in.Missing, "there are more locks of this instance than are shown; see ListLocks")
+		here = here[:min(len(here), most)]
 	}
 	in.Locks = infos(here)
 	for _, l := range t.lost {

@@ -217,6 +217,26 @@ func TestInspectShowsAPage(t *testing.T) {
 	}
 }
 
+// However many locks a resource has, Inspect looks at so many and shows so many,
+// and what it shows is right.
+func TestInspectIsBounded(t *testing.T) {
+	s := newSim(t, local.NewCluster("c").AddNode(1), "vms")
+	s.start()
+	s.rest()
+	for n := range inspectedMost + 10 {
+		require.NoError(t, s.done(s.acquire(user(1000, ":1.2"), AcquireOptions{}, Want{"vms", "x", dlm.NL})))
+		if n != inspectedShown && n != inspectedMost+9 {
+			continue
+		}
+		c := s.inspect("vms", "x")
+		require.NoError(t, s.done(c))
+		in := c.inspection
+		require.Len(t, in.Locks, inspectedShown)
+		require.Len(t, in.Queues.Granted, inspectedShown)
+		require.Len(t, in.Missing, 2, "%v", in.Missing)
+	}
+}
+
 // deafSpace does not hear Cancel, as the kernel does not when it is in the
 // middle of a message.
 type deafSpace struct {

@@ -52,6 +52,9 @@ func (t *table) waits(sp *space, in *Inspection) []Wait {
 		waiter.Mode = h.Wanted
 		found := false
 		for _, o := range holders {
+			if len(out) >= maxWaits {
+				break
+			}
 			if o != h && o.Mode != dlm.None && !dlm.Compatible(o.Mode, h.Wanted) {
 				out, found = append(out, Wait{waiter, party(o)}), true
 			}
@@ -61,6 +64,9 @@ func (t *table) waits(sp *space, in *Inspection) []Wait {
 		}
 	}
 	for i, h := range q.Converting {
+		if len(out) >= maxWaits {
+			break
+		}
 		add(h, q.Converting[:i])
 	}
 	for i, h := range q.Waiting {
@@ -82,12 +88,16 @@ func (t *table) waits(sp *space, in *Inspection) []Wait {
 // for who has published that he holds the resource.
 func (t *table) localWaits(sp *space, in *Inspection) []Wait {
 	var out []Wait
-	for _, l := range t.queuedHere(sp, in.Resource) {
+	here, _ := sp.holding(in.Resource)
+	for _, l := range queuedHere(here) {
 		w := Wait{Waiter: Party{Node: t.node.ID, LockID: l.lockid, Mode: l.wanted, Who: l.who()}, For: Party{Mode: dlm.None}}
 		if h := in.Holder; in.HasHolder && h.Node != 0 && h.Node != t.node.ID {
 			w.For = Party{Node: h.Node, Mode: h.Mode, Who: h.Who}
 		}
-		for o := sp.byResource[in.Resource]; o != nil && w.For.Node == 0; o = o.nextRes {
+		for _, o := range here {
+			if w.For.Node != 0 {
+				break
+			}
 			if o != l && o.mode != dlm.None && !dlm.Compatible(o.mode, l.wanted) {
 				w.For = Party{Node: t.node.ID, LockID: o.lockid, Mode: o.mode, Who: o.who()}
 			}
@@ -99,11 +109,11 @@ func (t *table) localWaits(sp *space, in *Inspection) []Wait {
 	return out
 }
 
-// queuedHere returns the locks of this instance that wait for a resource, in the
-// order in which they were asked for.
-func (t *table) queuedHere(sp *space, resource string) []*lock {
+// queuedHere returns those locks of a resource that wait, in the order in which
+// they were asked for.
+func queuedHere(here []*lock) []*lock {
 	var out []*lock
-	for l := sp.byResource[resource]; l != nil; l = l.nextRes {
+	for _, l := range here {
 		if l.queued() {
 			out = append(out, l)
 		}
@@ -117,20 +127,21 @@ func (t *table) queuedHere(sp *space, resource string) []*lock {
 // the order in which they were asked for.
 func (t *table) naming(sp *space, in *Inspection) map[dlm.LockID]string {
 	names := map[dlm.LockID]string{}
-	for l := sp.byResource[in.Resource]; l != nil; l = l.nextRes {
+	here, all := sp.holding(in.Resource)
+	for _, l := range here {
 		if l.mode != dlm.None {
 			names[l.lockid] = l.who()
 		}
 	}
 	var new []*lock
-	for _, l := range t.queuedHere(sp, in.Resource) {
+	for _, l := range queuedHere(here) {
 		if l.mode == dlm.None {
 			new = append(new, l)
 		}
 	}
 	own := slices.DeleteFunc(slices.Clone(in.Queues.Waiting), func(h dlm.Held) bool { return h.Node != t.node.ID })
-	if !slices.EqualFunc(new, own, func(l *lock, h dlm.Held) bool { return l.wanted == h.Wanted }) {
-		return names // the queues are from another moment
+	if !all || !slices.EqualFunc(new, own, func(l *lock, h dlm.Held) bool { return l.wanted == h.Wanted }) {
+		return names // the queues are from another moment, or too long
 	}
 	for i, h := range own {
 		names[h.LockID] = new[i].who()
