@@ -73,6 +73,10 @@ func TestThreads(t *testing.T) {
 	}
 	_, err := w.Hold(thread, 0)
 	require.ErrorIs(t, err, ErrThread)
+	f := newFaulty() // before Linux 6.15
+	f.fail["pidfd_open"] = unix.EINVAL
+	_, _, err = f.examine(thread)
+	require.ErrorIs(t, err, ErrThread)
 	_, err = w.Hold(2, 0) // kthreadd
 	require.ErrorIs(t, err, ErrKernelThread)
 

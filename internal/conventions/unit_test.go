@@ -90,7 +90,7 @@ func TestUnitSays(t *testing.T) {
 		"Type=notify", "NotifyAccess=main", "BusName=org.example.DlmLock", "RuntimeDirectory=dlmlockd",
 		"RuntimeDirectoryMode=0700", "RuntimeDirectoryPreserve=yes", "Restart=on-failure", "After=dlm.service dbus.socket dlmlockd-lockspaces.service dlmlockd-controld.socket",
 		"Wants=dlmlockd-lockspaces.service dlmlockd-controld.socket", "PrivateNetwork=yes", "PartOf=dlmlockd-lockspaces.service",
-		"RestartPreventExitStatus=2 5 6", "CapabilityBoundingSet=CAP_SYS_ADMIN CAP_DAC_READ_SEARCH CAP_SYS_PTRACE", "DeviceAllow=char-misc rw",
+		"RestartPreventExitStatus=2 5 6", "LimitNOFILE=524288", "CapabilityBoundingSet=CAP_SYS_ADMIN CAP_DAC_READ_SEARCH CAP_SYS_PTRACE", "DeviceAllow=char-misc rw",
 	} {
 		require.Contains(t, lines, want)
 	}
