@@ -83,6 +83,7 @@ type File struct {
 	triedAt    time.Time // when the file was last tried to grow
 	epoch      int64     // what NoteEpoch was last given, or Epoch has found
 	astray     bool      // the file has lost its name, and the log says so
+	damaged    bool      // somebody has cut it short; only a start puts that right
 	closed     bool
 }
 
@@ -290,6 +291,7 @@ func (f *File) Append(changes []Change) error {
 	f.room.commit()
 	f.sick = short
 	f.size += int64(len(b))
+	f.alloc = max(f.alloc, f.size)
 	for i, c := range changes {
 		f.use.add(c, f.sizes[i])
 	}

@@ -62,6 +62,11 @@ func (f *File) ready(n int64, fresh bool) (short, err error) {
 		// will be written again.
 		short, err = err, f.clean()
 	}
+	if f.damaged && errors.Is(err, ErrDamaged) && !fresh {
+		// Behind the damage a mark is as good as anywhere: the next start sets the
+		// damage aside and uses the records that verify on both sides of it.
+		return err, f.clean()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +85,8 @@ func (f *File) inPlace() error {
 		return f.restore()
 	case err != nil: // could not look; that says nothing of the file
 		return writeError("look at", f.Path(), err)
-	case size < f.size:
+	case size < f.size, f.damaged:
+		f.damaged = true
 		return writeError("append", f.Path(), ErrDamaged)
 	case size < f.alloc:
 		f.alloc = size

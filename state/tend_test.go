@@ -198,3 +198,27 @@ func TestAdvice(t *testing.T) {
 	}
 	require.Contains(t, Advice(&Error{Op: "lock", Err: ErrInUse, Advice: "stop that one"}), "stop that one")
 }
+
+// A file that somebody has cut short takes nothing new; what ends is written down
+// behind the damage, and the next start knows of it.
+func TestCutShort(t *testing.T) {
+	f, dir, _ := inDirectory(t)
+	require.NoError(t, f.Append([]Change{aLock(9), Mark{ID: 9, Phase: Held}}))
+	text, err := os.ReadFile(f.Path())
+	require.NoError(t, err)
+	cut := bytes.Index(text, []byte("\n[[lock]]\nid = 2\n"))
+	require.NoError(t, os.Truncate(f.Path(), int64(cut)))
+	for range 2 {
+		f.Tend()
+		require.ErrorIs(t, f.Health(), ErrDamaged)
+		require.ErrorIs(t, f.Append([]Change{aLock(10)}), ErrDamaged)
+		require.NoError(t, f.Append([]Change{Mark{ID: 1, Phase: Releasing}, Mark{ID: 1, Phase: Gone}}))
+		require.NoError(t, f.Append([]Change{Mark{ID: 9, Phase: Gone}}))
+		require.ErrorIs(t, f.Health(), ErrDamaged)
+	}
+	f, c := reopen(t, f, testOptions())
+	require.NotEmpty(t, c.Quarantined)
+	require.Empty(t, c.Locks, "1 has ended, and the others were cut off: %s", dir)
+	require.NoError(t, f.Append([]Change{aLock(c.NextID)}))
+	checkRoom(t, f)
+}
