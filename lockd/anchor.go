@@ -226,8 +226,7 @@ func (t *table) takeOver(sp *space, left []dlm.Orphan, k looked) {
 
 // tookOver goes on with a lockspace of the service whose map is lost.
 func (t *table) tookOver(sp *space) {
-	t.log(slog.LevelError, "the lockspace is the service's own, but the state file that says whose its locks are is lost; "+
-		"see ListOrphans, AdoptOrphan and Purge", slog.String("lockspace", sp.name))
+	t.log(slog.LevelError, "the lockspace is the service's own, but the state file that says whose its locks are is lost", slog.String("lockspace", sp.name))
 	sp.mapLost = true
 	t.voidAll(sp, "another instance of the service made the lockspace again since the lock was taken")
 	if sp.recorded == state.Leaving {

@@ -314,7 +314,9 @@ func (e *Engine) Remove(ctx context.Context, name string) error {
 }
 
 // maxUsers bounds how often Remove asks: every dlm_create_lockspace counts as a
-// user of the lockspace, and each release takes only one away.
+// user of the lockspace, and each release takes only one away. Ours counts once, so
+// the others are programs that have joined a lockspace of this node as well; whether
+// one of them uses it, the caller has looked (Users).
 const maxUsers = 64
 
 func (e *Engine) remove(name string) error {
