@@ -1,0 +1,292 @@
+// Everything that the page knows, and how it stays true: connects, subscribes,
+// lists, follows signals, and begins anew when the service has gone and come back.
+
+import { kind, words } from "../bus/errors";
+import { Service, Signal, watchOwner } from "../bus/service";
+import { Dict, Info, Lockspace, LOCKSPACE, NAME, REQUEST, Request, ROOT, requestOfProperties, values } from "../bus/wire";
+import { Locks, lockSignal } from "./locks";
+import { LostLocks } from "./lost";
+import { Pace } from "./pace";
+
+/**
+ * absent: nobody has the name on the bus; denied: this user may not look;
+ * failed: anything else. In each of them "problem" says why.
+ */
+export type Phase = "connecting" | "loading" | "ready" | "absent" | "denied" | "failed";
+
+const DRAW = 200; // ms between two drawings under a flood
+const WAITERS = 2000; // ms between two looks at what has no signals
+const AGAIN = 3000;
+
+export class Store {
+    phase: Phase = "connecting";
+    problem = "";
+    info: Info | null = null;
+    locks = new Locks();
+    lockspaces: Lockspace[] | null = null;
+    requests = new Map<string, Request>();
+    seen = new Map<string, number>(); // when this page saw a waiter first, in microseconds
+    subscribed = true;
+    admin: boolean | null = null;
+    readonly lost: LostLocks;
+    service: Service | null = null;
+
+    private readonly listeners = new Set<() => void>();
+    private readonly draw = new Pace(() => this.flush(), DRAW);
+    private readonly look = new Pace(() => void this.loadLockspaces(), 500);
+    private readonly permission = cockpit.permission({ admin: true });
+    private waiters: number | undefined;
+    private again: number | undefined;
+    private round = 0;
+
+    constructor() {
+        this.lost = new LostLocks(localStorage, cockpit.transport.host, () => this.changed());
+        this.permission.addEventListener("changed", () => this.permitted());
+        this.admin = this.permission.allowed;
+        watchOwner(present => present ? this.connect() : this.gone({ problem: "not-found" }));
+        this.connect();
+    }
+
+    listen(listener: () => void): () => void {
+        this.listeners.add(listener);
+        return () => this.listeners.delete(listener);
+    }
+
+    /** Something other than the locks is another now; views are told soon. */
+    changed(): void {
+        this.draw.ask();
+    }
+
+    private flush(): void {
+        this.incoming.apply();
+        if (this.incoming !== this.locks)
+            this.locks.apply();
+        for (const listener of this.listeners)
+            listener();
+    }
+
+    private permitted(): void {
+        const before = this.admin;
+        this.admin = this.permission.allowed;
+        if (before !== null && before !== this.admin)
+            this.connect(); // the reading side may be another user now
+        this.changed();
+    }
+
+    /** Begins anew. What is shown stays until the new is there. */
+    connect(): void {
+        const round = ++this.round;
+        this.stop();
+        if (this.phase !== "ready")
+            this.phase = "connecting";
+        const service = new Service(
+            signal => { if (round === this.round) this.signal(signal); },
+            failure => { if (round === this.round) this.gone(failure); });
+        this.service = service;
+        this.load(service, () => round === this.round).catch(error => {
+            if (round === this.round)
+                this.gone(error as cockpit.Failure);
+        });
+        this.changed();
+    }
+
+    private stop(): void {
+        clearInterval(this.waiters);
+        clearTimeout(this.again);
+        this.service?.close();
+        this.service = null;
+    }
+
+    private gone(failure: cockpit.Failure): void {
+        this.round++;
+        this.stop();
+        this.info = null;
+        this.problem = words(failure);
+        const why = kind(failure);
+        if (why === "not-found" || why === "ServiceUnknown" || why === "NameHasNoOwner" || why === "NoReply")
+            this.phase = "absent";
+        else if (why === "AccessDenied" || why === "access-denied")
+            this.phase = "denied";
+        else {
+            this.phase = "failed";
+            this.again = window.setTimeout(() => this.connect(), AGAIN);
+        }
+        this.changed();
+    }
+
+    private async load(service: Service, current: () => boolean): Promise<void> {
+        const locks = new Locks();
+        const old = this.locks;
+        if (old.size === 0)
+            this.locks = locks;
+        this.incoming = locks;
+        this.requests.clear();
+        await Promise.all([this.loadInfo(service, current), this.subscribe(service)]);
+        if (!current())
+            return;
+        if (this.phase !== "ready")
+            this.phase = "loading";
+        void this.loadLockspaces();
+        await service.eachPage({}, page => {
+            locks.addPage(page);
+            if (this.locks !== locks && locks.size >= old.size)
+                this.locks = locks;
+            this.changed();
+        }, current);
+        if (!current())
+            return;
+        locks.listed();
+        this.locks = locks;
+        this.phase = "ready";
+        this.waiters = window.setInterval(() => void this.loadWaiters(service, current), WAITERS);
+        await this.loadWaiters(service, current);
+        if (this.info?.WaitingCount)
+            await this.loadRequests(service, current);
+        this.changed();
+    }
+
+    /** Those that came before the subscription; only they know since when they wait. */
+    private async loadRequests(service: Service, current: () => boolean): Promise<void> {
+        try {
+            const requests = await service.requests();
+            if (current())
+                for (const request of requests)
+                    if (!this.requests.has(request.path))
+                        this.requests.set(request.path, request);
+        } catch {
+            // Then the page says since when it has seen them.
+        }
+    }
+
+    private incoming = this.locks;
+
+    private async loadInfo(service: Service, current: () => boolean): Promise<void> {
+        const info = await service.info();
+        if (current()) {
+            this.info = info;
+            this.lost.countedAnew(info.LocksLost);
+            this.changed();
+        }
+    }
+
+    /** Without a subscription the page still lists, and says that it does not follow. */
+    private async subscribe(service: Service): Promise<void> {
+        try {
+            await service.subscribe();
+            this.subscribed = true;
+        } catch (error) {
+            if (kind(error) !== "LimitExceeded")
+                throw error;
+            this.subscribed = false;
+        }
+    }
+
+    async loadLockspaces(): Promise<void> {
+        const service = this.service;
+        if (!service)
+            return;
+        try {
+            const lockspaces = await service.lockspaces();
+            if (service === this.service) {
+                this.lockspaces = lockspaces;
+                this.changed();
+            }
+        } catch {
+            // The next signal or the next connection looks again.
+        }
+    }
+
+    private async loadWaiters(service: Service, current: () => boolean): Promise<void> {
+        if (document.hidden)
+            return;
+        try {
+            const waiting: Parameters<Locks["setAcquiring"]>[0] = [];
+            await service.eachPage({ state: "acquiring" }, page => waiting.push(...page), current);
+            if (!current())
+                return;
+            this.sawWaiters(waiting.map(lock => lock.path));
+            if (this.locks.setAcquiring(waiting))
+                this.changed();
+            if (!this.subscribed || this.info)
+                await this.loadInfo(service, current);
+        } catch {
+            // Asked again in two seconds; a service that has gone is told otherwise.
+        }
+    }
+
+    private sawWaiters(paths: string[]): void {
+        const before = this.seen;
+        const now = Date.now() * 1000;
+        this.seen = new Map(paths.map(path => [path, before.get(path) ?? now]));
+    }
+
+    private signal({ path, iface, member, args }: Signal): void {
+        if (iface === NAME) {
+            this.rootSignal(member, args);
+            return;
+        }
+        const change = lockSignal(path, member, args);
+        if (change) {
+            this.incoming.put(change);
+            this.changed();
+        } else if (path === ROOT && member === "PropertiesChanged" && args[0] === NAME) {
+            if (this.info)
+                this.info = { ...this.info, ...values(args[1] as Dict) };
+            this.changed();
+        } else {
+            this.otherObject(path, member, args);
+        }
+    }
+
+    private rootSignal(member: string, args: unknown[]): void {
+        if (member === "SubscriptionLost")
+            this.connect();
+        else if (member === "LockspaceChanged")
+            this.look.ask();
+        else if (member === "LockLost")
+            void this.lockLost(args as string[]);
+    }
+
+    private otherObject(path: string, member: string, args: unknown[]): void {
+        if (member === "InterfacesAdded") {
+            const [object, interfaces] = args as [string, Record<string, Dict | undefined>];
+            const request = interfaces[REQUEST];
+            if (request)
+                this.requests.set(object, requestOfProperties(object, request));
+            if (interfaces[LOCKSPACE])
+                this.look.ask();
+        } else if (member === "InterfacesRemoved") {
+            this.requests.delete(args[0] as string);
+            if ((args[1] as string[]).includes(LOCKSPACE))
+                this.look.ask();
+        } else if (member === "PropertiesChanged" && args[0] === LOCKSPACE) {
+            this.look.ask();
+        } else if (member === "PropertiesChanged" && args[0] === REQUEST) {
+            const request = this.requests.get(path);
+            const state = (args[1] as Dict)["State"]?.v;
+            if (request && state)
+                this.requests.set(path, { ...request, state: String(state) });
+        }
+        this.changed();
+    }
+
+    /** The signal does not name the owner; the page's own list or Inspect may. */
+    private async lockLost([path, lockspace, resource, mode, reason]: string[]): Promise<void> {
+        if (!path || !lockspace || !resource)
+            return;
+        const known = this.locks.get(path) ?? this.incoming.get(path);
+        const lost = {
+            path, lockspace, resource, mode: mode ?? "", reason: reason ?? "", when: Date.now() * 1000,
+            owner: known?.owner ?? "", label: known?.label ?? "",
+        };
+        this.lost.add(lost);
+        try {
+            const details = await this.service?.inspect(lockspace, resource);
+            const found = details?.lost.find(other => other.path === path);
+            if (found)
+                this.lost.add(found);
+        } catch {
+            // The lockspace has been left: the owner can't be had any more.
+        }
+    }
+}

@@ -1,0 +1,225 @@
+// A machine of its own for each test: a message bus of type system with the shipped
+// policy, the real dlmlockd on its embedded engine, and cockpit-ws with a bridge.
+// Everything lies below one temporary directory and ends with it.
+
+import { execFile, spawn } from "node:child_process";
+import { once } from "node:events";
+import { chmod, copyFile, cp, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { dirname, join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+
+export const cockpitDir = resolve(dirname(fileURLToPath(import.meta.url)), "../..");
+export const root = resolve(cockpitDir, "..");
+const exec = promisify(execFile);
+
+/** Runs a program; its error says what it said, not all that it was asked. */
+async function run(program, args, options) {
+    try {
+        return await exec(program, args, options);
+    } catch (error) {
+        throw new Error(`${program} ${args.slice(0, 12).join(" ")}: ${error.stderr ?? error.message}`);
+    }
+}
+const NAME = "org.example.DlmLock";
+
+/** Where Cockpit lies: installed, or unpacked below COCKPIT_ROOT. */
+function cockpitFiles() {
+    const base = process.env.COCKPIT_ROOT ?? "";
+    return {
+        ws: (base || "") + "/usr/lib/cockpit/cockpit-ws",
+        bridge: (base || "") + "/usr/bin/cockpit-bridge",
+        environment: base ? { XDG_DATA_DIRS: base + "/usr/share", PYTHONPATH: base + "/usr/lib/python3/dist-packages" } : {},
+    };
+}
+
+const busConfig = dir => `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>system</type>
+  <listen>unix:path=${dir}/bus</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow user="*"/>
+    <deny own="*"/>
+    <deny send_type="method_call"/>
+    <allow send_type="signal"/>
+    <allow send_requested_reply="true" send_type="method_return"/>
+    <allow send_requested_reply="true" send_type="error"/>
+    <allow receive_type="method_call"/>
+    <allow receive_type="method_return"/>
+    <allow receive_type="error"/>
+    <allow receive_type="signal"/>
+    <allow send_destination="org.freedesktop.DBus"/>
+  </policy>
+  <includedir>${dir}/system.d</includedir>
+</busconfig>
+`;
+
+/** Asks until it is so, and fails with what was waited for. */
+export async function until(what, ask, ms = 15_000) {
+    const end = Date.now() + ms;
+    for (;;) {
+        const got = await Promise.resolve(ask()).catch(() => false);
+        if (got)
+            return got;
+        if (Date.now() > end)
+            throw new Error(`${what}: not within ${ms} ms`);
+        await new Promise(resolve => setTimeout(resolve, 25));
+    }
+}
+
+async function freePort() {
+    const server = createServer().listen(0, "127.0.0.1");
+    await once(server, "listening");
+    const { port } = server.address();
+    server.close();
+    await once(server, "close");
+    return port;
+}
+
+export class Machine {
+    processes = [];
+    configuration = "";
+
+    static async start(options = {}) {
+        const machine = new Machine();
+        machine.dir = await mkdtemp(join(tmpdir(), "cockpit-dlmlock-"));
+        try {
+            await machine.prepare(options);
+        } catch (error) {
+            await machine.stop();
+            throw error;
+        }
+        return machine;
+    }
+
+    async prepare({ service = true, user = null, language = "", config = "" } = {}) {
+        await chmod(this.dir, 0o755);
+        this.user = user;
+        this.language = language;
+        this.environment = { ...process.env, DBUS_SYSTEM_BUS_ADDRESS: `unix:path=${this.dir}/bus`, LC_ALL: "C.UTF-8" };
+        await mkdir(join(this.dir, "system.d"));
+        await copyFile(join(root, `data/${NAME}.conf`), join(this.dir, `system.d/${NAME}.conf`));
+        await writeFile(join(this.dir, "bus.conf"), busConfig(this.dir));
+        await this.startBus();
+        await writeFile(join(this.dir, "dlmlockd.toml"), config);
+        await this.fakeCommands();
+        if (service)
+            await this.startService();
+        await this.startCockpit();
+    }
+
+    spawn(command, args, options = {}) {
+        const child = spawn(command, args, { env: this.environment, stdio: ["ignore", "pipe", "pipe"], ...options });
+        child.log = "";
+        for (const stream of [child.stdout, child.stderr])
+            stream?.on("data", data => { child.log = (child.log + data).slice(-20_000); });
+        child.ended = new Promise(resolve => child.on("exit", resolve));
+        child.on("error", error => { child.log += error; });
+        this.processes.push(child);
+        return child;
+    }
+
+    async end(child, signal = "SIGTERM") {
+        if (child.exitCode === null && child.signalCode === null && child.pid)
+            child.kill(signal);
+        else
+            return;
+        await child.ended;
+    }
+
+    async startBus() {
+        this.bus = this.spawn("dbus-daemon", [`--config-file=${this.dir}/bus.conf`, "--nofork", "--nopidfile"]);
+        await until("the bus", () => this.busctl("--no-pager", "list"));
+    }
+
+    busctl(...args) {
+        return run("busctl", args, { env: this.environment, maxBuffer: 64 << 20 });
+    }
+
+    /** The journal and systemctl of this machine, which has no systemd. */
+    async fakeCommands() {
+        const bin = join(this.dir, "bin");
+        await mkdir(bin);
+        const journal = join(cockpitDir, "test/browser/journalctl");
+        await symlink(journal, join(bin, "journalctl"));
+        await writeFile(join(bin, "systemctl"), `#!/bin/sh\n[ "$1 $2" = "start dlmlockd.service" ] || exit 1\n` +
+            `touch ${this.dir}/start-asked\n` +
+            `for i in $(seq 100); do [ -e ${this.dir}/started ] && exit 0; sleep 0.05; done; echo "no such unit" >&2; exit 5\n`);
+        await chmod(join(bin, "systemctl"), 0o755);
+        await writeFile(join(this.dir, "journal"), "");
+        this.environment.PATH = bin + ":" + process.env.PATH;
+        this.environment.DLMLOCK_TEST_JOURNAL = join(this.dir, "journal");
+    }
+
+    async startService() {
+        this.service = this.spawn(process.env.DLMLOCKD ?? join(root, "bin/dlmlockd"), ["--engine=local",
+            `--config=${this.dir}/dlmlockd.toml`, `--state-dir=${this.dir}/state`]);
+        await until("dlmlockd", () => this.busctl("status", NAME));
+    }
+
+    async killService() {
+        await this.end(this.service, "SIGKILL");
+    }
+
+    async startCockpit() {
+        const { ws, bridge, environment } = cockpitFiles();
+        this.port = await freePort();
+        const data = join(this.dir, "data");
+        await mkdir(join(data, "cockpit"), { recursive: true });
+        await cp(process.env.COCKPIT_PAGE ?? join(cockpitDir, "dist"), join(data, "cockpit/dlmlock"), { recursive: true });
+        const home = join(this.dir, "home");
+        await mkdir(home);
+        await chmod(home, 0o777);
+        const env = { ...this.environment, ...environment, XDG_DATA_HOME: data, HOME: home, XDG_CONFIG_HOME: home,
+            XDG_RUNTIME_DIR: home };
+        const command = [ws, "--no-tls", "--address", "127.0.0.1", "--port", String(this.port), `--local-session=${bridge}`];
+        if (this.user !== null)
+            command.unshift("setpriv", "--reuid", String(this.user), "--regid", String(this.user), "--clear-groups");
+        this.ws = this.spawn(command[0], command.slice(1), { env });
+        this.address = `http://127.0.0.1:${this.port}/cockpit/@localhost/dlmlock/index.html`;
+        await until("cockpit-ws", async () => (await fetch(`http://127.0.0.1:${this.port}/`)).status > 0);
+    }
+
+    /** dlmlockctl, as another client of the service. */
+    ctl(...args) {
+        return run(process.env.DLMLOCKCTL ?? join(root, "bin/dlmlockctl"), args, { env: this.environment });
+    }
+
+    /** A client that waits for a lock until it is ended. */
+    waiter(...args) {
+        return this.spawn(process.env.DLMLOCKCTL ?? join(root, "bin/dlmlockctl"), ["acquire", ...args, "--wait=forever"]);
+    }
+
+    call(member, ...args) {
+        return this.busctl("call", "--timeout=60", NAME, "/org/example/DlmLock", NAME, member, ...args);
+    }
+
+    /** Takes many locks of one owner in one call after another. */
+    async takeMany(lockspace, owner, count, from = 0, mode = "EX", label = "") {
+        for (let start = from; start < from + count; start += 1000) {
+            const wanted = [];
+            for (let i = start; i < Math.min(start + 1000, from + count); i++)
+                wanted.push(lockspace, `${owner}-${i}`, mode);
+            await this.call("AcquireMany", "a(sss)a{sv}", String(wanted.length / 3), ...wanted, "2", "owner", "s", owner,
+                "label", "s", label);
+        }
+    }
+
+    log() {
+        return this.processes.map(child => `--- ${child.spawnfile}\n${child.log}`).join("\n");
+    }
+
+    async stop() {
+        for (const child of this.processes.reverse())
+            await this.end(child, "SIGKILL");
+        await rm(this.dir, { recursive: true, force: true });
+    }
+
+    read(name) {
+        return readFile(join(this.dir, name), "utf8");
+    }
+}

@@ -1,0 +1,103 @@
+// A browser for the tests, and what they ask of a page again and again.
+
+import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
+import { mkdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { chromium } from "playwright-core";
+
+import { Machine, cockpitDir, until } from "./machine.mjs";
+
+export const artefacts = join(cockpitDir, "artefacts");
+
+let browser;
+
+async function theBrowser() {
+    const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
+    assert.ok(existsSync(executablePath), `${executablePath} is missing: apt-get install chromium`);
+    browser ??= await chromium.launch({ executablePath, args: ["--no-sandbox", "--disable-gpu"] });
+    return browser;
+}
+
+export async function closeBrowser() {
+    await browser?.close();
+    browser = undefined;
+}
+
+/**
+ * Opens the page in a browser of its own. Whatever it says on the console as an
+ * error, throws, or cannot find is a fault of the page.
+ */
+export async function open(machine, { width = 1280, height = 900, dark = false, locale = "en-US", hash = "", context } = {}) {
+    const own = context ?? await (await theBrowser()).newContext({ viewport: { width, height }, locale,
+        colorScheme: dark ? "dark" : "light", reducedMotion: "reduce" });
+    const page = await own.newPage();
+    page.faults = [];
+    page.on("pageerror", error => page.faults.push(String(error)));
+    page.on("console", message => { if (message.type() === "error") page.faults.push(message.text()); });
+    page.on("response", response => { if (response.status() >= 400) page.faults.push(`${response.status()} ${response.url()}`); });
+    page.on("dialog", dialog => { page.faults.push("dialog: " + dialog.message()); void dialog.dismiss(); });
+    await page.goto(machine.address + (hash ? "#/" + hash : ""));
+    await page.waitForSelector("h1");
+    return page;
+}
+
+/** Runs a test on a machine of its own, with what is taken on it first; prints the machine's log where it fails. */
+export function onMachine(options, work) {
+    return async () => {
+        const machine = await Machine.start(options);
+        const pages = [];
+        const openHere = async (settings = {}) => {
+            const page = await open(machine, settings);
+            pages.push(page);
+            return page;
+        };
+        try {
+            await work(machine, openHere);
+            for (const page of pages)
+                assert.deepEqual(page.faults, [], "what the page said on its console");
+        } catch (error) {
+            for (const [index, page] of pages.entries())
+                if (!page.isClosed()) {
+                    await shoot(page, `failed-${index}`).catch(() => undefined);
+                    console.error((await page.textContent("body").catch(() => ""))?.slice(0, 1500), page.faults);
+                }
+            console.error(machine.log().slice(-4000));
+            throw error;
+        } finally {
+            for (const context of new Set(pages.map(page => page.context())))
+                await context.close().catch(() => undefined);
+            await machine.stop();
+        }
+    };
+}
+
+export async function shoot(page, name) {
+    await mkdir(artefacts, { recursive: true });
+    await page.screenshot({ path: join(artefacts, name + ".png"), animations: "disabled" });
+}
+
+let axe;
+
+/** All of axe's rules, on what is to be seen now. */
+export async function accessible(page, what) {
+    axe ??= await readFile(join(cockpitDir, "node_modules/axe-core/axe.min.js"), "utf8");
+    await page.evaluate(source => { if (!window.axe) (0, eval)(source); }, axe).catch(async () => page.evaluate(axe));
+    const found = await page.evaluate(async () => {
+        const { violations } = await window.axe.run(document, { resultTypes: ["violations"] });
+        return violations.map(({ id, nodes }) => `${id}: ${nodes.slice(0, 3).map(node => node.html.slice(0, 160)).join(" | ")}`);
+    });
+    assert.deepEqual(found, [], `axe: ${what}`);
+}
+
+/** The first column of the table, in order. */
+export const firstColumn = page => page.$$eval("tbody tr td:first-child", cells => cells.map(cell => cell.innerText.split("\n")[0]));
+
+export const rows = (page, expected, what = "rows") => until(`${what}: ${JSON.stringify(expected)}`, async () => {
+    const got = await firstColumn(page);
+    return JSON.stringify(got) === JSON.stringify(expected);
+}).catch(async error => { throw new Error(`${error.message}; there are ${JSON.stringify((await firstColumn(page)).slice(0, 20))}`); });
+
+export const sees = (page, text, ms = 8000) => page.getByText(text).first().waitFor({ state: "visible", timeout: ms });
+export const press = (page, name, role = "button") => page.getByRole(role, { name, exact: true }).first().click();
+export const dialogText = page => page.locator("dialog[open]").innerText();
