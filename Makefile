@@ -172,6 +172,7 @@ install-files:
 
 include man/man.mk
 include libvirt/libvirt.mk
+include cockpit/cockpit.mk
 include packaging/packaging.mk
 
 .PHONY: clean

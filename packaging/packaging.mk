@@ -1,11 +1,12 @@
 # The packages: "make deb" and "make rpm" put them into bin/packages. What is in
-# them is what "make install" and "make install-libvirt" put into a root of
-# their own. Included by the Makefile.
+# them is what "make install", "make install-libvirt" and "make install-cockpit"
+# put into a root of their own. Included by the Makefile.
 
 DEPS_PACKAGES := gzip
 DEPS_PACKAGES_CHECK := lintian rpm
 
 PACKAGES := bin/packages
+PACKAGE_NAMES := dlmlockd dlmlockd-libvirt cockpit-dlmlock
 PACKAGE_ROOT := bin/package-root
 PACKAGE_ARCH := $(shell $(GO) env GOARCH)
 # The version of the packages: a tag v1.2.3 is 1.2.3; 1.2.3+4.gabc is four commits
@@ -38,7 +39,7 @@ build-deb: LIBDIR = $(PREFIX)/lib/$(shell gcc -print-multiarch)
 build-deb: $(BINS) bin/dlmlock.so
 	packaging/stage.sh $(PACKAGE_ROOT)/deb deb "$(LIBDIR)" "$(PACKAGE_VERSION)-$(PACKAGE_RELEASE)" "$(SOURCE_DATE_EPOCH)"
 	@mkdir -p $(PACKAGES)
-	for p in dlmlockd dlmlockd-libvirt; do \
+	for p in $(PACKAGE_NAMES); do \
 		$(NFPM_ENV) LIBDIR="$(LIBDIR)" PACKAGE_ROOT=$(PACKAGE_ROOT)/deb/$$p $(NFPM) package --config packaging/$$p.yaml --packager deb --target $(PACKAGES)/ || exit 1; \
 	done
 
@@ -47,7 +48,7 @@ build-rpm: LIBDIR = $(PREFIX)/lib64
 build-rpm: $(BINS) bin/dlmlock.so
 	packaging/stage.sh $(PACKAGE_ROOT)/rpm rpm "$(LIBDIR)" "$(PACKAGE_VERSION)-$(PACKAGE_RELEASE)" "$(SOURCE_DATE_EPOCH)"
 	@mkdir -p $(PACKAGES)
-	for p in dlmlockd dlmlockd-libvirt; do \
+	for p in $(PACKAGE_NAMES); do \
 		$(NFPM_ENV) LIBDIR="$(LIBDIR)" PACKAGE_ROOT=$(PACKAGE_ROOT)/rpm/$$p $(NFPM) package --config packaging/$$p.yaml --packager rpm --target $(PACKAGES)/ || exit 1; \
 	done
 

@@ -33,7 +33,7 @@ const heads = (): Head<Column>[] => [
     { name: _("User"), column: "uid", width: "6.5rem" },
     { name: _("Ends with"), column: "lifetime", width: "8rem" },
     { name: _("Since"), column: "since", width: "9rem" },
-    { name: _("Actions"), hidden: true, width: "7rem" },
+    { name: _("Actions"), hidden: true, width: "8rem" },
 ];
 
 export function LocksView() {

@@ -60,7 +60,7 @@ function Own({ store, locks }: { store: Store; locks: Lock[] }) {
     return <Card title={_("Locks of this service on this node")}>
         {locks.length === 0 ? <p class="dl-muted">{_("None.")}</p>
             : <Table label={_("Locks of this service on this node")} heads={names.map((text, index) => ({
-                name: text, hidden: index === 7, width: ["auto", "8rem", "8rem", "14rem", "9rem", "12rem", "8rem", "7rem"][index] ?? "auto" }))}>
+                name: text, hidden: index === 7, width: ["auto", "8rem", "8rem", "14rem", "9rem", "12rem", "8rem", "8rem"][index] ?? "auto" }))}>
                 {locks.map(lock => <Row key={lock.path}>
                     <Cell name={name(0)} kind="flex"><span class="dl-who">
                         {lock.owner ? <Cut text={lock.owner} /> : <span class="dl-muted">{_("no owner")}</span>}

@@ -76,7 +76,7 @@ export function WaitingView() {
     return <>
         <p class="dl-note">{_("These are the waiters of this node. Waiters of other nodes are shown with the resource.")}</p>
         <Table label={_("Waiting")} heads={names.map((name, index) => ({ name, hidden: index === 5,
-            width: ["auto", "9rem", "auto", "auto", "10rem", "9rem"][index] ?? "auto" }))}>
+            width: ["auto", "9rem", "auto", "auto", "9rem", "13rem"][index] ?? "auto" }))}>
             {visible.flatMap(place => place.locks.map(lock => <WaitRow key={lock.path} store={store} lock={lock}
                 names={names} details={details.value?.get(place.lockspace + "\n" + place.resource)}
                 onCancel={setCanceling} />))}

@@ -171,6 +171,10 @@ export class Machine {
         const data = join(this.dir, "data");
         await mkdir(join(data, "cockpit"), { recursive: true });
         await cp(process.env.COCKPIT_PAGE ?? join(cockpitDir, "dist"), join(data, "cockpit/dlmlock"), { recursive: true });
+        // The service's file for the bus is not installed here, which the page asks for.
+        const manifest = join(data, "cockpit/dlmlock/manifest.json");
+        const text = await readFile(manifest, "utf8");
+        await writeFile(manifest, text.replace("/usr/share/dbus-1/system-services", join(root, "data")));
         const home = join(this.dir, "home");
         await mkdir(home);
         await chmod(home, 0o777);

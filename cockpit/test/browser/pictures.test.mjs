@@ -99,7 +99,7 @@ for (const [layout, settings] of Object.entries(layouts)) {
         await until("looked", async () => (await page.locator("section [role=progressbar]").count()) === 0);
         await look(page, layout, "orphans");
         await page.locator("#tab-history").click();
-        await page.locator("tbody tr").first().waitFor();
+        await until("four messages", async () => (await page.locator("tbody tr").count()) === 4);
         await look(page, layout, "history");
         await dialogs(page, layout);
         await machine.ctl("leave", "vms", "--force");

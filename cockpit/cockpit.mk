@@ -1,0 +1,56 @@
+# The page for Cockpit: make cockpit builds cockpit/dist, which is committed, so that
+# make install-cockpit and the packages need neither node nor a network.
+
+DEPS_COCKPIT := nodejs
+DEPS_COCKPIT_TEST := $(DEPS_COCKPIT) appstream chromium cockpit-bridge cockpit-ws dbus fonts-dejavu-core python3 systemd util-linux
+
+COCKPIT_FILES = index.html manifest.json index.js.LEGAL.txt
+COCKPIT_DIR ?= $(DATADIR)/cockpit/dlmlock
+COCKPIT_METAINFO := org.example.DlmLock.cockpit.metainfo.xml
+# Cockpit of Debian's backports, unpacked; the tests run with it too.
+COCKPIT_BACKPORT := bin/cockpit-backport
+COCKPIT_TESTS = $(wildcard cockpit/test/browser/*.test.mjs)
+
+cockpit/node_modules/.package-lock.json: cockpit/package-lock.json cockpit/package.json
+	@command -v npm >/dev/null || { echo "npm is missing: it comes with nodejs or is the package npm" >&2; exit 1; }
+	cd cockpit && npm ci --no-progress
+	@touch $@
+
+.PHONY: cockpit-deps
+cockpit-deps:
+	@scripts/deps.sh $(DEPS_COCKPIT_TEST)
+	@$(MAKE) --no-print-directory cockpit/node_modules/.package-lock.json
+
+.PHONY: cockpit
+cockpit: cockpit/node_modules/.package-lock.json ## the page for Cockpit, into cockpit/dist
+	cd cockpit && node build.mjs
+
+# What the shell and the tests of Cockpit's own pages have, gzip without name and date.
+.PHONY: install-cockpit
+install-cockpit: ## the page for Cockpit; honours DESTDIR and DATADIR
+	install -d "$(DESTDIR)$(COCKPIT_DIR)"
+	install -m 644 $(COCKPIT_FILES:%=cockpit/dist/%) "$(DESTDIR)$(COCKPIT_DIR)/"
+	for file in index.js index.css $(notdir $(wildcard cockpit/dist/po.*.js)); do \
+		gzip -9 --no-name --stdout "cockpit/dist/$$file" > "$(DESTDIR)$(COCKPIT_DIR)/$$file.gz" && \
+		chmod 644 "$(DESTDIR)$(COCKPIT_DIR)/$$file.gz" || exit; \
+	done
+	install -D -m 644 cockpit/$(COCKPIT_METAINFO) "$(DESTDIR)$(DATADIR)/metainfo/$(COCKPIT_METAINFO)"
+
+.PHONY: check-cockpit
+check-cockpit: cockpit-deps ## the page's types, unit tests, translations, size; that dist/ is what src/ builds to
+	cd cockpit && npx tsc --noEmit && node po.mjs --check && node test/unit/run.mjs && node build.mjs --check && node test/size.mjs
+	appstreamcli validate --no-net cockpit/$(COCKPIT_METAINFO)
+
+# The whole suite with the Cockpit of Debian, and with the one of backports all but the pictures.
+.PHONY: test-cockpit
+test-cockpit: check-cockpit ## the page in a real browser, against real Cockpit, bus and service
+	@$(MAKE) --no-print-directory build
+	$(SUDO) node --test --test-concurrency=1 $(COCKPIT_TESTS)
+	scripts/cockpit-backport.sh $(COCKPIT_BACKPORT)
+	$(SUDO) env COCKPIT_ROOT=$(CURDIR)/$(COCKPIT_BACKPORT) node --test --test-concurrency=1 $(filter-out %/pictures.test.mjs,$(COCKPIT_TESTS))
+
+.PHONY: bench-cockpit
+bench-cockpit: cockpit-deps ## how fast the page is, into docs/benchmarks.md
+	@$(MAKE) --no-print-directory build
+	scripts/cockpit-backport.sh $(COCKPIT_BACKPORT)
+	$(SUDO) node cockpit/test/bench.mjs docs/benchmarks.md $(CURDIR)/$(COCKPIT_BACKPORT)

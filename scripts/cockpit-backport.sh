@@ -1,0 +1,30 @@
+#!/bin/bash
+# Unpacks Cockpit of Debian's backports below a directory, without installing it:
+# cockpit-backport.sh DIRECTORY. Does nothing where it is there. Touches nothing of
+# the system's own lists of packages.
+set -euo pipefail
+
+dir=$1
+[[ ! -x $dir/usr/lib/cockpit/cockpit-ws ]] || exit 0
+
+work=$(mktemp --directory)
+trap 'rm -rf "$work"' EXIT
+chmod 755 "$work"
+# shellcheck source=/dev/null
+release=$(. /etc/os-release && printf '%s\n' "$VERSION_CODENAME")
+# The mirror that this machine uses already.
+site=$(apt-get indextargets --format "\$(SITE) \$(RELEASE)" 'Created-By: Packages' | awk -v r="$release" '$2 == r { print $1; exit }')
+[[ -n $site ]] || {
+    echo "no mirror of Debian $release in this machine's sources" >&2
+    exit 1
+}
+printf 'Types: deb\nURIs: %s\nSuites: %s-backports\nComponents: main\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n' \
+    "$site" "$release" >"$work/backports.sources"
+mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/packages" "$dir"
+apt=(apt-get -q -o "Dir::Etc::sourcelist=$work/backports.sources" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$work/lists"
+    -o "Dir::Cache=$work/cache" -o APT::Sandbox::User="$(id -un)")
+"${apt[@]}" update
+(cd "$work/packages" && "${apt[@]}" download cockpit-ws cockpit-bridge)
+for package in "$work"/packages/*.deb; do
+    dpkg --extract "$package" "$dir"
+done
