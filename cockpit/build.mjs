@@ -18,23 +18,50 @@ const here = dirname(fileURLToPath(import.meta.url));
 
 async function bundle(out) {
     await build({
-        absWorkingDir: here, entryPoints: ["src/index.tsx"], bundle: true, outdir: out, minify: true, format: "iife",
-        target: ["es2022", "firefox102", "chrome104", "safari16"], jsx: "automatic", jsxImportSource: "preact",
-        legalComments: "none", external: ["../../static/*", "*.svg"], logLevel: "warning",
+        absWorkingDir: here,
+        entryPoints: ["src/index.tsx"],
+        bundle: true,
+        outdir: out,
+        minify: true,
+        format: "iife",
+        target: ["es2022", "firefox102", "chrome104", "safari16"],
+        jsx: "automatic",
+        jsxImportSource: "preact",
+        legalComments: "none",
+        external: ["../../static/*", "*.svg"],
+        logLevel: "warning",
         alias: { "preact/jsx-dev-runtime": "preact/jsx-runtime" },
     });
 }
 
 // Names that the page puts together from a part and a value.
-const composed = ["danger", "warning", "info", "success", "red", "orange", "green", "blue", "purple", "primary",
-    "secondary", "link", "plain", "md", "xl"].map(name => "pf-m-" + name);
+const composed = [
+    "danger",
+    "warning",
+    "info",
+    "success",
+    "red",
+    "orange",
+    "green",
+    "blue",
+    "purple",
+    "primary",
+    "secondary",
+    "link",
+    "plain",
+    "md",
+    "xl",
+].map(name => "pf-m-" + name);
 
 /** Of PatternFly's stylesheets only what the page names: rules by class, then variables until none is idle. */
 async function pruneStyle(file, script) {
     const [{ css }] = await new PurgeCSS().purge({
-        content: [{ raw: script, extension: "js" }], css: [{ raw: await readFile(file, "utf8") }],
+        content: [{ raw: script, extension: "js" }],
+        css: [{ raw: await readFile(file, "utf8") }],
         safelist: { standard: ["html", "body", ":root", "pf-v6-theme-dark", ...composed, "open", "rtl"] },
-        defaultExtractor: text => text.match(/[\w-]+/g) ?? [], keyframes: true, fontFace: false,
+        defaultExtractor: text => text.match(/[\w-]+/g) ?? [],
+        keyframes: true,
+        fontFace: false,
     });
     await writeFile(file, dropIdleVariables(css));
 }
@@ -43,7 +70,7 @@ function dropIdleVariables(css) {
     for (let before = ""; before !== css;) {
         before = css;
         const used = new Set([...css.matchAll(/var\(\s*(--[\w-]+)/g)].map(match => match[1]));
-        css = css.replace(/(--[\w-]+):([^;{}]*)(;|(?=\}))/g, (all, name) => used.has(name) ? all : "");
+        css = css.replace(/(--[\w-]+):([^;{}]*)(;|(?=\}))/g, (all, name) => (used.has(name) ? all : ""));
         css = css.replace(/[^{}]+\{\}/g, "");
     }
     return css;
@@ -52,13 +79,17 @@ function dropIdleVariables(css) {
 const shipped = ["preact", "@patternfly/patternfly"];
 
 async function licences(out) {
-    const texts = await Promise.all(shipped.map(async name => {
-        const dir = join(here, "node_modules", name);
-        const { version, license } = JSON.parse(await readFile(join(dir, "package.json"), "utf8"));
-        const file = (await readdir(dir)).find(entry => /^licen[sc]e/i.test(entry));
-        const text = file ? await readFile(join(dir, file), "utf8") : await readFile(join(here, "licences", "patternfly.txt"), "utf8");
-        return `${name} ${version} (${license})\n\n${text.trim()}\n`;
-    }));
+    const texts = await Promise.all(
+        shipped.map(async name => {
+            const dir = join(here, "node_modules", name);
+            const { version, license } = JSON.parse(await readFile(join(dir, "package.json"), "utf8"));
+            const file = (await readdir(dir)).find(entry => /^licen[sc]e/i.test(entry));
+            const text = file
+                ? await readFile(join(dir, file), "utf8")
+                : await readFile(join(here, "licences", "patternfly.txt"), "utf8");
+            return `${name} ${version} (${license})\n\n${text.trim()}\n`;
+        }),
+    );
     const head = "This page is part of dlmlockd, LGPL-2.1-or-later. It has in it:\n\n";
     await writeFile(join(out, "index.js.LEGAL.txt"), head + texts.join("\n----\n\n"));
 }
@@ -69,20 +100,17 @@ async function buildInto(out) {
     await bundle(out);
     await pruneStyle(join(out, "index.css"), await readFile(join(out, "index.js"), "utf8"));
     await licences(out);
-    for (const file of ["index.html", "manifest.json"])
-        await cp(join(here, file), join(out, file));
+    for (const file of ["index.html", "manifest.json"]) await cp(join(here, file), join(out, file));
     for (const { language, script } of await compileCatalogues())
         await writeFile(join(out, `po.${language}.js`), script);
 }
 
 /** Names of files that differ between two directories. */
 async function differences(one, other) {
-    const names = new Set([...await readdir(one), ...await readdir(other)]);
+    const names = new Set([...(await readdir(one)), ...(await readdir(other))]);
     const read = (dir, name) => readFile(join(dir, name)).catch(() => Buffer.alloc(0));
     const out = [];
-    for (const name of names)
-        if (!(await read(one, name)).equals(await read(other, name)))
-            out.push(name);
+    for (const name of names) if (!(await read(one, name)).equals(await read(other, name))) out.push(name);
     return out.sort();
 }
 

@@ -17,8 +17,15 @@ const rightToLeft = new Set(["ar", "fa", "he", "ur"]);
 
 async function sources(dir) {
     const entries = await readdir(dir, { withFileTypes: true });
-    const lists = await Promise.all(entries.map(entry => entry.isDirectory() ? sources(join(dir, entry.name))
-        : /\.tsx?$/.test(entry.name) && !entry.name.endsWith(".d.ts") ? [join(dir, entry.name)] : []));
+    const lists = await Promise.all(
+        entries.map(entry =>
+            entry.isDirectory()
+                ? sources(join(dir, entry.name))
+                : /\.tsx?$/.test(entry.name) && !entry.name.endsWith(".d.ts")
+                  ? [join(dir, entry.name)]
+                  : [],
+        ),
+    );
     return lists.flat().sort();
 }
 
@@ -26,14 +33,25 @@ async function sources(dir) {
 async function texts() {
     const found = new Map();
     for (const file of await sources(join(here, "src"))) {
-        const source = ts.createSourceFile(file, await readFile(file, "utf8"), ts.ScriptTarget.Latest, true,
-            file.endsWith("x") ? ts.ScriptKind.TSX : ts.ScriptKind.TS);
+        const source = ts.createSourceFile(
+            file,
+            await readFile(file, "utf8"),
+            ts.ScriptTarget.Latest,
+            true,
+            file.endsWith("x") ? ts.ScriptKind.TSX : ts.ScriptKind.TS,
+        );
         const visit = node => {
             if (ts.isCallExpression(node) && ts.isIdentifier(node.expression)) {
                 const [one, many] = node.arguments;
                 if (single.has(node.expression.text) && one && ts.isStringLiteral(one))
                     found.set(one.text, found.get(one.text) ?? "");
-                if (plural.has(node.expression.text) && one && many && ts.isStringLiteral(one) && ts.isStringLiteral(many))
+                if (
+                    plural.has(node.expression.text) &&
+                    one &&
+                    many &&
+                    ts.isStringLiteral(one) &&
+                    ts.isStringLiteral(many)
+                )
                     found.set(one.text, many.text);
             }
             ts.forEachChild(node, visit);
@@ -45,7 +63,11 @@ async function texts() {
     return found;
 }
 
-const languages = async () => (await readdir(po)).filter(name => name.endsWith(".po")).map(name => name.slice(0, -3)).sort();
+const languages = async () =>
+    (await readdir(po))
+        .filter(name => name.endsWith(".po"))
+        .map(name => name.slice(0, -3))
+        .sort();
 
 async function read(language) {
     return gettext.po.parse(await readFile(join(po, language + ".po")));
@@ -53,20 +75,27 @@ async function read(language) {
 
 /** The catalogues as scripts: cockpit.locale({...}). */
 export async function compileCatalogues() {
-    return Promise.all((await languages()).map(async language => {
-        const catalogue = await read(language);
-        const rule = /plural=([^;]+);?/.exec(catalogue.headers["Plural-Forms"])?.[1] ?? "n!=1";
-        const entries = Object.values(catalogue.translations[""] ?? {})
-            .filter(entry => entry.msgid !== "" && entry.msgstr.every(text => text !== ""))
-            .sort((a, b) => a.msgid < b.msgid ? -1 : 1)
-            .map(entry => `${JSON.stringify(entry.msgid)}:${JSON.stringify([null, ...entry.msgstr])}`);
-        const head = `"":{"plural-forms":n=>${rule},"language":${JSON.stringify(language)},` +
-            `"language-direction":"${rightToLeft.has(language) ? "rtl" : "ltr"}"}`;
-        return { language, script: `cockpit.locale({${[head, ...entries].join(",\n")}});\n` };
-    }));
+    return Promise.all(
+        (await languages()).map(async language => {
+            const catalogue = await read(language);
+            const rule = /plural=([^;]+);?/.exec(catalogue.headers["Plural-Forms"])?.[1] ?? "n!=1";
+            const entries = Object.values(catalogue.translations[""] ?? {})
+                .filter(entry => entry.msgid !== "" && entry.msgstr.every(text => text !== ""))
+                .sort((a, b) => (a.msgid < b.msgid ? -1 : 1))
+                .map(entry => `${JSON.stringify(entry.msgid)}:${JSON.stringify([null, ...entry.msgstr])}`);
+            const head =
+                `"":{"plural-forms":n=>${rule},"language":${JSON.stringify(language)},` +
+                `"language-direction":"${rightToLeft.has(language) ? "rtl" : "ltr"}"}`;
+            return { language, script: `cockpit.locale({${[head, ...entries].join(",\n")}});\n` };
+        }),
+    );
 }
 
-const placeholders = text => [...text.matchAll(/\$\d/g)].map(match => match[0]).sort().join(" ");
+const placeholders = text =>
+    [...text.matchAll(/\$\d/g)]
+        .map(match => match[0])
+        .sort()
+        .join(" ");
 
 /** What is wrong with a catalogue, in lines. */
 function faults(language, catalogue, wanted) {
@@ -78,13 +107,14 @@ function faults(language, catalogue, wanted) {
         if (!entry || entry.msgstr.some(text => text === "") || entry.msgstr.length !== (many ? forms : 1))
             out.push(`${language}: not translated: ${one}`);
         // One, two, none may be said without the digit.
-        else if (entry.msgstr.some(text => !many && placeholders(text) !== placeholders(one)) ||
-            many && placeholders(entry.msgstr.at(-1)) !== placeholders(many))
+        else if (
+            entry.msgstr.some(text => !many && placeholders(text) !== placeholders(one)) ||
+            (many && placeholders(entry.msgstr.at(-1)) !== placeholders(many))
+        )
             out.push(`${language}: other placeholders: ${one}`);
     }
     for (const one of Object.keys(have))
-        if (one !== "" && !wanted.has(one))
-            out.push(`${language}: nobody says that any more: ${one}`);
+        if (one !== "" && !wanted.has(one)) out.push(`${language}: nobody says that any more: ${one}`);
     return out;
 }
 
@@ -94,23 +124,27 @@ async function update(wanted) {
         const before = catalogue.translations[""];
         const entries = { "": before[""] };
         for (const [one, many] of [...wanted].sort())
-            entries[one] = { msgid: one, ...(many ? { msgid_plural: many } : {}), msgstr: before[one]?.msgstr ?? [""] };
+            entries[one] = {
+                msgid: one,
+                ...(many ? { msgid_plural: many } : {}),
+                msgstr: before[one]?.msgstr ?? [""],
+            };
         catalogue.translations = { "": entries };
-        await writeFile(join(po, language + ".po"), Buffer.concat([gettext.po.compile(catalogue), Buffer.from("\n")]));
+        await writeFile(
+            join(po, language + ".po"),
+            Buffer.concat([gettext.po.compile(catalogue), Buffer.from("\n")]),
+        );
     }
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
     const wanted = await texts();
-    if (process.argv.includes("--update"))
-        await update(wanted);
+    if (process.argv.includes("--update")) await update(wanted);
     const out = [];
-    for (const language of await languages())
-        out.push(...faults(language, await read(language), wanted));
+    for (const language of await languages()) out.push(...faults(language, await read(language), wanted));
     if (out.length > 0) {
         console.error(out.join("\n"));
         process.exitCode = process.argv.includes("--update") ? 0 : 1;
     }
-    if (process.argv.includes("--list"))
-        console.log(JSON.stringify([...wanted], null, 1));
+    if (process.argv.includes("--list")) console.log(JSON.stringify([...wanted], null, 1));
 }

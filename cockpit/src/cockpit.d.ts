@@ -37,11 +37,18 @@ declare namespace cockpit {
     }
 
     interface DBusClient {
-        call(path: string, iface: string, member: string, args?: unknown[] | null,
-            options?: CallOptions): Promise<unknown[]>;
-        subscribe(match: SubscribeMatch,
+        call(
+            path: string,
+            iface: string,
+            member: string,
+            args?: unknown[] | null,
+            options?: CallOptions,
+        ): Promise<unknown[]>;
+        subscribe(
+            match: SubscribeMatch,
             callback: (path: string, iface: string, signal: string, args: unknown[]) => void,
-            rule?: boolean): { remove(): void };
+            rule?: boolean,
+        ): { remove(): void };
         wait(): Promise<void>;
         close(problem?: string): void;
         addEventListener(event: "close", callback: (event: unknown, options: Failure) => void): void;

@@ -12,4 +12,9 @@ followLanguage();
 document.title = _("Cluster locks");
 const root = document.getElementById("app");
 if (root)
-    render(<StoreContext.Provider value={new Store()}><App /></StoreContext.Provider>, root);
+    render(
+        <StoreContext.Provider value={new Store()}>
+            <App />
+        </StoreContext.Provider>,
+        root,
+    );

@@ -18,12 +18,15 @@ const median = values => [...values].sort((a, b) => a - b)[Math.floor(values.len
 function watch(total) {
     window.seen = {};
     new MutationObserver(() => {
-        const mark = name => requestAnimationFrame(() => setTimeout(() => { window.seen[name] ??= performance.now(); }));
-        if (!window.seen.first && document.querySelector("tbody tr"))
-            mark("first");
+        const mark = name =>
+            requestAnimationFrame(() =>
+                setTimeout(() => {
+                    window.seen[name] ??= performance.now();
+                }),
+            );
+        if (!window.seen.first && document.querySelector("tbody tr")) mark("first");
         const count = document.querySelector(".dl-count")?.textContent ?? "";
-        if (!window.seen.all && count.startsWith(total) && !count.includes("loading"))
-            mark("all");
+        if (!window.seen.all && count.startsWith(total) && !count.includes("loading")) mark("all");
     }).observe(document, { childList: true, subtree: true, characterData: true });
 }
 
@@ -44,8 +47,12 @@ async function painted(page, act) {
     return page.evaluate(async source => {
         const began = performance.now();
         (0, eval)(`(${source})`)();
-        await new Promise(resolve => new MutationObserver((_list, observer) => { observer.disconnect(); resolve(); })
-            .observe(document.querySelector("tbody"), { childList: true, subtree: true, characterData: true }));
+        await new Promise(resolve =>
+            new MutationObserver((_list, observer) => {
+                observer.disconnect();
+                resolve();
+            }).observe(document.querySelector("tbody"), { childList: true, subtree: true, characterData: true }),
+        );
         await new Promise(resolve => requestAnimationFrame(() => setTimeout(resolve)));
         return performance.now() - began;
     }, String(act));
@@ -69,8 +76,7 @@ async function burst(machine, page) {
     await page.evaluate(() => {
         window.longest = 0;
         new PerformanceObserver(list => {
-            for (const entry of list.getEntries())
-                window.longest = Math.max(window.longest, entry.duration);
+            for (const entry of list.getEntries()) window.longest = Math.max(window.longest, entry.duration);
         }).observe({ entryTypes: ["longtask"] });
     });
     const before = await page.locator(".dl-count").innerText();
@@ -78,7 +84,7 @@ async function burst(machine, page) {
     await machine.takeMany("vms", "burst", 1000);
     await machine.call("ReleaseOwner", "ss", "vms", "burst");
     const asked = Date.now() - began;
-    await until("the burst is over", async () => await page.locator(".dl-count").innerText() === before);
+    await until("the burst is over", async () => (await page.locator(".dl-count").innerText()) === before);
     return { longest: await page.evaluate(() => window.longest), asked, after: Date.now() - began - asked };
 }
 
@@ -86,12 +92,18 @@ async function burst(machine, page) {
 async function releaseElsewhere(machine, page, n) {
     await machine.ctl("acquire", "vms", `single${n}`, "EX", "--owner=single");
     await page.getByText(`single${n}`).waitFor();
-    const gone = page.evaluate(name => new Promise(resolve => new MutationObserver((_list, observer) => {
-        if (!document.querySelector("tbody").textContent.includes(name)) {
-            observer.disconnect();
-            resolve(Date.now());
-        }
-    }).observe(document.querySelector("tbody"), { childList: true, subtree: true, characterData: true })), `single${n}`);
+    const gone = page.evaluate(
+        name =>
+            new Promise(resolve =>
+                new MutationObserver((_list, observer) => {
+                    if (!document.querySelector("tbody").textContent.includes(name)) {
+                        observer.disconnect();
+                        resolve(Date.now());
+                    }
+                }).observe(document.querySelector("tbody"), { childList: true, subtree: true, characterData: true }),
+            ),
+        `single${n}`,
+    );
     await tick(page);
     const began = Date.now();
     const call = machine.ctl("release", "vms", `single${n}`, "--owner=single");
@@ -111,7 +123,9 @@ async function measure(locks) {
             await closeBrowser();
             const page = await openWatched(machine, total);
             const { first, all } = await page.evaluate(() => window.seen);
-            const paint = await page.evaluate(() => performance.getEntriesByName("first-contentful-paint")[0]?.startTime ?? NaN);
+            const paint = await page.evaluate(
+                () => performance.getEntriesByName("first-contentful-paint")[0]?.startTime ?? NaN,
+            );
             const elsewhere = await releaseElsewhere(machine, page, n);
             const heapMB = await heap(page);
             const flood = await burst(machine, page);
@@ -140,7 +154,7 @@ async function churn(changes) {
             await machine.takeMany("vms", "churn", 1000);
             await machine.call("ReleaseOwner", "ss", "vms", "churn");
         }
-        await until("quiet", async () => await page.locator(".dl-count").innerText() === "10,000 locks");
+        await until("quiet", async () => (await page.locator(".dl-count").innerText()) === "10,000 locks");
         return await heap(page);
     } finally {
         await closeBrowser();
@@ -152,18 +166,24 @@ const size = name => gzipSync(readFileSync(join(cockpitDir, "dist", name)), { le
 const ms = value => `${Math.round(value)} ms`;
 
 function table(columns, churned) {
-    const row = (name, key, goal, show = ms) => `| ${name} | ${goal} | ${columns.map(({ figures }) => show(figures[key])).join(" | ")} |`;
+    const row = (name, key, goal, show = ms) =>
+        `| ${name} | ${goal} | ${columns.map(({ figures }) => show(figures[key])).join(" | ")} |`;
     const mb = value => `${value.toFixed(1)} MB`;
     return [
         `| the page in Chromium | goal | ${columns.map(({ title }) => title).join(" | ")} |`,
         `| --- | --- | ${columns.map(() => "---").join(" | ")} |`,
-        row("first contentful paint", "paint", ""), row("first rows", "first", "700 ms"),
-        row("everything loaded and painted", "all", "1,200 ms"), row("sort by resource", "sort", "100 ms"),
-        row("filter by text", "filter", "100 ms"), row("a release by another client has left the table", "elsewhere", "500 ms"),
-        row("longest block in a burst of 2,000 signals", "longest", "100 ms"), row("JavaScript heap", "heap", "40 MB", mb),
-        "", `JavaScript ${size("index.js").toLocaleString("en-US")} bytes compressed (goal: 200,000), style sheet ` +
-        `${size("index.css").toLocaleString("en-US")}. Heap after ${churned.changes.toLocaleString("en-US")} more changes with 10,000 ` +
-        `locks: ${mb(churned.heap)} (goal: 40 MB after an hour). A block under 50 ms counts as 0.`,
+        row("first contentful paint", "paint", ""),
+        row("first rows", "first", "700 ms"),
+        row("everything loaded and painted", "all", "1,200 ms"),
+        row("sort by resource", "sort", "100 ms"),
+        row("filter by text", "filter", "100 ms"),
+        row("a release by another client has left the table", "elsewhere", "500 ms"),
+        row("longest block in a burst of 2,000 signals", "longest", "100 ms"),
+        row("JavaScript heap", "heap", "40 MB", mb),
+        "",
+        `JavaScript ${size("index.js").toLocaleString("en-US")} bytes compressed (goal: 200,000), style sheet ` +
+            `${size("index.css").toLocaleString("en-US")}. Heap after ${churned.changes.toLocaleString("en-US")} more changes with 10,000 ` +
+            `locks: ${mb(churned.heap)} (goal: 40 MB after an hour). A block under 50 ms counts as 0.`,
     ].join("\n");
 }
 
@@ -172,26 +192,37 @@ function write(path, text) {
     const end = "<!-- ... to here, make bench-cockpit -->\n";
     const old = readFileSync(path, "utf8");
     const [from, to] = [old.indexOf(begin), old.indexOf(end)];
-    if (from < 0 || to < from)
-        throw new Error(`${path} lacks the marks ${begin}`);
+    if (from < 0 || to < from) throw new Error(`${path} lacks the marks ${begin}`);
     writeFileSync(path, `${old.slice(0, from + begin.length)}\n${text}\n\n${old.slice(to)}`);
 }
 
-const version = root => execFileSync("sh", ["-c", root ? `sed -n "s/__version__ = '\\(.*\\)'/\\1/p" ${root}/usr/lib/python3/dist-packages/cockpit/_version.py`
-    : "cockpit-bridge --version | sed -n 's/^Version: //p'"], { encoding: "utf8" }).trim() || "?";
+const version = root =>
+    execFileSync(
+        "sh",
+        [
+            "-c",
+            root
+                ? `sed -n "s/__version__ = '\\(.*\\)'/\\1/p" ${root}/usr/lib/python3/dist-packages/cockpit/_version.py`
+                : "cockpit-bridge --version | sed -n 's/^Version: //p'",
+        ],
+        { encoding: "utf8" },
+    ).trim() || "?";
 
 async function main([path, other]) {
     const columns = [];
     for (const root of ["", other].filter(root => root !== undefined)) {
-        if (root)
-            process.env.COCKPIT_ROOT = root;
+        if (root) process.env.COCKPIT_ROOT = root;
         for (const locks of root ? [10_000] : [10_000, 50_000])
-            columns.push({ title: `Cockpit ${version(root)}, ${locks.toLocaleString("en-US")} locks`, figures: await measure(locks) });
+            columns.push({
+                title: `Cockpit ${version(root)}, ${locks.toLocaleString("en-US")} locks`,
+                figures: await measure(locks),
+            });
     }
     delete process.env.COCKPIT_ROOT;
     const changes = Number(process.env.CHURN ?? 40_000);
     const text = table(columns, { changes, heap: await churn(changes) });
-    const machine = `${cpus()[0].model}, ${cpus().length} cores, node ${process.version}, ${new Date().toISOString().slice(0, 10)}, ` +
+    const machine =
+        `${cpus()[0].model}, ${cpus().length} cores, node ${process.version}, ${new Date().toISOString().slice(0, 10)}, ` +
         `load ${loadavg()[0].toFixed(2)}. Medians of ${RUNS} runs.`;
     write(path, `${machine}\n\n${text}`);
     console.log(text);

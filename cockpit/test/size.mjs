@@ -9,6 +9,5 @@ const limits = { "index.js": 40_000, "index.css": 30_000, "po.de.js": 10_000, "p
 for (const [name, limit] of Object.entries(limits)) {
     const size = gzipSync(readFileSync(join(dist, name)), { level: 9 }).length;
     console.log(`${name}: ${size} bytes compressed, ${limit} allowed`);
-    if (size > limit)
-        process.exitCode = 1;
+    if (size > limit) process.exitCode = 1;
 }

@@ -16,15 +16,15 @@ export function kind(error: unknown): string {
 export function words(error: unknown): string {
     const failure = error as cockpit.Failure;
     switch (failure?.problem) {
-    case "access-denied":
-        return _("This session has no administrative access. Turn it on in the top bar and try again.");
-    case "not-found":
-        return _("The lock service is not there.");
-    case "timeout":
-        return _("The lock service has not answered in time. What was asked for may still happen.");
-    case "disconnected":
-    case "terminated":
-        return _("The connection to this machine was lost. What was asked for may have happened.");
+        case "access-denied":
+            return _("This session has no administrative access. Turn it on in the top bar and try again.");
+        case "not-found":
+            return _("The lock service is not there.");
+        case "timeout":
+            return _("The lock service has not answered in time. What was asked for may still happen.");
+        case "disconnected":
+        case "terminated":
+            return _("The connection to this machine was lost. What was asked for may have happened.");
     }
     return failure?.message || failure?.problem || String(error);
 }

@@ -7,12 +7,26 @@
 // and never takes a lock.
 
 import {
-    Details, Dict, Info, Lock, Lockspace, NAME, Orphan, ROOT, Request, REQUEST, detailsOf, lockOfRow, lockspaceOf,
-    requestOfProperties, values,
+    Details,
+    Dict,
+    Info,
+    Lock,
+    Lockspace,
+    NAME,
+    Orphan,
+    ROOT,
+    Request,
+    REQUEST,
+    detailsOf,
+    lockOfRow,
+    lockspaceOf,
+    orphanOf,
+    requestOfProperties,
+    values,
 } from "./wire";
 
 const TIMEOUT = 60_000;
-const PAGE = 1000; // what the service gives at most
+const PAGE = 1000; // the service gives as many as it likes, and fewer where they are long
 
 export type Signal = { path: string; iface: string; member: string; args: unknown[] };
 
@@ -30,12 +44,10 @@ export class Service {
     constructor(onSignal: (signal: Signal) => void, onClose: (failure: cockpit.Failure) => void) {
         this.client = cockpit.dbus(NAME, { bus: "system", superuser: "try" });
         this.client.addEventListener("close", (_event, options) => {
-            if (!this.closed)
-                onClose(options);
+            if (!this.closed) onClose(options);
         });
         this.client.subscribe({ path_namespace: ROOT }, (path, iface, member, args) => {
-            if (!this.closed)
-                onSignal({ path, iface, member, args });
+            if (!this.closed) onSignal({ path, iface, member, args });
         });
     }
 
@@ -53,18 +65,18 @@ export class Service {
     }
 
     async info(): Promise<Info> {
-        const [all] = await this.client.call(ROOT, "org.freedesktop.DBus.Properties", "GetAll", [NAME],
-            { type: "s", timeout: TIMEOUT });
+        const [all] = await this.client.call(ROOT, "org.freedesktop.DBus.Properties", "GetAll", [NAME], {
+            type: "s",
+            timeout: TIMEOUT,
+        });
         return values(all as Dict) as unknown as Info;
     }
 
     /** One page of locks, after the one named. */
     async locks(after: string, filter: LockFilter = {}): Promise<Lock[]> {
         const arg: Dict = { limit: { t: "u", v: PAGE } };
-        for (const [key, v] of Object.entries(filter))
-            arg[key] = { t: "s", v };
-        if (after)
-            arg["after"] = { t: "o", v: after };
+        for (const [key, v] of Object.entries(filter)) arg[key] = { t: "s", v };
+        if (after) arg["after"] = { t: "o", v: after };
         const [rows] = await this.call("ListLocks", "a{sv}", [arg]);
         return (rows as unknown[]).map(lockOfRow);
     }
@@ -74,8 +86,7 @@ export class Service {
         for (let after = ""; wanted();) {
             const locks = await this.locks(after, filter);
             const last = locks.at(-1);
-            if (!last || !wanted())
-                return;
+            if (!last || !wanted()) return;
             page(locks);
             after = last.path;
         }
@@ -93,21 +104,33 @@ export class Service {
 
     async orphans(lockspace: string): Promise<Orphan[]> {
         const [rows] = await this.call("ListOrphans", "s", [lockspace]);
-        return (rows as [number, string, string][]).map(([lockid, resource, mode]) => ({ lockid, resource, mode }));
+        return (rows as [number, string, string, Dict][]).map(orphanOf);
     }
 
     /** The Requests that wait; the service cuts a long list of objects, so these may not be all. */
     async requests(): Promise<Request[]> {
-        const [objects] = await this.client.call(ROOT, "org.freedesktop.DBus.ObjectManager", "GetManagedObjects", [],
-            { type: "", timeout: TIMEOUT });
-        return Object.entries(objects as Record<string, Record<string, Dict | undefined>>)
-            .flatMap(([path, { [REQUEST]: properties }]) => properties ? [requestOfProperties(path, properties)] : []);
+        const [objects] = await this.client.call(
+            ROOT,
+            "org.freedesktop.DBus.ObjectManager",
+            "GetManagedObjects",
+            [],
+            { type: "", timeout: TIMEOUT },
+        );
+        return Object.entries(objects as Record<string, Record<string, Dict | undefined>>).flatMap(
+            ([path, { [REQUEST]: properties }]) => (properties ? [requestOfProperties(path, properties)] : []),
+        );
     }
 
     // What changes something goes over a client of its own: with administrative
     // access, or not at all.
-    private async change(path: string, iface: string, member: string, type: string, args: unknown[],
-        timeout = TIMEOUT): Promise<unknown[]> {
+    private async change(
+        path: string,
+        iface: string,
+        member: string,
+        type: string,
+        args: unknown[],
+        timeout = TIMEOUT,
+    ): Promise<unknown[]> {
         const client = cockpit.dbus(NAME, { bus: "system", superuser: "require" });
         try {
             return await client.call(path, iface, member, args, { type, timeout });
@@ -119,8 +142,7 @@ export class Service {
     /** Path and token are named, so that another lock of that name can't be hit. */
     async release(lock: Lock): Promise<void> {
         const options: Dict = { lock: { t: "o", v: lock.path } };
-        if (lock.token > 0)
-            options["token"] = { t: "t", v: lock.token };
+        if (lock.token > 0) options["token"] = { t: "t", v: lock.token };
         await this.change(ROOT, NAME, "Release", "ssa{sv}", [lock.lockspace, lock.resource, options]);
     }
 
@@ -152,8 +174,10 @@ export class Service {
 /** Tells when the service comes to the bus or leaves it. */
 export function watchOwner(changed: (present: boolean) => void): { close(): void } {
     const bus = cockpit.dbus("org.freedesktop.DBus", { bus: "system" });
-    bus.subscribe({ interface: "org.freedesktop.DBus", member: "NameOwnerChanged", arg0: NAME },
-        (_path, _iface, _member, args) => changed(args[2] !== ""));
+    bus.subscribe(
+        { interface: "org.freedesktop.DBus", member: "NameOwnerChanged", arg0: NAME },
+        (_path, _iface, _member, args) => changed(args[2] !== ""),
+    );
     return bus;
 }
 

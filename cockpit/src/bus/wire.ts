@@ -56,6 +56,8 @@ export interface Orphan {
     lockid: number;
     resource: string;
     mode: string;
+    token: number; // 0: there is none, or it can't be read
+    who: string; // the first bytes of its label or owner, or ""
 }
 
 /** One place in a queue of the lock manager. */
@@ -115,7 +117,7 @@ export interface Info {
     NodeID: number;
     NodeName: string;
     ClusterName: string;
-    Quorate: boolean;
+    QuorumState: string;
     LockCount: number;
     WaitingCount: number;
     LockspaceCount: number;
@@ -139,8 +141,22 @@ export function values(d: Dict): Record<string, unknown> {
     return Object.fromEntries(Object.entries(d).map(([key, variant]) => [key, variant?.v]));
 }
 
-type Row = [string, string, string, number, string, string, string, number, string, string, string, number, number,
-    number];
+type Row = [
+    string,
+    string,
+    string,
+    number,
+    string,
+    string,
+    string,
+    number,
+    string,
+    string,
+    string,
+    number,
+    number,
+    number,
+];
 
 export function lockOfRow(row: unknown): Lock {
     const [path, lockspace, resource, lockid, mode, wanted, state, token, owner, label, lifetime, uid, pid, since] =
@@ -150,10 +166,20 @@ export function lockOfRow(row: unknown): Lock {
 
 export function lockOfProperties(path: string, d: Dict): Lock {
     return {
-        path, lockspace: text(d, "Lockspace"), resource: text(d, "Resource"), lockid: number(d, "LockID"),
-        mode: text(d, "Mode"), wanted: text(d, "Wanted"), state: text(d, "State"), token: number(d, "Token"),
-        owner: text(d, "Owner"), label: text(d, "Label"), lifetime: text(d, "Lifetime"),
-        uid: number(d, "UID"), pid: number(d, "PID"), since: number(d, "Since"),
+        path,
+        lockspace: text(d, "Lockspace"),
+        resource: text(d, "Resource"),
+        lockid: number(d, "LockID"),
+        mode: text(d, "Mode"),
+        wanted: text(d, "Wanted"),
+        state: text(d, "State"),
+        token: number(d, "Token"),
+        owner: text(d, "Owner"),
+        label: text(d, "Label"),
+        lifetime: text(d, "Lifetime"),
+        uid: number(d, "UID"),
+        pid: number(d, "PID"),
+        since: number(d, "Since"),
     };
 }
 
@@ -169,17 +195,35 @@ export function lockChange(d: Dict): Partial<Lock> {
 
 export function requestOfProperties(path: string, d: Dict): Request {
     return {
-        path, lockspace: text(d, "Lockspace"), resource: text(d, "Resource"), mode: text(d, "Mode"),
-        owner: text(d, "Owner"), label: text(d, "Label"), uid: number(d, "UID"), since: number(d, "Since"),
+        path,
+        lockspace: text(d, "Lockspace"),
+        resource: text(d, "Resource"),
+        mode: text(d, "Mode"),
+        owner: text(d, "Owner"),
+        label: text(d, "Label"),
+        uid: number(d, "UID"),
+        since: number(d, "Since"),
         state: text(d, "State"),
     };
 }
 
+export function orphanOf([lockid, resource, mode, details]: [number, string, string, Dict]): Orphan {
+    return { lockid, resource, mode, token: number(details, "token"), who: text(details, "who") };
+}
+
 export function lockspaceOf(name: string, state: string, locks: number, orphans: number, d: Dict): Lockspace {
     return {
-        name, state, locks, orphans, error: text(d, "error"), rawValues: flag(d, "raw-values") ?? false,
-        stopped: flag(d, "stopped"), quorate: flag(d, "quorate"), reason: text(d, "reason"),
-        members: numbersOf(d, "members"), recovery: d["recovery"] ? number(d, "recovery") : null,
+        name,
+        state,
+        locks,
+        orphans,
+        error: text(d, "error"),
+        rawValues: flag(d, "raw-values") ?? false,
+        stopped: flag(d, "stopped"),
+        quorate: flag(d, "quorate"),
+        reason: text(d, "reason"),
+        members: numbersOf(d, "members"),
+        recovery: d["recovery"] ? number(d, "recovery") : null,
     };
 }
 
@@ -189,8 +233,16 @@ const queued = (row: unknown[]): Queued => {
 };
 
 function waitOf(row: unknown[]): Wait {
-    const [node, lockid, mode, who, node2, lockid2, mode2, who2] =
-        row as [number, number, string, string, number, number, string, string];
+    const [node, lockid, mode, who, node2, lockid2, mode2, who2] = row as [
+        number,
+        number,
+        string,
+        string,
+        number,
+        number,
+        string,
+        string,
+    ];
     return {
         waiter: { node, lockid, mode, who },
         blocker: { node: node2, lockid: lockid2, mode: mode2, who: who2 },
@@ -198,18 +250,25 @@ function waitOf(row: unknown[]): Wait {
 }
 
 function lostOf(row: unknown[]): Lost {
-    const [path, lockspace, resource, , mode, owner, label, when, reason] =
-        row as [string, string, string, number, string, string, string, number, string];
+    const [path, lockspace, resource, , mode, owner, label, when, reason] = row as [
+        string,
+        string,
+        string,
+        number,
+        string,
+        string,
+        string,
+        number,
+        string,
+    ];
     return { path, lockspace, resource, mode, owner, label, when, reason };
 }
 
 /** An "ay" comes as base64. */
 function bytes(d: Dict, key: string): Uint8Array | null {
     const value = d[key]?.v;
-    if (value === undefined)
-        return null;
-    if (Array.isArray(value))
-        return Uint8Array.from(value as number[]);
+    if (value === undefined) return null;
+    if (Array.isArray(value)) return Uint8Array.from(value as number[]);
     return Uint8Array.from(atob(String(value)), char => char.charCodeAt(0));
 }
 
@@ -220,12 +279,20 @@ function holderOf(d: Dict): Details["holder"] {
 
 export function detailsOf(d: Dict): Details {
     return {
-        locks: list(d, "locks").map(lockOfRow), lost: list(d, "lost").map(lostOf),
-        granted: list(d, "granted").map(queued), converting: list(d, "converting").map(queued),
-        waiting: list(d, "waiting").map(queued), waits: list(d, "waits").map(waitOf),
-        master: number(d, "master"), complete: flag(d, "complete"), value: bytes(d, "value"),
-        valueInvalid: flag(d, "value-invalid") ?? false, holder: holderOf(d), stopped: flag(d, "stopped"),
-        reason: text(d, "reason"), members: numbersOf(d, "members"),
+        locks: list(d, "locks").map(lockOfRow),
+        lost: list(d, "lost").map(lostOf),
+        granted: list(d, "granted").map(queued),
+        converting: list(d, "converting").map(queued),
+        waiting: list(d, "waiting").map(queued),
+        waits: list(d, "waits").map(waitOf),
+        master: number(d, "master"),
+        complete: flag(d, "complete"),
+        value: bytes(d, "value"),
+        valueInvalid: flag(d, "value-invalid") ?? false,
+        holder: holderOf(d),
+        stopped: flag(d, "stopped"),
+        reason: text(d, "reason"),
+        members: numbersOf(d, "members"),
         missing: (d["missing"]?.v ?? []) as string[],
     };
 }

@@ -22,9 +22,7 @@ export const idOf = (party: Party): string =>
 
 function depths(waits: Wait[]): Map<string, number> {
     const depth = new Map<string, number>();
-    for (const wait of waits)
-        for (const party of [wait.waiter, wait.blocker])
-            depth.set(idOf(party), 0);
+    for (const wait of waits) for (const party of [wait.waiter, wait.blocker]) depth.set(idOf(party), 0);
     // A circle (a deadlock that was not yet broken) would go on for ever.
     for (let round = 0, changed = true; changed && round < depth.size; round++) {
         changed = false;
@@ -47,9 +45,7 @@ export function graphOf(waits: Wait[]): Graph {
     const depth = depths(waits);
     const parties = new Map<string, Party>();
     for (const { waiter, blocker } of waits)
-        for (const party of [blocker, waiter])
-            if (!parties.has(idOf(party)))
-                parties.set(idOf(party), party);
+        for (const party of [blocker, waiter]) if (!parties.has(idOf(party))) parties.set(idOf(party), party);
     const used: number[] = [];
     const nodes: Node[] = [];
     for (const [id, party] of parties) {
@@ -66,10 +62,10 @@ function edgesOf(waits: Wait[], depth: Map<string, number>): Graph["edges"] {
     for (const { waiter, blocker } of waits) {
         const from = idOf(waiter);
         const to = idOf(blocker);
-        const near = waits.some(other => idOf(other.waiter) === from &&
-            depth.get(idOf(other.blocker))! > depth.get(to)!);
-        if (!near)
-            edges.set(from + " " + to, { from, to });
+        const near = waits.some(
+            other => idOf(other.waiter) === from && depth.get(idOf(other.blocker))! > depth.get(to)!,
+        );
+        if (!near) edges.set(from + " " + to, { from, to });
     }
     return [...edges.values()];
 }
@@ -80,8 +76,7 @@ export function chain(waits: Wait[]): { waiter: Party; behind: Party[] }[] {
     const out = new Map<string, { waiter: Party; behind: Party[] }>();
     for (const { waiter, blocker } of waits) {
         const entry = out.get(idOf(waiter)) ?? { waiter, behind: [] };
-        if (!entry.behind.some(party => idOf(party) === idOf(blocker)))
-            entry.behind.push(blocker);
+        if (!entry.behind.some(party => idOf(party) === idOf(blocker))) entry.behind.push(blocker);
         out.set(idOf(waiter), entry);
     }
     return [...out.values()].sort((a, b) => depth.get(idOf(a.waiter))! - depth.get(idOf(b.waiter))!);

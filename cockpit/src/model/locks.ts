@@ -32,7 +32,7 @@ export class Locks {
     }
 
     all(): Lock[] {
-        return this.asList ??= [...this.byPath.values()];
+        return (this.asList ??= [...this.byPath.values()]);
     }
 
     private touched(): void {
@@ -43,8 +43,7 @@ export class Locks {
     /** Takes a page of the first listing. */
     addPage(page: Lock[]): void {
         for (const lock of page)
-            if (!this.gone?.has(lock.path) && !this.byPath.has(lock.path))
-                this.byPath.set(lock.path, lock);
+            if (!this.gone?.has(lock.path) && !this.byPath.has(lock.path)) this.byPath.set(lock.path, lock);
         this.touched();
     }
 
@@ -62,27 +61,24 @@ export class Locks {
         const changes = this.pending;
         this.pending = [];
         let any = false;
-        for (const change of changes)
-            any = this.applyOne(change) || any;
-        if (any)
-            this.touched();
+        for (const change of changes) any = this.applyOne(change) || any;
+        if (any) this.touched();
         return any;
     }
 
     private applyOne(change: Change): boolean {
         switch (change.kind) {
-        case "added":
-            this.byPath.set(change.lock.path, change.lock);
-            return true;
-        case "removed":
-            this.gone?.add(change.path);
-            return this.byPath.delete(change.path);
-        case "changed": {
-            const lock = this.byPath.get(change.path);
-            if (lock)
-                this.byPath.set(change.path, { ...lock, ...change.change });
-            return lock !== undefined;
-        }
+            case "added":
+                this.byPath.set(change.lock.path, change.lock);
+                return true;
+            case "removed":
+                this.gone?.add(change.path);
+                return this.byPath.delete(change.path);
+            case "changed": {
+                const lock = this.byPath.get(change.path);
+                if (lock) this.byPath.set(change.path, { ...lock, ...change.change });
+                return lock !== undefined;
+            }
         }
     }
 
@@ -94,15 +90,13 @@ export class Locks {
         const now = new Set(waiting.map(lock => lock.path));
         let any = false;
         for (const lock of this.byPath.values())
-            if (lock.state === "acquiring" && !now.has(lock.path))
-                any = this.byPath.delete(lock.path) || any;
+            if (lock.state === "acquiring" && !now.has(lock.path)) any = this.byPath.delete(lock.path) || any;
         for (const lock of waiting)
             if (!this.byPath.has(lock.path)) {
                 this.byPath.set(lock.path, lock);
                 any = true;
             }
-        if (any)
-            this.touched();
+        if (any) this.touched();
         return any;
     }
 }
@@ -110,19 +104,19 @@ export class Locks {
 /** What a signal says of locks; null if it is about something else. */
 export function lockSignal(path: string, member: string, args: unknown[]): Change | null {
     switch (member) {
-    case "InterfacesAdded": {
-        const [object, interfaces] = args as [string, Record<string, Dict | undefined>];
-        const properties = interfaces[LOCK];
-        return properties ? { kind: "added", lock: lockOfProperties(object, properties) } : null;
-    }
-    case "InterfacesRemoved": {
-        const [object, interfaces] = args as [string, string[]];
-        return interfaces.includes(LOCK) ? { kind: "removed", path: object } : null;
-    }
-    case "PropertiesChanged": {
-        const [iface, changed] = args as [string, Dict];
-        return iface === LOCK ? { kind: "changed", path, change: lockChange(changed) } : null;
-    }
+        case "InterfacesAdded": {
+            const [object, interfaces] = args as [string, Record<string, Dict | undefined>];
+            const properties = interfaces[LOCK];
+            return properties ? { kind: "added", lock: lockOfProperties(object, properties) } : null;
+        }
+        case "InterfacesRemoved": {
+            const [object, interfaces] = args as [string, string[]];
+            return interfaces.includes(LOCK) ? { kind: "removed", path: object } : null;
+        }
+        case "PropertiesChanged": {
+            const [iface, changed] = args as [string, Dict];
+            return iface === LOCK ? { kind: "changed", path, change: lockChange(changed) } : null;
+        }
     }
     return null;
 }

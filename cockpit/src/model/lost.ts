@@ -14,7 +14,11 @@ export class LostLocks {
     private readonly key: string;
     private memory: Memory;
 
-    constructor(private readonly storage: Storage, host: string, private readonly changed: () => void) {
+    constructor(
+        private readonly storage: Storage,
+        host: string,
+        private readonly changed: () => void,
+    ) {
         this.key = `dlmlock:lost:${host}`;
         this.memory = this.read();
         window.addEventListener("storage", event => {
@@ -58,7 +62,10 @@ export class LostLocks {
         this.memory = this.read();
         const others = this.memory.lost.filter(other => other.path !== lost.path);
         const before = this.memory.lost.find(other => other.path === lost.path);
-        this.memory.lost = [{ ...before, ...lost, owner: lost.owner || before?.owner || "" }, ...others].slice(0, MOST);
+        this.memory.lost = [{ ...before, ...lost, owner: lost.owner || before?.owner || "" }, ...others].slice(
+            0,
+            MOST,
+        );
         this.write();
     }
 

@@ -5,13 +5,15 @@ export class Pace {
     private timer: number | undefined;
     private last = -Infinity;
 
-    constructor(private readonly work: () => void, private readonly gap: number,
-        private readonly now: () => number = () => performance.now()) {}
+    constructor(
+        private readonly work: () => void,
+        private readonly gap: number,
+        private readonly now: () => number = () => performance.now(),
+    ) {}
 
     /** Runs the work soon: once, however often it is asked for before. */
     ask(): void {
-        if (this.timer !== undefined)
-            return;
+        if (this.timer !== undefined) return;
         const wait = Math.max(0, this.last + this.gap - this.now());
         this.timer = globalThis.setTimeout(() => {
             this.timer = undefined;

@@ -30,9 +30,14 @@ export function parsePlace(path: string[], options: Options): Place {
     return {
         tab,
         query: {
-            text: one(options, "q"), lockspace: one(options, "lockspace"), mode: one(options, "mode"),
-            state: one(options, "state"), uid: one(options, "user"), waiting: one(options, "waiting") !== "",
-            sort: column ?? noQuery.sort, descending: column ? sort.startsWith("-") : noQuery.descending,
+            text: one(options, "q"),
+            lockspace: one(options, "lockspace"),
+            mode: one(options, "mode"),
+            state: one(options, "state"),
+            uid: one(options, "user"),
+            waiting: one(options, "waiting") !== "",
+            sort: column ?? noQuery.sort,
+            descending: column ? sort.startsWith("-") : noQuery.descending,
             page: Number.isInteger(page) && page > 1 ? page - 1 : 0,
             perPage: SIZES.includes(perPage) ? perPage : noQuery.perPage,
         },
@@ -44,13 +49,21 @@ export function parsePlace(path: string[], options: Options): Place {
 export function formatPlace(place: Place): { path: string[]; options: Record<string, string> } {
     const { query } = place;
     const all: Record<string, string> = {
-        q: query.text, lockspace: query.lockspace, mode: query.mode, state: query.state, user: query.uid,
-        waiting: query.waiting ? "1" : "",
-        sort: query.sort === noQuery.sort && query.descending === noQuery.descending ? ""
-            : (query.descending ? "-" : "") + query.sort,
-        page: query.page > 0 ? String(query.page + 1) : "",
+        "q": query.text,
+        "lockspace": query.lockspace,
+        "mode": query.mode,
+        "state": query.state,
+        "user": query.uid,
+        "waiting": query.waiting ? "1" : "",
+        "sort":
+            query.sort === noQuery.sort && query.descending === noQuery.descending
+                ? ""
+                : (query.descending ? "-" : "") + query.sort,
+        "page": query.page > 0 ? String(query.page + 1) : "",
         "per-page": query.perPage === noQuery.perPage ? "" : String(query.perPage),
-        in: place.resource?.lockspace ?? "", resource: place.resource?.name ?? "", lost: place.lost ? "1" : "",
+        "in": place.resource?.lockspace ?? "",
+        "resource": place.resource?.name ?? "",
+        "lost": place.lost ? "1" : "",
     };
     return {
         path: place.tab === "locks" ? [] : [place.tab],

@@ -25,7 +25,15 @@ export interface Query {
 export const SIZES = [50, 100];
 
 export const noQuery: Query = {
-    text: "", lockspace: "", mode: "", state: "", uid: "", waiting: false, sort: "since", descending: true, page: 0,
+    text: "",
+    lockspace: "",
+    mode: "",
+    state: "",
+    uid: "",
+    waiting: false,
+    sort: "since",
+    descending: true,
+    page: 0,
     perPage: 50,
 };
 
@@ -50,12 +58,11 @@ const naturals = new WeakMap<Lock, Map<Column, string>>();
 
 function naturalOf(lock: Lock, column: "resource" | "lockspace" | "owner"): string {
     let keys = naturals.get(lock);
-    if (!keys)
-        naturals.set(lock, keys = new Map());
+    if (!keys) naturals.set(lock, (keys = new Map()));
     let key = keys.get(column);
     if (key === undefined) {
         const text = column === "owner" ? lock.owner + "\n" + lock.label : lock[column];
-        keys.set(column, key = natural(text));
+        keys.set(column, (key = natural(text)));
     }
     return key;
 }
@@ -63,35 +70,39 @@ function naturalOf(lock: Lock, column: "resource" | "lockspace" | "owner"): stri
 /** The key of a lock in a column; the same type for all locks. */
 function key(lock: Lock, column: Column): string | number {
     switch (column) {
-    case "resource": case "lockspace": case "owner":
-        return naturalOf(lock, column);
-    case "mode":
-        return MODES.indexOf(lock.mode) * 8 + MODES.indexOf(lock.wanted);
-    case "state":
-        return STATES.indexOf(lock.state);
-    case "since":
-        return lock.since === 0 ? Infinity : lock.since;
-    default:
-        return lock[column];
+        case "resource":
+        case "lockspace":
+        case "owner":
+            return naturalOf(lock, column);
+        case "mode":
+            return MODES.indexOf(lock.mode) * 8 + MODES.indexOf(lock.wanted);
+        case "state":
+            return STATES.indexOf(lock.state);
+        case "since":
+            return lock.since === 0 ? Infinity : lock.since;
+        default:
+            return lock[column];
     }
 }
 
 export function filtered(locks: Lock[], query: Query): Lock[] {
     const text = query.text.trim().toLowerCase();
-    return locks.filter(lock =>
-        (!query.lockspace || lock.lockspace === query.lockspace) &&
-        (!query.mode || lock.mode === query.mode || lock.wanted === query.mode) &&
-        (!query.state || lock.state === query.state) &&
-        (!query.uid || String(lock.uid) === query.uid) &&
-        (!query.waiting || waits(lock)) &&
-        (!text || haystack(lock).includes(text)));
+    return locks.filter(
+        lock =>
+            (!query.lockspace || lock.lockspace === query.lockspace) &&
+            (!query.mode || lock.mode === query.mode || lock.wanted === query.mode) &&
+            (!query.state || lock.state === query.state) &&
+            (!query.uid || String(lock.uid) === query.uid) &&
+            (!query.waiting || waits(lock)) &&
+            (!text || haystack(lock).includes(text)),
+    );
 }
 
 /** Sorts by a column; equal ones stay in the order of their grants. */
 export function sorted(locks: Lock[], column: Column, descending: boolean): Lock[] {
     const keyed = locks.map((lock, index) => ({ lock, index, key: key(lock, column) }));
     const sign = descending ? -1 : 1;
-    keyed.sort((a, b) => a.key < b.key ? -sign : a.key > b.key ? sign : a.index - b.index);
+    keyed.sort((a, b) => (a.key < b.key ? -sign : a.key > b.key ? sign : a.index - b.index));
     return keyed.map(entry => entry.lock);
 }
 

@@ -3,7 +3,18 @@
 
 import { kind, words } from "../bus/errors";
 import { Service, Signal, watchOwner } from "../bus/service";
-import { Dict, Info, Lockspace, LOCKSPACE, NAME, REQUEST, Request, ROOT, requestOfProperties, values } from "../bus/wire";
+import {
+    Dict,
+    Info,
+    Lockspace,
+    LOCKSPACE,
+    NAME,
+    REQUEST,
+    Request,
+    ROOT,
+    requestOfProperties,
+    values,
+} from "../bus/wire";
 import { Locks, lockSignal } from "./locks";
 import { LostLocks } from "./lost";
 import { Pace } from "./pace";
@@ -43,7 +54,7 @@ export class Store {
         this.lost = new LostLocks(localStorage, cockpit.transport.host, () => this.changed());
         this.permission.addEventListener("changed", () => this.permitted());
         this.admin = this.permission.allowed;
-        watchOwner(present => present ? this.connect() : this.gone({ problem: "not-found" }));
+        watchOwner(present => (present ? this.connect() : this.gone({ problem: "not-found" })));
         this.connect();
     }
 
@@ -59,17 +70,14 @@ export class Store {
 
     private flush(): void {
         this.incoming.apply();
-        if (this.incoming !== this.locks)
-            this.locks.apply();
-        for (const listener of this.listeners)
-            listener();
+        if (this.incoming !== this.locks) this.locks.apply();
+        for (const listener of this.listeners) listener();
     }
 
     private permitted(): void {
         const before = this.admin;
         this.admin = this.permission.allowed;
-        if (before !== null && before !== this.admin)
-            this.connect(); // the reading side may be another user now
+        if (before !== null && before !== this.admin) this.connect(); // the reading side may be another user now
         this.changed();
     }
 
@@ -77,15 +85,18 @@ export class Store {
     connect(): void {
         const round = ++this.round;
         this.stop();
-        if (this.phase !== "ready")
-            this.phase = "connecting";
+        if (this.phase !== "ready") this.phase = "connecting";
         const service = new Service(
-            signal => { if (round === this.round) this.signal(signal); },
-            failure => { if (round === this.round) this.gone(failure); });
+            signal => {
+                if (round === this.round) this.signal(signal);
+            },
+            failure => {
+                if (round === this.round) this.gone(failure);
+            },
+        );
         this.service = service;
         this.load(service, () => round === this.round).catch(error => {
-            if (round === this.round)
-                this.gone(error as cockpit.Failure);
+            if (round === this.round) this.gone(error as cockpit.Failure);
         });
         this.changed();
     }
@@ -105,8 +116,7 @@ export class Store {
         const why = kind(failure);
         if (why === "not-found" || why === "ServiceUnknown" || why === "NameHasNoOwner" || why === "NoReply")
             this.phase = "absent";
-        else if (why === "AccessDenied" || why === "access-denied")
-            this.phase = "denied";
+        else if (why === "AccessDenied" || why === "access-denied") this.phase = "denied";
         else {
             this.phase = "failed";
             this.again = window.setTimeout(() => this.connect(), AGAIN);
@@ -117,31 +127,29 @@ export class Store {
     private async load(service: Service, current: () => boolean): Promise<void> {
         const locks = new Locks();
         const old = this.locks;
-        if (old.size === 0)
-            this.locks = locks;
+        if (old.size === 0) this.locks = locks;
         this.incoming = locks;
         this.requests.clear();
         await Promise.all([this.loadInfo(service, current), this.subscribe(service)]);
-        if (!current())
-            return;
-        if (this.phase !== "ready")
-            this.phase = "loading";
+        if (!current()) return;
+        if (this.phase !== "ready") this.phase = "loading";
         void this.loadLockspaces();
-        await service.eachPage({}, page => {
-            locks.addPage(page);
-            if (this.locks !== locks && locks.size >= old.size)
-                this.locks = locks;
-            this.changed();
-        }, current);
-        if (!current())
-            return;
+        await service.eachPage(
+            {},
+            page => {
+                locks.addPage(page);
+                if (this.locks !== locks && locks.size >= old.size) this.locks = locks;
+                this.changed();
+            },
+            current,
+        );
+        if (!current()) return;
         locks.listed();
         this.locks = locks;
         this.phase = "ready";
         this.waiters = window.setInterval(() => void this.loadWaiters(service, current), WAITERS);
         await this.loadWaiters(service, current);
-        if (this.info?.WaitingCount)
-            await this.loadRequests(service, current);
+        if (this.info?.WaitingCount) await this.loadRequests(service, current);
         this.changed();
     }
 
@@ -151,8 +159,7 @@ export class Store {
             const requests = await service.requests();
             if (current())
                 for (const request of requests)
-                    if (!this.requests.has(request.path))
-                        this.requests.set(request.path, request);
+                    if (!this.requests.has(request.path)) this.requests.set(request.path, request);
         } catch {
             // Then the page says since when it has seen them.
         }
@@ -175,16 +182,14 @@ export class Store {
             await service.subscribe();
             this.subscribed = true;
         } catch (error) {
-            if (kind(error) !== "LimitExceeded")
-                throw error;
+            if (kind(error) !== "LimitExceeded") throw error;
             this.subscribed = false;
         }
     }
 
     async loadLockspaces(): Promise<void> {
         const service = this.service;
-        if (!service)
-            return;
+        if (!service) return;
         try {
             const lockspaces = await service.lockspaces();
             if (service === this.service) {
@@ -197,18 +202,14 @@ export class Store {
     }
 
     private async loadWaiters(service: Service, current: () => boolean): Promise<void> {
-        if (document.hidden)
-            return;
+        if (document.hidden) return;
         try {
             const waiting: Parameters<Locks["setAcquiring"]>[0] = [];
             await service.eachPage({ state: "acquiring" }, page => waiting.push(...page), current);
-            if (!current())
-                return;
+            if (!current()) return;
             this.sawWaiters(waiting.map(lock => lock.path));
-            if (this.locks.setAcquiring(waiting))
-                this.changed();
-            if (!this.subscribed || this.info)
-                await this.loadInfo(service, current);
+            if (this.locks.setAcquiring(waiting)) this.changed();
+            if (!this.subscribed || this.info) await this.loadInfo(service, current);
         } catch {
             // Asked again in two seconds; a service that has gone is told otherwise.
         }
@@ -230,8 +231,7 @@ export class Store {
             this.incoming.put(change);
             this.changed();
         } else if (path === ROOT && member === "PropertiesChanged" && args[0] === NAME) {
-            if (this.info)
-                this.info = { ...this.info, ...values(args[1] as Dict) };
+            if (this.info) this.info = { ...this.info, ...values(args[1] as Dict) };
             this.changed();
         } else {
             this.otherObject(path, member, args);
@@ -239,52 +239,49 @@ export class Store {
     }
 
     private rootSignal(member: string, args: unknown[]): void {
-        if (member === "SubscriptionLost")
-            this.connect();
-        else if (member === "LockspaceChanged")
-            this.look.ask();
-        else if (member === "LockLost")
-            void this.lockLost(args as string[]);
+        if (member === "SubscriptionLost") this.connect();
+        else if (member === "LockspaceChanged") this.look.ask();
+        else if (member === "LockLost") void this.lockLost(args as string[]);
     }
 
     private otherObject(path: string, member: string, args: unknown[]): void {
         if (member === "InterfacesAdded") {
             const [object, interfaces] = args as [string, Record<string, Dict | undefined>];
             const request = interfaces[REQUEST];
-            if (request)
-                this.requests.set(object, requestOfProperties(object, request));
-            if (interfaces[LOCKSPACE])
-                this.look.ask();
+            if (request) this.requests.set(object, requestOfProperties(object, request));
+            if (interfaces[LOCKSPACE]) this.look.ask();
         } else if (member === "InterfacesRemoved") {
             this.requests.delete(args[0] as string);
-            if ((args[1] as string[]).includes(LOCKSPACE))
-                this.look.ask();
+            if ((args[1] as string[]).includes(LOCKSPACE)) this.look.ask();
         } else if (member === "PropertiesChanged" && args[0] === LOCKSPACE) {
             this.look.ask();
         } else if (member === "PropertiesChanged" && args[0] === REQUEST) {
             const request = this.requests.get(path);
             const state = (args[1] as Dict)["State"]?.v;
-            if (request && state)
-                this.requests.set(path, { ...request, state: String(state) });
+            if (request && state) this.requests.set(path, { ...request, state: String(state) });
         }
         this.changed();
     }
 
     /** The signal does not name the owner; the page's own list or Inspect may. */
     private async lockLost([path, lockspace, resource, mode, reason]: string[]): Promise<void> {
-        if (!path || !lockspace || !resource)
-            return;
+        if (!path || !lockspace || !resource) return;
         const known = this.locks.get(path) ?? this.incoming.get(path);
         const lost = {
-            path, lockspace, resource, mode: mode ?? "", reason: reason ?? "", when: Date.now() * 1000,
-            owner: known?.owner ?? "", label: known?.label ?? "",
+            path,
+            lockspace,
+            resource,
+            mode: mode ?? "",
+            reason: reason ?? "",
+            when: Date.now() * 1000,
+            owner: known?.owner ?? "",
+            label: known?.label ?? "",
         };
         this.lost.add(lost);
         try {
             const details = await this.service?.inspect(lockspace, resource);
             const found = details?.lost.find(other => other.path === path);
-            if (found)
-                this.lost.add(found);
+            if (found) this.lost.add(found);
         } catch {
             // The lockspace has been left: the owner can't be had any more.
         }

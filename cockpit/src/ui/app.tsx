@@ -17,33 +17,69 @@ import { Button, Empty } from "./parts";
 import { ResourceView } from "./resource";
 import { WaitingView } from "./waiting";
 
-const tabText = (tab: Tab): string => ({
-    locks: _("Locks"), waiting: _("Waiting"), lockspaces: _("Lockspaces"), orphans: _("Orphans"), history: _("History"),
-})[tab];
+const tabText = (tab: Tab): string =>
+    ({
+        locks: _("Locks"),
+        waiting: _("Waiting"),
+        lockspaces: _("Lockspaces"),
+        orphans: _("Orphans"),
+        history: _("History"),
+    })[tab];
 
 export function App() {
     const store = useStore();
-    return <main class="dl-page">
-        <Head />
-        <Alerts />
-        <Body store={store} />
-    </main>;
+    return (
+        <main class="dl-page">
+            <Head />
+            <Alerts />
+            <Body store={store} />
+        </main>
+    );
 }
 
 /** Without the service there is nothing to show, unless it was there before. */
 function Body({ store }: { store: Store }) {
     if (store.phase === "denied")
-        return <Empty icon="lock" title={_("This user may not look at the locks")} actions={
-            <Button kind="secondary" onClick={() => store.connect()}>{_("Try again")}</Button>}>
-            <p><bdi>{store.problem}</bdi></p></Empty>;
+        return (
+            <Empty
+                icon="lock"
+                title={_("This user may not look at the locks")}
+                actions={
+                    <Button kind="secondary" onClick={() => store.connect()}>
+                        {_("Try again")}
+                    </Button>
+                }
+            >
+                <p>
+                    <bdi>{store.problem}</bdi>
+                </p>
+            </Empty>
+        );
     if (store.phase === "absent" && store.locks.size === 0)
-        return <Empty icon="danger" title={_("The lock service is not there")} actions={<StartButton store={store} />}>
-            <p>{_("dlmlockd is not running and nothing starts it. Start it here, or with:")}</p>
-            <p><code dir="ltr">systemctl enable --now dlmlockd</code></p></Empty>;
+        return (
+            <Empty icon="danger" title={_("The lock service is not there")} actions={<StartButton store={store} />}>
+                <p>{_("dlmlockd is not running and nothing starts it. Start it here, or with:")}</p>
+                <p>
+                    <code dir="ltr">systemctl enable --now dlmlockd</code>
+                </p>
+            </Empty>
+        );
     if (store.phase === "failed" && store.locks.size === 0)
-        return <Empty icon="danger" title={_("The locks could not be loaded")} actions={
-            <Button kind="secondary" onClick={() => store.connect()}>{_("Try again")}</Button>}>
-            <p><bdi>{store.problem}</bdi></p></Empty>;
+        return (
+            <Empty
+                icon="danger"
+                title={_("The locks could not be loaded")}
+                actions={
+                    <Button kind="secondary" onClick={() => store.connect()}>
+                        {_("Try again")}
+                    </Button>
+                }
+            >
+                <p>
+                    <bdi>{store.problem}</bdi>
+                </p>
+            </Empty>
+        );
     return <Tabs store={store} />;
 }
 
@@ -55,8 +91,7 @@ function Tabs({ store }: { store: Store }) {
         const step = { ArrowRight: rtl, ArrowLeft: -rtl }[event.key] ?? 0;
         const at = event.key === "Home" ? 0 : event.key === "End" ? tabs.length - 1 : tabs.indexOf(tab) + step;
         const next = tabs[(at + tabs.length) % tabs.length];
-        if (!next || next === tab)
-            return;
+        if (!next || next === tab) return;
         event.preventDefault();
         go({ tab: next, resource: null, lost: false });
         list.current?.querySelector<HTMLElement>(`#tab-${next}`)?.focus();
@@ -64,21 +99,38 @@ function Tabs({ store }: { store: Store }) {
     const waiting = store.locks.all().reduce((count, lock) => count + (waits(lock) ? 1 : 0), 0);
     const orphans = (store.lockspaces ?? []).reduce((sum, space) => sum + Math.max(0, space.orphans), 0);
     const badge = { waiting, orphans, locks: 0, lockspaces: 0, history: 0 };
-    return <>
-        <div class="pf-v6-c-tabs dl-tabs"><ul class="pf-v6-c-tabs__list" role="tablist" ref={list} onKeyDown={move}
-            aria-label={_("Views")}>
-            {tabs.map(name => <li key={name} class={"pf-v6-c-tabs__item" + (name === tab ? " pf-m-current" : "")} role="presentation">
-                <button type="button" id={`tab-${name}`} class="pf-v6-c-tabs__link" role="tab" aria-selected={name === tab}
-                    aria-controls="dl-panel" tabIndex={name === tab ? 0 : -1}
-                    onClick={() => go({ tab: name, resource: null, lost: false })}>
-                    <span class="pf-v6-c-tabs__item-text">{tabText(name)}</span>
-                    {badge[name] > 0 && <span class="dl-badge">{numbers(badge[name])}</span>}
-                </button></li>)}
-        </ul></div>
-        <div id="dl-panel" role="tabpanel" aria-labelledby={`tab-${tab}`} class="dl-panel">
-            <View tab={tab} resource={resource} />
-        </div>
-    </>;
+    return (
+        <>
+            <div class="pf-v6-c-tabs dl-tabs">
+                <ul class="pf-v6-c-tabs__list" role="tablist" ref={list} onKeyDown={move} aria-label={_("Views")}>
+                    {tabs.map(name => (
+                        <li
+                            key={name}
+                            class={"pf-v6-c-tabs__item" + (name === tab ? " pf-m-current" : "")}
+                            role="presentation"
+                        >
+                            <button
+                                type="button"
+                                id={`tab-${name}`}
+                                class="pf-v6-c-tabs__link"
+                                role="tab"
+                                aria-selected={name === tab}
+                                aria-controls="dl-panel"
+                                tabIndex={name === tab ? 0 : -1}
+                                onClick={() => go({ tab: name, resource: null, lost: false })}
+                            >
+                                <span class="pf-v6-c-tabs__item-text">{tabText(name)}</span>
+                                {badge[name] > 0 && <span class="dl-badge">{numbers(badge[name])}</span>}
+                            </button>
+                        </li>
+                    ))}
+                </ul>
+            </div>
+            <div id="dl-panel" role="tabpanel" aria-labelledby={`tab-${tab}`} class="dl-panel">
+                <View tab={tab} resource={resource} />
+            </div>
+        </>
+    );
 }
 
 /** The focus goes where a resource is opened, so that a screen reader begins there. */
@@ -89,17 +141,21 @@ function Focused({ name, children }: { name: string; children: ComponentChildren
 
 function View({ tab, resource }: { tab: Tab; resource: { lockspace: string; name: string } | null }) {
     if (resource && tab !== "history")
-        return <Focused name={resource.name}><ResourceView lockspace={resource.lockspace} name={resource.name} /></Focused>;
+        return (
+            <Focused name={resource.name}>
+                <ResourceView lockspace={resource.lockspace} name={resource.name} />
+            </Focused>
+        );
     switch (tab) {
-    case "waiting":
-        return <WaitingView />;
-    case "lockspaces":
-        return <LockspacesView />;
-    case "orphans":
-        return <OrphansView />;
-    case "history":
-        return <HistoryView />;
-    default:
-        return <LocksView />;
+        case "waiting":
+            return <WaitingView />;
+        case "lockspaces":
+            return <LockspacesView />;
+        case "orphans":
+            return <OrphansView />;
+        case "history":
+            return <HistoryView />;
+        default:
+            return <LocksView />;
     }
 }

@@ -27,12 +27,13 @@ export function Dialog({ title, verb, danger = false, ready = true, act, onClose
     useEffect(() => {
         const before = document.activeElement;
         box.current?.showModal();
-        return () => { if (before instanceof HTMLElement && before.isConnected) before.focus(); };
+        return () => {
+            if (before instanceof HTMLElement && before.isConnected) before.focus();
+        };
     }, []);
     const submit = async (event: Event) => {
         event.preventDefault();
-        if (busy || !ready)
-            return;
+        if (busy || !ready) return;
         setBusy(true);
         setError(null);
         try {
@@ -44,22 +45,52 @@ export function Dialog({ title, verb, danger = false, ready = true, act, onClose
             onError?.(failure);
         }
     };
-    return <dialog ref={box} class="pf-v6-c-modal-box pf-m-sm dl-dialog" aria-labelledby={titleId}
-        onCancel={event => { event.preventDefault(); if (!busy) onClose(); }}>
-        <form onSubmit={event => void submit(event)}>
-            <header class="pf-v6-c-modal-box__header"><div class="pf-v6-c-modal-box__header-main">
-                <h1 class="pf-v6-c-modal-box__title" id={titleId}>{title}</h1></div></header>
-            <div class="pf-v6-c-modal-box__body">
-                {error !== null && <Alert live tone="danger" title={_("That did not work")}>
-                    <bdi class="dl-foreign">{words(error)}</bdi></Alert>}
-                {children}
-            </div>
-            <footer class="pf-v6-c-modal-box__footer">
-                <Button type="submit" kind={danger ? "danger" : "primary"} busy={busy}
-                    refused={ready ? undefined : _("Fill in what is asked for above.")}
-                    onClick={() => undefined}>{verb}</Button>
-                <Button kind="link" onClick={() => { if (!busy) onClose(); }}>{_("Cancel")}</Button>
-            </footer>
-        </form>
-    </dialog>;
+    return (
+        <dialog
+            ref={box}
+            class="pf-v6-c-modal-box pf-m-sm dl-dialog"
+            aria-labelledby={titleId}
+            onCancel={event => {
+                event.preventDefault();
+                if (!busy) onClose();
+            }}
+        >
+            <form onSubmit={event => void submit(event)}>
+                <header class="pf-v6-c-modal-box__header">
+                    <div class="pf-v6-c-modal-box__header-main">
+                        <h1 class="pf-v6-c-modal-box__title" id={titleId}>
+                            {title}
+                        </h1>
+                    </div>
+                </header>
+                <div class="pf-v6-c-modal-box__body">
+                    {error !== null && (
+                        <Alert live tone="danger" title={_("That did not work")}>
+                            <bdi class="dl-foreign">{words(error)}</bdi>
+                        </Alert>
+                    )}
+                    {children}
+                </div>
+                <footer class="pf-v6-c-modal-box__footer">
+                    <Button
+                        type="submit"
+                        kind={danger ? "danger" : "primary"}
+                        busy={busy}
+                        refused={ready ? undefined : _("Fill in what is asked for above.")}
+                        onClick={() => undefined}
+                    >
+                        {verb}
+                    </Button>
+                    <Button
+                        kind="link"
+                        onClick={() => {
+                            if (!busy) onClose();
+                        }}
+                    >
+                        {_("Cancel")}
+                    </Button>
+                </footer>
+            </form>
+        </dialog>
+    );
 }

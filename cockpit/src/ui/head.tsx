@@ -13,70 +13,184 @@ import { Ago, Alert, Button, Foreign, Label } from "./parts";
 export function Head() {
     const store = useStore();
     const { info } = store;
-    return <header class="dl-head">
-        <h1 class="pf-v6-c-title pf-m-2xl">{_("Cluster locks")}</h1>
-        {info && <ul class="dl-facts-line" aria-label={_("Overview")}>
-            <li>{_("Cluster")} <b><Foreign text={info.ClusterName} empty={_("none")} /></b></li>
-            <li>{_("Node")} <b><Foreign text={info.NodeName} /></b>{info.NodeID > 0 && ` (${info.NodeID})`}</li>
-            <li>{info.Quorate ? <Label tone="green">{_("Quorate")}</Label> : <Label tone="red">{_("No quorum")}</Label>}</li>
-            <li>{info.Engine === "local" ? <Label tone="orange">{_("Embedded engine, this machine only")}</Label>
-                : <Label tone="blue">{_("Kernel DLM")}</Label>}</li>
-            <li>{counted("$0 lock", "$0 locks", info.LockCount)}</li>
-            <li>{counted("$0 waits", "$0 wait", info.WaitingCount)}</li>
-            <li class="dl-muted">dlmlockd {info.Version}</li>
-        </ul>}
-    </header>;
+    return (
+        <header class="dl-head">
+            <h1 class="pf-v6-c-title pf-m-2xl">{_("Cluster locks")}</h1>
+            {info && (
+                <ul class="dl-facts-line" aria-label={_("Overview")}>
+                    <li>
+                        {_("Cluster")}{" "}
+                        <b>
+                            <Foreign text={info.ClusterName} empty={_("none")} />
+                        </b>
+                    </li>
+                    <li>
+                        {_("Node")}{" "}
+                        <b>
+                            <Foreign text={info.NodeName} />
+                        </b>
+                        {info.NodeID > 0 && ` (${info.NodeID})`}
+                    </li>
+                    <li>
+                        <Quorum state={info.QuorumState} />
+                    </li>
+                    <li>
+                        {info.Engine === "local" ? (
+                            <Label tone="orange">{_("Embedded engine, this machine only")}</Label>
+                        ) : (
+                            <Label tone="blue">{_("Kernel DLM")}</Label>
+                        )}
+                    </li>
+                    <li>{counted("$0 lock", "$0 locks", info.LockCount)}</li>
+                    <li>{counted("$0 waits", "$0 wait", info.WaitingCount)}</li>
+                    <li class="dl-muted">dlmlockd {info.Version}</li>
+                </ul>
+            )}
+        </header>
+    );
+}
+
+function Quorum({ state }: { state: string }) {
+    if (state === "quorate") return <Label tone="green">{_("Quorate")}</Label>;
+    return state === "inquorate" ? (
+        <Label tone="red">{_("No quorum")}</Label>
+    ) : (
+        <Label tone="orange">{_("Quorum not known")}</Label>
+    );
 }
 
 export function Alerts() {
     const store = useStore();
     const { info } = store;
-    return <div class="dl-alerts">
-        {store.lost.all().length > 0 && <LostAlert store={store} />}
-        {info && store.lost.untold(info.LocksLost) > 0 && <UntoldAlert store={store} counter={info.LocksLost} />}
-        {info?.Degraded && <Alert tone="danger" title={_("New locks are refused")}><bdi>{info.Degraded}</bdi></Alert>}
-        {info && !info.Quorate && <Alert tone="danger" title={_("The cluster has no quorum")}>
-            <p>{_("Nothing is granted until enough nodes are there again. What is held stays held.")}</p></Alert>}
-        {info?.Engine === "local" && <Alert tone="warning" title={_("These locks hold on this machine alone")}>
-            <p>{_("The service runs with its embedded lock manager (engine = \"local\"). Other nodes do not see these locks.")}</p></Alert>}
-        {(store.lockspaces ?? []).filter(space => space.stopped).map(space =>
-            <Alert key={space.name} tone="warning" title={format(_("The lockspace $0 stands still"), space.name)}>
-                <p><bdi>{space.reason}</bdi></p>
-                <p>{_("What is held stays held. It goes on by itself when the cluster has recovered.")}</p></Alert>)}
-        {store.admin === false && <Alert tone="info" title={_("Read-only")}>
-            <p>{_("This session has no administrative access: nothing can be changed, and lost locks are not announced here. Turn on administrative access in the top bar.")}</p></Alert>}
-        {!store.subscribed && store.phase === "ready" && <Alert tone="warning" title={_("Changes are not followed")}
-            actions={<Button kind="link" inline onClick={() => store.connect()}>{_("Load again")}</Button>}>
-            <p>{_("The service has no room for another subscriber. The list is as it was when it was loaded.")}</p></Alert>}
-        {store.phase === "absent" && store.locks.size > 0 && <AbsentAlert store={store} />}
-    </div>;
+    return (
+        <div class="dl-alerts">
+            {store.lost.all().length > 0 && <LostAlert store={store} />}
+            {info && store.lost.untold(info.LocksLost) > 0 && <UntoldAlert store={store} counter={info.LocksLost} />}
+            {info?.Degraded && (
+                <Alert tone="danger" title={_("Something is out of order")}>
+                    <bdi>{info.Degraded}</bdi>
+                </Alert>
+            )}
+            {info?.QuorumState === "inquorate" && (
+                <Alert tone="danger" title={_("The cluster has no quorum")}>
+                    <p>{_("Nothing is granted until enough nodes are there again. What is held stays held.")}</p>
+                </Alert>
+            )}
+            {info?.Engine === "local" && (
+                <Alert tone="warning" title={_("These locks hold on this machine alone")}>
+                    <p>
+                        {_(
+                            'The service runs with its embedded lock manager (engine = "local"). Other nodes do not see these locks.',
+                        )}
+                    </p>
+                </Alert>
+            )}
+            {(store.lockspaces ?? [])
+                .filter(space => space.stopped)
+                .map(space => (
+                    <Alert
+                        key={space.name}
+                        tone="warning"
+                        title={format(_("The lockspace $0 stands still"), space.name)}
+                    >
+                        <p>
+                            <bdi>{space.reason}</bdi>
+                        </p>
+                        <p>{_("What is held stays held. It goes on by itself when the cluster has recovered.")}</p>
+                    </Alert>
+                ))}
+            {store.admin === false && (
+                <Alert tone="info" title={_("Read-only")}>
+                    <p>
+                        {_(
+                            "This session has no administrative access: nothing can be changed, and lost locks are not announced here. Turn on administrative access in the top bar.",
+                        )}
+                    </p>
+                </Alert>
+            )}
+            {!store.subscribed && store.phase === "ready" && (
+                <Alert
+                    tone="warning"
+                    title={_("Changes are not followed")}
+                    actions={
+                        <Button kind="link" inline onClick={() => store.connect()}>
+                            {_("Load again")}
+                        </Button>
+                    }
+                >
+                    <p>
+                        {_(
+                            "The service has no room for another subscriber. The list is as it was when it was loaded.",
+                        )}
+                    </p>
+                </Alert>
+            )}
+            {store.phase === "absent" && store.locks.size > 0 && <AbsentAlert store={store} />}
+        </div>
+    );
 }
 
 function LostAlert({ store }: { store: Store }) {
     const lost = store.lost.all();
     const [, go] = usePlace();
-    return <Alert live tone="danger" title={counted("$0 lock was lost", "$0 locks were lost", lost.length)}
-        closeLabel={_("Dismiss the lost locks")} onClose={() => store.lost.dismiss(store.info?.LocksLost ?? 0)}>
-        <p>{_("Nobody released them, and they are not held any more. Other nodes may have locked the same things by now. Stop what relied on them.")}</p>
-        <ul class="dl-list">{lost.slice(0, 10).map(one => <li key={one.path}>
-            <Button kind="link" inline onClick={() => go({ resource: { lockspace: one.lockspace, name: one.resource } })}>
-                <Foreign text={one.resource} /></Button>
-            {" "}({one.mode}, <Foreign text={one.lockspace} />
-            {", "}<Foreign text={one.owner || one.label} empty={_("owner not known")} />), <Ago micros={one.when} />: <bdi>{one.reason}</bdi></li>)}</ul>
-        {lost.length > 10 && <p>{counted("and $0 more", "and $0 more", lost.length - 10)}</p>}
-    </Alert>;
+    return (
+        <Alert
+            live
+            tone="danger"
+            title={counted("$0 lock was lost", "$0 locks were lost", lost.length)}
+            closeLabel={_("Dismiss the lost locks")}
+            onClose={() => store.lost.dismiss(store.info?.LocksLost ?? 0)}
+        >
+            <p>
+                {_(
+                    "Nobody released them, and they are not held any more. Other nodes may have locked the same things by now. Stop what relied on them.",
+                )}
+            </p>
+            <ul class="dl-list">
+                {lost.slice(0, 10).map(one => (
+                    <li key={one.path}>
+                        <Button
+                            kind="link"
+                            inline
+                            onClick={() => go({ resource: { lockspace: one.lockspace, name: one.resource } })}
+                        >
+                            <Foreign text={one.resource} />
+                        </Button>{" "}
+                        ({one.mode}, <Foreign text={one.lockspace} />
+                        {", "}
+                        <Foreign text={one.owner || one.label} empty={_("owner not known")} />
+                        ), <Ago micros={one.when} />: <bdi>{one.reason}</bdi>
+                    </li>
+                ))}
+            </ul>
+            {lost.length > 10 && <p>{counted("and $0 more", "and $0 more", lost.length - 10)}</p>}
+        </Alert>
+    );
 }
 
 /** The service counts losses, but can't list those that nobody was told of. */
 function UntoldAlert({ store, counter }: { store: Store; counter: number }) {
     const [, go] = usePlace();
     const n = store.lost.untold(counter);
-    return <Alert tone="danger" title={counted("$0 lock was lost before this page was open", "$0 locks were lost before this page was open", n)}
-        closeLabel={_("Dismiss the lost locks")} onClose={() => store.lost.dismiss(counter)}
-        actions={<Button kind="link" inline onClick={() => go({ tab: "history", lost: true, resource: null })}>
-            {_("Show them in the history")}</Button>}>
-        <p>{_("The service counts them since its start and cannot list them. Its journal names each.")}</p>
-    </Alert>;
+    return (
+        <Alert
+            tone="danger"
+            title={counted(
+                "$0 lock was lost before this page was open",
+                "$0 locks were lost before this page was open",
+                n,
+            )}
+            closeLabel={_("Dismiss the lost locks")}
+            onClose={() => store.lost.dismiss(counter)}
+            actions={
+                <Button kind="link" inline onClick={() => go({ tab: "history", lost: true, resource: null })}>
+                    {_("Show them in the history")}
+                </Button>
+            }
+        >
+            <p>{_("The service counts them since its start and cannot list them. Its journal names each.")}</p>
+        </Alert>
+    );
 }
 
 export function useStart(store: Store): { busy: boolean; error: string; start: () => void } {
@@ -85,7 +199,11 @@ export function useStart(store: Store): { busy: boolean; error: string; start: (
     const start = () => {
         setBusy(true);
         setError("");
-        startService().then(() => store.connect(), (failure: unknown) => setError(words(failure)))
+        startService()
+            .then(
+                () => store.connect(),
+                (failure: unknown) => setError(words(failure)),
+            )
             .finally(() => setBusy(false));
     };
     return { busy, error, start };
@@ -94,14 +212,26 @@ export function useStart(store: Store): { busy: boolean; error: string; start: (
 export function StartButton({ store }: { store: Store }) {
     const { busy, error, start } = useStart(store);
     const refused = store.admin === false ? needsAdmin() : undefined;
-    return <>
-        <Button kind="primary" busy={busy} refused={refused} onClick={start}>{_("Start the service")}</Button>
-        {error && <Alert live tone="danger" title={_("That did not work")}><bdi class="dl-foreign">{error}</bdi></Alert>}
-    </>;
+    return (
+        <>
+            <Button kind="primary" busy={busy} refused={refused} onClick={start}>
+                {_("Start the service")}
+            </Button>
+            {error && (
+                <Alert live tone="danger" title={_("That did not work")}>
+                    <bdi class="dl-foreign">{error}</bdi>
+                </Alert>
+            )}
+        </>
+    );
 }
 
 function AbsentAlert({ store }: { store: Store }) {
-    return <Alert live tone="danger" title={_("The lock service has stopped")} actions={<StartButton store={store} />}>
-        <p>{_("What is shown is what it said last. Persistent locks are still held: they live in the kernel.")}</p>
-    </Alert>;
+    return (
+        <Alert live tone="danger" title={_("The lock service has stopped")} actions={<StartButton store={store} />}>
+            <p>
+                {_("What is shown is what it said last. Persistent locks are still held: they live in the kernel.")}
+            </p>
+        </Alert>
+    );
 }

@@ -28,10 +28,8 @@ export function usePlace(): [Place, (change: Partial<Place>, step?: boolean) => 
     }, []);
     const go = useCallback((change: Partial<Place>, step = true) => {
         const { path, options } = formatPlace({ ...here(), ...change });
-        if (step)
-            cockpit.location.go(path, options);
-        else
-            cockpit.location.replace(path, options);
+        if (step) cockpit.location.go(path, options);
+        else cockpit.location.replace(path, options);
         setPlace(here());
     }, []);
     return [place, go];
@@ -56,8 +54,12 @@ export interface Loaded<T> {
 
 /** What a call gives, for as long as the key is the same; asked again each so many milliseconds, if any. */
 export function useCall<T>(key: string, call: () => Promise<T>, every = 0): Loaded<T> {
-    const [state, setState] = useState<{ key: string; value: T | null; error: unknown; busy: boolean }>(
-        { key, value: null, error: null, busy: true });
+    const [state, setState] = useState<{ key: string; value: T | null; error: unknown; busy: boolean }>({
+        key,
+        value: null,
+        error: null,
+        busy: true,
+    });
     const latest = useRef(call);
     latest.current = call;
     const [turn, again] = useReducer((n: number) => n + 1, 0);
@@ -67,19 +69,29 @@ export function useCall<T>(key: string, call: () => Promise<T>, every = 0): Load
         const ask = async () => {
             try {
                 const value = await latest.current();
-                if (current)
-                    setState({ key, value, error: null, busy: false });
+                if (current) setState({ key, value, error: null, busy: false });
             } catch (error) {
                 if (current)
-                    setState(before => ({ key, value: before.key === key ? before.value : null, error, busy: false }));
+                    setState(before => ({
+                        key,
+                        value: before.key === key ? before.value : null,
+                        error,
+                        busy: false,
+                    }));
             }
-            if (current && every > 0)
-                timer = setTimeout(() => void ask(), every);
+            if (current && every > 0) timer = setTimeout(() => void ask(), every);
         };
         void ask();
-        return () => { current = false; clearTimeout(timer); };
+        return () => {
+            current = false;
+            clearTimeout(timer);
+        };
     }, [key, turn, every]);
     const fresh = state.key === key;
-    return { value: fresh ? state.value : null, error: fresh ? state.error : null, busy: !fresh || state.busy,
-        again: () => again(0) };
+    return {
+        value: fresh ? state.value : null,
+        error: fresh ? state.error : null,
+        busy: !fresh || state.busy,
+        again: () => again(0),
+    };
 }

@@ -17,62 +17,133 @@ export function LockspacesView() {
     const store = useStore();
     const [joining, setJoining] = useState(false);
     const [leaving, setLeaving] = useState("");
-    const join = <Button kind="primary" refused={refusal(store)} onClick={() => setJoining(true)}>
-        {_("Join a lockspace")}</Button>;
+    const join = (
+        <Button kind="primary" refused={refusal(store)} onClick={() => setJoining(true)}>
+            {_("Join a lockspace")}
+        </Button>
+    );
     const spaces = store.lockspaces;
-    return <div class="dl-stack">
-        {!spaces ? <Loading text={_("Loading the lockspaces")} />
-            : spaces.length === 0 ? <Empty icon="node" title={_("No lockspace is joined")} actions={join}>
-                {_("Locks need a lockspace: a set of names that the nodes of the cluster share.")}</Empty>
-                : <>
+    return (
+        <div class="dl-stack">
+            {!spaces ? (
+                <Loading text={_("Loading the lockspaces")} />
+            ) : spaces.length === 0 ? (
+                <Empty icon="node" title={_("No lockspace is joined")} actions={join}>
+                    {_("Locks need a lockspace: a set of names that the nodes of the cluster share.")}
+                </Empty>
+            ) : (
+                <>
                     <div class="dl-toolbar">{join}</div>
-                    <div class="dl-grid">{spaces.map(space => <SpaceCard key={space.name} store={store} space={space}
-                        onLeave={() => setLeaving(space.name)} />)}</div>
-                </>}
-        {joining && <JoinDialog store={store} onClose={() => setJoining(false)} />}
-        {leaving && <LeaveDialog store={store} lockspace={leaving} onClose={() => setLeaving("")} />}
-    </div>;
+                    <div class="dl-grid">
+                        {spaces.map(space => (
+                            <SpaceCard
+                                key={space.name}
+                                store={store}
+                                space={space}
+                                onLeave={() => setLeaving(space.name)}
+                            />
+                        ))}
+                    </div>
+                </>
+            )}
+            {joining && <JoinDialog store={store} onClose={() => setJoining(false)} />}
+            {leaving && <LeaveDialog store={store} lockspace={leaving} onClose={() => setLeaving("")} />}
+        </div>
+    );
 }
 
 function StateLabel({ space }: { space: Lockspace }) {
-    if (space.state === "failed")
-        return <Label tone="red">{stateText(space.state)}</Label>;
-    if (space.stopped)
-        return <Label tone="orange">{_("stands still")}</Label>;
+    if (space.state === "failed") return <Label tone="red">{stateText(space.state)}</Label>;
+    if (space.stopped) return <Label tone="orange">{_("stands still")}</Label>;
     return <Label tone={space.state === "ready" ? "green" : "blue"}>{stateText(space.state)}</Label>;
 }
 
 function SpaceCard({ store, space, onLeave }: { store: Store; space: Lockspace; onLeave: () => void }) {
     const [, go] = usePlace();
-    return <Card title={<><Foreign text={space.name} /> <StateLabel space={space} /></>} actions={
-        <Button inline refused={refusal(store)} onClick={onLeave} label={format(_("Leave $0"), space.name)}>{_("Leave")}</Button>}>
-        {space.error && <Alert tone="danger" title={_("It cannot be used")}><bdi>{space.error}</bdi></Alert>}
-        {space.stopped && <Alert tone="warning" title={_("It grants nothing now")}><bdi>{space.reason}</bdi></Alert>}
-        <Facts>
-            <Fact name={_("Locks")}><Button kind="link" inline onClick={() =>
-                go({ tab: "locks", query: { ...noQuery, lockspace: space.name } })}>
-                {counted("$0 lock", "$0 locks", space.locks)}</Button></Fact>
-            <Fact name={_("Orphans")}>{space.orphans < 0 ? _("cannot be told")
-                : space.orphans === 0 ? _("none") : <Button kind="link" inline onClick={() => go({ tab: "orphans" })}>
-                    {counted("$0 orphan", "$0 orphans", space.orphans)}</Button>}</Fact>
-            <Fact name={_("Quorum")}>{space.quorate === null ? _("not known") : space.quorate ? _("yes") : _("no")}</Fact>
-            {space.recovery !== null && <Fact name={_("Recovery")}>{space.recovery === 0 ? _("none under way")
-                : format(_("under way (status 0x$0)"), space.recovery.toString(16))}</Fact>}
-            {space.rawValues && <Fact name={_("Value blocks")}>{_("are the clients' own; there are no fencing tokens")}</Fact>}
-        </Facts>
-        <NodeMap store={store} members={space.members} />
-    </Card>;
+    return (
+        <Card
+            title={
+                <>
+                    <Foreign text={space.name} /> <StateLabel space={space} />
+                </>
+            }
+            actions={
+                <Button inline refused={refusal(store)} onClick={onLeave} label={format(_("Leave $0"), space.name)}>
+                    {_("Leave")}
+                </Button>
+            }
+        >
+            {space.error && (
+                <Alert tone="danger" title={_("It cannot be used")}>
+                    <bdi>{space.error}</bdi>
+                </Alert>
+            )}
+            {space.stopped && (
+                <Alert tone="warning" title={_("It grants nothing now")}>
+                    <bdi>{space.reason}</bdi>
+                </Alert>
+            )}
+            <Facts>
+                <Fact name={_("Locks")}>
+                    <Button
+                        kind="link"
+                        inline
+                        onClick={() => go({ tab: "locks", query: { ...noQuery, lockspace: space.name } })}
+                    >
+                        {counted("$0 lock", "$0 locks", space.locks)}
+                    </Button>
+                </Fact>
+                <Fact name={_("Orphans")}>
+                    {space.orphans < 0 ? (
+                        _("cannot be told")
+                    ) : space.orphans === 0 ? (
+                        _("none")
+                    ) : (
+                        <Button kind="link" inline onClick={() => go({ tab: "orphans" })}>
+                            {counted("$0 orphan", "$0 orphans", space.orphans)}
+                        </Button>
+                    )}
+                </Fact>
+                <Fact name={_("Quorum")}>
+                    {space.quorate === null ? _("not known") : space.quorate ? _("yes") : _("no")}
+                </Fact>
+                {space.recovery !== null && (
+                    <Fact name={_("Recovery")}>
+                        {space.recovery === 0
+                            ? _("none under way")
+                            : format(_("under way (status 0x$0)"), space.recovery.toString(16))}
+                    </Fact>
+                )}
+                {space.rawValues && (
+                    <Fact name={_("Value blocks")}>{_("are the clients' own; there are no fencing tokens")}</Fact>
+                )}
+            </Facts>
+            <NodeMap store={store} members={space.members} />
+        </Card>
+    );
 }
 
 /** The members by number. Only this node's name is known. */
 function NodeMap({ store, members }: { store: Store; members: number[] | null }) {
     const own = store.info?.NodeID ?? 0;
-    if (!members || members.length === 0)
-        return <p class="dl-muted">{_("The members are not known.")}</p>;
-    return <ul class="dl-nodes" aria-label={_("Members")}>{members.map(node => <li key={node}
-        class={node === own ? "dl-node dl-own" : "dl-node"}>
-        <Icon name="node" />
-        <span>{node === own ? <b><Foreign text={store.info?.NodeName ?? ""} /></b> : format(_("Node $0"), node)}</span>
-        <span class="dl-muted">{node === own ? format(_("node $0, this one"), node) : _("member")}</span>
-    </li>)}</ul>;
+    if (!members || members.length === 0) return <p class="dl-muted">{_("The members are not known.")}</p>;
+    return (
+        <ul class="dl-nodes" aria-label={_("Members")}>
+            {members.map(node => (
+                <li key={node} class={node === own ? "dl-node dl-own" : "dl-node"}>
+                    <Icon name="node" />
+                    <span>
+                        {node === own ? (
+                            <b>
+                                <Foreign text={store.info?.NodeName ?? ""} />
+                            </b>
+                        ) : (
+                            format(_("Node $0"), node)
+                        )}
+                    </span>
+                    <span class="dl-muted">{node === own ? format(_("node $0, this one"), node) : _("member")}</span>
+                </li>
+            ))}
+        </ul>
+    );
 }

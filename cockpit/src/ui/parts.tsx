@@ -11,15 +11,29 @@ type Children = { children?: ComponentChildren };
 
 /** A name, owner or label of somebody else, isolated from the direction around it. */
 export function Foreign({ text, empty = "" }: { text: string; empty?: string }) {
-    if (text === "")
-        return <span class="dl-muted">{empty}</span>;
-    return <bdi class="dl-foreign">{pieces(text).map((piece, index) =>
-        piece.code ? <span key={index} class="dl-code">{piece.code}</span> : piece.text)}</bdi>;
+    if (text === "") return <span class="dl-muted">{empty}</span>;
+    return (
+        <bdi class="dl-foreign">
+            {pieces(text).map((piece, index) =>
+                piece.code ? (
+                    <span key={index} class="dl-code">
+                        {piece.code}
+                    </span>
+                ) : (
+                    piece.text
+                ),
+            )}
+        </bdi>
+    );
 }
 
 /** A foreign text in one line; all of it in the title. */
 export function Cut({ text }: { text: string }) {
-    return <span class="dl-cut" title={plain(text).slice(0, 1100)}><Foreign text={text} /></span>;
+    return (
+        <span class="dl-cut" title={plain(text).slice(0, 1100)}>
+            <Foreign text={text} />
+        </span>
+    );
 }
 
 export const paths = {
@@ -40,8 +54,19 @@ export const paths = {
 };
 
 export function Icon({ name, flip = false }: { name: keyof typeof paths; flip?: boolean }) {
-    return <svg class={"dl-icon" + (flip ? " dl-flip" : "")} viewBox="0 0 24 24" width="1em" height="1em"
-        fill="currentColor" aria-hidden="true" focusable="false"><path d={paths[name]} /></svg>;
+    return (
+        <svg
+            class={"dl-icon" + (flip ? " dl-flip" : "")}
+            viewBox="0 0 24 24"
+            width="1em"
+            height="1em"
+            fill="currentColor"
+            aria-hidden="true"
+            focusable="false"
+        >
+            <path d={paths[name]} />
+        </svg>
+    );
 }
 
 type ButtonProps = Children & {
@@ -53,26 +78,57 @@ type ButtonProps = Children & {
     inline?: boolean;
 } & Omit<JSX.IntrinsicElements["button"], "label">;
 
-export function Button({ kind = "secondary", label, busy, refused, inline, children, onClick, ...rest }: ButtonProps) {
+export function Button({
+    kind = "secondary",
+    label,
+    busy,
+    refused,
+    inline,
+    children,
+    onClick,
+    ...rest
+}: ButtonProps) {
     const why = useId();
     const off = Boolean(refused) || Boolean(busy);
-    return <>
-        <button type="button" {...rest} onClick={off ? event => event.preventDefault() : onClick}
-            class={`pf-v6-c-button pf-m-${kind}${inline ? " pf-m-inline pf-m-small" : ""}${off ? " pf-m-aria-disabled" : ""}`}
-            aria-label={label} aria-disabled={off || undefined} title={refused}
-            aria-describedby={refused ? why : undefined}>
-            {busy && <span class="pf-v6-c-button__progress"><Spinner small /></span>}
-            <span class="pf-v6-c-button__text">{children}</span>
-        </button>
-        {refused && <span id={why} hidden>{refused}</span>}
-    </>;
+    return (
+        <>
+            <button
+                type="button"
+                {...rest}
+                onClick={off ? event => event.preventDefault() : onClick}
+                class={`pf-v6-c-button pf-m-${kind}${inline ? " pf-m-inline pf-m-small" : ""}${off ? " pf-m-aria-disabled" : ""}`}
+                aria-label={label}
+                aria-disabled={off || undefined}
+                title={refused}
+                aria-describedby={refused ? why : undefined}
+            >
+                {busy && (
+                    <span class="pf-v6-c-button__progress">
+                        <Spinner small />
+                    </span>
+                )}
+                <span class="pf-v6-c-button__text">{children}</span>
+            </button>
+            {refused && (
+                <span id={why} hidden>
+                    {refused}
+                </span>
+            )}
+        </>
+    );
 }
 
 export function Spinner({ small = false }: { small?: boolean }) {
-    return <svg class={"pf-v6-c-spinner" + (small ? " pf-m-md" : " pf-m-xl")} viewBox="0 0 100 100"
-        role="progressbar" aria-label={_("Loading")}>
-        <circle class="pf-v6-c-spinner__path" cx="50" cy="50" r="45" fill="none" />
-    </svg>;
+    return (
+        <svg
+            class={"pf-v6-c-spinner" + (small ? " pf-m-md" : " pf-m-xl")}
+            viewBox="0 0 100 100"
+            role="progressbar"
+            aria-label={_("Loading")}
+        >
+            <circle class="pf-v6-c-spinner__path" cx="50" cy="50" r="45" fill="none" />
+        </svg>
+    );
 }
 
 export type Tone = "danger" | "warning" | "info" | "success";
@@ -80,66 +136,154 @@ export type Tone = "danger" | "warning" | "info" | "success";
 const toneIcon = { danger: "danger", warning: "warning", info: "info", success: "ok" } as const;
 
 /** A message in its place on the page: never one that goes by itself. */
-export function Alert({ tone, title, children, onClose, actions, closeLabel, live = false }: Children & {
-    tone: Tone; title: string; onClose?: () => void; actions?: ComponentChildren; closeLabel?: string; live?: boolean;
+export function Alert({
+    tone,
+    title,
+    children,
+    onClose,
+    actions,
+    closeLabel,
+    live = false,
+}: Children & {
+    tone: Tone;
+    title: string;
+    onClose?: () => void;
+    actions?: ComponentChildren;
+    closeLabel?: string;
+    live?: boolean;
 }) {
     const names = { danger: _("Danger:"), warning: _("Warning:"), info: _("Note:"), success: _("Done:") };
-    return <div class={`pf-v6-c-alert pf-m-inline pf-m-${tone}`} role={live ? "alert" : undefined}>
-        <div class="pf-v6-c-alert__icon"><Icon name={toneIcon[tone]} /></div>
-        <p class="pf-v6-c-alert__title"><span class="pf-v6-screen-reader">{names[tone]} </span>{title}</p>
-        {onClose && <div class="pf-v6-c-alert__action">
-            <button type="button" class="pf-v6-c-button pf-m-plain" aria-label={closeLabel ?? _("Dismiss")} onClick={onClose}>
-                <span class="pf-v6-c-button__icon"><Icon name="close" /></span></button></div>}
-        {children && <div class="pf-v6-c-alert__description">{children}</div>}
-        {actions && <div class="pf-v6-c-alert__action-group">{actions}</div>}
-    </div>;
-}
-
-export function Label({ children, tone = "" }: Children & { tone?: "" | "red" | "orange" | "green" | "blue" | "purple" }) {
-    return <span class={`pf-v6-c-label pf-m-compact${tone ? " pf-m-" + tone : ""}`}>
-        <span class="pf-v6-c-label__content"><span class="pf-v6-c-label__text">{children}</span></span></span>;
-}
-
-export function Empty({ icon, title, children, actions }: Children & {
-    icon?: keyof typeof paths; title: string; actions?: ComponentChildren;
-}) {
-    return <div class="pf-v6-c-empty-state"><div class="pf-v6-c-empty-state__content">
-        <div class="pf-v6-c-empty-state__header">
-            {icon && <div class="pf-v6-c-empty-state__icon"><Icon name={icon} /></div>}
-            <div class="pf-v6-c-empty-state__title"><h2 class="pf-v6-c-empty-state__title-text">{title}</h2></div>
+    return (
+        <div class={`pf-v6-c-alert pf-m-inline pf-m-${tone}`} role={live ? "alert" : undefined}>
+            <div class="pf-v6-c-alert__icon">
+                <Icon name={toneIcon[tone]} />
+            </div>
+            <p class="pf-v6-c-alert__title">
+                <span class="pf-v6-screen-reader">{names[tone]} </span>
+                {title}
+            </p>
+            {onClose && (
+                <div class="pf-v6-c-alert__action">
+                    <button
+                        type="button"
+                        class="pf-v6-c-button pf-m-plain"
+                        aria-label={closeLabel ?? _("Dismiss")}
+                        onClick={onClose}
+                    >
+                        <span class="pf-v6-c-button__icon">
+                            <Icon name="close" />
+                        </span>
+                    </button>
+                </div>
+            )}
+            {children && <div class="pf-v6-c-alert__description">{children}</div>}
+            {actions && <div class="pf-v6-c-alert__action-group">{actions}</div>}
         </div>
-        {children && <div class="pf-v6-c-empty-state__body">{children}</div>}
-        {actions && <div class="pf-v6-c-empty-state__footer">
-            <div class="pf-v6-c-empty-state__actions">{actions}</div></div>}
-    </div></div>;
+    );
+}
+
+export function Label({
+    children,
+    tone = "",
+}: Children & { tone?: "" | "red" | "orange" | "green" | "blue" | "purple" }) {
+    return (
+        <span class={`pf-v6-c-label pf-m-compact${tone ? " pf-m-" + tone : ""}`}>
+            <span class="pf-v6-c-label__content">
+                <span class="pf-v6-c-label__text">{children}</span>
+            </span>
+        </span>
+    );
+}
+
+export function Empty({
+    icon,
+    title,
+    children,
+    actions,
+}: Children & {
+    icon?: keyof typeof paths;
+    title: string;
+    actions?: ComponentChildren;
+}) {
+    return (
+        <div class="pf-v6-c-empty-state">
+            <div class="pf-v6-c-empty-state__content">
+                <div class="pf-v6-c-empty-state__header">
+                    {icon && (
+                        <div class="pf-v6-c-empty-state__icon">
+                            <Icon name={icon} />
+                        </div>
+                    )}
+                    <div class="pf-v6-c-empty-state__title">
+                        <h2 class="pf-v6-c-empty-state__title-text">{title}</h2>
+                    </div>
+                </div>
+                {children && <div class="pf-v6-c-empty-state__body">{children}</div>}
+                {actions && (
+                    <div class="pf-v6-c-empty-state__footer">
+                        <div class="pf-v6-c-empty-state__actions">{actions}</div>
+                    </div>
+                )}
+            </div>
+        </div>
+    );
 }
 
 export function Loading({ text }: { text: string }) {
-    return <div class="pf-v6-c-empty-state" aria-busy="true"><div class="pf-v6-c-empty-state__content">
-        <div class="pf-v6-c-empty-state__header">
-            <div class="pf-v6-c-empty-state__icon"><Spinner /></div>
-            <div class="pf-v6-c-empty-state__title"><p class="pf-v6-c-empty-state__title-text">{text}</p></div>
-        </div></div></div>;
+    return (
+        <div class="pf-v6-c-empty-state" aria-busy="true">
+            <div class="pf-v6-c-empty-state__content">
+                <div class="pf-v6-c-empty-state__header">
+                    <div class="pf-v6-c-empty-state__icon">
+                        <Spinner />
+                    </div>
+                    <div class="pf-v6-c-empty-state__title">
+                        <p class="pf-v6-c-empty-state__title-text">{text}</p>
+                    </div>
+                </div>
+            </div>
+        </div>
+    );
 }
 
-export function Select({ label, value, options, onChange }: {
-    label: string; value: string; options: { value: string; text: string }[]; onChange: (value: string) => void;
+export function Select({
+    label,
+    value,
+    options,
+    onChange,
+}: {
+    label: string;
+    value: string;
+    options: { value: string; text: string }[];
+    onChange: (value: string) => void;
 }) {
-    return <span class="pf-v6-c-form-control dl-select">
-        <select aria-label={label} value={value} onChange={event => onChange(event.currentTarget.value)}>
-            {options.map(option => <option key={option.value} value={option.value}>{option.text}</option>)}
-        </select>
-        <span class="pf-v6-c-form-control__utilities"><span class="pf-v6-c-form-control__toggle-icon">
-            <Icon name="down" /></span></span>
-    </span>;
+    return (
+        <span class="pf-v6-c-form-control dl-select">
+            <select aria-label={label} value={value} onChange={event => onChange(event.currentTarget.value)}>
+                {options.map(option => (
+                    <option key={option.value} value={option.value}>
+                        {option.text}
+                    </option>
+                ))}
+            </select>
+            <span class="pf-v6-c-form-control__utilities">
+                <span class="pf-v6-c-form-control__toggle-icon">
+                    <Icon name="down" />
+                </span>
+            </span>
+        </span>
+    );
 }
 
 /** A time: how long ago, and in full where one points at it. */
 export function Ago({ micros, empty = "" }: { micros: number; empty?: string }) {
     const now = useClock(10_000);
-    if (!micros)
-        return <span class="dl-muted">{empty}</span>;
-    return <time dateTime={new Date(micros / 1000).toISOString()} title={fullTime(micros)}>{ago(micros, now)}</time>;
+    if (!micros) return <span class="dl-muted">{empty}</span>;
+    return (
+        <time dateTime={new Date(micros / 1000).toISOString()} title={fullTime(micros)}>
+            {ago(micros, now)}
+        </time>
+    );
 }
 
 export function Facts({ children }: Children) {
@@ -147,26 +291,47 @@ export function Facts({ children }: Children) {
 }
 
 export function Fact({ name, children }: Children & { name: string }) {
-    return <div class="pf-v6-c-description-list__group">
-        <dt class="pf-v6-c-description-list__term"><span class="pf-v6-c-description-list__text">{name}</span></dt>
-        <dd class="pf-v6-c-description-list__description"><div class="pf-v6-c-description-list__text">{children}</div></dd>
-    </div>;
+    return (
+        <div class="pf-v6-c-description-list__group">
+            <dt class="pf-v6-c-description-list__term">
+                <span class="pf-v6-c-description-list__text">{name}</span>
+            </dt>
+            <dd class="pf-v6-c-description-list__description">
+                <div class="pf-v6-c-description-list__text">{children}</div>
+            </dd>
+        </div>
+    );
 }
 
-export function Card({ title, actions, children, id }: Children & {
-    title: ComponentChildren; actions?: ComponentChildren; id?: string;
+export function Card({
+    title,
+    actions,
+    children,
+    id,
+}: Children & {
+    title: ComponentChildren;
+    actions?: ComponentChildren;
+    id?: string;
 }) {
-    return <section class="pf-v6-c-card dl-card" id={id}>
-        <div class="pf-v6-c-card__header"><div class="pf-v6-c-card__header-main">
-            <h2 class="pf-v6-c-card__title-text">{title}</h2></div>
-        {actions && <div class="pf-v6-c-card__actions">{actions}</div>}</div>
-        <div class="pf-v6-c-card__body">{children}</div>
-    </section>;
+    return (
+        <section class="pf-v6-c-card dl-card" id={id}>
+            <div class="pf-v6-c-card__header">
+                <div class="pf-v6-c-card__header-main">
+                    <h2 class="pf-v6-c-card__title-text">{title}</h2>
+                </div>
+                {actions && <div class="pf-v6-c-card__actions">{actions}</div>}
+            </div>
+            <div class="pf-v6-c-card__body">{children}</div>
+        </section>
+    );
 }
 
 // The name stands for itself, whatever direction the sentence around it has.
 const isolated = (text: string): string => `\u2068${plain(text)}\u2069`;
 
 export const nodeText = (node: number, own: number, ownName: string): string =>
-    node === 0 ? _("a node that is not known")
-        : node === own && ownName ? format(_("$0, node $1"), isolated(ownName), node) : format(_("node $0"), node);
+    node === 0
+        ? _("a node that is not known")
+        : node === own && ownName
+          ? format(_("$0, node $1"), isolated(ownName), node)
+          : format(_("node $0"), node);

@@ -16,138 +16,192 @@ async function some(machine) {
     await machine.ctl("acquire", "backup", "nightly", "PW", "--owner=backup");
 }
 
-test("locks: filter, sort, address, and what another client does", onMachine({}, async (machine, open) => {
-    await some(machine);
-    const page = await open();
-    await rows(page, ["nightly", "disk2", "disk10"], "newest first");
-    await press(page, "Resource");
-    await rows(page, ["disk2", "disk10", "nightly"]);
-    await press(page, "Resource");
-    await rows(page, ["nightly", "disk10", "disk2"]);
-    assert.match(page.url(), /sort=-resource/);
-    for (const [column, order] of [["Lockspace", ["nightly", "disk10", "disk2"]], ["Mode", ["disk2", "nightly", "disk10"]],
-        ["Owner", ["nightly", "disk2", "disk10"]]]) {
-        await press(page, column);
-        await rows(page, order, column);
-        assert.equal(await page.locator("th[aria-sort=ascending]").innerText(), column);
-    }
-    await page.getByLabel("Filter by resource, owner or label").fill("IMAGES");
-    await rows(page, ["disk10"]);
-    await sees(page, "1 of 3 locks");
-    await page.getByLabel("Filter by resource, owner or label").fill("no such thing");
-    await sees(page, "No lock matches");
-    await press(page, "Clear all filters");
-    await page.getByLabel("Lockspace", { exact: true }).selectOption("vms");
-    await page.getByLabel("Mode", { exact: true }).selectOption("PR");
-    await rows(page, ["disk2"]);
+test(
+    "locks: filter, sort, address, and what another client does",
+    onMachine({}, async (machine, open) => {
+        await some(machine);
+        const page = await open();
+        await rows(page, ["nightly", "disk2", "disk10"], "newest first");
+        await press(page, "Resource");
+        await rows(page, ["disk2", "disk10", "nightly"]);
+        await press(page, "Resource");
+        await rows(page, ["nightly", "disk10", "disk2"]);
+        assert.match(page.url(), /sort=-resource/);
+        for (const [column, order] of [
+            ["Lockspace", ["nightly", "disk10", "disk2"]],
+            ["Mode", ["disk2", "nightly", "disk10"]],
+            ["Owner", ["nightly", "disk2", "disk10"]],
+        ]) {
+            await press(page, column);
+            await rows(page, order, column);
+            assert.equal(await page.locator("th[aria-sort=ascending]").innerText(), column);
+        }
+        await page.getByLabel("Filter by resource, owner or label").fill("IMAGES");
+        await rows(page, ["disk10"]);
+        await sees(page, "1 of 3 locks");
+        await page.getByLabel("Filter by resource, owner or label").fill("no such thing");
+        await sees(page, "No lock matches");
+        await press(page, "Clear all filters");
+        await page.getByLabel("Lockspace", { exact: true }).selectOption("vms");
+        await page.getByLabel("Mode", { exact: true }).selectOption("PR");
+        await rows(page, ["disk2"]);
 
-    const again = await open({ hash: new URL(page.url()).hash.slice(2) });
-    await rows(again, ["disk2"], "the address brings all of it back");
-    await page.goBack();
-    await rows(page, ["disk2", "disk10"], "a step back takes the last filter away");
+        const again = await open({ hash: new URL(page.url()).hash.slice(2) });
+        await rows(again, ["disk2"], "the address brings all of it back");
+        await page.goBack();
+        await rows(page, ["disk2", "disk10"], "a step back takes the last filter away");
 
-    const began = Date.now();
-    await machine.ctl("release", "vms", "disk10", "--owner=web");
-    await rows(page, ["disk2"], "released by another client");
-    assert.ok(Date.now() - began < 3000);
-    await machine.ctl("acquire", "vms", "disk3", "EX", "--owner=web");
-    await rows(page, ["disk2", "disk3"], "taken by another client");
-    await machine.ctl("convert", "vms", "disk3", "PR", "--owner=web");
-    await until("converted by another client", async () =>
-        (await page.locator("tbody tr").nth(1).locator("td").nth(2).innerText()) === "PR");
-    for (const owner of ["web", "db", "backup"])
-        await machine.ctl("release-owner", owner);
-    await sees(page, "Nothing is locked");
-}));
+        const began = Date.now();
+        await machine.ctl("release", "vms", "disk10", "--owner=web");
+        await rows(page, ["disk2"], "released by another client");
+        assert.ok(Date.now() - began < 3000);
+        await machine.ctl("acquire", "vms", "disk3", "EX", "--owner=web");
+        await rows(page, ["disk2", "disk3"], "taken by another client");
+        await machine.ctl("convert", "vms", "disk3", "PR", "--owner=web");
+        await until(
+            "converted by another client",
+            async () => (await page.locator("tbody tr").nth(1).locator("td").nth(2).innerText()) === "PR",
+        );
+        for (const owner of ["web", "db", "backup"]) await machine.ctl("release-owner", owner);
+        await sees(page, "Nothing is locked");
+    }),
+);
 
-test("a lock is released, with what is at stake in the dialog; a refusal stays in it", onMachine({}, async (machine, open) => {
-    await some(machine);
-    await machine.ctl("acquire", "vms", "disk11", "EX", "--owner=web");
-    const page = await open();
-    await press(page, "Release disk10");
-    const text = await dialogText(page);
-    for (const part of ["disk10", "vms", "EX", "web", "/images/web.qcow2", "ago"])
-        assert.ok(text.includes(part), `${part} in ${text}`);
-    await page.keyboard.press("Escape");
-    await page.locator("dialog[open]").waitFor({ state: "detached" });
-    assert.equal(await page.evaluate(() => document.activeElement?.getAttribute("aria-label")), "Release disk10");
-
-    await press(page, "Release disk2");
-    await machine.ctl("release", "vms", "disk2", "--owner=db");
-    await machine.ctl("acquire", "vms", "disk2", "PR", "--owner=other");
-    await page.locator("dialog[open]").getByRole("button", { name: "Release", exact: true }).click();
-    await sees(page, "That did not work");
-    assert.match(await dialogText(page), /no lock here matches/i);
-    await press(page, "Cancel");
-    assert.match((await machine.ctl("list")).stdout, /other/, "another lock of that name is never hit");
-
-    await press(page, "Release disk10");
-    await page.getByLabel(/other lock of this owner/).check();
-    await press(page, "Release 2 locks");
-    await rows(page, ["disk2", "nightly"]);
-}));
-
-test("who waits for whom, in the table, as a list and as a drawing", onMachine({}, async (machine, open) => {
-    await some(machine);
-    const early = machine.waiter("vms", "disk10", "EX", "--owner=early");
-    await until("the first waits", async () => /acquiring/.test((await machine.ctl("list", "--json")).stdout));
-    const page = await open({ hash: "waiting" });
-    await rows(page, ["disk10"]);
-    machine.waiter("vms", "disk10", "PR", "--owner=late");
-    await rows(page, ["disk10", "disk10"]);
-    await until("both blockers", async () => {
-        const text = await page.locator("tbody").innerText();
-        return /web/.test(text) && /early/.test(text) && /ago/.test(text);
-    });
-    assert.doesNotMatch(await page.locator("tbody").innerText(), /or longer/, "Requests tell since when");
-    await press(page, "disk10");
-    await sees(page, "Who waits for whom");
-    assert.match(page.url(), /resource=disk10/);
-    const chain = page.locator("ol li");
-    await until("the chain", async () => await chain.count() === 2);
-    assert.match(await chain.nth(0).innerText(), /early .* waits for web/);
-    assert.match(await chain.nth(1).innerText(), /late .* waits for early/);
-    assert.equal(await page.locator("svg rect").count(), 3);
-    assert.equal(await page.locator("svg .dl-edge").count(), 2);
-    await sees(page, "Value block");
-    await press(page, "Back to the list");
-    await page.getByRole("button", { name: "Stop waiting for disk10" }).first().click();
-    assert.match(await dialogText(page), /early/);
-    await page.locator("dialog[open]").getByRole("button", { name: "Stop waiting", exact: true }).click();
-    await rows(page, ["disk10"]);
-    assert.notEqual(await early.ended, 0);
-    await machine.ctl("release", "vms", "disk10", "--owner=web");
-    await sees(page, "Nobody waits");
-}));
-
-test("hostile names and labels are shown and never run", onMachine({}, async (machine, open) => {
-    await machine.ctl("join", "vms");
-    const names = ["<img src=x onerror=alert(1)>", "\"'><script>alert(1)</script>", "a\u202egpj.exe", "\u001b[31mred\u0007",
-        "javascript:alert(1)", "שלום/disk", "$0 $1 %s {{x}}", "x".repeat(64)];
-    const label = "<b>L</b>\u0001" + "ü".repeat(80) + "\u2066";
-    for (const [index, name] of names.entries())
-        await machine.call("Acquire", "sssa{sv}", "--", "vms", name, "EX", "2", "owner", "s", `<i>${index}</i>\u200f`, "label", "s", label);
-    const page = await open();
-    await until("all of them", async () => (await page.locator("tbody tr").count()) === names.length);
-    const text = await page.locator("tbody").innerText();
-    for (const part of ["<img src=x onerror=alert(1)>", "<script>alert(1)</script>", "U+202E", "U+001B", "U+0007", "<b>L</b>",
-        "U+200F", "<i>0</i>", "{{x}}"])
-        assert.ok(text.includes(part), `${part} in the table`);
-    assert.equal(await page.locator("tbody img, tbody script, tbody b, tbody i").count(), 0);
-    for (const name of names) {
-        await page.getByLabel("Filter by resource, owner or label").fill(name);
-        await until(name, async () => (await page.locator("tbody tr").count()) === 1);
-        await page.locator("tbody td:first-child button").click();
-        await sees(page, "What the lock manager shows");
-        const again = await page.locator("h2#dl-resource-title").innerText();
-        await page.reload();
-        await sees(page, "What the lock manager shows");
-        assert.equal(await page.locator("h2#dl-resource-title").innerText(), again, "the address names any resource");
-        await page.locator("article").getByRole("button", { name: /^Release/ }).click();
-        assert.match(await dialogText(page), /<b>L<\/b>/);
+test(
+    "a lock is released, with what is at stake in the dialog; a refusal stays in it",
+    onMachine({}, async (machine, open) => {
+        await some(machine);
+        await machine.ctl("acquire", "vms", "disk11", "EX", "--owner=web");
+        const page = await open();
+        await press(page, "Release disk10");
+        const text = await dialogText(page);
+        for (const part of ["disk10", "vms", "EX", "web", "/images/web.qcow2", "ago"])
+            assert.ok(text.includes(part), `${part} in ${text}`);
         await page.keyboard.press("Escape");
+        await page.locator("dialog[open]").waitFor({ state: "detached" });
+        assert.equal(await page.evaluate(() => document.activeElement?.getAttribute("aria-label")), "Release disk10");
+
+        await press(page, "Release disk2");
+        await machine.ctl("release", "vms", "disk2", "--owner=db");
+        await machine.ctl("acquire", "vms", "disk2", "PR", "--owner=other");
+        await page.locator("dialog[open]").getByRole("button", { name: "Release", exact: true }).click();
+        await sees(page, "That did not work");
+        assert.match(await dialogText(page), /no lock here matches/i);
+        await press(page, "Cancel");
+        assert.match((await machine.ctl("list")).stdout, /other/, "another lock of that name is never hit");
+
+        await press(page, "Release disk10");
+        await page.getByLabel(/other lock of this owner/).check();
+        await press(page, "Release 2 locks");
+        await rows(page, ["disk2", "nightly"]);
+    }),
+);
+
+test(
+    "who waits for whom, in the table, as a list and as a drawing",
+    onMachine({}, async (machine, open) => {
+        await some(machine);
+        const early = machine.waiter("vms", "disk10", "EX", "--owner=early");
+        await until("the first waits", async () => /acquiring/.test((await machine.ctl("list", "--json")).stdout));
+        const page = await open({ hash: "waiting" });
+        await rows(page, ["disk10"]);
+        machine.waiter("vms", "disk10", "PR", "--owner=late");
+        await rows(page, ["disk10", "disk10"]);
+        await until("both blockers", async () => {
+            const text = await page.locator("tbody").innerText();
+            return /web/.test(text) && /early/.test(text) && /ago/.test(text);
+        });
+        assert.doesNotMatch(await page.locator("tbody").innerText(), /or longer/, "Requests tell since when");
+        await press(page, "disk10");
+        await sees(page, "Who waits for whom");
+        assert.match(page.url(), /resource=disk10/);
+        const chain = page.locator("ol li");
+        await until("the chain", async () => (await chain.count()) === 2);
+        assert.match(await chain.nth(0).innerText(), /early .* waits for web/);
+        assert.match(await chain.nth(1).innerText(), /late .* waits for early/);
+        assert.equal(await page.locator("svg rect").count(), 3);
+        assert.equal(await page.locator("svg .dl-edge").count(), 2);
+        await sees(page, "Value block");
         await press(page, "Back to the list");
-    }
-    const width = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
-    assert.ok(width[0] <= width[1], "long names do not widen the page");
-}));
+        await page.getByRole("button", { name: "Stop waiting for disk10" }).first().click();
+        assert.match(await dialogText(page), /early/);
+        await page.locator("dialog[open]").getByRole("button", { name: "Stop waiting", exact: true }).click();
+        await rows(page, ["disk10"]);
+        assert.notEqual(await early.ended, 0);
+        await machine.ctl("release", "vms", "disk10", "--owner=web");
+        await sees(page, "Nobody waits");
+    }),
+);
+
+test(
+    "hostile names and labels are shown and never run",
+    onMachine({}, async (machine, open) => {
+        await machine.ctl("join", "vms");
+        const names = [
+            "<img src=x onerror=alert(1)>",
+            "\"'><script>alert(1)</script>",
+            "a\u202egpj.exe",
+            "\u001b[31mred\u0007",
+            "javascript:alert(1)",
+            "שלום/disk",
+            "$0 $1 %s {{x}}",
+            "x".repeat(64),
+        ];
+        const label = "<b>L</b>\u0001" + "ü".repeat(80) + "\u2066";
+        for (const [index, name] of names.entries())
+            await machine.call(
+                "Acquire",
+                "sssa{sv}",
+                "--",
+                "vms",
+                name,
+                "EX",
+                "2",
+                "owner",
+                "s",
+                `<i>${index}</i>\u200f`,
+                "label",
+                "s",
+                label,
+            );
+        const page = await open();
+        await until("all of them", async () => (await page.locator("tbody tr").count()) === names.length);
+        const text = await page.locator("tbody").innerText();
+        for (const part of [
+            "<img src=x onerror=alert(1)>",
+            "<script>alert(1)</script>",
+            "U+202E",
+            "U+001B",
+            "U+0007",
+            "<b>L</b>",
+            "U+200F",
+            "<i>0</i>",
+            "{{x}}",
+        ])
+            assert.ok(text.includes(part), `${part} in the table`);
+        assert.equal(await page.locator("tbody img, tbody script, tbody b, tbody i").count(), 0);
+        for (const name of names) {
+            await page.getByLabel("Filter by resource, owner or label").fill(name);
+            await until(name, async () => (await page.locator("tbody tr").count()) === 1);
+            await page.locator("tbody td:first-child button").click();
+            await sees(page, "What the lock manager shows");
+            const again = await page.locator("h2#dl-resource-title").innerText();
+            await page.reload();
+            await sees(page, "What the lock manager shows");
+            assert.equal(
+                await page.locator("h2#dl-resource-title").innerText(),
+                again,
+                "the address names any resource",
+            );
+            await page
+                .locator("article")
+                .getByRole("button", { name: /^Release/ })
+                .click();
+            assert.match(await dialogText(page), /<b>L<\/b>/);
+            await page.keyboard.press("Escape");
+            await press(page, "Back to the list");
+        }
+        const width = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+        assert.ok(width[0] <= width[1], "long names do not widen the page");
+    }),
+);

@@ -31,7 +31,9 @@ function cockpitFiles() {
     return {
         ws: (base || "") + "/usr/lib/cockpit/cockpit-ws",
         bridge: (base || "") + "/usr/bin/cockpit-bridge",
-        environment: base ? { XDG_DATA_DIRS: base + "/usr/share", PYTHONPATH: base + "/usr/lib/python3/dist-packages" } : {},
+        environment: base
+            ? { XDG_DATA_DIRS: base + "/usr/share", PYTHONPATH: base + "/usr/lib/python3/dist-packages" }
+            : {},
     };
 }
 
@@ -63,10 +65,8 @@ export async function until(what, ask, ms = 15_000) {
     const end = Date.now() + ms;
     for (;;) {
         const got = await Promise.resolve(ask()).catch(() => false);
-        if (got)
-            return got;
-        if (Date.now() > end)
-            throw new Error(`${what}: not within ${ms} ms`);
+        if (got) return got;
+        if (Date.now() > end) throw new Error(`${what}: not within ${ms} ms`);
         await new Promise(resolve => setTimeout(resolve, 25));
     }
 }
@@ -100,15 +100,18 @@ export class Machine {
         await chmod(this.dir, 0o755);
         this.user = user;
         this.language = language;
-        this.environment = { ...process.env, DBUS_SYSTEM_BUS_ADDRESS: `unix:path=${this.dir}/bus`, LC_ALL: "C.UTF-8" };
+        this.environment = {
+            ...process.env,
+            DBUS_SYSTEM_BUS_ADDRESS: `unix:path=${this.dir}/bus`,
+            LC_ALL: "C.UTF-8",
+        };
         await mkdir(join(this.dir, "system.d"));
         await copyFile(join(root, `data/${NAME}.conf`), join(this.dir, `system.d/${NAME}.conf`));
         await writeFile(join(this.dir, "bus.conf"), busConfig(this.dir));
         await this.startBus();
         await writeFile(join(this.dir, "dlmlockd.toml"), config);
         await this.fakeCommands();
-        if (service)
-            await this.startService();
+        if (service) await this.startService();
         await this.startCockpit();
     }
 
@@ -116,18 +119,20 @@ export class Machine {
         const child = spawn(command, args, { env: this.environment, stdio: ["ignore", "pipe", "pipe"], ...options });
         child.log = "";
         for (const stream of [child.stdout, child.stderr])
-            stream?.on("data", data => { child.log = (child.log + data).slice(-20_000); });
+            stream?.on("data", data => {
+                child.log = (child.log + data).slice(-20_000);
+            });
         child.ended = new Promise(resolve => child.on("exit", resolve));
-        child.on("error", error => { child.log += error; });
+        child.on("error", error => {
+            child.log += error;
+        });
         this.processes.push(child);
         return child;
     }
 
     async end(child, signal = "SIGTERM") {
-        if (child.exitCode === null && child.signalCode === null && child.pid)
-            child.kill(signal);
-        else
-            return;
+        if (child.exitCode === null && child.signalCode === null && child.pid) child.kill(signal);
+        else return;
         await child.ended;
     }
 
@@ -146,9 +151,12 @@ export class Machine {
         await mkdir(bin);
         const journal = join(cockpitDir, "test/browser/journalctl");
         await symlink(journal, join(bin, "journalctl"));
-        await writeFile(join(bin, "systemctl"), `#!/bin/sh\n[ "$1 $2" = "start dlmlockd.service" ] || exit 1\n` +
-            `touch ${this.dir}/start-asked\n` +
-            `for i in $(seq 100); do [ -e ${this.dir}/started ] && exit 0; sleep 0.05; done; echo "no such unit" >&2; exit 5\n`);
+        await writeFile(
+            join(bin, "systemctl"),
+            `#!/bin/sh\n[ "$1 $2" = "start dlmlockd.service" ] || exit 1\n` +
+                `touch ${this.dir}/start-asked\n` +
+                `for i in $(seq 100); do [ -e ${this.dir}/started ] && exit 0; sleep 0.05; done; echo "no such unit" >&2; exit 5\n`,
+        );
         await chmod(join(bin, "systemctl"), 0o755);
         await writeFile(join(this.dir, "journal"), "");
         this.environment.PATH = bin + ":" + process.env.PATH;
@@ -156,8 +164,11 @@ export class Machine {
     }
 
     async startService() {
-        this.service = this.spawn(process.env.DLMLOCKD ?? join(root, "bin/dlmlockd"), ["--engine=local",
-            `--config=${this.dir}/dlmlockd.toml`, `--state-dir=${this.dir}/state`]);
+        this.service = this.spawn(process.env.DLMLOCKD ?? join(root, "bin/dlmlockd"), [
+            "--engine=local",
+            `--config=${this.dir}/dlmlockd.toml`,
+            `--state-dir=${this.dir}/state`,
+        ]);
         await until("dlmlockd", () => this.busctl("status", NAME));
     }
 
@@ -170,7 +181,9 @@ export class Machine {
         this.port = await freePort();
         const data = join(this.dir, "data");
         await mkdir(join(data, "cockpit"), { recursive: true });
-        await cp(process.env.COCKPIT_PAGE ?? join(cockpitDir, "dist"), join(data, "cockpit/dlmlock"), { recursive: true });
+        await cp(process.env.COCKPIT_PAGE ?? join(cockpitDir, "dist"), join(data, "cockpit/dlmlock"), {
+            recursive: true,
+        });
         // The service's file for the bus is not installed here, which the page asks for.
         const manifest = join(data, "cockpit/dlmlock/manifest.json");
         const text = await readFile(manifest, "utf8");
@@ -178,9 +191,23 @@ export class Machine {
         const home = join(this.dir, "home");
         await mkdir(home);
         await chmod(home, 0o777);
-        const env = { ...this.environment, ...environment, XDG_DATA_HOME: data, HOME: home, XDG_CONFIG_HOME: home,
-            XDG_RUNTIME_DIR: home };
-        const command = [ws, "--no-tls", "--address", "127.0.0.1", "--port", String(this.port), `--local-session=${bridge}`];
+        const env = {
+            ...this.environment,
+            ...environment,
+            XDG_DATA_HOME: data,
+            HOME: home,
+            XDG_CONFIG_HOME: home,
+            XDG_RUNTIME_DIR: home,
+        };
+        const command = [
+            ws,
+            "--no-tls",
+            "--address",
+            "127.0.0.1",
+            "--port",
+            String(this.port),
+            `--local-session=${bridge}`,
+        ];
         if (this.user !== null)
             command.unshift("setpriv", "--reuid", String(this.user), "--regid", String(this.user), "--clear-groups");
         this.ws = this.spawn(command[0], command.slice(1), { env });
@@ -195,7 +222,11 @@ export class Machine {
 
     /** A client that waits for a lock until it is ended. */
     waiter(...args) {
-        return this.spawn(process.env.DLMLOCKCTL ?? join(root, "bin/dlmlockctl"), ["acquire", ...args, "--wait=forever"]);
+        return this.spawn(process.env.DLMLOCKCTL ?? join(root, "bin/dlmlockctl"), [
+            "acquire",
+            ...args,
+            "--wait=forever",
+        ]);
     }
 
     call(member, ...args) {
@@ -208,8 +239,19 @@ export class Machine {
             const wanted = [];
             for (let i = start; i < Math.min(start + 1000, from + count); i++)
                 wanted.push(lockspace, `${owner}-${i}`, mode);
-            await this.call("AcquireMany", "a(sss)a{sv}", String(wanted.length / 3), ...wanted, "2", "owner", "s", owner,
-                "label", "s", label);
+            await this.call(
+                "AcquireMany",
+                "a(sss)a{sv}",
+                String(wanted.length / 3),
+                ...wanted,
+                "2",
+                "owner",
+                "s",
+                owner,
+                "label",
+                "s",
+                label,
+            );
         }
     }
 
@@ -218,8 +260,7 @@ export class Machine {
     }
 
     async stop() {
-        for (const child of this.processes.reverse())
-            await this.end(child, "SIGKILL");
+        for (const child of this.processes.reverse()) await this.end(child, "SIGKILL");
         await rm(this.dir, { recursive: true, force: true });
     }
 

@@ -28,15 +28,33 @@ export async function closeBrowser() {
  * Opens the page in a browser of its own. Whatever it says on the console as an
  * error, throws, or cannot find is a fault of the page.
  */
-export async function open(machine, { width = 1280, height = 900, dark = false, locale = "en-US", hash = "", context } = {}) {
-    const own = context ?? await (await theBrowser()).newContext({ viewport: { width, height }, locale,
-        colorScheme: dark ? "dark" : "light", reducedMotion: "reduce" });
+export async function open(
+    machine,
+    { width = 1280, height = 900, dark = false, locale = "en-US", hash = "", context } = {},
+) {
+    const own =
+        context ??
+        (await (
+            await theBrowser()
+        ).newContext({
+            viewport: { width, height },
+            locale,
+            colorScheme: dark ? "dark" : "light",
+            reducedMotion: "reduce",
+        }));
     const page = await own.newPage();
     page.faults = [];
     page.on("pageerror", error => page.faults.push(String(error)));
-    page.on("console", message => { if (message.type() === "error") page.faults.push(message.text()); });
-    page.on("response", response => { if (response.status() >= 400) page.faults.push(`${response.status()} ${response.url()}`); });
-    page.on("dialog", dialog => { page.faults.push("dialog: " + dialog.message()); void dialog.dismiss(); });
+    page.on("console", message => {
+        if (message.type() === "error") page.faults.push(message.text());
+    });
+    page.on("response", response => {
+        if (response.status() >= 400) page.faults.push(`${response.status()} ${response.url()}`);
+    });
+    page.on("dialog", dialog => {
+        page.faults.push("dialog: " + dialog.message());
+        void dialog.dismiss();
+    });
     await page.goto(machine.address + (hash ? "#/" + hash : ""));
     await page.waitForSelector("h1");
     return page;
@@ -54,8 +72,7 @@ export function onMachine(options, work) {
         };
         try {
             await work(machine, openHere);
-            for (const page of pages)
-                assert.deepEqual(page.faults, [], "what the page said on its console");
+            for (const page of pages) assert.deepEqual(page.faults, [], "what the page said on its console");
         } catch (error) {
             for (const [index, page] of pages.entries())
                 if (!page.isClosed()) {
@@ -82,22 +99,37 @@ let axe;
 /** All of axe's rules, on what is to be seen now. */
 export async function accessible(page, what) {
     axe ??= await readFile(join(cockpitDir, "node_modules/axe-core/axe.min.js"), "utf8");
-    await page.evaluate(source => { if (!window.axe) (0, eval)(source); }, axe).catch(async () => page.evaluate(axe));
+    await page
+        .evaluate(source => {
+            if (!window.axe) (0, eval)(source);
+        }, axe)
+        .catch(async () => page.evaluate(axe));
     const found = await page.evaluate(async () => {
         const { violations } = await window.axe.run(document, { resultTypes: ["violations"] });
-        return violations.map(({ id, nodes }) => `${id}: ${nodes.slice(0, 3).map(node => node.html.slice(0, 160)).join(" | ")}`);
+        return violations.map(
+            ({ id, nodes }) =>
+                `${id}: ${nodes
+                    .slice(0, 3)
+                    .map(node => node.html.slice(0, 160))
+                    .join(" | ")}`,
+        );
     });
     assert.deepEqual(found, [], `axe: ${what}`);
 }
 
 /** The first column of the table, in order. */
-export const firstColumn = page => page.$$eval("tbody tr td:first-child", cells => cells.map(cell => cell.innerText.split("\n")[0]));
+export const firstColumn = page =>
+    page.$$eval("tbody tr td:first-child", cells => cells.map(cell => cell.innerText.split("\n")[0]));
 
-export const rows = (page, expected, what = "rows") => until(`${what}: ${JSON.stringify(expected)}`, async () => {
-    const got = await firstColumn(page);
-    return JSON.stringify(got) === JSON.stringify(expected);
-}).catch(async error => { throw new Error(`${error.message}; there are ${JSON.stringify((await firstColumn(page)).slice(0, 20))}`); });
+export const rows = (page, expected, what = "rows") =>
+    until(`${what}: ${JSON.stringify(expected)}`, async () => {
+        const got = await firstColumn(page);
+        return JSON.stringify(got) === JSON.stringify(expected);
+    }).catch(async error => {
+        throw new Error(`${error.message}; there are ${JSON.stringify((await firstColumn(page)).slice(0, 20))}`);
+    });
 
-export const sees = (page, text, ms = 8000) => page.getByText(text).first().waitFor({ state: "visible", timeout: ms });
+export const sees = (page, text, ms = 8000) =>
+    page.getByText(text).first().waitFor({ state: "visible", timeout: ms });
 export const press = (page, name, role = "button") => page.getByRole(role, { name, exact: true }).first().click();
 export const dialogText = page => page.locator("dialog[open]").innerText();

@@ -25,17 +25,21 @@ function intercept(source) {
         };
         const subscribe = client.subscribe.bind(client);
         client.subscribe = (match, callback, rule) => {
-            if (match.path_namespace)
-                window.signal = callback;
+            if (match.path_namespace) window.signal = callback;
             return subscribe(match, callback, rule);
         };
         return client;
     };
-    Object.defineProperty(window, "cockpit", { configurable: true, get: () => real, set: value => {
-        real = value;
-        const dbus = real.dbus;
-        real.dbus = (name, options) => name === "org.example.DlmLock" ? wrap(dbus(name, options)) : dbus(name, options);
-    } });
+    Object.defineProperty(window, "cockpit", {
+        configurable: true,
+        get: () => real,
+        set: value => {
+            real = value;
+            const dbus = real.dbus;
+            real.dbus = (name, options) =>
+                name === "org.example.DlmLock" ? wrap(dbus(name, options)) : dbus(name, options);
+        },
+    });
 }
 
 /** Opens a page whose answers are changed by a function, which runs in the browser. */
@@ -49,38 +53,75 @@ async function openChanged(open, change, settings = {}) {
 
 const cluster = (member, args, answer) => {
     if (member === "GetAll")
-        return answer().then(([all]) => [{ ...all, Engine: { t: "s", v: "dlm" }, ClusterName: { t: "s", v: "production" },
-            NodeID: { t: "u", v: 2 }, NodeName: { t: "s", v: "node-b" }, Quorate: { t: "b", v: false },
-            Degraded: { t: "s", v: "the state file can't be written: no space left on device; make room in /run" } }]);
+        return answer().then(([all]) => [
+            {
+                ...all,
+                Engine: { t: "s", v: "dlm" },
+                ClusterName: { t: "s", v: "production" },
+                NodeID: { t: "u", v: 2 },
+                NodeName: { t: "s", v: "node-b" },
+                QuorumState: { t: "s", v: "inquorate" },
+                Degraded: {
+                    t: "s",
+                    v: "the state file can't be written: no space left on device; make room in /run",
+                },
+            },
+        ]);
     if (member === "ListLockspaces")
-        return answer().then(([spaces]) => [spaces.map(([name, state, locks, , details]) => [name, state, locks, 2, { ...details,
-            members: { t: "au", v: [1, 2, 3] }, stopped: { t: "b", v: true }, quorate: { t: "b", v: false },
-            recovery: { t: "u", v: 17 }, reason: { t: "s", v: "node 3 has failed and is not fenced yet" } }])]);
+        return answer().then(([spaces]) => [
+            spaces.map(([name, state, locks, , details]) => [
+                name,
+                state,
+                locks,
+                2,
+                {
+                    ...details,
+                    members: { t: "au", v: [1, 2, 3] },
+                    stopped: { t: "b", v: true },
+                    quorate: { t: "b", v: false },
+                    recovery: { t: "u", v: 17 },
+                    reason: { t: "s", v: "node 3 has failed and is not fenced yet" },
+                },
+            ]),
+        ]);
     return undefined;
 };
 
-test("a cluster in trouble: no quorum, degraded, a lockspace that stands still, its members", onMachine({}, async (machine, open) => {
-    await machine.ctl("join", "vms");
-    for (const [layout, settings] of [["desktop", { width: 1680 }], ["dark", { dark: true }], ["mobile", { width: 320 }], ["rtl", { locale: "he-IL" }]]) {
-        const page = await openChanged(open, cluster, { ...settings, hash: "lockspaces" });
-        await page.locator(".dl-node").first().waitFor();
-        assert.equal(await page.locator(".dl-node").count(), 3);
-        assert.match(await page.locator(".dl-own").innerText(), /node-b/);
-        for (const part of ["production", "no space left on device", "node 3 has failed and is not fenced yet"])
-            await sees(page, part);
-        await shoot(page, `trouble-${layout}`);
-        await accessible(page, `trouble ${layout}`);
-    }
-}));
+test(
+    "a cluster in trouble: no quorum, degraded, a lockspace that stands still, its members",
+    onMachine({}, async (machine, open) => {
+        await machine.ctl("join", "vms");
+        for (const [layout, settings] of [
+            ["desktop", { width: 1680 }],
+            ["dark", { dark: true }],
+            ["mobile", { width: 320 }],
+            ["rtl", { locale: "he-IL" }],
+        ]) {
+            const page = await openChanged(open, cluster, { ...settings, hash: "lockspaces" });
+            await page.locator(".dl-node").first().waitFor();
+            assert.equal(await page.locator(".dl-node").count(), 3);
+            assert.match(await page.locator(".dl-own").innerText(), /node-b/);
+            for (const part of ["production", "no space left on device", "node 3 has failed and is not fenced yet"])
+                await sees(page, part);
+            await shoot(page, `trouble-${layout}`);
+            await accessible(page, `trouble ${layout}`);
+        }
+    }),
+);
 
 const orphans = (member, args, answer) => {
-    window.left ??= [[11, "disk1", "EX"], [12, "<b>disk2</b>", "PR"]];
-    if (member === "ListOrphans")
-        return Promise.resolve([window.left]);
+    window.left ??= [
+        [11, "disk1", "EX", { who: { t: "s", v: "/images/" }, token: { t: "t", v: 1.79e15 } }],
+        [12, "<b>disk2</b>", "PR", {}],
+    ];
+    if (member === "ListOrphans") return Promise.resolve([window.left]);
     if (member === "Purge" && window.left.length === 2) {
-        window.left = [[11, "disk1", "EX"], [12, "<b>disk2</b>", "PR"], [13, "disk3", "EX"]];
-        return Promise.reject({ name: "org.freedesktop.DBus.Error.InvalidArgs", problem: null,
-            message: "purge vms: the orphans are others than those listed" });
+        window.left = [...window.left, [13, "disk3", "EX", {}]];
+        return Promise.reject({
+            name: "org.freedesktop.DBus.Error.InvalidArgs",
+            problem: null,
+            message: "purge vms: the orphans are others than those listed",
+        });
     }
     if (member === "Purge") {
         window.left = [];
@@ -89,74 +130,113 @@ const orphans = (member, args, answer) => {
     return undefined;
 };
 
-test("orphans: exactly what was shown is purged, and others are refused in the dialog", onMachine({}, async (machine, open) => {
-    await machine.ctl("join", "vms");
-    const page = await openChanged(open, orphans, { hash: "orphans" });
-    await rows(page, ["disk1", "<b>disk2</b>"]);
-    await shoot(page, "orphans-two");
-    await press(page, "Purge 2 orphans");
-    const purge = page.locator("dialog[open]").getByRole("button", { name: "Purge 2 orphans" });
-    assert.equal(await purge.getAttribute("aria-disabled"), "true");
-    await page.getByLabel("Type vms to purge them").fill("vms");
-    await shoot(page, "dialog-purge");
-    await accessible(page, "dialog purge");
-    await purge.click();
-    await sees(page, "the orphans are others than those listed");
-    assert.match(await dialogText(page), /disk1/);
-    await press(page, "Cancel");
-    await rows(page, ["disk1", "<b>disk2</b>", "disk3"], "and looks again");
-    await press(page, "Purge 3 orphans");
-    await page.getByLabel("Type vms to purge them").fill("vms");
-    await page.locator("dialog[open]").getByRole("button", { name: "Purge 3 orphans" }).click();
-    await sees(page, "No orphans.");
-    const calls = await page.evaluate(() => window.called.filter(([member]) => member === "Purge").map(([, args]) => args[1]));
-    assert.deepEqual(calls, [[11, 12], [11, 12, 13]]);
-}));
+test(
+    "orphans: exactly what was shown is purged, and others are refused in the dialog",
+    onMachine({}, async (machine, open) => {
+        await machine.ctl("join", "vms");
+        const page = await openChanged(open, orphans, { hash: "orphans" });
+        await rows(page, ["disk1", "<b>disk2</b>"]);
+        await shoot(page, "orphans-two");
+        await press(page, "Purge 2 orphans");
+        const purge = page.locator("dialog[open]").getByRole("button", { name: "Purge 2 orphans" });
+        assert.equal(await purge.getAttribute("aria-disabled"), "true");
+        await page.getByLabel("Type vms to purge them").fill("vms");
+        await shoot(page, "dialog-purge");
+        await accessible(page, "dialog purge");
+        await purge.click();
+        await sees(page, "the orphans are others than those listed");
+        assert.match(await dialogText(page), /disk1/);
+        await press(page, "Cancel");
+        await rows(page, ["disk1", "<b>disk2</b>", "disk3"], "and looks again");
+        await press(page, "Purge 3 orphans");
+        await page.getByLabel("Type vms to purge them").fill("vms");
+        await page.locator("dialog[open]").getByRole("button", { name: "Purge 3 orphans" }).click();
+        await sees(page, "No orphans.");
+        const calls = await page.evaluate(() =>
+            window.called.filter(([member]) => member === "Purge").map(([, args]) => args[1]),
+        );
+        assert.deepEqual(calls, [
+            [11, 12],
+            [11, 12, 13],
+        ]);
+    }),
+);
 
-const denied = member => member === "GetAll" || member === "ListLocks" ? Promise.reject({ problem: null,
-    name: "org.freedesktop.DBus.Error.AccessDenied", message: "inspect: only root and the group dlmlock may do this" }) : undefined;
+const denied = member =>
+    member === "GetAll" || member === "ListLocks"
+        ? Promise.reject({
+              problem: null,
+              name: "org.freedesktop.DBus.Error.AccessDenied",
+              message: "inspect: only root and the group dlmlock may do this",
+          })
+        : undefined;
 
-test("who may not look is told so, in the service's words", onMachine({}, async (machine, open) => {
-    const page = await openChanged(open, denied);
-    await sees(page, "This user may not look at the locks");
-    await sees(page, "only root and the group dlmlock");
-    await shoot(page, "denied");
-    await accessible(page, "denied");
-}));
+test(
+    "who may not look is told so, in the service's words",
+    onMachine({}, async (machine, open) => {
+        const page = await openChanged(open, denied);
+        await sees(page, "This user may not look at the locks");
+        await sees(page, "only root and the group dlmlock");
+        await shoot(page, "denied");
+        await accessible(page, "denied");
+    }),
+);
 
-const full = member => member === "Subscribe" ? Promise.reject({ problem: null,
-    name: "org.example.DlmLock.Error.LimitExceeded", message: "64 connections are subscribed" }) : undefined;
+const full = member =>
+    member === "Subscribe"
+        ? Promise.reject({
+              problem: null,
+              name: "org.example.DlmLock.Error.LimitExceeded",
+              message: "64 connections are subscribed",
+          })
+        : undefined;
 
-test("without a subscription the list is there, and says that it does not follow", onMachine({}, async (machine, open) => {
-    await machine.ctl("join", "vms");
-    await machine.ctl("acquire", "vms", "disk1", "EX");
-    const page = await openChanged(open, full);
-    await rows(page, ["disk1"]);
-    await sees(page, "Changes are not followed");
-    await accessible(page, "not subscribed");
-}));
+test(
+    "without a subscription the list is there, and says that it does not follow",
+    onMachine({}, async (machine, open) => {
+        await machine.ctl("join", "vms");
+        await machine.ctl("acquire", "vms", "disk1", "EX");
+        const page = await openChanged(open, full);
+        await rows(page, ["disk1"]);
+        await sees(page, "Changes are not followed");
+        await accessible(page, "not subscribed");
+    }),
+);
 
-test("a subscription that was lost is renewed, and all is looked at anew", onMachine({}, async (machine, open) => {
-    await machine.ctl("join", "vms");
-    await machine.ctl("acquire", "vms", "disk1", "EX", "--owner=a");
-    const page = await openChanged(open, () => undefined);
-    await rows(page, ["disk1"]);
-    const before = await page.evaluate(() => window.called.filter(([member]) => member === "Subscribe").length);
-    await page.evaluate(() => window.signal("/org/example/DlmLock", "org.example.DlmLock", "SubscriptionLost", []));
-    await until("subscribed again", () => page.evaluate(n =>
-        window.called.filter(([member]) => member === "Subscribe").length > n, before));
-    await machine.ctl("acquire", "vms", "disk2", "EX", "--owner=a");
-    await rows(page, ["disk2", "disk1"]);
-}));
+test(
+    "a subscription that was lost is renewed, and all is looked at anew",
+    onMachine({}, async (machine, open) => {
+        await machine.ctl("join", "vms");
+        await machine.ctl("acquire", "vms", "disk1", "EX", "--owner=a");
+        const page = await openChanged(open, () => undefined);
+        await rows(page, ["disk1"]);
+        const before = await page.evaluate(() => window.called.filter(([member]) => member === "Subscribe").length);
+        await page.evaluate(() =>
+            window.signal("/org/example/DlmLock", "org.example.DlmLock", "SubscriptionLost", []),
+        );
+        await until("subscribed again", () =>
+            page.evaluate(n => window.called.filter(([member]) => member === "Subscribe").length > n, before),
+        );
+        await machine.ctl("acquire", "vms", "disk2", "EX", "--owner=a");
+        await rows(page, ["disk2", "disk1"]);
+    }),
+);
 
-const slow = (member, args, answer) => member === "ListLocks" && !args[0].state
-    ? new Promise(resolve => { window.goOn = () => resolve(answer()); }) : undefined;
+const slow = (member, args, answer) =>
+    member === "ListLocks" && !args[0].state
+        ? new Promise(resolve => {
+              window.goOn = () => resolve(answer());
+          })
+        : undefined;
 
-test("while the first page is on its way", onMachine({}, async (machine, open) => {
-    const page = await openChanged(open, slow);
-    await sees(page, "Loading the locks");
-    await shoot(page, "loading");
-    await accessible(page, "loading");
-    await page.evaluate(() => window.goOn());
-    await sees(page, "Nothing is locked");
-}));
+test(
+    "while the first page is on its way",
+    onMachine({}, async (machine, open) => {
+        const page = await openChanged(open, slow);
+        await sees(page, "Loading the locks");
+        await shoot(page, "loading");
+        await accessible(page, "loading");
+        await page.evaluate(() => window.goOn());
+        await sees(page, "Nothing is locked");
+    }),
+);

@@ -6,7 +6,12 @@ import { Locks, lockSignal } from "../../src/model/locks";
 import { Pace } from "../../src/model/pace";
 import { lock } from "./lock";
 
-const paths = (locks: Locks) => locks.all().map(one => one.path).sort().join(" ");
+const paths = (locks: Locks) =>
+    locks
+        .all()
+        .map(one => one.path)
+        .sort()
+        .join(" ");
 
 test("what has gone while the listing was under way stays gone", () => {
     const locks = new Locks();
@@ -37,10 +42,8 @@ test("a page does not undo a change that a signal has told", () => {
 
 test("thousands of changes are applied at once, and the version counts once", () => {
     const locks = new Locks();
-    for (let i = 0; i < 2000; i++)
-        locks.put({ kind: "added", lock: lock({ path: `/x${i}` }) });
-    for (let i = 0; i < 2000; i++)
-        locks.put({ kind: "removed", path: `/x${i}` });
+    for (let i = 0; i < 2000; i++) locks.put({ kind: "added", lock: lock({ path: `/x${i}` }) });
+    for (let i = 0; i < 2000; i++) locks.put({ kind: "removed", path: `/x${i}` });
     const before = locks.version;
     assert.equal(locks.apply(), true);
     assert.equal(locks.version, before + 1);
@@ -65,15 +68,24 @@ test("signals about other objects are not for locks", () => {
     assert.equal(lockSignal("/r", "InterfacesAdded", ["/q", { "org.example.DlmLock.Request": {} }]), null);
     assert.equal(lockSignal("/r", "InterfacesRemoved", ["/q", ["org.example.DlmLock.Request"]]), null);
     assert.equal(lockSignal("/r", "PropertiesChanged", ["org.example.DlmLock", {}]), null);
-    assert.deepEqual(lockSignal("/l", "PropertiesChanged", [LOCK, { Mode: { t: "s", v: "PR" } }]),
-        { kind: "changed", path: "/l", change: { mode: "PR" } });
+    assert.deepEqual(lockSignal("/l", "PropertiesChanged", [LOCK, { Mode: { t: "s", v: "PR" } }]), {
+        kind: "changed",
+        path: "/l",
+        change: { mode: "PR" },
+    });
 });
 
 test("a flood is drawn at once and then no more often than the gap", t => {
     t.mock.timers.enable({ apis: ["setTimeout"] });
     let now = 0;
     let drawn = 0;
-    const pace = new Pace(() => { drawn++; }, 200, () => now);
+    const pace = new Pace(
+        () => {
+            drawn++;
+        },
+        200,
+        () => now,
+    );
     for (now = 0; now < 1000; now += 5) {
         pace.ask();
         t.mock.timers.tick(5);

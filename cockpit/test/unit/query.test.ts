@@ -21,8 +21,11 @@ test("equal ones stay in the order of their grants", () => {
 });
 
 test("modes sort by strength, and those that wait come after the last that was granted", () => {
-    const locks = [lock({ resource: "a", mode: "EX" }), lock({ resource: "b", mode: "NL" }),
-        lock({ resource: "c", mode: "PR" })];
+    const locks = [
+        lock({ resource: "a", mode: "EX" }),
+        lock({ resource: "b", mode: "NL" }),
+        lock({ resource: "c", mode: "PR" }),
+    ];
     assert.equal(names(sorted(locks, "mode", false)), "b c a");
     const waiting = [lock({ resource: "w", since: 0 }), lock({ resource: "h", since: 5 })];
     assert.equal(names(sorted(waiting, "since", false)), "h w");
@@ -50,14 +53,19 @@ test("each filter alone and together", () => {
 
 test("a page that is not there any more is the last one", () => {
     const locks = Array.from({ length: 101 }, (_none, i) => lock({ resource: `r${i}` }));
-    assert.deepEqual({ ...pageOf(locks, { ...noQuery, page: 2 }), rows: 0 }, { rows: 0, matches: 101, page: 2, pages: 3 });
+    assert.deepEqual(
+        { ...pageOf(locks, { ...noQuery, page: 2 }), rows: 0 },
+        { rows: 0, matches: 101, page: 2, pages: 3 },
+    );
     assert.equal(names(pageOf(locks, { ...noQuery, page: 2 }).rows), "r100");
     assert.equal(pageOf(locks.slice(0, 60), { ...noQuery, page: 2 }).page, 1);
     assert.deepEqual(pageOf([], { ...noQuery, page: 9 }), { rows: [], matches: 0, page: 0, pages: 1 });
 });
 
 test("50,000 locks are filtered and sorted in a blink", () => {
-    const locks = Array.from({ length: 50_000 }, (_none, i) => lock({ resource: `disk${(i * 7919) % 50_000}`, owner: `o${i % 97}` }));
+    const locks = Array.from({ length: 50_000 }, (_none, i) =>
+        lock({ resource: `disk${(i * 7919) % 50_000}`, owner: `o${i % 97}` }),
+    );
     const began = performance.now();
     for (const column of ["resource", "owner", "since", "mode"] as const)
         sorted(filtered(locks, { ...noQuery, text: "disk" }), column, true);

@@ -12,10 +12,24 @@ const round = (path: string[], options: Record<string, string>) => formatPlace(p
 
 test("the address says where one is, and nothing where that is the default", () => {
     assert.deepEqual(round([], {}), { path: [], options: {} });
-    const options = { q: "a&b=c#d/é", lockspace: "vms", mode: "EX", state: "held", user: "107", waiting: "1",
-        sort: "-resource", page: "3", "per-page": "100", in: "vms", resource: "<b>&\u202e" };
+    const options = {
+        "q": "a&b=c#d/é",
+        "lockspace": "vms",
+        "mode": "EX",
+        "state": "held",
+        "user": "107",
+        "waiting": "1",
+        "sort": "-resource",
+        "page": "3",
+        "per-page": "100",
+        "in": "vms",
+        "resource": "<b>&\u202e",
+    };
     assert.deepEqual(round(["waiting"], options), { path: ["waiting"], options });
-    assert.deepEqual(round(["no-such"], { sort: "no-such", page: "-3", "per-page": "7" }), { path: [], options: {} });
+    assert.deepEqual(round(["no-such"], { "sort": "no-such", "page": "-3", "per-page": "7" }), {
+        path: [],
+        options: {},
+    });
     assert.deepEqual(round([], { sort: "since" }), { path: [], options: { sort: "since" } });
 });
 
@@ -35,30 +49,74 @@ const party = (who: string, lockid: number, mode = "EX") => ({ node: 1, lockid, 
 
 test("a queue is drawn as a chain, and what a longer way says is left out", () => {
     const [a, b, c] = [party("a", 1), party("b", 2), party("c", 3)];
-    const waits = [{ waiter: b, blocker: a }, { waiter: c, blocker: a }, { waiter: c, blocker: b }];
+    const waits = [
+        { waiter: b, blocker: a },
+        { waiter: c, blocker: a },
+        { waiter: c, blocker: b },
+    ];
     const graph = graphOf(waits);
-    assert.deepEqual(graph.nodes.map(node => [node.party.who, node.column, node.row]), [["a", 0, 0], ["b", 1, 0], ["c", 2, 0]]);
-    assert.deepEqual(graph.edges, [{ from: "1/2", to: "1/1" }, { from: "1/3", to: "1/2" }]);
-    assert.deepEqual(chain(waits).map(entry => entry.waiter.who + ":" + entry.behind.map(other => other.who)), ["b:a", "c:a,b"]);
+    assert.deepEqual(
+        graph.nodes.map(node => [node.party.who, node.column, node.row]),
+        [
+            ["a", 0, 0],
+            ["b", 1, 0],
+            ["c", 2, 0],
+        ],
+    );
+    assert.deepEqual(graph.edges, [
+        { from: "1/2", to: "1/1" },
+        { from: "1/3", to: "1/2" },
+    ]);
+    assert.deepEqual(
+        chain(waits).map(entry => entry.waiter.who + ":" + entry.behind.map(other => other.who)),
+        ["b:a", "c:a,b"],
+    );
     assert.deepEqual([graph.columns, graph.rows], [3, 1]);
 });
 
 test("a circle ends, and those without a lockid are told apart", () => {
     const [a, b] = [party("a", 1), party("b", 2)];
-    const graph = graphOf([{ waiter: a, blocker: b }, { waiter: b, blocker: a }]);
+    const graph = graphOf([
+        { waiter: a, blocker: b },
+        { waiter: b, blocker: a },
+    ]);
     assert.equal(graph.nodes.length, 2);
-    assert.equal(graphOf([{ waiter: party("x", 0), blocker: a }, { waiter: party("y", 0), blocker: a }]).nodes.length, 3);
+    assert.equal(
+        graphOf([
+            { waiter: party("x", 0), blocker: a },
+            { waiter: party("y", 0), blocker: a },
+        ]).nodes.length,
+        3,
+    );
     assert.deepEqual(graphOf([]), { nodes: [], edges: [], columns: 0, rows: 0 });
 });
 
 test("the journal's lines come in any pieces, and its fields in any form", () => {
     const lines = new Lines();
     assert.deepEqual(lines.take('{"a":1}\n{"b"'), ['{"a":1}']);
-    assert.deepEqual(lines.take(':2}\n\n'), ['{"b":2}']);
-    const entry = entryOf(JSON.stringify({ __CURSOR: "c", __REALTIME_TIMESTAMP: "17", PRIORITY: "3",
-        MESSAGE: [104, 105], DLM_RESOURCE: ["x", "y"], MESSAGE_ID: "2f2fea20ee4043e2b85455e2a5854cec", DLM_OWNER: null }));
-    assert.deepEqual(entry, { cursor: "c", time: 17, priority: 3, message: "hi", lockspace: "", resource: "x", mode: "",
-        owner: "", lost: true });
+    assert.deepEqual(lines.take(":2}\n\n"), ['{"b":2}']);
+    const entry = entryOf(
+        JSON.stringify({
+            __CURSOR: "c",
+            __REALTIME_TIMESTAMP: "17",
+            PRIORITY: "3",
+            MESSAGE: [104, 105],
+            DLM_RESOURCE: ["x", "y"],
+            MESSAGE_ID: "2f2fea20ee4043e2b85455e2a5854cec",
+            DLM_OWNER: null,
+        }),
+    );
+    assert.deepEqual(entry, {
+        cursor: "c",
+        time: 17,
+        priority: 3,
+        message: "hi",
+        lockspace: "",
+        resource: "x",
+        mode: "",
+        owner: "",
+        lost: true,
+    });
     assert.equal(entryOf("not json"), null);
     assert.ok(journalCommand({ lockspace: "v", name: "-x y" }, true).includes("DLM_RESOURCE=-x y"));
 });
@@ -73,8 +131,12 @@ test("errors are told by their names", () => {
 test("rows and dictionaries of the bus", () => {
     const row = ["/l", "vms", "d", 7, "EX", "", "held", 1.7e15, "o", "l", "persistent", 0, 12, 1.8e15];
     assert.equal(lockOfRow(row).token, 1.7e15);
-    const details = detailsOf({ value: { t: "ay", v: btoa("\x00\xff") }, waits: { t: "", v: [[1, 2, "EX", "a", 1, 3, "PR", "b"]] },
-        missing: { t: "as", v: ["m"] }, holder: { t: "", v: [2, "EX", 9, "h"] } });
+    const details = detailsOf({
+        value: { t: "ay", v: btoa("\x00\xff") },
+        waits: { t: "", v: [[1, 2, "EX", "a", 1, 3, "PR", "b"]] },
+        missing: { t: "as", v: ["m"] },
+        holder: { t: "", v: [2, "EX", 9, "h"] },
+    });
     assert.deepEqual([...details.value!], [0, 255]);
     assert.equal(details.waits[0]?.blocker.who, "b");
     assert.deepEqual(details.holder, { node: 2, mode: "EX", token: 9, who: "h" });

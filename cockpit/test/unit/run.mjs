@@ -9,8 +9,15 @@ import { fileURLToPath } from "node:url";
 const here = dirname(fileURLToPath(import.meta.url));
 const out = mkdtempSync(join(tmpdir(), "cockpit-unit-"));
 await build({
-    entryPoints: readdirSync(here).filter(name => name.endsWith(".test.ts")).map(name => join(here, name)),
-    bundle: true, outdir: out, outExtension: { ".js": ".mjs" }, format: "esm", platform: "node", logLevel: "warning",
+    entryPoints: readdirSync(here)
+        .filter(name => name.endsWith(".test.ts"))
+        .map(name => join(here, name)),
+    bundle: true,
+    outdir: out,
+    outExtension: { ".js": ".mjs" },
+    format: "esm",
+    platform: "node",
+    logLevel: "warning",
 });
 const { status } = spawnSync(process.execPath, ["--test", out], { stdio: "inherit" });
 rmSync(out, { recursive: true });
