@@ -41,13 +41,20 @@ check-cockpit: cockpit-deps ## the page's types, unit tests, translations, size;
 	cd cockpit && npx tsc --noEmit && node po.mjs --check && node test/unit/run.mjs && node build.mjs --check && node test/size.mjs
 	appstreamcli validate --no-net cockpit/$(COCKPIT_METAINFO)
 
-# The whole suite with the Cockpit of Debian, and with the one of backports all but the pictures.
+# The page as it is installed: with the Cockpit of Debian, and with the one of
+# backports all but the pictures.
+COCKPIT_INSTALLED := bin/cockpit-root
+COCKPIT_RUN = $(SUDO) env COCKPIT_PAGE=$(CURDIR)/$(COCKPIT_INSTALLED)/usr/share/cockpit/dlmlock
+
 .PHONY: test-cockpit
 test-cockpit: check-cockpit ## the page in a real browser, against real Cockpit, bus and service
 	@$(MAKE) --no-print-directory build
-	$(SUDO) node --test --test-concurrency=1 $(COCKPIT_TESTS)
 	scripts/cockpit-backport.sh $(COCKPIT_BACKPORT)
-	$(SUDO) env COCKPIT_ROOT=$(CURDIR)/$(COCKPIT_BACKPORT) node --test --test-concurrency=1 $(filter-out %/pictures.test.mjs,$(COCKPIT_TESTS))
+	rm -rf $(COCKPIT_INSTALLED)
+	@$(MAKE) --no-print-directory install-cockpit DESTDIR=$(CURDIR)/$(COCKPIT_INSTALLED) DATADIR=/usr/share
+	$(COCKPIT_RUN) node --test --test-concurrency=1 $(COCKPIT_TESTS)
+	$(COCKPIT_RUN) COCKPIT_ROOT=$(CURDIR)/$(COCKPIT_BACKPORT) node --test --test-concurrency=1 \
+		$(filter-out %/pictures.test.mjs,$(COCKPIT_TESTS))
 
 .PHONY: bench-cockpit
 bench-cockpit: cockpit-deps ## how fast the page is, into docs/benchmarks.md

@@ -161,6 +161,14 @@ export class Service {
         return Number(purged);
     }
 
+    /** Resource and mode are named, so that a lockid that was used again is refused. */
+    async adopt(lockspace: string, orphan: Orphan, owner: string, label: string): Promise<void> {
+        const options: Dict = { resource: { t: "s", v: orphan.resource }, mode: { t: "s", v: orphan.mode } };
+        if (owner) options["owner"] = { t: "s", v: owner };
+        if (label) options["label"] = { t: "s", v: label };
+        await this.change(ROOT, NAME, "AdoptOrphan", "sua{sv}", [lockspace, orphan.lockid, options]);
+    }
+
     async join(lockspace: string): Promise<void> {
         await this.change(ROOT, NAME, "JoinLockspace", "sa{sv}", [lockspace, {}], 4 * TIMEOUT);
     }

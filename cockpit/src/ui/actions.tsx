@@ -284,3 +284,54 @@ export function PurgeDialog({
         </Dialog>
     );
 }
+
+/** The owner is asked for: only who knows what the lock protects knows whose it is. */
+export function AdoptDialog({
+    store,
+    lockspace,
+    orphan,
+    onClose,
+    done,
+}: Close & {
+    lockspace: string;
+    orphan: Orphan;
+    done: () => void;
+}) {
+    const [owner, setOwner] = useState("");
+    const [label, setLabel] = useState("");
+    return (
+        <Dialog
+            title={_("Adopt this orphan?")}
+            verb={_("Adopt")}
+            ready={owner !== ""}
+            onClose={onClose}
+            onError={done}
+            act={async () => {
+                await service(store).adopt(lockspace, orphan, owner, label);
+                done();
+                await store.loadLockspaces();
+            }}
+        >
+            <p>
+                {_(
+                    "It becomes a persistent lock of the owner that you name, of user root, and is never let go of meanwhile. Then it can be released like any other.",
+                )}
+            </p>
+            <Facts>
+                <Fact name={_("Resource")}>
+                    <Foreign text={orphan.resource} />
+                </Fact>
+                <Fact name={_("Lockspace")}>
+                    <Foreign text={lockspace} />
+                </Fact>
+                <Fact name={_("Mode")}>{orphan.mode}</Fact>
+                <Fact name={_("Who")}>
+                    <Foreign text={orphan.who} empty={_("not known")} />
+                </Fact>
+                <Fact name={_("Lockid")}>{orphan.lockid}</Fact>
+            </Facts>
+            <TextField label={_("Owner")} value={owner} onInput={setOwner} />
+            <TextField label={_("Label, if any")} value={label} onInput={setLabel} />
+        </Dialog>
+    );
+}

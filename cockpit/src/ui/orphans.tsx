@@ -5,8 +5,8 @@ import { useState } from "preact/hooks";
 import { kind, words } from "../bus/errors";
 import type { Lockspace, Orphan } from "../bus/wire";
 import type { Store } from "../model/store";
-import { _, counted, format } from "../text";
-import { PurgeDialog, refusal } from "./actions";
+import { _, counted, format, plain } from "../text";
+import { AdoptDialog, PurgeDialog, refusal } from "./actions";
 import { useCall, useStore } from "./hooks";
 import { Alert, Button, Card, Cut, Empty, Foreign, Loading } from "./parts";
 import { Cell, Row, Table } from "./table";
@@ -44,8 +44,9 @@ function SpaceOrphans({ store, space }: { store: Store; space: Lockspace }) {
         service ? service.orphans(space.name) : Promise.reject({ problem: "not-found" } satisfies cockpit.Failure),
     );
     const [purging, setPurging] = useState<Orphan[] | null>(null);
+    const [adopting, setAdopting] = useState<Orphan | null>(null);
     const orphans = list.value ?? [];
-    const names = [_("Resource"), _("Mode"), _("Who"), _("Token"), _("Lockid")];
+    const names = [_("Resource"), _("Mode"), _("Who"), _("Token"), _("Lockid"), _("Actions")];
     return (
         <Card
             title={<Foreign text={space.name} />}
@@ -88,7 +89,8 @@ function SpaceOrphans({ store, space }: { store: Store; space: Lockspace }) {
                     label={format(_("Orphans of $0"), space.name)}
                     heads={names.map((name, index) => ({
                         name,
-                        width: ["auto", "6rem", "auto", "13rem", "9rem"][index] ?? "auto",
+                        hidden: index === 5,
+                        width: ["auto", "6rem", "auto", "13rem", "9rem", "8rem"][index] ?? "auto",
                     }))}
                 >
                     {orphans.slice(0, MOST).map(orphan => (
@@ -106,6 +108,16 @@ function SpaceOrphans({ store, space }: { store: Store; space: Lockspace }) {
                             </Cell>
                             <Cell name={names[3]!}>{orphan.token || "–"}</Cell>
                             <Cell name={names[4]!}>{orphan.lockid}</Cell>
+                            <Cell name={names[5]!} kind="action">
+                                <Button
+                                    inline
+                                    refused={refusal(store)}
+                                    label={format(_("Adopt $0"), plain(orphan.resource))}
+                                    onClick={() => setAdopting(orphan)}
+                                >
+                                    {_("Adopt")}
+                                </Button>
+                            </Cell>
                         </Row>
                     ))}
                 </Table>
@@ -114,6 +126,15 @@ function SpaceOrphans({ store, space }: { store: Store; space: Lockspace }) {
                 <p class="dl-muted">
                     {counted("$0 more is not shown.", "$0 more are not shown.", orphans.length - MOST)}
                 </p>
+            )}
+            {adopting && (
+                <AdoptDialog
+                    store={store}
+                    lockspace={space.name}
+                    orphan={adopting}
+                    onClose={() => setAdopting(null)}
+                    done={list.again}
+                />
             )}
             {purging && (
                 <PurgeDialog

@@ -30,7 +30,7 @@ export function Foreign({ text, empty = "" }: { text: string; empty?: string }) 
 /** A foreign text in one line; all of it in the title. */
 export function Cut({ text }: { text: string }) {
     return (
-        <span class="dl-cut" title={plain(text).slice(0, 1100)}>
+        <span class="dl-cut" dir="auto" title={plain(text).slice(0, 1100)}>
             <Foreign text={text} />
         </span>
     );

@@ -240,3 +240,27 @@ test(
         await sees(page, "Nothing is locked");
     }),
 );
+
+const adoptable = member => {
+    if (member === "ListOrphans") return Promise.resolve([[[11, "disk1", "EX", {}]]]);
+    return member === "AdoptOrphan" ? Promise.resolve([1, "/l"]) : undefined;
+};
+
+test(
+    "an orphan is adopted for the owner that is named",
+    onMachine({}, async (machine, open) => {
+        await machine.ctl("join", "vms");
+        const page = await openChanged(open, adoptable, { hash: "orphans" });
+        await press(page, "Adopt disk1");
+        const adopt = page.locator("dialog[open]").getByRole("button", { name: "Adopt", exact: true });
+        assert.equal(await adopt.getAttribute("aria-disabled"), "true");
+        await page.getByLabel("Owner").fill("web");
+        await shoot(page, "dialog-adopt");
+        await accessible(page, "dialog adopt");
+        await adopt.click();
+        await page.locator("dialog[open]").waitFor({ state: "detached" });
+        const calls = await page.evaluate(() => window.called.filter(([member]) => member === "AdoptOrphan"));
+        const options = { resource: { t: "s", v: "disk1" }, mode: { t: "s", v: "EX" }, owner: { t: "s", v: "web" } };
+        assert.deepEqual(calls, [["AdoptOrphan", ["vms", 11, options]]]);
+    }),
+);
