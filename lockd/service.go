@@ -44,6 +44,7 @@ type Config struct {
 	BootID     string         // of this boot; records of another are history
 	Instance   string         // the state file's instance id
 	Node       dlm.NodeInfo   // this node
+	Quorum     Quorum         // what was known of it when the node was asked for
 	BusID      string         // GUID of the bus that callers' names are on, or ""
 	Lockspaces []string       // joined at the start
 	// RawValues names the lockspaces whose value blocks are the clients': there
@@ -138,6 +139,7 @@ func New(cfg Config) *Service {
 	s.looker, _ = cfg.Engine.(dlm.Looker)
 	s.t = newTable(cfg.Limits, cfg.OpTimeout, cfg.Instance)
 	s.t.node, s.t.engine, s.t.busID = cfg.Node, cfg.Engine.Name(), cfg.BusID
+	s.t.quorum = cfg.Quorum
 	s.t.raw = cfg.RawValues
 	s.t.helpers = cfg.Helpers
 	s.t.epoch, s.t.noted = cfg.TokenEpoch, cfg.TokenEpoch
@@ -453,17 +455,23 @@ func (s *Service) lookNode() {
 	if n, err := s.cfg.Engine.Node(ctx); err == nil {
 		s.post(func() { s.t.node = n })
 	}
-	q := QuorumUnknown
-	if l, ok := s.cfg.Engine.(dlm.QuorumLooker); ok {
-		switch quorate, err := l.Quorum(ctx); {
-		case err != nil: // nobody knows
-		case quorate:
-			q = Quorate
-		default:
-			q = Inquorate
-		}
-	}
+	q := AskQuorum(ctx, s.cfg.Engine)
 	s.post(func() { s.t.quorum = q })
+}
+
+// AskQuorum asks an engine for the cluster's quorum.
+func AskQuorum(ctx context.Context, e dlm.Engine) Quorum {
+	l, ok := e.(dlm.QuorumLooker)
+	if !ok {
+		return QuorumUnknown
+	}
+	switch quorate, err := l.Quorum(ctx); {
+	case err != nil:
+		return QuorumUnknown
+	case quorate:
+		return Quorate
+	}
+	return Inquorate
 }
 
 func (s *Service) lookHealth(name string) {

@@ -51,6 +51,7 @@ type daemon struct {
 	found    state.Contents // what the state file said
 	epoch    int64          // of the clock of the tokens, as it was noted in this boot
 	node     dlm.NodeInfo
+	quorum   lockd.Quorum
 	bootID   string
 	bus      *dbus.Bus
 	server   *dbus.Server
@@ -132,6 +133,7 @@ func (d *daemon) whoAmI(ctx context.Context) dlm.NodeInfo {
 	if err != nil {
 		d.log.Warn("this node is not known yet", "err", err)
 	}
+	d.quorum = lockd.AskQuorum(ctx, d.engine)
 	return node
 }
 
@@ -156,7 +158,7 @@ func (d *daemon) connect(ctx context.Context) (err error) {
 func (d *daemon) serviceConfig() lockd.Config {
 	return lockd.Config{
 		Engine: d.engine, Journal: d.file, Contents: d.found, BootID: d.bootID, Instance: d.file.Header().Instance,
-		Node: d.node, RawValues: d.opts.RawValueLockspaces, OpTimeout: d.opts.OpTimeout, Processes: d.watcher, Log: d.log,
+		Node: d.node, Quorum: d.quorum, RawValues: d.opts.RawValueLockspaces, OpTimeout: d.opts.OpTimeout, Processes: d.watcher, Log: d.log,
 		Clock: clocks, TokenEpoch: d.epoch, NoteEpoch: d.file.NoteEpoch,
 	}
 }
