@@ -79,7 +79,7 @@ var (
 // Why a process is not watched although it could be. An *Error wraps them.
 var (
 	ErrUserLimit = errors.New("too many processes are watched for the user")
-	ErrReserve   = errors.New("the descriptors that are left are kept for the rest of the service")
+	ErrReserve   = errors.New("the last descriptors are kept for the rest of the service")
 	ErrHidden    = errors.New("/proc does not show the process, which lives: it is mounted with hidepid")
 	ErrOtherProc = errors.New("/proc belongs to another pid namespace than this program")
 )

@@ -173,7 +173,9 @@ func (w *Watcher) holdKnown(pid uint32) (Info, bool) {
 	}
 	x.holds++
 	w.mu.Unlock()
+	w.slots <- struct{}{}
 	now, err := w.sys.describe(pid)
+	<-w.slots
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err == nil && now.ID == x.info.ID && x.fd >= 0 {
