@@ -167,6 +167,25 @@ func TestLongMessages(t *testing.T) {
 		share.credit.left = share.credit.rate.burst
 		r.server.desk.mu.Unlock()
 		c.refused(errLimits, "NoSuchMethod", long)
+
+		// One that does not fit beside another is not refused before its turn.
+		spend := func(n int64) {
+			r.server.desk.mu.Lock()
+			share.credit.left = n
+			r.server.desk.mu.Unlock()
+			r.server.desk.wake()
+		}
+		spend(-1 << 50)
+		done := make(chan *godbus.Call, 2)
+		for range 2 {
+			c.obj.Go(Name+".Acquire", 0, done, "vms", "r", "EX", opt("label", long[:MaxCall/2]))
+		}
+		c.ok(ifacePeer + ".Ping") // both have come
+		require.Empty(t, done)
+		spend(share.credit.rate.burst)
+		receive(t, done)
+		spend(share.credit.rate.burst)
+		require.Equal(t, errLimits, receive(t, done).Err.(godbus.Error).Name)
 		require.LessOrEqual(t, cap(r.server.bus.wire.buf), maxHeader)
 
 		before := r.server.bus.wire.unread.Load()

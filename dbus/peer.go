@@ -66,6 +66,20 @@ func (u *user) full(limit int32) error {
 	return nil
 }
 
+// turnAway refuses a call that does not fit: at once, but for a long one. That has
+// cost everybody something already, and is not to come again at once.
+func (p *peer) turnAway(c *call, err error) {
+	p.mu.Lock()
+	if c.size <= freeBytes || len(p.queue) >= int(p.srv.maxCalls) {
+		p.mu.Unlock()
+		c.fail(err)
+		return
+	}
+	c.peer, c.req = p, refusal{err}
+	p.queue = append(p.queue, c)
+	p.begin()
+}
+
 // count adds to what is unanswered.
 func (p *peer) count(n int32) {
 	p.mu.Lock()

@@ -266,7 +266,7 @@ const weightBytes = 8 << 10
 func (s *Server) enqueue(c *call) {
 	p := s.peer(c.sender)
 	if err := p.full(); err != nil {
-		c.fail(err)
+		p.turnAway(c, err)
 		return
 	}
 	c.peer, c.weight = p, 1+int32(c.size/weightBytes)
