@@ -209,3 +209,25 @@ func TestPausedWhileADiskIsCopied(t *testing.T) {
 	h.virsh("resume", "web")
 	r.now("web: a.img EX", "web: one.img EX")
 }
+
+// A bind mount shows a file under a second path, also one that is made while a
+// guest has the file.
+func TestOneFileManyMounts(t *testing.T) {
+	r := start(t)
+	h := r.host("alpha", "")
+	require.NoError(t, os.MkdirAll(r.dir+"/img", 0o755))
+	require.NoError(t, os.MkdirAll(r.dir+"/bound", 0o755))
+	require.NoError(t, host.WriteImage(r.dir+"/img/a.img"))
+	h.define("web", host.Disk{Path: r.dir + "/img/a.img"})
+	h.define("db", host.Disk{Path: r.dir + "/bound/a.img"})
+	h.virsh("start", "web")
+	r.now("web: img/a.img EX")
+	in := "--mount=" + h.MountNamespace()
+	out, err := exec.Command("nsenter", in, "mount", "--bind", r.dir+"/img", r.dir+"/bound").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.Contains(t, h.refused("start", "db"), "web: "+r.dir+"/img/a.img")
+	h.virsh("destroy", "web")
+	r.held()
+	h.virsh("start", "db")
+	require.Contains(t, h.refused("start", "web"), "db: "+r.dir+"/bound/a.img")
+}
