@@ -2,12 +2,18 @@
  *
  * Where else a file's file system is mounted on this host, so that a bind mount
  * does not make another disk of it. proc(5) tells of the mounts: each shows a
- * directory (root) of a file system (device) at a mount point. */
+ * directory (root) of a file system (device) at a mount point.
+ *
+ * To read them costs more than all the rest, so a table is kept with the file that
+ * it was read from: poll tells whether mounts have changed since. Tables are taken
+ * and given back as the connections in bus.c are, without a mutex. */
 #define _GNU_SOURCE
 #include "plugin.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,16 +21,63 @@
 #include <unistd.h>
 
 #define MOUNTINFO "/proc/self/mountinfo"
+#define IDLE_MAX 4
 
 struct mount {
 	unsigned int id, major, minor;
-	char root[PATH_MAX], point[PATH_MAX];
+	char *root, *point;
 };
 
-/* Undoes the octal escapes of blanks and the like. */
-static void unescape(char *s)
+struct table {
+	int fd;
+	pid_t owner; /* what poll tells is told once: a forked child has a table of its own */
+	char *text;
+	struct mount *list;
+	size_t count;
+};
+
+static _Atomic(struct table *) idle[IDLE_MAX];
+
+static void empty(struct table *t)
 {
-	char *to = s;
+	free(t->text);
+	free(t->list);
+	t->text = NULL;
+	t->list = NULL;
+	t->count = 0;
+}
+
+static void drop(struct table *t)
+{
+	if (!t)
+		return;
+	empty(t);
+	if (t->fd >= 0)
+		close(t->fd);
+	free(t);
+}
+
+void mounts_close(void)
+{
+	for (size_t i = 0; i < IDLE_MAX; i++)
+		drop(atomic_exchange(&idle[i], NULL));
+}
+
+static void give_back(struct table *t)
+{
+	for (size_t i = 0; t && i < IDLE_MAX; i++) {
+		struct table *none = NULL;
+
+		if (atomic_compare_exchange_strong(&idle[i], &none, t))
+			return;
+	}
+	drop(t);
+}
+
+/* Undoes the octal escapes of blanks and the like. */
+static char *unescape(char *s)
+{
+	char *to = s, *begin = s;
 
 	for (; *s; to++) {
 		unsigned int c;
@@ -37,19 +90,102 @@ static void unescape(char *s)
 		}
 	}
 	*to = '\0';
+	return begin;
 }
 
-/* Reads a line of mountinfo. A mount point that is too long is passed over. */
-static bool parse(const char *line, struct mount *m)
+/* Reads a line: id, parent, device, root, mount point and more. */
+static bool parse(char *line, struct mount *m)
 {
-	int end = 0;
+	char *rest = line, *id = strsep(&rest, " "), *parent = strsep(&rest, " "), *device = strsep(&rest, " ");
 
-	if (sscanf(line, "%u %*u %u:%u %4095s %4095s%n", &m->id, &m->major, &m->minor, m->root, m->point, &end) != 5 ||
-	    line[end] != ' ')
+	m->root = strsep(&rest, " ");
+	m->point = strsep(&rest, " ");
+	if (!parent || !m->point || sscanf(id, "%u", &m->id) != 1 || sscanf(device, "%u:%u", &m->major, &m->minor) != 2)
 		return false;
 	unescape(m->root);
 	unescape(m->point);
 	return true;
+}
+
+/* Reads all of the file into t->text. */
+static int slurp(struct table *t)
+{
+	size_t size = 0, n = 0;
+	ssize_t got = 1;
+
+	while (got > 0) {
+		if (size - n < 4096) {
+			char *more = realloc(t->text, size += 16384);
+
+			if (!more)
+				return -1;
+			t->text = more;
+		}
+		got = pread(t->fd, t->text + n, size - n - 1, (off_t)n);
+		n += got > 0 ? (size_t)got : 0;
+	}
+	t->text[n] = '\0';
+	return got < 0 ? -1 : 0;
+}
+
+static int fill(struct table *t)
+{
+	empty(t);
+	if (slurp(t) < 0)
+		return -1;
+	for (char *rest = t->text, *line; (line = strsep(&rest, "\n")) && *line;) {
+		struct mount *more = t->count % 64 ? t->list : reallocarray(t->list, t->count + 64, sizeof(*more));
+
+		if (!more)
+			return -1;
+		t->list = more;
+		t->count += parse(line, &t->list[t->count]);
+	}
+	return 0;
+}
+
+/* Opens a table anew. */
+static struct table *begin(void)
+{
+	struct table *t = calloc(1, sizeof(*t));
+
+	if (!t)
+		return NULL;
+	t->owner = getpid();
+	t->fd = open(MOUNTINFO, O_RDONLY | O_CLOEXEC);
+	if (t->fd >= 0 && fill(t) == 0)
+		return t;
+	drop(t);
+	return NULL;
+}
+
+/* Returns a table of the mounts as they are now, or NULL with errno. */
+static struct table *take(void)
+{
+	struct table *t = NULL;
+	struct pollfd p = { .events = POLLPRI };
+
+	for (size_t i = 0; !t && i < IDLE_MAX; i++) {
+		t = atomic_exchange(&idle[i], NULL);
+		if (t && t->owner != getpid())
+			t = NULL; /* the parent's: this child only forgets it */
+	}
+	if (!t)
+		return begin();
+	p.fd = t->fd;
+	if (poll(&p, 1, 0) == 0 || fill(t) == 0)
+		return t;
+	drop(t);
+	return NULL;
+}
+
+static const struct mount *find(const struct table *t, uint64_t id)
+{
+	for (size_t i = 0; i < t->count; i++) {
+		if (t->list[i].id == id)
+			return &t->list[i];
+	}
+	return NULL;
 }
 
 /* Returns what follows a directory in a path, "" or "/...", or NULL if the path is
@@ -76,70 +212,61 @@ static bool same_file(const struct statx *a, const struct statx *b)
 
 #define WANT (STATX_TYPE | STATX_INO | STATX_MNT_ID)
 
-/* Finds the mount that a file is seen in, and its place in the file system: the
- * root of that mount, and what follows. Returns 0 if there is none. */
-static int place(FILE *f, const char *path, const struct statx *st, struct mount *m, char out[PATH_MAX])
-{
-	char *line = NULL;
-	size_t size = 0;
-	int found = 0;
-
-	while (!found && getline(&line, &size, f) > 0) {
-		const char *rest;
-
-		if (parse(line, m) && m->id == st->stx_mnt_id && (rest = below(path, m->point)))
-			found = join(out, m->root, rest);
-	}
-	free(line);
-	return ferror(f) ? -1 : found;
-}
-
 /* Tells fn of each path through another mount of the file system, as long as it
  * returns 0. It is known by the device in mountinfo; a file's own may be that of a
  * subvolume. */
-static int others(FILE *f, const struct statx *st, const struct mount *own, const char *where,
+static int others(const struct table *t, const struct statx *st, const struct mount *own, const char *where,
 		  int (*fn)(void *p, const char *path), void *p)
 {
-	char path[PATH_MAX], *line = NULL;
-	struct statx other;
-	struct mount m;
-	size_t size = 0;
 	int r = 0;
 
-	while (r == 0 && getline(&line, &size, f) > 0) {
+	for (size_t i = 0; r == 0 && i < t->count; i++) {
+		const struct mount *m = &t->list[i];
+		char path[PATH_MAX];
+		struct statx other;
 		const char *rest;
 
-		if (!parse(line, &m) || m.id == own->id || m.major != own->major || m.minor != own->minor ||
-		    !(rest = below(where, m.root)) || !join(path, m.point, rest))
+		if (m == own || m->major != own->major || m->minor != own->minor || !(rest = below(where, m->root)) ||
+		    !join(path, m->point, rest))
 			continue;
 		/* Not if something else is mounted over it. */
-		if (statx(AT_FDCWD, path, 0, WANT, &other) == 0 && same_file(st, &other) && other.stx_mnt_id == m.id)
+		if (statx(AT_FDCWD, path, 0, WANT, &other) == 0 && same_file(st, &other) && other.stx_mnt_id == m->id)
 			r = fn(p, path);
 	}
-	free(line);
-	return ferror(f) ? -1 : r;
+	return r;
 }
 
 int mounts_paths(const char *path, int (*fn)(void *p, const char *path), void *p)
 {
+	const struct mount *own;
 	char where[PATH_MAX];
-	struct mount own;
+	const char *rest;
+	struct table *t;
 	struct statx st;
-	FILE *f;
-	int r;
+	int r = 0;
 
 	if (statx(AT_FDCWD, path, 0, WANT, &st) < 0)
 		return errno == ENOENT || errno == ENOTDIR ? 0 : -1;
 	if (!(st.stx_mask & STATX_MNT_ID))
 		return 0; /* before Linux 5.8 */
-	f = fopen(MOUNTINFO, "re");
-	if (!f)
+	t = take();
+	if (!t)
 		return -1;
-	r = place(f, path, &st, &own, where);
-	if (r > 0) {
-		rewind(f);
-		r = others(f, &st, &own, where, fn, p);
-	}
-	fclose(f);
+	own = find(t, st.stx_mnt_id);
+	if (own && (rest = below(path, own->point)) && join(where, own->root, rest))
+		r = others(t, &st, own, where, fn, p);
+	give_back(t);
 	return r;
+}
+
+bool mounts_alone(uint64_t id)
+{
+	struct table *t = take();
+	const struct mount *own = t ? find(t, id) : NULL;
+	bool alone = own != NULL;
+
+	for (size_t i = 0; alone && i < t->count; i++)
+		alone = &t->list[i] == own || t->list[i].major != own->major || t->list[i].minor != own->minor;
+	give_back(t);
+	return alone;
 }

@@ -24,10 +24,12 @@
 #include <fcntl.h>
 #include <gnutls/crypto.h>
 #include <limits.h>
+#include <linux/openat2.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -345,4 +347,25 @@ int naming_disk(const struct config *c, const char *path, struct disk_names *out
 		out->unseen = errno;
 	errno = out->unseen;
 	return errno == EACCES || errno == EPERM ? 0 : -1;
+}
+
+int naming_plain(const struct config *c, const char *path, struct disk_names *out)
+{
+	/* The kernel says EAGAIN where it would have to ask the storage. */
+	struct open_how how = { .flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_NO_SYMLINKS | RESOLVE_CACHED };
+	char spelled[PATH_MAX];
+	struct statx st;
+	int fd, r;
+
+	if (*path != '/' || strstr(path, "/..") || paths_spelled(path, spelled) < 0 || strcmp(spelled, path) != 0)
+		return 0;
+	fd = (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof(how));
+	if (fd < 0)
+		return 0;
+	r = statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_NLINK | STATX_MNT_ID, &st);
+	close(fd);
+	if (r < 0 || !(st.stx_mask & STATX_MNT_ID) || !S_ISREG(st.stx_mode) || st.stx_nlink != 1 || !mounts_alone(st.stx_mnt_id))
+		return 0;
+	*out = (struct disk_names){ 0 };
+	return add_text(c, path, out) == 0;
 }

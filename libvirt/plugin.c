@@ -95,6 +95,7 @@ static int drv_init(unsigned int version, const char *config_file, unsigned int 
 static int drv_deinit(void)
 {
 	bus_close();
+	mounts_close();
 	return 0;
 }
 

@@ -52,6 +52,11 @@ int paths_of(const char *path, struct paths *out);
  * other mounts of its file system, until fn returns something else than 0, and
  * returns that; or -1 with errno. */
 int mounts_paths(const char *path, int (*fn)(void *p, const char *path), void *p);
+/* Is the mount with this id the only one of its file system? False if that can't
+ * be told. */
+bool mounts_alone(uint64_t id);
+/* Drops what is kept for the next call. */
+void mounts_close(void);
 
 /* naming.c: the names of a disk */
 
@@ -78,6 +83,10 @@ extern const char *naming_sysfs, *naming_boot;
  * unseen says why. Returns -1 with errno for any other failure, and if a block
  * device that ought to have a UUID or WWN can't be looked at. */
 int naming_disk(const struct config *c, const char *path, struct disk_names *out);
+/* naming_plain is naming_disk for what most disks are: a file without links, whose
+ * path is spelled as it is, on a file system that is mounted once. It never waits
+ * for storage. Returns 1 if it has named it, 0 if naming_disk has to. */
+int naming_plain(const struct config *c, const char *path, struct disk_names *out);
 /* naming_device is naming_disk for a block device whose number is known. */
 int naming_device(const struct config *c, const char *path, dev_t device, struct disk_names *out);
 /* naming_text gives the names that the spelling alone gives; it looks at nothing. */

@@ -248,6 +248,57 @@ func TestTransient(t *testing.T) {
 	require.Eventually(t, func() bool { return len(r.locks()) == 0 }, patience, time.Millisecond)
 }
 
+// startDriverApart starts the driver's program again, in a mount namespace of its
+// own in which mount has been called.
+func (r *rig) startDriverApart(mount func() error) {
+	r.t.Helper()
+	started := make(chan error)
+	go func() {
+		// It is started in the namespace of this thread, which ends with it.
+		runtime.LockOSThread()
+		err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS)
+		if err == nil {
+			err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+		}
+		if err == nil {
+			err = mount()
+		}
+		if err == nil {
+			r.in.Close()
+			r.startDriver(r.bus.Address)
+		}
+		started <- err
+	}()
+	require.NoError(r.t, <-started)
+}
+
+// A mount that is made while the driver runs is noticed at once.
+func TestMountsChange(t *testing.T) {
+	r := start(t, "")
+	d := images(t)
+	r.startDriverApart(func() error { return unix.Mount("tmpfs", d+"/far", "tmpfs", 0, "") })
+	r.ok("init %s", r.write("qemu-dlmlock.conf", ""))
+	in := fmt.Sprintf("--mount=/proc/%d/ns/mnt", r.driver.Process.Pid)
+	run := func(args ...string) {
+		out, err := exec.Command("nsenter", append([]string{in}, args...)...).CombinedOutput()
+		require.NoError(t, err, "%s", out)
+	}
+	run("touch", d+"/far/x.img", d+"/far/y.img")
+	a, b := r.guest(uuidA, "web"), r.guest(uuidB, "db")
+	for range 3 {
+		require.Equal(t, "ok", r.do(a, "acquire 0", "0 "+d+"/far/x.img"))
+		require.Equal(t, 1, r.held(a), "one lock")
+		run("mount", "--bind", d+"/far", d+"/img")
+		r.refused(b, "0 "+d+"/img/x.img", "web: ")
+		require.Equal(t, "ok", r.do(b, "acquire 0", "0 "+d+"/far/y.img"))
+		require.Equal(t, 2, r.held(b))
+		run("umount", d+"/img")
+		require.Equal(t, "ok", r.do(b, "release", "0 "+d+"/far/y.img"))
+		require.Equal(t, "ok", r.do(a, "release", "0 "+d+"/far/x.img"))
+		require.Empty(t, r.locks())
+	}
+}
+
 // A file server that does not answer holds nobody longer than the timeout. A
 // guest does not run then; one that is paused lets go of what it has.
 func TestStorageHangs(t *testing.T) {
@@ -256,25 +307,9 @@ func TestStorageHangs(t *testing.T) {
 	g := r.guest(uuidA, "web")
 	fuse, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	require.NoError(t, err)
-	started := make(chan error)
-	go func() {
-		// The driver's program is started in the namespace of this thread, which
-		// ends with it.
-		runtime.LockOSThread()
-		err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS)
-		if err == nil {
-			err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
-		}
-		if err == nil {
-			err = unix.Mount("hangs", dir, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fuse))
-		}
-		if err == nil {
-			r.in.Close()
-			r.startDriver(r.bus.Address)
-		}
-		started <- err
-	}()
-	require.NoError(t, <-started)
+	r.startDriverApart(func() error {
+		return unix.Mount("hangs", dir, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fuse))
+	})
 	t.Cleanup(func() { unix.Close(fuse) }) // which ends the wait of the threads
 	r.ok("init %s", r.write("qemu-dlmlock.conf", "timeout = 1\n"))
 

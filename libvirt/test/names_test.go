@@ -61,6 +61,7 @@ func TestNamesOfOneFile(t *testing.T) {
 	d := images(t)
 	plain := pathNames(t, d+"/img/a.img")
 	require.Equal(t, []string{hashed(d + "/img/a.img")}, plain, "a plain path is one lock")
+	require.Equal(t, plain, naming(t, nil, "plain", d+"/img/a.img"), "which is seen at once")
 	for _, spelling := range []string{
 		"/img/link.img", "/img/abs.img", "/img/chain.img", "/img/up.img", "/img//a.img", "/img/./a.img",
 		"/img/../img/a.img", "//img/sub/../a.img", "/dir/a.img", "/dir/link.img", "/dirs/chain.img",
@@ -70,6 +71,7 @@ func TestNamesOfOneFile(t *testing.T) {
 		require.True(t, share(plain, names), "%s: %q", spelling, names)
 		require.Equal(t, hashed(d+spelling), names[0], "the name by which older releases lock it")
 		require.LessOrEqual(t, len(names), 5)
+		require.Equal(t, []string{"no"}, naming(t, nil, "plain", d+spelling))
 	}
 	for _, other := range []string{"/far/a.img", "/img/out/../a.img", "/img/b.img", "/img/dangling.img"} {
 		require.False(t, share(plain, pathNames(t, d+other)), "%s is another file", other)
@@ -145,6 +147,7 @@ func TestNamesOfHardLinks(t *testing.T) {
 	a, hard := pathNames(t, d+"/img/a.img"), pathNames(t, d+"/far/hard.img")
 	require.True(t, share(a, hard))
 	require.Contains(t, a, "links 2")
+	require.Equal(t, []string{"no"}, naming(t, nil, "plain", d+"/img/a.img"))
 	require.False(t, share(a, pathNames(t, d+"/far/a.img")))
 	require.Len(t, pathNames(t, d), 1, "a directory has no hard links that matter")
 }
@@ -164,7 +167,8 @@ mkdir "$1/far/sub"; : >"$1/far/sub/b.img"
 mount --bind "$1/far" "$1/second"
 mount --bind "$1/img" "$1/hidden/img"
 mount -t tmpfs tmpfs "$1/hidden"
-for p in "$1/img/a.img" "$1/a mount\/x/a.img" "$1/far/sub/b.img" "$1/second/sub/b.img" "$1/far/sub/none.img"; do "$2" path "$p"; echo; done`
+for p in "$1/img/a.img" "$1/a mount\/x/a.img" "$1/far/sub/b.img" "$1/second/sub/b.img" "$1/far/sub/none.img"; do "$2" path "$p"; echo; done
+"$2" plain "$1/far/sub/b.img"`
 	program, err := filepath.Abs(root + "/bin/sanitize/naming")
 	require.NoError(t, err)
 	out, err := exec.Command("unshare", "-m", "sh", "-c", script, "sh", d, program).CombinedOutput()
@@ -173,7 +177,8 @@ for p in "$1/img/a.img" "$1/a mount\/x/a.img" "$1/far/sub/b.img" "$1/second/sub/
 	for _, part := range strings.Split(strings.TrimSpace(string(out)), "\n\n") {
 		names = append(names, strings.Split(part, "\n"))
 	}
-	require.Len(t, names, 5, "%s", out)
+	require.Len(t, names, 6, "%s", out)
+	require.Equal(t, []string{"no"}, names[5])
 	require.Equal(t, []string{hashed(d + "/img/a.img"), hashed(d + "/a mount\\/x/a.img")}, names[0])
 	require.Equal(t, []string{hashed(d + "/a mount\\/x/a.img"), hashed(d + "/img/a.img")}, names[1])
 	require.True(t, share(names[2], names[3]))

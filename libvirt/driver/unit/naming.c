@@ -5,6 +5,7 @@
  *   naming device SYSFS BOOT MAJOR:MINOR PATH   a block device under a sysfs of the test's
  *   naming path PATH                            what is there
  *   naming paths                                the same for each line of input, with an empty line behind
+ *   naming plain PATH                           the same, "no" if it is not plain
  *   naming start PROC PID                       the start time of a process
  *
  * Each name is printed as "LOCKSPACE NAME", then "unseen TEXT" and "links N" where
@@ -57,6 +58,11 @@ int main(int argc, char **argv)
 			printf("\n");
 		}
 		return 0;
+	}
+	if (argc == 3 && strcmp(argv[1], "plain") == 0) {
+		if (naming_plain(&c, argv[2], &n) == 0)
+			printf("no\n");
+		return print(0, &n);
 	}
 	if (argc == 3 && strcmp(argv[1], "path") == 0)
 		return print(naming_disk(&c, argv[2], &n), &n);
