@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -248,35 +247,11 @@ func TestTransient(t *testing.T) {
 	require.Eventually(t, func() bool { return len(r.locks()) == 0 }, patience, time.Millisecond)
 }
 
-// startDriverApart starts the driver's program again, in a mount namespace of its
-// own in which mount has been called.
-func (r *rig) startDriverApart(mount func() error) {
-	r.t.Helper()
-	started := make(chan error)
-	go func() {
-		// It is started in the namespace of this thread, which ends with it.
-		runtime.LockOSThread()
-		err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS)
-		if err == nil {
-			err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
-		}
-		if err == nil {
-			err = mount()
-		}
-		if err == nil {
-			r.in.Close()
-			r.startDriver(r.bus.Address)
-		}
-		started <- err
-	}()
-	require.NoError(r.t, <-started)
-}
-
 // A mount that is made while the driver runs is noticed at once.
 func TestMountsChange(t *testing.T) {
 	r := start(t, "")
 	d := images(t)
-	r.startDriverApart(func() error { return unix.Mount("tmpfs", d+"/far", "tmpfs", 0, "") })
+	r.startDriverApart("tmpfs", d+"/far", "")
 	r.ok("init %s", r.write("qemu-dlmlock.conf", ""))
 	in := fmt.Sprintf("--mount=/proc/%d/ns/mnt", r.driver.Process.Pid)
 	run := func(args ...string) {
@@ -305,12 +280,10 @@ func TestStorageHangs(t *testing.T) {
 	r := start(t, "")
 	dir := t.TempDir()
 	g := r.guest(uuidA, "web")
-	fuse, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	fuse, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
 	require.NoError(t, err)
-	r.startDriverApart(func() error {
-		return unix.Mount("hangs", dir, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fuse))
-	})
-	t.Cleanup(func() { unix.Close(fuse) }) // which ends the wait of the threads
+	r.startDriverApart("fuse", dir, "fd=3,rootmode=40000,user_id=0,group_id=0", fuse)
+	t.Cleanup(func() { fuse.Close() }) // which ends the wait of the threads
 	r.ok("init %s", r.write("qemu-dlmlock.conf", "timeout = 1\n"))
 
 	began := time.Now()

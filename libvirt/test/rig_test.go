@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/dlmlock/dlmlockd/client"
 	"github.com/dlmlock/dlmlockd/internal/testbus"
@@ -34,6 +35,10 @@ const (
 var daemonPath string
 
 func TestMain(m *testing.M) {
+	if os.Getenv(apart) != "" {
+		fmt.Fprintln(os.Stderr, startApart())
+		os.Exit(1)
+	}
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "lockdriver")
 		if err != nil {
@@ -120,9 +125,42 @@ func (r *rig) stopDaemon() {
 // startDriver starts the program under the sanitizers, with a bus; a leak fails
 // the test.
 func (r *rig) startDriver(bus string) {
-	driver := exec.Command(root+"/bin/sanitize/lockdriver", root+"/bin/sanitize/dlmlock.so")
+	r.startProgram(bus, exec.Command(driverProgram[0], driverProgram[1:]...))
+}
+
+var driverProgram = []string{root + "/bin/sanitize/lockdriver", root + "/bin/sanitize/dlmlock.so"}
+
+// apart tells this program to be the driver's, in a mount namespace of its own with
+// one mount more: "TYPE DIRECTORY OPTIONS".
+const apart = "DRIVER_APART"
+
+// startDriverApart starts the driver's program again, in a mount namespace of its
+// own with one mount more. It has fuse, if given, as descriptor 3 when it mounts.
+func (r *rig) startDriverApart(kind, dir, options string, fuse ...*os.File) {
+	r.t.Helper()
+	r.in.Close()
+	self, err := os.Executable()
+	require.NoError(r.t, err)
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %s", apart, kind, dir, options))
+	cmd.ExtraFiles = fuse
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS} // and what it mounts is private
+	r.startProgram(r.bus.Address, cmd)
+}
+
+// startApart is what the program does then. It returns only if it fails.
+func startApart() error {
+	words := strings.SplitN(os.Getenv(apart), " ", 3)
+	if err := unix.Mount("apart", words[1], words[0], 0, words[2]); err != nil {
+		return err
+	}
+	unix.CloseOnExec(3)
+	return unix.Exec(driverProgram[0], driverProgram, os.Environ())
+}
+
+func (r *rig) startProgram(bus string, driver *exec.Cmd) {
 	r.driver = driver
-	r.driver.Env = append(os.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+bus, "ASAN_OPTIONS=detect_leaks=1")
+	r.driver.Env = append(driver.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+bus, "ASAN_OPTIONS=detect_leaks=1")
 	var err error
 	r.in, err = r.driver.StdinPipe()
 	require.NoError(r.t, err)
