@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"math"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -22,6 +23,8 @@ func main() {
 	// Aborted by the watchdog, or by a panic, the process ends by a signal, not
 	// with the runtime's exit code 2: after that one the unit does not restart it.
 	debug.SetTraceback("crash")
+	// What somebody had open when the service was started is no helper's.
+	_ = unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
 	// The first of these signals ends the service in order, which keeps every
 	// persistent lock; the second one ends it at once, which keeps them too.
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)

@@ -38,6 +38,26 @@ func awaitRan(t *testing.T, dir string, enough func(lines []string) bool) {
 	require.Eventually(t, func() bool { return enough(ran(t, dir)) }, patience, 5*time.Millisecond)
 }
 
+// A helper has none of the descriptors that were open when the service was started.
+func TestHelperInheritsNothing(t *testing.T) {
+	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
+	guard := guardConfig(t, dir, `ls -l /proc/$$/fd > fds; echo >> ran`)
+	wrapper := filepath.Join(dir, "wrapper")
+	require.NoError(t, os.WriteFile(wrapper, []byte("#!/bin/sh\nexec 3<"+wrapper+" 9<"+wrapper+"\nexec "+program(t)+" \"$@\"\n"), 0o700))
+	p := launch(t, wrapper, bus.Address, filepath.Join(dir, "state"), nil, guard)
+	p.awaitTold(t, "READY=1")
+	c := newClient(bus.Dial(t))
+	require.NoError(t, c.join(crashSpace))
+	_, err := c.acquire(crashSpace, "disk", "EX", "owner", "vm", "on-lost", "guard")
+	require.NoError(t, err)
+	require.NoError(t, c.call("LeaveLockspace", crashSpace, opts("force", true)).Err)
+	awaitRan(t, dir, func(l []string) bool { return len(l) == 1 })
+	fds, err := os.ReadFile(filepath.Join(dir, "fds"))
+	require.NoError(t, err)
+	require.NotContains(t, string(fds), "wrapper")
+	require.Equal(t, exitOK, p.stop(t))
+}
+
 // A helper that is at work when the daemon is killed is run again by the next
 // one; after an orderly end it is not.
 func TestHelperRunsAgainAfterAKill(t *testing.T) {
