@@ -232,12 +232,27 @@ func (h *hold) released(ctx context.Context) string {
 		name := g.Lockspace + "/" + g.Resource
 		switch {
 		case errors.Is(err, client.NotHeld) && h.missing() != "": // a service that ends may say the first
-			return "somebody else released it (" + name + ")"
+			return h.whyGone(ctx, g) + " (" + name + ")"
 		case err == nil && mode != g.Mode:
 			return fmt.Sprintf("somebody else converted it to %s (%s)", mode, name)
 		}
 	}
 	return ""
+}
+
+// whyGone tells a lock that was lost, which not everybody hears of, from one that
+// somebody has released.
+func (h *hold) whyGone(ctx context.Context, g client.Grant) string {
+	in, err := h.c.Inspect(ctx, g.Lockspace, g.Resource)
+	if err != nil {
+		return "it is not there any more"
+	}
+	for _, l := range in.Lost {
+		if l.Lock == g.Lock {
+			return l.Reason
+		}
+	}
+	return "somebody else released it"
 }
 
 // lostBy reports why an event means that the lock is lost; "" if it does not.
