@@ -42,6 +42,6 @@ func (t *table) reconfigure(set Settings) {
 		}
 	}
 	for _, name := range t.spaceNames() {
-		t.forgetSpace(t.spaces[name]) // named no more, and not joined
+		t.dropSpace(t.spaces[name]) // named no more, and not joined
 	}
 }

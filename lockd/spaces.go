@@ -335,7 +335,7 @@ func (t *table) unusable(sp *space, e *Error, retry bool) {
 		told.Text += "; it is tried again by itself"
 	}
 	t.answerSpace(sp, &told)
-	t.forgetSpace(sp)
+	t.dropSpace(sp)
 }
 
 // settled counts a lockspace whose activation has ended.
@@ -380,6 +380,14 @@ func (t *table) nextRetry() (at time.Time, ok bool) {
 func (t *table) forgetSpace(sp *space) {
 	if !sp.configured && sp.recorded == 0 && sp.step == spaceIdle && sp.state == SpaceFailed && sp.locks == 0 {
 		delete(t.spaces, sp.name)
+	}
+}
+
+// dropSpace is forgetSpace of a lockspace that front ends know of and were not told
+// to forget.
+func (t *table) dropSpace(sp *space) {
+	if t.forgetSpace(sp); t.spaces[sp.name] != sp {
+		t.do(notifyAction{LockspaceChanged{LockspaceInfo: t.spaceInfo(sp), Gone: true}})
 	}
 }
 
