@@ -115,6 +115,11 @@ bench: deps ## costs as ratios to their floors, into docs/benchmarks.md
 	@$(MAKE) --no-print-directory build
 	BENCH_REPORT=$(CURDIR)/docs/benchmarks.md $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m -tags "$(TAGS)" $(TEST_EXEC) ./bench
 
+.PHONY: bench-floods
+bench-floods: deps ## what a flood of one user does to another, into docs/benchmarks.md
+	@$(MAKE) --no-print-directory build
+	BENCH_REPORT=$(CURDIR)/docs/benchmarks.md $(GO) test -run '^$$' -bench Floods -benchtime 1x -timeout 30m -tags "$(TAGS)" $(TEST_EXEC) ./bench
+
 .PHONY: bench-lab
 bench-lab: deps-lab ## the service on the kernel's DLM against bare libdlm, into docs/benchmarks.md
 	LAB=1 BENCH_REPORT=$(CURDIR)/docs/benchmarks.md $(GO) test -count=1 -run '^$$' -bench . -benchtime 1x -timeout 30m ./lab/bench

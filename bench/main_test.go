@@ -15,6 +15,7 @@ import (
 // With these in the environment the test program is something else.
 const (
 	envFloor  = "BENCH_FLOOR_BUS" // the service with the empty method, on this bus
+	envFlood  = "BENCH_FLOOD"     // the number of a kind of flood, and the bus
 	envReport = "BENCH_REPORT"    // the file to write the table to
 	envDaemon = "BENCH_DLMLOCKD"  // the daemon to measure
 )
@@ -24,18 +25,30 @@ func TestMain(m *testing.M) {
 		serveFloor(address)
 		return
 	}
+	if arg := os.Getenv(envFlood); arg != "" {
+		runFlooder(arg)
+		return
+	}
 	code := m.Run()
 	if len(report) > 0 {
-		text := table()
-		fmt.Printf("\n%s", text)
-		if path := os.Getenv(envReport); path != "" && code == 0 {
-			if err := benchreport.Write(path, "bench", benchreport.Machine()+"\n"+text); err != nil {
-				fmt.Fprintln(os.Stderr, err)
-				code = 1
-			}
-		}
+		code = publish("bench", table(), code)
+	}
+	if len(floodReport) > 0 {
+		code = publish("bench-floods", floodTable(), code)
 	}
 	os.Exit(code)
+}
+
+// publish prints a table and, if all went well, writes it into the document.
+func publish(target, text string, code int) int {
+	fmt.Printf("\n%s", text)
+	if path := os.Getenv(envReport); path != "" && code == 0 {
+		if err := benchreport.Write(path, target, benchreport.Machine()+"\n"+text); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	return code
 }
 
 // line is one line of the table.
