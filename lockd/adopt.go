@@ -50,7 +50,7 @@ type AdoptOptions struct {
 // Orphans lists the orphans that no record explains.
 func (s *Service) Orphans(lockspace string, done func([]Orphan, error)) {
 	var found []Orphan
-	cl := &call{kind: callSpace, op: "orphans", space: lockspace, done: func(err error) { done(found, err) }}
+	cl := &call{kind: callSpace, op: "list-orphans", space: lockspace, done: func(err error) { done(found, err) }}
 	s.submit(cl, func(c *call) {
 		s.t.listOrphans(c, func(o []dlm.Orphan, e *Error) {
 			if e != nil {
