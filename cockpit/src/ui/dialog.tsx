@@ -26,8 +26,11 @@ export function Dialog({ title, verb, danger = false, ready = true, act, onClose
     const [error, setError] = useState<unknown>(null);
     useEffect(() => {
         const before = document.activeElement;
-        box.current?.showModal();
+        const dialog = box.current;
+        dialog?.showModal();
         return () => {
+            // As long as it is open nothing outside can have the focus.
+            dialog?.close();
             if (before instanceof HTMLElement && before.isConnected) before.focus();
         };
     }, []);

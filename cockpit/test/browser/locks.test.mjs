@@ -79,7 +79,8 @@ test(
             assert.ok(text.includes(part), `${part} in ${text}`);
         await page.keyboard.press("Escape");
         await page.locator("dialog[open]").waitFor({ state: "detached" });
-        assert.equal(await page.evaluate(() => document.activeElement?.getAttribute("aria-label")), "Release disk10");
+        await until("the focus is back", async () =>
+            (await page.evaluate(() => document.activeElement?.getAttribute("aria-label"))) === "Release disk10");
 
         await press(page, "Release disk2");
         await machine.ctl("release", "vms", "disk2", "--owner=db");
