@@ -1,6 +1,7 @@
 package conventions
 
 import (
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -33,4 +34,51 @@ func TestPackageVersions(t *testing.T) {
 	out, err := exec.Command(filepath.Join(root, "packaging/version.sh"), "unknown", "0").CombinedOutput()
 	require.Error(t, err)
 	require.Contains(t, string(out), "VERSION=")
+}
+
+// A package is not removed while the kernel has locks of the service, also where the
+// state file that tells of them is lost, and other lockspaces are no reason.
+func TestRemovalLooksIntoTheKernel(t *testing.T) {
+	const ours, theirs = `1 0 0 9 0 0 1 2 0 -1 1 0 24 ".dlmlockd.anchor.0123456789"`, `1 0 0 9 0 0 1 2 5 -1 1 0 4 "root"`
+	for _, c := range []struct {
+		name, setup, leave string
+		asked, removed     bool
+	}{
+		{"nothing", ":", "true", false, true},
+		{"a map", "mkdir /run/dlmlockd; touch /run/dlmlockd/state.toml", "true", true, true},
+		{"a map, locks held", "mkdir /run/dlmlockd; touch /run/dlmlockd/state.toml", "false", true, false},
+		{"somebody else's", "lockspace lvm '" + theirs + "'", "false", false, true},
+		{"no map, an anchor", "lockspace vms '" + ours + "'", "false", true, false},
+		{"no map, an anchor, unknown to the service", "lockspace vms '" + ours + "'", "true", true, false},
+		{"no map, an anchor, left", "lockspace vms '" + ours + "'", "rm -r /sys/kernel/dlm/vms", true, true},
+		{"can't be looked at", "mkdir -p /sys/kernel/dlm/vms", "false", true, false},
+		{"can't be looked at, service asked", "mkdir -p /sys/kernel/dlm/vms", "true", true, true},
+	} {
+		for script, argument := range map[string]string{"packaging/deb/prerm": "remove", "packaging/rpm/preun": "0"} {
+			asked, removed := remove(t, script, argument, c.setup, c.leave)
+			require.Equal(t, c.asked, asked, "%s, %s: is the service asked?", c.name, script)
+			require.Equal(t, c.removed, removed, "%s, %s", c.name, script)
+		}
+	}
+}
+
+// remove runs a package's script in a mount namespace of its own, where leave
+// stands in for dlmlockctl.
+func remove(t *testing.T, script, argument, setup, leave string) (asked, removed bool) {
+	script, err := filepath.Abs(filepath.Join(root, script))
+	require.NoError(t, err)
+	mark := filepath.Join(t.TempDir(), "asked")
+	cmd := exec.Command("unshare", "--map-root-user", "--mount", "sh", "-ec", `
+mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /sys/kernel
+lockspace() { mkdir -p "/sys/kernel/dlm/$1" /sys/kernel/debug/dlm; echo "$2" > "/sys/kernel/debug/dlm/$1_locks"; }
+`+setup+`
+mkdir /run/bin; printf '#!/bin/sh\n: > "$MARK"\n%s\n' "$LEAVE" > /run/bin/dlmlockctl; chmod +x /run/bin/dlmlockctl
+PATH=/run/bin:$PATH "$0" "$1"`, script, argument)
+	cmd.Env = append(cmd.Environ(), "MARK="+mark, "LEAVE="+leave)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		require.Contains(t, string(out), "dlmlockd is not removed", script)
+	}
+	_, noMark := os.Stat(mark)
+	return noMark == nil, err == nil
 }
