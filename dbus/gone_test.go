@@ -3,6 +3,7 @@ package dbus
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 
@@ -31,6 +32,13 @@ func (s *starting) SenderGone(name string) {
 	s.gone = append(s.gone, name)
 }
 
+// told lists the names that were given to SenderGone.
+func (s *starting) told() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.gone)
+}
+
 // denying is a bus that answers root no call of that member.
 func denying(t *testing.T, member string) *testbus.Bus {
 	return testbus.StartWith(t, testbus.Daemon, map[string]string{"deny.conf": fmt.Sprintf(
@@ -51,9 +59,9 @@ func begin(t *testing.T, b *testbus.Bus, s *starting) error {
 func TestNoAnswerIsNotGone(t *testing.T) {
 	s := &starting{senders: func(done func([]string)) { done([]string{":1.999999"}) }}
 	require.Error(t, begin(t, denying(t, "ListNames"), s))
-	require.Empty(t, s.gone)
+	require.Empty(t, s.told())
 	require.NoError(t, begin(t, testbus.Start(t, testbus.Daemon), s))
-	require.Equal(t, []string{":1.999999"}, s.gone)
+	require.Equal(t, []string{":1.999999"}, s.told())
 }
 
 // A connection that comes, and takes a lock, while the service is asked what locks
@@ -71,7 +79,7 @@ func TestAskedInOrder(t *testing.T) {
 			}()
 		}}
 		require.NoError(t, begin(t, b, s))
-		require.Empty(t, s.gone)
+		require.Empty(t, s.told())
 	})
 }
 
