@@ -70,7 +70,9 @@ export class LostLocks {
     }
 
     dismiss(counter: number): void {
-        this.memory = { lost: [], counted: counter };
+        // The counter may be a second behind what the signals have told.
+        const told = this.memory.counted + this.memory.lost.length;
+        this.memory = { lost: [], counted: Math.max(counter, told) };
         this.write();
     }
 
