@@ -56,14 +56,14 @@ func read(path string) ([]byte, error) {
 	defer func() { _ = f.Close() }()
 	info, err := f.Stat()
 	if err == nil && !os.SameFile(before, info) {
-		err = errors.New("it was replaced while it was opened")
+		err = errors.New("it was replaced while it was being opened")
 	}
 	if err != nil {
 		return nil, failure(path, err)
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err == nil && len(data) > maxFile {
-		err = fmt.Errorf("it has more than %d bytes, which is more than a configuration can need", maxFile)
+		err = fmt.Errorf("it has more than %d bytes, the most that is read", maxFile)
 	}
 	if err != nil {
 		return nil, failure(path, err)
@@ -135,7 +135,7 @@ func trusted(path string) (string, error) {
 		info, err := os.Lstat(next)
 		if err != nil {
 			if links > 0 && errors.Is(err, fs.ErrNotExist) {
-				return "", fmt.Errorf("it is a link, and %s does not exist", next) // not absent: somebody wants it
+				return "", fmt.Errorf("it is a symbolic link, and %s does not exist", next) // not absent: somebody wants it
 			}
 			return "", err
 		}
@@ -150,7 +150,7 @@ func trusted(path string) (string, error) {
 			return "", err
 		}
 		if links++; links > maxLinks {
-			return "", errors.New("its links lead in a circle")
+			return "", errors.New("its symbolic links form a loop")
 		}
 		to, err := os.Readlink(next)
 		if err != nil {
@@ -177,7 +177,7 @@ func ours(path string) error {
 	}
 	sticky := info.IsDir() && info.Mode()&fs.ModeSticky != 0
 	if perm := info.Mode().Perm(); perm&0o022 != 0 && !sticky && (info.IsDir() || info.Mode().IsRegular()) {
-		return &untrusted{fmt.Sprintf("others than its owner can write to %s (mode %04o): see who has, then \"chmod go-w %s\"", path, perm, path)}
+		return &untrusted{fmt.Sprintf("others than its owner can write to %s (mode %04o): check that nobody has tampered with it, then \"chmod go-w %s\"", path, perm, path)}
 	}
 	return nil
 }
@@ -185,7 +185,7 @@ func ours(path string) error {
 func owned(path string, info fs.FileInfo) error {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if me := os.Geteuid(); ok && st.Uid != 0 && int(st.Uid) != me {
-		return &untrusted{fmt.Sprintf("%s belongs to uid %d, who can change it: see whether that was done, then \"chown %d %s\"", path, st.Uid, me, path)}
+		return &untrusted{fmt.Sprintf("%s belongs to uid %d, who can change it: check that nobody has tampered with it, then \"chown %d %s\"", path, st.Uid, me, path)}
 	}
 	return nil
 }

@@ -106,9 +106,9 @@ func (b *Bus) compareNumbers() {
 	err := b.conn.BusObject().Call("org.freedesktop.DBus.GetConnectionUnixProcessID", 0, b.conn.Names()[0]).Store(&pid)
 	switch {
 	case err != nil:
-		b.alien = "the message bus does not tell the pid of this service: " + err.Error()
+		b.alien = "the message bus did not give the pid of this service: " + err.Error()
 	case pid != uint32(os.Getpid()):
-		b.alien = fmt.Sprintf("the message bus is in another pid namespace: it takes this service for process %d, which is %d here", pid, os.Getpid())
+		b.alien = fmt.Sprintf("the message bus is in another pid namespace: it knows this service as process %d, which is process %d here", pid, os.Getpid())
 	}
 }
 

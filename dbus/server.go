@@ -84,7 +84,7 @@ func New(cfg Config) *Server {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Bus.alien != "" {
-		s.log.Warn("callers have no pid, so locks of the lifetime process are refused", slog.String("err", cfg.Bus.alien))
+		s.log.Warn("the pids of callers can't be used, so locks with lifetime process are refused", slog.String("err", cfg.Bus.alien))
 	}
 	s.out = newOutbox(cfg.Bus, s.log)
 	if s.maxCalls <= 0 {
@@ -239,7 +239,7 @@ func (s *Server) take(h *header) {
 // nothing has to be asked for that.
 func (s *Server) read(c *call, h *header) (err error) {
 	if h.cut {
-		return busError{errLimits, fmt.Sprintf("the message has %d bytes, at most %d are read; use several calls", h.size, MaxCall)}
+		return busError{errLimits, fmt.Sprintf("the message has %d bytes, at most %d are allowed; split it into several calls", h.size, MaxCall)}
 	}
 	if c.method, c.node, c.id, err = s.tree.find(h); err != nil {
 		return err
@@ -249,7 +249,7 @@ func (s *Server) read(c *call, h *header) (err error) {
 		return nil
 	}
 	if c.req, err = c.method.parse(&h.body); err == nil && h.body.bad {
-		err = invalid(c.method.name, "the arguments are shorter than they say")
+		err = invalid(c.method.name, "the message ends before its arguments do")
 	}
 	return err
 }

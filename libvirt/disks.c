@@ -105,20 +105,20 @@ static void warn(const struct domain *d, const struct seen *s)
 	if (s->names.links)
 		syslog(LOG_DAEMON | LOG_WARNING,
 		       "dlmlock: domain %s: '%s' is a file with %lu names (hard links): a guest that uses another of "
-		       "them is refused on this host, and not on others", d->name, s->path, s->names.links);
+		       "them is refused on this host, but not on other hosts", d->name, s->path, s->names.links);
 	if (s->names.unseen)
 		syslog(LOG_DAEMON | LOG_WARNING,
-		       "dlmlock: domain %s: '%s' can't be looked at (%s), so it is locked under this spelling alone", d->name,
+		       "dlmlock: domain %s: '%s' can't be examined (%s), so it is locked only under its path as spelled", d->name,
 		       s->path, strerror(s->names.unseen));
 }
 
 static int cannot(const struct domain *d, const char *path, int error, uint64_t timeout_usec)
 {
 	if (error == ETIMEDOUT)
-		report(REPORT_FAILED, "the disks of domain '%s' can't be looked at: their storage has not answered for %u s",
+		report(REPORT_FAILED, "the disks of domain '%s' can't be examined: their storage has not answered for %u s",
 		       d->name, (unsigned)(timeout_usec / 1000000));
 	else
-		report(REPORT_FAILED, "the disk '%s' of domain '%s' can't be named: %s", path, d->name,
+		report(REPORT_FAILED, "the disk '%s' of domain '%s' can't be identified: %s", path, d->name,
 		       strerror(error));
 	return -1;
 }
@@ -204,7 +204,7 @@ int disks_name_held(struct domain *d, const struct config *c, uint32_t pid, uint
 
 		if (looked && s->in_use && !s->of) {
 			syslog(LOG_DAEMON | LOG_INFO,
-			       "dlmlock: domain %s keeps its lock on '%s', which its QEMU has open still", d->name,
+			       "dlmlock: domain %s keeps its lock on '%s', which its QEMU still has open", d->name,
 			       s->path);
 			continue;
 		}

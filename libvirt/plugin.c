@@ -318,7 +318,7 @@ static int drv_acquire(struct manager *m, const char *state, unsigned int flags,
 		if (errno == ESRCH)
 			report(REPORT_FAILED, "domain '%s' has no process that could hold locks (pid %u)", d->name, d->pid);
 		else
-			report(REPORT_FAILED, "the process of domain '%s' (pid %u) can't be looked at: %s", d->name, d->pid,
+			report(REPORT_FAILED, "the process of domain '%s' (pid %u) can't be examined: %s", d->name, d->pid,
 			       strerror(errno));
 		return -1;
 	}
@@ -342,7 +342,7 @@ static void keep_base(const struct domain *d, struct request *r)
 	r->pid = d->pid;
 	guard(r, d, ACTION_DEFAULT, data, sizeof(data));
 	if (disks_add(&again, overlay, true) < 0 || disks_name(&again, &config, r->deadline) < 0 || acquire(&again, r) < 0)
-		syslog(LOG_DAEMON | LOG_WARNING, "dlmlock: domain %s reads '%s' without a lock on it, below '%s'", d->name,
+		syslog(LOG_DAEMON | LOG_WARNING, "dlmlock: domain %s reads '%s', the image below '%s', without a lock on it", d->name,
 		       d->disks[0].path, overlay);
 	disks_free(&again);
 	free(overlay);
@@ -365,7 +365,7 @@ static int drv_release(struct manager *m, char **state, unsigned int flags)
 	if (find_owner(d, &own) < 0) {
 		if (errno == ESRCH)
 			return 0; /* The locks have gone with it. */
-		report(REPORT_FAILED, "the process of domain '%s' (pid %u) can't be looked at, so its locks stay: %s",
+		report(REPORT_FAILED, "the process of domain '%s' (pid %u) can't be examined, so its locks stay: %s",
 		       d->name, d->pid, strerror(errno));
 		return -1;
 	}
@@ -383,10 +383,10 @@ static int drv_release(struct manager *m, char **state, unsigned int flags)
 	if (o == OUTCOME_OK || o == OUTCOME_NO_LOCKSPACE)
 		return 0;
 	if (o == OUTCOME_MISSING && config.on_service_missing == MISSING_ALLOW) {
-		syslog(LOG_DAEMON | LOG_WARNING, "dlmlock: the locks of domain %s are not let go of before its QEMU ends: %s", d->name, what);
+		syslog(LOG_DAEMON | LOG_WARNING, "dlmlock: the locks of domain %s are not released before its QEMU ends: %s", d->name, what);
 		return 0;
 	}
-	report(REPORT_FAILED, "the disks of domain '%s' can't be let go of: %s", d->name, what);
+	report(REPORT_FAILED, "the locks on the disks of domain '%s' can't be released: %s", d->name, what);
 	return -1;
 }
 

@@ -64,7 +64,7 @@ func (t *table) goOnAcquire(c *call) {
 	if len(c.fresh) == 0 && hangs {
 		t.append(true, again, func(err error) {
 			if err != nil {
-				c.fail(c.writeError("", "", "the lock is held, but it can't be written down that it hangs on this connection now: ", err))
+				c.fail(c.writeError("", "", "the lock is held, but its move to this connection can't be recorded: ", err))
 			}
 			t.marked(c)
 		})

@@ -130,9 +130,9 @@ func (t *table) adoptOrphan(c *call, id dlm.LockID, o AdoptOptions) {
 		switch {
 		case e != nil:
 		case i < 0:
-			e = c.error(NotHeld, c.space, "", dlm.None, fmt.Sprintf("no orphan has the lockid %d; call ListOrphans and look again", id))
+			e = c.error(NotHeld, c.space, "", dlm.None, fmt.Sprintf("no orphan has the lockid %d; call ListOrphans again", id))
 		case o.Resource != "" && o.Resource != found[i].Resource && o.Resource != Printable(found[i].Resource), o.HasMode && o.Mode != found[i].Mode:
-			e = c.error(InvalidArgs, c.space, found[i].Resource, dlm.None, "the orphan with that lockid is another one; call ListOrphans and look again")
+			e = c.error(InvalidArgs, c.space, found[i].Resource, dlm.None, "the orphan with that lockid has another resource or mode; call ListOrphans again")
 		}
 		if e != nil {
 			t.refuse(c, e)
@@ -141,7 +141,7 @@ func (t *table) adoptOrphan(c *call, id dlm.LockID, o AdoptOptions) {
 		c.resource = found[i].Resource
 		t.takeStray(t.spaces[c.space], found[i], func(l *lock) {
 			if l == nil {
-				t.refuse(c, c.error(NotHeld, c.space, c.resource, dlm.None, "the orphan went away; call ListOrphans and look again"))
+				t.refuse(c, c.error(NotHeld, c.space, c.resource, dlm.None, "the orphan is gone; call ListOrphans again"))
 				return
 			}
 			t.readValue(l.sp, l.resource, func(ev dlm.Event) { t.take(c, l, o, ev) })
@@ -206,9 +206,9 @@ func (t *table) take(c *call, l *lock, o AdoptOptions, ev dlm.Event) {
 	case c.answered:
 		return // the orphan stays what it was
 	case sp.strays[l.lockid] != l || l.flying:
-		e = c.error(NotHeld, sp.name, l.resource, dlm.None, "the orphan went away; call ListOrphans and look again")
+		e = c.error(NotHeld, sp.name, l.resource, dlm.None, "the orphan is gone; call ListOrphans again")
 	case o.HasOwner && t.findOwned(sp, l.resource, uid, o.Owner) != nil:
-		e = c.error(AlreadyHeld, sp.name, l.resource, dlm.None, fmt.Sprintf("owner %q has a lock of the resource; take another owner", o.Owner))
+		e = c.error(AlreadyHeld, sp.name, l.resource, dlm.None, fmt.Sprintf("owner %q already has a lock on the resource; name another owner", o.Owner))
 	case u.locks >= t.limits.LocksPerUID:
 		e = c.error(LimitExceeded, sp.name, l.resource, dlm.None, fmt.Sprintf("uid %d has %d locks and may have %d (limits.locks-per-uid)", uid, u.locks, t.limits.LocksPerUID))
 	}
@@ -249,14 +249,14 @@ func (t *table) taken(c *call, l *lock, err error) {
 			t.add(s)
 			l.sp.strays[s.lockid] = s
 		}
-		e := c.error(StateWriteFailed, l.sp.name, l.resource, dlm.None, "the orphan stays one, because the state file can't be written: "+err.Error())
+		e := c.error(StateWriteFailed, l.sp.name, l.resource, dlm.None, "the orphan was not adopted, because the state file can't be written: "+err.Error())
 		e.Err = err
 		t.refuse(c, e)
 	case l.mode == dlm.None:
 		t.endConvert(c, l)
 	default:
 		l.sp.orphans = max(l.sp.orphans-1, 0)
-		t.logLock(slog.LevelInfo, "orphan taken over", l, slog.String("sender", c.caller.Sender))
+		t.logLock(slog.LevelInfo, "orphan adopted", l, slog.String("sender", c.caller.Sender))
 		if l.mode >= dlm.PW && !l.sp.raw {
 			t.publish(c, l)
 			return

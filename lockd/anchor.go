@@ -159,7 +159,7 @@ func (t *table) unanchored(sp *space, k looked) {
 		t.failSpace(sp, unseen(sp, "whether another process uses it", k.usersErr), true)
 	case found && len(k.users) > 0:
 		t.failSpace(sp, &Error{Op: "join", Lockspace: sp.name, Kind: LockspaceInUse, Text: "somebody removed the anchor of the lockspace, and " +
-			usersText(k.users) + "; end that first"}, true)
+			usersText(k.users) + "; stop what uses it first"}, true)
 	case found:
 		t.log(slog.LevelError, "somebody else removed the anchor of the lockspace", slog.String("lockspace", sp.name))
 		sp.proven, sp.anchor = true, 0
@@ -226,9 +226,9 @@ func (t *table) takeOver(sp *space, left []dlm.Orphan, k looked) {
 
 // tookOver goes on with a lockspace of the service whose map is lost.
 func (t *table) tookOver(sp *space) {
-	t.log(slog.LevelError, "the lockspace is the service's own, but the state file that says whose its locks are is lost", slog.String("lockspace", sp.name))
+	t.log(slog.LevelError, "the lockspace belongs to this service, but the state file that says who holds its locks is lost", slog.String("lockspace", sp.name))
 	sp.mapLost = true
-	t.voidAll(sp, "another instance of the service made the lockspace again since the lock was taken")
+	t.voidAll(sp, "another instance of the service has made the lockspace again since the lock was taken")
 	if sp.recorded == state.Leaving {
 		t.finishLeave(sp)
 		return
@@ -245,7 +245,7 @@ func (t *table) unclaimed(sp *space, k looked) {
 		sp.proven = true
 		t.makeAnchor(sp)
 	case sp.recorded == state.Leaving:
-		t.log(slog.LevelWarn, "the lockspace was made again by somebody else and is left as it is", slog.String("lockspace", sp.name))
+		t.log(slog.LevelWarn, "another program has made the lockspace again; it is not touched", slog.String("lockspace", sp.name))
 		t.left(sp, "the lockspace was left and made again by somebody else since the lock was taken")
 	default:
 		if sp.recorded == state.Joined {
@@ -266,7 +266,7 @@ func (t *table) foreign(sp *space, k looked) {
 	case len(k.users) > 0:
 		e.Text += " (" + usersText(k.users) + ")"
 	case k.orphansErr != nil:
-		e.Text += " (if it was made by this service and the state file is lost: that can be seen in debugfs only, which is not there)"
+		e.Text += " (if this service made it and has lost its state file, only debugfs can show that: mount debugfs at /sys/kernel/debug, then join again)"
 	}
 	if sp.recorded != 0 {
 		t.notMade(sp)
@@ -278,7 +278,7 @@ func (t *table) foreign(sp *space, k looked) {
 // unseen is why a lockspace is not used as long as something can't be looked at.
 func unseen(sp *space, what string, err error) *Error {
 	return &Error{Op: "join", Lockspace: sp.name, Kind: LockspaceInUse, Err: err,
-		Text: fmt.Sprintf("the anchor of the lockspace is not there, and %s can't be seen: %v", what, err)}
+		Text: fmt.Sprintf("the anchor of the lockspace is missing, and the service can't tell %s: %v", what, err)}
 }
 
 // usersText names the processes that use a lockspace.

@@ -66,11 +66,11 @@ func (g GroupAuthorizer) refusal(a Action) string {
 	case a == ActAcquire:
 		return "only root may change locks; an administrator can name a group in /etc/dlmlockd.toml (group = \"...\")"
 	case a == ActReleaseOthers:
-		return "it belongs to another user, and without polkit only root may end what others have"
+		return "it belongs to another user, and without polkit only root may release the locks of others or cancel their requests"
 	case a == ActManageLockspaces:
 		return "without polkit only root may join and leave lockspaces"
 	case a == ActPurge:
-		return "without polkit only root may purge orphans"
+		return "without polkit only root may remove or adopt orphans"
 	}
 	return "without polkit only root may do this"
 }

@@ -311,7 +311,7 @@ func TestLateErrors(t *testing.T) {
 	s.pass(defaultOpTimeout)
 	require.ErrorIs(t, release.err, LockspaceStopped)
 	require.ErrorContains(t, release.err, "fencing node 2")
-	require.ErrorContains(t, release.err, "the release is noted")
+	require.ErrorContains(t, release.err, "the release is recorded")
 	cluster.SetQuorate(false)
 	s.health()
 	require.ErrorIs(t, s.done(s.acquire(alice, AcquireOptions{}, Want{"vms", "z", dlm.EX})), NotQuorate)

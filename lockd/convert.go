@@ -185,12 +185,12 @@ func (t *table) recordMode(c *call, l *lock) {
 		case t.takeBack(c, l):
 			return
 		case err != nil && stronger(l.mode, c.from):
-			c.fail(c.writeError(l.sp.name, l.resource, "the lock keeps its mode, because the new one can't be written down: ", err))
+			c.fail(c.writeError(l.sp.name, l.resource, "the lock keeps its mode, because the new one can't be recorded: ", err))
 			l.wanted = c.from
 			t.convert(c, l, c.from, false)
 			return
 		case err != nil:
-			c.fail(c.writeError(l.sp.name, l.resource, "the lock is converted, but that can't be written down yet: ", err))
+			c.fail(c.writeError(l.sp.name, l.resource, "the lock is converted, but its new mode can't be recorded yet: ", err))
 		}
 		t.converted(c, l)
 	})

@@ -38,7 +38,7 @@ func (t *table) processState(proc process.ID, state process.State, err error) {
 	case b.doubt != "":
 		b.doubt = ""
 		delete(t.doubts, b)
-		t.log(slog.LevelInfo, "the process of locks is known to live", slog.Uint64("pid", uint64(b.proc.PID)), slog.Int("locks", len(b.locks)))
+		t.log(slog.LevelInfo, "the process that locks are tied to is alive", slog.Uint64("pid", uint64(b.proc.PID)), slog.Int("locks", len(b.locks)))
 	}
 }
 
@@ -51,7 +51,7 @@ const (
 // doubt notes that it is not known whether a process lives.
 func (t *table) doubt(b *binding, err error) {
 	if b.doubt == "" {
-		t.log(slog.LevelError, "it is not known whether the process of locks lives; they are kept",
+		t.log(slog.LevelError, "can't tell whether a process that locks are tied to is alive; its locks are kept",
 			slog.Uint64("pid", uint64(b.proc.PID)), slog.Int("locks", len(b.locks)), slog.String("err", err.Error()))
 	}
 	b.doubt = err.Error() + adviceOnProcess(err)
@@ -94,11 +94,11 @@ func (t *table) degradation() string {
 	if text != "" {
 		text += "; "
 	}
-	what := "a process that locks hang on lives, so they are kept"
+	what := "the locks of a process are kept, because the service can't tell whether it is alive"
 	if n := len(t.doubts); n > 1 {
-		what = fmt.Sprintf("%d processes that locks hang on live, so they are kept", n)
+		what = fmt.Sprintf("the locks of %d processes are kept, because the service can't tell whether they are alive", n)
 	}
-	return text + "it is not known whether " + what + ": " + t.firstDoubt().doubt
+	return text + what + ": " + t.firstDoubt().doubt
 }
 
 // firstDoubt is one of doubted. It stays the same while it is in doubt, because it

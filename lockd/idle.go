@@ -23,7 +23,7 @@ func (t *table) needed() string {
 	case len(t.calls)+len(t.queued) > 0:
 		return "calls are under way"
 	case len(t.bindings) > 0:
-		return fmt.Sprintf("locks hang on %d connections or processes", len(t.bindings))
+		return fmt.Sprintf("locks are tied to %d connections or processes", len(t.bindings))
 	case len(t.runs) > 0:
 		return fmt.Sprintf("helpers of %d lost locks run", len(t.runs))
 	case t.guarded > 0:

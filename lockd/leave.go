@@ -99,7 +99,7 @@ func (t *table) leaveUnopened(sp *space) {
 // join the lockspace again, and call every lock lost that was in it.
 func (t *table) stayUnwritten(sp *space, was state.SpacePhase, err error) {
 	sp.recorded = was
-	t.stay(sp, (&call{op: "leave"}).writeError(sp.name, "", "the lockspace is not left, because that can't be written down: ", err))
+	t.stay(sp, (&call{op: "leave"}).writeError(sp.name, "", "the lockspace was not left, because that can't be recorded: ", err))
 }
 
 // forgetForeign answers the leave of a lockspace that is not ours: it is not ours
@@ -125,10 +125,10 @@ func (t *table) cantLeave(sp *space, k looked) *Error {
 	case sp.locks > 0 && !sp.leaveForce:
 		e.Text = heldText
 	case n > 0:
-		e.Text = fmt.Sprintf("orphans are in the lockspace (%d) that no record explains, and what they protect may be in use; "+
-			"list them with ListOrphans, take each over with AdoptOrphan or remove it with Purge, then leave again", n)
+		e.Text = fmt.Sprintf("the lockspace has orphans (%d) that no record explains, and what they protect may be in use; "+
+			"list them with ListOrphans, adopt each with AdoptOrphan or remove it with Purge, then leave again", n)
 	case !k.hasOrphans && (!sp.leaveForce || sp.mapLost || !errors.Is(k.orphansErr, errNoTables)):
-		e.Text = fmt.Sprintf("whether there are locks in the lockspace that the service does not know can't be seen (%v); "+
+		e.Text = fmt.Sprintf("the service can't tell whether the lockspace has locks that no record explains (%v); "+
 			"mount debugfs at /sys/kernel/debug", k.orphansErr)
 		if !sp.mapLost {
 			e.Text += ", or leave with force"
@@ -144,10 +144,10 @@ func (t *table) cantLeave(sp *space, k looked) *Error {
 func inUse(lockspace string, users []dlm.User, err error) *Error {
 	e := &Error{Op: "leave", Lockspace: lockspace, Kind: LockspaceInUse, Err: err}
 	if len(users) > 0 {
-		e.Text = "nothing is left, because it would end locks of others: " + usersText(users) + "; end that first"
+		e.Text = "the lockspace was not left, because that would end locks of others: " + usersText(users) + "; stop what uses it first"
 		return e
 	}
-	e.Text = fmt.Sprintf("nothing is left, because whether another process uses the lockspace can't be seen: %v", err)
+	e.Text = fmt.Sprintf("the lockspace was not left, because the service can't tell whether another process uses it: %v", err)
 	return e
 }
 
@@ -168,7 +168,7 @@ func (t *table) stay(sp *space, e *Error) {
 		t.reply(c)
 	}
 	if begun {
-		t.log(slog.LevelWarn, "the leave of the lockspace is given up", slog.String("lockspace", sp.name), slog.String("err", e.Text))
+		t.log(slog.LevelWarn, "leaving the lockspace was abandoned; it stays joined", slog.String("lockspace", sp.name), slog.String("err", e.Text))
 		sp.recorded = state.Joined
 		t.append(true, []state.Change{sp.record()}, nil)
 	}

@@ -174,12 +174,12 @@ func (t *table) checkLifetime(c *call) *Error {
 	switch c.opts.Lifetime {
 	case state.Persistent:
 		if c.opts.PID != 0 || c.opts.HasStart {
-			return bad("pid and start-time go with the lifetime process only")
+			return bad("pid and start-time are allowed only with the lifetime process")
 		}
 		return nil
 	case state.Connection:
 		if c.caller.Sender == "" {
-			return bad("the lifetime connection needs a connection to hang on")
+			return bad("the lifetime connection needs a connection that the lock can be tied to")
 		}
 		k.sender = c.caller.Sender
 	case state.Process:
@@ -191,7 +191,7 @@ func (t *table) checkLifetime(c *call) *Error {
 		return bad("the lifetime is persistent, connection or process")
 	}
 	if b := t.bindings[k]; b != nil && b.dead {
-		return bad("the connection or process that the lock would hang on has ended")
+		return bad("the connection or process that the lock would be tied to has ended")
 	}
 	return nil
 }

@@ -67,10 +67,10 @@ func (s *Service) mayName(c Caller, o *AcquireOptions, info process.Info) error 
 	case c.UID != 0 && info.UID != c.UID: // root may name any process
 		return processError(AccessDenied, "only root may name a process of another user", nil)
 	case o.HasStart && info.Start != o.Start:
-		return processError(InvalidArgs, fmt.Sprintf("pid %d began at clock tick %d, not at %d as start-time says: "+
-			"it means another process here, or the process has ended; look at it again", o.named(c), info.Start, o.Start), nil)
+		return processError(InvalidArgs, fmt.Sprintf("process %d started at clock tick %d, not at %d as start-time says: "+
+			"the pid means another process here, or the one that was meant has ended; check both", o.named(c), info.Start, o.Start), nil)
 	case o.PID == 0 && c.Seen != 0 && info.Start > uint64(c.Seen/clockTick):
-		return processError(InvalidArgs, "the process that connected to the bus has ended, and its pid is another's now; name one with pid", nil)
+		return processError(InvalidArgs, "the process that connected to the bus has ended, and another process has its pid now; name a process with pid", nil)
 	}
 	return nil
 }
@@ -100,10 +100,10 @@ func explainProcess(pid uint32, c Caller, err error) error {
 	const instead = "use the lifetime connection or persistent"
 	switch {
 	case errors.Is(err, process.ErrElsewhere) && c.PID == 0:
-		return processError(NotSupported, "the message bus does not tell which process calls, in numbers of this service's pid namespace; "+instead, err)
+		return processError(NotSupported, "the message bus can't identify the calling process by a pid in this service's pid namespace; "+instead, err)
 	case errors.Is(err, process.ErrElsewhere):
-		return processError(InvalidArgs, fmt.Sprintf("the caller is in another pid namespace (a container), and pid %d is neither itself nor a child of it, "+
-			"so it is not known which process is meant; leave pid out for the caller itself, %s, or call from the host", pid, instead), err)
+		return processError(InvalidArgs, fmt.Sprintf("the caller is in another pid namespace (a container), and pid %d is neither the caller nor one of its children, "+
+			"so the service can't tell which process is meant; leave pid out for the caller itself, %s, or call from the host", pid, instead), err)
 	case errors.Is(err, process.ErrGone):
 		return processError(InvalidArgs, "there is no process with that pid", err)
 	case errors.Is(err, process.ErrThread):
@@ -111,7 +111,7 @@ func explainProcess(pid uint32, c Caller, err error) error {
 	case errors.Is(err, process.ErrKernelThread):
 		return processError(InvalidArgs, fmt.Sprintf("pid %d: %s; name a process", pid, process.ErrKernelThread), err)
 	case errors.Is(err, process.ErrUserLimit):
-		return processError(LimitExceeded, fmt.Sprintf("as many processes are watched for uid %d as may be (limits.processes-per-uid, and half of what LimitNOFILE= allows); "+
+		return processError(LimitExceeded, fmt.Sprintf("uid %d has locks on as many processes as it may have (limits.processes-per-uid, and half of LimitNOFILE= at most); "+
 			"let one process hold several locks, or release some", c.UID), err)
 	}
 	return unwatchable(pid, err)
@@ -159,7 +159,7 @@ func adviceOnProcess(err error) string {
 	case errors.Is(err, process.ErrHidden):
 		return "; mount /proc so that the service sees all processes"
 	case errors.Is(err, process.ErrOtherProc):
-		return "; mount /proc anew in the pid namespace of the service"
+		return "; mount a /proc that belongs to the pid namespace of the service"
 	case errors.Is(err, process.ErrKernelThread), errors.Is(err, process.ErrThread):
 		return "; release the locks if nobody needs them"
 	}

@@ -133,7 +133,7 @@ func (t *table) known(sp *space, resource string) *Inspection {
 	in := &Inspection{Lockspace: sp.name, Resource: resource, Health: sp.health, HasHealth: sp.hasHealth}
 	here, all := sp.holding(resource)
 	if most := min(t.limits.PageSize, inspectedShown); len(here) > most || !all {
-		in.Missing = append(in.Missing, "there are more locks of this instance than are shown; see ListLocks")
+		in.Missing = append(in.Missing, "this service has more locks of the resource than are shown; see ListLocks")
 		here = here[:min(len(here), most)]
 	}
 	in.Locks = infos(here)
@@ -230,7 +230,7 @@ func (t *table) purge(c *call, expect []dlm.LockID, some bool) {
 			})
 		}
 		if !slices.EqualFunc(ids, found, func(id dlm.LockID, o dlm.Orphan) bool { return id == o.LockID }) {
-			t.refuse(c, c.error(InvalidArgs, c.space, "", dlm.None, "the orphans are not those that were named; call ListOrphans and look again"))
+			t.refuse(c, c.error(InvalidArgs, c.space, "", dlm.None, "the orphans are not those that were named; call ListOrphans again"))
 			return
 		}
 		c.stage = stageUnlocking

@@ -281,9 +281,9 @@ func (t *table) release(c *call, locks []*lock) {
 // keep ends a release that could not be written down: the locks are still held.
 func (t *table) keep(c *call, err error) {
 	c.stage = stageDone
-	text := "the lock is still held, because it can't be written down that it is let go of: "
+	text := "the lock is still held, because its release can't be recorded: "
 	if len(c.locks) > 1 {
-		text = "nothing was released, because it can't be written down: "
+		text = "nothing was released, because the release can't be recorded: "
 	}
 	c.fail(c.writeError(c.space, c.resource, text, err))
 	t.reply(c)
@@ -293,7 +293,7 @@ func (t *table) keep(c *call, err error) {
 			continue
 		}
 		if c.lifetime && l.bound != nil && l.bound.dead {
-			t.logLock(slog.LevelError, "lifetime over, but that can't be written down: held until it can", l, slog.String("err", err.Error()))
+			t.logLock(slog.LevelError, "the lifetime of the lock is over, but its release can't be recorded; it is held until it can", l, slog.String("err", err.Error()))
 			t.overdue[l] = struct{}{}
 		}
 		t.idle(l)

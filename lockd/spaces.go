@@ -332,7 +332,7 @@ func (t *table) unusable(sp *space, e *Error, retry bool) {
 	t.do(notifyAction{LockspaceChanged{LockspaceInfo: t.spaceInfo(sp)}})
 	told := *e
 	if !sp.retryAt.IsZero() {
-		told.Text += "; it is tried again by itself"
+		told.Text += "; the service tries again by itself"
 	}
 	t.answerSpace(sp, &told)
 	t.dropSpace(sp)

@@ -375,11 +375,11 @@ func (t *table) lateError(c *call) *Error {
 	noted := ""
 	switch {
 	case c.kind == callRelease && c.stage == stageReleasing:
-		noted = "; the lock is let go of if that can still be written down, and else it stays held"
+		noted = "; the lock is released if that can still be recorded, and stays held otherwise"
 	case c.kind == callRelease && c.stage != stageNew:
-		noted = "; the release is noted and will be finished as soon as it can"
+		noted = "; the release is recorded and will be finished as soon as possible"
 	case c.kind == callRelease && c.parkedAt != nil && c.parkedAt.state == Releasing:
-		noted = "; an earlier release of the lock is noted and will be finished as soon as it can"
+		noted = "; an earlier release of the lock is recorded and will be finished as soon as possible"
 	case c.kind == callConvert && c.stage == stageConverting && c.late == nil && sp != nil && sp.stopped() && !stronger(mode, c.from):
 		noted = "; the conversion may still take effect, see the mode of the lock"
 	}
@@ -396,9 +396,9 @@ func (t *table) lateError(c *call) *Error {
 		}
 		return e
 	case c.op == "join":
-		return late(LockspaceStopped, "the lockspace is not joined yet; it goes on being joined, see its state with ListLockspaces")
+		return late(LockspaceStopped, "the lockspace is not joined yet; joining goes on, and ListLockspaces shows its state")
 	case c.op == "leave":
-		return late(LockspaceStopped, "the lockspace is not left yet; see its state with ListLockspaces")
+		return late(LockspaceStopped, "the lockspace is not left yet; ListLockspaces shows its state")
 	case c.parkedAt != nil:
 		return late(Timeout, "another call for the same lock has not ended in time; try again")
 	case c.stage == stageRecording, c.stage == stageMarking, c.stage == stageReleasing, c.stage == stageForgetting:

@@ -102,8 +102,8 @@ func (n *epochNotes) run(done <-chan struct{}) {
 			written, failing = epoch, false
 			return
 		case !failing:
-			n.log.Warn("the clock of the fencing tokens can't be noted in the state directory, so a restart relies on the wall clock; "+
-				"it is tried again", "err", err)
+			n.log.Warn("the token clock can't be saved in the state directory, so after a restart fencing tokens rely on the wall clock; "+
+				"the service tries again", "err", err)
 			failing = true
 		}
 		retry.Reset(epochRetry)

@@ -75,7 +75,7 @@ func (t *table) endAcquire(c *call) {
 func (t *table) writeFailed(c *call, err error) {
 	text := "nothing was locked, because the state file can't be written: "
 	if c.recorded {
-		text = "the lock is not granted, and let go of as soon as that can be written down, because the state file can't be written: "
+		text = "the lock is not granted, because the state file can't be written, and is released as soon as it can be: "
 	}
 	c.fail(c.writeError("", "", text, err))
 }

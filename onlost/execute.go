@@ -62,7 +62,7 @@ func (r *Runner) execute(run *lockd.LostRun) {
 	began, out := time.Now(), &head{}
 	late, err := r.start(run, h, out)
 	for pause := r.cfg.Pause; scarce(err) && r.sleep(pause); pause = min(2*pause, pauseMax) {
-		log.Error("the helper of a lost lock could not be started; it is tried again", slog.String("err", err.Error()))
+		log.Error("the helper of a lost lock could not be started; the service tries again", slog.String("err", err.Error()))
 		late, err = r.start(run, h, out)
 	}
 	log = log.With(slog.Duration("took", time.Since(began).Round(time.Millisecond)), slog.String("output", out.text()))

@@ -152,7 +152,7 @@ func TestNoDescriptorIsNoEnd(t *testing.T) {
 	t.Cleanup(restore)
 	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: old.Max}))
 	r.start(lost(1, "late", "vm"))
-	require.Eventually(t, func() bool { return strings.Count(r.log.String(), "it is tried again") > 2 }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Count(r.log.String(), "the service tries again") > 2 }, patience, time.Millisecond)
 	require.Empty(t, r.ended)
 	restore()
 	r.wait()
@@ -167,7 +167,7 @@ func TestCloseWhileItCanNotStart(t *testing.T) {
 	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: old.Max}))
 	r.cfg.Pause = time.Millisecond
 	r.start(lost(1, "late", "vm"))
-	require.Eventually(t, func() bool { return strings.Contains(r.log.String(), "it is tried again") }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(r.log.String(), "the service tries again") }, patience, time.Millisecond)
 	r.Close()
 	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &old))
 	require.Empty(t, r.ended)

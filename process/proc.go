@@ -11,7 +11,7 @@ import (
 
 // errFormat says that a file of /proc is not as expected. That says nothing of
 // the process.
-var errFormat = errors.New("it is not as proc(5) says")
+var errFormat = errors.New("its format is not that of proc(5)")
 
 var errNoLine = errors.New("a line is missing")
 

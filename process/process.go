@@ -73,14 +73,14 @@ var (
 	ErrGone         = errors.New("no such process")
 	ErrThread       = errors.New("it is a thread of a process, not a process")
 	ErrKernelThread = errors.New("it is a thread of the kernel, which never ends")
-	ErrElsewhere    = errors.New("the number means a process of another pid namespace that can't be found from here")
+	ErrElsewhere    = errors.New("the pid belongs to another pid namespace, and its process can't be found from here")
 )
 
 // Why a process is not watched although it could be. An *Error wraps them.
 var (
 	ErrUserLimit = errors.New("too many processes are watched for the user")
 	ErrReserve   = errors.New("the last descriptors are kept for the rest of the service")
-	ErrHidden    = errors.New("/proc does not show the process, which lives: it is mounted with hidepid")
+	ErrHidden    = errors.New("/proc is mounted with hidepid and does not show the process, which is alive")
 	ErrOtherProc = errors.New("/proc belongs to another pid namespace than this program")
 )
 

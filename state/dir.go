@@ -140,7 +140,7 @@ func (d *directory) openRegular(name string, flag int) (*os.File, error) {
 	case err != nil:
 		err = &Error{Op: "check", Path: path, Err: err}
 	case !os.SameFile(before, info):
-		err = refusal(path, "it was replaced while it was opened")
+		err = refusal(path, "it was replaced while it was being opened")
 	default:
 		err = checkOwner(path, info)
 	}

@@ -91,7 +91,7 @@ func (f *File) inPlace() error {
 	case size < f.alloc:
 		f.alloc = size
 	case size > f.alloc:
-		f.log.Warn(fmt.Sprintf("%s has grown by %d bytes that are not from here, cutting them off", f.Path(), size-f.alloc))
+		f.log.Warn(fmt.Sprintf("%s has grown by %d bytes that the service did not write; cutting them off", f.Path(), size-f.alloc))
 		if err := f.fd.Truncate(f.alloc); err != nil {
 			return writeError("truncate", f.Path(), err)
 		}
@@ -107,12 +107,12 @@ func (f *File) restore() error {
 	f.mu.Lock()
 	moved, err := f.dir.moved()
 	if id, _, e := f.dir.look(stateName); err == nil && !moved && e == nil && id == f.id {
-		f.found("is in its place again")
+		f.found("is back in its place")
 		return f.clean()
 	}
 	if !f.astray {
 		f.astray = true
-		f.log.Error(fmt.Sprintf("%s, or its directory, was removed or replaced by somebody else; it is written again as soon as that can be done", f.Path()))
+		f.log.Error(fmt.Sprintf("%s, or its directory, was removed or replaced by somebody else; writing it again as soon as possible", f.Path()))
 	}
 	if err == nil && moved {
 		err = f.dir.follow()
@@ -123,7 +123,7 @@ func (f *File) restore() error {
 	if err := f.rewrite(); err != nil {
 		return err
 	}
-	f.found("is written again")
+	f.found("has been written again")
 	return nil
 }
 
@@ -158,7 +158,7 @@ func (f *File) rewrite() error {
 		return err
 	}
 	if err := f.writeEpoch(); err != nil { // it is noted again in a while
-		f.log.Warn("the clock of the tokens is not noted", "err", err)
+		f.log.Warn("the token clock was not saved", "err", err)
 	}
 	return nil
 }
@@ -201,17 +201,17 @@ func Advice(err error) string {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		return "make room in the file system of the state directory"
 	case errors.Is(err, unix.EFBIG):
-		return "raise the limit on the size of a file"
+		return "raise the service's file size limit (LimitFSIZE=)"
 	case errors.Is(err, unix.EIO):
-		return "the disk under the state directory fails: see the kernel's log, and put it right"
+		return "the disk under the state directory is failing: see the kernel's log, and repair or replace the disk"
 	case errors.Is(err, unix.EROFS):
 		return "make the file system of the state directory writable; it is tried again each second"
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
 		return "let the service write to the state directory; it is tried again each second"
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
-		return "make the state directory again (mode 0700, owned by the user of the service); the state file is then written anew"
+		return "create the state directory again (mode 0700, owned by the user of the service); the service then writes the state file again"
 	case errors.Is(err, ErrDamaged):
-		return "somebody else wrote to the state file: start the service again, which keeps what verifies"
+		return "something else has written to the state file: restart the service, which keeps every record that verifies"
 	}
 	return "see docs/troubleshooting.md under StateWriteFailed"
 }

@@ -83,7 +83,7 @@ func TestDirectoryCanNotBeMadeAgain(t *testing.T) {
 		advice      string
 	}{
 		"a file in its place": {
-			func(d string) error { os.RemoveAll(d); return os.WriteFile(d, nil, 0o600) }, os.Remove, "make the state directory again"},
+			func(d string) error { os.RemoveAll(d); return os.WriteFile(d, nil, 0o600) }, os.Remove, "create the state directory again"},
 		"others can write to it": {
 			func(d string) error { os.RemoveAll(d); os.Mkdir(d, 0o700); return os.Chmod(d, 0o777) },
 			func(d string) error { return os.Chmod(d, 0o700) }, "put it right"},
@@ -191,7 +191,7 @@ func TestStartThatCanNotLook(t *testing.T) {
 func TestAdvice(t *testing.T) {
 	for errno, says := range map[unix.Errno]string{
 		unix.ENOSPC: "make room", unix.EDQUOT: "make room", unix.EROFS: "writable", unix.EACCES: "let the service write",
-		unix.ENOENT: "make the state directory again", unix.ENOTDIR: "make the state directory again", unix.EIO: "fails", unix.EFBIG: "limit",
+		unix.ENOENT: "create the state directory again", unix.ENOTDIR: "create the state directory again", unix.EIO: "failing", unix.EFBIG: "limit",
 		unix.EINVAL: "troubleshooting",
 	} {
 		require.Contains(t, Advice(writeError("append", "/x", &os.PathError{Op: "write", Path: "/y", Err: errno})), says)

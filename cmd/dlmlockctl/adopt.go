@@ -16,7 +16,7 @@ func (a *app) adoptCmd() *cobra.Command {
 	var uid uint32
 	cmd := &cobra.Command{
 		Use:   "adopt LOCKSPACE LOCKID",
-		Short: "Take over a lock that nobody knows any more",
+		Short: "Give an orphan, a lock that no record explains, to an owner",
 		Long: `Makes an orphan the persistent lock of an owner, without letting go of it: it
 keeps its lockid, its mode and, where its value block tells it, its fencing
 token. Only who knows what the lock protects knows whose it is.`,
@@ -37,9 +37,9 @@ token. Only who knows what the lock protects knows whose it is.`,
 			})
 		},
 	}
-	cmd.Flags().StringVarP(&as.Owner, "owner", "o", "", "who the lock is for; only he can release it by name")
-	cmd.Flags().StringVarP(&as.Label, "label", "l", "", "what a person should read")
-	cmd.Flags().Uint32Var(&uid, "uid", 0, "the user whose lock it is to be (default: the caller)")
+	cmd.Flags().StringVarP(&as.Owner, "owner", "o", "", "who the lock is for; it is released under this name")
+	cmd.Flags().StringVarP(&as.Label, "label", "l", "", "text that tells people what the lock is for")
+	cmd.Flags().Uint32Var(&uid, "uid", 0, "the uid of the user whose lock it becomes (default: yours)")
 	return cmd
 }
 
@@ -53,7 +53,7 @@ func (a *app) adopt(ctx context.Context, c *client.Client, space string, id uint
 	if err != nil {
 		return about(err, space, o.Resource)
 	}
-	a.done = fmt.Sprintf("took over %s/%s %s, lockid %d, token %d", space, o.Resource, o.Mode, id, token)
+	a.done = fmt.Sprintf("adopted %s/%s %s, lockid %d, token %d", space, o.Resource, o.Mode, id, token)
 	return a.show(map[string]any{"lockspace": space, "resource": o.Resource, "lockid": id, "mode": o.Mode, "token": token}, a.say)
 }
 
@@ -72,7 +72,7 @@ func chosen(ctx context.Context, c *client.Client, space string, ids []uint32) (
 			}
 		}
 		if len(out) == n {
-			return nil, fmt.Errorf("no orphan of %s has the lockid %d; \"dlmlockctl orphans\" shows them", visible(space), id)
+			return nil, fmt.Errorf("%s has no orphan with the lockid %d; \"dlmlockctl orphans\" shows them", visible(space), id)
 		}
 	}
 	return out, nil

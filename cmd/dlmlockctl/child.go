@@ -32,7 +32,7 @@ func startChild(path string, argv []string) (*child, error) {
 	// Whoever loses its parent becomes a child of this process, so that all that
 	// the command starts can be found (tree.go). It is not inherited.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return nil, fmt.Errorf("become the parent of the command's orphans: %w", err)
+		return nil, fmt.Errorf("become the subreaper of the command: %w", err)
 	}
 	before, err := children(os.Getpid())
 	if err != nil {

@@ -36,7 +36,7 @@ nothing, so a script that starts over may simply ask again.`,
 	}
 	f := cmd.Flags()
 	f.StringVarP(&o.Owner, "owner", "o", "", "who the lock is for, for example the UUID of a virtual machine")
-	f.StringVar(&o.Label, "label", "", "what a person should read about it")
+	f.StringVar(&o.Label, "label", "", "text that tells people what the lock is for")
 	f.StringVar(&o.Lifetime, "lifetime", "", "what ends it by itself: persistent (nothing; the default) or process")
 	f.Uint32Var(&o.PID, "pid", 0, "with --lifetime=process: whose end ends the lock")
 	f.StringVar(&o.OnLost, "on-lost", "", "the helper to run if it is lost, of those in dlmlockd.toml")

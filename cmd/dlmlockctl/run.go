@@ -73,11 +73,11 @@ are several), and all of its locks as JSON in DLMLOCK_LOCKS.`,
 	f.StringVarP(&space, "lockspace", "l", "", "the lockspace (required)")
 	f.StringArrayVarP(&names, "resource", "r", nil, "the resource; more than one are taken together or not at all (required)")
 	f.StringVarP(&mode, "mode", "m", "EX", "the mode")
-	f.StringVar(&o.label, "label", "", "what a person should read about it (default: the command)")
+	f.StringVar(&o.label, "label", "", "text that tells people what the lock is for (default: the command)")
 	f.VarP(&o.wait, "wait", "w", "how long to queue: 90s, 5m, seconds, or \"forever\" (default: not at all)")
 	f.IntVarP(&o.conflict, "conflict-exit-code", "E", exitRefused, "the exit code when somebody else holds the lock")
-	f.StringVar(&o.onLost, "on-lost", lostTerm, "when the lock is lost or released by somebody else: term or kill all that the command has started, or only warn")
-	f.VarP(&o.grace, "kill-after", "k", "with --on-lost=term: how long after SIGTERM to send SIGKILL to what is left, or \"forever\"")
+	f.StringVar(&o.onLost, "on-lost", lostTerm, "what to do when the lock is lost or somebody else releases it: term or kill everything that the command has started, or only warn")
+	f.VarP(&o.grace, "kill-after", "k", "with --on-lost=term: how long after SIGTERM to send SIGKILL to what still runs, or \"forever\" for never")
 	for _, name := range []string{"lockspace", "resource"} {
 		if err := cmd.MarkFlagRequired(name); err != nil {
 			panic(err) // there is no such flag

@@ -144,7 +144,7 @@ func (a *app) leaveAll(ctx context.Context, c *client.Client, force bool) error 
 func (a *app) orphansCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "orphans LOCKSPACE",
-		Short: "List locks on this node that nobody knows any more",
+		Short: "List orphans: locks on this node that no record explains",
 		Long: `Lists the persistent locks on this node that no process has and no record of
 the service explains. The service never touches them by itself.`,
 		Args:              cobra.ExactArgs(1),
@@ -183,7 +183,7 @@ func (a *app) purgeCmd() *cobra.Command {
 	var yes bool
 	cmd := &cobra.Command{
 		Use:   "purge LOCKSPACE [LOCKID...] [--yes]",
-		Short: "Remove locks that nobody knows any more",
+		Short: "Remove orphans, locks that no record explains",
 		Long: `Shows the orphans of a lockspace, or those named, asks, and removes them, if
 they still are exactly those shown. Whatever they protected is not protected any
 more: make sure that nobody uses it.`,

@@ -163,9 +163,9 @@ func (s *supervision) outcome() error {
 	text := "the command was ended because the lock was lost: " + s.lost
 	switch {
 	case s.looked != nil:
-		text += fmt.Sprintf("; what it has started may run on: %v", s.looked)
+		text += fmt.Sprintf("; what it has started may still be running: %v", s.looked)
 	case len(s.toll.left) > 0:
-		text += "; these run on: " + strings.Join(s.toll.left, ", ")
+		text += "; still running: " + strings.Join(s.toll.left, ", ")
 	}
 	if !s.a.quiet {
 		for _, part := range []struct {
@@ -280,17 +280,17 @@ func (h *hold) missing() string {
 	if err != nil || len(locks) >= len(h.grants) {
 		return ""
 	}
-	return "the service came back without it"
+	return "the service was restarted and no longer has it"
 }
 
 // lostWithBus: without the bus nobody would tell. A lock that hangs on the
 // process or on nothing stays.
 func (h *hold) lostWithBus() string {
 	if h.lifetime == client.Connection {
-		return "the connection to the message bus is gone, and the lock hung on it"
+		return "the connection to the message bus is gone, and the lock has ended with it"
 	}
 	if !h.a.quiet {
-		fmt.Fprintln(h.a.err, "dlmlockctl: the connection to the message bus is gone; the lock is held, but its loss would go unseen")
+		fmt.Fprintln(h.a.err, "dlmlockctl: the connection to the message bus is gone; the lock is still held, but its loss would go unnoticed")
 	}
 	return ""
 }

@@ -35,7 +35,7 @@ func (p process) over() bool { return p.state == 'Z' || p.state == 'X' }
 func processes() ([]process, error) {
 	// Another pid namespace's /proc would show other processes under our numbers.
 	if self, err := os.Readlink("/proc/self"); err != nil || self != strconv.Itoa(os.Getpid()) {
-		return nil, fmt.Errorf("/proc is not that of this program's pid namespace: %w", errors.Join(err, fs.ErrInvalid))
+		return nil, fmt.Errorf("/proc belongs to another pid namespace than this program: %w", errors.Join(err, fs.ErrInvalid))
 	}
 	dir, err := os.Open("/proc")
 	if err != nil {
@@ -127,7 +127,7 @@ func (ch *child) family() ([]process, error) {
 	}
 	all, err := processes()
 	if err != nil {
-		return nil, fmt.Errorf("can't look for what the command has started: %w", err)
+		return nil, fmt.Errorf("can't look for the processes that the command has started: %w", err)
 	}
 	return below(os.Getpid(), all, ch.before), nil
 }

@@ -117,7 +117,7 @@ func (d *daemon) openState(ctx context.Context) (err error) {
 		return errors.Join(err, d.engine.Close())
 	}
 	if d.epoch, err = d.file.Epoch(); err != nil {
-		d.log.Error("the clock of the fencing tokens is not known, so they rely on the wall clock", "err", err)
+		d.log.Error("the token clock can't be read, so fencing tokens rely on the wall clock", "err", err)
 	}
 	d.log.Info("state file read", "path", d.file.Path(), "locks", len(d.found.Locks), "lockspaces", len(d.found.Spaces))
 	restore(d.engine, d.found, d.bootID, d.file.Header().Instance, d.log)

@@ -37,7 +37,7 @@ Lock Manager. Runs in the foreground; usually systemd starts it.
                       any other node. dlmlockd never chooses it by itself.
   --config=FILE       configuration file (default: /etc/dlmlockd.toml, which
                       may be absent)
-  --state-dir=DIR     where the locks are written down (default:
+  --state-dir=DIR     where the locks are recorded (default:
                       $RUNTIME_DIRECTORY or /run/dlmlockd). It must not
                       survive a reboot more than the locks do: a tmpfs.
   --bus=ADDRESS       D-Bus address (default: the system bus, that is

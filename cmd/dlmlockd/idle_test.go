@@ -56,7 +56,7 @@ func TestNeededService(t *testing.T) {
 
 	_, err := c.acquire("vms", "bound", "EX", "lifetime", "connection")
 	require.NoError(t, err)
-	p.await(t, "the reason", logs(`"idle, but needed" reason="locks hang on 1 connections or processes"`))
+	p.await(t, "the reason", logs(`"idle, but needed" reason="locks are tied to 1 connections or processes"`))
 	require.NoError(t, c.release("vms", "bound"))
 
 	_, err = c.acquire("vms", "mine", "EX", "lifetime", "process")

@@ -39,7 +39,7 @@ func oddities(t *testing.T, file string, try func(want string)) {
 		{"it is a device", func() error { return os.Symlink("/dev/zero", file) }},
 		{"it is a device", func() error { return os.Symlink("/dev/full", file) }},
 		{"it is a directory", func() error { return os.Mkdir(file, 0o700) }},
-		{"its links lead in a circle", func() error { return os.Symlink(filepath.Base(file), file) }},
+		{"its symbolic links form a loop", func() error { return os.Symlink(filepath.Base(file), file) }},
 		{"does not exist", func() error { return os.Symlink("nothing", file) }},
 		{"more than 65536 bytes", func() error {
 			if err := os.WriteFile(file, nil, 0o600); err != nil {

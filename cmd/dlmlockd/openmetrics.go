@@ -19,13 +19,13 @@ func writeOpenMetrics(w io.Writer, st lockd.Status, spaces []lockd.LockspaceInfo
 	m.family("dlmlockd_build_info", "gauge", "", "Which build of the service runs.")
 	m.sample("dlmlockd_build_info", 1, "version", b.Version, "commit", b.Commit)
 	// What nobody knows has no sample: neither 0 nor 1 would be true.
-	m.gauge("dlmlockd_quorum_known", "Whether anybody could be asked about the quorum.", number(st.Quorum != lockd.QuorumUnknown))
+	m.gauge("dlmlockd_quorum_known", "Whether the cluster could be asked about its quorum.", number(st.Quorum != lockd.QuorumUnknown))
 	m.family("dlmlockd_quorate", "gauge", "", "Whether the cluster has quorum; no sample while that is not known.")
 	if st.Quorum != lockd.QuorumUnknown {
 		m.sample("dlmlockd_quorate", number(st.Quorum == lockd.Quorate))
 	}
 	m.gauge("dlmlockd_degraded", "Whether new locks are refused because the state file can't be written, or it is not known "+
-		"whether a process lives that locks hang on.", number(st.Degraded != ""))
+		"whether a process that locks are tied to is alive.", number(st.Degraded != ""))
 	m.gauge("dlmlockd_requests_waiting", "Requests that wait for a lock.", float64(st.Waiting))
 
 	m.family("dlmlockd_locks", "gauge", "", "Locks of the service, by lockspace.")

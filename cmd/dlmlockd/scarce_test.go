@@ -55,7 +55,7 @@ func TestFewDescriptors(t *testing.T) {
 	p.kill()
 	p = launch(t, scarce(t, 20), bus.Address, dir, nil)
 	p.awaitTold(t, "READY=1")
-	p.await(t, "an error", func(_ []string, log string) bool { return strings.Contains(log, "it is not known whether") })
+	p.await(t, "an error", func(_ []string, log string) bool { return strings.Contains(log, "can't tell whether") })
 	require.Equal(t, held, c.resources(t))
 	for _, name := range held {
 		_, err := c.acquire("vms", name, "EX", "owner", "another")

@@ -48,8 +48,8 @@ func (h *Host) Users(ctx context.Context, lockspace string, held func(dlm.LockID
 	found = append(found, others...)
 	slices.SortFunc(found, func(a, b dlm.User) int { return cmp.Compare(a.PID, b.PID) })
 	if err = errors.Join(u.err, err); err != nil && len(found) == 0 {
-		return nil, &dlm.Error{Op: "look", Lockspace: lockspace, Err: err, Advice: "who uses a lockspace can be seen by root with CAP_SYS_PTRACE and " +
-			"CAP_DAC_READ_SEARCH only; dlmlockd.service of this version gives both"}
+		return nil, &dlm.Error{Op: "look", Lockspace: lockspace, Err: err, Advice: "only root with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH can see " +
+			"who uses a lockspace; the dlmlockd.service of this version grants both"}
 	}
 	return found, nil
 }
@@ -96,7 +96,7 @@ func (h *Host) users(ctx context.Context, lockspace string) *users {
 	case u := <-done:
 		return u
 	case <-ctx.Done():
-		return &users{host: h, err: fmt.Errorf("looking through /proc has not ended in time: %w", ctx.Err())}
+		return &users{host: h, err: fmt.Errorf("looking through /proc took too long: %w", ctx.Err())}
 	}
 }
 
@@ -125,7 +125,7 @@ func (h *Host) scan(ctx context.Context, lockspace string) *users {
 		case open:
 			u.pids[pid] = true
 		case err != nil && u.err == nil:
-			u.err = fmt.Errorf("process %d can't be looked into: %w", pid, err)
+			u.err = fmt.Errorf("process %d can't be examined: %w", pid, err)
 		}
 	}
 	return u

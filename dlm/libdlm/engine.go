@@ -265,7 +265,7 @@ var recheckPause = time.Second
 // recheckLater looks again in a moment, and says once that it could not.
 func (e *Engine) recheckLater(name string, err error) {
 	if !e.blind.Swap(true) {
-		e.log.Error("it can't be seen whether this node has left the lockspace; it is taken as joined", "lockspace", name, "err", err)
+		e.log.Error("can't tell whether this node has left the lockspace; treating it as joined", "lockspace", name, "err", err)
 	}
 	if e.rechecking.Swap(true) {
 		return

@@ -77,10 +77,10 @@ func TestWarnings(t *testing.T) {
 	require.Equal(t, "ok", r.do(g, "acquire 0", "0 "+d+"/hard.img"))
 	require.Contains(t, r.say("log"), "domain web: '"+d+"/hard.img' is a file with 2 names (hard links)")
 	require.Equal(t, "ok", r.do(g, "acquire 0", "0 "+d+"/nothing.img"))
-	require.Contains(t, r.say("log"), "'"+d+"/nothing.img' can't be looked at (No such file or directory), so it is locked under this spelling alone")
+	require.Contains(t, r.say("log"), "'"+d+"/nothing.img' can't be examined (No such file or directory), so it is locked only under its path as spelled")
 	answer := r.do(g, "acquire 0", "0 "+d+"/img/loop")
 	require.True(t, strings.HasPrefix(answer, failed), answer)
-	require.Contains(t, answer, "the disk '"+d+"/img/loop' of domain 'web' can't be named: Too many levels of symbolic links")
+	require.Contains(t, answer, "the disk '"+d+"/img/loop' of domain 'web' can't be identified: Too many levels of symbolic links")
 }
 
 // A block device has many names.
@@ -309,7 +309,7 @@ func TestProcessCantBeLookedAt(t *testing.T) {
 	for _, verb := range []string{"release 5", "acquire 5 0"} {
 		answer := r.say("%s", verb)
 		require.True(t, strings.HasPrefix(answer, failed), "%s: %s", verb, answer)
-		require.Contains(t, answer, "can't be looked at")
+		require.Contains(t, answer, "can't be examined")
 		require.Contains(t, answer, "Too many open files")
 	}
 	require.NoError(t, unix.Prlimit(r.driver.Process.Pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 4096, Max: 4096}, nil))

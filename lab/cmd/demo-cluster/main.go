@@ -104,7 +104,7 @@ func (t *teller) tell() {
 	say("Nobody serves the lock on node 1 now, but the kernel keeps it: node 2 is still refused")
 	t.names(t.call(2, 1, `Acquire 'sssa{sv}' vms disk1 EX 1 owner s db`), `node 1 (EX, "web-disk")`)
 
-	say("The daemon of node 1 is started again, reads what it had written down and takes its locks back")
+	say("The daemon of node 1 is started again, reads what it had recorded and takes its locks back")
 	t.start(1)
 	say("The same lock, under the same lockid")
 	listed := t.call(1, 0, `ListLocks 'a{sv}' 1 owner s web`)
