@@ -88,7 +88,7 @@ func TestOthersMayNotWrite(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, os.Chmod(at, mode))
 		for _, p := range []string{path, link} {
-			refused(t, p, "others than its owner can write to "+at)
+			refused(t, p, "users other than its owner can write to "+at)
 			refused(t, p, `"chmod go-w `+at+`"`)
 		}
 		require.NoError(t, os.Chmod(at, was.Mode()))
@@ -126,7 +126,7 @@ func TestProgram(t *testing.T) {
 		unsafe bool
 	}{
 		{path, 0o644, `it can't be executed (mode 0644): "chmod +x ` + path + `"`, false},
-		{path, 0o777, "others than its owner can write to " + path, true},
+		{path, 0o777, "users other than its owner can write to " + path, true},
 		{path + "x", 0o755, "no such file", false},
 		{dir, 0o755, "it is a directory", false},
 	} {

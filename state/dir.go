@@ -157,7 +157,7 @@ func checkOwner(path string, info fs.FileInfo) error {
 		return refusal(path, fmt.Sprintf("it belongs to uid %d, not to uid %d", st.Uid, os.Geteuid()))
 	}
 	if perm := info.Mode().Perm(); perm&0o022 != 0 {
-		return refusal(path, fmt.Sprintf("others than its owner can write to it (mode %04o)", perm))
+		return refusal(path, fmt.Sprintf("users other than its owner can write to it (mode %04o)", perm))
 	}
 	return nil
 }

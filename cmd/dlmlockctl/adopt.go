@@ -19,7 +19,7 @@ func (a *app) adoptCmd() *cobra.Command {
 		Short: "Give an orphan, a lock that no record explains, to an owner",
 		Long: `Makes an orphan the persistent lock of an owner, without letting go of it: it
 keeps its lockid, its mode and, where its value block tells it, its fencing
-token. Only who knows what the lock protects knows whose it is.`,
+token. Find out first who uses what the lock protects.`,
 		Example: `  dlmlockctl orphans vms
   dlmlockctl adopt vms 7 --owner=4d4b8f3c-web --label=/img/web.qcow2`,
 		Args:              cobra.ExactArgs(2),

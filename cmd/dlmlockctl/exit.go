@@ -114,7 +114,7 @@ type outputError struct {
 func (e *outputError) Error() string {
 	text := "the output could not be written: " + e.err.Error()
 	if e.done != "" {
-		text += "; what was asked for was done all the same: " + e.done
+		text += "; but this was done: " + e.done
 	}
 	return text
 }

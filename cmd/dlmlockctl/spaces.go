@@ -79,8 +79,10 @@ func (a *app) leaveCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "leave {LOCKSPACE | --all} [--force]",
 		Short: "Make this node leave a lockspace",
-		Long: `Makes this node leave a lockspace, or all of them. With locks held in one
-of them none is left, unless --force is given; the locks are lost then.`,
+		Long: `Makes this node leave a lockspace, or all of them. If the service holds locks in
+one of them, none is left unless --force is given, which loses those locks. Also
+with --force the service refuses to leave while another process uses the
+lockspace or orphans are in it.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if all {
 				return cobra.NoArgs(cmd, args)
@@ -101,7 +103,7 @@ of them none is left, unless --force is given; the locks are lost then.`,
 			})
 		},
 	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "leave although locks are held in it; they are lost")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "leave although the service holds locks in it; they are lost")
 	cmd.Flags().BoolVar(&all, "all", false, "leave all lockspaces")
 	return cmd
 }
@@ -184,9 +186,9 @@ func (a *app) purgeCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "purge LOCKSPACE [LOCKID...] [--yes]",
 		Short: "Remove orphans, locks that no record explains",
-		Long: `Shows the orphans of a lockspace, or those named, asks, and removes them, if
-they still are exactly those shown. Whatever they protected is not protected any
-more: make sure that nobody uses it.`,
+		Long: `Shows the orphans of a lockspace, or only those with the lockids given, asks for
+confirmation, and removes them if they are still exactly the ones shown. What they
+protected is not protected any more: make sure first that nobody uses it.`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: a.complete(lockspaces, orphanIDs),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -277,13 +277,13 @@ func TestOrphansOneByOne(t *testing.T) {
 	require.Contains(t, out, "LOCKID  RESOURCE  MODE  WHO  TOKEN\n7       disk1     EX    web  17\n")
 	code, out, errs := program(t, bus, "adopt", "vms", "7", "--owner=vm1", "--uid=0", "--label=disk")
 	require.Zero(t, code, errs)
-	require.Equal(t, "took over vms/disk1 EX, lockid 7, token 17\n", out)
+	require.Equal(t, "adopted vms/disk1 EX, lockid 7, token 17\n", out)
 	require.EqualValues(t, 7, f.adopted)
 	require.Equal(t, map[string]godbus.Variant{"owner": godbus.MakeVariant("vm1"), "label": godbus.MakeVariant("disk"), "uid": godbus.MakeVariant(uint32(0)),
 		"resource": godbus.MakeVariant("disk1"), "mode": godbus.MakeVariant("EX")}, f.options)
 	code, _, errs = program(t, bus, "adopt", "vms", "8")
 	require.Equal(t, exitFailed, code)
-	require.Contains(t, errs, "no orphan of vms has the lockid 8")
+	require.Contains(t, errs, "vms has no orphan with the lockid 8")
 	code, _, _ = program(t, bus, "adopt", "vms", "disk1")
 	require.Equal(t, exitUsage, code)
 
