@@ -88,7 +88,7 @@ func TestAskedInOrder(t *testing.T) {
 func TestBusThatTellsNoPid(t *testing.T) {
 	conn, err := Connect(t.Context(), denying(t, "GetConnectionUnixProcessID").Address)
 	require.NoError(t, err)
-	require.Contains(t, conn.alien, "does not tell the pid")
+	require.Contains(t, conn.alien, "did not give the pid")
 	require.NoError(t, conn.Close())
 	conn, err = Connect(t.Context(), testbus.Start(t, testbus.Broker).Address)
 	require.NoError(t, err)

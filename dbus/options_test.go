@@ -126,8 +126,8 @@ func TestDenialsNameWhatWasTried(t *testing.T) {
 		{"release vms/held: it belongs to another user", "Release", []any{"vms", "held", opt()}},
 		{"join other: without polkit only root may join", "JoinLockspace", []any{"other", opt()}},
 		{"leave vms: without polkit only root may join and leave", "LeaveLockspace", []any{"vms", opt()}},
-		{"purge vms: without polkit only root may purge", "Purge", []any{"vms", []uint32{1}, opt()}},
-		{"adopt vms/r: without polkit only root may purge", "AdoptOrphan", []any{"vms", uint32(1), opt("resource", "r")}},
+		{"purge vms: without polkit only root may remove or adopt orphans", "Purge", []any{"vms", []uint32{1}, opt()}},
+		{"adopt vms/r: without polkit only root may remove or adopt orphans", "AdoptOrphan", []any{"vms", uint32(1), opt("resource", "r")}},
 	}
 	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
 		r := newRig(t, b, rigConfig{})
