@@ -56,7 +56,7 @@ func TestOddFiles(t *testing.T) {
 	for name, want := range map[string]string{
 		in("fifo"): "it is a fifo, not a regular file", in("to-fifo"): "it is a fifo", in("socket"): "it is a socket",
 		dir: "it is a directory", "/dev/zero": "it is a device", "/dev/full": "it is a device", "/dev/tty": "it is a device",
-		in("loop1"): "its symbolic links form a loop", in("dangling"): "it is a link, and " + in("nothing") + " does not exist",
+		in("loop1"): "its symbolic links form a loop", in("dangling"): "it is a symbolic link, and " + in("nothing") + " does not exist",
 		in("huge"): "more than 65536 bytes", in("sparse"): "more than 65536 bytes", in("huge") + "/x": "not a directory",
 	} {
 		refused(t, name, want)
