@@ -236,3 +236,31 @@ func TestLocksArePaidFor(t *testing.T) {
 		require.GreaterOrEqual(t, share.credit.rate.burst-left(), n*share.credit.rate.lock)
 	})
 }
+
+// What a client is told of a Request or lock comes after the answer that tells it
+// of that, also where its user has had long answers and his lane is passed over.
+// What is for everybody waits for no user.
+func TestSignalsComeAfterTheirAnswers(t *testing.T) {
+	s := &Server{out: newOutbox(nil, nil), peers: map[string]*peer{}}
+	s.requests, s.subs = newRequestBook(s), newSubscribers(s)
+	p := &peer{srv: s, name: ":1.7", ctx: t.Context()}
+	p.who.Store(&identity{uid: member.UID})
+	s.peers[p.name] = p
+	answer := func(member string, fill func(*encoder)) {
+		s.out.post(letter{call: &call{srv: s, peer: p}, member: member, fill: fill})
+	}
+	answer("long", func(*encoder) {})
+	answer("answer", nil)
+	first, _ := s.out.take(nil)
+	require.Len(t, first, 1)
+	s.out.owe(member.UID, 1<<20) // of the long one
+
+	waits := &pending{peer: p, uid: member.UID, lockspace: "vms", resource: "r"}
+	require.True(t, s.requests.add(waits))
+	s.completed(waits)(lockd.Grant{}, nil)
+	held := lockd.LockInfo{Sender: p.name}
+	s.blocking(lockd.BlockingNotice{LockInfo: held})
+	s.lost(lockd.LockLost{Lost: lockd.Lost{LockInfo: held}})
+	require.Equal(t, []string{"LockLost", "answer", "Completed", "Blocking", "Lost"}, taken(s.out, nil))
+	s.requests.shut() // which stops its timer
+}

@@ -223,7 +223,7 @@ func (w *propertyWatch) tell() {
 		w.unread = n
 	}
 	if changed != nil {
-		w.srv.post(letter{path: Path, iface: ifaceProperties, member: "PropertiesChanged",
+		w.srv.post(letter{lane: laneless, path: Path, iface: ifaceProperties, member: "PropertiesChanged",
 			sig: sigPropertiesChanged, body: []any{Name, changed, []string{}}})
 	}
 }

@@ -34,7 +34,7 @@ func parseRequest(body *reader) (request, error) {
 }
 
 // serve: the answer goes out when the Request waits, and Completed after it,
-// since the service says both on one goroutine.
+// since the service says both on one goroutine and they are in one lane.
 func (r *queue) serve(c *call) {
 	if err := c.authorize(lockd.ActAcquire, wanted("request", r.want, r.opts.Owner)); err != nil {
 		c.fail(err)
@@ -74,8 +74,8 @@ func (s *Server) completed(p *pending) func(lockd.Grant, error) {
 		}
 		defer s.requests.told()
 		name, text := done.failure()
-		s.out.post(letter{class: mustSend, dest: p.peer.name, path: done.path(), iface: requestIface, member: "Completed", sig: sigCompleted,
-			body: []any{done.state.String(), lockOrNone(done.grant.Ref), uint32(done.grant.LockID), done.grant.Token, name, text}})
+		s.out.post(letter{class: mustSend, lane: p.uid, dest: p.peer.name, path: done.path(), iface: requestIface, member: "Completed",
+			sig: sigCompleted, body: []any{done.state.String(), lockOrNone(done.grant.Ref), uint32(done.grant.LockID), done.grant.Token, name, text}})
 		s.subs.changed(done.path(), requestFace, &done)
 	}
 }

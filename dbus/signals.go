@@ -52,7 +52,7 @@ func (s *Server) Notify(n lockd.Notice) {
 }
 
 func (s *Server) signal(member string, sig godbus.Signature, body ...any) letter {
-	return letter{path: Path, iface: Name, member: member, sig: sig, body: body}
+	return letter{lane: laneless, path: Path, iface: Name, member: member, sig: sig, body: body}
 }
 
 // lost tells everybody who may know, and the holder, who may be nobody else:
@@ -66,7 +66,7 @@ func (s *Server) lost(n lockd.LockLost) {
 	if !isUnique(n.Sender) {
 		return
 	}
-	s.post(letter{class: mustSend, dest: n.Sender, path: lockPath(n.Ref), iface: lockIface, member: "Lost", sig: sigLost,
+	s.post(letter{class: mustSend, lane: s.laneOf(n.Sender), dest: n.Sender, path: lockPath(n.Ref), iface: lockIface, member: "Lost", sig: sigLost,
 		body: []any{printable(n.Lockspace), printable(n.Resource), modeName(n.Mode), printable(n.Reason)}})
 }
 
@@ -78,8 +78,21 @@ func (s *Server) blocking(n lockd.BlockingNotice) {
 		return
 	}
 	l := s.signal("Blocking", sigBlocking, lockPath(n.Ref), printable(n.Resource), modeName(n.Blocked), n.Node)
-	l.dest = n.Sender
+	l.dest, l.lane = n.Sender, s.laneOf(n.Sender)
 	s.post(l)
+}
+
+// laneOf is the lane of the answers to a connection: what it is told of a lock
+// comes after the answer that tells it of the lock.
+func (s *Server) laneOf(sender string) uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.peers[sender]; p != nil {
+		if who := p.who.Load(); who != nil {
+			return who.uid
+		}
+	}
+	return laneless
 }
 
 // isUnique reports whether a sender is a unique name, so that it may stand in
