@@ -216,21 +216,15 @@ func (t *table) match(a *adoption, ev dlm.Event) {
 
 // finishCalls ends what a crash has cut short: releases, and acquires that were
 // not marked held. Nobody was told that he has one of those, and of an acquire
-// of several locks there may be only some. Then it ends the locks whose
+// of several locks there may be only some. It also ends the locks whose
 // connection or process ended meanwhile.
 func (t *table) finishCalls(sp *space) {
-	var rest, ended []*lock
+	var rest []*lock
 	t.republish(sp)
+	t.finishEnded(sp)
 	for _, o := range t.order {
-		switch l := o.l; {
-		case l == nil || l.sp != sp:
-		case l.busy != nil && l.bound != nil && l.bound.dead:
-			t.park(t.endCall(l), l)
-		case l.busy != nil:
-		case l.phase != state.Held:
+		if l := o.l; l != nil && l.sp == sp && l.busy == nil && l.phase != state.Held {
 			rest = append(rest, l)
-		case l.bound != nil && l.bound.dead:
-			ended = append(ended, l)
 		}
 	}
 	if len(rest) > 0 {
@@ -243,7 +237,22 @@ func (t *table) finishCalls(sp *space) {
 		}
 		t.release(&call{kind: callRelease, op: "release", heapIdx: -1, answered: true}, rest)
 	}
-	t.releaseEnded(ended, "the connection or process has ended while the service was down")
+}
+
+// finishEnded ends the locks whose connection or process has ended while their
+// lockspace could not be used.
+func (t *table) finishEnded(sp *space) {
+	var ended []*lock
+	for _, o := range t.order {
+		switch l := o.l; {
+		case l == nil || l.sp != sp || l.bound == nil || !l.bound.dead:
+		case l.busy != nil:
+			t.park(t.endCall(l), l)
+		case l.phase == state.Held:
+			ended = append(ended, l)
+		}
+	}
+	t.releaseEnded(ended, "the connection or process has ended while the lockspace could not be used")
 }
 
 // republish gives the locks whose conversion upward a crash has cut short a new

@@ -34,7 +34,10 @@ import (
 // A lockspace that is not open, because it failed, is opened first: its anchor has
 // to be adopted.
 
-const whyLeft = "this node left the lockspace"
+const (
+	whyLeft    = "this node left the lockspace"
+	whyRemoved = "the lockspace was removed by somebody else"
+)
 
 // leave answers a Leave. The locks in it end with the membership, so a forced
 // one reports each of them lost.
@@ -124,6 +127,8 @@ func (t *table) cantLeave(sp *space, k looked) *Error {
 		return inUse(sp.name, k.users, k.usersErr)
 	case sp.locks > 0 && !sp.leaveForce:
 		e.Text = heldText
+	case len(sp.purges) > 0: // it may be no orphan any more, and not be known to be adopted
+		e.Text = "an orphan of the lockspace is being adopted; try again in a moment"
 	case n > 0:
 		e.Text = fmt.Sprintf("the lockspace has orphans (%d) that no record explains, and what they protect may be in use; "+
 			"list them with ListOrphans, adopt each with AdoptOrphan or remove it with Purge, then leave again", n)
@@ -179,6 +184,7 @@ func (t *table) stay(sp *space, e *Error) {
 			t.do(notifyAction{LockspaceChanged{LockspaceInfo: t.spaceInfo(sp)}})
 		}
 		t.answerSpace(sp, nil)
+		t.finishEnded(sp)
 		if sp.anchor == 0 { // removed meanwhile
 			t.makeAnchor(sp)
 		}
@@ -189,9 +195,12 @@ func (t *table) stay(sp *space, e *Error) {
 		sp.state = SpaceJoining
 		if sp.anchor == 0 {
 			t.makeAnchor(sp)
-			return
+		} else {
+			t.adoptAll(sp)
 		}
-		t.adoptAll(sp)
+	}
+	if sp.gone { // while it was being left
+		t.closed(sp)
 	}
 }
 
@@ -210,11 +219,18 @@ func (t *table) finishLeave(sp *space) {
 
 // removeSpace has the lockspace removed, if it is proven to be ours.
 func (t *table) removeSpace(sp *space) {
-	if !sp.proven {
+	switch {
+	case sp.gone: // somebody else has removed it, and there may be another one of that name
+		t.shut(sp)
+		t.closeLocks(sp, whyRemoved)
+		sp.leaveFrom = 0
+		t.open(sp)
+		return
+	case !sp.proven:
 		t.failSpace(sp, goneError(sp), true) // and whose it is, is found out anew
 		return
 	}
-	sp.state, sp.step, sp.gone = SpaceLeaving, spaceRemoving, false
+	sp.state, sp.step = SpaceLeaving, spaceRemoving
 	t.do(removeAction{sp})
 }
 

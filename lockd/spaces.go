@@ -402,7 +402,7 @@ func (t *table) closed(sp *space) {
 		return
 	}
 	t.shut(sp)
-	t.closeLocks(sp, "the lockspace was removed by somebody else")
+	t.closeLocks(sp, whyRemoved)
 	t.failSpace(sp, goneError(sp), true)
 }
 

@@ -1,0 +1,102 @@
+package lockd
+
+import (
+	"context"
+	"slices"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// leaving is a service with a lock on x, whose forced leave is about to be written
+// down.
+func leaving(t *testing.T, o AcquireOptions, c Caller) (*sim, *simCall) {
+	s, _ := simWith(t, "vms")
+	require.NoError(t, s.done(s.acquire(c, o, Want{"vms", "x", dlm.EX})))
+	l := s.leave(root, "vms", true)
+	for s.tab.spaces["vms"].step != spaceRemoving {
+		require.True(t, s.deliver() || s.toil(0))
+	}
+	require.NotEmpty(t, s.appends)
+	return s, l
+}
+
+// A lock whose connection ends while its lockspace is being left is released when the
+// leave is refused after all.
+func TestConnectionEndsWhileLeaving(t *testing.T) {
+	alice := user(7, ":1.7")
+	for _, unwritten := range []bool{false, true} {
+		s, c := leaving(t, AcquireOptions{Lifetime: state.Connection}, alice)
+		s.turn(func() { s.tab.senderGone(alice.Sender) })
+		if unwritten {
+			s.journal.setFail(syscall.EIO)
+			s.write()
+			s.journal.setFail(0)
+		} else {
+			strange(t, s.node, "vms")
+		}
+		s.rest()
+		require.Error(t, c.err)
+		require.Equal(t, SpaceReady, s.tab.spaces["vms"].state)
+		require.Zero(t, s.tab.lockCount(), "it is held for ever")
+		s.agree("x")
+	}
+}
+
+// A lockspace that somebody else removes while it is being left, and makes again, is
+// his: it is not removed, and the locks that were in the old one are not taken for
+// held ones.
+func TestRemadeWhileLeaving(t *testing.T) {
+	for _, uses := range []bool{false, true} {
+		for _, unwritten := range []bool{false, true} {
+			o, _ := vm("vm1")
+			s, _ := leaving(t, o, root)
+			var lost []Lost
+			s.onLost = func(l Lost) { lost = append(lost, l) }
+			require.NoError(t, s.node.Engine().Remove(context.Background(), "vms"))
+			p := strange(t, s.node, "vms")
+			p.lock("x", dlm.EX, dlm.Persistent)
+			if !uses {
+				p.end()
+			}
+			for s.deliver() {
+			}
+			if unwritten {
+				s.journal.setFail(syscall.EIO)
+				s.write()
+				s.journal.setFail(0)
+			}
+			s.rest()
+			s.pass(2 * retryMax)
+			require.Len(t, lost, 1)
+			require.Zero(t, s.tab.lockCount())
+			require.Equal(t, []string{"vms"}, s.memberOf(), "the other's lockspace is gone")
+			refusedTo(t, s.node, "vms", "x", dlm.EX)
+			require.Empty(t, s.journal.contents("").Spaces)
+		}
+	}
+}
+
+// An orphan that is being adopted is no orphan any more, and is not lost by a leave
+// that does not see it for that reason.
+func TestLeaveMeetsAdoption(t *testing.T) {
+	s, _ := simWith(t, "vms")
+	p := strange(t, s.node, "vms")
+	id := p.lock("x", dlm.EX, dlm.Persistent)
+	p.end()
+	o, _ := vm("vm1")
+	adopted := s.adopt(root, "vms", id, AdoptOptions{Owner: o.Owner, HasOwner: true})
+	require.True(t, s.toil(0) && s.deliver())
+	left := s.leave(root, "vms", true)
+	require.True(t, s.toil(0))
+	slices.Reverse(s.inbox) // the look is told of before the adoption
+	require.NoError(t, s.done(adopted))
+	s.rest()
+	require.ErrorIs(t, left.err, LockspaceInUse)
+	require.Equal(t, 1, s.tab.lockCount())
+	s.agree("x")
+}
