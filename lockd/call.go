@@ -65,6 +65,7 @@ type call struct {
 	unasked bool // the service's own: nobody waits for the answer
 
 	lifetime bool // release: of locks whose lifetime is over
+	again    bool // with lifetime: it could not be written down before, and that was said
 
 	stage    stage
 	locks    []*lock // acquire: parallel to want; convert, release: the locks meant

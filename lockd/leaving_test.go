@@ -100,3 +100,19 @@ func TestLeaveMeetsAdoption(t *testing.T) {
 	require.Equal(t, 1, s.tab.lockCount())
 	s.agree("x")
 }
+
+// Of a lock that can't be let go of, because that can't be written down, the log tells
+// once, however often it is tried.
+func TestOverdueIsSaidOnce(t *testing.T) {
+	alice := user(7, ":1.7")
+	s, _ := simWith(t, "vms")
+	require.NoError(t, s.done(s.acquire(alice, AcquireOptions{Lifetime: state.Connection}, Want{"vms", "x", dlm.EX})))
+	s.journal.setFail(syscall.EIO)
+	s.turn(func() { s.tab.senderGone(alice.Sender) })
+	s.pass(10 * nagInterval)
+	require.Equal(t, 1, s.tab.lockCount())
+	require.Equal(t, 1, s.said["the lifetime of the lock is over, but its release can't be recorded; it is held until it can"])
+	s.journal.setFail(0)
+	s.pass(nagInterval)
+	require.Zero(t, s.tab.lockCount())
+}

@@ -145,7 +145,7 @@ func (t *table) releaseEnded(in []*lock, why string) {
 	for _, l := range in {
 		t.logLock(slog.LevelInfo, "lifetime over, releasing", l, slog.String("err", why))
 	}
-	t.releaseAll(in)
+	t.releaseAll(in, false)
 }
 
 // endCall is a release of exactly l for when it is not busy any more.

@@ -293,7 +293,9 @@ func (t *table) keep(c *call, err error) {
 			continue
 		}
 		if c.lifetime && l.bound != nil && l.bound.dead {
-			t.logLock(slog.LevelError, "the lifetime of the lock is over, but its release can't be recorded; it is held until it can", l, slog.String("err", err.Error()))
+			if !c.again {
+				t.logLock(slog.LevelError, "the lifetime of the lock is over, but its release can't be recorded; it is held until it can", l, slog.String("err", err.Error()))
+			}
 			t.overdue[l] = struct{}{}
 		}
 		t.idle(l)
@@ -317,13 +319,13 @@ func (t *table) writeAgain() {
 			in = append(in, l)
 		}
 	}
-	t.releaseAll(in)
+	t.releaseAll(in, true)
 }
 
-// releaseAll releases locks whose lifetime is over.
-func (t *table) releaseAll(in []*lock) {
+// releaseAll releases locks whose lifetime is over, perhaps not for the first time.
+func (t *table) releaseAll(in []*lock, again bool) {
 	if len(in) > 0 {
-		t.release(&call{kind: callRelease, op: "release", heapIdx: -1, answered: true, lifetime: true}, in)
+		t.release(&call{kind: callRelease, op: "release", heapIdx: -1, answered: true, lifetime: true, again: again}, in)
 	}
 }
 

@@ -38,6 +38,7 @@ type sim struct {
 	calls   []*simCall
 	onGrant func(*simCall, Grant)
 	onLost  func(Lost)
+	said    map[string]int                    // lines of the log, by message
 	wrap    func(dlm.Lockspace) dlm.Lockspace // may be nil
 	steps   int
 }
@@ -55,7 +56,7 @@ type simCall struct {
 var simBoot = time.Date(2025, 12, 31, 0, 0, 0, 0, time.UTC)
 
 func newSim(t reporter, node *local.Node, spaces ...string) *sim {
-	return &sim{t: t, node: node, journal: newMemJournal(), limits: DefaultLimits(), spaces: spaces, inst: "test",
+	return &sim{t: t, node: node, journal: newMemJournal(), limits: DefaultLimits(), spaces: spaces, inst: "test", said: map[string]int{},
 		now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
 }
 
@@ -150,6 +151,8 @@ func (s *sim) carryOut(a action) {
 		}
 	case epochAction:
 		s.epoch = a.epoch
+	case logAction:
+		s.said[a.msg]++
 	}
 }
 

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -400,6 +401,11 @@ func TestUsersThatCanNotBeSeen(t *testing.T) {
 	require.NoError(t, os.Symlink("/dev/full", fd))
 	require.Equal(t, []dlm.User{{PID: 7, Name: "other"}}, users(), "one is enough")
 	require.Equal(t, "process 7 (other) has it open", users()[0].String())
+
+	require.NoError(t, os.Remove(fd))
+	late, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, h.scan(late, "foo").err, context.Canceled, "it was not looked at everything")
 
 	none := machine(t)
 	require.NoError(t, os.WriteFile(filepath.Join(none.root, "proc/misc"), nil, 0o644))

@@ -117,7 +117,8 @@ func (h *Host) scan(ctx context.Context, lockspace string) *users {
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		if ctx.Err() != nil {
+		if err := ctx.Err(); err != nil {
+			u.err = cmp.Or(u.err, err)
 			return u
 		}
 		open, err := h.hasOpen(p.Name(), device)
