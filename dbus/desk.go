@@ -7,19 +7,19 @@ import (
 )
 
 // Whose turn it is. The bus is one thread that everybody shares, and so is the
-// owner goroutine: a user who is answered as fast as he asks slows down all
+// owner goroutine: a user who is answered as fast as they ask slows down all
 // others, however cheap an answer is. So each call waits for its turn before
 // anything is done for it, and costs its user what it takes of the bus: the
 // bytes of the answer, or more where they are many in one message, because the
 // bus passes nothing else on meanwhile.
 //
-// A user has credit, which grows with time up to a bound. Who asks now and then
-// has it always, and never waits. Who has spent it waits until it has grown
-// again. A call whose answer may be long also waits for room: so many bytes of
+// A user has credit, which grows with time up to a bound. A user who asks now and
+// then always has some, and never waits. One who has spent it waits until it has
+// grown again. A call whose answer may be long also waits for room: so many bytes of
 // answers may be on their way to the bus for one user, and so many in all.
 
-// rate is what a user may take of the bus for as long as he likes, and how much
-// may be saved up.
+// rate is what a user may take of the bus continuously, and how much may be saved
+// up.
 type rate struct {
 	perSecond int64 // bytes
 	burst     int64
@@ -49,7 +49,7 @@ func costOf(bytes int) int64 {
 	return max(n, n*n/longAnswer)
 }
 
-// credit is what a user may still spend; negative is what he has overspent.
+// credit is what a user may still spend; negative is what has been overspent.
 type credit struct {
 	rate rate
 	left int64
@@ -253,7 +253,7 @@ func (d *desk) wake() {
 	d.goOn()
 }
 
-// close stops the timer; who waits does so until his context ends.
+// close stops the timer; whoever waits does so until their context ends.
 func (d *desk) close() {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -215,7 +215,7 @@ func (t *table) match(a *adoption, ev dlm.Event) {
 }
 
 // finishCalls ends what a crash has cut short: releases, and acquires that were
-// not marked held. Nobody was told that he has one of those, and of an acquire
+// not marked held. Nobody was told that they have one of those, and of an acquire
 // of several locks there may be only some. It also ends the locks whose
 // connection or process ended meanwhile.
 func (t *table) finishCalls(sp *space) {

@@ -10,8 +10,8 @@ import (
 	"github.com/dlmlock/dlmlockd/state"
 )
 
-// The order of events of taking an orphan over, and what a crash between two lines
-// leaves. At no point is the lock let go of:
+// The order of events of adopting an orphan, and what a crash between two lines
+// leaves. The lock stays held throughout:
 //
 //	adoptOrphan  Adopt                   an orphan that no record explains, as before
 //	             read the value block    the same
@@ -20,8 +20,8 @@ import (
 //	published    append the token        the same
 //	             reply
 //
-// The lock keeps its fencing token where the value block tells it, because whoever
-// works under the lock may have given it to storage. Else it gets a new one.
+// The lock keeps its fencing token if the value block has it, because whoever works
+// under the lock may have given it to storage. Otherwise it gets a new one.
 
 // Orphan is a persistent lock on this node that no process has and no record
 // explains, with what its value block tells.
@@ -33,15 +33,15 @@ type Orphan struct {
 	HasHolder bool
 }
 
-// AdoptOptions say whose an orphan is to be.
+// AdoptOptions say whose lock the orphan becomes.
 type AdoptOptions struct {
 	Owner    string // as in AcquireOptions
 	HasOwner bool
 	Label    string
 	UID      uint32 // with HasUID; else the caller's
 	HasUID   bool
-	// Resource and Mode, where given, are what the caller has seen: a lockid
-	// alone is reused.
+	// Resource and Mode, if given, are what the caller has seen: a lockid alone
+	// does not identify an orphan, because lockids are reused.
 	Resource string
 	Mode     dlm.Mode
 	HasMode  bool

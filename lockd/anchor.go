@@ -13,8 +13,8 @@ import (
 	"github.com/dlmlock/dlmlockd/state"
 )
 
-// Whose is a lockspace? The service touches what it has made, and that it has made
-// it is proven by one of two things: the handle that is open now made it, which the
+// Who owns a lockspace? The service touches only what it has made. One of two things
+// proves that it has made a lockspace: the handle that is open now made it, which the
 // kernel lets only one process do (DLM_LSFL_NEWEXCL), or the handle holds the anchor,
 // a persistent lock with the name of this instance. A record alone is no proof: the
 // lockspace may have been left, and made again by somebody else under the same name.
@@ -24,7 +24,7 @@ import (
 //	any       ours    -                                ours: as recorded; "leaving" goes on
 //	any       no      an orphan anchor of another      ours, and the map is lost: it is taken
 //	                  instance                         over, and its locks are listed as orphans
-//	joined    no      a recorded lock, and nobody      ours: somebody removed the anchor alone,
+//	joined    no      a recorded lock, and nobody      ours: somebody removed only the anchor,
 //	                                                   which is made again
 //	joined    no      a recorded lock, and somebody    not usable; tried again
 //	joined    no      no recorded lock                 its locks are lost, and it is foreign
@@ -32,14 +32,14 @@ import (
 //	                                                   and its anchor
 //	creating  no      somebody, or orphans             foreign
 //	leaving   no      a recorded lock, and nobody      ours: the leave goes on
-//	leaving   no      anything else                    its locks are lost, and it is left alone
+//	leaving   no      anything else                    its locks are lost, and it is not touched
 //	none      no      anything                         foreign
 //
-// "No" is what the kernel says, that there is no orphan of that name; any other
-// failure is tried again. So is a look that fails, except that debugfs is not there
-// at all: then the orphans count as not seen, which takes nothing over. A foreign
-// lockspace is never opened for more than that look, never removed, and a leave of
-// it only forgets it.
+// "No" means that the kernel says there is no orphan of that name; after any other
+// failure the service tries again. So it does after a look that fails, unless debugfs
+// does not exist at all: then no orphans are seen, and nothing is taken over. A
+// foreign lockspace is opened only for that look and never removed, and a leave only
+// forgets it.
 //
 // Taking over, and what a crash between two lines leaves:
 //

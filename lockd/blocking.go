@@ -6,8 +6,8 @@ import "github.com/dlmlock/dlmlockd/dlm"
 // waits, but not who; the other locks here and the DLM's queues may tell.
 
 // blocking takes the news that l is in the way of m. Before the holder has an
-// answer he can't know what lock that is about, so it is kept until he has: the
-// DLM does not say it again.
+// answer they can't know which lock that is about, so it is kept until then: the
+// DLM does not repeat it.
 func (t *table) blocking(l *lock, m dlm.Mode) {
 	switch {
 	case l.probe, l.state == Releasing:

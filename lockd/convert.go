@@ -115,7 +115,7 @@ func (t *table) renewToken(l *lock, from dlm.Mode, ev dlm.Event) {
 	}
 }
 
-// publish writes who holds the lock and his token into the value block.
+// publish writes the holder and the token of the lock into the value block.
 func (t *table) publish(c *call, l *lock) {
 	c.stage, l.flying = stagePublishing, true
 	flags, value := t.publishing(c, l, l.mode)

@@ -11,9 +11,9 @@ import (
 	"github.com/dlmlock/dlmlockd/process"
 )
 
-// A process that could not be looked at has not ended. After a restart the locks
-// that hang on one stay, an ERROR in the log and Degraded say so, and it is looked
-// at again until it is known:
+// A process that could not be examined does not count as ended. After a restart the
+// locks that are tied to one stay, an ERROR in the log and Degraded say so, and it is
+// examined again until its state is known:
 //
 //	state Held, watch asked for   the record and the lock stay as they are
 //	Unknown                       nothing is written, nothing is unlocked
@@ -22,7 +22,7 @@ import (
 //
 // Killed anywhere before Ended, the next start begins at the first line.
 
-// processState takes what is known of a process that locks hang on.
+// processState takes what is known of a process that locks are tied to.
 func (t *table) processState(proc process.ID, state process.State, err error) {
 	b := t.bindings[bindKey{proc: proc}]
 	if b == nil || b.dead {
@@ -62,7 +62,7 @@ func (t *table) doubt(b *binding, err error) {
 	t.doubts[b] = struct{}{}
 }
 
-// resolveDoubts looks again at the processes that nothing is known of.
+// resolveDoubts examines again the processes whose state is not known.
 func (t *table) resolveDoubts() {
 	if len(t.doubts) == 0 || t.now.Before(t.lookAgain) {
 		return
@@ -78,7 +78,7 @@ func (t *table) resolveDoubts() {
 	}
 }
 
-// doubted lists the processes that nothing is known of, in one order.
+// doubted lists the processes whose state is not known, in a fixed order.
 func (t *table) doubted() []*binding {
 	return slices.SortedFunc(maps.Keys(t.doubts), func(a, b *binding) int {
 		return cmp.Or(cmp.Compare(a.proc.PID, b.proc.PID), cmp.Compare(a.proc.Start, b.proc.Start))

@@ -19,9 +19,9 @@ import (
 //	left       append "left"                            a record alone: dropped at the next start
 //	           reply
 //
-// To remove a lockspace ends every lock of this node in it, whoever's it is
-// (dlm_release_lockspace with force; without force the kernel refuses also for the
-// sake of locks that this node only keeps the queues of). So it is removed only if
+// Removing a lockspace ends every lock of this node in it, no matter whose
+// (dlm_release_lockspace with force; without force the kernel also refuses because
+// of locks of which this node only keeps the queues). So it is removed only if
 // it is proven to be ours (see anchor.go), if no other process has it open or has
 // locks in it, and if no orphan is there that no record explains; force loses the
 // locks of the service and nothing else. A look that fails is a refusal. The second

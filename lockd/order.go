@@ -32,7 +32,7 @@ func (t *table) start(c *call) {
 
 // maxParked is how many calls may wait for one lock, since all of them look
 // again whenever something has ended, and how many of one sender may wait,
-// since each of his calls looks at all of them.
+// since each of that sender's calls looks at all of them.
 const maxParked = 1000
 
 // park lets c wait until the operation of l that is under way has ended.
@@ -180,7 +180,7 @@ func (t *table) before(c *call, l *lock) *lock {
 }
 
 // sameCaller reports whether something is under way with the lock that the
-// caller of c asked for, and did not wait for the answer before he went on.
+// caller of c asked for, and did not wait for the answer before going on.
 func (t *table) sameCaller(l *lock, c *call) bool {
 	return l.busy != nil && l.busy.caller.Sender == c.caller.Sender && l.uid == c.caller.UID
 }

@@ -60,7 +60,7 @@ func (l *lock) noteValue(ev dlm.Event) {
 }
 
 // rewrite writes the value of an acquire whose lock is there already: a client
-// that asks again does not know whether his value was written.
+// that asks again does not know whether its value was written.
 func (t *table) rewrite(c *call) {
 	l := c.locks[0]
 	if l.busy != nil {

@@ -101,7 +101,7 @@ func (t *table) startReleaseOwner(c *call) {
 }
 
 // startReleaseMany collects what the owner holds of some resources, and of any
-// resource with some labels. What he does not hold is fine.
+// resource with some labels. What the owner does not hold is no error.
 func (t *table) startReleaseMany(c *call) {
 	if c.owner == "" {
 		t.refuse(c, c.error(InvalidArgs, "", "", dlm.None, "the owner is empty; locks without owner are released one by one"))
@@ -364,7 +364,7 @@ func ended(st dlm.Status) bool {
 }
 
 // unlockLater has an unlock that failed tried again, for as long as it takes:
-// nobody else knows of the lock, or he was told that it is let go of.
+// nobody else knows of the lock, or its holder was told that it is released.
 func (t *table) unlockLater(l *lock, st dlm.Status) {
 	t.logLock(slog.LevelError, "unlock failed, it is tried again", l, slog.String("err", st.String()))
 	t.stuck[l] = struct{}{}

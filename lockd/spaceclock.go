@@ -8,11 +8,12 @@ import (
 
 // The clock of a lockspace. Nodes whose wall clocks differ would give tokens that
 // differ by as much, where the value block of a resource is forgotten between two
-// grants. So the nodes of a lockspace pass the clock of the tokens around, in the
-// value block of a resource of their own: each asks for it in PW now and then,
-// whoever has it is told so, writes what his clock says in this moment and goes
-// down to NL, and the next one reads it. From then on his clock is behind by no
-// more than the way of those messages, whatever his wall clock says (see).
+// grants. So the nodes of a lockspace pass the token clock around, in the value
+// block of a resource of their own: each asks for it in PW now and then; the node
+// that has it is told so, writes what its token clock says at that moment and goes
+// down to NL; and the next one reads it. From then on the reader's token clock is
+// behind by no more than the time of those messages, whatever its wall clock says
+// (see).
 //
 //	off       Lock NL              reads what was written last, and waits for nobody
 //	reading   Convert to PW, queued
@@ -20,8 +21,8 @@ import (
 //	yielding  nothing, for clockInterval; then it asks again
 //
 // The lock is not persistent: it ends with the process, and nothing is lost that
-// the next start would not read again. A node that stands still with the lock in
-// PW holds up nobody's grants, and the others' clocks go on as they are. A lockspace
+// the next start would not read again. A node that hangs with the lock in PW
+// holds up nobody's grants, and the others' token clocks go on as they are. A lockspace
 // that is this node's alone has no such lock, and neither has one for raw values.
 
 // clockInterval is how often a node asks for the clock of a lockspace. Between

@@ -85,7 +85,7 @@ func (t *table) waits(sp *space, in *Inspection) []Wait {
 }
 
 // localWaits are those of this instance's locks: each waits for a lock here, or
-// for who has published that he holds the resource.
+// for whoever has published that they hold the resource.
 func (t *table) localWaits(sp *space, in *Inspection) []Wait {
 	var out []Wait
 	here, _ := sp.holding(in.Resource)

@@ -73,10 +73,10 @@ func trimmed(r io.ReaderAt, size int64) (int64, error) {
 	return 0, nil
 }
 
-// makeRoom sees to it that n bytes can be written, and that what is spoken for
-// still has its room then. If the file can't grow, what takes on something
-// fresh is refused, and the rest is written as long as it costs nobody else his
-// room. short says that it was the last resort.
+// makeRoom makes sure that n bytes can be written, and that the room that is set
+// aside stays free. If the file can't grow, a fresh change, which adds a lock or
+// lockspace, is refused; any other one is written as long as the room set aside for
+// the rest stays. short reports that the file could not grow as it should.
 func (f *File) makeRoom(n int64, fresh bool) (short, err error) {
 	want := f.size + n + f.room.need
 	if want+spareRoom <= f.alloc {
