@@ -15,7 +15,7 @@ func (a *app) adoptCmd() *cobra.Command {
 	var as client.Adoption
 	var uid uint32
 	cmd := &cobra.Command{
-		Use:   "adopt LOCKSPACE LOCKID",
+		Use:   "adopt LOCKSPACE LOCKID [--owner=OWNER] [--label=LABEL] [--uid=UID]",
 		Short: "Give an orphan, a lock that no record explains, to an owner",
 		Long: `Makes an orphan the persistent lock of an owner, without letting go of it: it
 keeps its lockid, its mode and, where its value block tells it, its fencing
@@ -72,7 +72,8 @@ func chosen(ctx context.Context, c *client.Client, space string, ids []uint32) (
 			}
 		}
 		if len(out) == n {
-			return nil, fmt.Errorf("%s has no orphan with the lockid %d; \"dlmlockctl orphans\" shows them", visible(space), id)
+			return nil, exitWith(exitNotThere, fmt.Errorf("%s has no orphan with the lockid %d; \"dlmlockctl orphans\" shows them",
+				visible(space), id))
 		}
 	}
 	return out, nil

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -64,7 +65,7 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errs io.Writer)
 	case errors.As(context.Cause(ctx), &s) && errors.Is(err, context.Canceled):
 		return a.fail(s)
 	case !a.started:
-		err = &usageError{err.Error()}
+		err = badCommandLine(err)
 	}
 	return a.fail(err)
 }
@@ -130,7 +131,9 @@ the service and its restart, but not the node.`,
 	f.StringVar(&a.bus, "bus", "", "D-Bus `ADDRESS` (default: the system bus)")
 	f.BoolVar(&a.json, "json", false, "write JSON, errors too")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "say nothing but errors")
-	f.DurationVar(&a.timeout, "timeout", 0, "how long the service may take to answer, beside --wait (default 1m0s)")
+	f.Var(&timeoutFlag{&a.timeout}, "timeout", "how long the service may take to answer, beside --wait: 90s, 5m, seconds\n"+
+		"(default: 1m, or 3m where a password may be asked for)")
+	f.Lookup("timeout").DefValue = ""
 	root.AddGroup(&cobra.Group{ID: "locks", Title: "Locks:"}, &cobra.Group{ID: "look", Title: "Looking:"},
 		&cobra.Group{ID: "spaces", Title: "Lockspaces:"})
 	for group, cmds := range map[string][]*cobra.Command{
@@ -149,7 +152,25 @@ the service and its restart, but not the node.`,
 			root.AddCommand(c)
 		}
 	}
+	refuseUnknownHelp(root)
 	return root
+}
+
+// refuseUnknownHelp has "help" refuse a command that is not there: by itself
+// it tells about the program as a whole.
+func refuseUnknownHelp(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	for _, c := range root.Commands() {
+		if c.Name() != "help" {
+			continue
+		}
+		c.Args = func(_ *cobra.Command, args []string) error {
+			if found, _, err := root.Find(args); len(args) > 0 && (err != nil || found == root) {
+				return fmt.Errorf("unknown command %q", args[0])
+			}
+			return nil
+		}
+	}
 }
 
 // connect connects to the bus. The caller closes the client.

@@ -4,8 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/spf13/pflag"
 
 	"github.com/dlmlock/dlmlockd/client"
 )
@@ -85,6 +88,21 @@ func about(err error, lockspace, resource string) error {
 	return &failure{err: err, lockspace: lockspace, resource: resource}
 }
 
+// aboutWants is about for several locks: which of them is in the way, the
+// message says.
+func aboutWants(err error, want []client.Want) error {
+	if len(want) == 1 {
+		return about(err, want[0].Lockspace, want[0].Resource)
+	}
+	space := want[0].Lockspace
+	for _, w := range want {
+		if w.Lockspace != space {
+			space = ""
+		}
+	}
+	return about(err, space, "")
+}
+
 // exitWith is an error with an exit code of its own; nil stays nil.
 func exitWith(code int, err error) error {
 	if err == nil {
@@ -97,6 +115,17 @@ func exitWith(code int, err error) error {
 type usageError struct{ text string }
 
 func (e *usageError) Error() string { return e.text }
+
+// badCommandLine says what is wrong with a command line. Of a number that is
+// none the parser would tell in Go's words.
+func badCommandLine(err error) *usageError {
+	var value *pflag.InvalidValueError
+	var number *strconv.NumError
+	if errors.As(err, &value) && errors.As(err, &number) {
+		return &usageError{fmt.Sprintf("--%s=%s: not a number, or one that is out of range", value.GetFlag().Name, value.GetValue())}
+	}
+	return &usageError{err.Error()}
+}
 
 // quietExit ends the program with a code and without a word: the command that
 // run started has said all.
@@ -169,7 +198,7 @@ func hint(k client.Kind, f *failure) string {
 		return ""
 	}
 	if f != nil {
-		if f.resource == "" && strings.Contains(h, "%R") {
+		if f.resource == "" && strings.Contains(h, "%R") || f.lockspace == "" && strings.Contains(h, "%L") {
 			return ""
 		}
 		h = strings.NewReplacer("%L", shellWord(f.lockspace), "%R", shellWord(f.resource)).Replace(h)

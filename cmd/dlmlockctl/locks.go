@@ -42,7 +42,7 @@ nothing, so a script that starts over may simply ask again.`,
 	f.StringVar(&o.OnLost, "on-lost", "", "the helper to run if it is lost, of those in dlmlockd.toml")
 	f.StringVar(&o.OnLostData, "on-lost-data", "", "what the helper finds in DLM_DATA")
 	valueFlag(cmd, &o.Value)
-	f.VarP(&wait, "wait", "w", "how long to queue: 90s, 5m, seconds, or \"forever\" (default: not at all)")
+	addWait(f, &wait)
 	a.completeFlag(cmd, "lifetime", fixed("persistent", "process"))
 	a.completeFlag(cmd, "owner", owners)
 	return cmd
@@ -73,7 +73,7 @@ func (a *app) acquire(ctx context.Context, want []client.Want, o client.Options)
 		defer a.progress(ctx, want, o.Wait)()
 		grants, err := take(ctx, c, want, o)
 		if err != nil {
-			return about(err, want[0].Lockspace, want[0].Resource)
+			return aboutWants(err, want)
 		}
 		a.done, a.undo = held(grants)
 		return a.show(grants, func() {
@@ -211,6 +211,6 @@ keeps its mode.`,
 	}
 	a.selectorFlags(cmd, &s)
 	valueFlag(cmd, &value)
-	cmd.Flags().VarP(&wait, "wait", "w", "how long to queue: 90s, 5m, seconds, or \"forever\" (default: not at all)")
+	addWait(cmd.Flags(), &wait)
 	return cmd
 }

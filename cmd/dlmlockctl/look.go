@@ -140,7 +140,7 @@ func (a *app) inspection(space, resource string, in *client.Inspection) {
 		a.printf("%s waits for %s\n", party(w.Who, w.Node, w.Mode), party(w.ForWho, w.ForNode, w.ForMode))
 	}
 	if h := in.Holder; h != nil && h.Node != 0 {
-		a.printf("\nLast holder to write the lock value block: %s, node %d, %s, token %d\n", visible(h.Who), h.Node, visible(h.Mode), h.Token)
+		a.printf("\nLast holder to write the lock value block: %s, node %d, %s, token %d\n", orDash(h.Who), h.Node, visible(h.Mode), h.Token)
 	}
 	if in.ValueInvalid != nil && *in.ValueInvalid {
 		a.printf("\nThe lock value block is not valid: a node died holding the lock.\n")

@@ -58,7 +58,12 @@ DLMLOCK_TOKEN, the fencing token, in its environment (of the first lock if there
 are several), and all of its locks as JSON in DLMLOCK_LOCKS.`,
 		Example: `  dlmlockctl run -l vms -r backup --wait=60s -- rsync -a /srv /mnt/backup
   dlmlockctl run -l cron -r nightly -E 0 -- /usr/local/bin/nightly   # one node does it`,
-		Args:              cobra.MinimumNArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return errors.New("needs the command to run")
+			}
+			return nil
+		},
 		ValidArgsFunction: completeCommand,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, r := range names {
@@ -74,7 +79,7 @@ are several), and all of its locks as JSON in DLMLOCK_LOCKS.`,
 	f.StringArrayVarP(&names, "resource", "r", nil, "the resource; more than one are taken together or not at all (required)")
 	f.StringVarP(&mode, "mode", "m", "EX", "the mode")
 	f.StringVar(&o.label, "label", "", "text that tells people what the lock is for (default: the command)")
-	f.VarP(&o.wait, "wait", "w", "how long to queue: 90s, 5m, seconds, or \"forever\" (default: not at all)")
+	addWait(f, &o.wait)
 	f.IntVarP(&o.conflict, "conflict-exit-code", "E", exitRefused, "the exit code when somebody else holds the lock")
 	f.StringVar(&o.onLost, "on-lost", lostTerm, "what to do when the lock is lost or somebody else releases it: term or kill everything that the command has started, or only warn")
 	f.VarP(&o.grace, "kill-after", "k", "with --on-lost=term: how long after SIGTERM to send SIGKILL to what still runs, or \"forever\" for never")

@@ -123,7 +123,8 @@ func (a *app) leaveAll(ctx context.Context, c *client.Client, force bool) error 
 			}
 		}
 		if len(held) > 0 {
-			return fmt.Errorf("no lockspace left: locks are held in %s; release them, or lose them with --force", strings.Join(held, ", "))
+			return exitWith(exitContradicts, fmt.Errorf("no lockspace left: locks are held in %s; release them, or lose them with --force",
+				strings.Join(held, ", ")))
 		}
 	}
 	left := []string{}

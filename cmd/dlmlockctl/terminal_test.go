@@ -282,7 +282,7 @@ func TestOrphansOneByOne(t *testing.T) {
 	require.Equal(t, map[string]godbus.Variant{"owner": godbus.MakeVariant("vm1"), "label": godbus.MakeVariant("disk"), "uid": godbus.MakeVariant(uint32(0)),
 		"resource": godbus.MakeVariant("disk1"), "mode": godbus.MakeVariant("EX")}, f.options)
 	code, _, errs = program(t, bus, "adopt", "vms", "8")
-	require.Equal(t, exitFailed, code)
+	require.Equal(t, exitNotThere, code)
 	require.Contains(t, errs, "vms has no orphan with the lockid 8")
 	code, _, _ = program(t, bus, "adopt", "vms", "disk1")
 	require.Equal(t, exitUsage, code)
@@ -291,6 +291,6 @@ func TestOrphansOneByOne(t *testing.T) {
 	require.Zero(t, code)
 	require.Equal(t, []uint32{9}, f.take())
 	code, _, _ = program(t, bus, "purge", "vms", "9", "8", "--yes")
-	require.Equal(t, exitFailed, code)
+	require.Equal(t, exitNotThere, code)
 	require.Nil(t, f.take())
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/pflag"
+
 	"github.com/dlmlock/dlmlockd/client"
 )
 
@@ -40,6 +42,30 @@ func (w *waitFlag) Set(s string) error {
 }
 
 func (w *waitFlag) Type() string { return "TIME" }
+
+// addWait adds --wait.
+func addWait(f *pflag.FlagSet, to *waitFlag) {
+	f.VarP(to, "wait", "w", "how long to queue: 90s, 5m, seconds, or \"forever\" (default: not at all)")
+	f.Lookup("wait").DefValue = "" // the text says it
+}
+
+// timeoutFlag is how long the service may take. Nobody waits for ever for a
+// service that hangs.
+type timeoutFlag struct{ d *time.Duration }
+
+func (t *timeoutFlag) String() string { return "" }
+
+// Set reads a time as --wait does.
+func (t *timeoutFlag) Set(s string) error {
+	var w waitFlag
+	if err := w.Set(s); err != nil || w.d <= 0 {
+		return errors.New("not a time such as 90s, 5m, 1h30m or a number of seconds")
+	}
+	*t.d = w.d
+	return nil
+}
+
+func (t *timeoutFlag) Type() string { return "TIME" }
 
 // When the progress line comes, how often it is drawn, and how often the
 // service is asked who is in the way.
