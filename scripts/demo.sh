@@ -147,7 +147,7 @@ echo "\$ kill -9 $daemon_pid"
 kill -9 "$daemon_pid"
 wait "$daemon_pid" 2>/dev/null || true
 daemon_pid=''
-say 'What it wrote down is a TOML file that everybody can read'
+say 'What it wrote down is a TOML file, plain to read (for root)'
 sed -n '/^\[\[lock\]\]/,$p' "$tmp/state/state.toml" | grep . || fail 'no lock in the state file'
 
 say 'It is started again'
