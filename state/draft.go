@@ -68,10 +68,11 @@ func (d *draft) pad(room int64) error {
 	return err
 }
 
-// abandon gives a draft up.
+// abandon gives a draft up. One that was the spare file is that again: it may have
+// been cut short, and then not all of it would be there.
 func (f *File) abandon(d *draft, err error) error {
-	if d.isSpare && f.spare == nil && d.fd.Truncate(spareSize) == nil {
-		f.spare = d.fd
+	if d.isSpare && f.spare == nil {
+		f.fillSpare(d.fd)
 		return err
 	}
 	d.fd.Close()

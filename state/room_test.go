@@ -289,3 +289,21 @@ func TestPaddingIsModest(t *testing.T) {
 	}
 	require.Less(t, float64(f.alloc), 1.45*float64(f.size), fmt.Sprintf("%d for %d", f.alloc, f.size))
 }
+
+// A spare file that was used for a draft in vain has all its room again.
+func TestAbandonedSpareIsWhole(t *testing.T) {
+	f, _, err := Open(t.TempDir(), testOptions())
+	require.NoError(t, err)
+	defer f.Close()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	d, err := f.newDraft()
+	require.NoError(t, err)
+	require.True(t, d.isSpare)
+	require.NoError(t, d.write(f.header, &Contents{}))
+	require.NoError(t, d.pad(0))
+	require.ErrorIs(t, f.abandon(d, os.ErrInvalid), os.ErrInvalid)
+	b, err := os.ReadFile(filepath.Join(f.dir.path, spareName))
+	require.NoError(t, err)
+	require.Equal(t, string(padding[:spareSize]), string(b))
+}
