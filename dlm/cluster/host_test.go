@@ -34,6 +34,7 @@ func machine(t *testing.T) *Host {
 		sysfs + "/foo/id":                       "1826763677\n",
 		sysfs + "/foo/recover_status":           "ff\n",
 		sysfs + "/bar/recover_status":           "0\n",
+		"proc/1/comm":                           "init\n",
 		"proc/misc":                             " 56 dlm_foo\n 57 dlm-monitor\n 58 dlm-control\n",
 		debugfs + "/foo_toss":                   "version 4 rsb 2\n",
 		debugfs + "/comms/1/state":              "x",
@@ -406,6 +407,10 @@ func TestUsersThatCanNotBeSeen(t *testing.T) {
 	late, cancel := context.WithCancel(t.Context())
 	cancel()
 	require.ErrorIs(t, h.scan(late, "foo").err, context.Canceled, "it was not looked at everything")
+
+	require.NoError(t, os.RemoveAll(filepath.Join(root, "proc/1")))
+	_, err = h.Users(t.Context(), "foo", held)
+	require.ErrorIs(t, err, errHidden)
 
 	none := machine(t)
 	require.NoError(t, os.WriteFile(filepath.Join(none.root, "proc/misc"), nil, 0o644))

@@ -112,6 +112,9 @@ func (h *Host) scan(ctx context.Context, lockspace string) *users {
 		u.err = err
 		return u
 	}
+	if !slices.ContainsFunc(processes, func(p fs.DirEntry) bool { return p.Name() == "1" }) {
+		u.err = errHidden // there is always one with pid 1
+	}
 	for _, p := range processes {
 		pid, err := strconv.Atoi(p.Name())
 		if err != nil || pid == os.Getpid() {
@@ -131,6 +134,9 @@ func (h *Host) scan(ctx context.Context, lockspace string) *users {
 	}
 	return u
 }
+
+// errHidden: processes of others are left out of /proc (hidepid in proc(5)).
+var errHidden = errors.New("/proc does not show all processes")
 
 // hasOpen tells whether a process has a device open. One that has ended has not.
 func (h *Host) hasOpen(pid string, device uint64) (bool, error) {
