@@ -26,7 +26,8 @@ type Client struct {
 
 // Dial connects to the message bus at address, or to the system bus for "".
 // The service need not run: the first call starts it. The context bounds the
-// connecting alone. The error is of kind NoBus.
+// connecting alone. The error is of kind NoBus; it is the context's, too, if the
+// context has ended.
 func Dial(ctx context.Context, address string) (*Client, error) {
 	life, end := context.WithCancel(context.Background())
 	stop := context.AfterFunc(ctx, end)
@@ -49,8 +50,9 @@ func Dial(ctx context.Context, address string) (*Client, error) {
 	}
 	if err != nil {
 		end()
+		err = errors.Join(err, ctx.Err())
 		return nil, &Error{Op: "connect", Kind: NoBus, Err: err,
-			Message: fmt.Sprintf("can't connect to the message bus (%s): %v", address, errors.Join(err, ctx.Err()))}
+			Message: fmt.Sprintf("can't connect to the message bus (%s): %v", address, err)}
 	}
 	return &Client{conn: conn, end: end}, nil
 }

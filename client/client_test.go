@@ -198,6 +198,24 @@ func TestErrorKinds(t *testing.T) {
 	require.ErrorIs(t, c.Join(t.Context(), "vms"), NoBus)
 }
 
+// A caller that gives up connecting finds that in the error.
+func TestDialCanceled(t *testing.T) {
+	silent, err := net.Listen("unix", t.TempDir()+"/bus")
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		conn, _ := silent.Accept()
+		cancel()
+		accepted <- conn
+	}()
+	_, err = Dial(ctx, "unix:path="+silent.Addr().String())
+	require.ErrorIs(t, err, NoBus)
+	require.ErrorIs(t, err, context.Canceled)
+	require.NoError(t, (<-accepted).Close())
+	require.NoError(t, silent.Close())
+}
+
 // A connection that has ended is the bus's fault, in whatever words godbus says
 // it.
 func TestConnectionGone(t *testing.T) {

@@ -71,6 +71,9 @@ func (h *hold) supervise(ctx context.Context) error {
 	}
 	if err := h.child.becomeCommand(h.environment()); err != nil {
 		h.child.giveUp()
+		if s, ok := h.child.killed(); ok { // by a signal to the whole process group
+			return interrupted{s}
+		}
 		return exitWith(exitNoExec, err)
 	}
 	gone, stopAsking := h.askHeld()
