@@ -86,6 +86,14 @@ func (ch *child) ended() bool {
 	}
 }
 
+// over reports whether the child has ended, as the kernel knows it: reap may
+// learn it later than the service does.
+func (ch *child) over() bool {
+	var info unix.Siginfo
+	err := unix.Waitid(unix.P_PID, ch.proc.Pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+	return ch.ended() || errors.Is(err, unix.ECHILD) || err == nil && info.Signo != 0
+}
+
 // becomeCommand makes the child the command. Each of env is NAME=VALUE, which
 // takes the place of another value, or NAME, which is removed.
 func (ch *child) becomeCommand(env []string) error {

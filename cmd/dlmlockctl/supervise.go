@@ -87,10 +87,12 @@ func (h *hold) supervise(ctx context.Context) error {
 		case sig := <-signals:
 			h.child.pass(sig)
 		case why := <-gone:
-			s.gone(why)
+			s.notHeld(why)
 		case e, ok := <-h.events:
-			if ok {
+			if ok && e.Kind == client.LockLost {
 				s.gone(h.lostBy(e))
+			} else if ok {
+				s.notHeld(h.lostBy(e))
 			} else {
 				h.events = nil
 				s.gone(h.lostWithBus())
@@ -108,6 +110,14 @@ func (h *hold) supervise(ctx context.Context) error {
 // ended and, if the lock was lost, all that could be done about the rest.
 func (s *supervision) finished() bool {
 	return s.ended && (s.lost == "" || s.opts.onLost == lostWarn || s.over)
+}
+
+// notHeld is called when the service has been asked and does not have the lock. If
+// the command has ended by now, it may have been released for that.
+func (s *supervision) notHeld(why string) {
+	if s.lifetime != client.Process || !s.child.over() {
+		s.gone(why)
+	}
 }
 
 // gone is called when the lock is gone; "" says that it is not.

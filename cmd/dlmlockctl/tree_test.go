@@ -3,11 +3,16 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"os"
+	"os/exec"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"github.com/dlmlock/dlmlockd/client"
 )
 
 func TestParseStat(t *testing.T) {
@@ -39,6 +44,34 @@ func TestBelow(t *testing.T) {
 	require.Equal(t, []int{3}, ids(below(1, all, []process{{pid: 2, start: 7}})))
 	require.Equal(t, []int{2, 3, 6, 5}, ids(below(1, all, []process{{pid: 2, start: 8}})), "another that had the number")
 	require.Empty(t, below(6, all, nil))
+}
+
+// That the service has released the lock of a command which has ended is no loss,
+// also where this program learns of the end last.
+func TestReleasedForTheEnd(t *testing.T) {
+	cmd := exec.Command("cat")
+	in, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	h := &hold{a: &app{err: io.Discard}, child: &child{proc: cmd.Process, done: make(chan struct{})}, lifetime: client.Process,
+		opts: runOptions{onLost: lostWarn}}
+	s := &supervision{hold: h}
+	s.notHeld("it is not there any more")
+	require.NotEmpty(t, s.lost, "the command runs")
+	s.lost = ""
+	require.NoError(t, in.Close())
+	require.Eventually(t, func() bool {
+		p, err := readProcess(cmd.Process.Pid)
+		return err == nil && p.over()
+	}, 20*time.Second, time.Millisecond)
+	s.notHeld("it is not there any more")
+	require.Empty(t, s.lost)
+	require.NoError(t, cmd.Wait())
+	s.notHeld("it is not there any more")
+	require.Empty(t, s.lost)
+	h.lifetime = client.Connection
+	s.notHeld("it is not there any more")
+	require.NotEmpty(t, s.lost)
 }
 
 func TestChangedEnvironment(t *testing.T) {
