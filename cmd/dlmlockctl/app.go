@@ -63,7 +63,7 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errs io.Writer)
 	case err == nil:
 		return exitOK
 	case errors.As(context.Cause(ctx), &s) && errors.Is(err, context.Canceled):
-		return a.fail(s)
+		return a.fail(s.by(err))
 	case !a.started:
 		err = badCommandLine(err)
 	}
@@ -97,7 +97,7 @@ func signalContext(ctx context.Context) (context.Context, func()) {
 		select {
 		case s := <-ch:
 			signal.Stop(ch) // the second one ends the program at once
-			cancel(interrupted{s.(syscall.Signal)})
+			cancel(interrupted{sig: s.(syscall.Signal)})
 		case <-ctx.Done():
 		}
 	}()

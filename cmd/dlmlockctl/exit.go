@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -149,7 +150,20 @@ func (e *outputError) Error() string {
 }
 
 // interrupted is the end by a signal.
-type interrupted struct{ sig syscall.Signal }
+type interrupted struct {
+	sig    syscall.Signal
+	unsure bool // a call that changes something was not answered yet
+}
+
+// reads are the calls after which nothing is different.
+var reads = []string{"Inspect", "ListLocks", "ListLockspaces", "ListOrphans", "Status", "Watch"}
+
+// by is the end by the same signal of a program that got err from it.
+func (e interrupted) by(err error) interrupted {
+	var c *client.Error
+	e.unsure = errors.As(err, &c) && c.Kind == client.Canceled && !slices.Contains(reads, c.Op)
+	return e
+}
 
 func (e interrupted) Error() string { return "interrupted (" + e.sig.String() + ")" }
 
@@ -178,6 +192,9 @@ func judge(err error) verdict {
 		v.Hint = "see \"dlmlockctl --help\" and dlmlockctl(1)"
 	case errors.As(err, &s):
 		v.Error, v.Exit = "Interrupted", exitSignal+int(s.sig)
+		if s.unsure {
+			v.Hint = hints[client.NoAnswer]
+		}
 	case errors.As(err, &e):
 		v.Error = string(e.Kind)
 		v.Exit = exits[e.Kind]

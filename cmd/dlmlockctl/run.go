@@ -144,7 +144,7 @@ func (a *app) run(ctx context.Context, o runOptions) error {
 		}
 		if s, ok := ch.killed(); ok {
 			// Ctrl-C ended the child first, and the service saw that.
-			return interrupted{s}
+			return interrupted{sig: s}
 		}
 		return o.refused(err)
 	}

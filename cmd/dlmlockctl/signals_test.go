@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/dlmlock/dlmlockd/client"
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 )
 
@@ -65,4 +66,24 @@ func TestSignalBeforeTheCommand(t *testing.T) {
 	require.Equal(t, exitSignal+int(syscall.SIGTERM), cmd.ProcessState.ExitCode(), errs.String())
 	require.Equal(t, "dlmlockctl: interrupted ("+syscall.SIGTERM.String()+")\n", errs.String())
 	require.Empty(t, out.String())
+}
+
+// A signal while the service has not answered leaves open whether it was done.
+func TestInterruptedCall(t *testing.T) {
+	f, bus := startFake(t)
+	f.block = make(chan struct{})
+	defer close(f.block)
+	cmd := bus.Command(t, testbus.Root, filepath.Join(programs, "dlmlockctl"), "acquire", "vms", "a", "EX")
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	require.NoError(t, cmd.Start())
+	require.Eventually(t, func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return len(f.flags) > 0
+	}, 20*time.Second, 5*time.Millisecond)
+	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
+	_ = cmd.Wait()
+	require.Equal(t, exitSignal+int(syscall.SIGINT), cmd.ProcessState.ExitCode())
+	require.Equal(t, "dlmlockctl: interrupted (interrupt)\ndlmlockctl: hint: "+hints[client.NoAnswer]+"\n", errs.String())
 }

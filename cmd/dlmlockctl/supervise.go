@@ -72,7 +72,7 @@ func (h *hold) supervise(ctx context.Context) error {
 	if err := h.child.becomeCommand(h.environment()); err != nil {
 		h.child.giveUp()
 		if s, ok := h.child.killed(); ok { // by a signal to the whole process group
-			return interrupted{s}
+			return interrupted{sig: s}
 		}
 		return exitWith(exitNoExec, err)
 	}
