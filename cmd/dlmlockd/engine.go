@@ -38,10 +38,17 @@ type restorer interface {
 // restore gives e the locks of the state file if it can't have kept them
 // itself. Of each lockspace that was joined these are the anchor and every
 // lock that was persistent: a record still in phase granted was not, and
-// nobody was told of it.
+// nobody was told of it. A lock whose record is damaged is gone with it.
 func restore(e dlm.Engine, c state.Contents, bootID, instance string, log *slog.Logger) {
 	r, ok := e.(restorer)
-	if !ok || c.Header.BootID != bootID {
+	if !ok {
+		return
+	}
+	if len(c.Damage) > 0 {
+		log.Error("locks whose records are damaged are gone, because this engine keeps its locks in the state file alone",
+			"pieces", len(c.Damage), "kept", c.Quarantined)
+	}
+	if c.Header.BootID != bootID {
 		return
 	}
 	held := map[string][]dlm.Orphan{}

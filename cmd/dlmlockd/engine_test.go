@@ -50,6 +50,19 @@ func TestRestoreWhatWasPersistent(t *testing.T) {
 	}, orphans, "a lock of phase granted ended with the process")
 }
 
+// The kernel keeps a lock whose record is damaged, as an orphan; this engine does not.
+func TestRestoreTellsOfDamage(t *testing.T) {
+	c := contents()
+	c.Damage, c.Quarantined = []state.Damage{{Offset: 400, Length: 17}}, "state.toml.corrupt-1"
+	var log bytes.Buffer
+	restore(local.New("host"), c, "this", "inst", slog.New(slog.NewTextHandler(&log, nil)))
+	require.Contains(t, log.String(), "level=ERROR")
+	require.Contains(t, log.String(), "pieces=1 kept=state.toml.corrupt-1")
+	log.Reset()
+	restore(kernelLike{}, c, "this", "inst", slog.New(slog.NewTextHandler(&log, nil)))
+	require.Empty(t, log.String())
+}
+
 func TestRestoreNothingOfAnotherBoot(t *testing.T) {
 	e := local.New("host")
 	restore(e, contents(), "another", "inst", slog.New(slog.DiscardHandler))
