@@ -32,9 +32,14 @@ func (t *table) pass(now time.Time, up time.Duration) {
 // clock is the clock of the tokens, in microseconds.
 func (t *table) clock() uint64 { return uint64(max(t.epoch+t.up.Microseconds(), 0)) }
 
-// see takes notice of a token that came from elsewhere.
+// maxAhead is by how much a token may be ahead of the clock and still be believed:
+// a century, which no clock is off by and which leaves the epoch room to grow.
+const maxAhead = 100 * 365 * 24 * 3600 * 1_000_000 // microseconds
+
+// see takes notice of a token that came from elsewhere. One that no clock can have
+// given is damage, or malice, and would stay with all nodes of the lockspace.
 func (t *table) see(token uint64) {
-	if token < maxToken {
+	if token <= t.clock()+maxAhead {
 		t.raiseEpoch(int64(token) - t.up.Microseconds())
 	}
 }
