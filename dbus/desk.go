@@ -83,6 +83,7 @@ type desk struct {
 	users  []*share // with somebody waiting; the first one's turn is next
 	taken  int      // of total
 	timer  *time.Timer
+	ending bool // nobody waits any more
 	closed bool
 }
 
@@ -140,7 +141,7 @@ func (d *desk) enter(ctx context.Context, s *share, room int, cost int64) error 
 // admit begins a turn if there are credit and room for it. A call whose answer
 // is longer than all the room goes when there is nothing else.
 func (d *desk) admit(s *share, room int, cost int64) bool {
-	if s.credit.left <= 0 || room > 0 && (s.taken > 0 && s.taken+room > s.credit.rate.room || d.taken > 0 && d.taken+room > d.total) {
+	if !d.ending && (s.credit.left <= 0 || room > 0 && (s.taken > 0 && s.taken+room > s.credit.rate.room || d.taken > 0 && d.taken+room > d.total)) {
 		return false
 	}
 	s.credit.left -= cost
@@ -250,6 +251,15 @@ func (d *desk) wakeLater() {
 func (d *desk) wake() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.goOn()
+}
+
+// end begins every turn. No calls come any more, and those that are there must not
+// hold up the end of the service.
+func (d *desk) end() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.ending = true
 	d.goOn()
 }
 

@@ -1,6 +1,7 @@
 package dbus
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -145,6 +146,32 @@ func TestOverspentWaits(t *testing.T) {
 			defer r.server.desk.mu.Unlock()
 			return r.server.desk.taken == 0 && share.taken == 0 && len(r.server.desk.users) == 0
 		}, patience, time.Millisecond)
+	})
+}
+
+// Nobody who has overspent holds up the end of the service; he is answered too.
+func TestOverspentHoldsUpNoEnd(t *testing.T) {
+	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
+		r := newRig(t, b, rigConfig{})
+		c := r.dial(member)
+		c.ok("ListLocks", opt())
+		r.server.mu.Lock()
+		share := r.server.users[member.UID].share
+		r.server.mu.Unlock()
+		r.server.desk.mu.Lock()
+		share.credit.left = -1 << 50
+		r.server.desk.mu.Unlock()
+		done := make(chan *godbus.Call, 2)
+		for range cap(done) {
+			c.obj.Go(full("ListLocks"), 0, done, opt())
+		}
+		c.ok(ifacePeer + ".Ping") // they have come
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		require.NoError(t, r.server.Shutdown(ctx))
+		for range cap(done) {
+			require.NoError(t, receive(t, done).Err)
+		}
 	})
 }
 

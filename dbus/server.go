@@ -179,6 +179,7 @@ func (s *Server) shutdown(ctx context.Context, last func()) error {
 		errs = append(errs, fmt.Errorf("give away the bus name: %w", err))
 	}
 	s.gate.shut()
+	s.desk.end()
 	errs = append(errs, s.await(ctx, s.gate.idle, "calls stay unanswered"))
 	s.requests.shut()
 	errs = append(errs, s.await(ctx, s.requests.idle, "requests stay unanswered"))
