@@ -80,7 +80,7 @@ func TestUnknownSeries(t *testing.T) {
 func TestKernelIsFetchedOnce(t *testing.T) {
 	dir := t.TempDir()
 	for name, script := range map[string]string{
-		"apt-cache": `echo "  Depends: linux-image-6.12.1-amd64"`,
+		"apt-cache": `[ "$LC_ALL" = C ] && echo "  Depends: linux-image-6.12.1-amd64" || echo "  Hängt ab von: linux-image-6.12.1-amd64"`,
 		"apt-get":   `sleep 0.2; : > kernel.deb; echo once >> ` + dir + `/downloads`,
 		"dpkg-deb":  `mkdir -p "$3/lib/modules/6.12.1-amd64"`,
 		"depmod":    `: > "$2/lib/modules/$3/modules.dep"`,
@@ -89,6 +89,7 @@ func TestKernelIsFetchedOnce(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh -e\n"+script+"\n"), 0o755))
 	}
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	t.Setenv("LC_ALL", "de_DE.UTF-8")
 	cache := filepath.Join(dir, "cache")
 	var all sync.WaitGroup
 	for range 3 {

@@ -135,11 +135,12 @@ func dependency(depends, series string) string {
 	return ""
 }
 
-// run runs a command of the host and returns its output; the error has what
-// it said.
+// run runs a command of the host, in no language but that of programs, and returns
+// its output; the error has what it said.
 func run(ctx context.Context, dir, name string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = dir
+	cmd.Env = append(cmd.Environ(), "LC_ALL=C")
 	out, err := cmd.Output()
 	if err != nil {
 		var said string

@@ -103,6 +103,8 @@ export class Machine {
         this.environment = {
             ...process.env,
             DBUS_SYSTEM_BUS_ADDRESS: `unix:path=${this.dir}/bus`,
+            // Without one the bridge starts a session bus, which outlives it.
+            DBUS_SESSION_BUS_ADDRESS: `unix:path=${this.dir}/bus`,
             LC_ALL: "C.UTF-8",
         };
         await mkdir(join(this.dir, "system.d"));

@@ -15,12 +15,7 @@ let browser;
 async function theBrowser() {
     const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
     assert.ok(existsSync(executablePath), `${executablePath} is missing: apt-get install chromium`);
-    browser ??= await chromium.launch({
-        executablePath,
-        args: ["--no-sandbox", "--disable-gpu"],
-        // Without an address libdbus starts a session bus, which outlives the browser.
-        env: { ...process.env, DBUS_SESSION_BUS_ADDRESS: "disabled:" },
-    });
+    browser ??= await chromium.launch({ executablePath, args: ["--no-sandbox", "--disable-gpu"] });
     return browser;
 }
 
