@@ -142,7 +142,7 @@ func (r *rig) startDriverApart(kind, dir, options string, fuse ...*os.File) {
 	self, err := os.Executable()
 	require.NoError(r.t, err)
 	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %s", apart, kind, dir, options))
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %s", apart, kind, dir, options), "LC_ALL=C.UTF-8")
 	cmd.ExtraFiles = fuse
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS} // and what it mounts is private
 	r.startProgram(r.bus.Address, cmd)
@@ -160,7 +160,7 @@ func startApart() error {
 
 func (r *rig) startProgram(bus string, driver *exec.Cmd) {
 	r.driver = driver
-	r.driver.Env = append(driver.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+bus, "ASAN_OPTIONS=detect_leaks=1")
+	r.driver.Env = append(driver.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+bus, "ASAN_OPTIONS=detect_leaks=1", "LC_ALL=C.UTF-8")
 	var err error
 	r.in, err = r.driver.StdinPipe()
 	require.NoError(r.t, err)
