@@ -203,7 +203,7 @@ func usersAreSeen(t *testing.T, r unitRig) {
 	r.run("mkdir -p /run/systemd/system/dlmlockd.service.d && printf '[Service]\\nCapabilityBoundingSet=\\nCapabilityBoundingSet=CAP_SYS_ADMIN\\n' > " + dropIn +
 		" && systemctl daemon-reload && systemctl restart dlmlockd")
 	r.await(`"pool" "ready"`, call+"ListLockspaces")
-	require.Contains(t, r.fails(leave), "can't be seen")
+	require.Contains(t, r.fails(leave), "can't tell whether another process uses it")
 	r.run("rm " + dropIn + " && systemctl daemon-reload && systemctl restart dlmlockd")
 	r.await(`"pool" "ready"`, call+"ListLockspaces")
 	r.run(leave)
