@@ -78,6 +78,7 @@ test: deps ## all tests on this machine, with the race detector
 .PHONY: run-test
 run-test:
 	$(GO) test -race -shuffle=on -tags "$(TAGS)" $(TEST_EXEC) $(TESTFLAGS) ./...
+	$(GO) test -C lab -race -shuffle=on -tags "$(TAGS)" $(TEST_EXEC) $(TESTFLAGS) ./...
 
 .PHONY: demo
 demo: deps-demo ## the main job on a real bus, told step by step
@@ -87,19 +88,20 @@ demo: deps-demo ## the main job on a real bus, told step by step
 .PHONY: demo-cluster
 demo-cluster: deps-lab ## the same on two real DLM nodes, booted in QEMU
 	@$(MAKE) --no-print-directory build
-	@$(GO) run ./lab/cmd/demo-cluster
+	@$(GO) run -C lab ./cmd/demo-cluster --daemon="$(CURDIR)/bin/dlmlockd"
 
-# The time limits count what is waited for another lab of this machine. Clusters
-# run beside each other.
+# The lab is a module of its own: building and testing the service needs none of it.
+# The time limits include the time spent waiting for another lab on this machine.
+# Clusters run beside each other.
 .PHONY: test-lab
 test-lab: deps-lab ## the tests on real kernels, booted in QEMU
 	@$(MAKE) --no-print-directory build
-	LAB=1 $(GO) test -count=1 -timeout 60m -parallel 4 -tags "$(TAGS)" $(TESTFLAGS) -skip '$(HOSTS)' ./lab/...
+	LAB=1 $(GO) test -C lab -count=1 -timeout 60m -parallel 4 -tags "$(TAGS)" $(TESTFLAGS) -skip '$(HOSTS)' ./...
 
 .PHONY: test-engine
 test-engine: deps-lab ## of test-lab: the engine and the crash test, on both kernels
 	@$(MAKE) --no-print-directory build
-	LAB=1 $(GO) test -count=1 -timeout 60m -parallel 2 -tags "$(TAGS)" $(TESTFLAGS) -run '$(ENGINE)' ./lab
+	LAB=1 $(GO) test -C lab -count=1 -timeout 60m -parallel 2 -tags "$(TAGS)" $(TESTFLAGS) -run '$(ENGINE)' .
 
 ENGINE = ^TestTwoNodes$$/./^(lab|without_a_cluster|cluster|engine|crash)$$
 
@@ -108,7 +110,7 @@ HOSTS = ^(TestLibvirt|TestUnit|TestWalk)$$
 .PHONY: test-hosts
 test-hosts: deps-lab ## units, package and libvirt on real nodes with systemd, as administrators use them
 	@$(MAKE) --no-print-directory build
-	LAB=1 $(GO) test -count=1 -timeout 60m -parallel 2 -tags "$(TAGS)" $(TESTFLAGS) -run '$(HOSTS)' ./lab
+	LAB=1 $(GO) test -C lab -count=1 -timeout 60m -parallel 2 -tags "$(TAGS)" $(TESTFLAGS) -run '$(HOSTS)' .
 
 .PHONY: bench
 bench: deps ## costs as ratios to their floors, into docs/benchmarks.md
@@ -122,7 +124,7 @@ bench-floods: deps ## what a flood of one user does to another, into docs/benchm
 
 .PHONY: bench-lab
 bench-lab: deps-lab ## the service on the kernel's DLM against bare libdlm, into docs/benchmarks.md
-	LAB=1 BENCH_REPORT=$(CURDIR)/docs/benchmarks.md $(GO) test -count=1 -run '^$$' -bench . -benchtime 1x -timeout 30m ./lab/bench
+	LAB=1 BENCH_REPORT=$(CURDIR)/docs/benchmarks.md $(GO) test -C lab -count=1 -run '^$$' -bench . -benchtime 1x -timeout 30m ./bench
 
 .PHONY: lint
 lint: deps ## format, vet, staticcheck, module file, conventions, scripts
@@ -130,11 +132,15 @@ lint: deps ## format, vet, staticcheck, module file, conventions, scripts
 
 .PHONY: run-lint
 run-lint:
-	@bad=$$(gofmt -l $$($(GO) list -f '{{.Dir}}' ./...)); [ -z "$$bad" ] || { echo "not gofmt'ed:"; echo "$$bad"; exit 1; }
+	@bad=$$(gofmt -l $$($(GO) list -f '{{.Dir}}' ./... && $(GO) list -C lab -f '{{.Dir}}' ./...)); \
+		[ -z "$$bad" ] || { echo "not gofmt'ed:"; echo "$$bad"; exit 1; }
 	$(GO) vet -tags "$(TAGS)" ./...
+	$(GO) vet -C lab -tags "$(TAGS)" ./...
 	$(GO) vet -tags "$(TAGS) crashtest" ./cmd/dlmlockd
 	$(GO) tool staticcheck -tags "$(TAGS)" ./...
+	staticcheck=$$($(GO) tool -n staticcheck) && cd lab && "$$staticcheck" -tags "$(TAGS)" ./...
 	$(GO) mod tidy -diff
+	$(GO) mod tidy -C lab -diff
 	$(GO) test ./internal/conventions
 	shellcheck .ci/run scripts/*.sh packaging/*.sh packaging/deb/* packaging/rpm/* libvirt/lost/libvirt-lost
 

@@ -138,7 +138,7 @@ func (c *Cluster) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	root, err := moduleRoot()
+	root, err := Repository()
 	if err != nil {
 		return err
 	}
@@ -167,7 +167,7 @@ func Prepare(ctx context.Context, series ...string) error {
 	if err != nil {
 		return err
 	}
-	root, err := moduleRoot()
+	root, err := Repository()
 	if err != nil {
 		return err
 	}

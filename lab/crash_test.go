@@ -7,7 +7,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -36,9 +35,8 @@ const crashTime = 10 * time.Minute
 // which dies at a step: path here to path there.
 func crashPrograms(ctx context.Context, dir, daemon string) (map[string]string, error) {
 	test := filepath.Join(dir, "crash.test")
-	out, err := exec.CommandContext(ctx, "go", "test", "-c", "-tags", "godbus_no_tcp", "-o", test, "../cmd/dlmlockd").CombinedOutput()
-	if err != nil {
-		return nil, fmt.Errorf("the crash test: %w\n%s", err, out)
+	if err := service.Go(ctx, "test", "-c", "-tags", "godbus_no_tcp", "-o", test, "./cmd/dlmlockd"); err != nil {
+		return nil, fmt.Errorf("the crash test: %w", err)
 	}
 	hooked, err := service.Build(ctx, dir, "crashtest")
 	return map[string]string{test: crashTestPath, daemon: crashProgramPath, hooked: crashHookedPath}, err

@@ -115,7 +115,7 @@ func TestDirectoriesFollowTheEnvironment(t *testing.T) {
 	require.NoError(t, err)
 	require.DirExists(t, dir)
 	require.Equal(t, os.Getenv("LAB_CACHE"), dir)
-	root, err := moduleRoot()
+	root, err := Repository()
 	require.NoError(t, err)
 	require.FileExists(t, filepath.Join(root, "go.mod"))
 }

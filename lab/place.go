@@ -21,9 +21,9 @@ var packageList string
 // the lab needs and this machine lacks.
 func CheckPackages() error { return image.CheckPackages(image.PackageList(packageList)) }
 
-// moduleRoot finds the directory with this module's go.mod, above the working
-// directory.
-func moduleRoot() (string, error) {
+// Repository returns the root of the repository, which is the directory of the
+// main module. It looks for it from the working directory upwards.
+func Repository() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
 		return "", err
@@ -34,14 +34,14 @@ func moduleRoot() (string, error) {
 		}
 		up := filepath.Dir(dir)
 		if up == dir {
-			return "", errors.New("lab: the working directory is not inside the module")
+			return "", errors.New("lab: the working directory is not inside the repository")
 		}
 		dir = up
 	}
 }
 
 // CacheDir is where images are kept and where the lock and control socket
-// are: LAB_CACHE, or lab/cache in the module.
+// are: LAB_CACHE, or lab/cache in the repository.
 func CacheDir() (string, error) {
 	return placeFor("LAB_CACHE", "cache")
 }
@@ -54,7 +54,7 @@ func artefactDir() (string, error) {
 func placeFor(variable, name string) (string, error) {
 	dir := os.Getenv(variable)
 	if dir == "" {
-		root, err := moduleRoot()
+		root, err := Repository()
 		if err != nil {
 			return "", err
 		}

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs every fuzz target of the module: scripts/fuzz.sh 20000x, or for a time: 1m.
+# Runs every fuzz target of both modules: scripts/fuzz.sh 20000x, or for a time: 1m.
 # A number of runs is steadier than a short time: go test spends that on making
 # interesting inputs smaller, and fails at times when it ends meanwhile.
 set -euo pipefail
@@ -11,9 +11,11 @@ while read -r dir; do
     while read -r target; do
         found=$((found + 1))
         echo "$dir $target"
-        go test "$dir" -run '^$' -fuzz "^$target\$" -fuzztime "$time" -fuzzminimizetime 10x </dev/null
+        go test -C "$dir" -run '^$' -fuzz "^$target\$" -fuzztime "$time" -fuzzminimizetime 10x </dev/null
     done < <(cat "$dir"/*_test.go | sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p')
-done < <(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.Dir}}{{end}}' ./... | grep .)
+done < <(for module in . lab; do
+    go list -C "$module" -f '{{if or .TestGoFiles .XTestGoFiles}}{{.Dir}}{{end}}' ./...
+done | grep .)
 ((found > 0)) || {
     echo 'no fuzz targets found' >&2
     exit 1

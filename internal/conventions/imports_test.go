@@ -23,8 +23,8 @@ const (
 	module = "github.com/dlmlock/dlmlockd"
 )
 
-// pkg is a package of this module with what its files import, whatever their
-// build tags. Paths are relative to the module; others are whole.
+// pkg is a package of the repository's modules with what its files import,
+// whatever their build tags. Paths are relative to the repository; others are whole.
 type pkg struct {
 	Dir     string
 	doc     string
@@ -33,32 +33,46 @@ type pkg struct {
 
 // packages are those that are built, not what lies around in testdata.
 var packages = sync.OnceValues(func() (map[string]*pkg, error) {
-	text, err := goList("-json=Dir,ImportPath", "./...")
-	if err != nil {
-		return nil, err
-	}
 	all := map[string]*pkg{}
-	for dec := json.NewDecoder(bytes.NewReader(text)); ; {
-		var l struct{ Dir, ImportPath string }
-		if err := dec.Decode(&l); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
+	for _, dir := range modules {
+		if err := listPackages(dir, all); err != nil {
 			return nil, err
 		}
-		p := &pkg{Dir: l.Dir, imports: map[string]string{}}
-		if err := p.read(); err != nil {
-			return nil, err
-		}
-		all[short(l.ImportPath)] = p
 	}
 	return all, nil
 })
 
-// goList runs go list in the root of the repository. Under sudo it leaves
-// nothing of root's in the user's cache.
-func goList(args ...string) ([]byte, error) {
+// modules are the directories of the repository's modules.
+var modules = []string{root, root + "/lab"}
+
+func listPackages(module string, all map[string]*pkg) error {
+	text, err := goListIn(module, "-json=Dir,ImportPath", "./...")
+	if err != nil {
+		return err
+	}
+	for dec := json.NewDecoder(bytes.NewReader(text)); ; {
+		var l struct{ Dir, ImportPath string }
+		if err := dec.Decode(&l); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		p := &pkg{Dir: l.Dir, imports: map[string]string{}}
+		if err := p.read(); err != nil {
+			return err
+		}
+		all[short(l.ImportPath)] = p
+	}
+}
+
+// goList runs go list in the main module.
+func goList(args ...string) ([]byte, error) { return goListIn(root, args...) }
+
+// goListIn runs go list in a module. Under sudo it leaves nothing of root's in
+// the user's cache.
+func goListIn(module string, args ...string) ([]byte, error) {
 	cmd := exec.Command("go", append([]string{"list"}, args...)...)
-	cmd.Dir = root
+	cmd.Dir = module
 	cmd.Stderr = os.Stderr
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if os.Getenv("SUDO_UID") != "" {
@@ -200,6 +214,23 @@ func TestLockdStandsAlone(t *testing.T) {
 	for _, bad := range []string{"runtime/cgo", module + "/dbus", module + "/polkit", "github.com/godbus/dbus/v5"} {
 		require.False(t, slices.Contains(deps, bad), bad)
 	}
+}
+
+// The lab is a module of its own, so that packagers meet neither it nor what it
+// needs. Nothing of the main module may import it, and a change of the main
+// module must not break it.
+func TestLabIsAModuleOfItsOwn(t *testing.T) {
+	out, err := goList("./...")
+	require.NoError(t, err)
+	require.NotContains(t, string(out), module+"/lab")
+	text, err := os.ReadFile(root + "/go.mod")
+	require.NoError(t, err)
+	require.NotContains(t, string(text), "yamux", "only the lab needs it")
+	vet := exec.Command("go", "vet", "-tags", "godbus_no_tcp", "./...")
+	vet.Dir = root + "/lab"
+	vet.Env = append(os.Environ(), "CGO_ENABLED=0")
+	said, err := vet.CombinedOutput()
+	require.NoError(t, err, "go vet in lab:\n%s", said)
 }
 
 // Every package says what it owns, what it refuses to know and its rule of

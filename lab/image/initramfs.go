@@ -32,7 +32,7 @@ var preparing sync.Mutex
 
 // Prepare makes the image for a kernel series ("6.1", "6.12") in the cache
 // directory: it downloads the kernel if need be (network, apt), builds the
-// agent from the module at root, and packs the initramfs unless one with the
+// agent from the repository at root, and packs the initramfs unless one with the
 // same content is there. Calls of one process wait for each other, because its
 // clusters begin together.
 func Prepare(ctx context.Context, root, cache, series string) (Image, error) {
@@ -67,8 +67,8 @@ func Prepare(ctx context.Context, root, cache, series string) (Image, error) {
 // buildAgent builds the program that is the node's init and agent.
 func buildAgent(ctx context.Context, root, cache string) (string, error) {
 	out := filepath.Join(cache, "labagent")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", out, "./lab/cmd/labagent")
-	cmd.Dir = root
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", out, "./cmd/labagent")
+	cmd.Dir = filepath.Join(root, "lab")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if said, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the agent: %w\n%s", err, said)

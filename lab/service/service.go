@@ -41,18 +41,24 @@ const LogName = "dlmlockd"
 
 // Build compiles the daemon with the kernel engine into a directory of this
 // machine, with further build tags if any, and returns its path. The working
-// directory must be in the module.
+// directory must be inside the repository.
 func Build(ctx context.Context, dir string, tags ...string) (string, error) {
 	tags = append([]string{"libdlm", "godbus_no_tcp"}, tags...)
 	path := filepath.Join(dir, strings.Join(append([]string{"dlmlockd"}, tags[2:]...), "-"))
-	return path, run(ctx, "go", "build", "-trimpath", "-tags", strings.Join(tags, " "), "-o", path,
-		"github.com/dlmlock/dlmlockd/cmd/dlmlockd")
+	return path, Go(ctx, "build", "-trimpath", "-tags", strings.Join(tags, " "), "-o", path, "./cmd/dlmlockd")
 }
 
-func run(ctx context.Context, argv ...string) error {
-	out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput()
+// Go runs the go command in the main module, which is where the daemon is: the
+// lab is a module of its own. Paths in its arguments must be absolute.
+func Go(ctx context.Context, args ...string) error {
+	root, err := lab.Repository()
 	if err != nil {
-		return fmt.Errorf("%s: %w\n%s", strings.Join(argv, " "), err, out)
+		return err
+	}
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", cmd, err, out)
 	}
 	return nil
 }
