@@ -143,12 +143,14 @@ func (f *File) fold(c *compaction) error {
 	if err != nil {
 		return err
 	}
+	f.mu.Lock()
 	if len(l.Damage) > 0 || l.Torn || l.foreign != 0 {
+		f.suspect = true
+		f.mu.Unlock()
 		return ErrDamaged
 	}
-	f.mu.Lock()
 	c.dst, err = f.newDraft()
-	room := c.extra + f.room.need + spareRoom
+	room := c.extra + f.mirror.need + spareRoom
 	f.mu.Unlock()
 	if err != nil {
 		return err
@@ -191,8 +193,11 @@ func (f *File) unless(d *draft, err error) error {
 func (f *File) goOver(c *compaction) error {
 	f.mu.Lock()
 	before, begin := f.size, time.Now()
-	err := c.copyTail(f.size)
-	if room := c.extra + f.room.need + spareRoom; err == nil && c.dst.alloc < c.dst.size+room {
+	err := f.untouched()
+	if err == nil {
+		err = c.copyTail(f.size)
+	}
+	if room := c.extra + f.mirror.need + spareRoom; err == nil && c.dst.alloc < c.dst.size+room {
 		err = c.dst.pad(room)
 	}
 	if err != nil {
@@ -210,6 +215,19 @@ func (f *File) goOver(c *compaction) error {
 	f.mu.Unlock()
 	old.Close()
 	f.log.Debug(fmt.Sprintf("compacted the state file from %d to %d bytes; writing waited for %v", before, size, stall))
+	return nil
+}
+
+// untouched reports as an error that somebody else has modified the file, so that what was read of it
+// can't be relied on.
+func (f *File) untouched() error {
+	now, err := f.dir.look(stateName)
+	if err == nil && now.id == f.id && (now.size < f.size || now.modified.After(f.written)) {
+		f.suspect = true
+	}
+	if f.suspect || f.damaged {
+		return ErrDamaged
+	}
 	return nil
 }
 

@@ -181,11 +181,18 @@ func kindOf(m fs.FileMode) string {
 	return "special file"
 }
 
-// look tells which file has the name now, and how long it is.
-func (d *directory) look(name string) (fileID, int64, error) {
+// sight is what a look at a file shows.
+type sight struct {
+	id       fileID
+	size     int64 // bytes
+	modified time.Time
+}
+
+// look looks at the file that has the name now.
+func (d *directory) look(name string) (sight, error) {
 	var st unix.Stat_t
 	err := unix.Fstatat(int(d.self.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
-	return fileID{st.Dev, st.Ino}, st.Size, err
+	return sight{fileID{st.Dev, st.Ino}, st.Size, time.Unix(st.Mtim.Unix())}, err
 }
 
 // create makes a file that is to become the state file, in the place of what a

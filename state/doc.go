@@ -21,7 +21,7 @@
 // written.
 //
 // Behind the last record there is padding, which always has the room for
-// everything that is still to be written of what is in the file (room.go). A
+// everything that is still to be written of what is in the file (need.go). A
 // change is written over it (pad.go), so what lets go of a lock can be written
 // down also when the file system is full.
 //

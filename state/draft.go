@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,7 +28,7 @@ type draft struct {
 func (f *File) newDraft() (*draft, error) {
 	if f.spare != nil {
 		id, err := identify(f.spare)
-		if got, _, e := f.dir.look(spareName); err == nil && e == nil && got == id {
+		if got, e := f.dir.look(spareName); err == nil && e == nil && got.id == id {
 			d := &draft{fd: f.spare, name: spareName, isSpare: true}
 			f.spare = nil
 			return d, nil
@@ -94,6 +95,7 @@ func (f *File) install(d *draft) (old *os.File, err error) {
 	}
 	old = f.fd
 	f.fd, f.id, f.size, f.alloc, f.dirtyTo = d.fd, id, d.size, d.alloc, 0
+	f.written, f.suspect = time.Now(), false
 	return old, nil
 }
 

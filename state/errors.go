@@ -20,8 +20,8 @@ var (
 	// ErrRecord: a Change that the file has no words for. It is a mistake of
 	// the caller, and nothing was written.
 	ErrRecord = errors.New("not a valid record")
-	// ErrDamaged: somebody else changed the file while it was in use. The next
-	// Open sets the damage aside.
+	// ErrDamaged: somebody else changed the file while it was in use, and it could not be written again
+	// yet. Tend tries that; Open sets the damage aside.
 	ErrDamaged = errors.New("the state file was damaged while in use")
 )
 

@@ -72,7 +72,7 @@ type File struct {
 	size       int64 // where the next record goes
 	alloc      int64 // where the padding ends, and the file
 	dirtyTo    int64 // up to here there may be what a failed write left, and no padding
-	room       *room
+	mirror     *mirror
 	spare      *os.File // nil: there is none
 	use        usage
 	buf        []byte
@@ -83,7 +83,11 @@ type File struct {
 	triedAt    time.Time // when the file was last tried to grow
 	epoch      int64     // what NoteEpoch was last given, or Epoch has found
 	astray     bool      // the file has lost its name, and the log says so
-	damaged    bool      // somebody has cut it short; only a start puts that right
+	written    time.Time // when the file was last written to; a later modification is somebody else's
+	suspect    bool      // the file was modified by somebody else, and has yet to be checked
+	damaged    bool      // somebody has cut it short or edited it, the log says so, and it is not yet written again
+	repairedAt time.Time // when writing it again was last tried
+	repairErr  error     // why that failed
 	closed     bool
 }
 
@@ -161,7 +165,7 @@ func (f *File) start(o Options) (Contents, error) {
 	if sameBoot {
 		keep = l.Contents
 	}
-	f.room = newRoom(&keep)
+	f.mirror = newMirror(&keep)
 	if err := f.replace(&keep); err != nil {
 		return Contents{}, err
 	}
@@ -206,7 +210,7 @@ func (f *File) refuse(l *loaded) error {
 // goOnWith keeps the file as it is, without an unfinished record. That it can't
 // be given its padding is no reason not to start: it is for Health to tell.
 func (f *File) goOnWith(l *loaded) error {
-	f.size, f.alloc, f.use, f.room = l.end, l.size, l.use, newRoom(&l.Contents)
+	f.size, f.alloc, f.use, f.mirror = l.end, l.size, l.use, newMirror(&l.Contents)
 	if l.Torn {
 		f.dirtyTo = l.size
 		if err := f.clean(); err != nil {
@@ -217,7 +221,7 @@ func (f *File) goOnWith(l *loaded) error {
 	if err != nil {
 		return &Error{Op: "check", Path: f.Path(), Err: err}
 	}
-	f.id = id
+	f.id, f.written = id, time.Now()
 	f.sick = f.tend()
 	return nil
 }
@@ -274,21 +278,24 @@ func (f *File) Append(changes []Change) error {
 	if f.closed {
 		return writeError("append", f.Path(), os.ErrClosed)
 	}
+	// Before encode, because this may write the file again from the mirror, and these changes are not to
+	// be in it before they are written.
+	place := f.inPlace()
 	b, fresh, err := f.encode(changes)
 	if err != nil {
-		f.room.rollback()
+		f.mirror.rollback()
 		return err
 	}
-	short, err := f.ready(int64(len(b)), fresh)
+	short, err := f.ready(place, int64(len(b)), fresh)
 	if err == nil {
 		err = f.put(b)
 	}
 	if err != nil {
-		f.room.rollback()
+		f.mirror.rollback()
 		f.sick = err
 		return err
 	}
-	f.room.commit()
+	f.mirror.commit()
 	f.sick = short
 	f.size += int64(len(b))
 	f.alloc = max(f.alloc, f.size)
@@ -309,7 +316,7 @@ func (f *File) encode(changes []Change) (b []byte, fresh bool, err error) {
 		start := len(b)
 		b = appendChange(b, c)
 		f.sizes = append(f.sizes, len(b)-start)
-		fresh = f.room.add(c, len(b)-start) || fresh
+		fresh = f.mirror.add(c, len(b)-start) || fresh
 	}
 	if cap(b) <= maxKeptBuffer {
 		f.buf = b

@@ -78,7 +78,7 @@ func trimmed(r io.ReaderAt, size int64) (int64, error) {
 // lockspace, is refused; any other one is written as long as the room set aside for
 // the rest stays. short reports that the file could not grow as it should.
 func (f *File) makeRoom(n int64, fresh bool) (short, err error) {
-	want := f.size + n + f.room.need
+	want := f.size + n + f.mirror.need
 	if want+spareRoom <= f.alloc {
 		return nil, nil
 	}
@@ -97,7 +97,7 @@ func (f *File) makeRoom(n int64, fresh bool) (short, err error) {
 		return nil, nil
 	}
 	short = writeError("extend", f.Path(), err)
-	switch spent := f.room.before - f.room.need; {
+	switch spent := f.mirror.needBefore - f.mirror.need; {
 	case fresh:
 		return nil, short
 	case want <= f.alloc:
@@ -115,15 +115,18 @@ func (f *File) extend(to int64) error {
 	}
 	if err := writePadding(f.fd, f.alloc, to); err != nil {
 		_ = f.fd.Truncate(f.alloc) // more padding does no harm
+		f.written = time.Now()
 		return err
 	}
-	f.alloc = to
+	f.alloc, f.written = to, time.Now()
 	return nil
 }
 
 // put writes b over the padding.
 func (f *File) put(b []byte) error {
-	if _, err := f.fd.WriteAt(b, f.size); err != nil {
+	_, err := f.fd.WriteAt(b, f.size)
+	f.written = time.Now()
+	if err != nil {
 		f.dirtyTo = max(f.dirtyTo, f.size+int64(len(b)))
 		_ = f.clean() // if that fails, the next Append tries again
 		return writeError("append", f.Path(), err)
@@ -136,7 +139,9 @@ func (f *File) clean() error {
 	if f.dirtyTo <= f.size {
 		return nil
 	}
-	if err := writePadding(f.fd, f.size, f.dirtyTo); err != nil {
+	err := writePadding(f.fd, f.size, f.dirtyTo)
+	f.written = time.Now()
+	if err != nil {
 		return writeError("clean", f.Path(), err)
 	}
 	f.dirtyTo = 0
@@ -150,7 +155,7 @@ const reclaimMax = 4 << 20
 // reclaim compacts a file that can't grow, if there is history in it and what is
 // of use finds room beside it. It reports whether n bytes can be written now.
 func (f *File) reclaim(n int64) bool {
-	target := f.use.live + n + f.room.need + spareRoom
+	target := f.use.live + n + f.mirror.need + spareRoom
 	if f.compacting || f.size-f.use.live < spareRoom || target > f.free() {
 		return false
 	}
@@ -163,7 +168,7 @@ func (f *File) reclaim(n int64) bool {
 	f.mu.Unlock() // only Append and Tend could come in between, and it is one of them
 	f.compact(c)
 	f.mu.Lock()
-	return f.size+n+f.room.need+spareRoom <= f.alloc
+	return f.size+n+f.mirror.need+spareRoom <= f.alloc
 }
 
 // free is how much a new file may take, in bytes: what the file system has, and

@@ -2,14 +2,18 @@ package state
 
 import (
 	"bytes"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/dlmlock/dlmlockd/dlm"
 )
 
 // inDirectory opens a file in a directory that can be removed, with a log.
@@ -199,26 +203,177 @@ func TestAdvice(t *testing.T) {
 	require.Contains(t, Advice(&Error{Op: "lock", Err: ErrInUse, Advice: "stop that one"}), "stop that one")
 }
 
-// A file that somebody has cut short takes nothing new; what ends is written down
-// behind the damage, and the next start knows of it.
-func TestCutShort(t *testing.T) {
-	f, dir, _ := inDirectory(t)
-	require.NoError(t, f.Append([]Change{aLock(9), Mark{ID: 9, Phase: Held}}))
-	text, err := os.ReadFile(f.Path())
-	require.NoError(t, err)
-	cut := bytes.Index(text, []byte("\n[[lock]]\nid = 2\n"))
-	require.NoError(t, os.Truncate(f.Path(), int64(cut)))
-	for range 2 {
-		f.Tend()
-		require.ErrorIs(t, f.Health(), ErrDamaged)
-		require.ErrorIs(t, f.Append([]Change{aLock(10)}), ErrDamaged)
-		require.NoError(t, f.Append([]Change{Mark{ID: 1, Phase: Releasing}, Mark{ID: 1, Phase: Gone}}))
-		require.NoError(t, f.Append([]Change{Mark{ID: 9, Phase: Gone}}))
-		require.ErrorIs(t, f.Health(), ErrDamaged)
+// spoiled are ways to destroy the file in place, under the service's feet.
+var spoiled = map[string]func(path string, text []byte) error{
+	"emptied":         func(p string, _ []byte) error { return os.Truncate(p, 0) },
+	"cut in a record": func(p string, _ []byte) error { return os.Truncate(p, 100) },
+	"cut of a record": func(p string, b []byte) error {
+		return os.Truncate(p, int64(bytes.LastIndex(textOf(b), []byte("\n[["))))
+	},
+	"a byte changed": func(p string, b []byte) error {
+		return inPlace(p, bytes.Replace(b, []byte("disk1"), []byte("disk7"), 1))
+	},
+	"an editor": func(p string, b []byte) error {
+		return os.WriteFile(p, append([]byte("# hello\n"), textOf(b)...), 0o600)
+	},
+	"written over":     func(p string, b []byte) error { return inPlace(p, bytes.Repeat([]byte("x"), len(b))) },
+	"text in the room": func(p string, b []byte) error { return inPlace(p, append(b[:len(b)-3], "x\n\n"...)) },
+}
+
+// inPlace writes over a file without cutting it first.
+func inPlace(path string, text []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
 	}
-	f, c := reopen(t, f, testOptions())
-	require.NotEmpty(t, c.Quarantined)
-	require.Empty(t, c.Locks, "1 has ended, and the others were cut off: %s", dir)
-	require.NoError(t, f.Append([]Change{aLock(c.NextID)}))
-	checkRoom(t, f)
+	_, err = f.WriteAt(text, 0)
+	return errors.Join(err, f.Close())
+}
+
+// afterTick waits until the clock of the file system, which may tick only each 10 ms, has passed what
+// was last written to path.
+func afterTick(t *testing.T, path string) {
+	t.Helper()
+	probe := filepath.Join(t.TempDir(), "probe")
+	old, err := os.Stat(path)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		require.NoError(t, os.WriteFile(probe, []byte("x"), 0o600))
+		now, err := os.Stat(probe)
+		require.NoError(t, err)
+		return now.ModTime().After(old.ModTime().Add(10 * time.Millisecond))
+	}, time.Minute, time.Millisecond)
+}
+
+// Whatever somebody does to the file while the service runs, the whole map is written again from
+// memory: at the latest when the file is looked after, and a mark that is written meanwhile is in it.
+func TestSpoiledInPlace(t *testing.T) {
+	for name, spoil := range spoiled {
+		for when, mark := range map[string]bool{"": false, ", then a mark": true} {
+			t.Run(name+when, func(t *testing.T) {
+				f, dir, log := inDirectory(t)
+				text, err := os.ReadFile(f.Path())
+				require.NoError(t, err)
+				afterTick(t, f.Path())
+				require.NoError(t, spoil(f.Path(), bytes.Clone(text)))
+				spoiledText, err := os.ReadFile(f.Path())
+				require.NoError(t, err)
+				if mark {
+					require.NoError(t, f.Append([]Change{Mark{ID: 3, Mode: dlm.PR, HasMode: true, Token: 99}}))
+					require.NoError(t, f.Append([]Change{Mark{ID: 3, Mode: dlm.EX, HasMode: true, Token: sampleToken(3)}}))
+				}
+				for range 3 {
+					f.Tend()
+					require.NoError(t, f.Health())
+				}
+				require.Equal(t, 2, strings.Count(log.String(), "\n"), "said once, and that it is mended: %s", log)
+				if !mark {
+					kept, err := os.ReadFile(filepath.Join(dir, replacedName))
+					require.NoError(t, err)
+					require.Equal(t, string(spoiledText), string(kept), "what they left is kept aside")
+				}
+				whole(t, f)
+			})
+		}
+	}
+}
+
+// sampleToken is the token that the lock with that ID has in the sample.
+func sampleToken(id uint64) uint64 {
+	locks, _ := sampleContents()
+	for _, l := range locks {
+		if l.ID == id {
+			return l.Token
+		}
+	}
+	return 0
+}
+
+// A sound copy that was saved earlier says less than the service knows, although every record in it
+// verifies.
+func TestOlderCopyInPlace(t *testing.T) {
+	f, _, log := inDirectory(t)
+	old, err := os.ReadFile(f.Path())
+	require.NoError(t, err)
+	require.NoError(t, f.Append([]Change{aLock(8), Mark{ID: 8, Phase: Gone}}))
+	afterTick(t, f.Path())
+	require.NoError(t, inPlace(f.Path(), append(textOf(old), bytes.Repeat([]byte{'\n'}, 2000)...)))
+	f.Tend()
+	require.Contains(t, log.String(), "has been written again")
+	whole(t, f)
+}
+
+// A file that was only touched, also with a time in the future, is left alone.
+func TestTouched(t *testing.T) {
+	f, dir, log := inDirectory(t)
+	for _, when := range []time.Time{time.Now(), time.Now().Add(time.Hour)} {
+		afterTick(t, f.Path())
+		require.NoError(t, os.Chtimes(f.Path(), when, when))
+		before := f.id
+		f.Tend()
+		require.NoError(t, f.Health())
+		require.Equal(t, before, f.id)
+		require.False(t, f.suspect)
+	}
+	require.Empty(t, log.String())
+	require.NoFileExists(t, filepath.Join(dir, replacedName))
+	whole(t, f)
+}
+
+// A file that somebody has cut short and that can't be written again takes nothing new; what ends is
+// recorded behind the damage, and in the file that is written in the end. A start before that uses
+// what verifies on both sides of the damage.
+func TestCutShort(t *testing.T) {
+	for _, mended := range []bool{true, false} {
+		f, dir, log := inDirectory(t)
+		require.NoError(t, f.Append([]Change{aLock(9), Mark{ID: 9, Phase: Held}}))
+		text, err := os.ReadFile(f.Path())
+		require.NoError(t, err)
+		inTheWay := filepath.Join(dir, replacedName)
+		require.NoError(t, os.MkdirAll(filepath.Join(inTheWay, "x"), 0o700))
+		cut := bytes.Index(text, []byte("\n[[lock]]\nid = 2\n"))
+		require.NoError(t, os.Truncate(f.Path(), int64(cut)))
+		for range 2 {
+			f.Tend()
+			require.ErrorIs(t, f.Health(), ErrDamaged)
+			require.ErrorIs(t, f.Append([]Change{aLock(10)}), ErrDamaged)
+			require.NoError(t, f.Append([]Change{Mark{ID: 1, Phase: Releasing}, Mark{ID: 1, Phase: Gone}}))
+			require.NoError(t, f.Append([]Change{Mark{ID: 9, Phase: Gone}}))
+			require.ErrorIs(t, f.Health(), ErrDamaged)
+			require.Contains(t, Advice(f.Health()), "do not restart")
+		}
+		require.Equal(t, 1, strings.Count(log.String(), "\n"), "%s", log)
+		if !mended {
+			f, c := reopen(t, f, testOptions())
+			require.NotEmpty(t, c.Quarantined)
+			require.Empty(t, c.Locks, "1 has ended, and the others were cut off: %s", dir)
+			require.NoError(t, f.Append([]Change{aLock(c.NextID)}))
+			checkRoom(t, f)
+			continue
+		}
+		require.NoError(t, os.RemoveAll(inTheWay))
+		f.repairedAt = time.Time{}
+		f.Tend()
+		require.NoError(t, f.Health())
+		locks, _ := sampleContents()
+		checkRoom(t, f)
+		_, c := reopen(t, f, testOptions())
+		require.Empty(t, c.Damage)
+		require.Equal(t, locks[1:], c.Locks, "1 has ended, the others are there")
+	}
+}
+
+// A compaction does not use a file that somebody has edited: neither one that is damaged nor a sound
+// copy of earlier.
+func TestCompactionOfAnEditedFile(t *testing.T) {
+	f, _, _ := inDirectory(t)
+	old, err := os.ReadFile(f.Path())
+	require.NoError(t, err)
+	require.NoError(t, f.Append([]Change{aLock(8), Mark{ID: 8, Phase: Gone}}))
+	afterTick(t, f.Path())
+	require.NoError(t, inPlace(f.Path(), append(textOf(old), bytes.Repeat([]byte{'\n'}, 2000)...)))
+	require.Error(t, compactNow(f))
+	f.Tend()
+	require.NoError(t, f.Health())
+	whole(t, f)
 }

@@ -25,23 +25,23 @@ func checkRoom(t rapid.TB, f *File) {
 	require.NoError(t, err)
 	require.Empty(t, l.Damage)
 	require.Equal(t, f.size, l.end)
-	again := newRoom(&l.Contents)
+	again := newMirror(&l.Contents)
 	for id, d := range again.locks {
-		mine := f.room.locks[id]
+		mine := f.mirror.locks[id]
 		require.Equal(t, d.phase, mine.phase)
 		require.GreaterOrEqual(t, mine.lost+lostSlack, d.lost, "the record of a loss may have grown by no more than that")
 	}
-	require.Len(t, f.room.locks, len(again.locks))
-	require.Equal(t, again.spaces, f.room.spaces)
-	require.GreaterOrEqual(t, f.alloc, f.size+f.room.need)
+	require.Len(t, f.mirror.locks, len(again.locks))
+	require.Equal(t, again.spaces, f.mirror.spaces)
+	require.GreaterOrEqual(t, f.alloc, f.size+f.mirror.need)
 	sum := int64(0)
-	for id, d := range f.room.locks {
+	for id, d := range f.mirror.locks {
 		sum += d.need(id)
 	}
-	for _, s := range f.room.spaces {
+	for _, s := range f.mirror.spaces {
 		sum += s.need()
 	}
-	require.Equal(t, sum, f.room.need)
+	require.Equal(t, sum, f.mirror.need)
 }
 
 // guarded is a lock that names a helper.
@@ -250,11 +250,11 @@ func TestFailedWriteIsMadePadding(t *testing.T) {
 func TestRefusedBatchNeedsNoRoom(t *testing.T) {
 	f, _ := mustOpen(t, t.TempDir(), testOptions())
 	require.NoError(t, f.Append(sampleChanges()))
-	before := f.room.need
+	before := f.mirror.need
 	for _, bad := range []Change{Mark{}, nil} {
 		require.ErrorIs(t, f.Append([]Change{aLock(7), Mark{ID: 1, Phase: Gone}, Lockspace{Name: "vms", Phase: Left},
 			Lockspace{Name: "new", Phase: Creating}, bad}), ErrRecord)
-		require.Equal(t, before, f.room.need)
+		require.Equal(t, before, f.mirror.need)
 		checkRoom(t, f)
 	}
 }

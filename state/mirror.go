@@ -1,0 +1,237 @@
+package state
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+)
+
+// mirror is what the file says, in memory: each lock and lockspace as the records so far make it,
+// and how much padding the records that they still need will take (need.go). If somebody destroys the
+// file while the service runs, it is written again from here.
+//
+// add applies changes one by one; commit or rollback then ends the batch. The mirror is not safe for
+// concurrent use: File.mu guards it.
+type mirror struct {
+	need   int64  // bytes of padding that the remaining records take
+	nextID uint64 // larger than every ID that was added, as Contents.NextID
+	locks  map[uint64]lockEntry
+	spaces map[string]spaceEntry
+	index  map[string]uint32 // a number for each name of a lockspace
+
+	// What the changes since the last commit have replaced, the newest last.
+	needBefore   int64
+	nextIDBefore uint64
+	oldLocks     []oldLock
+	oldSpaces    []oldSpace
+}
+
+// lockEntry is one lock. The record that it points to is never changed, because rollback may need it
+// again; its Phase is out of date, and phase counts.
+type lockEntry struct {
+	record *Lock
+	lost   uint32 // size of the record of its loss in bytes; 0 if the lock names no helper
+	space  uint32 // its lockspace's number in mirror.index
+	phase  Phase
+}
+
+// spaceEntry is one lockspace.
+type spaceEntry struct {
+	size   int64 // of one record of it, in bytes
+	phase  SpacePhase
+	anchor dlm.LockID
+}
+
+type (
+	oldLock struct {
+		id  uint64
+		had bool
+		lockEntry
+	}
+	oldSpace struct {
+		name string
+		had  bool
+		spaceEntry
+	}
+)
+
+// newMirror mirrors the contents of a file.
+func newMirror(c *Contents) *mirror {
+	m := &mirror{
+		nextID: c.NextID,
+		locks:  make(map[uint64]lockEntry, len(c.Locks)), spaces: map[string]spaceEntry{}, index: map[string]uint32{},
+	}
+	m.oldLocks = make([]oldLock, 0, len(c.Locks))
+	for _, s := range c.Spaces {
+		m.setSpace(s)
+	}
+	var buf []byte
+	for i := range c.Locks {
+		size := 0
+		if c.Locks[i].OnLost != "" {
+			buf = appendLock(buf[:0], &c.Locks[i])
+			size = len(buf) + 1
+		}
+		m.addLock(c.Locks[i], size)
+	}
+	m.oldLocks, m.oldSpaces = nil, nil // nothing to go back to
+	m.commit()
+	return m
+}
+
+// contents returns what the mirror holds, as loading the file would.
+func (m *mirror) contents() Contents {
+	c := Contents{NextID: m.nextID}
+	if len(m.locks) > 0 {
+		c.Locks = make([]Lock, 0, len(m.locks))
+	}
+	for _, e := range m.locks {
+		l := *e.record
+		l.Phase = e.phase
+		c.Locks = append(c.Locks, l)
+	}
+	slices.SortFunc(c.Locks, func(a, b Lock) int {
+		if a.ID < b.ID {
+			return -1
+		}
+		return 1
+	})
+	for name, e := range m.spaces {
+		c.Spaces = append(c.Spaces, Lockspace{Name: name, Phase: e.phase, AnchorID: e.anchor})
+	}
+	slices.SortFunc(c.Spaces, func(a, b Lockspace) int { return strings.Compare(a.Name, b.Name) })
+	return c
+}
+
+// add applies one change, whose record takes size bytes. fresh is true if it adds a lock or a
+// lockspace.
+func (m *mirror) add(c Change, size int) (fresh bool) {
+	switch c := c.(type) {
+	case Lock:
+		m.addLock(c, size)
+		return c.Phase != Lost
+	case Mark:
+		m.mark(&c)
+	case Lockspace:
+		if c.Phase == Left {
+			m.left(c.Name)
+			return false
+		}
+		_, known := m.spaces[c.Name]
+		m.setSpace(c)
+		return !known
+	}
+	return false
+}
+
+func (m *mirror) addLock(l Lock, size int) {
+	i, ok := m.index[l.Lockspace]
+	if !ok {
+		i = uint32(len(m.index))
+		m.index[l.Lockspace] = i
+	}
+	e := lockEntry{record: &l, phase: l.Phase, space: i}
+	if l.OnLost != "" {
+		e.lost = uint32(size + lostSlack)
+	}
+	m.nextID = max(m.nextID, l.ID+1)
+	m.set(l.ID, e, true)
+}
+
+func (m *mirror) mark(k *Mark) {
+	m.nextID = max(m.nextID, k.ID+1)
+	e, ok := m.locks[k.ID]
+	if !ok {
+		return
+	}
+	if k.Phase != 0 {
+		e.phase = k.Phase
+	}
+	if k.HasMode || k.Sender != "" {
+		l := *e.record
+		if k.HasMode {
+			l.Mode, l.Token = k.Mode, k.Token
+		}
+		if k.Sender != "" {
+			l.Sender, l.BusID = k.Sender, k.BusID
+		}
+		e.record = &l
+	}
+	m.set(k.ID, e, k.Phase != Gone)
+}
+
+// left ends a lockspace and every lock in it, except those whose loss is recorded.
+func (m *mirror) left(name string) {
+	if s, ok := m.spaces[name]; ok {
+		m.oldSpaces = append(m.oldSpaces, oldSpace{name, true, s})
+		m.need -= s.need()
+		delete(m.spaces, name)
+	}
+	i, ok := m.index[name]
+	if !ok {
+		return
+	}
+	for id, e := range m.locks {
+		if e.space == i && e.phase != Lost {
+			m.set(id, lockEntry{}, false)
+		}
+	}
+}
+
+// set replaces the entry of a lock, or removes it.
+func (m *mirror) set(id uint64, e lockEntry, there bool) {
+	old, had := m.locks[id]
+	m.oldLocks = append(m.oldLocks, oldLock{id, had, old})
+	if had {
+		m.need -= old.need(id)
+	}
+	if !there {
+		delete(m.locks, id)
+		return
+	}
+	m.locks[id] = e
+	m.need += e.need(id)
+}
+
+func (m *mirror) setSpace(s Lockspace) {
+	e, had := m.spaces[s.Name]
+	m.oldSpaces = append(m.oldSpaces, oldSpace{s.Name, had, e})
+	if had {
+		m.need -= e.need()
+	} else {
+		e.size = int64(1 + len(appendSpace(nil, &Lockspace{Name: s.Name, Phase: Creating, AnchorID: 1<<32 - 1})))
+	}
+	e.phase, e.anchor = s.Phase, s.AnchorID
+	m.spaces[s.Name] = e
+	m.need += e.need()
+}
+
+// commit makes the changes since the last commit final.
+func (m *mirror) commit() {
+	clear(m.oldLocks) // they point to records
+	m.needBefore, m.nextIDBefore = m.need, m.nextID
+	m.oldLocks = m.oldLocks[:0]
+	clear(m.oldSpaces)
+	m.oldSpaces = m.oldSpaces[:0]
+}
+
+// rollback undoes the changes since the last commit.
+func (m *mirror) rollback() {
+	for i := len(m.oldLocks) - 1; i >= 0; i-- {
+		if o := m.oldLocks[i]; o.had {
+			m.locks[o.id] = o.lockEntry
+		} else {
+			delete(m.locks, o.id)
+		}
+	}
+	for i := len(m.oldSpaces) - 1; i >= 0; i-- {
+		if o := m.oldSpaces[i]; o.had {
+			m.spaces[o.name] = o.spaceEntry
+		} else {
+			delete(m.spaces, o.name)
+		}
+	}
+	m.need, m.nextID = m.needBefore, m.nextIDBefore
+	m.commit()
+}
