@@ -17,6 +17,7 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm/local"
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -127,7 +128,7 @@ func contents(n int) state.Contents {
 }
 
 func orphans(c state.Contents) []dlm.Orphan {
-	held := []dlm.Orphan{{LockID: 1, Resource: lockd.AnchorName("bench"), Mode: dlm.NL}}
+	held := []dlm.Orphan{{LockID: 1, Resource: api.AnchorName("bench"), Mode: dlm.NL}}
 	for _, l := range c.Locks {
 		held = append(held, dlm.Orphan{LockID: l.LockID, Resource: l.Resource, Mode: l.Mode})
 	}

@@ -8,7 +8,7 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/dlmlock/dlmlockd/dlm"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -36,32 +36,32 @@ func rootMethods() []*method {
 }
 
 // acquireOptions are the options of Acquire and AcquireMany.
-var acquireOptions = []option[lockd.AcquireOptions]{
-	{"owner", "s", setOwner(func(o *lockd.AcquireOptions) (*string, *bool) { return &o.Owner, &o.HasOwner })},
-	{"label", "s", setText(func(o *lockd.AcquireOptions) *string { return &o.Label })},
+var acquireOptions = []option[api.AcquireOptions]{
+	{"owner", "s", setOwner(func(o *api.AcquireOptions) (*string, *bool) { return &o.Owner, &o.HasOwner })},
+	{"label", "s", setText(func(o *api.AcquireOptions) *string { return &o.Label })},
 	{"lifetime", "s", setLifetime},
 	{"pid", "u", setPID},
-	{"start-time", "t", func(o *lockd.AcquireOptions, v any) error { o.Start, o.HasStart = v.(uint64), true; return nil }},
-	{"on-lost", "s", func(o *lockd.AcquireOptions, v any) error { onLost(o).Helper = v.(string); return nil }},
-	{"on-lost-data", "s", func(o *lockd.AcquireOptions, v any) error { onLost(o).Data = v.(string); return nil }},
-	{"value", "ay", setValue(func(o *lockd.AcquireOptions) **dlm.Value { return &o.Value })},
-	{"wait-usec", "t", setWait(func(o *lockd.AcquireOptions) *time.Duration { return &o.Wait })},
+	{"start-time", "t", func(o *api.AcquireOptions, v any) error { o.Start, o.HasStart = v.(uint64), true; return nil }},
+	{"on-lost", "s", func(o *api.AcquireOptions, v any) error { onLost(o).Helper = v.(string); return nil }},
+	{"on-lost-data", "s", func(o *api.AcquireOptions, v any) error { onLost(o).Data = v.(string); return nil }},
+	{"value", "ay", setValue(func(o *api.AcquireOptions) **dlm.Value { return &o.Value })},
+	{"wait-usec", "t", setWait(func(o *api.AcquireOptions) *time.Duration { return &o.Wait })},
 }
 
 // acquireManyOptions are the options of AcquireMany.
 var acquireManyOptions = append(
-	slices.DeleteFunc(slices.Clone(acquireOptions), func(o option[lockd.AcquireOptions]) bool { return o.key == "value" }),
-	option[lockd.AcquireOptions]{"labels", "as", setLabels})
+	slices.DeleteFunc(slices.Clone(acquireOptions), func(o option[api.AcquireOptions]) bool { return o.key == "value" }),
+	option[api.AcquireOptions]{"labels", "as", setLabels})
 
 // onLost is what is to be done on a loss, made if need be.
-func onLost(o *lockd.AcquireOptions) *lockd.OnLost {
+func onLost(o *api.AcquireOptions) *api.OnLost {
 	if o.OnLost == nil {
-		o.OnLost = new(lockd.OnLost)
+		o.OnLost = new(api.OnLost)
 	}
 	return o.OnLost
 }
 
-func setLabels(o *lockd.AcquireOptions, v any) (err error) {
+func setLabels(o *api.AcquireOptions, v any) (err error) {
 	o.Labels, err = v.([]string), checkLabels(v.([]string))
 	return err
 }
@@ -75,7 +75,7 @@ func checkLabels(labels []string) error {
 	return nil
 }
 
-func setLifetime(o *lockd.AcquireOptions, v any) error {
+func setLifetime(o *api.AcquireOptions, v any) error {
 	l, ok := state.ParseLifetime(v.(string))
 	if !ok {
 		return errText(`"` + clip(v.(string)) + `" is not one of persistent, connection, process`)
@@ -84,7 +84,7 @@ func setLifetime(o *lockd.AcquireOptions, v any) error {
 	return nil
 }
 
-func setPID(o *lockd.AcquireOptions, v any) error {
+func setPID(o *api.AcquireOptions, v any) error {
 	if o.PID = v.(uint32); o.PID == 0 {
 		return errText("0 is no process; leave the option out for the caller")
 	}
@@ -93,13 +93,13 @@ func setPID(o *lockd.AcquireOptions, v any) error {
 
 // acquire is Acquire, and AcquireMany with many.
 type acquire struct {
-	wants []lockd.Want
-	opts  lockd.AcquireOptions
+	wants []api.Want
+	opts  api.AcquireOptions
 	many  bool
 }
 
 func parseAcquire(body *reader) (request, error) {
-	r := &acquire{wants: make([]lockd.Want, 1)}
+	r := &acquire{wants: make([]api.Want, 1)}
 	var err error
 	if r.wants[0], err = parseWant("acquire", body); err != nil {
 		return nil, err
@@ -124,7 +124,7 @@ func parseAcquireMany(body *reader) (request, error) {
 }
 
 func tooMany(op string) error {
-	return &lockd.Error{Op: op, Kind: lockd.LimitExceeded, Mode: dlm.None,
+	return &api.Error{Op: op, Kind: api.LimitExceeded, Mode: dlm.None,
 		Text: fmt.Sprintf("more than %d locks in one call; ask for them in several", MaxWanted)}
 }
 
@@ -144,7 +144,7 @@ func (r *acquire) options(body *reader) error {
 }
 
 // checkTogether checks the options that need another one.
-func checkTogether(op string, o *lockd.AcquireOptions) error {
+func checkTogether(op string, o *api.AcquireOptions) error {
 	if (o.PID != 0 || o.HasStart) && o.Lifetime != state.Process {
 		return invalid(op, `the options pid and start-time need the option lifetime "process"`)
 	}
@@ -155,8 +155,8 @@ func checkTogether(op string, o *lockd.AcquireOptions) error {
 }
 
 // parseWant reads lockspace, resource and mode.
-func parseWant(op string, body *reader) (lockd.Want, error) {
-	w := lockd.Want{Lockspace: body.text(), Resource: body.text()}
+func parseWant(op string, body *reader) (api.Want, error) {
+	w := api.Want{Lockspace: body.text(), Resource: body.text()}
 	if err := checkNames(op, w.Lockspace, w.Resource); err != nil {
 		return w, err
 	}
@@ -166,18 +166,18 @@ func parseWant(op string, body *reader) (lockd.Want, error) {
 }
 
 // wanted is what a call is about that wants a lock.
-func wanted(op string, w lockd.Want, owner string) about {
+func wanted(op string, w api.Want, owner string) about {
 	return about{op: op, lockspace: w.Lockspace, resource: w.Resource, mode: w.Mode.String(), owner: owner}
 }
 
 func (r *acquire) serve(c *call) {
 	for _, w := range r.wants {
-		if err := c.authorize(lockd.ActAcquire, wanted("acquire", w, r.opts.Owner)); err != nil {
+		if err := c.authorize(api.ActAcquire, wanted("acquire", w, r.opts.Owner)); err != nil {
 			c.fail(err)
 			return
 		}
 	}
-	c.srv.api.Acquire(c.caller(), r.wants, r.opts, func(grants []lockd.Grant, err error) {
+	c.srv.api.Acquire(c.caller(), r.wants, r.opts, func(grants []api.Grant, err error) {
 		defer c.contain()
 		switch {
 		case err != nil:
@@ -199,7 +199,7 @@ type grantRow struct {
 	Lock                godbus.ObjectPath
 }
 
-func grantRows(grants []lockd.Grant) []grantRow {
+func grantRows(grants []api.Grant) []grantRow {
 	rows := make([]grantRow, len(grants))
 	for i, g := range grants {
 		rows[i] = grantRow{printable(g.Lockspace), printable(g.Resource), uint32(g.LockID), g.Token, lockPath(g.Ref)}

@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/dlmlock/dlmlockd/dlm"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // call is one method call on its way from the reader to the outbox.
@@ -131,8 +131,8 @@ func (c *call) contain() {
 }
 
 // caller is who calls, for the service.
-func (c *call) caller() lockd.Caller {
-	return lockd.Caller{UID: c.who.uid, GIDs: c.who.gids, PID: c.who.pid, Seen: c.peer.seen, Sender: c.sender, Privileged: c.who.uid == 0}
+func (c *call) caller() api.Caller {
+	return api.Caller{UID: c.who.uid, GIDs: c.who.gids, PID: c.who.pid, Seen: c.peer.seen, Sender: c.sender, Privileged: c.who.uid == 0}
 }
 
 // about is what a call wants to do: for the authoriser, its rules and its
@@ -146,7 +146,7 @@ type about struct {
 // authorize asks whether the caller may do it. Root may do everything, and is
 // never made to wait for an authoriser: a broken one must not keep the
 // administrator out. (polkit does not ask about root either.)
-func (c *call) authorize(a lockd.Action, w about) error {
+func (c *call) authorize(a api.Action, w about) error {
 	if c.who.uid == 0 {
 		return nil
 	}
@@ -156,14 +156,14 @@ func (c *call) authorize(a lockd.Action, w about) error {
 			details[d[0]] = d[1]
 		}
 	}
-	s := lockd.Subject{Sender: c.sender, UID: c.who.uid, GIDs: c.who.gids, Interactive: c.interactive}
+	s := api.Subject{Sender: c.sender, UID: c.who.uid, GIDs: c.who.gids, Interactive: c.interactive}
 	return w.refusal(c.srv.auth.Authorize(c.peer.ctx, s, a, details))
 }
 
 // refusal makes the authoriser's error one of the call: an authoriser knows
 // actions, and an action stands for several members.
 func (w about) refusal(err error) error {
-	var e *lockd.Error
+	var e *api.Error
 	if !errors.As(err, &e) {
 		return err
 	}

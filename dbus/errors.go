@@ -8,7 +8,7 @@ import (
 
 	godbus "github.com/godbus/dbus/v5"
 
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // Errors of the D-Bus specification and of the reference implementation
@@ -40,16 +40,16 @@ func errorName(err error) string {
 	if errors.As(err, &be) {
 		return be.name
 	}
-	var le *lockd.Error
+	var le *api.Error
 	if !errors.As(err, &le) {
 		return errFailed
 	}
 	switch le.Kind {
-	case lockd.InvalidArgs:
+	case api.InvalidArgs:
 		return errInvalidArgs
-	case lockd.AccessDenied:
+	case api.AccessDenied:
 		return errAccessDenied
-	case lockd.InteractionRequired:
+	case api.InteractionRequired:
 		return errInteractive
 	case "":
 		return errFailed
@@ -61,7 +61,7 @@ func errorName(err error) string {
 // too, so that the next try can name one.
 func errorText(err error) string {
 	text := err.Error()
-	var le *lockd.Error
+	var le *api.Error
 	if errors.As(err, &le) && len(le.Candidates) > 0 {
 		text += ": " + candidates(le.Candidates)
 	}
@@ -71,7 +71,7 @@ func errorText(err error) string {
 // maxCandidates bounds the length of an error message.
 const maxCandidates = 10
 
-func candidates(locks []lockd.LockInfo) string {
+func candidates(locks []api.LockInfo) string {
 	var b strings.Builder
 	for i := range locks {
 		if i > 0 {

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dlmlock/dlmlockd/internal/testbus"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // Beyond the bound of unanswered calls of all his connections a user is told
@@ -67,7 +67,7 @@ func TestUserBound(t *testing.T) {
 // A user who has used up what he may have, and goes on asking, does not make
 // another's calls slow: the numbers are printed, the bound is generous.
 func TestCapDoesNotSlowOthers(t *testing.T) {
-	limits := lockd.DefaultLimits()
+	limits := api.DefaultLimits()
 	limits.LocksPerUID, limits.WaitingPerUID = 20_000, 5_000
 	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
 		r := newRig(t, b, rigConfig{limits: limits})

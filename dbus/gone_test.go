@@ -10,21 +10,21 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dlmlock/dlmlockd/internal/testbus"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // starting is as much of a service as Start asks for.
 type starting struct {
-	lockd.API
+	api.Service
 	senders func(done func([]string))
 
 	mu   sync.Mutex
 	gone []string
 }
 
-func (s *starting) Status() lockd.Status                               { return lockd.Status{Ready: true} }
-func (s *starting) Lockspaces(done func([]lockd.LockspaceInfo, error)) { done(nil, nil) }
-func (s *starting) Senders(done func([]string))                        { s.senders(done) }
+func (s *starting) Status() api.Status                               { return api.Status{Ready: true} }
+func (s *starting) Lockspaces(done func([]api.LockspaceInfo, error)) { done(nil, nil) }
+func (s *starting) Senders(done func([]string))                      { s.senders(done) }
 
 func (s *starting) SenderGone(name string) {
 	s.mu.Lock()

@@ -21,7 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dlmlock/dlmlockd/internal/testbus"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // Bad input gets a clear error with the right name, and changes nothing.
@@ -38,7 +38,7 @@ func TestBadInput(t *testing.T) {
 		{invalidName, "65", "Acquire", []any{long, "r", "EX", opt()}},
 		{invalidName, "only letters", "Acquire", []any{"a/b", "r", "EX", opt()}},
 		{invalidName, "dot", "Acquire", []any{".a", "r", "EX", opt()}},
-		{invalidName, "", "Acquire", []any{"vms", lockd.ReservedPrefix + "anchor", "EX", opt()}},
+		{invalidName, "", "Acquire", []any{"vms", api.ReservedPrefix + "anchor", "EX", opt()}},
 		{invalidMode, "shared", "Acquire", []any{"vms", "r", "XX", opt()}},
 		{invalidMode, "", "Acquire", []any{"vms", "r", "", opt()}},
 		{invalidMode, "...", "Acquire", []any{"vms", "r", strings.Repeat("é", 5000), opt()}},
@@ -139,7 +139,7 @@ func (c *client) service(t *testing.T) int {
 
 // What the service limits is refused by it, in the bus's words.
 func TestLimits(t *testing.T) {
-	limits := lockd.DefaultLimits()
+	limits := api.DefaultLimits()
 	limits.LocksPerUID, limits.OwnerBytes, limits.LabelBytes, limits.PageSize = 3, 10, 10, 2
 	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
 		root := newRig(t, b, rigConfig{limits: limits}).dial(testbus.Root)
@@ -239,21 +239,21 @@ func TestPanic(t *testing.T) {
 	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
 		r := newRig(t, b, rigConfig{})
 		root := r.dial(testbus.Root)
-		inLine := func(func(lockd.Inspection, error)) { panic("in the line of the sender") }
+		inLine := func(func(api.Inspection, error)) { panic("in the line of the sender") }
 		r.api.inspect.Store(&inLine)
 		root.refused(errFailed, "Inspect", "vms", "r")
-		inAnswer := func(done func(lockd.Inspection, error)) {
-			go done(lockd.Inspection{Locks: make([]lockd.LockInfo, 1)}, nil)
+		inAnswer := func(done func(api.Inspection, error)) {
+			go done(api.Inspection{Locks: make([]api.LockInfo, 1)}, nil)
 		}
 		r.api.inspect.Store(&inAnswer)
 		root.ok("Inspect", "vms", "r")
-		none := func(_ lockd.Caller, _ []lockd.Want, _ lockd.AcquireOptions, done func([]lockd.Grant, error)) bool {
+		none := func(_ api.Caller, _ []api.Want, _ api.AcquireOptions, done func([]api.Grant, error)) bool {
 			go done(nil, nil) // no grant: the answer's index panics
 			return true
 		}
 		r.api.acquire.Store(&none)
 		root.refused(errFailed, "Acquire", "vms", "r", "EX", opt())
-		inReader := func() lockd.Status { panic("in the reader") }
+		inReader := func() api.Status { panic("in the reader") }
 		r.api.status.Store(&inReader)
 		root.refused(errFailed, ifaceProperties+".GetAll", Name)
 		r.api.status.Store(nil)
@@ -430,7 +430,7 @@ func TestVanishedCaller(t *testing.T) {
 		root.acquire("held", opt())
 		type event struct{ what, sender string }
 		events := make(chan event, 1000)
-		acquired := func(c lockd.Caller, _ []lockd.Want, _ lockd.AcquireOptions, _ func([]lockd.Grant, error)) bool {
+		acquired := func(c api.Caller, _ []api.Want, _ api.AcquireOptions, _ func([]api.Grant, error)) bool {
 			events <- event{"acquire", c.Sender}
 			return false
 		}
@@ -465,7 +465,7 @@ func TestKilledCaller(t *testing.T) {
 		root := r.dial(testbus.Root)
 		root.acquire("held", opt())
 		waiting := make(chan string, 1)
-		hook := func(c lockd.Caller, _ []lockd.Want, _ lockd.AcquireOptions, _ func([]lockd.Grant, error)) bool {
+		hook := func(c api.Caller, _ []api.Want, _ api.AcquireOptions, _ func([]api.Grant, error)) bool {
 			waiting <- c.Sender
 			return false
 		}

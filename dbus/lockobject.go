@@ -8,49 +8,49 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/dlmlock/dlmlockd/dlm"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // lockFace is the interface of a lock.
 var lockFace = newIface(lockIface, []property{
-	text("Lockspace", emitsConst, func(l *lockd.LockInfo) string { return l.Lockspace }),
-	text("Resource", emitsConst, func(l *lockd.LockInfo) string { return l.Resource }),
-	prop("LockID", "u", emitsConst, func(_ *Server, l *lockd.LockInfo) any { return uint32(l.LockID) }),
-	text("Mode", emitsTrue, func(l *lockd.LockInfo) string { return modeName(l.Mode) }),
-	text("Wanted", emitsTrue, func(l *lockd.LockInfo) string { return modeName(l.Wanted) }),
-	text("State", emitsTrue, func(l *lockd.LockInfo) string { return l.State.String() }),
-	prop("Token", "t", emitsTrue, func(_ *Server, l *lockd.LockInfo) any { return l.Token }),
-	text("Owner", emitsConst, func(l *lockd.LockInfo) string { return l.Owner }),
-	text("Label", emitsConst, func(l *lockd.LockInfo) string { return l.Label }),
-	text("Lifetime", emitsConst, func(l *lockd.LockInfo) string { return l.Lifetime.String() }),
-	text("OnLost", emitsConst, func(l *lockd.LockInfo) string { return l.OnLost }),
-	prop("UID", "u", emitsConst, func(_ *Server, l *lockd.LockInfo) any { return l.UID }),
-	prop("PID", "u", emitsConst, func(_ *Server, l *lockd.LockInfo) any { return l.PID }),
-	prop("Since", "t", emitsConst, func(_ *Server, l *lockd.LockInfo) any { return usec(l.Since) }),
+	text("Lockspace", emitsConst, func(l *api.LockInfo) string { return l.Lockspace }),
+	text("Resource", emitsConst, func(l *api.LockInfo) string { return l.Resource }),
+	prop("LockID", "u", emitsConst, func(_ *Server, l *api.LockInfo) any { return uint32(l.LockID) }),
+	text("Mode", emitsTrue, func(l *api.LockInfo) string { return modeName(l.Mode) }),
+	text("Wanted", emitsTrue, func(l *api.LockInfo) string { return modeName(l.Wanted) }),
+	text("State", emitsTrue, func(l *api.LockInfo) string { return l.State.String() }),
+	prop("Token", "t", emitsTrue, func(_ *Server, l *api.LockInfo) any { return l.Token }),
+	text("Owner", emitsConst, func(l *api.LockInfo) string { return l.Owner }),
+	text("Label", emitsConst, func(l *api.LockInfo) string { return l.Label }),
+	text("Lifetime", emitsConst, func(l *api.LockInfo) string { return l.Lifetime.String() }),
+	text("OnLost", emitsConst, func(l *api.LockInfo) string { return l.OnLost }),
+	prop("UID", "u", emitsConst, func(_ *Server, l *api.LockInfo) any { return l.UID }),
+	prop("PID", "u", emitsConst, func(_ *Server, l *api.LockInfo) any { return l.PID }),
+	prop("Since", "t", emitsConst, func(_ *Server, l *api.LockInfo) any { return usec(l.Since) }),
 },
 	&method{name: "Release", in: "a{sv}", parse: parseLockRelease},
 	&method{name: "Convert", in: "sa{sv}", out: "t", parse: parseLockConvert})
 
 // findLock asks the service for the lock that the call is for. A lock that was
 // never granted is no object.
-func (c *call) findLock() (*lockd.LockInfo, error) {
+func (c *call) findLock() (*api.LockInfo, error) {
 	ref, ok := number(c.id)
 	if !ok {
 		return nil, c.noObject("lock")
 	}
 	type answer struct {
-		info lockd.LockInfo
+		info api.LockInfo
 		err  error
 	}
 	a, err := ask(c, func(done func(answer)) {
-		c.srv.api.Lock(lockd.Ref(ref), func(l lockd.LockInfo, err error) { done(answer{l, err}) })
+		c.srv.api.Lock(api.Ref(ref), func(l api.LockInfo, err error) { done(answer{l, err}) })
 	})
-	var e *lockd.Error
+	var e *api.Error
 	switch {
 	case err != nil:
-	case errors.As(a.err, &e) && e.Kind != lockd.NotHeld:
+	case errors.As(a.err, &e) && e.Kind != api.NotHeld:
 		err = a.err // a service that ends has not said that there is none
-	case a.err != nil || a.info.State == lockd.Acquiring:
+	case a.err != nil || a.info.State == api.Acquiring:
 		err = c.noObject("lock")
 	}
 	return &a.info, err
@@ -59,8 +59,8 @@ func (c *call) findLock() (*lockd.LockInfo, error) {
 func lookLock(c *call) (any, error) { return c.findLock() }
 
 func lockChildren(c *call) ([]string, error) {
-	locks, err := ask(c, func(done func([]lockd.LockInfo)) {
-		c.srv.api.Snapshot(MaxListed, func(_ []lockd.LockspaceInfo, locks []lockd.LockInfo) { done(locks) })
+	locks, err := ask(c, func(done func([]api.LockInfo)) {
+		c.srv.api.Snapshot(MaxListed, func(_ []api.LockspaceInfo, locks []api.LockInfo) { done(locks) })
 	})
 	names := make([]string, len(locks))
 	for i := range locks {
@@ -86,7 +86,7 @@ func (releaseLock) serve(c *call) {
 		c.fail(err)
 		return
 	}
-	(&release{l.Lockspace, l.Resource, lockd.Selector{Ref: l.Ref}}).serve(c)
+	(&release{l.Lockspace, l.Resource, api.Selector{Ref: l.Ref}}).serve(c)
 }
 
 var convertLockOptions = []option[convertLock]{
@@ -95,8 +95,8 @@ var convertLockOptions = []option[convertLock]{
 }
 
 type convertLock struct {
-	want lockd.Want // without names
-	lockd.ConvertOptions
+	want api.Want // without names
+	api.ConvertOptions
 }
 
 func parseLockConvert(body *reader) (request, error) {
@@ -116,11 +116,11 @@ func (r *convertLock) serve(c *call) {
 		return
 	}
 	r.want.Lockspace, r.want.Resource = l.Lockspace, l.Resource
-	(&convert{r.want, convertOpts{lockd.Selector{Ref: l.Ref}, r.ConvertOptions}}).serve(c)
+	(&convert{r.want, convertOpts{api.Selector{Ref: l.Ref}, r.ConvertOptions}}).serve(c)
 }
 
 // lockOrNone is the path of a lock, or "/" for none.
-func lockOrNone(r lockd.Ref) godbus.ObjectPath {
+func lockOrNone(r api.Ref) godbus.ObjectPath {
 	if r == 0 {
 		return "/"
 	}

@@ -6,7 +6,7 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/dlmlock/dlmlockd/data"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // org.freedesktop.LogControl1 is what "systemctl service-log-level" calls, at
@@ -28,9 +28,9 @@ type LogControl interface {
 }
 
 var logProperties = []property{
-	prop("LogLevel", "s", emitsFalse, func(s *Server, _ *lockd.Status) any { return s.cfg.LogControl.Level() }),
-	prop("LogTarget", "s", emitsFalse, func(s *Server, _ *lockd.Status) any { return s.cfg.LogControl.Target() }),
-	prop("SyslogIdentifier", "s", emitsConst, func(s *Server, _ *lockd.Status) any { return s.cfg.LogControl.Identifier() }),
+	prop("LogLevel", "s", emitsFalse, func(s *Server, _ *api.Status) any { return s.cfg.LogControl.Level() }),
+	prop("LogTarget", "s", emitsFalse, func(s *Server, _ *api.Status) any { return s.cfg.LogControl.Target() }),
+	prop("SyslogIdentifier", "s", emitsConst, func(s *Server, _ *api.Status) any { return s.cfg.LogControl.Identifier() }),
 }
 
 // logControlNode is the object. Everybody may read; to set is parsed, because

@@ -2,7 +2,7 @@ package dbus
 
 import (
 	"github.com/dlmlock/dlmlockd/dlm"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 type inspect struct{ lockspace, resource string }
@@ -18,11 +18,11 @@ func (*inspect) room() int { return longAnswer }
 func (*inspect) work() int { return 16 }
 
 func (r *inspect) serve(c *call) {
-	if err := c.authorize(lockd.ActInspect, about{op: "inspect", lockspace: r.lockspace, resource: r.resource}); err != nil {
+	if err := c.authorize(api.ActInspect, about{op: "inspect", lockspace: r.lockspace, resource: r.resource}); err != nil {
 		c.fail(err)
 		return
 	}
-	c.srv.api.Inspect(r.lockspace, r.resource, func(in lockd.Inspection, err error) {
+	c.srv.api.Inspect(r.lockspace, r.resource, func(in api.Inspection, err error) {
 		defer c.contain()
 		if err != nil {
 			c.fail(err)
@@ -33,38 +33,38 @@ func (r *inspect) serve(c *call) {
 }
 
 // listOptions are the filter of ListLocks.
-var listOptions = []option[lockd.Filter]{
-	{"lockspace", "s", func(f *lockd.Filter, v any) error {
+var listOptions = []option[api.Filter]{
+	{"lockspace", "s", func(f *api.Filter, v any) error {
 		f.Lockspace = v.(string)
 		return checkSpace("", f.Lockspace)
 	}},
-	{"resource", "s", func(f *lockd.Filter, v any) error {
+	{"resource", "s", func(f *api.Filter, v any) error {
 		f.Resource = v.(string)
 		if err := dlm.CheckResource(f.Resource); err != nil {
 			return badName("", "", "", err)
 		}
 		return nil
 	}},
-	{"owner", "s", setOwner(func(f *lockd.Filter) (*string, *bool) { return &f.Owner, &f.HasOwner })},
-	{"uid", "u", func(f *lockd.Filter, v any) error {
+	{"owner", "s", setOwner(func(f *api.Filter) (*string, *bool) { return &f.Owner, &f.HasOwner })},
+	{"uid", "u", func(f *api.Filter, v any) error {
 		f.UID, f.HasUID = v.(uint32), true
 		return nil
 	}},
-	{"mode", "s", func(f *lockd.Filter, v any) (err error) {
+	{"mode", "s", func(f *api.Filter, v any) (err error) {
 		f.Mode, err = parseMode("", "", "", v.(string))
 		f.HasMode = true
 		return err
 	}},
-	{"state", "s", func(f *lockd.Filter, v any) error {
-		st, ok := lockd.ParseLockState(v.(string))
+	{"state", "s", func(f *api.Filter, v any) error {
+		st, ok := api.ParseLockState(v.(string))
 		if !ok {
 			return errText(`"` + clip(v.(string)) + `" is not one of acquiring, held, converting, releasing`)
 		}
 		f.State = st
 		return nil
 	}},
-	{"after", "o", setLock(func(f *lockd.Filter) *lockd.Ref { return &f.After })},
-	{"limit", "u", func(f *lockd.Filter, v any) error {
+	{"after", "o", setLock(func(f *api.Filter) *api.Ref { return &f.After })},
+	{"limit", "u", func(f *api.Filter, v any) error {
 		n := v.(uint32)
 		if n == 0 || n > MaxPage {
 			return errText("a page has 1 to 10000 locks")
@@ -74,7 +74,7 @@ var listOptions = []option[lockd.Filter]{
 	}},
 }
 
-type listLocks struct{ filter lockd.Filter }
+type listLocks struct{ filter api.Filter }
 
 func parseListLocks(body *reader) (request, error) {
 	r := new(listLocks)
@@ -91,7 +91,7 @@ const lookCost = 4
 func (*listLocks) room() int { return longAnswer }
 
 func (r *listLocks) serve(c *call) {
-	if err := c.authorize(lockd.ActInspect, about{op: "list", lockspace: r.filter.Lockspace, resource: r.filter.Resource}); err != nil {
+	if err := c.authorize(api.ActInspect, about{op: "list", lockspace: r.filter.Lockspace, resource: r.filter.Resource}); err != nil {
 		c.fail(err)
 		return
 	}
@@ -99,7 +99,7 @@ func (r *listLocks) serve(c *call) {
 	if f.Limit == 0 || f.Limit > maxRows {
 		f.Limit = maxRows
 	}
-	c.srv.api.List(f, func(page lockd.Page, err error) {
+	c.srv.api.List(f, func(page api.Page, err error) {
 		defer c.contain()
 		if err != nil {
 			c.fail(err)

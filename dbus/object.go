@@ -8,7 +8,7 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/dlmlock/dlmlockd/data"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // MaxListed is how many objects of a kind GetManagedObjects and Introspect
@@ -54,7 +54,7 @@ func ask[T any](c *call, question func(done func(T))) (v T, err error) {
 
 // see finds what the object is about, for a caller who may look.
 func (c *call) see() (any, error) {
-	if err := c.authorize(lockd.ActInspect, about{op: "inspect"}); err != nil {
+	if err := c.authorize(api.ActInspect, about{op: "inspect"}); err != nil {
 		return nil, err
 	}
 	return c.node.look(c)
@@ -80,7 +80,7 @@ type introspectChildren struct{}
 func (introspectChildren) room() int { return longAnswer }
 
 func (introspectChildren) serve(c *call) {
-	err := c.authorize(lockd.ActInspect, about{op: "inspect"})
+	err := c.authorize(api.ActInspect, about{op: "inspect"})
 	var names []string
 	if err == nil {
 		names, err = c.node.children(c)
@@ -187,14 +187,14 @@ func (getManaged) weight() int32 { return 16 }
 func (getManaged) room() int { return MaxManaged }
 
 func (getManaged) serve(c *call) {
-	if err := c.authorize(lockd.ActInspect, about{op: "inspect"}); err != nil {
+	if err := c.authorize(api.ActInspect, about{op: "inspect"}); err != nil {
 		c.fail(err)
 		return
 	}
 	s := c.srv
 	// What is there is gathered at one moment, between the signals that come
 	// before and those that come after.
-	s.api.Snapshot(MaxListed, func(spaces []lockd.LockspaceInfo, locks []lockd.LockInfo) {
+	s.api.Snapshot(MaxListed, func(spaces []api.LockspaceInfo, locks []api.LockInfo) {
 		defer c.contain()
 		requests := s.requests.list(MaxListed)
 		c.write(func(e *encoder) {

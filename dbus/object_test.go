@@ -15,7 +15,7 @@ import (
 	"github.com/dlmlock/dlmlockd/data"
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/internal/testbus"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // A lock is an object from the grant to the release: everybody reads it, its
@@ -155,17 +155,17 @@ func TestLockspaceObject(t *testing.T) {
 func TestUnknownHealth(t *testing.T) {
 	for _, c := range []struct {
 		name             string
-		info             lockd.LockspaceInfo
+		info             api.LockspaceInfo
 		stopped, quorate string
 	}{
-		{"nothing", lockd.LockspaceInfo{}, "unknown", "unknown"},
-		{"not the quorum", lockd.LockspaceInfo{HasHealth: true}, "no", "unknown"},
-		{"all", lockd.LockspaceInfo{HasHealth: true, Health: dlm.Health{Known: true, Stopped: true}}, "yes", "no"},
+		{"nothing", api.LockspaceInfo{}, "unknown", "unknown"},
+		{"not the quorum", api.LockspaceInfo{HasHealth: true}, "no", "unknown"},
+		{"all", api.LockspaceInfo{HasHealth: true, Health: dlm.Health{Known: true, Stopped: true}}, "yes", "no"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			require.Equal(t, c.stopped, spaceFace.property("Stopped").get(nil, &c.info))
 			require.Equal(t, c.quorate, spaceFace.property("Quorate").get(nil, &c.info))
-			in := lockd.Inspection{HasHealth: c.info.HasHealth, Health: c.info.Health}
+			in := api.Inspection{HasHealth: c.info.HasHealth, Health: c.info.Health}
 			for _, d := range []options{spaceDetails(&c.info), inspection(&in)} {
 				_, stopped := d["stopped"]
 				_, quorate := d["quorate"]
@@ -198,7 +198,7 @@ func TestEscape(t *testing.T) {
 // ObjectManager lists everything that is an object, up to its bound.
 func TestManagedObjects(t *testing.T) {
 	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
-		limits := lockd.DefaultLimits()
+		limits := api.DefaultLimits()
 		limits.PageSize = 2 * MaxListed
 		r := newRig(t, b, rigConfig{limits: limits})
 		root, eve := r.dial(testbus.Root), r.dial(stranger)

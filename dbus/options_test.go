@@ -13,7 +13,7 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/internal/testbus"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // pair is an entry of an a{sv} of which the order and the number count.
@@ -81,7 +81,7 @@ func TestNumbersOfAnyType(t *testing.T) {
 	for _, v := range []any{byte(7), int16(7), uint16(7), int32(7), uint32(7), int64(7), uint64(7)} {
 		for _, order := range []binary.ByteOrder{binary.LittleEndian, binary.BigEndian} {
 			r := &reader{b: encoded(t, order, opt("lockid", v)), order: order}
-			var s lockd.Selector
+			var s api.Selector
 			require.NoError(t, parseOptions("release", releaseOptions, r, &s), "%T", v)
 			require.Equal(t, dlm.LockID(7), s.LockID, "%T", v)
 		}
@@ -98,7 +98,7 @@ func TestNumbersOfAnyType(t *testing.T) {
 	}
 	r, err := parseRelease(bodyOf(t, "vms", "r", opt("token", uint64(math.MaxUint64), "lockid", int64(math.MaxUint32))))
 	require.NoError(t, err)
-	require.Equal(t, lockd.Selector{LockID: math.MaxUint32, Token: math.MaxUint64}, r.(*release).sel)
+	require.Equal(t, api.Selector{LockID: math.MaxUint32, Token: math.MaxUint64}, r.(*release).sel)
 }
 
 // encoded is a value as godbus writes it.
@@ -149,11 +149,11 @@ func TestDenialsNameWhatWasTried(t *testing.T) {
 // No member says NL where no mode was given, whatever went wrong.
 func TestNoErrorInventsAMode(t *testing.T) {
 	for _, op := range []string{"acquire", "request", "convert", "cancel", "release"} {
-		e := &lockd.Error{Op: op, Kind: lockd.ShuttingDown, Text: "x"}
+		e := &api.Error{Op: op, Kind: api.ShuttingDown, Text: "x"}
 		require.Equal(t, op+": x", e.Error())
-		e = &lockd.Error{Op: op, Lockspace: "vms", Kind: lockd.ShuttingDown, Text: "x"}
+		e = &api.Error{Op: op, Lockspace: "vms", Kind: api.ShuttingDown, Text: "x"}
 		require.Equal(t, op+" vms: x", e.Error())
 	}
-	e := &lockd.Error{Op: "request", Lockspace: "vms", Resource: "r", Mode: dlm.EX, Text: "x"}
+	e := &api.Error{Op: "request", Lockspace: "vms", Resource: "r", Mode: dlm.EX, Text: "x"}
 	require.Equal(t, "request vms/r EX: x", fmt.Sprint(e))
 }

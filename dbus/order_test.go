@@ -14,7 +14,7 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/internal/testbus"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // A client that does not wait for answers gets what it would have got had it
@@ -48,11 +48,11 @@ func TestOrderWithinSender(t *testing.T) {
 		r := newRig(t, b, rigConfig{})
 		var mu sync.Mutex
 		got := map[string][]string{}
-		hook := func(c lockd.Caller, w []lockd.Want, _ lockd.AcquireOptions, done func([]lockd.Grant, error)) bool {
+		hook := func(c api.Caller, w []api.Want, _ api.AcquireOptions, done func([]api.Grant, error)) bool {
 			mu.Lock()
 			defer mu.Unlock()
 			got[c.Sender] = append(got[c.Sender], w[0].Resource)
-			go done([]lockd.Grant{{Ref: 1}}, nil)
+			go done([]api.Grant{{Ref: 1}}, nil)
 			return true
 		}
 		r.api.acquire.Store(&hook)
@@ -144,12 +144,12 @@ func TestTooManyCalls(t *testing.T) {
 
 // slowAuthorizer answers when it is let.
 type slowAuthorizer struct {
-	asked chan lockd.Subject
+	asked chan api.Subject
 	let   chan error
 	seen  chan map[string]string
 }
 
-func (a *slowAuthorizer) Authorize(ctx context.Context, s lockd.Subject, _ lockd.Action, details map[string]string) error {
+func (a *slowAuthorizer) Authorize(ctx context.Context, s api.Subject, _ api.Action, details map[string]string) error {
 	a.asked <- s
 	a.seen <- details
 	select {
@@ -164,7 +164,7 @@ func (a *slowAuthorizer) Authorize(ctx context.Context, s lockd.Subject, _ lockd
 // ends when the sender goes.
 func TestSlowAuthorizer(t *testing.T) {
 	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
-		a := &slowAuthorizer{make(chan lockd.Subject, 10), make(chan error), make(chan map[string]string, 10)}
+		a := &slowAuthorizer{make(chan api.Subject, 10), make(chan error), make(chan map[string]string, 10)}
 		r := newRig(t, b, rigConfig{auth: a})
 		slow, root := r.dial(member), r.dial(testbus.Root)
 		done := make(chan *godbus.Call, 2)
@@ -183,7 +183,7 @@ func TestSlowAuthorizer(t *testing.T) {
 		slow.obj.Go(Name+".Acquire", 0, done, "vms", "r", "EX", opt())
 		receive(t, a.asked)
 		receive(t, a.seen)
-		a.let <- &lockd.Error{Op: "acquire", Kind: lockd.InteractionRequired, Text: "ask a person"}
+		a.let <- &api.Error{Op: "acquire", Kind: api.InteractionRequired, Text: "ask a person"}
 		require.Equal(t, errInteractive, receive(t, done).Err.(godbus.Error).Name)
 
 		slow.obj.Go(Name+".Acquire", 0, done, "vms", "r", "EX", opt())
@@ -236,10 +236,10 @@ func TestAuthorisation(t *testing.T) {
 }
 
 // othersAuthorizer lets members release what is others'.
-type othersAuthorizer struct{ lockd.GroupAuthorizer }
+type othersAuthorizer struct{ api.GroupAuthorizer }
 
-func (a othersAuthorizer) Authorize(ctx context.Context, s lockd.Subject, act lockd.Action, d map[string]string) error {
-	if act == lockd.ActReleaseOthers {
+func (a othersAuthorizer) Authorize(ctx context.Context, s api.Subject, act api.Action, d map[string]string) error {
+	if act == api.ActReleaseOthers {
 		return nil
 	}
 	return a.GroupAuthorizer.Authorize(ctx, s, act, d)
@@ -283,16 +283,16 @@ func TestAnswersAlwaysEncode(t *testing.T) {
 	b := testbus.Start(t, testbus.Daemon)
 	r := newRig(t, b, rigConfig{})
 	root := r.dial(testbus.Root)
-	bad := lockd.LockInfo{Ref: 7, Lockspace: "vms", Resource: "a\xff\x00b", Mode: dlm.EX, Label: "\x80", Owner: "\x00"}
-	hook := func(done func(lockd.Inspection, error)) {
-		go done(lockd.Inspection{Locks: []lockd.LockInfo{bad}, Missing: []string{"\xfe"}, HasQueues: true, HasHealth: true, HasHolder: true,
-			Holder: lockd.Holder{Who: "\xc3"}, Lost: []lockd.Lost{{LockInfo: bad, Reason: "\xff"}}}, nil)
+	bad := api.LockInfo{Ref: 7, Lockspace: "vms", Resource: "a\xff\x00b", Mode: dlm.EX, Label: "\x80", Owner: "\x00"}
+	hook := func(done func(api.Inspection, error)) {
+		go done(api.Inspection{Locks: []api.LockInfo{bad}, Missing: []string{"\xfe"}, HasQueues: true, HasHealth: true, HasHolder: true,
+			Holder: api.Holder{Who: "\xc3"}, Lost: []api.Lost{{LockInfo: bad, Reason: "\xff"}}}, nil)
 	}
 	r.api.inspect.Store(&hook)
 	d := root.ok("Inspect", "vms", "r").Body[0].(options)
 	require.Contains(t, fmt.Sprint(d["locks"].Value()), `a\xff\x00b`)
-	failing := func(done func(lockd.Inspection, error)) {
-		go done(lockd.Inspection{}, &lockd.Error{Op: "inspect", Kind: lockd.NotHeld, Text: "no\x00\xff"})
+	failing := func(done func(api.Inspection, error)) {
+		go done(api.Inspection{}, &api.Error{Op: "inspect", Kind: api.NotHeld, Text: "no\x00\xff"})
 	}
 	r.api.inspect.Store(&failing)
 	require.Contains(t, root.refused(ErrorPrefix+"NotHeld", "Inspect", "vms", "r"), `no\x00\xff`)
@@ -370,20 +370,20 @@ func TestBusGone(t *testing.T) {
 	a, err := Connect(t.Context(), testbus.Start(t, testbus.Daemon).Address)
 	require.NoError(t, err)
 	s := New(Config{Bus: a})
-	require.NoError(t, s.Start(t.Context(), &tampered{API: fixedStatus{}}))
+	require.NoError(t, s.Start(t.Context(), &tampered{Service: fixedStatus{}}))
 	require.NoError(t, a.wire.conn.Close())
 	receiveClosed(t, s.Done())
 	_ = s.Shutdown(t.Context()) // what remains to be ended ends
 }
 
 // fixedStatus is a service that has nothing.
-type fixedStatus struct{ lockd.API }
+type fixedStatus struct{ api.Service }
 
-func (fixedStatus) Status() lockd.Status                               { return lockd.Status{} }
-func (fixedStatus) Idle(done func(string))                             { done("") }
-func (fixedStatus) Senders(done func([]string))                        { done(nil) }
-func (fixedStatus) SenderGone(string)                                  {}
-func (fixedStatus) Lockspaces(done func([]lockd.LockspaceInfo, error)) { done(nil, nil) }
+func (fixedStatus) Status() api.Status                               { return api.Status{} }
+func (fixedStatus) Idle(done func(string))                           { done("") }
+func (fixedStatus) Senders(done func([]string))                      { done(nil) }
+func (fixedStatus) SenderGone(string)                                {}
+func (fixedStatus) Lockspaces(done func([]api.LockspaceInfo, error)) { done(nil, nil) }
 
 func receiveClosed(t *testing.T, ch <-chan struct{}) {
 	t.Helper()

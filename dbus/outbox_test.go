@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dlmlock/dlmlockd/internal/testbus"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // taken is in which order the letters of an outbox leave it, where each is so
@@ -63,7 +63,7 @@ func TestOutboxTurns(t *testing.T) {
 
 // A page has as many rows as fit into its bytes, and the pages have every lock.
 func TestPagesAreBoundedByBytes(t *testing.T) {
-	limits := lockd.DefaultLimits()
+	limits := api.DefaultLimits()
 	limits.PageSize = 100_000
 	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
 		r := newRig(t, b, rigConfig{limits: limits})
@@ -284,10 +284,10 @@ func TestSignalsComeAfterTheirAnswers(t *testing.T) {
 
 	waits := &pending{peer: p, uid: member.UID, lockspace: "vms", resource: "r"}
 	require.True(t, s.requests.add(waits))
-	s.completed(waits)(lockd.Grant{}, nil)
-	held := lockd.LockInfo{Sender: p.name}
-	s.blocking(lockd.BlockingNotice{LockInfo: held})
-	s.lost(lockd.LockLost{Lost: lockd.Lost{LockInfo: held}})
+	s.completed(waits)(api.Grant{}, nil)
+	held := api.LockInfo{Sender: p.name}
+	s.blocking(api.BlockingNotice{LockInfo: held})
+	s.lost(api.LockLost{Lost: api.Lost{LockInfo: held}})
 	require.Equal(t, []string{"LockLost", "answer", "Completed", "Blocking", "Lost"}, taken(s.out, nil))
 	s.requests.shut() // which stops its timer
 }

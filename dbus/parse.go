@@ -12,7 +12,7 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/dlmlock/dlmlockd/dlm"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // Limits of what a call may ask, beside those of the service. They bound what
@@ -140,7 +140,7 @@ func (e errText) Error() string { return string(e) }
 
 // named makes the error of an option's value one of the call.
 func named(op, key string, err error) error {
-	var le *lockd.Error
+	var le *api.Error
 	if errors.As(err, &le) {
 		le.Op = op
 		return le
@@ -149,7 +149,7 @@ func named(op, key string, err error) error {
 }
 
 func invalid(op, format string, args ...any) error {
-	return &lockd.Error{Op: op, Kind: lockd.InvalidArgs, Mode: dlm.None, Text: fmt.Sprintf(format, args...)}
+	return &api.Error{Op: op, Kind: api.InvalidArgs, Mode: dlm.None, Text: fmt.Sprintf(format, args...)}
 }
 
 // clip shortens what a caller sent, for an error message.
@@ -165,7 +165,7 @@ func clip(s string) string {
 func parseMode(op, lockspace, resource, s string) (dlm.Mode, error) {
 	m, err := dlm.ParseMode(s)
 	if err != nil {
-		return dlm.None, &lockd.Error{Op: op, Lockspace: lockspace, Resource: resource, Mode: dlm.None, Kind: lockd.InvalidMode,
+		return dlm.None, &api.Error{Op: op, Lockspace: lockspace, Resource: resource, Mode: dlm.None, Kind: api.InvalidMode,
 			Text: fmt.Sprintf("%q is not one of NL, CR, CW, PR (shared), PW, EX (exclusive)", clip(s)), Err: err}
 	}
 	return m, nil
@@ -191,7 +191,7 @@ func checkSpace(op, lockspace string) error {
 }
 
 func badName(op, lockspace, resource string, err error) error {
-	e := &lockd.Error{Op: op, Lockspace: lockspace, Resource: resource, Mode: dlm.None, Kind: lockd.InvalidName, Text: err.Error(), Err: err}
+	e := &api.Error{Op: op, Lockspace: lockspace, Resource: resource, Mode: dlm.None, Kind: api.InvalidName, Text: err.Error(), Err: err}
 	var de *dlm.Error
 	if errors.As(err, &de) && de.Advice != "" {
 		e.Text = de.Advice
@@ -223,8 +223,8 @@ func setOwner[T any](field func(*T) (owner *string, has *bool)) func(*T, any) er
 func setWait[T any](field func(*T) *time.Duration) func(*T, any) error {
 	return func(into *T, v any) error {
 		us := v.(uint64)
-		if us > uint64(lockd.MaxWait/time.Microsecond) {
-			return errText(fmt.Sprintf("%d is more than %d (20 s); ask again after a Timeout to wait longer", us, lockd.MaxWait/time.Microsecond))
+		if us > uint64(api.MaxWait/time.Microsecond) {
+			return errText(fmt.Sprintf("%d is more than %d (20 s); ask again after a Timeout to wait longer", us, api.MaxWait/time.Microsecond))
 		}
 		*field(into) = time.Duration(us) * time.Microsecond
 		return nil
@@ -246,7 +246,7 @@ func setValue[T any](field func(*T) **dlm.Value) func(*T, any) error {
 }
 
 // setLock is an option that is the path of a lock.
-func setLock[T any](field func(*T) *lockd.Ref) func(*T, any) error {
+func setLock[T any](field func(*T) *api.Ref) func(*T, any) error {
 	return func(into *T, v any) error {
 		ref, ok := parseLockPath(v.(godbus.ObjectPath))
 		if !ok || ref == 0 {

@@ -13,7 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/dlmlock/dlmlockd/dlm"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -35,17 +35,17 @@ func TestOptionValues(t *testing.T) {
 	r, err := parseAcquire(bodyOf(t, "vms", "r", "exclusive", opt("owner", "o", "label", "l", "lifetime", "process",
 		"pid", uint32(7), "wait-usec", uint64(20e6))))
 	require.NoError(t, err)
-	require.Equal(t, lockd.AcquireOptions{Owner: "o", HasOwner: true, Label: "l", Lifetime: state.Process, PID: 7,
+	require.Equal(t, api.AcquireOptions{Owner: "o", HasOwner: true, Label: "l", Lifetime: state.Process, PID: 7,
 		Wait: 20 * time.Second}, r.(*acquire).opts)
 	r, err = parseRelease(bodyOf(t, "vms", "r", opt("owner", "o", "lockid", uint32(3), "token", uint64(4), "lock", lockPath(5))))
 	require.NoError(t, err)
-	require.Equal(t, lockd.Selector{Owner: "o", HasOwner: true, LockID: 3, Token: 4, Ref: 5}, r.(*release).sel)
+	require.Equal(t, api.Selector{Owner: "o", HasOwner: true, LockID: 3, Token: 4, Ref: 5}, r.(*release).sel)
 	r, err = parseListLocks(bodyOf(t, opt("state", "held", "after", lockPath(9), "limit", uint32(10000), "uid", uint32(0), "mode", "nl")))
 	require.NoError(t, err)
 	f := r.(*listLocks).filter
 	require.True(t, f.HasUID && f.HasMode && !f.HasOwner)
-	require.Equal(t, lockd.Ref(9), f.After)
-	require.Equal(t, lockd.Held, f.State)
+	require.Equal(t, api.Ref(9), f.After)
+	require.Equal(t, api.Held, f.State)
 	r, err = parseLeave(bodyOf(t, "vms", opt("force", true)))
 	require.NoError(t, err)
 	require.True(t, r.(*leave).force)
@@ -128,7 +128,7 @@ func FuzzMessage(f *testing.F) {
 // A path reads back as the number that made it, and nothing else does.
 func TestLockPaths(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		n := lockd.Ref(rapid.Uint64().Draw(t, "ref"))
+		n := api.Ref(rapid.Uint64().Draw(t, "ref"))
 		got, ok := parseLockPath(lockPath(n))
 		require.True(t, ok)
 		require.Equal(t, n, got)
@@ -154,11 +154,11 @@ func TestPrintable(t *testing.T) {
 
 // Every kind of error has a name that the bus takes.
 func TestErrorNames(t *testing.T) {
-	kinds := map[lockd.Kind]string{lockd.InvalidArgs: errInvalidArgs, lockd.AccessDenied: errAccessDenied,
-		lockd.InteractionRequired: errInteractive, "": errFailed, lockd.WouldBlock: ErrorPrefix + "WouldBlock",
-		lockd.LimitExceeded: ErrorPrefix + "LimitExceeded"}
+	kinds := map[api.Kind]string{api.InvalidArgs: errInvalidArgs, api.AccessDenied: errAccessDenied,
+		api.InteractionRequired: errInteractive, "": errFailed, api.WouldBlock: ErrorPrefix + "WouldBlock",
+		api.LimitExceeded: ErrorPrefix + "LimitExceeded"}
 	for k, want := range kinds {
-		require.Equal(t, want, errorName(&lockd.Error{Kind: k}))
+		require.Equal(t, want, errorName(&api.Error{Kind: k}))
 	}
 	require.Equal(t, errFailed, errorName(errors.New("other")))
 	require.NoError(t, errorReply(":1.1", 1, errors.New("x\xff")).IsValid())
@@ -177,8 +177,8 @@ func FuzzOptions(f *testing.F) {
 	parsers := []func(r *reader) error{
 		func(r *reader) error { return new(acquire).options(r) },
 		func(r *reader) error { return parseOptions("convert", convertOptions, r, new(convertOpts)) },
-		func(r *reader) error { return parseOptions("release", releaseOptions, r, new(lockd.Selector)) },
-		func(r *reader) error { return parseOptions("list", listOptions, r, new(lockd.Filter)) },
+		func(r *reader) error { return parseOptions("release", releaseOptions, r, new(api.Selector)) },
+		func(r *reader) error { return parseOptions("list", listOptions, r, new(api.Filter)) },
 		func(r *reader) error { return parseOptions("join", joinOptions, r, new(join)) },
 		func(r *reader) error { return parseOptions("leave", leaveOptions, r, new(leave)) },
 	}

@@ -9,7 +9,7 @@ import (
 
 	godbus "github.com/godbus/dbus/v5"
 
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // emits is the value of the annotation
@@ -47,27 +47,27 @@ func (p *property) value(s *Server, of any) godbus.Variant {
 
 // rootProperties are those of the root object.
 var rootProperties = []property{
-	prop("Version", "s", emitsConst, func(s *Server, _ *lockd.Status) any { return printable(s.cfg.Version) }),
-	prop("Commit", "s", emitsConst, func(s *Server, _ *lockd.Status) any { return printable(s.cfg.Commit) }),
-	prop("BuildDate", "s", emitsConst, func(s *Server, _ *lockd.Status) any { return printable(s.cfg.BuildDate) }),
-	prop("Engine", "s", emitsConst, func(_ *Server, st *lockd.Status) any { return printable(st.Engine) }),
-	prop("StateFile", "s", emitsConst, func(s *Server, _ *lockd.Status) any { return printable(s.cfg.StateFile) }),
-	prop("NodeID", "u", emitsTrue, func(_ *Server, st *lockd.Status) any { return st.Node.ID }),
-	prop("NodeName", "s", emitsTrue, func(_ *Server, st *lockd.Status) any { return printable(st.Node.Name) }),
-	prop("ClusterName", "s", emitsTrue, func(_ *Server, st *lockd.Status) any { return printable(st.Node.Cluster) }),
-	prop("Quorate", "b", emitsTrue, func(_ *Server, st *lockd.Status) any { return st.Quorum == lockd.Quorate }),
-	prop("QuorumState", "s", emitsTrue, func(_ *Server, st *lockd.Status) any { return st.Quorum.String() }),
-	prop("LockCount", "u", emitsTrue, func(_ *Server, st *lockd.Status) any { return uint32(st.Locks) }),
-	prop("WaitingCount", "u", emitsTrue, func(_ *Server, st *lockd.Status) any { return uint32(st.Waiting) }),
-	prop("LockspaceCount", "u", emitsTrue, func(_ *Server, st *lockd.Status) any { return uint32(st.Lockspaces) }),
-	prop("Degraded", "s", emitsTrue, func(_ *Server, st *lockd.Status) any { return printable(st.Degraded) }),
-	prop("LocksGranted", "t", emitsFalse, func(_ *Server, st *lockd.Status) any { return st.Counters.Granted }),
-	prop("LocksReleased", "t", emitsFalse, func(_ *Server, st *lockd.Status) any { return st.Counters.Released }),
-	prop("LocksConverted", "t", emitsFalse, func(_ *Server, st *lockd.Status) any { return st.Counters.Converted }),
-	prop("LocksLost", "t", emitsFalse, func(_ *Server, st *lockd.Status) any { return st.Counters.Lost }),
-	prop("RequestsRefused", "t", emitsFalse, func(_ *Server, st *lockd.Status) any { return st.Counters.Refused }),
-	prop("RequestsCanceled", "t", emitsFalse, func(_ *Server, st *lockd.Status) any { return st.Counters.Canceled }),
-	prop("GrantLatency", "(tta(tt))", emitsFalse, func(_ *Server, st *lockd.Status) any { return latencyOf(&st.Counters.Latency) }),
+	prop("Version", "s", emitsConst, func(s *Server, _ *api.Status) any { return printable(s.cfg.Version) }),
+	prop("Commit", "s", emitsConst, func(s *Server, _ *api.Status) any { return printable(s.cfg.Commit) }),
+	prop("BuildDate", "s", emitsConst, func(s *Server, _ *api.Status) any { return printable(s.cfg.BuildDate) }),
+	prop("Engine", "s", emitsConst, func(_ *Server, st *api.Status) any { return printable(st.Engine) }),
+	prop("StateFile", "s", emitsConst, func(s *Server, _ *api.Status) any { return printable(s.cfg.StateFile) }),
+	prop("NodeID", "u", emitsTrue, func(_ *Server, st *api.Status) any { return st.Node.ID }),
+	prop("NodeName", "s", emitsTrue, func(_ *Server, st *api.Status) any { return printable(st.Node.Name) }),
+	prop("ClusterName", "s", emitsTrue, func(_ *Server, st *api.Status) any { return printable(st.Node.Cluster) }),
+	prop("Quorate", "b", emitsTrue, func(_ *Server, st *api.Status) any { return st.Quorum == api.Quorate }),
+	prop("QuorumState", "s", emitsTrue, func(_ *Server, st *api.Status) any { return st.Quorum.String() }),
+	prop("LockCount", "u", emitsTrue, func(_ *Server, st *api.Status) any { return uint32(st.Locks) }),
+	prop("WaitingCount", "u", emitsTrue, func(_ *Server, st *api.Status) any { return uint32(st.Waiting) }),
+	prop("LockspaceCount", "u", emitsTrue, func(_ *Server, st *api.Status) any { return uint32(st.Lockspaces) }),
+	prop("Degraded", "s", emitsTrue, func(_ *Server, st *api.Status) any { return printable(st.Degraded) }),
+	prop("LocksGranted", "t", emitsFalse, func(_ *Server, st *api.Status) any { return st.Counters.Granted }),
+	prop("LocksReleased", "t", emitsFalse, func(_ *Server, st *api.Status) any { return st.Counters.Released }),
+	prop("LocksConverted", "t", emitsFalse, func(_ *Server, st *api.Status) any { return st.Counters.Converted }),
+	prop("LocksLost", "t", emitsFalse, func(_ *Server, st *api.Status) any { return st.Counters.Lost }),
+	prop("RequestsRefused", "t", emitsFalse, func(_ *Server, st *api.Status) any { return st.Counters.Refused }),
+	prop("RequestsCanceled", "t", emitsFalse, func(_ *Server, st *api.Status) any { return st.Counters.Canceled }),
+	prop("GrantLatency", "(tta(tt))", emitsFalse, func(_ *Server, st *api.Status) any { return latencyOf(&st.Counters.Latency) }),
 }
 
 // latencyRow is how long grants took, on the bus.
@@ -80,13 +80,13 @@ type latencyRow struct {
 // bucketRow is how many took no longer than so many microseconds.
 type bucketRow struct{ Bound, Count uint64 }
 
-func latencyOf(l *lockd.Latency) latencyRow {
+func latencyOf(l *api.Latency) latencyRow {
 	row := latencyRow{Sum: uint64(l.Sum.Microseconds()), Buckets: make([]bucketRow, len(l.Buckets))}
 	for i, n := range l.Buckets {
 		row.Count += n
 		row.Buckets[i] = bucketRow{math.MaxUint64, row.Count}
-		if i < len(lockd.LatencyBounds) {
-			row.Buckets[i].Bound = uint64(lockd.LatencyBounds[i].Microseconds())
+		if i < len(api.LatencyBounds) {
+			row.Buckets[i].Bound = uint64(api.LatencyBounds[i].Microseconds())
 		}
 	}
 	return row
@@ -167,15 +167,15 @@ type propertyWatch struct {
 	srv *Server
 
 	mu     sync.Mutex
-	told   lockd.Status // what the last signal said
-	unread uint64       // messages that the log knows of
-	timer  *time.Timer  // runs tell; nil before begin and after end
+	told   api.Status  // what the last signal said
+	unread uint64      // messages that the log knows of
+	timer  *time.Timer // runs tell; nil before begin and after end
 	soon   bool
 }
 
 func newPropertyWatch(s *Server) *propertyWatch { return &propertyWatch{srv: s} }
 
-func (w *propertyWatch) begin(st lockd.Status) {
+func (w *propertyWatch) begin(st api.Status) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.told = st

@@ -5,24 +5,24 @@ import (
 	"time"
 
 	"github.com/dlmlock/dlmlockd/dlm"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // convertOpts are the options of Convert.
 type convertOpts struct {
-	sel lockd.Selector
-	lockd.ConvertOptions
+	sel api.Selector
+	api.ConvertOptions
 }
 
 var convertOptions = append(
-	selectorOptions(func(o *convertOpts) *lockd.Selector { return &o.sel }),
+	selectorOptions(func(o *convertOpts) *api.Selector { return &o.sel }),
 	option[convertOpts]{"wait-usec", "t", setWait(func(o *convertOpts) *time.Duration { return &o.Wait })},
 	option[convertOpts]{"value", "ay", setValue(func(o *convertOpts) **dlm.Value { return &o.Value })})
 
-var releaseOptions = selectorOptions(func(s *lockd.Selector) *lockd.Selector { return s })
+var releaseOptions = selectorOptions(func(s *api.Selector) *api.Selector { return s })
 
 // selectorOptions are the options that say which lock of a resource is meant.
-func selectorOptions[T any](field func(*T) *lockd.Selector) []option[T] {
+func selectorOptions[T any](field func(*T) *api.Selector) []option[T] {
 	return []option[T]{
 		{"owner", "s", setOwner(func(o *T) (*string, *bool) { return &field(o).Owner, &field(o).HasOwner })},
 		{"lockid", "u", func(o *T, v any) error {
@@ -35,12 +35,12 @@ func selectorOptions[T any](field func(*T) *lockd.Selector) []option[T] {
 			field(o).Token = v.(uint64)
 			return nil
 		}},
-		{"lock", "o", setLock(func(o *T) *lockd.Ref { return &field(o).Ref })},
+		{"lock", "o", setLock(func(o *T) *api.Ref { return &field(o).Ref })},
 	}
 }
 
 type convert struct {
-	want lockd.Want
+	want api.Want
 	opts convertOpts
 }
 
@@ -56,11 +56,11 @@ func parseConvert(body *reader) (request, error) {
 // serve: a stronger mode is as much as a new lock, so it takes the same
 // authorisation.
 func (r *convert) serve(c *call) {
-	if err := c.authorize(lockd.ActAcquire, wanted("convert", r.want, r.opts.sel.Owner)); err != nil {
+	if err := c.authorize(api.ActAcquire, wanted("convert", r.want, r.opts.sel.Owner)); err != nil {
 		c.fail(err)
 		return
 	}
-	c.srv.api.Convert(c.caller(), r.want, r.opts.sel, r.opts.ConvertOptions, func(g lockd.Grant, err error) {
+	c.srv.api.Convert(c.caller(), r.want, r.opts.sel, r.opts.ConvertOptions, func(g api.Grant, err error) {
 		defer c.contain()
 		if err != nil {
 			c.fail(err)
@@ -72,7 +72,7 @@ func (r *convert) serve(c *call) {
 
 type release struct {
 	lockspace, resource string
-	sel                 lockd.Selector
+	sel                 api.Selector
 }
 
 func parseRelease(body *reader) (request, error) {
@@ -87,13 +87,13 @@ func parseRelease(body *reader) (request, error) {
 // caller alone; the authoriser only where the lock is another user's.
 func (r *release) serve(c *call) { r.release(c, c.caller()) }
 
-func (r *release) release(c *call, who lockd.Caller) {
+func (r *release) release(c *call, who api.Caller) {
 	c.srv.api.Release(who, r.lockspace, r.resource, r.sel, func(err error) {
 		defer c.contain()
 		switch {
 		case err == nil:
 			c.reply()
-		case errors.Is(err, lockd.AccessDenied) && !who.Privileged:
+		case errors.Is(err, api.AccessDenied) && !who.Privileged:
 			go r.releaseOthers(c, who)
 		default:
 			c.fail(err)
@@ -102,9 +102,9 @@ func (r *release) release(c *call, who lockd.Caller) {
 }
 
 // releaseOthers asks the authoriser, which may take its time, and tries again.
-func (r *release) releaseOthers(c *call, who lockd.Caller) {
+func (r *release) releaseOthers(c *call, who api.Caller) {
 	defer c.contain()
-	if err := c.authorize(lockd.ActReleaseOthers, about{op: "release", lockspace: r.lockspace, resource: r.resource, owner: r.sel.Owner}); err != nil {
+	if err := c.authorize(api.ActReleaseOthers, about{op: "release", lockspace: r.lockspace, resource: r.resource, owner: r.sel.Owner}); err != nil {
 		c.fail(err)
 		return
 	}
@@ -145,18 +145,18 @@ func (r *releaseOwner) serve(c *call) {
 // releaseMany is ReleaseMany. It is about the caller's own locks, so nobody has
 // to be asked.
 type releaseMany struct {
-	resources []lockd.Want
+	resources []api.Want
 	opts      releaseManyOpts
 }
 
 // releaseManyOpts are the options of ReleaseMany.
 type releaseManyOpts struct {
-	sel    lockd.Selector
+	sel    api.Selector
 	labels []string
 }
 
 var releaseManyOptions = append(
-	selectorOptions(func(o *releaseManyOpts) *lockd.Selector { return &o.sel })[:1],
+	selectorOptions(func(o *releaseManyOpts) *api.Selector { return &o.sel })[:1],
 	option[releaseManyOpts]{"labels", "as", func(o *releaseManyOpts, v any) (err error) {
 		if len(v.([]string)) > MaxWanted {
 			return tooMany("release")
@@ -169,7 +169,7 @@ func parseReleaseMany(body *reader) (request, error) {
 	r := &releaseMany{}
 	for end := body.array(8); body.more(end); {
 		body.align(8)
-		w := lockd.Want{Lockspace: body.text(), Resource: body.text()}
+		w := api.Want{Lockspace: body.text(), Resource: body.text()}
 		if err := checkNames("release", w.Lockspace, w.Resource); err != nil {
 			return nil, err
 		}

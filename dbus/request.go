@@ -9,7 +9,7 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/dlmlock/dlmlockd/dlm"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // requestOptions are the options of Request.
@@ -17,8 +17,8 @@ var requestOptions = acquireOptions[:len(acquireOptions)-1] // all but wait-usec
 
 // queue is Request.
 type queue struct {
-	want lockd.Want
-	opts lockd.AcquireOptions
+	want api.Want
+	opts api.AcquireOptions
 }
 
 func parseRequest(body *reader) (request, error) {
@@ -36,14 +36,14 @@ func parseRequest(body *reader) (request, error) {
 // serve: the answer goes out when the Request waits, and Completed after it,
 // since the service says both on one goroutine and they are in one lane.
 func (r *queue) serve(c *call) {
-	if err := c.authorize(lockd.ActAcquire, wanted("request", r.want, r.opts.Owner)); err != nil {
+	if err := c.authorize(api.ActAcquire, wanted("request", r.want, r.opts.Owner)); err != nil {
 		c.fail(err)
 		return
 	}
 	s := c.srv
 	p := &pending{peer: c.peer, uid: c.who.uid, lockspace: r.want.Lockspace, resource: r.want.Resource, mode: r.want.Mode,
 		owner: r.opts.Owner, label: r.opts.Label}
-	started := func(ref lockd.Ref, err error) {
+	started := func(ref api.Ref, err error) {
 		defer c.contain()
 		if err != nil {
 			c.fail(err)
@@ -61,8 +61,8 @@ func (r *queue) serve(c *call) {
 
 // completed takes the end of a Request. It keeps p alone: a Request may wait
 // for days.
-func (s *Server) completed(p *pending) func(lockd.Grant, error) {
-	return func(g lockd.Grant, err error) {
+func (s *Server) completed(p *pending) func(api.Grant, error) {
+	return func(g api.Grant, err error) {
 		defer func() {
 			if v := recover(); v != nil {
 				s.log.Error("the end of a request panicked", slog.Any("err", v))
@@ -97,7 +97,7 @@ func (s requestState) String() string {
 // pending is one Request: while it waits, and for a while after it.
 type pending struct {
 	num       uint64 // of its path
-	ref       lockd.Ref
+	ref       api.Ref
 	peer      *peer
 	uid       uint32
 	state     requestState
@@ -115,7 +115,7 @@ type pending struct {
 
 // grantID is what a Request has brought; zero while it waits.
 type grantID struct {
-	Ref    lockd.Ref
+	Ref    api.Ref
 	LockID dlm.LockID
 	Token  uint64
 }
@@ -133,12 +133,12 @@ func (p *pending) failure() (name, text string) {
 }
 
 // finish notes how it ended.
-func (p *pending) finish(g lockd.Grant, err error) {
+func (p *pending) finish(g api.Grant, err error) {
 	p.ended, p.err = time.Now(), err
 	switch {
 	case err == nil:
 		p.state, p.grant = stateGranted, grantID{g.Ref, g.LockID, g.Token}
-	case errors.Is(err, lockd.Canceled):
+	case errors.Is(err, api.Canceled):
 		p.state = stateCanceled
 	default:
 		p.state = stateFailed
@@ -204,13 +204,13 @@ func (r cancelRequest) serve(c *call) {
 	r.cancel(c, p, c.caller())
 }
 
-func (r cancelRequest) cancel(c *call, p *pending, who lockd.Caller) {
+func (r cancelRequest) cancel(c *call, p *pending, who api.Caller) {
 	c.srv.api.CancelRequest(who, p.ref, func(err error) {
 		defer c.contain()
 		switch {
 		case err == nil:
 			c.reply()
-		case errors.Is(err, lockd.AccessDenied) && !who.Privileged:
+		case errors.Is(err, api.AccessDenied) && !who.Privileged:
 			go r.cancelOthers(c, p, who)
 		default:
 			c.fail(err)
@@ -218,9 +218,9 @@ func (r cancelRequest) cancel(c *call, p *pending, who lockd.Caller) {
 	})
 }
 
-func (r cancelRequest) cancelOthers(c *call, p *pending, who lockd.Caller) {
+func (r cancelRequest) cancelOthers(c *call, p *pending, who api.Caller) {
 	defer c.contain()
-	if err := c.authorize(lockd.ActReleaseOthers, about{op: "cancel", lockspace: p.lockspace, resource: p.resource, mode: modeName(p.mode), owner: p.owner}); err != nil {
+	if err := c.authorize(api.ActReleaseOthers, about{op: "cancel", lockspace: p.lockspace, resource: p.resource, mode: modeName(p.mode), owner: p.owner}); err != nil {
 		c.fail(err)
 		return
 	}

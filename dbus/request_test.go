@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dlmlock/dlmlockd/internal/testbus"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // outcome is the body of Completed, with the Request that it is of.
@@ -193,7 +193,7 @@ func TestRequestsEndWhenTheyAreTold(t *testing.T) {
 	for _, r := range waits {
 		require.True(t, b.add(r))
 	}
-	_, ok := b.end(waits[0], lockd.Grant{}, lockd.Canceled)
+	_, ok := b.end(waits[0], api.Grant{}, api.Canceled)
 	require.True(t, ok)
 	b.gone(p) // the other one
 	b.down = true
@@ -224,8 +224,8 @@ func TestRequestShutdown(t *testing.T) {
 			o := receive(t, done)
 			require.Equal(t, []any{"failed", ErrorPrefix + "ShuttingDown"}, []any{o.State, o.ErrorName})
 		}
-		held := make(chan []lockd.LockInfo, 1)
-		r.service.List(lockd.Filter{}, func(page lockd.Page, _ error) { held <- page.Locks })
+		held := make(chan []api.LockInfo, 1)
+		r.service.List(api.Filter{}, func(page api.Page, _ error) { held <- page.Locks })
 		require.Len(t, receive(t, held), 1)
 		// A Request is answered when it is withdrawn; the lock manager ends it a
 		// moment later.
@@ -252,7 +252,7 @@ func TestRequestsForgotten(t *testing.T) {
 		}
 		end := func(in []*pending) {
 			for _, r := range in {
-				_, ok := b.end(r, lockd.Grant{Ref: 1}, nil)
+				_, ok := b.end(r, api.Grant{Ref: 1}, nil)
 				require.True(t, ok)
 			}
 		}
@@ -280,7 +280,7 @@ func TestRequestsForgotten(t *testing.T) {
 		require.True(t, ok, "what waits is kept for ever")
 		b.gone(p)
 		require.Zero(t, kept())
-		_, ok = b.end(waits, lockd.Grant{}, nil)
+		_, ok = b.end(waits, api.Grant{}, nil)
 		require.False(t, ok)
 	})
 }

@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 const (
@@ -74,7 +74,7 @@ func (b *requestBook) add(p *pending) bool {
 // is gone. Otherwise told is to be called when Completed is in the outbox: until
 // then the Request counts as one that waits, or a shutdown that waits for the
 // last of them would close the outbox before its Completed is in it.
-func (b *requestBook) end(p *pending, g lockd.Grant, err error) (_ pending, ok bool) {
+func (b *requestBook) end(p *pending, g api.Grant, err error) (_ pending, ok bool) {
 	var dropped []*pending
 	defer func() { b.tellRemoved(dropped) }()
 	b.mu.Lock()
@@ -84,7 +84,7 @@ func (b *requestBook) end(p *pending, g lockd.Grant, err error) (_ pending, ok b
 		return pending{}, false
 	}
 	if b.down && err != nil {
-		err = &lockd.Error{Op: "request", Lockspace: p.lockspace, Resource: p.resource, Mode: p.mode, Kind: lockd.ShuttingDown,
+		err = &api.Error{Op: "request", Lockspace: p.lockspace, Resource: p.resource, Mode: p.mode, Kind: api.ShuttingDown,
 			Text: "the service is about to end; ask again when it is back"}
 	}
 	p.finish(g, err)
@@ -227,5 +227,5 @@ func (b *requestBook) shut() {
 
 // cancel has the service withdraw a Request; how it ended comes as ever.
 func (b *requestBook) cancel(p *pending) {
-	b.srv.api.CancelRequest(lockd.Caller{Privileged: true}, p.ref, func(error) {})
+	b.srv.api.CancelRequest(api.Caller{Privileged: true}, p.ref, func(error) {})
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm/local"
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -36,13 +37,13 @@ type rig struct {
 	server  *Server
 	logs    *logBook
 	control logSettings
-	lost    chan lockd.LostRun // helpers that were to be run
+	lost    chan api.LostRun // helpers that were to be run
 }
 
 // rigConfig changes what newRig makes.
 type rigConfig struct {
-	auth   lockd.Authorizer
-	limits lockd.Limits
+	auth   api.Authorizer
+	limits api.Limits
 	raw    []string // lockspaces for raw values
 	max    int      // unanswered calls of a connection
 	user   int      // of a user
@@ -54,7 +55,7 @@ const membersGID = 4242
 var member = testbus.User{UID: 65534, GID: 65534, Groups: []uint32{membersGID}}
 
 func newRig(t testing.TB, bus *testbus.Bus, cfg rigConfig) *rig {
-	r := &rig{t: t, bus: bus, cluster: local.NewCluster("test"), logs: &logBook{}, lost: make(chan lockd.LostRun, 10)}
+	r := &rig{t: t, bus: bus, cluster: local.NewCluster("test"), logs: &logBook{}, lost: make(chan api.LostRun, 10)}
 	log := slog.New(slog.NewTextHandler(r.logs, nil))
 	node := r.cluster.AddNode(1)
 	header := state.Header{BootID: "boot", NodeID: 1, Engine: "local"}
@@ -63,7 +64,7 @@ func newRig(t testing.TB, bus *testbus.Bus, cfg rigConfig) *rig {
 	conn, err := Connect(t.Context(), bus.Address)
 	require.NoError(t, err)
 	if cfg.auth == nil {
-		cfg.auth = lockd.GroupAuthorizer{GID: membersGID, HasGroup: true, Group: "members"}
+		cfg.auth = api.GroupAuthorizer{GID: membersGID, HasGroup: true, Group: "members"}
 	}
 	r.server = New(Config{Bus: conn, Authorizer: cfg.auth, Log: log, LogControl: &r.control, Version: "1.2.3", Commit: "0123abc", BuildDate: "2026-01-02T03:04:05Z", StateFile: file.Path(), MaxCalls: cfg.max, MaxUser: cfg.user})
 	r.service = lockd.New(lockd.Config{
@@ -71,8 +72,8 @@ func newRig(t testing.TB, bus *testbus.Bus, cfg rigConfig) *rig {
 		Node: dlm.NodeInfo{ID: 1, Name: "node1", Cluster: "test"}, BusID: conn.GUID(),
 		Lockspaces: []string{"vms"}, RawValues: cfg.raw, Limits: cfg.limits, Notify: r.server.Notify, Log: log,
 		HealthInterval: 50 * time.Millisecond,
-		Helpers:        map[string]lockd.HelperPolicy{"guard": {GID: membersGID, HasGroup: true}, "admin": {}},
-		RunLost:        func(run lockd.LostRun, ended func()) { r.lost <- run; ended() },
+		Helpers:        map[string]api.HelperPolicy{"guard": {GID: membersGID, HasGroup: true}, "admin": {}},
+		RunLost:        func(run api.LostRun, ended func()) { r.lost <- run; ended() },
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -89,7 +90,7 @@ func newRig(t testing.TB, bus *testbus.Bus, cfg rigConfig) *rig {
 		}
 	})
 	<-r.service.Ready()
-	r.api = &tampered{API: r.service}
+	r.api = &tampered{Service: r.service}
 	require.NoError(t, r.server.Start(t.Context(), r.api))
 	require.NoError(t, r.server.RequestName())
 	return r
@@ -97,49 +98,49 @@ func newRig(t testing.TB, bus *testbus.Bus, cfg rigConfig) *rig {
 
 // tampered is the service with hooks for what it never does by itself.
 type tampered struct {
-	lockd.API
-	inspect atomic.Pointer[func(done func(lockd.Inspection, error))]
-	status  atomic.Pointer[func() lockd.Status]
-	acquire atomic.Pointer[func(c lockd.Caller, w []lockd.Want, o lockd.AcquireOptions, done func([]lockd.Grant, error)) bool]
+	api.Service
+	inspect atomic.Pointer[func(done func(api.Inspection, error))]
+	status  atomic.Pointer[func() api.Status]
+	acquire atomic.Pointer[func(c api.Caller, w []api.Want, o api.AcquireOptions, done func([]api.Grant, error)) bool]
 	gone    atomic.Pointer[func(sender string)]
 	ending  atomic.Bool // Lock answers as a service that ends
 }
 
-func (a *tampered) Lock(ref lockd.Ref, done func(lockd.LockInfo, error)) {
+func (a *tampered) Lock(ref api.Ref, done func(api.LockInfo, error)) {
 	if a.ending.Load() {
-		done(lockd.LockInfo{}, &lockd.Error{Op: "lock", Kind: lockd.ShuttingDown, Text: "the service has stopped"})
+		done(api.LockInfo{}, &api.Error{Op: "lock", Kind: api.ShuttingDown, Text: "the service has stopped"})
 		return
 	}
-	a.API.Lock(ref, done)
+	a.Service.Lock(ref, done)
 }
 
-func (a *tampered) Inspect(lockspace, resource string, done func(lockd.Inspection, error)) {
+func (a *tampered) Inspect(lockspace, resource string, done func(api.Inspection, error)) {
 	if f := a.inspect.Load(); f != nil {
 		(*f)(done)
 		return
 	}
-	a.API.Inspect(lockspace, resource, done)
+	a.Service.Inspect(lockspace, resource, done)
 }
 
-func (a *tampered) Status() lockd.Status {
+func (a *tampered) Status() api.Status {
 	if f := a.status.Load(); f != nil {
 		return (*f)()
 	}
-	return a.API.Status()
+	return a.Service.Status()
 }
 
-func (a *tampered) Acquire(c lockd.Caller, w []lockd.Want, o lockd.AcquireOptions, done func([]lockd.Grant, error)) {
+func (a *tampered) Acquire(c api.Caller, w []api.Want, o api.AcquireOptions, done func([]api.Grant, error)) {
 	if f := a.acquire.Load(); f != nil && (*f)(c, w, o, done) {
 		return
 	}
-	a.API.Acquire(c, w, o, done)
+	a.Service.Acquire(c, w, o, done)
 }
 
 func (a *tampered) SenderGone(sender string) {
 	if f := a.gone.Load(); f != nil {
 		(*f)(sender)
 	}
-	a.API.SenderGone(sender)
+	a.Service.SenderGone(sender)
 }
 
 // logBook keeps the log.

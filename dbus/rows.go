@@ -8,19 +8,19 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/dlmlock/dlmlockd/dlm"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // lockPath is the object path of a lock.
-func lockPath(r lockd.Ref) godbus.ObjectPath {
+func lockPath(r api.Ref) godbus.ObjectPath {
 	return godbus.ObjectPath(LockPrefix + strconv.FormatUint(uint64(r), 10))
 }
 
 // parseLockPath reads what lockPath writes.
-func parseLockPath(p godbus.ObjectPath) (lockd.Ref, bool) {
+func parseLockPath(p godbus.ObjectPath) (api.Ref, bool) {
 	digits, ok := strings.CutPrefix(string(p), LockPrefix)
 	n, canonical := number(digits)
-	return lockd.Ref(n), ok && canonical
+	return api.Ref(n), ok && canonical
 }
 
 // modeName is a mode on the bus; none is "".
@@ -52,7 +52,7 @@ type lockRow struct {
 	Since               uint64
 }
 
-func lockRows(locks []lockd.LockInfo) []lockRow {
+func lockRows(locks []api.LockInfo) []lockRow {
 	rows := make([]lockRow, len(locks))
 	for i := range locks {
 		l := &locks[i]
@@ -67,7 +67,7 @@ func lockRows(locks []lockd.LockInfo) []lockRow {
 
 // lockRows writes an array of lockRow, as many as longAnswer has room for, but
 // one at least.
-func (e *encoder) lockRows(locks []lockd.LockInfo) {
+func (e *encoder) lockRows(locks []api.LockInfo) {
 	at, first := e.begin(8)
 	for i := range locks {
 		before := len(e.b)
@@ -80,7 +80,7 @@ func (e *encoder) lockRows(locks []lockd.LockInfo) {
 	e.end(at, first)
 }
 
-func (e *encoder) lockRow(l *lockd.LockInfo) {
+func (e *encoder) lockRow(l *api.LockInfo) {
 	e.align(8)
 	e.text(string(lockPath(l.Ref)))
 	e.text(printable(l.Lockspace))
@@ -108,7 +108,7 @@ type lostRow struct {
 	Reason              string
 }
 
-func lostRows(lost []lockd.Lost) []lostRow {
+func lostRows(lost []api.Lost) []lostRow {
 	rows := make([]lostRow, len(lost))
 	for i := range lost {
 		l := &lost[i]
@@ -150,7 +150,7 @@ type waitRow struct {
 	ForMode, ForWho string
 }
 
-func waitRows(waits []lockd.Wait) []waitRow {
+func waitRows(waits []api.Wait) []waitRow {
 	rows := make([]waitRow, len(waits))
 	for i, w := range waits {
 		rows[i] = waitRow{w.Waiter.Node, uint32(w.Waiter.LockID), modeName(w.Waiter.Mode), printable(w.Waiter.Who),
@@ -166,7 +166,7 @@ type orphanRow struct {
 	Details        map[string]godbus.Variant
 }
 
-func orphanRows(orphans []lockd.Orphan) []orphanRow {
+func orphanRows(orphans []api.Orphan) []orphanRow {
 	rows := make([]orphanRow, len(orphans))
 	for i, o := range orphans {
 		d := map[string]godbus.Variant{}
@@ -188,7 +188,7 @@ type spaceRow struct {
 	Details     map[string]godbus.Variant
 }
 
-func spaceRows(spaces []lockd.LockspaceInfo) []spaceRow {
+func spaceRows(spaces []api.LockspaceInfo) []spaceRow {
 	rows := make([]spaceRow, len(spaces))
 	for i := range spaces {
 		sp := &spaces[i]
@@ -197,7 +197,7 @@ func spaceRows(spaces []lockd.LockspaceInfo) []spaceRow {
 	return rows
 }
 
-func spaceDetails(sp *lockd.LockspaceInfo) map[string]godbus.Variant {
+func spaceDetails(sp *api.LockspaceInfo) map[string]godbus.Variant {
 	d := map[string]godbus.Variant{"object": godbus.MakeVariant(spacePath(sp.Name))}
 	if sp.Error != "" {
 		d["error"] = godbus.MakeVariant(printable(sp.Error))
@@ -226,7 +226,7 @@ func addHealth(d map[string]godbus.Variant, h *dlm.Health) {
 }
 
 // inspection is the answer of Inspect.
-func inspection(in *lockd.Inspection) map[string]godbus.Variant {
+func inspection(in *api.Inspection) map[string]godbus.Variant {
 	d := map[string]godbus.Variant{
 		"locks": godbus.MakeVariant(lockRows(in.Locks)),
 		"lost":  godbus.MakeVariant(lostRows(in.Lost)),

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dlmlock/dlmlockd/dlm"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 const (
@@ -28,24 +28,24 @@ const (
 // Config is what a Server needs. Bus and LogControl are required.
 type Config struct {
 	Bus        *Bus
-	Authorizer lockd.Authorizer // nil: only root may change anything
-	Log        *slog.Logger     // nil: nothing is logged
-	LogControl LogControl       // the log of this process
-	Version    string           // the Version property
-	Commit     string           // the Commit property
-	BuildDate  string           // the BuildDate property
-	StateFile  string           // the StateFile property: a path
-	MaxCalls   int              // unanswered calls of a connection, long lists counting more; 0: DefaultMaxCalls
-	MaxUser    int              // of all connections of a user together; 0: DefaultMaxUserCalls
+	Authorizer api.Authorizer // nil: only root may change anything
+	Log        *slog.Logger   // nil: nothing is logged
+	LogControl LogControl     // the log of this process
+	Version    string         // the Version property
+	Commit     string         // the Commit property
+	BuildDate  string         // the BuildDate property
+	StateFile  string         // the StateFile property: a path
+	MaxCalls   int            // unanswered calls of a connection, long lists counting more; 0: DefaultMaxCalls
+	MaxUser    int            // of all connections of a user together; 0: DefaultMaxUserCalls
 }
 
 // Server serves lockd.API on a bus.
 type Server struct {
 	bus      *Bus
-	auth     lockd.Authorizer
+	auth     api.Authorizer
 	log      *slog.Logger
 	cfg      Config
-	api      lockd.API
+	api      api.Service
 	tree     *tree
 	out      *outbox
 	props    *propertyWatch
@@ -78,7 +78,7 @@ func New(cfg Config) *Server {
 	s.requests = newRequestBook(s)
 	s.subs = newSubscribers(s)
 	if s.auth == nil {
-		s.auth = lockd.GroupAuthorizer{}
+		s.auth = api.GroupAuthorizer{}
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -102,8 +102,8 @@ func New(cfg Config) *Server {
 // connections, tells the service of those that have vanished while nobody
 // looked, and takes calls to our unique name. Nobody knows that one;
 // RequestName opens the door. The context bounds Start alone.
-func (s *Server) Start(ctx context.Context, api lockd.API) error {
-	s.api = api
+func (s *Server) Start(ctx context.Context, service api.Service) error {
+	s.api = service
 	// One match for all callers: the bus allows only so many. An empty third
 	// argument means that the name has no owner any more.
 	err := s.bus.conn.AddMatchSignalContext(ctx,
@@ -112,9 +112,9 @@ func (s *Server) Start(ctx context.Context, api lockd.API) error {
 	if err != nil {
 		return fmt.Errorf("watch for vanishing callers: %w", err)
 	}
-	s.props.begin(api.Status())
+	s.props.begin(service.Status())
 	s.bus.server.Store(s)
-	api.Lockspaces(func(spaces []lockd.LockspaceInfo, _ error) { s.subs.begin(spaces) })
+	service.Lockspaces(func(spaces []api.LockspaceInfo, _ error) { s.subs.begin(spaces) })
 	return s.missed(ctx)
 }
 
@@ -221,7 +221,7 @@ func (s *Server) take(h *header) {
 	}
 	if !s.gate.enter() {
 		s.gate.force()
-		c.fail(&lockd.Error{Op: "call", Kind: lockd.ShuttingDown, Mode: dlm.None,
+		c.fail(&api.Error{Op: "call", Kind: api.ShuttingDown, Mode: dlm.None,
 			Text: "the service is about to end; call again to start it anew"})
 		return
 	}

@@ -6,7 +6,7 @@ import (
 
 	godbus "github.com/godbus/dbus/v5"
 
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // Signatures of the signals' arguments.
@@ -24,29 +24,29 @@ var (
 
 // Notify takes what the service says unasked; it is lockd's Config.Notify. It
 // never blocks. What comes before Start is not sent: nobody can listen yet.
-func (s *Server) Notify(n lockd.Notice) {
+func (s *Server) Notify(n api.Notice) {
 	if s.bus.server.Load() != s {
 		return
 	}
 	switch n := n.(type) {
-	case lockd.LockLost:
+	case api.LockLost:
 		s.lost(n)
-	case lockd.BlockingNotice:
+	case api.BlockingNotice:
 		s.blocking(n)
-	case lockd.LockspaceChanged:
+	case api.LockspaceChanged:
 		state := n.State.String()
 		if n.Gone {
 			state = "left"
 		}
 		s.post(s.signal("LockspaceChanged", sigLockspaceChanged, printable(n.Name), state, spaceDetails(&n.LockspaceInfo)))
 		s.subs.spaceChanged(&n)
-	case lockd.LockAdded:
+	case api.LockAdded:
 		s.subs.added(lockPath(n.Ref), lockFace, &n.LockInfo)
-	case lockd.LockChanged:
+	case api.LockChanged:
 		s.subs.changed(lockPath(n.Ref), lockFace, &n.LockInfo)
-	case lockd.LockRemoved:
+	case api.LockRemoved:
 		s.subs.removed(lockPath(n.Ref), lockFace)
-	case lockd.StatusChanged:
+	case api.StatusChanged:
 		s.props.note()
 	}
 }
@@ -58,7 +58,7 @@ func (s *Server) signal(member string, sig godbus.Signature, body ...any) letter
 // lost tells everybody who may know, and the holder, who may be nobody else:
 // the bus policy hides LockLost from most users. None is dropped, because a lock
 // is lost only once.
-func (s *Server) lost(n lockd.LockLost) {
+func (s *Server) lost(n api.LockLost) {
 	l := s.signal("LockLost", sigLockLost, lockPath(n.Ref), printable(n.Lockspace), printable(n.Resource),
 		modeName(n.Mode), printable(n.Reason))
 	l.class = mustSend
@@ -73,7 +73,7 @@ func (s *Server) lost(n lockd.LockLost) {
 // blocking tells the holder that somebody waits. It goes to the connection
 // that asked for the lock last, of which the service knows the name on this bus
 // only: a bus never gives a unique name to two connections.
-func (s *Server) blocking(n lockd.BlockingNotice) {
+func (s *Server) blocking(n api.BlockingNotice) {
 	if !isUnique(n.Sender) {
 		return
 	}

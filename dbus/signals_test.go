@@ -12,7 +12,7 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/internal/testbus"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // listen subscribes to all signals of the service.
@@ -108,19 +108,19 @@ func TestQuorumOnTheBus(t *testing.T) {
 		eve := r.dial(testbus.Nobody)
 		ch := eve.listen()
 		st := r.service.Status()
-		var now atomic.Pointer[lockd.Status]
+		var now atomic.Pointer[api.Status]
 		now.Store(&st)
-		hook := func() lockd.Status { return *now.Load() }
+		hook := func() api.Status { return *now.Load() }
 		r.api.status.Store(&hook)
 		for _, c := range []struct {
-			quorum  lockd.Quorum
+			quorum  api.Quorum
 			quorate bool
 			state   string
-		}{{lockd.QuorumUnknown, false, "unknown"}, {lockd.Quorate, true, "quorate"}, {lockd.QuorumUnknown, false, "unknown"}, {lockd.Inquorate, false, "inquorate"}} {
+		}{{api.QuorumUnknown, false, "unknown"}, {api.Quorate, true, "quorate"}, {api.QuorumUnknown, false, "unknown"}, {api.Inquorate, false, "inquorate"}} {
 			next := st
 			next.Quorum = c.quorum
 			now.Store(&next)
-			r.server.Notify(lockd.StatusChanged{Status: next})
+			r.server.Notify(api.StatusChanged{Status: next})
 			for {
 				if state, ok := await(t, ch, "PropertiesChanged").Body[1].(options)["QuorumState"]; ok && state.Value() == c.state {
 					break
@@ -138,11 +138,11 @@ func TestPropertiesChanged(t *testing.T) {
 		r := newRig(t, b, rigConfig{})
 		ch := r.dial(testbus.Nobody).listen()
 		st := r.service.Status()
-		st.Quorum, st.Locks, st.Degraded, st.Node.ID = lockd.Inquorate, 42, "full", 9
-		hook := func() lockd.Status { return st }
+		st.Quorum, st.Locks, st.Degraded, st.Node.ID = api.Inquorate, 42, "full", 9
+		hook := func() api.Status { return st }
 		r.api.status.Store(&hook)
-		r.server.Notify(lockd.StatusChanged{Status: st})
-		r.server.Notify(lockd.StatusChanged{Status: st})
+		r.server.Notify(api.StatusChanged{Status: st})
+		r.server.Notify(api.StatusChanged{Status: st})
 		for {
 			changed := await(t, ch, "PropertiesChanged").Body[1].(options)
 			if changed["Degraded"].Value() == "full" {
@@ -157,7 +157,7 @@ func TestPropertiesChanged(t *testing.T) {
 		// What nobody says is seen all the same.
 		more := st
 		more.Locks = 43
-		again := func() lockd.Status { return more }
+		again := func() api.Status { return more }
 		r.api.status.Store(&again)
 		require.Equal(t, options{"LockCount": godbus.MakeVariant(uint32(43))}, await(t, ch, "PropertiesChanged").Body[1])
 	})
@@ -175,11 +175,11 @@ func TestSignalAfterAnswer(t *testing.T) {
 		}
 	}))
 	require.NoError(t, watch.AddMatchSignal(godbus.WithMatchSender(Name)))
-	hook := func(_ lockd.Caller, _ []lockd.Want, _ lockd.AcquireOptions, done func([]lockd.Grant, error)) bool {
+	hook := func(_ api.Caller, _ []api.Want, _ api.AcquireOptions, done func([]api.Grant, error)) bool {
 		go func() {
-			r.server.Notify(lockd.LockLost{Lost: lockd.Lost{LockInfo: lockd.LockInfo{Mode: dlm.EX}}})
-			done([]lockd.Grant{{Ref: 1}}, nil)
-			r.server.Notify(lockd.LockLost{Lost: lockd.Lost{LockInfo: lockd.LockInfo{Mode: dlm.EX}}})
+			r.server.Notify(api.LockLost{Lost: api.Lost{LockInfo: api.LockInfo{Mode: dlm.EX}}})
+			done([]api.Grant{{Ref: 1}}, nil)
+			r.server.Notify(api.LockLost{Lost: api.Lost{LockInfo: api.LockInfo{Mode: dlm.EX}}})
 		}()
 		return true
 	}

@@ -4,23 +4,23 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/dlmlock/dlmlockd/dlm"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // spaceFace is the interface of a lockspace.
 var spaceFace = newIface(lockspaceIface, []property{
-	text("Name", emitsConst, func(sp *lockd.LockspaceInfo) string { return sp.Name }),
-	text("State", emitsTrue, func(sp *lockd.LockspaceInfo) string { return sp.State.String() }),
-	text("Error", emitsTrue, func(sp *lockd.LockspaceInfo) string { return sp.Error }),
-	text("Stopped", emitsTrue, func(sp *lockd.LockspaceInfo) string { return known(sp.HasHealth, sp.Health.Stopped) }),
-	text("Quorate", emitsTrue, func(sp *lockd.LockspaceInfo) string {
+	text("Name", emitsConst, func(sp *api.LockspaceInfo) string { return sp.Name }),
+	text("State", emitsTrue, func(sp *api.LockspaceInfo) string { return sp.State.String() }),
+	text("Error", emitsTrue, func(sp *api.LockspaceInfo) string { return sp.Error }),
+	text("Stopped", emitsTrue, func(sp *api.LockspaceInfo) string { return known(sp.HasHealth, sp.Health.Stopped) }),
+	text("Quorate", emitsTrue, func(sp *api.LockspaceInfo) string {
 		return known(sp.HasHealth && sp.Health.Known, sp.Health.Quorate)
 	}),
-	text("Reason", emitsTrue, func(sp *lockd.LockspaceInfo) string { return sp.Health.Reason }),
-	prop("Members", "au", emitsTrue, func(_ *Server, sp *lockd.LockspaceInfo) any { return members(&sp.Health) }),
-	prop("Recovery", "u", emitsTrue, func(_ *Server, sp *lockd.LockspaceInfo) any { return sp.Health.Recovery }),
-	prop("LockCount", "u", emitsFalse, func(_ *Server, sp *lockd.LockspaceInfo) any { return uint32(sp.Locks) }),
-	prop("Orphans", "i", emitsFalse, func(_ *Server, sp *lockd.LockspaceInfo) any { return int32(sp.Orphans) }),
+	text("Reason", emitsTrue, func(sp *api.LockspaceInfo) string { return sp.Health.Reason }),
+	prop("Members", "au", emitsTrue, func(_ *Server, sp *api.LockspaceInfo) any { return members(&sp.Health) }),
+	prop("Recovery", "u", emitsTrue, func(_ *Server, sp *api.LockspaceInfo) any { return sp.Health.Recovery }),
+	prop("LockCount", "u", emitsFalse, func(_ *Server, sp *api.LockspaceInfo) any { return uint32(sp.Locks) }),
+	prop("Orphans", "i", emitsFalse, func(_ *Server, sp *api.LockspaceInfo) any { return int32(sp.Orphans) }),
 }, &method{name: "Leave", in: "a{sv}", parse: parseSpaceLeave})
 
 // known is a yes or no that may be unknown: a property can't be left out.
@@ -48,13 +48,13 @@ func spacePath(name string) godbus.ObjectPath {
 }
 
 // spaces asks the service for its lockspaces.
-func (c *call) spaces() ([]lockd.LockspaceInfo, error) {
+func (c *call) spaces() ([]api.LockspaceInfo, error) {
 	type answer struct {
-		spaces []lockd.LockspaceInfo
+		spaces []api.LockspaceInfo
 		err    error
 	}
 	a, err := ask(c, func(done func(answer)) {
-		c.srv.api.Lockspaces(func(spaces []lockd.LockspaceInfo, err error) { done(answer{spaces, err}) })
+		c.srv.api.Lockspaces(func(spaces []api.LockspaceInfo, err error) { done(answer{spaces, err}) })
 	})
 	if err == nil {
 		err = a.err
@@ -62,7 +62,7 @@ func (c *call) spaces() ([]lockd.LockspaceInfo, error) {
 	return a.spaces, err
 }
 
-func (c *call) findSpace() (*lockd.LockspaceInfo, error) {
+func (c *call) findSpace() (*api.LockspaceInfo, error) {
 	spaces, err := c.spaces()
 	if err != nil {
 		return nil, err

@@ -2,7 +2,7 @@ package dbus
 
 import (
 	"github.com/dlmlock/dlmlockd/dlm"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 type listLockspaces struct{}
@@ -10,11 +10,11 @@ type listLockspaces struct{}
 func parseListLockspaces(*reader) (request, error) { return listLockspaces{}, nil }
 
 func (listLockspaces) serve(c *call) {
-	if err := c.authorize(lockd.ActInspect, about{op: "list-lockspaces"}); err != nil {
+	if err := c.authorize(api.ActInspect, about{op: "list-lockspaces"}); err != nil {
 		c.fail(err)
 		return
 	}
-	c.srv.api.Lockspaces(func(spaces []lockd.LockspaceInfo, err error) {
+	c.srv.api.Lockspaces(func(spaces []api.LockspaceInfo, err error) {
 		defer c.contain()
 		if err != nil {
 			c.fail(err)
@@ -38,7 +38,7 @@ func parseJoin(body *reader) (request, error) {
 }
 
 func (r *join) serve(c *call) {
-	if err := c.authorize(lockd.ActManageLockspaces, about{op: "join", lockspace: r.lockspace}); err != nil {
+	if err := c.authorize(api.ActManageLockspaces, about{op: "join", lockspace: r.lockspace}); err != nil {
 		c.fail(err)
 		return
 	}
@@ -66,7 +66,7 @@ func parseLeave(body *reader) (request, error) {
 }
 
 func (r *leave) serve(c *call) {
-	if err := c.authorize(lockd.ActManageLockspaces, about{op: "leave", lockspace: r.lockspace}); err != nil {
+	if err := c.authorize(api.ActManageLockspaces, about{op: "leave", lockspace: r.lockspace}); err != nil {
 		c.fail(err)
 		return
 	}
@@ -91,11 +91,11 @@ func parseListOrphans(body *reader) (request, error) {
 }
 
 func (r *listOrphans) serve(c *call) {
-	if err := c.authorize(lockd.ActInspect, about{op: "list-orphans", lockspace: r.lockspace}); err != nil {
+	if err := c.authorize(api.ActInspect, about{op: "list-orphans", lockspace: r.lockspace}); err != nil {
 		c.fail(err)
 		return
 	}
-	c.srv.api.Orphans(r.lockspace, func(orphans []lockd.Orphan, err error) {
+	c.srv.api.Orphans(r.lockspace, func(orphans []api.Orphan, err error) {
 		defer c.contain()
 		if err != nil {
 			c.fail(err)
@@ -105,12 +105,12 @@ func (r *listOrphans) serve(c *call) {
 	})
 }
 
-var adoptOptions = []option[lockd.AdoptOptions]{
-	{"owner", "s", setOwner(func(o *lockd.AdoptOptions) (*string, *bool) { return &o.Owner, &o.HasOwner })},
-	{"label", "s", setText(func(o *lockd.AdoptOptions) *string { return &o.Label })},
-	{"uid", "u", func(o *lockd.AdoptOptions, v any) error { o.UID, o.HasUID = v.(uint32), true; return nil }},
-	{"resource", "s", setText(func(o *lockd.AdoptOptions) *string { return &o.Resource })},
-	{"mode", "s", func(o *lockd.AdoptOptions, v any) (err error) {
+var adoptOptions = []option[api.AdoptOptions]{
+	{"owner", "s", setOwner(func(o *api.AdoptOptions) (*string, *bool) { return &o.Owner, &o.HasOwner })},
+	{"label", "s", setText(func(o *api.AdoptOptions) *string { return &o.Label })},
+	{"uid", "u", func(o *api.AdoptOptions, v any) error { o.UID, o.HasUID = v.(uint32), true; return nil }},
+	{"resource", "s", setText(func(o *api.AdoptOptions) *string { return &o.Resource })},
+	{"mode", "s", func(o *api.AdoptOptions, v any) (err error) {
 		o.HasMode = true
 		o.Mode, err = dlm.ParseMode(v.(string))
 		return err
@@ -120,7 +120,7 @@ var adoptOptions = []option[lockd.AdoptOptions]{
 type adoptOrphan struct {
 	lockspace string
 	id        dlm.LockID
-	opts      lockd.AdoptOptions
+	opts      api.AdoptOptions
 }
 
 func parseAdoptOrphan(body *reader) (request, error) {
@@ -133,11 +133,11 @@ func parseAdoptOrphan(body *reader) (request, error) {
 }
 
 func (r *adoptOrphan) serve(c *call) {
-	if err := c.authorize(lockd.ActPurge, about{op: "adopt", lockspace: r.lockspace, resource: r.opts.Resource, owner: r.opts.Owner}); err != nil {
+	if err := c.authorize(api.ActPurge, about{op: "adopt", lockspace: r.lockspace, resource: r.opts.Resource, owner: r.opts.Owner}); err != nil {
 		c.fail(err)
 		return
 	}
-	c.srv.api.AdoptOrphan(c.caller(), r.lockspace, r.id, r.opts, func(g lockd.Grant, err error) {
+	c.srv.api.AdoptOrphan(c.caller(), r.lockspace, r.id, r.opts, func(g api.Grant, err error) {
 		defer c.contain()
 		if err != nil {
 			c.fail(err)
@@ -177,7 +177,7 @@ func parsePurge(body *reader) (request, error) {
 func (r *purge) weight() int32 { return int32(len(r.expect) / 1024) }
 
 func (r *purge) serve(c *call) {
-	if err := c.authorize(lockd.ActPurge, about{op: "purge", lockspace: r.lockspace}); err != nil {
+	if err := c.authorize(api.ActPurge, about{op: "purge", lockspace: r.lockspace}); err != nil {
 		c.fail(err)
 		return
 	}

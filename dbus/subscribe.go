@@ -9,7 +9,7 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/dlmlock/dlmlockd/dlm"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 const (
@@ -25,7 +25,7 @@ type subscribe struct{}
 func parseSubscribe(*reader) (request, error) { return subscribe{}, nil }
 
 func (subscribe) serve(c *call) {
-	err := c.authorize(lockd.ActInspect, about{op: "subscribe"})
+	err := c.authorize(api.ActInspect, about{op: "subscribe"})
 	if err == nil {
 		err = c.srv.subs.add(c.peer, c.who.uid)
 	}
@@ -81,7 +81,7 @@ func (u *subscribers) add(p *peer, uid uint32) error {
 		}
 	}
 	if len(u.uids) >= MaxSubscribers || uid != 0 && same >= MaxSubscribersPerUID {
-		return &lockd.Error{Op: "subscribe", Kind: lockd.LimitExceeded, Mode: dlm.None, Text: fmt.Sprintf(
+		return &api.Error{Op: "subscribe", Kind: api.LimitExceeded, Mode: dlm.None, Text: fmt.Sprintf(
 			"%d connections are subscribed, %d of this user; at most %d and %d are allowed", len(u.uids), same, MaxSubscribers, MaxSubscribersPerUID)}
 	}
 	u.uids[p] = uid
@@ -179,7 +179,7 @@ func (u *subscribers) removed(path godbus.ObjectPath, i *iface) {
 
 // spaceChanged tells of a lockspace. Which are known it has to remember, since
 // the notices don't tell a new one.
-func (u *subscribers) spaceChanged(n *lockd.LockspaceChanged) {
+func (u *subscribers) spaceChanged(n *api.LockspaceChanged) {
 	path := spacePath(n.Name)
 	u.mu.Lock()
 	known := u.spaces[n.Name]
@@ -200,7 +200,7 @@ func (u *subscribers) spaceChanged(n *lockd.LockspaceChanged) {
 }
 
 // begin notes the lockspaces that are there before anybody can be subscribed.
-func (u *subscribers) begin(spaces []lockd.LockspaceInfo) {
+func (u *subscribers) begin(spaces []api.LockspaceInfo) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for i := range spaces {

@@ -11,14 +11,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dlmlock/dlmlockd/internal/testbus"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // blind lets nobody but root do anything.
 type blind struct{}
 
-func (blind) Authorize(context.Context, lockd.Subject, lockd.Action, map[string]string) error {
-	return &lockd.Error{Kind: lockd.AccessDenied, Text: "no"}
+func (blind) Authorize(context.Context, api.Subject, api.Action, map[string]string) error {
+	return &api.Error{Kind: api.AccessDenied, Text: "no"}
 }
 
 // told are the signals about objects, as text: what a subscriber hears.

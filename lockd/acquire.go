@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -119,7 +120,7 @@ func (t *table) askNext(c *call, flags dlm.Flags) {
 }
 
 // refuse answers a call that has done nothing yet.
-func (t *table) refuse(c *call, e *Error) {
+func (t *table) refuse(c *call, e *api.Error) {
 	c.locks = nil
 	c.fail(e)
 	c.stage = stageDone
@@ -131,12 +132,12 @@ func (t *table) logRefused(c *call) {
 	if !t.debug || c.err == nil {
 		return
 	}
-	t.log(slog.LevelDebug, c.op+" refused", slog.String("lockspace", c.err.Lockspace), slog.String("resource", Printable(c.err.Resource)),
+	t.log(slog.LevelDebug, c.op+" refused", slog.String("lockspace", c.err.Lockspace), slog.String("resource", api.Printable(c.err.Resource)),
 		slog.Uint64("uid", uint64(c.caller.UID)), slog.String("sender", c.caller.Sender), slog.String("err", c.err.Error()))
 }
 
 // checkAcquire looks at everything that does not depend on locks held.
-func (t *table) checkAcquire(c *call) *Error {
+func (t *table) checkAcquire(c *call) *api.Error {
 	if e := t.checkOptions(c); e != nil {
 		return e
 	}
@@ -149,40 +150,40 @@ func (t *table) checkAcquire(c *call) *Error {
 		return nil
 	}
 	if len(c.want) != 1 {
-		return c.error(InvalidArgs, "", "", dlm.None, "value goes with one lock only")
+		return c.error(api.InvalidArgs, "", "", dlm.None, "value goes with one lock only")
 	}
 	return t.checkValue(c, c.want[0].Mode)
 }
 
-func (t *table) checkOptions(c *call) *Error {
-	bad := func(k Kind, format string, a ...any) *Error {
+func (t *table) checkOptions(c *call) *api.Error {
+	bad := func(k api.Kind, format string, a ...any) *api.Error {
 		return c.error(k, "", "", dlm.None, fmt.Sprintf(format, a...))
 	}
 	o := c.opts
 	switch {
 	case len(c.want) > t.limits.BatchLocks:
-		return bad(LimitExceeded, "%d locks in one call, at most %d are allowed; use several calls", len(c.want), t.limits.BatchLocks)
+		return bad(api.LimitExceeded, "%d locks in one call, at most %d are allowed; use several calls", len(c.want), t.limits.BatchLocks)
 	case len(o.Owner) > t.limits.OwnerBytes:
-		return bad(LimitExceeded, "the owner has %d bytes, at most %d are allowed", len(o.Owner), t.limits.OwnerBytes)
+		return bad(api.LimitExceeded, "the owner has %d bytes, at most %d are allowed", len(o.Owner), t.limits.OwnerBytes)
 	case len(o.Label) > t.limits.LabelBytes:
-		return bad(LimitExceeded, "the label has %d bytes, at most %d are allowed", len(o.Label), t.limits.LabelBytes)
+		return bad(api.LimitExceeded, "the label has %d bytes, at most %d are allowed", len(o.Label), t.limits.LabelBytes)
 	case o.HasOwner && o.Owner == "":
-		return bad(InvalidArgs, "the owner is empty; leave the option out for a lock without owner")
+		return bad(api.InvalidArgs, "the owner is empty; leave the option out for a lock without owner")
 	case !utf8.ValidString(o.Owner) || !utf8.ValidString(o.Label):
-		return bad(InvalidArgs, "owner and label must be UTF-8")
+		return bad(api.InvalidArgs, "owner and label must be UTF-8")
 	case o.Labels != nil && o.Label != "":
-		return bad(InvalidArgs, "label and labels can't be given together")
+		return bad(api.InvalidArgs, "label and labels can't be given together")
 	case o.Labels != nil && len(o.Labels) != len(c.want):
-		return bad(InvalidArgs, "%d labels for %d locks; give one for each, or label for all", len(o.Labels), len(c.want))
-	case c.wait < 0 || c.wait > MaxWait && c.request == 0:
-		return bad(InvalidArgs, "wait-usec is at most %d (%s)", MaxWait.Microseconds(), MaxWait)
+		return bad(api.InvalidArgs, "%d labels for %d locks; give one for each, or label for all", len(o.Labels), len(c.want))
+	case c.wait < 0 || c.wait > api.MaxWait && c.request == 0:
+		return bad(api.InvalidArgs, "wait-usec is at most %d (%s)", api.MaxWait.Microseconds(), api.MaxWait)
 	}
 	for _, label := range o.Labels {
 		switch {
 		case len(label) > t.limits.LabelBytes:
-			return bad(LimitExceeded, "a label has %d bytes, at most %d are allowed", len(label), t.limits.LabelBytes)
+			return bad(api.LimitExceeded, "a label has %d bytes, at most %d are allowed", len(label), t.limits.LabelBytes)
 		case !utf8.ValidString(label):
-			return bad(InvalidArgs, "labels must be UTF-8")
+			return bad(api.InvalidArgs, "labels must be UTF-8")
 		}
 	}
 	if e := t.checkOnLost(c); e != nil {
@@ -193,9 +194,9 @@ func (t *table) checkOptions(c *call) *Error {
 
 // checkWant checks the names and the mode of one lock, and that its lockspace
 // can grant.
-func (t *table) checkWant(c *call, w Want) (*space, *Error) {
+func (t *table) checkWant(c *call, w api.Want) (*space, *api.Error) {
 	if !w.Mode.Valid() {
-		return nil, c.error(InvalidMode, w.Lockspace, w.Resource, dlm.None, "the mode is not one of NL, CR, CW, PR (shared), PW, EX (exclusive)")
+		return nil, c.error(api.InvalidMode, w.Lockspace, w.Resource, dlm.None, "the mode is not one of NL, CR, CW, PR (shared), PW, EX (exclusive)")
 	}
 	if e := c.checkName(w.Lockspace, w.Resource); e != nil {
 		return nil, e
@@ -204,59 +205,59 @@ func (t *table) checkWant(c *call, w Want) (*space, *Error) {
 }
 
 // checkName checks the name of a lockspace and of a resource in it.
-func (c *call) checkName(lockspace, resource string) *Error {
+func (c *call) checkName(lockspace, resource string) *api.Error {
 	if e := c.checkSpaceName(lockspace); e != nil {
 		return e
 	}
 	if err := dlm.CheckResource(resource); err != nil {
-		return c.error(InvalidName, lockspace, resource, dlm.None, adviceOf(err))
+		return c.error(api.InvalidName, lockspace, resource, dlm.None, adviceOf(err))
 	}
-	if len(resource) >= len(ReservedPrefix) && resource[:len(ReservedPrefix)] == ReservedPrefix {
-		return c.error(InvalidName, lockspace, resource, dlm.None, "names that begin with "+ReservedPrefix+" are the service's own")
+	if len(resource) >= len(api.ReservedPrefix) && resource[:len(api.ReservedPrefix)] == api.ReservedPrefix {
+		return c.error(api.InvalidName, lockspace, resource, dlm.None, "names that begin with "+api.ReservedPrefix+" are the service's own")
 	}
 	return nil
 }
 
-func (c *call) checkSpaceName(lockspace string) *Error {
+func (c *call) checkSpaceName(lockspace string) *api.Error {
 	if err := dlm.CheckLockspace(lockspace); err != nil {
-		return c.error(InvalidName, lockspace, "", dlm.None, adviceOf(err))
+		return c.error(api.InvalidName, lockspace, "", dlm.None, adviceOf(err))
 	}
 	return nil
 }
 
 // usable returns the lockspace if it can take requests now.
-func (t *table) usable(c *call, lockspace, resource string) (*space, *Error) {
+func (t *table) usable(c *call, lockspace, resource string) (*space, *api.Error) {
 	sp := t.spaces[lockspace]
 	switch {
 	case sp == nil:
-		return nil, c.error(NoSuchLockspace, lockspace, resource, dlm.None,
+		return nil, c.error(api.NoSuchLockspace, lockspace, resource, dlm.None,
 			"the lockspace is not joined here; call JoinLockspace, or name it under lockspaces in /etc/dlmlockd.toml")
-	case sp.state == SpaceReady && sp.stopped() && c.wait == 0:
+	case sp.state == api.SpaceReady && sp.stopped() && c.wait == 0:
 		return nil, c.stoppedError(sp, resource)
-	case sp.state == SpaceReady:
+	case sp.state == api.SpaceReady:
 		return sp, nil
-	case sp.state == SpaceLeaving:
-		return nil, c.error(NoSuchLockspace, lockspace, resource, dlm.None, "the lockspace is being left")
+	case sp.state == api.SpaceLeaving:
+		return nil, c.error(api.NoSuchLockspace, lockspace, resource, dlm.None, "the lockspace is being left")
 	case sp.err != nil:
 		return nil, c.error(sp.err.Kind, lockspace, resource, dlm.None, sp.err.Text)
 	}
-	return nil, c.error(LockspaceStopped, lockspace, resource, dlm.None, "the lockspace is still being joined; try again in a moment")
+	return nil, c.error(api.LockspaceStopped, lockspace, resource, dlm.None, "the lockspace is still being joined; try again in a moment")
 }
 
-func (c *call) stoppedError(sp *space, resource string) *Error {
+func (c *call) stoppedError(sp *space, resource string) *api.Error {
 	if sp.health.Known && !sp.health.Quorate {
-		return c.error(NotQuorate, sp.name, resource, dlm.None, "the cluster has no quorum, so nothing is granted; bring enough nodes back")
+		return c.error(api.NotQuorate, sp.name, resource, dlm.None, "the cluster has no quorum, so nothing is granted; bring enough nodes back")
 	}
 	why := sp.health.Reason
 	if why == "" {
 		why = "recovery is under way"
 	}
-	return c.error(LockspaceStopped, sp.name, resource, dlm.None, "the lockspace is stopped ("+why+"); try again when it is not")
+	return c.error(api.LockspaceStopped, sp.name, resource, dlm.None, "the lockspace is stopped ("+why+"); try again when it is not")
 }
 
 // findOwn fills in the locks that the owner has already. parked tells that one
 // of them is busy and the call will be started again.
-func (t *table) findOwn(c *call) (parked bool, e *Error) {
+func (t *table) findOwn(c *call) (parked bool, e *api.Error) {
 	if !c.opts.HasOwner {
 		return false, nil
 	}
@@ -269,13 +270,13 @@ func (t *table) findOwn(c *call) (parked bool, e *Error) {
 			t.park(c, l)
 			return true, nil
 		case l.mode != w.Mode:
-			return false, c.error(AlreadyHeld, w.Lockspace, w.Resource, w.Mode,
+			return false, c.error(api.AlreadyHeld, w.Lockspace, w.Resource, w.Mode,
 				fmt.Sprintf("owner %q holds it in mode %s already; use Convert to change the mode", c.opts.Owner, l.mode))
 		case l.lifetime != c.opts.Lifetime:
-			return false, c.error(AlreadyHeld, w.Lockspace, w.Resource, w.Mode,
+			return false, c.error(api.AlreadyHeld, w.Lockspace, w.Resource, w.Mode,
 				fmt.Sprintf("owner %q holds it with another lifetime; release it first", c.opts.Owner))
-		case l.lifetime == state.Process && l.bound.proc != c.opts.proc:
-			return false, c.error(AlreadyHeld, w.Lockspace, w.Resource, w.Mode,
+		case l.lifetime == state.Process && l.bound.proc != c.proc:
+			return false, c.error(api.AlreadyHeld, w.Lockspace, w.Resource, w.Mode,
 				fmt.Sprintf("owner %q holds it for process %d; release it first, or use another owner", c.opts.Owner, l.pid))
 		}
 		c.locks[i] = l
@@ -285,7 +286,7 @@ func (t *table) findOwn(c *call) (parked bool, e *Error) {
 
 // checkRoom checks that the locks to be made can be written down, and the
 // caller's limits.
-func (t *table) checkRoom(c *call) *Error {
+func (t *table) checkRoom(c *call) *api.Error {
 	n := 0
 	for _, l := range c.locks {
 		if l == nil {
@@ -293,18 +294,18 @@ func (t *table) checkRoom(c *call) *Error {
 		}
 	}
 	if n > 0 && t.degraded != "" {
-		return c.error(StateWriteFailed, "", "", dlm.None, t.degraded)
+		return c.error(api.StateWriteFailed, "", "", dlm.None, t.degraded)
 	}
 	var u usage
 	if p := t.perUID[c.caller.UID]; p != nil {
 		u = *p
 	}
 	if u.locks+n > t.limits.LocksPerUID {
-		return c.error(LimitExceeded, "", "", dlm.None, fmt.Sprintf(
+		return c.error(api.LimitExceeded, "", "", dlm.None, fmt.Sprintf(
 			"uid %d has %d locks and may have %d (limits.locks-per-uid); release some", c.caller.UID, u.locks, t.limits.LocksPerUID))
 	}
 	if c.wait > 0 && u.waiting+n > t.limits.WaitingPerUID {
-		return c.error(LimitExceeded, "", "", dlm.None, fmt.Sprintf(
+		return c.error(api.LimitExceeded, "", "", dlm.None, fmt.Sprintf(
 			"uid %d has %d requests waiting and may have %d (limits.waiting-per-uid)", c.caller.UID, u.waiting, t.limits.WaitingPerUID))
 	}
 	return nil
@@ -312,7 +313,7 @@ func (t *table) checkRoom(c *call) *Error {
 
 // makeLocks makes the locks that the owner does not have yet. One that is
 // wanted twice by one owner is one lock.
-func (t *table) makeLocks(c *call) *Error {
+func (t *table) makeLocks(c *call) *api.Error {
 	for i, w := range c.want {
 		if c.locks[i] != nil {
 			continue
@@ -321,22 +322,22 @@ func (t *table) makeLocks(c *call) *Error {
 		if c.opts.HasOwner {
 			if l := t.findOwned(sp, w.Resource, c.caller.UID, c.opts.Owner); l != nil {
 				if l.wanted != w.Mode {
-					return c.error(AlreadyHeld, w.Lockspace, w.Resource, w.Mode, "one owner wants the resource in two modes in one call")
+					return c.error(api.AlreadyHeld, w.Lockspace, w.Resource, w.Mode, "one owner wants the resource in two modes in one call")
 				}
 				c.locks[i] = l
 				continue
 			}
 		}
 		l := &lock{
-			ref: t.ref(), sp: sp, resource: w.Resource, mode: dlm.None, wanted: w.Mode, state: Acquiring, busy: c,
-			owner: c.opts.Owner, hasOwner: c.opts.HasOwner, label: c.opts.label(i), lifetime: c.opts.Lifetime,
+			ref: t.ref(), sp: sp, resource: w.Resource, mode: dlm.None, wanted: w.Mode, state: api.Acquiring, busy: c,
+			owner: c.opts.Owner, hasOwner: c.opts.HasOwner, label: c.opts.LabelAt(i), lifetime: c.opts.Lifetime,
 			uid: c.caller.UID, pid: c.caller.PID, sender: c.caller.Sender, asked: c.seq, onLost: c.opts.OnLost,
 		}
 		if l.lifetime == state.Process {
-			l.pid = c.opts.proc.PID
+			l.pid = c.proc.PID
 		}
 		t.add(l)
-		t.bind(l, c.opts.proc)
+		t.bind(l, c.proc)
 		c.locks[i] = l
 		c.fresh = append(c.fresh, l)
 	}
@@ -439,16 +440,16 @@ func (t *table) afterRecord(c *call) {
 func (t *table) checkPresent(c *call) {
 	for _, l := range c.fresh {
 		if l.mode == dlm.None {
-			c.fail(c.error(NotHeld, l.sp.name, l.resource, l.wanted, "another process removed the lock, or the lockspace, while it was being taken"))
+			c.fail(c.error(api.NotHeld, l.sp.name, l.resource, l.wanted, "another process removed the lock, or the lockspace, while it was being taken"))
 		}
 	}
 }
 
 // holder is what the value block says while l is held in mode.
-func (t *table) holder(l *lock, mode dlm.Mode) Holder {
-	h := Holder{Mode: dlm.None, Token: l.token}
+func (t *table) holder(l *lock, mode dlm.Mode) api.Holder {
+	h := api.Holder{Mode: dlm.None, Token: l.token}
 	if mode >= dlm.PW {
-		h.Mode, h.Node, h.Owner, h.Who = mode, t.node.ID, OwnerHash(l.uid, l.owner), l.label
+		h.Mode, h.Node, h.Owner, h.Who = mode, t.node.ID, api.OwnerHash(l.uid, l.owner), l.label
 		if h.Who == "" {
 			h.Who = l.owner
 		}
@@ -512,7 +513,7 @@ func (c *call) marks(locks []*lock, p state.Phase) []state.Change {
 func (t *table) marked(c *call) {
 	for i, l := range c.locks {
 		if t.locks[l.ref] != l || l.mode != c.want[i].Mode {
-			c.fail(c.error(NotHeld, l.sp.name, l.resource, c.want[i].Mode, "the lock was released, converted or lost while the call was under way; ask again"))
+			c.fail(c.error(api.NotHeld, l.sp.name, l.resource, c.want[i].Mode, "the lock was released, converted or lost while the call was under way; ask again"))
 		}
 	}
 	switch {
@@ -540,7 +541,7 @@ func (l *lock) noteMode(ev dlm.Event) {
 // granted ends an acquire well.
 func (t *table) granted(c *call) {
 	c.stage = stageDone
-	c.grants = make([]Grant, len(c.locks))
+	c.grants = make([]api.Grant, len(c.locks))
 	for i, l := range c.locks {
 		c.grants[i] = l.grant()
 	}
@@ -555,8 +556,8 @@ func (t *table) granted(c *call) {
 	}
 }
 
-func (l *lock) grant() Grant {
-	return Grant{Ref: l.ref, Lockspace: l.sp.name, Resource: l.resource, LockID: l.lockid, Token: l.token}
+func (l *lock) grant() api.Grant {
+	return api.Grant{Ref: l.ref, Lockspace: l.sp.name, Resource: l.resource, LockID: l.lockid, Token: l.token}
 }
 
 // adviceOf returns the advice of an engine's error, or its text.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/process"
 	"github.com/dlmlock/dlmlockd/state"
 )
@@ -14,7 +15,7 @@ import (
 // what the lock manager has. Records of another boot are history: a DLM lock
 // does not outlive its node.
 func (t *table) activate(c state.Contents, sameBoot bool, join []string) {
-	t.nextRef = max(t.nextRef, Ref(c.NextID), 1)
+	t.nextRef = max(t.nextRef, api.Ref(c.NextID), 1)
 	if sameBoot {
 		for _, s := range c.Spaces {
 			sp := t.space(s.Name)
@@ -61,16 +62,16 @@ func (t *table) activate(c state.Contents, sameBoot bool, join []string) {
 // load makes the entry of a record.
 func (t *table) load(r state.Lock) *lock {
 	l := &lock{
-		ref: Ref(r.ID), sp: t.space(r.Lockspace), resource: r.Resource, lockid: r.LockID, mode: r.Mode, wanted: dlm.None,
-		state: Held, phase: r.Phase, token: r.Token, owner: r.Owner, hasOwner: r.HasOwner, label: r.Label,
+		ref: api.Ref(r.ID), sp: t.space(r.Lockspace), resource: r.Resource, lockid: r.LockID, mode: r.Mode, wanted: dlm.None,
+		state: api.Held, phase: r.Phase, token: r.Token, owner: r.Owner, hasOwner: r.HasOwner, label: r.Label,
 		lifetime: r.Lifetime, uid: r.UID, pid: r.PID, sender: r.Sender, since: r.Since.UnixMicro(),
 	}
 	if l.phase != state.Held {
-		l.state = Releasing // to be let go of when it is adopted
+		l.state = api.Releasing // to be let go of when it is adopted
 	}
 	l.granted = l.phase != state.Granted
 	if r.OnLost != "" {
-		l.onLost = &OnLost{Helper: r.OnLost, Data: r.OnLostData}
+		l.onLost = &api.OnLost{Helper: r.OnLost, Data: r.OnLostData}
 	}
 	l.sp.highToken = max(l.sp.highToken, l.token)
 	t.see(l.token)
@@ -170,11 +171,11 @@ func (t *table) adopted(sp *space, ev dlm.Event) {
 		a.left = nil
 		t.voidEach(left, "the lock manager has no such lock")
 	default:
-		t.log(slog.LevelError, "adoption failed", slog.String("lockspace", sp.name), slog.String("resource", Printable(a.resource)), slog.String("err", ev.Status.String()))
+		t.log(slog.LevelError, "adoption failed", slog.String("lockspace", sp.name), slog.String("resource", api.Printable(a.resource)), slog.String("err", ev.Status.String()))
 		// The others go on: the handle stays open, because closing it would take
 		// as long as the kernel likes, and only then could they be adopted anew.
 		a.left = nil
-		sp.unadopted = &Error{Op: "join", Lockspace: sp.name, Kind: KernelError, Errno: ev.Status.Errno(),
+		sp.unadopted = &api.Error{Op: "join", Lockspace: sp.name, Kind: api.KernelError, Errno: ev.Status.Errno(),
 			Text: "a recorded lock could not be adopted: " + ev.Status.String()}
 	}
 	if len(a.left) > 0 {
@@ -193,7 +194,7 @@ func (t *table) match(a *adoption, ev dlm.Event) {
 	i := slices.IndexFunc(a.left, func(l *lock) bool { return l.lockid == ev.LockID })
 	if i < 0 {
 		l := &lock{ref: t.ref(), cookie: ev.Cookie, sp: a.sp, resource: a.resource, lockid: ev.LockID,
-			mode: a.modes[0], wanted: dlm.None, state: Held, stray: true, probe: true}
+			mode: a.modes[0], wanted: dlm.None, state: api.Held, stray: true, probe: true}
 		t.add(l)
 		a.sp.strays[l.lockid] = l
 		t.logLock(slog.LevelWarn, "orphan that no record explains", l)
@@ -268,9 +269,9 @@ func (t *table) republish(sp *space) {
 		if l.busy != nil {
 			continue
 		}
-		c := &call{kind: callConvert, op: "convert", heapIdx: -1, answered: true, want: []Want{{sp.name, l.resource, l.mode}}, locks: []*lock{l},
+		c := &call{kind: callConvert, op: "convert", heapIdx: -1, answered: true, want: []api.Want{{Lockspace: sp.name, Resource: l.resource, Mode: l.mode}}, locks: []*lock{l},
 			from: l.mode, written: l.mode, token: l.token, stage: stageProbing}
-		l.busy, l.state, l.wanted = c, Converting, l.mode
+		l.busy, l.state, l.wanted = c, api.Converting, l.mode
 		t.readValue(sp, l.resource, func(ev dlm.Event) {
 			if l.mode == dlm.None {
 				t.endConvert(c, l)
@@ -329,7 +330,7 @@ func (t *table) loseAll(in []*lock, why string) {
 	}
 	t.append(true, changes, nil)
 	for _, l := range in {
-		lost := Lost{LockInfo: l.info(), Reason: why, At: t.now}
+		lost := api.Lost{LockInfo: l.info(), Reason: why, At: t.now}
 		t.logLock(slog.LevelError, "lock lost", l, slog.String("err", why))
 		t.tellLost(lost)
 		t.runLost(l, lost)
@@ -337,10 +338,10 @@ func (t *table) loseAll(in []*lock, why string) {
 	}
 }
 
-func (l *lock) info() LockInfo {
-	return LockInfo{
+func (l *lock) info() api.LockInfo {
+	return api.LockInfo{
 		Ref: l.ref, Lockspace: l.sp.name, Resource: l.resource, LockID: l.lockid, Mode: l.mode, Wanted: l.wanted,
 		State: l.state, Token: l.token, Owner: l.owner, HasOwner: l.hasOwner, Label: l.label, Lifetime: l.lifetime,
-		UID: l.uid, PID: l.pid, Sender: l.sender, Since: time.UnixMicro(l.since), OnLost: l.onLost.helper(),
+		UID: l.uid, PID: l.pid, Sender: l.sender, Since: time.UnixMicro(l.since), OnLost: l.onLost.Name(),
 	}
 }

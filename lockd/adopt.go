@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -23,41 +24,17 @@ import (
 // The lock keeps its fencing token if the value block has it, because whoever works
 // under the lock may have given it to storage. Otherwise it gets a new one.
 
-// Orphan is a persistent lock on this node that no process has and no record
-// explains, with what its value block tells.
-type Orphan struct {
-	dlm.Orphan
-	// Holder, where HasHolder, is what the lock's owner has published: only
-	// locks in PW or EX do.
-	Holder    Holder
-	HasHolder bool
-}
-
-// AdoptOptions say whose lock the orphan becomes.
-type AdoptOptions struct {
-	Owner    string // as in AcquireOptions
-	HasOwner bool
-	Label    string
-	UID      uint32 // with HasUID; else the caller's
-	HasUID   bool
-	// Resource and Mode, if given, are what the caller has seen: a lockid alone
-	// does not identify an orphan, because lockids are reused.
-	Resource string
-	Mode     dlm.Mode
-	HasMode  bool
-}
-
 // Orphans lists the orphans that no record explains.
-func (s *Service) Orphans(lockspace string, done func([]Orphan, error)) {
-	var found []Orphan
+func (s *Service) Orphans(lockspace string, done func([]api.Orphan, error)) {
+	var found []api.Orphan
 	cl := &call{kind: callSpace, op: "list-orphans", space: lockspace, done: func(err error) { done(found, err) }}
 	s.submit(cl, func(c *call) {
-		s.t.listOrphans(c, func(o []dlm.Orphan, e *Error) {
+		s.t.listOrphans(c, func(o []dlm.Orphan, e *api.Error) {
 			if e != nil {
 				s.t.refuse(c, e)
 				return
 			}
-			s.t.describe(c, o, func(out []Orphan) {
+			s.t.describe(c, o, func(out []api.Orphan) {
 				found, c.stage = out, stageDone
 				s.t.reply(c)
 			})
@@ -66,7 +43,7 @@ func (s *Service) Orphans(lockspace string, done func([]Orphan, error)) {
 }
 
 // AdoptOrphan makes one of the orphans the lock of an owner.
-func (s *Service) AdoptOrphan(c Caller, lockspace string, id dlm.LockID, o AdoptOptions, done func(Grant, error)) {
+func (s *Service) AdoptOrphan(c api.Caller, lockspace string, id dlm.LockID, o api.AdoptOptions, done func(api.Grant, error)) {
 	cl := &call{kind: callConvert, op: "adopt", caller: c, space: lockspace, done: done}
 	s.submit(cl, func(c *call) { s.t.adoptOrphan(c, id, o) })
 }
@@ -79,8 +56,8 @@ const (
 )
 
 // describe reads what the value blocks tell of orphans.
-func (t *table) describe(c *call, found []dlm.Orphan, then func([]Orphan)) {
-	out := make([]Orphan, len(found))
+func (t *table) describe(c *call, found []dlm.Orphan, then func([]api.Orphan)) {
+	out := make([]api.Orphan, len(found))
 	sp := t.spaces[c.space]
 	var read []int
 	for i, o := range found {
@@ -112,27 +89,27 @@ func (t *table) describe(c *call, found []dlm.Orphan, then func([]Orphan)) {
 
 // publishedBy is what the holder of an orphan has published; ok is false where the
 // value block tells of another lock.
-func (t *table) publishedBy(o dlm.Orphan, ev dlm.Event) (h Holder, ok bool) {
-	if h, ok = DecodeHolder(ev.Value); ok && ev.HasValue && !ev.ValueInvalid && h.Node == t.node.ID && h.Mode == o.Mode && h.Token < maxToken {
+func (t *table) publishedBy(o dlm.Orphan, ev dlm.Event) (h api.Holder, ok bool) {
+	if h, ok = api.DecodeHolder(ev.Value); ok && ev.HasValue && !ev.ValueInvalid && h.Node == t.node.ID && h.Mode == o.Mode && h.Token < maxToken {
 		return h, true
 	}
-	return Holder{}, false
+	return api.Holder{}, false
 }
 
 // adoptOrphan answers an AdoptOrphan.
-func (t *table) adoptOrphan(c *call, id dlm.LockID, o AdoptOptions) {
+func (t *table) adoptOrphan(c *call, id dlm.LockID, o api.AdoptOptions) {
 	if e := t.checkAdopt(c, o); e != nil {
 		t.refuse(c, e)
 		return
 	}
-	t.listOrphans(c, func(found []dlm.Orphan, e *Error) {
+	t.listOrphans(c, func(found []dlm.Orphan, e *api.Error) {
 		i := slices.IndexFunc(found, func(o dlm.Orphan) bool { return o.LockID == id })
 		switch {
 		case e != nil:
 		case i < 0:
-			e = c.error(NotHeld, c.space, "", dlm.None, fmt.Sprintf("no orphan has the lockid %d; call ListOrphans again", id))
-		case o.Resource != "" && o.Resource != found[i].Resource && o.Resource != Printable(found[i].Resource), o.HasMode && o.Mode != found[i].Mode:
-			e = c.error(InvalidArgs, c.space, found[i].Resource, dlm.None, "the orphan with that lockid has another resource or mode; call ListOrphans again")
+			e = c.error(api.NotHeld, c.space, "", dlm.None, fmt.Sprintf("no orphan has the lockid %d; call ListOrphans again", id))
+		case o.Resource != "" && o.Resource != found[i].Resource && o.Resource != api.Printable(found[i].Resource), o.HasMode && o.Mode != found[i].Mode:
+			e = c.error(api.InvalidArgs, c.space, found[i].Resource, dlm.None, "the orphan with that lockid has another resource or mode; call ListOrphans again")
 		}
 		if e != nil {
 			t.refuse(c, e)
@@ -141,7 +118,7 @@ func (t *table) adoptOrphan(c *call, id dlm.LockID, o AdoptOptions) {
 		c.resource = found[i].Resource
 		t.takeStray(t.spaces[c.space], found[i], func(l *lock) {
 			if l == nil {
-				t.refuse(c, c.error(NotHeld, c.space, c.resource, dlm.None, "the orphan is gone; call ListOrphans again"))
+				t.refuse(c, c.error(api.NotHeld, c.space, c.resource, dlm.None, "the orphan is gone; call ListOrphans again"))
 				return
 			}
 			t.readValue(l.sp, l.resource, func(ev dlm.Event) { t.take(c, l, o, ev) })
@@ -150,19 +127,19 @@ func (t *table) adoptOrphan(c *call, id dlm.LockID, o AdoptOptions) {
 }
 
 // checkAdopt looks at what does not depend on the orphan.
-func (t *table) checkAdopt(c *call, o AdoptOptions) *Error {
-	bad := func(k Kind, text string) *Error { return c.error(k, c.space, "", dlm.None, text) }
+func (t *table) checkAdopt(c *call, o api.AdoptOptions) *api.Error {
+	bad := func(k api.Kind, text string) *api.Error { return c.error(k, c.space, "", dlm.None, text) }
 	switch {
 	case t.degraded != "":
-		return bad(StateWriteFailed, t.degraded)
+		return bad(api.StateWriteFailed, t.degraded)
 	case o.HasOwner && o.Owner == "":
-		return bad(InvalidArgs, "the owner is empty; leave the option out for a lock without owner")
+		return bad(api.InvalidArgs, "the owner is empty; leave the option out for a lock without owner")
 	case !utf8.ValidString(o.Owner) || !utf8.ValidString(o.Label):
-		return bad(InvalidArgs, "owner and label must be UTF-8")
+		return bad(api.InvalidArgs, "owner and label must be UTF-8")
 	case len(o.Owner) > t.limits.OwnerBytes:
-		return bad(LimitExceeded, fmt.Sprintf("the owner has %d bytes, at most %d are allowed", len(o.Owner), t.limits.OwnerBytes))
+		return bad(api.LimitExceeded, fmt.Sprintf("the owner has %d bytes, at most %d are allowed", len(o.Owner), t.limits.OwnerBytes))
 	case len(o.Label) > t.limits.LabelBytes:
-		return bad(LimitExceeded, fmt.Sprintf("the label has %d bytes, at most %d are allowed", len(o.Label), t.limits.LabelBytes))
+		return bad(api.LimitExceeded, fmt.Sprintf("the label has %d bytes, at most %d are allowed", len(o.Label), t.limits.LabelBytes))
 	}
 	return nil
 }
@@ -181,7 +158,7 @@ func (t *table) takeStray(sp *space, o dlm.Orphan, then func(*lock)) {
 			return
 		}
 		l := &lock{ref: t.ref(), cookie: ck, sp: sp, resource: o.Resource, lockid: ev.LockID, mode: o.Mode,
-			wanted: dlm.None, state: Held, stray: true, probe: true}
+			wanted: dlm.None, state: api.Held, stray: true, probe: true}
 		t.add(l)
 		sp.strays[l.lockid] = l
 		t.takeStray(sp, o, then) // perhaps another one than o
@@ -191,7 +168,7 @@ func (t *table) takeStray(sp *space, o dlm.Orphan, then func(*lock)) {
 
 // take makes a stray the lock of an owner, once it is known what its value block
 // tells, and writes that down.
-func (t *table) take(c *call, l *lock, o AdoptOptions, ev dlm.Event) {
+func (t *table) take(c *call, l *lock, o api.AdoptOptions, ev dlm.Event) {
 	uid := c.caller.UID
 	if o.HasUID {
 		uid = o.UID
@@ -201,23 +178,23 @@ func (t *table) take(c *call, l *lock, o AdoptOptions, ev dlm.Event) {
 	if p := t.perUID[uid]; p != nil {
 		u = *p
 	}
-	var e *Error
+	var e *api.Error
 	switch {
 	case c.answered:
 		return // the orphan stays what it was
 	case sp.strays[l.lockid] != l || l.flying:
-		e = c.error(NotHeld, sp.name, l.resource, dlm.None, "the orphan is gone; call ListOrphans again")
+		e = c.error(api.NotHeld, sp.name, l.resource, dlm.None, "the orphan is gone; call ListOrphans again")
 	case o.HasOwner && t.findOwned(sp, l.resource, uid, o.Owner) != nil:
-		e = c.error(AlreadyHeld, sp.name, l.resource, dlm.None, fmt.Sprintf("owner %q already has a lock on the resource; name another owner", o.Owner))
+		e = c.error(api.AlreadyHeld, sp.name, l.resource, dlm.None, fmt.Sprintf("owner %q already has a lock on the resource; name another owner", o.Owner))
 	case u.locks >= t.limits.LocksPerUID:
-		e = c.error(LimitExceeded, sp.name, l.resource, dlm.None, fmt.Sprintf("uid %d has %d locks and may have %d (limits.locks-per-uid)", uid, u.locks, t.limits.LocksPerUID))
+		e = c.error(api.LimitExceeded, sp.name, l.resource, dlm.None, fmt.Sprintf("uid %d has %d locks and may have %d (limits.locks-per-uid)", uid, u.locks, t.limits.LocksPerUID))
 	}
 	if e != nil {
 		t.refuse(c, e)
 		return
 	}
 	t.remove(l)
-	n := &lock{ref: t.ref(), cookie: l.cookie, sp: sp, resource: l.resource, lockid: l.lockid, mode: l.mode, wanted: l.mode, state: Converting, busy: c,
+	n := &lock{ref: t.ref(), cookie: l.cookie, sp: sp, resource: l.resource, lockid: l.lockid, mode: l.mode, wanted: l.mode, state: api.Converting, busy: c,
 		owner: o.Owner, hasOwner: o.HasOwner, label: o.Label, lifetime: state.Persistent, uid: uid, since: t.now.UnixMicro(), phase: state.Held, asked: c.seq}
 	if uid == c.caller.UID {
 		n.pid, n.sender = c.caller.PID, c.caller.Sender
@@ -229,7 +206,7 @@ func (t *table) take(c *call, l *lock, o AdoptOptions, ev dlm.Event) {
 		n.token = t.token(sp, l.mode, ev)
 	}
 	t.add(n)
-	c.want, c.locks = []Want{{sp.name, n.resource, n.mode}}, []*lock{n}
+	c.want, c.locks = []api.Want{{Lockspace: sp.name, Resource: n.resource, Mode: n.mode}}, []*lock{n}
 	c.from, c.written, c.token, c.stage = n.mode, n.mode, n.token, stageRecording
 	r := n.record(state.Held)
 	r.BusID = t.busID
@@ -245,11 +222,11 @@ func (t *table) taken(c *call, l *lock, err error) {
 		t.remove(l)
 		if l.mode != dlm.None {
 			s := &lock{ref: t.ref(), cookie: l.cookie, sp: l.sp, resource: l.resource, lockid: l.lockid, mode: l.mode,
-				wanted: dlm.None, state: Held, stray: true, probe: true}
+				wanted: dlm.None, state: api.Held, stray: true, probe: true}
 			t.add(s)
 			l.sp.strays[s.lockid] = s
 		}
-		e := c.error(StateWriteFailed, l.sp.name, l.resource, dlm.None, "the orphan was not adopted, because the state file can't be written: "+err.Error())
+		e := c.error(api.StateWriteFailed, l.sp.name, l.resource, dlm.None, "the orphan was not adopted, because the state file can't be written: "+err.Error())
 		e.Err = err
 		t.refuse(c, e)
 	case l.mode == dlm.None:

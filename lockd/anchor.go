@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -65,14 +66,14 @@ func (t *table) anchorEvent(sp *space, ev dlm.Event) {
 		t.anchorEnded(sp)
 	case sp.step == spaceAdoptingAnchor:
 		t.anchorAdopted(sp, ev)
-	case !ev.Status.OK() && sp.state == SpaceReady:
+	case !ev.Status.OK() && sp.state == api.SpaceReady:
 		t.log(slog.LevelError, "the anchor of the lockspace could not be taken again", slog.String("lockspace", sp.name), slog.String("err", ev.Status.String()))
 		if sp.step == spacePersistingAnchor {
 			t.do(unlockAction{sp: sp, cookie: sp.anchorCk})
 		}
 		sp.step, sp.anchor, sp.retryAt = spaceIdle, 0, t.now.Add(retryMax)
 	case !ev.Status.OK():
-		t.failSpace(sp, &Error{Op: "join", Lockspace: sp.name, Kind: KernelError, Errno: ev.Status.Errno(),
+		t.failSpace(sp, &api.Error{Op: "join", Lockspace: sp.name, Kind: api.KernelError, Errno: ev.Status.Errno(),
 			Text: "the anchor lock of the lockspace could not be taken: " + ev.Status.String()}, true)
 	case sp.step == spaceMakingAnchor:
 		sp.step, sp.anchor = spacePersistingAnchor, ev.LockID
@@ -91,7 +92,7 @@ func (t *table) anchorEnded(sp *space) {
 	}
 	t.log(slog.LevelError, "somebody else removed the anchor of the lockspace", slog.String("lockspace", sp.name))
 	sp.anchor = 0
-	if sp.state == SpaceReady && sp.step == spaceIdle {
+	if sp.state == api.SpaceReady && sp.step == spaceIdle {
 		t.makeAnchor(sp)
 	}
 }
@@ -103,7 +104,7 @@ func (t *table) recordAnchor(sp *space) {
 		case sp.anchor == 0:
 			t.makeAnchor(sp)
 			return
-		case sp.state == SpaceReady:
+		case sp.state == api.SpaceReady:
 			sp.step = spaceIdle
 		default:
 			t.adoptAll(sp)
@@ -131,7 +132,7 @@ func (t *table) anchorAdopted(sp *space, ev dlm.Event) {
 		sp.anchor = ev.LockID
 		t.recordAnchor(sp)
 	case ev.Status != dlm.StatusNotFound && ev.Status != dlm.StatusAgain:
-		t.failSpace(sp, &Error{Op: "join", Lockspace: sp.name, Kind: KernelError, Errno: ev.Status.Errno(),
+		t.failSpace(sp, &api.Error{Op: "join", Lockspace: sp.name, Kind: api.KernelError, Errno: ev.Status.Errno(),
 			Text: "the anchor lock could not be adopted: " + ev.Status.String()}, true)
 	default:
 		t.lookInto(sp, func(k looked) { t.unanchored(sp, k) })
@@ -158,7 +159,7 @@ func (t *table) unanchored(sp *space, k looked) {
 	case k.usersErr != nil && (found || sp.recorded == state.Creating):
 		t.failSpace(sp, unseen(sp, "whether another process uses it", k.usersErr), true)
 	case found && len(k.users) > 0:
-		t.failSpace(sp, &Error{Op: "join", Lockspace: sp.name, Kind: LockspaceInUse, Text: "somebody removed the anchor of the lockspace, and " +
+		t.failSpace(sp, &api.Error{Op: "join", Lockspace: sp.name, Kind: api.LockspaceInUse, Text: "somebody removed the anchor of the lockspace, and " +
 			usersText(k.users) + "; stop what uses it first"}, true)
 	case found:
 		t.log(slog.LevelError, "somebody else removed the anchor of the lockspace", slog.String("lockspace", sp.name))
@@ -191,7 +192,7 @@ func (sp *space) recordedIn(orphans []dlm.Orphan) bool {
 }
 
 // isAnchor tells whether a resource is the anchor of an instance, whichever.
-func isAnchor(resource string) bool { return strings.HasPrefix(resource, AnchorName("")) }
+func isAnchor(resource string) bool { return strings.HasPrefix(resource, api.AnchorName("")) }
 
 // takeOver adopts the anchors of earlier instances, whose state files are lost. That
 // of an instance that runs is no orphan, and so can't be adopted.
@@ -215,7 +216,7 @@ func (t *table) takeOver(sp *space, left []dlm.Orphan, k looked) {
 			sp.proven = true
 			sp.oldAnchors = append(sp.oldAnchors, ck)
 		case ev.Status != dlm.StatusNotFound && ev.Status != dlm.StatusAgain:
-			t.failSpace(sp, &Error{Op: "join", Lockspace: sp.name, Kind: KernelError, Errno: ev.Status.Errno(),
+			t.failSpace(sp, &api.Error{Op: "join", Lockspace: sp.name, Kind: api.KernelError, Errno: ev.Status.Errno(),
 				Text: "the anchor lock of an earlier instance could not be adopted: " + ev.Status.String()}, true)
 			return
 		}
@@ -260,7 +261,7 @@ func (t *table) unclaimed(sp *space, k looked) {
 // can open a lockspace can unlock everything in it, so sharing one with lvm or
 // a file system is never right.
 func (t *table) foreign(sp *space, k looked) {
-	e := &Error{Op: "join", Lockspace: sp.name, Kind: LockspaceForeign,
+	e := &api.Error{Op: "join", Lockspace: sp.name, Kind: api.LockspaceForeign,
 		Text: "the lockspace exists on this node and was not made by this service, so it is left alone; choose another name, or leave it with dlm_tool leave if nobody uses it"}
 	switch {
 	case len(k.users) > 0:
@@ -276,8 +277,8 @@ func (t *table) foreign(sp *space, k looked) {
 }
 
 // unseen is why a lockspace is not used as long as something can't be looked at.
-func unseen(sp *space, what string, err error) *Error {
-	return &Error{Op: "join", Lockspace: sp.name, Kind: LockspaceInUse, Err: err,
+func unseen(sp *space, what string, err error) *api.Error {
+	return &api.Error{Op: "join", Lockspace: sp.name, Kind: api.LockspaceInUse, Err: err,
 		Text: fmt.Sprintf("the anchor of the lockspace is missing, and the service can't tell %s: %v", what, err)}
 }
 

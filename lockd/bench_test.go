@@ -10,13 +10,14 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // holding starts a service in which n locks are held, each with an owner and a
 // label as a hypervisor would give them.
 func holding(tb testing.TB, n int) (*host, *daemon) {
 	h := newHost(local.NewCluster("c").AddNode(1))
-	h.config.Limits = DefaultLimits()
+	h.config.Limits = api.DefaultLimits()
 	h.config.Limits.LocksPerUID = 1_000_000
 	d := h.start(tb)
 	d.fill(tb, n)
@@ -29,8 +30,8 @@ func (d *daemon) fill(tb testing.TB, n int) {
 		ended := make(chan error, batch)
 		asked := 0
 		for j := i; j < min(i+batch, n); j++ {
-			o := AcquireOptions{Owner: fmt.Sprintf("1b4e28ba-2fa1-11d2-883f-%012d", j), HasOwner: true, Label: fmt.Sprintf("/var/lib/images/%d", j)}
-			d.Acquire(root, []Want{{"vms", fmt.Sprintf("disk-%08d", j), dlm.EX}}, o, func(_ []Grant, err error) { ended <- err })
+			o := api.AcquireOptions{Owner: fmt.Sprintf("1b4e28ba-2fa1-11d2-883f-%012d", j), HasOwner: true, Label: fmt.Sprintf("/var/lib/images/%d", j)}
+			d.Acquire(root, []api.Want{wantOf("vms", fmt.Sprintf("disk-%08d", j), dlm.EX)}, o, func(_ []api.Grant, err error) { ended <- err })
 			asked++
 		}
 		for range asked {
@@ -47,10 +48,10 @@ func BenchmarkAcquireRelease(b *testing.B) {
 			_, d := holding(b, n)
 			defer d.stop()
 			granted, released := make(chan error, 1), make(chan error, 1)
-			want := []Want{{"vms", "the disk", dlm.EX}}
-			o := AcquireOptions{Owner: "vm1", HasOwner: true}
-			sel := Selector{Owner: "vm1", HasOwner: true}
-			doneAcquire := func(_ []Grant, err error) { granted <- err }
+			want := []api.Want{wantOf("vms", "the disk", dlm.EX)}
+			o := api.AcquireOptions{Owner: "vm1", HasOwner: true}
+			sel := api.Selector{Owner: "vm1", HasOwner: true}
+			doneAcquire := func(_ []api.Grant, err error) { granted <- err }
 			doneRelease := func(err error) { released <- err }
 			runtime.GC()
 			b.ReportAllocs()
@@ -75,13 +76,13 @@ func BenchmarkShared(b *testing.B) {
 			_, d := holding(b, 0)
 			defer d.stop()
 			for i := range n {
-				_, err := d.acquire(root, "image", dlm.PR, AcquireOptions{Owner: fmt.Sprint(i), HasOwner: true})
+				_, err := d.acquire(root, "image", dlm.PR, api.AcquireOptions{Owner: fmt.Sprint(i), HasOwner: true})
 				require.NoError(b, err)
 			}
 			for b.Loop() {
-				_, err := d.acquire(root, "image", dlm.PR, AcquireOptions{Owner: "vm1", HasOwner: true})
+				_, err := d.acquire(root, "image", dlm.PR, api.AcquireOptions{Owner: "vm1", HasOwner: true})
 				require.NoError(b, err)
-				require.NoError(b, d.release(root, "image", Selector{Owner: "vm1", HasOwner: true}))
+				require.NoError(b, d.release(root, "image", api.Selector{Owner: "vm1", HasOwner: true}))
 			}
 		})
 	}
@@ -103,11 +104,11 @@ func BenchmarkPipelined(b *testing.B) {
 		<-free
 		i++
 		name := fmt.Sprint("disk", i%inFlight)
-		d.Acquire(root, []Want{{"vms", name, dlm.PR}}, AcquireOptions{}, func(g []Grant, err error) {
+		d.Acquire(root, []api.Want{wantOf("vms", name, dlm.PR)}, api.AcquireOptions{}, func(g []api.Grant, err error) {
 			if err != nil {
 				panic(err)
 			}
-			d.Release(root, "vms", name, Selector{Ref: g[0].Ref}, func(error) { free <- struct{}{} })
+			d.Release(root, "vms", name, api.Selector{Ref: g[0].Ref}, func(error) { free <- struct{}{} })
 		})
 	}
 	for range inFlight {

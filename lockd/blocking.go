@@ -1,6 +1,9 @@
 package lockd
 
-import "github.com/dlmlock/dlmlockd/dlm"
+import (
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
+)
 
 // Contention: who waits for what is in the way. The DLM says that somebody
 // waits, but not who; the other locks here and the DLM's queues may tell.
@@ -10,7 +13,7 @@ import "github.com/dlmlock/dlmlockd/dlm"
 // DLM does not repeat it.
 func (t *table) blocking(l *lock, m dlm.Mode) {
 	switch {
-	case l.probe, l.state == Releasing:
+	case l.probe, l.state == api.Releasing:
 	case l.granted:
 		t.tellBlocking(l, m)
 	case !l.blocks || stronger(m, l.blocked):
@@ -35,7 +38,7 @@ func (t *table) tellBlocking(l *lock, m dlm.Mode) {
 	case dlm.Compatible(l.mode, m): // a conversion has made room meanwhile
 	case t.waitsHere(l, m):
 		t.notifyBlocking(l, m, t.node.ID)
-	case sp.state != SpaceReady || len(sp.contended) >= maxContended:
+	case sp.state != api.SpaceReady || len(sp.contended) >= maxContended:
 		t.notifyBlocking(l, m, 0)
 	default:
 		sp.contended = append(sp.contended, contention{l, m})
@@ -46,7 +49,7 @@ func (t *table) tellBlocking(l *lock, m dlm.Mode) {
 }
 
 func (t *table) notifyBlocking(l *lock, m dlm.Mode, node uint32) {
-	t.do(notifyAction{BlockingNotice{LockInfo: l.info(), Blocked: m, Node: node}})
+	t.do(notifyAction{api.BlockingNotice{LockInfo: l.info(), Blocked: m, Node: node}})
 }
 
 // lookWhoWaits looks for the first of those who are to be told, then for the next.
@@ -54,7 +57,7 @@ func (t *table) lookWhoWaits(sp *space) {
 	c := sp.contended[0]
 	t.do(lookAction{sp: sp, resource: c.l.resource, brief: true, then: func(k looked) {
 		sp.contended = sp.contended[1:]
-		if t.locks[c.l.ref] == c.l && c.l.state != Releasing && !dlm.Compatible(c.l.mode, c.mode) {
+		if t.locks[c.l.ref] == c.l && c.l.state != api.Releasing && !dlm.Compatible(c.l.mode, c.mode) {
 			t.notifyBlocking(c.l, c.mode, waitingNode(k.queues, c.mode))
 		}
 		if len(sp.contended) > 0 {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/process"
 	"github.com/dlmlock/dlmlockd/state"
 )
@@ -49,38 +50,38 @@ const (
 type call struct {
 	kind   callKind
 	op     string // for errors and logs
-	caller Caller
+	caller api.Caller
 
-	want  []Want         // acquire: what; convert: want[0]; release-many: which resources
-	opts  AcquireOptions // acquire
-	sel   Selector       // convert, release
-	owner string         // release-owner, release-many
-	all   bool           // release: every match, not exactly one
+	want  []api.Want         // acquire: what; convert: want[0]; release-many: which resources
+	opts  api.AcquireOptions // acquire
+	sel   api.Selector       // convert, release
+	owner string             // release-owner, release-many
+	all   bool               // release: every match, not exactly one
 	wait  time.Duration
 	value *dlm.Value // acquire, convert: what the client wants to be written into the value block
 
 	space, resource string // release, inspect
 
-	request Ref  // a Request: waits without deadline, known by this number
-	unasked bool // the service's own: nobody waits for the answer
+	request api.Ref // a Request: waits without deadline, known by this number
+	unasked bool    // the service's own: nobody waits for the answer
 
 	lifetime bool // release: of locks whose lifetime is over
 	again    bool // with lifetime: it could not be written down before, and that was said
 
 	stage    stage
-	locks    []*lock // acquire: parallel to want; convert, release: the locks meant
-	fresh    []*lock // acquire: those of locks that this call makes
-	asked    int     // acquire: how many of fresh the DLM was asked for
-	pending  int     // operations or appends that the stage waits for
-	err      *Error  // why it fails; the rest of the call is undoing
+	locks    []*lock    // acquire: parallel to want; convert, release: the locks meant
+	fresh    []*lock    // acquire: those of locks that this call makes
+	asked    int        // acquire: how many of fresh the DLM was asked for
+	pending  int        // operations or appends that the stage waits for
+	err      *api.Error // why it fails; the rest of the call is undoing
 	answered bool
 	recorded bool  // acquire: the records are in the file
 	parkedAt *lock // the lock whose operation the call waits for
 
-	from    dlm.Mode // convert: the mode that the client knows of
-	token   uint64   // convert: the token that goes with it
-	written dlm.Mode // convert: the mode in the state file
-	late    *Error   // convert: why it was withdrawn, if the DLM heard that in time
+	from    dlm.Mode   // convert: the mode that the client knows of
+	token   uint64     // convert: the token that goes with it
+	written dlm.Mode   // convert: the mode in the state file
+	late    *api.Error // convert: why it was withdrawn, if the DLM heard that in time
 
 	begun    time.Time // when the service had it
 	deadline time.Time
@@ -90,41 +91,42 @@ type call struct {
 	older, newer *call  // others that the same sender has no answer of yet
 
 	// Results, read by the driver when it replies.
-	grants     []Grant
+	grants     []api.Grant
 	released   uint32
-	inspection *Inspection
+	inspection *api.Inspection
 
+	proc process.ID // acquire: the process that opts.PID meant when the call came in
 	hold process.ID // acquire: held for it, see Service.dropProcess; only the driver touches it
 
 	done any // the front end's function; only the driver touches it
 }
 
 // fail notes why the call fails; the first reason stays.
-func (c *call) fail(e *Error) {
+func (c *call) fail(e *api.Error) {
 	if c.err == nil {
 		c.err = e
 	}
 }
 
 // errorf makes the call's typed error about one resource.
-func (c *call) error(kind Kind, lockspace, resource string, mode dlm.Mode, text string) *Error {
-	return &Error{Op: c.op, Lockspace: lockspace, Resource: resource, Mode: mode, Kind: kind, Text: text}
+func (c *call) error(kind api.Kind, lockspace, resource string, mode dlm.Mode, text string) *api.Error {
+	return &api.Error{Op: c.op, Lockspace: lockspace, Resource: resource, Mode: mode, Kind: kind, Text: text}
 }
 
 // statusError turns the outcome of an operation of l into the call's error.
-func (c *call) statusError(l *lock, mode dlm.Mode, st dlm.Status) *Error {
-	e := c.error(KernelError, l.sp.name, l.resource, mode, "")
+func (c *call) statusError(l *lock, mode dlm.Mode, st dlm.Status) *api.Error {
+	e := c.error(api.KernelError, l.sp.name, l.resource, mode, "")
 	switch st {
 	case dlm.StatusAgain:
-		e.Kind, e.Text = WouldBlock, "another lock is in the way; try again later or wait with wait-usec"
+		e.Kind, e.Text = api.WouldBlock, "another lock is in the way; try again later or wait with wait-usec"
 	case dlm.StatusDeadlock:
-		e.Kind, e.Text = Deadlock, "two holders wait for each other to convert; the lock keeps its mode, release it or try again"
+		e.Kind, e.Text = api.Deadlock, "two holders wait for each other to convert; the lock keeps its mode, release it or try again"
 	case dlm.StatusCanceled:
-		e.Kind, e.Text = Canceled, "the request was canceled"
+		e.Kind, e.Text = api.Canceled, "the request was canceled"
 	case dlm.StatusNotFound:
-		e.Kind, e.Text = NotHeld, "the lock manager does not know the lock any more"
+		e.Kind, e.Text = api.NotHeld, "the lock manager does not know the lock any more"
 	case dlm.StatusGone:
-		e.Kind, e.Text = NoSuchLockspace, "the lockspace was left while the request was under way; join it again"
+		e.Kind, e.Text = api.NoSuchLockspace, "the lockspace was left while the request was under way; join it again"
 	case dlm.StatusUnheard:
 		e.Text = "the kernel reports nothing of this lock any more, because the service was killed in the middle of an operation; release it and acquire it again"
 	default:

@@ -10,6 +10,7 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -19,29 +20,29 @@ var bob = user(1000, ":1.11")
 // A caller who asks for several locks, of which he has one already, is told
 // "granted" only if he still has that one at the end.
 func TestAcquireAgainNotices(t *testing.T) {
-	for name, end := range map[string]func(s *sim, held Grant){
-		"a release":       func(s *sim, _ Grant) { s.release(bob, "vms", "x", Selector{}) },
-		"a conversion":    func(s *sim, _ Grant) { s.convert(bob, Want{"vms", "x", dlm.PR}, Selector{}, 0) },
-		"another process": func(s *sim, g Grant) { s.node.Unlock("vms", g.LockID) },
+	for name, end := range map[string]func(s *sim, held api.Grant){
+		"a release":       func(s *sim, _ api.Grant) { s.release(bob, "vms", "x", api.Selector{}) },
+		"a conversion":    func(s *sim, _ api.Grant) { s.convert(bob, wantOf("vms", "x", dlm.PR), api.Selector{}, 0) },
+		"another process": func(s *sim, g api.Grant) { s.node.Unlock("vms", g.LockID) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, cluster := simWith(t, "vms")
 			h, err := cluster.AddNode(2).Engine().Create(t.Context(), "vms", func(dlm.Event) {})
 			require.NoError(t, err)
 			o, _ := vm("vm1")
-			first := s.acquire(alice, o, Want{"vms", "x", dlm.EX})
+			first := s.acquire(alice, o, wantOf("vms", "x", dlm.EX))
 			require.NoError(t, s.done(first))
 			h.Lock(1, "y", dlm.EX, 0)
 			o.Wait = 10 * time.Second
-			again := s.acquire(alice, o, Want{"vms", "x", dlm.EX}, Want{"vms", "y", dlm.EX})
+			again := s.acquire(alice, o, wantOf("vms", "x", dlm.EX), wantOf("vms", "y", dlm.EX))
 			s.rest()
 			require.Zero(t, again.answers)
 			end(s, first.grants[0])
 			s.rest()
 			h.Unlock(1, nil)
-			require.ErrorIs(t, s.done(again), NotHeld)
+			require.ErrorIs(t, s.done(again), api.NotHeld)
 			s.agree("x", "y")
-			_, there := s.recordOf(Ref(3))
+			_, there := s.recordOf(api.Ref(3))
 			require.False(t, there, "what was taken for the call is given back")
 		})
 	}
@@ -52,7 +53,7 @@ func TestAcquireAgainNotices(t *testing.T) {
 func TestLostBetweenTwoOperations(t *testing.T) {
 	for _, step := range []int{1, 2, 3, 4, 5} {
 		s, _ := simWith(t, "vms")
-		c := s.acquire(alice, AcquireOptions{}, Want{"vms", "x", dlm.EX}, Want{"vms", "y", dlm.EX})
+		c := s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "x", dlm.EX), wantOf("vms", "y", dlm.EX))
 		for range step {
 			_ = s.deliver() || s.write()
 		}
@@ -68,14 +69,14 @@ func TestLostBetweenTwoOperations(t *testing.T) {
 	lost := 0
 	for _, step := range []int{0, 1, 2} {
 		s, _ := simWith(t, "vms")
-		s.onLost = func(Lost) { lost++ }
-		require.NoError(t, s.done(s.acquire(alice, AcquireOptions{}, Want{"vms", "x", dlm.PR})))
-		c := s.convert(alice, Want{"vms", "x", dlm.EX}, Selector{}, 0)
+		s.onLost = func(api.Lost) { lost++ }
+		require.NoError(t, s.done(s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "x", dlm.PR))))
+		c := s.convert(alice, wantOf("vms", "x", dlm.EX), api.Selector{}, 0)
 		for range step {
 			require.True(t, s.deliver())
 		}
 		s.node.Unlock("vms", 2)
-		require.ErrorIs(t, s.done(c), NotHeld, "after %d steps", step)
+		require.ErrorIs(t, s.done(c), api.NotHeld, "after %d steps", step)
 		require.Zero(t, s.tab.lockCount())
 		s.agree("x")
 	}
@@ -87,8 +88,8 @@ func TestLostBetweenTwoOperations(t *testing.T) {
 func TestConversionIsTakenBack(t *testing.T) {
 	for step := range 5 {
 		s, _ := simWith(t, "vms")
-		require.NoError(t, s.done(s.acquire(alice, AcquireOptions{}, Want{"vms", "x", dlm.PR})))
-		c := s.convert(alice, Want{"vms", "x", dlm.EX}, Selector{}, time.Second)
+		require.NoError(t, s.done(s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "x", dlm.PR))))
+		c := s.convert(alice, wantOf("vms", "x", dlm.EX), api.Selector{}, time.Second)
 		for range step {
 			_ = s.deliver() || s.write()
 		}
@@ -97,10 +98,10 @@ func TestConversionIsTakenBack(t *testing.T) {
 			continue
 		}
 		s.turn(func() { s.tab.senderGone(alice.Sender) })
-		require.ErrorIs(t, s.done(c), Canceled)
-		page, _ := s.tab.list(Filter{})
+		require.ErrorIs(t, s.done(c), api.Canceled)
+		page, _ := s.tab.list(api.Filter{})
 		require.Equal(t, dlm.PR, page[0].Mode, "after %d steps", step)
-		require.Equal(t, Held, page[0].State)
+		require.Equal(t, api.Held, page[0].State)
 		s.agree("x")
 	}
 }
@@ -108,13 +109,13 @@ func TestConversionIsTakenBack(t *testing.T) {
 // Where it can't be taken back, table and state file say what the lock manager has.
 func TestConversionCantBeTakenBack(t *testing.T) {
 	s, cluster := simWith(t, "vms")
-	require.NoError(t, s.done(s.acquire(alice, AcquireOptions{}, Want{"vms", "x", dlm.PR})))
-	c := s.convert(alice, Want{"vms", "x", dlm.EX}, Selector{}, time.Second)
+	require.NoError(t, s.done(s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "x", dlm.PR))))
+	c := s.convert(alice, wantOf("vms", "x", dlm.EX), api.Selector{}, time.Second)
 	s.turn(func() { s.tab.senderGone(alice.Sender) })
 	failing(cluster, "convert", syscall.ENOMEM)
-	require.ErrorIs(t, s.done(c), Canceled)
+	require.ErrorIs(t, s.done(c), api.Canceled)
 	cluster.Fail(nil)
-	page, _ := s.tab.list(Filter{})
+	page, _ := s.tab.list(api.Filter{})
 	require.Equal(t, dlm.EX, page[0].Mode)
 	s.agree("x")
 }
@@ -123,16 +124,16 @@ func TestConversionCantBeTakenBack(t *testing.T) {
 func TestUnlockIsTriedAgain(t *testing.T) {
 	for name, begin := range map[string]func(s *sim) *simCall{
 		"undo": func(s *sim) *simCall {
-			return s.acquire(alice, AcquireOptions{}, Want{"vms", "x", dlm.EX}, Want{"vms", "z", dlm.EX})
+			return s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "x", dlm.EX), wantOf("vms", "z", dlm.EX))
 		},
 		"undo a wait": func(s *sim) *simCall {
-			return s.acquire(alice, AcquireOptions{Wait: time.Second}, Want{"vms", "x", dlm.EX}, Want{"vms", "z", dlm.EX})
+			return s.acquire(alice, api.AcquireOptions{Wait: time.Second}, wantOf("vms", "x", dlm.EX), wantOf("vms", "z", dlm.EX))
 		},
 		"inspect": func(s *sim) *simCall { return s.inspect("vms", "x") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, cluster := simWith(t, "vms")
-			require.NoError(t, s.done(s.acquire(root, AcquireOptions{}, Want{"vms", "z", dlm.EX})))
+			require.NoError(t, s.done(s.acquire(root, api.AcquireOptions{}, wantOf("vms", "z", dlm.EX))))
 			failing(cluster, "unlock", syscall.ENOMEM)
 			c := begin(s)
 			s.pass(3 * time.Second)
@@ -150,12 +151,12 @@ func TestUnlockIsTriedAgain(t *testing.T) {
 // A release of whose failure nobody hears does not leave the lock held.
 func TestReleaseOfTheDeadIsTriedAgain(t *testing.T) {
 	s, cluster := simWith(t, "vms")
-	require.NoError(t, s.done(s.acquire(alice, AcquireOptions{Lifetime: state.Connection}, Want{"vms", "x", dlm.EX})))
+	require.NoError(t, s.done(s.acquire(alice, api.AcquireOptions{Lifetime: state.Connection}, wantOf("vms", "x", dlm.EX))))
 	failing(cluster, "unlock", syscall.ENOMEM)
 	s.turn(func() { s.tab.senderGone(alice.Sender) })
 	s.pass(time.Minute)
 	require.Equal(t, 1, s.tab.lockCount())
-	require.ErrorIs(t, s.done(s.acquire(alice, AcquireOptions{Lifetime: state.Connection}, Want{"vms", "y", dlm.EX})), InvalidArgs)
+	require.ErrorIs(t, s.done(s.acquire(alice, api.AcquireOptions{Lifetime: state.Connection}, wantOf("vms", "y", dlm.EX))), api.InvalidArgs)
 	cluster.Fail(nil)
 	s.pass(nagInterval)
 	require.Zero(t, s.tab.lockCount())
@@ -166,8 +167,8 @@ func TestReleaseOfTheDeadIsTriedAgain(t *testing.T) {
 // A lock whose connection ends while it is converted is released after that.
 func TestConnectionEndsWhileConverting(t *testing.T) {
 	s, _ := simWith(t, "vms")
-	require.NoError(t, s.done(s.acquire(alice, AcquireOptions{Lifetime: state.Connection}, Want{"vms", "x", dlm.PR})))
-	c := s.convert(bob, Want{"vms", "x", dlm.EX}, Selector{}, 0)
+	require.NoError(t, s.done(s.acquire(alice, api.AcquireOptions{Lifetime: state.Connection}, wantOf("vms", "x", dlm.PR))))
+	c := s.convert(bob, wantOf("vms", "x", dlm.EX), api.Selector{}, 0)
 	s.turn(func() { s.tab.senderGone(alice.Sender) })
 	require.NoError(t, s.done(c))
 	require.Zero(t, s.tab.lockCount())
@@ -178,11 +179,11 @@ func TestConnectionEndsWhileConverting(t *testing.T) {
 // Nor does it when a release that somebody waits for has failed before.
 func TestReleaseOfTheDeadAfterOneThatFailed(t *testing.T) {
 	s, cluster := simWith(t, "vms")
-	require.NoError(t, s.done(s.acquire(alice, AcquireOptions{Lifetime: state.Connection}, Want{"vms", "x", dlm.EX})))
+	require.NoError(t, s.done(s.acquire(alice, api.AcquireOptions{Lifetime: state.Connection}, wantOf("vms", "x", dlm.EX))))
 	failing(cluster, "unlock", syscall.ENOMEM)
-	c := s.release(root, "vms", "x", Selector{})
+	c := s.release(root, "vms", "x", api.Selector{})
 	s.turn(func() { s.tab.senderGone(alice.Sender) })
-	require.ErrorIs(t, s.done(c), KernelError)
+	require.ErrorIs(t, s.done(c), api.KernelError)
 	require.Equal(t, 1, s.tab.lockCount())
 	cluster.Fail(nil)
 	s.pass(nagInterval)
@@ -195,10 +196,10 @@ func TestReleaseOfTheDeadAfterOneThatFailed(t *testing.T) {
 // begun.
 func TestReleaseOutlivesItsCaller(t *testing.T) {
 	s, _ := simWith(t, "vms")
-	s.acquire(alice, AcquireOptions{}, Want{"vms", "x", dlm.PR})
+	s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "x", dlm.PR))
 	require.NoError(t, s.done(s.calls[0]))
-	s.convert(root, Want{"vms", "x", dlm.EX}, Selector{}, 0)
-	c := s.release(alice, "vms", "x", Selector{})
+	s.convert(root, wantOf("vms", "x", dlm.EX), api.Selector{}, 0)
+	c := s.release(alice, "vms", "x", api.Selector{})
 	s.turn(func() { s.tab.senderGone(alice.Sender) })
 	require.NoError(t, s.done(c))
 	require.Zero(t, s.tab.lockCount())
@@ -210,11 +211,11 @@ func TestReleaseOutlivesItsCaller(t *testing.T) {
 func TestReleaseOwnerTellsWhatItCant(t *testing.T) {
 	s, cluster := simWith(t, "pool", "vms")
 	o, _ := vm("vm1")
-	require.NoError(t, s.done(s.acquire(alice, o, Want{"vms", "x", dlm.EX}, Want{"pool", "x", dlm.EX})))
+	require.NoError(t, s.done(s.acquire(alice, o, wantOf("vms", "x", dlm.EX), wantOf("pool", "x", dlm.EX))))
 	failing(cluster, "remove", syscall.EBUSY)
 	require.Error(t, s.done(s.leave(root, "pool", true)))
 	c := s.releaseOwner(alice, "", "vm1")
-	require.ErrorIs(t, s.done(c), KernelError)
+	require.ErrorIs(t, s.done(c), api.KernelError)
 	require.ErrorContains(t, c.err, "pool/x")
 	require.EqualValues(t, 1, c.count)
 	require.Equal(t, 1, s.tab.lockCount())
@@ -231,9 +232,9 @@ func TestReleaseOwnerAndAcquire(t *testing.T) {
 	require.NoError(t, err)
 	h.Lock(1, "x", dlm.EX, 0)
 	o, _ := vm("vm1")
-	require.NoError(t, s.done(s.acquire(alice, o, Want{"vms", "y", dlm.EX})))
+	require.NoError(t, s.done(s.acquire(alice, o, wantOf("vms", "y", dlm.EX))))
 	o.Wait = 15 * time.Second
-	s.acquire(alice, o, Want{"vms", "x", dlm.EX})
+	s.acquire(alice, o, wantOf("vms", "x", dlm.EX))
 	c := s.releaseOwner(bob, "", "vm1")
 	require.NoError(t, s.done(c))
 	require.EqualValues(t, 1, c.count)
@@ -251,24 +252,24 @@ func TestReleaseOwnerAndAcquire(t *testing.T) {
 func TestParkedCallsAreForgotten(t *testing.T) {
 	s, cluster := simWith(t, "vms")
 	o, sel := vm("vm1")
-	require.NoError(t, s.done(s.acquire(alice, o, Want{"vms", "x", dlm.PR})))
+	require.NoError(t, s.done(s.acquire(alice, o, wantOf("vms", "x", dlm.PR))))
 	cluster.Stop("vms", "fencing")
-	s.convert(alice, Want{"vms", "x", dlm.EX}, sel, MaxWait)
+	s.convert(alice, wantOf("vms", "x", dlm.EX), sel, api.MaxWait)
 	calls := []*simCall{
 		s.release(alice, "vms", "x", sel), s.releaseOwner(alice, "", "vm1"),
-		s.acquire(alice, o, Want{"vms", "x", dlm.PR}), s.convert(alice, Want{"vms", "x", dlm.EX}, sel, time.Second),
+		s.acquire(alice, o, wantOf("vms", "x", dlm.PR)), s.convert(alice, wantOf("vms", "x", dlm.EX), sel, time.Second),
 	}
 	l := s.tab.findOwned(s.tab.spaces["vms"], "x", alice.UID, "vm1")
 	require.Len(t, l.parked, 4)
 	s.pass(defaultOpTimeout)
 	for _, c := range calls {
 		require.Equal(t, 1, c.answers, c.op)
-		require.ErrorIs(t, c.err, Timeout, c.op)
+		require.ErrorIs(t, c.err, api.Timeout, c.op)
 	}
 	require.Empty(t, l.parked)
 	checkIntegrity(t, s.tab)
 	cluster.Resume("vms")
-	s.pass(MaxWait)
+	s.pass(api.MaxWait)
 	require.Equal(t, 1, s.tab.lockCount(), "what was not begun is not done later")
 	s.agree("x")
 }
@@ -280,7 +281,7 @@ func TestGrantInTheLastMoment(t *testing.T) {
 	h, err := cluster.AddNode(2).Engine().Create(t.Context(), "vms", func(dlm.Event) {})
 	require.NoError(t, err)
 	h.Lock(1, "x", dlm.EX, 0)
-	c := s.acquire(alice, AcquireOptions{Wait: time.Second}, Want{"vms", "x", dlm.EX})
+	c := s.acquire(alice, api.AcquireOptions{Wait: time.Second}, wantOf("vms", "x", dlm.EX))
 	s.rest()
 	s.now = s.now.Add(time.Second - time.Millisecond)
 	h.Unlock(1, nil)
@@ -295,26 +296,26 @@ func TestGrantInTheLastMoment(t *testing.T) {
 // Deadlines say what was waited for.
 func TestLateErrors(t *testing.T) {
 	s, cluster := simWith(t, "vms")
-	require.NoError(t, s.done(s.acquire(root, AcquireOptions{Label: "web"}, Want{"vms", "x", dlm.EX})))
-	waits := s.acquire(alice, AcquireOptions{Wait: time.Second}, Want{"vms", "y", dlm.PR}, Want{"vms", "x", dlm.PR})
+	require.NoError(t, s.done(s.acquire(root, api.AcquireOptions{Label: "web"}, wantOf("vms", "x", dlm.EX))))
+	waits := s.acquire(alice, api.AcquireOptions{Wait: time.Second}, wantOf("vms", "y", dlm.PR), wantOf("vms", "x", dlm.PR))
 	s.pass(time.Second)
-	require.ErrorIs(t, waits.err, Timeout)
+	require.ErrorIs(t, waits.err, api.Timeout)
 	require.ErrorContains(t, waits.err, "acquire vms/x", "the one that was not granted is named")
 	require.ErrorContains(t, waits.err, `held by this node (EX, uid 0, "web")`)
 
 	cluster.Stop("vms", "fencing node 2")
-	hangs := s.acquire(alice, AcquireOptions{}, Want{"vms", "z", dlm.EX})
+	hangs := s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "z", dlm.EX))
 	s.pass(defaultOpTimeout)
-	require.ErrorIs(t, hangs.err, LockspaceStopped)
+	require.ErrorIs(t, hangs.err, api.LockspaceStopped)
 	s.health()
-	release := s.release(root, "vms", "x", Selector{})
+	release := s.release(root, "vms", "x", api.Selector{})
 	s.pass(defaultOpTimeout)
-	require.ErrorIs(t, release.err, LockspaceStopped)
+	require.ErrorIs(t, release.err, api.LockspaceStopped)
 	require.ErrorContains(t, release.err, "fencing node 2")
 	require.ErrorContains(t, release.err, "the release is recorded")
 	cluster.SetQuorate(false)
 	s.health()
-	require.ErrorIs(t, s.done(s.acquire(alice, AcquireOptions{}, Want{"vms", "z", dlm.EX})), NotQuorate)
+	require.ErrorIs(t, s.done(s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "z", dlm.EX))), api.NotQuorate)
 	cluster.SetQuorate(true)
 	cluster.Resume("vms")
 	s.health()
@@ -322,12 +323,12 @@ func TestLateErrors(t *testing.T) {
 	require.Zero(t, s.tab.lockCount())
 	s.agree("x", "y", "z")
 
-	slow := s.acquire(alice, AcquireOptions{}, Want{"vms", "x", dlm.EX})
+	slow := s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "x", dlm.EX))
 	for s.deliver() {
 	}
 	s.now = s.now.Add(defaultOpTimeout) // a disk that hangs
 	s.turn(s.tab.tick)
-	require.ErrorIs(t, slow.err, StateWriteFailed)
+	require.ErrorIs(t, slow.err, api.StateWriteFailed)
 	s.pass(time.Minute)
 	require.Zero(t, s.tab.lockCount())
 	s.agree("x", "y", "z")
@@ -359,12 +360,12 @@ func TestProbesAreBounded(t *testing.T) {
 func TestLateConversion(t *testing.T) {
 	for _, m := range [][2]dlm.Mode{{dlm.EX, dlm.PR}, {dlm.PR, dlm.NL}, {dlm.CW, dlm.PR}, {dlm.PR, dlm.CW}, {dlm.PR, dlm.EX}} {
 		s, _ := simWith(t, "vms")
-		require.NoError(t, s.done(s.acquire(alice, AcquireOptions{}, Want{"vms", "x", m[0]})))
-		c := s.convert(alice, Want{"vms", "x", m[1]}, Selector{}, time.Second)
+		require.NoError(t, s.done(s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "x", m[0]))))
+		c := s.convert(alice, wantOf("vms", "x", m[1]), api.Selector{}, time.Second)
 		s.now = s.now.Add(time.Second) // the grant is there, but was not seen yet
 		s.turn(s.tab.tick)
 		require.NoError(t, s.done(c), "%s to %s", m[0], m[1])
-		page, _ := s.tab.list(Filter{})
+		page, _ := s.tab.list(api.Filter{})
 		require.Equal(t, m[1], page[0].Mode)
 		s.agree("x")
 	}
@@ -378,18 +379,18 @@ func TestConversionTimesOutUnheard(t *testing.T) {
 	s.wrap = func(h dlm.Lockspace) dlm.Lockspace { d.Lockspace = h; return d }
 	s.start()
 	s.rest()
-	require.NoError(t, s.done(s.acquire(alice, AcquireOptions{}, Want{"vms", "x", dlm.PR})))
-	other := s.acquire(bob, AcquireOptions{}, Want{"vms", "x", dlm.PR})
+	require.NoError(t, s.done(s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "x", dlm.PR))))
+	other := s.acquire(bob, api.AcquireOptions{}, wantOf("vms", "x", dlm.PR))
 	require.NoError(t, s.done(other))
-	c := s.convert(alice, Want{"vms", "x", dlm.EX}, Selector{Ref: 2}, time.Second)
+	c := s.convert(alice, wantOf("vms", "x", dlm.EX), api.Selector{Ref: 2}, time.Second)
 	s.pass(time.Second)
 	require.Zero(t, c.answers)
 	s.pass(settleTime)
-	require.ErrorIs(t, c.err, Timeout)
+	require.ErrorIs(t, c.err, api.Timeout)
 	require.ErrorContains(t, c.err, "held by this node")
-	require.NoError(t, s.done(s.release(bob, "vms", "x", Selector{Ref: other.grants[0].Ref})))
+	require.NoError(t, s.done(s.release(bob, "vms", "x", api.Selector{Ref: other.grants[0].Ref})))
 	s.pass(time.Minute)
-	page, _ := s.tab.list(Filter{})
+	page, _ := s.tab.list(api.Filter{})
 	require.Equal(t, dlm.PR, page[0].Mode)
 	s.agree("x")
 }
@@ -399,19 +400,19 @@ func TestConversionTimesOutUnheard(t *testing.T) {
 // nodes the queues are kept.
 func TestManyWaitInOrder(t *testing.T) {
 	s, _ := simWith(t, "vms")
-	first := s.acquire(alice, AcquireOptions{}, Want{"vms", "b", dlm.EX})
+	first := s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "b", dlm.EX))
 	require.NoError(t, s.done(first))
-	o := AcquireOptions{Wait: 10 * time.Second}
-	many := s.acquire(alice, o, Want{"vms", "c", dlm.EX}, Want{"vms", "b", dlm.EX}, Want{"vms", "a", dlm.EX})
+	o := api.AcquireOptions{Wait: 10 * time.Second}
+	many := s.acquire(alice, o, wantOf("vms", "c", dlm.EX), wantOf("vms", "b", dlm.EX), wantOf("vms", "a", dlm.EX))
 	s.rest()
-	require.ErrorIs(t, s.done(s.acquire(bob, AcquireOptions{}, Want{"vms", "a", dlm.EX})), WouldBlock, "it comes before b")
-	behind := s.acquire(bob, AcquireOptions{}, Want{"vms", "c", dlm.EX})
+	require.ErrorIs(t, s.done(s.acquire(bob, api.AcquireOptions{}, wantOf("vms", "a", dlm.EX))), api.WouldBlock, "it comes before b")
+	behind := s.acquire(bob, api.AcquireOptions{}, wantOf("vms", "c", dlm.EX))
 	require.NoError(t, s.done(behind), "it comes after b")
 	require.Equal(t, 1, s.tab.status().Waiting)
 
-	require.NoError(t, s.done(s.release(alice, "vms", "b", Selector{LockID: first.grants[0].LockID})))
+	require.NoError(t, s.done(s.release(alice, "vms", "b", api.Selector{LockID: first.grants[0].LockID})))
 	require.Zero(t, many.answers, "now it waits for c")
-	require.NoError(t, s.done(s.release(bob, "vms", "c", Selector{LockID: behind.grants[0].LockID})))
+	require.NoError(t, s.done(s.release(bob, "vms", "c", api.Selector{LockID: behind.grants[0].LockID})))
 	require.NoError(t, s.done(many))
 	require.Equal(t, []string{"c", "b", "a"}, []string{many.grants[0].Resource, many.grants[1].Resource, many.grants[2].Resource})
 	require.Zero(t, s.tab.status().Waiting)
@@ -432,7 +433,7 @@ func TestConversionKeepsTheToken(t *testing.T) {
 			for range 2 {
 				s.kill()
 				s.start()
-				for s.tab.spaces["vms"].state != SpaceReady {
+				for s.tab.spaces["vms"].state != api.SpaceReady {
 					_ = s.deliver() || s.write() || s.toil(0)
 				}
 			}
@@ -441,23 +442,23 @@ func TestConversionKeepsTheToken(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s, _ := simWith(t, "vms")
 			o, sel := vm("vm1")
-			require.NoError(t, s.done(s.acquire(alice, o, Want{"vms", "x", dlm.NL})))
+			require.NoError(t, s.done(s.acquire(alice, o, wantOf("vms", "x", dlm.NL))))
 			s.now = s.now.Add(time.Second)
-			other := s.acquire(bob, AcquireOptions{}, Want{"vms", "x", dlm.EX})
+			other := s.acquire(bob, api.AcquireOptions{}, wantOf("vms", "x", dlm.EX))
 			require.NoError(t, s.done(other))
 			newest := other.grants[0].Token
-			require.NoError(t, s.done(s.release(bob, "vms", "x", Selector{LockID: other.grants[0].LockID})))
-			s.convert(alice, Want{"vms", "x", dlm.EX}, sel, time.Second)
+			require.NoError(t, s.done(s.release(bob, "vms", "x", api.Selector{LockID: other.grants[0].LockID})))
+			s.convert(alice, wantOf("vms", "x", dlm.EX), sel, time.Second)
 			interrupt(s)
 			s.rest()
-			again := s.acquire(alice, o, Want{"vms", "x", dlm.EX})
+			again := s.acquire(alice, o, wantOf("vms", "x", dlm.EX))
 			if err := s.done(again); err == nil {
 				require.Greater(t, again.grants[0].Token, newest, "in EX, so larger")
 			} else {
-				require.ErrorIs(t, err, AlreadyHeld, "it is in NL again")
+				require.ErrorIs(t, err, api.AlreadyHeld, "it is in NL again")
 			}
-			require.NoError(t, s.done(s.convert(alice, Want{"vms", "x", dlm.NL}, sel, 0)))
-			reader := s.acquire(bob, AcquireOptions{}, Want{"vms", "x", dlm.PR})
+			require.NoError(t, s.done(s.convert(alice, wantOf("vms", "x", dlm.NL), sel, 0)))
+			reader := s.acquire(bob, api.AcquireOptions{}, wantOf("vms", "x", dlm.PR))
 			require.NoError(t, s.done(reader))
 			require.GreaterOrEqual(t, reader.grants[0].Token, newest)
 			s.agree("x")
@@ -471,16 +472,16 @@ func TestRebindNotWritten(t *testing.T) {
 	s, _ := simWith(t, "vms")
 	o, _ := vm("gui")
 	o.Lifetime = state.Connection
-	require.NoError(t, s.done(s.acquire(alice, o, Want{"vms", "x", dlm.EX})))
+	require.NoError(t, s.done(s.acquire(alice, o, wantOf("vms", "x", dlm.EX))))
 	again := alice
 	again.Sender = ":1.99"
 	s.journal.setFail(syscall.EIO)
-	err := s.done(s.acquire(again, o, Want{"vms", "x", dlm.EX}))
-	require.ErrorIs(t, err, StateWriteFailed)
+	err := s.done(s.acquire(again, o, wantOf("vms", "x", dlm.EX)))
+	require.ErrorIs(t, err, api.StateWriteFailed)
 	require.ErrorContains(t, err, "the lock is held")
 	s.journal.setFail(0)
 	s.retryJournal()
 	s.rest()
-	require.NoError(t, s.done(s.acquire(again, o, Want{"vms", "x", dlm.EX})))
+	require.NoError(t, s.done(s.acquire(again, o, wantOf("vms", "x", dlm.EX))))
 	require.Equal(t, ":1.99", s.journal.contents("").Locks[0].Sender)
 }

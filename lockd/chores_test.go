@@ -9,17 +9,18 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
 // crowd has a caller queue n Requests for one resource that root holds.
-func crowd(t *testing.T, d *daemon, c Caller, n int, m dlm.Mode, o AcquireOptions) (ended chan error) {
-	_, err := d.acquire(root, "busy", dlm.EX, AcquireOptions{})
+func crowd(t *testing.T, d *daemon, c api.Caller, n int, m dlm.Mode, o api.AcquireOptions) (ended chan error) {
+	_, err := d.acquire(root, "busy", dlm.EX, api.AcquireOptions{})
 	require.NoError(t, err)
 	started := make(chan error, n)
 	ended = make(chan error, n)
 	for range n {
-		d.Request(c, Want{"vms", "busy", m}, o, func(_ Ref, err error) { started <- err }, func(_ Grant, err error) { ended <- err })
+		d.Request(c, wantOf("vms", "busy", m), o, func(_ api.Ref, err error) { started <- err }, func(_ api.Grant, err error) { ended <- err })
 	}
 	for range n {
 		require.NoError(t, <-started)
@@ -30,7 +31,7 @@ func crowd(t *testing.T, d *daemon, c Caller, n int, m dlm.Mode, o AcquireOption
 // The end of a connection with very many Requests is the work of many turns;
 // what has come in meanwhile goes between.
 func TestVanishingInSlices(t *testing.T) {
-	for _, o := range []AcquireOptions{{}, {Lifetime: state.Connection}} {
+	for _, o := range []api.AcquireOptions{{}, {Lifetime: state.Connection}} {
 		d := newHost(local.NewCluster("c").AddNode(1)).start(t)
 		const n = 20 * sliceLength
 		alice := user(7, ":1.7")
@@ -50,9 +51,9 @@ func TestVanishingInSlices(t *testing.T) {
 		require.Equal(t, n-sliceLength, now[0], "a turn ends so many only")
 		require.Equal(t, n-2*sliceLength, now[1], "another message goes between")
 		for range n {
-			require.ErrorIs(t, <-ended, Canceled)
+			require.ErrorIs(t, <-ended, api.Canceled)
 		}
-		require.Eventually(t, func() bool { return len(d.list(Filter{UID: 7, HasUID: true})) == 0 }, 20*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return len(d.list(api.Filter{UID: 7, HasUID: true})) == 0 }, 20*time.Second, time.Millisecond)
 		d.stop()
 		checkIntegrity(t, d.t)
 	}
@@ -66,7 +67,7 @@ func TestNothingIsGrantedToTheVanished(t *testing.T) {
 	defer d.stop()
 	const n = 100 * sliceLength
 	alice := user(7, ":1.7")
-	ended := crowd(t, d, alice, n, dlm.PR, AcquireOptions{})
+	ended := crowd(t, d, alice, n, dlm.PR, api.AcquireOptions{})
 	written := map[uint32]bool{} // guarded by the journal's mutex
 	h.journal.mu.Lock()
 	h.journal.onDone = func() {
@@ -83,13 +84,13 @@ func TestNothingIsGrantedToTheVanished(t *testing.T) {
 	})
 	require.NoError(t, <-released)
 	for range n {
-		require.ErrorIs(t, <-ended, Canceled)
+		require.ErrorIs(t, <-ended, api.Canceled)
 	}
-	require.Eventually(t, func() bool { return len(d.list(Filter{})) == 0 }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(d.list(api.Filter{})) == 0 }, 20*time.Second, time.Millisecond)
 	h.journal.mu.Lock()
 	require.NotContains(t, written, alice.UID)
 	h.journal.mu.Unlock()
-	_, err := d.acquire(user(8, ":1.8"), "busy", dlm.EX, AcquireOptions{})
+	_, err := d.acquire(user(8, ":1.8"), "busy", dlm.EX, api.AcquireOptions{})
 	require.NoError(t, err)
 }
 
@@ -99,34 +100,34 @@ func TestConnectionLocksEndInSlices(t *testing.T) {
 	defer d.stop()
 	const n = 10*sliceLength + 1
 	alice := user(7, ":1.7")
-	var many []Want
+	var many []api.Want
 	for i := range n {
-		many = append(many, Want{"vms", fmt.Sprint(i), dlm.EX})
+		many = append(many, wantOf("vms", fmt.Sprint(i), dlm.EX))
 	}
 	require.NoError(t, call1(func(done func(error)) {
-		d.Acquire(alice, many, AcquireOptions{Lifetime: state.Connection}, func(_ []Grant, err error) { done(err) })
+		d.Acquire(alice, many, api.AcquireOptions{Lifetime: state.Connection}, func(_ []api.Grant, err error) { done(err) })
 	}))
 	releasing := make(chan int, 1)
 	d.post(func() {
 		d.t.senderGone(alice.Sender)
 		k := 0
 		for _, l := range d.t.locks {
-			if l.state == Releasing {
+			if l.state == api.Releasing {
 				k++
 			}
 		}
 		releasing <- k
 	})
 	require.Equal(t, sliceLength, <-releasing)
-	require.Eventually(t, func() bool { return len(d.list(Filter{})) == 0 }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(d.list(api.Filter{})) == 0 }, 20*time.Second, time.Millisecond)
 }
 
 // A call of somebody with very many Requests looks at none of them.
 func TestRequestsAreNotLookedThrough(t *testing.T) {
 	d := newHost(local.NewCluster("c").AddNode(1)).start(t)
 	alice := user(7, ":1.7")
-	crowd(t, d, alice, 100, dlm.EX, AcquireOptions{})
-	_, err := d.acquire(alice, "other", dlm.EX, AcquireOptions{})
+	crowd(t, d, alice, 100, dlm.EX, api.AcquireOptions{})
+	_, err := d.acquire(alice, "other", dlm.EX, api.AcquireOptions{})
 	require.NoError(t, err)
 	d.stop()
 	require.Empty(t, d.t.calls)

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -46,10 +47,10 @@ func (t *table) startConvert(c *call) {
 		return
 	}
 	if t.degraded != "" {
-		t.refuse(c, c.error(StateWriteFailed, w.Lockspace, w.Resource, w.Mode, t.degraded))
+		t.refuse(c, c.error(api.StateWriteFailed, w.Lockspace, w.Resource, w.Mode, t.degraded))
 		return
 	}
-	l.busy, l.state, l.wanted = c, Converting, w.Mode
+	l.busy, l.state, l.wanted = c, api.Converting, w.Mode
 	t.tell(l)
 	t.convert(c, l, w.Mode, c.wait == 0)
 }
@@ -200,7 +201,7 @@ func (t *table) recordMode(c *call, l *lock) {
 func (t *table) converted(c *call, l *lock) {
 	c.stage = stageDone
 	if c.err == nil {
-		c.grants = []Grant{l.grant()}
+		c.grants = []api.Grant{l.grant()}
 		t.counters.Converted++
 		t.logLock(slog.LevelDebug, "converted", l, slog.String("sender", c.caller.Sender))
 	}
@@ -212,10 +213,10 @@ func (t *table) converted(c *call, l *lock) {
 func (t *table) endConvert(c *call, l *lock) {
 	c.stage = stageDone
 	if l.mode == dlm.None {
-		c.fail(c.error(NotHeld, l.sp.name, l.resource, c.want[0].Mode, "the lock was lost while it was being converted"))
+		c.fail(c.error(api.NotHeld, l.sp.name, l.resource, c.want[0].Mode, "the lock was lost while it was being converted"))
 	}
 	t.logRefused(c)
-	if c.err != nil && c.err.Kind == WouldBlock && !c.answered {
+	if c.err != nil && c.err.Kind == api.WouldBlock && !c.answered {
 		t.nameHolder(c)
 	} else {
 		t.reply(c)

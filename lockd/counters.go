@@ -1,56 +1,15 @@
 package lockd
 
-import "time"
-
-// Counters only grow while the service runs.
-type Counters struct {
-	Granted, Released, Converted, Lost uint64 // locks
-	Refused, Canceled                  uint64 // calls: answered with an error; of those, withdrawn by or with the caller
-	Latency                            Latency
-}
-
-// LatencyBounds are the upper bounds of the buckets of Latency; of one more
-// bucket there is none.
-var LatencyBounds = [...]time.Duration{
-	100 * time.Microsecond, 250 * time.Microsecond, 500 * time.Microsecond,
-	time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond,
-	10 * time.Millisecond, 25 * time.Millisecond, 50 * time.Millisecond,
-	100 * time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond,
-	time.Second, 5 * time.Second, 20 * time.Second, time.Minute, time.Hour,
-}
-
-// Latency is how long the calls took that ended in a grant, from when the
-// service had them until they were answered, waiting included.
-type Latency struct {
-	Buckets [len(LatencyBounds) + 1]uint64 // calls that took as long, not cumulative
-	Sum     time.Duration
-}
-
-// Count is how many calls that are.
-func (l *Latency) Count() (n uint64) {
-	for _, b := range l.Buckets {
-		n += b
-	}
-	return n
-}
-
-func (l *Latency) observe(d time.Duration) {
-	i := 0
-	for i < len(LatencyBounds) && d > LatencyBounds[i] {
-		i++
-	}
-	l.Buckets[i]++
-	l.Sum += d
-}
+import "github.com/dlmlock/dlmlockd/lockd/api"
 
 // count counts a call that is answered.
 func (t *table) count(c *call) {
 	switch {
 	case c.err == nil:
 		if c.kind == callAcquire {
-			t.counters.Latency.observe(t.now.Sub(c.begun))
+			t.counters.Latency.Observe(t.now.Sub(c.begun))
 		}
-	case c.err.Kind == Canceled:
+	case c.err.Kind == api.Canceled:
 		t.counters.Canceled++
 	default:
 		t.counters.Refused++

@@ -9,13 +9,14 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
 var (
-	vmsA  = Want{"vms", "a", dlm.EX}
-	vmsB  = Want{"vms", "b", dlm.PR}
-	poolC = Want{"pool", "c", dlm.PW}
+	vmsA  = wantOf("vms", "a", dlm.EX)
+	vmsB  = wantOf("vms", "b", dlm.PR)
+	poolC = wantOf("pool", "c", dlm.PW)
 )
 
 // crashStories are the calls whose every step TestCrash dies at.
@@ -136,14 +137,14 @@ var crashStories = []story{
 	{name: "convert up", play: func(r *crashRig, armed func()) func(*after) {
 		g := r.hold("vm1", vmsB)
 		armed()
-		call := r.v.convertTo(alice, "vm1", Want{"vms", "b", dlm.EX}, 0)
+		call := r.v.convertTo(alice, "vm1", wantOf("vms", "b", dlm.EX), 0)
 		return convertedTo(call, g[0], dlm.PR, dlm.EX)
 	}},
 	{name: "convert up with wait", play: func(r *crashRig, armed func()) func(*after) {
 		g := r.hold("vm1", vmsB)
 		r.other["vms"].Lock(1, "b", dlm.PR, 0)
 		armed()
-		call := r.v.convertTo(alice, "vm1", Want{"vms", "b", dlm.EX}, 10*time.Second)
+		call := r.v.convertTo(alice, "vm1", wantOf("vms", "b", dlm.EX), 10*time.Second)
 		r.v.settle()
 		r.other["vms"].Unlock(1, nil)
 		return convertedTo(call, g[0], dlm.PR, dlm.EX)
@@ -152,13 +153,13 @@ var crashStories = []story{
 		g := r.hold("vm1", vmsB)
 		r.other["vms"].Lock(1, "b", dlm.PR, 0)
 		armed()
-		call := r.v.convertTo(alice, "vm1", Want{"vms", "b", dlm.EX}, 0)
+		call := r.v.convertTo(alice, "vm1", wantOf("vms", "b", dlm.EX), 0)
 		return convertedTo(call, g[0], dlm.PR, dlm.EX)
 	}},
 	{name: "convert down", play: func(r *crashRig, armed func()) func(*after) {
 		g := r.hold("vm1", vmsA)
 		armed()
-		call := r.v.convertTo(alice, "vm1", Want{"vms", "a", dlm.NL}, 0)
+		call := r.v.convertTo(alice, "vm1", wantOf("vms", "a", dlm.NL), 0)
 		return convertedTo(call, g[0], dlm.EX, dlm.NL)
 	}},
 	{name: "release", play: func(r *crashRig, armed func()) func(*after) {
@@ -259,7 +260,7 @@ var crashStories = []story{
 	}},
 	{name: "connection ends, the state file is broken for a while", play: func(r *crashRig, armed func()) func(*after) {
 		call := &told{}
-		r.v.Acquire(alice, []Want{vmsA, poolC}, AcquireOptions{Owner: "gui", HasOwner: true, Lifetime: state.Connection}, call.doneGrants())
+		r.v.Acquire(alice, []api.Want{vmsA, poolC}, api.AcquireOptions{Owner: "gui", HasOwner: true, Lifetime: state.Connection}, call.doneGrants())
 		armed()
 		r.host.journal.setFail(syscall.EIO)
 		r.v.SenderGone(alice.Sender)
@@ -267,7 +268,7 @@ var crashStories = []story{
 		r.host.journal.setFail(0)
 		time.Sleep(2 * nagInterval)
 		return func(a *after) {
-			for _, w := range []Want{vmsA, poolC} {
+			for _, w := range []api.Want{vmsA, poolC} {
 				_, there := a.find("gui", w.Lockspace, w.Resource)
 				require.True(a.t, a.died || !there, "the connection is gone, and its lock there")
 			}
@@ -290,7 +291,7 @@ var crashStories = []story{
 		g := r.hold("vm1", vmsB)
 		armed()
 		r.host.journal.setFail(syscall.EIO)
-		call := r.v.convertTo(alice, "vm1", Want{"vms", "b", dlm.EX}, 0)
+		call := r.v.convertTo(alice, "vm1", wantOf("vms", "b", dlm.EX), 0)
 		r.v.settle()
 		r.host.journal.setFail(0)
 		time.Sleep(2 * nagInterval)
@@ -317,13 +318,13 @@ var crashStories = []story{
 	}},
 	{name: "connection ends", play: func(r *crashRig, armed func()) func(*after) {
 		call := &told{}
-		r.v.Acquire(alice, []Want{vmsA, poolC}, AcquireOptions{Owner: "gui", HasOwner: true, Lifetime: state.Connection}, call.doneGrants())
+		r.v.Acquire(alice, []api.Want{vmsA, poolC}, api.AcquireOptions{Owner: "gui", HasOwner: true, Lifetime: state.Connection}, call.doneGrants())
 		kept := r.hold("vm2", vmsB)
 		armed()
 		r.v.SenderGone(alice.Sender)
 		return func(a *after) {
 			a.unchanged("vm2", kept[0], dlm.PR)
-			for _, w := range []Want{vmsA, poolC} {
+			for _, w := range []api.Want{vmsA, poolC} {
 				_, there := a.find("gui", w.Lockspace, w.Resource)
 				require.True(a.t, a.died || !there, "the connection is gone, and its lock there")
 			}
@@ -335,7 +336,7 @@ var crashStories = []story{
 		r.v.Join(root, "more", call.done())
 		return func(a *after) {
 			sp := a.v.t.spaces["more"]
-			require.True(a.t, sp != nil && sp.state == SpaceReady || !call.ok(), "joined, and not there")
+			require.True(a.t, sp != nil && sp.state == api.SpaceReady || !call.ok(), "joined, and not there")
 			names, err := a.v.engine.Lockspaces(a.t.Context())
 			require.NoError(a.t, err)
 			require.Equal(a.t, sp != nil, len(names) == 3, "a lockspace that nobody knows of: %v", names)
@@ -390,7 +391,7 @@ var crashStories = []story{
 		stray := r.orphan("vms", "b", dlm.EX)
 		armed()
 		call := &told{}
-		r.v.AdoptOrphan(root, "vms", stray, AdoptOptions{Owner: "vm9", HasOwner: true}, call.doneGrant())
+		r.v.AdoptOrphan(root, "vms", stray, api.AdoptOptions{Owner: "vm9", HasOwner: true}, call.doneGrant())
 		return func(a *after) {
 			orphans, err := a.v.engine.Orphans(a.t.Context(), "vms")
 			require.NoError(a.t, err)
@@ -423,7 +424,7 @@ var crashStories = []story{
 }
 
 // convertedTo checks a conversion: an answer is true, without one it is done or not.
-func convertedTo(call *told, g Grant, from, to dlm.Mode) func(*after) {
+func convertedTo(call *told, g api.Grant, from, to dlm.Mode) func(*after) {
 	return func(a *after) {
 		mode := from
 		if l, _ := a.find("vm1", g.Lockspace, g.Resource); call.ok() || !call.answered && l.Mode == to {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -92,7 +93,7 @@ type victim struct {
 	mu     sync.Mutex    // over steps, which may grow while the test reads them
 	steps  []string      // since it was armed
 	died   atomic.Bool
-	lost   []Lost
+	lost   []api.Lost
 	lostAt int // how many were lost before it was armed
 }
 
@@ -101,13 +102,13 @@ func rise(t *testing.T, h *host, f fate) *victim {
 	v := &victim{gate: newGate(h.journal), fate: f, begun: make(chan struct{})}
 	cfg := h.config
 	cfg.OnStep = v.step
-	cfg.Notify = func(n Notice) {
-		if l, ok := n.(LockLost); ok {
+	cfg.Notify = func(n api.Notice) {
+		if l, ok := n.(api.LockLost); ok {
 			v.lost = append(v.lost, l.Lost)
 		}
 	}
-	cfg.Helpers = map[string]HelperPolicy{"guard": {UIDs: []uint32{alice.UID}}}
-	cfg.RunLost = func(run LostRun, ended func()) {
+	cfg.Helpers = map[string]api.HelperPolicy{"guard": {UIDs: []uint32{alice.UID}}}
+	cfg.RunLost = func(run api.LostRun, ended func()) {
 		go func() {
 			time.Sleep(time.Second)
 			h.ranMu.Lock()
@@ -190,7 +191,7 @@ func (v *victim) bury() {
 type told struct {
 	answered bool
 	err      error
-	grants   []Grant
+	grants   []api.Grant
 	released uint32
 }
 
@@ -198,31 +199,31 @@ func (a *told) ok() bool { return a.answered && a.err == nil }
 
 // told returns a callback for each kind of answer.
 func (a *told) done() func(error) { return func(err error) { a.answered, a.err = true, err } }
-func (a *told) doneGrants() func([]Grant, error) {
-	return func(g []Grant, err error) { a.answered, a.grants, a.err = true, g, err }
+func (a *told) doneGrants() func([]api.Grant, error) {
+	return func(g []api.Grant, err error) { a.answered, a.grants, a.err = true, g, err }
 }
-func (a *told) doneGrant() func(Grant, error) {
-	return func(g Grant, err error) { a.answered, a.grants, a.err = true, []Grant{g}, err }
+func (a *told) doneGrant() func(api.Grant, error) {
+	return func(g api.Grant, err error) { a.answered, a.grants, a.err = true, []api.Grant{g}, err }
 }
 func (a *told) doneCount() func(uint32, error) {
 	return func(n uint32, err error) { a.answered, a.released, a.err = true, n, err }
 }
 
-func (v *victim) acquireAll(c Caller, owner string, wait time.Duration, want ...Want) *told {
+func (v *victim) acquireAll(c api.Caller, owner string, wait time.Duration, want ...api.Want) *told {
 	a := &told{}
-	v.Acquire(c, want, AcquireOptions{Owner: owner, HasOwner: true, Wait: wait}, a.doneGrants())
+	v.Acquire(c, want, api.AcquireOptions{Owner: owner, HasOwner: true, Wait: wait}, a.doneGrants())
 	return a
 }
 
-func (v *victim) convertTo(c Caller, owner string, w Want, wait time.Duration) *told {
+func (v *victim) convertTo(c api.Caller, owner string, w api.Want, wait time.Duration) *told {
 	a := &told{}
-	v.Convert(c, w, Selector{Owner: owner, HasOwner: true}, ConvertOptions{Wait: wait}, a.doneGrant())
+	v.Convert(c, w, api.Selector{Owner: owner, HasOwner: true}, api.ConvertOptions{Wait: wait}, a.doneGrant())
 	return a
 }
 
-func (v *victim) releaseOf(c Caller, owner, space, resource string) *told {
+func (v *victim) releaseOf(c api.Caller, owner, space, resource string) *told {
 	a := &told{}
-	v.Release(c, space, resource, Selector{Owner: owner, HasOwner: true}, a.done())
+	v.Release(c, space, resource, api.Selector{Owner: owner, HasOwner: true}, a.done())
 	return a
 }
 
@@ -257,7 +258,7 @@ func newCrashRig(t *testing.T) *crashRig {
 }
 
 // hold takes locks before the story begins.
-func (r *crashRig) hold(owner string, want ...Want) []Grant {
+func (r *crashRig) hold(owner string, want ...api.Want) []api.Grant {
 	a := r.v.acquireAll(alice, owner, 0, want...)
 	r.v.settle()
 	require.NoError(r.t, a.err)
@@ -268,24 +269,24 @@ func (r *crashRig) hold(owner string, want ...Want) []Grant {
 type after struct {
 	*crashRig
 	died   bool
-	before []Lost // told by the process that died
-	locks  []LockInfo
+	before []api.Lost // told by the process that died
+	locks  []api.LockInfo
 }
 
 // find returns the lock of an owner.
-func (a *after) find(owner, space, resource string) (LockInfo, bool) {
-	i := slices.IndexFunc(a.locks, func(l LockInfo) bool {
+func (a *after) find(owner, space, resource string) (api.LockInfo, bool) {
+	i := slices.IndexFunc(a.locks, func(l api.LockInfo) bool {
 		return l.Owner == owner && l.Lockspace == space && l.Resource == resource
 	})
 	if i < 0 {
-		return LockInfo{}, false
+		return api.LockInfo{}, false
 	}
 	return a.locks[i], true
 }
 
 // acquired checks an acquire: granted means held, refused means not held, and
 // without an answer it is all or nothing.
-func (a *after) acquired(call *told, owner string, want ...Want) {
+func (a *after) acquired(call *told, owner string, want ...api.Want) {
 	n := 0
 	for i, w := range want {
 		l, ok := a.find(owner, w.Lockspace, w.Resource)
@@ -311,7 +312,7 @@ func (a *after) acquired(call *told, owner string, want ...Want) {
 }
 
 // released checks a release of one lock.
-func (a *after) released(call *told, owner string, g Grant) {
+func (a *after) released(call *told, owner string, g api.Grant) {
 	l, ok := a.find(owner, g.Lockspace, g.Resource)
 	switch {
 	case call.ok():
@@ -324,7 +325,7 @@ func (a *after) released(call *told, owner string, g Grant) {
 }
 
 // unchanged checks that a lock is what it was.
-func (a *after) unchanged(owner string, g Grant, m dlm.Mode) {
+func (a *after) unchanged(owner string, g api.Grant, m dlm.Mode) {
 	l, ok := a.find(owner, g.Lockspace, g.Resource)
 	require.True(a.t, ok, "%s/%s of %s is gone", g.Lockspace, g.Resource, owner)
 	require.Equal(a.t, g.LockID, l.LockID, "the lockid has changed")
@@ -419,7 +420,7 @@ func (r *crashRig) checkAfter(a *after, st story) {
 	checkRecords(t, v.t, r.host.journal.contents("").Locks)
 	for _, s := range crashSpaces {
 		if sp := v.t.spaces[s]; sp != nil {
-			require.Equal(t, SpaceReady, sp.state, "lockspace %s: %v", s, sp.err)
+			require.Equal(t, api.SpaceReady, sp.state, "lockspace %s: %v", s, sp.err)
 			require.Equal(t, state.Joined, r.host.journal.spaces[s].Phase)
 			orphans, err := v.engine.Orphans(t.Context(), s)
 			require.NoError(t, err)
@@ -432,9 +433,9 @@ func (r *crashRig) checkAfter(a *after, st story) {
 		require.Empty(t, a.before, "called lost by the process that died")
 		require.Empty(t, v.lost, "called lost after the restart")
 	}
-	v.List(Filter{}, func(page Page, _ error) { a.locks = page.Locks })
+	v.List(api.Filter{}, func(page api.Page, _ error) { a.locks = page.Locks })
 	v.settle()
 	for _, l := range a.locks {
-		require.Equal(t, Held, l.State, fmt.Sprint(l))
+		require.Equal(t, api.Held, l.State, fmt.Sprint(l))
 	}
 }

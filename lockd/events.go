@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // event takes one event of a lockspace.
@@ -145,14 +146,14 @@ func (t *table) nameHolder(c *call) {
 		t.reply(c)
 		return
 	}
-	if e.Holder = t.localHolder(sp, e.Resource, e.Mode, c); e.Holder != "" || sp.state != SpaceReady || sp.stopped() {
+	if e.Holder = t.localHolder(sp, e.Resource, e.Mode, c); e.Holder != "" || sp.state != api.SpaceReady || sp.stopped() {
 		t.reply(c)
 		return
 	}
 	c.stage = stageProbing
 	t.readValue(sp, e.Resource, func(ev dlm.Event) {
 		c.stage = stageDone
-		if h, ok := DecodeHolder(ev.Value); ok && !sp.raw && ev.HasValue && h.Node != t.node.ID {
+		if h, ok := api.DecodeHolder(ev.Value); ok && !sp.raw && ev.HasValue && h.Node != t.node.ID {
 			e.Holder = h.String()
 		}
 		t.reply(c)
@@ -187,7 +188,7 @@ func (t *table) stop() {
 			continue
 		}
 		if c.stage == stageLocking || c.stage == stageConverting || c.stage == stageNew {
-			t.giveUp(c, c.error(ShuttingDown, "", "", dlm.None, "the service is stopping; ask again when it is back"))
+			t.giveUp(c, c.error(api.ShuttingDown, "", "", dlm.None, "the service is stopping; ask again when it is back"))
 		}
 	}
 	t.log(slog.LevelInfo, "stopping", slog.Int("locks", t.lockCount()))

@@ -10,6 +10,7 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -33,7 +34,7 @@ func TestHealthyNoticesWhatIsStuck(t *testing.T) {
 		j := &stuckJournal{h.journal, open}
 		block := make(chan struct{})
 		hang := false
-		h.config.Notify = func(Notice) {
+		h.config.Notify = func(api.Notice) {
 			if hang {
 				<-block
 			}
@@ -59,7 +60,7 @@ func TestHealthyNoticesWhatIsStuck(t *testing.T) {
 		require.Len(t, h.journal.locks, n, "nothing is written for it")
 
 		hang = true
-		d.Acquire(root, []Want{{"vms", "a", dlm.EX}}, AcquireOptions{}, func([]Grant, error) { <-block })
+		d.Acquire(root, []api.Want{wantOf("vms", "a", dlm.EX)}, api.AcquireOptions{}, func([]api.Grant, error) { <-block })
 		synctest.Wait()
 		require.ErrorContains(t, ask(), "the owner goroutine is stuck")
 		close(block)

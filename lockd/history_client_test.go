@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // historyClient is one owner. It does one thing after the other.
@@ -30,7 +31,7 @@ func (c *historyClient) owner() string { return fmt.Sprint("owner", c.id) }
 
 func (c *historyClient) now() int64 { return int64(time.Since(c.began)) }
 
-func (c *historyClient) caller() Caller { return user(1000, fmt.Sprint(":", c.id)) }
+func (c *historyClient) caller() api.Caller { return user(1000, fmt.Sprint(":", c.id)) }
 
 // run works until others say that it is enough.
 func (c *historyClient) run(t *testing.T, ops *atomic.Int64) {
@@ -169,18 +170,18 @@ func (c *historyClient) call(d *life, in input) output {
 	if how > 0 {
 		wait = time.Duration(c.rand.IntN(500)) * time.Microsecond
 	}
-	granted := func(g Grant, err error) { answer <- output{kind: kindOf(err), token: g.Token} }
-	w, o := Want{"vms", in.resource, in.mode}, AcquireOptions{Owner: c.owner(), HasOwner: true, Wait: wait}
-	sel := Selector{Owner: c.owner(), HasOwner: true}
+	granted := func(g api.Grant, err error) { answer <- output{kind: kindOf(err), token: g.Token} }
+	w, o := wantOf("vms", in.resource, in.mode), api.AcquireOptions{Owner: c.owner(), HasOwner: true, Wait: wait}
+	sel := api.Selector{Owner: c.owner(), HasOwner: true}
 	switch {
 	case in.verb == verbRelease:
 		d.Release(c.caller(), "vms", in.resource, sel, func(err error) { answer <- output{kind: kindOf(err)} })
 	case in.verb == verbConvert:
-		d.Convert(c.caller(), w, sel, ConvertOptions{Wait: wait}, granted)
+		d.Convert(c.caller(), w, sel, api.ConvertOptions{Wait: wait}, granted)
 	case how == 1:
 		c.request(d, w, o, wait, answer)
 	default:
-		d.Acquire(c.caller(), []Want{w}, o, func(g []Grant, err error) { granted(append(g, Grant{})[0], err) })
+		d.Acquire(c.caller(), []api.Want{w}, o, func(g []api.Grant, err error) { granted(append(g, api.Grant{})[0], err) })
 	}
 	select {
 	case out := <-answer:
@@ -191,22 +192,22 @@ func (c *historyClient) call(d *life, in input) output {
 }
 
 // request asks with a Request, which is canceled after a while.
-func (c *historyClient) request(d *life, w Want, o AcquireOptions, patience time.Duration, answer chan<- output) {
+func (c *historyClient) request(d *life, w api.Want, o api.AcquireOptions, patience time.Duration, answer chan<- output) {
 	o.Wait = 0
-	d.Request(c.caller(), w, o, func(ref Ref, err error) {
+	d.Request(c.caller(), w, o, func(ref api.Ref, err error) {
 		if err != nil {
 			answer <- output{kind: kindOf(err)}
 			return
 		}
 		time.AfterFunc(patience, func() { d.CancelRequest(c.caller(), ref, func(error) {}) })
-	}, func(g Grant, err error) { answer <- output{kind: kindOf(err), token: g.Token} })
+	}, func(g api.Grant, err error) { answer <- output{kind: kindOf(err), token: g.Token} })
 }
 
-func kindOf(err error) Kind {
+func kindOf(err error) api.Kind {
 	if err == nil {
 		return ""
 	}
-	return err.(*Error).Kind
+	return err.(*api.Error).Kind
 }
 
 // look waits until the service is there and through with what the start has to
@@ -214,7 +215,7 @@ func kindOf(err error) Kind {
 func (c *historyClient) look(t *testing.T, resource string) dlm.Mode {
 	for {
 		l := c.node.now.Load()
-		page, answered := c.list(l, Filter{Lockspace: "vms", Resource: resource, Owner: c.owner(), HasOwner: true})
+		page, answered := c.list(l, api.Filter{Lockspace: "vms", Resource: resource, Owner: c.owner(), HasOwner: true})
 		if !answered || l.isDead() {
 			time.Sleep(100 * time.Microsecond)
 			continue
@@ -223,16 +224,16 @@ func (c *historyClient) look(t *testing.T, resource string) dlm.Mode {
 		if len(page) == 0 {
 			return dlm.None
 		}
-		if page[0].State == Held {
+		if page[0].State == api.Held {
 			return page[0].Mode
 		}
 		time.Sleep(100 * time.Microsecond)
 	}
 }
 
-func (c *historyClient) list(d *life, f Filter) (page []LockInfo, answered bool) {
-	answer := make(chan []LockInfo, 1)
-	d.List(f, func(p Page, err error) {
+func (c *historyClient) list(d *life, f api.Filter) (page []api.LockInfo, answered bool) {
+	answer := make(chan []api.LockInfo, 1)
+	d.List(f, func(p api.Page, err error) {
 		if err == nil {
 			answer <- p.Locks
 		}

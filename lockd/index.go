@@ -6,6 +6,7 @@ import (
 	"sort"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // The indexes of the table: by number, by cookie, by resource, by owner. Each
@@ -136,7 +137,7 @@ func (t *table) removeOwner(l *lock) {
 }
 
 // unorder leaves a hole, and closes the holes when they are the most.
-func (t *table) unorder(r Ref) {
+func (t *table) unorder(r api.Ref) {
 	i := t.orderIndex(r)
 	if i == len(t.order) || t.order[i].ref != r {
 		return
@@ -157,7 +158,7 @@ func (t *table) unorder(r Ref) {
 }
 
 // orderIndex returns the place of the first entry with a ref of at least r.
-func (t *table) orderIndex(r Ref) int {
+func (t *table) orderIndex(r api.Ref) int {
 	return sort.Search(len(t.order), func(i int) bool { return t.order[i].ref >= r })
 }
 
@@ -207,7 +208,7 @@ func (t *table) byCookie(c dlm.Cookie) *lock {
 			return l
 		}
 	}
-	if l := t.locks[Ref(c)]; l != nil && l.cookie == c {
+	if l := t.locks[api.Ref(c)]; l != nil && l.cookie == c {
 		return l
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -44,7 +45,7 @@ func checkIntegrity(t reporter, tab *table) {
 
 func checkOrder(t reporter, tab *table) {
 	t.Helper()
-	holes, seen := 0, map[Ref]bool{}
+	holes, seen := 0, map[api.Ref]bool{}
 	for i, o := range tab.order {
 		if i > 0 {
 			require.Less(t, tab.order[i-1].ref, o.ref, "order is not sorted")
@@ -66,10 +67,10 @@ func checkOrder(t reporter, tab *table) {
 			require.Same(t, l, tab.byCookie(l.cookie), "lock %d is not found by its cookie", ref)
 		}
 		if l.busy == nil && l.phase == state.Held {
-			require.Equal(t, Held, l.state, "lock %d with nothing under way", ref)
+			require.Equal(t, api.Held, l.state, "lock %d with nothing under way", ref)
 		}
 		if l.busy != nil {
-			require.NotEqual(t, Held, l.state, "lock %d with a call under way", ref)
+			require.NotEqual(t, api.Held, l.state, "lock %d with a call under way", ref)
 		}
 	}
 	require.Equal(t, len(seen), tab.lockCount())
@@ -136,7 +137,7 @@ func checkUsage(t reporter, tab *table) {
 		}
 		u := want[l.uid]
 		u.locks++
-		if l.flying && l.state == Acquiring && l.busy.stage == stageLocking && l.busy.wait > 0 {
+		if l.flying && l.state == api.Acquiring && l.busy.stage == stageLocking && l.busy.wait > 0 {
 			u.waiting++
 		}
 		want[l.uid] = u
@@ -212,7 +213,7 @@ func checkParked(t reporter, tab *table, parked int) {
 func checkEngine(t reporter, tab *table, e *local.Engine, resources []string, unrest func(space string) bool) {
 	t.Helper()
 	for name, sp := range tab.spaces {
-		if sp.state != SpaceReady || sp.step != spaceIdle || unrest(name) {
+		if sp.state != api.SpaceReady || sp.step != spaceIdle || unrest(name) {
 			continue
 		}
 		me, err := e.Node(context.Background())
@@ -245,10 +246,10 @@ func checkEngine(t reporter, tab *table, e *local.Engine, resources []string, un
 // checkRecords holds the table against the records of the state file.
 func checkRecords(t reporter, tab *table, records []state.Lock) {
 	t.Helper()
-	seen := map[Ref]bool{}
+	seen := map[api.Ref]bool{}
 	for _, r := range records {
-		seen[Ref(r.ID)] = true
-		l := tab.locks[Ref(r.ID)]
+		seen[api.Ref(r.ID)] = true
+		l := tab.locks[api.Ref(r.ID)]
 		require.NotNil(t, l, "a record of lock %d, which is not there", r.ID)
 		require.Equal(t, l.lockid, r.LockID)
 		require.Equal(t, l.resource, r.Resource)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -45,13 +46,13 @@ func (t *table) leave(c *call, force bool) {
 	sp := t.spaces[c.space]
 	switch {
 	case sp == nil:
-		t.refuse(c, c.error(NoSuchLockspace, c.space, "", dlm.None, "the lockspace is not joined here"))
+		t.refuse(c, c.error(api.NoSuchLockspace, c.space, "", dlm.None, "the lockspace is not joined here"))
 		return
 	case sp.step != spaceIdle:
-		t.refuse(c, c.error(LockspaceInUse, c.space, "", dlm.None, "the lockspace is being joined or left; try again in a moment"))
+		t.refuse(c, c.error(api.LockspaceInUse, c.space, "", dlm.None, "the lockspace is being joined or left; try again in a moment"))
 		return
 	case sp.locks > 0 && !force:
-		t.refuse(c, c.error(LockspaceInUse, c.space, "", dlm.None, heldText))
+		t.refuse(c, c.error(api.LockspaceInUse, c.space, "", dlm.None, heldText))
 		return
 	case sp.recorded == 0 && !sp.proven:
 		t.forgetForeign(c, sp)
@@ -70,7 +71,7 @@ func (t *table) leave(c *call, force bool) {
 			return
 		}
 		was := sp.recorded
-		sp.state, sp.step = SpaceLeaving, spaceRemoving
+		sp.state, sp.step = api.SpaceLeaving, spaceRemoving
 		sp.configured, sp.recorded = false, state.Leaving
 		t.recordSpace(sp, false, func(err error) {
 			if err != nil {
@@ -86,11 +87,11 @@ func (t *table) leave(c *call, force bool) {
 func (t *table) leaveUnopened(sp *space) {
 	was := sp.recorded
 	sp.leaveFrom, sp.retryAt = 0, time.Time{}
-	sp.state, sp.step = SpaceLeaving, spaceOpening
+	sp.state, sp.step = api.SpaceLeaving, spaceOpening
 	sp.configured, sp.recorded = false, state.Leaving
 	t.recordSpace(sp, false, func(err error) {
 		if err != nil {
-			sp.leaveFrom = SpaceFailed
+			sp.leaveFrom = api.SpaceFailed
 			t.stayUnwritten(sp, was, err)
 			return
 		}
@@ -110,7 +111,7 @@ func (t *table) stayUnwritten(sp *space, was state.SpacePhase, err error) {
 func (t *table) forgetForeign(c *call, sp *space) {
 	t.log(slog.LevelInfo, "the lockspace is not the service's, so it is forgotten and left as it is", slog.String("lockspace", sp.name))
 	sp.configured, sp.retryAt = false, time.Time{}
-	t.do(notifyAction{LockspaceChanged{LockspaceInfo: t.spaceInfo(sp), Gone: true}})
+	t.do(notifyAction{api.LockspaceChanged{LockspaceInfo: t.spaceInfo(sp), Gone: true}})
 	t.forgetSpace(sp)
 	c.stage = stageDone
 	t.reply(c)
@@ -119,8 +120,8 @@ func (t *table) forgetForeign(c *call, sp *space) {
 const heldText = "locks are held in the lockspace; release them, or leave with force and lose them"
 
 // cantLeave tells why the lockspace must not be removed now, or nil.
-func (t *table) cantLeave(sp *space, k looked) *Error {
-	e := &Error{Op: "leave", Lockspace: sp.name, Kind: LockspaceInUse}
+func (t *table) cantLeave(sp *space, k looked) *api.Error {
+	e := &api.Error{Op: "leave", Lockspace: sp.name, Kind: api.LockspaceInUse}
 	n := len(t.unknown(sp, k.orphans))
 	switch {
 	case k.usersErr != nil || len(k.users) > 0:
@@ -146,8 +147,8 @@ func (t *table) cantLeave(sp *space, k looked) *Error {
 
 // inUse refuses a leave for the sake of other processes, or because they can't be
 // seen.
-func inUse(lockspace string, users []dlm.User, err error) *Error {
-	e := &Error{Op: "leave", Lockspace: lockspace, Kind: LockspaceInUse, Err: err}
+func inUse(lockspace string, users []dlm.User, err error) *api.Error {
+	e := &api.Error{Op: "leave", Lockspace: lockspace, Kind: api.LockspaceInUse, Err: err}
 	if len(users) > 0 {
 		e.Text = "the lockspace was not left, because that would end locks of others: " + usersText(users) + "; stop what uses it first"
 		return e
@@ -157,7 +158,7 @@ func inUse(lockspace string, users []dlm.User, err error) *Error {
 }
 
 // stay ends a leave that is refused: the lockspace is again what it was.
-func (t *table) stay(sp *space, e *Error) {
+func (t *table) stay(sp *space, e *api.Error) {
 	begun := sp.recorded == state.Leaving
 	from := sp.leaveFrom
 	sp.configured = sp.configured || sp.leaveConfigured
@@ -178,21 +179,21 @@ func (t *table) stay(sp *space, e *Error) {
 		t.append(true, []state.Change{sp.record()}, nil)
 	}
 	switch from {
-	case SpaceReady:
-		sp.state, sp.step = SpaceReady, spaceIdle
+	case api.SpaceReady:
+		sp.state, sp.step = api.SpaceReady, spaceIdle
 		if begun {
-			t.do(notifyAction{LockspaceChanged{LockspaceInfo: t.spaceInfo(sp)}})
+			t.do(notifyAction{api.LockspaceChanged{LockspaceInfo: t.spaceInfo(sp)}})
 		}
 		t.answerSpace(sp, nil)
 		t.finishEnded(sp)
 		if sp.anchor == 0 { // removed meanwhile
 			t.makeAnchor(sp)
 		}
-	case SpaceFailed: // some records could not be adopted
-		sp.state, sp.step = SpaceFailed, spaceIdle
+	case api.SpaceFailed: // some records could not be adopted
+		sp.state, sp.step = api.SpaceFailed, spaceIdle
 		sp.retryAt = t.now.Add(sp.backoff)
 	default:
-		sp.state = SpaceJoining
+		sp.state = api.SpaceJoining
 		if sp.anchor == 0 {
 			t.makeAnchor(sp)
 		} else {
@@ -207,7 +208,7 @@ func (t *table) stay(sp *space, e *Error) {
 // finishLeave goes on with a leave that is written down, of a lockspace that is
 // open and ours.
 func (t *table) finishLeave(sp *space) {
-	sp.state = SpaceLeaving
+	sp.state = api.SpaceLeaving
 	t.lookInto(sp, func(k looked) {
 		if e := t.cantLeave(sp, k); e != nil {
 			t.stay(sp, e)
@@ -230,7 +231,7 @@ func (t *table) removeSpace(sp *space) {
 		t.failSpace(sp, goneError(sp), true) // and whose it is, is found out anew
 		return
 	}
-	sp.state, sp.step = SpaceLeaving, spaceRemoving
+	sp.state, sp.step = api.SpaceLeaving, spaceRemoving
 	t.do(removeAction{sp})
 }
 
@@ -238,7 +239,7 @@ func (t *table) removeSpace(sp *space) {
 // through the same handle, or, where that has ended, through another one that has
 // to have the anchor.
 func (t *table) removed(sp *space, err error) {
-	if e, ok := errors.AsType[*Error](err); ok { // the look before it
+	if e, ok := errors.AsType[*api.Error](err); ok { // the look before it
 		t.stay(sp, e)
 		return
 	}
@@ -267,9 +268,9 @@ func (t *table) left(sp *space, why string) {
 			return
 		}
 		t.settled(sp)
-		t.do(notifyAction{LockspaceChanged{LockspaceInfo: t.spaceInfo(sp), Gone: true}})
+		t.do(notifyAction{api.LockspaceChanged{LockspaceInfo: t.spaceInfo(sp), Gone: true}})
 		t.answerSpace(sp, nil)
-		sp.state, sp.err = SpaceFailed, &Error{Op: "leave", Lockspace: sp.name, Kind: NoSuchLockspace, Text: "the lockspace was left"}
+		sp.state, sp.err = api.SpaceFailed, &api.Error{Op: "leave", Lockspace: sp.name, Kind: api.NoSuchLockspace, Text: "the lockspace was left"}
 		t.forgetSpace(sp)
 	})
 }

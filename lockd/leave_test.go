@@ -10,6 +10,7 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -72,7 +73,7 @@ func TestLeaveOfForeignLockspace(t *testing.T) {
 		owner.lock("VGLK", dlm.EX, 0)
 		s.start()
 		s.rest()
-		require.ErrorIs(t, s.tab.spaces["lvm_x"].err, LockspaceForeign)
+		require.ErrorIs(t, s.tab.spaces["lvm_x"].err, api.LockspaceForeign)
 		require.NoError(t, s.done(s.leave(root, "lvm_x", force)))
 		require.Equal(t, []string{"vms"}, s.tab.spaceNames(), "it is forgotten")
 		require.Equal(t, []string{"lvm_x", "vms"}, s.memberOf())
@@ -102,7 +103,7 @@ func TestRecordIsNoProof(t *testing.T) {
 			s.rest()
 			s.pass(2 * retryMax)
 			if s.tab.spaces["vms"] != nil {
-				require.ErrorIs(t, s.tab.spaces["vms"].err, LockspaceForeign)
+				require.ErrorIs(t, s.tab.spaces["vms"].err, api.LockspaceForeign)
 				require.NoError(t, s.done(s.leave(root, "vms", true)))
 			}
 			require.Empty(t, s.tab.spaces)
@@ -125,7 +126,7 @@ func TestLeaveOfUnopenedLockspace(t *testing.T) {
 		failing(cluster, "open", syscall.ENOMEM)
 		s.start()
 		s.rest()
-		require.Equal(t, SpaceFailed, s.tab.spaces["vms"].state)
+		require.Equal(t, api.SpaceFailed, s.tab.spaces["vms"].state)
 		cluster.Fail(nil)
 		require.NoError(t, s.done(s.leave(root, "vms", true)))
 		require.Empty(t, s.tab.spaces)
@@ -142,13 +143,13 @@ func TestLeaveOfUnopenedLockspace(t *testing.T) {
 func TestLeaveWhileOthersUseIt(t *testing.T) {
 	s, _ := simWith(t, "vms")
 	o, sel := vm("vm1")
-	require.NoError(t, s.done(s.acquire(root, o, Want{"vms", "x", dlm.EX})))
+	require.NoError(t, s.done(s.acquire(root, o, wantOf("vms", "x", dlm.EX))))
 	p := strange(t, s.node, "vms")
-	s.onLost = func(l Lost) { require.Fail(t, "lost", "%v", l) }
-	require.ErrorIs(t, s.done(s.leave(root, "vms", true)), LockspaceInUse)
+	s.onLost = func(l api.Lost) { require.Fail(t, "lost", "%v", l) }
+	require.ErrorIs(t, s.done(s.leave(root, "vms", true)), api.LockspaceInUse)
 	require.NoError(t, s.done(s.release(root, "vms", "x", sel)))
-	require.ErrorIs(t, s.done(s.leave(root, "vms", false)), LockspaceInUse)
-	require.Equal(t, SpaceReady, s.tab.spaces["vms"].state)
+	require.ErrorIs(t, s.done(s.leave(root, "vms", false)), api.LockspaceInUse)
+	require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
 	s.agree("x")
 	s.restart()
 	s.agree("x")
@@ -163,8 +164,8 @@ func TestLeaveMeetsNewUser(t *testing.T) {
 	for _, crash := range []bool{false, true} {
 		s, _ := simWith(t, "vms")
 		o, sel := vm("vm1")
-		require.NoError(t, s.done(s.acquire(root, o, Want{"vms", "x", dlm.EX})))
-		s.onLost = func(l Lost) { require.Fail(t, "lost", "%v", l) }
+		require.NoError(t, s.done(s.acquire(root, o, wantOf("vms", "x", dlm.EX))))
+		s.onLost = func(l api.Lost) { require.Fail(t, "lost", "%v", l) }
 		c := s.leave(root, "vms", true)
 		for s.tab.spaces["vms"].step != spaceRemoving || len(s.work) == 0 {
 			require.True(t, s.deliver() || s.write() || s.toil(0))
@@ -176,9 +177,9 @@ func TestLeaveMeetsNewUser(t *testing.T) {
 		} else {
 			s.rest()
 			require.Equal(t, 1, c.answers)
-			require.ErrorIs(t, c.err, LockspaceInUse)
+			require.ErrorIs(t, c.err, api.LockspaceInUse)
 		}
-		require.Equal(t, SpaceReady, s.tab.spaces["vms"].state)
+		require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
 		require.Equal(t, state.Joined, s.journal.contents("").Spaces[0].Phase)
 		require.True(t, s.tab.spaces["vms"].configured)
 		s.agree("x", "y2")
@@ -191,9 +192,9 @@ func TestLeaveWithoutLook(t *testing.T) {
 	s, cluster := simWith(t, "vms")
 	failing(cluster, "look", syscall.EACCES)
 	for _, force := range []bool{false, true} {
-		require.ErrorIs(t, s.done(s.leave(root, "vms", force)), LockspaceInUse)
+		require.ErrorIs(t, s.done(s.leave(root, "vms", force)), api.LockspaceInUse)
 	}
-	require.Equal(t, SpaceReady, s.tab.spaces["vms"].state)
+	require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
 	cluster.Fail(nil)
 	require.NoError(t, s.done(s.leave(root, "vms", false)))
 }
@@ -205,7 +206,7 @@ func TestLeaveWithOrphans(t *testing.T) {
 	id := p.lock("x", dlm.EX, dlm.Persistent)
 	p.end()
 	for _, force := range []bool{false, true} {
-		require.ErrorIs(t, s.done(s.leave(root, "vms", force)), LockspaceInUse)
+		require.ErrorIs(t, s.done(s.leave(root, "vms", force)), api.LockspaceInUse)
 	}
 	c := s.call(&call{kind: callSpace, op: "purge", caller: root, space: "vms"}, func(c *call) { s.tab.purge(c, []dlm.LockID{id}, false) })
 	require.NoError(t, s.done(c))
@@ -218,15 +219,15 @@ func TestLeaveWithOrphans(t *testing.T) {
 func TestAnchorRemovedWhileDown(t *testing.T) {
 	s, _ := simWith(t, "vms")
 	o, sel := vm("vm1")
-	g := s.acquire(root, o, Want{"vms", "x", dlm.EX})
+	g := s.acquire(root, o, wantOf("vms", "x", dlm.EX))
 	require.NoError(t, s.done(g))
 	anchor := s.tab.spaces["vms"].anchor
 	s.kill()
 	require.True(t, s.node.Unlock("vms", anchor))
 	s.start()
-	s.onLost = func(l Lost) { require.Fail(t, "lost", "%v", l) }
+	s.onLost = func(l api.Lost) { require.Fail(t, "lost", "%v", l) }
 	s.rest()
-	require.Equal(t, SpaceReady, s.tab.spaces["vms"].state)
+	require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
 	s.agree("x")
 	s.restart()
 	s.agree("x")
@@ -243,7 +244,7 @@ func TestDiedBeforeTheAnchor(t *testing.T) {
 	}
 	s.spaces = []string{"vms"}
 	s.restart()
-	require.Equal(t, SpaceReady, s.tab.spaces["vms"].state)
+	require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
 	s.agree()
 }
 
@@ -259,7 +260,7 @@ func TestRefusedJoinIsForgotten(t *testing.T) {
 		require.Empty(t, s.journal.contents("").Spaces)
 		s.spaces = []string{"vms"}
 		s.restart()
-		require.Equal(t, SpaceFailed, s.tab.spaces["vms"].state)
+		require.Equal(t, api.SpaceFailed, s.tab.spaces["vms"].state)
 		require.Empty(t, s.journal.contents("").Spaces)
 		cluster.Fail(nil)
 		s.pass(2 * retryMax)
@@ -272,10 +273,10 @@ func TestRefusedJoinIsForgotten(t *testing.T) {
 func TestReloadForgetsWhatFailed(t *testing.T) {
 	s, cluster := simWith(t)
 	failing(cluster, "create", syscall.EUNATCH)
-	s.turn(func() { s.tab.reconfigure(Settings{Lockspaces: []string{"vms"}, Limits: DefaultLimits()}) })
+	s.turn(func() { s.tab.reconfigure(Settings{Lockspaces: []string{"vms"}, Limits: api.DefaultLimits()}) })
 	s.rest()
 	require.Equal(t, []string{"vms"}, s.tab.spaceNames())
-	s.turn(func() { s.tab.reconfigure(Settings{Limits: DefaultLimits()}) })
+	s.turn(func() { s.tab.reconfigure(Settings{Limits: api.DefaultLimits()}) })
 	cluster.Fail(nil)
 	s.pass(2 * retryMax)
 	require.Empty(t, s.tab.spaces)
@@ -295,12 +296,12 @@ func (s *sim) lose() {
 func TestStateFileLost(t *testing.T) {
 	s, _ := simWith(t, "vms")
 	o, _ := vm("vm1")
-	g := s.acquire(root, o, Want{"vms", "x", dlm.EX}, Want{"vms", "y", dlm.PR})
+	g := s.acquire(root, o, wantOf("vms", "x", dlm.EX), wantOf("vms", "y", dlm.PR))
 	require.NoError(t, s.done(g))
 	for range 2 { // once more, with the anchor that was made then
 		s.lose()
 		sp := s.tab.spaces["vms"]
-		require.Equal(t, SpaceReady, sp.state)
+		require.Equal(t, api.SpaceReady, sp.state)
 		require.True(t, sp.mapLost)
 		require.Equal(t, 2, sp.orphans)
 		s.agree()
@@ -308,10 +309,10 @@ func TestStateFileLost(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, left, 2, "the old anchor is let go of")
 		for _, force := range []bool{false, true} {
-			require.ErrorIs(t, s.done(s.leave(root, "vms", force)), LockspaceInUse)
+			require.ErrorIs(t, s.done(s.leave(root, "vms", force)), api.LockspaceInUse)
 		}
 		s.restart()
-		require.Equal(t, SpaceReady, s.tab.spaces["vms"].state)
+		require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
 		require.Equal(t, 2, s.tab.spaces["vms"].orphans)
 	}
 	ids := []dlm.LockID{g.grants[0].LockID, g.grants[1].LockID}
@@ -325,7 +326,7 @@ func TestTakingOverMeetsTheEnd(t *testing.T) {
 	for steps := 1; ; steps++ {
 		s, _ := simWith(t, "vms")
 		o, _ := vm("vm1")
-		require.NoError(t, s.done(s.acquire(root, o, Want{"vms", "x", dlm.EX})))
+		require.NoError(t, s.done(s.acquire(root, o, wantOf("vms", "x", dlm.EX))))
 		s.kill()
 		s.journal, s.inst = newMemJournal(), "other"
 		s.start()
@@ -335,9 +336,9 @@ func TestTakingOverMeetsTheEnd(t *testing.T) {
 			}
 		}
 		s.restart()
-		require.Equal(t, SpaceReady, s.tab.spaces["vms"].state, "after %d steps", steps)
+		require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state, "after %d steps", steps)
 		require.Equal(t, 1, s.tab.spaces["vms"].orphans, "after %d steps", steps)
-		require.ErrorIs(t, s.done(s.leave(root, "vms", true)), LockspaceInUse)
+		require.ErrorIs(t, s.done(s.leave(root, "vms", true)), api.LockspaceInUse)
 		s.agree()
 	}
 }
@@ -346,15 +347,15 @@ func TestTakingOverMeetsTheEnd(t *testing.T) {
 func TestOtherInstanceIsNotTakenOver(t *testing.T) {
 	s, _ := simWith(t, "vms")
 	o, _ := vm("vm1")
-	require.NoError(t, s.done(s.acquire(root, o, Want{"vms", "x", dlm.EX})))
+	require.NoError(t, s.done(s.acquire(root, o, wantOf("vms", "x", dlm.EX))))
 	second := newSim(t, s.node, "vms")
 	second.inst = "second"
 	second.start()
 	second.rest()
-	require.ErrorIs(t, second.tab.spaces["vms"].err, LockspaceForeign)
+	require.ErrorIs(t, second.tab.spaces["vms"].err, api.LockspaceForeign)
 	require.NoError(t, second.done(second.leave(root, "vms", true)))
 	s.rest()
-	require.Equal(t, SpaceReady, s.tab.spaces["vms"].state)
+	require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
 	s.agree("x")
 }
 
@@ -364,10 +365,10 @@ func TestNothingIsTakenOverBlindly(t *testing.T) {
 	for _, errno := range []syscall.Errno{syscall.EPERM, syscall.EIO} {
 		s, cluster := simWith(t, "vms")
 		o, _ := vm("vm1")
-		require.NoError(t, s.done(s.acquire(root, o, Want{"vms", "x", dlm.EX})))
+		require.NoError(t, s.done(s.acquire(root, o, wantOf("vms", "x", dlm.EX))))
 		failing(cluster, "look", errno)
 		s.lose()
-		require.Equal(t, SpaceFailed, s.tab.spaces["vms"].state)
+		require.Equal(t, api.SpaceFailed, s.tab.spaces["vms"].state)
 		require.NoError(t, s.done(s.leave(root, "vms", true)))
 		require.Equal(t, []string{"vms"}, s.memberOf())
 		cluster.Fail(nil)
@@ -377,7 +378,7 @@ func TestNothingIsTakenOverBlindly(t *testing.T) {
 	}
 }
 
-func (s *sim) adopt(c Caller, space string, id dlm.LockID, o AdoptOptions) *simCall {
+func (s *sim) adopt(c api.Caller, space string, id dlm.LockID, o api.AdoptOptions) *simCall {
 	return s.call(&call{kind: callConvert, op: "adopt", caller: c, space: space}, func(c *call) { s.tab.adoptOrphan(c, id, o) })
 }
 
@@ -385,12 +386,12 @@ func (s *sim) purge(space string, some bool, ids ...dlm.LockID) *simCall {
 	return s.call(&call{kind: callSpace, op: "purge", caller: root, space: space}, func(c *call) { s.tab.purge(c, ids, some) })
 }
 
-func (s *sim) listOrphans(space string) []Orphan {
-	var out []Orphan
+func (s *sim) listOrphans(space string) []api.Orphan {
+	var out []api.Orphan
 	c := s.call(&call{kind: callSpace, op: "orphans", space: space}, func(c *call) {
-		s.tab.listOrphans(c, func(found []dlm.Orphan, e *Error) {
+		s.tab.listOrphans(c, func(found []dlm.Orphan, e *api.Error) {
 			require.Nil(s.t, e)
-			s.tab.describe(c, found, func(o []Orphan) { out = o; s.tab.reply(c) })
+			s.tab.describe(c, found, func(o []api.Orphan) { out = o; s.tab.reply(c) })
 		})
 	})
 	require.NoError(s.t, s.done(c))
@@ -403,12 +404,12 @@ func TestAdoptOrphan(t *testing.T) {
 	s, _ := simWith(t, "vms")
 	o, sel := vm("vm1")
 	o.Label = "disk.img"
-	want := []Want{{"vms", "x", dlm.EX}, {"vms", "y", dlm.PR}, {"vms", "z", dlm.PW}, {"vms", "zz", dlm.PR}}
+	want := []api.Want{wantOf("vms", "x", dlm.EX), wantOf("vms", "y", dlm.PR), wantOf("vms", "z", dlm.PW), wantOf("vms", "zz", dlm.PR)}
 	c := s.acquire(root, o, want...)
 	require.NoError(t, s.done(c))
 	g := c.grants
 	other, _ := vm("vm2")
-	require.NoError(t, s.done(s.acquire(root, other, Want{"vms", "y", dlm.PR})))
+	require.NoError(t, s.done(s.acquire(root, other, wantOf("vms", "y", dlm.PR))))
 	s.lose()
 	found := s.listOrphans("vms")
 	require.Len(t, found, 5)
@@ -418,19 +419,19 @@ func TestAdoptOrphan(t *testing.T) {
 	require.Equal(t, g[0].Token, found[0].Holder.Token)
 	require.False(t, found[1].HasHolder, "a shared lock publishes nothing")
 
-	require.ErrorIs(t, s.done(s.adopt(root, "vms", 99, AdoptOptions{})), NotHeld)
-	require.ErrorIs(t, s.done(s.adopt(root, "vms", g[0].LockID, AdoptOptions{Resource: "y"})), InvalidArgs)
-	require.ErrorIs(t, s.done(s.adopt(root, "vms", g[0].LockID, AdoptOptions{Mode: dlm.PR, HasMode: true})), InvalidArgs)
+	require.ErrorIs(t, s.done(s.adopt(root, "vms", 99, api.AdoptOptions{})), api.NotHeld)
+	require.ErrorIs(t, s.done(s.adopt(root, "vms", g[0].LockID, api.AdoptOptions{Resource: "y"})), api.InvalidArgs)
+	require.ErrorIs(t, s.done(s.adopt(root, "vms", g[0].LockID, api.AdoptOptions{Mode: dlm.PR, HasMode: true})), api.InvalidArgs)
 	s.now = s.now.Add(1 << 20)
 	for _, want := range g[:3] {
-		a := s.adopt(root, "vms", want.LockID, AdoptOptions{Owner: "vm1", HasOwner: true, Label: "disk.img", Resource: want.Resource})
+		a := s.adopt(root, "vms", want.LockID, api.AdoptOptions{Owner: "vm1", HasOwner: true, Label: "disk.img", Resource: want.Resource})
 		require.NoError(t, s.done(a))
 		require.Equal(t, want.LockID, a.grants[0].LockID)
 		if want.Resource != "y" {
 			require.Equal(t, want.Token, a.grants[0].Token, want.Resource)
 		}
 	}
-	require.ErrorIs(t, s.done(s.adopt(root, "vms", g[0].LockID, AdoptOptions{})), NotHeld, "it is no orphan any more")
+	require.ErrorIs(t, s.done(s.adopt(root, "vms", g[0].LockID, api.AdoptOptions{})), api.NotHeld, "it is no orphan any more")
 	s.agree("x", "y", "z")
 	s.restart()
 	s.agree("x", "y", "z")
@@ -440,7 +441,7 @@ func TestAdoptOrphan(t *testing.T) {
 	require.Equal(t, g[0].Token, again.grants[0].Token)
 	require.NoError(t, s.done(s.release(root, "vms", "x", sel)))
 
-	require.ErrorIs(t, s.done(s.purge("vms", true, g[3].LockID, 99)), InvalidArgs)
+	require.ErrorIs(t, s.done(s.purge("vms", true, g[3].LockID, 99)), api.InvalidArgs)
 	one := s.purge("vms", true, g[3].LockID)
 	require.NoError(t, s.done(one))
 	require.EqualValues(t, 1, one.count)
@@ -456,21 +457,21 @@ func TestAdoptionRefused(t *testing.T) {
 	id := p.lock("x", dlm.PR, dlm.Persistent)
 	p.end()
 	o, sel := vm("vm1")
-	require.NoError(t, s.done(s.acquire(root, o, Want{"vms", "x", dlm.PR})))
-	mine := AdoptOptions{Owner: "vm1", HasOwner: true}
-	require.ErrorIs(t, s.done(s.adopt(root, "vms", id, mine)), AlreadyHeld)
+	require.NoError(t, s.done(s.acquire(root, o, wantOf("vms", "x", dlm.PR))))
+	mine := api.AdoptOptions{Owner: "vm1", HasOwner: true}
+	require.ErrorIs(t, s.done(s.adopt(root, "vms", id, mine)), api.AlreadyHeld)
 	s.tab.limits.LocksPerUID = 1
-	require.ErrorIs(t, s.done(s.adopt(root, "vms", id, AdoptOptions{})), LimitExceeded)
-	s.tab.limits = DefaultLimits()
+	require.ErrorIs(t, s.done(s.adopt(root, "vms", id, api.AdoptOptions{})), api.LimitExceeded)
+	s.tab.limits = api.DefaultLimits()
 	require.NoError(t, s.done(s.release(root, "vms", "x", sel)))
 	s.journal.setFail(syscall.ENOSPC)
-	require.ErrorIs(t, s.done(s.adopt(root, "vms", id, mine)), StateWriteFailed)
-	require.Equal(t, []Orphan{{Orphan: dlm.Orphan{LockID: id, Resource: "x", Mode: dlm.PR}}}, s.listOrphans("vms"))
+	require.ErrorIs(t, s.done(s.adopt(root, "vms", id, mine)), api.StateWriteFailed)
+	require.Equal(t, []api.Orphan{{Orphan: dlm.Orphan{LockID: id, Resource: "x", Mode: dlm.PR}}}, s.listOrphans("vms"))
 	s.journal.setFail(0)
 	s.retryJournal()
 	s.rest()
 	s.agree("x")
-	require.NoError(t, s.done(s.adopt(user(7, ":1.7"), "vms", id, AdoptOptions{UID: 5, HasUID: true})))
+	require.NoError(t, s.done(s.adopt(user(7, ":1.7"), "vms", id, api.AdoptOptions{UID: 5, HasUID: true})))
 	_, l := s.recordOf(0)
 	require.False(t, l)
 	require.Equal(t, uint32(5), s.journal.contents("").Locks[0].UID)
@@ -484,7 +485,7 @@ func TestAdoptionMeetsTheEnd(t *testing.T) {
 		p := strange(t, s.node, "vms")
 		id := p.lock("x", dlm.EX, dlm.Persistent)
 		p.end()
-		c := s.adopt(root, "vms", id, AdoptOptions{Owner: "vm1", HasOwner: true})
+		c := s.adopt(root, "vms", id, api.AdoptOptions{Owner: "vm1", HasOwner: true})
 		for range steps {
 			if !s.deliver() && !s.write() && !s.toil(0) {
 				require.NoError(t, c.err)
@@ -492,7 +493,7 @@ func TestAdoptionMeetsTheEnd(t *testing.T) {
 			}
 		}
 		answered := c.answers == 1
-		s.onLost = func(l Lost) { require.Fail(t, "lost", "%v", l) }
+		s.onLost = func(l api.Lost) { require.Fail(t, "lost", "%v", l) }
 		s.restart()
 		held := s.tab.lockCount() == 1
 		require.True(t, held || !answered, "after %d steps", steps)

@@ -9,14 +9,15 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
 // leaving is a service with a lock on x, whose forced leave is about to be written
 // down.
-func leaving(t *testing.T, o AcquireOptions, c Caller) (*sim, *simCall) {
+func leaving(t *testing.T, o api.AcquireOptions, c api.Caller) (*sim, *simCall) {
 	s, _ := simWith(t, "vms")
-	require.NoError(t, s.done(s.acquire(c, o, Want{"vms", "x", dlm.EX})))
+	require.NoError(t, s.done(s.acquire(c, o, wantOf("vms", "x", dlm.EX))))
 	l := s.leave(root, "vms", true)
 	for s.tab.spaces["vms"].step != spaceRemoving {
 		require.True(t, s.deliver() || s.toil(0))
@@ -30,7 +31,7 @@ func leaving(t *testing.T, o AcquireOptions, c Caller) (*sim, *simCall) {
 func TestConnectionEndsWhileLeaving(t *testing.T) {
 	alice := user(7, ":1.7")
 	for _, unwritten := range []bool{false, true} {
-		s, c := leaving(t, AcquireOptions{Lifetime: state.Connection}, alice)
+		s, c := leaving(t, api.AcquireOptions{Lifetime: state.Connection}, alice)
 		s.turn(func() { s.tab.senderGone(alice.Sender) })
 		if unwritten {
 			s.journal.setFail(syscall.EIO)
@@ -41,7 +42,7 @@ func TestConnectionEndsWhileLeaving(t *testing.T) {
 		}
 		s.rest()
 		require.Error(t, c.err)
-		require.Equal(t, SpaceReady, s.tab.spaces["vms"].state)
+		require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
 		require.Zero(t, s.tab.lockCount(), "it is held for ever")
 		s.agree("x")
 	}
@@ -55,8 +56,8 @@ func TestRemadeWhileLeaving(t *testing.T) {
 		for _, unwritten := range []bool{false, true} {
 			o, _ := vm("vm1")
 			s, _ := leaving(t, o, root)
-			var lost []Lost
-			s.onLost = func(l Lost) { lost = append(lost, l) }
+			var lost []api.Lost
+			s.onLost = func(l api.Lost) { lost = append(lost, l) }
 			require.NoError(t, s.node.Engine().Remove(context.Background(), "vms"))
 			p := strange(t, s.node, "vms")
 			p.lock("x", dlm.EX, dlm.Persistent)
@@ -89,14 +90,14 @@ func TestLeaveMeetsAdoption(t *testing.T) {
 	id := p.lock("x", dlm.EX, dlm.Persistent)
 	p.end()
 	o, _ := vm("vm1")
-	adopted := s.adopt(root, "vms", id, AdoptOptions{Owner: o.Owner, HasOwner: true})
+	adopted := s.adopt(root, "vms", id, api.AdoptOptions{Owner: o.Owner, HasOwner: true})
 	require.True(t, s.toil(0) && s.deliver())
 	left := s.leave(root, "vms", true)
 	require.True(t, s.toil(0))
 	slices.Reverse(s.inbox) // the look is told of before the adoption
 	require.NoError(t, s.done(adopted))
 	s.rest()
-	require.ErrorIs(t, left.err, LockspaceInUse)
+	require.ErrorIs(t, left.err, api.LockspaceInUse)
 	require.Equal(t, 1, s.tab.lockCount())
 	s.agree("x")
 }
@@ -106,7 +107,7 @@ func TestLeaveMeetsAdoption(t *testing.T) {
 func TestOverdueIsSaidOnce(t *testing.T) {
 	alice := user(7, ":1.7")
 	s, _ := simWith(t, "vms")
-	require.NoError(t, s.done(s.acquire(alice, AcquireOptions{Lifetime: state.Connection}, Want{"vms", "x", dlm.EX})))
+	require.NoError(t, s.done(s.acquire(alice, api.AcquireOptions{Lifetime: state.Connection}, wantOf("vms", "x", dlm.EX))))
 	s.journal.setFail(syscall.EIO)
 	s.turn(func() { s.tab.senderGone(alice.Sender) })
 	s.pass(10 * nagInterval)

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/process"
 	"github.com/dlmlock/dlmlockd/state"
 )
@@ -123,9 +124,9 @@ func (t *table) endBinding(k bindKey, why string) {
 		l := in[i]
 		switch {
 		case t.locks[l.ref] != l || l.bound != b: // gone by now
-		case l.state == Acquiring && l.busy != nil:
-			t.giveUp(l.busy, l.busy.error(Canceled, l.sp.name, l.resource, l.wanted, why))
-		case l.sp.state != SpaceReady:
+		case l.state == api.Acquiring && l.busy != nil:
+			t.giveUp(l.busy, l.busy.error(api.Canceled, l.sp.name, l.resource, l.wanted, why))
+		case l.sp.state != api.SpaceReady:
 		case l.busy != nil:
 			t.park(t.endCall(l), l)
 		default:
@@ -151,7 +152,7 @@ func (t *table) releaseEnded(in []*lock, why string) {
 // endCall is a release of exactly l for when it is not busy any more.
 func (t *table) endCall(l *lock) *call {
 	return &call{kind: callRelease, op: "release", heapIdx: -1, unasked: true, lifetime: true, seq: math.MaxUint64, space: l.sp.name, resource: l.resource,
-		sel: Selector{Ref: l.ref}, caller: Caller{UID: l.uid, Privileged: true}}
+		sel: api.Selector{Ref: l.ref}, caller: api.Caller{UID: l.uid, Privileged: true}}
 }
 
 // senders returns the bus names that locks hang on, for whoever can ask the bus
@@ -168,8 +169,8 @@ func (t *table) senders() []string {
 }
 
 // checkLifetime checks what a lifetime needs.
-func (t *table) checkLifetime(c *call) *Error {
-	bad := func(text string) *Error { return c.error(InvalidArgs, "", "", dlm.None, text) }
+func (t *table) checkLifetime(c *call) *api.Error {
+	bad := func(text string) *api.Error { return c.error(api.InvalidArgs, "", "", dlm.None, text) }
 	k := bindKey{}
 	switch c.opts.Lifetime {
 	case state.Persistent:
@@ -183,10 +184,10 @@ func (t *table) checkLifetime(c *call) *Error {
 		}
 		k.sender = c.caller.Sender
 	case state.Process:
-		if c.opts.proc == (process.ID{}) {
+		if c.proc == (process.ID{}) {
 			return bad("the lifetime process needs the pid of a process")
 		}
-		k.proc = c.opts.proc
+		k.proc = c.proc
 	default:
 		return bad("the lifetime is persistent, connection or process")
 	}

@@ -3,6 +3,8 @@ package lockd
 import (
 	"slices"
 	"sort"
+
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // A page of a listing. It ends when it is full or when no lock is left, however
@@ -20,13 +22,13 @@ const (
 
 // listing is one page on its way.
 type listing struct {
-	f     Filter
+	f     api.Filter
 	limit int
-	after Ref // the last lock that was looked at
-	page  Page
+	after api.Ref // the last lock that was looked at
+	page  api.Page
 }
 
-func (t *table) newListing(f Filter) *listing {
+func (t *table) newListing(f api.Filter) *listing {
 	g := &listing{f: f, limit: t.limits.PageSize, after: f.After}
 	if f.Limit > 0 {
 		g.limit = min(g.limit, f.Limit)
@@ -48,7 +50,7 @@ func (t *table) lookOn(g *listing) (more bool) {
 	}
 	for _, o := range t.order[from:min(len(t.order), from+scanSlice)] {
 		g.page.Looked++
-		if o.l != nil && g.f.match(o.l) && !g.add(o.l) {
+		if o.l != nil && o.l.matches(&g.f) && !g.add(o.l) {
 			return false
 		}
 		g.after = o.ref
@@ -80,14 +82,14 @@ func (g *listing) take(in []*lock) {
 // indexed finds the locks that match a filter which names a resource of a
 // lockspace, or an owner. It is false where there is no such index, or too much
 // in it.
-func (t *table) indexed(f *Filter) (in []*lock, ok bool) {
+func (t *table) indexed(f *api.Filter) (in []*lock, ok bool) {
 	left := indexedMost
 	walk := func(l *lock, next func(*lock) *lock) bool {
 		for ; l != nil; l = next(l) {
 			if left--; left < 0 {
 				return false
 			}
-			if l.ref > f.After && f.match(l) {
+			if l.ref > f.After && l.matches(f) {
 				in = append(in, l)
 			}
 		}
@@ -111,7 +113,7 @@ func (t *table) indexed(f *Filter) (in []*lock, ok bool) {
 }
 
 // list returns one page, in one turn.
-func (t *table) list(f Filter) (page []LockInfo, next Ref) {
+func (t *table) list(f api.Filter) (page []api.LockInfo, next api.Ref) {
 	g := t.newListing(f)
 	for t.lookOn(g) {
 	}
@@ -119,7 +121,7 @@ func (t *table) list(f Filter) (page []LockInfo, next Ref) {
 }
 
 // List returns a page of locks.
-func (s *Service) List(f Filter, done func(Page, error)) {
+func (s *Service) List(f api.Filter, done func(api.Page, error)) {
 	ok := s.post(func() {
 		g := s.t.newListing(f)
 		s.chore(func() bool {
@@ -131,6 +133,6 @@ func (s *Service) List(f Filter, done func(Page, error)) {
 		})
 	})
 	if !ok {
-		done(Page{}, &Error{Op: "list", Kind: ShuttingDown, Text: "the service has stopped"})
+		done(api.Page{}, &api.Error{Op: "list", Kind: api.ShuttingDown, Text: "the service has stopped"})
 	}
 }

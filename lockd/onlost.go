@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -23,63 +24,31 @@ import (
 // So a helper runs at least once for each loss. It is started without waiting
 // for the write: until "lost" is written, "held" has it run again as well.
 
-// OnLost says what is to be done for a lock if it is lost.
-type OnLost struct {
-	Helper string // one of Config.Helpers
-	Data   string // given to the helper as it is; it is the client's
-}
-
-// HelperPolicy says who may name a helper. Root always may.
-type HelperPolicy struct {
-	UIDs     []uint32
-	GID      uint32
-	HasGroup bool
-}
-
-func (p HelperPolicy) allows(c Caller) bool {
-	return c.UID == 0 || slices.Contains(p.UIDs, c.UID) || p.HasGroup && slices.Contains(c.GIDs, p.GID)
-}
-
-// LostRun is one run of a helper for one lost lock.
-type LostRun struct {
-	Lost
-	Helper   string
-	Data     string
-	PIDStart uint64 // start time of PID with Lifetime Process, in clock ticks since boot; 0 unknown
-}
-
 // runLostAction starts the helper of a lost lock; its end comes back through
 // table.lostRunEnded.
-type runLostAction struct{ run LostRun }
+type runLostAction struct{ run api.LostRun }
 
 func (runLostAction) action() {}
 
-func (o *OnLost) helper() string {
-	if o == nil {
-		return ""
-	}
-	return o.Helper
-}
-
 // checkOnLost checks the helper that an acquire names.
-func (t *table) checkOnLost(c *call) *Error {
+func (t *table) checkOnLost(c *call) *api.Error {
 	o := c.opts.OnLost
 	if o == nil {
 		return nil
 	}
-	bad := func(k Kind, format string, a ...any) *Error {
+	bad := func(k api.Kind, format string, a ...any) *api.Error {
 		return c.error(k, "", "", dlm.None, fmt.Sprintf(format, a...))
 	}
 	policy, ok := t.helpers[o.Helper]
 	switch {
 	case !ok:
-		return bad(InvalidArgs, "on-lost: no helper %q is configured here; an administrator can add [on-lost.NAME] to /etc/dlmlockd.toml", Printable(o.Helper))
-	case !policy.allows(c.caller):
-		return bad(AccessDenied, "on-lost: uid %d may not use the helper %q; see uids and group of [on-lost.%s] in /etc/dlmlockd.toml", c.caller.UID, o.Helper, o.Helper)
+		return bad(api.InvalidArgs, "on-lost: no helper %q is configured here; an administrator can add [on-lost.NAME] to /etc/dlmlockd.toml", api.Printable(o.Helper))
+	case !policy.Allows(c.caller):
+		return bad(api.AccessDenied, "on-lost: uid %d may not use the helper %q; see uids and group of [on-lost.%s] in /etc/dlmlockd.toml", c.caller.UID, o.Helper, o.Helper)
 	case len(o.Data) > t.limits.LabelBytes:
-		return bad(LimitExceeded, "on-lost-data has %d bytes, at most %d are allowed (limits.label-bytes)", len(o.Data), t.limits.LabelBytes)
+		return bad(api.LimitExceeded, "on-lost-data has %d bytes, at most %d are allowed (limits.label-bytes)", len(o.Data), t.limits.LabelBytes)
 	case !utf8.ValidString(o.Data) || strings.ContainsRune(o.Data, 0):
-		return bad(InvalidArgs, "on-lost-data must be UTF-8 without zero bytes")
+		return bad(api.InvalidArgs, "on-lost-data must be UTF-8 without zero bytes")
 	}
 	return nil
 }
@@ -98,19 +67,19 @@ func (t *table) lostChange(l *lock, why string) state.Change {
 }
 
 // runLost has the helper of a lost lock run, if it names one.
-func (t *table) runLost(l *lock, lost Lost) {
+func (t *table) runLost(l *lock, lost api.Lost) {
 	if l.onLost != nil {
-		t.startRun(LostRun{Lost: lost, Helper: l.onLost.Helper, Data: l.onLost.Data, PIDStart: l.procStart()})
+		t.startRun(api.LostRun{Lost: lost, Helper: l.onLost.Helper, Data: l.onLost.Data, PIDStart: l.procStart()})
 	}
 }
 
-func (t *table) startRun(r LostRun) {
+func (t *table) startRun(r api.LostRun) {
 	t.runs[r.Ref] = struct{}{}
 	t.do(runLostAction{r})
 }
 
 // lostRunEnded takes the end of a run.
-func (t *table) lostRunEnded(ref Ref) {
+func (t *table) lostRunEnded(ref api.Ref) {
 	if _, ok := t.runs[ref]; !ok {
 		return
 	}
@@ -124,29 +93,29 @@ func (t *table) loseAgain(r state.Lock, recorded bool) {
 	if !recorded {
 		t.append(true, []state.Change{r}, nil)
 	}
-	lost := Lost{Reason: r.Reason, At: t.now, LockInfo: LockInfo{
-		Ref: Ref(r.ID), Lockspace: r.Lockspace, Resource: r.Resource, LockID: r.LockID, Mode: r.Mode, Wanted: dlm.None,
-		State: Held, Token: r.Token, Owner: r.Owner, HasOwner: r.HasOwner, Label: r.Label, Lifetime: r.Lifetime,
+	lost := api.Lost{Reason: r.Reason, At: t.now, LockInfo: api.LockInfo{
+		Ref: api.Ref(r.ID), Lockspace: r.Lockspace, Resource: r.Resource, LockID: r.LockID, Mode: r.Mode, Wanted: dlm.None,
+		State: api.Held, Token: r.Token, Owner: r.Owner, HasOwner: r.HasOwner, Label: r.Label, Lifetime: r.Lifetime,
 		UID: r.UID, PID: r.PID, Sender: r.Sender, Since: r.Since, OnLost: r.OnLost,
 	}}
 	t.log(slog.LevelWarn, "the service ended before the helper of a lost lock did, it is run again", slog.String("lockspace", r.Lockspace),
-		slog.String("resource", Printable(r.Resource)), slog.String("owner", r.Owner), slog.String("on-lost", r.OnLost))
+		slog.String("resource", api.Printable(r.Resource)), slog.String("owner", r.Owner), slog.String("on-lost", r.OnLost))
 	t.tellLost(lost)
-	t.startRun(LostRun{Lost: lost, Helper: r.OnLost, Data: r.OnLostData, PIDStart: r.PIDStart})
+	t.startRun(api.LostRun{Lost: lost, Helper: r.OnLost, Data: r.OnLostData, PIDStart: r.PIDStart})
 }
 
 // tellLost says aloud that a lock is lost, and keeps it for Inspect.
-func (t *table) tellLost(lost Lost) {
+func (t *table) tellLost(lost api.Lost) {
 	t.counters.Lost++
 	if len(t.lost) == 2*lostKept {
 		t.lost = slices.Delete(t.lost, 0, lostKept)
 	}
 	t.lost = append(t.lost, lost)
-	t.do(notifyAction{LockLost{lost}})
+	t.do(notifyAction{api.LockLost{Lost: lost}})
 }
 
 // startHelper carries out a runLostAction.
-func (s *Service) startHelper(r LostRun) {
+func (s *Service) startHelper(r api.LostRun) {
 	ended := func() { s.post(func() { s.t.lostRunEnded(r.Ref) }) }
 	if s.cfg.RunLost == nil {
 		ended()

@@ -10,19 +10,20 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
 // holdGuarded takes locks that have a helper.
-func (r *crashRig) holdGuarded(owner string, want ...Want) {
+func (r *crashRig) holdGuarded(owner string, want ...api.Want) {
 	a := &told{}
-	r.v.Acquire(alice, want, AcquireOptions{Owner: owner, HasOwner: true, Label: "disk", OnLost: &OnLost{Helper: "guard", Data: "pause"}}, a.doneGrants())
+	r.v.Acquire(alice, want, api.AcquireOptions{Owner: owner, HasOwner: true, Label: "disk", OnLost: &api.OnLost{Helper: "guard", Data: "pause"}}, a.doneGrants())
 	r.v.settle()
 	require.NoError(r.t, a.err)
 }
 
-func (v *victim) list(resource string) (page []LockInfo) {
-	v.List(Filter{Resource: resource}, func(p Page, _ error) { page = p.Locks })
+func (v *victim) list(resource string) (page []api.LockInfo) {
+	v.List(api.Filter{Resource: resource}, func(p api.Page, _ error) { page = p.Locks })
 	v.settle()
 	return page
 }
@@ -60,19 +61,19 @@ func (a *after) ranFor(resources ...string) {
 func TestHelperOutlastsAStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost(local.NewCluster("c").AddNode(1))
-		var runs []LostRun
-		var lost []Lost
-		h.config.Helpers = map[string]HelperPolicy{"guard": {}}
-		h.config.RunLost = func(r LostRun, _ func()) { runs = append(runs, r) } // for ever
-		h.config.Notify = func(n Notice) {
-			if l, ok := n.(LockLost); ok {
+		var runs []api.LostRun
+		var lost []api.Lost
+		h.config.Helpers = map[string]api.HelperPolicy{"guard": {}}
+		h.config.RunLost = func(r api.LostRun, _ func()) { runs = append(runs, r) } // for ever
+		h.config.Notify = func(n api.Notice) {
+			if l, ok := n.(api.LockLost); ok {
 				lost = append(lost, l.Lost)
 			}
 		}
 		d := h.start(t)
-		g, err := d.acquire(root, "x", dlm.EX, AcquireOptions{Owner: "vm", HasOwner: true, OnLost: &OnLost{Helper: "guard"}})
+		g, err := d.acquire(root, "x", dlm.EX, api.AcquireOptions{Owner: "vm", HasOwner: true, OnLost: &api.OnLost{Helper: "guard"}})
 		require.NoError(t, err)
-		require.Equal(t, "guard", d.list(Filter{})[0].OnLost)
+		require.Equal(t, "guard", d.list(api.Filter{})[0].OnLost)
 		require.Equal(t, "1 locks have a helper that is run if they are lost", d.needed())
 		require.True(t, h.node.Unlock("vms", g.LockID))
 		synctest.Wait()
@@ -89,8 +90,8 @@ func TestHelperOutlastsAStop(t *testing.T) {
 		require.Len(t, lost, 2, "told again as well")
 		require.Equal(t, runs[0].Reason, runs[1].Reason)
 		require.Equal(t, runs[0].LockID, runs[1].LockID)
-		require.Empty(t, d.list(Filter{}), "it is no lock any more")
-		_, err = d.acquire(root, "x", dlm.EX, AcquireOptions{Owner: "other", HasOwner: true})
+		require.Empty(t, d.list(api.Filter{}), "it is no lock any more")
+		_, err = d.acquire(root, "x", dlm.EX, api.AcquireOptions{Owner: "other", HasOwner: true})
 		require.NoError(t, err)
 		d.stop()
 	})
@@ -109,11 +110,11 @@ func TestHelperAfterAReboot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cluster := local.NewCluster("c")
 		h := newHost(cluster.AddNode(1))
-		var runs []LostRun
-		h.config.Helpers = map[string]HelperPolicy{"guard": {}}
-		h.config.RunLost = func(r LostRun, _ func()) { runs = append(runs, r) }
+		var runs []api.LostRun
+		h.config.Helpers = map[string]api.HelperPolicy{"guard": {}}
+		h.config.RunLost = func(r api.LostRun, _ func()) { runs = append(runs, r) }
 		d := h.start(t)
-		_, err := d.acquire(root, "x", dlm.EX, AcquireOptions{Owner: "vm", HasOwner: true, OnLost: &OnLost{Helper: "guard", Data: "d"}})
+		_, err := d.acquire(root, "x", dlm.EX, api.AcquireOptions{Owner: "vm", HasOwner: true, OnLost: &api.OnLost{Helper: "guard", Data: "d"}})
 		require.NoError(t, err)
 		d.stop()
 		h.node.Crash()
@@ -134,24 +135,24 @@ func TestHelperAfterAReboot(t *testing.T) {
 
 // Who may name which helper, and what is said to those who may not.
 func TestHelpersAreForThoseNamed(t *testing.T) {
-	policies := map[string]HelperPolicy{"root": {}, "uids": {UIDs: []uint32{7}}, "group": {GID: 50, HasGroup: true}}
-	tab := newTable(DefaultLimits(), time.Second, "i")
+	policies := map[string]api.HelperPolicy{"root": {}, "uids": {UIDs: []uint32{7}}, "group": {GID: 50, HasGroup: true}}
+	tab := newTable(api.DefaultLimits(), time.Second, "i")
 	tab.helpers = policies
-	ask := func(c Caller, helper, data string) *Error {
-		return tab.checkOnLost(&call{op: "acquire", caller: c, opts: AcquireOptions{OnLost: &OnLost{Helper: helper, Data: data}}})
+	ask := func(c api.Caller, helper, data string) *api.Error {
+		return tab.checkOnLost(&call{op: "acquire", caller: c, opts: api.AcquireOptions{OnLost: &api.OnLost{Helper: helper, Data: data}}})
 	}
-	grouped := Caller{UID: 8, GIDs: []uint32{3, 50}}
+	grouped := api.Caller{UID: 8, GIDs: []uint32{3, 50}}
 	for name := range policies {
-		require.Nil(t, ask(Caller{}, name, ""), "root may name %s", name)
+		require.Nil(t, ask(api.Caller{}, name, ""), "root may name %s", name)
 	}
-	require.Nil(t, ask(Caller{UID: 7}, "uids", "x"))
+	require.Nil(t, ask(api.Caller{UID: 7}, "uids", "x"))
 	require.Nil(t, ask(grouped, "group", "x"))
-	require.Equal(t, AccessDenied, ask(Caller{UID: 7}, "root", "").Kind)
-	require.Equal(t, AccessDenied, ask(Caller{UID: 7}, "group", "").Kind)
-	require.Equal(t, AccessDenied, ask(grouped, "uids", "").Kind)
+	require.Equal(t, api.AccessDenied, ask(api.Caller{UID: 7}, "root", "").Kind)
+	require.Equal(t, api.AccessDenied, ask(api.Caller{UID: 7}, "group", "").Kind)
+	require.Equal(t, api.AccessDenied, ask(grouped, "uids", "").Kind)
 	require.EqualError(t, ask(grouped, "uids", ""), `acquire: on-lost: uid 8 may not use the helper "uids"; see uids and group of [on-lost.uids] in /etc/dlmlockd.toml`)
-	require.EqualError(t, ask(Caller{}, "/bin/sh", ""), `acquire: on-lost: no helper "/bin/sh" is configured here; an administrator can add [on-lost.NAME] to /etc/dlmlockd.toml`)
-	require.Equal(t, LimitExceeded, ask(Caller{}, "root", string(make([]byte, 1025))).Kind)
-	require.Equal(t, InvalidArgs, ask(Caller{}, "root", "a\x00").Kind)
-	require.Equal(t, InvalidArgs, ask(Caller{}, "root", "\xff").Kind)
+	require.EqualError(t, ask(api.Caller{}, "/bin/sh", ""), `acquire: on-lost: no helper "/bin/sh" is configured here; an administrator can add [on-lost.NAME] to /etc/dlmlockd.toml`)
+	require.Equal(t, api.LimitExceeded, ask(api.Caller{}, "root", string(make([]byte, 1025))).Kind)
+	require.Equal(t, api.InvalidArgs, ask(api.Caller{}, "root", "a\x00").Kind)
+	require.Equal(t, api.InvalidArgs, ask(api.Caller{}, "root", "\xff").Kind)
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // The order of one connection's calls. A client need not wait for an answer
@@ -39,7 +40,7 @@ const maxParked = 1000
 func (t *table) park(c *call, l *lock) {
 	of := t.waiters[c.caller.Sender]
 	if !c.unasked && (len(l.parked) >= maxParked || len(of) >= maxParked) {
-		t.refuse(c, c.error(LimitExceeded, l.sp.name, l.resource, dlm.None, "too many calls wait for what is under way with this lock; try again"))
+		t.refuse(c, c.error(api.LimitExceeded, l.sp.name, l.resource, dlm.None, "too many calls wait for what is under way with this lock; try again"))
 		return
 	}
 	c.parkedAt = l
@@ -136,7 +137,7 @@ func overlap(a, b *call) bool {
 		if b.kind == callRelease && b.space == w.Lockspace && b.resource == w.Resource {
 			return true
 		}
-		if slices.ContainsFunc(b.want, func(o Want) bool { return o.Lockspace == w.Lockspace && o.Resource == w.Resource }) {
+		if slices.ContainsFunc(b.want, func(o api.Want) bool { return o.Lockspace == w.Lockspace && o.Resource == w.Resource }) {
 			return true
 		}
 	}
@@ -161,7 +162,7 @@ func (t *table) ownRelease(c *call) *lock {
 }
 
 func (c *call) wants(l *lock) bool {
-	return slices.ContainsFunc(c.want, func(w Want) bool { return w.Lockspace == l.sp.name && w.Resource == l.resource })
+	return slices.ContainsFunc(c.want, func(w api.Want) bool { return w.Lockspace == l.sp.name && w.Resource == l.resource })
 }
 
 // before returns the lock that c has to wait for before it can begin with l, or

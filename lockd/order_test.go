@@ -10,12 +10,13 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // plainLock is a lock of plain, the model: what one caller has who waits for
 // each answer before the next call, and who meets nobody.
 type plainLock struct {
-	want  Want
+	want  api.Want
 	owner string // "": a lock of its own
 }
 
@@ -23,11 +24,11 @@ type plain struct{ locks []*plainLock }
 
 // outcome is what a call comes to.
 type outcome struct {
-	kind  Kind
+	kind  api.Kind
 	count int // locks granted or released
 }
 
-func (m *plain) find(owner string, w Want) *plainLock {
+func (m *plain) find(owner string, w api.Want) *plainLock {
 	i := slices.IndexFunc(m.locks, func(l *plainLock) bool {
 		return l.owner == owner && l.want.Lockspace == w.Lockspace && l.want.Resource == w.Resource
 	})
@@ -37,21 +38,21 @@ func (m *plain) find(owner string, w Want) *plainLock {
 	return m.locks[i]
 }
 
-func (m *plain) acquire(owner string, want []Want) outcome {
+func (m *plain) acquire(owner string, want []api.Want) outcome {
 	before := slices.Clone(m.locks)
 	for _, w := range want {
 		if l := m.find(owner, w); l == nil {
 			m.locks = append(m.locks, &plainLock{w, owner})
 		} else if l.want.Mode != w.Mode {
 			m.locks = before
-			return outcome{kind: AlreadyHeld}
+			return outcome{kind: api.AlreadyHeld}
 		}
 	}
 	return outcome{count: len(want)}
 }
 
 // meant returns the locks that a selector means.
-func (m *plain) meant(owner string, w Want) (in []*plainLock) {
+func (m *plain) meant(owner string, w api.Want) (in []*plainLock) {
 	for _, l := range m.locks {
 		if l.want.Lockspace == w.Lockspace && l.want.Resource == w.Resource && (owner == "" || l.owner == owner) {
 			in = append(in, l)
@@ -60,17 +61,17 @@ func (m *plain) meant(owner string, w Want) (in []*plainLock) {
 	return in
 }
 
-func one(in []*plainLock) Kind {
+func one(in []*plainLock) api.Kind {
 	switch len(in) {
 	case 0:
-		return NotHeld
+		return api.NotHeld
 	case 1:
 		return ""
 	}
-	return Ambiguous
+	return api.Ambiguous
 }
 
-func (m *plain) convert(owner string, w Want) outcome {
+func (m *plain) convert(owner string, w api.Want) outcome {
 	in := m.meant(owner, w)
 	if k := one(in); k != "" {
 		return outcome{kind: k}
@@ -83,7 +84,7 @@ func (m *plain) remove(in []*plainLock) {
 	m.locks = slices.DeleteFunc(m.locks, func(l *plainLock) bool { return slices.Contains(in, l) })
 }
 
-func (m *plain) release(owner string, w Want) outcome {
+func (m *plain) release(owner string, w api.Want) outcome {
 	in := m.meant(owner, w)
 	if k := one(in); k != "" {
 		return outcome{kind: k}
@@ -122,16 +123,16 @@ func TestOneCallerInOrder(t *testing.T) {
 		s.rest()
 		m := &plain{}
 		var want []outcome
-		draw := func() (string, AcquireOptions, Selector, Want) {
+		draw := func() (string, api.AcquireOptions, api.Selector, api.Want) {
 			owner := rapid.SampledFrom([]string{"", "vm1", "vm2"}).Draw(rt, "owner")
-			w := Want{rapid.SampledFrom([]string{"a", "b"}).Draw(rt, "space"), rapid.SampledFrom([]string{"x", "y"}).Draw(rt, "resource"),
-				rapid.SampledFrom([]dlm.Mode{dlm.NL, dlm.CR}).Draw(rt, "mode")} // nothing is in the way of each other
-			return owner, AcquireOptions{Owner: owner, HasOwner: owner != ""}, Selector{Owner: owner, HasOwner: owner != ""}, w
+			w := wantOf(rapid.SampledFrom([]string{"a", "b"}).Draw(rt, "space"), rapid.SampledFrom([]string{"x", "y"}).Draw(rt, "resource"),
+				rapid.SampledFrom([]dlm.Mode{dlm.NL, dlm.CR}).Draw(rt, "mode")) // nothing is in the way of each other
+			return owner, api.AcquireOptions{Owner: owner, HasOwner: owner != ""}, api.Selector{Owner: owner, HasOwner: owner != ""}, w
 		}
 		rt.Repeat(map[string]func(*rapid.T){
 			"acquire": func(rt *rapid.T) {
 				owner, o, _, w := draw()
-				all := []Want{w}
+				all := []api.Want{w}
 				for range rapid.IntRange(0, 2).Draw(rt, "more") {
 					_, _, _, w := draw()
 					all = append(all, w)
@@ -163,14 +164,14 @@ func TestOneCallerInOrder(t *testing.T) {
 		for i, c := range s.calls {
 			require.Equal(rt, 1, c.answers, "call %d (%s) has no answer", i, c.op)
 			got := outcome{count: len(c.grants) + int(c.count)}
-			if e, ok := c.err.(*Error); ok {
+			if e, ok := c.err.(*api.Error); ok {
 				got = outcome{kind: e.Kind}
 			}
 			require.Equal(rt, want[i], got, "call %d (%s)", i, c.op)
 		}
 		got := &plain{}
 		for _, l := range s.tab.locks {
-			got.locks = append(got.locks, &plainLock{Want{l.sp.name, l.resource, l.mode}, l.owner})
+			got.locks = append(got.locks, &plainLock{wantOf(l.sp.name, l.resource, l.mode), l.owner})
 		}
 		require.Equal(rt, m.String(), got.String())
 		s.agree("x", "y")

@@ -16,6 +16,7 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -56,8 +57,8 @@ type input struct {
 }
 
 type output struct {
-	kind  Kind // "" for success
-	lost  bool // no answer: done or not
+	kind  api.Kind // "" for success
+	lost  bool     // no answer: done or not
 	mode  dlm.Mode
 	token uint64
 }
@@ -127,7 +128,7 @@ func step(state, in, out any) []any {
 		return after
 	}
 	if o.kind != "" || o.lost { // not done
-		done(o.kind != AlreadyHeld && (o.kind != NotHeld || h.mode(i.client) == dlm.None), h)
+		done(o.kind != api.AlreadyHeld && (o.kind != api.NotHeld || h.mode(i.client) == dlm.None), h)
 	}
 	if o.kind != "" {
 		return after
@@ -303,9 +304,9 @@ func TestHistories(t *testing.T) {
 	work.Wait()
 	close(stop)
 	chaos.Wait()
-	var left []LockInfo
+	var left []api.LockInfo
 	for _, n := range nodes {
-		left = append(left, n.now.Load().daemon.list(Filter{})...)
+		left = append(left, n.now.Load().daemon.list(api.Filter{})...)
 		n.now.Load().stop()
 		n.ends.Wait()
 	}
@@ -316,7 +317,7 @@ func TestHistories(t *testing.T) {
 // checkHistories looks for the order, and tells what there was.
 func checkHistories(t *testing.T, clients []*historyClient, kills, crashes int, took time.Duration) {
 	var all []porcupine.Operation
-	outcomes, lost := map[Kind]int{}, 0
+	outcomes, lost := map[api.Kind]int{}, 0
 	for _, c := range clients {
 		all = append(all, c.history...)
 		lost += c.lost
@@ -340,9 +341,9 @@ func checkHistories(t *testing.T, clients []*historyClient, kills, crashes int, 
 	require.Positive(t, lost)
 	require.Positive(t, crashes)
 	require.Greater(t, outcomes[""], len(all)/4, "too little success to mean anything")
-	require.Greater(t, outcomes[Timeout]+outcomes[WouldBlock]+outcomes[Canceled], len(all)/200, "too little contention to mean anything")
+	require.Greater(t, outcomes[api.Timeout]+outcomes[api.WouldBlock]+outcomes[api.Canceled], len(all)/200, "too little contention to mean anything")
 	for kind := range outcomes {
-		require.Contains(t, []Kind{"", Timeout, WouldBlock, Canceled, NotHeld, Deadlock, ShuttingDown}, kind)
+		require.Contains(t, []api.Kind{"", api.Timeout, api.WouldBlock, api.Canceled, api.NotHeld, api.Deadlock, api.ShuttingDown}, kind)
 	}
 }
 
@@ -392,9 +393,9 @@ func TestHistoryModel(t *testing.T) {
 		"a shared token is current": {[]op{at(1, 2, verbAcquire, 0, dlm.NL, ok(3)), at(3, 4, verbAcquire, 1, dlm.EX, ok(5)), at(5, 6, verbRelease, 1, dlm.None, ok(0)),
 			at(7, 8, verbConvert, 0, dlm.PR, ok(5))}, true},
 		"a token below a shared one": {[]op{at(1, 2, verbAcquire, 0, dlm.PR, ok(7)), at(3, 4, verbConvert, 0, dlm.EX, ok(7))}, false},
-		"a refused conversion that was done": {[]op{at(1, 2, verbAcquire, 0, dlm.EX, ok(5)), at(3, 4, verbConvert, 0, dlm.NL, output{kind: Timeout}),
+		"a refused conversion that was done": {[]op{at(1, 2, verbAcquire, 0, dlm.EX, ok(5)), at(3, 4, verbConvert, 0, dlm.NL, output{kind: api.Timeout}),
 			at(5, 6, verbAcquire, 1, dlm.EX, ok(6))}, false},
-		"not held, and it was":         {[]op{at(1, 2, verbAcquire, 0, dlm.EX, ok(5)), at(3, 4, verbRelease, 0, dlm.None, output{kind: NotHeld})}, false},
+		"not held, and it was":         {[]op{at(1, 2, verbAcquire, 0, dlm.EX, ok(5)), at(3, 4, verbRelease, 0, dlm.None, output{kind: api.NotHeld})}, false},
 		"lost, and done":               {[]op{at(1, 4, verbAcquire, 0, dlm.EX, output{lost: true}), at(5, 6, verbRead, 0, dlm.None, output{mode: dlm.EX})}, true},
 		"lost, and not done":           {[]op{at(1, 4, verbAcquire, 0, dlm.EX, output{lost: true}), at(5, 6, verbRead, 0, dlm.None, output{mode: dlm.None})}, true},
 		"gone with the node":           {[]op{at(1, 2, verbAcquire, 0, dlm.EX, ok(5)), at(3, 7, verbGone, 0, dlm.None, output{}), at(5, 6, verbAcquire, 1, dlm.EX, ok(6))}, true},

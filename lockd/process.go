@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/process"
 	"github.com/dlmlock/dlmlockd/state"
 )
@@ -24,33 +25,32 @@ const clockTick = 10 * time.Millisecond
 //	dropProcess    with the answer: without a binding nobody watches any more
 //
 // So a lock is never asked for, written down or granted without a watch.
-func (s *Service) findProcess(c Caller, o *AcquireOptions) error {
+func (s *Service) findProcess(c api.Caller, o *api.AcquireOptions) (id process.ID, err error) {
 	if o.Lifetime != state.Process {
-		return nil
+		return id, nil
 	}
 	if s.cfg.Processes == nil {
-		return processError(NotSupported, "the lifetime process is not available here", nil)
+		return id, processError(api.NotSupported, "the lifetime process is not available here", nil)
 	}
 	pid, err := s.whichProcess(c, o)
 	if err != nil {
-		return explainProcess(o.PID, c, err)
+		return id, explainProcess(o.PID, c, err)
 	}
 	info, err := s.cfg.Processes.Hold(pid, c.UID)
 	if err != nil {
-		return explainProcess(pid, c, err)
+		return id, explainProcess(pid, c, err)
 	}
 	if err := s.mayName(c, o, info); err != nil {
 		s.cfg.Processes.Drop(info.ID)
-		return err
+		return id, err
 	}
-	o.proc = info.ID
-	return nil
+	return info.ID, nil
 }
 
 // whichProcess returns the pid here of the process that the caller means: its
 // own, as the front end knows it, or the one that it names, whose number counts
 // in the caller's pid namespace.
-func (s *Service) whichProcess(c Caller, o *AcquireOptions) (uint32, error) {
+func (s *Service) whichProcess(c api.Caller, o *api.AcquireOptions) (uint32, error) {
 	if c.PID == 0 {
 		return 0, process.ErrElsewhere
 	}
@@ -62,21 +62,21 @@ func (s *Service) whichProcess(c Caller, o *AcquireOptions) (uint32, error) {
 
 // mayName checks whose process it is, and that it is the one that the client
 // means.
-func (s *Service) mayName(c Caller, o *AcquireOptions, info process.Info) error {
+func (s *Service) mayName(c api.Caller, o *api.AcquireOptions, info process.Info) error {
 	switch {
 	case c.UID != 0 && info.UID != c.UID: // root may name any process
-		return processError(AccessDenied, "only root may name a process of another user", nil)
+		return processError(api.AccessDenied, "only root may name a process of another user", nil)
 	case o.HasStart && info.Start != o.Start:
-		return processError(InvalidArgs, fmt.Sprintf("process %d started at clock tick %d, not at %d as start-time says: "+
-			"the pid means another process here, or the one that was meant has ended; check both", o.named(c), info.Start, o.Start), nil)
+		return processError(api.InvalidArgs, fmt.Sprintf("process %d started at clock tick %d, not at %d as start-time says: "+
+			"the pid means another process here, or the one that was meant has ended; check both", named(c, o), info.Start, o.Start), nil)
 	case o.PID == 0 && c.Seen != 0 && info.Start > uint64(c.Seen/clockTick):
-		return processError(InvalidArgs, "the process that connected to the bus has ended, and another process has its pid now; name a process with pid", nil)
+		return processError(api.InvalidArgs, "the process that connected to the bus has ended, and another process has its pid now; name a process with pid", nil)
 	}
 	return nil
 }
 
 // named is the pid in the words of the client.
-func (o *AcquireOptions) named(c Caller) uint32 {
+func named(c api.Caller, o *api.AcquireOptions) uint32 {
 	if o.PID != 0 {
 		return o.PID
 	}
@@ -91,27 +91,27 @@ func (s *Service) dropProcess(c *call) {
 	}
 }
 
-func processError(k Kind, text string, err error) *Error {
-	return &Error{Op: "acquire", Mode: dlm.None, Kind: k, Text: text, Err: err}
+func processError(k api.Kind, text string, err error) *api.Error {
+	return &api.Error{Op: "acquire", Mode: dlm.None, Kind: k, Text: text, Err: err}
 }
 
 // explainProcess makes the client's error of what package process says about pid.
-func explainProcess(pid uint32, c Caller, err error) error {
+func explainProcess(pid uint32, c api.Caller, err error) error {
 	const instead = "use the lifetime connection or persistent"
 	switch {
 	case errors.Is(err, process.ErrElsewhere) && c.PID == 0:
-		return processError(NotSupported, "the message bus can't identify the calling process by a pid in this service's pid namespace; "+instead, err)
+		return processError(api.NotSupported, "the message bus can't identify the calling process by a pid in this service's pid namespace; "+instead, err)
 	case errors.Is(err, process.ErrElsewhere):
-		return processError(InvalidArgs, fmt.Sprintf("the caller is in another pid namespace (a container), and pid %d is neither the caller nor one of its children, "+
+		return processError(api.InvalidArgs, fmt.Sprintf("the caller is in another pid namespace (a container), and pid %d is neither the caller nor one of its children, "+
 			"so the service can't tell which process is meant; leave pid out for the caller itself, %s, or call from the host", pid, instead), err)
 	case errors.Is(err, process.ErrGone):
-		return processError(InvalidArgs, "there is no process with that pid", err)
+		return processError(api.InvalidArgs, "there is no process with that pid", err)
 	case errors.Is(err, process.ErrThread):
-		return processError(InvalidArgs, fmt.Sprintf("pid %d: %s; name the process (Tgid in /proc/%d/status)", pid, process.ErrThread, pid), err)
+		return processError(api.InvalidArgs, fmt.Sprintf("pid %d: %s; name the process (Tgid in /proc/%d/status)", pid, process.ErrThread, pid), err)
 	case errors.Is(err, process.ErrKernelThread):
-		return processError(InvalidArgs, fmt.Sprintf("pid %d: %s; name a process", pid, process.ErrKernelThread), err)
+		return processError(api.InvalidArgs, fmt.Sprintf("pid %d: %s; name a process", pid, process.ErrKernelThread), err)
 	case errors.Is(err, process.ErrUserLimit):
-		return processError(LimitExceeded, fmt.Sprintf("uid %d has locks on as many processes as it may have (limits.processes-per-uid, and half of LimitNOFILE= at most); "+
+		return processError(api.LimitExceeded, fmt.Sprintf("uid %d has locks on as many processes as it may have (limits.processes-per-uid, and half of LimitNOFILE= at most); "+
 			"let one process hold several locks, or release some", c.UID), err)
 	}
 	return unwatchable(pid, err)
@@ -119,10 +119,10 @@ func explainProcess(pid uint32, c Caller, err error) error {
 
 // unwatchable is the error for a process of which it could not be found out
 // whether it lives.
-func unwatchable(pid uint32, err error) *Error {
-	kind, errno, what := KernelError, syscall.Errno(0), err.Error()
+func unwatchable(pid uint32, err error) *api.Error {
+	kind, errno, what := api.KernelError, syscall.Errno(0), err.Error()
 	if scarce(err) {
-		kind = LimitExceeded
+		kind = api.LimitExceeded
 	}
 	if pe, ok := errors.AsType[*process.Error](err); ok {
 		errno, what = pe.Errno, pe.Op // the errno is said at the end

@@ -13,6 +13,7 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -28,13 +29,13 @@ type chaos struct {
 	broken  bool           // the engine refuses operations now
 	strays  map[string]int // orphans ever made that the service knows nothing of
 	halted  map[string]bool
-	owed    map[Ref]*promise
-	excused map[Ref]bool // may be called lost without a promise
+	owed    map[api.Ref]*promise
+	excused map[api.Ref]bool // may be called lost without a promise
 }
 
 // promise is a lock that a client was told it has.
 type promise struct {
-	grant Grant
+	grant api.Grant
 	uid   uint32
 	owner string
 	life  state.Lifetime
@@ -45,7 +46,7 @@ var (
 	chaosSpaces    = []string{"a", "b"}
 	chaosResources = []string{"x", "y", "z"}
 	chaosOwners    = []string{"", "vm1", "vm2"}
-	chaosCallers   = []Caller{
+	chaosCallers   = []api.Caller{
 		{UID: 0, Sender: ":1.0", Privileged: true},
 		{UID: 7, Sender: ":1.7"}, {UID: 7, Sender: ":1.8"}, {UID: 8, Sender: ":1.9"},
 	}
@@ -53,7 +54,7 @@ var (
 
 func newChaos(rt *rapid.T) *chaos {
 	c := &chaos{rt: rt, cluster: local.NewCluster("c"), other: map[string]dlm.Lockspace{}, theirs: map[dlm.Cookie]dlm.Mode{},
-		strays: map[string]int{}, halted: map[string]bool{}, owed: map[Ref]*promise{}, excused: map[Ref]bool{}}
+		strays: map[string]int{}, halted: map[string]bool{}, owed: map[api.Ref]*promise{}, excused: map[api.Ref]bool{}}
 	c.sim = newSim(rt, c.cluster.AddNode(1), chaosSpaces...)
 	c.limits.LocksPerUID, c.limits.WaitingPerUID = 8, 3
 	e := c.cluster.AddNode(2).Engine()
@@ -77,7 +78,7 @@ func (c *chaos) heard(ev dlm.Event) {
 	}
 }
 
-func (c *chaos) granted(sc *simCall, g Grant) {
+func (c *chaos) granted(sc *simCall, g api.Grant) {
 	require.NotZero(c.rt, g.LockID)
 	l := c.tab.locks[g.Ref]
 	require.NotNil(c.rt, l, "%s answered with lock %d, which is not there", sc.op, g.Ref)
@@ -103,7 +104,7 @@ func (p *promise) meant(c *call) bool {
 		return false
 	}
 	if c.want != nil {
-		return c.owner == p.owner && p.uid == c.caller.UID && slices.ContainsFunc(c.want, func(w Want) bool {
+		return c.owner == p.owner && p.uid == c.caller.UID && slices.ContainsFunc(c.want, func(w api.Want) bool {
 			return w.Lockspace == p.grant.Lockspace && w.Resource == p.grant.Resource
 		})
 	}
@@ -113,7 +114,7 @@ func (p *promise) meant(c *call) bool {
 	return c.resource == p.grant.Resource && (!c.sel.HasOwner || c.sel.Owner == p.owner)
 }
 
-func (c *chaos) lost(l Lost) {
+func (c *chaos) lost(l api.Lost) {
 	p := c.owed[l.Ref]
 	require.True(c.rt, p != nil || c.excused[l.Ref], "lock %d was called lost, and nobody was told that he has it: %s", l.Ref, l.Reason)
 	delete(c.owed, l.Ref)
@@ -128,16 +129,16 @@ func (c *chaos) drop(match func(*promise) bool) {
 	}
 }
 
-func (c *chaos) want() Want {
-	return Want{rapid.SampledFrom(chaosSpaces).Draw(c.rt, "space"), rapid.SampledFrom(chaosResources).Draw(c.rt, "resource"),
-		rapid.SampledFrom(dlm.Modes[:]).Draw(c.rt, "mode")}
+func (c *chaos) want() api.Want {
+	return wantOf(rapid.SampledFrom(chaosSpaces).Draw(c.rt, "space"), rapid.SampledFrom(chaosResources).Draw(c.rt, "resource"),
+		rapid.SampledFrom(dlm.Modes[:]).Draw(c.rt, "mode"))
 }
 
 func (c *chaos) wait() time.Duration {
 	return rapid.SampledFrom([]time.Duration{0, 0, time.Second, 15 * time.Second}).Draw(c.rt, "wait")
 }
 
-func (c *chaos) caller() Caller { return rapid.SampledFrom(chaosCallers).Draw(c.rt, "caller") }
+func (c *chaos) caller() api.Caller { return rapid.SampledFrom(chaosCallers).Draw(c.rt, "caller") }
 
 func (c *chaos) owner() (string, bool) {
 	o := rapid.SampledFrom(chaosOwners).Draw(c.rt, "owner")
@@ -146,18 +147,18 @@ func (c *chaos) owner() (string, bool) {
 
 func (c *chaos) doAcquire(rt *rapid.T) {
 	n := rapid.SampledFrom([]int{1, 1, 1, 2, 3}).Draw(rt, "locks")
-	want := make([]Want, n)
+	want := make([]api.Want, n)
 	for i := range want {
 		want[i] = c.want()
 	}
 	o, has := c.owner()
 	life := rapid.SampledFrom([]state.Lifetime{state.Persistent, state.Persistent, state.Connection}).Draw(rt, "lifetime")
-	c.acquire(c.caller(), AcquireOptions{Owner: o, HasOwner: has, Wait: c.wait(), Lifetime: life}, want...)
+	c.acquire(c.caller(), api.AcquireOptions{Owner: o, HasOwner: has, Wait: c.wait(), Lifetime: life}, want...)
 }
 
 func (c *chaos) doRequest(rt *rapid.T) {
 	o, has := c.owner()
-	c.request(c.caller(), AcquireOptions{Owner: o, HasOwner: has}, c.want())
+	c.request(c.caller(), api.AcquireOptions{Owner: o, HasOwner: has}, c.want())
 }
 
 func (c *chaos) doCancel(rt *rapid.T) {
@@ -186,7 +187,7 @@ func (c *chaos) doRemove(rt *rapid.T) {
 	if c.node.Engine().Remove(context.Background(), space) == nil {
 		c.drop(func(p *promise) bool { return p.grant.Lockspace == space })
 		for _, l := range c.journal.contents("").Locks {
-			c.excused[Ref(l.ID)] = true
+			c.excused[api.Ref(l.ID)] = true
 		}
 	}
 }
@@ -228,13 +229,13 @@ func (c *chaos) doPurge(rt *rapid.T) {
 
 func (c *chaos) doConvert(rt *rapid.T) {
 	o, has := c.owner()
-	c.convert(c.caller(), c.want(), Selector{Owner: o, HasOwner: has}, c.wait())
+	c.convert(c.caller(), c.want(), api.Selector{Owner: o, HasOwner: has}, c.wait())
 }
 
 func (c *chaos) doRelease(rt *rapid.T) {
 	who, w := c.caller(), c.want()
 	o, has := c.owner()
-	sc := c.release(who, w.Lockspace, w.Resource, Selector{Owner: o, HasOwner: has})
+	sc := c.release(who, w.Lockspace, w.Resource, api.Selector{Owner: o, HasOwner: has})
 	c.drop(func(p *promise) bool { return p.meant(sc.call) })
 }
 
@@ -340,14 +341,14 @@ func (c *chaos) doBreak(rt *rapid.T) {
 // those that are held although the answer does not reach anybody any more.
 func (c *chaos) forgive() {
 	for _, l := range c.journal.contents("").Locks {
-		if l.Phase == state.Held && c.owed[Ref(l.ID)] == nil {
-			c.excused[Ref(l.ID)] = true
+		if l.Phase == state.Held && c.owed[api.Ref(l.ID)] == nil {
+			c.excused[api.Ref(l.ID)] = true
 		}
 	}
 	for _, ch := range c.writer.backlog {
 		if m, ok := ch.(state.Mark); ok {
-			c.excused[Ref(m.ID)] = true
-			delete(c.owed, Ref(m.ID))
+			c.excused[api.Ref(m.ID)] = true
+			delete(c.owed, api.Ref(m.ID))
 		}
 	}
 }
@@ -430,7 +431,7 @@ func (c *chaos) end() {
 		c.turn(func() { require.NoError(c.rt, c.tab.cancelRequest(chaosCallers[0], ref)) })
 	}
 	for range 3 {
-		c.pass(MaxWait + 2*retryMax)
+		c.pass(api.MaxWait + 2*retryMax)
 		c.retryJournal()
 	}
 	for _, sc := range c.calls {
@@ -441,7 +442,7 @@ func (c *chaos) end() {
 	require.Empty(c.rt, c.tab.doomed)
 	require.Empty(c.rt, c.tab.degraded)
 	for _, l := range c.tab.locks {
-		require.Equal(c.rt, Held, l.state, "lock %d is still %s", l.ref, l.state)
+		require.Equal(c.rt, api.Held, l.state, "lock %d is still %s", l.ref, l.state)
 		require.True(c.rt, l.stray || !l.probe, "a probe is left")
 	}
 	checkIntegrity(c.rt, c.tab)
@@ -468,7 +469,7 @@ func (c *chaos) compare() {
 		require.False(c.rt, sc.answers == 0 && sc.heapIdx >= 0 && sc.deadline.Before(c.now), "%s is late", sc.op)
 	}
 	for name, sp := range c.tab.spaces {
-		if sp.state == SpaceReady {
+		if sp.state == api.SpaceReady {
 			orphans, err := c.engine.Orphans(context.Background(), name)
 			require.NoError(c.rt, err)
 			require.True(c.rt, c.strays[name] > 0 || len(orphans) == 0, "locks that nobody knows of: %v", orphans)

@@ -6,14 +6,15 @@ import (
 	"slices"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-func infos(in []*lock) []LockInfo {
-	out := make([]LockInfo, len(in))
+func infos(in []*lock) []api.LockInfo {
+	out := make([]api.LockInfo, len(in))
 	for i, l := range in {
 		out[i] = l.info()
 	}
-	slices.SortFunc(out, func(a, b LockInfo) int { return cmp.Compare(a.Ref, b.Ref) })
+	slices.SortFunc(out, func(a, b api.LockInfo) int { return cmp.Compare(a.Ref, b.Ref) })
 	return out
 }
 
@@ -37,7 +38,7 @@ func (t *table) inspect(c *call) {
 	}
 	sp := t.spaces[c.space]
 	if sp == nil {
-		t.refuse(c, c.error(NoSuchLockspace, c.space, "", dlm.None, "the lockspace is not joined here; see ListLockspaces"))
+		t.refuse(c, c.error(api.NoSuchLockspace, c.space, "", dlm.None, "the lockspace is not joined here; see ListLockspaces"))
 		return
 	}
 	in := t.known(sp, c.resource)
@@ -47,12 +48,12 @@ func (t *table) inspect(c *call) {
 		if c.pending--; c.pending == 0 {
 			c.stage = stageDone
 			in.Waits = t.waits(sp, in)
-			in.shorten()
+			shorten(in)
 			t.reply(c)
 		}
 	}
 	switch {
-	case sp.state != SpaceReady:
+	case sp.state != api.SpaceReady:
 		in.Missing = append(in.Missing, "the lockspace is "+sp.state.String())
 	case sp.stopped():
 		in.Missing = append(in.Missing, "the value block can't be read while the lockspace is stopped")
@@ -61,7 +62,7 @@ func (t *table) inspect(c *call) {
 		t.readValue(sp, c.resource, func(ev dlm.Event) {
 			if ev.HasValue {
 				in.Value, in.HasValue, in.ValueInvalid = ev.Value, true, ev.ValueInvalid
-				in.Holder, in.HasHolder = DecodeHolder(ev.Value)
+				in.Holder, in.HasHolder = api.DecodeHolder(ev.Value)
 				in.HasHolder = in.HasHolder && !sp.raw
 			} else {
 				in.Missing = append(in.Missing, "the value block could not be read")
@@ -117,7 +118,7 @@ func (sp *space) holding(resource string) (in []*lock, all bool) {
 }
 
 // shorten leaves of each queue what an Inspection shows.
-func (in *Inspection) shorten() {
+func shorten(in *api.Inspection) {
 	q := &in.Queues
 	for _, queue := range []*[]dlm.Held{&q.Granted, &q.Converting, &q.Waiting} {
 		if n := len(*queue); n > inspectedShown {
@@ -129,8 +130,8 @@ func (in *Inspection) shorten() {
 
 // known returns what the table itself knows of a resource. Of very many locks
 // it shows a page.
-func (t *table) known(sp *space, resource string) *Inspection {
-	in := &Inspection{Lockspace: sp.name, Resource: resource, Health: sp.health, HasHealth: sp.hasHealth}
+func (t *table) known(sp *space, resource string) *api.Inspection {
+	in := &api.Inspection{Lockspace: sp.name, Resource: resource, Health: sp.health, HasHealth: sp.hasHealth}
 	here, all := sp.holding(resource)
 	if most := min(t.limits.PageSize, inspectedShown); len(here) > most || !all {
 		in.Missing = append(in.Missing, "this service has more locks of the resource than are shown; see ListLocks")
@@ -145,7 +146,7 @@ func (t *table) known(sp *space, resource string) *Inspection {
 	return in
 }
 
-func (f *Filter) match(l *lock) bool {
+func (l *lock) matches(f *api.Filter) bool {
 	return (f.Lockspace == "" || l.sp.name == f.Lockspace) &&
 		(f.Resource == "" || l.resource == f.Resource) &&
 		(!f.HasOwner || l.hasOwner && l.owner == f.Owner) &&
@@ -155,16 +156,16 @@ func (f *Filter) match(l *lock) bool {
 		(!f.Granted || l.granted)
 }
 
-func (t *table) lockspaces() []LockspaceInfo {
-	out := make([]LockspaceInfo, 0, len(t.spaces))
+func (t *table) lockspaces() []api.LockspaceInfo {
+	out := make([]api.LockspaceInfo, 0, len(t.spaces))
 	for _, n := range t.spaceNames() {
 		out = append(out, t.spaceInfo(t.spaces[n]))
 	}
 	return out
 }
 
-func (t *table) status() Status {
-	s := Status{Ready: t.ready, Engine: t.engine, Node: t.node, Quorum: t.knownQuorum(), Locks: t.lockCount(),
+func (t *table) status() api.Status {
+	s := api.Status{Ready: t.ready, Engine: t.engine, Node: t.node, Quorum: t.knownQuorum(), Locks: t.lockCount(),
 		Lockspaces: len(t.spaces), Degraded: t.degradation(), Counters: t.counters, Helpers: len(t.runs)}
 	for _, u := range t.perUID {
 		s.Waiting += u.waiting
@@ -174,22 +175,22 @@ func (t *table) status() Status {
 
 // knownQuorum is what the node and each of its lockspaces were told last. Of two
 // answers the bad one counts: they are of different moments.
-func (t *table) knownQuorum() Quorum {
+func (t *table) knownQuorum() api.Quorum {
 	q := t.quorum
 	for _, sp := range t.spaces {
 		switch {
 		case !sp.hasHealth || !sp.health.Known:
 		case !sp.health.Quorate:
-			return Inquorate
-		case q == QuorumUnknown:
-			q = Quorate
+			return api.Inquorate
+		case q == api.QuorumUnknown:
+			q = api.Quorate
 		}
 	}
 	return q
 }
 
 // listOrphans answers with the orphans that no record explains.
-func (t *table) listOrphans(c *call, then func([]dlm.Orphan, *Error)) {
+func (t *table) listOrphans(c *call, then func([]dlm.Orphan, *api.Error)) {
 	sp, e := t.usable(c, c.space, "")
 	if e != nil {
 		then(nil, e)
@@ -202,7 +203,7 @@ func (t *table) listOrphans(c *call, then func([]dlm.Orphan, *Error)) {
 			if len(k.missing) > 0 {
 				text += ": " + k.missing[0]
 			}
-			then(nil, c.error(NotSupported, c.space, "", dlm.None, text))
+			then(nil, c.error(api.NotSupported, c.space, "", dlm.None, text))
 			return
 		}
 		out := t.unknown(sp, k.orphans)
@@ -216,7 +217,7 @@ func (t *table) listOrphans(c *call, then func([]dlm.Orphan, *Error)) {
 // kernel's purge takes whatever is there, and meets a kernel bug if a ghost is among
 // it.
 func (t *table) purge(c *call, expect []dlm.LockID, some bool) {
-	t.listOrphans(c, func(found []dlm.Orphan, e *Error) {
+	t.listOrphans(c, func(found []dlm.Orphan, e *api.Error) {
 		if e != nil {
 			t.refuse(c, e)
 			return
@@ -230,7 +231,7 @@ func (t *table) purge(c *call, expect []dlm.LockID, some bool) {
 			})
 		}
 		if !slices.EqualFunc(ids, found, func(id dlm.LockID, o dlm.Orphan) bool { return id == o.LockID }) {
-			t.refuse(c, c.error(InvalidArgs, c.space, "", dlm.None, "the orphans are not those that were named; call ListOrphans again"))
+			t.refuse(c, c.error(api.InvalidArgs, c.space, "", dlm.None, "the orphans are not those that were named; call ListOrphans again"))
 			return
 		}
 		c.stage = stageUnlocking
@@ -247,7 +248,7 @@ type purging struct {
 
 func (t *table) purgeNext(p *purging) {
 	if !p.sp.open {
-		p.c.fail(p.c.error(NoSuchLockspace, p.sp.name, "", dlm.None, "the lockspace went away while its orphans were removed"))
+		p.c.fail(p.c.error(api.NoSuchLockspace, p.sp.name, "", dlm.None, "the lockspace went away while its orphans were removed"))
 		p.left = nil
 	}
 	if len(p.left) == 0 || p.c.answered {

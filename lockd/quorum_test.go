@@ -11,25 +11,26 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // Of what is not known nobody says that it is well.
 func TestQuorumIsKnownOrNot(t *testing.T) {
 	yes, no := dlm.Health{Known: true, Quorate: true}, dlm.Health{Known: true}
 	for name, c := range map[string]struct {
-		node   Quorum
+		node   api.Quorum
 		spaces []dlm.Health
-		want   Quorum
+		want   api.Quorum
 	}{
-		"nobody was asked":               {want: QuorumUnknown},
-		"the node alone":                 {node: Quorate, want: Quorate},
-		"the node alone, without":        {node: Inquorate, want: Inquorate},
-		"a lockspace":                    {spaces: []dlm.Health{yes}, want: Quorate},
-		"a lockspace, without":           {node: Quorate, spaces: []dlm.Health{yes, no}, want: Inquorate},
-		"a lockspace of which not known": {spaces: []dlm.Health{{}}, want: QuorumUnknown},
+		"nobody was asked":               {want: api.QuorumUnknown},
+		"the node alone":                 {node: api.Quorate, want: api.Quorate},
+		"the node alone, without":        {node: api.Inquorate, want: api.Inquorate},
+		"a lockspace":                    {spaces: []dlm.Health{yes}, want: api.Quorate},
+		"a lockspace, without":           {node: api.Quorate, spaces: []dlm.Health{yes, no}, want: api.Inquorate},
+		"a lockspace of which not known": {spaces: []dlm.Health{{}}, want: api.QuorumUnknown},
 	} {
 		t.Run(name, func(t *testing.T) {
-			tab := newTable(DefaultLimits(), time.Second, "test")
+			tab := newTable(api.DefaultLimits(), time.Second, "test")
 			tab.quorum = c.node
 			tab.space("unseen")
 			for i, h := range c.spaces {
@@ -72,9 +73,9 @@ func TestQuorumFollowsTheCluster(t *testing.T) {
 		h.config.Lockspaces = nil
 		var down atomic.Bool
 		down.Store(true)
-		told := make(chan Quorum, 100)
-		h.config.Notify = func(n Notice) {
-			if n, ok := n.(StatusChanged); ok {
+		told := make(chan api.Quorum, 100)
+		h.config.Notify = func(n api.Notice) {
+			if n, ok := n.(api.StatusChanged); ok {
 				told <- n.Quorum
 			}
 		}
@@ -86,27 +87,27 @@ func TestQuorumFollowsTheCluster(t *testing.T) {
 		ended := make(chan error)
 		go func() { ended <- s.Run(ctx) }()
 		synctest.Wait()
-		require.Equal(t, QuorumUnknown, s.Status().Quorum)
+		require.Equal(t, api.QuorumUnknown, s.Status().Quorum)
 		down.Store(false)
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		require.Equal(t, Quorate, s.Status().Quorum, "without a lockspace")
+		require.Equal(t, api.Quorate, s.Status().Quorum, "without a lockspace")
 		require.NoError(t, call1(func(done func(error)) { s.Join(root, "vms", done) }))
 		cluster.SetQuorate(false)
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		require.Equal(t, Inquorate, s.Status().Quorum)
+		require.Equal(t, api.Inquorate, s.Status().Quorum)
 		down.Store(true)
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		require.Equal(t, QuorumUnknown, s.Status().Quorum)
-		var changes []Quorum
+		require.Equal(t, api.QuorumUnknown, s.Status().Quorum)
+		var changes []api.Quorum
 		for len(told) > 0 {
 			if q := <-told; len(changes) == 0 || changes[len(changes)-1] != q {
 				changes = append(changes, q)
 			}
 		}
-		require.Equal(t, []Quorum{QuorumUnknown, Quorate, Inquorate, QuorumUnknown}, changes)
+		require.Equal(t, []api.Quorum{api.QuorumUnknown, api.Quorate, api.Inquorate, api.QuorumUnknown}, changes)
 		stop()
 		require.NoError(t, <-ended)
 	})

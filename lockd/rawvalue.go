@@ -1,6 +1,9 @@
 package lockd
 
-import "github.com/dlmlock/dlmlockd/dlm"
+import (
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
+)
 
 // Raw values: in lockspaces that the configuration names, the 32 bytes of the
 // value block are the clients'. The service writes there what a client asks for,
@@ -8,16 +11,16 @@ import "github.com/dlmlock/dlmlockd/dlm"
 
 // checkValue checks that the value of a call can be written by a lock that has
 // mode before or after it.
-func (t *table) checkValue(c *call, mode dlm.Mode) *Error {
+func (t *table) checkValue(c *call, mode dlm.Mode) *api.Error {
 	w := c.want[0]
 	switch sp := t.spaces[w.Lockspace]; {
 	case c.value == nil:
 		return nil
 	case !sp.raw:
-		return c.error(InvalidArgs, w.Lockspace, w.Resource, w.Mode, "the value blocks of this lockspace hold fencing tokens; "+
+		return c.error(api.InvalidArgs, w.Lockspace, w.Resource, w.Mode, "the value blocks of this lockspace hold fencing tokens; "+
 			"to have the raw value, name the lockspace under raw-value-lockspaces in /etc/dlmlockd.toml, on every node")
 	case mode < dlm.PW:
-		return c.error(InvalidArgs, w.Lockspace, w.Resource, w.Mode, "a value can be written in mode PW or EX only")
+		return c.error(api.InvalidArgs, w.Lockspace, w.Resource, w.Mode, "a value can be written in mode PW or EX only")
 	}
 	return nil
 }
@@ -31,7 +34,7 @@ func (t *table) checkValue(c *call, mode dlm.Mode) *Error {
 // (recover_lvb in fs/dlm/recover.c).
 func (t *table) publishing(c *call, l *lock, to dlm.Mode) (dlm.Flags, *dlm.Value) {
 	if !l.sp.raw {
-		v := t.holder(l, to).encode()
+		v := t.holder(l, to).Encode()
 		return dlm.ValueBlock, &v
 	}
 	if dlm.TransferOf(l.mode, to) != dlm.Writes {
@@ -64,7 +67,7 @@ func (l *lock) noteValue(ev dlm.Event) {
 func (t *table) rewrite(c *call) {
 	l := c.locks[0]
 	if l.busy != nil {
-		c.fail(c.error(NotHeld, l.sp.name, l.resource, c.want[0].Mode, "another call was made for the lock meanwhile; ask again"))
+		c.fail(c.error(api.NotHeld, l.sp.name, l.resource, c.want[0].Mode, "another call was made for the lock meanwhile; ask again"))
 		c.stage = stageDone
 		t.reply(c)
 		return

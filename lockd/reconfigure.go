@@ -1,13 +1,17 @@
 package lockd
 
-import "time"
+import (
+	"time"
+
+	"github.com/dlmlock/dlmlockd/lockd/api"
+)
 
 // Settings are what may change while locks are held.
 type Settings struct {
-	Limits     Limits                  // zero: DefaultLimits
-	OpTimeout  time.Duration           // see Config; zero: the default
-	Lockspaces []string                // to be joined, now and at every start
-	Helpers    map[string]HelperPolicy // see Config
+	Limits     api.Limits                  // zero: DefaultLimits
+	OpTimeout  time.Duration               // see Config; zero: the default
+	Lockspaces []string                    // to be joined, now and at every start
+	Helpers    map[string]api.HelperPolicy // see Config
 }
 
 // Reconfigure takes over new settings. What is held or waits stays, also above
@@ -15,8 +19,8 @@ type Settings struct {
 // joined; one that is not named any more stays joined, but is not joined again
 // once it was left.
 func (s *Service) Reconfigure(set Settings) {
-	if set.Limits == (Limits{}) {
-		set.Limits = DefaultLimits()
+	if set.Limits == (api.Limits{}) {
+		set.Limits = api.DefaultLimits()
 	}
 	if set.OpTimeout == 0 {
 		set.OpTimeout = defaultOpTimeout
@@ -37,7 +41,7 @@ func (t *table) reconfigure(set Settings) {
 		sp.configured = true
 		// One that is being left is joined again when that is done, and one
 		// that failed is tried again at once.
-		if sp.step == spaceIdle && sp.state != SpaceReady && sp.state != SpaceLeaving {
+		if sp.step == spaceIdle && sp.state != api.SpaceReady && sp.state != api.SpaceLeaving {
 			t.open(sp)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"sort"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -63,11 +64,11 @@ func (t *table) startReleaseOwner(c *call) {
 		}
 	}
 	if c.space != "" && t.spaces[c.space] == nil {
-		t.refuse(c, c.error(NoSuchLockspace, c.space, "", dlm.None, "the lockspace is not joined here; see ListLockspaces"))
+		t.refuse(c, c.error(api.NoSuchLockspace, c.space, "", dlm.None, "the lockspace is not joined here; see ListLockspaces"))
 		return
 	}
 	if c.owner == "" {
-		t.refuse(c, c.error(InvalidArgs, c.space, "", dlm.None, "the owner is empty; locks without owner are released by name"))
+		t.refuse(c, c.error(api.InvalidArgs, c.space, "", dlm.None, "the owner is empty; locks without owner are released by name"))
 		return
 	}
 	uids := []uint32{c.caller.UID}
@@ -83,9 +84,9 @@ func (t *table) startReleaseOwner(c *call) {
 		for l := t.owners[ownerKey{uid, c.owner}]; l != nil; l = l.nextOwner {
 			switch {
 			case c.space != "" && l.sp.name != c.space:
-			case l.asked > c.seq, l.state == Acquiring && !t.sameCaller(l, c):
+			case l.asked > c.seq, l.state == api.Acquiring && !t.sameCaller(l, c):
 				// Asked for later, or at the same time by somebody else.
-			case l.sp.state != SpaceReady:
+			case l.sp.state != api.SpaceReady:
 				_, e := t.usable(c, l.sp.name, l.resource)
 				c.fail(e)
 			case t.before(c, l) != nil:
@@ -104,7 +105,7 @@ func (t *table) startReleaseOwner(c *call) {
 // resource with some labels. What the owner does not hold is no error.
 func (t *table) startReleaseMany(c *call) {
 	if c.owner == "" {
-		t.refuse(c, c.error(InvalidArgs, "", "", dlm.None, "the owner is empty; locks without owner are released one by one"))
+		t.refuse(c, c.error(api.InvalidArgs, "", "", dlm.None, "the owner is empty; locks without owner are released one by one"))
 		return
 	}
 	var locks []*lock
@@ -114,7 +115,7 @@ func (t *table) startReleaseMany(c *call) {
 			return
 		}
 		sp := t.spaces[w.Lockspace]
-		if sp == nil || sp.state != SpaceReady {
+		if sp == nil || sp.state != api.SpaceReady {
 			_, e := t.usable(c, w.Lockspace, w.Resource)
 			c.fail(e)
 			continue
@@ -128,7 +129,7 @@ func (t *table) startReleaseMany(c *call) {
 	seen := make(map[*lock]bool, len(locks))
 	for _, l := range locks {
 		switch {
-		case l.asked > c.seq, l.state == Acquiring && !t.sameCaller(l, c), seen[l]:
+		case l.asked > c.seq, l.state == api.Acquiring && !t.sameCaller(l, c), seen[l]:
 		case t.before(c, l) != nil:
 			c.err = nil // it will be looked at again
 			t.park(c, t.before(c, l))
@@ -150,7 +151,7 @@ func (t *table) labelled(c *call) (locks []*lock) {
 		labels[label] = true
 	}
 	for l := t.owners[ownerKey{c.caller.UID, c.owner}]; l != nil; l = l.nextOwner {
-		if labels[l.label] && l.sp.state == SpaceReady {
+		if labels[l.label] && l.sp.state == api.SpaceReady {
 			locks = append(locks, l)
 		}
 	}
@@ -160,13 +161,13 @@ func (t *table) labelled(c *call) (locks []*lock) {
 // findLock finds the one lock that a convert or release means, among those that
 // were there when the call came in. The caller's own locks come first; those of
 // others only where there is none.
-func (t *table) findLock(c *call, lockspace, resource string) (found *lock, parked bool, e *Error) {
+func (t *table) findLock(c *call, lockspace, resource string) (found *lock, parked bool, e *api.Error) {
 	mode := dlm.None
 	if c.kind == callConvert {
 		mode = c.want[0].Mode
 	}
 	sp := t.spaces[lockspace]
-	if sp == nil || sp.state != SpaceReady {
+	if sp == nil || sp.state != api.SpaceReady {
 		_, e := t.usable(c, lockspace, resource)
 		return nil, false, e
 	}
@@ -177,10 +178,10 @@ func (t *table) findLock(c *call, lockspace, resource string) (found *lock, park
 	var unsettled *lock // by an earlier call of the same connection
 	for l := sp.byResource[resource]; l != nil; l = l.nextRes {
 		switch {
-		case !c.sel.match(l) || l.asked > c.seq:
-		case (l.state == Acquiring || l.state == Releasing) && t.sameCaller(l, c):
+		case !l.selected(c.sel) || l.asked > c.seq:
+		case (l.state == api.Acquiring || l.state == api.Releasing) && t.sameCaller(l, c):
 			unsettled = l
-		case l.state == Acquiring:
+		case l.state == api.Acquiring:
 		case l.uid == c.caller.UID:
 			own = append(own, l)
 		default:
@@ -198,14 +199,14 @@ func (t *table) findLock(c *call, lockspace, resource string) (found *lock, park
 	case len(own) == 1:
 		return t.unlessBusy(c, own[0])
 	case len(own) > 1:
-		e := c.error(Ambiguous, lockspace, resource, mode, "several locks match; say which with owner or lockid")
+		e := c.error(api.Ambiguous, lockspace, resource, mode, "several locks match; say which with owner or lockid")
 		slices.SortFunc(own, byRef)
 		e.Candidates = infos(own[:min(len(own), maxCandidates)])
 		return nil, false, e
 	case len(others) > 0:
-		return nil, false, c.error(AccessDenied, lockspace, resource, mode, "the lock belongs to another user")
+		return nil, false, c.error(api.AccessDenied, lockspace, resource, mode, "the lock belongs to another user")
 	}
-	return nil, false, c.error(NotHeld, lockspace, resource, mode, "no lock here matches; see ListLocks")
+	return nil, false, c.error(api.NotHeld, lockspace, resource, mode, "no lock here matches; see ListLocks")
 }
 
 // maxCandidates is how many locks an Ambiguous error names.
@@ -221,7 +222,7 @@ func (t *table) exact(c *call, sp *space, resource string) *lock {
 	case c.sel.HasOwner:
 		l = t.findOwned(sp, resource, c.caller.UID, c.sel.Owner)
 	}
-	if l == nil || l.sp != sp || l.resource != resource || l.probe || l.state == Acquiring || !c.sel.match(l) || l.asked > c.seq ||
+	if l == nil || l.sp != sp || l.resource != resource || l.probe || l.state == api.Acquiring || !l.selected(c.sel) || l.asked > c.seq ||
 		l.uid != c.caller.UID && !c.caller.Privileged {
 		return nil
 	}
@@ -229,7 +230,7 @@ func (t *table) exact(c *call, sp *space, resource string) *lock {
 }
 
 // unlessBusy returns l, or parks the call until nothing is under way with it.
-func (t *table) unlessBusy(c *call, l *lock) (found *lock, parked bool, e *Error) {
+func (t *table) unlessBusy(c *call, l *lock) (found *lock, parked bool, e *api.Error) {
 	if b := t.before(c, l); b != nil {
 		t.park(c, b)
 		return nil, true, nil
@@ -237,8 +238,8 @@ func (t *table) unlessBusy(c *call, l *lock) (found *lock, parked bool, e *Error
 	return l, false, nil
 }
 
-// match reports whether the selector means l.
-func (s Selector) match(l *lock) bool {
+// selected reports whether the selector means l.
+func (l *lock) selected(s api.Selector) bool {
 	return (!s.HasOwner || l.hasOwner && l.owner == s.Owner) &&
 		(s.LockID == 0 || l.lockid == s.LockID) &&
 		(s.Token == 0 || l.token == s.Token) &&
@@ -256,7 +257,7 @@ func (t *table) release(c *call, locks []*lock) {
 	c.stage = stageReleasing
 	var marked []*lock // the others are in a phase that ends at the next start anyway
 	for _, l := range locks {
-		l.busy, l.state = c, Releasing
+		l.busy, l.state = c, api.Releasing
 		t.tell(l)
 		if l.phase == state.Held {
 			marked = append(marked, l)
@@ -312,7 +313,7 @@ func (t *table) writeAgain() {
 	var in []*lock
 	for _, l := range slices.SortedFunc(maps.Keys(t.overdue), byRef) {
 		switch {
-		case l.bound == nil || !l.bound.dead, l.sp.state != SpaceReady:
+		case l.bound == nil || !l.bound.dead, l.sp.state != api.SpaceReady:
 			delete(t.overdue, l) // it has another life now, or is let go of when the lockspace is back
 		case l.busy == nil:
 			delete(t.overdue, l)
@@ -349,10 +350,10 @@ func (t *table) unlockAll(c *call) {
 // unlock asks the DLM to end l. What is in the state file may have put our name
 // into the value block, so that is taken out.
 func (t *table) unlock(l *lock) {
-	l.flying, l.state = true, Releasing
+	l.flying, l.state = true, api.Releasing
 	var value *dlm.Value
 	if l.mode >= dlm.PW && l.phase != 0 && !l.sp.raw {
-		v := t.holder(l, dlm.None).encode()
+		v := t.holder(l, dlm.None).Encode()
 		value = &v
 	}
 	t.do(unlockAction{sp: l.sp, cookie: l.cookie, value: value})

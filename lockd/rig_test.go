@@ -13,6 +13,7 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -166,7 +167,7 @@ type host struct {
 	bus     string // its GUID
 	config  Config // a template: limits, lockspaces, notify
 	ranMu   sync.Mutex
-	ran     []LostRun // helpers that have come to their end, whoever started them
+	ran     []api.LostRun // helpers that have come to their end, whoever started them
 }
 
 func newHost(node *local.Node) *host {
@@ -246,33 +247,35 @@ func call2[T any](f func(done func(T, error))) (T, error) {
 	return a.v, a.err
 }
 
-var root = Caller{UID: 0, PID: 1, Sender: ":1.1", Privileged: true}
+var root = api.Caller{UID: 0, PID: 1, Sender: ":1.1", Privileged: true}
 
-func user(uid uint32, sender string) Caller { return Caller{UID: uid, PID: 100 + uid, Sender: sender} }
+func user(uid uint32, sender string) api.Caller {
+	return api.Caller{UID: uid, PID: 100 + uid, Sender: sender}
+}
 
-func (d *daemon) acquire(c Caller, resource string, m dlm.Mode, o AcquireOptions) (Grant, error) {
-	g, err := call2(func(done func([]Grant, error)) {
-		d.Acquire(c, []Want{{"vms", resource, m}}, o, done)
+func (d *daemon) acquire(c api.Caller, resource string, m dlm.Mode, o api.AcquireOptions) (api.Grant, error) {
+	g, err := call2(func(done func([]api.Grant, error)) {
+		d.Acquire(c, []api.Want{wantOf("vms", resource, m)}, o, done)
 	})
 	if err != nil {
-		return Grant{}, err
+		return api.Grant{}, err
 	}
 	return g[0], nil
 }
 
-func (d *daemon) release(c Caller, resource string, sel Selector) error {
+func (d *daemon) release(c api.Caller, resource string, sel api.Selector) error {
 	return call1(func(done func(error)) { d.Release(c, "vms", resource, sel, done) })
 }
 
-func (d *daemon) list(f Filter) []LockInfo {
-	page, _ := call2(func(done func([]LockInfo, error)) {
-		d.List(f, func(p Page, err error) { done(p.Locks, err) })
+func (d *daemon) list(f api.Filter) []api.LockInfo {
+	page, _ := call2(func(done func([]api.LockInfo, error)) {
+		d.List(f, func(p api.Page, err error) { done(p.Locks, err) })
 	})
 	return page
 }
 
 // spaceState returns how far a lockspace has got.
-func (d *daemon) spaceState(name string) SpaceState {
+func (d *daemon) spaceState(name string) api.SpaceState {
 	spaces, _ := call2(d.Lockspaces)
 	for _, sp := range spaces {
 		if sp.Name == name {

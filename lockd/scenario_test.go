@@ -20,6 +20,7 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/process"
 	"github.com/dlmlock/dlmlockd/state"
 )
@@ -88,10 +89,10 @@ type scenario struct {
 	cluster *local.Cluster
 	hosts   map[string]*host
 	daemons map[string]*daemon
-	callers map[string]Caller
+	callers map[string]api.Caller
 	procs   *fakeProcesses
-	tokens  map[string]uint64 // the last one by resource
-	pending map[string]Ref    // the last Request by caller
+	tokens  map[string]uint64  // the last one by resource
+	pending map[string]api.Ref // the last Request by caller
 
 	mu  sync.Mutex
 	out bytes.Buffer
@@ -99,12 +100,12 @@ type scenario struct {
 
 func newScenario(t *testing.T) *scenario {
 	s := &scenario{t: t, cluster: local.NewCluster("test"), hosts: map[string]*host{}, daemons: map[string]*daemon{},
-		callers: map[string]Caller{"root": root}, tokens: map[string]uint64{}, pending: map[string]Ref{},
+		callers: map[string]api.Caller{"root": root}, tokens: map[string]uint64{}, pending: map[string]api.Ref{},
 		procs: &fakeProcesses{alive: map[process.ID]uint32{}, watched: map[process.ID]func(process.ID, process.State, error){}, held: map[process.ID]int{}}}
 	for i, name := range []string{"n1", "n2"} {
 		h := newHost(s.cluster.AddNode(uint32(i + 1)))
-		h.config.Notify = func(n Notice) { s.notice(name, n) }
-		h.config.Limits, h.config.Processes = DefaultLimits(), s.procs
+		h.config.Notify = func(n api.Notice) { s.notice(name, n) }
+		h.config.Limits, h.config.Processes = api.DefaultLimits(), s.procs
 		h.config.HealthInterval = time.Second + time.Duration(i)*time.Millisecond // one after the other
 		s.hosts[name] = h
 	}
@@ -159,25 +160,25 @@ func (s *scenario) drain() string {
 	return strings.Join(entries, "")
 }
 
-func (s *scenario) notice(node string, n Notice) {
+func (s *scenario) notice(node string, n api.Notice) {
 	switch n := n.(type) {
-	case LockAdded:
+	case api.LockAdded:
 		s.printf("%s: added %s", node, describe(n.LockInfo))
-	case LockChanged:
+	case api.LockChanged:
 		s.printf("%s: changed %s", node, describe(n.LockInfo))
-	case LockRemoved:
+	case api.LockRemoved:
 		s.printf("%s: removed %s", node, describe(n.LockInfo))
-	case LockLost:
+	case api.LockLost:
 		s.printf("%s: signal LockLost %s (%s)", node, describe(n.LockInfo), n.Reason)
-	case BlockingNotice:
+	case api.BlockingNotice:
 		s.printf("%s: signal Blocking to %s: %s is in the way of %s of node %d", node, n.Sender, describe(n.LockInfo), n.Blocked, n.Node)
-	case LockspaceChanged:
+	case api.LockspaceChanged:
 		gone := ""
 		if n.Gone {
 			gone = " gone"
 		}
 		s.printf("%s: signal LockspaceChanged %s %s%s%s %s", node, n.Name, n.State, gone, health(n.Health), n.Error)
-	case StatusChanged:
+	case api.StatusChanged:
 		if n.Degraded != "" {
 			s.printf("%s: degraded: %s", node, n.Degraded)
 		}
@@ -195,7 +196,7 @@ func health(h dlm.Health) string {
 	return s
 }
 
-func describe(l LockInfo) string {
+func describe(l api.LockInfo) string {
 	s := fmt.Sprintf("#%d %s/%s %s lkid=%d %s", l.Ref, l.Lockspace, l.Resource, l.Mode, l.LockID, l.State)
 	if l.HasOwner {
 		s += " owner=" + l.Owner
@@ -234,12 +235,12 @@ func (a args) value() *dlm.Value {
 	return v
 }
 
-func (a args) selector() Selector {
+func (a args) selector() api.Selector {
 	owner, has := a["owner"]
-	return Selector{Owner: owner, HasOwner: has, LockID: dlm.LockID(a.num("lkid"))}
+	return api.Selector{Owner: owner, HasOwner: has, LockID: dlm.LockID(a.num("lkid"))}
 }
 
-func want(words []string) (w Want) {
+func want(words []string) (w api.Want) {
 	w.Lockspace, w.Resource, _ = strings.Cut(words[0], "/")
 	w.Mode, _ = dlm.ParseMode(words[1])
 	return w
@@ -251,7 +252,7 @@ func (s *scenario) result(who string, err error, format string, a ...any) {
 		s.printf(who+": "+format, a...)
 		return
 	}
-	e, _ := errors.AsType[*Error](err)
+	e, _ := errors.AsType[*api.Error](err)
 	s.printf("%s: %s: %s", who, e.Kind, e.Error())
 	for _, c := range e.Candidates {
 		s.printf("  candidate %s", describe(c))
@@ -275,10 +276,10 @@ func (s *scenario) run(words []string) {
 	s.runCall(verb, who, c, s.daemons[node], plain[1:], o)
 }
 
-func (s *scenario) runCall(verb, who string, c Caller, d *daemon, p []string, o args) {
+func (s *scenario) runCall(verb, who string, c api.Caller, d *daemon, p []string, o args) {
 	wait, _ := time.ParseDuration(o["wait"])
 	owner, hasOwner := o["owner"]
-	opts := AcquireOptions{Owner: owner, HasOwner: hasOwner, Label: o["label"], Wait: wait, PID: uint32(o.num("pid"))}
+	opts := api.AcquireOptions{Owner: owner, HasOwner: hasOwner, Label: o["label"], Wait: wait, PID: uint32(o.num("pid"))}
 	if start := o["start"]; start != "" {
 		opts.Start, opts.HasStart = uint64(o.num("start")), true
 	}
@@ -291,11 +292,11 @@ func (s *scenario) runCall(verb, who string, c Caller, d *daemon, p []string, o 
 	}
 	switch verb {
 	case "acquire": // CALLER LOCKSPACE/RESOURCE MODE [LOCKSPACE/RESOURCE MODE ...] [owner=] [label=] [wait=]
-		var w []Want
+		var w []api.Want
 		for pair := range slices.Chunk(p, 2) {
 			w = append(w, want(pair))
 		}
-		d.Acquire(c, w, opts, func(g []Grant, err error) {
+		d.Acquire(c, w, opts, func(g []api.Grant, err error) {
 			var got []string
 			for _, g := range g {
 				got = append(got, fmt.Sprintf("#%d lkid=%d", g.Ref, g.LockID)+s.token(g, o))
@@ -303,10 +304,10 @@ func (s *scenario) runCall(verb, who string, c Caller, d *daemon, p []string, o 
 			s.result(who, err, "granted %s", strings.Join(got, ", "))
 		})
 	case "request": // CALLER LOCKSPACE/RESOURCE MODE [owner=] [lifetime=] [pid=]
-		d.Request(c, want(p), opts, func(ref Ref, err error) {
+		d.Request(c, want(p), opts, func(ref api.Ref, err error) {
 			s.pending[who] = ref
 			s.result(who, err, "request #%d waits", ref)
-		}, func(g Grant, err error) { s.result(who, err, "request granted #%d lkid=%d", g.Ref, g.LockID) })
+		}, func(g api.Grant, err error) { s.result(who, err, "request granted #%d lkid=%d", g.Ref, g.LockID) })
 	case "cancel": // CALLER : its last request
 		d.CancelRequest(c, s.pending[p[0]], func(err error) { s.result(who, err, "canceled") })
 	case "position": // CALLER : of its last request
@@ -314,7 +315,7 @@ func (s *scenario) runCall(verb, who string, c Caller, d *daemon, p []string, o 
 	case "watch": // CALLER on|off
 		d.Watch(p[0] == "on")
 	case "snapshot": // CALLER
-		d.Snapshot(100, func(spaces []LockspaceInfo, locks []LockInfo) {
+		d.Snapshot(100, func(spaces []api.LockspaceInfo, locks []api.LockInfo) {
 			s.printf("%s: %d lockspaces, %d locks", who, len(spaces), len(locks))
 			for _, l := range locks {
 				s.printf("  %s", describe(l))
@@ -323,7 +324,7 @@ func (s *scenario) runCall(verb, who string, c Caller, d *daemon, p []string, o 
 	case "senders": // CALLER
 		d.Senders(func(names []string) { s.printf("%s: bound to %v", who, names) })
 	case "reconfigure": // CALLER LOCKSPACE...
-		l := DefaultLimits()
+		l := api.DefaultLimits()
 		l.LocksPerUID = 1
 		d.Reconfigure(Settings{Limits: l, Lockspaces: p})
 	case "counters": // CALLER
@@ -333,7 +334,7 @@ func (s *scenario) runCall(verb, who string, c Caller, d *daemon, p []string, o 
 	case "idle": // CALLER
 		d.Idle(func(needed string) { s.printf("%s: needed because %q", who, needed) })
 	case "convert": // CALLER LOCKSPACE/RESOURCE MODE [owner=] [lkid=] [wait=]
-		d.Convert(c, want(p), o.selector(), ConvertOptions{Wait: wait, Value: o.value()}, func(g Grant, err error) {
+		d.Convert(c, want(p), o.selector(), api.ConvertOptions{Wait: wait, Value: o.value()}, func(g api.Grant, err error) {
 			s.result(who, err, "converted #%d%s", g.Ref, s.token(g, o))
 		})
 	case "release": // CALLER LOCKSPACE/RESOURCE [owner=] [lkid=]
@@ -342,7 +343,7 @@ func (s *scenario) runCall(verb, who string, c Caller, d *daemon, p []string, o 
 	case "release-owner": // CALLER OWNER [in=LOCKSPACE]
 		d.ReleaseOwner(c, o["in"], p[0], func(n uint32, err error) { s.result(who, err, "released %d", n) })
 	case "release-many": // CALLER OWNER LOCKSPACE/RESOURCE... [label=]
-		var resources []Want
+		var resources []api.Want
 		for _, r := range p[1:] {
 			resources = append(resources, want([]string{r, "NL"}))
 		}
@@ -356,7 +357,7 @@ func (s *scenario) runCall(verb, who string, c Caller, d *daemon, p []string, o 
 	case "leave": // CALLER LOCKSPACE [force=yes]
 		d.Leave(c, p[0], o["force"] != "", func(err error) { s.result(who, err, "left") })
 	case "list": // CALLER
-		d.List(Filter{}, func(page Page, err error) {
+		d.List(api.Filter{}, func(page api.Page, err error) {
 			s.result(who, err, "%d locks", len(page.Locks))
 			for _, l := range page.Locks {
 				s.printf("  %s", describe(l))
@@ -364,9 +365,9 @@ func (s *scenario) runCall(verb, who string, c Caller, d *daemon, p []string, o 
 		})
 	case "inspect": // CALLER LOCKSPACE/RESOURCE
 		w := want([]string{p[0], "NL"})
-		d.Inspect(w.Lockspace, w.Resource, func(in Inspection, err error) { s.inspected(who, in, err) })
+		d.Inspect(w.Lockspace, w.Resource, func(in api.Inspection, err error) { s.inspected(who, in, err) })
 	case "orphans": // CALLER LOCKSPACE
-		d.Orphans(p[0], func(found []Orphan, err error) {
+		d.Orphans(p[0], func(found []api.Orphan, err error) {
 			var plain []dlm.Orphan
 			for _, o := range found {
 				plain = append(plain, o.Orphan)
@@ -389,7 +390,7 @@ func (s *scenario) runCall(verb, who string, c Caller, d *daemon, p []string, o 
 
 // token prints, for token=show, what the fencing token did since the last one
 // of the resource.
-func (s *scenario) token(g Grant, o args) string {
+func (s *scenario) token(g api.Grant, o args) string {
 	if o["token"] == "" {
 		return ""
 	}
@@ -406,7 +407,7 @@ func (s *scenario) token(g Grant, o args) string {
 	return " token larger"
 }
 
-func (s *scenario) inspected(who string, in Inspection, err error) {
+func (s *scenario) inspected(who string, in api.Inspection, err error) {
 	s.result(who, err, "%s/%s", in.Lockspace, in.Resource)
 	for _, l := range in.Locks {
 		s.printf("  here %s", describe(l))
@@ -442,7 +443,7 @@ func (s *scenario) runHost(verb string, words []string) bool {
 	at := func() *host { return s.hosts[plain[0]] }
 	switch verb {
 	case "caller": // NAME [uid=] [pid=] : a connection of its own
-		s.callers[plain[0]] = Caller{UID: uint32(o.num("uid")), PID: uint32(o.num("pid")), Sender: ":" + plain[0], Privileged: o["uid"] == "0"}
+		s.callers[plain[0]] = api.Caller{UID: uint32(o.num("uid")), PID: uint32(o.num("pid")), Sender: ":" + plain[0], Privileged: o["uid"] == "0"}
 	case "config": // NODE [locks-per-uid=] [waiting-per-uid=] [lockspaces=a,b]
 		c := &at().config
 		if o["raw"] != "" {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/process"
 	"github.com/dlmlock/dlmlockd/state"
 )
@@ -44,13 +45,13 @@ type Config struct {
 	BootID     string         // of this boot; records of another are history
 	Instance   string         // the state file's instance id
 	Node       dlm.NodeInfo   // this node
-	Quorum     Quorum         // what was known of it when the node was asked for
+	Quorum     api.Quorum     // what was known of it when the node was asked for
 	BusID      string         // GUID of the bus that callers' names are on, or ""
 	Lockspaces []string       // joined at the start
 	// RawValues names the lockspaces whose value blocks are the clients': there
 	// are no fencing tokens and no names of holders in them.
 	RawValues []string
-	Limits    Limits // zero: DefaultLimits
+	Limits    api.Limits // zero: DefaultLimits
 	// OpTimeout is how long a call waits for the lock manager where the caller
 	// named no time. Zero: 10 s. It must be below the 25 s of sd-bus clients.
 	OpTimeout time.Duration
@@ -64,11 +65,11 @@ type Config struct {
 	// starts one, on the owner goroutine: it must not block. ended is to be
 	// called once, from any goroutine, when the helper has ended or is not to be
 	// run; without that it is run again by the next start.
-	Helpers map[string]HelperPolicy
-	RunLost func(r LostRun, ended func())
+	Helpers map[string]api.HelperPolicy
+	RunLost func(r api.LostRun, ended func())
 	// Notify gets what the service says unasked, on the owner goroutine; it
 	// must not block. May be nil.
-	Notify func(Notice)
+	Notify func(api.Notice)
 	Log    *slog.Logger // nil: discard
 	// Clock reads the wall clock and after it the time since the boot, suspend
 	// included. Nil: time.Now, and the time since New.
@@ -100,23 +101,23 @@ type Service struct {
 	done    chan struct{}
 
 	statusMu sync.Mutex
-	status   Status
+	status   api.Status
 
 	// Long work under way, and how long the loop goes on with it at a time; only
 	// the owner goroutine touches them.
 	chores    []func() (more bool)
 	choreTime time.Duration
 
-	told   Status // last StatusChanged
+	told   api.Status // last StatusChanged
 	looker dlm.Looker
 }
 
-var _ API = (*Service)(nil)
+var _ api.Service = (*Service)(nil)
 
 // New makes a service that does nothing before Run.
 func New(cfg Config) *Service {
-	if cfg.Limits == (Limits{}) {
-		cfg.Limits = DefaultLimits()
+	if cfg.Limits == (api.Limits{}) {
+		cfg.Limits = api.DefaultLimits()
 	}
 	if cfg.OpTimeout == 0 {
 		cfg.OpTimeout = defaultOpTimeout
@@ -460,18 +461,18 @@ func (s *Service) lookNode() {
 }
 
 // AskQuorum asks an engine for the cluster's quorum.
-func AskQuorum(ctx context.Context, e dlm.Engine) Quorum {
+func AskQuorum(ctx context.Context, e dlm.Engine) api.Quorum {
 	l, ok := e.(dlm.QuorumLooker)
 	if !ok {
-		return QuorumUnknown
+		return api.QuorumUnknown
 	}
 	switch quorate, err := l.Quorum(ctx); {
 	case err != nil:
-		return QuorumUnknown
+		return api.QuorumUnknown
 	case quorate:
-		return Quorate
+		return api.Quorate
 	}
-	return Inquorate
+	return api.Inquorate
 }
 
 func (s *Service) lookHealth(name string) {
@@ -479,7 +480,7 @@ func (s *Service) lookHealth(name string) {
 	defer cancel()
 	h, err := s.looker.Health(ctx, name)
 	s.post(func() {
-		if sp := s.t.spaces[name]; sp != nil && sp.state == SpaceReady {
+		if sp := s.t.spaces[name]; sp != nil && sp.state == api.SpaceReady {
 			s.t.setHealth(sp, h, err == nil)
 		}
 	})
@@ -492,11 +493,11 @@ func (s *Service) publish() {
 	s.status = st
 	s.statusMu.Unlock()
 	quiet := st
-	quiet.Locks, quiet.Waiting, quiet.Helpers, quiet.Counters = 0, 0, 0, Counters{}
+	quiet.Locks, quiet.Waiting, quiet.Helpers, quiet.Counters = 0, 0, 0, api.Counters{}
 	if quiet != s.told {
 		s.told = quiet
 		if s.cfg.Notify != nil {
-			s.cfg.Notify(StatusChanged{st})
+			s.cfg.Notify(api.StatusChanged{Status: st})
 		}
 	}
 	if st.Ready {
@@ -530,13 +531,13 @@ func (s *Service) shutdown() {
 	s.work.Wait()
 	for _, c := range s.t.unanswered() {
 		c.answered = true
-		c.fail(&Error{Op: c.op, Kind: ShuttingDown, Text: "the service has stopped; ask again when it is back"})
+		c.fail(&api.Error{Op: c.op, Kind: api.ShuttingDown, Text: "the service has stopped; ask again when it is back"})
 		s.answer(replyAction{c: c, err: c.answer()})
 	}
 }
 
 // Status does not wait for the owner goroutine.
-func (s *Service) Status() Status {
+func (s *Service) Status() api.Status {
 	s.statusMu.Lock()
 	defer s.statusMu.Unlock()
 	return s.status

@@ -14,6 +14,7 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // However much there is to do, deadlines are kept and the end is noticed.
@@ -23,10 +24,10 @@ func TestDeadlinesUnderLoad(t *testing.T) {
 	var busy func()
 	busy = func() { d.post(busy) }
 	d.post(busy)
-	_, err := d.acquire(root, "x", dlm.EX, AcquireOptions{})
+	_, err := d.acquire(root, "x", dlm.EX, api.AcquireOptions{})
 	require.NoError(t, err)
-	_, err = d.acquire(root, "x", dlm.EX, AcquireOptions{Wait: 20 * time.Millisecond})
-	require.ErrorIs(t, err, Timeout)
+	_, err = d.acquire(root, "x", dlm.EX, api.AcquireOptions{Wait: 20 * time.Millisecond})
+	require.ErrorIs(t, err, api.Timeout)
 	d.stop()
 }
 
@@ -44,15 +45,15 @@ func TestEveryCallIsAnswered(t *testing.T) {
 				ended := make(chan bool, 7)
 				done := func(err error) {
 					answered.Add(1)
-					e, _ := err.(*Error)
-					ended <- e != nil && e.Kind == ShuttingDown
+					e, _ := err.(*api.Error)
+					ended <- e != nil && e.Kind == api.ShuttingDown
 				}
-				d.Acquire(c, []Want{{"vms", "x", dlm.CR}}, AcquireOptions{}, func(_ []Grant, err error) { done(err) })
-				d.Convert(c, Want{"vms", "x", dlm.PR}, Selector{}, ConvertOptions{}, func(_ Grant, err error) { done(err) })
-				d.Release(c, "vms", "x", Selector{}, done)
+				d.Acquire(c, []api.Want{wantOf("vms", "x", dlm.CR)}, api.AcquireOptions{}, func(_ []api.Grant, err error) { done(err) })
+				d.Convert(c, wantOf("vms", "x", dlm.PR), api.Selector{}, api.ConvertOptions{}, func(_ api.Grant, err error) { done(err) })
+				d.Release(c, "vms", "x", api.Selector{}, done)
 				d.ReleaseOwner(c, "", "vm1", func(_ uint32, err error) { done(err) })
-				d.Inspect("vms", "x", func(_ Inspection, err error) { done(err) })
-				d.List(Filter{}, func(_ Page, err error) { done(err) })
+				d.Inspect("vms", "x", func(_ api.Inspection, err error) { done(err) })
+				d.List(api.Filter{}, func(_ api.Page, err error) { done(err) })
 				d.Join(c, "vms", done)
 				asked.Add(7)
 				for range 7 {
@@ -159,8 +160,8 @@ func TestHealthIsToldSoon(t *testing.T) {
 		h := newHost(cluster.AddNode(1))
 		h.config.Lockspaces = []string{"a", "b"}
 		var stopped []string
-		h.config.Notify = func(n Notice) {
-			if c, ok := n.(LockspaceChanged); ok && c.Health.Stopped {
+		h.config.Notify = func(n api.Notice) {
+			if c, ok := n.(api.LockspaceChanged); ok && c.Health.Stopped {
 				stopped = append(stopped, c.Name)
 			}
 		}
@@ -187,11 +188,11 @@ func TestClosedBeforeOpenedAgain(t *testing.T) {
 		d := h.startOver(t, e)
 		<-d.Ready()
 		synctest.Wait()
-		require.Equal(t, SpaceFailed, d.spaceState("vms"))
+		require.Equal(t, api.SpaceFailed, d.spaceState("vms"))
 		cluster.Fail(nil)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		require.Equal(t, SpaceReady, d.spaceState("vms"))
+		require.Equal(t, api.SpaceReady, d.spaceState("vms"))
 		require.EqualValues(t, 1, e.handles.Load())
 		require.EqualValues(t, 1, e.most.Load())
 		d.stop()

@@ -10,6 +10,7 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -21,7 +22,7 @@ type sim struct {
 	t       reporter
 	node    *local.Node
 	journal *memJournal
-	limits  Limits
+	limits  api.Limits
 	spaces  []string // joined at the start
 	inst    string   // the instance id
 
@@ -36,8 +37,8 @@ type sim struct {
 	appends []appendAction // what the journal goroutine has not written yet
 	work    []func()       // what workers have not done yet
 	calls   []*simCall
-	onGrant func(*simCall, Grant)
-	onLost  func(Lost)
+	onGrant func(*simCall, api.Grant)
+	onLost  func(api.Lost)
 	said    map[string]int                    // lines of the log, by message
 	wrap    func(dlm.Lockspace) dlm.Lockspace // may be nil
 	steps   int
@@ -48,7 +49,7 @@ type simCall struct {
 	*call
 	answers int
 	err     error
-	grants  []Grant
+	grants  []api.Grant
 	count   uint32
 }
 
@@ -56,7 +57,7 @@ type simCall struct {
 var simBoot = time.Date(2025, 12, 31, 0, 0, 0, 0, time.UTC)
 
 func newSim(t reporter, node *local.Node, spaces ...string) *sim {
-	return &sim{t: t, node: node, journal: newMemJournal(), limits: DefaultLimits(), spaces: spaces, inst: "test", said: map[string]int{},
+	return &sim{t: t, node: node, journal: newMemJournal(), limits: api.DefaultLimits(), spaces: spaces, inst: "test", said: map[string]int{},
 		now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
 }
 
@@ -124,7 +125,7 @@ func (s *sim) carryOut(a action) {
 	case replyAction:
 		s.answered(a)
 	case notifyAction:
-		if n, ok := a.n.(LockLost); ok && s.onLost != nil {
+		if n, ok := a.n.(api.LockLost); ok && s.onLost != nil {
 			s.onLost(n.Lost)
 		}
 	case openAction:
@@ -211,7 +212,7 @@ func (s *sim) health() {
 	for _, name := range s.tab.spaceNames() {
 		h, err := s.engine.Health(context.Background(), name)
 		s.turn(func() {
-			if sp := s.tab.spaces[name]; sp.state == SpaceReady {
+			if sp := s.tab.spaces[name]; sp.state == api.SpaceReady {
 				s.tab.setHealth(sp, h, err == nil)
 			}
 		})
@@ -244,12 +245,12 @@ func (s *sim) call(c *call, start func(*call)) *simCall {
 	return sc
 }
 
-func (s *sim) acquire(c Caller, o AcquireOptions, want ...Want) *simCall {
+func (s *sim) acquire(c api.Caller, o api.AcquireOptions, want ...api.Want) *simCall {
 	return s.call(&call{kind: callAcquire, op: "acquire", caller: c, want: want, opts: o, wait: o.Wait}, nil)
 }
 
-func (s *sim) request(c Caller, o AcquireOptions, w Want) *simCall {
-	cl := &call{kind: callAcquire, op: "request", caller: c, want: []Want{w}, opts: o, wait: math.MaxInt64}
+func (s *sim) request(c api.Caller, o api.AcquireOptions, w api.Want) *simCall {
+	cl := &call{kind: callAcquire, op: "request", caller: c, want: []api.Want{w}, opts: o, wait: math.MaxInt64}
 	return s.call(cl, func(*call) {
 		s.tab.disarm(cl)
 		cl.request = s.tab.ref()
@@ -257,27 +258,27 @@ func (s *sim) request(c Caller, o AcquireOptions, w Want) *simCall {
 	})
 }
 
-func (s *sim) convert(c Caller, w Want, sel Selector, wait time.Duration) *simCall {
-	return s.call(&call{kind: callConvert, op: "convert", caller: c, want: []Want{w}, sel: sel, wait: wait}, nil)
+func (s *sim) convert(c api.Caller, w api.Want, sel api.Selector, wait time.Duration) *simCall {
+	return s.call(&call{kind: callConvert, op: "convert", caller: c, want: []api.Want{w}, sel: sel, wait: wait}, nil)
 }
 
-func (s *sim) release(c Caller, space, resource string, sel Selector) *simCall {
+func (s *sim) release(c api.Caller, space, resource string, sel api.Selector) *simCall {
 	return s.call(&call{kind: callRelease, op: "release", caller: c, space: space, resource: resource, sel: sel}, nil)
 }
 
-func (s *sim) releaseOwner(c Caller, space, owner string) *simCall {
+func (s *sim) releaseOwner(c api.Caller, space, owner string) *simCall {
 	return s.call(&call{kind: callRelease, op: "release-owner", caller: c, space: space, owner: owner, all: true}, nil)
 }
 
-func (s *sim) releaseMany(c Caller, owner string, resources ...Want) *simCall {
+func (s *sim) releaseMany(c api.Caller, owner string, resources ...api.Want) *simCall {
 	return s.call(&call{kind: callRelease, op: "release", caller: c, want: resources, owner: owner, all: true}, nil)
 }
 
-func (s *sim) join(c Caller, space string) *simCall {
+func (s *sim) join(c api.Caller, space string) *simCall {
 	return s.call(&call{kind: callSpace, op: "join", caller: c, space: space}, s.tab.join)
 }
 
-func (s *sim) leave(c Caller, space string, force bool) *simCall {
+func (s *sim) leave(c api.Caller, space string, force bool) *simCall {
 	return s.call(&call{kind: callSpace, op: "leave", caller: c, space: space}, func(c *call) { s.tab.leave(c, force) })
 }
 
@@ -359,9 +360,14 @@ func later(a, b time.Time) time.Time {
 func (s *sim) retryJournal() { s.writer.tend() }
 
 // recordOf returns what the state file says of a lock.
-func (s *sim) recordOf(r Ref) (state.Lock, bool) {
+func (s *sim) recordOf(r api.Ref) (state.Lock, bool) {
 	s.journal.mu.Lock()
 	defer s.journal.mu.Unlock()
 	l, ok := s.journal.locks[uint64(r)]
 	return l, ok
+}
+
+// wantOf names a lock to take.
+func wantOf(lockspace, resource string, m dlm.Mode) api.Want {
+	return api.Want{Lockspace: lockspace, Resource: resource, Mode: m}
 }

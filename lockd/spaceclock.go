@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // The clock of a lockspace. Nodes whose wall clocks differ would give tokens that
@@ -37,7 +38,7 @@ const (
 // clockName is the resource, and clockCookie the cookie of its lock in each
 // lockspace; a Ref never gets there.
 const (
-	clockName              = ReservedPrefix + "clock"
+	clockName              = api.ReservedPrefix + "clock"
 	clockCookie dlm.Cookie = 1 << 62
 )
 
@@ -92,7 +93,7 @@ func (a clockAction) carryOut() {
 
 // syncClock does what is due for the clock of a lockspace.
 func (t *table) syncClock(sp *space) {
-	if sp.raw || sp.state != SpaceReady || !sp.open || sp.stopped() || len(sp.health.Members) < 2 || t.now.Before(sp.clock.askAt) {
+	if sp.raw || sp.state != api.SpaceReady || !sp.open || sp.stopped() || len(sp.health.Members) < 2 || t.now.Before(sp.clock.askAt) {
 		return
 	}
 	switch c := &sp.clock; {
@@ -110,7 +111,7 @@ func (t *table) syncClock(sp *space) {
 // yieldClock writes what the clock says and lets the next one have it.
 func (t *table) yieldClock(sp *space) {
 	sp.clock.step, sp.clock.blocked = clockYielding, false
-	v := Holder{Mode: dlm.None, Token: t.clock()}.encode()
+	v := api.Holder{Mode: dlm.None, Token: t.clock()}.Encode()
 	t.do(clockAction{sp: sp, mode: dlm.NL, value: &v})
 }
 
@@ -150,7 +151,7 @@ func (t *table) clockEvent(sp *space, ev dlm.Event) {
 // readClock learns what the block says; one that is not valid is older than it
 // could be, and never too new.
 func (t *table) readClock(ev dlm.Event) {
-	if h, ok := DecodeHolder(ev.Value); ok && ev.HasValue {
+	if h, ok := api.DecodeHolder(ev.Value); ok && ev.HasValue {
 		t.see(h.Token)
 	}
 }

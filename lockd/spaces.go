@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -34,21 +35,21 @@ type space struct {
 	name            string
 	handle          dlm.Lockspace // only the driver touches it
 	closing         chan struct{} // closed when an earlier handle is; only the driver touches it
-	state           SpaceState
+	state           api.SpaceState
 	step            spaceStep
-	open            bool       // there is a handle
-	proven          bool       // it is ours: made through the handle, or the handle holds the anchor
-	gone            bool       // while it is left: the handle has ended
-	mapLost         bool       // taken over: orphans are this service's, and no record explains them
-	leaveForce      bool       // the leave under way may lose locks
-	leaveFrom       SpaceState // what it was when the leave under way began; 0: not open
-	leaveConfigured bool       // configured, then
-	gen             int        // counts the attempts to join that have failed
-	unadopted       *Error     // why a record could not be adopted this time
-	raw             bool       // the value blocks are the clients'
-	configured      bool       // named in the configuration, and not left since
-	stillborn       bool       // closed before the opening was known to have ended
-	err             *Error
+	open            bool           // there is a handle
+	proven          bool           // it is ours: made through the handle, or the handle holds the anchor
+	gone            bool           // while it is left: the handle has ended
+	mapLost         bool           // taken over: orphans are this service's, and no record explains them
+	leaveForce      bool           // the leave under way may lose locks
+	leaveFrom       api.SpaceState // what it was when the leave under way began; 0: not open
+	leaveConfigured bool           // configured, then
+	gen             int            // counts the attempts to join that have failed
+	unadopted       *api.Error     // why a record could not be adopted this time
+	raw             bool           // the value blocks are the clients'
+	configured      bool           // named in the configuration, and not left since
+	stillborn       bool           // closed before the opening was known to have ended
+	err             *api.Error
 	byResource      map[string]*lock // head of the resource's locks
 	locks           int
 	recorded        state.SpacePhase // what the state file says; 0: nothing
@@ -83,7 +84,7 @@ func (t *table) space(name string) *space {
 	if sp == nil {
 		sp = &space{name: name, byResource: map[string]*lock{}, adoptions: map[dlm.Cookie]*adoption{}, purges: map[dlm.Cookie]func(dlm.Event){},
 			strays:     map[dlm.LockID]*lock{},
-			anchorName: ReservedPrefix + "anchor." + t.inst, orphans: -1, raw: slices.Contains(t.raw, name)}
+			anchorName: api.ReservedPrefix + "anchor." + t.inst, orphans: -1, raw: slices.Contains(t.raw, name)}
 		t.spaces[name] = sp
 	}
 	return sp
@@ -108,15 +109,15 @@ func (t *table) join(c *call) {
 	}
 	sp := t.spaces[c.space]
 	switch {
-	case sp != nil && sp.state == SpaceReady:
+	case sp != nil && sp.state == api.SpaceReady:
 		c.stage = stageDone
 		t.reply(c)
 		return
-	case sp != nil && sp.state == SpaceLeaving:
-		t.refuse(c, c.error(LockspaceInUse, c.space, "", dlm.None, "the lockspace is being left; try again in a moment"))
+	case sp != nil && sp.state == api.SpaceLeaving:
+		t.refuse(c, c.error(api.LockspaceInUse, c.space, "", dlm.None, "the lockspace is being left; try again in a moment"))
 		return
 	case t.degraded != "":
-		t.refuse(c, c.error(StateWriteFailed, c.space, "", dlm.None, t.degraded))
+		t.refuse(c, c.error(api.StateWriteFailed, c.space, "", dlm.None, t.degraded))
 		return
 	}
 	sp = t.space(c.space)
@@ -134,11 +135,11 @@ func (t *table) open(sp *space) {
 		return
 	}
 	if sp.open { // some records could not be adopted
-		sp.state, sp.err, sp.retryAt = SpaceJoining, nil, time.Time{}
+		sp.state, sp.err, sp.retryAt = api.SpaceJoining, nil, time.Time{}
 		t.adoptAll(sp)
 		return
 	}
-	sp.state, sp.step, sp.err, sp.retryAt = SpaceJoining, spaceOpening, nil, time.Time{}
+	sp.state, sp.step, sp.err, sp.retryAt = api.SpaceJoining, spaceOpening, nil, time.Time{}
 	t.do(openAction{sp})
 }
 
@@ -214,7 +215,7 @@ func (t *table) create(sp *space) {
 	t.recordSpace(sp, false, func(err error) {
 		if err != nil {
 			t.notMade(sp)
-			t.failSpace(sp, &Error{Op: "join", Lockspace: sp.name, Kind: StateWriteFailed, Err: err,
+			t.failSpace(sp, &api.Error{Op: "join", Lockspace: sp.name, Kind: api.StateWriteFailed, Err: err,
 				Text: "the lockspace is not joined, because the state file can't be written: " + err.Error()}, true)
 			return
 		}
@@ -224,18 +225,18 @@ func (t *table) create(sp *space) {
 
 // spaceReady ends joining or activation well.
 func (t *table) spaceReady(sp *space) {
-	sp.state, sp.step, sp.err, sp.backoff = SpaceReady, spaceIdle, nil, 0
+	sp.state, sp.step, sp.err, sp.backoff = api.SpaceReady, spaceIdle, nil, 0
 	t.log(slog.LevelInfo, "lockspace ready", slog.String("lockspace", sp.name), slog.Int("locks", sp.locks))
 	t.countOrphans(sp)
 	t.settled(sp)
-	t.do(notifyAction{LockspaceChanged{LockspaceInfo: t.spaceInfo(sp)}})
+	t.do(notifyAction{api.LockspaceChanged{LockspaceInfo: t.spaceInfo(sp)}})
 	t.answerSpace(sp, nil)
 	if sp.anchor == 0 { // removed while the records were adopted
 		t.makeAnchor(sp)
 	}
 }
 
-func (t *table) answerSpace(sp *space, e *Error) {
+func (t *table) answerSpace(sp *space, e *api.Error) {
 	waiting := sp.waiting
 	sp.waiting = nil
 	for _, c := range waiting {
@@ -290,7 +291,7 @@ const (
 
 // failSpace ends joining or activation badly; with retry it is tried again, with
 // another handle.
-func (t *table) failSpace(sp *space, e *Error, retry bool) {
+func (t *table) failSpace(sp *space, e *api.Error, retry bool) {
 	t.shut(sp)
 	t.unusable(sp, e, retry)
 }
@@ -321,15 +322,15 @@ func (t *table) shut(sp *space) {
 }
 
 // unusable notes why the lockspace can't be used now.
-func (t *table) unusable(sp *space, e *Error, retry bool) {
+func (t *table) unusable(sp *space, e *api.Error, retry bool) {
 	t.log(slog.LevelError, "lockspace not usable", slog.String("lockspace", sp.name), slog.String("err", e.Text))
 	t.settled(sp)
-	sp.state, sp.step, sp.err = SpaceFailed, spaceIdle, e
+	sp.state, sp.step, sp.err = api.SpaceFailed, spaceIdle, e
 	if retry && (sp.configured || sp.recorded != 0) {
 		sp.backoff = min(max(2*sp.backoff, retryFirst), retryMax)
 		sp.retryAt = t.now.Add(sp.backoff)
 	}
-	t.do(notifyAction{LockspaceChanged{LockspaceInfo: t.spaceInfo(sp)}})
+	t.do(notifyAction{api.LockspaceChanged{LockspaceInfo: t.spaceInfo(sp)}})
 	told := *e
 	if !sp.retryAt.IsZero() {
 		told.Text += "; the service tries again by itself"
@@ -359,7 +360,7 @@ func (t *table) retrySpaces() {
 		sp.retryAt = time.Time{}
 		switch {
 		case sp.step != spaceIdle:
-		case sp.state == SpaceReady:
+		case sp.state == api.SpaceReady:
 			t.makeAnchor(sp)
 		default:
 			t.open(sp)
@@ -378,7 +379,7 @@ func (t *table) nextRetry() (at time.Time, ok bool) {
 
 // forgetSpace drops the entry of a lockspace that nothing is known of any more.
 func (t *table) forgetSpace(sp *space) {
-	if !sp.configured && sp.recorded == 0 && sp.step == spaceIdle && sp.state == SpaceFailed && sp.locks == 0 {
+	if !sp.configured && sp.recorded == 0 && sp.step == spaceIdle && sp.state == api.SpaceFailed && sp.locks == 0 {
 		delete(t.spaces, sp.name)
 	}
 }
@@ -387,7 +388,7 @@ func (t *table) forgetSpace(sp *space) {
 // to forget.
 func (t *table) dropSpace(sp *space) {
 	if t.forgetSpace(sp); t.spaces[sp.name] != sp {
-		t.do(notifyAction{LockspaceChanged{LockspaceInfo: t.spaceInfo(sp), Gone: true}})
+		t.do(notifyAction{api.LockspaceChanged{LockspaceInfo: t.spaceInfo(sp), Gone: true}})
 	}
 }
 
@@ -406,11 +407,11 @@ func (t *table) closed(sp *space) {
 	t.failSpace(sp, goneError(sp), true)
 }
 
-func goneError(sp *space) *Error {
+func goneError(sp *space) *api.Error {
 	if sp.recorded == state.Leaving {
-		return &Error{Op: "leave", Lockspace: sp.name, Kind: NoSuchLockspace, Text: "somebody else removed the lockspace from this node"}
+		return &api.Error{Op: "leave", Lockspace: sp.name, Kind: api.NoSuchLockspace, Text: "somebody else removed the lockspace from this node"}
 	}
-	return &Error{Op: "join", Lockspace: sp.name, Kind: NoSuchLockspace,
+	return &api.Error{Op: "join", Lockspace: sp.name, Kind: api.NoSuchLockspace,
 		Text: "somebody else removed the lockspace from this node; it is joined again in a moment"}
 }
 
@@ -442,10 +443,10 @@ func (t *table) closeLocks(sp *space, why string) {
 }
 
 // spaceError turns an engine's error about a whole lockspace into ours.
-func spaceError(sp *space, err error) *Error {
-	e := &Error{Op: "join", Lockspace: sp.name, Kind: KernelError, Err: err, Text: err.Error()}
+func spaceError(sp *space, err error) *api.Error {
+	e := &api.Error{Op: "join", Lockspace: sp.name, Kind: api.KernelError, Err: err, Text: err.Error()}
 	if errors.Is(err, dlm.ErrClusterUnavailable) || errors.Is(err, dlm.ErrUnsupported) {
-		e.Kind = ClusterUnavailable
+		e.Kind = api.ClusterUnavailable
 	}
 	if d, ok := errors.AsType[*dlm.Error](err); ok {
 		e.Errno = d.Errno
@@ -453,8 +454,8 @@ func spaceError(sp *space, err error) *Error {
 	return e
 }
 
-func (t *table) spaceInfo(sp *space) LockspaceInfo {
-	i := LockspaceInfo{Name: sp.name, State: sp.state, Locks: sp.locks, Orphans: sp.orphans, Health: sp.health, HasHealth: sp.hasHealth, RawValues: sp.raw}
+func (t *table) spaceInfo(sp *space) api.LockspaceInfo {
+	i := api.LockspaceInfo{Name: sp.name, State: sp.state, Locks: sp.locks, Orphans: sp.orphans, Health: sp.health, HasHealth: sp.hasHealth, RawValues: sp.raw}
 	if sp.err != nil {
 		i.Error = sp.err.Text
 	}
@@ -476,5 +477,5 @@ func (t *table) setHealth(sp *space, h dlm.Health, ok bool) {
 	if sp.stopped() {
 		t.log(slog.LevelWarn, "lockspace stopped", slog.String("lockspace", sp.name), slog.String("err", h.Reason))
 	}
-	t.do(notifyAction{LockspaceChanged{LockspaceInfo: t.spaceInfo(sp)}})
+	t.do(notifyAction{api.LockspaceChanged{LockspaceInfo: t.spaceInfo(sp)}})
 }

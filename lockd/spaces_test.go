@@ -10,6 +10,7 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -39,8 +40,8 @@ func (s *sim) agree(resources ...string) {
 	checkRecords(s.t, s.tab, s.journal.contents("").Locks)
 }
 
-func vm(name string) (AcquireOptions, Selector) {
-	return AcquireOptions{Owner: name, HasOwner: true}, Selector{Owner: name, HasOwner: true}
+func vm(name string) (api.AcquireOptions, api.Selector) {
+	return api.AcquireOptions{Owner: name, HasOwner: true}, api.Selector{Owner: name, HasOwner: true}
 }
 
 // The anchor is made again when another process removes it, the locks of the
@@ -48,15 +49,15 @@ func vm(name string) (AcquireOptions, Selector) {
 func TestAnchorIsMadeAgain(t *testing.T) {
 	s, _ := simWith(t, "vms")
 	o, sel := vm("vm1")
-	g := s.acquire(root, o, Want{"vms", "x", dlm.EX})
+	g := s.acquire(root, o, wantOf("vms", "x", dlm.EX))
 	require.NoError(t, s.done(g))
 	require.True(t, s.node.Unlock("vms", s.tab.spaces["vms"].anchor))
 	s.rest()
 	s.agree("x")
-	require.NoError(t, s.done(s.convert(root, Want{"vms", "x", dlm.PR}, sel, 0)))
+	require.NoError(t, s.done(s.convert(root, wantOf("vms", "x", dlm.PR), sel, 0)))
 	s.restart()
 	s.agree("x")
-	require.NoError(t, s.done(s.acquire(root, o, Want{"vms", "x", dlm.PR})))
+	require.NoError(t, s.done(s.acquire(root, o, wantOf("vms", "x", dlm.PR))))
 	require.Equal(t, g.grants[0].LockID, s.calls[0].grants[0].LockID)
 }
 
@@ -66,11 +67,11 @@ func TestAnchorIsTriedAgain(t *testing.T) {
 		t.Run(op, func(t *testing.T) {
 			s, cluster := simWith(t, "vms")
 			o, _ := vm("vm1")
-			require.NoError(t, s.done(s.acquire(root, o, Want{"vms", "x", dlm.EX})))
+			require.NoError(t, s.done(s.acquire(root, o, wantOf("vms", "x", dlm.EX))))
 			failing(cluster, op, syscall.ENOMEM)
 			require.True(t, s.node.Unlock("vms", s.tab.spaces["vms"].anchor))
 			s.rest()
-			require.Equal(t, SpaceReady, s.tab.spaces["vms"].state)
+			require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
 			cluster.Fail(nil)
 			s.pass(retryMax)
 			s.agree("x")
@@ -85,7 +86,7 @@ func TestAnchorIsTriedAgain(t *testing.T) {
 func TestAnchorEndsWhileAdopting(t *testing.T) {
 	s, _ := simWith(t, "vms")
 	o, _ := vm("vm1")
-	require.NoError(t, s.done(s.acquire(root, o, Want{"vms", "x", dlm.EX})))
+	require.NoError(t, s.done(s.acquire(root, o, wantOf("vms", "x", dlm.EX))))
 	s.kill()
 	s.start()
 	for s.tab.spaces["vms"].step != spaceAdopting {
@@ -93,7 +94,7 @@ func TestAnchorEndsWhileAdopting(t *testing.T) {
 	}
 	require.True(t, s.node.Unlock("vms", s.tab.spaces["vms"].anchor))
 	s.rest()
-	require.Equal(t, SpaceReady, s.tab.spaces["vms"].state)
+	require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
 	s.agree("x")
 }
 
@@ -104,9 +105,9 @@ func TestActivationIsTriedAgain(t *testing.T) {
 		t.Run(op, func(t *testing.T) {
 			s, cluster := simWith(t, "vms")
 			o, sel := vm("vm1")
-			want := []Want{{"vms", "x", dlm.EX}, {"vms", "y", dlm.PR}, {"vms", "z", dlm.NL}}
+			want := []api.Want{wantOf("vms", "x", dlm.EX), wantOf("vms", "y", dlm.PR), wantOf("vms", "z", dlm.NL)}
 			require.NoError(t, s.done(s.acquire(root, o, want...)))
-			s.onLost = func(l Lost) { require.Fail(t, "lost", "%v", l) }
+			s.onLost = func(l api.Lost) { require.Fail(t, "lost", "%v", l) }
 			n := 0
 			cluster.Fail(func(a local.Attempt) syscall.Errno {
 				if a.Op != op {
@@ -119,11 +120,11 @@ func TestActivationIsTriedAgain(t *testing.T) {
 			})
 			s.restart()
 			require.True(t, s.tab.ready, "nobody waits for a lockspace that can't be had now")
-			require.Equal(t, SpaceFailed, s.tab.spaces["vms"].state)
-			require.ErrorIs(t, s.done(s.release(root, "vms", "x", sel)), KernelError)
+			require.Equal(t, api.SpaceFailed, s.tab.spaces["vms"].state)
+			require.ErrorIs(t, s.done(s.release(root, "vms", "x", sel)), api.KernelError)
 			cluster.Fail(nil)
 			s.pass(retryMax)
-			require.Equal(t, SpaceReady, s.tab.spaces["vms"].state)
+			require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
 			s.agree("x", "y", "z")
 			require.Equal(t, 3, s.tab.lockCount())
 			require.Len(t, s.handles(), 1, "a handle is left open")
@@ -149,10 +150,10 @@ func TestJoinIsTriedAgain(t *testing.T) {
 		t.Run(op, func(t *testing.T) {
 			s, cluster := simWith(t)
 			failing(cluster, op, syscall.ENOMEM)
-			require.ErrorIs(t, s.done(s.join(root, "vms")), KernelError)
+			require.ErrorIs(t, s.done(s.join(root, "vms")), api.KernelError)
 			cluster.Fail(nil)
 			s.pass(retryMax)
-			require.Equal(t, SpaceReady, s.tab.spaces["vms"].state)
+			require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
 			q, err := s.engine.Queues(context.Background(), "vms", s.tab.spaces["vms"].anchorName)
 			require.NoError(t, err)
 			require.Len(t, q.Granted, 1, "anchors of attempts that failed")
@@ -171,7 +172,7 @@ func TestRemovedWhileOpening(t *testing.T) {
 	s.inbox[0], s.inbox[1] = s.inbox[1], s.inbox[0] // the two may overtake each other
 	s.rest()
 	s.pass(retryMax)
-	require.Equal(t, SpaceReady, s.tab.spaces["vms"].state)
+	require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
 	s.agree()
 }
 
@@ -187,7 +188,7 @@ func TestUnfinishedLeave(t *testing.T) {
 	s.write() // "leaving", and no more
 	s.restart()
 	require.Equal(t, []string{"vms"}, s.tab.spaceNames())
-	require.Equal(t, SpaceReady, s.tab.spaces["vms"].state)
+	require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
 	names, err := s.engine.Lockspaces(context.Background())
 	require.NoError(t, err)
 	require.Equal(t, []string{"vms"}, names)
@@ -200,12 +201,12 @@ func TestUnfinishedLeave(t *testing.T) {
 func TestLeaveIsTriedAgain(t *testing.T) {
 	s, cluster := simWith(t, "vms")
 	o, _ := vm("vm1")
-	require.NoError(t, s.done(s.acquire(root, o, Want{"vms", "x", dlm.EX})))
+	require.NoError(t, s.done(s.acquire(root, o, wantOf("vms", "x", dlm.EX))))
 	lost := 0
-	s.onLost = func(Lost) { lost++ }
+	s.onLost = func(api.Lost) { lost++ }
 	failing(cluster, "remove", syscall.EBUSY)
-	require.ErrorIs(t, s.done(s.leave(root, "vms", true)), KernelError)
-	require.ErrorIs(t, s.done(s.acquire(root, o, Want{"vms", "x", dlm.EX})), KernelError)
+	require.ErrorIs(t, s.done(s.leave(root, "vms", true)), api.KernelError)
+	require.ErrorIs(t, s.done(s.acquire(root, o, wantOf("vms", "x", dlm.EX))), api.KernelError)
 	require.Zero(t, lost)
 	join := s.join(root, "vms") // who changes his mind gets the lockspace anew
 	cluster.Fail(nil)
@@ -220,11 +221,11 @@ func TestLeaveIsTriedAgain(t *testing.T) {
 func TestReleasedIsNotLost(t *testing.T) {
 	s, cluster := simWith(t, "vms")
 	o, sel := vm("vm1")
-	require.NoError(t, s.done(s.acquire(root, o, Want{"vms", "x", dlm.EX})))
+	require.NoError(t, s.done(s.acquire(root, o, wantOf("vms", "x", dlm.EX))))
 	s.release(root, "vms", "x", sel)
 	s.write() // "releasing", and no more
 	s.kill()
-	s.onLost = func(l Lost) { require.Fail(t, "lost", "%v", l) }
+	s.onLost = func(l api.Lost) { require.Fail(t, "lost", "%v", l) }
 	failing(cluster, "adopt", syscall.ENOMEM)
 	s.start()
 	s.rest()
@@ -240,7 +241,7 @@ func TestLockspaceGoesUnderneath(t *testing.T) {
 	for writes := range 4 {
 		s, _ := simWith(t, "pool", "vms")
 		o, _ := vm("vm1")
-		c := s.acquire(root, o, Want{"pool", "x", dlm.EX}, Want{"vms", "y", dlm.EX})
+		c := s.acquire(root, o, wantOf("pool", "x", dlm.EX), wantOf("vms", "y", dlm.EX))
 		for range writes {
 			for s.deliver() {
 			}
@@ -262,7 +263,7 @@ func TestLockspaceGoesUnderneath(t *testing.T) {
 func TestJoinWithoutStateFile(t *testing.T) {
 	s, _ := simWith(t)
 	s.journal.setFail(syscall.ENOSPC)
-	require.ErrorIs(t, s.done(s.join(root, "vms")), StateWriteFailed)
+	require.ErrorIs(t, s.done(s.join(root, "vms")), api.StateWriteFailed)
 	require.NotEmpty(t, s.tab.degraded)
 	s.journal.setFail(0)
 	s.retryJournal()
@@ -277,19 +278,19 @@ func TestJoinWithoutStateFile(t *testing.T) {
 func TestDegradedEnds(t *testing.T) {
 	s, _ := simWith(t, "vms")
 	o, sel := vm("vm1")
-	require.NoError(t, s.done(s.acquire(root, o, Want{"vms", "x", dlm.EX})))
+	require.NoError(t, s.done(s.acquire(root, o, wantOf("vms", "x", dlm.EX))))
 	s.journal.setFail(syscall.ENOSPC)
-	require.ErrorIs(t, s.done(s.acquire(root, AcquireOptions{}, Want{"vms", "y", dlm.EX})), StateWriteFailed)
-	require.ErrorIs(t, s.done(s.acquire(root, AcquireOptions{}, Want{"vms", "z", dlm.EX})), StateWriteFailed)
-	require.NoError(t, s.done(s.acquire(root, o, Want{"vms", "x", dlm.EX})), "what is held is still known")
-	require.NoError(t, s.done(s.acquire(root, AcquireOptions{})), "nothing needs no room")
+	require.ErrorIs(t, s.done(s.acquire(root, api.AcquireOptions{}, wantOf("vms", "y", dlm.EX))), api.StateWriteFailed)
+	require.ErrorIs(t, s.done(s.acquire(root, api.AcquireOptions{}, wantOf("vms", "z", dlm.EX))), api.StateWriteFailed)
+	require.NoError(t, s.done(s.acquire(root, o, wantOf("vms", "x", dlm.EX))), "what is held is still known")
+	require.NoError(t, s.done(s.acquire(root, api.AcquireOptions{})), "nothing needs no room")
 	require.NoError(t, s.done(s.release(root, "vms", "x", sel)), "releases are served")
 	require.Zero(t, s.tab.lockCount())
 	s.journal.setFail(0)
 	s.retryJournal()
 	s.rest()
 	require.Empty(t, s.tab.degraded)
-	require.NoError(t, s.done(s.acquire(root, AcquireOptions{}, Want{"vms", "y", dlm.EX})))
+	require.NoError(t, s.done(s.acquire(root, api.AcquireOptions{}, wantOf("vms", "y", dlm.EX))))
 	s.agree("x", "y", "z")
 }
 
@@ -298,7 +299,7 @@ func TestDegradedEnds(t *testing.T) {
 func TestPurge(t *testing.T) {
 	s, cluster := simWith(t, "vms")
 	o, _ := vm("vm1")
-	require.NoError(t, s.done(s.acquire(root, o, Want{"vms", "x", dlm.PR})))
+	require.NoError(t, s.done(s.acquire(root, o, wantOf("vms", "x", dlm.PR))))
 	e := s.node.Engine()
 	var ids []dlm.LockID
 	h, err := e.Open(context.Background(), "vms", func(ev dlm.Event) { ids = append(ids, ev.LockID) })
@@ -312,10 +313,10 @@ func TestPurge(t *testing.T) {
 		s.rest()
 		return c
 	}
-	require.ErrorIs(t, purge(ids[:2]...).err, InvalidArgs)
+	require.ErrorIs(t, purge(ids[:2]...).err, api.InvalidArgs)
 	failing(cluster, "unlock", syscall.ENOMEM)
 	c := purge(ids...)
-	require.ErrorIs(t, c.err, KernelError)
+	require.ErrorIs(t, c.err, api.KernelError)
 	require.Zero(t, c.count)
 	cluster.Fail(nil)
 	// They are this process's now, and still nobody's locks.
@@ -348,7 +349,7 @@ func TestPurgeTwiceAtOnce(t *testing.T) {
 	for _, c := range calls {
 		require.Equal(t, 1, c.answers)
 		if c.err != nil { // there was nothing left to find
-			require.ErrorIs(t, c.err, InvalidArgs)
+			require.ErrorIs(t, c.err, api.InvalidArgs)
 		}
 	}
 	require.EqualValues(t, 1, calls[0].count+calls[1].count)
@@ -371,7 +372,7 @@ func TestPurgeMeetsTheEnd(t *testing.T) {
 	s.inbox = nil // the adoption is not heard of any more
 	s.turn(func() { s.tab.event(s.tab.spaces["vms"], dlm.Event{Kind: dlm.Closed}) })
 	require.Equal(t, 1, c.answers)
-	require.ErrorIs(t, c.err, NoSuchLockspace)
+	require.ErrorIs(t, c.err, api.NoSuchLockspace)
 	require.Empty(t, s.tab.spaces["vms"].purges)
 	s.pass(time.Minute)
 }
@@ -380,14 +381,14 @@ func TestPurgeMeetsTheEnd(t *testing.T) {
 // ended badly for its client: it is let go of.
 func TestUnansweredAcquireIsUndone(t *testing.T) {
 	s, _ := simWith(t, "vms")
-	c := s.acquire(root, AcquireOptions{}, Want{"vms", "x", dlm.EX}, Want{"vms", "y", dlm.EX})
+	c := s.acquire(root, api.AcquireOptions{}, wantOf("vms", "x", dlm.EX), wantOf("vms", "y", dlm.EX))
 	for len(s.journal.contents("").Locks) == 0 {
 		require.True(t, s.deliver() || s.write())
 	}
 	require.True(t, s.deliver()) // the two conversions are asked for and done
 	require.Equal(t, state.Granted, s.journal.contents("").Locks[0].Phase)
 	require.Zero(t, c.answers)
-	s.onLost = func(l Lost) { require.Fail(t, "lost", "%v", l) }
+	s.onLost = func(l api.Lost) { require.Fail(t, "lost", "%v", l) }
 	s.restart()
 	require.Zero(t, s.tab.lockCount())
 	s.agree("x", "y")

@@ -13,6 +13,7 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/process"
 	"github.com/dlmlock/dlmlockd/state"
 )
@@ -39,63 +40,75 @@ func (b *answerBook) expect(name string) func() {
 // callEverything makes a call of each member, some of which wait.
 func callEverything(d *Service, b *answerBook, turn int) {
 	who := user(1000+uint32(turn), fmt.Sprintf(":1.%d", turn))
-	held, own := fmt.Sprintf("held%d", turn), AcquireOptions{Owner: "o", HasOwner: true}
-	nobody := AcquireOptions{Lifetime: state.Process, PID: 4711}
-	somebody := AcquireOptions{Lifetime: state.Process, PID: 42}
-	grants := func(name string) func([]Grant, error) { done := b.expect(name); return func([]Grant, error) { done() } }
-	grant := func(name string) func(Grant, error) { done := b.expect(name); return func(Grant, error) { done() } }
+	held, own := fmt.Sprintf("held%d", turn), api.AcquireOptions{Owner: "o", HasOwner: true}
+	nobody := api.AcquireOptions{Lifetime: state.Process, PID: 4711}
+	somebody := api.AcquireOptions{Lifetime: state.Process, PID: 42}
+	grants := func(name string) func([]api.Grant, error) {
+		done := b.expect(name)
+		return func([]api.Grant, error) { done() }
+	}
+	grant := func(name string) func(api.Grant, error) {
+		done := b.expect(name)
+		return func(api.Grant, error) { done() }
+	}
 	plain := func(name string) func(error) { done := b.expect(name); return func(error) { done() } }
 	number := func(name string) func(uint32, error) { done := b.expect(name); return func(uint32, error) { done() } }
-	request := func(name, resource string, o AcquireOptions) {
+	request := func(name, resource string, o api.AcquireOptions) {
 		started, ended := b.expect(name+" started"), b.expect(name+" ended")
-		d.Request(who, Want{"vms", resource, dlm.EX}, o, func(_ Ref, err error) {
+		d.Request(who, wantOf("vms", resource, dlm.EX), o, func(_ api.Ref, err error) {
 			started()
 			if err != nil {
 				ended() // there is no end of what has not begun
 			}
-		}, func(Grant, error) { ended() })
+		}, func(api.Grant, error) { ended() })
 	}
-	d.Acquire(who, []Want{{"vms", held, dlm.EX}}, own, grants("acquire"))
-	d.Acquire(who, []Want{{"vms", held + "a", dlm.EX}, {"vms", held + "b", dlm.PR}}, AcquireOptions{}, grants("acquire-many"))
-	d.Acquire(root, []Want{{"vms", held, dlm.EX}}, AcquireOptions{Wait: MaxWait}, grants("acquire that waits"))
-	d.Acquire(who, []Want{{"vms", "x", dlm.EX}}, nobody, grants("acquire for nobody"))
-	d.Acquire(root, []Want{{"vms", held + "p", dlm.EX}}, somebody, grants("acquire for a process"))
-	d.Acquire(root, []Want{{"vms", held, dlm.EX}}, somebody, grants("acquire for a process that is refused"))
-	request("request", held, AcquireOptions{})
-	request("request for a process", held, AcquireOptions{Lifetime: state.Process})
+	d.Acquire(who, []api.Want{wantOf("vms", held, dlm.EX)}, own, grants("acquire"))
+	d.Acquire(who, []api.Want{wantOf("vms", held+"a", dlm.EX), wantOf("vms", held+"b", dlm.PR)}, api.AcquireOptions{}, grants("acquire-many"))
+	d.Acquire(root, []api.Want{wantOf("vms", held, dlm.EX)}, api.AcquireOptions{Wait: api.MaxWait}, grants("acquire that waits"))
+	d.Acquire(who, []api.Want{wantOf("vms", "x", dlm.EX)}, nobody, grants("acquire for nobody"))
+	d.Acquire(root, []api.Want{wantOf("vms", held+"p", dlm.EX)}, somebody, grants("acquire for a process"))
+	d.Acquire(root, []api.Want{wantOf("vms", held, dlm.EX)}, somebody, grants("acquire for a process that is refused"))
+	request("request", held, api.AcquireOptions{})
+	request("request for a process", held, api.AcquireOptions{Lifetime: state.Process})
 	request("request for nobody", "x", nobody)
 	d.CancelRequest(who, 4711, plain("cancel"))
-	d.Convert(who, Want{"vms", held, dlm.PR}, Selector{}, ConvertOptions{Wait: time.Second}, grant("convert"))
-	d.Inspect("vms", held, func() func(Inspection, error) { done := b.expect("inspect"); return func(Inspection, error) { done() } }())
-	d.List(Filter{Owner: "o", HasOwner: true}, func() func(Page, error) {
+	d.Convert(who, wantOf("vms", held, dlm.PR), api.Selector{}, api.ConvertOptions{Wait: time.Second}, grant("convert"))
+	d.Inspect("vms", held, func() func(api.Inspection, error) {
+		done := b.expect("inspect")
+		return func(api.Inspection, error) { done() }
+	}())
+	d.List(api.Filter{Owner: "o", HasOwner: true}, func() func(api.Page, error) {
 		done := b.expect("list")
-		return func(Page, error) { done() }
+		return func(api.Page, error) { done() }
 	}())
-	d.Lockspaces(func() func([]LockspaceInfo, error) {
+	d.Lockspaces(func() func([]api.LockspaceInfo, error) {
 		done := b.expect("lockspaces")
-		return func([]LockspaceInfo, error) { done() }
+		return func([]api.LockspaceInfo, error) { done() }
 	}())
-	d.Snapshot(10, func() func([]LockspaceInfo, []LockInfo) {
+	d.Snapshot(10, func() func([]api.LockspaceInfo, []api.LockInfo) {
 		done := b.expect("snapshot")
-		return func([]LockspaceInfo, []LockInfo) { done() }
+		return func([]api.LockspaceInfo, []api.LockInfo) { done() }
 	}())
 	d.Position(1, func() func(int) { done := b.expect("position"); return func(int) { done() } }())
-	d.Lock(1, func() func(LockInfo, error) { done := b.expect("lock"); return func(LockInfo, error) { done() } }())
+	d.Lock(1, func() func(api.LockInfo, error) {
+		done := b.expect("lock")
+		return func(api.LockInfo, error) { done() }
+	}())
 	d.Senders(func() func([]string) { done := b.expect("senders"); return func([]string) { done() } }())
 	d.Idle(func() func(string) { done := b.expect("idle"); return func(string) { done() } }())
-	d.Orphans("vms", func() func([]Orphan, error) {
+	d.Orphans("vms", func() func([]api.Orphan, error) {
 		done := b.expect("orphans")
-		return func([]Orphan, error) { done() }
+		return func([]api.Orphan, error) { done() }
 	}())
 	d.Purge(root, "vms", nil, false, number("purge"))
-	d.AdoptOrphan(root, "vms", 99, AdoptOptions{}, func() func(Grant, error) {
+	d.AdoptOrphan(root, "vms", 99, api.AdoptOptions{}, func() func(api.Grant, error) {
 		done := b.expect("adopt")
-		return func(Grant, error) { done() }
+		return func(api.Grant, error) { done() }
 	}())
 	d.Join(root, fmt.Sprintf("more%d", turn), plain("join"))
 	d.Leave(root, fmt.Sprintf("more%d", turn), true, plain("leave"))
-	d.ReleaseMany(who, []Want{{Lockspace: "vms", Resource: held + "a"}}, "o", nil, number("release-many"))
-	d.Release(who, "vms", held+"a", Selector{}, plain("release"))
+	d.ReleaseMany(who, []api.Want{{Lockspace: "vms", Resource: held + "a"}}, "o", nil, number("release-many"))
+	d.Release(who, "vms", held+"a", api.Selector{}, plain("release"))
 	d.ReleaseOwner(who, "", "o", number("release-owner"))
 }
 
@@ -103,7 +116,7 @@ func callEverything(d *Service, b *answerBook, turn int) {
 func TestEverythingIsCalled(t *testing.T) {
 	text, err := os.ReadFile("stopping_test.go")
 	require.NoError(t, err)
-	api := reflect.TypeFor[API]()
+	api := reflect.TypeFor[api.Service]()
 	for i := range api.NumMethod() {
 		m := api.Method(i)
 		if n := m.Type.NumIn(); n > 0 && m.Type.In(n-1).Kind() == reflect.Func {

@@ -8,13 +8,14 @@ import (
 	"time"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
 // lock is one lock of this instance, from the request to the end. The fields
 // are ordered for size: a hundred thousand of them are nothing unusual.
 type lock struct {
-	ref      Ref
+	ref      api.Ref
 	cookie   dlm.Cookie // how the engine knows it; ref, but for some adopted ones
 	sp       *space
 	resource string
@@ -27,7 +28,7 @@ type lock struct {
 	token    uint64
 	asked    uint64 // seq of the call that made it; 0: an earlier process did
 
-	onLost *OnLost // shared by the locks of a call; nil: nothing is run
+	onLost *api.OnLost // shared by the locks of a call; nil: nothing is run
 
 	value *dlm.Value // in PW or EX, in a lockspace for raw values: what the block holds; nil: not known
 	bound *binding   // what its lifetime hangs on; nil for persistent
@@ -41,7 +42,7 @@ type lock struct {
 	mode        dlm.Mode // granted in the DLM; None while it has nothing
 	wanted      dlm.Mode // what the operation under way asks for; else None
 	lifetime    state.Lifetime
-	state       LockState
+	state       api.LockState
 	phase       state.Phase // what the state file says of it; 0: nothing
 	flying      bool        // an operation of the DLM is under way
 	adopted     bool        // from an earlier process, through the handle that is open
@@ -68,9 +69,9 @@ type table struct {
 	epoch  int64         // when the boot began by the clock of the tokens, in microseconds since 1970
 	noted  int64         // the epoch that was last given to be noted
 	out    []action
-	limits Limits
+	limits api.Limits
 	node   dlm.NodeInfo
-	quorum Quorum // of the node, as it was asked last
+	quorum api.Quorum // of the node, as it was asked last
 	engine string
 	busID  string
 	raw    []string // lockspaces whose value blocks are the clients'
@@ -78,11 +79,11 @@ type table struct {
 	opTime time.Duration
 	debug  bool // lines for ordinary decisions are wanted
 
-	nextRef      Ref
+	nextRef      api.Ref
 	nextSeq      uint64
 	parked       int     // calls that wait for another one
 	awake        []*call // that did and need not any more, by seq
-	locks        map[Ref]*lock
+	locks        map[api.Ref]*lock
 	alias        map[dlm.Cookie]*lock // locks whose cookie is not their ref
 	order        []ordered            // by ref, with holes
 	holes        int
@@ -97,7 +98,7 @@ type table struct {
 	bindings     map[bindKey]*binding
 	doubts       map[*binding]struct{}     // those with a doubt
 	exampleDoubt *binding                  // the one that Degraded tells of
-	requests     map[Ref]*call             // those without a deadline: Requests that wait
+	requests     map[api.Ref]*call         // those without a deadline: Requests that wait
 	probes       map[*lock]func(dlm.Event) // null locks that read a value block
 	doomed       map[*lock]struct{}        // canceled waits whose end has not come yet
 	stuck        map[*lock]struct{}        // whose unlock has failed and is tried again
@@ -108,37 +109,37 @@ type table struct {
 	// doubtPause how long that is after the last time.
 	lookAgain  time.Time
 	doubtPause time.Duration
-	lost       []Lost
-	runs       map[Ref]struct{} // lost locks whose helper has not ended
-	helpers    map[string]HelperPolicy
+	lost       []api.Lost
+	runs       map[api.Ref]struct{} // lost locks whose helper has not ended
+	helpers    map[string]api.HelperPolicy
 	guarded    int // locks that name a helper
 	degraded   string
 	watched    bool    // somebody wants to hear of each lock
 	touched    []*lock // whose LockChanged is due at the end of the turn
 
 	deadlines deadlineHeap
-	counters  Counters
+	counters  api.Counters
 	ready     bool
 	settle    int // lockspaces whose activation has not ended
 	stopping  bool
 }
 
 type ordered struct {
-	ref Ref
+	ref api.Ref
 	l   *lock
 }
 
 type usage struct{ locks, waiting int }
 
-func newTable(limits Limits, opTime time.Duration, inst string) *table {
+func newTable(limits api.Limits, opTime time.Duration, inst string) *table {
 	return &table{
 		limits: limits, opTime: opTime, inst: inst, nextRef: 1,
-		locks: map[Ref]*lock{}, alias: map[dlm.Cookie]*lock{}, spaces: map[string]*space{},
+		locks: map[api.Ref]*lock{}, alias: map[dlm.Cookie]*lock{}, spaces: map[string]*space{},
 		owners: map[ownerKey]*lock{}, owned: map[uint64]*lock{}, hash: ownerHash(),
 		perUID: map[uint32]*usage{}, calls: map[string]*call{}, queued: map[string]*call{}, waiters: map[string][]*call{}, doomed: map[*lock]struct{}{},
 		stuck: map[*lock]struct{}{}, overdue: map[*lock]struct{}{}, unmarked: map[*call]struct{}{},
-		probes: map[*lock]func(dlm.Event){}, bindings: map[bindKey]*binding{}, requests: map[Ref]*call{},
-		runs: map[Ref]struct{}{}, doubts: map[*binding]struct{}{},
+		probes: map[*lock]func(dlm.Event){}, bindings: map[bindKey]*binding{}, requests: map[api.Ref]*call{},
+		runs: map[api.Ref]struct{}{}, doubts: map[*binding]struct{}{},
 	}
 }
 
@@ -166,14 +167,14 @@ func (t *table) logLock(level slog.Level, msg string, l *lock, more ...slog.Attr
 		return
 	}
 	attrs := make([]slog.Attr, 0, 6+len(more))
-	attrs = append(attrs, slog.String("lockspace", l.sp.name), slog.String("resource", Printable(l.resource)),
+	attrs = append(attrs, slog.String("lockspace", l.sp.name), slog.String("resource", api.Printable(l.resource)),
 		slog.String("mode", l.mode.String()), slog.Uint64("lkid", uint64(l.lockid)),
 		slog.String("owner", l.owner), slog.Uint64("uid", uint64(l.uid)))
 	t.log(level, msg, append(attrs, more...)...)
 }
 
 // ref hands out a number that was never used before.
-func (t *table) ref() Ref {
+func (t *table) ref() api.Ref {
 	r := t.nextRef
 	t.nextRef++
 	return r
@@ -181,7 +182,7 @@ func (t *table) ref() Ref {
 
 // idle ends the operation of l: it is held, and parked calls go on.
 func (t *table) idle(l *lock) {
-	l.busy, l.wanted, l.state = nil, dlm.None, Held
+	l.busy, l.wanted, l.state = nil, dlm.None, api.Held
 	t.tell(l)
 	if l.blocks {
 		l.blocks = false
@@ -268,7 +269,7 @@ func (t *table) senderGone(sender string) {
 			c.err = nil
 		}
 		lockspace, resource, mode, _ := t.waitsFor(c)
-		t.giveUp(c, c.error(Canceled, lockspace, resource, mode, goneText))
+		t.giveUp(c, c.error(api.Canceled, lockspace, resource, mode, goneText))
 	}, func() { t.endBinding(bindKey{sender: sender}, "the connection has ended") })
 	// Of those whose turn is yet to come none may begin anything, and what the
 	// DLM grants meanwhile is let go of.
@@ -282,11 +283,11 @@ func (t *table) senderGone(sender string) {
 const goneText = "the caller has left the bus"
 
 // gone is why calls fail whose caller is gone, until each is given up.
-var gone = &Error{Op: "acquire", Kind: Canceled, Mode: dlm.None, Text: goneText}
+var gone = &api.Error{Op: "acquire", Kind: api.Canceled, Mode: dlm.None, Text: goneText}
 
 // giveUp answers a call before it has ended. An acquire lets go of what it
 // gets; a release goes on to its end, because half a release helps nobody.
-func (t *table) giveUp(c *call, e *Error) {
+func (t *table) giveUp(c *call, e *api.Error) {
 	if c.answered {
 		return
 	}
@@ -364,7 +365,7 @@ func (t *table) next() (at time.Time, ok bool) {
 }
 
 // lateError says why a call has got no answer in time.
-func (t *table) lateError(c *call) *Error {
+func (t *table) lateError(c *call) *api.Error {
 	if c.late != nil && c.stage == stageConverting {
 		return c.late
 	}
@@ -378,33 +379,33 @@ func (t *table) lateError(c *call) *Error {
 		noted = "; the lock is released if that can still be recorded, and stays held otherwise"
 	case c.kind == callRelease && c.stage != stageNew:
 		noted = "; the release is recorded and will be finished as soon as possible"
-	case c.kind == callRelease && c.parkedAt != nil && c.parkedAt.state == Releasing:
+	case c.kind == callRelease && c.parkedAt != nil && c.parkedAt.state == api.Releasing:
 		noted = "; an earlier release of the lock is recorded and will be finished as soon as possible"
 	case c.kind == callConvert && c.stage == stageConverting && c.late == nil && sp != nil && sp.stopped() && !stronger(mode, c.from):
 		noted = "; the conversion may still take effect, see the mode of the lock"
 	}
-	late := func(k Kind, text string) *Error { return c.error(k, ls, res, dlm.None, text+noted) }
+	late := func(k api.Kind, text string) *api.Error { return c.error(k, ls, res, dlm.None, text+noted) }
 	switch {
 	case sp != nil && sp.stopped():
 		e := c.stoppedError(sp, res)
 		e.Text += noted
 		return e
 	case c.wait > 0 && (c.stage == stageLocking || c.stage == stageConverting || c.stage == stageNew):
-		e := late(Timeout, "not granted in the time given with wait-usec")
+		e := late(api.Timeout, "not granted in the time given with wait-usec")
 		if sp != nil {
 			e.Holder = t.localHolder(sp, res, mode, c)
 		}
 		return e
 	case c.op == "join":
-		return late(LockspaceStopped, "the lockspace is not joined yet; joining goes on, and ListLockspaces shows its state")
+		return late(api.LockspaceStopped, "the lockspace is not joined yet; joining goes on, and ListLockspaces shows its state")
 	case c.op == "leave":
-		return late(LockspaceStopped, "the lockspace is not left yet; ListLockspaces shows its state")
+		return late(api.LockspaceStopped, "the lockspace is not left yet; ListLockspaces shows its state")
 	case c.parkedAt != nil:
-		return late(Timeout, "another call for the same lock has not ended in time; try again")
+		return late(api.Timeout, "another call for the same lock has not ended in time; try again")
 	case c.stage == stageRecording, c.stage == stageMarking, c.stage == stageReleasing, c.stage == stageForgetting:
-		return late(StateWriteFailed, "the state file could not be written in time")
+		return late(api.StateWriteFailed, "the state file could not be written in time")
 	}
-	return late(LockspaceStopped, "the lock manager has not answered in time; the lockspace may be recovering, see its state with ListLockspaces")
+	return late(api.LockspaceStopped, "the lock manager has not answered in time; the lockspace may be recovering, see its state with ListLockspaces")
 }
 
 // waitsFor tells which resource and mode a call waits for.

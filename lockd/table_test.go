@@ -11,18 +11,19 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // newTestTable returns a table with one ready lockspace.
 func newTestTable() (*table, *space) {
-	t := newTable(DefaultLimits(), defaultOpTimeout, "test")
+	t := newTable(api.DefaultLimits(), defaultOpTimeout, "test")
 	sp := t.space("vms")
-	sp.state, sp.open = SpaceReady, true
+	sp.state, sp.open = api.SpaceReady, true
 	return t, sp
 }
 
 func addHeld(t *table, sp *space, resource string, uid uint32, owner string) *lock {
-	l := &lock{ref: t.ref(), sp: sp, resource: resource, uid: uid, owner: owner, hasOwner: owner != "", mode: dlm.NL, wanted: dlm.None, state: Held}
+	l := &lock{ref: t.ref(), sp: sp, resource: resource, uid: uid, owner: owner, hasOwner: owner != "", mode: dlm.NL, wanted: dlm.None, state: api.Held}
 	t.add(l)
 	return l
 }
@@ -74,13 +75,13 @@ func TestHolesAreClosed(t *testing.T) {
 		require.LessOrEqual(t, len(tab.order), 2*len(live)+64)
 	}
 	checkIntegrity(t, tab)
-	page, next := tab.list(Filter{})
+	page, next := tab.list(api.Filter{})
 	require.Zero(t, next)
 	require.Len(t, page, 10)
 }
 
 // walk reads all pages of a listing.
-func walk(t *testing.T, tab *table, f Filter) (refs []Ref, pages int) {
+func walk(t *testing.T, tab *table, f api.Filter) (refs []api.Ref, pages int) {
 	for {
 		page, next := tab.list(f)
 		pages++
@@ -98,7 +99,7 @@ func walk(t *testing.T, tab *table, f Filter) (refs []Ref, pages int) {
 
 func TestPaging(t *testing.T) {
 	tab, sp := newTestTable()
-	var all, odd, ofX []Ref
+	var all, odd, ofX []api.Ref
 	for i := range 100 {
 		res := []string{"x", "y", "z"}[i%3]
 		l := addHeld(tab, sp, res, uint32(i%2), "")
@@ -115,19 +116,19 @@ func TestPaging(t *testing.T) {
 		}
 	}
 	for _, limit := range []int{0, 1, 7, 30, 90, 1000, -1} {
-		got, _ := walk(t, tab, Filter{Limit: limit})
+		got, _ := walk(t, tab, api.Filter{Limit: limit})
 		require.Equal(t, all, got, "limit %d", limit)
-		got, _ = walk(t, tab, Filter{Limit: limit, UID: 1, HasUID: true})
+		got, _ = walk(t, tab, api.Filter{Limit: limit, UID: 1, HasUID: true})
 		require.Equal(t, odd, got, "limit %d", limit)
-		got, _ = walk(t, tab, Filter{Limit: limit, Lockspace: "vms", Resource: "x"})
+		got, _ = walk(t, tab, api.Filter{Limit: limit, Lockspace: "vms", Resource: "x"})
 		require.Equal(t, ofX, got, "limit %d", limit)
 	}
-	_, pages := walk(t, tab, Filter{Limit: 30})
+	_, pages := walk(t, tab, api.Filter{Limit: 30})
 	require.Equal(t, 3, pages, "an empty page at the end")
-	for name, f := range map[string]Filter{
+	for name, f := range map[string]api.Filter{
 		"no such lockspace": {Lockspace: "nowhere"}, "no such resource": {Lockspace: "vms", Resource: "w"},
 		"no such owner": {HasOwner: true, Owner: "vm1"}, "no such mode": {HasMode: true, Mode: dlm.EX},
-		"no such state": {State: Converting}, "after the last": {After: all[len(all)-1]}, "after everything": {After: ^Ref(0)},
+		"no such state": {State: api.Converting}, "after the last": {After: all[len(all)-1]}, "after everything": {After: ^api.Ref(0)},
 	} {
 		page, next := tab.list(f)
 		require.Empty(t, page, name)
@@ -140,7 +141,7 @@ func TestPaging(t *testing.T) {
 func TestPageOfAFilterThatMatchesLittle(t *testing.T) {
 	tab, sp := newTestTable()
 	const each = 3*scanSlice + 10
-	var rare, needles []Ref
+	var rare, needles []api.Ref
 	for i := range 3 * each {
 		addHeld(tab, sp, "x", 0, "")
 		if i%each == each-1 {
@@ -152,17 +153,17 @@ func TestPageOfAFilterThatMatchesLittle(t *testing.T) {
 			needles = append(needles, addHeld(tab, sp, fmt.Sprint(i), 2, "needle").ref)
 		}
 	}
-	got, pages := walk(t, tab, Filter{UID: 1, HasUID: true})
+	got, pages := walk(t, tab, api.Filter{UID: 1, HasUID: true})
 	require.Equal(t, rare, got)
 	require.Equal(t, 1, pages)
-	got, _ = walk(t, tab, Filter{Lockspace: "vms", Resource: "x", UID: 1, HasUID: true})
+	got, _ = walk(t, tab, api.Filter{Lockspace: "vms", Resource: "x", UID: 1, HasUID: true})
 	require.Equal(t, rare, got)
-	got, _ = walk(t, tab, Filter{HasOwner: true, Owner: "needle"})
+	got, _ = walk(t, tab, api.Filter{HasOwner: true, Owner: "needle"})
 	require.Equal(t, needles, got)
-	got, _ = walk(t, tab, Filter{HasOwner: true, Owner: "needle", After: needles[len(needles)-10]})
+	got, _ = walk(t, tab, api.Filter{HasOwner: true, Owner: "needle", After: needles[len(needles)-10]})
 	require.Equal(t, needles[len(needles)-9:], got)
 
-	g := tab.newListing(Filter{UID: 3, HasUID: true})
+	g := tab.newListing(api.Filter{UID: 3, HasUID: true})
 	turns := 1
 	for last := g.after; tab.lookOn(g); turns++ {
 		require.LessOrEqual(t, tab.orderIndex(g.after)-tab.orderIndex(last), scanSlice)
@@ -186,16 +187,16 @@ func TestListingLetsOthersGoFirst(t *testing.T) {
 			addHeld(d.t, d.t.spaces["vms"], "x", 7, "")
 		}
 		for i := range 3 {
-			d.List(Filter{UID: 8, HasUID: true}, func(Page, error) {
+			d.List(api.Filter{UID: 8, HasUID: true}, func(api.Page, error) {
 				order = append(order, "listed")
 				if i == 2 {
 					close(ended)
 				}
 			})
 		}
-		d.Lockspaces(func([]LockspaceInfo, error) {
+		d.Lockspaces(func([]api.LockspaceInfo, error) {
 			order = append(order, "lockspaces")
-			d.Lockspaces(func([]LockspaceInfo, error) { order = append(order, "again") })
+			d.Lockspaces(func([]api.LockspaceInfo, error) { order = append(order, "again") })
 		})
 	})
 	<-ended
@@ -209,7 +210,7 @@ func TestInspectShowsAPage(t *testing.T) {
 	s.start()
 	s.rest()
 	for n := range 5 {
-		require.NoError(t, s.done(s.acquire(root, AcquireOptions{}, Want{"vms", "x", dlm.PR})))
+		require.NoError(t, s.done(s.acquire(root, api.AcquireOptions{}, wantOf("vms", "x", dlm.PR))))
 		c := s.inspect("vms", "x")
 		require.NoError(t, s.done(c))
 		require.Len(t, c.inspection.Locks, min(n+1, 3))
@@ -224,7 +225,7 @@ func TestInspectIsBounded(t *testing.T) {
 	s.start()
 	s.rest()
 	for n := range inspectedMost + 10 {
-		require.NoError(t, s.done(s.acquire(user(1000, ":1.2"), AcquireOptions{}, Want{"vms", "x", dlm.NL})))
+		require.NoError(t, s.done(s.acquire(user(1000, ":1.2"), api.AcquireOptions{}, wantOf("vms", "x", dlm.NL))))
 		if n != inspectedShown && n != inspectedMost+9 {
 			continue
 		}
@@ -259,11 +260,11 @@ func TestCancelIsRepeated(t *testing.T) {
 	s.wrap = func(h dlm.Lockspace) dlm.Lockspace { d.Lockspace = h; return d }
 	s.start()
 	s.rest()
-	s.acquire(root, AcquireOptions{}, Want{"vms", "x", dlm.EX})
+	s.acquire(root, api.AcquireOptions{}, wantOf("vms", "x", dlm.EX))
 	s.rest()
-	c := s.acquire(root, AcquireOptions{Wait: time.Second}, Want{"vms", "x", dlm.PR})
+	c := s.acquire(root, api.AcquireOptions{Wait: time.Second}, wantOf("vms", "x", dlm.PR))
 	s.pass(time.Second)
-	require.ErrorIs(t, c.err, Timeout)
+	require.ErrorIs(t, c.err, api.Timeout)
 	require.Len(t, s.tab.doomed, 1)
 	n := d.cancels
 	s.pass(3 * nagInterval)
@@ -283,14 +284,14 @@ func TestOwnersAreOfOneUID(t *testing.T) {
 	s.start()
 	s.rest()
 	bob, eve := user(1000, ":1.1"), user(1001, ":1.2")
-	owned := AcquireOptions{Owner: "vm1", HasOwner: true}
-	sel := Selector{Owner: "vm1", HasOwner: true}
-	require.NoError(t, s.done(s.acquire(bob, owned, Want{"vms", "x", dlm.PR})))
-	require.NoError(t, s.done(s.acquire(eve, owned, Want{"vms", "x", dlm.PR})))
+	owned := api.AcquireOptions{Owner: "vm1", HasOwner: true}
+	sel := api.Selector{Owner: "vm1", HasOwner: true}
+	require.NoError(t, s.done(s.acquire(bob, owned, wantOf("vms", "x", dlm.PR))))
+	require.NoError(t, s.done(s.acquire(eve, owned, wantOf("vms", "x", dlm.PR))))
 	require.NotEqual(t, s.calls[0].grants[0].Ref, s.calls[1].grants[0].Ref)
 	require.NoError(t, s.done(s.release(bob, "vms", "x", sel)))
-	require.ErrorIs(t, s.done(s.release(bob, "vms", "x", sel)), AccessDenied)
-	require.ErrorIs(t, s.done(s.convert(bob, Want{"vms", "x", dlm.EX}, sel, 0)), AccessDenied)
+	require.ErrorIs(t, s.done(s.release(bob, "vms", "x", sel)), api.AccessDenied)
+	require.ErrorIs(t, s.done(s.convert(bob, wantOf("vms", "x", dlm.EX), sel, 0)), api.AccessDenied)
 	c := s.releaseOwner(bob, "", "vm1")
 	require.NoError(t, s.done(c))
 	require.Zero(t, c.count)
@@ -311,60 +312,60 @@ func TestLimits(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		call func(s *sim) *simCall
-		kind Kind
+		kind api.Kind
 	}{
 		{"locks of a uid", func(s *sim) *simCall {
-			return s.acquire(alice, AcquireOptions{}, Want{"vms", "x", dlm.NL}, Want{"vms", "y", dlm.NL}, Want{"vms", "z", dlm.NL})
-		}, LimitExceeded},
-		{"of another uid", func(s *sim) *simCall { return s.acquire(root, AcquireOptions{}, Want{"vms", "x", dlm.NL}) }, ""},
+			return s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "x", dlm.NL), wantOf("vms", "y", dlm.NL), wantOf("vms", "z", dlm.NL))
+		}, api.LimitExceeded},
+		{"of another uid", func(s *sim) *simCall { return s.acquire(root, api.AcquireOptions{}, wantOf("vms", "x", dlm.NL)) }, ""},
 		{"just as many", func(s *sim) *simCall {
-			return s.acquire(alice, AcquireOptions{}, Want{"vms", "x", dlm.NL}, Want{"vms", "y", dlm.NL})
+			return s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "x", dlm.NL), wantOf("vms", "y", dlm.NL))
 		}, ""},
 		{"waiting", func(s *sim) *simCall {
-			return s.acquire(alice, AcquireOptions{Wait: time.Second}, Want{"vms", "x", dlm.NL}, Want{"vms", "y", dlm.NL})
-		}, LimitExceeded},
+			return s.acquire(alice, api.AcquireOptions{Wait: time.Second}, wantOf("vms", "x", dlm.NL), wantOf("vms", "y", dlm.NL))
+		}, api.LimitExceeded},
 		{"batch", func(s *sim) *simCall {
-			return s.acquire(alice, AcquireOptions{}, make([]Want, 5)...)
-		}, LimitExceeded},
+			return s.acquire(alice, api.AcquireOptions{}, make([]api.Want, 5)...)
+		}, api.LimitExceeded},
 		{"owner", func(s *sim) *simCall {
-			return s.acquire(alice, AcquireOptions{Owner: "123456789", HasOwner: true}, Want{"vms", "x", dlm.NL})
-		}, LimitExceeded},
+			return s.acquire(alice, api.AcquireOptions{Owner: "123456789", HasOwner: true}, wantOf("vms", "x", dlm.NL))
+		}, api.LimitExceeded},
 		{"label", func(s *sim) *simCall {
-			return s.acquire(alice, AcquireOptions{Label: "123456789"}, Want{"vms", "x", dlm.NL})
-		}, LimitExceeded},
+			return s.acquire(alice, api.AcquireOptions{Label: "123456789"}, wantOf("vms", "x", dlm.NL))
+		}, api.LimitExceeded},
 		{"empty owner", func(s *sim) *simCall {
-			return s.acquire(alice, AcquireOptions{HasOwner: true}, Want{"vms", "x", dlm.NL})
-		}, InvalidArgs},
+			return s.acquire(alice, api.AcquireOptions{HasOwner: true}, wantOf("vms", "x", dlm.NL))
+		}, api.InvalidArgs},
 		{"owner of no text", func(s *sim) *simCall {
-			return s.acquire(alice, AcquireOptions{Owner: "\xff", HasOwner: true}, Want{"vms", "x", dlm.NL})
-		}, InvalidArgs},
+			return s.acquire(alice, api.AcquireOptions{Owner: "\xff", HasOwner: true}, wantOf("vms", "x", dlm.NL))
+		}, api.InvalidArgs},
 		{"wait", func(s *sim) *simCall {
-			return s.acquire(alice, AcquireOptions{Wait: MaxWait + 1}, Want{"vms", "x", dlm.NL})
-		}, InvalidArgs},
+			return s.acquire(alice, api.AcquireOptions{Wait: api.MaxWait + 1}, wantOf("vms", "x", dlm.NL))
+		}, api.InvalidArgs},
 		{"negative wait", func(s *sim) *simCall {
-			return s.acquire(alice, AcquireOptions{Wait: -1}, Want{"vms", "x", dlm.NL})
-		}, InvalidArgs},
-		{"mode", func(s *sim) *simCall { return s.acquire(alice, AcquireOptions{}, Want{"vms", "x", 6}) }, InvalidMode},
-		{"no mode", func(s *sim) *simCall { return s.acquire(alice, AcquireOptions{}, Want{"vms", "x", dlm.None}) }, InvalidMode},
-		{"no name", func(s *sim) *simCall { return s.acquire(alice, AcquireOptions{}, Want{"vms", "", dlm.NL}) }, InvalidName},
+			return s.acquire(alice, api.AcquireOptions{Wait: -1}, wantOf("vms", "x", dlm.NL))
+		}, api.InvalidArgs},
+		{"mode", func(s *sim) *simCall { return s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "x", 6)) }, api.InvalidMode},
+		{"no mode", func(s *sim) *simCall { return s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "x", dlm.None)) }, api.InvalidMode},
+		{"no name", func(s *sim) *simCall { return s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "", dlm.NL)) }, api.InvalidName},
 		{"reserved name", func(s *sim) *simCall {
-			return s.acquire(alice, AcquireOptions{}, Want{"vms", AnchorName("test"), dlm.NL})
-		}, InvalidName},
+			return s.acquire(alice, api.AcquireOptions{}, wantOf("vms", api.AnchorName("test"), dlm.NL))
+		}, api.InvalidName},
 		{"reserved name, converted", func(s *sim) *simCall {
-			return s.convert(root, Want{"vms", AnchorName("test"), dlm.EX}, Selector{}, 0)
-		}, InvalidName},
+			return s.convert(root, wantOf("vms", api.AnchorName("test"), dlm.EX), api.Selector{}, 0)
+		}, api.InvalidName},
 		{"reserved name, released", func(s *sim) *simCall {
-			return s.release(root, "vms", AnchorName("test"), Selector{})
-		}, InvalidName},
-		{"lockspace", func(s *sim) *simCall { return s.acquire(alice, AcquireOptions{}, Want{"a/b", "x", dlm.NL}) }, InvalidName},
-		{"nothing", func(s *sim) *simCall { return s.acquire(alice, AcquireOptions{}) }, ""},
+			return s.release(root, "vms", api.AnchorName("test"), api.Selector{})
+		}, api.InvalidName},
+		{"lockspace", func(s *sim) *simCall { return s.acquire(alice, api.AcquireOptions{}, wantOf("a/b", "x", dlm.NL)) }, api.InvalidName},
+		{"nothing", func(s *sim) *simCall { return s.acquire(alice, api.AcquireOptions{}) }, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := newSim(t, local.NewCluster("c").AddNode(1), "vms")
-			s.limits = Limits{LocksPerUID: 3, WaitingPerUID: 1, OwnerBytes: 8, LabelBytes: 8, BatchLocks: 4, PageSize: 10}
+			s.limits = api.Limits{LocksPerUID: 3, WaitingPerUID: 1, OwnerBytes: 8, LabelBytes: 8, BatchLocks: 4, PageSize: 10}
 			s.start()
 			s.rest()
-			require.NoError(t, s.done(s.acquire(alice, AcquireOptions{}, Want{"vms", "w", dlm.NL})))
+			require.NoError(t, s.done(s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "w", dlm.NL))))
 			c := tc.call(s)
 			err := s.done(c)
 			if tc.kind == "" {

@@ -1,6 +1,9 @@
 package lockd
 
-import "github.com/dlmlock/dlmlockd/dlm"
+import (
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
+)
 
 // maxToken is above every token that can come of a clock. A value block that says
 // more is damaged, and must not use up the numbers.
@@ -22,7 +25,7 @@ func (t *table) token(sp *space, mode dlm.Mode, ev dlm.Event) uint64 {
 		return 0
 	}
 	var current uint64
-	if h, ok := DecodeHolder(ev.Value); ok && ev.HasValue && h.Token < maxToken {
+	if h, ok := api.DecodeHolder(ev.Value); ok && ev.HasValue && h.Token < maxToken {
 		current = h.Token
 		if h.Token > sp.highToken { // not one of this instance
 			sp.highToken = h.Token

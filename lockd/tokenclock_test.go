@@ -14,6 +14,7 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // tokenRig is two nodes whose value blocks are forgotten with the last lock, so
@@ -54,7 +55,7 @@ func (r *tokenRig) sleep(d time.Duration) {
 }
 
 func (r *tokenRig) take(node int) uint64 {
-	c := r.nodes[node].acquire(root, AcquireOptions{}, Want{"vms", "disk", dlm.EX})
+	c := r.nodes[node].acquire(root, api.AcquireOptions{}, wantOf("vms", "disk", dlm.EX))
 	r.settle()
 	require.NoError(r.t, c.err)
 	require.Len(r.t, c.grants, 1)
@@ -62,7 +63,7 @@ func (r *tokenRig) take(node int) uint64 {
 }
 
 func (r *tokenRig) release(node int) {
-	c := r.nodes[node].release(root, "vms", "disk", Selector{})
+	c := r.nodes[node].release(root, "vms", "disk", api.Selector{})
 	r.settle()
 	require.NoError(r.t, c.err)
 }
@@ -129,14 +130,14 @@ func TestTokenClockWasAheadForAMoment(t *testing.T) {
 // of whatever resource in whatever mode, and keeps it over a restart.
 func TestTokenClockIsLearned(t *testing.T) {
 	r := newTokenRig(t, time.Hour)
-	hold := r.nodes[1].acquire(root, AcquireOptions{}, Want{"vms", "other", dlm.PW})
+	hold := r.nodes[1].acquire(root, api.AcquireOptions{}, wantOf("vms", "other", dlm.PW))
 	r.settle()
 	require.NoError(t, hold.err)
-	require.NoError(t, r.nodes[1].convert(root, Want{"vms", "other", dlm.CR}, Selector{}, 0).err)
+	require.NoError(t, r.nodes[1].convert(root, wantOf("vms", "other", dlm.CR), api.Selector{}, 0).err)
 	r.settle()
 	r.grows(1, "ahead by an hour")
 	r.sleep(time.Second)
-	read := r.nodes[2].acquire(root, AcquireOptions{}, Want{"vms", "other", dlm.CR})
+	read := r.nodes[2].acquire(root, api.AcquireOptions{}, wantOf("vms", "other", dlm.CR))
 	r.settle()
 	require.NoError(t, read.err)
 	r.sleep(time.Second)
@@ -150,7 +151,7 @@ func TestTokenClockIsLearned(t *testing.T) {
 
 // A token that says more than any clock can is not believed.
 func TestTokenClockTakesNoDamage(t *testing.T) {
-	tab := newTable(DefaultLimits(), time.Second, "test")
+	tab := newTable(api.DefaultLimits(), time.Second, "test")
 	tab.pass(time.UnixMicro(1000), 0)
 	tab.see(maxToken)
 	tab.see(maxToken + 5)
@@ -167,7 +168,7 @@ func TestTokenClockTakesNoDamage(t *testing.T) {
 
 // The epoch is noted once for each step, and not for what two readings differ by.
 func TestTokenEpochIsNotedSeldom(t *testing.T) {
-	tab := newTable(DefaultLimits(), time.Second, "test")
+	tab := newTable(api.DefaultLimits(), time.Second, "test")
 	notes := 0
 	pass := func(wall time.Time, up time.Duration) {
 		tab.pass(wall, up)
@@ -308,9 +309,9 @@ func TestTokenClockGoesOn(t *testing.T) {
 
 // A lockspace that is a node's alone, or has raw values, costs nothing.
 func TestTokenClockOfNobodyElse(t *testing.T) {
-	tab := newTable(DefaultLimits(), time.Second, "test")
+	tab := newTable(api.DefaultLimits(), time.Second, "test")
 	sp := tab.space("vms")
-	sp.state, sp.open = SpaceReady, true
+	sp.state, sp.open = api.SpaceReady, true
 	asked := func() bool {
 		out := tab.out
 		tab.out = nil

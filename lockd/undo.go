@@ -4,6 +4,7 @@ import (
 	"log/slog"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -61,7 +62,7 @@ func (t *table) forgetAcquire(c *call) {
 func (t *table) endAcquire(c *call) {
 	c.stage = stageDone
 	t.logRefused(c)
-	if c.err.Kind == WouldBlock && !c.answered && c.err.Holder == "" {
+	if c.err.Kind == api.WouldBlock && !c.answered && c.err.Holder == "" {
 		t.nameHolder(c)
 	} else {
 		t.reply(c)
@@ -81,8 +82,8 @@ func (t *table) writeFailed(c *call, err error) {
 }
 
 // writeError says that something could not be written down, and what to do.
-func (c *call) writeError(lockspace, resource, text string, err error) *Error {
-	e := c.error(StateWriteFailed, lockspace, resource, dlm.None, text+err.Error()+"; "+state.Advice(err))
+func (c *call) writeError(lockspace, resource, text string, err error) *api.Error {
+	e := c.error(api.StateWriteFailed, lockspace, resource, dlm.None, text+err.Error()+"; "+state.Advice(err))
 	e.Err = err
 	return e
 }

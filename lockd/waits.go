@@ -5,21 +5,8 @@ import (
 	"slices"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
-
-// Party is one side of a Wait: a lock of this node or of another one.
-type Party struct {
-	Node   uint32 // 0: not known who
-	LockID dlm.LockID
-	Mode   dlm.Mode // of the waiter: the one it wants; of the other: the one it has, or wants if it waits itself
-	Who    string   // owner, label or process, where known
-}
-
-// Wait says who waits for whom. A chain is read off by looking for what is
-// waited for among the waiters.
-type Wait struct {
-	Waiter, For Party
-}
 
 // maxWaits bounds the waits that an Inspection shows.
 const maxWaits = 100
@@ -29,15 +16,15 @@ const maxWaits = 100
 // of fs/dlm (_can_be_granted): a conversion waits for modes that it can't live
 // with, else for the conversion before it; a new lock for the one before it, the
 // first one for the modes that it can't live with, else for the conversions.
-func (t *table) waits(sp *space, in *Inspection) []Wait {
+func (t *table) waits(sp *space, in *api.Inspection) []api.Wait {
 	if !in.HasQueues || !in.Queues.Complete {
 		return t.localWaits(sp, in)
 	}
 	q := &in.Queues
 	holders := slices.Concat(q.Granted, q.Converting)
 	naming := t.naming(sp, in)
-	party := func(h dlm.Held) Party {
-		p := Party{Node: h.Node, LockID: h.LockID, Mode: h.Mode, Who: naming[h.LockID]}
+	party := func(h dlm.Held) api.Party {
+		p := api.Party{Node: h.Node, LockID: h.LockID, Mode: h.Mode, Who: naming[h.LockID]}
 		if h.Mode == dlm.None {
 			p.Mode = h.Wanted
 		}
@@ -46,7 +33,7 @@ func (t *table) waits(sp *space, in *Inspection) []Wait {
 		}
 		return p
 	}
-	var out []Wait
+	var out []api.Wait
 	add := func(h dlm.Held, behind []dlm.Held) {
 		waiter := party(h)
 		waiter.Mode = h.Wanted
@@ -56,11 +43,11 @@ func (t *table) waits(sp *space, in *Inspection) []Wait {
 				break
 			}
 			if o != h && o.Mode != dlm.None && !dlm.Compatible(o.Mode, h.Wanted) {
-				out, found = append(out, Wait{waiter, party(o)}), true
+				out, found = append(out, api.Wait{Waiter: waiter, For: party(o)}), true
 			}
 		}
 		if !found && len(behind) > 0 {
-			out = append(out, Wait{waiter, party(behind[len(behind)-1])})
+			out = append(out, api.Wait{Waiter: waiter, For: party(behind[len(behind)-1])})
 		}
 	}
 	for i, h := range q.Converting {
@@ -79,27 +66,27 @@ func (t *table) waits(sp *space, in *Inspection) []Wait {
 		}
 		waiter := party(h)
 		waiter.Mode = h.Wanted
-		out = append(out, Wait{waiter, party(q.Waiting[i-1])})
+		out = append(out, api.Wait{Waiter: waiter, For: party(q.Waiting[i-1])})
 	}
 	return out[:min(len(out), maxWaits)]
 }
 
 // localWaits are those of this instance's locks: each waits for a lock here, or
 // for whoever has published that they hold the resource.
-func (t *table) localWaits(sp *space, in *Inspection) []Wait {
-	var out []Wait
+func (t *table) localWaits(sp *space, in *api.Inspection) []api.Wait {
+	var out []api.Wait
 	here, _ := sp.holding(in.Resource)
 	for _, l := range queuedHere(here) {
-		w := Wait{Waiter: Party{Node: t.node.ID, LockID: l.lockid, Mode: l.wanted, Who: l.who()}, For: Party{Mode: dlm.None}}
+		w := api.Wait{Waiter: api.Party{Node: t.node.ID, LockID: l.lockid, Mode: l.wanted, Who: l.who()}, For: api.Party{Mode: dlm.None}}
 		if h := in.Holder; in.HasHolder && h.Node != 0 && h.Node != t.node.ID {
-			w.For = Party{Node: h.Node, Mode: h.Mode, Who: h.Who}
+			w.For = api.Party{Node: h.Node, Mode: h.Mode, Who: h.Who}
 		}
 		for _, o := range here {
 			if w.For.Node != 0 {
 				break
 			}
 			if o != l && o.mode != dlm.None && !dlm.Compatible(o.mode, l.wanted) {
-				w.For = Party{Node: t.node.ID, LockID: o.lockid, Mode: o.mode, Who: o.who()}
+				w.For = api.Party{Node: t.node.ID, LockID: o.lockid, Mode: o.mode, Who: o.who()}
 			}
 		}
 		if out = append(out, w); len(out) == maxWaits {
@@ -125,7 +112,7 @@ func queuedHere(here []*lock) []*lock {
 // naming tells who is behind the lockids of this node in the queues. A lock that
 // waits for its first grant has no lockid here yet: those stand in the queue in
 // the order in which they were asked for.
-func (t *table) naming(sp *space, in *Inspection) map[dlm.LockID]string {
+func (t *table) naming(sp *space, in *api.Inspection) map[dlm.LockID]string {
 	names := map[dlm.LockID]string{}
 	here, all := sp.holding(in.Resource)
 	for _, l := range here {

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 const (
@@ -24,7 +24,7 @@ const (
 )
 
 // environ is all that a helper is told.
-func environ(r *lockd.LostRun) []string {
+func environ(r *api.LostRun) []string {
 	number := func(n uint64) string { return strconv.FormatUint(n, 10) }
 	env := []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -50,9 +50,9 @@ func environ(r *lockd.LostRun) []string {
 }
 
 // execute runs one helper to its end, and writes the line about it.
-func (r *Runner) execute(run *lockd.LostRun) {
+func (r *Runner) execute(run *api.LostRun) {
 	log := r.cfg.Log.With(slog.String("on-lost", run.Helper), slog.String("lockspace", run.Lockspace),
-		slog.String("resource", lockd.Printable(run.Resource)), slog.String("owner", run.Owner))
+		slog.String("resource", api.Printable(run.Resource)), slog.String("owner", run.Owner))
 	h, ok := r.helper(run.Helper)
 	if !ok {
 		log.Error("the helper of a lost lock is not configured any more, so nothing is done", slog.String("key", "on-lost."+run.Helper))
@@ -82,7 +82,7 @@ func (r *Runner) execute(run *lockd.LostRun) {
 }
 
 // start runs a helper once, and tells whether its time was over.
-func (r *Runner) start(run *lockd.LostRun, h Helper, out *head) (late bool, err error) {
+func (r *Runner) start(run *api.LostRun, h Helper, out *head) (late bool, err error) {
 	ctx, cancel := context.WithTimeout(r.ctx, h.Timeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, h.Command[0], h.Command[1:]...)

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // Helper is one configured program.
@@ -43,7 +43,7 @@ type Runner struct {
 }
 
 type job struct {
-	run   lockd.LostRun
+	run   api.LostRun
 	ended func()
 }
 
@@ -79,7 +79,7 @@ func (r *Runner) helper(name string) (h Helper, ok bool) {
 
 // line names what runs one after the other: the helper for one owner, or for one
 // lock that is its own.
-func line(r *lockd.LostRun) string {
+func line(r *api.LostRun) string {
 	whose := "lock " + strconv.FormatUint(uint64(r.Ref), 10)
 	if r.HasOwner {
 		whose = "owner " + r.Owner
@@ -92,7 +92,7 @@ func line(r *lockd.LostRun) string {
 // Close has killed or kept from starting. One that could not be started for want
 // of descriptors, memory or processes has not been run: it keeps its place and is
 // started again until it is.
-func (r *Runner) Run(run lockd.LostRun, ended func()) {
+func (r *Runner) Run(run api.LostRun, ended func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	name := line(&run)

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dlmlock/dlmlockd/dlm"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 const patience = 20 * time.Second
@@ -46,11 +46,11 @@ type rig struct {
 	t     *testing.T
 	dir   string
 	log   book
-	ended chan lockd.Ref
+	ended chan api.Ref
 }
 
 func newRig(t *testing.T, parallel int, scripts map[string]string, timeout time.Duration) *rig {
-	r := &rig{t: t, dir: t.TempDir(), ended: make(chan lockd.Ref, 100)}
+	r := &rig{t: t, dir: t.TempDir(), ended: make(chan api.Ref, 100)}
 	helpers := map[string]Helper{}
 	for name, script := range scripts {
 		helpers[name] = Helper{Command: []string{"/bin/sh", "-c", "cd " + r.dir + "; " + script, "sh", "argument"}, Timeout: timeout}
@@ -60,19 +60,19 @@ func newRig(t *testing.T, parallel int, scripts map[string]string, timeout time.
 	return r
 }
 
-func lost(ref lockd.Ref, helper, owner string) lockd.LostRun {
-	return lockd.LostRun{
+func lost(ref api.Ref, helper, owner string) api.LostRun {
+	return api.LostRun{
 		Helper: helper, Data: "qemu:///system pause", PIDStart: 4711,
-		Lost: lockd.Lost{Reason: "somebody else", At: time.UnixMicro(1_234_567), LockInfo: lockd.LockInfo{
+		Lost: api.Lost{Reason: "somebody else", At: time.UnixMicro(1_234_567), LockInfo: api.LockInfo{
 			Ref: ref, Lockspace: "vms", Resource: "disk\n1", LockID: 9, Mode: dlm.EX, Owner: owner, HasOwner: owner != "",
 			Label: "$(touch pwned) `touch pwned`", UID: 107, PID: 42,
 		}},
 	}
 }
 
-func (r *rig) start(run lockd.LostRun) { r.Run(run, func() { r.ended <- run.Ref }) }
+func (r *rig) start(run api.LostRun) { r.Run(run, func() { r.ended <- run.Ref }) }
 
-func (r *rig) wait() lockd.Ref {
+func (r *rig) wait() api.Ref {
 	select {
 	case ref := <-r.ended:
 		return ref
@@ -101,7 +101,7 @@ func TestEnvironment(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "/run/systemd/notify")
 	r := newRig(t, 0, map[string]string{"show": "env > env; printf %s \"$DLM_RESOURCE\" > resource; pwd > pwd; cat > in; echo $1 > args; ps -o pgid= -p $$ > group; echo $$ > pid; echo said"}, time.Minute)
 	r.start(lost(1, "show", "vm/42/4711"))
-	require.Equal(t, lockd.Ref(1), r.wait())
+	require.Equal(t, api.Ref(1), r.wait())
 	have := map[string]bool{}
 	for l := range strings.Lines(r.read("env")) {
 		have[strings.TrimSuffix(l, "\n")] = true
@@ -135,7 +135,7 @@ func TestFailuresAreLogged(t *testing.T) {
 		{"unknown", `is not configured any more, so nothing is done`},
 		{"babbles", `status=0`},
 	} {
-		r.start(lost(lockd.Ref(i), tc.helper, "vm"))
+		r.start(lost(api.Ref(i), tc.helper, "vm"))
 		r.wait()
 		require.Contains(t, r.log.String(), tc.want, tc.helper)
 	}
@@ -197,7 +197,7 @@ func TestOrderAndBound(t *testing.T) {
 	r := newRig(t, 2, map[string]string{"waits": `mkdir "in-$DLM_OWNER" || echo twice > twice; echo x > "began-$DLM_LOCKID"
 		while [ ! -e go ]; do sleep 0.01; done; rmdir "in-$DLM_OWNER"`}, time.Minute)
 	for i := range 6 {
-		run := lost(lockd.Ref(i), "waits", []string{"a", "a", "a", "b", "c", "c"}[i])
+		run := lost(api.Ref(i), "waits", []string{"a", "a", "a", "b", "c", "c"}[i])
 		run.LockID = dlm.LockID(i)
 		r.start(run)
 	}
@@ -207,7 +207,7 @@ func TestOrderAndBound(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, began, 2, "two at once, the first of a and the first of b")
 	require.NoError(t, os.WriteFile(filepath.Join(r.dir, "go"), nil, 0o600))
-	order := map[lockd.Ref]int{}
+	order := map[api.Ref]int{}
 	for i := range 6 {
 		order[r.wait()] = i
 	}

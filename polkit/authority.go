@@ -14,7 +14,7 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/dlmlock/dlmlockd/dlm"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // ActionPrefix and a lockd.Action make the id of a polkit action.
@@ -47,7 +47,7 @@ type Config struct {
 	Conn *godbus.Conn
 	// Fallback decides while there is no polkitd, and for callers that are not
 	// on the bus. nil: only root may change anything.
-	Fallback    lockd.Authorizer
+	Fallback    api.Authorizer
 	Log         *slog.Logger  // nil: nothing is logged
 	Timeout     time.Duration // of a question to the rules; 0: DefaultTimeout
 	Interaction time.Duration // of a question to a person; 0: DefaultInteraction
@@ -65,7 +65,7 @@ type Authority struct {
 // New makes an Authority. It asks nothing yet, and polkitd need not be there.
 func New(cfg Config) *Authority {
 	if cfg.Fallback == nil {
-		cfg.Fallback = lockd.GroupAuthorizer{}
+		cfg.Fallback = api.GroupAuthorizer{}
 	}
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = DefaultTimeout
@@ -85,7 +85,7 @@ func New(cfg Config) *Authority {
 // subject allows that. Root is never a question. The error is an *lockd.Error
 // of kind AccessDenied, InteractionRequired (it needs a person and none may be
 // asked) or Canceled (the context ended first).
-func (a *Authority) Authorize(ctx context.Context, s lockd.Subject, act lockd.Action, details map[string]string) error {
+func (a *Authority) Authorize(ctx context.Context, s api.Subject, act api.Action, details map[string]string) error {
 	if s.UID == 0 {
 		return nil
 	}
@@ -127,7 +127,7 @@ type subject struct {
 }
 
 // ask puts the question once more if polkitd went away over it.
-func (a *Authority) ask(ctx context.Context, s lockd.Subject, act lockd.Action, details map[string]string) (answer, error) {
+func (a *Authority) ask(ctx context.Context, s api.Subject, act api.Action, details map[string]string) (answer, error) {
 	limit := a.cfg.Timeout
 	if s.Interactive {
 		limit = a.cfg.Interaction
@@ -143,7 +143,7 @@ func (a *Authority) ask(ctx context.Context, s lockd.Subject, act lockd.Action, 
 
 // check is CheckAuthorization. When the context ends it takes the question
 // back, so that no dialog stays open that nobody waits for.
-func (a *Authority) check(ctx context.Context, s lockd.Subject, act lockd.Action, details map[string]string) (ans answer, err error) {
+func (a *Authority) check(ctx context.Context, s api.Subject, act api.Action, details map[string]string) (ans answer, err error) {
 	var flags uint32
 	if s.Interactive {
 		flags = allowUserInteraction
@@ -163,7 +163,7 @@ func (a *Authority) check(ctx context.Context, s lockd.Subject, act lockd.Action
 }
 
 // verdict is what an answer means for the caller.
-func (ans answer) verdict(s lockd.Subject, act lockd.Action, details map[string]string) error {
+func (ans answer) verdict(s api.Subject, act api.Action, details map[string]string) error {
 	id := ActionPrefix + string(act)
 	switch {
 	case ans.Authorized:
@@ -171,7 +171,7 @@ func (ans answer) verdict(s lockd.Subject, act lockd.Action, details map[string]
 	case ans.Challenge && !s.Interactive:
 		e := denied(act, details, "polkit wants an administrator to authenticate ("+id+
 			"); call again and allow interactive authorization, or have a polkit rule allow it", nil)
-		e.Kind = lockd.InteractionRequired
+		e.Kind = api.InteractionRequired
 		return e
 	case ans.Challenge:
 		return denied(act, details, "polkit wants an administrator to authenticate ("+id+
@@ -183,11 +183,11 @@ func (ans answer) verdict(s lockd.Subject, act lockd.Action, details map[string]
 }
 
 // failed is a question without an answer. Nobody is let in without one.
-func (a *Authority) failed(ctx context.Context, act lockd.Action, details map[string]string, err error) error {
+func (a *Authority) failed(ctx context.Context, act api.Action, details map[string]string, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		e := denied(act, details, "the caller went away before polkit had answered", ctx.Err())
-		e.Kind = lockd.Canceled
+		e.Kind = api.Canceled
 		return e
 	case errors.Is(err, context.DeadlineExceeded):
 		return denied(act, details, "polkit did not answer in time; see the log of polkit.service", err)
@@ -198,9 +198,9 @@ func (a *Authority) failed(ctx context.Context, act lockd.Action, details map[st
 	return denied(act, details, "polkit can't be asked ("+err.Error()+"); see the log of polkit.service", err)
 }
 
-func denied(act lockd.Action, details map[string]string, text string, cause error) *lockd.Error {
-	return &lockd.Error{Op: string(act), Lockspace: details["lockspace"], Resource: details["resource"],
-		Mode: dlm.None, Kind: lockd.AccessDenied, Text: text, Err: cause}
+func denied(act api.Action, details map[string]string, text string, cause error) *api.Error {
+	return &api.Error{Op: string(act), Lockspace: details["lockspace"], Resource: details["resource"],
+		Mode: dlm.None, Kind: api.AccessDenied, Text: text, Err: cause}
 }
 
 // isAbsent reports whether there is no polkitd: not on the bus, and nothing
@@ -242,7 +242,7 @@ func (a *Authority) note(absent bool) {
 }
 
 // decided logs one decision.
-func (a *Authority) decided(s lockd.Subject, act lockd.Action, details map[string]string, err error) {
+func (a *Authority) decided(s api.Subject, act api.Action, details map[string]string, err error) {
 	level := slog.LevelDebug
 	attrs := []slog.Attr{slog.String("action", string(act)), slog.String("sender", s.Sender), slog.Uint64("uid", uint64(s.UID))}
 	for _, k := range [...]string{"lockspace", "resource", "mode", "owner"} {

@@ -15,7 +15,7 @@ import (
 
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 	"github.com/dlmlock/dlmlockd/internal/testpolkit"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // startBus starts a bus that polkitd may live on.
@@ -34,7 +34,7 @@ type bench struct {
 func newBench(t *testing.T, bus *testbus.Bus, change ...func(*Config)) *bench {
 	log := new(lines)
 	cfg := Config{Conn: bus.Dial(t), Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Fallback: lockd.GroupAuthorizer{HasGroup: true, GID: 4242, Group: "locksmiths"}}
+		Fallback: api.GroupAuthorizer{HasGroup: true, GID: 4242, Group: "locksmiths"}}
 	for _, c := range change {
 		c(&cfg)
 	}
@@ -42,8 +42,8 @@ func newBench(t *testing.T, bus *testbus.Bus, change ...func(*Config)) *bench {
 }
 
 // nobody is the subject of the caller.
-func (b *bench) nobody() lockd.Subject {
-	return lockd.Subject{Sender: b.caller.Names()[0], UID: testbus.Nobody.UID, GIDs: []uint32{testbus.Nobody.GID}}
+func (b *bench) nobody() api.Subject {
+	return api.Subject{Sender: b.caller.Names()[0], UID: testbus.Nobody.UID, GIDs: []uint32{testbus.Nobody.GID}}
 }
 
 // lines is a log that several goroutines write.
@@ -64,9 +64,9 @@ func (l *lines) String() string {
 	return l.b.String()
 }
 
-func requireKind(t *testing.T, k lockd.Kind, err error) {
+func requireKind(t *testing.T, k api.Kind, err error) {
 	t.Helper()
-	var le *lockd.Error
+	var le *api.Error
 	require.ErrorAs(t, err, &le)
 	require.Equal(t, k, le.Kind, "%v", err)
 }
@@ -82,13 +82,13 @@ func TestDefaults(t *testing.T) {
 	testpolkit.New(t, bus, "").Start()
 	b := newBench(t, bus)
 	ctx := t.Context()
-	require.NoError(t, b.Authorize(ctx, b.nobody(), lockd.ActInspect, disk("vms", "")))
-	require.NoError(t, b.Authorize(ctx, b.nobody(), lockd.ActInspect, nil))
-	for _, a := range []lockd.Action{lockd.ActAcquire, lockd.ActReleaseOthers, lockd.ActManageLockspaces, lockd.ActPurge} {
+	require.NoError(t, b.Authorize(ctx, b.nobody(), api.ActInspect, disk("vms", "")))
+	require.NoError(t, b.Authorize(ctx, b.nobody(), api.ActInspect, nil))
+	for _, a := range []api.Action{api.ActAcquire, api.ActReleaseOthers, api.ActManageLockspaces, api.ActPurge} {
 		err := b.Authorize(ctx, b.nobody(), a, disk("vms", "EX"))
-		requireKind(t, lockd.AccessDenied, err)
+		requireKind(t, api.AccessDenied, err)
 		require.ErrorContains(t, err, "polkit refuses org.example.DlmLock."+string(a))
-		require.NoError(t, b.Authorize(ctx, lockd.Subject{UID: 0, Sender: ":1.999"}, a, nil))
+		require.NoError(t, b.Authorize(ctx, api.Subject{UID: 0, Sender: ":1.999"}, a, nil))
 	}
 	require.Contains(t, b.log.String(), `level=INFO msg="not authorized" action=acquire`)
 	require.Contains(t, b.log.String(), `uid=65534 lockspace=vms resource=disk1 mode=EX err=`)
@@ -118,11 +118,11 @@ func TestShippedActions(t *testing.T) {
 		require.Equal(t, "changes-prevent", d.Icon)
 	}
 	require.Equal(t, map[string]defaults{
-		ActionPrefix + string(lockd.ActInspect):          {yes, yes, yes},
-		ActionPrefix + string(lockd.ActAcquire):          {no, no, authAdminKeep},
-		ActionPrefix + string(lockd.ActReleaseOthers):    {no, no, authAdminKeep},
-		ActionPrefix + string(lockd.ActManageLockspaces): {no, no, authAdminKeep},
-		ActionPrefix + string(lockd.ActPurge):            {no, no, authAdmin},
+		ActionPrefix + string(api.ActInspect):          {yes, yes, yes},
+		ActionPrefix + string(api.ActAcquire):          {no, no, authAdminKeep},
+		ActionPrefix + string(api.ActReleaseOthers):    {no, no, authAdminKeep},
+		ActionPrefix + string(api.ActManageLockspaces): {no, no, authAdminKeep},
+		ActionPrefix + string(api.ActPurge):            {no, no, authAdmin},
 	}, have)
 }
 
@@ -137,15 +137,15 @@ func TestExampleRules(t *testing.T) {
 	p.Start()
 	b := newBench(t, bus)
 	s := b.nobody()
-	requireKind(t, lockd.AccessDenied, b.Authorize(t.Context(), s, lockd.ActAcquire, disk("backup", "EX")))
+	requireKind(t, api.AccessDenied, b.Authorize(t.Context(), s, api.ActAcquire, disk("backup", "EX")))
 
 	p.Stop()
 	p.Rules(string(rules))
 	p.Start()
-	require.NoError(t, b.Authorize(t.Context(), s, lockd.ActAcquire, disk("backup", "EX")))
-	requireKind(t, lockd.AccessDenied, b.Authorize(t.Context(), s, lockd.ActAcquire, disk("vms", "EX")))
-	requireKind(t, lockd.AccessDenied, b.Authorize(t.Context(), s, lockd.ActReleaseOthers, disk("backup", "")))
-	requireKind(t, lockd.AccessDenied, b.Authorize(t.Context(), s, lockd.ActAcquire, nil))
+	require.NoError(t, b.Authorize(t.Context(), s, api.ActAcquire, disk("backup", "EX")))
+	requireKind(t, api.AccessDenied, b.Authorize(t.Context(), s, api.ActAcquire, disk("vms", "EX")))
+	requireKind(t, api.AccessDenied, b.Authorize(t.Context(), s, api.ActReleaseOthers, disk("backup", "")))
+	requireKind(t, api.AccessDenied, b.Authorize(t.Context(), s, api.ActAcquire, nil))
 }
 
 // Rules see every detail, and text that is no text never reaches them.
@@ -158,17 +158,17 @@ func TestRulesSeeDetails(t *testing.T) {
 	b := newBench(t, bus)
 	d := disk("vms", "PR")
 	d["owner"] = "vm \u2603"
-	require.NoError(t, b.Authorize(t.Context(), b.nobody(), lockd.ActAcquire, d))
+	require.NoError(t, b.Authorize(t.Context(), b.nobody(), api.ActAcquire, d))
 	for key := range d {
 		other := disk("vms", "PR")
 		other["owner"] = "vm \u2603"
 		other[key] += "x"
-		requireKind(t, lockd.AccessDenied, b.Authorize(t.Context(), b.nobody(), lockd.ActAcquire, other))
+		requireKind(t, api.AccessDenied, b.Authorize(t.Context(), b.nobody(), api.ActAcquire, other))
 	}
 	for _, bad := range []string{"a\xff", "a\x00b"} {
 		d["resource"] = bad
-		err := b.Authorize(t.Context(), b.nobody(), lockd.ActAcquire, d)
-		requireKind(t, lockd.AccessDenied, err)
+		err := b.Authorize(t.Context(), b.nobody(), api.ActAcquire, d)
+		requireKind(t, api.AccessDenied, err)
 		require.ErrorContains(t, err, "the resource is not UTF-8")
 	}
 }
@@ -182,27 +182,27 @@ func TestInteraction(t *testing.T) {
 	testpolkit.New(t, bus, askAdmin).Start()
 	b := newBench(t, bus)
 	s := b.nobody()
-	err := b.Authorize(t.Context(), s, lockd.ActAcquire, disk("vms", "EX"))
-	requireKind(t, lockd.InteractionRequired, err)
+	err := b.Authorize(t.Context(), s, api.ActAcquire, disk("vms", "EX"))
+	requireKind(t, api.InteractionRequired, err)
 	require.ErrorContains(t, err, "allow interactive authorization")
 
 	s.Interactive = true
-	err = b.Authorize(t.Context(), s, lockd.ActAcquire, disk("vms", "EX"))
-	requireKind(t, lockd.AccessDenied, err)
+	err = b.Authorize(t.Context(), s, api.ActAcquire, disk("vms", "EX"))
+	requireKind(t, api.AccessDenied, err)
 	require.ErrorContains(t, err, "no authentication agent")
 
 	a := newAgent(t, bus, authenticate)
-	require.NoError(t, b.Authorize(t.Context(), s, lockd.ActAcquire, disk("vms", "EX")))
+	require.NoError(t, b.Authorize(t.Context(), s, api.ActAcquire, disk("vms", "EX")))
 	q := <-a.asked
 	require.Equal(t, "org.example.DlmLock.acquire", q.Action)
 	require.Equal(t, "Authentication is required to lock disk1 in the lockspace vms for the whole cluster (mode EX)", q.Message)
 	require.Equal(t, "changes-prevent", q.Icon)
-	require.NoError(t, b.Authorize(t.Context(), s, lockd.ActPurge, map[string]string{"lockspace": "vms"}))
+	require.NoError(t, b.Authorize(t.Context(), s, api.ActPurge, map[string]string{"lockspace": "vms"}))
 	require.Contains(t, (<-a.asked).Message, "orphaned locks of the lockspace vms;")
 
 	// Not asked now, although an agent is there.
 	s.Interactive = false
-	requireKind(t, lockd.InteractionRequired, b.Authorize(t.Context(), s, lockd.ActAcquire, disk("vms", "EX")))
+	requireKind(t, api.InteractionRequired, b.Authorize(t.Context(), s, api.ActAcquire, disk("vms", "EX")))
 	require.Empty(t, a.asked)
 }
 
@@ -213,8 +213,8 @@ func TestDismissed(t *testing.T) {
 	newAgent(t, bus, dismiss)
 	s := b.nobody()
 	s.Interactive = true
-	err := b.Authorize(t.Context(), s, lockd.ActAcquire, disk("vms", "EX"))
-	requireKind(t, lockd.AccessDenied, err)
+	err := b.Authorize(t.Context(), s, api.ActAcquire, disk("vms", "EX"))
+	requireKind(t, api.AccessDenied, err)
 	require.ErrorContains(t, err, "dismissed")
 }
 
@@ -229,23 +229,23 @@ func TestCancellation(t *testing.T) {
 	s.Interactive = true
 	ctx, cancel := context.WithCancel(t.Context())
 	result := make(chan error)
-	go func() { result <- b.Authorize(ctx, s, lockd.ActAcquire, disk("vms", "EX")) }()
+	go func() { result <- b.Authorize(ctx, s, api.ActAcquire, disk("vms", "EX")) }()
 	q := <-a.asked
 
-	require.NoError(t, b.Authorize(t.Context(), b.nobody(), lockd.ActInspect, nil), "others are served meanwhile")
+	require.NoError(t, b.Authorize(t.Context(), b.nobody(), api.ActInspect, nil), "others are served meanwhile")
 	select {
 	case err := <-result:
 		t.Fatal("the dialog is still open, and yet: ", err)
 	default:
 	}
 	cancel()
-	requireKind(t, lockd.Canceled, <-result)
+	requireKind(t, api.Canceled, <-result)
 	<-a.waiter(q.Cookie)
 
 	quick := newBench(t, bus, func(c *Config) { c.Interaction = 50 * time.Millisecond })
 	s.Sender = quick.caller.Names()[0]
-	err := quick.Authorize(t.Context(), s, lockd.ActAcquire, disk("vms", "EX"))
-	requireKind(t, lockd.AccessDenied, err)
+	err := quick.Authorize(t.Context(), s, api.ActAcquire, disk("vms", "EX"))
+	requireKind(t, api.AccessDenied, err)
 	require.ErrorContains(t, err, "did not answer in time")
 	<-a.waiter((<-a.asked).Cookie)
 }
@@ -260,15 +260,15 @@ func TestComesAndGoes(t *testing.T) {
 	member.GIDs = []uint32{65534, 4242}
 	group := func() {
 		t.Helper()
-		require.NoError(t, b.Authorize(t.Context(), member, lockd.ActAcquire, disk("vms", "EX")))
-		err := b.Authorize(t.Context(), nobody, lockd.ActAcquire, disk("vms", "EX"))
-		requireKind(t, lockd.AccessDenied, err)
+		require.NoError(t, b.Authorize(t.Context(), member, api.ActAcquire, disk("vms", "EX")))
+		err := b.Authorize(t.Context(), nobody, api.ActAcquire, disk("vms", "EX"))
+		requireKind(t, api.AccessDenied, err)
 		require.ErrorContains(t, err, "locksmiths")
 	}
 	rules := func() {
 		t.Helper()
-		require.NoError(t, b.Authorize(t.Context(), nobody, lockd.ActAcquire, disk("vms", "EX")))
-		requireKind(t, lockd.AccessDenied, b.Authorize(t.Context(), member, lockd.ActAcquire, disk("backup", "EX")))
+		require.NoError(t, b.Authorize(t.Context(), nobody, api.ActAcquire, disk("vms", "EX")))
+		requireKind(t, api.AccessDenied, b.Authorize(t.Context(), member, api.ActAcquire, disk("backup", "EX")))
 	}
 	group()
 	p.Start()
@@ -281,7 +281,7 @@ func TestComesAndGoes(t *testing.T) {
 	require.Equal(t, 2, bytes.Count([]byte(b.log.String()), []byte("polkit is on the bus")))
 
 	member.Sender = ""
-	require.NoError(t, b.Authorize(t.Context(), member, lockd.ActAcquire, disk("backup", "EX")), "not on the bus: the group")
+	require.NoError(t, b.Authorize(t.Context(), member, api.ActAcquire, disk("backup", "EX")), "not on the bus: the group")
 }
 
 // A polkitd that hangs lets nobody in and holds nobody up for ever; one that
@@ -294,18 +294,18 @@ func TestHangsAndDies(t *testing.T) {
 	member := b.nobody()
 	member.GIDs = []uint32{4242}
 	p.Signal(syscall.SIGSTOP)
-	err := b.Authorize(t.Context(), member, lockd.ActAcquire, disk("vms", "EX"))
-	requireKind(t, lockd.AccessDenied, err)
+	err := b.Authorize(t.Context(), member, api.ActAcquire, disk("vms", "EX"))
+	requireKind(t, api.AccessDenied, err)
 	require.ErrorContains(t, err, "did not answer in time")
 	p.Signal(syscall.SIGCONT)
 	require.Eventually(t, func() bool {
-		return b.Authorize(t.Context(), member, lockd.ActAcquire, disk("vms", "EX")) == nil
+		return b.Authorize(t.Context(), member, api.ActAcquire, disk("vms", "EX")) == nil
 	}, 10*time.Second, 10*time.Millisecond)
 
 	slow := newBench(t, bus)
 	p.Signal(syscall.SIGSTOP)
 	result := make(chan error)
-	go func() { result <- slow.Authorize(t.Context(), member, lockd.ActAcquire, disk("vms", "EX")) }()
+	go func() { result <- slow.Authorize(t.Context(), member, api.ActAcquire, disk("vms", "EX")) }()
 	time.Sleep(50 * time.Millisecond) // so that the question is with polkitd; sooner is well too
 	p.Stop()
 	require.NoError(t, <-result, "the group decides, polkitd is gone")
@@ -319,8 +319,8 @@ func TestActionsNotInstalled(t *testing.T) {
 	require.NoError(t, os.Remove(p.Actions()))
 	p.Start()
 	b := newBench(t, bus)
-	err := b.Authorize(t.Context(), b.nobody(), lockd.ActInspect, nil)
-	requireKind(t, lockd.AccessDenied, err)
+	err := b.Authorize(t.Context(), b.nobody(), api.ActInspect, nil)
+	requireKind(t, api.AccessDenied, err)
 	require.ErrorContains(t, err, "org.example.DlmLock.policy")
 }
 
@@ -331,8 +331,8 @@ func TestNotInstalled(t *testing.T) {
 		b := newBench(t, bus)
 		member := b.nobody()
 		member.GIDs = []uint32{4242}
-		require.NoError(t, b.Authorize(t.Context(), member, lockd.ActAcquire, disk("vms", "EX")))
-		requireKind(t, lockd.AccessDenied, b.Authorize(t.Context(), b.nobody(), lockd.ActAcquire, disk("vms", "EX")))
+		require.NoError(t, b.Authorize(t.Context(), member, api.ActAcquire, disk("vms", "EX")))
+		requireKind(t, api.AccessDenied, b.Authorize(t.Context(), b.nobody(), api.ActAcquire, disk("vms", "EX")))
 		require.Contains(t, b.log.String(), "no polkit on the bus")
 	})
 }

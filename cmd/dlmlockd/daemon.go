@@ -16,6 +16,7 @@ import (
 	"github.com/dlmlock/dlmlockd/dbus"
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/onlost"
 	"github.com/dlmlock/dlmlockd/polkit"
 	"github.com/dlmlock/dlmlockd/process"
@@ -51,14 +52,14 @@ type daemon struct {
 	found    state.Contents // what the state file said
 	epoch    int64          // of the clock of the tokens, as it was noted in this boot
 	node     dlm.NodeInfo
-	quorum   lockd.Quorum
+	quorum   api.Quorum
 	bootID   string
 	bus      *dbus.Bus
 	server   *dbus.Server
 	watcher  *process.Watcher
 	service  *lockd.Service
 	herald   herald
-	helpers  map[string]lockd.HelperPolicy
+	helpers  map[string]api.HelperPolicy
 	runner   *onlost.Runner
 }
 
@@ -274,7 +275,7 @@ func readBootID() (string, error) {
 }
 
 // authorizer lets root and the group change locks; "" is no group.
-func authorizer(group string) (a lockd.GroupAuthorizer, err error) {
+func authorizer(group string) (a api.GroupAuthorizer, err error) {
 	if group == "" {
 		return a, nil
 	}
@@ -282,7 +283,7 @@ func authorizer(group string) (a lockd.GroupAuthorizer, err error) {
 	if err != nil {
 		return a, err
 	}
-	return lockd.GroupAuthorizer{GID: gid, HasGroup: true, Group: group}, nil
+	return api.GroupAuthorizer{GID: gid, HasGroup: true, Group: group}, nil
 }
 
 // lookupGroup finds the number of the group that a key of the configuration
@@ -301,8 +302,8 @@ func lookupGroup(key, group string) (uint32, error) {
 }
 
 // limits puts the file's limits over the service's own.
-func limits(c config.Limits) lockd.Limits {
-	l := lockd.DefaultLimits()
+func limits(c config.Limits) api.Limits {
+	l := api.DefaultLimits()
 	for _, s := range []struct {
 		to   *int
 		from int

@@ -8,7 +8,7 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/libdlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -61,7 +61,7 @@ func restore(e dlm.Engine, c state.Contents, bootID, instance string, log *slog.
 		if s.Phase != state.Joined {
 			continue // being made or left: for this engine it is not there
 		}
-		anchor := dlm.Orphan{LockID: s.AnchorID, Resource: lockd.AnchorName(instance), Mode: dlm.NL}
+		anchor := dlm.Orphan{LockID: s.AnchorID, Resource: api.AnchorName(instance), Mode: dlm.NL}
 		if err := r.Restore(s.Name, append([]dlm.Orphan{anchor}, held[s.Name]...)); err != nil {
 			log.Error("not every recorded lock can be restored", "lockspace", s.Name, "err", err)
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
 	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/process"
 	"github.com/dlmlock/dlmlockd/state"
 )
@@ -44,7 +45,7 @@ func TestRestoreWhatWasPersistent(t *testing.T) {
 	orphans, err := e.Orphans(t.Context(), "vms")
 	require.NoError(t, err)
 	require.Equal(t, []dlm.Orphan{
-		{LockID: 1, Resource: lockd.AnchorName("inst"), Mode: dlm.NL},
+		{LockID: 1, Resource: api.AnchorName("inst"), Mode: dlm.NL},
 		{LockID: 2, Resource: "held", Mode: dlm.EX},
 		{LockID: 7, Resource: "releasing", Mode: dlm.EX},
 	}, orphans, "a lock of phase granted ended with the process")
@@ -100,7 +101,7 @@ func TestAnchorNameIsTheServices(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
 	<-s.Ready()
-	q, err := e.Queues(t.Context(), "vms", lockd.AnchorName("inst"))
+	q, err := e.Queues(t.Context(), "vms", api.AnchorName("inst"))
 	cancel()
 	require.NoError(t, <-ended)
 	require.NoError(t, err)
@@ -117,15 +118,15 @@ func (discardJournal) Tend()                       {}
 // A lock that turns out to be lost in activation is told once somebody can
 // hear it.
 func TestHeraldKeepsLostLocks(t *testing.T) {
-	var told []lockd.Notice
-	h := herald{to: func(n lockd.Notice) { told = append(told, n) }}
-	lost := lockd.LockLost{Lost: lockd.Lost{Reason: "x"}}
+	var told []api.Notice
+	h := herald{to: func(n api.Notice) { told = append(told, n) }}
+	lost := api.LockLost{Lost: api.Lost{Reason: "x"}}
 	h.notify(lost)
-	h.notify(lockd.StatusChanged{})
+	h.notify(api.StatusChanged{})
 	require.Empty(t, told)
 	h.open()
-	require.Equal(t, []lockd.Notice{lost}, told, "states are read, not told late")
-	h.notify(lockd.StatusChanged{})
+	require.Equal(t, []api.Notice{lost}, told, "states are read, not told late")
+	h.notify(api.StatusChanged{})
 	require.Len(t, told, 2)
 }
 
@@ -135,14 +136,14 @@ func TestLimitsOfTheFileWin(t *testing.T) {
 	l := limits(o.Limits)
 	require.Equal(t, 7, l.PageSize)
 	require.Equal(t, 8, l.BatchLocks)
-	require.Equal(t, lockd.DefaultLimits().LocksPerUID, l.LocksPerUID)
+	require.Equal(t, api.DefaultLimits().LocksPerUID, l.LocksPerUID)
 }
 
 // The example file says what the service's own limits are.
 func TestExampleFileNamesTheDefaults(t *testing.T) {
 	text, err := os.ReadFile("../../data/dlmlockd.toml")
 	require.NoError(t, err)
-	l := lockd.DefaultLimits()
+	l := api.DefaultLimits()
 	for key, n := range map[string]int{
 		"locks-per-uid": l.LocksPerUID, "locks-per-call": l.BatchLocks, "waiting-per-uid": l.WaitingPerUID,
 		"owner-bytes": l.OwnerBytes, "label-bytes": l.LabelBytes, "page-size": l.PageSize,

@@ -3,7 +3,7 @@ package main
 import (
 	"sync"
 
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // heraldMax bounds what is kept before anybody can listen. Of more lost locks
@@ -14,17 +14,17 @@ const heraldMax = 10_000
 // sent before that has no sender that anybody listens to. Other notices are of
 // states, which whoever comes later can read.
 type herald struct {
-	to func(lockd.Notice)
+	to func(api.Notice)
 
 	mu     sync.Mutex
 	opened bool
-	kept   []lockd.Notice
+	kept   []api.Notice
 }
 
-func (h *herald) notify(n lockd.Notice) {
+func (h *herald) notify(n api.Notice) {
 	h.mu.Lock()
 	opened := h.opened
-	if _, lost := n.(lockd.LockLost); lost && !opened && len(h.kept) < heraldMax {
+	if _, lost := n.(api.LockLost); lost && !opened && len(h.kept) < heraldMax {
 		h.kept = append(h.kept, n)
 	}
 	h.mu.Unlock()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/process"
 	"github.com/dlmlock/dlmlockd/state"
 )
@@ -122,7 +123,7 @@ func leaveUnused(ctx context.Context, service *lockd.Service, used map[string]ui
 		kept := ""
 		if pid, ok := used[sp.Name]; ok {
 			kept = fmt.Sprintf("process %d still has a lock in it", pid)
-		} else if sp.State == lockd.SpaceFailed && held[sp.Name] {
+		} else if sp.State == api.SpaceFailed && held[sp.Name] {
 			kept = "its locks can't be looked at: " + sp.Error
 		}
 		if kept != "" {
@@ -131,7 +132,7 @@ func leaveUnused(ctx context.Context, service *lockd.Service, used map[string]ui
 			continue
 		}
 		_, err := ask(ctx, func(done func(struct{}, error)) {
-			service.Leave(lockd.Caller{Privileged: true}, sp.Name, true, func(err error) { done(struct{}{}, err) })
+			service.Leave(api.Caller{Privileged: true}, sp.Name, true, func(err error) { done(struct{}{}, err) })
 		})
 		if err != nil {
 			log.Error(keptMessage, "lockspace", sp.Name, "err", err)
@@ -143,7 +144,7 @@ func leaveUnused(ctx context.Context, service *lockd.Service, used map[string]ui
 
 // awaitUsers waits a while for the end of the processes that locks hang on, and
 // returns one of each lockspace that did not end.
-func awaitUsers(ctx context.Context, service lockd.API) (map[string]uint32, error) {
+func awaitUsers(ctx context.Context, service api.Service) (map[string]uint32, error) {
 	ctx, cancel := context.WithTimeout(ctx, userTime)
 	defer cancel()
 	for {
@@ -160,11 +161,11 @@ func awaitUsers(ctx context.Context, service lockd.API) (map[string]uint32, erro
 }
 
 // users finds one process with a lock in each lockspace that has any.
-func users(ctx context.Context, service lockd.API) (map[string]uint32, error) {
+func users(ctx context.Context, service api.Service) (map[string]uint32, error) {
 	used := map[string]uint32{}
-	var f lockd.Filter
+	var f api.Filter
 	for {
-		p, err := ask(ctx, func(done func(lockd.Page, error)) { service.List(f, done) })
+		p, err := ask(ctx, func(done func(api.Page, error)) { service.List(f, done) })
 		if err != nil {
 			return nil, err
 		}

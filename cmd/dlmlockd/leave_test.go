@@ -13,6 +13,7 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/process"
 	"github.com/dlmlock/dlmlockd/state"
 )
@@ -106,9 +107,9 @@ func TestLeaveKeepsWhatAProcessUses(t *testing.T) {
 		require.NoError(t, <-ended)
 	}()
 	<-service.Ready()
-	_, err = ask(ctx, func(done func([]lockd.Grant, error)) {
-		service.Acquire(lockd.Caller{PID: uint32(os.Getpid())}, []lockd.Want{{Lockspace: "vms", Resource: "disk1", Mode: dlm.EX}},
-			lockd.AcquireOptions{Lifetime: state.Process, PID: uint32(os.Getpid())}, done)
+	_, err = ask(ctx, func(done func([]api.Grant, error)) {
+		service.Acquire(api.Caller{PID: uint32(os.Getpid())}, []api.Want{{Lockspace: "vms", Resource: "disk1", Mode: dlm.EX}},
+			api.AcquireOptions{Lifetime: state.Process, PID: uint32(os.Getpid())}, done)
 	})
 	require.NoError(t, err)
 

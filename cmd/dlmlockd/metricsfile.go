@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // metricsEvery is how often the metrics file is written: as often as
@@ -49,8 +49,8 @@ func (d *daemon) writeMetrics(ctx context.Context, changed <-chan struct{}) {
 }
 
 func (d *daemon) writeMetricsTo(ctx context.Context, path string) error {
-	spaces := make(chan []lockd.LockspaceInfo, 1)
-	d.service.Lockspaces(func(s []lockd.LockspaceInfo, _ error) { spaces <- s })
+	spaces := make(chan []api.LockspaceInfo, 1)
+	d.service.Lockspaces(func(s []api.LockspaceInfo, _ error) { spaces <- s })
 	select {
 	case s := <-spaces:
 		return replaceFile(path, func(f *os.File) error { return writeOpenMetrics(f, d.service.Status(), s, thisBuild()) })

@@ -9,6 +9,7 @@ import (
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // notifier tells systemd how the service does (sd_notify(3)). Without systemd
@@ -70,7 +71,7 @@ func (n notifier) feed(ctx context.Context, healthy func(context.Context, time.D
 }
 
 // statusLine is what systemctl status shows.
-func statusLine(st lockd.Status) string {
+func statusLine(st api.Status) string {
 	line := fmt.Sprintf("STATUS=engine %s, node %d", st.Engine, st.Node.ID)
 	switch {
 	case st.Node.ID == 0:
@@ -79,9 +80,9 @@ func statusLine(st lockd.Status) string {
 		line += " of " + st.Node.Cluster
 	}
 	switch st.Quorum {
-	case lockd.Inquorate:
+	case api.Inquorate:
 		line += ", no quorum"
-	case lockd.QuorumUnknown:
+	case api.QuorumUnknown:
 		line += ", quorum not known"
 	}
 	line += fmt.Sprintf("; %d locks in %d lockspaces, %d waiting", st.Locks, st.Lockspaces, st.Waiting)

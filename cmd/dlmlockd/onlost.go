@@ -6,15 +6,15 @@ import (
 	"slices"
 
 	"github.com/dlmlock/dlmlockd/config"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/onlost"
 )
 
 // helperPolicies says who may name which helper.
-func helperPolicies(c map[string]config.OnLost) (map[string]lockd.HelperPolicy, error) {
-	policies := make(map[string]lockd.HelperPolicy, len(c))
+func helperPolicies(c map[string]config.OnLost) (map[string]api.HelperPolicy, error) {
+	policies := make(map[string]api.HelperPolicy, len(c))
 	for name, h := range c {
-		p := lockd.HelperPolicy{UIDs: h.UIDs}
+		p := api.HelperPolicy{UIDs: h.UIDs}
 		if h.Group != "" {
 			gid, err := lookupGroup("on-lost."+name+".group", h.Group)
 			if err != nil {

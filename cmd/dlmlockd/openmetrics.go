@@ -8,21 +8,21 @@ import (
 	"time"
 
 	"github.com/dlmlock/dlmlockd/internal/buildinfo"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // writeOpenMetrics writes what is counted as OpenMetrics text 1.0, which is
 // also good for what reads the older text format of Prometheus, such as
 // node_exporter's textfile collector: no timestamps, no exemplars.
-func writeOpenMetrics(w io.Writer, st lockd.Status, spaces []lockd.LockspaceInfo, b buildinfo.Build) error {
+func writeOpenMetrics(w io.Writer, st api.Status, spaces []api.LockspaceInfo, b buildinfo.Build) error {
 	var m metrics
 	m.family("dlmlockd_build_info", "gauge", "", "Which build of the service runs.")
 	m.sample("dlmlockd_build_info", 1, "version", b.Version, "commit", b.Commit)
 	// What nobody knows has no sample: neither 0 nor 1 would be true.
-	m.gauge("dlmlockd_quorum_known", "Whether the cluster could be asked about its quorum.", number(st.Quorum != lockd.QuorumUnknown))
+	m.gauge("dlmlockd_quorum_known", "Whether the cluster could be asked about its quorum.", number(st.Quorum != api.QuorumUnknown))
 	m.family("dlmlockd_quorate", "gauge", "", "Whether the cluster has quorum; no sample while that is not known.")
-	if st.Quorum != lockd.QuorumUnknown {
-		m.sample("dlmlockd_quorate", number(st.Quorum == lockd.Quorate))
+	if st.Quorum != api.QuorumUnknown {
+		m.sample("dlmlockd_quorate", number(st.Quorum == api.Quorate))
 	}
 	m.gauge("dlmlockd_degraded", "Whether new locks are refused because the state file can't be written, or it is not known "+
 		"whether a process that locks are tied to is alive.", number(st.Degraded != ""))
@@ -34,8 +34,8 @@ func writeOpenMetrics(w io.Writer, st lockd.Status, spaces []lockd.LockspaceInfo
 	}
 	m.family("dlmlockd_lockspace_ready", "gauge", "", "Whether a lockspace is joined and grants locks; no sample while that is not known.")
 	for _, s := range spaces {
-		if s.State != lockd.SpaceReady || s.HasHealth {
-			m.sample("dlmlockd_lockspace_ready", number(s.State == lockd.SpaceReady && !s.Health.Stopped), "lockspace", s.Name)
+		if s.State != api.SpaceReady || s.HasHealth {
+			m.sample("dlmlockd_lockspace_ready", number(s.State == api.SpaceReady && !s.Health.Stopped), "lockspace", s.Name)
 		}
 	}
 	c := st.Counters
@@ -91,14 +91,14 @@ func (m *metrics) counter(name, help string, value uint64) {
 	m.sample(name+"_total", float64(value))
 }
 
-func (m *metrics) histogram(name, help string, l *lockd.Latency) {
+func (m *metrics) histogram(name, help string, l *api.Latency) {
 	m.family(name, "histogram", "seconds", help)
 	var n uint64
 	for i, count := range l.Buckets {
 		n += count
 		bound := "+Inf"
-		if i < len(lockd.LatencyBounds) {
-			bound = decimal(lockd.LatencyBounds[i])
+		if i < len(api.LatencyBounds) {
+			bound = decimal(api.LatencyBounds[i])
 		}
 		m.sample(name+"_bucket", float64(n), "le", bound)
 	}

@@ -19,7 +19,7 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/internal/buildinfo"
 	"github.com/dlmlock/dlmlockd/internal/testbus"
-	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // strict reads OpenMetrics text with the parser of the format's own project,
@@ -50,15 +50,15 @@ func textFormat(t *testing.T, text string) map[string]*dto.MetricFamily {
 }
 
 func TestOpenMetrics(t *testing.T) {
-	st := lockd.Status{Quorum: lockd.Quorate, Locks: 3, Waiting: 2, Degraded: "no space"}
-	st.Counters = lockd.Counters{Granted: 7, Refused: 1 << 53, Lost: 1}
+	st := api.Status{Quorum: api.Quorate, Locks: 3, Waiting: 2, Degraded: "no space"}
+	st.Counters = api.Counters{Granted: 7, Refused: 1 << 53, Lost: 1}
 	st.Counters.Latency.Buckets[0], st.Counters.Latency.Buckets[16], st.Counters.Latency.Buckets[17] = 4, 2, 1
 	st.Counters.Latency.Sum = 90 * time.Minute
-	spaces := []lockd.LockspaceInfo{
-		{Name: "vms", State: lockd.SpaceReady, Locks: 3, HasHealth: true},
-		{Name: "unseen", State: lockd.SpaceReady},
-		{Name: "images", State: lockd.SpaceFailed},
-		{Name: "stopped", State: lockd.SpaceReady, HasHealth: true, Health: dlm.Health{Stopped: true}},
+	spaces := []api.LockspaceInfo{
+		{Name: "vms", State: api.SpaceReady, Locks: 3, HasHealth: true},
+		{Name: "unseen", State: api.SpaceReady},
+		{Name: "images", State: api.SpaceFailed},
+		{Name: "stopped", State: api.SpaceReady, HasHealth: true, Health: dlm.Health{Stopped: true}},
 	}
 	var b bytes.Buffer
 	require.NoError(t, writeOpenMetrics(&b, st, spaces, buildinfo.Build{Version: `1"2\3` + "\n", Commit: "ff"}))
@@ -86,16 +86,16 @@ func TestOpenMetrics(t *testing.T) {
 	require.Equal(t, map[string]float64{"vms": 1, "images": 0, "stopped": 0}, ready)
 
 	b.Reset()
-	require.NoError(t, writeOpenMetrics(&b, lockd.Status{}, nil, buildinfo.Build{}))
+	require.NoError(t, writeOpenMetrics(&b, api.Status{}, nil, buildinfo.Build{}))
 	openMetrics(t, b.String())
 }
 
 // Nobody who looks at the metrics takes what is not known for a healthy node,
 // nor for a sick one.
 func TestQuorumInMetrics(t *testing.T) {
-	for q, want := range map[lockd.Quorum]string{lockd.QuorumUnknown: "known 0", lockd.Quorate: "known 1, quorate 1", lockd.Inquorate: "known 1, quorate 0"} {
+	for q, want := range map[api.Quorum]string{api.QuorumUnknown: "known 0", api.Quorate: "known 1, quorate 1", api.Inquorate: "known 1, quorate 0"} {
 		var b bytes.Buffer
-		require.NoError(t, writeOpenMetrics(&b, lockd.Status{Quorum: q}, nil, buildinfo.Build{}))
+		require.NoError(t, writeOpenMetrics(&b, api.Status{Quorum: q}, nil, buildinfo.Build{}))
 		openMetrics(t, b.String())
 		read := textFormat(t, b.String())
 		got := fmt.Sprintf("known %v", read["dlmlockd_quorum_known"].Metric[0].GetGauge().GetValue())

@@ -15,11 +15,12 @@ import (
 
 	"github.com/dlmlock/dlmlockd/config"
 	"github.com/dlmlock/dlmlockd/lockd"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // settings are what can change while the service runs and has no better place.
 type settings struct {
-	group   atomic.Pointer[lockd.GroupAuthorizer]
+	group   atomic.Pointer[api.GroupAuthorizer]
 	idle    atomic.Int64           // time.Duration; see config.Config.ExitOnIdle
 	metrics atomic.Pointer[string] // see config.Config.MetricsFile
 
@@ -54,7 +55,7 @@ func (s *settings) metricsFile() string { return *s.metrics.Load() }
 func (s *settings) exitOnIdle() time.Duration { return time.Duration(s.idle.Load()) }
 
 // Authorize implements lockd.Authorizer with the group of the moment.
-func (s *settings) Authorize(ctx context.Context, subject lockd.Subject, a lockd.Action, details map[string]string) error {
+func (s *settings) Authorize(ctx context.Context, subject api.Subject, a api.Action, details map[string]string) error {
 	return s.group.Load().Authorize(ctx, subject, a, details)
 }
 
@@ -83,7 +84,7 @@ func hangups() (c chan os.Signal, stop func()) {
 func (d *daemon) reload() {
 	d.systemd.tell(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", monotonic().Microseconds()))
 	defer d.systemd.tell("READY=1")
-	var helpers map[string]lockd.HelperPolicy
+	var helpers map[string]api.HelperPolicy
 	var faults []string
 	o, err := d.read()
 	if err == nil {

@@ -1,10 +1,9 @@
-package lockd
+package api
 
 import (
 	"time"
 
 	"github.com/dlmlock/dlmlockd/dlm"
-	"github.com/dlmlock/dlmlockd/process"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -45,13 +44,12 @@ type AcquireOptions struct {
 	Value    *dlm.Value // in a lockspace for raw values, with PW or EX: what to write into the value block
 	Start    uint64     // with HasStart: the start time of that process, as the client sees it (process.ID)
 	HasStart bool
-	proc     process.ID    // what PID was when the call came in; held until the call is answered
 	Wait     time.Duration // 0: don't queue
 	OnLost   *OnLost       // nil: nobody but LockLost tells of a loss
 }
 
-// label returns the label of the lock wanted at place i.
-func (o *AcquireOptions) label(i int) string {
+// LabelAt returns the label of the lock wanted at place i.
+func (o *AcquireOptions) LabelAt(i int) string {
 	if o.Labels != nil {
 		return o.Labels[i]
 	}
@@ -266,7 +264,7 @@ type Status struct {
 }
 
 // Notice is what the service says unasked: LockLost, BlockingNotice,
-// LockspaceChanged, StatusChanged or, while somebody watches (API.Watch),
+// LockspaceChanged, StatusChanged or, while somebody watches (Service.Watch),
 // LockAdded, LockChanged or LockRemoved.
 type Notice interface{ notice() }
 
@@ -308,10 +306,10 @@ func (BlockingNotice) notice()   {}
 func (LockspaceChanged) notice() {}
 func (StatusChanged) notice()    {}
 
-// API is what front ends see of the Service. Names and modes are checked here
+// Service is the lock service as front ends see it. Names and modes are checked here
 // again, so that no front end can forget to. Every error is an *Error. done is
 // called exactly once.
-type API interface {
+type Service interface {
 	// Acquire takes all the locks or none. The grants come in the order of
 	// want; an empty list succeeds.
 	Acquire(c Caller, want []Want, o AcquireOptions, done func([]Grant, error))

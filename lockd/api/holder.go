@@ -1,4 +1,4 @@
-package lockd
+package api
 
 import (
 	"crypto/sha256"
@@ -45,8 +45,8 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// encode returns the value block that publishes h.
-func (h Holder) encode() dlm.Value {
+// Encode returns the value block that publishes h.
+func (h Holder) Encode() dlm.Value {
 	var v dlm.Value
 	binary.BigEndian.PutUint16(v[0:], holderMagic)
 	v[2] = holderVersion

@@ -1,4 +1,4 @@
-package lockd
+package api
 
 import (
 	"context"
