@@ -180,7 +180,7 @@ func (v *victim) bury() {
 	synctest.Wait() // with late, what is under way ends
 	v.gate.set(false, true)
 	v.engine.Kill()
-	s.inbox.close()
+	s.inbox.Close()
 	s.cancel()
 	s.journal.close()
 	s.logs.close()

@@ -2,9 +2,9 @@ package lockd
 
 import (
 	"errors"
-	"sync"
 	"time"
 
+	"github.com/dlmlock/dlmlockd/internal/queue"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -15,13 +15,10 @@ type journal struct {
 	post func(func()) bool
 	tell func(error) // why nothing new can be written, or nil; on the owner goroutine, when it changes
 
-	mu     sync.Mutex
-	queue  []appendAction
-	closed bool
-	wake   chan struct{}
+	asked *queue.Queue[appendAction]
 
-	backlog []state.Change // must be written, could not be yet; only run touches it
-	spare   []appendAction
+	// Only run touches these.
+	backlog []state.Change // must be written, could not be yet
 	buf     []state.Change
 	told    string // what tell was called with last
 }
@@ -32,46 +29,27 @@ type journal struct {
 const tendInterval = time.Second
 
 func newJournal(to Journal, post func(func()) bool, tell func(error)) *journal {
-	return &journal{to: to, post: post, tell: tell, wake: make(chan struct{}, 1)}
+	return &journal{to: to, post: post, tell: tell, asked: queue.New[appendAction](0)}
 }
 
-func (j *journal) append(a appendAction) {
-	j.mu.Lock()
-	j.queue = append(j.queue, a)
-	first := len(j.queue) == 1
-	j.mu.Unlock()
-	if first {
-		j.signal()
-	}
-}
-
-func (j *journal) signal() {
-	select {
-	case j.wake <- struct{}{}:
-	default:
-	}
-}
+func (j *journal) append(a appendAction) { j.asked.Add(a) }
 
 // close has run return after it has written what was asked for.
-func (j *journal) close() {
-	j.mu.Lock()
-	j.closed = true
-	j.mu.Unlock()
-	j.signal()
-}
+func (j *journal) close() { j.asked.Close() }
 
 func (j *journal) run() {
 	tend := time.NewTicker(tendInterval)
 	defer tend.Stop()
+	var spare []appendAction
 	for {
-		batch, closed := j.take()
-		if len(batch) > 0 {
-			j.write(batch)
-		} else if closed {
+		b := j.asked.Take(spare)
+		if spare = b.Items; len(b.Items) > 0 {
+			j.write(b.Items)
+		} else if b.Closed {
 			return
 		}
-		wake := j.wake
-		if len(batch) > 0 {
+		wake := j.asked.Wake()
+		if len(b.Items) > 0 {
 			wake = always
 		}
 		select {
@@ -82,18 +60,8 @@ func (j *journal) run() {
 	}
 }
 
-// take returns what was asked for since the last take. The slice is good until
-// the next one: two take turns in being filled and being written.
-func (j *journal) take() (batch []appendAction, closed bool) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	batch = j.queue
-	j.queue, j.spare = j.spare[:0], batch
-	return batch, j.closed
-}
-
 // always is a channel that never makes anybody wait.
-var always = func() chan struct{} {
+var always = func() <-chan struct{} {
 	c := make(chan struct{})
 	close(c)
 	return c

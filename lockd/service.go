@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/internal/queue"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/process"
 	"github.com/dlmlock/dlmlockd/state"
@@ -89,7 +90,7 @@ const defaultOpTimeout = 10 * time.Second
 // Service is the lock service: the table and what drives it.
 type Service struct {
 	cfg     Config
-	inbox   inbox
+	inbox   *queue.Queue[message]
 	journal *journal
 	logs    *logQueue
 	epochs  *epochNotes
@@ -134,7 +135,7 @@ func New(cfg Config) *Service {
 	}
 	s := &Service{cfg: cfg, choreTime: choreTime, ready: make(chan struct{}), done: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.inbox.wake = make(chan struct{}, 1)
+	s.inbox = queue.New[message](0)
 	s.logs = newLogQueue(cfg.Log)
 	s.epochs = newEpochNotes(cfg.NoteEpoch, cfg.Log)
 	s.looker, _ = cfg.Engine.(dlm.Looker)
@@ -208,7 +209,7 @@ func (s *Service) loop(ctx context.Context) {
 	var batch []message
 	var drain <-chan time.Time
 	for {
-		batch = s.inbox.take(batch)
+		batch = s.inbox.Take(batch).Items
 		s.serve(batch)
 		s.doChores()
 		at, ok := s.t.next()
@@ -231,7 +232,7 @@ func (s *Service) loop(ctx context.Context) {
 		}
 		select {
 		case <-more:
-		case <-s.inbox.wake:
+		case <-s.inbox.Wake():
 		case <-timer.C:
 		case <-stop:
 			stop = nil
@@ -358,7 +359,7 @@ func (s *Service) openSpace(sp *space, open opener) {
 		}
 		// Events may come before the call returns; none does before the first
 		// operation, which needs the handle.
-		h, err := open(ctx, sp.name, func(ev dlm.Event) { s.inbox.add(message{ev: ev, sp: sp}) })
+		h, err := open(ctx, sp.name, func(ev dlm.Event) { s.inbox.Add(message{ev: ev, sp: sp}) })
 		ok := s.post(func() {
 			if err == nil {
 				sp.handle = h
@@ -513,8 +514,8 @@ func (s *Service) publish() {
 // start adopts.
 func (s *Service) shutdown() {
 	close(s.done)
-	s.inbox.close()
-	s.serve(s.inbox.take(nil)) // who came in time gets an answer
+	s.inbox.Close()
+	s.serve(s.inbox.Take(nil).Items) // who came in time gets an answer
 	for len(s.chores) > 0 {
 		s.doChores()
 	}
