@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 
 	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // Names of the contract.
@@ -119,6 +121,15 @@ func (b *Bus) Conn() *godbus.Conn { return b.conn }
 // GUID is the bus's own id: unique names are never reused within one
 // (D-Bus specification, org.freedesktop.DBus.GetId).
 func (b *Bus) GUID() string { return b.guid }
+
+// Sessions is the name space of the sessions that this bus's connections are.
+func (b *Bus) Sessions() api.Session { return b.session("") }
+
+// session is the session that a connection is, by its unique name.
+func (b *Bus) session(name string) api.Session { return api.MakeSession("dbus", b.guid, name) }
+
+// nameOf returns the unique name of a session that is a connection of this bus.
+func (b *Bus) nameOf(s api.Session) (name string, ok bool) { return s.In(b.Sessions()) }
 
 // Done is closed when the connection is gone, by Close or because the bus is.
 func (b *Bus) Done() <-chan struct{} { return b.conn.Context().Done() }

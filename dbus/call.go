@@ -132,7 +132,7 @@ func (c *call) contain() {
 
 // caller is who calls, for the service.
 func (c *call) caller() api.Caller {
-	return api.Caller{UID: c.who.uid, GIDs: c.who.gids, PID: c.who.pid, Seen: c.peer.seen, Sender: c.sender, Privileged: c.who.uid == 0}
+	return api.Caller{UID: c.who.uid, GIDs: c.who.gids, PID: c.who.pid, Seen: c.peer.seen, Session: c.srv.bus.session(c.sender), Privileged: c.who.uid == 0}
 }
 
 // about is what a call wants to do: for the authoriser, its rules and its

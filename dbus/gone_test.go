@@ -16,7 +16,8 @@ import (
 // starting is as much of a service as Start asks for.
 type starting struct {
 	api.Service
-	senders func(done func([]string))
+	names func() []string // those of connections that locks hang on
+	space api.Session     // of the bus
 
 	mu   sync.Mutex
 	gone []string
@@ -24,15 +25,29 @@ type starting struct {
 
 func (s *starting) Status() api.Status                               { return api.Status{Ready: true} }
 func (s *starting) Lockspaces(done func([]api.LockspaceInfo, error)) { done(nil, nil) }
-func (s *starting) Senders(done func([]string))                      { s.senders(done) }
 
-func (s *starting) SenderGone(name string) {
+// Sessions also has one of another front end, and one of another bus.
+func (s *starting) Sessions(done func([]api.Session)) {
+	go func() {
+		sessions := []api.Session{api.MakeSession("varlink", "x", "1"), api.MakeSession("dbus", "another", ":1.1")}
+		for _, name := range s.names() {
+			sessions = append(sessions, s.space+api.Session(name))
+		}
+		done(sessions)
+	}()
+}
+
+func (s *starting) SessionGone(gone api.Session) {
+	name, ok := gone.In(s.space)
+	if !ok {
+		name = string(gone)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.gone = append(s.gone, name)
 }
 
-// told lists the names that were given to SenderGone.
+// told lists the names that were given to SessionGone.
 func (s *starting) told() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -49,6 +64,7 @@ func denying(t *testing.T, member string) *testbus.Bus {
 func begin(t *testing.T, b *testbus.Bus, s *starting) error {
 	conn, err := Connect(t.Context(), b.Address)
 	require.NoError(t, err)
+	s.space = conn.Sessions()
 	server := New(Config{Bus: conn})
 	t.Cleanup(func() { require.NoError(t, server.Shutdown(context.Background())) })
 	return server.Start(t.Context(), s)
@@ -57,7 +73,7 @@ func begin(t *testing.T, b *testbus.Bus, s *starting) error {
 // A connection that a lock hangs on is gone if the bus says so, and not because
 // the bus does not answer.
 func TestNoAnswerIsNotGone(t *testing.T) {
-	s := &starting{senders: func(done func([]string)) { done([]string{":1.999999"}) }}
+	s := &starting{names: func() []string { return []string{":1.999999"} }}
 	require.Error(t, begin(t, denying(t, "ListNames"), s))
 	require.Empty(t, s.told())
 	require.NoError(t, begin(t, testbus.Start(t, testbus.Daemon), s))
@@ -69,14 +85,12 @@ func TestNoAnswerIsNotGone(t *testing.T) {
 func TestAskedInOrder(t *testing.T) {
 	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
 		other := b.Dial(t)
-		s := &starting{senders: func(done func([]string)) {
-			go func() {
-				for range 50 { // time for a question that was put too early
-					var there []string
-					_ = other.BusObject().Call("org.freedesktop.DBus.ListNames", 0).Store(&there)
-				}
-				done([]string{b.Dial(t).Names()[0]})
-			}()
+		s := &starting{names: func() []string {
+			for range 50 { // time for a question that was put too early
+				var there []string
+				_ = other.BusObject().Call("org.freedesktop.DBus.ListNames", 0).Store(&there)
+			}
+			return []string{b.Dial(t).Names()[0]}
 		}}
 		require.NoError(t, begin(t, b, s))
 		require.Empty(t, s.told())

@@ -428,24 +428,27 @@ func TestVanishedCaller(t *testing.T) {
 		r := newRig(t, b, rigConfig{})
 		root := r.dial(testbus.Root)
 		root.acquire("held", opt())
-		type event struct{ what, sender string }
+		type event struct {
+			what    string
+			session api.Session
+		}
 		events := make(chan event, 1000)
 		acquired := func(c api.Caller, _ []api.Want, _ api.AcquireOptions, _ func([]api.Grant, error)) bool {
-			events <- event{"acquire", c.Sender}
+			events <- event{"acquire", c.Session}
 			return false
 		}
-		gone := func(s string) { events <- event{"gone", s} }
+		gone := func(s api.Session) { events <- event{"gone", s} }
 		r.api.acquire.Store(&acquired)
 		r.api.gone.Store(&gone)
 		victim := r.dial(testbus.Root)
-		name := victim.conn.Names()[0]
+		name := r.server.bus.session(victim.conn.Names()[0])
 		for range 20 {
 			victim.obj.Go(Name+".Acquire", 0, nil, "vms", "held", "EX", opt("wait-usec", uint64(20e6)))
 		}
 		require.Equal(t, event{"acquire", name}, receive(t, events))
 		require.NoError(t, victim.conn.Close())
 		for {
-			if e := receive(t, events); e.sender == name && e.what == "gone" {
+			if e := receive(t, events); e.session == name && e.what == "gone" {
 				break
 			}
 		}
@@ -464,9 +467,9 @@ func TestKilledCaller(t *testing.T) {
 		r := newRig(t, b, rigConfig{})
 		root := r.dial(testbus.Root)
 		root.acquire("held", opt())
-		waiting := make(chan string, 1)
+		waiting := make(chan api.Session, 1)
 		hook := func(c api.Caller, _ []api.Want, _ api.AcquireOptions, _ func([]api.Grant, error)) bool {
-			waiting <- c.Sender
+			waiting <- c.Session
 			return false
 		}
 		r.api.acquire.Store(&hook)

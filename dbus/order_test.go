@@ -47,11 +47,11 @@ func TestOrderWithinSender(t *testing.T) {
 	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
 		r := newRig(t, b, rigConfig{})
 		var mu sync.Mutex
-		got := map[string][]string{}
+		got := map[api.Session][]string{}
 		hook := func(c api.Caller, w []api.Want, _ api.AcquireOptions, done func([]api.Grant, error)) bool {
 			mu.Lock()
 			defer mu.Unlock()
-			got[c.Sender] = append(got[c.Sender], w[0].Resource)
+			got[c.Session] = append(got[c.Session], w[0].Resource)
 			go done([]api.Grant{{Ref: 1}}, nil)
 			return true
 		}
@@ -77,7 +77,7 @@ func TestOrderWithinSender(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		for _, c := range clients {
-			require.Equal(t, want, got[c.conn.Names()[0]])
+			require.Equal(t, want, got[r.server.bus.session(c.conn.Names()[0])])
 		}
 	})
 }
@@ -381,8 +381,8 @@ type fixedStatus struct{ api.Service }
 
 func (fixedStatus) Status() api.Status                               { return api.Status{} }
 func (fixedStatus) Idle(done func(string))                           { done("") }
-func (fixedStatus) Senders(done func([]string))                      { done(nil) }
-func (fixedStatus) SenderGone(string)                                {}
+func (fixedStatus) Sessions(done func([]api.Session))                { done(nil) }
+func (fixedStatus) SessionGone(api.Session)                          {}
 func (fixedStatus) Lockspaces(done func([]api.LockspaceInfo, error)) { done(nil, nil) }
 
 func receiveClosed(t *testing.T, ch <-chan struct{}) {

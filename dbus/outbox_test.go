@@ -268,7 +268,7 @@ func TestLocksArePaidFor(t *testing.T) {
 // of that, also where its user has had long answers and his lane is passed over.
 // What is for everybody waits for no user.
 func TestSignalsComeAfterTheirAnswers(t *testing.T) {
-	s := &Server{out: newOutbox(nil, nil), peers: map[string]*peer{}}
+	s := &Server{bus: &Bus{guid: "0f1e"}, out: newOutbox(nil, nil), peers: map[string]*peer{}}
 	s.requests, s.subs = newRequestBook(s), newSubscribers(s)
 	p := &peer{srv: s, name: ":1.7", ctx: t.Context()}
 	p.who.Store(&identity{uid: member.UID})
@@ -285,7 +285,7 @@ func TestSignalsComeAfterTheirAnswers(t *testing.T) {
 	waits := &pending{peer: p, uid: member.UID, lockspace: "vms", resource: "r"}
 	require.True(t, s.requests.add(waits))
 	s.completed(waits)(api.Grant{}, nil)
-	held := api.LockInfo{Sender: p.name}
+	held := api.LockInfo{Session: s.bus.session(p.name)}
 	s.blocking(api.BlockingNotice{LockInfo: held})
 	s.lost(api.LockLost{Lost: api.Lost{LockInfo: held}})
 	require.Equal(t, []string{"LockLost", "answer", "Completed", "Blocking", "Lost"}, taken(s.out, nil))

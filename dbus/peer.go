@@ -184,7 +184,7 @@ func (p *peer) work() {
 		}
 		p.mu.Unlock()
 		if len(queue) == 0 {
-			p.srv.api.SenderGone(p.name)
+			p.srv.api.SessionGone(p.srv.bus.session(p.name))
 			p.leave()
 		}
 		for _, c := range queue {

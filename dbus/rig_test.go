@@ -69,7 +69,7 @@ func newRig(t testing.TB, bus *testbus.Bus, cfg rigConfig) *rig {
 	r.server = New(Config{Bus: conn, Authorizer: cfg.auth, Log: log, LogControl: &r.control, Version: "1.2.3", Commit: "0123abc", BuildDate: "2026-01-02T03:04:05Z", StateFile: file.Path(), MaxCalls: cfg.max, MaxUser: cfg.user})
 	r.service = lockd.New(lockd.Config{
 		Engine: node.Engine(), Journal: file, Contents: contents, BootID: header.BootID,
-		Node: dlm.NodeInfo{ID: 1, Name: "node1", Cluster: "test"}, BusID: conn.GUID(),
+		Node: dlm.NodeInfo{ID: 1, Name: "node1", Cluster: "test"}, Sessions: []api.Session{conn.Sessions()},
 		Lockspaces: []string{"vms"}, RawValues: cfg.raw, Limits: cfg.limits, Notify: r.server.Notify, Log: log,
 		HealthInterval: 50 * time.Millisecond,
 		Helpers:        map[string]api.HelperPolicy{"guard": {GID: membersGID, HasGroup: true}, "admin": {}},
@@ -102,7 +102,7 @@ type tampered struct {
 	inspect atomic.Pointer[func(done func(api.Inspection, error))]
 	status  atomic.Pointer[func() api.Status]
 	acquire atomic.Pointer[func(c api.Caller, w []api.Want, o api.AcquireOptions, done func([]api.Grant, error)) bool]
-	gone    atomic.Pointer[func(sender string)]
+	gone    atomic.Pointer[func(api.Session)]
 	ending  atomic.Bool // Lock answers as a service that ends
 }
 
@@ -136,11 +136,11 @@ func (a *tampered) Acquire(c api.Caller, w []api.Want, o api.AcquireOptions, don
 	a.Service.Acquire(c, w, o, done)
 }
 
-func (a *tampered) SenderGone(sender string) {
+func (a *tampered) SessionGone(gone api.Session) {
 	if f := a.gone.Load(); f != nil {
-		(*f)(sender)
+		(*f)(gone)
 	}
-	a.Service.SenderGone(sender)
+	a.Service.SessionGone(gone)
 }
 
 // logBook keeps the log.

@@ -124,20 +124,21 @@ func (s *Server) Start(ctx context.Context, service api.Service) error {
 // been there and is gone. If the bus does not answer, nothing is, and the start
 // has failed.
 func (s *Server) missed(ctx context.Context) error {
-	senders := make(chan []string, 1)
-	s.api.Senders(func(names []string) { senders <- names })
-	var names, there []string
+	known := make(chan []api.Session, 1)
+	s.api.Sessions(func(sessions []api.Session) { known <- sessions })
+	var sessions []api.Session
+	var there []string
 	select {
-	case names = <-senders:
+	case sessions = <-known:
 	case <-ctx.Done():
 		return fmt.Errorf("look for vanished callers: %w", ctx.Err())
 	}
 	if err := s.bus.conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.ListNames", 0).Store(&there); err != nil {
 		return fmt.Errorf("look for vanished callers: %w", err)
 	}
-	for _, name := range names {
-		if !slices.Contains(there, name) {
-			s.api.SenderGone(name)
+	for _, session := range sessions {
+		if name, ok := s.bus.nameOf(session); ok && !slices.Contains(there, name) {
+			s.api.SessionGone(session)
 		}
 	}
 	return nil
@@ -313,7 +314,7 @@ func (s *Server) senderGone(name string) {
 		s.subs.remove(p)
 	} else {
 		// It has called a daemon before this one.
-		s.api.SenderGone(name)
+		s.api.SessionGone(s.bus.session(name))
 	}
 }
 

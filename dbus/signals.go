@@ -2,7 +2,6 @@ package dbus
 
 import (
 	"log/slog"
-	"strings"
 
 	godbus "github.com/godbus/dbus/v5"
 
@@ -63,22 +62,24 @@ func (s *Server) lost(n api.LockLost) {
 		modeName(n.Mode), printable(n.Reason))
 	l.class = mustSend
 	s.post(l)
-	if !isUnique(n.Sender) {
+	dest, ok := s.bus.nameOf(n.Session)
+	if !ok {
 		return
 	}
-	s.post(letter{class: mustSend, lane: s.laneOf(n.Sender), dest: n.Sender, path: lockPath(n.Ref), iface: lockIface, member: "Lost", sig: sigLost,
+	s.post(letter{class: mustSend, lane: s.laneOf(dest), dest: dest, path: lockPath(n.Ref), iface: lockIface, member: "Lost", sig: sigLost,
 		body: []any{printable(n.Lockspace), printable(n.Resource), modeName(n.Mode), printable(n.Reason)}})
 }
 
 // blocking tells the holder that somebody waits. It goes to the connection
-// that asked for the lock last, of which the service knows the name on this bus
-// only: a bus never gives a unique name to two connections.
+// that asked for the lock last, if it was one of this bus: a bus never gives a
+// unique name to two connections.
 func (s *Server) blocking(n api.BlockingNotice) {
-	if !isUnique(n.Sender) {
+	dest, ok := s.bus.nameOf(n.Session)
+	if !ok {
 		return
 	}
 	l := s.signal("Blocking", sigBlocking, lockPath(n.Ref), printable(n.Resource), modeName(n.Blocked), n.Node)
-	l.dest, l.lane = n.Sender, s.laneOf(n.Sender)
+	l.dest, l.lane = dest, s.laneOf(dest)
 	s.post(l)
 }
 
@@ -94,10 +95,6 @@ func (s *Server) laneOf(sender string) uint32 {
 	}
 	return laneless
 }
-
-// isUnique reports whether a sender is a unique name, so that it may stand in
-// the header of a message.
-func isUnique(sender string) bool { return strings.HasPrefix(sender, ":") }
 
 // post sends a signal, unless the bus takes none: then thousands wait already.
 func (s *Server) post(l letter) {

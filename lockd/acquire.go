@@ -133,7 +133,7 @@ func (t *table) logRefused(c *call) {
 		return
 	}
 	t.log(slog.LevelDebug, c.op+" refused", slog.String("lockspace", c.err.Lockspace), slog.String("resource", api.Printable(c.err.Resource)),
-		slog.Uint64("uid", uint64(c.caller.UID)), slog.String("sender", c.caller.Sender), slog.String("err", c.err.Error()))
+		slog.Uint64("uid", uint64(c.caller.UID)), slog.String("session", string(c.caller.Session)), slog.String("err", c.err.Error()))
 }
 
 // checkAcquire looks at everything that does not depend on locks held.
@@ -331,7 +331,7 @@ func (t *table) makeLocks(c *call) *api.Error {
 		l := &lock{
 			ref: t.ref(), sp: sp, resource: w.Resource, mode: dlm.None, wanted: w.Mode, state: api.Acquiring, busy: c,
 			owner: c.opts.Owner, hasOwner: c.opts.HasOwner, label: c.opts.LabelAt(i), lifetime: c.opts.Lifetime,
-			uid: c.caller.UID, pid: c.caller.PID, sender: c.caller.Sender, asked: c.seq, onLost: c.opts.OnLost,
+			uid: c.caller.UID, pid: c.caller.PID, session: c.caller.Session, asked: c.seq, onLost: c.opts.OnLost,
 		}
 		if l.lifetime == state.Process {
 			l.pid = c.proc.PID
@@ -401,7 +401,6 @@ func (t *table) recordAcquire(c *call) {
 	for i, l := range c.fresh {
 		l.phase = state.Granted
 		r := l.record(state.Granted)
-		r.BusID = t.busID
 		changes[i] = r
 	}
 	t.append(false, changes, func(err error) {
@@ -548,7 +547,7 @@ func (t *table) granted(c *call) {
 	for _, l := range c.fresh {
 		l.phase = state.Held
 		t.counters.Granted++
-		t.logLock(slog.LevelDebug, "acquired", l, slog.String("sender", l.sender))
+		t.logLock(slog.LevelDebug, "acquired", l, slog.String("session", string(l.session)))
 	}
 	t.reply(c)
 	for _, l := range c.fresh {

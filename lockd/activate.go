@@ -64,7 +64,7 @@ func (t *table) load(r state.Lock) *lock {
 	l := &lock{
 		ref: api.Ref(r.ID), sp: t.space(r.Lockspace), resource: r.Resource, lockid: r.LockID, mode: r.Mode, wanted: dlm.None,
 		state: api.Held, phase: r.Phase, token: r.Token, owner: r.Owner, hasOwner: r.HasOwner, label: r.Label,
-		lifetime: r.Lifetime, uid: r.UID, pid: r.PID, sender: r.Sender, since: r.Since.UnixMicro(),
+		lifetime: r.Lifetime, uid: r.UID, pid: r.PID, session: api.RecordedSession(r.Sender, r.BusID), since: r.Since.UnixMicro(),
 	}
 	if l.phase != state.Held {
 		l.state = api.Releasing // to be let go of when it is adopted
@@ -76,19 +76,21 @@ func (t *table) load(r state.Lock) *lock {
 	l.sp.highToken = max(l.sp.highToken, l.token)
 	t.see(l.token)
 	t.add(l)
-	// A name of another bus, or of one that was restarted since, is dead; it must
-	// not be taken for the same name here.
-	if r.BusID != t.busID && l.lifetime == state.Connection {
-		l.sender = r.BusID + "/" + r.Sender
-		t.bind(l, process.ID{})
-		l.bound.dead = true
-		return l
-	}
-	if r.BusID != t.busID {
-		l.sender = "" // nobody to tell anything
-	}
 	t.bind(l, process.ID{PID: r.PID, Start: r.PIDStart})
+	if l.lifetime == state.Connection && !t.mayLive(l.session) {
+		l.bound.dead = true
+	}
 	return l
+}
+
+// mayLive reports whether a session that an earlier process has recorded may still
+// be there. One of a front end that is not served any more, of another bus, or of
+// a bus that was restarted since, has ended.
+func (t *table) mayLive(s api.Session) bool {
+	return slices.ContainsFunc(t.served, func(space api.Session) bool {
+		_, ok := s.In(space)
+		return ok
+	})
 }
 
 // adoption joins the records of one resource with the orphans of its name.
@@ -342,6 +344,6 @@ func (l *lock) info() api.LockInfo {
 	return api.LockInfo{
 		Ref: l.ref, Lockspace: l.sp.name, Resource: l.resource, LockID: l.lockid, Mode: l.mode, Wanted: l.wanted,
 		State: l.state, Token: l.token, Owner: l.owner, HasOwner: l.hasOwner, Label: l.label, Lifetime: l.lifetime,
-		UID: l.uid, PID: l.pid, Sender: l.sender, Since: time.UnixMicro(l.since), OnLost: l.onLost.Name(),
+		UID: l.uid, PID: l.pid, Session: l.session, Since: time.UnixMicro(l.since), OnLost: l.onLost.Name(),
 	}
 }

@@ -197,7 +197,7 @@ func (t *table) take(c *call, l *lock, o api.AdoptOptions, ev dlm.Event) {
 	n := &lock{ref: t.ref(), cookie: l.cookie, sp: sp, resource: l.resource, lockid: l.lockid, mode: l.mode, wanted: l.mode, state: api.Converting, busy: c,
 		owner: o.Owner, hasOwner: o.HasOwner, label: o.Label, lifetime: state.Persistent, uid: uid, since: t.now.UnixMicro(), phase: state.Held, asked: c.seq}
 	if uid == c.caller.UID {
-		n.pid, n.sender = c.caller.PID, c.caller.Sender
+		n.pid, n.session = c.caller.PID, c.caller.Session
 	}
 	if h, ok := t.publishedBy(dlm.Orphan{Mode: l.mode}, ev); ok && !sp.raw {
 		n.token = h.Token
@@ -209,7 +209,6 @@ func (t *table) take(c *call, l *lock, o api.AdoptOptions, ev dlm.Event) {
 	c.want, c.locks = []api.Want{{Lockspace: sp.name, Resource: n.resource, Mode: n.mode}}, []*lock{n}
 	c.from, c.written, c.token, c.stage = n.mode, n.mode, n.token, stageRecording
 	r := n.record(state.Held)
-	r.BusID = t.busID
 	t.append(false, []state.Change{r}, func(err error) { t.taken(c, n, err) })
 }
 
@@ -233,7 +232,7 @@ func (t *table) taken(c *call, l *lock, err error) {
 		t.endConvert(c, l)
 	default:
 		l.sp.orphans = max(l.sp.orphans-1, 0)
-		t.logLock(slog.LevelInfo, "orphan adopted", l, slog.String("sender", c.caller.Sender))
+		t.logLock(slog.LevelInfo, "orphan adopted", l, slog.String("session", string(c.caller.Session)))
 		if l.mode >= dlm.PW && !l.sp.raw {
 			t.publish(c, l)
 			return

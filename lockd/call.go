@@ -88,7 +88,7 @@ type call struct {
 	heapIdx  int // in table.deadlines, -1 if not there
 
 	seq          uint64 // calls are numbered as they come in
-	older, newer *call  // others that the same sender has no answer of yet
+	older, newer *call  // others that the same session has no answer of yet
 
 	// Results, read by the driver when it replies.
 	grants     []api.Grant
@@ -211,9 +211,10 @@ func (l *lock) record(p state.Phase) state.Lock {
 	r := state.Lock{
 		ID: uint64(l.ref), Lockspace: l.sp.name, Resource: l.resource, LockID: l.lockid, Mode: l.mode,
 		Phase: p, Token: l.token, Owner: l.owner, HasOwner: l.hasOwner, Label: l.label,
-		Lifetime: l.lifetime, UID: l.uid, PID: l.pid, Sender: l.sender, Since: time.UnixMicro(l.since),
+		Lifetime: l.lifetime, UID: l.uid, PID: l.pid, Since: time.UnixMicro(l.since),
 		PIDStart: l.procStart(),
 	}
+	r.Sender, r.BusID = l.session.Recorded()
 	if l.onLost != nil {
 		r.OnLost, r.OnLostData = l.onLost.Helper, l.onLost.Data
 	}

@@ -97,7 +97,7 @@ func TestConversionIsTakenBack(t *testing.T) {
 			require.NoError(t, c.err)
 			continue
 		}
-		s.turn(func() { s.tab.senderGone(alice.Sender) })
+		s.turn(func() { s.tab.sessionGone(alice.Session) })
 		require.ErrorIs(t, s.done(c), api.Canceled)
 		page, _ := s.tab.list(api.Filter{})
 		require.Equal(t, dlm.PR, page[0].Mode, "after %d steps", step)
@@ -111,7 +111,7 @@ func TestConversionCantBeTakenBack(t *testing.T) {
 	s, cluster := simWith(t, "vms")
 	require.NoError(t, s.done(s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "x", dlm.PR))))
 	c := s.convert(alice, wantOf("vms", "x", dlm.EX), api.Selector{}, time.Second)
-	s.turn(func() { s.tab.senderGone(alice.Sender) })
+	s.turn(func() { s.tab.sessionGone(alice.Session) })
 	failing(cluster, "convert", syscall.ENOMEM)
 	require.ErrorIs(t, s.done(c), api.Canceled)
 	cluster.Fail(nil)
@@ -153,7 +153,7 @@ func TestReleaseOfTheDeadIsTriedAgain(t *testing.T) {
 	s, cluster := simWith(t, "vms")
 	require.NoError(t, s.done(s.acquire(alice, api.AcquireOptions{Lifetime: state.Connection}, wantOf("vms", "x", dlm.EX))))
 	failing(cluster, "unlock", syscall.ENOMEM)
-	s.turn(func() { s.tab.senderGone(alice.Sender) })
+	s.turn(func() { s.tab.sessionGone(alice.Session) })
 	s.pass(time.Minute)
 	require.Equal(t, 1, s.tab.lockCount())
 	require.ErrorIs(t, s.done(s.acquire(alice, api.AcquireOptions{Lifetime: state.Connection}, wantOf("vms", "y", dlm.EX))), api.InvalidArgs)
@@ -169,7 +169,7 @@ func TestConnectionEndsWhileConverting(t *testing.T) {
 	s, _ := simWith(t, "vms")
 	require.NoError(t, s.done(s.acquire(alice, api.AcquireOptions{Lifetime: state.Connection}, wantOf("vms", "x", dlm.PR))))
 	c := s.convert(bob, wantOf("vms", "x", dlm.EX), api.Selector{}, 0)
-	s.turn(func() { s.tab.senderGone(alice.Sender) })
+	s.turn(func() { s.tab.sessionGone(alice.Session) })
 	require.NoError(t, s.done(c))
 	require.Zero(t, s.tab.lockCount())
 	require.Empty(t, s.tab.bindings)
@@ -182,7 +182,7 @@ func TestReleaseOfTheDeadAfterOneThatFailed(t *testing.T) {
 	require.NoError(t, s.done(s.acquire(alice, api.AcquireOptions{Lifetime: state.Connection}, wantOf("vms", "x", dlm.EX))))
 	failing(cluster, "unlock", syscall.ENOMEM)
 	c := s.release(root, "vms", "x", api.Selector{})
-	s.turn(func() { s.tab.senderGone(alice.Sender) })
+	s.turn(func() { s.tab.sessionGone(alice.Session) })
 	require.ErrorIs(t, s.done(c), api.KernelError)
 	require.Equal(t, 1, s.tab.lockCount())
 	cluster.Fail(nil)
@@ -200,7 +200,7 @@ func TestReleaseOutlivesItsCaller(t *testing.T) {
 	require.NoError(t, s.done(s.calls[0]))
 	s.convert(root, wantOf("vms", "x", dlm.EX), api.Selector{}, 0)
 	c := s.release(alice, "vms", "x", api.Selector{})
-	s.turn(func() { s.tab.senderGone(alice.Sender) })
+	s.turn(func() { s.tab.sessionGone(alice.Session) })
 	require.NoError(t, s.done(c))
 	require.Zero(t, s.tab.lockCount())
 	s.agree("x")
@@ -424,7 +424,7 @@ func TestManyWaitInOrder(t *testing.T) {
 // stronger mode.
 func TestConversionKeepsTheToken(t *testing.T) {
 	for name, interrupt := range map[string]func(s *sim){
-		"taken back": func(s *sim) { s.turn(func() { s.tab.senderGone(alice.Sender) }) },
+		"taken back": func(s *sim) { s.turn(func() { s.tab.sessionGone(alice.Session) }) },
 		"crash": func(s *sim) {
 			s.kill()
 			s.start()
@@ -474,7 +474,7 @@ func TestRebindNotWritten(t *testing.T) {
 	o.Lifetime = state.Connection
 	require.NoError(t, s.done(s.acquire(alice, o, wantOf("vms", "x", dlm.EX))))
 	again := alice
-	again.Sender = ":1.99"
+	again.Session = session(":1.99")
 	s.journal.setFail(syscall.EIO)
 	err := s.done(s.acquire(again, o, wantOf("vms", "x", dlm.EX)))
 	require.ErrorIs(t, err, api.StateWriteFailed)

@@ -40,7 +40,7 @@ func TestVanishingInSlices(t *testing.T) {
 		d.post(func() {
 			var now [2]int
 			d.choreTime = 0
-			d.t.senderGone(alice.Sender)
+			d.t.sessionGone(alice.Session)
 			now[0] = len(d.t.requests)
 			d.post(func() { // in the next batch
 				now[1] = len(d.t.requests)
@@ -79,7 +79,7 @@ func TestNothingIsGrantedToTheVanished(t *testing.T) {
 	released := make(chan error, 1)
 	d.post(func() {
 		d.choreTime = 0
-		d.t.senderGone(alice.Sender)
+		d.t.sessionGone(alice.Session)
 		d.t.submit(&call{kind: callRelease, op: "release", caller: root, space: "vms", resource: "busy", done: func(err error) { released <- err }})
 	})
 	require.NoError(t, <-released)
@@ -109,7 +109,7 @@ func TestConnectionLocksEndInSlices(t *testing.T) {
 	}))
 	releasing := make(chan int, 1)
 	d.post(func() {
-		d.t.senderGone(alice.Sender)
+		d.t.sessionGone(alice.Session)
 		k := 0
 		for _, l := range d.t.locks {
 			if l.state == api.Releasing {

@@ -203,7 +203,7 @@ func (t *table) converted(c *call, l *lock) {
 	if c.err == nil {
 		c.grants = []api.Grant{l.grant()}
 		t.counters.Converted++
-		t.logLock(slog.LevelDebug, "converted", l, slog.String("sender", c.caller.Sender))
+		t.logLock(slog.LevelDebug, "converted", l, slog.String("session", string(c.caller.Session)))
 	}
 	t.reply(c)
 	t.idle(l)

@@ -92,7 +92,7 @@ var crashStories = []story{
 		armed()
 		call := r.v.acquireAll(alice, "vm1", 0, vmsA, poolC)
 		synctest.Wait()
-		r.v.SenderGone(alice.Sender)
+		r.v.SessionGone(alice.Session)
 		return func(a *after) { a.acquired(call, "vm1", vmsA, poolC) }
 	}},
 	{name: "acquire, the state file is full", play: func(r *crashRig, armed func()) func(*after) {
@@ -263,7 +263,7 @@ var crashStories = []story{
 		r.v.Acquire(alice, []api.Want{vmsA, poolC}, api.AcquireOptions{Owner: "gui", HasOwner: true, Lifetime: state.Connection}, call.doneGrants())
 		armed()
 		r.host.journal.setFail(syscall.EIO)
-		r.v.SenderGone(alice.Sender)
+		r.v.SessionGone(alice.Session)
 		r.v.settle()
 		r.host.journal.setFail(0)
 		time.Sleep(2 * nagInterval)
@@ -321,7 +321,7 @@ var crashStories = []story{
 		r.v.Acquire(alice, []api.Want{vmsA, poolC}, api.AcquireOptions{Owner: "gui", HasOwner: true, Lifetime: state.Connection}, call.doneGrants())
 		kept := r.hold("vm2", vmsB)
 		armed()
-		r.v.SenderGone(alice.Sender)
+		r.v.SessionGone(alice.Session)
 		return func(a *after) {
 			a.unchanged("vm2", kept[0], dlm.PR)
 			for _, w := range []api.Want{vmsA, poolC} {

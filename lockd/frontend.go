@@ -135,5 +135,5 @@ func (s *Service) Purge(c api.Caller, lockspace string, expect []dlm.LockID, som
 	s.submit(cl, func(c *call) { s.t.purge(c, expect, some) })
 }
 
-// SenderGone cancels the unanswered calls of a bus name that has vanished.
-func (s *Service) SenderGone(sender string) { s.post(func() { s.t.senderGone(sender) }) }
+// SessionGone cancels the unanswered calls of a session that has ended, and releases the locks that hang on it.
+func (s *Service) SessionGone(gone api.Session) { s.post(func() { s.t.sessionGone(gone) }) }

@@ -151,24 +151,24 @@ func checkUsage(t reporter, tab *table) {
 	require.Len(t, tab.perUID, len(want))
 }
 
-// checkCalls holds the unanswered calls against deadlines, senders and locks.
+// checkCalls holds the unanswered calls against deadlines, sessions and locks.
 func checkCalls(t reporter, tab *table) {
 	t.Helper()
 	for i, c := range tab.deadlines {
 		require.Equal(t, i, c.heapIdx)
 		require.False(t, c.answered, "an answered call has a deadline")
 	}
-	for sender, calls := range tab.calls {
-		checkSender(t, tab, sender, calls, false)
+	for session, calls := range tab.calls {
+		checkSession(t, tab, session, calls, false)
 	}
-	for sender, calls := range tab.queued {
-		checkSender(t, tab, sender, calls, true)
+	for session, calls := range tab.queued {
+		checkSession(t, tab, session, calls, true)
 	}
 	parked := 0
-	for sender, calls := range tab.waiters {
+	for session, calls := range tab.waiters {
 		require.NotEmpty(t, calls)
 		for _, c := range calls {
-			require.Equal(t, sender, c.caller.Sender)
+			require.Equal(t, session, c.caller.Session)
 			require.NotNil(t, c.parkedAt)
 			require.Contains(t, c.parkedAt.parked, c)
 			parked++
@@ -177,13 +177,13 @@ func checkCalls(t reporter, tab *table) {
 	checkParked(t, tab, parked)
 }
 
-func checkSender(t reporter, tab *table, sender string, calls *call, requests bool) {
+func checkSession(t reporter, tab *table, session api.Session, calls *call, requests bool) {
 	require.NotNil(t, calls)
 	require.Nil(t, calls.newer)
 	for c := calls; c != nil; c = c.older {
 		require.True(t, c.older == nil || c.older.newer == c)
-		require.False(t, c.answered, "an answered call that its sender waits for")
-		require.Equal(t, sender, c.caller.Sender)
+		require.False(t, c.answered, "an answered call that its session waits for")
+		require.Equal(t, session, c.caller.Session)
 		require.Equal(t, requests, c.request != 0)
 		require.True(t, c.heapIdx >= 0 || tab.requests[c.request] == c, "an unanswered call without deadline")
 	}
@@ -203,7 +203,7 @@ func checkParked(t reporter, tab *table, parked int) {
 			require.NotEqual(t, stageDone, l.busy.stage)
 		}
 	}
-	require.Zero(t, parked, "calls are parked that their senders don't know of, or the other way round")
+	require.Zero(t, parked, "calls are parked that their sessions don't know of, or the other way round")
 }
 
 // checkEngine holds the table against the lock manager's own: no lock that the

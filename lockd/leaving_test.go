@@ -32,7 +32,7 @@ func TestConnectionEndsWhileLeaving(t *testing.T) {
 	alice := user(7, ":1.7")
 	for _, unwritten := range []bool{false, true} {
 		s, c := leaving(t, api.AcquireOptions{Lifetime: state.Connection}, alice)
-		s.turn(func() { s.tab.senderGone(alice.Sender) })
+		s.turn(func() { s.tab.sessionGone(alice.Session) })
 		if unwritten {
 			s.journal.setFail(syscall.EIO)
 			s.write()
@@ -109,7 +109,7 @@ func TestOverdueIsSaidOnce(t *testing.T) {
 	s, _ := simWith(t, "vms")
 	require.NoError(t, s.done(s.acquire(alice, api.AcquireOptions{Lifetime: state.Connection}, wantOf("vms", "x", dlm.EX))))
 	s.journal.setFail(syscall.EIO)
-	s.turn(func() { s.tab.senderGone(alice.Sender) })
+	s.turn(func() { s.tab.sessionGone(alice.Session) })
 	s.pass(10 * nagInterval)
 	require.Equal(t, 1, s.tab.lockCount())
 	require.Equal(t, 1, s.said["the lifetime of the lock is over, but its release can't be recorded; it is held until it can"])

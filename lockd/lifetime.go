@@ -14,19 +14,19 @@ import (
 // binding is what a lock of lifetime connection or process hangs on: a bus
 // name or a process. When that ends, so do the locks.
 type binding struct {
-	sender string     // lifetime connection
-	proc   process.ID // lifetime process
-	locks  map[*lock]struct{}
-	dead   bool
-	doubt  string // why it is not known whether the process lives; "" if it is
+	session api.Session // lifetime connection
+	proc    process.ID  // lifetime process
+	locks   map[*lock]struct{}
+	dead    bool
+	doubt   string // why it is not known whether the process lives; "" if it is
 }
 
 type bindKey struct {
-	sender string
-	proc   process.ID
+	session api.Session
+	proc    process.ID
 }
 
-func (b *binding) key() bindKey { return bindKey{b.sender, b.proc} }
+func (b *binding) key() bindKey { return bindKey{b.session, b.proc} }
 
 // watchAction and unwatchAction concern the end of a process. What is known of it
 // comes back through table.processState.
@@ -46,7 +46,7 @@ func (t *table) bind(l *lock, proc process.ID) {
 	k := bindKey{}
 	switch l.lifetime {
 	case state.Connection:
-		k.sender = l.sender
+		k.session = l.session
 	case state.Process:
 		k.proc = proc
 	default:
@@ -54,7 +54,7 @@ func (t *table) bind(l *lock, proc process.ID) {
 	}
 	b := t.bindings[k]
 	if b == nil {
-		b = &binding{sender: k.sender, proc: k.proc, locks: map[*lock]struct{}{}}
+		b = &binding{session: k.session, proc: k.proc, locks: map[*lock]struct{}{}}
 		t.bindings[k] = b
 		if k.proc != (process.ID{}) {
 			t.do(watchAction{k.proc, l.uid})
@@ -87,17 +87,19 @@ func (t *table) unbind(l *lock) {
 // only when the changes are written.
 func (t *table) rebind(c *call) (changes []state.Change, hangs bool) {
 	for _, l := range c.locks {
-		if l == nil || c.caller.Sender == "" || l.sender == c.caller.Sender {
+		if l == nil || c.caller.Session == "" || l.session == c.caller.Session {
 			continue
 		}
 		if l.lifetime == state.Connection {
 			t.unbind(l)
-			l.sender = c.caller.Sender
+			l.session = c.caller.Session
 			t.bind(l, process.ID{})
 			hangs = true
 		}
-		l.sender = c.caller.Sender
-		changes = append(changes, state.Mark{ID: uint64(l.ref), Sender: l.sender, BusID: t.busID})
+		l.session = c.caller.Session
+		m := state.Mark{ID: uint64(l.ref)}
+		m.Sender, m.BusID = l.session.Recorded()
+		changes = append(changes, m)
 	}
 	return changes, hangs
 }
@@ -155,13 +157,13 @@ func (t *table) endCall(l *lock) *call {
 		sel: api.Selector{Ref: l.ref}, caller: api.Caller{UID: l.uid, Privileged: true}}
 }
 
-// senders returns the bus names that locks hang on, for whoever can ask the bus
-// which of them are still there.
-func (t *table) senders() []string {
-	var out []string
+// sessions returns those that locks hang on, for the front ends, which know which
+// of them are still there.
+func (t *table) sessions() []api.Session {
+	var out []api.Session
 	for k := range t.bindings {
-		if k.sender != "" {
-			out = append(out, k.sender)
+		if k.session != "" {
+			out = append(out, k.session)
 		}
 	}
 	slices.Sort(out)
@@ -179,10 +181,10 @@ func (t *table) checkLifetime(c *call) *api.Error {
 		}
 		return nil
 	case state.Connection:
-		if c.caller.Sender == "" {
+		if c.caller.Session == "" {
 			return bad("the lifetime connection needs a connection that the lock can be tied to")
 		}
-		k.sender = c.caller.Sender
+		k.session = c.caller.Session
 	case state.Process:
 		if c.proc == (process.ID{}) {
 			return bad("the lifetime process needs the pid of a process")

@@ -59,7 +59,7 @@ func (t *table) lostChange(l *lock, why string) state.Change {
 		return state.Mark{ID: uint64(l.ref), Phase: state.Gone}
 	}
 	r := l.record(state.Lost)
-	r.BusID, r.Reason = t.busID, why
+	r.Reason = why
 	if !r.Mode.Valid() {
 		r.Mode = dlm.NL // it was lost in the middle of a conversion
 	}
@@ -96,7 +96,7 @@ func (t *table) loseAgain(r state.Lock, recorded bool) {
 	lost := api.Lost{Reason: r.Reason, At: t.now, LockInfo: api.LockInfo{
 		Ref: api.Ref(r.ID), Lockspace: r.Lockspace, Resource: r.Resource, LockID: r.LockID, Mode: r.Mode, Wanted: dlm.None,
 		State: api.Held, Token: r.Token, Owner: r.Owner, HasOwner: r.HasOwner, Label: r.Label, Lifetime: r.Lifetime,
-		UID: r.UID, PID: r.PID, Sender: r.Sender, Since: r.Since, OnLost: r.OnLost,
+		UID: r.UID, PID: r.PID, Session: api.RecordedSession(r.Sender, r.BusID), Since: r.Since, OnLost: r.OnLost,
 	}}
 	t.log(slog.LevelWarn, "the service ended before the helper of a lost lock did, it is run again", slog.String("lockspace", r.Lockspace),
 		slog.String("resource", api.Printable(r.Resource)), slog.String("owner", r.Owner), slog.String("on-lost", r.OnLost))

@@ -32,13 +32,13 @@ func (t *table) start(c *call) {
 }
 
 // maxParked is how many calls may wait for one lock, since all of them look
-// again whenever something has ended, and how many of one sender may wait,
-// since each of that sender's calls looks at all of them.
+// again whenever something has ended, and how many of one session may wait,
+// since each of that session's calls looks at all of them.
 const maxParked = 1000
 
 // park lets c wait until the operation of l that is under way has ended.
 func (t *table) park(c *call, l *lock) {
-	of := t.waiters[c.caller.Sender]
+	of := t.waiters[c.caller.Session]
 	if !c.unasked && (len(l.parked) >= maxParked || len(of) >= maxParked) {
 		t.refuse(c, c.error(api.LimitExceeded, l.sp.name, l.resource, dlm.None, "too many calls wait for what is under way with this lock; try again"))
 		return
@@ -47,24 +47,24 @@ func (t *table) park(c *call, l *lock) {
 	l.parked = append(l.parked, c)
 	t.parked++
 	if !c.unasked {
-		t.waiters[c.caller.Sender] = append(of, c)
+		t.waiters[c.caller.Session] = append(of, c)
 	}
 }
 
-// moveOn notes that a call of a sender is parked no more.
+// moveOn notes that a call of a session is parked no more.
 func (t *table) moveOn(c *call) {
 	c.parkedAt = nil
 	t.parked--
 	if c.unasked {
 		return
 	}
-	of := t.waiters[c.caller.Sender]
+	of := t.waiters[c.caller.Session]
 	of = slices.DeleteFunc(of, func(p *call) bool { return p == c })
 	if len(of) == 0 {
-		delete(t.waiters, c.caller.Sender)
+		delete(t.waiters, c.caller.Session)
 		return
 	}
-	t.waiters[c.caller.Sender] = of
+	t.waiters[c.caller.Session] = of
 }
 
 // leaveQueue ends the waiting of a parked call.
@@ -105,7 +105,7 @@ func (t *table) endTurn() {
 // that concerns the same resource, or nil.
 func (t *table) ahead(c *call) *lock {
 	var last *call
-	for _, p := range t.waiters[c.caller.Sender] {
+	for _, p := range t.waiters[c.caller.Session] {
 		if p.seq < c.seq && (last == nil || last.seq < p.seq) && overlap(p, c) {
 			last = p
 		}
@@ -148,7 +148,7 @@ func overlap(a, b *call) bool {
 // to release before: a client that does not wait for that answer must not be
 // refused because of its own lock.
 func (t *table) ownRelease(c *call) *lock {
-	for p := t.calls[c.caller.Sender]; p != nil; p = p.older {
+	for p := t.calls[c.caller.Session]; p != nil; p = p.older {
 		if p.kind != callRelease || p.seq > c.seq {
 			continue
 		}
@@ -172,7 +172,7 @@ func (t *table) before(c *call, l *lock) *lock {
 	if l.busy != nil {
 		return l
 	}
-	for p := t.calls[c.caller.Sender]; p != nil; p = p.older {
+	for p := t.calls[c.caller.Session]; p != nil; p = p.older {
 		if p.kind == callAcquire && p.seq < c.seq && len(p.fresh) > 0 && len(p.fresh) < len(p.locks) && slices.Contains(p.locks, l) {
 			return p.fresh[0]
 		}
@@ -183,5 +183,5 @@ func (t *table) before(c *call, l *lock) *lock {
 // sameCaller reports whether something is under way with the lock that the
 // caller of c asked for, and did not wait for the answer before going on.
 func (t *table) sameCaller(l *lock, c *call) bool {
-	return l.busy != nil && l.busy.caller.Sender == c.caller.Sender && l.uid == c.caller.UID
+	return l.busy != nil && l.busy.caller.Session == c.caller.Session && l.uid == c.caller.UID
 }

@@ -47,8 +47,8 @@ var (
 	chaosResources = []string{"x", "y", "z"}
 	chaosOwners    = []string{"", "vm1", "vm2"}
 	chaosCallers   = []api.Caller{
-		{UID: 0, Sender: ":1.0", Privileged: true},
-		{UID: 7, Sender: ":1.7"}, {UID: 7, Sender: ":1.8"}, {UID: 8, Sender: ":1.9"},
+		{UID: 0, Session: session(":1.0"), Privileged: true},
+		{UID: 7, Session: session(":1.7")}, {UID: 7, Session: session(":1.8")}, {UID: 8, Session: session(":1.9")},
 	}
 )
 
@@ -176,9 +176,9 @@ func (c *chaos) doGone(*rapid.T) {
 	who := c.caller()
 	c.drop(func(p *promise) bool {
 		l := c.tab.locks[p.grant.Ref]
-		return p.life == state.Connection && l != nil && l.sender == who.Sender
+		return p.life == state.Connection && l != nil && l.session == who.Session
 	})
-	c.turn(func() { c.tab.senderGone(who.Sender) })
+	c.turn(func() { c.tab.sessionGone(who.Session) })
 }
 
 // doRemove has another process take the lockspace away.

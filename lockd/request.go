@@ -121,11 +121,9 @@ func (t *table) position(ref api.Ref) int {
 	return place
 }
 
-// Senders returns the bus names that locks of lifetime connection hang on.
-// After the service is ready a front end asks the bus which of them are gone,
-// and passes those to SenderGone.
-func (s *Service) Senders(done func([]string)) {
-	if !s.post(func() { done(s.t.senders()) }) {
+// Sessions returns those that locks of lifetime connection hang on.
+func (s *Service) Sessions(done func([]api.Session)) {
+	if !s.post(func() { done(s.t.sessions()) }) {
 		done(nil)
 	}
 }

@@ -170,6 +170,12 @@ type host struct {
 	ran     []api.LostRun // helpers that have come to their end, whoever started them
 }
 
+// session is the session of a connection to the host's bus.
+func (h *host) session(name string) api.Session { return api.MakeSession("dbus", h.bus, name) }
+
+// session is the session of a connection to the bus that hosts begin with.
+func session(name string) api.Session { return api.MakeSession("dbus", "bus", name) }
+
 func newHost(node *local.Node) *host {
 	return &host{node: node, journal: newMemJournal(), boot: "boot-1", bus: "bus", config: Config{Lockspaces: []string{"vms"}}}
 }
@@ -199,7 +205,7 @@ func (h *host) spawnWith(t testing.TB, cfg Config, j Journal) *daemon {
 	d := &daemon{engine: h.node.Engine(), ended: make(chan struct{})}
 	cfg.Engine, cfg.Journal, cfg.Contents = d.engine, j, h.journal.contents(h.boot)
 	h.boot = "boot-1" // what is written from now on is of this boot
-	cfg.BootID, cfg.Instance, cfg.BusID = "boot-1", "test", h.bus
+	cfg.BootID, cfg.Instance, cfg.Sessions = "boot-1", "test", []api.Session{h.session("")}
 	node, err := d.engine.Node(t.Context())
 	require.NoError(t, err)
 	cfg.Node = node
@@ -247,10 +253,10 @@ func call2[T any](f func(done func(T, error))) (T, error) {
 	return a.v, a.err
 }
 
-var root = api.Caller{UID: 0, PID: 1, Sender: ":1.1", Privileged: true}
+var root = api.Caller{UID: 0, PID: 1, Session: session(":1.1"), Privileged: true}
 
-func user(uid uint32, sender string) api.Caller {
-	return api.Caller{UID: uid, PID: 100 + uid, Sender: sender}
+func user(uid uint32, name string) api.Caller {
+	return api.Caller{UID: uid, PID: 100 + uid, Session: session(name)}
 }
 
 func (d *daemon) acquire(c api.Caller, resource string, m dlm.Mode, o api.AcquireOptions) (api.Grant, error) {

@@ -171,7 +171,7 @@ func (s *scenario) notice(node string, n api.Notice) {
 	case api.LockLost:
 		s.printf("%s: signal LockLost %s (%s)", node, describe(n.LockInfo), n.Reason)
 	case api.BlockingNotice:
-		s.printf("%s: signal Blocking to %s: %s is in the way of %s of node %d", node, n.Sender, describe(n.LockInfo), n.Blocked, n.Node)
+		s.printf("%s: signal Blocking to %s: %s is in the way of %s of node %d", node, s.nameOf(n.Session, node), describe(n.LockInfo), n.Blocked, n.Node)
 	case api.LockspaceChanged:
 		gone := ""
 		if n.Gone {
@@ -273,7 +273,17 @@ func (s *scenario) run(words []string) {
 	}
 	c, ok := s.callers[name]
 	require.True(s.t, ok, "no caller %q", name)
+	c.Session = s.hosts[node].session(":" + name)
 	s.runCall(verb, who, c, s.daemons[node], plain[1:], o)
+}
+
+// nameOf is a session's name on the node's bus, or the whole session if it is of
+// another one.
+func (s *scenario) nameOf(session api.Session, node string) string {
+	if name, ok := session.In(s.hosts[node].session("")); ok {
+		return name
+	}
+	return string(session)
 }
 
 func (s *scenario) runCall(verb, who string, c api.Caller, d *daemon, p []string, o args) {
@@ -321,8 +331,15 @@ func (s *scenario) runCall(verb, who string, c api.Caller, d *daemon, p []string
 				s.printf("  %s", describe(l))
 			}
 		})
-	case "senders": // CALLER
-		d.Senders(func(names []string) { s.printf("%s: bound to %v", who, names) })
+	case "sessions": // CALLER
+		d.Sessions(func(sessions []api.Session) {
+			var names []string
+			for _, session := range sessions {
+				name, _ := session.In(s.hosts["n1"].session(""))
+				names = append(names, name)
+			}
+			s.printf("%s: bound to %v", who, names)
+		})
 	case "reconfigure": // CALLER LOCKSPACE...
 		l := api.DefaultLimits()
 		l.LocksPerUID = 1
@@ -382,7 +399,7 @@ func (s *scenario) runCall(verb, who string, c api.Caller, d *daemon, p []string
 		}
 		d.Purge(c, p[0], ids, false, func(n uint32, err error) { s.result(who, err, "purged %d", n) })
 	case "vanish": // CALLER
-		d.SenderGone(c.Sender)
+		d.SessionGone(c.Session)
 	default:
 		require.Fail(s.t, "no such command", verb)
 	}
@@ -443,7 +460,7 @@ func (s *scenario) runHost(verb string, words []string) bool {
 	at := func() *host { return s.hosts[plain[0]] }
 	switch verb {
 	case "caller": // NAME [uid=] [pid=] : a connection of its own
-		s.callers[plain[0]] = api.Caller{UID: uint32(o.num("uid")), PID: uint32(o.num("pid")), Sender: ":" + plain[0], Privileged: o["uid"] == "0"}
+		s.callers[plain[0]] = api.Caller{UID: uint32(o.num("uid")), PID: uint32(o.num("pid")), Privileged: o["uid"] == "0"}
 	case "config": // NODE [locks-per-uid=] [waiting-per-uid=] [lockspaces=a,b]
 		c := &at().config
 		if o["raw"] != "" {

@@ -40,15 +40,17 @@ type Processes interface {
 
 // Config is what a Service is made of.
 type Config struct {
-	Engine     dlm.Engine
-	Journal    Journal
-	Contents   state.Contents // what the state file said when it was opened
-	BootID     string         // of this boot; records of another are history
-	Instance   string         // the state file's instance id
-	Node       dlm.NodeInfo   // this node
-	Quorum     api.Quorum     // what was known of it when the node was asked for
-	BusID      string         // GUID of the bus that callers' names are on, or ""
-	Lockspaces []string       // joined at the start
+	Engine   dlm.Engine
+	Journal  Journal
+	Contents state.Contents // what the state file said when it was opened
+	BootID   string         // of this boot; records of another are history
+	Instance string         // the state file's instance id
+	Node     dlm.NodeInfo   // this node
+	Quorum   api.Quorum     // what was known of it when the node was asked for
+	// Sessions are the name spaces of the sessions that the front ends serve.
+	// Recorded sessions of other name spaces have ended.
+	Sessions   []api.Session
+	Lockspaces []string // joined at the start
 	// RawValues names the lockspaces whose value blocks are the clients': there
 	// are no fencing tokens and no names of holders in them.
 	RawValues []string
@@ -140,7 +142,7 @@ func New(cfg Config) *Service {
 	s.epochs = newEpochNotes(cfg.NoteEpoch, cfg.Log)
 	s.looker, _ = cfg.Engine.(dlm.Looker)
 	s.t = newTable(cfg.Limits, cfg.OpTimeout, cfg.Instance)
-	s.t.node, s.t.engine, s.t.busID = cfg.Node, cfg.Engine.Name(), cfg.BusID
+	s.t.node, s.t.engine, s.t.served = cfg.Node, cfg.Engine.Name(), cfg.Sessions
 	s.t.quorum = cfg.Quorum
 	s.t.raw = cfg.RawValues
 	s.t.helpers = cfg.Helpers

@@ -67,7 +67,7 @@ func (s *sim) start() {
 	info, err := s.engine.Node(context.Background())
 	require.NoError(s.t, err)
 	s.tab = newTable(s.limits, defaultOpTimeout, s.inst)
-	s.tab.node, s.tab.engine, s.tab.busID = info, "local", "bus"
+	s.tab.node, s.tab.engine, s.tab.served = info, "local", []api.Session{session("")}
 	s.tab.epoch, s.tab.noted = s.epoch, s.epoch
 	s.inbox, s.appends, s.work, s.calls = nil, nil, nil, nil
 	tab := s.tab

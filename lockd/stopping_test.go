@@ -94,7 +94,7 @@ func callEverything(d *Service, b *answerBook, turn int) {
 		done := b.expect("lock")
 		return func(api.LockInfo, error) { done() }
 	}())
-	d.Senders(func() func([]string) { done := b.expect("senders"); return func([]string) { done() } }())
+	d.Sessions(func() func([]api.Session) { done := b.expect("sessions"); return func([]api.Session) { done() } }())
 	d.Idle(func() func(string) { done := b.expect("idle"); return func(string) { done() } }())
 	d.Orphans("vms", func() func([]api.Orphan, error) {
 		done := b.expect("orphans")

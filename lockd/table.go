@@ -21,7 +21,7 @@ type lock struct {
 	resource string
 	owner    string
 	label    string
-	sender   string
+	session  api.Session
 	busy     *call   // the call whose operation is under way
 	parked   []*call // calls that wait until it is not
 	since    int64   // microseconds since 1970; when it was granted
@@ -73,9 +73,9 @@ type table struct {
 	node   dlm.NodeInfo
 	quorum api.Quorum // of the node, as it was asked last
 	engine string
-	busID  string
-	raw    []string // lockspaces whose value blocks are the clients'
-	inst   string   // instance id: part of the anchors' names
+	served []api.Session // name spaces of the sessions that may still be there
+	raw    []string      // lockspaces whose value blocks are the clients'
+	inst   string        // instance id: part of the anchors' names
 	opTime time.Duration
 	debug  bool // lines for ordinary decisions are wanted
 
@@ -92,9 +92,9 @@ type table struct {
 	owned        map[uint64]*lock   // by hash of lockspace, resource, uid, owner
 	hash         func(space, resource string, uid uint32, owner string) uint64
 	perUID       map[uint32]*usage
-	calls        map[string]*call   // the newest unanswered one of each sender, without Requests
-	queued       map[string]*call   // the same of Requests
-	waiters      map[string][]*call // those that are parked, of each sender
+	calls        map[api.Session]*call   // the newest unanswered one of each session, without Requests
+	queued       map[api.Session]*call   // the same of Requests
+	waiters      map[api.Session][]*call // those that are parked, of each session
 	bindings     map[bindKey]*binding
 	doubts       map[*binding]struct{}     // those with a doubt
 	exampleDoubt *binding                  // the one that Degraded tells of
@@ -136,8 +136,9 @@ func newTable(limits api.Limits, opTime time.Duration, inst string) *table {
 		limits: limits, opTime: opTime, inst: inst, nextRef: 1,
 		locks: map[api.Ref]*lock{}, alias: map[dlm.Cookie]*lock{}, spaces: map[string]*space{},
 		owners: map[ownerKey]*lock{}, owned: map[uint64]*lock{}, hash: ownerHash(),
-		perUID: map[uint32]*usage{}, calls: map[string]*call{}, queued: map[string]*call{}, waiters: map[string][]*call{}, doomed: map[*lock]struct{}{},
-		stuck: map[*lock]struct{}{}, overdue: map[*lock]struct{}{}, unmarked: map[*call]struct{}{},
+		perUID: map[uint32]*usage{}, calls: map[api.Session]*call{}, queued: map[api.Session]*call{}, waiters: map[api.Session][]*call{},
+		doomed: map[*lock]struct{}{},
+		stuck:  map[*lock]struct{}{}, overdue: map[*lock]struct{}{}, unmarked: map[*call]struct{}{},
 		probes: map[*lock]func(dlm.Event){}, bindings: map[bindKey]*binding{}, requests: map[api.Ref]*call{},
 		runs: map[api.Ref]struct{}{}, doubts: map[*binding]struct{}{},
 	}
@@ -210,23 +211,23 @@ func (t *table) submit(c *call) {
 	t.start(c)
 }
 
-// enlist numbers a call and puts it among those that its sender waits for.
+// enlist numbers a call and puts it among those that its session waits for.
 func (t *table) enlist(c *call) {
 	t.nextSeq++
 	c.seq = t.nextSeq
-	if c.caller.Sender == "" {
+	if c.caller.Session == "" {
 		return
 	}
 	in := t.unansweredBy(c)
-	if head := in[c.caller.Sender]; head != nil {
+	if head := in[c.caller.Session]; head != nil {
 		c.older, head.newer = head, c
 	}
-	in[c.caller.Sender] = c
+	in[c.caller.Session] = c
 }
 
-// unansweredBy is the index of calls like c by their sender. There may be very
+// unansweredBy is the index of calls like c by their session. There may be very
 // many Requests of one, and few of all others, so each has one of its own.
-func (t *table) unansweredBy(c *call) map[string]*call {
+func (t *table) unansweredBy(c *call) map[api.Session]*call {
 	if c.request != 0 {
 		return t.queued
 	}
@@ -242,21 +243,21 @@ func (t *table) unlist(c *call) {
 	switch {
 	case c.newer != nil:
 		c.newer.older = c.older
-	case in[c.caller.Sender] != c:
+	case in[c.caller.Session] != c:
 	case c.older != nil:
-		in[c.caller.Sender] = c.older
+		in[c.caller.Session] = c.older
 	default:
-		delete(in, c.caller.Sender)
+		delete(in, c.caller.Session)
 	}
 	c.older, c.newer = nil, nil
 }
 
-// senderGone cancels what a vanished caller still waits for, in its order, and
+// sessionGone cancels what a vanished caller still waits for, in its order, and
 // ends the locks that hang on its connection.
-func (t *table) senderGone(sender string) {
+func (t *table) sessionGone(s api.Session) {
 	var waiting []*call
-	for _, in := range []map[string]*call{t.calls, t.queued} {
-		for c := in[sender]; c != nil; c = c.older {
+	for _, in := range []map[api.Session]*call{t.calls, t.queued} {
+		for c := in[s]; c != nil; c = c.older {
 			if c.kind != callRelease { // which goes on to its end; nobody minds the answer
 				waiting = append(waiting, c)
 			}
@@ -270,7 +271,7 @@ func (t *table) senderGone(sender string) {
 		}
 		lockspace, resource, mode, _ := t.waitsFor(c)
 		t.giveUp(c, c.error(api.Canceled, lockspace, resource, mode, goneText))
-	}, func() { t.endBinding(bindKey{sender: sender}, "the connection has ended") })
+	}, func() { t.endBinding(bindKey{session: s}, "the connection has ended") })
 	// Of those whose turn is yet to come none may begin anything, and what the
 	// DLM grants meanwhile is let go of.
 	for _, c := range waiting {

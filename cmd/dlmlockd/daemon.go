@@ -167,7 +167,8 @@ func (d *daemon) serviceConfig() lockd.Config {
 func (d *daemon) build() {
 	d.herald.to = d.server.Notify
 	c := d.serviceConfig()
-	c.BusID, c.Lockspaces, c.Limits = d.bus.GUID(), d.opts.Lockspaces, limits(d.opts.Limits)
+	c.Sessions = []api.Session{d.bus.Sessions()}
+	c.Lockspaces, c.Limits = d.opts.Lockspaces, limits(d.opts.Limits)
 	c.Notify, c.OnStep = d.herald.notify, onStep
 	c.Helpers, c.RunLost = d.helpers, d.runner.Run
 	d.service = lockd.New(c)

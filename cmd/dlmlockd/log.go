@@ -24,7 +24,7 @@ var journalFields = map[string]string{
 	"lkid":      "DLM_LKID",
 	"owner":     "DLM_OWNER",
 	"node":      "DLM_NODE",
-	"sender":    "CALLER_SENDER",
+	"session":   "CALLER_SESSION",
 	"uid":       "CALLER_UID",
 	"err":       "DLM_ERROR",
 }

@@ -19,8 +19,8 @@ type Caller struct {
 	PID  uint32   // in the service's pid namespace; 0: it has none there, or the front end does not know it
 	// Seen is the time since boot when the front end knew of the caller first; a
 	// process that began later is another one with its pid. 0: it can't tell.
-	Seen   time.Duration
-	Sender string // unique bus name; "" where there is none
+	Seen    time.Duration
+	Session Session // whose calls they are; "" where nothing tells when the caller goes
 	// Privileged callers may act on locks of other uids. Whether somebody is,
 	// the front end finds out (root, or polkit's release-others).
 	Privileged bool
@@ -157,7 +157,7 @@ type LockInfo struct {
 	Lifetime  state.Lifetime
 	UID       uint32
 	PID       uint32
-	Sender    string
+	Session   Session
 	Since     time.Time // when it was granted
 	OnLost    string    // the helper that is run if it is lost; "" for none
 }
@@ -324,10 +324,10 @@ type Service interface {
 	Position(ref Ref, done func(int))
 	// Lock describes one lock; an error of kind NotHeld if it is gone.
 	Lock(ref Ref, done func(LockInfo, error))
-	// Senders returns the bus names that locks of lifetime connection hang on.
-	// When the service is ready, the front end passes those that are gone to
-	// SenderGone.
-	Senders(done func([]string))
+	// Sessions returns those that locks of lifetime connection hang on. When the
+	// service is ready, each front end passes those of its own that have ended
+	// meanwhile to SessionGone, and none of another front end.
+	Sessions(done func([]Session))
 	// Convert changes the mode of a lock of the caller in place.
 	Convert(c Caller, w Want, sel Selector, o ConvertOptions, done func(Grant, error))
 	// Release lets go of one lock.
@@ -367,9 +367,9 @@ type Service interface {
 	// Purge removes them if they still are exactly those in expect; with some,
 	// it removes those in expect, if all of them are there, and no others.
 	Purge(c Caller, lockspace string, expect []dlm.LockID, some bool, done func(purged uint32, err error))
-	// SenderGone says that a bus name has vanished: its unanswered calls are
-	// canceled.
-	SenderGone(sender string)
+	// SessionGone says that a session has ended: its unanswered calls are
+	// canceled, and its locks of lifetime connection released.
+	SessionGone(s Session)
 	// Idle tells why the service is needed while nobody calls it, or "" if a
 	// daemon that the next call starts would do as well.
 	Idle(done func(needed string))
