@@ -41,7 +41,8 @@ func BenchmarkAcquireRelease(b *testing.B) {
 			m := interleave(21, func() { service[0].pairs(one) }, func() { empty[0].pairs(one) })
 			b.ReportMetric(float64(m[0])/float64(m[1]), "ratio-1")
 			add(line{
-				"Acquire+Release, 1 client, " + string(kind), micros(m[0] / one), micros(m[1]/one) + " (two empty calls)",
+				"Acquire+Release, 1 client, " + string(kind), micros(m[0] / one), micros(m[1]/one) +
+					" (two empty calls)",
 				ratio(m[0], m[1]), "at most 1.3",
 			})
 			m = interleave(21, func() { together(service, many) }, func() { together(empty, many) })
@@ -78,7 +79,8 @@ func BenchmarkManyLocks(b *testing.B) {
 	m := interleave(31, func() { clients[1].pairs(n) }, func() { clients[0].pairs(n) })
 	b.ReportMetric(float64(m[0])/float64(m[1]), "ratio")
 	add(line{
-		"Acquire+Release with 100,000 locks held", micros(m[0] / n), micros(m[1]/n) + " (100 held)", ratio(m[0], m[1]), "at most 1.2",
+		"Acquire+Release with 100,000 locks held", micros(m[0] / n), micros(m[1]/n) + " (100 held)", ratio(m[0], m[1]),
+		"at most 1.2",
 	})
 
 	restart := func(i int) func() {
@@ -90,7 +92,8 @@ func BenchmarkManyLocks(b *testing.B) {
 	m = interleave(5, restart(1), restart(0))
 	b.ReportMetric(m[0].Seconds(), "s-activation")
 	add(line{
-		"activation after kill -9, 100,000 locks", fmt.Sprintf("%.2f s", m[0].Seconds()), fmt.Sprintf("%.3f s (100 locks)", m[1].Seconds()),
+		"activation after kill -9, 100,000 locks", fmt.Sprintf("%.2f s", m[0].Seconds()),
+		fmt.Sprintf("%.3f s (100 locks)", m[1].Seconds()),
 		"", "under 1.5 s",
 	})
 	b.ReportMetric(float64(resident(b, sites[1])-resident(b, sites[0]))/(lots-few), "resident-B/lock")
@@ -119,9 +122,11 @@ func contents(n int) state.Contents {
 	}
 	for i := range n {
 		c.Locks = append(c.Locks, state.Lock{
-			ID: uint64(i) + 1, Lockspace: space, Resource: fmt.Sprintf("disk-%d", i), LockID: dlm.LockID(i) + 2, Mode: dlm.EX,
-			Phase: state.Held, Token: 1, Owner: fmt.Sprintf("vm-%d", i), HasOwner: true, Label: fmt.Sprintf("/images/disk-%d.qcow2", i),
-			UID: 1000, PID: 4711, Sender: ":1.42", BusID: "bus", Since: time.Now(),
+			ID: uint64(i) + 1, Lockspace: space, Resource: fmt.Sprintf("disk-%d", i), LockID: dlm.LockID(i) + 2,
+			Mode:  dlm.EX,
+			Phase: state.Held, Token: 1, Owner: fmt.Sprintf("vm-%d", i), HasOwner: true,
+			Label: fmt.Sprintf("/images/disk-%d.qcow2", i),
+			UID:   1000, PID: 4711, Sender: ":1.42", BusID: "bus", Since: time.Now(),
 		})
 	}
 	return c
@@ -147,7 +152,8 @@ func BenchmarkHeap(b *testing.B) {
 	engine := local.New("bench")
 	must(b, engine.Restore(space, orphans(contents(lots))))
 	before := heap()
-	s := lockd.New(lockd.Config{Engine: engine, Journal: nowhere{}, Contents: contents(lots), BootID: "bench", Instance: "bench"})
+	s := lockd.New(lockd.Config{Engine: engine, Journal: nowhere{}, Contents: contents(lots), BootID: "bench",
+		Instance: "bench"})
 	ctx, cancel := context.WithCancel(b.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
@@ -177,13 +183,16 @@ func BenchmarkStateRecord(b *testing.B) {
 	must(b, err)
 	defer func() { _ = os.RemoveAll(dir) }()
 	f, _, err := state.Open(filepath.Join(dir, "state"), state.Options{
-		Header: state.Header{BootID: "bench", NodeID: 1, Engine: "local"}, CompactMin: 1 << 40, Log: slog.New(slog.DiscardHandler),
+		Header: state.Header{BootID: "bench", NodeID: 1, Engine: "local"}, CompactMin: 1 << 40,
+		Log: slog.New(slog.DiscardHandler),
 	})
 	must(b, err)
 	defer func() { _ = f.Close() }()
 	record := state.Lock{
-		ID: 1, Lockspace: space, Resource: "disk1", LockID: 7, Mode: dlm.EX, Phase: state.Granted, Token: 1, Owner: "web", HasOwner: true,
-		Label: "/images/disk1.qcow2", UID: 1000, PID: 4711, Sender: ":1.42", BusID: "d8506a40a1288a003cccf1bc6b03696e", Since: time.Now(),
+		ID: 1, Lockspace: space, Resource: "disk1", LockID: 7, Mode: dlm.EX, Phase: state.Granted, Token: 1,
+		Owner: "web", HasOwner: true,
+		Label: "/images/disk1.qcow2", UID: 1000, PID: 4711, Sender: ":1.42", BusID: "d8506a40a1288a003cccf1bc6b03696e",
+		Since: time.Now(),
 	}
 	before := size(b, f.Path())
 	must(b, f.Append([]state.Change{record}))
@@ -208,7 +217,8 @@ func BenchmarkStateRecord(b *testing.B) {
 	runtime.KeepAlive(same)
 	b.ReportMetric(float64(m[0].Nanoseconds())/n, "ns/record")
 	add(line{
-		fmt.Sprintf("one record of the state file, %d bytes, tmpfs", len(same)), micros(m[0] / n), micros(m[1]/n) + " (a bare write)",
+		fmt.Sprintf("one record of the state file, %d bytes, tmpfs", len(same)), micros(m[0] / n), micros(m[1]/n) +
+			" (a bare write)",
 		ratio(m[0], m[1]), "under 15 us",
 	})
 }

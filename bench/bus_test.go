@@ -72,7 +72,8 @@ func newSite(tb testing.TB, kind testbus.Kind) *site {
 	dir, err := os.MkdirTemp("/dev/shm", "dlmlockd-bench")
 	must(tb, err)
 	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
-	must(tb, os.WriteFile(filepath.Join(dir, "c.toml"), []byte("[limits]\nlocks-per-uid = 1000000\nlocks-per-call = 10000\n"), 0o600))
+	must(tb, os.WriteFile(filepath.Join(dir, "c.toml"),
+		[]byte("[limits]\nlocks-per-uid = 1000000\nlocks-per-call = 10000\n"), 0o600))
 	return &site{bus: testbus.Start(tb, kind, policy), dir: dir}
 }
 
@@ -84,7 +85,8 @@ func (s *site) start(tb testing.TB) time.Duration {
 	must(tb, err)
 	tb.Cleanup(func() { _ = conn.Close() })
 	must(tb, conn.SetReadDeadline(time.Now().Add(time.Minute)))
-	s.cmd = s.run(daemonPath(tb), []string{"NOTIFY_SOCKET=" + socket}, "--engine=local", "--state-dir="+filepath.Join(s.dir, "state"),
+	s.cmd = s.run(daemonPath(tb), []string{"NOTIFY_SOCKET=" + socket}, "--engine=local",
+		"--state-dir="+filepath.Join(s.dir, "state"),
 		"--config="+filepath.Join(s.dir, "c.toml"), "--log-level=warn", "--bus="+s.bus.Address)
 	began := time.Now()
 	must(tb, s.cmd.Start())

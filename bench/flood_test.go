@@ -31,7 +31,8 @@ func floods() []flood {
 	return []flood{
 		{name: "the bus alone: 20 connections ask it for its names", conns: 20, window: 8, dest: "org.freedesktop.DBus",
 			calls: []*rawCall{at("/org/freedesktop/DBus", "org.freedesktop.DBus.ListNames")}},
-		{name: "ListLocks, limit 10,000, 20 connections", conns: 20, window: 8, calls: []*rawCall{call("ListLocks", options{"limit": limit})}},
+		{name: "ListLocks, limit 10,000, 20 connections", conns: 20, window: 8,
+			calls: []*rawCall{call("ListLocks", options{"limit": limit})}},
 		{name: "ListLocks of an owner who has none, 20 connections", conns: 20, window: 8,
 			calls: []*rawCall{call("ListLocks", owner("needle"))}},
 		{name: "ListLocks in a mode that none is in, 20 connections", conns: 20, window: 8,
@@ -39,10 +40,12 @@ func floods() []flood {
 		{name: "GetManagedObjects, 5 connections", conns: 5, window: 8,
 			calls: []*rawCall{at(root, "org.freedesktop.DBus.ObjectManager.GetManagedObjects")}},
 		{name: "Introspect, 20 connections", conns: 20, window: 8, calls: []*rawCall{at(root, introspect)}},
-		{name: "Introspect of the locks, 20 connections", conns: 20, window: 8, calls: []*rawCall{at(root+"/lock", introspect)}},
+		{name: "Introspect of the locks, 20 connections", conns: 20, window: 8,
+			calls: []*rawCall{at(root+"/lock", introspect)}},
 		{name: "GetAll, 20 connections", conns: 20, window: 8, calls: []*rawCall{at(root, getAll, serviceName)}},
 		{name: "Inspect, 20 connections", conns: 20, window: 8, calls: []*rawCall{call("Inspect", space, "kept-1")}},
-		{name: "refused Acquires, 20 connections", conns: 20, window: 8, calls: []*rawCall{call("Acquire", space, "kept-1", "EX", owner("flood"))}},
+		{name: "refused Acquires, 20 connections", conns: 20, window: 8,
+			calls: []*rawCall{call("Acquire", space, "kept-1", "EX", owner("flood"))}},
 		{name: "AcquireMany of 1,000 and ReleaseOwner, 4 connections", conns: 4, window: 2,
 			calls: []*rawCall{call("AcquireMany", many, owner("flood")), call("ReleaseOwner", space, "flood")}},
 		{name: "8 subscriptions that are not read", conns: 8, first: call("Subscribe"), unread: true},
@@ -63,7 +66,8 @@ func connectionLocks(calls, each int) []*rawCall {
 		for k := range each {
 			many = append(many, want{space, fmt.Sprintf("bound-%d-%d", i, k), "EX"})
 		}
-		out = append(out, call("AcquireMany", many, map[string]godbus.Variant{"lifetime": godbus.MakeVariant("connection")}))
+		out = append(out, call("AcquireMany", many,
+			map[string]godbus.Variant{"lifetime": godbus.MakeVariant("connection")}))
 	}
 	return out
 }
@@ -100,7 +104,9 @@ func BenchmarkFloods(b *testing.B) {
 	for i, f := range floods() {
 		b.Run(f.name, func(b *testing.B) {
 			s := newSite(b, testbus.Daemon)
-			must(b, os.WriteFile(filepath.Join(s.dir, "c.toml"), []byte("group = \"nogroup\"\n[limits]\nlocks-per-uid = 1000000\nlocks-per-call = 10000\npage-size = 10000\n"), 0o600))
+			must(b, os.WriteFile(filepath.Join(s.dir, "c.toml"),
+				[]byte("group = \"nogroup\"\n[limits]\nlocks-per-uid = 1000000\nlocks-per-call = 10000\npage-size = "+
+					"10000\n"), 0o600))
 			s.start(b)
 			c := s.caller(b, serviceName, "disk")
 			c.join()
@@ -179,11 +185,14 @@ func addFlood(l floodLine) {
 
 func floodTable() string {
 	var b strings.Builder
-	b.WriteString("| flood | quiet p50 | quiet p99 | p50 | p99 | p99 to quiet | longest | memory over quiet |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n")
+	b.WriteString("| flood | quiet p50 | quiet p99 | p50 | p99 | p99 to quiet | longest | memory over quiet |\n| " +
+		"--- | --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, l := range floodReport {
 		ms := func(d time.Duration) string { return fmt.Sprintf("%.2f ms", float64(d.Microseconds())/1000) }
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %d MiB |\n", l.name, ms(l.quiet.at(.5)), ms(l.quiet.at(.99)),
-			ms(l.loud.at(.5)), ms(l.loud.at(.99)), ratio(l.loud.at(.99), l.quiet.at(.99)), ms(l.loud[len(l.loud)-1]), l.more)
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %d MiB |\n", l.name, ms(l.quiet.at(.5)),
+			ms(l.quiet.at(.99)),
+			ms(l.loud.at(.5)), ms(l.loud.at(.99)), ratio(l.loud.at(.99), l.quiet.at(.99)), ms(l.loud[len(l.loud)-1]),
+			l.more)
 	}
 	return b.String()
 }

@@ -55,7 +55,8 @@ func (c *rawCall) encode(dest string) []byte {
 	dot := strings.LastIndexByte(c.member, '.')
 	msg := &godbus.Message{Type: godbus.TypeMethodCall, Body: c.args, Headers: map[godbus.HeaderField]godbus.Variant{
 		godbus.FieldDestination: godbus.MakeVariant(dest), godbus.FieldPath: godbus.MakeVariant(c.path),
-		godbus.FieldInterface: godbus.MakeVariant(c.member[:dot]), godbus.FieldMember: godbus.MakeVariant(c.member[dot+1:]),
+		godbus.FieldInterface: godbus.MakeVariant(c.member[:dot]),
+		godbus.FieldMember:    godbus.MakeVariant(c.member[dot+1:]),
 	}}
 	if len(c.args) > 0 {
 		msg.Headers[godbus.FieldSignature] = godbus.MakeVariant(godbus.SignatureOf(c.args...))

@@ -42,12 +42,16 @@ command = ["/bin/page"]
 `))
 	require.NoError(t, err)
 	require.Equal(t, config.Config{
-		Engine: "local", Lockspaces: []string{"vms", "images"}, RawValueLockspaces: []string{"images"}, Group: "dlmlock",
-		OpTimeout: 5 * time.Second, LogLevel: slog.LevelDebug, ExitOnIdle: 10 * time.Minute, MetricsFile: "/var/cache/dlmlockd/dlmlockd.prom",
-		Limits: config.Limits{LocksPerUID: 1, LocksPerCall: 2, WaitingPerUID: 3, Processes: 7, OwnerBytes: 4, LabelBytes: 5, PageSize: 6},
+		Engine: "local", Lockspaces: []string{"vms", "images"}, RawValueLockspaces: []string{"images"},
+		Group:     "dlmlock",
+		OpTimeout: 5 * time.Second, LogLevel: slog.LevelDebug, ExitOnIdle: 10 * time.Minute,
+		MetricsFile: "/var/cache/dlmlockd/dlmlockd.prom",
+		Limits: config.Limits{LocksPerUID: 1, LocksPerCall: 2, WaitingPerUID: 3, Processes: 7, OwnerBytes: 4,
+			LabelBytes: 5, PageSize: 6},
 		OnLost: map[string]config.OnLost{
-			"libvirt": {Command: []string{"/usr/libexec/dlmlockd/libvirt-lost", "-v"}, Timeout: time.Minute, UIDs: []uint32{107, 108}, Group: "libvirt"},
-			"page":    {Command: []string{"/bin/page"}, Timeout: config.DefaultOnLostTimeout},
+			"libvirt": {Command: []string{"/usr/libexec/dlmlockd/libvirt-lost", "-v"}, Timeout: time.Minute,
+				UIDs: []uint32{107, 108}, Group: "libvirt"},
+			"page": {Command: []string{"/bin/page"}, Timeout: config.DefaultOnLostTimeout},
 		},
 	}, c)
 }
@@ -67,28 +71,46 @@ func TestMistakesSayWhere(t *testing.T) {
 		{"syntax", "engine = \n", `x.toml:1:10: unexpected character U+000A at start of value`},
 		{"type", "\nengine = 3\n", `x.toml:2:10: engine: must be a string in quotes`},
 		{"type of a limit", "[limits]\npage-size = \"3\"\n", `x.toml:2:13: limits.page-size: must be a number`},
-		{"type of a list", "lockspaces = \"vms\"\n", `x.toml:1:14: lockspaces: must be a list of names, like ["vms", "images"]`},
+		{"type of a list", "lockspaces = \"vms\"\n",
+			`x.toml:1:14: lockspaces: must be a list of names, like ["vms", "images"]`},
 		{"type in a list", "lockspaces = [\"vms\", 3]\n", `x.toml:1:22: lockspaces[1]: must be a string in quotes`},
 		{"engine", "engine = \"dml\"\n", `x.toml:1:10: engine: "dml" is not an engine; use "dlm" or "local"`},
-		{"lockspace", "lockspaces = [\n \"ok\",\n \"a b\",\n]\n", `x.toml:3:2: lockspaces[1]: "a b" can't name a lockspace: a lockspace name has only letters, digits and _ - . +`},
+		{"lockspace", "lockspaces = [\n \"ok\",\n \"a b\",\n]\n",
+			`x.toml:3:2: lockspaces[1]: "a b" can't name a lockspace: a lockspace name has only letters, digits and _ - . +`},
 		{"lockspace twice", "lockspaces = [\"a\", \"a\"]\n", `x.toml:1:20: lockspaces[1]: "a" is listed twice`},
-		{"group", "group = \"\"\n", `x.toml:1:9: group: "" is not the name of a group; leave the key out to let only root change locks`},
-		{"timeout text", "op-timeout = \"soon\"\n", `x.toml:1:14: op-timeout: "soon" is not a duration; write it like "10s" or "500ms"`},
-		{"timeout long", "op-timeout = \"1m\"\n", `x.toml:1:14: op-timeout: 1m is out of range; at least 100ms, at most 24s`},
-		{"idle too short", "exit-on-idle = \"10ms\"\n", `x.toml:1:16: exit-on-idle: 10ms is out of range; at least 1s, at most 720h0m0s`},
-		{"metrics file", "metrics-file = \"x.prom\"\n", `x.toml:1:16: metrics-file: "x.prom" must be an absolute path that ends in .prom, which is what node_exporter reads`},
-		{"level", "log-level = \"loud\"\n", `x.toml:1:13: log-level: "loud" is not a level; use "debug", "info", "warn" or "error"`},
-		{"zero limit", "[limits]\n\npage-size = 0\n", `x.toml:3:13: limits.page-size: 0 is out of range; at least 1, at most 100000`},
-		{"negative limit, dotted", "limits.owner-bytes = -1\n", `x.toml:1:22: limits.owner-bytes: -1 is out of range; at least 1, at most 65536`},
-		{"helper without command", "[on-lost.x]\ntimeout = \"1m\"\n", `x.toml:1:2: on-lost.x.command: must be a list of strings, like ["/usr/libexec/dlmlockd/libvirt-lost"]`},
-		{"helper as a text", "[on-lost.x]\ncommand = \"/bin/x -v\"\n", `x.toml:2:11: on-lost.x.command: must be a list of strings, like ["/usr/libexec/dlmlockd/libvirt-lost"]`},
-		{"helper without directory", "[on-lost.x]\ncommand = [\"x\"]\n", `x.toml:2:1: on-lost.x.command: "x" must be the absolute path of a program`},
-		{"helper's name", "[on-lost.\"a b\"]\ncommand = [\"/x\"]\n", `x.toml:2:1: on-lost.a b.command: "a b" can't name a helper: 1 to 64 lower case letters, digits, - and _`},
+		{"group", "group = \"\"\n",
+			`x.toml:1:9: group: "" is not the name of a group; leave the key out to let only root change locks`},
+		{"timeout text", "op-timeout = \"soon\"\n",
+			`x.toml:1:14: op-timeout: "soon" is not a duration; write it like "10s" or "500ms"`},
+		{"timeout long", "op-timeout = \"1m\"\n",
+			`x.toml:1:14: op-timeout: 1m is out of range; at least 100ms, at most 24s`},
+		{"idle too short", "exit-on-idle = \"10ms\"\n",
+			`x.toml:1:16: exit-on-idle: 10ms is out of range; at least 1s, at most 720h0m0s`},
+		{"metrics file", "metrics-file = \"x.prom\"\n",
+			`x.toml:1:16: metrics-file: "x.prom" must be an absolute path that ends in .prom, ` +
+				`which is what node_exporter reads`},
+		{"level", "log-level = \"loud\"\n",
+			`x.toml:1:13: log-level: "loud" is not a level; use "debug", "info", "warn" or "error"`},
+		{"zero limit", "[limits]\n\npage-size = 0\n",
+			`x.toml:3:13: limits.page-size: 0 is out of range; at least 1, at most 100000`},
+		{"negative limit, dotted", "limits.owner-bytes = -1\n",
+			`x.toml:1:22: limits.owner-bytes: -1 is out of range; at least 1, at most 65536`},
+		{"helper without command", "[on-lost.x]\ntimeout = \"1m\"\n",
+			`x.toml:1:2: on-lost.x.command: must be a list of strings, like ["/usr/libexec/dlmlockd/libvirt-lost"]`},
+		{"helper as a text", "[on-lost.x]\ncommand = \"/bin/x -v\"\n",
+			`x.toml:2:11: on-lost.x.command: must be a list of strings, like ["/usr/libexec/dlmlockd/libvirt-lost"]`},
+		{"helper without directory", "[on-lost.x]\ncommand = [\"x\"]\n",
+			`x.toml:2:1: on-lost.x.command: "x" must be the absolute path of a program`},
+		{"helper's name", "[on-lost.\"a b\"]\ncommand = [\"/x\"]\n",
+			`x.toml:2:1: on-lost.a b.command: "a b" can't name a helper: 1 to 64 lower case letters, digits, - and _`},
 		{"helper's key", "[on-lost.x]\nshell = true\n", `x.toml:2:1: on-lost.x.shell: unknown key`},
-		{"helper's uids", "on-lost.x = { command = [\"/x\"], uids = [1, -1] }\n", `x.toml:1:13: on-lost.x.uids[1]: must be the number of a user`},
-		{"helper's timeout", "[on-lost.x]\ncommand = [\"/x\"]\ntimeout = \"1h\"\n", `x.toml:3:11: on-lost.x.timeout: 1h is out of range; at least 1s, at most 10m0s`},
-		{"two at once", "log-level = \"x\"\nengine = \"y\"\n", "x.toml:1:13: log-level: \"x\" is not a level; use \"debug\", \"info\", \"warn\" or \"error\"\n" +
-			`x.toml:2:10: engine: "y" is not an engine; use "dlm" or "local"`},
+		{"helper's uids", "on-lost.x = { command = [\"/x\"], uids = [1, -1] }\n",
+			`x.toml:1:13: on-lost.x.uids[1]: must be the number of a user`},
+		{"helper's timeout", "[on-lost.x]\ncommand = [\"/x\"]\ntimeout = \"1h\"\n",
+			`x.toml:3:11: on-lost.x.timeout: 1h is out of range; at least 1s, at most 10m0s`},
+		{"two at once", "log-level = \"x\"\nengine = \"y\"\n",
+			"x.toml:1:13: log-level: \"x\" is not a level; use \"debug\", \"info\", \"warn\" or \"error\"\n" +
+				`x.toml:2:10: engine: "y" is not an engine; use "dlm" or "local"`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, err := config.Parse("x.toml", []byte(tc.text))
@@ -119,7 +141,8 @@ func TestShippedExample(t *testing.T) {
 	var lines []string
 	keys := 0
 	for line := range strings.Lines(string(data)) {
-		if rest, ok := strings.CutPrefix(line, "#"); ok && (strings.Contains(rest, " = ") || strings.HasPrefix(rest, "[")) && !strings.HasPrefix(rest, " ") {
+		if rest, ok := strings.CutPrefix(line, "#"); ok &&
+			(strings.Contains(rest, " = ") || strings.HasPrefix(rest, "[")) && !strings.HasPrefix(rest, " ") {
 			line = rest
 			keys++
 		}

@@ -135,7 +135,8 @@ func trusted(path string) (string, error) {
 		info, err := os.Lstat(next)
 		if err != nil {
 			if links > 0 && errors.Is(err, fs.ErrNotExist) {
-				return "", fmt.Errorf("it is a symbolic link, and %s does not exist", next) // not absent: somebody wants it
+				// not absent: somebody wants it
+				return "", fmt.Errorf("it is a symbolic link, and %s does not exist", next)
 			}
 			return "", err
 		}
@@ -177,7 +178,8 @@ func ours(path string) error {
 	}
 	sticky := info.IsDir() && info.Mode()&fs.ModeSticky != 0
 	if perm := info.Mode().Perm(); perm&0o022 != 0 && !sticky && (info.IsDir() || info.Mode().IsRegular()) {
-		return &untrusted{fmt.Sprintf("users other than its owner can write to %s (mode %04o): check that nobody has tampered with it, then \"chmod go-w %s\"", path, perm, path)}
+		return &untrusted{fmt.Sprintf("users other than its owner can write to %s (mode %04o): check that nobody "+
+			"has tampered with it, then \"chmod go-w %s\"", path, perm, path)}
 	}
 	return nil
 }
@@ -185,7 +187,8 @@ func ours(path string) error {
 func owned(path string, info fs.FileInfo) error {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if me := os.Geteuid(); ok && st.Uid != 0 && int(st.Uid) != me {
-		return &untrusted{fmt.Sprintf("%s belongs to uid %d, which can change it: check that nobody has tampered with it, then \"chown %d %s\"", path, st.Uid, me, path)}
+		return &untrusted{fmt.Sprintf("%s belongs to uid %d, which can change it: check that nobody has tampered "+
+			"with it, then \"chown %d %s\"", path, st.Uid, me, path)}
 	}
 	return nil
 }

@@ -55,9 +55,12 @@ func TestOddFiles(t *testing.T) {
 	require.NoError(t, os.Truncate(write(t, in("sparse"), "", 0o600), 1<<40))
 	for name, want := range map[string]string{
 		in("fifo"): "it is a fifo, not a regular file", in("to-fifo"): "it is a fifo", in("socket"): "it is a socket",
-		dir: "it is a directory", "/dev/zero": "it is a device", "/dev/full": "it is a device", "/dev/tty": "it is a device",
-		in("loop1"): "its symbolic links form a loop", in("dangling"): "it is a symbolic link, and " + in("nothing") + " does not exist",
-		in("huge"): "more than 65536 bytes", in("sparse"): "more than 65536 bytes", in("huge") + "/x": "not a directory",
+		dir: "it is a directory", "/dev/zero": "it is a device", "/dev/full": "it is a device",
+		"/dev/tty":  "it is a device",
+		in("loop1"): "its symbolic links form a loop", in("dangling"): "it is a symbolic link, and " + in("nothing") +
+			" does not exist",
+		in("huge"): "more than 65536 bytes", in("sparse"): "more than 65536 bytes", in("huge") +
+			"/x": "not a directory",
 	} {
 		refused(t, name, want)
 	}
@@ -142,8 +145,10 @@ func TestMemory(t *testing.T) {
 	path := filepath.Join(place(t), "c.toml")
 	const n = 64 << 10
 	for _, text := range []string{
-		"a = " + strings.Repeat("[", n-4), "[" + strings.Repeat("a.", n/2-1) + "a]"[:2], strings.Repeat("a.", n/2-2) + "a=1",
-		"lockspaces = [" + strings.Repeat("1,", n/2-8) + "]", "a = " + strings.Repeat("{a=", n/3-2), strings.Repeat("\x00", n),
+		"a = " + strings.Repeat("[", n-4), "[" + strings.Repeat("a.", n/2-1) + "a]"[:2], strings.Repeat("a.", n/2-2) +
+			"a=1",
+		"lockspaces = [" + strings.Repeat("1,", n/2-8) + "]", "a = " + strings.Repeat("{a=", n/3-2),
+		strings.Repeat("\x00", n),
 	} {
 		write(t, path, text[:min(len(text), n)], 0o600)
 		var before, after runtime.MemStats

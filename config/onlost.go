@@ -27,11 +27,14 @@ func (v *validator) onLost(tables map[string]onLost) map[string]OnLost {
 	all := make(map[string]OnLost, len(tables))
 	for _, name := range slices.Sorted(maps.Keys(tables)) {
 		t, key := tables[name], "on-lost."+name
-		if name == "" || len(name) > maxHelperName || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
-			v.fail(key+".command", "%q can't name a helper: 1 to %d lower case letters, digits, - and _", name, maxHelperName)
+		if name == "" || len(name) > maxHelperName ||
+			strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+			v.fail(key+".command", "%q can't name a helper: 1 to %d lower case letters, digits, - and _", name,
+				maxHelperName)
 			continue
 		}
-		h := OnLost{Command: v.command(key+".command", t.Command), Timeout: DefaultOnLostTimeout, UIDs: v.uids(key+".uids", t.UIDs)}
+		h := OnLost{Command: v.command(key+".command", t.Command), Timeout: DefaultOnLostTimeout,
+			UIDs: v.uids(key+".uids", t.UIDs)}
 		if s, ok := v.text(key+".timeout", t.Timeout); ok {
 			h.Timeout = v.duration(key+".timeout", s, minOnLostTimeout, maxOnLostTimeout)
 		}

@@ -216,7 +216,8 @@ func (v *validator) config(f *file) Config {
 	if s, ok := v.text("metrics-file", f.Metrics); ok && s != "" {
 		c.MetricsFile = s
 		if !filepath.IsAbs(s) || !strings.HasSuffix(s, ".prom") {
-			v.fail("metrics-file", "%q must be an absolute path that ends in .prom, which is what node_exporter reads", s)
+			v.fail("metrics-file", "%q must be an absolute path that ends in .prom, which is what node_exporter reads",
+				s)
 		}
 	}
 	l := &f.Limits

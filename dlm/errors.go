@@ -74,7 +74,8 @@ func CheckResource(name string) error {
 		return &Error{Op: "check", Err: ErrName, Advice: "a resource name has at least one byte"}
 	case len(name) > MaxResourceName:
 		return &Error{Op: "check", Err: ErrName,
-			Advice: fmt.Sprintf("a resource name has at most %d bytes, this one has %d; hash longer names, for example with SHA-256", MaxResourceName, len(name))}
+			Advice: fmt.Sprintf("a resource name has at most %d bytes, this one has %d; hash longer names, for "+
+				"example with SHA-256", MaxResourceName, len(name))}
 	}
 	return nil
 }
@@ -89,7 +90,8 @@ func CheckLockspace(name string) error {
 	case name == "":
 		return bad("a lockspace name has at least one character")
 	case len(name) > MaxLockspaceName:
-		return bad(fmt.Sprintf("a lockspace name has at most %d characters, this one has %d", MaxLockspaceName, len(name)))
+		return bad(fmt.Sprintf("a lockspace name has at most %d characters, this one has %d", MaxLockspaceName,
+			len(name)))
 	case name[0] == '.':
 		return bad("a lockspace name does not begin with a dot")
 	}

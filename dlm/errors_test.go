@@ -12,7 +12,8 @@ import (
 )
 
 func TestErrorIsItsSentinelAndItsErrno(t *testing.T) {
-	err := fmt.Errorf("joining: %w", &dlm.Error{Op: "open", Lockspace: "vms", Errno: syscall.ENOENT, Err: dlm.ErrNoLockspace})
+	err := fmt.Errorf("joining: %w", &dlm.Error{Op: "open", Lockspace: "vms", Errno: syscall.ENOENT,
+		Err: dlm.ErrNoLockspace})
 	require.ErrorIs(t, err, dlm.ErrNoLockspace)
 	require.ErrorIs(t, err, syscall.ENOENT)
 	require.NotErrorIs(t, err, dlm.ErrClosed)
@@ -28,7 +29,8 @@ func TestErrorText(t *testing.T) {
 		want string
 	}{
 		{dlm.Error{Op: "node"}, `dlm: node`},
-		{dlm.Error{Op: "open", Lockspace: "vms", Err: dlm.ErrNoLockspace}, `dlm: open lockspace "vms": no such lockspace`},
+		{dlm.Error{Op: "open", Lockspace: "vms", Err: dlm.ErrNoLockspace},
+			`dlm: open lockspace "vms": no such lockspace`},
 		{dlm.Error{Op: "restore", Lockspace: "vms", Resource: "a\xff", Errno: syscall.EEXIST, Advice: "drop it"},
 			`dlm: restore lockspace "vms" resource "a\xff": file exists (drop it)`},
 	}
@@ -38,7 +40,8 @@ func TestErrorText(t *testing.T) {
 }
 
 func TestCheckResource(t *testing.T) {
-	for _, name := range []string{"a", "\x00", "\xff\xfe", "a b/c\n", strings.Repeat("ä", 32), strings.Repeat("x", dlm.MaxResourceName)} {
+	for _, name := range []string{"a", "\x00", "\xff\xfe", "a b/c\n", strings.Repeat("ä", 32),
+		strings.Repeat("x", dlm.MaxResourceName)} {
 		require.NoError(t, dlm.CheckResource(name), "%q", name)
 	}
 	for _, name := range []string{"", strings.Repeat("x", dlm.MaxResourceName+1), strings.Repeat("ä", 33)} {
@@ -50,7 +53,8 @@ func TestCheckLockspace(t *testing.T) {
 	for _, name := range []string{"vms", "A-1_b.c+", "_", strings.Repeat("x", dlm.MaxLockspaceName)} {
 		require.NoError(t, dlm.CheckLockspace(name), "%q", name)
 	}
-	for _, name := range []string{"", ".", "..", ".a", "a/b", "a b", "a\x00", "ä", "a\n", "\xff", strings.Repeat("x", dlm.MaxLockspaceName+1)} {
+	for _, name := range []string{"", ".", "..", ".a", "a/b", "a b", "a\x00", "ä", "a\n", "\xff",
+		strings.Repeat("x", dlm.MaxLockspaceName+1)} {
 		require.ErrorIs(t, dlm.CheckLockspace(name), dlm.ErrName, "%q", name)
 	}
 }

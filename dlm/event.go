@@ -14,16 +14,17 @@ type Status int32
 // errno as well, where the system refused the operation.
 const (
 	StatusOK       Status = 0
-	StatusNotFound Status = Status(syscall.ENOENT)   // no such orphan, or no such lock any more
-	StatusAgain    Status = Status(syscall.EAGAIN)   // refused: not at once (NoQueue), or an orphan in another mode
-	StatusBusy     Status = Status(syscall.EBUSY)    // another operation of this lock is under way
-	StatusInvalid  Status = Status(syscall.EINVAL)   // the arguments break a rule
-	StatusDeadlock Status = Status(syscall.EDEADLK)  // conversion deadlock: the lock keeps its granted mode
-	StatusCanceled Status = 0x10001                  // DLM_ECANCEL
-	StatusUnlocked Status = 0x10002                  // DLM_EUNLOCK: the normal end of an Unlock
-	StatusProgress Status = 0x10003                  // EINPROG
-	StatusUnheard  Status = Status(syscall.ENOMSG)   // the kernel reports nothing of this lock any more: it can be unlocked, not converted
-	StatusGone     Status = Status(syscall.ENOTCONN) // the lockspace handle is closed or was removed
+	StatusNotFound Status = Status(syscall.ENOENT)  // no such orphan, or no such lock any more
+	StatusAgain    Status = Status(syscall.EAGAIN)  // refused: not at once (NoQueue), or an orphan in another mode
+	StatusBusy     Status = Status(syscall.EBUSY)   // another operation of this lock is under way
+	StatusInvalid  Status = Status(syscall.EINVAL)  // the arguments break a rule
+	StatusDeadlock Status = Status(syscall.EDEADLK) // conversion deadlock: the lock keeps its granted mode
+	StatusCanceled Status = 0x10001                 // DLM_ECANCEL
+	StatusUnlocked Status = 0x10002                 // DLM_EUNLOCK: the normal end of an Unlock
+	StatusProgress Status = 0x10003                 // EINPROG
+	// the kernel reports nothing of this lock any more: it can be unlocked, not converted
+	StatusUnheard Status = Status(syscall.ENOMSG)
+	StatusGone    Status = Status(syscall.ENOTCONN) // the lockspace handle is closed or was removed
 )
 
 // OK reports success: granted, converted, adopted or unlocked.

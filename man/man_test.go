@@ -89,7 +89,8 @@ func TestInterfacePage(t *testing.T) {
 				require.Contains(t, section, fmt.Sprintf("\n.It Va \"\\&%s\" Pq %s; ", p.Name, p.Type), i.Name)
 			}
 			for _, o := range regexp.MustCompile(`(?m)^ +- ([a-z-]+) \((.*?)\): `).FindAllStringSubmatch(source, -1) {
-				require.Contains(t, section, fmt.Sprintf("\n.It Li \"\\&%s\" Pq %s\n", strings.ReplaceAll(o[1], "-", `\-`), o[2]))
+				require.Contains(t, section,
+					fmt.Sprintf("\n.It Li \"\\&%s\" Pq %s\n", strings.ReplaceAll(o[1], "-", `\-`), o[2]))
 			}
 		}
 	}
@@ -116,7 +117,8 @@ func TestErrors(t *testing.T) {
 	_, list, ok := strings.Cut(data.Introspection, "Errors are org.example.DlmLock.Error.*:")
 	require.True(t, ok)
 	list, _, _ = strings.Cut(list, "\n\n")
-	names := regexp.MustCompile(`\b[A-Z][a-z]+(?:[A-Z][a-z]+)*\b`).FindAllString(regexp.MustCompile(`\([^)]*\)|org\.\S+`).ReplaceAllString(list, ""), -1)
+	list = regexp.MustCompile(`\([^)]*\)|org\.\S+`).ReplaceAllString(list, "")
+	names := regexp.MustCompile(`\b[A-Z][a-z]+(?:[A-Z][a-z]+)*\b`).FindAllString(list, -1)
 	require.Greater(t, len(names), 20)
 	for _, name := range names {
 		require.Regexp(t, `(?m)^\.It Er (.* )?`+name+`( ,.*)?$`, text)
@@ -173,7 +175,8 @@ func TestConfigPage(t *testing.T) {
 		about, _, _ = strings.Cut(about, "\n.It ")
 		value := regexp.MustCompile(`(?m)^#` + k[1] + ` = (.*)$`).FindStringSubmatch(string(shipped))
 		require.NotNil(t, value, k[1])
-		if !slices.Contains([]string{"group", "lockspaces", "raw-value-lockspaces", "command", "uids"}, k[1]) { // shown as an example, or empty
+		// shown as an example, or empty
+		if !slices.Contains([]string{"group", "lockspaces", "raw-value-lockspaces", "command", "uids"}, k[1]) {
 			require.Contains(t, about, strings.Trim(value[1], `"`), k[1])
 		}
 	}
@@ -218,7 +221,9 @@ func TestUndocumented(t *testing.T) {
 		_, err := parse(head + bad + tail)
 		require.Error(t, err, bad)
 	}
-	ifaces, err := parse(head + "<!-- A:\n @x: what\n   it is. (see below)\n\n Does it.\n\n Options:\n - o-p (a{sv}): text.\n   More: yes.\n\n Errors: E,\n F. -->" +
+	ifaces, err := parse(head +
+		"<!-- A:\n @x: what\n   it is. (see below)\n\n Does it.\n\n Options:\n - o-p (a{sv}): text.\n   More: " +
+		"yes.\n\n Errors: E,\n F. -->" +
 		`<method name="A"><arg name="x" type="s" direction="in"/></method>` + tail)
 	require.NoError(t, err)
 	require.Equal(t, &member{name: "A", args: []arg{{"x", "s", "in"}}, doc: doc{

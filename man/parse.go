@@ -137,7 +137,8 @@ func paragraphs(text string) []string {
 		switch {
 		case line == "":
 			fresh = true
-		case fresh || strings.HasPrefix(line, "@") || strings.HasPrefix(line, "- ") || strings.HasPrefix(line, "Errors:"):
+		case fresh || strings.HasPrefix(line, "@") || strings.HasPrefix(line, "- ") ||
+			strings.HasPrefix(line, "Errors:"):
 			out = append(out, line)
 			fresh = false
 		default:

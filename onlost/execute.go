@@ -55,14 +55,16 @@ func (r *Runner) execute(run *api.LostRun) {
 		slog.String("resource", api.Printable(run.Resource)), slog.String("owner", run.Owner))
 	h, ok := r.helper(run.Helper)
 	if !ok {
-		log.Error("the helper of a lost lock is not configured any more, so nothing is done", slog.String("key", "on-lost."+run.Helper))
+		log.Error("the helper of a lost lock is not configured any more, so nothing is done",
+			slog.String("key", "on-lost."+run.Helper))
 		return
 	}
 	log.Info("the helper of a lost lock is started")
 	began, out := time.Now(), &head{}
 	late, err := r.start(run, h, out)
 	for pause := r.cfg.Pause; scarce(err) && r.sleep(pause); pause = min(2*pause, pauseMax) {
-		log.Error("the helper of a lost lock could not be started; the service tries again", slog.String("err", err.Error()))
+		log.Error("the helper of a lost lock could not be started; the service tries again",
+			slog.String("err", err.Error()))
 		late, err = r.start(run, h, out)
 	}
 	log = log.With(slog.Duration("took", time.Since(began).Round(time.Millisecond)), slog.String("output", out.text()))
@@ -75,7 +77,8 @@ func (r *Runner) execute(run *api.LostRun) {
 	case err == nil || errors.Is(err, exec.ErrWaitDelay):
 		log.Info("the helper of a lost lock has ended", slog.Int("status", 0))
 	case errors.As(err, &exit):
-		log.Error("the helper of a lost lock has failed", slog.Int("status", exit.ExitCode()), slog.String("err", exit.String()))
+		log.Error("the helper of a lost lock has failed", slog.Int("status", exit.ExitCode()),
+			slog.String("err", exit.String()))
 	default:
 		log.Error("the helper of a lost lock could not be started", slog.String("err", err.Error()))
 	}

@@ -53,7 +53,8 @@ func newRig(t *testing.T, parallel int, scripts map[string]string, timeout time.
 	r := &rig{t: t, dir: t.TempDir(), ended: make(chan api.Ref, 100)}
 	helpers := map[string]Helper{}
 	for name, script := range scripts {
-		helpers[name] = Helper{Command: []string{"/bin/sh", "-c", "cd " + r.dir + "; " + script, "sh", "argument"}, Timeout: timeout}
+		helpers[name] = Helper{Command: []string{"/bin/sh", "-c", "cd " + r.dir + "; " + script, "sh", "argument"},
+			Timeout: timeout}
 	}
 	r.Runner = New(Config{Helpers: helpers, Parallel: parallel, Log: slog.New(slog.NewTextHandler(&r.log, nil))})
 	t.Cleanup(r.Close)
@@ -64,8 +65,9 @@ func lost(ref api.Ref, helper, owner string) api.LostRun {
 	return api.LostRun{
 		Helper: helper, Data: "qemu:///system pause", PIDStart: 4711,
 		Lost: api.Lost{Reason: "somebody else", At: time.UnixMicro(1_234_567), LockInfo: api.LockInfo{
-			Ref: ref, Lockspace: "vms", Resource: "disk\n1", LockID: 9, Mode: dlm.EX, Owner: owner, HasOwner: owner != "",
-			Label: "$(touch pwned) `touch pwned`", UID: 107, PID: 42,
+			Ref: ref, Lockspace: "vms", Resource: "disk\n1", LockID: 9, Mode: dlm.EX, Owner: owner,
+			HasOwner: owner != "",
+			Label:    "$(touch pwned) `touch pwned`", UID: 107, PID: 42,
 		}},
 	}
 }
@@ -99,7 +101,9 @@ func (r *rig) appears(name string) {
 // A helper gets its words as data in a fixed environment and nothing else.
 func TestEnvironment(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "/run/systemd/notify")
-	r := newRig(t, 0, map[string]string{"show": "env > env; printf %s \"$DLM_RESOURCE\" > resource; pwd > pwd; cat > in; echo $1 > args; ps -o pgid= -p $$ > group; echo $$ > pid; echo said"}, time.Minute)
+	r := newRig(t, 0,
+		map[string]string{"show": "env > env; printf %s \"$DLM_RESOURCE\" > resource; pwd > pwd; cat > in; echo $1 " +
+			"> args; ps -o pgid= -p $$ > group; echo $$ > pid; echo said"}, time.Minute)
 	r.start(lost(1, "show", "vm/42/4711"))
 	require.Equal(t, api.Ref(1), r.wait())
 	have := map[string]bool{}
@@ -108,7 +112,8 @@ func TestEnvironment(t *testing.T) {
 	}
 	for _, l := range []string{
 		"DLM_HELPER=show", "DLM_LOCKSPACE=vms", "DLM_LOCKID=9", "DLM_MODE=EX", "DLM_OWNER=vm/42/4711",
-		"DLM_LABEL=$(touch pwned) `touch pwned`", "DLM_DATA=qemu:///system pause", "DLM_REASON=somebody else", "DLM_UID=107",
+		"DLM_LABEL=$(touch pwned) `touch pwned`", "DLM_DATA=qemu:///system pause", "DLM_REASON=somebody else",
+		"DLM_UID=107",
 		"DLM_PID=42", "DLM_PID_START=4711", "DLM_LOST_USEC=1234567", "HOME=/", "LANG=C.UTF-8",
 	} {
 		require.Contains(t, have, l)
@@ -123,7 +128,8 @@ func TestEnvironment(t *testing.T) {
 }
 
 func TestFailuresAreLogged(t *testing.T) {
-	r := newRig(t, 0, map[string]string{"fails": "echo why >&2; exit 3", "dies": "kill -9 $$", "babbles": "yes | head -c 100000"}, time.Minute)
+	r := newRig(t, 0, map[string]string{"fails": "echo why >&2; exit 3", "dies": "kill -9 $$",
+		"babbles": "yes | head -c 100000"}, time.Minute)
 	more := maps.Clone(r.cfg.Helpers)
 	more["missing"] = Helper{Command: []string{r.dir + "/nothing"}, Timeout: time.Minute}
 	r.Configure(more)
@@ -152,7 +158,8 @@ func TestNoDescriptorIsNoEnd(t *testing.T) {
 	t.Cleanup(restore)
 	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: old.Max}))
 	r.start(lost(1, "late", "vm"))
-	require.Eventually(t, func() bool { return strings.Count(r.log.String(), "the service tries again") > 2 }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Count(r.log.String(), "the service tries again") > 2 }, patience,
+		time.Millisecond)
 	require.Empty(t, r.ended)
 	restore()
 	r.wait()
@@ -167,7 +174,8 @@ func TestCloseWhileItCanNotStart(t *testing.T) {
 	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: old.Max}))
 	r.cfg.Pause = time.Millisecond
 	r.start(lost(1, "late", "vm"))
-	require.Eventually(t, func() bool { return strings.Contains(r.log.String(), "the service tries again") }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(r.log.String(), "the service tries again") }, patience,
+		time.Millisecond)
 	r.Close()
 	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &old))
 	require.Empty(t, r.ended)

@@ -10,7 +10,12 @@ for package in "$dir"/*.rpm; do
     echo "== $package"
     rpm --query --package --info --list --scripts --requires "$package" >/dev/null
     rpm --checksig --nosignature "$package"
-    # Everything is root's, and nothing but root may write it.
-    rpm --query --package --queryformat '[%{FILEMODES:perms} %{FILEUSERNAME}:%{FILEGROUPNAME} %{FILENAMES}\n]' "$package" |
-        awk '$1 !~ /^l/ && ($2 != "root:root" || substr($1, 6, 1) == "w" || substr($1, 9, 1) == "w") { print "bad owner or mode: " $0; bad = 1 } END { exit bad }'
+    # Everything belongs to root, and only root may write to it.
+    rpm --query --package "$package" \
+        --queryformat '[%{FILEMODES:perms} %{FILEUSERNAME}:%{FILEGROUPNAME} %{FILENAMES}\n]' |
+        awk '$1 !~ /^l/ && ($2 != "root:root" || substr($1, 6, 1) == "w" || substr($1, 9, 1) == "w") {
+                print "bad owner or mode: " $0
+                bad = 1
+            }
+            END { exit bad }'
 done

@@ -40,7 +40,8 @@ build-deb: $(BINS) bin/dlmlock.so
 	packaging/stage.sh $(PACKAGE_ROOT)/deb deb "$(LIBDIR)" "$(PACKAGE_VERSION)-$(PACKAGE_RELEASE)" "$(SOURCE_DATE_EPOCH)"
 	@mkdir -p $(PACKAGES)
 	for p in $(PACKAGE_NAMES); do \
-		$(NFPM_ENV) LIBDIR="$(LIBDIR)" PACKAGE_ROOT=$(PACKAGE_ROOT)/deb/$$p $(NFPM) package --config packaging/$$p.yaml --packager deb --target $(PACKAGES)/ || exit 1; \
+		$(NFPM_ENV) LIBDIR="$(LIBDIR)" PACKAGE_ROOT=$(PACKAGE_ROOT)/deb/$$p \
+			$(NFPM) package --config packaging/$$p.yaml --packager deb --target $(PACKAGES)/ || exit 1; \
 	done
 
 .PHONY: build-rpm
@@ -49,7 +50,8 @@ build-rpm: $(BINS) bin/dlmlock.so
 	packaging/stage.sh $(PACKAGE_ROOT)/rpm rpm "$(LIBDIR)" "$(PACKAGE_VERSION)-$(PACKAGE_RELEASE)" "$(SOURCE_DATE_EPOCH)"
 	@mkdir -p $(PACKAGES)
 	for p in $(PACKAGE_NAMES); do \
-		$(NFPM_ENV) LIBDIR="$(LIBDIR)" PACKAGE_ROOT=$(PACKAGE_ROOT)/rpm/$$p $(NFPM) package --config packaging/$$p.yaml --packager rpm --target $(PACKAGES)/ || exit 1; \
+		$(NFPM_ENV) LIBDIR="$(LIBDIR)" PACKAGE_ROOT=$(PACKAGE_ROOT)/rpm/$$p \
+			$(NFPM) package --config packaging/$$p.yaml --packager rpm --target $(PACKAGES)/ || exit 1; \
 	done
 
 .PHONY: check-packages

@@ -26,12 +26,14 @@ compress() {
 # changelog PACKAGE: dpkg's own, of one entry; what has changed is told once, in
 # the changelog of the project.
 changelog() {
+    maintainer=$(sed -n 's/^maintainer: *"\(.*\)"/\1/p' packaging/dlmlockd.yaml)
+    date=$(LC_ALL=C date --utc --rfc-email --date="@$epoch")
     cat <<END
 $1 ($version) unstable; urgency=medium
 
   * Built from the commit of this date; see changelog.gz for what has changed.
 
- -- $(sed -n 's/^maintainer: *"\(.*\)"/\1/p' packaging/dlmlockd.yaml)  $(LC_ALL=C date --utc --rfc-email --date="@$epoch")
+ -- $maintainer  $date
 END
 }
 
@@ -45,7 +47,8 @@ fi
 make --no-print-directory install DESTDIR="$main" PREFIX=/usr SYSCONFDIR=/etc ZSH_COMPLETIONS="$zsh" >/dev/null
 make --no-print-directory install-libvirt DESTDIR="$driver" PREFIX=/usr SYSCONFDIR=/etc LIBDIR="$libdir" >/dev/null
 make --no-print-directory install-cockpit DESTDIR="$cockpit" PREFIX=/usr >/dev/null
-strip --strip-unneeded "$main/usr/sbin/dlmlockd" "$main/usr/bin/dlmlockctl" "$driver$libdir/libvirt/lock-driver/dlmlock.so"
+strip --strip-unneeded "$main/usr/sbin/dlmlockd" "$main/usr/bin/dlmlockctl" \
+    "$driver$libdir/libvirt/lock-driver/dlmlock.so"
 
 doc=$main/usr/share/doc/dlmlockd
 mkdir -p "$doc/docs" "$driver/usr/share/doc/dlmlockd-libvirt" "$cockpit/usr/share/doc/cockpit-dlmlock"

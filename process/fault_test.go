@@ -64,7 +64,8 @@ func newFaulty() *faulty {
 // faults are every failure of a call that says nothing of the process.
 func faults() map[string][]error {
 	return map[string][]error{
-		"pidfd_open":  {unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EINVAL, unix.ENODEV, unix.ENOENT, unix.EPERM, unix.ENOSYS},
+		"pidfd_open": {unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EINVAL, unix.ENODEV, unix.ENOENT, unix.EPERM,
+			unix.ENOSYS},
 		"open stat":   {unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EACCES, unix.EPERM, unix.ENOENT},
 		"open status": {unix.EMFILE, unix.EACCES, unix.ENOENT},
 		"read":        {unix.ENOMEM, unix.EIO, unix.EACCES, unix.ESRCH},

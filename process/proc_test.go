@@ -19,8 +19,10 @@ func TestParseStat(t *testing.T) {
 	require.EqualValues(t, 4711, i.Start)
 	// The first thread of a process has ended, the others have not.
 	require.NoError(t, i.parseStat([]byte("42 (x) Z"+tail[2:])))
-	require.ErrorIs(t, i.parseStat([]byte("42 (x) S 1 1 1 0 -1 2129984 1 2 3 4 5 6 7 8 20 0 1 0 4711 22")), ErrKernelThread)
-	for _, bad := range []string{"", "42", "42 (x)", "42 (x) S 1", "42 (x) S 1 1 1 0 -1 y 1 2 3 4 5 6 7 8 20 0 1 0 4711 22",
+	require.ErrorIs(t, i.parseStat([]byte("42 (x) S 1 1 1 0 -1 2129984 1 2 3 4 5 6 7 8 20 0 1 0 4711 22")),
+		ErrKernelThread)
+	for _, bad := range []string{"", "42", "42 (x)", "42 (x) S 1",
+		"42 (x) S 1 1 1 0 -1 y 1 2 3 4 5 6 7 8 20 0 1 0 4711 22",
 		"42 (x) S 1 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 z 22"} {
 		require.ErrorIs(t, i.parseStat([]byte(bad)), errFormat, bad)
 	}
@@ -34,7 +36,8 @@ func TestParseStatus(t *testing.T) {
 	require.True(t, i.Nested())
 	require.NoError(t, i.parseStatus([]byte(begin))) // a kernel without pid namespaces
 	require.False(t, i.Nested())
-	for _, bad := range []string{"", "Tgid:\t42\n", begin + "NSpid:\n", begin + "NSpid:\t43\n", begin + "NSpid:\t42\tx\n", strings.Replace(begin, "Uid", "Vid", 1)} {
+	for _, bad := range []string{"", "Tgid:\t42\n", begin + "NSpid:\n", begin + "NSpid:\t43\n", begin +
+		"NSpid:\t42\tx\n", strings.Replace(begin, "Uid", "Vid", 1)} {
 		require.ErrorIs(t, i.parseStatus([]byte(bad)), errFormat, bad)
 	}
 	i.PID = 43

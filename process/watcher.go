@@ -70,7 +70,8 @@ type notice struct {
 func NewWatcher() (*Watcher, error) { return newWatcher(&linux) }
 
 func newWatcher(sys *kernel) (*Watcher, error) {
-	w := &Watcher{sys: sys, watches: map[ID]*watch{}, byPID: map[uint32]*watch{}, byFD: map[int32]*watch{}, users: map[uint32]int{},
+	w := &Watcher{sys: sys, watches: map[ID]*watch{}, byPID: map[uint32]*watch{}, byFD: map[int32]*watch{},
+		users:   map[uint32]int{},
 		perUser: DefaultPerUser, done: make(chan struct{}), slots: make(chan struct{}, examiners)}
 	var err error
 	if w.epoll, err = sys.epollCreate(unix.EPOLL_CLOEXEC); err != nil {

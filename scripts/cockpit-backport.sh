@@ -13,15 +13,22 @@ chmod 755 "$work"
 # shellcheck source=/dev/null
 release=$(. /etc/os-release && printf '%s\n' "$VERSION_CODENAME")
 # The mirror that this machine uses already.
-site=$(apt-get indextargets --format "\$(SITE) \$(RELEASE)" 'Created-By: Packages' | awk -v r="$release" '$2 == r { print $1; exit }')
+site=$(apt-get indextargets --format "\$(SITE) \$(RELEASE)" 'Created-By: Packages' |
+    awk -v r="$release" '$2 == r { print $1; exit }')
 [[ -n $site ]] || {
     echo "no mirror of Debian $release in this machine's sources" >&2
     exit 1
 }
-printf 'Types: deb\nURIs: %s\nSuites: %s-backports\nComponents: main\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n' \
-    "$site" "$release" >"$work/backports.sources"
+cat >"$work/backports.sources" <<END
+Types: deb
+URIs: $site
+Suites: $release-backports
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+END
 mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/packages" "$dir"
-apt=(apt-get -q -o "Dir::Etc::sourcelist=$work/backports.sources" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$work/lists"
+apt=(apt-get -q -o "Dir::Etc::sourcelist=$work/backports.sources" -o Dir::Etc::sourceparts=-
+    -o "Dir::State::lists=$work/lists"
     -o "Dir::Cache=$work/cache" -o APT::Sandbox::User="$(id -un)")
 "${apt[@]}" update
 (cd "$work/packages" && "${apt[@]}" download cockpit-ws cockpit-bridge)

@@ -24,8 +24,9 @@ if [[ $(id -u) != 0 ]]; then
     as_root=(sudo)
 fi
 echo "Installing Debian packages: ${missing[*]}"
-install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}")
-# The lists may be old or missing: then once more with new ones.
+install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive
+    apt-get install -y -q --no-install-recommends "${missing[@]}")
+# The package lists may be old or missing: then try again with new ones.
 "${install[@]}" </dev/null || {
     "${as_root[@]}" apt-get update -q </dev/null
     "${install[@]}" </dev/null

@@ -33,7 +33,8 @@ func benchLock(id uint64) Lock {
 }
 
 func benchOpen(b *testing.B, dir string, min int64) (*File, Contents) {
-	f, c, err := Open(dir, Options{Header: Header{BootID: "boot", Engine: "dlm", Cluster: "c", NodeID: 1}, Log: quiet(), CompactMin: min})
+	f, c, err := Open(dir, Options{Header: Header{BootID: "boot", Engine: "dlm", Cluster: "c", NodeID: 1}, Log: quiet(),
+		CompactMin: min})
 	require.NoError(b, err)
 	return f, c
 }
@@ -67,7 +68,8 @@ func BenchmarkEncode(b *testing.B) {
 }
 
 func bench100k() []byte {
-	buf := appendHeader(nil, Header{Format: format, BootID: "boot", Engine: "dlm", Cluster: "c", NodeID: 1, Instance: "i"}, 1)
+	buf := appendHeader(nil, Header{Format: format, BootID: "boot", Engine: "dlm", Cluster: "c", NodeID: 1,
+		Instance: "i"}, 1)
 	for id := uint64(1); id <= 100_000; id++ {
 		l := benchLock(id)
 		buf = appendLock(append(buf, '\n'), &l)

@@ -11,9 +11,9 @@ import (
 	"strconv"
 )
 
-// The file beside the map that holds the epoch of the clock of the fencing
-// tokens: when the boot began, by that clock. It is a file of its own because it
-// is not a record of anything, and a map of any format goes with it.
+// clockName is the file that holds the epoch of the fencing tokens' clock: the time of the boot by
+// that clock. It is a file of its own because it belongs to no record, and works with a map of any
+// format.
 const (
 	clockName          = "clock.toml"
 	temporaryClockName = "clock.toml.new"
@@ -22,7 +22,7 @@ const (
 	maxClockFile = 4096 // bytes
 )
 
-// errClock: the file is not as NoteEpoch wrote it.
+// errClock says that the file is not as NoteEpoch wrote it.
 var errClock = errors.New("its text does not match its check")
 
 // appendClock appends the text of the file.
@@ -34,9 +34,8 @@ func appendClock(b []byte, bootID string, epoch int64) []byte {
 	return appendCheck(b, start)
 }
 
-// Epoch returns what NoteEpoch has noted in this boot; 0 if it has not. A file
-// that can't be read or is damaged is an error: what it said is lost, and the
-// wall clock is all there is.
+// Epoch returns the epoch that NoteEpoch has saved in this boot, or 0 if there is none. A file that
+// can't be read or is damaged is an error: its epoch is lost, and only the wall clock is left.
 func (f *File) Epoch() (int64, error) {
 	path := filepath.Join(f.dir.path, clockName)
 	fd, err := f.dir.openRegular(clockName, os.O_RDONLY)
@@ -63,14 +62,15 @@ func (f *File) Epoch() (int64, error) {
 		f.epoch = epoch
 		return epoch, nil
 	}
-	if !bytes.HasPrefix(text, []byte(clockBanner)) || bytes.Contains(text, []byte("\nboot-id = \""+f.header.BootID+"\"\n")) {
+	if !bytes.HasPrefix(text, []byte(clockBanner)) ||
+		bytes.Contains(text, []byte("\nboot-id = \""+f.header.BootID+"\"\n")) {
 		return 0, &Error{Op: "load", Path: path, Err: errClock}
 	}
-	return 0, nil // of another boot
+	return 0, nil // it is of another boot
 }
 
-// NoteEpoch keeps the epoch for the next start in this boot. It replaces the
-// file at once, so a crash leaves the old one or the new one.
+// NoteEpoch saves the epoch for the next start in this boot. It replaces the file atomically, so a
+// crash leaves the old file or the new one.
 func (f *File) NoteEpoch(epoch int64) error {
 	if epoch < 0 {
 		path := filepath.Join(f.dir.path, clockName)
@@ -82,7 +82,7 @@ func (f *File) NoteEpoch(epoch int64) error {
 	return f.writeEpoch()
 }
 
-// writeEpoch writes the file of the epoch.
+// writeEpoch writes the file with the epoch.
 func (f *File) writeEpoch() error {
 	path := filepath.Join(f.dir.path, clockName)
 	f.dir.root.Remove(temporaryClockName)

@@ -7,15 +7,14 @@ import (
 	"time"
 )
 
-// writeSize is how much a new file is written at a time, in bytes.
+// writeSize is how many bytes of a new file are written at a time.
 const writeSize = 256 << 10
 
-// tailSize is how much of the tail may be left to copy while Append waits, in
-// bytes.
+// tailSize is how many bytes of the tail may remain to be copied while Append waits.
 const tailSize = 64 << 10
 
-// usage estimates how much of the file is still of use, without remembering
-// each record: the mean size of a lock stands for the size of one that ends.
+// usage estimates how many bytes of the file are still of use, without remembering each record:
+// when a lock ends, the mean size of a lock is subtracted.
 type usage struct {
 	live      int64 // bytes that a compaction would keep
 	lockBytes int64 // of all locks written
@@ -26,12 +25,12 @@ func (u *usage) add(c Change, size int) {
 	switch c := c.(type) {
 	case Lock:
 		if c.Phase == Lost {
-			return // it takes the place of the one that is lost
+			return // it replaces the record of the lock that is lost
 		}
 		u.lock(size)
 		u.live += int64(size)
 	case Lockspace:
-		if c.Phase == Creating { // what follows takes its place
+		if c.Phase == Creating { // the records that follow replace it
 			u.live += int64(size)
 		}
 	case Mark:
@@ -55,7 +54,7 @@ func (u *usage) mean() int64 {
 
 // settle sets live for a file that holds so many locks and lockspaces.
 func (u *usage) settle(locks, spaces int) {
-	const header, space = 1 << 10, 96 // about
+	const header, space = 1 << 10, 96 // rough sizes
 	u.live = header + int64(locks)*u.mean() + int64(spaces)*space
 }
 
@@ -92,9 +91,9 @@ func writeContents(w io.Writer, h Header, c *Contents) (size int64, err error) {
 	return size, err
 }
 
-// compactIfWorth starts a compaction when more than half of the file is
-// history. The next one is then at least as many bytes away as this one keeps,
-// so that all of them together cost each change a constant.
+// compactIfWorth starts a compaction when more than half of the file is history. The next one is
+// then at least as many bytes away as this one keeps, so all compactions together add a constant
+// cost to each change.
 func (f *File) compactIfWorth() {
 	if f.compacting || f.size < f.compactMin || f.size < f.retryAt || f.size <= 2*f.use.live {
 		return
@@ -104,20 +103,20 @@ func (f *File) compactIfWorth() {
 	f.background.Go(func() { f.compact(c) })
 }
 
-// compaction is one that is under way.
+// compaction is a compaction in progress.
 type compaction struct {
 	src    *os.File // the running file
-	end    int64    // how much of it is in dst, folded or copied
-	before usage    // when it began
-	extra  int64    // room that is wanted beside what is spoken for
+	end    int64    // how much of src is already in dst, folded or copied
+	before usage    // the usage when it began
+	extra  int64    // room that is needed beside what is reserved
 
 	dst   *draft
 	after usage
 }
 
-// compact writes what is still of use in the running file to a new one, copies
-// what was appended meanwhile, and puts the new one in the place of the old. If
-// it fails, the running file is as it was.
+// compact writes what is still of use in the running file to a new file, copies what was appended
+// meanwhile, and replaces the old file with the new one. If it fails, the running file is as it
+// was.
 func (f *File) compact(c *compaction) {
 	err := f.fold(c)
 	if err == nil {
@@ -131,13 +130,14 @@ func (f *File) compact(c *compaction) {
 	f.compacting = false
 	if err != nil {
 		f.retryAt = f.size + max(f.compactMin, f.size/4)
-		f.log.Warn("could not compact the state file; it stays as it is and will be tried again", "err", err)
+		f.log.Warn("could not compact the state file; it stays as it is, and compaction will be tried again", "err",
+			err)
 		return
 	}
 	f.makeSpare()
 }
 
-// fold writes the new file from what was there when the compaction began.
+// fold writes the new file from what the running one held when the compaction began.
 func (f *File) fold(c *compaction) error {
 	l, err := load(c.src, c.end)
 	if err != nil {
@@ -178,7 +178,7 @@ func (f *File) follow(c *compaction) error {
 	return nil
 }
 
-// unless gives a draft up if there is an error.
+// unless abandons the draft if there is an error.
 func (f *File) unless(d *draft, err error) error {
 	if err == nil {
 		return nil
@@ -188,8 +188,8 @@ func (f *File) unless(d *draft, err error) error {
 	return f.abandon(d, err)
 }
 
-// goOver copies the rest and makes the new file the running one. Only this much
-// of a compaction is in the way of Append.
+// goOver copies the rest and makes the new file the running one. Append has to wait only for this
+// part of a compaction.
 func (f *File) goOver(c *compaction) error {
 	f.mu.Lock()
 	before, begin := f.size, time.Now()
@@ -218,7 +218,7 @@ func (f *File) goOver(c *compaction) error {
 	return nil
 }
 
-// untouched reports as an error that somebody else has modified the file, so that what was read of it
+// untouched returns an error if somebody else has modified the file, so that what was read from it
 // can't be relied on.
 func (f *File) untouched() error {
 	now, err := f.dir.look(stateName)
@@ -231,8 +231,8 @@ func (f *File) untouched() error {
 	return nil
 }
 
-// copyTail copies the running file up to the offset to. Checks don't depend on
-// where a record is, so records are copied as they are.
+// copyTail copies the running file up to the offset to. A check does not depend on the position of
+// its record, so records are copied as they are.
 func (c *compaction) copyTail(to int64) error {
 	d := c.dst
 	n, err := io.Copy(io.NewOffsetWriter(d.fd, d.size), io.NewSectionReader(c.src, c.end, to-c.end))

@@ -101,7 +101,8 @@ func TestCutAtEveryByte(t *testing.T) {
 
 // masks are what a byte is xored with: single bits, all bits, and what turns
 // letters and quotes into line breaks or brackets.
-var masks = []byte{0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0xff, '"' ^ '\n', 'e' ^ '\n', '0' ^ '\n', '\n' ^ '[', '1' ^ '2', ' ' ^ '"', '1' ^ '#'}
+var masks = []byte{0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0xff, '"' ^ '\n', 'e' ^ '\n', '0' ^ '\n', '\n' ^ '[',
+	'1' ^ '2', ' ' ^ '"', '1' ^ '#'}
 
 // A byte that is not what it was costs the record that it is in, and nothing
 // else. In a header it costs nothing, since there are two.
@@ -129,7 +130,8 @@ func TestFlipEveryByte(t *testing.T) {
 				require.Equal(t, want.Locks, l.Locks)
 				continue
 			}
-			ok := len(l.Damage) == 1 && l.Damage[0].Offset <= int64(i) && int64(i) < l.Damage[0].Offset+l.Damage[0].Length &&
+			ok := len(l.Damage) == 1 && l.Damage[0].Offset <= int64(i) &&
+				int64(i) < l.Damage[0].Offset+l.Damage[0].Length &&
 				!l.Torn && l.foreign == 0 && l.Header == h && l.NextID >= damageSkip+4 &&
 				slices.Equal(l.Locks, want.Locks) && slices.Equal(l.Spaces, want.Spaces)
 			require.True(t, ok, "byte %d of part %d, mask %#x: %+v, not %+v", i, part, mask, l, want)

@@ -10,21 +10,20 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// decoder reads the text of records, one after the other. It keeps what is
-// worth keeping from record to record.
+// decoder reads the text of records, one after the other. From record to record it keeps its
+// buffers and the last lock, whose strings tend to be repeated.
 type decoder struct {
-	rest []byte // what of the text is not read yet
-	// short says that the text ended where it could have gone on: it is the
-	// beginning of a record.
+	rest []byte // the part of the text that is not yet read
+	// short says that the text ended in the middle of a record.
 	short bool
-	bad   bool // the text is no record; nothing more is read from it
+	bad   bool // the text is not a record; nothing more is read from it
 
-	last    Lock // strings that tend to repeat are taken from here
+	last    Lock // the source of strings that tend to be repeated
 	scratch []byte
 }
 
-// sealed reports whether text ends with a check line, as the encoder writes it,
-// over all that precedes it.
+// sealed reports whether text ends with a check line, as the encoder writes it, over everything
+// before it.
 func sealed(text []byte) bool {
 	n := len(text) - checkLen
 	if n < 0 {
@@ -34,13 +33,13 @@ func sealed(text []byte) bool {
 	return bytes.Equal(appendSum(line[:0], crc32.Checksum(text[:n], castagnoli)), text[n:])
 }
 
-// header decodes one of the two headers; top is what it begins with.
+// header decodes one of the two headers; top is the text with which it begins.
 func (d *decoder) header(text []byte, top string) (h Header, nextID uint64, ok bool) {
 	d.begin(text)
 	d.must(top)
 	h.Format = int(d.integer("format = ", math.MaxInt32))
 	if d.bad || h.Format > format {
-		return h, 0, !d.bad // of a newer format nothing else is known
+		return h, 0, !d.bad // nothing else is known about a newer format
 	}
 	h.BootID = d.str(keyBootID, "")
 	h.NodeID = uint32(d.integer("node-id = ", math.MaxUint32))
@@ -53,8 +52,8 @@ func (d *decoder) header(text []byte, top string) (h Header, nextID uint64, ok b
 	return h, nextID, !d.bad
 }
 
-// change decodes the text of one record into one of the three; kind is 0 if it
-// is none. The text must be sealed for the result to mean anything.
+// change decodes the text of one record into one of the three; kind is 0 if the text is no record.
+// The result means something only if the text is sealed.
 func (d *decoder) change(text []byte, l *Lock, m *Mark, s *Lockspace) (kind recordKind) {
 	d.begin(text)
 	switch {
@@ -84,8 +83,8 @@ const (
 	spaceRecord
 )
 
-// unfinished reports whether text is the beginning of a record, but not the
-// whole of it: what a write leaves that was cut off.
+// unfinished reports whether text is the beginning of a record, but not all of it, as a write
+// leaves it that was interrupted.
 func (d *decoder) unfinished(text []byte) bool {
 	var l Lock
 	var m Mark
@@ -155,7 +154,7 @@ func (d *decoder) space(s *Lockspace) {
 
 func (d *decoder) begin(text []byte) { d.rest, d.short, d.bad = text, false, false }
 
-// peek reports whether the text goes on with s.
+// peek reports whether s comes next in the text.
 func (d *decoder) peek(s string) bool {
 	if d.bad {
 		return false
@@ -167,7 +166,7 @@ func (d *decoder) peek(s string) bool {
 	return false
 }
 
-// lit takes s from the text if the text goes on with it.
+// lit consumes s if it comes next in the text.
 func (d *decoder) lit(s string) bool {
 	if !d.peek(s) {
 		return false
@@ -182,10 +181,10 @@ func (d *decoder) must(s string) {
 	}
 }
 
-// has reports whether the text goes on with the key, in either way of writing.
+// has reports whether the key comes next, in either form.
 func (d *decoder) has(k key) bool { return d.peek(k.text) || d.peek(k.hex) }
 
-// until takes the text up to the next c and c itself.
+// until consumes the text up to and including the next c.
 func (d *decoder) until(c byte) []byte {
 	if d.bad {
 		return nil
@@ -271,8 +270,8 @@ func (d *decoder) time(key string) (t time.Time) {
 	return t
 }
 
-// str takes a string in either way of writing. Where it equals same, same is
-// returned, so that what repeats is in memory once.
+// str consumes a string in either form. If it equals same, same is returned, so a string that is
+// repeated is in memory only once.
 func (d *decoder) str(k key, same string) string {
 	var v []byte
 	switch {
@@ -294,8 +293,8 @@ func (d *decoder) str(k key, same string) string {
 	return string(v)
 }
 
-// quoted takes the rest of a basic string of TOML with its closing quote. Of
-// the escapes there are only the two that the encoder writes.
+// quoted consumes the rest of a TOML basic string with its closing quote. The only escapes are the
+// two that the encoder writes.
 func (d *decoder) quoted() []byte {
 	if d.bad {
 		return nil
@@ -331,8 +330,7 @@ func (d *decoder) quoted() []byte {
 	return nil
 }
 
-// end takes the check line, of which sealed has the proof, and expects nothing
-// behind it.
+// end consumes the check line, which sealed has verified, and expects nothing behind it.
 func (d *decoder) end() {
 	d.must(checkKey)
 	for i := 0; i < 8 && !d.bad; i++ {

@@ -26,21 +26,20 @@ const (
 	pidName          = "pid"
 )
 
-// directory is the state directory, with its lock. Files in it are reached
-// through root alone, so no name can lead out of it.
+// directory is the state directory, with its lock. Files in it are reached only through root, so no
+// name can lead out of it.
 type directory struct {
 	path string
 	root *os.Root
-	// self is the directory as a file. It carries the flock: unlike a lock
-	// file, nobody can remove it and make another.
+	// self is the directory as a file. It carries the flock: unlike a lock file, it can't be
+	// removed and made again under the same name by somebody else.
 	self *os.File
 }
 
-// fileID tells files apart.
+// fileID identifies a file.
 type fileID struct{ dev, ino uint64 }
 
-// openDirectory makes the directory if it is missing, checks whose it is and
-// locks it.
+// openDirectory creates the directory if it is missing, checks its owner and mode, and locks it.
 func openDirectory(path string) (*directory, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, &Error{Op: "create", Path: path, Err: err}
@@ -62,8 +61,7 @@ func openDirectory(path string) (*directory, error) {
 	return d, nil
 }
 
-// take checks and locks the directory, and leaves our pid for those who come
-// later.
+// take checks and locks the directory, and writes our pid for daemons that come later.
 func (d *directory) take() error {
 	info, err := d.self.Stat()
 	if err != nil {
@@ -84,8 +82,8 @@ func (d *directory) take() error {
 	return nil
 }
 
-// writePID leaves our pid. It only serves the error message of another daemon,
-// so it may fail, as it does in a full directory.
+// writePID writes our pid. It serves only the error message of another daemon, so it may fail, as
+// it does in a full directory.
 func (d *directory) writePID() {
 	d.root.Remove(pidName)
 	fd, err := d.root.OpenFile(pidName, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
@@ -110,15 +108,15 @@ func (d *directory) readPID() int {
 	return pid
 }
 
-// close lets go of the lock. The directory and the state stay.
+// close releases the directory. The directory and its state files stay.
 func (d *directory) close() {
 	d.root.Remove(pidName)
 	d.self.Close()
 	d.root.Close()
 }
 
-// openRegular opens a file that is there, and refuses what should not be
-// there. The error wraps fs.ErrNotExist, or is an *Error.
+// openRegular opens a file, and refuses one that should not be there. The error wraps
+// fs.ErrNotExist, or is an *Error.
 func (d *directory) openRegular(name string, flag int) (*os.File, error) {
 	path := filepath.Join(d.path, name)
 	before, err := d.root.Lstat(name)
@@ -128,9 +126,9 @@ func (d *directory) openRegular(name string, flag int) (*os.File, error) {
 	if !before.Mode().IsRegular() {
 		return nil, refusal(path, "it is a "+kindOf(before.Mode())+", not a regular file")
 	}
-	// Root follows symlinks that stay inside. If one took the place of the
-	// file just now, the file that was opened is another. O_NONBLOCK: if a
-	// fifo took it, don't wait for a peer.
+	// Root follows symbolic links that stay inside the directory. If a link has just taken the
+	// place of the file, then a different file is opened. O_NONBLOCK: if a fifo has taken its
+	// place, don't wait for a peer.
 	fd, err := d.root.OpenFile(name, flag|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, &Error{Op: "open", Path: path, Err: err}
@@ -151,7 +149,7 @@ func (d *directory) openRegular(name string, flag int) (*os.File, error) {
 	return fd, nil
 }
 
-// checkOwner refuses what others can write to.
+// checkOwner refuses a file that other users can write to.
 func checkOwner(path string, info fs.FileInfo) error {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
 		return refusal(path, fmt.Sprintf("it belongs to uid %d, not to uid %d", st.Uid, os.Geteuid()))
@@ -164,7 +162,7 @@ func checkOwner(path string, info fs.FileInfo) error {
 
 func refusal(path, why string) error {
 	return &Error{Op: "check", Path: path, Err: fmt.Errorf("%w: %s", ErrUnsafe, why),
-		Advice: "find out who did that, then remove it or put it right"}
+		Advice: "find out how that came about, then remove or correct it"}
 }
 
 func kindOf(m fs.FileMode) string {
@@ -181,7 +179,7 @@ func kindOf(m fs.FileMode) string {
 	return "special file"
 }
 
-// sight is what a look at a file shows.
+// sight is the result of a look at a file.
 type sight struct {
 	id       fileID
 	size     int64 // bytes
@@ -195,19 +193,18 @@ func (d *directory) look(name string) (sight, error) {
 	return sight{fileID{st.Dev, st.Ino}, st.Size, time.Unix(st.Mtim.Unix())}, err
 }
 
-// create makes a file that is to become the state file, in the place of what a
-// crash has left, if it has.
+// create creates a file that is to become the state file, in place of one that a crash may have
+// left.
 func (d *directory) create(name string) (*os.File, error) {
 	d.remove(name)
 	return d.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
-// remove removes a file, if it is there.
+// remove removes a file, if it exists.
 func (d *directory) remove(name string) { d.root.Remove(name) }
 
-// quarantine gives the state file a second name, under which it stays when the
-// first goes to a new file. It needs no space and loses nothing. The name is
-// returned.
+// quarantine gives the state file a second name, which it keeps when the first is given to a new
+// file. This needs no space and loses nothing. It returns the name.
 func (d *directory) quarantine(now time.Time) (string, error) {
 	stamp := quarantinePrefix + now.UTC().Format("20060102T150405Z")
 	for name, n := stamp, 2; ; name, n = fmt.Sprintf("%s-%d", stamp, n), n+1 {
@@ -218,15 +215,15 @@ func (d *directory) quarantine(now time.Time) (string, error) {
 	}
 }
 
-// setAside keeps a state file that is not for this run under a second name, in
-// place of an older one.
+// setAside keeps a state file that this run does not use under a second name, in place of an older
+// one.
 func (d *directory) setAside(name string) error {
 	d.root.Remove(name)
 	return d.root.Link(stateName, name)
 }
 
-// moved reports whether the directory's path leads to another one now, or to
-// none. That it can't be looked at is an error, and says nothing.
+// moved reports whether the directory's path now leads to another directory or to none. If that
+// can't be found out, it returns an error, and nothing follows from it.
 func (d *directory) moved() (bool, error) {
 	var self, now unix.Stat_t
 	if err := unix.Fstat(int(d.self.Fd()), &self); err != nil {
@@ -239,10 +236,9 @@ func (d *directory) moved() (bool, error) {
 	return err == nil && (now.Dev != self.Dev || now.Ino != self.Ino), err
 }
 
-// follow takes the directory that the path leads to now, and makes it if there
-// is none. The old one is let go of only when the new one is ours: at no time
-// can another daemon have both, or this one write where another one has the
-// lock.
+// follow takes over the directory to which the path leads now, and creates it if there is none. The
+// old directory is released only when the new one is locked: at no time can another daemon have
+// both, or this one write where another one has the lock.
 func (d *directory) follow() error {
 	n, err := openDirectory(d.path)
 	if err != nil {
@@ -253,8 +249,8 @@ func (d *directory) follow() error {
 	return nil
 }
 
-// absent reports whether there is certainly no state file under its name, for
-// whoever would start now.
+// absent reports whether there is certainly no state file under its name, for a daemon that would
+// start now.
 func (d *directory) absent() bool {
 	var st unix.Stat_t
 	err := unix.Lstat(filepath.Join(d.path, stateName), &st)

@@ -9,22 +9,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// spareSize is how much room is kept for the next file, in bytes, in a file of
-// its own. With it a state file that has filled its file system can be written
-// anew, smaller, once little enough of it is of use.
+// spareSize is how much room is kept for the next file, in bytes, in a file of its own. With it a
+// state file that has filled its file system can be written again, smaller, once few enough of its
+// records are still of use.
 const spareSize = 32 << 10
 
-// draft is a file that is to become the state file. It is made from the spare
-// file if there is one.
+// draft is a file that is to become the state file. It uses the spare file if there is one.
 type draft struct {
 	fd      *os.File
 	name    string
-	size    int64 // of what is in it
-	alloc   int64 // with its padding
+	size    int64 // bytes written
+	alloc   int64 // size with padding
 	isSpare bool
 }
 
-// newDraft begins a file. On an error nothing is left of it.
+// newDraft begins a file. After an error it leaves nothing behind.
 func (f *File) newDraft() (*draft, error) {
 	if f.spare != nil {
 		id, err := identify(f.spare)
@@ -49,8 +48,7 @@ func (d *draft) write(h Header, c *Contents) (err error) {
 	return err
 }
 
-// pad gives a draft its padding: room bytes, and some more if they are to be
-// had.
+// pad gives a draft its padding: room bytes, and some more if there is space.
 func (d *draft) pad(room int64) error {
 	to := d.size + room
 	from := max(d.size, d.alloc)
@@ -69,8 +67,8 @@ func (d *draft) pad(room int64) error {
 	return err
 }
 
-// abandon gives a draft up. One that was the spare file is that again: it may have
-// been cut short, and then not all of it would be there.
+// abandon discards a draft. If it was the spare file, it becomes that again, and is filled again,
+// because it may have been cut short.
 func (f *File) abandon(d *draft, err error) error {
 	if d.isSpare && f.spare == nil {
 		f.fillSpare(d.fd)
@@ -81,10 +79,9 @@ func (f *File) abandon(d *draft, err error) error {
 	return err
 }
 
-// install gives a complete draft the name of the state file and goes on with
-// it. The old file, if there was one, is returned for the caller to close: that
-// frees all its pages, which takes milliseconds. On an error the old one stays
-// in use.
+// install gives a complete draft the name of the state file and goes on with it. It returns the old
+// file, if there was one, for the caller to close: that frees all its pages, which takes
+// milliseconds. On an error the old file stays in use.
 func (f *File) install(d *draft) (old *os.File, err error) {
 	id, err := identify(d.fd)
 	if err == nil {
@@ -99,8 +96,8 @@ func (f *File) install(d *draft) (old *os.File, err error) {
 	return old, nil
 }
 
-// makeSpare makes the spare file, if there is none. That it can't be made is
-// nobody's trouble now.
+// makeSpare creates the spare file if there is none. A failure does no harm now and is not
+// reported.
 func (f *File) makeSpare() {
 	if f.spare != nil {
 		return
@@ -110,8 +107,8 @@ func (f *File) makeSpare() {
 	}
 }
 
-// openSpare takes the spare file of an earlier process. What is in it does not
-// matter, but it must be there.
+// openSpare takes over the spare file of an earlier process. Its contents don't matter, but its
+// blocks must exist.
 func (f *File) openSpare() {
 	if fd, err := f.dir.openRegular(spareName, os.O_RDWR); err == nil {
 		f.fillSpare(fd)

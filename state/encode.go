@@ -12,18 +12,16 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// format is the version of the schema that this package writes. Any change of
-// the schema, a new key included, is a new format: a reader refuses what it does
-// not know. Formats from oldest on are read, because the locks of a service that
-// is upgraded are in them: 2 added on-lost, on-lost-data, reason and the phase
-// lost.
+// format is the version of the schema that this package writes. Any change of the schema, a new key
+// included, is a new format, because a reader refuses what it does not know. All formats from
+// oldest on are read, so the locks survive an upgrade of the service. Format 2 added on-lost,
+// on-lost-data, reason and the phase lost.
 const (
 	format = 2
 	oldest = 1
 )
 
-// banner is the top of every file. The loader expects it, like all the rest,
-// byte for byte.
+// banner is the top of every file. The loader expects it byte for byte, like everything else.
 const banner = "# The cluster locks of this node, kept by dlmlockd. Do not edit: a table whose\n" +
 	"# text was changed fails its check and is set aside. docs/state-file.md says more.\n"
 
@@ -34,15 +32,15 @@ const (
 	spaceTable = "[[lockspace]]\n"
 
 	checkKey = `check = "`
-	// checkLen is the length of a check line: the key, eight hexadecimal
-	// digits, the quote and the end of the line.
+	// checkLen is the length of a check line: the key, eight hexadecimal digits, the quote and the
+	// line break.
 	checkLen = len(checkKey) + 8 + 2
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// key is the two ways in which a string is written: as text, or in hexadecimal
-// where the text could not be read or not be trusted to look like what it is.
+// key holds the names of one string in its two forms: as text, or in hexadecimal if the text would
+// be unreadable or could look like something else.
 type key struct{ text, hex string }
 
 func newKey(name string) key { return key{name + ` = "`, name + `-hex = "`} }
@@ -85,8 +83,8 @@ func appendHeader(b []byte, h Header, nextID uint64) []byte {
 	return b
 }
 
-// appendChange appends one record, behind an empty line. The change must have
-// passed validate.
+// appendChange appends one record, with an empty line before it. The change must have passed
+// validate.
 func appendChange(b []byte, c Change) []byte {
 	b = append(b, '\n')
 	switch c := c.(type) {
@@ -191,8 +189,8 @@ func appendInt(b []byte, key string, v uint64) []byte {
 	return append(strconv.AppendUint(append(b, key...), v, 10), '\n')
 }
 
-// appendToken writes a token as a string: it may use all 64 bits, and an
-// integer of TOML has a sign. Zero is no token and is not written.
+// appendToken writes a token as a string, because it may use all 64 bits and TOML's integers are
+// signed. Zero means that there is no token, and is not written.
 func appendToken(b []byte, v uint64) []byte {
 	if v == 0 {
 		return b
@@ -226,11 +224,10 @@ func appendString(b []byte, k key, s string) []byte {
 	return append(append(b, s[from:]...), '"', '\n')
 }
 
-// readable reports whether s is written as text: UTF-8 without control
-// characters and without characters that change how a line looks (direction
-// marks, line separators, the byte order mark). The list is fixed here and not
-// taken from Unicode tables, because those grow with the compiler, and a file
-// must mean the same to the next version.
+// readable reports whether s is written as text: UTF-8 without control characters and without
+// characters that change how a line looks (direction marks, line separators, the byte order mark).
+// The list is fixed here and not taken from Unicode tables, because those grow with the compiler,
+// and a file must mean the same to the next version.
 func readable(s string) bool {
 	ascii := true
 	for i := 0; i < len(s); i++ {
@@ -258,8 +255,7 @@ func readable(s string) bool {
 	return true
 }
 
-// validate reports whether the file has words for c. The error wraps
-// ErrRecord.
+// validate reports whether c can be written to the file. The error wraps ErrRecord.
 func validate(c Change) error {
 	bad := func(field string, v any) error { return fmt.Errorf("%w: %T with %s %v", ErrRecord, c, field, v) }
 	switch c := c.(type) {
@@ -297,11 +293,11 @@ func validate(c Change) error {
 	return nil
 }
 
-// validID: an ID is counted up from 1, and the number after it must still be
-// an integer of TOML.
+// validID reports whether an ID is in range. IDs count up from 1, and the next number must still be
+// a TOML integer.
 func validID(id uint64) bool { return id > 0 && id < math.MaxInt64 }
 
-// validTime: four digits for the year are all that TOML has.
+// validTime reports whether TOML can express t: its years have four digits.
 func validTime(t time.Time) bool { y := t.UTC().Year(); return y >= 1 && y <= 9999 }
 
 // modeOf reads the two letters that Mode.String writes.

@@ -48,8 +48,10 @@ func TestStrings(t *testing.T) {
 }
 
 func TestWords(t *testing.T) {
-	require.Equal(t, "granted held releasing gone", strings.Join([]string{Granted.String(), Held.String(), Releasing.String(), Gone.String()}, " "))
-	require.Equal(t, "creating joined leaving left", strings.Join([]string{Creating.String(), Joined.String(), Leaving.String(), Left.String()}, " "))
+	require.Equal(t, "granted held releasing gone",
+		strings.Join([]string{Granted.String(), Held.String(), Releasing.String(), Gone.String()}, " "))
+	require.Equal(t, "creating joined leaving left",
+		strings.Join([]string{Creating.String(), Joined.String(), Leaving.String(), Left.String()}, " "))
 	require.Equal(t, "Phase(0) Phase(9) SpacePhase(0) Lifetime(3)",
 		strings.Join([]string{Phase(0).String(), Phase(9).String(), SpacePhase(0).String(), Lifetime(3).String()}, " "))
 	for _, l := range []Lifetime{Persistent, Connection, Process} {

@@ -12,30 +12,30 @@ import (
 	"time"
 )
 
-// Header is the top of the file: which run of which node the records are of.
+// Header is the top of the file. It says which run of which node the records belong to.
 type Header struct {
 	Format   int    // version of the schema
-	BootID   string // /proc/sys/kernel/random/boot_id: locks die with the boot
+	BootID   string // /proc/sys/kernel/random/boot_id: locks end with the boot
 	NodeID   uint32 // the cluster's number for this node
-	Cluster  string // the cluster's name; "" where there is none
+	Cluster  string // the cluster's name; "" if there is no cluster
 	Engine   string // what --engine calls it
 	Instance string // names this state directory in anchor locks; as old as the file
 	Created  time.Time
 }
 
-// Contents is what a file said, folded: marks applied, Gone and Left dropped.
+// Contents is what a file says as a whole: marks are applied, and what is Gone or Left is dropped.
 type Contents struct {
 	Header Header      // as found; zero if there was no file or both headers were damaged
 	Locks  []Lock      // in order of ID
 	Spaces []Lockspace // sorted by name
-	// NextID is larger than every ID in the file, ever. After damage it skips
-	// damageSkip numbers, because the damage may have hidden some.
+	// NextID is larger than every ID that was ever in the file. After damage it skips damageSkip
+	// numbers, because the damage may have hidden some.
 	NextID uint64
-	// Torn says that the last record was unfinished and was dropped: a crash
-	// in the middle of a write, of which nobody was told that it succeeded.
+	// Torn says that the last record was unfinished and was dropped. It comes from a crash in the
+	// middle of a write, whose success was never reported.
 	Torn        bool
-	Quarantined string   // name of the copy of a damaged file; "" if it was sound
-	Damage      []Damage // what could not be used, in order of Offset
+	Quarantined string   // name of the copy of a damaged file; "" if the file was sound
+	Damage      []Damage // the pieces that can't be used, in order of Offset
 }
 
 // Damage is a piece of the file that can't be used.
@@ -44,15 +44,13 @@ type Damage struct {
 	Reason         string
 }
 
-// Options say for which run the file is opened.
+// Options describe the run for which the file is opened.
 type Options struct {
-	// Header of this run. BootID and Engine must be set. Format is always the
-	// one of this package. Created is the file's, or for a new file this one, or
-	// now if it is zero. An Instance of "" keeps the file's or makes a new random
-	// one.
+	// Header is that of this run. BootID and Engine must be set. Format is ignored. Created is kept
+	// if the file has one; a new file gets this one, or the current time if it is zero. An empty
+	// Instance keeps the file's, or makes a new random one.
 	Header Header
-	// CompactMin is the size in bytes below which a file is never compacted.
-	// 0 is 1 MiB.
+	// CompactMin is the size in bytes below which a file is never compacted. 0 stands for 1 MiB.
 	CompactMin int64
 	Log        *slog.Logger     // nil: slog.Default()
 	Now        func() time.Time // nil: time.Now
@@ -64,49 +62,54 @@ type File struct {
 	log        *slog.Logger
 	compactMin int64
 	header     Header
-	background sync.WaitGroup // the compaction that runs, if any
+	background sync.WaitGroup // waits for the compaction that runs, if any
 
 	mu         sync.Mutex
 	fd         *os.File
 	id         fileID
 	size       int64 // where the next record goes
-	alloc      int64 // where the padding ends, and the file
-	dirtyTo    int64 // up to here there may be what a failed write left, and no padding
+	alloc      int64 // where the padding, and so the file, ends
+	dirtyTo    int64 // up to here there may be the remains of a failed write in place of padding
 	mirror     *mirror
-	spare      *os.File // nil: there is none
+	spare      *os.File // nil if it could not be made
 	use        usage
 	buf        []byte
-	sizes      []int // of each change in buf
+	sizes      []int // the size of each change in buf
 	compacting bool
-	retryAt    int64     // no compaction below this size, since one failed
-	sick       error     // why nothing new can be written down; nil if it can
+	retryAt    int64     // after a failed compaction: no new one below this size
+	sick       error     // why nothing new can be recorded; nil if it can
 	triedAt    time.Time // when the file was last tried to grow
-	epoch      int64     // what NoteEpoch was last given, or Epoch has found
+	epoch      int64     // the last epoch that NoteEpoch was given or Epoch has found
 	astray     bool      // the file has lost its name, and the log says so
-	written    time.Time // when the file was last written to; a later modification is somebody else's
-	suspect    bool      // the file was modified by somebody else, and has yet to be checked
-	damaged    bool      // somebody has cut it short or edited it, the log says so, and it is not yet written again
+	// written is when this package last wrote to the file. A later modification is somebody else's.
+	written time.Time
+	// suspect says that somebody else has modified the file, and that it has yet to be checked.
+	suspect bool
+	// damaged says that somebody has cut the file short or edited it, that the log says so, and
+	// that the file has not been written again yet.
+	damaged    bool
 	repairedAt time.Time // when writing it again was last tried
 	repairErr  error     // why that failed
 	closed     bool
 }
 
-// maxKeptBuffer is how large a buffer Append keeps for the next time, in bytes.
+// maxKeptBuffer is the largest buffer, in bytes, that Append keeps for the next call.
 const maxKeptBuffer = 1 << 20
 
-// Open takes the directory dir, makes it if it is missing, loads the file and
-// leaves a sound one for this run. Contents are what was found:
+// Open takes over the directory dir, creates it if it is missing, loads the file and leaves a sound
+// one for this run. Contents are what it found:
 //
-//   - With the boot id of this run they are the records to go on with.
+//   - With the boot id of this run, these are the records to go on with.
 //   - With another boot id, or with none because both headers were damaged, they
-//     are history: the new file holds none of them. The old one stays aside as
-//     state.toml.previous-boot (or quarantined).
+//     are history: the new file holds none of them. The old file is kept as
+//     state.toml.previous-boot, or quarantined.
 //
-// The error is an *Error, or a *WriteError where a new file could not be
-// written. After an error the file is as it was.
+// The error is an *Error, or a *WriteError if a new file could not be written. After an error the
+// file is as it was.
 func Open(dir string, o Options) (*File, Contents, error) {
 	if o.Header.BootID == "" || o.Header.Engine == "" {
-		return nil, Contents{}, &Error{Op: "open", Path: dir, Err: fmt.Errorf("%w: a header without boot id or engine", ErrRecord)}
+		return nil, Contents{}, &Error{Op: "open", Path: dir,
+			Err: fmt.Errorf("%w: a header without boot id or engine", ErrRecord)}
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()
@@ -131,7 +134,7 @@ func Open(dir string, o Options) (*File, Contents, error) {
 	return f, c, nil
 }
 
-// start loads what is there and makes it the file of this run.
+// start loads the file that is there, if any, and makes it the file of this run.
 func (f *File) start(o Options) (Contents, error) {
 	f.dir.remove(temporaryName)
 	f.openSpare()
@@ -194,21 +197,23 @@ func (f *File) read() (*loaded, error) {
 	return l, nil
 }
 
-// refuse says why the file that was read is not for this run.
+// refuse returns an error if the file that was read must not be used by this run.
 func (f *File) refuse(l *loaded) error {
 	if l.foreign != 0 {
 		return &Error{Op: "load", Path: f.Path(), Err: fmt.Errorf("%w: %d", ErrFormat, l.foreign),
 			Advice: "a newer dlmlockd wrote it: run that one, or release its locks and remove the file"}
 	}
 	if l.Header.BootID == f.header.BootID && l.Header.Engine != f.header.Engine && len(l.Locks)+len(l.Spaces) > 0 {
-		return &Error{Op: "load", Path: f.Path(), Err: fmt.Errorf("%w: %q, not %q", ErrEngine, l.Header.Engine, f.header.Engine),
-			Advice: fmt.Sprintf("start dlmlockd with --engine=%s, release the locks and leave the lockspaces; then change the engine", l.Header.Engine)}
+		return &Error{Op: "load", Path: f.Path(),
+			Err: fmt.Errorf("%w: %q, not %q", ErrEngine, l.Header.Engine, f.header.Engine),
+			Advice: fmt.Sprintf("start dlmlockd with --engine=%s, release the locks and leave the lockspaces; then "+
+				"change the engine", l.Header.Engine)}
 	}
 	return nil
 }
 
-// goOnWith keeps the file as it is, without an unfinished record. That it can't
-// be given its padding is no reason not to start: it is for Health to tell.
+// goOnWith keeps the file as it is, without an unfinished record. The service starts even if the
+// file can't get its padding; Health reports that.
 func (f *File) goOnWith(l *loaded) error {
 	f.size, f.alloc, f.use, f.mirror = l.end, l.size, l.use, newMirror(&l.Contents)
 	if l.Torn {
@@ -253,33 +258,32 @@ const maxReported = 20
 
 func report(log *slog.Logger, path string, l *loaded) {
 	if l.Torn {
-		log.Warn(fmt.Sprintf("dropped the unfinished last record of %s, %d bytes: nobody was told that it was written", path, l.text-l.end))
+		log.Warn(fmt.Sprintf("dropped the unfinished last record of %s, %d bytes: its success was never reported", path,
+			l.text-l.end))
 	}
 	for i, d := range l.Damage {
 		if i == maxReported {
 			log.Error(fmt.Sprintf("%s: %d more pieces are damaged", path, len(l.Damage)-i))
 			return
 		}
-		log.Error(fmt.Sprintf("%s: %d bytes at offset %d can not be used: %s", path, d.Length, d.Offset, d.Reason))
+		log.Error(fmt.Sprintf("%s: %d bytes at offset %d can't be used: %s", path, d.Length, d.Offset, d.Reason))
 	}
 }
 
-// Append writes changes, in their order, with one write. It does all of it or
-// nothing: after a *WriteError nothing of it is in the file, and the same call
-// may be made again. An error that wraps ErrRecord is a mistake in changes. A
-// crash in the middle may leave the first few of them.
+// Append writes changes, in their order, with one write. It writes all of them or none: after a
+// *WriteError none of them is in the file, and the same call may be made again. An error that wraps
+// ErrRecord is a mistake in changes. A crash in the middle may leave the first few of them.
 //
-// What takes on a new lock or lockspace is refused unless the file has, or can
-// get, the room for all that brings it to its end. So what does that is written
-// also when the file system is full.
+// A change that adds a lock or lockspace is refused unless the file has, or can get, room for all
+// the records that bring it to its end. So those can be written even when the file system is full.
 func (f *File) Append(changes []Change) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.closed {
 		return writeError("append", f.Path(), os.ErrClosed)
 	}
-	// Before encode, because this may write the file again from the mirror, and these changes are not to
-	// be in it before they are written.
+	// This comes before encode, because it may write the file again from the mirror, which must not
+	// contain these changes before they are written.
 	place := f.inPlace()
 	b, fresh, err := f.encode(changes)
 	if err != nil {
@@ -306,7 +310,7 @@ func (f *File) Append(changes []Change) error {
 	return nil
 }
 
-// encode writes changes into the buffer, and counts what they need.
+// encode writes changes into the buffer and adds them to the mirror.
 func (f *File) encode(changes []Change) (b []byte, fresh bool, err error) {
 	b, f.sizes = f.buf[:0], f.sizes[:0]
 	for _, c := range changes {
@@ -330,8 +334,8 @@ func (f *File) Header() Header { return f.header }
 // Path returns the name of the file.
 func (f *File) Path() string { return filepath.Join(f.dir.path, stateName) }
 
-// Close waits for a compaction that runs, closes the file and lets go of the
-// directory. Calling it again does nothing.
+// Close waits for a compaction that is running, closes the file and releases the directory. Calling
+// it again does nothing.
 func (f *File) Close() error {
 	f.mu.Lock()
 	if f.closed {

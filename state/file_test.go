@@ -52,9 +52,12 @@ func stateOf(dir string) string { return filepath.Join(dir, stateName) }
 
 func aLock(id uint64) Lock {
 	return Lock{
-		ID: id, Lockspace: "vms", Resource: fmt.Sprintf("disk%d", id), LockID: dlm.LockID(id), Mode: dlm.EX, Phase: Granted,
-		Token: id << 40, Owner: "5f3c1f9e-66f0-4a9b-8f6d-2f8a3f1f0c11", HasOwner: true, Label: "/var/lib/libvirt/images/a b.qcow2",
-		UID: 107, PID: 4242, PIDStart: 99887766, Sender: ":1.42", BusID: "0123456789abcdef0123456789abcdef", Since: aTime,
+		ID: id, Lockspace: "vms", Resource: fmt.Sprintf("disk%d", id), LockID: dlm.LockID(id), Mode: dlm.EX,
+		Phase: Granted,
+		Token: id << 40, Owner: "5f3c1f9e-66f0-4a9b-8f6d-2f8a3f1f0c11", HasOwner: true,
+		Label: "/var/lib/libvirt/images/a b.qcow2",
+		UID:   107, PID: 4242, PIDStart: 99887766, Sender: ":1.42", BusID: "0123456789abcdef0123456789abcdef",
+		Since: aTime,
 	}
 }
 
@@ -64,7 +67,8 @@ func sampleChanges() []Change {
 	odd.Resource, odd.Owner, odd.Label = "a\x00\xff\n", `say "hi" \o/`, "Grüße, 東京 \u202e"
 	odd.Mode, odd.Lifetime = dlm.PR, Process
 	odd.OnLost, odd.OnLostData = "libvirt", "qemu:///system \"pause\"\n"
-	bare := Lock{ID: 4, Lockspace: "other", Resource: "r", LockID: 1<<32 - 1, Mode: dlm.NL, Phase: Held, Token: 1<<64 - 1, Lifetime: Connection}
+	bare := Lock{ID: 4, Lockspace: "other", Resource: "r", LockID: 1<<32 - 1, Mode: dlm.NL, Phase: Held,
+		Token: 1<<64 - 1, Lifetime: Connection}
 	return []Change{
 		Lockspace{Name: "vms", Phase: Creating},
 		Lockspace{Name: "vms", Phase: Joined, AnchorID: 1},
@@ -89,7 +93,8 @@ func sampleContents() (locks []Lock, spaces []Lockspace) {
 	one.Phase, odd.Phase = Held, Held
 	odd.Mode, odd.Token = dlm.EX, 1<<63
 	bare = lostOf(bare)
-	return []Lock{one, odd, bare}, []Lockspace{{Name: "other", Phase: Joined, AnchorID: 7}, {Name: "vms", Phase: Joined, AnchorID: 1}}
+	return []Lock{one, odd, bare}, []Lockspace{{Name: "other", Phase: Joined, AnchorID: 7},
+		{Name: "vms", Phase: Joined, AnchorID: 1}}
 }
 
 func TestRoundTrip(t *testing.T) {
@@ -145,17 +150,22 @@ func TestFold(t *testing.T) {
 		{"a mark of nothing", []Change{Mark{ID: 9, Phase: Held}}, nil, nil, 10},
 		{"an empty mark", []Change{l1, Mark{ID: 1}}, []Lock{l1}, nil, 2},
 		{"locks in any order", []Change{l2, l1}, []Lock{l1, l2}, nil, 3},
-		{"left takes its locks along", []Change{joined, l1, l2, Lockspace{Name: "vms", Phase: Left}}, []Lock{l2}, nil, 3},
-		{"left spares later locks", []Change{l1, Lockspace{Name: "vms", Phase: Left}, joined, aLock(3), Mark{ID: 3, Phase: Held}, Mark{ID: 1, Phase: Held}},
+		{"left takes its locks along", []Change{joined, l1, l2, Lockspace{Name: "vms", Phase: Left}}, []Lock{l2}, nil,
+			3},
+		{"left spares later locks", []Change{l1, Lockspace{Name: "vms", Phase: Left}, joined, aLock(3),
+			Mark{ID: 3, Phase: Held}, Mark{ID: 1, Phase: Held}},
 			[]Lock{held(aLock(3))}, []Lockspace{joined}, 4},
-		{"left spares the lost", []Change{joined, l1, l2, lostOf(l1), Lockspace{Name: "vms", Phase: Left}}, []Lock{lostOf(l1), l2}, nil, 3},
+		{"left spares the lost", []Change{joined, l1, l2, lostOf(l1), Lockspace{Name: "vms", Phase: Left}},
+			[]Lock{lostOf(l1), l2}, nil, 3},
 		{"lost and gone", []Change{l1, Mark{ID: 1, Phase: Held}, lostOf(l1), Mark{ID: 1, Phase: Gone}}, nil, nil, 2},
 		{"left by name only", []Change{l2, Lockspace{Name: "vms", Phase: Left}}, []Lock{l2}, nil, 3},
 		{"mode without token", []Change{l1, Mark{ID: 1, Mode: dlm.NL, HasMode: true}},
 			[]Lock{func() Lock { l := l1; l.Mode, l.Token = dlm.NL, 0; return l }()}, nil, 2},
 		{"mode without HasMode", []Change{l1, Mark{ID: 1, Mode: dlm.NL, Token: 7}}, []Lock{l1}, nil, 2},
-		{"owner without HasOwner", []Change{Lock{ID: 1, Mode: dlm.EX, Phase: Held, Owner: "x"}}, []Lock{{ID: 1, Mode: dlm.EX, Phase: Held}}, nil, 2},
-		{"empty owner", []Change{Lock{ID: 1, Mode: dlm.EX, Phase: Held, HasOwner: true}}, []Lock{{ID: 1, Mode: dlm.EX, Phase: Held, HasOwner: true}}, nil, 2},
+		{"owner without HasOwner", []Change{Lock{ID: 1, Mode: dlm.EX, Phase: Held, Owner: "x"}},
+			[]Lock{{ID: 1, Mode: dlm.EX, Phase: Held}}, nil, 2},
+		{"empty owner", []Change{Lock{ID: 1, Mode: dlm.EX, Phase: Held, HasOwner: true}},
+			[]Lock{{ID: 1, Mode: dlm.EX, Phase: Held, HasOwner: true}}, nil, 2},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			f, _ := mustOpen(t, t.TempDir(), testOptions())
@@ -316,7 +326,8 @@ func TestNewerFormatRefused(t *testing.T) {
 		"sealed like ours": string(appendHeader(nil, header, 1)),
 		"with other checks": "# a comment\n\nformat = 17\nnew-key = true\nsum = \"sha256:00\"\n\n[[lock]]\nid = 1\n" +
 			"sum = \"sha256:11\"\n",
-		"with our word for check": banner + "format = 3\nx = 1\ncheck = \"sha256:0011\"\n\n[[lock]]\ncheck = \"sha256:0011\"\n",
+		"with our word for check": banner +
+			"format = 3\nx = 1\ncheck = \"sha256:0011\"\n\n[[lock]]\ncheck = \"sha256:0011\"\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -352,12 +363,20 @@ func TestUnsafeFilesRefused(t *testing.T) {
 		{"symlink out of the directory", func(t *testing.T, dir string) error {
 			return os.Symlink("/etc/passwd", stateOf(dir))
 		}, "symbolic link"},
-		{"dangling symlink", func(t *testing.T, dir string) error { return os.Symlink("nowhere", stateOf(dir)) }, "symbolic link"},
+		{"dangling symlink", func(t *testing.T, dir string) error { return os.Symlink("nowhere", stateOf(dir)) },
+			"symbolic link"},
 		{"fifo", func(t *testing.T, dir string) error { return unix.Mkfifo(stateOf(dir), 0o600) }, "fifo"},
 		{"directory", func(t *testing.T, dir string) error { return os.Mkdir(stateOf(dir), 0o700) }, "directory"},
-		{"group can write", func(t *testing.T, dir string) error { sound(t, dir); return os.Chmod(stateOf(dir), 0o620) }, "0620"},
-		{"world can write", func(t *testing.T, dir string) error { sound(t, dir); return os.Chmod(stateOf(dir), 0o602) }, "0602"},
-		{"directory that others can write to", func(t *testing.T, dir string) error { return os.Chmod(dir, 0o777) }, "0777"},
+		{"group can write", func(t *testing.T, dir string) error {
+			sound(t, dir)
+			return os.Chmod(stateOf(dir), 0o620)
+		}, "0620"},
+		{"world can write", func(t *testing.T, dir string) error {
+			sound(t, dir)
+			return os.Chmod(stateOf(dir), 0o602)
+		}, "0602"},
+		{"directory that others can write to", func(t *testing.T, dir string) error { return os.Chmod(dir, 0o777) },
+			"0777"},
 		{"file of another user", func(t *testing.T, dir string) error {
 			needRoot(t)
 			sound(t, dir)
@@ -406,9 +425,11 @@ func TestSymlinksAreNotWrittenThrough(t *testing.T) {
 
 func TestRemovedUnderneath(t *testing.T) {
 	for name, spoil := range map[string]func(path string) error{
-		"removed":         os.Remove,
-		"moved away":      func(p string) error { return os.Rename(p, p+".bak") },
-		"edited":          func(p string) error { return errors.Join(os.WriteFile(p+"~", []byte("x"), 0o600), os.Rename(p+"~", p)) },
+		"removed":    os.Remove,
+		"moved away": func(p string) error { return os.Rename(p, p+".bak") },
+		"edited": func(p string) error {
+			return errors.Join(os.WriteFile(p+"~", []byte("x"), 0o600), os.Rename(p+"~", p))
+		},
 		"a symlink to it": func(p string) error { return errors.Join(os.Rename(p, p+".bak"), os.Symlink(p+".bak", p)) },
 	} {
 		t.Run(name, func(t *testing.T) {

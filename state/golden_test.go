@@ -99,13 +99,15 @@ func longLife(n int) (changes []Change) {
 		case k < 7:
 			changes = append(changes, Mark{ID: held[r.IntN(len(held))], Phase: Phase(1 + r.IntN(3))})
 		case k < 8:
-			changes = append(changes, Mark{ID: held[r.IntN(len(held))], HasMode: true, Mode: dlm.Modes[r.IntN(6)], Token: r.Uint64()})
+			changes = append(changes, Mark{ID: held[r.IntN(len(held))], HasMode: true, Mode: dlm.Modes[r.IntN(6)],
+				Token: r.Uint64()})
 		case k < 9:
 			i := r.IntN(len(held))
 			changes = append(changes, Mark{ID: held[i], Phase: Gone})
 			held = append(held[:i], held[i+1:]...)
 		default:
-			changes = append(changes, Lockspace{Name: fmt.Sprintf("space%d", r.IntN(50)), Phase: SpacePhase(1 + r.IntN(4)), AnchorID: dlm.LockID(r.IntN(3))})
+			changes = append(changes, Lockspace{Name: fmt.Sprintf("space%d", r.IntN(50)),
+				Phase: SpacePhase(1 + r.IntN(4)), AnchorID: dlm.LockID(r.IntN(3))})
 		}
 	}
 	return changes
@@ -128,8 +130,10 @@ func TestDocumentedExample(t *testing.T) {
 	}
 	text := appendHeader(nil, h, 41)
 	lostLock := Lock{
-		ID: 43, Lockspace: "vms", Resource: "disk2", LockID: 4, Mode: dlm.EX, Phase: Lost, Token: 18, UID: 0, PID: 2317, PIDStart: 88123,
-		Owner: "7d1f5a0f-8a11-4b6e-a4a6-0c6f2a526d5b/2317/88123", HasOwner: true, Lifetime: Process, Since: aTime.Add(95 * time.Second),
+		ID: 43, Lockspace: "vms", Resource: "disk2", LockID: 4, Mode: dlm.EX, Phase: Lost, Token: 18, UID: 0, PID: 2317,
+		PIDStart: 88123,
+		Owner:    "7d1f5a0f-8a11-4b6e-a4a6-0c6f2a526d5b/2317/88123", HasOwner: true, Lifetime: Process,
+		Since:  aTime.Add(95 * time.Second),
 		OnLost: "libvirt", OnLostData: "qemu:///system pause", Reason: "another process on this node unlocked it",
 	}
 	for _, c := range []Change{
@@ -137,10 +141,12 @@ func TestDocumentedExample(t *testing.T) {
 		Lock{
 			ID: 41, Lockspace: "vms", Resource: "disk1", LockID: 2, Mode: dlm.EX, Phase: Granted, Token: 17,
 			Owner: "5f3c1f9e-66f0-4a9b-8f6d-2f8a3f1f0c11", HasOwner: true, Label: "/var/lib/libvirt/images/disk1.qcow2",
-			UID: 0, PID: 2210, Sender: ":1.42", BusID: "3e8a5d0f7c1b4e6299a0b1c2d3e4f506", Since: aTime.Add(93 * time.Second),
+			UID: 0, PID: 2210, Sender: ":1.42", BusID: "3e8a5d0f7c1b4e6299a0b1c2d3e4f506",
+			Since: aTime.Add(93 * time.Second),
 		},
 		Mark{ID: 41, Phase: Held},
-		Lock{ID: 42, Lockspace: "vms", Resource: "\x01\xfe", LockID: 3, Mode: dlm.PR, Phase: Granted, Lifetime: Process, UID: 107, PID: 2317, PIDStart: 88123, Since: aTime.Add(94 * time.Second)},
+		Lock{ID: 42, Lockspace: "vms", Resource: "\x01\xfe", LockID: 3, Mode: dlm.PR, Phase: Granted, Lifetime: Process,
+			UID: 107, PID: 2317, PIDStart: 88123, Since: aTime.Add(94 * time.Second)},
 		Mark{ID: 42, Phase: Held},
 		lostLock,
 		Mark{ID: 41, Mode: dlm.PR, Token: 17, HasMode: true},

@@ -10,31 +10,30 @@ import (
 	"strings"
 )
 
-// damageSkip is how many IDs are left out after damage.
+// damageSkip is how many IDs are skipped after damage.
 const damageSkip = 1 << 32
 
-// maxNextID is the largest integer that TOML promises.
+// maxNextID is the largest integer that every TOML parser must support.
 const maxNextID = math.MaxInt64
 
-// readSize is how much of the file is read at a time, in bytes.
+// readSize is how many bytes of the file are read at a time.
 const readSize = 256 << 10
 
-// scanner cuts a file into chunks: everything up to and including the next
-// check line. A line that begins like a check line is one, whatever follows,
-// because strings hold no line breaks.
+// scanner cuts a file into chunks, each of which ends with the next check line. A line that begins
+// like a check line is one, whatever follows, because strings contain no line breaks.
 type scanner struct {
 	r    io.ReaderAt
-	size int64 // where the file ends for us
-	read int64 // how far it was read
+	size int64 // where the file ends for the scanner
+	read int64 // how far the file has been read
 	buf  []byte
 	from int // where in buf the next chunk begins
 }
 
-// next returns the next chunk, valid until the following call, and where in
-// the file it begins. whole is false for the rest of the file after its last
-// check line, which may be empty and is the last chunk.
+// next returns the next chunk, which is valid until the following call, and its offset in the file.
+// whole is false for the last chunk, which is the rest of the file after its last check line and
+// may be empty.
 func (s *scanner) next() (text []byte, offset int64, whole bool, err error) {
-	seen := 0 // no check line of the chunk begins before this
+	seen := 0 // no check line of the chunk begins before this offset
 	for {
 		chunk := s.buf[s.from:]
 		offset = s.read - int64(len(chunk))
@@ -53,12 +52,11 @@ func (s *scanner) next() (text []byte, offset int64, whole bool, err error) {
 	}
 }
 
-// position is where in the file the next chunk begins.
+// position is the offset in the file at which the next chunk begins.
 func (s *scanner) position() int64 { return s.read - int64(len(s.buf)-s.from) }
 
-// chunkLen returns the length of the first chunk in b, or 0 if b does not hold
-// the whole of it. It searches from seen on, and says from where on to search
-// when there is more of b.
+// chunkLen returns the length of the first chunk in b, or 0 if b does not hold all of it. It
+// searches from the offset seen on, and returns the offset from which to search when b has grown.
 func chunkLen(b []byte, seen int) (n, searched int) {
 	const lineKey = "\n" + checkKey
 	i := bytes.Index(b[seen:], []byte(lineKey))
@@ -74,7 +72,7 @@ func chunkLen(b []byte, seen int) (n, searched int) {
 	return value + end + 1, seen
 }
 
-// fill reads on, behind what of the buffer is still wanted.
+// fill reads more of the file, behind the part of the buffer that is still needed.
 func (s *scanner) fill() error {
 	keep := copy(s.buf, s.buf[s.from:])
 	s.from = 0
@@ -98,13 +96,13 @@ type loaded struct {
 	size    int64 // bytes read
 	text    int64 // bytes without the padding
 	end     int64 // where the last whole record ends; text if not Torn
-	foreign int   // the format, if it is one that we don't know
-	found   int   // how many whole records there were
+	foreign int   // the format, if it is one that this package does not know
+	found   int   // how many whole records there are
 	use     usage
 }
 
-// load reads the first size bytes of r. Damage is part of the result; the error
-// is only ever one of reading.
+// load reads the first size bytes of r. Damage is part of the result; an error means that r could
+// not be read.
 func load(r io.ReaderAt, size int64) (*loaded, error) {
 	end, err := trimmed(r, size)
 	if err != nil {
@@ -113,7 +111,7 @@ func load(r io.ReaderAt, size int64) (*loaded, error) {
 	l := &loader{scan: scanner{r: r, size: end}, index: map[uint64]int32{}, spaces: map[string]Lockspace{}}
 	l.out.size, l.out.text = size, end
 	if end < size {
-		l.out.text++ // the last line has its end
+		l.out.text++ // the line break that ends the last line
 	}
 	l.out.end = l.out.text
 	for {
@@ -152,7 +150,7 @@ type loader struct {
 	left   map[string]int32 // lockspace -> out.found when it was left
 }
 
-// chunk takes one chunk: a record, or something and then a record.
+// chunk handles one chunk: a record, or damage followed by a record.
 func (l *loader) chunk(text []byte, offset int64) {
 	if offset == 0 {
 		l.firstLines = string(text[:min(len(text), 4*len(banner))])
@@ -167,8 +165,8 @@ func (l *loader) chunk(text []byte, offset int64) {
 	}
 	switch {
 	case !ok:
-		// If it was the check line before that is damaged, then the last record
-		// in the chunk is a sound one.
+		// If the damage is in the check line before this chunk, then the last record in the chunk
+		// is sound.
 		skip = bytes.LastIndex(text, []byte("\n[")) + 1
 		if skip == 0 || !sealed(text[skip:]) {
 			l.damaged(offset, len(text), "the check does not match")
@@ -184,8 +182,8 @@ func (l *loader) chunk(text []byte, offset int64) {
 	}
 }
 
-// last takes the end of the file. The text is without the end of its last line
-// if there is one, because that looks like padding.
+// last handles the end of the file. The text lacks the line break of its last line if there is one,
+// because that looks like padding.
 func (l *loader) last(text []byte, offset int64) {
 	if l.out.text > l.scan.size {
 		line := text[bytes.LastIndexByte(text, '\n')+1:]
@@ -199,7 +197,7 @@ func (l *loader) last(text []byte, offset int64) {
 	l.tail(text, offset)
 }
 
-// tail takes what is behind the last check line.
+// tail handles what follows the last check line.
 func (l *loader) tail(text []byte, offset int64) {
 	switch {
 	case offset == 0:
@@ -221,8 +219,8 @@ func (l *loader) tail(text []byte, offset int64) {
 	}
 }
 
-// record takes one sealed text. It returns false if it is nothing that the
-// encoder writes, or stands where it does not belong.
+// record handles one sealed text. It returns false if the encoder writes no such text, or if it is
+// not where it belongs.
 func (l *loader) record(text []byte, offset int64) bool {
 	switch {
 	case offset == 0:
@@ -245,7 +243,8 @@ func (l *loader) record(text []byte, offset int64) bool {
 	default:
 		return false
 	}
-	if l.again = b; !bytes.Equal(b, text) || kind == lockRecord && lk.Phase == Gone || kind == markRecord && m.Phase == Lost {
+	if l.again = b; !bytes.Equal(b, text) || kind == lockRecord && lk.Phase == Gone || kind == markRecord &&
+		m.Phase == Lost {
 		return false
 	}
 	l.out.found++
@@ -261,7 +260,7 @@ func (l *loader) record(text []byte, offset int64) bool {
 	return true
 }
 
-// header takes one of the two headers. Both must say the same.
+// header handles one of the two headers. Both must say the same.
 func (l *loader) header(text []byte, top string, have *bool) bool {
 	h, nextID, ok := l.dec.header(text, top)
 	if !ok || h.Format < oldest {
@@ -298,8 +297,8 @@ func (l *loader) lock(lk *Lock) {
 	l.locks[i], l.order[i] = *lk, int32(l.out.found)
 }
 
-// grow makes room for as many locks as there will be if the rest of the file
-// is like what was read. Growing step by step would copy them all many times.
+// grow makes room for as many locks as there will be if the rest of the file is like the part that
+// was read. Growing step by step would copy all of them many times.
 func (l *loader) grow() {
 	n := len(l.locks)
 	if n < cap(l.locks) {
@@ -312,8 +311,8 @@ func (l *loader) grow() {
 	l.locks, l.order = slices.Grow(l.locks, more), slices.Grow(l.order, more)
 }
 
-// mark applies a mark. One of a lock that is not there changes nothing: the
-// lock is gone, or its record was damaged.
+// mark applies a mark. A mark of an unknown lock changes nothing: the lock is gone, or its record
+// was damaged.
 func (l *loader) mark(m *Mark) {
 	l.out.NextID = max(l.out.NextID, m.ID+1)
 	i, ok := l.index[m.ID]
@@ -347,8 +346,7 @@ func (l *loader) space(s Lockspace) {
 	l.left[s.Name] = int32(l.out.found)
 }
 
-// damaged writes down that a piece of the file can't be used. Pieces that
-// touch are one.
+// damaged notes that a piece of the file can't be used. Adjacent pieces are noted as one.
 func (l *loader) damaged(offset int64, length int, reason string) {
 	if l.touches(offset) {
 		l.out.Damage[len(l.out.Damage)-1].Length += int64(length)
@@ -357,13 +355,13 @@ func (l *loader) damaged(offset int64, length int, reason string) {
 	l.out.Damage = append(l.out.Damage, Damage{offset, int64(length), reason})
 }
 
-// touches reports whether what is before offset is damaged.
+// touches reports whether the piece that ends at offset is damaged.
 func (l *loader) touches(offset int64) bool {
 	n := len(l.out.Damage)
 	return n > 0 && l.out.Damage[n-1].Offset+l.out.Damage[n-1].Length == offset
 }
 
-// fold drops what has ended and sorts the rest.
+// fold drops the locks that have ended and sorts the rest.
 func (l *loader) fold() {
 	n := 0
 	for i := range l.locks {
@@ -391,9 +389,9 @@ func (l *loader) fold() {
 	}
 }
 
-// formatOf finds the format in the first lines of a file, or 0. Every format
-// begins with comments and then the line format = N, so that each can tell all
-// others from damage.
+// formatOf finds the format in the first lines of a file, or returns 0. In every format a file
+// begins with comments followed by the line format = N, so a daemon of any version can tell another
+// format from damage.
 func formatOf(lines string) int {
 	for line := range strings.Lines(lines) {
 		if strings.HasPrefix(line, "#") || line == "\n" {

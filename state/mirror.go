@@ -7,12 +7,12 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// mirror is what the file says, in memory: each lock and lockspace as the records so far make it,
-// and how much padding the records that they still need will take (need.go). If somebody destroys the
-// file while the service runs, it is written again from here.
+// mirror is the contents of the file in memory: each lock and lockspace as the records so far make
+// it, and how much padding the records that are still to come will take (need.go). If somebody
+// destroys the file while the service runs, it is written again from here.
 //
-// add applies changes one by one; commit or rollback then ends the batch. The mirror is not safe for
-// concurrent use: File.mu guards it.
+// add applies changes one by one; commit or rollback then ends the batch. The mirror is not safe
+// for concurrent use: File.mu guards it.
 type mirror struct {
 	need   int64  // bytes of padding that the remaining records take
 	nextID uint64 // larger than every ID that was added, as Contents.NextID

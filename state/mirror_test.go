@@ -29,7 +29,8 @@ func checkRoom(t rapid.TB, f *File) {
 	for id, d := range again.locks {
 		mine := f.mirror.locks[id]
 		require.Equal(t, d.phase, mine.phase)
-		require.GreaterOrEqual(t, mine.lost+lostSlack, d.lost, "the record of a loss may have grown by no more than that")
+		require.GreaterOrEqual(t, mine.lost+lostSlack, d.lost,
+			"the record of a loss may have grown by no more than that")
 	}
 	require.Len(t, f.mirror.locks, len(again.locks))
 	require.Equal(t, again.spaces, f.mirror.spaces)
@@ -77,7 +78,8 @@ func TestRoomForEveryEnd(t *testing.T) {
 		f, _, err := Open(dir, testOptions())
 		require.NoError(rt, err)
 		defer func() { f.Close() }()
-		require.NoError(rt, f.Append([]Change{Lockspace{Name: "vms", Phase: Creating}, Lockspace{Name: "vms", Phase: Joined, AnchorID: 1}}))
+		require.NoError(rt, f.Append([]Change{Lockspace{Name: "vms", Phase: Creating},
+			Lockspace{Name: "vms", Phase: Joined, AnchorID: 1}}))
 		var held []Lock
 		id := uint64(1)
 		filled := rapid.Bool().Draw(rt, "somebody else fills it")
@@ -90,7 +92,8 @@ func TestRoomForEveryEnd(t *testing.T) {
 				require.ErrorIs(rt, err, unix.ENOSPC)
 				break
 			}
-			require.NoError(rt, f.Append([]Change{Mark{ID: id, Phase: Held}}), "a lock that was written down can be marked held")
+			require.NoError(rt, f.Append([]Change{Mark{ID: id, Phase: Held}}),
+				"a lock that was written down can be marked held")
 			held = append(held, l)
 			id++
 		}
@@ -181,13 +184,15 @@ func TestCutInThePadding(t *testing.T) {
 func TestDamageInThePadding(t *testing.T) {
 	text, _, _ := sampleFile()
 	whole := foldOf(t, sampleChanges())
-	for name, junk := range map[string]string{"a letter": "x", "a zero": "\x00", "zeros": "\x00\x00\x00", "a table": "[[lock]]\n", "a comment": "# hello\n"} {
+	for name, junk := range map[string]string{"a letter": "x", "a zero": "\x00", "zeros": "\x00\x00\x00",
+		"a table": "[[lock]]\n", "a comment": "# hello\n"} {
 		for _, before := range []string{"\n", "\n\n\n"} {
 			spoiled := []byte(string(text) + before + junk + "\n\n\n\n")
 			l, err := load(bytes.NewReader(spoiled), int64(len(spoiled)))
 			require.NoError(t, err)
 			require.Equal(t, whole.Locks, l.Locks, name)
-			require.True(t, len(l.Damage) == 1 || l.Torn && junk == "[[lock]]\n" && before == "\n", "%s behind %q: %+v", name, before, l)
+			require.True(t, len(l.Damage) == 1 || l.Torn && junk == "[[lock]]\n" && before == "\n", "%s behind %q: %+v",
+				name, before, l)
 		}
 	}
 }

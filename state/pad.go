@@ -9,28 +9,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// How a change is written, and what is on disk if the process dies between two
-// lines:
+// How a change is written, and what is on disk if the process dies between two lines:
 //
 //	makeRoom  write padding behind the padding   more empty lines, which mean nothing
 //	put       write over the padding at size     nothing of it; its beginning, then padding; all of it
-//	(failed)  clean: padding over what is there   the same, until it succeeds
+//	(failed)  clean: padding over the remains    the same, until it succeeds
 //
-// Nothing is ever written behind the end of the file but padding, and padding
-// is real bytes: the blocks under it are there, so that writing over it needs no
-// space of the file system. (A file system that copies on write, as btrfs does,
-// needs some all the same; there the write may fail, and then nothing is
-// answered.)
+// Only padding is ever written behind the end of the file. Padding is real bytes: its blocks are
+// allocated, so writing over it needs no space in the file system. (A copy-on-write file system
+// such as btrfs needs some nevertheless; there the write may fail, and then the caller gets the
+// error.)
 
-// padding is what the file is filled with: the empty line of TOML.
+// padding consists of line breaks, which are empty lines in TOML.
 var padding = bytes.Repeat([]byte{'\n'}, 64<<10)
 
-// extendRetry is how long a file that could not grow is not tried again for a
-// change that can do without.
+// extendRetry is how long a file that could not grow is not tried again for a change that can do
+// without.
 const extendRetry = time.Second
 
-// growth is how much padding is added at once, in bytes: the larger the file,
-// the more, so that growing costs a change next to nothing.
+// growth is how much padding is added at once, in bytes: the larger the file, the more, so growing
+// adds next to nothing to the cost of a change.
 func growth(size int64) int64 {
 	if size < 256<<10 {
 		return 8 << 10
@@ -38,7 +36,7 @@ func growth(size int64) int64 {
 	return 64 << 10
 }
 
-// writePadding fills from up to to.
+// writePadding writes padding between two offsets.
 func writePadding(w io.WriterAt, from, to int64) error {
 	for from < to {
 		n, err := w.WriteAt(padding[:min(int64(len(padding)), to-from)], from)
@@ -50,8 +48,8 @@ func writePadding(w io.WriterAt, from, to int64) error {
 	return nil
 }
 
-// trimmed returns where the padding at the end of a file of so many bytes
-// begins: the length without any line break at the end.
+// trimmed returns the offset at which the padding of a file of the given size begins: the length
+// without any line breaks at the end.
 func trimmed(r io.ReaderAt, size int64) (int64, error) {
 	buf := make([]byte, 4<<10)
 	for size > 0 {
@@ -73,10 +71,10 @@ func trimmed(r io.ReaderAt, size int64) (int64, error) {
 	return 0, nil
 }
 
-// makeRoom makes sure that n bytes can be written, and that the room that is set
-// aside stays free. If the file can't grow, a fresh change, which adds a lock or
-// lockspace, is refused; any other one is written as long as the room set aside for
-// the rest stays. short reports that the file could not grow as it should.
+// makeRoom makes sure that n bytes can be written and that the reserved padding stays free. If the
+// file can't grow, a fresh change, which adds a lock or lockspace, is refused; any other change is
+// written as long as the room reserved for the rest stays. short says why the file could not grow
+// as it should.
 func (f *File) makeRoom(n int64, fresh bool) (short, err error) {
 	want := f.size + n + f.mirror.need
 	if want+spareRoom <= f.alloc {
@@ -108,13 +106,13 @@ func (f *File) makeRoom(n int64, fresh bool) (short, err error) {
 	return nil, short
 }
 
-// extend makes the file at least so long. On an error it is as long as before.
+// extend makes the file at least as long as the offset to. On an error its length is unchanged.
 func (f *File) extend(to int64) error {
 	if to <= f.alloc {
 		return nil
 	}
 	if err := writePadding(f.fd, f.alloc, to); err != nil {
-		_ = f.fd.Truncate(f.alloc) // more padding does no harm
+		_ = f.fd.Truncate(f.alloc) // if that fails, there is more padding, which does no harm
 		f.written = time.Now()
 		return err
 	}
@@ -134,7 +132,7 @@ func (f *File) put(b []byte) error {
 	return nil
 }
 
-// clean makes padding again of what a failed write, or a crash, has left.
+// clean turns the remains of a failed write, or of a crash, into padding again.
 func (f *File) clean() error {
 	if f.dirtyTo <= f.size {
 		return nil
@@ -148,12 +146,12 @@ func (f *File) clean() error {
 	return nil
 }
 
-// reclaimMax is the size up to which a file is compacted while Append waits, in
-// bytes; that takes some ten milliseconds at most.
+// reclaimMax is the largest file, in bytes, that is compacted while Append waits. That takes about
+// ten milliseconds at most.
 const reclaimMax = 4 << 20
 
-// reclaim compacts a file that can't grow, if there is history in it and what is
-// of use finds room beside it. It reports whether n bytes can be written now.
+// reclaim compacts a file that can't grow, if it contains history and what is still of use fits
+// beside it. It reports whether n bytes can be written now.
 func (f *File) reclaim(n int64) bool {
 	target := f.use.live + n + f.mirror.need + spareRoom
 	if f.compacting || f.size-f.use.live < spareRoom || target > f.free() {
@@ -165,14 +163,13 @@ func (f *File) reclaim(n int64) bool {
 		f.background.Go(func() { f.compact(c) })
 		return false
 	}
-	f.mu.Unlock() // only Append and Tend could come in between, and it is one of them
+	f.mu.Unlock() // only Append and Tend could interfere, and one of them is running this
 	f.compact(c)
 	f.mu.Lock()
 	return f.size+n+f.mirror.need+spareRoom <= f.alloc
 }
 
-// free is how much a new file may take, in bytes: what the file system has, and
-// what is kept for this.
+// free is how many bytes a new file may take: the free space of the file system and the spare file.
 func (f *File) free() int64 {
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(int(f.fd.Fd()), &fs); err != nil {

@@ -22,7 +22,8 @@ var anyName = rapid.OneOf(
 	rapid.StringMatching(`[a-z0-9/_.-]{0,20}`),
 	rapid.String(),
 	rapid.Map(rapid.SliceOfN(rapid.Byte(), 0, 64), func(b []byte) string { return string(b) }),
-	rapid.SampledFrom([]string{"", "\"", "\\", "a\\\"b", "\x00", "\n", "\ncheck = \"00000000\"\n", "\n[[lock]]\nid = 1\n", "#", "'''", "\ufeff", "\u202e", "é", "\xff"}),
+	rapid.SampledFrom([]string{"", "\"", "\\", "a\\\"b", "\x00", "\n", "\ncheck = \"00000000\"\n",
+		"\n[[lock]]\nid = 1\n", "#", "'''", "\ufeff", "\u202e", "é", "\xff"}),
 )
 
 var anyID = rapid.Uint64Range(1, 12)
@@ -49,7 +50,8 @@ var anyLock = rapid.Custom(func(t *rapid.T) Lock {
 		l.Owner = anyName.Draw(t, "owner")
 	}
 	if rapid.Bool().Draw(t, "has since") {
-		l.Since = time.Unix(rapid.Int64Range(-62135596799, 253402300799).Draw(t, "s"), rapid.Int64Range(0, 999_999_999).Draw(t, "ns")).UTC()
+		l.Since = time.Unix(rapid.Int64Range(-62135596799, 253402300799).Draw(t, "s"),
+			rapid.Int64Range(0, 999_999_999).Draw(t, "ns")).UTC()
 	}
 	return l
 })
@@ -73,7 +75,8 @@ var anySpace = rapid.Custom(func(t *rapid.T) Lockspace {
 	}
 })
 
-var anyChange = rapid.OneOf(rapid.Map(anyLock, asChange[Lock]), rapid.Map(anyMark, asChange[Mark]), rapid.Map(anySpace, asChange[Lockspace]))
+var anyChange = rapid.OneOf(rapid.Map(anyLock, asChange[Lock]), rapid.Map(anyMark, asChange[Mark]),
+	rapid.Map(anySpace, asChange[Lockspace]))
 
 func asChange[T Change](c T) Change { return c }
 
@@ -267,7 +270,8 @@ func (r foreignTable) mode() dlm.Mode {
 func (r foreignTable) lock() Change {
 	l := Lock{
 		ID: uint64(r.ID), Lockspace: either(r.Lockspace, r.LockspaceHex), Resource: either(r.Resource, r.ResourceHex),
-		LockID: dlm.LockID(r.LockID), Mode: r.mode(), Phase: Phase(slices.Index(phaseNames[:], r.Phase)), Token: r.token(),
+		LockID: dlm.LockID(r.LockID), Mode: r.mode(), Phase: Phase(slices.Index(phaseNames[:], r.Phase)),
+		Token: r.token(),
 		Label: either(r.Label, r.LabelHex), UID: r.UID, PID: r.PID, PIDStart: uint64(r.PIDStart),
 		Sender: either(r.Sender, r.SenderHex), BusID: either(r.BusID, r.BusIDHex), Since: r.Since,
 	}
@@ -297,7 +301,8 @@ func (r foreignTable) mark() Change {
 }
 
 func (r foreignTable) space() Change {
-	return Lockspace{Name: either(r.Name, r.NameHex), Phase: SpacePhase(slices.Index(spacePhaseNames[:], r.Phase)), AnchorID: dlm.LockID(r.AnchorID)}
+	return Lockspace{Name: either(r.Name, r.NameHex), Phase: SpacePhase(slices.Index(spacePhaseNames[:], r.Phase)),
+		AnchorID: dlm.LockID(r.AnchorID)}
 }
 
 // A general TOML parser reads from every record exactly what went into it.
@@ -341,6 +346,7 @@ func TestOthersReadWhatWasWritten(t *testing.T) {
 		require.Equal(rt, locks, gotLocks)
 		require.Equal(rt, marks, gotMarks)
 		require.Equal(rt, spaces, gotSpaces)
-		require.False(rt, strings.ContainsFunc(string(text), func(r rune) bool { return r < ' ' && r != '\n' || r == 0x7f }))
+		require.False(rt, strings.ContainsFunc(string(text),
+			func(r rune) bool { return r < ' ' && r != '\n' || r == 0x7f }))
 	})
 }

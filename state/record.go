@@ -6,29 +6,26 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// Phase is how far the life of a lock has been written down.
+// Phase says how much of the life of a lock has been recorded.
 type Phase uint8
 
 // The phases of a lock. The file holds their names in lower case.
 const (
-	// Granted: the DLM has granted, the conversion to PERSISTENT may or may
-	// not have happened. No client has had an answer.
+	// Granted: the DLM has granted the lock, and the conversion to PERSISTENT may or may not have
+	// happened. No client has had an answer.
 	Granted Phase = iota + 1
-	// Held: the lock is persistent in the DLM (or of a lifetime that needs no
-	// PERSISTENT).
+	// Held: the lock is persistent in the DLM, or has a lifetime that needs no PERSISTENT.
 	Held
-	// Releasing: somebody asked to let go of it; the unlock may or may not
-	// have happened.
+	// Releasing: somebody has asked to release it; the unlock may or may not have happened.
 	Releasing
 	// Gone ends the record. It appears in marks only.
 	Gone
-	// Lost: the lock is not there any more, and its helper (OnLost) may not
-	// have ended yet. It appears in records only, and outlives the membership
-	// in the lockspace.
+	// Lost: the lock no longer exists, and its helper (OnLost) may not have ended yet. This phase
+	// appears in records only, and outlives the membership in the lockspace.
 	Lost
 )
 
-// Lifetime says what ends a lock by itself.
+// Lifetime says which event ends a lock without a release.
 type Lifetime uint8
 
 // The lifetimes. The file and the bus hold their names in lower case.
@@ -40,31 +37,32 @@ const (
 
 // Lock is the record of one lock: a [[lock]] table.
 type Lock struct {
-	ID        uint64 // this instance's number for it, never reused
+	ID        uint64 // the number that this instance gave it, never reused
 	Lockspace string
 	Resource  string // any bytes
 	LockID    dlm.LockID
 	Mode      dlm.Mode
 	Phase     Phase
 	Token     uint64
-	Owner     string // "" with HasOwner false: the lock is its own
-	HasOwner  bool
-	Label     string
-	Lifetime  Lifetime
-	UID       uint32
-	PID       uint32 // who asked, or for Lifetime Process the process that ends it
-	PIDStart  uint64 // start time of PID in clock ticks since boot (/proc/PID/stat, field 22); 0 unknown
-	Sender    string // unique bus name of who asked last
-	BusID     string // GUID of the bus that Sender is a name on
-	Since     time.Time
+	// Owner is meaningful with HasOwner; without it the lock has no owner and belongs to one
+	// Acquire.
+	Owner    string
+	HasOwner bool
+	Label    string
+	Lifetime Lifetime
+	UID      uint32
+	PID      uint32 // the process that asked, or with Lifetime Process the one whose end ends the lock
+	PIDStart uint64 // start time of PID in clock ticks since boot (/proc/PID/stat, field 22); 0 unknown
+	Sender   string // the unique bus name of the client that asked last
+	BusID    string // the GUID of the bus that assigned Sender
+	Since    time.Time
 
 	OnLost     string // the configured helper to run if the lock is lost; "" for none
-	OnLostData string // what the client gave it along
+	OnLostData string // data from the client for the helper
 	Reason     string // why it was lost, for people; with phase Lost
 }
 
-// Mark changes a Lock that was recorded before: a [[mark]] table. Zero fields
-// change nothing.
+// Mark changes a Lock that was recorded before: a [[mark]] table. Zero fields change nothing.
 type Mark struct {
 	ID      uint64
 	Phase   Phase    // 0: unchanged
@@ -75,19 +73,19 @@ type Mark struct {
 	HasMode bool
 }
 
-// SpacePhase is how far the membership in a lockspace has been written down.
+// SpacePhase says how much of a membership in a lockspace has been recorded.
 type SpacePhase uint8
 
 // The phases of a lockspace. The file holds their names in lower case.
 const (
-	// Creating: this instance is about to make the lockspace on this node; one
-	// that is found without an anchor is ours.
+	// Creating: this instance is about to create the lockspace on this node. A lockspace that is
+	// found without an anchor while this is recorded may be ours.
 	Creating SpacePhase = iota + 1
-	// Joined: the anchor is held under AnchorID.
+	// Joined: the anchor lock is held, with the lockid AnchorID.
 	Joined
 	// Leaving: this instance is about to remove it.
 	Leaving
-	// Left ends the record and those of every lock in it.
+	// Left ends the record, and those of all locks in the lockspace that are not Lost.
 	Left
 )
 

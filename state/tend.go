@@ -10,19 +10,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Health says why nothing new can be written down, or nil if it can: what the
-// last Append or Tend has found. What brings a lock to its end may be written
-// all the same.
+// Health returns why nothing new can be recorded, or nil if it can, as the last Append or Tend has
+// found. Records that bring a lock to its end may be accepted nevertheless.
 func (f *File) Health() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.sick
 }
 
-// Tend looks after the file between two changes: that the directory and the file
-// are where they were, and that there is room. It writes the file again under
-// its name, in a directory that it makes if need be, if somebody has removed
-// either. One goroutine at a time may call it or Append.
+// Tend looks after the file between two changes: it checks that the directory and the file are in
+// their place and unchanged, and that there is room. If somebody has removed or spoiled the file,
+// it writes the file again from memory, in a new directory if need be. Only one goroutine at a time
+// may call Tend or Append.
 func (f *File) Tend() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -57,20 +56,19 @@ func (f *File) tend() error {
 	return nil
 }
 
-// ready makes sure that there is room for n bytes in the file. place is what inPlace has returned.
-// short says why they are among the last bytes that can be written.
+// ready makes sure that there is room for n bytes in the file. place is the result of inPlace.
+// short says why these bytes are among the last that can be written.
 func (f *File) ready(place error, n int64, fresh bool) (short, err error) {
 	err = place
 	if err != nil && !fresh && f.dir.absent() {
-		// The next start finds no file and so no lock that could be taken for a
-		// held one. What ends is noted in the file that is open, for the one that
-		// will be written again.
+		// The next start would find no file, and so nothing that says that the lock is still held.
+		// The end is recorded in the open file, and is in the one that will be written again.
 		short, err = err, f.clean()
 	}
 	if f.damaged && errors.Is(err, ErrDamaged) && !fresh {
-		// The file can't be written again yet. Behind the damage a mark is as good as anywhere: if the
-		// service dies now, the next start sets the damage aside and uses the records that verify on
-		// both sides of it.
+		// The file can't be written again yet. A mark behind the damage is still of use: if the
+		// service dies now, the next start sets the damage aside and uses the records that verify
+		// on both sides of it.
 		return err, f.clean()
 	}
 	if err != nil {
@@ -80,26 +78,25 @@ func (f *File) ready(place error, n int64, fresh bool) (short, err error) {
 	return errors.Join(short, low), err
 }
 
-// inPlace makes sure that what is written to fd is written to the file of that
-// name. Someone may have removed or replaced the file; then a lock that was
-// written down would be written down nowhere. The look costs about as much as
-// a tenth of the write.
+// inPlace makes sure that fd is the file that has the name. If somebody has removed or replaced the
+// file, whatever is written to fd is recorded nowhere. This look costs about a tenth of the write.
 func (f *File) inPlace() error {
 	now, err := f.dir.look(stateName)
 	if err == nil && now.id == f.id && now.modified.After(f.written) {
-		f.suspect = true // tend checks it; the next write of our own would hide the time
+		f.suspect = true // tend checks it; our next write would hide the time
 	}
 	switch {
 	case f.astray, errors.Is(err, unix.ENOENT), err == nil && now.id != f.id:
 		return f.restore()
-	case err != nil: // could not look; that says nothing of the file
+	case err != nil: // the look failed, which says nothing about the file
 		return writeError("look at", f.Path(), err)
 	case now.size < f.size, f.damaged:
 		return f.repair()
 	case now.size < f.alloc:
 		f.alloc = now.size
 	case now.size > f.alloc:
-		f.log.Warn(fmt.Sprintf("%s has grown by %d bytes that the service did not write; cutting them off", f.Path(), now.size-f.alloc))
+		f.log.Warn(fmt.Sprintf("%s has grown by %d bytes that the service did not write; cutting them off", f.Path(),
+			now.size-f.alloc))
 		if err := f.fd.Truncate(f.alloc); err != nil {
 			return writeError("truncate", f.Path(), err)
 		}
@@ -107,8 +104,8 @@ func (f *File) inPlace() error {
 	return f.clean()
 }
 
-// check compares the file with the mirror if somebody else has modified it, and repairs it if it says
-// something else. A file that was only touched is left alone.
+// check compares the file with the mirror if somebody else has modified it, and repairs it if they
+// differ. A file that was only touched stays as it is.
 func (f *File) check() error {
 	if !f.suspect {
 		return nil
@@ -129,8 +126,8 @@ func (f *File) check() error {
 	return nil
 }
 
-// sameAsMirror reports whether a file that was loaded says what the mirror holds: it may be a sound
-// copy that was saved earlier.
+// sameAsMirror reports whether a loaded file says what the mirror holds. A sound file may be a copy
+// that somebody saved earlier.
 func (f *File) sameAsMirror(l *loaded) bool {
 	var found, want bytes.Buffer
 	mine := f.mirror.contents()
@@ -161,7 +158,8 @@ func (f *File) repair() error {
 	f.mu.Lock()
 	if !f.damaged {
 		f.damaged = true
-		f.log.Error(fmt.Sprintf("%s was cut short or edited by somebody else; writing it again as soon as possible", f.Path()))
+		f.log.Error(fmt.Sprintf("%s was cut short or edited by somebody else; writing it again as soon as possible",
+			f.Path()))
 	} else if time.Since(f.repairedAt) < repairRetry {
 		return f.repairErr
 	}
@@ -178,8 +176,7 @@ func (f *File) repair() error {
 // is written each time.
 const repairRetry = time.Second
 
-// restore writes the file again from the one that is open but has lost its
-// name, in the directory that has the path now.
+// restore writes the file again after it has lost its name, in the directory that has the path now.
 func (f *File) restore() error {
 	f.mu.Unlock()
 	f.background.Wait() // a compaction may be about to give it its name back
@@ -191,7 +188,8 @@ func (f *File) restore() error {
 	}
 	if !f.astray {
 		f.astray = true
-		f.log.Error(fmt.Sprintf("%s, or its directory, was removed or replaced by somebody else; writing it again as soon as possible", f.Path()))
+		f.log.Error(fmt.Sprintf("%s, or its directory, was removed or replaced by somebody else; writing it again "+
+			"as soon as possible", f.Path()))
 	}
 	if err == nil && moved {
 		err = f.dir.follow()
@@ -206,7 +204,7 @@ func (f *File) restore() error {
 	return nil
 }
 
-// found says that the file has its name again, if it was said that it has not.
+// found logs that the file has its name again, if its loss was logged.
 func (f *File) found(how string) {
 	if f.astray {
 		f.astray = false
@@ -214,7 +212,8 @@ func (f *File) found(how string) {
 	}
 }
 
-// rewrite writes the file anew from the mirror. The file that has its name now is kept aside.
+// rewrite writes the file again from the mirror. The file that has the name now is kept under
+// another.
 func (f *File) rewrite() error {
 	err := f.dir.setAside(replacedName)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -228,14 +227,14 @@ func (f *File) rewrite() error {
 	if f.epoch == 0 {
 		return nil
 	}
-	if err := f.writeEpoch(); err != nil { // it is noted again in a while
+	if err := f.writeEpoch(); err != nil { // it will be saved again in a while
 		f.log.Warn("the token clock was not saved", "err", err)
 	}
 	return nil
 }
 
-// replace makes c the contents of the file, under its name, at once. It does
-// without padding if there is no room for it.
+// replace atomically makes c the contents of the file, under its name. It does without padding if
+// there is no room for it.
 func (f *File) replace(c *Contents) error {
 	d, err := f.newDraft()
 	if err != nil {
@@ -262,8 +261,8 @@ func (f *File) replace(c *Contents) error {
 	return nil
 }
 
-// Advice says what to do about an error of this package, or of the system where
-// this package has met it: one sentence for people, without a full stop.
+// Advice says what to do about an error of this package, or of the system where this package met
+// it: one sentence for people, without a full stop.
 func Advice(err error) string {
 	if e, ok := errors.AsType[*Error](err); ok && e.Advice != "" {
 		return e.Advice
@@ -280,9 +279,11 @@ func Advice(err error) string {
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
 		return "let the service write to the state directory; it is tried again each second"
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
-		return "create the state directory again (mode 0700, owned by the user of the service); the service then writes the state file again"
+		return "create the state directory again (mode 0700, owned by the user of the service); the service then " +
+			"writes the state file again"
 	case errors.Is(err, ErrDamaged):
-		return "something else has written to the state file: do not restart the service before it has written the file again; it tries each second"
+		return "something else has written to the state file: do not restart the service before it has written the " +
+			"file again; it tries each second"
 	}
 	return "see docs/troubleshooting.md under StateWriteFailed"
 }

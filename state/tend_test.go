@@ -87,10 +87,11 @@ func TestDirectoryCanNotBeMadeAgain(t *testing.T) {
 		advice      string
 	}{
 		"a file in its place": {
-			func(d string) error { os.RemoveAll(d); return os.WriteFile(d, nil, 0o600) }, os.Remove, "create the state directory again"},
+			func(d string) error { os.RemoveAll(d); return os.WriteFile(d, nil, 0o600) }, os.Remove,
+			"create the state directory again"},
 		"others can write to it": {
 			func(d string) error { os.RemoveAll(d); os.Mkdir(d, 0o700); return os.Chmod(d, 0o777) },
-			func(d string) error { return os.Chmod(d, 0o700) }, "put it right"},
+			func(d string) error { return os.Chmod(d, 0o700) }, "correct it"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, dir, log := inDirectory(t)
@@ -122,7 +123,8 @@ func TestSecondDaemonOnTheNewDirectory(t *testing.T) {
 	f.Tend()
 	require.ErrorIs(t, f.Health(), ErrInUse)
 	require.ErrorIs(t, f.Append([]Change{aLock(9)}), ErrInUse)
-	require.ErrorIs(t, f.Append([]Change{Mark{ID: 1, Phase: Releasing}}), ErrInUse, "a start would find a map that does not know of it")
+	require.ErrorIs(t, f.Append([]Change{Mark{ID: 1, Phase: Releasing}}), ErrInUse,
+		"a start would find a map that does not know of it")
 	require.NoError(t, second.Append([]Change{aLock(51)}), "the second one is not disturbed")
 	require.NoError(t, second.Close())
 	f.Tend()
@@ -194,11 +196,14 @@ func TestStartThatCanNotLook(t *testing.T) {
 // The advice fits the error.
 func TestAdvice(t *testing.T) {
 	for errno, says := range map[unix.Errno]string{
-		unix.ENOSPC: "make room", unix.EDQUOT: "make room", unix.EROFS: "writable", unix.EACCES: "let the service write",
-		unix.ENOENT: "create the state directory again", unix.ENOTDIR: "create the state directory again", unix.EIO: "failing", unix.EFBIG: "limit",
+		unix.ENOSPC: "make room", unix.EDQUOT: "make room", unix.EROFS: "writable",
+		unix.EACCES: "let the service write",
+		unix.ENOENT: "create the state directory again", unix.ENOTDIR: "create the state directory again",
+		unix.EIO: "failing", unix.EFBIG: "limit",
 		unix.EINVAL: "troubleshooting",
 	} {
-		require.Contains(t, Advice(writeError("append", "/x", &os.PathError{Op: "write", Path: "/y", Err: errno})), says)
+		require.Contains(t, Advice(writeError("append", "/x", &os.PathError{Op: "write", Path: "/y", Err: errno})),
+			says)
 	}
 	require.Contains(t, Advice(&Error{Op: "lock", Err: ErrInUse, Advice: "stop that one"}), "stop that one")
 }
@@ -260,7 +265,8 @@ func TestSpoiledInPlace(t *testing.T) {
 				require.NoError(t, err)
 				if mark {
 					require.NoError(t, f.Append([]Change{Mark{ID: 3, Mode: dlm.PR, HasMode: true, Token: 99}}))
-					require.NoError(t, f.Append([]Change{Mark{ID: 3, Mode: dlm.EX, HasMode: true, Token: sampleToken(3)}}))
+					require.NoError(t, f.Append([]Change{Mark{ID: 3, Mode: dlm.EX, HasMode: true,
+						Token: sampleToken(3)}}))
 				}
 				for range 3 {
 					f.Tend()

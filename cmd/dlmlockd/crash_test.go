@@ -145,7 +145,8 @@ func readDead(t *testing.T, dir string) state.Contents {
 	require.NoError(t, os.WriteFile(filepath.Join(copied, "state.toml"), text, 0o600))
 	boot, err := readBootID()
 	require.NoError(t, err)
-	f, c, err := state.Open(copied, state.Options{Header: state.Header{BootID: boot, NodeID: 1, Engine: testEngine()}, Log: slog.New(slog.DiscardHandler)})
+	f, c, err := state.Open(copied, state.Options{Header: state.Header{BootID: boot, NodeID: 1, Engine: testEngine()},
+		Log: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	require.NoError(t, f.Close())
 	return c
@@ -446,7 +447,8 @@ func launchHooked(t *testing.T, b *testbus.Bus, dir string, n int) (p *running, 
 var story = []struct {
 	slot int
 	mode string
-}{{0, "EX"}, {1, "EX"}, {2, "PR"}, {0, "PR"}, {1, "PR"}, {2, "EX"}, {1, ""}, {0, "EX"}, {0, "NL"}, {1, "EX"}, {0, ""}, {1, ""}, {2, ""}}
+}{{0, "EX"}, {1, "EX"}, {2, "PR"}, {0, "PR"}, {1, "PR"}, {2, "EX"}, {1, ""}, {0, "EX"}, {0, "NL"}, {1, "EX"}, {0, ""},
+	{1, ""}, {2, ""}}
 
 // TestCrashAtEveryStep kills the program before the first step of the order of
 // events, then before the second, and so on through a story that has every

@@ -65,7 +65,8 @@ type daemon struct {
 
 // serve runs the service until ctx ends or nobody needs it (nil), or something
 // fails for good. read reads the options again.
-func serve(ctx context.Context, o options, read func() (options, error), control *logControl, log *slog.Logger) (err error) {
+func serve(ctx context.Context, o options, read func() (options, error), control *logControl,
+	log *slog.Logger) (err error) {
 	d := &daemon{opts: o, read: read, log: log, control: control, systemd: notifier{log: log}}
 	var stop func()
 	d.hangups, stop = hangups()
@@ -159,7 +160,8 @@ func (d *daemon) connect(ctx context.Context) (err error) {
 func (d *daemon) serviceConfig() lockd.Config {
 	return lockd.Config{
 		Engine: d.engine, Journal: d.file, Contents: d.found, BootID: d.bootID, Instance: d.file.Header().Instance,
-		Node: d.node, Quorum: d.quorum, RawValues: d.opts.RawValueLockspaces, OpTimeout: d.opts.OpTimeout, Processes: d.watcher, Log: d.log,
+		Node: d.node, Quorum: d.quorum, RawValues: d.opts.RawValueLockspaces, OpTimeout: d.opts.OpTimeout,
+		Processes: d.watcher, Log: d.log,
 		Clock: clocks, TokenEpoch: d.epoch, NoteEpoch: d.file.NoteEpoch,
 	}
 }

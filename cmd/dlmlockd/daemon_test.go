@@ -43,7 +43,8 @@ func TestLockOutlivesTheDaemon(t *testing.T) {
 			require.NoError(t, p.cmd.Process.Signal(syscall.SIGINT))
 			require.Equal(t, exitOK, p.wait(t))
 		}
-		require.Equal(t, "org.freedesktop.DBus.Error.ServiceUnknown", errorName(c.release("vms", "disk1")), "nobody has the bus name")
+		require.Equal(t, "org.freedesktop.DBus.Error.ServiceUnknown", errorName(c.release("vms", "disk1")),
+			"nobody has the bus name")
 		p = start(t, bus, dir)
 		require.Equal(t, before, c.list(t), "after %s", end)
 		_, err = c.acquire("vms", "disk1", "EX", "owner", "db")
@@ -79,7 +80,8 @@ func TestSecondDaemonIsRefused(t *testing.T) {
 // instead.
 func TestEngineDLMWithoutLibdlm(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
-	cmd := exec.Command(program(t), "--engine=dlm", "--state-dir="+dir, "--bus=unix:path=/nonexistent", "--config="+os.DevNull)
+	cmd := exec.Command(program(t), "--engine=dlm", "--state-dir="+dir, "--bus=unix:path=/nonexistent",
+		"--config="+os.DevNull)
 	out, err := cmd.CombinedOutput()
 	require.Error(t, err)
 	require.Equal(t, exitNoEngine, cmd.ProcessState.ExitCode())
@@ -106,7 +108,9 @@ func TestBadConfigurationEndsTheStart(t *testing.T) {
 func TestConfigurationTakesEffect(t *testing.T) {
 	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
 	file := filepath.Join(dir, "c.toml")
-	require.NoError(t, os.WriteFile(file, []byte("lockspaces = [\"vms\", \"images\"]\n[limits]\nowner-bytes = 3\nlocks-per-uid = 1\n"), 0o600))
+	require.NoError(t,
+		os.WriteFile(file, []byte("lockspaces = [\"vms\", \"images\"]\n[limits]\nowner-bytes = 3\nlocks-per-uid = 1\n"),
+			0o600))
 	p := start(t, bus, filepath.Join(dir, "state"), "--config="+file)
 	c := newClient(bus.Dial(t))
 	_, err := c.acquire("images", "a", "EX", "owner", "four")
@@ -119,13 +123,19 @@ func TestConfigurationTakesEffect(t *testing.T) {
 	require.NotContains(t, p.log(), "level=DEBUG")
 	require.NoError(t, os.WriteFile(file, []byte("log-level = \"debug\"\n"), 0o600))
 	require.NoError(t, p.cmd.Process.Signal(unix.SIGHUP))
-	p.await(t, "the new level", func(_ []string, log string) bool { return strings.Contains(log, "configuration read again") })
+	p.await(t, "the new level", func(_ []string, log string) bool {
+		return strings.Contains(log,
+			"configuration read again")
+	})
 	require.NoError(t, c.release("images", "a"))
 	p.await(t, "a debug line", func(_ []string, log string) bool { return strings.Contains(log, "level=DEBUG") })
 
 	require.NoError(t, os.WriteFile(file, []byte("log-level = \"loud\"\n"), 0o600))
 	require.NoError(t, p.cmd.Process.Signal(unix.SIGHUP))
-	p.await(t, "a complaint", func(_ []string, log string) bool { return strings.Contains(log, "c.toml:1:13: log-level") })
+	p.await(t, "a complaint", func(_ []string, log string) bool {
+		return strings.Contains(log,
+			"c.toml:1:13: log-level")
+	})
 }
 
 func TestWatchdogIsFed(t *testing.T) {

@@ -45,7 +45,8 @@ func restore(e dlm.Engine, c state.Contents, bootID, instance string, log *slog.
 		return
 	}
 	if len(c.Damage) > 0 {
-		log.Error("locks whose records are damaged are gone, because this engine keeps its locks in the state file alone",
+		log.Error("locks whose records are damaged are gone, because this engine keeps its locks in the state file "+
+			"alone",
 			"pieces", len(c.Damage), "kept", c.Quarantined)
 	}
 	if c.Header.BootID != bootID {
@@ -54,7 +55,8 @@ func restore(e dlm.Engine, c state.Contents, bootID, instance string, log *slog.
 	held := map[string][]dlm.Orphan{}
 	for _, l := range c.Locks {
 		if l.Phase == state.Held || l.Phase == state.Releasing {
-			held[l.Lockspace] = append(held[l.Lockspace], dlm.Orphan{LockID: l.LockID, Resource: l.Resource, Mode: l.Mode})
+			held[l.Lockspace] = append(held[l.Lockspace],
+				dlm.Orphan{LockID: l.LockID, Resource: l.Resource, Mode: l.Mode})
 		}
 	}
 	for _, s := range c.Spaces {

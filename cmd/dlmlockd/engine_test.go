@@ -27,11 +27,13 @@ func contents() state.Contents {
 	return state.Contents{
 		Header: state.Header{BootID: "this"},
 		Locks: []state.Lock{
-			lock("vms", "held", 2, state.Held), lock("vms", "releasing", 7, state.Releasing), lock("vms", "granted", 8, state.Granted),
+			lock("vms", "held", 2, state.Held), lock("vms", "releasing", 7, state.Releasing),
+			lock("vms", "granted", 8, state.Granted),
 			lock("new", "held", 2, state.Held), lock("old", "held", 2, state.Held),
 		},
 		Spaces: []state.Lockspace{
-			{Name: "new", Phase: state.Creating}, {Name: "old", Phase: state.Leaving}, {Name: "vms", Phase: state.Joined, AnchorID: 1},
+			{Name: "new", Phase: state.Creating}, {Name: "old", Phase: state.Leaving},
+			{Name: "vms", Phase: state.Joined, AnchorID: 1},
 		},
 	}
 }
@@ -74,7 +76,8 @@ func TestRestoreNothingOfAnotherBoot(t *testing.T) {
 
 func TestRestoreSaysWhatItCanNot(t *testing.T) {
 	c := contents()
-	c.Locks = append(c.Locks, state.Lock{Lockspace: "vms", Resource: "held", LockID: 9, Mode: dlm.PR, Phase: state.Held})
+	c.Locks = append(c.Locks, state.Lock{Lockspace: "vms", Resource: "held", LockID: 9, Mode: dlm.PR,
+		Phase: state.Held})
 	var log bytes.Buffer
 	e := local.New("host")
 	restore(e, c, "this", "inst", slog.New(slog.NewTextHandler(&log, nil)))
@@ -96,7 +99,8 @@ func (kernelLike) Lockspaces(context.Context) ([]string, error) { panic("touched
 // The anchor that restore puts back is the one that the service looks for.
 func TestAnchorNameIsTheServices(t *testing.T) {
 	e := local.New("host")
-	s := lockd.New(lockd.Config{Engine: e, Journal: discardJournal{}, Instance: "inst", BootID: "this", Lockspaces: []string{"vms"}})
+	s := lockd.New(lockd.Config{Engine: e, Journal: discardJournal{}, Instance: "inst", BootID: "this",
+		Lockspaces: []string{"vms"}})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()

@@ -139,7 +139,8 @@ func checkFlags(given map[string]bool, engine, level string, o options) error {
 		return &usageError{"--state-dir: the directory is missing"}
 	}
 	if given["bus"] && !strings.Contains(o.Bus, ":") {
-		return &usageError{fmt.Sprintf("--bus=%s: not a D-Bus address such as unix:path=/run/dbus/system_bus_socket", o.Bus)}
+		return &usageError{fmt.Sprintf("--bus=%s: not a D-Bus address such as unix:path=/run/dbus/system_bus_socket",
+			o.Bus)}
 	}
 	return nil
 }

@@ -19,7 +19,8 @@ func env(pairs map[string]string) func(string) string {
 func TestFlagsWinOverTheFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "c.toml")
 	require.NoError(t, os.WriteFile(file, []byte("engine = \"dlm\"\nlog-level = \"warn\"\ngroup = \"g\"\n"), 0o600))
-	o, err := readOptions([]string{"--config", file, "--engine=local", "--log-level=debug", "--state-dir=/s", "--bus=unix:path=/x"}, env(nil))
+	o, err := readOptions([]string{"--config", file, "--engine=local", "--log-level=debug", "--state-dir=/s",
+		"--bus=unix:path=/x"}, env(nil))
 	require.NoError(t, err)
 	require.Equal(t, "local", o.Engine)
 	require.Equal(t, slog.LevelDebug, o.LogLevel)
@@ -52,7 +53,8 @@ func TestBadCommandLines(t *testing.T) {
 		{"empty engine", "--engine=: use dlm or local", []string{"--engine="}},
 		{"level", "--log-level=loud: use debug, info, warn or error", []string{"--log-level", "loud"}},
 		{"state dir", "--state-dir: the directory is missing", []string{"--state-dir="}},
-		{"bus", "--bus=system: not a D-Bus address such as unix:path=/run/dbus/system_bus_socket", []string{"--bus=system"}},
+		{"bus", "--bus=system: not a D-Bus address such as unix:path=/run/dbus/system_bus_socket",
+			[]string{"--bus=system"}},
 		{"flag without value", "flag needs an argument: -engine", []string{"--engine"}},
 		{"bad version flag", `invalid boolean value "x" for -version: parse error`, []string{"--version=x"}},
 	} {

@@ -20,7 +20,8 @@ import (
 func smallFS(t *testing.T, size string) string {
 	t.Helper()
 	dir := t.TempDir()
-	require.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+size+",mode=0700"), "it takes root to mount a file system")
+	require.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+size+",mode=0700"),
+		"it takes root to mount a file system")
 	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, unix.MNT_DETACH)) })
 	return filepath.Join(dir, "state")
 }
@@ -94,13 +95,18 @@ func refused(t *testing.T, err error) {
 // takesAgain waits until new locks are taken.
 func (s *small) takesAgain(t *testing.T, resource string) {
 	t.Helper()
-	require.Eventually(t, func() bool { _, err := s.acquire(crashSpace, resource, "EX", "owner", "vm"); return err == nil },
+	require.Eventually(t, func() bool {
+		_,
+			err := s.acquire(crashSpace, resource, "EX", "owner", "vm")
+		return err == nil
+	},
 		patience, 50*time.Millisecond, "it goes on by itself")
 }
 
 func (s *small) awaitDegraded(t *testing.T, degraded bool) {
 	t.Helper()
-	require.Eventually(t, func() bool { return (s.property(t, "Degraded") != "") == degraded }, patience, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return (s.property(t, "Degraded") != "") == degraded }, patience,
+		20*time.Millisecond)
 }
 
 // nothingLost holds what the daemon says against a life in which nothing was
@@ -168,7 +174,8 @@ func TestCrashAtEveryStepOfReleasesInAFullDirectory(t *testing.T) {
 		s.take(t, names...)
 		filler := fillUp(t, s.state)
 		s.kill()
-		s.running = launch(t, hooked(t), s.bus.Address, s.state, []string{fmt.Sprintf("DLMLOCKD_CRASH_STEP=%d", n)}, s.guard)
+		s.running = launch(t, hooked(t), s.bus.Address, s.state, []string{fmt.Sprintf("DLMLOCKD_CRASH_STEP=%d", n)},
+			s.guard)
 		released := map[string]bool{}
 		for i := 0; s.readyOrDead(t) && i < len(names); i++ {
 			err := s.release(crashSpace, names[i], "owner", "vm")
@@ -209,7 +216,8 @@ func TestStateDirectoryRemoved(t *testing.T) {
 		"the file removed": func() error { return os.Remove(file) },
 	} {
 		require.NoError(t, spoil())
-		require.Eventually(t, func() bool { _, err := os.Stat(file); return err == nil }, patience, 20*time.Millisecond, name)
+		require.Eventually(t, func() bool { _, err := os.Stat(file); return err == nil }, patience, 20*time.Millisecond,
+			name)
 		require.Equal(t, 1, strings.Count(s.log(), "was removed or replaced"), "%s: %s", name, s.log())
 		s.kill()
 		s.again(t)

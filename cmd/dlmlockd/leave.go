@@ -54,11 +54,13 @@ func leave(ctx context.Context, o options, log *slog.Logger) (err error) {
 	down := hostGoesDown(ctx)
 	held := d.heldLocks()
 	if len(held) > 0 && !down {
-		return fmt.Errorf("locks are held in %s, so no lockspace is left; start dlmlockd and release them (dlmlockctl list shows them)",
+		return fmt.Errorf("locks are held in %s, so no lockspace is left; start dlmlockd and release them "+
+			"(dlmlockctl list shows them)",
 			strings.Join(slices.Sorted(maps.Keys(held)), ", "))
 	}
 	if !down && d.helpersDue() {
-		return errors.New("helpers of lost locks are still to be run, so no lockspace is left; start dlmlockd, which runs them")
+		return errors.New("helpers of lost locks are still to be run, so no lockspace is left; start dlmlockd, " +
+			"which runs them")
 	}
 	if d.watcher, err = process.NewWatcher(); err != nil {
 		return err
@@ -113,7 +115,8 @@ const keptMessage = "lockspace kept; the other nodes will fence this one"
 
 // leaveUnused leaves every lockspace but those that a process uses. Of one that
 // could not be opened, and in which locks were held, nobody can say that.
-func leaveUnused(ctx context.Context, service *lockd.Service, used map[string]uint32, held map[string]bool, log *slog.Logger) error {
+func leaveUnused(ctx context.Context, service *lockd.Service, used map[string]uint32, held map[string]bool,
+	log *slog.Logger) error {
 	spaces, err := ask(ctx, service.Lockspaces)
 	if err != nil {
 		return err

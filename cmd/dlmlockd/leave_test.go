@@ -25,7 +25,8 @@ func leaving(t *testing.T, dir, systemState string) *running {
 	bin := t.TempDir()
 	script := "#!/bin/sh\necho " + systemState + "\n[ " + systemState + " = running ]\n"
 	require.NoError(t, os.WriteFile(filepath.Join(bin, "systemctl"), []byte(script), 0o755))
-	return launch(t, program(t), "unix:path=/nonexistent", dir, []string{"PATH=" + bin + ":" + os.Getenv("PATH")}, "--leave")
+	return launch(t, program(t), "unix:path=/nonexistent", dir, []string{"PATH=" + bin + ":" + os.Getenv("PATH")},
+		"--leave")
 }
 
 func TestLeave(t *testing.T) {
@@ -108,7 +109,8 @@ func TestLeaveKeepsWhatAProcessUses(t *testing.T) {
 	}()
 	<-service.Ready()
 	_, err = ask(ctx, func(done func([]api.Grant, error)) {
-		service.Acquire(api.Caller{PID: uint32(os.Getpid())}, []api.Want{{Lockspace: "vms", Resource: "disk1", Mode: dlm.EX}},
+		service.Acquire(api.Caller{PID: uint32(os.Getpid())},
+			[]api.Want{{Lockspace: "vms", Resource: "disk1", Mode: dlm.EX}},
 			api.AcquireOptions{Lifetime: state.Process, PID: uint32(os.Getpid())}, done)
 	})
 	require.NoError(t, err)

@@ -119,7 +119,8 @@ func TestLifetimeEndsSoon(t *testing.T) {
 			}
 			for lifetime, d := range took {
 				slices.Sort(d)
-				t.Logf("%s: the next one has the lock after %v (median), %v (worst)", lifetime, d[len(d)/2], d[len(d)-1])
+				t.Logf("%s: the next one has the lock after %v (median), %v (worst)", lifetime, d[len(d)/2],
+					d[len(d)-1])
 				require.Less(t, d[len(d)/2], time.Second)
 			}
 		})
@@ -135,7 +136,8 @@ func TestConnectionOfBusctl(t *testing.T) {
 			c := newClient(bus.Dial(t))
 			require.NoError(t, c.join("vms"))
 			call := func(resource, lifetime string) {
-				out, err := bus.Command(t, testbus.Root, "busctl", "call", "org.example.DlmLock", "/org/example/DlmLock", "org.example.DlmLock",
+				out, err := bus.Command(t, testbus.Root, "busctl", "call", "org.example.DlmLock",
+					"/org/example/DlmLock", "org.example.DlmLock",
 					"Acquire", "sssa{sv}", "vms", resource, "EX", "1", "lifetime", "s", lifetime).CombinedOutput()
 				require.NoError(t, err, string(out))
 			}
@@ -144,8 +146,10 @@ func TestConnectionOfBusctl(t *testing.T) {
 			began := time.Now()
 			c.becomes(t, "kept")
 			t.Logf("gone %v after busctl", time.Since(began))
-			out, err := bus.Command(t, testbus.Root, "busctl", "call", "org.example.DlmLock", "/org/example/DlmLock", "org.example.DlmLock",
-				"Acquire", "sssa{sv}", "vms", "bound", "EX", "2", "lifetime", "s", "process", "pid", "u", fmt.Sprint(os.Getpid())).CombinedOutput()
+			out, err := bus.Command(t, testbus.Root, "busctl", "call", "org.example.DlmLock", "/org/example/DlmLock",
+				"org.example.DlmLock",
+				"Acquire", "sssa{sv}", "vms", "bound", "EX", "2", "lifetime", "s", "process", "pid", "u",
+				fmt.Sprint(os.Getpid())).CombinedOutput()
 			require.NoError(t, err, string(out))
 			require.Equal(t, []string{"kept", "bound"}, c.resources(t), "this process is still there")
 		})

@@ -32,13 +32,17 @@ func TestJournalFields(t *testing.T) {
 	require.Equal(t, []entry{
 		{
 			`lock lost lockspace=vms resource="disk 1" lkid=7 uid=1000 took-ms=3`, journal.PriWarning,
-			map[string]string{"SYSLOG_IDENTIFIER": "dlmlockd", "MESSAGE_ID": messageIDs["lock lost"], "DLM_LOCKSPACE": "vms", "DLM_RESOURCE": "disk 1", "DLM_LKID": "7", "CALLER_UID": "1000", "DLMLOCKD_TOOK_MS": "3"},
+			map[string]string{"SYSLOG_IDENTIFIER": "dlmlockd", "MESSAGE_ID": messageIDs["lock lost"],
+				"DLM_LOCKSPACE": "vms", "DLM_RESOURCE": "disk 1", "DLM_LKID": "7", "CALLER_UID": "1000",
+				"DLMLOCKD_TOOK_MS": "3"},
 		},
 		{
 			`cannot go on start.err="no bus" start.in.lockspace=x`, journal.PriErr,
-			map[string]string{"SYSLOG_IDENTIFIER": "dlmlockd", "DLMLOCKD_START_ERR": "no bus", "DLMLOCKD_START_IN_LOCKSPACE": "x"},
+			map[string]string{"SYSLOG_IDENTIFIER": "dlmlockd", "DLMLOCKD_START_ERR": "no bus",
+				"DLMLOCKD_START_IN_LOCKSPACE": "x"},
 		},
-		{"ready", journal.PriInfo, map[string]string{"SYSLOG_IDENTIFIER": "dlmlockd", "MESSAGE_ID": messageIDs["ready"]}},
+		{"ready", journal.PriInfo, map[string]string{"SYSLOG_IDENTIFIER": "dlmlockd",
+			"MESSAGE_ID": messageIDs["ready"]}},
 	}, sent)
 }
 
@@ -50,7 +54,8 @@ func TestJournalHandlersShareNoFields(t *testing.T) {
 	two.Info("x")
 	base.Info("x")
 	require.Equal(t, "x lockspace=a owner=one", sent[0].message)
-	require.Equal(t, map[string]string{"SYSLOG_IDENTIFIER": "dlmlockd", "DLM_LOCKSPACE": "a", "DLM_OWNER": "two"}, sent[1].fields)
+	require.Equal(t, map[string]string{"SYSLOG_IDENTIFIER": "dlmlockd", "DLM_LOCKSPACE": "a", "DLM_OWNER": "two"},
+		sent[1].fields)
 	require.Equal(t, map[string]string{"SYSLOG_IDENTIFIER": "dlmlockd", "DLM_LOCKSPACE": "a"}, sent[2].fields)
 }
 
@@ -80,7 +85,8 @@ func TestLogControl(t *testing.T) {
 	text.Reset()
 	log.Error("two")
 	require.Empty(t, text.String())
-	require.EqualError(t, c.SetLevel("loud"), `"loud" is not a log level; use one of emerg, alert, crit, err, warning, notice, info, debug`)
+	require.EqualError(t, c.SetLevel("loud"),
+		`"loud" is not a log level; use one of emerg, alert, crit, err, warning, notice, info, debug`)
 
 	require.EqualError(t, c.SetTarget("journal"), "there is no journal on this host; use console")
 	c.available = func() bool { return true }

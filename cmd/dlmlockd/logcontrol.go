@@ -108,7 +108,8 @@ func (c *logControl) SetTarget(name string) error {
 	case targetAuto:
 		c.toJournal.Store(c.auto)
 	default:
-		return fmt.Errorf("%q is not a log target here; use %s, %s or %s", name, targetConsole, targetJournal, targetAuto)
+		return fmt.Errorf("%q is not a log target here; use %s, %s or %s", name, targetConsole, targetJournal,
+			targetAuto)
 	}
 	return nil
 }

@@ -53,7 +53,10 @@ func (d *daemon) writeMetricsTo(ctx context.Context, path string) error {
 	d.service.Lockspaces(func(s []api.LockspaceInfo, _ error) { spaces <- s })
 	select {
 	case s := <-spaces:
-		return replaceFile(path, func(f *os.File) error { return writeOpenMetrics(f, d.service.Status(), s, thisBuild()) })
+		return replaceFile(path, func(f *os.File) error {
+			return writeOpenMetrics(f, d.service.Status(), s,
+				thisBuild())
+		})
 	case <-ctx.Done():
 		return nil
 	}
@@ -87,7 +90,8 @@ func (f *metricsFile) note(err error) {
 	}
 	if (text == "") != (f.failing == "") {
 		if err != nil {
-			f.log.Error("the metrics file can't be written; dlmlockd.toml(5) tells what the sandbox needs", "path", f.path, "err", err)
+			f.log.Error("the metrics file can't be written; dlmlockd.toml(5) tells what the sandbox needs", "path",
+				f.path, "err", err)
 		} else {
 			f.log.Info("the metrics file can be written again", "path", f.path)
 		}

@@ -75,7 +75,8 @@ func TestContainerNamesAProcess(t *testing.T) {
 			require.Empty(t, c.resources(t))
 
 			// busctl itself: the lock is granted, and ends with it.
-			require.Contains(t, in.run("sh -c 'exec "+strings.ReplaceAll(acquireFor("pid", "u", "$$"), "'", `'\''`)+"'"), "uto ")
+			require.Contains(t, in.run("sh -c 'exec "+strings.ReplaceAll(acquireFor("pid", "u", "$$"), "'",
+				`'\''`)+"'"), "uto ")
 			c.becomes(t)
 
 			// Without a number it is the caller, as the bus says.
@@ -112,7 +113,8 @@ func TestStartTime(t *testing.T) {
 	_, err = c.acquire("vms", "me", "EX", "lifetime", "process", "start-time", me)
 	require.NoError(t, err)
 	// The empty list tells whether a service knows the option.
-	require.NoError(t, c.call("AcquireMany", []struct{ A, B, C string }{}, opts("lifetime", "process", "start-time", me)).Err)
+	require.NoError(t, c.call("AcquireMany", []struct{ A, B, C string }{},
+		opts("lifetime", "process", "start-time", me)).Err)
 	end(t, child)
 	c.becomes(t, "me")
 }
@@ -124,10 +126,14 @@ func TestServiceInAContainer(t *testing.T) {
 		t.Run(string(kind), func(t *testing.T) {
 			bus, dir := testbus.Start(t, kind), t.TempDir()
 			wrapper := t.TempDir() + "/contained"
-			require.NoError(t, os.WriteFile(wrapper, []byte("#!/bin/sh\nexec unshare -pf --mount-proc --kill-child "+program(t)+" \"$@\"\n"), 0o755))
+			require.NoError(t, os.WriteFile(wrapper,
+				[]byte("#!/bin/sh\nexec unshare -pf --mount-proc --kill-child "+program(t)+" \"$@\"\n"), 0o755))
 			p := launch(t, wrapper, bus.Address, dir, nil)
 			p.awaitTold(t, "READY=1")
-			p.await(t, "a warning", func(_ []string, log string) bool { return strings.Contains(log, "another pid namespace") })
+			p.await(t, "a warning", func(_ []string, log string) bool {
+				return strings.Contains(log,
+					"another pid namespace")
+			})
 			c := newClient(bus.Dial(t))
 			require.NoError(t, c.join("vms"))
 			for _, pairs := range [][]any{{}, {"pid", uint32(os.Getpid())}, {"pid", uint32(1)}} {

@@ -60,7 +60,8 @@ func (n notifier) keep(ctx context.Context, s *lockd.Service, healthy func(conte
 
 // feed feeds the watchdog if the service is healthy. If it isn't, nothing is
 // sent, and systemd restarts the service: the locks outlive that.
-func (n notifier) feed(ctx context.Context, healthy func(context.Context, time.Duration) error, interval time.Duration) {
+func (n notifier) feed(ctx context.Context, healthy func(context.Context, time.Duration) error,
+	interval time.Duration) {
 	if err := healthy(ctx, interval/2); err != nil {
 		if ctx.Err() == nil {
 			n.log.Error("the service does not answer; the watchdog is not fed", "err", err)

@@ -136,7 +136,9 @@ func TestHelpersAreLookedAt(t *testing.T) {
 	require.NoError(t, os.Chmod(helper, 0o777))
 	code, said = check()
 	require.Equal(t, exitConfig, code)
-	require.Contains(t, said, `users other than its owner can write to HELPER (mode 0777): check that nobody has tampered with it, then "chmod go-w HELPER"`)
+	require.Contains(t, said,
+		`users other than its owner can write to HELPER (mode 0777): check that nobody has tampered with it, `+
+			`then "chmod go-w HELPER"`)
 	reload("the configuration has mistakes; the one before stays in force")
 	require.Equal(t, exitOK, p.stop(t))
 	code, said, _ = ends(t, "--config="+file, "--engine=local", "--state-dir="+t.TempDir(), "--bus="+bus.Address)

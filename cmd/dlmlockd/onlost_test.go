@@ -18,7 +18,9 @@ import (
 func guardConfig(t *testing.T, dir, script string) string {
 	t.Helper()
 	path := filepath.Join(dir, "dlmlockd.toml")
-	require.NoError(t, os.WriteFile(path, []byte("[on-lost.guard]\ncommand = [\"/bin/sh\", \"-c\", '''cd "+dir+"; "+script+"''']\n"), 0o600))
+	require.NoError(t,
+		os.WriteFile(path, []byte("[on-lost.guard]\ncommand = [\"/bin/sh\", \"-c\", '''cd "+dir+"; "+script+"''']\n"),
+			0o600))
 	return "--config=" + path
 }
 
@@ -43,7 +45,8 @@ func TestHelperInheritsNothing(t *testing.T) {
 	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
 	guard := guardConfig(t, dir, `ls -l /proc/$$/fd > fds; echo >> ran`)
 	wrapper := filepath.Join(dir, "wrapper")
-	require.NoError(t, os.WriteFile(wrapper, []byte("#!/bin/sh\nexec 3<"+wrapper+" 9<"+wrapper+"\nexec "+program(t)+" \"$@\"\n"), 0o700))
+	require.NoError(t, os.WriteFile(wrapper,
+		[]byte("#!/bin/sh\nexec 3<"+wrapper+" 9<"+wrapper+"\nexec "+program(t)+" \"$@\"\n"), 0o700))
 	p := launch(t, wrapper, bus.Address, filepath.Join(dir, "state"), nil, guard)
 	p.awaitTold(t, "READY=1")
 	c := newClient(bus.Dial(t))
@@ -62,7 +65,8 @@ func TestHelperInheritsNothing(t *testing.T) {
 // one; after an orderly end it is not.
 func TestHelperRunsAgainAfterAKill(t *testing.T) {
 	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
-	guard := guardConfig(t, dir, `echo "$DLM_RESOURCE $DLM_DATA $DLM_REASON" >> ran; while [ -e wait ]; do sleep 0.01; done`)
+	guard := guardConfig(t, dir,
+		`echo "$DLM_RESOURCE $DLM_DATA $DLM_REASON" >> ran; while [ -e wait ]; do sleep 0.01; done`)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "wait"), nil, 0o600))
 	state := filepath.Join(dir, "state")
 	c := newClient(bus.Dial(t))
@@ -79,7 +83,8 @@ func TestHelperRunsAgainAfterAKill(t *testing.T) {
 	p.kill()
 	p = start(t, bus, state, guard)
 	awaitRan(t, dir, func(l []string) bool { return len(l) == 2 })
-	require.Equal(t, []string{"disk pause this node left the lockspace", "disk pause this node left the lockspace"}, ran(t, dir))
+	require.Equal(t, []string{"disk pause this node left the lockspace", "disk pause this node left the lockspace"},
+		ran(t, dir))
 	require.NoError(t, os.Remove(filepath.Join(dir, "wait")))
 	p.await(t, "the end of the helper", func(_ []string, log string) bool { return strings.Contains(log, "has ended") })
 	require.Zero(t, p.stop(t))

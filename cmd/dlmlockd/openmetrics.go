@@ -19,23 +19,27 @@ func writeOpenMetrics(w io.Writer, st api.Status, spaces []api.LockspaceInfo, b 
 	m.family("dlmlockd_build_info", "gauge", "", "Which build of the service runs.")
 	m.sample("dlmlockd_build_info", 1, "version", b.Version, "commit", b.Commit)
 	// What nobody knows has no sample: neither 0 nor 1 would be true.
-	m.gauge("dlmlockd_quorum_known", "Whether the cluster could be asked about its quorum.", number(st.Quorum != api.QuorumUnknown))
+	m.gauge("dlmlockd_quorum_known", "Whether the cluster could be asked about its quorum.",
+		number(st.Quorum != api.QuorumUnknown))
 	m.family("dlmlockd_quorate", "gauge", "", "Whether the cluster has quorum; no sample while that is not known.")
 	if st.Quorum != api.QuorumUnknown {
 		m.sample("dlmlockd_quorate", number(st.Quorum == api.Quorate))
 	}
-	m.gauge("dlmlockd_degraded", "Whether new locks are refused because the state file can't be written, or it is not known "+
-		"whether a process that locks are tied to is alive.", number(st.Degraded != ""))
+	m.gauge("dlmlockd_degraded",
+		"Whether new locks are refused because the state file can't be written, or it is not known "+
+			"whether a process that locks are tied to is alive.", number(st.Degraded != ""))
 	m.gauge("dlmlockd_requests_waiting", "Requests that wait for a lock.", float64(st.Waiting))
 
 	m.family("dlmlockd_locks", "gauge", "", "Locks of the service, by lockspace.")
 	for _, s := range spaces {
 		m.sample("dlmlockd_locks", float64(s.Locks), "lockspace", s.Name)
 	}
-	m.family("dlmlockd_lockspace_ready", "gauge", "", "Whether a lockspace is joined and grants locks; no sample while that is not known.")
+	m.family("dlmlockd_lockspace_ready", "gauge", "",
+		"Whether a lockspace is joined and grants locks; no sample while that is not known.")
 	for _, s := range spaces {
 		if s.State != api.SpaceReady || s.HasHealth {
-			m.sample("dlmlockd_lockspace_ready", number(s.State == api.SpaceReady && !s.Health.Stopped), "lockspace", s.Name)
+			m.sample("dlmlockd_lockspace_ready", number(s.State == api.SpaceReady && !s.Health.Stopped), "lockspace",
+				s.Name)
 		}
 	}
 	c := st.Counters
@@ -45,7 +49,8 @@ func writeOpenMetrics(w io.Writer, st api.Status, spaces []api.LockspaceInfo, b 
 	m.counter("dlmlockd_locks_lost", "Locks lost.", c.Lost)
 	m.counter("dlmlockd_requests_refused", "Calls about locks that were answered with an error.", c.Refused)
 	m.counter("dlmlockd_requests_canceled", "Calls about locks that were canceled by, or with, the caller.", c.Canceled)
-	m.histogram("dlmlockd_grant_latency_seconds", "How long calls took that ended in a grant, waiting included.", &c.Latency)
+	m.histogram("dlmlockd_grant_latency_seconds", "How long calls took that ended in a grant, waiting included.",
+		&c.Latency)
 	m.text.WriteString("# EOF\n")
 	_, err := io.WriteString(w, m.text.String())
 	return err

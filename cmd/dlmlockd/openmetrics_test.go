@@ -93,7 +93,8 @@ func TestOpenMetrics(t *testing.T) {
 // Nobody who looks at the metrics takes what is not known for a healthy node,
 // nor for a sick one.
 func TestQuorumInMetrics(t *testing.T) {
-	for q, want := range map[api.Quorum]string{api.QuorumUnknown: "known 0", api.Quorate: "known 1, quorate 1", api.Inquorate: "known 1, quorate 0"} {
+	for q, want := range map[api.Quorum]string{api.QuorumUnknown: "known 0", api.Quorate: "known 1, quorate 1",
+		api.Inquorate: "known 1, quorate 0"} {
 		var b bytes.Buffer
 		require.NoError(t, writeOpenMetrics(&b, api.Status{Quorum: q}, nil, buildinfo.Build{}))
 		openMetrics(t, b.String())
@@ -155,7 +156,8 @@ func TestMetricsFile(t *testing.T) {
 	require.NoError(t, os.Remove(absent))
 	require.NoError(t, unix.Mkfifo(absent, 0o600))
 	reload("metrics-file = \"" + absent + "\"\n")
-	require.Eventually(t, func() bool { info, err := os.Lstat(absent); return err == nil && info.Mode().IsRegular() }, patience, 5*time.Millisecond)
+	require.Eventually(t, func() bool { info, err := os.Lstat(absent); return err == nil && info.Mode().IsRegular() },
+		patience, 5*time.Millisecond)
 	taken := filepath.Join(dir, "taken.prom")
 	require.NoError(t, os.Mkdir(taken, 0o700))
 	p.forget()

@@ -138,7 +138,8 @@ func launch(t *testing.T, path, address, dir string, env []string, args ...strin
 	socket := filepath.Join(socketDir, "socket")
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
 	require.NoError(t, err)
-	p.cmd = exec.Command(path, append([]string{"--engine=" + testEngine(), "--state-dir=" + dir, "--bus=" + address, "--config=" + os.DevNull}, args...)...)
+	p.cmd = exec.Command(path, append([]string{"--engine=" + testEngine(), "--state-dir=" + dir, "--bus=" + address,
+		"--config=" + os.DevNull}, args...)...)
 	p.cmd.Stderr = p
 	p.cmd.Env = append(append(os.Environ(), "NOTIFY_SOCKET="+socket), env...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

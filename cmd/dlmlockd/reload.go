@@ -101,16 +101,19 @@ func (d *daemon) reload() {
 		return
 	}
 	d.control.level.Set(o.LogLevel)
-	d.service.Reconfigure(lockd.Settings{Limits: limits(o.Limits), OpTimeout: o.OpTimeout, Lockspaces: o.Lockspaces, Helpers: helpers})
+	d.service.Reconfigure(lockd.Settings{Limits: limits(o.Limits), OpTimeout: o.OpTimeout, Lockspaces: o.Lockspaces,
+		Helpers: helpers})
 	d.watcher.LimitPerUser(o.Limits.Processes)
 	d.runner.Configure(commands(o.OnLost))
 	d.log.Info("configuration read again", "options", o)
 	tellFaults(d.log, faults)
 	if fixed := needRestart(d.opts, o); len(fixed) > 0 {
-		d.log.Warn("some of it takes effect when the service is restarted, which loses no lock", "keys", strings.Join(fixed, ", "))
+		d.log.Warn("some of it takes effect when the service is restarted, which loses no lock", "keys",
+			strings.Join(fixed, ", "))
 	}
 	if left := missing(d.opts.Lockspaces, o.Lockspaces); len(left) > 0 {
-		d.log.Info("lockspaces that are not in the configuration any more stay joined; dlmlockctl leave leaves them", "lockspaces", left)
+		d.log.Info("lockspaces that are not in the configuration any more stay joined; dlmlockctl leave leaves them",
+			"lockspaces", left)
 	}
 	engine, raw := d.opts.Engine, d.opts.RawValueLockspaces
 	d.opts = o

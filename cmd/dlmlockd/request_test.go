@@ -125,7 +125,8 @@ func TestRequesterKilled(t *testing.T) {
 				require.NoError(t, c.release("vms", "r", "owner", "holder"))
 				c.becomes(t)
 			}
-			require.Eventually(t, func() bool { return c.property(t, "WaitingCount") == uint32(0) }, patience, 10*time.Millisecond)
+			require.Eventually(t, func() bool { return c.property(t, "WaitingCount") == uint32(0) }, patience,
+				10*time.Millisecond)
 		})
 	}
 }
@@ -185,7 +186,8 @@ func TestDaemonKilledWithRequests(t *testing.T) {
 			for i := range n {
 				require.NoError(t, c.call("Request", "vms", "r", "EX", opts("owner", fmt.Sprint(i))).Store(&path))
 			}
-			require.Eventually(t, func() bool { return c.property(t, "WaitingCount") == uint32(n) }, patience, 10*time.Millisecond)
+			require.Eventually(t, func() bool { return c.property(t, "WaitingCount") == uint32(n) }, patience,
+				10*time.Millisecond)
 			p.kill()
 			p = start(t, bus, dir)
 			rows := c.list(t)

@@ -36,7 +36,8 @@ func TestFewDescriptors(t *testing.T) {
 	for i := range processes {
 		child := sleeper(t)
 		name := fmt.Sprint(i)
-		_, err := c.acquire("vms", name, "EX", "owner", "o"+name, "lifetime", "process", "pid", uint32(child.Process.Pid))
+		_, err := c.acquire("vms", name, "EX", "owner", "o"+name, "lifetime", "process", "pid",
+			uint32(child.Process.Pid))
 		if err != nil {
 			require.Equal(t, "org.example.DlmLock.Error.LimitExceeded", errorName(err))
 			require.ErrorContains(t, err, "LimitNOFILE")

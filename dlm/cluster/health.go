@@ -27,7 +27,8 @@ func (h *Host) Health(ctx context.Context, lockspace string) (dlm.Health, error)
 	var health dlm.Health
 	var err error
 	if health.Recovery, err = h.number(16, sysfs, lockspace, "recover_status"); err != nil {
-		return dlm.Health{}, &dlm.Error{Op: "look", Lockspace: lockspace, Err: err, Advice: "the kernel does not say whether it is stopped"}
+		return dlm.Health{}, &dlm.Error{Op: "look", Lockspace: lockspace, Err: err,
+			Advice: "the kernel does not say whether it is stopped"}
 	}
 	health.Stopped = stopped(health.Recovery)
 	health.Members = h.Members(lockspace)

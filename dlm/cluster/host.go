@@ -146,7 +146,8 @@ func (h *Host) member(lockspace string) error {
 	if errors.Is(err, os.ErrNotExist) {
 		// Without the module there is no lockspace; without sysfs nobody knows.
 		if _, err = os.Stat(h.path("sys/kernel")); err == nil {
-			return &dlm.Error{Op: "look", Lockspace: lockspace, Errno: syscall.ENOENT, Err: dlm.ErrNoLockspace, Advice: "join it first"}
+			return &dlm.Error{Op: "look", Lockspace: lockspace, Errno: syscall.ENOENT, Err: dlm.ErrNoLockspace,
+				Advice: "join it first"}
 		}
 		return &dlm.Error{Op: "look", Lockspace: lockspace, Err: err, Advice: "mount sysfs at /sys"}
 	}

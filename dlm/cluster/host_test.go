@@ -109,7 +109,8 @@ func TestQueuesFromFiles(t *testing.T) {
 
 	q, err := h.Queues(t.Context(), "foo", "only-2")
 	require.NoError(t, err)
-	require.Equal(t, dlm.Queues{Master: 2, Complete: true, Granted: []dlm.Held{{LockID: 4, Node: 2, Mode: dlm.EX, Wanted: dlm.None}}}, q)
+	require.Equal(t, dlm.Queues{Master: 2, Complete: true,
+		Granted: []dlm.Held{{LockID: 4, Node: 2, Mode: dlm.EX, Wanted: dlm.None}}}, q)
 
 	q, err = h.Queues(t.Context(), "foo", "only-1")
 	require.NoError(t, err)
@@ -130,7 +131,8 @@ func TestOrphansFromFiles(t *testing.T) {
 	h := machine(t)
 	orphans, err := h.Orphans(t.Context(), "foo", nil)
 	require.NoError(t, err)
-	require.Equal(t, []dlm.Orphan{{LockID: 3, Resource: "shared.iso", Mode: dlm.PR}, {LockID: 4, Resource: "only-2", Mode: dlm.EX}}, orphans)
+	require.Equal(t, []dlm.Orphan{{LockID: 3, Resource: "shared.iso", Mode: dlm.PR},
+		{LockID: 4, Resource: "only-2", Mode: dlm.EX}}, orphans)
 	orphans, err = h.Orphans(t.Context(), "foo", func(id dlm.LockID) bool { return id == 3 })
 	require.NoError(t, err)
 	require.Len(t, orphans, 1)
@@ -220,7 +222,8 @@ func TestHealth(t *testing.T) {
 	}{
 		"well on a node that is not the lowest": {[]string{quorum, "need_fencing=0 "}, "55",
 			dlm.Health{Quorate: true, Known: true, Recovery: 0x55, Members: both}},
-		"well": {[]string{quorum, "need_fencing=0 "}, "ff", dlm.Health{Quorate: true, Known: true, Recovery: 0xff, Members: both}},
+		"well": {[]string{quorum, "need_fencing=0 "}, "ff",
+			dlm.Health{Quorate: true, Known: true, Recovery: 0xff, Members: both}},
 		"a node that had no lock is fenced": {[]string{quorum, "need_fencing=1 "}, "ff",
 			dlm.Health{Quorate: true, Known: true, Recovery: 0xff, Members: both}},
 		"no quorum": {[]string{"quorate=0 ", "need_fencing=1 "}, "0",
@@ -230,9 +233,11 @@ func TestHealth(t *testing.T) {
 		"fencing two": {[]string{quorum, "member=0 need_fencing=1 ", "need_fencing=1 "}, "0",
 			dlm.Health{Stopped: true, Quorate: true, Known: true, Members: both, Reason: "fencing nodes 1, 2"}},
 		"messages": {[]string{quorum}, "0",
-			dlm.Health{Stopped: true, Quorate: true, Known: true, Members: both, Reason: "nodes are joining or leaving"}},
+			dlm.Health{Stopped: true, Quorate: true, Known: true, Members: both,
+				Reason: "nodes are joining or leaving"}},
 		"recovering": {[]string{quorum}, "3",
-			dlm.Health{Stopped: true, Quorate: true, Known: true, Members: both, Recovery: 3, Reason: "the kernel is recovering the locks"}},
+			dlm.Health{Stopped: true, Quorate: true, Known: true, Members: both, Recovery: 3,
+				Reason: "the kernel is recovering the locks"}},
 		"unknown to the daemon": {[]string{quorum}, "0",
 			dlm.Health{Stopped: true, Quorate: true, Known: true, Reason: "dlm_controld does not know the lockspace"}},
 	} {
@@ -289,7 +294,8 @@ func TestQuorum(t *testing.T) {
 func TestRecovery(t *testing.T) {
 	h := machine(t)
 	r := h.Recovery("foo")
-	for status, stopped := range map[string]bool{"0": true, "1": true, "15": true, "55": false, "ff": false, "": false, "?": false} {
+	for status, stopped := range map[string]bool{"0": true, "1": true, "15": true, "55": false, "ff": false, "": false,
+		"?": false} {
 		put(t, filepath.Join(h.root, sysfs, "foo/recover_status"), status+"\n")
 		require.Equal(t, stopped, r.Stopped(), "%q", status)
 	}

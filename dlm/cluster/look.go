@@ -122,7 +122,8 @@ func (h *Host) Orphans(ctx context.Context, lockspace string, held func(dlm.Lock
 	}
 	table, err := os.Open(h.path(debugfs, lockspace+"_all"))
 	if err != nil {
-		return nil, &dlm.Error{Op: "look", Lockspace: lockspace, Err: err, Advice: "orphans can only be seen in debugfs"}
+		return nil, &dlm.Error{Op: "look", Lockspace: lockspace, Err: err,
+			Advice: "orphans can only be seen in debugfs"}
 	}
 	defer table.Close()
 	var users *users

@@ -31,12 +31,13 @@ func openTable(t testing.TB, kernel, node, name string) *os.File {
 func lookUp(t testing.TB, kernel, node, name string) (*resource, int) {
 	var found *resource
 	n := 0
-	err := readTable(openTable(t, kernel, node, "foo_all"), func(b []byte) bool { return string(b) == name }, func(r *resource) bool {
-		c := *r
-		c.locks = append([]entry(nil), r.locks...)
-		found, n = &c, n+1
-		return true
-	})
+	err := readTable(openTable(t, kernel, node, "foo_all"), func(b []byte) bool { return string(b) == name },
+		func(r *resource) bool {
+			c := *r
+			c.locks = append([]entry(nil), r.locks...)
+			found, n = &c, n+1
+			return true
+		})
 	require.NoError(t, err)
 	return found, n
 }
@@ -66,7 +67,8 @@ func TestQueuesOfTheMaster(t *testing.T) {
 			copy(value[:], "holder=node1;tok=7")
 			require.Equal(t, dlm.Queues{
 				Master: 1, Complete: true, HasValue: true, Value: value,
-				Granted: []dlm.Held{{LockID: 6, Node: 2, Mode: dlm.NL, Wanted: dlm.None}, {LockID: 1, Node: 1, Mode: dlm.EX, Wanted: dlm.None}},
+				Granted: []dlm.Held{{LockID: 6, Node: 2, Mode: dlm.NL, Wanted: dlm.None},
+					{LockID: 1, Node: 1, Mode: dlm.EX, Wanted: dlm.None}},
 				Waiting: []dlm.Held{{LockID: 5, Node: 2, Mode: dlm.None, Wanted: dlm.PR}},
 			}, q)
 
@@ -101,7 +103,8 @@ func TestTableStopsEarly(t *testing.T) {
 	require.Equal(t, 1, n)
 
 	// Nothing behind the resource is looked at, so damage there does not matter.
-	text := "rsb 1 0 0 0 0 0 0 1 str a\nlkb 1 0 0 7 0 0 0 2 5 -1 0 0 0 1 2 0\nrsb 2 0 0 0 0 0 0 1 str b\nlkb rubbish\nrsb rubbish\n"
+	text := "rsb 1 0 0 0 0 0 0 1 str a\nlkb 1 0 0 7 0 0 0 2 5 -1 0 0 0 1 2 0\nrsb 2 0 0 0 0 0 0 1 str b\nlkb " +
+		"rubbish\nrsb rubbish\n"
 	found := false
 	err = readTable(strings.NewReader(text), func(b []byte) bool { return string(b) == "a" }, func(r *resource) bool {
 		found = len(r.locks) == 1 && r.locks[0].granted == dlm.EX
@@ -125,7 +128,8 @@ func TestTableRefusesWhatItDoesNotKnow(t *testing.T) {
 		"value":            good + "lvb 1 32 zz\n",
 		"value, few parts": good + "lvb 1\n",
 	} {
-		err := readTable(strings.NewReader(text), func([]byte) bool { return true }, func(*resource) bool { return true })
+		err := readTable(strings.NewReader(text), func([]byte) bool { return true },
+			func(*resource) bool { return true })
 		require.ErrorIs(t, err, errTable, name)
 	}
 }
@@ -217,12 +221,14 @@ func BenchmarkTable100k(b *testing.B) {
 	for i := range 100_000 {
 		name := "vm-disk-" + strings.Repeat("x", i%20)
 		text.WriteString("rsb 00000000396a4add 0 0 200 0 0 0 ")
-		text.WriteString(itoa(len(name)) + " str " + name + "\nlkb 2 0 0 208 0 80 0 2 3 -1 5 0 0 0 10799076981 13530799610\n")
+		text.WriteString(itoa(len(name)) + " str " + name +
+			"\nlkb 2 0 0 208 0 80 0 2 3 -1 5 0 0 0 10799076981 13530799610\n")
 	}
 	b.SetBytes(int64(text.Len()))
 	b.ReportAllocs()
 	for b.Loop() {
-		err := readTable(bytes.NewReader(text.Bytes()), func(n []byte) bool { return string(n) == "absent" }, func(*resource) bool { return false })
+		err := readTable(bytes.NewReader(text.Bytes()), func(n []byte) bool { return string(n) == "absent" },
+			func(*resource) bool { return false })
 		require.NoError(b, err)
 	}
 }

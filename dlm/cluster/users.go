@@ -48,8 +48,9 @@ func (h *Host) Users(ctx context.Context, lockspace string, held func(dlm.LockID
 	found = append(found, others...)
 	slices.SortFunc(found, func(a, b dlm.User) int { return cmp.Compare(a.PID, b.PID) })
 	if err = errors.Join(u.err, err); err != nil && len(found) == 0 {
-		return nil, &dlm.Error{Op: "look", Lockspace: lockspace, Err: err, Advice: "only root with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH can see " +
-			"who uses a lockspace; the dlmlockd.service of this version grants both"}
+		return nil, &dlm.Error{Op: "look", Lockspace: lockspace, Err: err,
+			Advice: "only root with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH can see " +
+				"who uses a lockspace; the dlmlockd.service of this version grants both"}
 	}
 	return found, nil
 }

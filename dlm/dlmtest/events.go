@@ -63,7 +63,8 @@ func (e *Events) Wait(t testing.TB, kind dlm.EventKind, c dlm.Cookie) dlm.Event 
 		select {
 		case <-added:
 		case <-timeout.C:
-			t.Fatalf("no %v event of cookie %d within %v; the events of that cookie:\n%s", kind, c, e.wait, e.describe(c))
+			t.Fatalf("no %v event of cookie %d within %v; the events of that cookie:\n%s", kind, c, e.wait,
+				e.describe(c))
 		}
 	}
 }

@@ -141,7 +141,8 @@ var queueRules = []rule{
 		a, b := c.client(0), c.client(1)
 		base := c.resource()
 		long := base + strings.Repeat("\xff", dlm.MaxResourceName-len(base))
-		for _, name := range []string{long, long[:63] + "x", long[:63], base + "\x00a", base + "\x00b", base + "/ \n\u00e4"} {
+		for _, name := range []string{long, long[:63] + "x", long[:63], base + "\x00a", base + "\x00b", base +
+			"/ \n\u00e4"} {
 			ck := a.lock(name, dlm.EX, dlm.NoQueue)
 			b.refused(name, dlm.EX)
 			a.unlock(ck)

@@ -70,7 +70,8 @@ func (e *Engine) Create(ctx context.Context, name string, sink dlm.Sink) (dlm.Lo
 	return e.acquire(ctx, "create", name, sink, e.createDevice)
 }
 
-func (e *Engine) acquire(ctx context.Context, op, name string, sink dlm.Sink, get func(context.Context, string) (device, error)) (dlm.Lockspace, error) {
+func (e *Engine) acquire(ctx context.Context, op, name string, sink dlm.Sink,
+	get func(context.Context, string) (device, error)) (dlm.Lockspace, error) {
 	if err := dlm.CheckLockspace(name); err != nil {
 		return nil, err
 	}
@@ -146,7 +147,8 @@ func (e *Engine) openDevice(ctx context.Context, name string) (device, error) {
 			return nil, err // the node is not in the lockspace
 		}
 		if time.Now().After(until) {
-			return nil, &dlm.Error{Op: "open", Lockspace: name, Errno: syscall.ENOENT, Err: dlm.ErrClusterUnavailable, Advice: adviceDevice}
+			return nil, &dlm.Error{Op: "open", Lockspace: name, Errno: syscall.ENOENT, Err: dlm.ErrClusterUnavailable,
+				Advice: adviceDevice}
 		}
 		if err := sleep(ctx, 100*time.Millisecond); err != nil {
 			return nil, err
@@ -170,13 +172,15 @@ func (e *Engine) createDevice(ctx context.Context, name string) (device, error) 
 		case errors.Is(err, syscall.ENOTCONN) && time.Since(began) > daemonWait && !e.host.DaemonRuns(ctx):
 			// What the kernel says before dlm_controld has ever run; after
 			// that, it is EUNATCH.
-			return nil, &dlm.Error{Op: "create", Lockspace: name, Errno: syscall.ENOTCONN, Err: dlm.ErrClusterUnavailable, Advice: adviceDaemon}
+			return nil, &dlm.Error{Op: "create", Lockspace: name, Errno: syscall.ENOTCONN,
+				Err: dlm.ErrClusterUnavailable, Advice: adviceDaemon}
 		case errors.Is(err, syscall.ENOTCONN) && time.Since(began) < joinWait:
 		case errors.Is(err, syscall.EEXIST):
 			return nil, err
 		case e.mayHave(name):
 			// The node has joined; what failed is finding the device.
-			return nil, &dlm.Error{Op: "create", Lockspace: name, Err: dlm.ErrClusterUnavailable, Advice: adviceDevice, Unsettled: true}
+			return nil, &dlm.Error{Op: "create", Lockspace: name, Err: dlm.ErrClusterUnavailable, Advice: adviceDevice,
+				Unsettled: true}
 		default:
 			return nil, err
 		}
@@ -224,7 +228,8 @@ func (e *Engine) watch() {
 	}
 	u, err := openUevents()
 	if err != nil {
-		e.log.Warn("no device events: it won't be noticed if another program makes this node leave a lockspace", "err", err)
+		e.log.Warn("no device events: it won't be noticed if another program makes this node leave a lockspace", "err",
+			err)
 		return
 	}
 	e.uevents = u
@@ -265,7 +270,8 @@ var recheckPause = time.Second
 // recheckLater looks again in a moment, and says once that it could not.
 func (e *Engine) recheckLater(name string, err error) {
 	if !e.blind.Swap(true) {
-		e.log.Error("can't tell whether this node has left the lockspace; treating it as joined", "lockspace", name, "err", err)
+		e.log.Error("can't tell whether this node has left the lockspace; treating it as joined", "lockspace", name,
+			"err", err)
 	}
 	if e.rechecking.Swap(true) {
 		return

@@ -10,15 +10,18 @@ import (
 
 // What to do about the errors that administrators meet.
 const (
-	adviceMisc   = "/proc/misc can't be read, so it is not known which lockspaces this node is in; try again, and raise LimitNOFILE= if no descriptor is left"
-	adviceModule = "the kernel's DLM is not there: load the module dlm, and see that udev has made /dev/misc/dlm-control"
+	adviceMisc = "/proc/misc can't be read, so it is not known which lockspaces this node is in; try again, and " +
+		"raise LimitNOFILE= if no descriptor is left"
+	adviceModule = "the kernel's DLM is not there: load the module dlm, and see that udev has made " +
+		"/dev/misc/dlm-control"
 	adviceDaemon = "dlm_controld is not running on this node: start corosync and the service dlm"
 	adviceEarly  = "dlm_controld has not told the kernel this node's address yet: try again in a few seconds"
 	adviceJoin   = "this node is not a member of the lockspace: join it first"
 	adviceMember = "this node is a member of the lockspace already: open it instead"
 	adviceRights = "joining and leaving a lockspace needs CAP_SYS_ADMIN, opening it write access to /dev/misc/dlm_NAME"
-	adviceDevice = "the lockspace exists but its device /dev/misc/dlm_NAME has not appeared: see that systemd-udevd runs and has the rules of the package dlm-controld"
-	adviceInUse  = "another process on this node has /dev/misc/dlm_NAME open, and the kernel waits for it"
+	adviceDevice = "the lockspace exists but its device /dev/misc/dlm_NAME has not appeared: see that systemd-udevd " +
+		"runs and has the rules of the package dlm-controld"
+	adviceInUse = "another process on this node has /dev/misc/dlm_NAME open, and the kernel waits for it"
 )
 
 // fail makes the *dlm.Error of an operation of the engine. An err that is one
@@ -61,7 +64,8 @@ func startError(err error) error {
 	case syscall.EPERM, syscall.EACCES:
 		e.Advice = adviceRights
 	case syscall.EPROTO:
-		e.Err, e.Advice = dlm.ErrUnsupported, "the kernel's DLM device has another major version than this program was built for"
+		e.Err, e.Advice = dlm.ErrUnsupported,
+			"the kernel's DLM device has another major version than this program was built for"
 	}
 	return e
 }

@@ -53,7 +53,8 @@ type answer struct {
 }
 
 func newScript(t testing.TB) *script {
-	return &script{t: t, calls: make(chan *asked), results: make(chan result), stop: make(chan struct{}), closed: make(chan struct{})}
+	return &script{t: t, calls: make(chan *asked), results: make(chan result), stop: make(chan struct{}),
+		closed: make(chan struct{})}
 }
 
 func (s *script) ask(a asked) (dlm.LockID, error) {

@@ -174,7 +174,8 @@ func newDevice(ls C.dlm_lshandle_t) (device, error) {
 }
 
 func (d *cDevice) lock(c dlm.Cookie, resource string, m dlm.Mode, flags C.uint32_t) (dlm.LockID, error) {
-	id, err := C.glue_request(unsafe.Pointer(d.ls), C.uint64_t(c), unsafe.Pointer(unsafe.StringData(resource)), C.uint(len(resource)), C.uint32_t(m), flags)
+	id, err := C.glue_request(unsafe.Pointer(d.ls), C.uint64_t(c), unsafe.Pointer(unsafe.StringData(resource)),
+		C.uint(len(resource)), C.uint32_t(m), flags)
 	if id == 0 {
 		return 0, cError(err)
 	}
@@ -191,7 +192,8 @@ func (d *cDevice) adopt(c dlm.Cookie, resource string, m dlm.Mode, f dlm.Flags) 
 
 func (d *cDevice) convert(c dlm.Cookie, id dlm.LockID, m dlm.Mode, f dlm.Flags, v *dlm.Value) error {
 	value := *v // C may not be shown memory that is part of something with Go pointers
-	if r, err := C.glue_convert(unsafe.Pointer(d.ls), C.uint64_t(c), C.uint32_t(id), C.uint32_t(m), C.uint32_t(f), unsafe.Pointer(&value)); r != 0 {
+	if r, err := C.glue_convert(unsafe.Pointer(d.ls), C.uint64_t(c), C.uint32_t(id), C.uint32_t(m), C.uint32_t(f),
+		unsafe.Pointer(&value)); r != 0 {
 		return cError(err)
 	}
 	return nil

@@ -15,5 +15,6 @@ const Supported = false
 // dlm.ErrUnsupported and says how to get a build that has it.
 func New(*slog.Logger) (*Engine, error) {
 	return nil, &dlm.Error{Op: "start", Err: dlm.ErrUnsupported,
-		Advice: "this program was built without libdlm: install libdlm-dev and a C compiler, and build again with make, or with CGO_ENABLED=1 go build -tags libdlm"}
+		Advice: "this program was built without libdlm: install libdlm-dev and a C compiler, and build again with " +
+			"make, or with CGO_ENABLED=1 go build -tags libdlm"}
 }

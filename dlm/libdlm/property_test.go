@@ -43,7 +43,8 @@ type whimLock struct {
 }
 
 func newWhim(seed uint64) *whim {
-	return &whim{rnd: rand.New(rand.NewPCG(seed, 1)), locks: make(map[dlm.Cookie]*whimLock), results: make(chan result, 1<<16), stop: make(chan struct{})}
+	return &whim{rnd: rand.New(rand.NewPCG(seed, 1)), locks: make(map[dlm.Cookie]*whimLock),
+		results: make(chan result, 1<<16), stop: make(chan struct{})}
 }
 
 func (w *whim) nap() {
@@ -137,7 +138,8 @@ func (w *whim) operate(c dlm.Cookie, status dlm.Status) error {
 }
 
 func (w *whim) convert(c dlm.Cookie, _ dlm.LockID, _ dlm.Mode, _ dlm.Flags, _ *dlm.Value) error {
-	return w.operate(c, []dlm.Status{dlm.StatusOK, dlm.StatusOK, dlm.StatusAgain, dlm.StatusDeadlock}[time.Now().Nanosecond()/1000%4])
+	return w.operate(c, []dlm.Status{dlm.StatusOK, dlm.StatusOK, dlm.StatusAgain,
+		dlm.StatusDeadlock}[time.Now().Nanosecond()/1000%4])
 }
 
 func (w *whim) unlock(c dlm.Cookie, _ dlm.LockID) error {

@@ -299,7 +299,8 @@ func (s *space) completed(l *lock, r *result) {
 	if l.op != dlm.OpUnlock {
 		l.flags = l.asked
 	}
-	if r.hasValue && r.status == dlm.StatusOK && l.asked&dlm.ValueBlock != 0 && dlm.TransferOf(l.mode, l.want) == dlm.Reads {
+	if r.hasValue && r.status == dlm.StatusOK && l.asked&dlm.ValueBlock != 0 &&
+		dlm.TransferOf(l.mode, l.want) == dlm.Reads {
 		// The kernel sends the block along also after conversions that don't
 		// concern it, and then what it sends is no news.
 		ev.HasValue, ev.Value, ev.ValueInvalid = true, r.value, r.invalid

@@ -296,7 +296,8 @@ func TestCancel(t *testing.T) {
 			d.next("cancel").returns(0, nil)
 			d.result(result{cookie: 1, id: 3, status: dlm.StatusCanceled})
 			synctest.Wait()
-			require.Equal(t, []dlm.Event{end(dlm.OpLock, 1, 0, 3, dlm.PR), end(dlm.OpConvert, 1, dlm.StatusCanceled, 3, dlm.PR)}, ev.take())
+			require.Equal(t, []dlm.Event{end(dlm.OpLock, 1, 0, 3, dlm.PR),
+				end(dlm.OpConvert, 1, dlm.StatusCanceled, 3, dlm.PR)}, ev.take())
 		})
 	})
 }
@@ -388,7 +389,8 @@ func TestUnlockOfARequestThatWaits(t *testing.T) {
 			d.next("cancel").returns(0, nil)
 			d.result(result{cookie: 1, id: 3, status: dlm.StatusCanceled})
 			synctest.Wait()
-			require.Equal(t, []dlm.Event{end(dlm.OpLock, 1, dlm.StatusCanceled, 3, dlm.None), end(dlm.OpUnlock, 1, dlm.StatusUnlocked, 0, dlm.None)}, ev.take())
+			require.Equal(t, []dlm.Event{end(dlm.OpLock, 1, dlm.StatusCanceled, 3, dlm.None),
+				end(dlm.OpUnlock, 1, dlm.StatusUnlocked, 0, dlm.None)}, ev.take())
 		})
 	})
 	t.Run("granted meanwhile", func(t *testing.T) {
@@ -403,7 +405,8 @@ func TestUnlockOfARequestThatWaits(t *testing.T) {
 			d.next("unlock").returns(0, nil)
 			d.result(result{cookie: 1, id: 3, status: dlm.StatusUnlocked})
 			synctest.Wait()
-			require.Equal(t, []dlm.Event{end(dlm.OpLock, 1, 0, 3, dlm.EX), end(dlm.OpUnlock, 1, dlm.StatusUnlocked, 3, dlm.None)}, ev.take())
+			require.Equal(t, []dlm.Event{end(dlm.OpLock, 1, 0, 3, dlm.EX),
+				end(dlm.OpUnlock, 1, dlm.StatusUnlocked, 3, dlm.None)}, ev.take())
 		})
 	})
 }

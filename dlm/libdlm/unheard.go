@@ -120,7 +120,8 @@ func (s *space) end(l *lock, why string) {
 
 // deaf refuses a conversion of a lock that does not report.
 func (s *space) deaf(l *lock) {
-	s.log.Warn("the kernel reports nothing of a lock that was adopted: it is held and can be released, but not converted", "lkid", l.id, "mode", l.mode)
+	s.log.Warn("the kernel reports nothing of a lock that was adopted: it is held and can be released, but not "+
+		"converted", "lkid", l.id, "mode", l.mode)
 	status := dlm.StatusUnheard
 	if l.canceled {
 		status = dlm.StatusCanceled

@@ -92,8 +92,10 @@ func (c *Cluster) SetQuorate(yes bool) {
 
 // Attempt is one call that could be made to fail.
 type Attempt struct {
-	Node      uint32
-	Op        string   // "lock", "convert", "unlock", "adopt", "purge"; "node", "open", "create", "remove", "restore", "lockspaces", "look"
+	Node uint32
+	// "lock", "convert", "unlock", "adopt", "purge"; "node", "open", "create", "remove", "restore",
+	// "lockspaces", "look"
+	Op        string
 	Lockspace string   // "" for "node" and "lockspaces"
 	Resource  string   // lock, convert, unlock, adopt
 	Mode      dlm.Mode // lock, convert, adopt: the mode asked for

@@ -72,7 +72,8 @@ func TestRestoreRefusesWhatCanNotBe(t *testing.T) {
 		{"a lockid twice", dlm.Orphan{LockID: 1, Resource: "other", Mode: dlm.NL}, syscall.EEXIST},
 		{"a mode that conflicts", dlm.Orphan{LockID: 2, Resource: "disk", Mode: dlm.CR}, syscall.EDEADLK},
 		{"lockid 0", dlm.Orphan{Resource: "other", Mode: dlm.NL}, syscall.EINVAL},
-		{"a lockid that was never given out", dlm.Orphan{LockID: 1 << 31, Resource: "other", Mode: dlm.NL}, syscall.EINVAL},
+		{"a lockid that was never given out", dlm.Orphan{LockID: 1 << 31, Resource: "other", Mode: dlm.NL},
+			syscall.EINVAL},
 		{"no mode", dlm.Orphan{LockID: 2, Resource: "other", Mode: dlm.None}, syscall.EINVAL},
 		{"no name", dlm.Orphan{LockID: 2, Mode: dlm.NL}, syscall.EINVAL},
 	}

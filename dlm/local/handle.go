@@ -230,12 +230,14 @@ func (h *handle) unlock(o *operation) {
 		return
 	}
 	if l.place == inWaiting {
-		h.emit(dlm.Event{Kind: dlm.Completed, Op: dlm.OpLock, Cookie: l.cookie, Status: dlm.StatusCanceled, Mode: dlm.None})
+		h.emit(dlm.Event{Kind: dlm.Completed, Op: dlm.OpLock, Cookie: l.cookie, Status: dlm.StatusCanceled,
+			Mode: dlm.None})
 	} else if o.hasValue && l.granted >= dlm.PW {
 		l.res.write(&o.value)
 	}
 	h.member.end(l)
-	h.emit(dlm.Event{Kind: dlm.Completed, Op: dlm.OpUnlock, Cookie: o.cookie, Status: dlm.StatusUnlocked, LockID: l.id, Mode: dlm.None})
+	h.emit(dlm.Event{Kind: dlm.Completed, Op: dlm.OpUnlock, Cookie: o.cookie, Status: dlm.StatusUnlocked, LockID: l.id,
+		Mode: dlm.None})
 	h.member.space.settle(l.res)
 }
 
@@ -249,7 +251,8 @@ func (h *handle) cancel(o *operation) {
 		h.keep(dlm.OpConvert, l, dlm.StatusCanceled)
 	default:
 		h.member.end(l)
-		h.emit(dlm.Event{Kind: dlm.Completed, Op: dlm.OpLock, Cookie: o.cookie, Status: dlm.StatusCanceled, Mode: dlm.None})
+		h.emit(dlm.Event{Kind: dlm.Completed, Op: dlm.OpLock, Cookie: o.cookie, Status: dlm.StatusCanceled,
+			Mode: dlm.None})
 	}
 	h.member.space.settle(l.res)
 }

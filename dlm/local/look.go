@@ -33,7 +33,8 @@ func (e *Engine) Queues(ctx context.Context, lockspace, name string) (dlm.Queues
 			q.Value, q.HasValue = r.value, true
 		}
 	} else {
-		q.Missing = fmt.Sprintf("node %d keeps the queues of this resource; only locks of this node are shown", r.master)
+		q.Missing = fmt.Sprintf("node %d keeps the queues of this resource; only locks of this node are shown",
+			r.master)
 	}
 	q.Granted = m.show(&r.granted, q.Complete)
 	q.Converting = m.show(&r.converting, q.Complete)

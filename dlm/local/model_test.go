@@ -279,7 +279,10 @@ func (m *model) lock(p *modelProcess, c dlm.Cookie, name string, mode dlm.Mode, 
 	if r == nil {
 		r = &modelResource{name: name, master: p.node}
 		m.resources = append(m.resources, r)
-		slices.SortFunc(m.resources, func(a, b *modelResource) int { return slices.Compare([]byte(a.name), []byte(b.name)) })
+		slices.SortFunc(m.resources, func(a, b *modelResource) int {
+			return slices.Compare([]byte(a.name),
+				[]byte(b.name))
+		})
 	}
 	l := &modelLock{owner: p, node: p.node, cookie: c, id: m.lowestFree(p.node), flags: f, mode: dlm.None, wanted: mode}
 	nobodyWaits := len(r.converting)+len(r.waiting) == 0

@@ -40,7 +40,8 @@ func OpenStore(dir string) (*Store, error) {
 type StaleError struct{ Token, Seen uint64 }
 
 func (e *StaleError) Error() string {
-	return fmt.Sprintf("token %d is stale, %d was seen already: the lock has had another holder since; take it again", e.Token, e.Seen)
+	return fmt.Sprintf("token %d is stale, %d was seen already: the lock has had another holder since; take it again",
+		e.Token, e.Seen)
 }
 
 // Write replaces a block. The token must not be smaller than any that was seen

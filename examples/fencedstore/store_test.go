@@ -33,7 +33,8 @@ func server(t *testing.T, dir string) *httptest.Server {
 
 // put writes a block and returns the status.
 func put(t *testing.T, h *httptest.Server, name, token, data string) int {
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, h.URL+"/blocks/"+name, bytes.NewBufferString(data))
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, h.URL+"/blocks/"+name,
+		bytes.NewBufferString(data))
 	require.NoError(t, err)
 	if token != "" {
 		r.Header.Set(TokenHeader, token)
@@ -155,7 +156,8 @@ func startDaemon(t *testing.T, bus *testbus.Bus) {
 	settings := filepath.Join(dir, "dlmlockd.toml")
 	require.NoError(t, os.WriteFile(settings, []byte("lockspaces = [\"vms\"]\n"), 0o600))
 	ctx, cancel := context.WithCancel(context.Background())
-	daemon := exec.CommandContext(ctx, program, "--engine=local", "--config="+settings, "--state-dir="+filepath.Join(dir, "state"), "--bus="+bus.Address)
+	daemon := exec.CommandContext(ctx, program, "--engine=local", "--config="+settings,
+		"--state-dir="+filepath.Join(dir, "state"), "--bus="+bus.Address)
 	daemon.Cancel = func() error { return daemon.Process.Signal(syscall.SIGTERM) }
 	daemon.WaitDelay = 10 * time.Second
 	var log bytes.Buffer

@@ -15,7 +15,8 @@ func TestWrite(t *testing.T) {
 	require.NoError(t, Write(path, "x", "new\n"))
 	got, err := os.ReadFile(path)
 	require.NoError(t, err)
-	require.Equal(t, "# B\n<!-- make x writes from here ... -->\n\nnew\n\n<!-- ... to here, make x -->\nend\n", string(got))
+	require.Equal(t, "# B\n<!-- make x writes from here ... -->\n\nnew\n\n<!-- ... to here, make x -->\nend\n",
+		string(got))
 
 	require.ErrorContains(t, Write(path, "y", "new\n"), "lacks the marks")
 	after, err := os.ReadFile(path)
@@ -25,5 +26,6 @@ func TestWrite(t *testing.T) {
 }
 
 func TestMachine(t *testing.T) {
-	require.Regexp(t, `, \d+ cores, Linux .*, virtlockd 9, go1\.[^,]+, \d{4}-\d\d-\d\d, load [\d.]+\.\n$`, Machine("virtlockd 9"))
+	require.Regexp(t, `, \d+ cores, Linux .*, virtlockd 9, go1\.[^,]+, \d{4}-\d\d-\d\d, load [\d.]+\.\n$`,
+		Machine("virtlockd 9"))
 }

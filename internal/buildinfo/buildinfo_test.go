@@ -9,7 +9,8 @@ import (
 
 func TestComplete(t *testing.T) {
 	info := &debug.BuildInfo{Main: debug.Module{Version: "v1.2.3"}, Settings: []debug.BuildSetting{
-		{Key: "vcs.revision", Value: "0123abc"}, {Key: "vcs.time", Value: "2026-01-02T03:04:05Z"}, {Key: "vcs.modified", Value: "true"},
+		{Key: "vcs.revision", Value: "0123abc"}, {Key: "vcs.time", Value: "2026-01-02T03:04:05Z"},
+		{Key: "vcs.modified", Value: "true"},
 	}}
 	for name, test := range map[string]struct{ linked, want Build }{
 		"nothing was linked in": {Build{}, Build{"v1.2.3", "0123abc-dirty", "2026-01-02T03:04:05Z"}},
@@ -27,7 +28,8 @@ func TestComplete(t *testing.T) {
 }
 
 func TestString(t *testing.T) {
-	require.Equal(t, "1.2.3 (commit ff, built 2027-01-01T00:00:00Z)", Build{"1.2.3", "ff", "2027-01-01T00:00:00Z"}.String())
+	require.Equal(t, "1.2.3 (commit ff, built 2027-01-01T00:00:00Z)",
+		Build{"1.2.3", "ff", "2027-01-01T00:00:00Z"}.String())
 	b := Read("1.2.3", "ff", "")
 	require.Equal(t, "1.2.3 (commit ff, built unknown)", b.String())
 }

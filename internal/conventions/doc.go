@@ -1,9 +1,4 @@
-// Package conventions has the tests of what everybody who changes this
-// repository agrees on: which package may import which, what must be
-// documented, how long a file may be, and that the files around the programs
-// (unit, scripts, documentation) say what is true.
-//
-// It owns the rules and no code. It refuses to know what a package does.
-//
-// Concurrency: tests only.
+// Package conventions holds the tests of this repository's conventions: which package may import
+// which, how long files, functions and lines may be, and that the files around the programs (units,
+// scripts, packages, documents) are sound and name only what exists.
 package conventions

@@ -77,7 +77,8 @@ func TestDocumentsLinkToWhatIsThere(t *testing.T) {
 			require.NoErrorf(t, err, "a link in %s", doc)
 		}
 	}
-	for _, want := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "BUGS.md", "design.md"} {
+	for _, want := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "BUGS.md",
+		"design.md"} {
 		require.Contains(t, names, want)
 	}
 }
@@ -115,7 +116,8 @@ func TestDocumentsNameFoldersThatAreThere(t *testing.T) {
 	}
 	architecture, err := os.ReadFile("../../ARCHITECTURE.md")
 	require.NoError(t, err)
-	rows := regexp.MustCompile(`(?m)^\| ([a-zA-Z/, ]+) \| [^|]+ \| ([^|]*) \|$`).FindAllStringSubmatch(string(architecture), -1)
+	row := regexp.MustCompile(`(?m)^\| ([a-zA-Z/, ]+) \| [^|]+ \| ([^|]*) \|$`)
+	rows := row.FindAllStringSubmatch(string(architecture), -1)
 	tables := 0
 	for _, row := range rows {
 		names := strings.Split(row[1], ", ")

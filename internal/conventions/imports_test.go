@@ -154,7 +154,8 @@ func TestImportDirections(t *testing.T) {
 	for name, p := range load(t) {
 		if strings.HasPrefix(name, "cmd/") {
 			for i, file := range p.imports {
-				require.Falsef(t, strings.HasPrefix(i, "internal/test"), "%s/%s imports %s, which is for tests", name, file, i)
+				require.Falsef(t, strings.HasPrefix(i, "internal/test"), "%s/%s imports %s, which is for tests", name,
+					file, i)
 			}
 			continue
 		}
@@ -162,7 +163,9 @@ func TestImportDirections(t *testing.T) {
 			continue
 		}
 		allowed, known := arrows[name]
-		require.Truef(t, known, "package %s has no place in the import directions yet: add it to arrows and to docs/design.md section 3", name)
+		require.Truef(t, known,
+			"package %s has no place in the import directions yet: add it to arrows and to docs/design.md section 3",
+			name)
 		for i, file := range p.imports {
 			if mine(load(t), i) {
 				require.Containsf(t, allowed, i, "%s/%s imports %s", name, file, i)
@@ -181,8 +184,9 @@ func mine(all map[string]*pkg, path string) bool { return all[path] != nil }
 
 // only says who may import a foreign package (by prefix).
 var only = map[string][]string{
-	"C":                             {"dlm/libdlm"},
-	"github.com/godbus/dbus":        {"dbus", "polkit", "client", "cmd/dlmlockctl", "internal/testbus", "internal/testpolkit"},
+	"C": {"dlm/libdlm"},
+	"github.com/godbus/dbus": {"dbus", "polkit", "client", "cmd/dlmlockctl", "internal/testbus",
+		"internal/testpolkit"},
 	"github.com/pelletier/go-toml":  {"state", "config"},
 	"github.com/BurntSushi/toml":    {},
 	"github.com/coreos/go-systemd":  {"cmd/dlmlockd", "varlink"},

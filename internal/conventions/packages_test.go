@@ -39,7 +39,8 @@ func TestPackageVersions(t *testing.T) {
 // A package is not removed while the kernel has locks of the service, also where the
 // state file that tells of them is lost, and other lockspaces are no reason.
 func TestRemovalLooksIntoTheKernel(t *testing.T) {
-	const ours, theirs = `1 0 0 9 0 0 1 2 0 -1 1 0 24 ".dlmlockd.anchor.0123456789"`, `1 0 0 9 0 0 1 2 5 -1 1 0 4 "root"`
+	const ours, theirs = `1 0 0 9 0 0 1 2 0 -1 1 0 24 ".dlmlockd.anchor.0123456789"`,
+		`1 0 0 9 0 0 1 2 5 -1 1 0 4 "root"`
 	for _, c := range []struct {
 		name, setup, leave string
 		asked, removed     bool

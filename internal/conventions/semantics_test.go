@@ -28,7 +28,8 @@ func TestSemanticsNamesTests(t *testing.T) {
 		}
 		require.True(t, found, name)
 	}
-	for _, list := range regexp.MustCompile(`scenarios? ([a-z-]+(?:, [a-z-]+)*)[ ;|(]`).FindAllStringSubmatch(string(text), -1) {
+	scenarios := regexp.MustCompile(`scenarios? ([a-z-]+(?:, [a-z-]+)*)[ ;|(]`)
+	for _, list := range scenarios.FindAllStringSubmatch(string(text), -1) {
 		for _, name := range strings.Split(list[1], ", ") {
 			require.FileExists(t, "../../lockd/testdata/scenarios/"+name+".txt")
 		}

@@ -25,14 +25,16 @@ func systemdAnalyze(t *testing.T, args ...string) (string, error) {
 }
 
 // shippedUnits are the units of the project; the first is the service.
-var shippedUnits = []string{"dlmlockd.service", "dlmlockd-lockspaces.service", "dlmlockd-controld.socket", "dlmlockd-controld.service"}
+var shippedUnits = []string{"dlmlockd.service", "dlmlockd-lockspaces.service", "dlmlockd-controld.socket",
+	"dlmlockd-controld.service"}
 
 // unitRoot is a root directory with the unit and all that it names, so that
 // verify does not complain of this machine.
 func unitRoot(t *testing.T) (dir, unit string) {
 	t.Helper()
 	dir = t.TempDir()
-	for path, mode := range map[string]os.FileMode{"/usr/sbin/dlmlockd": 0o755, "/bin/kill": 0o755, "/bin/true": 0o755, "/usr/lib/systemd/systemd-socket-proxyd": 0o755} {
+	for path, mode := range map[string]os.FileMode{"/usr/sbin/dlmlockd": 0o755, "/bin/kill": 0o755, "/bin/true": 0o755,
+		"/usr/lib/systemd/systemd-socket-proxyd": 0o755} {
 		require.NoError(t, os.MkdirAll(filepath.Join(dir, filepath.Dir(path)), 0o755))
 		require.NoError(t, os.WriteFile(filepath.Join(dir, path), nil, mode))
 	}
@@ -76,7 +78,8 @@ func TestUnitVerifies(t *testing.T) {
 
 func TestUnitSandbox(t *testing.T) {
 	for name, most := range exposure {
-		out, err := systemdAnalyze(t, "security", "--offline=true", "--threshold="+most, filepath.Join(root, "systemd", name))
+		out, err := systemdAnalyze(t, "security", "--offline=true", "--threshold="+most,
+			filepath.Join(root, "systemd", name))
 		require.NoError(t, err, out)
 	}
 }
@@ -88,9 +91,12 @@ func TestUnitSays(t *testing.T) {
 	lines := strings.Split(string(text), "\n")
 	for _, want := range []string{
 		"Type=notify", "NotifyAccess=main", "BusName=org.example.DlmLock", "RuntimeDirectory=dlmlockd",
-		"RuntimeDirectoryMode=0700", "RuntimeDirectoryPreserve=yes", "Restart=on-failure", "After=dlm.service dbus.socket dlmlockd-lockspaces.service dlmlockd-controld.socket",
-		"Wants=dlmlockd-lockspaces.service dlmlockd-controld.socket", "PrivateNetwork=yes", "PartOf=dlmlockd-lockspaces.service",
-		"RestartPreventExitStatus=2 5 6", "LimitNOFILE=524288", "CapabilityBoundingSet=CAP_SYS_ADMIN CAP_DAC_READ_SEARCH CAP_SYS_PTRACE", "DeviceAllow=char-misc rw",
+		"RuntimeDirectoryMode=0700", "RuntimeDirectoryPreserve=yes", "Restart=on-failure",
+		"After=dlm.service dbus.socket dlmlockd-lockspaces.service dlmlockd-controld.socket",
+		"Wants=dlmlockd-lockspaces.service dlmlockd-controld.socket", "PrivateNetwork=yes",
+		"PartOf=dlmlockd-lockspaces.service",
+		"RestartPreventExitStatus=2 5 6", "LimitNOFILE=524288",
+		"CapabilityBoundingSet=CAP_SYS_ADMIN CAP_DAC_READ_SEARCH CAP_SYS_PTRACE", "DeviceAllow=char-misc rw",
 	} {
 		require.Contains(t, lines, want)
 	}

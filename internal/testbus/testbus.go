@@ -143,7 +143,8 @@ func (b *Bus) configure(t testing.TB, further map[string]string) {
 func (b *Bus) confFile() string { return filepath.Join(b.Dir, "system.conf") }
 
 func (b *Bus) startDaemon(t testing.TB) {
-	cmd := exec.Command(program(t, "dbus-daemon", "dbus-daemon"), "--config-file="+b.confFile(), "--nofork", "--nopidfile", "--print-address=3")
+	cmd := exec.Command(program(t, "dbus-daemon", "dbus-daemon"), "--config-file="+b.confFile(), "--nofork",
+		"--nopidfile", "--print-address=3")
 	r, w, err := os.Pipe()
 	must(t, err)
 	cmd.ExtraFiles = []*os.File{w}
@@ -168,14 +169,17 @@ exec systemd-socket-activate -l "$DIR/socket" -E "PATH=$PATH" -E "DBUS_SYSTEM_BU
 `
 
 func (b *Bus) startBroker(t testing.TB) {
-	for name, pkg := range map[string]string{"dbus-broker-launch": "dbus-broker", "systemd-socket-activate": "systemd", "mount": "mount"} {
+	for name, pkg := range map[string]string{"dbus-broker-launch": "dbus-broker", "systemd-socket-activate": "systemd",
+		"mount": "mount"} {
 		program(t, name, pkg)
 	}
-	journal, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(b.Dir, "journal"), Net: "unixgram"})
+	journal, err := net.ListenUnixgram("unixgram",
+		&net.UnixAddr{Name: filepath.Join(b.Dir, "journal"), Net: "unixgram"})
 	must(t, err)
 	t.Cleanup(func() { _ = journal.Close() })
 	go discard(journal)
-	cmd := exec.Command(program(t, "unshare", "util-linux"), "--mount", "--propagation", "private", "sh", "-c", brokerScript)
+	cmd := exec.Command(program(t, "unshare", "util-linux"), "--mount", "--propagation", "private", "sh", "-c",
+		brokerScript)
 	cmd.Env = append(os.Environ(), "DIR="+b.Dir, "CONF="+b.confFile(), "ADDRESS="+b.Address)
 	b.run(t, cmd)
 	// The launcher starts at the first connection. Before, the socket has to

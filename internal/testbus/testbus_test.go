@@ -15,7 +15,8 @@ func TestUsersAndPolicy(t *testing.T) {
 		for _, u := range []User{Root, Nobody, member} {
 			c := b.DialAs(t, u)
 			var creds map[string]godbus.Variant
-			require.NoError(t, c.BusObject().Call("org.freedesktop.DBus.GetConnectionCredentials", 0, c.Names()[0]).Store(&creds))
+			require.NoError(t, c.BusObject().Call("org.freedesktop.DBus.GetConnectionCredentials", 0,
+				c.Names()[0]).Store(&creds))
 			require.Equal(t, u.UID, creds["UnixUserID"].Value())
 			groups, _ := creds["UnixGroupIDs"].Value().([]uint32)
 			require.Contains(t, groups, u.GID)

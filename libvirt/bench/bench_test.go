@@ -45,7 +45,8 @@ type sample struct{ pairs, p50, p99, most, cpu float64 }
 // further guest dies ten times a second meanwhile.
 func (s *subject) run(b *testing.B, count, disks int, how string) sample {
 	b.Helper()
-	args := slices.Concat(s.command, []string{"bench", s.config, strconv.Itoa(count), strconv.Itoa(disks), how}, s.preload)
+	args := slices.Concat(s.command, []string{"bench", s.config, strconv.Itoa(count), strconv.Itoa(disks), how},
+		s.preload)
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), s.env...)
 	var stderr bytes.Buffer
@@ -100,14 +101,17 @@ func service(b *testing.B, kind testbus.Kind, name string) *subject {
 	require.NoError(b, err)
 	b.Cleanup(func() { _ = os.RemoveAll(dir) })
 	write(b, dir+"/dlmlockd.toml", "engine = \"local\"\nlockspaces = [\"libvirt\"]\nlog-level = \"error\"\n")
-	launch(b, exec.Command(abs(b, "bin/dlmlockd"), "--bus="+bus.Address, "--config="+dir+"/dlmlockd.toml", "--state-dir="+dir+"/state"))
+	launch(b, exec.Command(abs(b, "bin/dlmlockd"), "--bus="+bus.Address, "--config="+dir+"/dlmlockd.toml",
+		"--state-dir="+dir+"/state"))
 	watch := bus.Dial(b)
 	require.Eventually(b, func() bool {
 		var has bool
-		return watch.BusObject().Call("org.freedesktop.DBus.NameHasOwner", 0, "org.example.DlmLock").Store(&has) == nil && has
+		return watch.BusObject().Call("org.freedesktop.DBus.NameHasOwner", 0,
+			"org.example.DlmLock").Store(&has) == nil && has
 	}, patience, 5*time.Millisecond, "dlmlockd")
 	require.NoError(b, watch.Close())
-	return &subject{name: name, command: []string{abs(b, "bin/lockdriver"), abs(b, "bin/dlmlock.so")}, config: dir + "/none",
+	return &subject{name: name, command: []string{abs(b, "bin/lockdriver"), abs(b, "bin/dlmlock.so")}, config: dir +
+		"/none",
 		env: []string{"DBUS_SYSTEM_BUS_ADDRESS=" + bus.Address}, servers: bus.Dir}
 }
 
@@ -121,7 +125,8 @@ func virtlockd(b *testing.B) *subject {
 	write(b, dir+"/virtlockd.conf", "log_level = 4\nmax_clients = 1024\n")
 	require.NoError(b, os.Mkdir(dir+"/files", 0o700))
 	d := exec.Command("unshare", "--mount", "sh", "-c",
-		"mkdir -p /run/libvirt && mount -t tmpfs tmpfs /run/libvirt && exec virtlockd --config "+dir+"/virtlockd.conf --pid-file "+dir+"/pid")
+		"mkdir -p /run/libvirt && mount -t tmpfs tmpfs /run/libvirt && exec virtlockd --config "+
+			dir+"/virtlockd.conf --pid-file "+dir+"/pid")
 	launch(b, d)
 	inside := "/proc/" + strconv.Itoa(d.Process.Pid)
 	require.Eventually(b, func() bool {
@@ -131,7 +136,8 @@ func virtlockd(b *testing.B) *subject {
 	lockd, err := filepath.Glob("/usr/lib*/*/libvirt/lock-driver/lockd.so")
 	require.NoError(b, err)
 	require.NotEmpty(b, lockd, "lockd.so of the package libvirt-daemon")
-	return &subject{name: "virtlockd", command: []string{"nsenter", "--mount=" + inside + "/ns/mnt", abs(b, "bin/lockdriver"), lockd[0]},
+	return &subject{name: "virtlockd", command: []string{"nsenter", "--mount=" + inside + "/ns/mnt",
+		abs(b, "bin/lockdriver"), lockd[0]},
 		config: dir + "/lockd.conf", preload: []string{"libvirt.so.0"}, servers: dir}
 }
 
@@ -187,14 +193,17 @@ func medians(b *testing.B, subjects []*subject, count, disks int, how string) []
 // BenchmarkSideBySide writes the tables.
 func BenchmarkSideBySide(b *testing.B) {
 	runtime.GOMAXPROCS(1)
-	subjects := []*subject{virtlockd(b), service(b, testbus.Daemon, "dlmlockd, dbus-daemon"), service(b, testbus.Broker, "dlmlockd, dbus-broker")}
+	subjects := []*subject{virtlockd(b), service(b, testbus.Daemon, "dlmlockd, dbus-daemon"),
+		service(b, testbus.Broker, "dlmlockd, dbus-broker")}
 	var t strings.Builder
-	t.WriteString("| workers | disks | | pairs/s | to virtlockd | p50 | p99 | processor time |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n")
+	t.WriteString("| workers | disks | | pairs/s | to virtlockd | p50 | p99 | processor time |\n| --- | --- | --- | " +
+		"--- | --- | --- | --- | --- |\n")
 	for _, disks := range []int{1, 4} {
 		for _, workers := range []int{1, 4, 8} {
 			m := medians(b, subjects, workers, disks, turn)
 			for i, s := range subjects {
-				fmt.Fprintf(&t, "| %d | %d | %s | %.0f | %.2f | %.0f us | %.0f us | %.0f us |\n", workers, disks, s.name,
+				fmt.Fprintf(&t, "| %d | %d | %s | %.0f | %.2f | %.0f us | %.0f us | %.0f us |\n", workers, disks,
+					s.name,
 					m[i].pairs, m[i].pairs/m[0].pairs, m[i].p50, m[i].p99, m[i].cpu)
 			}
 		}
@@ -202,7 +211,8 @@ func BenchmarkSideBySide(b *testing.B) {
 	t.WriteString("\nFour workers with a disk each, while another guest with a lock dies ten times a second:\n\n" +
 		"| | pairs/s | p50 | p99 | longest |\n| --- | --- | --- | --- | --- |\n")
 	for i, m := range medians(b, subjects, 4, 1, "die") {
-		fmt.Fprintf(&t, "| %s | %.0f | %.0f us | %.0f us | %.1f ms |\n", subjects[i].name, m.pairs, m.p50, m.p99, m.most/1000)
+		fmt.Fprintf(&t, "| %s | %.0f | %.0f us | %.0f us | %.1f ms |\n", subjects[i].name, m.pairs, m.p50, m.p99,
+			m.most/1000)
 	}
 	fmt.Print("\n", t.String())
 	if path := os.Getenv("BENCH_REPORT"); path != "" {

@@ -24,7 +24,8 @@ func TestSnapshotAndCommit(t *testing.T) {
 	r.held(rest, "web: over.img EX")
 	h.virsh("blockcommit", "web", "vda", "--active", "--wait", "--pivot")
 	r.held(rest, "web: a.img EX")
-	said := h.refused("snapshot-create-as", "web", "--disk-only", "--no-metadata", "--reuse-external", "--diskspec", "vda,file="+r.dir+"/taken.img")
+	said := h.refused("snapshot-create-as", "web", "--disk-only", "--no-metadata", "--reuse-external", "--diskspec",
+		"vda,file="+r.dir+"/taken.img")
 	require.Contains(t, said, "db: "+r.dir+"/taken.img")
 	r.now(rest, "web: a.img EX")
 	require.Equal(t, "running", h.state("web"))
@@ -35,7 +36,8 @@ func TestCopy(t *testing.T) {
 	h := r.host("alpha", "")
 	h.virsh("create", r.file("web", domain("web", host.Disk{Path: r.image("a.img")}).XML()))
 	copyTo := func(name string, args ...string) []string {
-		return append([]string{"blockcopy", "web", "vda", "--dest", r.dir + "/" + name, "--format", "raw", "--wait"}, args...)
+		return append([]string{"blockcopy", "web", "vda", "--dest", r.dir + "/" + name, "--format", "raw", "--wait"},
+			args...)
 	}
 	h.virsh(copyTo("one.img")...)
 	r.held("web: a.img EX", "web: one.img EX")

@@ -34,7 +34,8 @@ type Lease struct{ Lockspace, Key string }
 func (d Domain) XML() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "<domain type='qemu'><name>%s</name><uuid>%s</uuid><memory unit='MiB'>64</memory><vcpu>1</vcpu>"+
-		"<os><type arch='x86_64' machine='pc'>hvm</type></os><features><acpi/></features><on_crash>destroy</on_crash>", escape(d.Name), d.UUID)
+		"<os><type arch='x86_64' machine='pc'>hvm</type></os><features><acpi/></features><on_crash>destroy</on_crash>",
+		escape(d.Name), d.UUID)
 	if d.OnLockFailure != "" {
 		fmt.Fprintf(&b, "<on_lockfailure>%s</on_lockfailure>", d.OnLockFailure)
 	}
@@ -43,9 +44,11 @@ func (d Domain) XML() string {
 		b.WriteString(disk.XML(i))
 	}
 	for _, l := range d.Leases {
-		fmt.Fprintf(&b, "<lease><lockspace>%s</lockspace><key>%s</key><target path='/nowhere'/></lease>", escape(l.Lockspace), escape(l.Key))
+		fmt.Fprintf(&b, "<lease><lockspace>%s</lockspace><key>%s</key><target path='/nowhere'/></lease>",
+			escape(l.Lockspace), escape(l.Key))
 	}
-	b.WriteString("<controller type='scsi' model='virtio-scsi'/><controller type='usb' model='none'/><memballoon model='none'/></devices></domain>")
+	b.WriteString("<controller type='scsi' model='virtio-scsi'/><controller type='usb' model='none'/><memballoon " +
+		"model='none'/></devices></domain>")
 	return b.String()
 }
 
@@ -74,7 +77,8 @@ func (d Disk) XML(n int) string {
 	if d.Shareable {
 		more += "<shareable/>"
 	}
-	return fmt.Sprintf("<disk type='%s' device='%s'><driver name='qemu' type='%s'/>%s<target dev='%s%c' bus='%s'/></disk>",
+	return fmt.Sprintf("<disk type='%s' device='%s'><driver name='qemu' type='%s'/>%s<target dev='%s%c' "+
+		"bus='%s'/></disk>",
 		kind, device, format, more, target, 'a'+n, bus)
 }
 

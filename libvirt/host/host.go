@@ -131,7 +131,8 @@ func (h *Host) run(preload string) error {
 		return err
 	}
 	h.cmd = exec.Command(self)
-	h.cmd.Env = append(os.Environ(), reaperDir+"="+h.Dir, reaperPreload+"="+preload, "DBUS_SYSTEM_BUS_ADDRESS="+h.bus, "LC_ALL=C.UTF-8")
+	h.cmd.Env = append(os.Environ(), reaperDir+"="+h.Dir, reaperPreload+"="+preload, "DBUS_SYSTEM_BUS_ADDRESS="+h.bus,
+		"LC_ALL=C.UTF-8")
 	h.cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS | unix.CLONE_NEWUTS, Setpgid: true}
 	h.cmd.Stderr = os.Stderr
 	if h.control, err = h.cmd.StdinPipe(); err != nil {

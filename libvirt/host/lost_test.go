@@ -23,7 +23,8 @@ func guarded(t *testing.T) (*rig, *machine) {
 	helper, err := filepath.Glob(filepath.Join(built.install, "usr/libexec/dlmlockd/libvirt-lost"))
 	require.NoError(t, err)
 	require.Len(t, helper, 1, "make install-libvirt installs the helper")
-	r.conf = fmt.Sprintf("[on-lost.libvirt]\ncommand = [\"/usr/bin/nsenter\", \"--mount=%s\", \"/usr/bin/setpriv\", \"--no-new-privs\", "+
+	r.conf = fmt.Sprintf("[on-lost.libvirt]\ncommand = [\"/usr/bin/nsenter\", \"--mount=%s\", \"/usr/bin/setpriv\", "+
+		"\"--no-new-privs\", "+
 		"\"--bounding-set=-all,+sys_admin\", %q]\n", h.MountNamespace(), helper[0])
 	r.killDaemon()
 	r.startDaemon()
@@ -47,7 +48,8 @@ func (r *rig) log() string {
 // becomes waits for the state of a domain.
 func (m *machine) becomes(name, state string) {
 	m.rig.t.Helper()
-	require.Eventually(m.rig.t, func() bool { return m.state(name) == state }, patience, 10*time.Millisecond, "%s is not %s", name, state)
+	require.Eventually(m.rig.t, func() bool { return m.state(name) == state }, patience, 10*time.Millisecond,
+		"%s is not %s", name, state)
 }
 
 // A guest whose lock is lost is paused, switched off, started again or left
@@ -74,13 +76,15 @@ func TestLockLost(t *testing.T) {
 	}, patience, 10*time.Millisecond, "%s", r.log())
 	require.Equal(t, "running", h.state("onignore"))
 	r.held("onrestart: onrestart.img EX", "onrestart: onrestart2.img EX")
-	require.Eventually(t, func() bool { return strings.Count(r.log(), "lost lock has ended") == 8 }, patience, 10*time.Millisecond,
+	require.Eventually(t, func() bool { return strings.Count(r.log(), "lost lock has ended") == 8 }, patience,
+		10*time.Millisecond,
 		"one run for each disk, but for those that name no helper: %s", r.log())
 	require.NotContains(t, r.log(), "has failed")
 
 	// What was paused has its locks again when somebody lets it go on.
 	h.virsh("resume", "onpause")
-	r.held("onpause: onpause.img EX", "onpause: onpause2.img EX", "onrestart: onrestart.img EX", "onrestart: onrestart2.img EX")
+	r.held("onpause: onpause.img EX", "onpause: onpause2.img EX", "onrestart: onrestart.img EX",
+		"onrestart: onrestart2.img EX")
 	for _, name := range []string{"onpause", "onrestart", "onignore", "on"} {
 		h.virsh("destroy", name)
 	}
@@ -126,7 +130,8 @@ func TestLockLostWithoutLibvirtd(t *testing.T) {
 	require.NoError(t, err, said)
 	require.Equal(t, "running", h.state("web"))
 
-	for _, words := range [][2]string{{"web", "pause qemu:///system"}, {owner, "explode qemu:///system"}, {owner + "x", "pause qemu:///system"}} {
+	for _, words := range [][2]string{{"web", "pause qemu:///system"}, {owner, "explode qemu:///system"},
+		{owner + "x", "pause qemu:///system"}} {
 		said, err = run(words[0], words[1])
 		require.Error(t, err, words)
 		require.Contains(t, said, "usage")

@@ -82,7 +82,8 @@ func TestMigrationRefused(t *testing.T) {
 	a, b := r.host("alpha", ""), r.host("beta", "lockspace = \"other\"\n")
 	image := r.image("a.img")
 	name := fmt.Sprintf("%x", sha256.Sum256([]byte(image)))
-	_, err := r.client.Acquire(t.Context(), client.Want{Lockspace: "other", Resource: name, Mode: "EX"}, client.Options{Label: "somebody"})
+	_, err := r.client.Acquire(t.Context(), client.Want{Lockspace: "other", Resource: name, Mode: "EX"},
+		client.Options{Label: "somebody"})
 	require.NoError(t, err)
 	a.virsh("create", r.file("web", domain("web", host.Disk{Path: image}).XML()))
 	r.now("somebody EX", "web: a.img EX")
@@ -175,7 +176,8 @@ func TestMigrationWhileTheTargetDies(t *testing.T) {
 		for i, m := range []*machine{a, b} {
 			states[i], _ = m.Virsh(t.Context(), "domstate", "web")
 		}
-		return (states[0] == "running") != (states[1] == "running") || states[0] == "paused" && b.virsh("list", "--name") == ""
+		return (states[0] == "running") != (states[1] == "running") || states[0] == "paused" &&
+			b.virsh("list", "--name") == ""
 	})
 	t.Logf("the guest on the source: %s, on the target: %s", states[0], states[1])
 	at := a

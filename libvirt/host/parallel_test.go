@@ -21,7 +21,8 @@ func TestManyGuests(t *testing.T) {
 	const clients, guests = 4, 12
 	r := start(t)
 	if built.preload != "" {
-		t.Skip("the sanitizer's allocator may hang in a child that is forked while other threads allocate, which libvirtd does here")
+		t.Skip("the sanitizer's allocator may hang in a child that is forked while other threads allocate, which " +
+			"libvirtd does here")
 	}
 	hosts := []*machine{r.host("alpha", ""), r.host("beta", "")}
 	common := host.Disk{Path: r.image("common.img"), Shareable: true}
@@ -104,7 +105,8 @@ func TestConnections(t *testing.T) {
 	}
 	r.now(want...)
 	after := r.connections(h)
-	t.Logf("libvirtd had %d connections to the bus after starting %d guests, %d after suspending and resuming them", before, guests, after)
+	t.Logf("libvirtd had %d connections to the bus after starting %d guests, %d after suspending and resuming them",
+		before, guests, after)
 	require.LessOrEqual(t, after, before+1)
 }
 
@@ -118,7 +120,9 @@ func (r *rig) connections(h *machine) int {
 	n := 0
 	for _, name := range names {
 		var pid int
-		if strings.HasPrefix(name, ":") && conn.BusObject().Call("org.freedesktop.DBus.GetConnectionUnixProcessID", 0, name).Store(&pid) == nil && pid == h.Libvirtd() {
+		if strings.HasPrefix(name, ":") &&
+			conn.BusObject().Call("org.freedesktop.DBus.GetConnectionUnixProcessID", 0, name).Store(&pid) == nil &&
+			pid == h.Libvirtd() {
 			n++
 		}
 	}

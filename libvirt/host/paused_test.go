@@ -126,7 +126,8 @@ func (m *machine) changeMedia(args ...string) {
 	m.rig.t.Helper()
 	m.rig.until("media changed", func() bool {
 		out, err := m.Virsh(m.rig.t.Context(), append(append([]string{"change-media"}, args...), "--force")...)
-		require.True(m.rig.t, err == nil || strings.Contains(out, "Tray of device"), "virsh change-media %v: %s", args, out)
+		require.True(m.rig.t, err == nil || strings.Contains(out, "Tray of device"), "virsh change-media %v: %s", args,
+			out)
 		if err != nil {
 			_, _ = m.Virsh(m.rig.t.Context(), "qemu-monitor-command", args[0],
 				`{"execute":"blockdev-open-tray","arguments":{"id":"ide0-0-1","force":true}}`)

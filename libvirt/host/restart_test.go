@@ -61,7 +61,8 @@ func TestLibvirtdKilledWhileAGuestStarts(t *testing.T) {
 		var locks []string
 		r.until("all or nothing", func() bool {
 			state, locks = h.state("web"), r.locks()
-			return state == "running" && slices.Equal(locks, []string{"web: a.img EX"}) || state == "shut off" && len(locks) == 0
+			return state == "running" && slices.Equal(locks, []string{"web: a.img EX"}) || state == "shut off" &&
+				len(locks) == 0
 		})
 		t.Logf("killed after %v: the guest is %s, the locks %v", after*time.Millisecond, state, locks)
 		_, _ = h.Virsh(t.Context(), "destroy", "web")
@@ -155,7 +156,8 @@ func (r *rig) calls(member string) <-chan *godbus.Message {
 	conn := r.bus.Dial(r.t)
 	rule := fmt.Sprintf("type='method_call',interface='org.example.DlmLock',member='%s'", member)
 	seen := make(chan *godbus.Message, 1000)
-	require.NoError(r.t, conn.BusObject().Call("org.freedesktop.DBus.Monitoring.BecomeMonitor", 0, []string{rule}, uint32(0)).Err)
+	require.NoError(r.t, conn.BusObject().Call("org.freedesktop.DBus.Monitoring.BecomeMonitor", 0, []string{rule},
+		uint32(0)).Err)
 	conn.Eavesdrop(seen)
 	return seen
 }
@@ -183,7 +185,8 @@ func TestServiceHangs(t *testing.T) {
 		default:
 		}
 	}
-	t.Logf("while the start waited, virsh list and domstate were answered %d times, after at most %v", answers, longest.Round(time.Millisecond))
+	t.Logf("while the start waited, virsh list and domstate were answered %d times, after at most %v", answers,
+		longest.Round(time.Millisecond))
 	require.Greater(t, answers, 1)
 	require.Error(t, got.err)
 	require.Contains(t, got.out, "dlmlockd has not answered for 3 s; it hangs, or the cluster is recovering")

@@ -53,7 +53,8 @@ func TestMain(m *testing.M) {
 // build fills built. With LIBVIRT_SANITIZE=1 the lock driver is the one for the
 // address and undefined behaviour sanitizers.
 func build(dir string) error {
-	built.daemon, built.install, built.cache = filepath.Join(dir, "dlmlockd"), filepath.Join(dir, "install"), filepath.Join(dir, "cache")
+	built.daemon, built.install, built.cache = filepath.Join(dir, "dlmlockd"), filepath.Join(dir, "install"),
+		filepath.Join(dir, "cache")
 	install := []string{"make", "--no-print-directory", "-C", root, "install-libvirt", "DESTDIR=" + built.install}
 	if os.Getenv("LIBVIRT_SANITIZE") == "1" {
 		runtime, err := exec.Command("gcc", "-print-file-name=libasan.so").Output()
@@ -114,7 +115,8 @@ func (r *rig) hostOn(bus, name, driver string) *machine {
 func (r *rig) startDaemon() {
 	r.t.Helper()
 	conf, state := filepath.Join(r.dir, "dlmlockd.toml"), filepath.Join(r.dir, "state")
-	require.NoError(r.t, os.WriteFile(conf, []byte("engine = \"local\"\nlockspaces = [\"libvirt\", \"other\"]\n"+r.conf), 0o644))
+	require.NoError(r.t, os.WriteFile(conf,
+		[]byte("engine = \"local\"\nlockspaces = [\"libvirt\", \"other\"]\n"+r.conf), 0o644))
 	require.NoError(r.t, os.MkdirAll(state, 0o700))
 	log, err := os.OpenFile(filepath.Join(r.dir, "dlmlockd.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	require.NoError(r.t, err)
@@ -242,7 +244,8 @@ func (m *machine) define(name string, disks ...host.Disk) {
 }
 
 func domain(name string, disks ...host.Disk) host.Domain {
-	return host.Domain{Name: name, UUID: fmt.Sprintf("d0000000-0000-4000-8000-%012x", []byte(name + "      ")[:6]), Disks: disks}
+	return host.Domain{Name: name, UUID: fmt.Sprintf("d0000000-0000-4000-8000-%012x", []byte(name + "      ")[:6]),
+		Disks: disks}
 }
 
 // state is that of a domain, "running" for example.

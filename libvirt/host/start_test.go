@@ -47,7 +47,8 @@ func TestStart(t *testing.T) {
 	require.Equal(t, "running", h.state("web"))
 	r.now(web...)
 
-	h.define("db", host.Disk{Path: r.image("c.img")}, host.Disk{Path: common, Shareable: true}, host.Disk{Path: iso, ReadOnly: true, CDROM: true})
+	h.define("db", host.Disk{Path: r.image("c.img")}, host.Disk{Path: common, Shareable: true},
+		host.Disk{Path: iso, ReadOnly: true, CDROM: true})
 	h.virsh("start", "db")
 	r.now(append(web, "db: c.img EX", "db: common.img PR", "db: cd.iso PR")...)
 	h.virsh("destroy", "web")

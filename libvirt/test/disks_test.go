@@ -77,10 +77,13 @@ func TestWarnings(t *testing.T) {
 	require.Equal(t, "ok", r.do(g, "acquire 0", "0 "+d+"/hard.img"))
 	require.Contains(t, r.say("log"), "domain web: '"+d+"/hard.img' is a file with 2 names (hard links)")
 	require.Equal(t, "ok", r.do(g, "acquire 0", "0 "+d+"/nothing.img"))
-	require.Contains(t, r.say("log"), "'"+d+"/nothing.img' can't be examined (No such file or directory), so it is locked only under its path as spelled")
+	require.Contains(t, r.say("log"),
+		"'"+d+"/nothing.img' can't be examined (No such file or directory), so it is locked only under its path as "+
+			"spelled")
 	answer := r.do(g, "acquire 0", "0 "+d+"/img/loop")
 	require.True(t, strings.HasPrefix(answer, failed), answer)
-	require.Contains(t, answer, "the disk '"+d+"/img/loop' of domain 'web' can't be identified: Too many levels of symbolic links")
+	require.Contains(t, answer,
+		"the disk '"+d+"/img/loop' of domain 'web' can't be identified: Too many levels of symbolic links")
 }
 
 // A block device has many names.
@@ -138,9 +141,10 @@ func TestReleaseOfWhatWasTaken(t *testing.T) {
 // acquireFor takes a lock for a guest as the driver does, under any name.
 func (r *rig) acquireFor(g *guest, name, path string) {
 	r.t.Helper()
-	_, err := r.client.Acquire(r.t.Context(), client.Want{Lockspace: "libvirt", Resource: name, Mode: "EX"}, client.Options{
-		Owner: fmt.Sprintf("%s/%d/%s", g.uuid, g.pid, startTime(r.t, g.pid)), Label: g.name + ": " + path,
-		Lifetime: "process", PID: uint32(g.pid)})
+	_, err := r.client.Acquire(r.t.Context(), client.Want{Lockspace: "libvirt", Resource: name, Mode: "EX"},
+		client.Options{
+			Owner: fmt.Sprintf("%s/%d/%s", g.uuid, g.pid, startTime(r.t, g.pid)), Label: g.name + ": " + path,
+			Lifetime: "process", PID: uint32(g.pid)})
 	require.NoError(r.t, err)
 }
 
@@ -241,7 +245,8 @@ func TestTransient(t *testing.T) {
 	require.Equal(t, []string{"web: " + base + " EX", "web: " + top + " EX"}, r.locks())
 	require.Equal(t, "ok", r.do(web, "detach", "0 "+base))
 	require.Equal(t, both, r.locks())
-	require.Equal(t, "ok", r.do(plain, "acquire 0", "0 "+base+".TRANSIENT-other"), "not this guest's name: a file as any other")
+	require.Equal(t, "ok", r.do(plain, "acquire 0", "0 "+base+".TRANSIENT-other"),
+		"not this guest's name: a file as any other")
 	require.Equal(t, "ok", r.do(plain, "release", "0 "+base+".TRANSIENT-other"))
 	web.kill()
 	require.Eventually(t, func() bool { return len(r.locks()) == 0 }, patience, time.Millisecond)

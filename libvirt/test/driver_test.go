@@ -58,7 +58,8 @@ func TestModesAndRefusal(t *testing.T) {
 	}
 	require.Equal(t, []string{"web: /img/shared PR", "web: /img/base PR", "web: /img/a EX",
 		"db: /img/shared PR", "db: /img/base PR", "db: /img/b EX"}, r.locks())
-	require.True(t, strings.HasPrefix(r.do(r.guest(uuidB, "third"), "acquire 0", "0 /img/base"), busy), "to write what others read")
+	require.True(t, strings.HasPrefix(r.do(r.guest(uuidB, "third"), "acquire 0", "0 /img/base"), busy),
+		"to write what others read")
 }
 
 // The forked child's call needs no bus, and its parent's connection is not
@@ -168,7 +169,8 @@ func TestBusHangs(t *testing.T) {
 		defer unix.Close(c)
 		full = unix.Connect(c, &unix.SockaddrUnix{Name: path}) == unix.EAGAIN
 	}
-	require.Contains(t, r.do(g, "acquire 0", "0 /img/a"), "the system bus can't be reached: Resource temporarily unavailable")
+	require.Contains(t, r.do(g, "acquire 0", "0 /img/a"),
+		"the system bus can't be reached: Resource temporarily unavailable")
 	require.Contains(t, r.do(g, "release", "0 /img/a"), "the system bus can't be reached: ")
 }
 
@@ -275,7 +277,9 @@ func TestConfigurationMistakes(t *testing.T) {
 		require.True(t, strings.HasPrefix(answer, "error 1 "), "%q: %s", text, answer)
 		require.Contains(t, answer, want, "%q", text)
 	}
-	r.ok("init %s", r.write("good.conf", "# all\r\n  lockspace=\"a.b+c_d-e\" # yes\n\ttimeout = 60\nauto_disk_leases=0\nlockspace=\"z\""))
+	r.ok("init %s",
+		r.write("good.conf",
+			"# all\r\n  lockspace=\"a.b+c_d-e\" # yes\n\ttimeout = 60\nauto_disk_leases=0\nlockspace=\"z\""))
 	r.ok("init %s", filepath.Join(r.dir, "not there"))
 	require.Contains(t, r.say("init %s", r.dir), "Is a directory")
 }
@@ -323,7 +327,8 @@ func TestNames(t *testing.T) {
 	attr("dev/block/8:32/device/wwid", "t10.ATA     QEMU HARDDISK                           QM00001")
 	attr("dev/block/253:5/dm/uuid", "mpath-1ATA_QEMU_HARDDISK_QM00001")
 	attr("dev/block/8:64/device/wwid", "eui.0011223344556677")
-	attr("dev/block/8:80/device/wwid", "t10.ATA     QEMU HARDDISK                           QM00001 and more of that sort, too long for a name")
+	attr("dev/block/8:80/device/wwid",
+		"t10.ATA     QEMU HARDDISK                           QM00001 and more of that sort, too long for a name")
 	attr("dev/block/8:48/size", "1")
 	require.NoError(t, os.Symlink("../../"+sda, filepath.Join(sys, "dev/block/8:0")))
 	require.NoError(t, os.Symlink("../../"+part, filepath.Join(sys, "dev/block/8:1")))
@@ -348,7 +353,8 @@ func TestNames(t *testing.T) {
 	require.Equal(t, "scsi 20011223344556677", name("8:64", "/dev/sde"))
 	require.Regexp(t, "^scsi [0-9a-f]{64}$", name("8:80", "/dev/sdf"))
 	// The SHA-256 of the path, as with virtlockd.
-	require.Regexp(t, "^paths 09e4b403ffc9ebe1d44865f4506a445aafbf3891e52d3682c41ca094ddae67e2\n", name("8:48", "/dev/sdd"))
+	require.Regexp(t, "^paths 09e4b403ffc9ebe1d44865f4506a445aafbf3891e52d3682c41ca094ddae67e2\n",
+		name("8:48", "/dev/sdd"))
 }
 
 // One driver serves every libvirt: nothing of libvirt is linked, and nothing but

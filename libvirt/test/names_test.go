@@ -36,7 +36,10 @@ func pathNames(t *testing.T, path string) []string { return naming(t, nil, "path
 func hashed(path string) string { return fmt.Sprintf("paths %x", sha256.Sum256([]byte(path))) }
 
 func share(a, b []string) bool {
-	return slices.ContainsFunc(a, func(n string) bool { return strings.HasPrefix(n, "paths ") && slices.Contains(b, n) })
+	return slices.ContainsFunc(a, func(n string) bool {
+		return strings.HasPrefix(n, "paths ") &&
+			slices.Contains(b, n)
+	})
 }
 
 // images is a directory with a file and what leads to it, with all links resolved.
@@ -92,7 +95,8 @@ func TestNamesOfOneFile(t *testing.T) {
 	for _, other := range []string{"/far/a.img", "/img/out/../a.img", "/img/b.img", "/img/dangling.img"} {
 		require.False(t, share(plain, pathNames(t, d+other)), "%s is another file", other)
 	}
-	require.Contains(t, pathNames(t, d+"/dir/dangling.img"), hashed(d+"/img/not-there.img"), "as it will be when it is made")
+	require.Contains(t, pathNames(t, d+"/dir/dangling.img"), hashed(d+"/img/not-there.img"),
+		"as it will be when it is made")
 	require.Equal(t, []string{hashed("relative")}, pathNames(t, "relative")[:1])
 }
 
@@ -183,7 +187,8 @@ mkdir "$1/far/sub"; : >"$1/far/sub/b.img"
 mount --bind "$1/far" "$1/second"
 mount --bind "$1/img" "$1/hidden/img"
 mount -t tmpfs tmpfs "$1/hidden"
-for p in "$1/img/a.img" "$1/a mount\/x/a.img" "$1/far/sub/b.img" "$1/second/sub/b.img" "$1/far/sub/none.img"; do "$2" path "$p"; echo; done
+for p in "$1/img/a.img" "$1/a mount\/x/a.img" "$1/far/sub/b.img" "$1/second/sub/b.img" "$1/far/sub/none.img"; do
+	"$2" path "$p"; echo; done
 "$2" plain "$1/far/sub/b.img"`
 	program, err := filepath.Abs(root + "/bin/sanitize/naming")
 	require.NoError(t, err)
@@ -205,7 +210,8 @@ for p in "$1/img/a.img" "$1/a mount\/x/a.img" "$1/far/sub/b.img" "$1/second/sub/
 // may be all right, and no name otherwise.
 func TestNamesOfWhatCantBeLookedAt(t *testing.T) {
 	d := images(t)
-	require.Equal(t, []string{hashed(d + "/img/no.img"), "unseen No such file or directory"}, pathNames(t, d+"/img/no.img"))
+	require.Equal(t, []string{hashed(d + "/img/no.img"), "unseen No such file or directory"},
+		pathNames(t, d+"/img/no.img"))
 	require.Equal(t, []string{"error Too many levels of symbolic links"}, pathNames(t, d+"/img/loop"))
 	require.Equal(t, []string{"error Too many levels of symbolic links"}, pathNames(t, d+"/img/loop/../a.img"))
 	require.Equal(t, []string{"error File name too long"}, pathNames(t, d+"/"+strings.Repeat("n", 300)))
@@ -254,13 +260,15 @@ func TestNamesOfDevices(t *testing.T) {
 	require.Equal(t, []string{hashed("/dev/mapper/vg-lv")}, mapper, "one lock")
 	require.Equal(t, []string{hashed("/dev/vg/lv"), hashed("/dev/mapper/vg-lv")}, name("b1", "253:3", "/dev/vg/lv"))
 	require.True(t, share(mapper, name("b2", "253:9", "/dev/vg/lv")), "on another host")
-	require.True(t, share(name("b1", "253:4", "/dev/mapper/mpatha"), name("b2", "253:5", "/dev/disk/by-id/wwn-0x6001405abc")), "multipath names are each host's own")
+	require.True(t, share(name("b1", "253:4", "/dev/mapper/mpatha"),
+		name("b2", "253:5", "/dev/disk/by-id/wwn-0x6001405abc")), "multipath names are each host's own")
 	require.False(t, share(name("b1", "253:4", "/dev/disk/by-id/x"), []string{hashed("/dev/mapper/mpatha")}))
 
 	sdb := name("b1", "8:16", "/dev/sdb")
 	require.Equal(t, hashed("/dev/sdb"), sdb[0])
 	require.True(t, share(sdb, name("b1", "8:16", "/dev/disk/by-path/x")))
-	require.False(t, share(sdb, name("b2", "8:16", "/dev/disk/by-path/x")), "sdb of another host, or after a boot, is another disk")
+	require.False(t, share(sdb, name("b2", "8:16", "/dev/disk/by-path/x")),
+		"sdb of another host, or after a boot, is another disk")
 	require.False(t, share(sdb, name("b1", "8:32", "/dev/disk/by-path/y")))
 
 	// What can't be looked at is not taken for a device without a UUID.
@@ -280,7 +288,8 @@ func TestStartTime(t *testing.T) {
 	require.Equal(t, []string{"error No such process"}, naming(t, nil, "start", "/proc", "2147483647"))
 	require.Equal(t, []string{"error No such process"}, naming(t, nil, "start", "/proc", "4294967295"))
 	proc := t.TempDir()
-	require.Equal(t, []string{"error No such file or directory"}, naming(t, nil, "start", proc, self), "hidden, not gone")
+	require.Equal(t, []string{"error No such file or directory"}, naming(t, nil, "start", proc, self),
+		"hidden, not gone")
 	stat := filepath.Join(proc, self, "stat")
 	require.NoError(t, os.Mkdir(filepath.Dir(stat), 0o755))
 	for text, want := range map[string]string{

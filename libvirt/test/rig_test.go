@@ -160,7 +160,8 @@ func startApart() error {
 
 func (r *rig) startProgram(bus string, driver *exec.Cmd) {
 	r.driver = driver
-	r.driver.Env = append(driver.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+bus, "ASAN_OPTIONS=detect_leaks=1", "LC_ALL=C.UTF-8")
+	r.driver.Env = append(driver.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+bus, "ASAN_OPTIONS=detect_leaks=1",
+		"LC_ALL=C.UTF-8")
 	var err error
 	r.in, err = r.driver.StdinPipe()
 	require.NoError(r.t, err)

@@ -1,0 +1,75 @@
+package conventions
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	maxSourceColumns   = 120
+	maxDocumentColumns = 100
+)
+
+// sources and documents are the endings of the files whose lines are measured.
+var (
+	sources   = []string{".go", ".c", ".h", ".sh", ".ts", ".tsx", ".mjs", ".css", ".xml", ".mk", ".service", ".socket"}
+	documents = []string{".md", ".1", ".5", ".8", ".in"}
+)
+
+// longLinesYet are the files and directories that still have longer lines. Nothing is ever added here.
+var longLinesYet = []string{
+	"CHANGELOG.md", "CONTRIBUTING.md", "README.md", "ARCHITECTURE.md", "docs/", "lab/", "client/", "cmd/dlmlockctl/",
+	"cmd/dlmlockd/messages.go", "cockpit/", "man/dlmlockctl.1",
+	"data/", "dbus/", "libvirt/", "lockd/", "packaging/README.md", "polkit/",
+}
+
+// Lines fit on a screen beside another file. A tab counts as one column. The rows of a Markdown table can't
+// be wrapped, and neither can a line that is one long word.
+func TestLinesAreShort(t *testing.T) {
+	out, err := exec.Command("git", "-C", root, "ls-files", "-z").Output()
+	require.NoError(t, err)
+	names := strings.Split(strings.TrimRight(string(out), "\x00"), "\x00")
+	measured := 0
+	for _, name := range names {
+		most := 0
+		switch ext := filepath.Ext(name); {
+		case slices.Contains(sources, ext):
+			most = maxSourceColumns
+		case slices.Contains(documents, ext):
+			most = maxDocumentColumns
+		}
+		if most == 0 || strings.Contains(name, "testdata/") || strings.Contains(name, "/dist/") || waits(name) {
+			continue
+		}
+		measured++
+		text, err := os.ReadFile(filepath.Join(root, name))
+		if os.IsNotExist(err) {
+			continue // removed, and not committed yet
+		}
+		require.NoError(t, err)
+		for i, line := range strings.Split(string(text), "\n") {
+			if n := utf8.RuneCountInString(line); n > most && !mayBeLong(name, line) {
+				t.Errorf("%s:%d has %d columns, more than %d", name, i+1, n, most)
+			}
+		}
+	}
+	require.Greater(t, measured, 60)
+}
+
+func waits(name string) bool {
+	return slices.ContainsFunc(longLinesYet, func(p string) bool {
+		return name == p || strings.HasSuffix(p, "/") && strings.HasPrefix(name, p)
+	})
+}
+
+func mayBeLong(name, line string) bool {
+	line = strings.TrimSpace(line)
+	return !strings.Contains(line, " ") || strings.HasSuffix(name, ".md") && strings.HasPrefix(line, "|")
+}
