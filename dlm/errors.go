@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// What can be wrong, for errors.Is. Everything else about an error is in the
-// fields of *Error; no text is ever matched.
+// The kinds of errors, for errors.Is. Everything else about an error is in the fields of *Error; no
+// code looks at an error's text.
 var (
 	ErrMode               = errors.New("invalid mode")
 	ErrName               = errors.New("invalid name")
@@ -21,14 +21,14 @@ var (
 
 // Error is a failed operation of an engine.
 type Error struct {
-	Op        string        // what was tried: "open", "create", "remove", ...
-	Lockspace string        // "" where none is concerned
-	Resource  string        // "" where none is concerned
-	Errno     syscall.Errno // 0 where the system gave none
-	Err       error         // one of the sentinels above, or nil
+	Op        string        // what failed: "open", "create", "remove", ...
+	Lockspace string        // "" if the error concerns none
+	Resource  string        // "" if the error concerns none
+	Errno     syscall.Errno // 0 if the system gave none
+	Err       error         // one of the errors above, or nil
 	Advice    string        // what to do about it, one sentence, or ""
-	// Unsettled tells of a create that this node may be in the lockspace, or
-	// come to be in it, although the lockspace could not be opened.
+	// Unsettled says, about a create that failed, that this node may be in the lockspace, or may
+	// still join it.
 	Unsettled bool
 }
 

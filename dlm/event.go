@@ -10,19 +10,21 @@ import (
 // outcomes and not errnos.
 type Status int32
 
-// The statuses that rules of the DLM produce. An engine may report any other
-// errno as well, where the system refused the operation.
+// The statuses that follow from rules of the DLM. An engine may report any other errno as well, if
+// the system refused the operation.
 const (
 	StatusOK       Status = 0
-	StatusNotFound Status = Status(syscall.ENOENT)  // no such orphan, or no such lock any more
-	StatusAgain    Status = Status(syscall.EAGAIN)  // refused: not at once (NoQueue), or an orphan in another mode
-	StatusBusy     Status = Status(syscall.EBUSY)   // another operation of this lock is under way
+	StatusNotFound Status = Status(syscall.ENOENT) // no such orphan, or the lock no longer exists
+	// not granted at once (NoQueue), or an orphan in another mode
+	StatusAgain    Status = Status(syscall.EAGAIN)
+	StatusBusy     Status = Status(syscall.EBUSY)   // another operation on this lock is under way
 	StatusInvalid  Status = Status(syscall.EINVAL)  // the arguments break a rule
 	StatusDeadlock Status = Status(syscall.EDEADLK) // conversion deadlock: the lock keeps its granted mode
 	StatusCanceled Status = 0x10001                 // DLM_ECANCEL
 	StatusUnlocked Status = 0x10002                 // DLM_EUNLOCK: the normal end of an Unlock
 	StatusProgress Status = 0x10003                 // EINPROG
-	// the kernel reports nothing of this lock any more: it can be unlocked, not converted
+	// StatusUnheard: the kernel no longer reports completions of this lock, so it can be unlocked
+	// but not converted.
 	StatusUnheard Status = Status(syscall.ENOMSG)
 	StatusGone    Status = Status(syscall.ENOTCONN) // the lockspace handle is closed or was removed
 )
@@ -30,7 +32,7 @@ const (
 // OK reports success: granted, converted, adopted or unlocked.
 func (s Status) OK() bool { return s == StatusOK || s == StatusUnlocked }
 
-// Errno returns the errno, or 0 where the status is none.
+// Errno returns the errno, or 0 if the status is not one.
 func (s Status) Errno() syscall.Errno {
 	if s < 0 || s >= StatusCanceled {
 		return 0
@@ -38,8 +40,8 @@ func (s Status) Errno() syscall.Errno {
 	return syscall.Errno(s)
 }
 
-// String returns a short word for the rule-made statuses and the system's
-// text for other errnos.
+// String returns a short name of the statuses that rules produce, and the system's text of other
+// errnos.
 func (s Status) String() string {
 	switch s {
 	case StatusOK:
@@ -67,7 +69,7 @@ func (s Status) String() string {
 	return fmt.Sprintf("status %#x", int32(s))
 }
 
-// Op names the operation that an event ends, or OpNone for a notification.
+// Op is the operation that an event ends, or OpNone for a notification.
 type Op uint8
 
 // The operations of a Lockspace that end with exactly one event each.
@@ -89,21 +91,20 @@ func (o Op) String() string {
 	return fmt.Sprintf("Op(%d)", uint8(o))
 }
 
-// EventKind tells what an event is.
+// EventKind is the kind of an event.
 type EventKind uint8
 
 const (
 	// Completed ends the operation Op of the lock Cookie (the kernel's AST).
 	Completed EventKind = iota + 1
-	// Blocking says that the granted lock Cookie is in the way of a request
-	// for Mode (the kernel's BAST). It may arrive after the lock has been let
-	// go, and more than once.
+	// Blocking says that the granted lock Cookie blocks a request for Mode (the kernel's BAST). It
+	// may arrive after the lock has been released, and more than once.
 	Blocking
-	// Ended says that somebody else removed the granted lock Cookie (the
-	// kernel reports EUNLOCK without an Unlock of ours). The cookie is free.
+	// Ended says that somebody else has removed the granted lock Cookie (the kernel reports EUNLOCK
+	// without an Unlock of ours). The cookie is free.
 	Ended
-	// Closed says that the lockspace is gone underneath this handle: every
-	// lock of it is lost. It is the last event.
+	// Closed says that the lockspace of this handle is gone: every lock in it is lost. It is the
+	// last event.
 	Closed
 )
 
@@ -121,23 +122,20 @@ func (k EventKind) String() string {
 	return fmt.Sprintf("EventKind(%d)", uint8(k))
 }
 
-// Event is one thing that a Lockspace reports. Which fields count depends on
-// Kind and Op.
+// Event is one report from a Lockspace. Which fields are valid depends on Kind and Op.
 type Event struct {
 	Kind   EventKind
-	Op     Op     // Completed: what ended
+	Op     Op     // Completed: the operation that has ended
 	Cookie Cookie // the lock; 0 for OpPurge and Closed
 	Status Status // Completed: the outcome
 	LockID LockID // Completed with OK: the lock's lockid
-	// Mode is, for Completed, the mode that the lock holds after the
-	// operation (None: it does not exist), and for Blocking the mode that
-	// somebody waits for.
+	// Mode is, in Completed, the mode of the lock after the operation (None: it does not exist),
+	// and in Blocking the mode that is blocked.
 	Mode Mode
-	// Value holds what was read, where HasValue; ValueInvalid is the DLM's
-	// VALNOTVALID: the block may be older than the last write, because a
-	// holder died.
+	// Value is the block that was read, if HasValue is set. ValueInvalid is the DLM's VALNOTVALID:
+	// the block may be older than the last write, because a holder died.
 	Value        Value
 	HasValue     bool
 	ValueInvalid bool
-	Count        int // OpPurge: how many orphans went, -1 where the engine can't tell
+	Count        int // OpPurge: how many orphans were removed, or -1 if the engine can't tell
 }

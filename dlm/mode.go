@@ -5,19 +5,19 @@ import (
 	"strings"
 )
 
-// Mode is the strength of a lock. The values are the kernel's
-// (include/uapi/linux/dlmconstants.h, DLM_LOCK_*), ordered from weak to strong.
+// Mode is the strength of a lock. The values are the kernel's (include/uapi/linux/dlmconstants.h,
+// DLM_LOCK_*), in order of strength.
 type Mode int8
 
-// The six modes, and None for "no mode": what a lock that waits for its first
-// grant holds (the kernel's DLM_LOCK_IV).
+// The six modes, and None for "no mode", which is the granted mode of a lock that waits for its
+// first grant (the kernel's DLM_LOCK_IV).
 const (
 	None Mode = -1
-	NL   Mode = 0 // null: an interest, compatible with everything
+	NL   Mode = 0 // null: compatible with everything
 	CR   Mode = 1 // concurrent read
 	CW   Mode = 2 // concurrent write
 	PR   Mode = 3 // protected read: shared
-	PW   Mode = 4 // protected write: the one writer beside concurrent readers
+	PW   Mode = 4 // protected write: a writer beside concurrent readers
 	EX   Mode = 5 // exclusive
 )
 
@@ -46,9 +46,8 @@ var compatible = [6][6]bool{
 // Valid reports whether m is one of the six modes.
 func (m Mode) Valid() bool { return m >= NL && m <= EX }
 
-// Compatible reports whether two locks of one resource may be granted in the
-// modes a and b at the same time. The relation is symmetric. None is
-// compatible with everything: nothing is held.
+// Compatible reports whether two locks of one resource may be granted in the modes a and b at the
+// same time. It is symmetric. None is compatible with everything, because nothing is held.
 func Compatible(a, b Mode) bool {
 	if !a.Valid() || !b.Valid() {
 		return true
@@ -98,8 +97,8 @@ func ParseMode(s string) (Mode, error) {
 	return None, fmt.Errorf("%w: %q is not one of NL, CR, CW, PR (shared), PW, EX (exclusive)", ErrMode, s)
 }
 
-// upperASCII is strings.ToUpper without the letters of other scripts that it
-// turns into ASCII ones, such as the long s.
+// upperASCII is strings.ToUpper, but leaves letters of other scripts alone that would become ASCII
+// letters, such as the long s.
 func upperASCII(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r >= 'a' && r <= 'z' {

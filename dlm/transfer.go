@@ -1,18 +1,18 @@
 package dlm
 
-// Transfer says which way the lock value block goes when a lock gets a mode
-// with ValueBlock.
+// Transfer is the direction in which the lock value block is copied when a lock gets a mode with
+// ValueBlock.
 type Transfer uint8
 
-// The three ways. Stays: the block is neither read nor written.
+// The three directions. Stays: the block is neither read nor written.
 const (
 	Stays Transfer = iota
 	Reads
 	Writes
 )
 
-// transfers is dlm_lvb_operations of fs/dlm/lock.c: the row is the granted
-// mode, the column the one that is asked for.
+// transfers is dlm_lvb_operations of fs/dlm/lock.c: the row is the granted mode, the column the
+// requested one.
 var transfers = [len(Modes)][len(Modes)]Transfer{
 	//   NL      CR      CW      PR      PW      EX
 	NL: {Reads, Reads, Reads, Reads, Reads, Reads},
@@ -23,8 +23,8 @@ var transfers = [len(Modes)][len(Modes)]Transfer{
 	EX: {Writes, Writes, Writes, Writes, Writes, Writes},
 }
 
-// TransferOf tells what a conversion from the granted mode from to to does
-// with the block. A new lock, which is one from None, reads.
+// TransferOf returns what a conversion from the granted mode from to the mode to does with the
+// block. A new lock, which is a conversion from None, reads.
 func TransferOf(from, to Mode) Transfer {
 	switch {
 	case !to.Valid():

@@ -245,7 +245,7 @@ func storyCloseStopped(t *testing.T, r *rig) {
 
 // The kernel's answer to a conversion comes when the process that asked is dead:
 // before its lock is adopted, after which 6.1 reports nothing of the lock any
-// more (dlm/libdlm/unheard.go), or after it. The lock can be released all the
+// more (dlm/libdlm/completion.go), or after it. The lock can be released all the
 // same, and others get it.
 func storyKilledConverting(t *testing.T, r *rig) {
 	master := r.user(t, 1, shared)

@@ -15,8 +15,8 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm/cluster"
 )
 
-// Engine is this process's way to the kernel's DLM: a dlm.Engine and a
-// dlm.Looker.
+// Engine is this process's access to the kernel's DLM. It implements dlm.Engine, dlm.Looker and
+// dlm.QuorumLooker.
 type Engine struct {
 	library library
 	host    *cluster.Host
@@ -25,13 +25,15 @@ type Engine struct {
 	starting sync.Mutex // held while the library looks for the control device
 	started  bool
 
-	mu      sync.Mutex
-	spaces  map[*space]struct{}
-	uevents *uevents // from the first lockspace on; nil if that has failed
+	mu     sync.Mutex
+	spaces map[*lockspace]struct{}
+	// uevents is opened with the first lockspace; nil if that failed.
+	uevents *uevents
 	closed  bool
 
-	blind      atomic.Bool // devices could not be looked at, and that was said
-	rechecking atomic.Bool // they are looked at again in a moment
+	// blind says that devices could not be looked at, and that this was logged.
+	blind      atomic.Bool
+	rechecking atomic.Bool // another look at the devices is scheduled
 }
 
 var (
@@ -42,7 +44,7 @@ var (
 )
 
 func newEngine(l library, log *slog.Logger) *Engine {
-	return &Engine{library: l, host: cluster.Local(), log: log, spaces: make(map[*space]struct{})}
+	return &Engine{library: l, host: cluster.Local(), log: log, spaces: make(map[*lockspace]struct{})}
 }
 
 // Name returns "dlm".
@@ -53,19 +55,18 @@ func (e *Engine) Node(ctx context.Context) (dlm.NodeInfo, error) {
 	return e.host.Node(ctx)
 }
 
-// Lockspaces lists what sysfs shows, also lockspaces that belong to others.
+// Lockspaces lists the lockspaces in sysfs, including those of other programs.
 func (e *Engine) Lockspaces(ctx context.Context) ([]string, error) {
 	return e.host.Lockspaces(ctx)
 }
 
-// Open implements dlm.Engine. A lockspace whose device is still being made is
-// waited for.
+// Open implements dlm.Engine. It waits for a device that udev is still creating.
 func (e *Engine) Open(ctx context.Context, name string, sink dlm.Sink) (dlm.Lockspace, error) {
 	return e.acquire(ctx, "open", name, sink, e.openDevice)
 }
 
-// Create implements dlm.Engine. While dlm_controld is still coming up it tries
-// again for some seconds.
+// Create implements dlm.Engine. While dlm_controld is still starting it tries again for some
+// seconds.
 func (e *Engine) Create(ctx context.Context, name string, sink dlm.Sink) (dlm.Lockspace, error) {
 	return e.acquire(ctx, "create", name, sink, e.createDevice)
 }
@@ -97,7 +98,7 @@ func (e *Engine) acquire(ctx context.Context, op, name string, sink dlm.Sink,
 	return s, nil
 }
 
-// wrap makes the handle of a device that is open.
+// wrap makes the handle for an open device.
 func (e *Engine) wrap(ctx context.Context, op, name string, d device, sink dlm.Sink) (dlm.Lockspace, error) {
 	info, err := e.host.Node(ctx)
 	if err != nil {
@@ -157,9 +158,9 @@ func (e *Engine) openDevice(ctx context.Context, name string) (device, error) {
 }
 
 const (
-	deviceWait = 5 * time.Second  // for udev to make a device
-	daemonWait = 2 * time.Second  // for dlm_controld to take queries
-	joinWait   = 10 * time.Second // for it to tell the kernel who this node is
+	deviceWait = 5 * time.Second  // for udev to create a device
+	daemonWait = 2 * time.Second  // for dlm_controld to answer queries
+	joinWait   = 10 * time.Second // for dlm_controld to tell the kernel who this node is
 )
 
 func (e *Engine) createDevice(ctx context.Context, name string) (device, error) {
@@ -170,15 +171,14 @@ func (e *Engine) createDevice(ctx context.Context, name string) (device, error) 
 		case err == nil:
 			return d, nil
 		case errors.Is(err, syscall.ENOTCONN) && time.Since(began) > daemonWait && !e.host.DaemonRuns(ctx):
-			// What the kernel says before dlm_controld has ever run; after
-			// that, it is EUNATCH.
+			// This is the kernel's answer before dlm_controld has ever run; later it is EUNATCH.
 			return nil, &dlm.Error{Op: "create", Lockspace: name, Errno: syscall.ENOTCONN,
 				Err: dlm.ErrClusterUnavailable, Advice: adviceDaemon}
 		case errors.Is(err, syscall.ENOTCONN) && time.Since(began) < joinWait:
 		case errors.Is(err, syscall.EEXIST):
 			return nil, err
 		case e.mayHave(name):
-			// The node has joined; what failed is finding the device.
+			// The node has joined; only the device was not found.
 			return nil, &dlm.Error{Op: "create", Lockspace: name, Err: dlm.ErrClusterUnavailable, Advice: adviceDevice,
 				Unsettled: true}
 		default:
@@ -201,34 +201,35 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func (e *Engine) add(op, name string, node uint32, d device, g gate, sink dlm.Sink) (*space, error) {
+func (e *Engine) add(op, name string, node uint32, d device, g gate, sink dlm.Sink) (*lockspace, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
 		return nil, &dlm.Error{Op: op, Lockspace: name, Err: dlm.ErrClosed}
 	}
 	e.watch()
-	s := newSpace(name, node, d, g, sink, e.log, e.drop)
+	s := newLockspace(name, node, d, g, sink, e.log, e.drop)
 	e.spaces[s] = struct{}{}
 	e.log.Info("lockspace opened", "lockspace", name, "node", node)
 	return s, nil
 }
 
-// drop forgets a space that has ended.
-func (e *Engine) drop(s *space) {
+// drop forgets a handle that has ended.
+func (e *Engine) drop(s *lockspace) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.spaces, s)
 }
 
-// watch begins to look for lockspaces that somebody makes the node leave.
+// watch starts to watch for lockspaces that another program makes this node leave.
 func (e *Engine) watch() {
 	if e.uevents != nil {
 		return
 	}
 	u, err := openUevents()
 	if err != nil {
-		e.log.Warn("no device events: it won't be noticed if another program makes this node leave a lockspace", "err",
+		e.log.Warn("no device events: the service will not notice if another program makes this node leave a lockspace",
+			"err",
 			err)
 		return
 	}
@@ -236,20 +237,19 @@ func (e *Engine) watch() {
 	go u.watch(e.removed, e.recheck)
 }
 
-// removed ends the handles of a lockspace that the node leaves. If the device
-// is there, the event is an old one: a lockspace can't be joined again before
-// the last handle from before is closed.
+// removed ends the handles of a lockspace that the node is leaving. If the device exists, the event
+// is outdated: the node can't join a lockspace again before the last handle of the old one is
+// closed.
 func (e *Engine) removed(name string) {
-	e.loseGone(slices.DeleteFunc(e.open(), func(s *space) bool { return s.name != name }))
+	e.loseGone(slices.DeleteFunc(e.open(), func(s *lockspace) bool { return s.name != name }))
 }
 
 // recheck ends the handles of lockspaces whose device is gone.
 func (e *Engine) recheck() { e.loseGone(e.open()) }
 
-// loseGone ends those of the handles whose device is gone. Where that can't be
-// seen, because no descriptor is left perhaps, they stay, and all are looked at
-// again.
-func (e *Engine) loseGone(in []*space) {
+// loseGone ends those handles whose device is gone. If that can't be determined, perhaps because no
+// file descriptor is left, they stay, and all are checked again later.
+func (e *Engine) loseGone(in []*lockspace) {
 	for _, s := range in {
 		has, err := e.host.HasMisc("dlm_" + s.name)
 		switch {
@@ -263,11 +263,10 @@ func (e *Engine) loseGone(in []*space) {
 	e.blind.Store(false)
 }
 
-// recheckPause is how long it takes until devices are looked at again that could
-// not be.
+// recheckPause is the pause before devices that could not be looked at are checked again.
 var recheckPause = time.Second
 
-// recheckLater looks again in a moment, and says once that it could not.
+// recheckLater schedules another check, and logs once that the last one failed.
 func (e *Engine) recheckLater(name string, err error) {
 	if !e.blind.Swap(true) {
 		e.log.Error("can't tell whether this node has left the lockspace; treating it as joined", "lockspace", name,
@@ -282,27 +281,27 @@ func (e *Engine) recheckLater(name string, err error) {
 	})
 }
 
-// mayHave tells whether the node is in a lockspace, as far as can be seen.
+// mayHave reports whether the node may be in a lockspace. If that can't be determined, it may.
 func (e *Engine) mayHave(name string) bool {
 	has, err := e.host.HasMisc("dlm_" + name)
 	return has || err != nil
 }
 
-// open returns the handles, by name.
-func (e *Engine) open() []*space {
+// open returns the open handles of all lockspaces, by name.
+func (e *Engine) open() []*lockspace {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	all := make([]*space, 0, len(e.spaces))
+	all := make([]*lockspace, 0, len(e.spaces))
 	for s := range e.spaces {
 		all = append(all, s)
 	}
-	slices.SortFunc(all, func(a, b *space) int { return cmp.Compare(a.name, b.name) })
+	slices.SortFunc(all, func(a, b *lockspace) int { return cmp.Compare(a.name, b.name) })
 	return all
 }
 
-// Remove implements dlm.Engine. The kernel finishes only when every process
-// has closed the device, so the handles of this engine end first. Others of
-// this package notice by themselves; a program that does not makes Remove wait.
+// Remove implements dlm.Engine. The kernel finishes only when every process has closed the device,
+// so the handles of this engine end first. Other processes that use this package notice by
+// themselves; a program that does not notice makes Remove wait.
 func (e *Engine) Remove(ctx context.Context, name string) error {
 	if err := dlm.CheckLockspace(name); err != nil {
 		return err
@@ -319,10 +318,10 @@ func (e *Engine) Remove(ctx context.Context, name string) error {
 	return fail("remove", name, err)
 }
 
-// maxUsers bounds how often Remove asks: every dlm_create_lockspace counts as a
-// user of the lockspace, and each release takes only one away. Ours counts once, so
-// the others are programs that have joined a lockspace of this node as well; whether
-// one of them uses it, the caller has looked (Users).
+// maxUsers bounds how often Remove repeats the call: every dlm_create_lockspace counts as a user of
+// the lockspace, and each release takes one away. Ours counts once, so the others are programs that
+// have joined a lockspace of this node as well; the caller has checked whether one of them uses it
+// (Users).
 const maxUsers = 64
 
 func (e *Engine) remove(name string) error {
@@ -381,12 +380,11 @@ func (e *Engine) Health(ctx context.Context, lockspace string) (dlm.Health, erro
 	return e.host.Health(ctx, lockspace)
 }
 
-// Quorum implements dlm.QuorumLooker: dlm_controld knows.
+// Quorum implements dlm.QuorumLooker by asking dlm_controld.
 func (e *Engine) Quorum(ctx context.Context) (bool, error) { return e.host.Quorum(ctx) }
 
-// Orphans implements dlm.Looker from debugfs. Kernels since 6.4 don't show
-// there whether a persistent lock is an orphan; see cluster.Host.Orphans for
-// how it is told.
+// Orphans implements dlm.Looker from debugfs. Since 6.4, kernels don't show there whether a
+// persistent lock is an orphan; see cluster.Host.Orphans for how that is found out.
 func (e *Engine) Orphans(ctx context.Context, lockspace string) ([]dlm.Orphan, error) {
 	held := make(map[dlm.LockID]bool)
 	for _, s := range e.open() {
@@ -409,7 +407,7 @@ func (e *Engine) Users(ctx context.Context, lockspace string) ([]dlm.User, error
 }
 
 // lockIDs adds the lockids of the handle's locks to ids.
-func (s *space) lockIDs(ids map[dlm.LockID]bool) {
+func (s *lockspace) lockIDs(ids map[dlm.LockID]bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, l := range s.locks {

@@ -8,7 +8,7 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// What to do about the errors that administrators meet.
+// Advice for the errors that administrators meet.
 const (
 	adviceMisc = "/proc/misc can't be read, so it is not known which lockspaces this node is in; try again, and " +
 		"raise LimitNOFILE= if no descriptor is left"
@@ -18,14 +18,15 @@ const (
 	adviceEarly  = "dlm_controld has not told the kernel this node's address yet: try again in a few seconds"
 	adviceJoin   = "this node is not a member of the lockspace: join it first"
 	adviceMember = "this node is a member of the lockspace already: open it instead"
-	adviceRights = "joining and leaving a lockspace needs CAP_SYS_ADMIN, opening it write access to /dev/misc/dlm_NAME"
+	adviceRights = "joining and leaving a lockspace needs CAP_SYS_ADMIN, opening one needs write access to " +
+		"/dev/misc/dlm_NAME"
 	adviceDevice = "the lockspace exists but its device /dev/misc/dlm_NAME has not appeared: see that systemd-udevd " +
 		"runs and has the rules of the package dlm-controld"
 	adviceInUse = "another process on this node has /dev/misc/dlm_NAME open, and the kernel waits for it"
 )
 
-// fail makes the *dlm.Error of an operation of the engine. An err that is one
-// already is passed on.
+// fail makes the *dlm.Error of a failed operation. An err that is a *dlm.Error already is returned
+// as it is.
 func fail(op, lockspace string, err error) error {
 	if err == nil {
 		return nil
@@ -55,8 +56,8 @@ func fail(op, lockspace string, err error) error {
 	return e
 }
 
-// startError makes the *dlm.Error of a failed start of the library. What is
-// missing then is the control device, not a lockspace.
+// startError makes the *dlm.Error of a failed start of the library. A missing file is then the
+// control device, not a lockspace.
 func startError(err error) error {
 	e := &dlm.Error{Op: "start", Err: dlm.ErrClusterUnavailable, Advice: adviceModule}
 	e.Errno, _ = errors.AsType[syscall.Errno](err)
@@ -70,8 +71,8 @@ func startError(err error) error {
 	return e
 }
 
-// within does work on a goroutine of its own and waits for it as long as ctx
-// allows. What comes too late goes to late, which may be nil.
+// within runs work on a goroutine of its own and waits for it until ctx ends. A result that comes
+// after that is passed to late, which may be nil.
 func within[T any](ctx context.Context, work func() (T, error), late func(T)) (T, error) {
 	type outcome struct {
 		value T

@@ -147,7 +147,7 @@ func (e *events) take() []dlm.Event {
 var quiet = slog.New(slog.DiscardHandler)
 
 // open returns a space on a script.
-func open(t testing.TB) (*space, *script, *events) {
+func open(t testing.TB) (*lockspace, *script, *events) {
 	d, ev := newScript(t), &events{}
-	return newSpace("foo", 1, d, &d.door, ev.sink, quiet, func(*space) {}), d, ev
+	return newLockspace("foo", 1, d, &d.door, ev.sink, quiet, func(*lockspace) {}), d, ev
 }

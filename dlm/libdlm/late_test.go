@@ -10,7 +10,7 @@ import (
 )
 
 // converted has the lock converted, with a cancel that comes too late.
-func converted(s *space, d *script, c dlm.Cookie, id dlm.LockID, m dlm.Mode) {
+func converted(s *lockspace, d *script, c dlm.Cookie, id dlm.LockID, m dlm.Mode) {
 	s.Convert(c, m, dlm.Persistent|dlm.ValueBlock, nil)
 	d.next("convert").returns(0, nil)
 	synctest.Wait()
@@ -22,7 +22,7 @@ func converted(s *space, d *script, c dlm.Cookie, id dlm.LockID, m dlm.Mode) {
 }
 
 func TestConversionAfterALateCancelIsPrecededByATest(t *testing.T) {
-	story(t, func(t *testing.T, s *space, d *script, ev *events) {
+	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		granted(s, d, 1, 3, dlm.NL, 0)
 		converted(s, d, 1, 3, dlm.PR)
 		ev.take()
@@ -47,7 +47,7 @@ func TestConversionAfterALateCancelIsPrecededByATest(t *testing.T) {
 }
 
 func TestOnlyACancelThatWasSentIsAwaited(t *testing.T) {
-	story(t, func(t *testing.T, s *space, d *script, ev *events) {
+	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		granted(s, d, 1, 3, dlm.NL, 0)
 		s.Convert(1, dlm.PR, dlm.NoQueue, nil) // ends by itself
 		d.next("convert").returns(0, nil)

@@ -26,8 +26,8 @@ package libdlm
 _Static_assert(sizeof(void *) == sizeof(uint64_t), "libdlm needs a 64-bit machine");
 
 // The kernel returns the address of the routine with each result, which is how
-// completions and notifications are told apart. Nobody calls them: they would
-// be called by dlm_dispatch.
+// completions and notifications are told apart. The routines are never called:
+// only dlm_dispatch would call them.
 static void glue_completed(void *arg) { abort(); }
 static void glue_blocking(void *arg) { abort(); }
 
@@ -35,8 +35,8 @@ static void *glue_blocking_address(void) { return glue_blocking; }
 
 // glue_request asks for a new lock or adopts an orphan. It returns the lockid,
 // or 0 with errno set. The lksb and the value are needed only while
-// dlm_ls_lock runs: it takes the value from there and puts the lockid there,
-// and nobody follows the address that the kernel keeps of it.
+// dlm_ls_lock runs: it reads the value from it and stores the lockid in it.
+// The kernel keeps its address but never follows it.
 static uint32_t glue_request(void *ls, uint64_t cookie, const void *name,
 			     unsigned int length, uint32_t mode, uint32_t flags)
 {
@@ -84,16 +84,16 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// Supported tells whether this build can drive the kernel's DLM.
+// Supported reports whether this build can drive the kernel's DLM.
 const Supported = true
 
-// New returns the engine that drives the kernel's DLM. It does not touch the
-// cluster yet: whether there is one is the answer of Open, Create and Node.
+// New returns the engine that drives the kernel's DLM. It does not contact the cluster yet: Open,
+// Create and Node find out whether there is one.
 func New(log *slog.Logger) (*Engine, error) {
 	return newEngine(cLibrary{}, log), nil
 }
 
-// cLibrary is library over libdlm_lt.
+// cLibrary implements library with libdlm_lt.
 type cLibrary struct{}
 
 // start calls dlm_kernel_version, which opens /dev/misc/dlm-control.
@@ -130,8 +130,8 @@ func (cLibrary) create(name string) (device, error) {
 	return newDevice(ls)
 }
 
-// release calls dlm_release_lockspace. What the kernel answers is lost in the
-// library, so the caller has to look whether the lockspace is still there.
+// release calls dlm_release_lockspace. The library discards the kernel's answer, so the caller has
+// to look whether the lockspace still exists.
 func (cLibrary) release(name string, d device) error {
 	c := d.(*cDevice)
 	c.interrupt()
@@ -143,7 +143,7 @@ func (cLibrary) release(name string, d device) error {
 	return nil
 }
 
-// cError is the error of a C function that failed, also where it forgot errno.
+// cError returns the error of a C function that has failed, even if it did not set errno.
 func cError(err error) error {
 	if err == nil {
 		return syscall.EIO
@@ -151,10 +151,10 @@ func cError(err error) error {
 	return err
 }
 
-// cDevice is device over a libdlm handle.
+// cDevice implements device with a libdlm handle.
 type cDevice struct {
 	ls     C.dlm_lshandle_t
-	file   *os.File // a duplicate of the handle's descriptor, in the poller
+	file   *os.File // a duplicate of the handle's descriptor, for the runtime's poller
 	buffer [unsafe.Sizeof(C.struct_dlm_lock_result{}) + dlm.ValueSize]byte
 }
 
@@ -162,8 +162,7 @@ type cDevice struct {
 func newDevice(ls C.dlm_lshandle_t) (device, error) {
 	fd, err := unix.FcntlInt(uintptr(C.dlm_ls_get_fd(ls)), unix.F_DUPFD_CLOEXEC, 0)
 	if err == nil {
-		// The flag belongs to the open file, so it is set for both. Writes
-		// don't look at it.
+		// The flag belongs to the open file, so it is set for both descriptors. Writes ignore it.
 		err = unix.SetNonblock(fd, true)
 	}
 	if err != nil {
@@ -191,7 +190,7 @@ func (d *cDevice) adopt(c dlm.Cookie, resource string, m dlm.Mode, f dlm.Flags) 
 }
 
 func (d *cDevice) convert(c dlm.Cookie, id dlm.LockID, m dlm.Mode, f dlm.Flags, v *dlm.Value) error {
-	value := *v // C may not be shown memory that is part of something with Go pointers
+	value := *v // cgo must not see memory that is part of an object with Go pointers
 	if r, err := C.glue_convert(unsafe.Pointer(d.ls), C.uint64_t(c), C.uint32_t(id), C.uint32_t(m), C.uint32_t(f),
 		unsafe.Pointer(&value)); r != 0 {
 		return cError(err)
@@ -221,8 +220,8 @@ func (d *cDevice) purge(node uint32) error {
 	return nil
 }
 
-// read takes the place of dlm_dispatch: device_read in fs/dlm/user.c returns
-// one result at a time, with the lock value block behind it if there is one.
+// read replaces dlm_dispatch: device_read in fs/dlm/user.c returns one result at a time, followed
+// by the lock value block if there is one.
 func (d *cDevice) read(r *result) error {
 	n, err := d.file.Read(d.buffer[:])
 	if err != nil {

@@ -255,17 +255,17 @@ func TestEveryCanceledConversionEndsOnce(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) { everyOperationEndsOnce(rt, t, convertStep) })
 }
 
-func everyOperationEndsOnce(rt *rapid.T, t *testing.T, play func(*space, func(dlm.Cookie, dlm.Op), uint16)) {
+func everyOperationEndsOnce(rt *rapid.T, t *testing.T, play func(*lockspace, func(dlm.Cookie, dlm.Op), uint16)) {
 	seed := rapid.Uint64().Draw(rt, "seed")
 	steps := rapid.SliceOfN(rapid.Uint16(), 1, 120).Draw(rt, "steps")
 	a := &tally{open: make(map[dlm.Cookie]map[dlm.Op]int), holds: make(map[dlm.Cookie]dlm.Mode)}
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
-		s := newSpace("foo", 1, newWhim(seed), &door{}, func(ev dlm.Event) {
+		s := newLockspace("foo", 1, newWhim(seed), &door{}, func(ev dlm.Event) {
 			mu.Lock()
 			defer mu.Unlock()
 			a.sink(ev)
-		}, quiet, func(*space) {})
+		}, quiet, func(*lockspace) {})
 		begin := func(c dlm.Cookie, op dlm.Op) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -287,7 +287,7 @@ func everyOperationEndsOnce(rt *rapid.T, t *testing.T, play func(*space, func(dl
 }
 
 // anyStep plays one step of a history of five locks.
-func anyStep(s *space, begin func(dlm.Cookie, dlm.Op), step uint16) {
+func anyStep(s *lockspace, begin func(dlm.Cookie, dlm.Op), step uint16) {
 	c := dlm.Cookie(step>>3%5 + 1)
 	m := dlm.Modes[step>>6%6]
 	v := &dlm.Value{1}
@@ -319,7 +319,7 @@ func anyStep(s *space, begin func(dlm.Cookie, dlm.Op), step uint16) {
 }
 
 // convertStep has a lock converted, and the conversion canceled.
-func convertStep(s *space, begin func(dlm.Cookie, dlm.Op), step uint16) {
+func convertStep(s *lockspace, begin func(dlm.Cookie, dlm.Op), step uint16) {
 	const c = 1
 	begin(c, dlm.OpLock)
 	s.Lock(c, "disk", dlm.NL, 0) // unless it is there

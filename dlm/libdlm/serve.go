@@ -7,31 +7,32 @@ import (
 	"time"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/internal/queue"
 )
 
-// call says which wrapper a request needs.
-type call uint8
+// callKind says which wrapper a call needs.
+type callKind uint8
 
 const (
-	callRequest call = iota
+	callRequest callKind = iota
 	callAdopt
 	callConvert
-	callTest      // the conversion in place that tests whether a lock reports
-	callTestAgain // see unheard.go
-	callDemote    // the conversion that begins an Unlock
+	callProbe      // the conversion in place that precedes a conversion, see completion.go
+	callProbeRetry // see completion.go
+	callDemote     // the conversion that begins an Unlock
 	callUnlock
-	callUnlockAgain
+	callUnlockRetry
 	callCancel
-	callForward // a purge, still in the lane of adoptions
+	callForward // a purge that is still in the queue of adoptions
 	callPurge
 )
 
-// request is a call into the kernel that waits in a lane. It concerns the
-// operation seq of its lock and is void if that is over.
-type request struct {
+// kernelCall is a call into the kernel that waits in a call queue. It belongs to the operation seq
+// of its lock and is void when that has ended.
+type kernelCall struct {
 	lock  *lock
 	seq   uint32
-	call  call
+	kind  callKind
 	tries uint8
 	mode  dlm.Mode
 	flags dlm.Flags
@@ -39,17 +40,16 @@ type request struct {
 	value dlm.Value
 }
 
-// How often a lockspace that is stopped is looked at.
+// How often a stopped lockspace is looked at.
 const (
 	holdFirst = 5 * time.Millisecond
 	holdMost  = 100 * time.Millisecond
 )
 
-// hold waits while the lockspace is stopped. The kernel would do that too, but
-// uninterruptibly: a process with a thread there can't end, and the kernel
-// complains about it after two minutes. A lockspace that stops just now still
-// puts one call to sleep.
-func (s *space) hold() {
+// hold waits while the lockspace is stopped. The kernel would wait too, but uninterruptibly: a
+// process with a thread in it can't end, and the kernel complains about it after two minutes. If
+// the lockspace stops at just this moment, one call still goes to sleep.
+func (s *lockspace) hold() {
 	for d := holdFirst; s.gate.Stopped(); d = min(2*d, holdMost) {
 		select {
 		case <-s.shutting:
@@ -59,11 +59,36 @@ func (s *space) hold() {
 	}
 }
 
-// serve makes one call into the kernel, on the goroutine of a lane.
-func (s *space) serve(r *request) {
-	switch r.call {
+// maxSpareCalls bounds the memory that a call queue keeps after a burst.
+const maxSpareCalls = 1024
+
+// serveQueue serves the calls of a queue in order until the queue is closed. Calls that are still
+// waiting then are dropped.
+func serveQueue(q *queue.Queue[kernelCall], serve func(*kernelCall)) {
+	var spare []kernelCall
+	for {
+		batch := q.Take(spare)
+		if batch.Closed {
+			return
+		}
+		if len(batch.Items) == 0 {
+			<-q.Wake()
+		}
+		for i := range batch.Items {
+			serve(&batch.Items[i])
+		}
+		clear(batch.Items)
+		if spare = batch.Items; cap(spare) > maxSpareCalls {
+			spare = nil
+		}
+	}
+}
+
+// serve makes one call into the kernel, on the goroutine of a call queue.
+func (s *lockspace) serve(r *kernelCall) {
+	switch r.kind {
 	case callForward:
-		s.calls.put(request{call: callPurge})
+		s.calls.Add(kernelCall{kind: callPurge})
 		return
 	case callPurge:
 		s.servePurge()
@@ -79,22 +104,22 @@ func (s *space) serve(r *request) {
 	}
 }
 
-// calling prepares a call and tells whether it is still wanted, and the lockid
-// if there is one by now.
-func (s *space) calling(r *request) (dlm.LockID, bool) {
+// calling prepares a call. It returns the lockid, if there is one yet, and whether the call is
+// still needed.
+func (s *lockspace) calling(r *kernelCall) (dlm.LockID, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := r.lock
 	if s.closed || l.seq != r.seq || l.op == dlm.OpNone {
 		return 0, false
 	}
-	switch r.call {
+	switch r.kind {
 	case callCancel:
-		l.recalled = true
-	case callTestAgain, callUnlockAgain:
-		return l.id, s.unanswered(l)
-	case callTest:
-		l.stage = hearing
+		l.cancelSent = true
+	case callProbeRetry, callUnlockRetry:
+		return l.id, s.stillUnconfirmed(l)
+	case callProbe:
+		l.stage = probing
 	case callDemote:
 		l.stage = demoting
 	case callUnlock:
@@ -105,19 +130,18 @@ func (s *space) calling(r *request) (dlm.LockID, bool) {
 	return l.id, true
 }
 
-// returned handles what a call has returned. It may have another call to make
-// at once.
-func (s *space) returned(r *request, id dlm.LockID, err error) (more *request) {
+// returned handles the return of a call. It may return another call to make at once.
+func (s *lockspace) returned(r *kernelCall, id dlm.LockID, err error) (more *kernelCall) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := r.lock
 	switch {
 	case s.closed:
 		return nil
-	case r.call == callCancel:
-		return nil // the kernel says how the operation ended, or nothing is to be said
-	case r.call == callTestAgain, r.call == callUnlockAgain:
-		s.askedAgain(r, err)
+	case r.kind == callCancel:
+		return nil // the result of the canceled operation reports everything
+	case r.kind == callProbeRetry, r.kind == callUnlockRetry:
+		s.retried(r, err)
 		return nil
 	case err != nil:
 		s.failed(r, err)
@@ -127,45 +151,45 @@ func (s *space) returned(r *request, id dlm.LockID, err error) (more *request) {
 		l.id = id
 	}
 	if l.seq != r.seq || l.op == dlm.OpNone {
-		return nil // the result was faster
+		return nil // the result came before the call returned
 	}
 	switch {
-	case r.call == callAdopt:
-		l.flags, l.unheard = l.asked, true
+	case r.kind == callAdopt:
+		l.flags, l.unconfirmed = l.asked, true
 		s.finish(l, dlm.Event{})
 	case l.stage == calling:
 		l.stage = pending
 		if l.canceled {
 			s.sendCancel(l)
 		}
-	case r.call == callDemote:
+	case r.kind == callDemote:
 		l.mode, l.flags = dlm.NL, 0
-		return &request{lock: l, seq: l.seq, call: callUnlock}
+		return &kernelCall{lock: l, seq: l.seq, kind: callUnlock}
 	default:
-		s.doubt(l)
+		s.awaitCompletion(l)
 	}
 	return nil
 }
 
 // ask makes the call.
-func (s *space) ask(r *request, id dlm.LockID) (dlm.LockID, error) {
+func (s *lockspace) ask(r *kernelCall, id dlm.LockID) (dlm.LockID, error) {
 	d, c := s.device, r.lock.cookie
-	switch r.call {
+	switch r.kind {
 	case callRequest:
 		return d.request(c, r.name, r.mode, r.flags)
 	case callAdopt:
 		return d.adopt(c, r.name, r.mode, r.flags)
-	case callConvert, callDemote, callTest, callTestAgain:
+	case callConvert, callDemote, callProbe, callProbeRetry:
 		return id, d.convert(c, id, r.mode, r.flags, &r.value)
-	case callUnlock, callUnlockAgain:
+	case callUnlock, callUnlockRetry:
 		return id, d.unlock(c, id)
 	default:
 		return id, d.cancel(c, id)
 	}
 }
 
-// failed ends an operation that the kernel did not take.
-func (s *space) failed(r *request, err error) {
+// failed ends an operation that the kernel refused.
+func (s *lockspace) failed(r *kernelCall, err error) {
 	l := r.lock
 	if l.seq != r.seq || l.op == dlm.OpNone {
 		return
@@ -173,27 +197,28 @@ func (s *space) failed(r *request, err error) {
 	status := statusOf(err)
 	switch {
 	case status == dlm.StatusBusy && r.tries < maxTries:
-		// No operation of ours is under way, so this is the reply to a cancel
-		// that has not come back from the master (validate_lock_args).
+		// No operation of ours is under way, so what is outstanding is the master's reply to a
+		// cancel (validate_lock_args).
 		l.stage = queued
 		again := *r
 		again.tries++
-		time.AfterFunc(patience(r.tries), func() { s.calls.put(again) })
+		time.AfterFunc(patience(r.tries), func() { s.calls.Add(again) })
 		return
-	case status == dlm.StatusNotFound && r.call == callRequest:
-		status = dlm.StatusGone // there is no lock to be found: it means the lockspace
+	case status == dlm.StatusNotFound && r.kind == callRequest:
+		status = dlm.StatusGone // a new lock can't be missing: the lockspace is
 	}
 	s.finish(l, dlm.Event{Status: status})
 }
 
-// An operation that the kernel calls busy is tried again for half a minute.
+// maxTries bounds how often an operation that the kernel calls busy is tried again: for half a
+// minute.
 const maxTries = 70
 
 func patience(tries uint8) time.Duration {
 	return min(time.Millisecond<<min(tries, 10), 500*time.Millisecond)
 }
 
-// statusOf makes a status of the error of a wrapper.
+// statusOf turns the error of a wrapper into a status.
 func statusOf(err error) dlm.Status {
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		return dlm.Status(errno)
@@ -201,9 +226,9 @@ func statusOf(err error) dlm.Status {
 	return dlm.Status(syscall.EIO)
 }
 
-// servePurge makes dlm_ls_purge, which answers when all is done (do_purge in
-// fs/dlm/lock.c) and does not say how many orphans there were.
-func (s *space) servePurge() {
+// servePurge calls dlm_ls_purge, which returns when everything is done (do_purge in fs/dlm/lock.c)
+// and does not say how many orphans there were.
+func (s *lockspace) servePurge() {
 	err := s.device.purge(s.node)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -218,8 +243,8 @@ func (s *space) servePurge() {
 	s.sink(ev)
 }
 
-// listen takes the results from the kernel until the device is interrupted.
-func (s *space) listen() {
+// listen reads results from the kernel until the device is interrupted.
+func (s *lockspace) listen() {
 	var r result
 	for {
 		err := s.device.read(&r)
@@ -229,14 +254,15 @@ func (s *space) listen() {
 		case errors.Is(err, os.ErrClosed):
 			return
 		default:
-			s.log.Error("reading results of the lockspace device: operations won't end any more", "err", err)
+			s.log.Error("reading results from the lockspace device failed: its operations will not end any more", "err",
+				err)
 			return
 		}
 	}
 }
 
 // take handles one result.
-func (s *space) take(r *result) {
+func (s *lockspace) take(r *result) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -250,16 +276,16 @@ func (s *space) take(r *result) {
 	if l.id == 0 {
 		l.id = r.id
 	}
-	l.unheard = false
+	l.unconfirmed = false
 	switch {
 	case r.blocking:
 		s.blocking(l, r.mode)
 	case r.status == dlm.StatusUnlocked && (l.op != dlm.OpUnlock || l.stage != unlocking):
 		s.ended(l)
 	case l.op == dlm.OpUnlock && r.status == dlm.StatusOK:
-		// The first step, which nobody waits for. An unlock ends with EUNLOCK.
-	case l.op != dlm.OpNone && l.stage == hearing:
-		s.heard(l, r)
+		// The result of the first step, which nobody waits for. An unlock ends with EUNLOCK.
+	case l.op != dlm.OpNone && l.stage == probing:
+		s.probeCompleted(l, r)
 	case l.op == dlm.OpNone || l.op == dlm.OpAdopt || l.stage == queued:
 		s.log.Warn("result without an operation", "lkid", r.id, "status", r.status)
 	default:
@@ -267,8 +293,8 @@ func (s *space) take(r *result) {
 	}
 }
 
-// blocking reports a notification, behind the end of an adoption under way.
-func (s *space) blocking(l *lock, m dlm.Mode) {
+// blocking reports a notification, after the end of an adoption under way.
+func (s *lockspace) blocking(l *lock, m dlm.Mode) {
 	ev := dlm.Event{Kind: dlm.Blocking, Cookie: l.cookie, LockID: l.id, Mode: m}
 	if l.op == dlm.OpAdopt {
 		l.early = append(l.early, ev)
@@ -277,9 +303,9 @@ func (s *space) blocking(l *lock, m dlm.Mode) {
 	s.sink(ev)
 }
 
-// ended handles an unlock that was not ours. Any process that can open the
-// lockspace device can do that.
-func (s *space) ended(l *lock) {
+// ended handles an unlock by somebody else. Any process that can open the lockspace device can
+// unlock any lock in it.
+func (s *lockspace) ended(l *lock) {
 	s.log.Warn("somebody else removed a lock", "lkid", l.id, "mode", l.mode)
 	held := l.mode != dlm.None
 	l.mode, l.unlock = dlm.None, nil
@@ -293,16 +319,16 @@ func (s *space) ended(l *lock) {
 	}
 }
 
-// completed ends the operation under way as the kernel says.
-func (s *space) completed(l *lock, r *result) {
+// completed ends the operation under way with the kernel's result.
+func (s *lockspace) completed(l *lock, r *result) {
 	ev := dlm.Event{Status: r.status}
 	if l.op != dlm.OpUnlock {
 		l.flags = l.asked
 	}
 	if r.hasValue && r.status == dlm.StatusOK && l.asked&dlm.ValueBlock != 0 &&
 		dlm.TransferOf(l.mode, l.want) == dlm.Reads {
-		// The kernel sends the block along also after conversions that don't
-		// concern it, and then what it sends is no news.
+		// The kernel also sends the block after conversions that don't read it, and then its
+		// contents mean nothing.
 		ev.HasValue, ev.Value, ev.ValueInvalid = true, r.value, r.invalid
 	}
 	s.finish(l, ev)

@@ -10,11 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// uevents is a socket that the kernel sends its device events to.
+// uevents is a socket on which the kernel sends its device events.
 type uevents struct{ file *os.File }
 
-// openUevents subscribes to the kernel's own events (multicast group 1 of
-// NETLINK_KOBJECT_UEVENT), not to what udev makes of them.
+// openUevents subscribes to the kernel's own events (multicast group 1 of NETLINK_KOBJECT_UEVENT),
+// not to those that udev sends.
 func openUevents() (*uevents, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK,
 		unix.NETLINK_KOBJECT_UEVENT)
@@ -28,11 +28,10 @@ func openUevents() (*uevents, error) {
 	return &uevents{file: os.NewFile(uintptr(fd), "uevents")}, nil
 }
 
-// watch calls removed with the name of each lockspace whose device the kernel
-// takes away, which is the first thing that it does when the node leaves the
-// lockspace (release_lockspace in fs/dlm/lockspace.c); the leaving then waits
-// until every process has closed the device. It calls lost when events were
-// dropped, or may have been because reading failed. It returns after close.
+// watch calls removed with the name of each lockspace whose device the kernel removes. That is the
+// first thing the kernel does when the node leaves the lockspace (release_lockspace in
+// fs/dlm/lockspace.c); then it waits until every process has closed the device. watch calls lost
+// when events were dropped, or may have been because reading failed. It returns after close.
 func (u *uevents) watch(removed func(lockspace string), lost func()) {
 	buffer := make([]byte, 16<<10)
 	for {
@@ -55,8 +54,8 @@ func (u *uevents) watch(removed func(lockspace string), lost func()) {
 
 func (u *uevents) close() { u.file.Close() }
 
-// removedLockspace reads one event: "ACTION@DEVPATH" and then KEY=VALUE, each
-// ended by a zero byte (kobject_uevent_env in lib/kobject_uevent.c).
+// removedLockspace parses one event: "ACTION@DEVPATH" and then KEY=VALUE, each ended by a zero byte
+// (kobject_uevent_env in lib/kobject_uevent.c).
 func removedLockspace(message []byte) (string, bool) {
 	head, _, _ := bytes.Cut(message, []byte{0})
 	name, ok := bytes.CutPrefix(head, []byte("remove@/devices/virtual/misc/dlm_"))

@@ -127,7 +127,7 @@ var arrows = map[string][]string{
 	"dlm":                  {},
 	"dlm/local":            {"dlm"},
 	"dlm/cluster":          {"dlm"},
-	"dlm/libdlm":           {"dlm", "dlm/cluster"},
+	"dlm/libdlm":           {"dlm", "dlm/cluster", "internal/queue"},
 	"dlm/dlmtest":          {"dlm"},
 	"process":              {},
 	"state":                {"dlm"},

@@ -19,7 +19,7 @@ func end(op dlm.Op, c dlm.Cookie, s dlm.Status, id dlm.LockID, m dlm.Mode) dlm.E
 }
 
 // story runs a test in a bubble and closes the space at its end.
-func story(t *testing.T, run func(t *testing.T, s *space, d *script, ev *events)) {
+func story(t *testing.T, run func(t *testing.T, s *lockspace, d *script, ev *events)) {
 	synctest.Test(t, func(t *testing.T) {
 		s, d, ev := open(t)
 		run(t, s, d, ev)
@@ -29,7 +29,7 @@ func story(t *testing.T, run func(t *testing.T, s *space, d *script, ev *events)
 }
 
 // granted gives s the lock c with lockid id.
-func granted(s *space, d *script, c dlm.Cookie, id dlm.LockID, m dlm.Mode, f dlm.Flags) {
+func granted(s *lockspace, d *script, c dlm.Cookie, id dlm.LockID, m dlm.Mode, f dlm.Flags) {
 	s.Lock(c, "disk", m, f)
 	d.next("request").returns(id, nil)
 	d.result(result{cookie: c, id: id})
@@ -37,7 +37,7 @@ func granted(s *space, d *script, c dlm.Cookie, id dlm.LockID, m dlm.Mode, f dlm
 }
 
 func TestResultBeforeTheCallReturns(t *testing.T) {
-	story(t, func(t *testing.T, s *space, d *script, ev *events) {
+	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		s.Lock(7, "disk", dlm.EX, dlm.NoQueue)
 		call := d.next("request")
 		require.Equal(t, dlm.Cookie(7), call.cookie)
@@ -66,7 +66,7 @@ func TestResultBeforeTheCallReturns(t *testing.T) {
 }
 
 func TestErrnoOfACallEndsTheOperation(t *testing.T) {
-	story(t, func(t *testing.T, s *space, d *script, ev *events) {
+	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		s.Lock(1, "disk", dlm.EX, 0)
 		d.next("request").returns(0, syscall.EINVAL)
 		s.Lock(2, "disk", dlm.EX, 0)
@@ -87,7 +87,7 @@ func TestErrnoOfACallEndsTheOperation(t *testing.T) {
 }
 
 func TestBlockingNotificationWaitsForTheAdoption(t *testing.T) {
-	story(t, func(t *testing.T, s *space, d *script, ev *events) {
+	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		s.Adopt(5, "disk", dlm.PR, dlm.Persistent)
 		call := d.next("adopt")
 		d.result(result{cookie: 5, id: 9, blocking: true, mode: dlm.EX})
@@ -103,7 +103,7 @@ func TestBlockingNotificationWaitsForTheAdoption(t *testing.T) {
 }
 
 func TestUnlockWithAValueGoesThroughNL(t *testing.T) {
-	story(t, func(t *testing.T, s *space, d *script, ev *events) {
+	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		granted(s, d, 1, 3, dlm.EX, 0)
 		ev.take()
 		v := dlm.Value{1, 2, 3}
@@ -127,7 +127,7 @@ func TestUnlockWithAValueGoesThroughNL(t *testing.T) {
 
 // The second step is asked for as soon as the first one has been taken.
 func TestUnlockDoesNotWaitForItsFirstStep(t *testing.T) {
-	story(t, func(t *testing.T, s *space, d *script, ev *events) {
+	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		granted(s, d, 1, 3, dlm.EX, 0)
 		ev.take()
 		s.Unlock(1, &dlm.Value{1})
@@ -157,7 +157,7 @@ func TestUnlockWithoutAValueDoesNotWriteOne(t *testing.T) {
 		"PR":                      {dlm.PR, dlm.Persistent | dlm.ValueBlock, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			story(t, func(t *testing.T, s *space, d *script, ev *events) {
+			story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 				granted(s, d, 1, 3, c.mode, 0)
 				s.Convert(1, c.mode, c.flags, nil)
 				d.next("convert").returns(0, nil)
@@ -181,7 +181,7 @@ func TestUnlockWithoutAValueDoesNotWriteOne(t *testing.T) {
 
 // A conversion that the kernel refuses has changed the flags all the same.
 func TestRefusedConversionKeepsItsFlags(t *testing.T) {
-	story(t, func(t *testing.T, s *space, d *script, ev *events) {
+	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		granted(s, d, 1, 3, dlm.PW, 0)
 		s.Convert(1, dlm.EX, dlm.NoQueue|dlm.ValueBlock, nil)
 		d.next("convert").returns(0, nil)
@@ -195,7 +195,7 @@ func TestRefusedConversionKeepsItsFlags(t *testing.T) {
 }
 
 func TestValueIsSentOnlyWhereItIsWritten(t *testing.T) {
-	story(t, func(t *testing.T, s *space, d *script, ev *events) {
+	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		granted(s, d, 1, 3, dlm.PR, 0)
 		v := dlm.Value{9}
 		s.Convert(1, dlm.EX, dlm.ValueBlock, &v)
@@ -222,7 +222,7 @@ func TestValueIsSentOnlyWhereItIsWritten(t *testing.T) {
 
 func TestCancel(t *testing.T) {
 	t.Run("in the kernel", func(t *testing.T) {
-		story(t, func(t *testing.T, s *space, d *script, ev *events) {
+		story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 			s.Lock(1, "disk", dlm.EX, 0)
 			d.next("request").returns(3, nil)
 			synctest.Wait()
@@ -239,7 +239,7 @@ func TestCancel(t *testing.T) {
 		})
 	})
 	t.Run("during the call", func(t *testing.T) {
-		story(t, func(t *testing.T, s *space, d *script, ev *events) {
+		story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 			s.Lock(1, "disk", dlm.EX, 0)
 			call := d.next("request")
 			s.Cancel(1)
@@ -250,7 +250,7 @@ func TestCancel(t *testing.T) {
 		})
 	})
 	t.Run("before the call, at once", func(t *testing.T) {
-		story(t, func(t *testing.T, s *space, d *script, ev *events) {
+		story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 			s.Lock(1, "disk", dlm.EX, 0)
 			asleep := d.next("request")
 			s.Lock(2, "disk", dlm.EX, 0)
@@ -264,7 +264,7 @@ func TestCancel(t *testing.T) {
 		})
 	})
 	t.Run("too late", func(t *testing.T) {
-		story(t, func(t *testing.T, s *space, d *script, ev *events) {
+		story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 			s.Lock(1, "disk", dlm.EX, 0)
 			d.next("request").returns(3, nil)
 			synctest.Wait()
@@ -277,7 +277,7 @@ func TestCancel(t *testing.T) {
 		})
 	})
 	t.Run("not what can't wait: its lockid may be another lock's by then", func(t *testing.T) {
-		story(t, func(t *testing.T, s *space, d *script, ev *events) {
+		story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 			s.Lock(1, "disk", dlm.EX, dlm.NoQueue)
 			d.next("request").returns(3, nil)
 			synctest.Wait()
@@ -287,7 +287,7 @@ func TestCancel(t *testing.T) {
 		})
 	})
 	t.Run("a conversion keeps its mode", func(t *testing.T) {
-		story(t, func(t *testing.T, s *space, d *script, ev *events) {
+		story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 			granted(s, d, 1, 3, dlm.PR, 0)
 			s.Convert(1, dlm.EX, 0, nil)
 			d.next("convert").returns(0, nil)
@@ -305,7 +305,7 @@ func TestCancel(t *testing.T) {
 // The reply to a cancel may still be on its way from the master, and until then
 // the kernel refuses every operation of the lock with EBUSY.
 func TestBusyKernelIsAskedAgain(t *testing.T) {
-	story(t, func(t *testing.T, s *space, d *script, ev *events) {
+	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		granted(s, d, 1, 3, dlm.EX, 0)
 		ev.take()
 		s.Unlock(1, nil)
@@ -335,7 +335,7 @@ func TestBusyKernelIsAskedAgain(t *testing.T) {
 func TestSomebodyElseUnlocks(t *testing.T) {
 	ended := dlm.Event{Kind: dlm.Ended, Cookie: 1, LockID: 3, Mode: dlm.None}
 	t.Run("a lock at rest", func(t *testing.T) {
-		story(t, func(t *testing.T, s *space, d *script, ev *events) {
+		story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 			granted(s, d, 1, 3, dlm.EX, 0)
 			ev.take()
 			d.result(result{cookie: 1, id: 3, status: dlm.StatusUnlocked})
@@ -346,7 +346,7 @@ func TestSomebodyElseUnlocks(t *testing.T) {
 		})
 	})
 	t.Run("before our unlock, which then finds nothing", func(t *testing.T) {
-		story(t, func(t *testing.T, s *space, d *script, ev *events) {
+		story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 			granted(s, d, 1, 3, dlm.EX, 0)
 			ev.take()
 			s.Unlock(1, nil)
@@ -358,7 +358,7 @@ func TestSomebodyElseUnlocks(t *testing.T) {
 		})
 	})
 	t.Run("during a conversion", func(t *testing.T) {
-		story(t, func(t *testing.T, s *space, d *script, ev *events) {
+		story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 			granted(s, d, 1, 3, dlm.PR, 0)
 			ev.take()
 			s.Convert(1, dlm.EX, 0, nil)
@@ -369,7 +369,7 @@ func TestSomebodyElseUnlocks(t *testing.T) {
 		})
 	})
 	t.Run("a request that waits", func(t *testing.T) {
-		story(t, func(t *testing.T, s *space, d *script, ev *events) {
+		story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 			s.Lock(1, "disk", dlm.EX, 0)
 			d.next("request").returns(3, nil)
 			d.result(result{cookie: 1, id: 3, status: dlm.StatusUnlocked})
@@ -381,7 +381,7 @@ func TestSomebodyElseUnlocks(t *testing.T) {
 
 func TestUnlockOfARequestThatWaits(t *testing.T) {
 	t.Run("canceled", func(t *testing.T) {
-		story(t, func(t *testing.T, s *space, d *script, ev *events) {
+		story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 			s.Lock(1, "disk", dlm.EX, 0)
 			d.next("request").returns(3, nil)
 			synctest.Wait()
@@ -394,7 +394,7 @@ func TestUnlockOfARequestThatWaits(t *testing.T) {
 		})
 	})
 	t.Run("granted meanwhile", func(t *testing.T) {
-		story(t, func(t *testing.T, s *space, d *script, ev *events) {
+		story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 			s.Lock(1, "disk", dlm.EX, 0)
 			d.next("request").returns(3, nil)
 			synctest.Wait()
@@ -412,7 +412,7 @@ func TestUnlockOfARequestThatWaits(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	story(t, func(t *testing.T, s *space, d *script, ev *events) {
+	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		s.Convert(1, dlm.EX, 0, nil)
 		s.Unlock(1, nil)
 		s.Cancel(1)
@@ -486,7 +486,7 @@ func TestStoppedLockspace(t *testing.T) {
 }
 
 func TestPurgeComesAfterTheAdoptionsBeforeIt(t *testing.T) {
-	story(t, func(t *testing.T, s *space, d *script, ev *events) {
+	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		s.Adopt(1, "orphan", dlm.EX, dlm.Persistent)
 		s.Purge()
 		call := d.next("adopt")
@@ -535,7 +535,7 @@ func TestLockspaceGone(t *testing.T) {
 // A stopped lockspace gets no calls, so nothing sleeps in the kernel; what waits
 // for it can be withdrawn, and adoption goes on.
 func TestNothingSleepsInAStoppedLockspace(t *testing.T) {
-	story(t, func(t *testing.T, s *space, d *script, ev *events) {
+	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		granted(s, d, 1, 3, dlm.EX, 0)
 		ev.take()
 		d.door.shut.Store(true)

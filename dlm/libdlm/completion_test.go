@@ -12,15 +12,15 @@ import (
 )
 
 // adopted gives s the lock c with lockid id, of which nothing has been heard.
-func adopted(s *space, d *script, ev *events, c dlm.Cookie, id dlm.LockID, m dlm.Mode) {
+func adopted(s *lockspace, d *script, ev *events, c dlm.Cookie, id dlm.LockID, m dlm.Mode) {
 	s.Adopt(c, "disk", m, dlm.Persistent|dlm.ValueBlock)
 	d.next("adopt").returns(id, nil)
 	synctest.Wait()
 	ev.take()
 }
 
-func TestDeafLockIsUnlocked(t *testing.T) {
-	story(t, func(t *testing.T, s *space, d *script, ev *events) {
+func TestLostCompletionIsUnlocked(t *testing.T) {
+	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		adopted(s, d, ev, 1, 3, dlm.PR)
 		s.Unlock(1, nil)
 		d.next("unlock").returns(0, nil)
@@ -29,7 +29,7 @@ func TestDeafLockIsUnlocked(t *testing.T) {
 		require.Empty(t, ev.take())
 		began := time.Now()
 		again := d.next("unlock")
-		require.Equal(t, silence, time.Since(began))
+		require.Equal(t, completionWait, time.Since(began))
 		require.Equal(t, dlm.LockID(3), again.id)
 		again.returns(0, syscall.ENOENT)
 		synctest.Wait()
@@ -37,8 +37,8 @@ func TestDeafLockIsUnlocked(t *testing.T) {
 	})
 }
 
-func TestDeafLockIsUnlockedWithItsValue(t *testing.T) {
-	story(t, func(t *testing.T, s *space, d *script, ev *events) {
+func TestLostCompletionIsUnlockedWithItsValue(t *testing.T) {
+	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		adopted(s, d, ev, 1, 3, dlm.EX)
 		s.Unlock(1, &dlm.Value{7})
 		down := d.next("convert")
@@ -55,14 +55,14 @@ func TestDeafLockIsUnlockedWithItsValue(t *testing.T) {
 
 // A lockid that another lock has got means that the first one is gone. It must
 // not be unlocked again.
-func TestDeafLockWhoseLockidIsUsedAgain(t *testing.T) {
-	story(t, func(t *testing.T, s *space, d *script, ev *events) {
+func TestLostCompletionWhoseLockidIsUsedAgain(t *testing.T) {
+	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		adopted(s, d, ev, 1, 3, dlm.PR)
 		s.Unlock(1, nil)
 		d.next("unlock").returns(0, nil)
 		granted(s, d, 2, 3, dlm.EX, 0)
 		ev.take()
-		time.Sleep(2 * silence)
+		time.Sleep(2 * completionWait)
 		synctest.Wait()
 		require.Equal(t, []dlm.Event{end(dlm.OpUnlock, 1, dlm.StatusUnlocked, 3, dlm.None)}, ev.take())
 		s.Unlock(2, nil)
@@ -73,8 +73,8 @@ func TestDeafLockWhoseLockidIsUsedAgain(t *testing.T) {
 }
 
 // A copy of another node's lock has got the lockid.
-func TestDeafLockWhoseLockidIsAnotherNodes(t *testing.T) {
-	story(t, func(t *testing.T, s *space, d *script, ev *events) {
+func TestLostCompletionWhoseLockidIsAnotherNodes(t *testing.T) {
+	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		adopted(s, d, ev, 1, 3, dlm.PR)
 		s.Unlock(1, nil)
 		d.next("unlock").returns(0, nil)
@@ -85,14 +85,14 @@ func TestDeafLockWhoseLockidIsAnotherNodes(t *testing.T) {
 }
 
 func TestLateResultOfAnAdoptedLock(t *testing.T) {
-	story(t, func(t *testing.T, s *space, d *script, ev *events) {
+	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		adopted(s, d, ev, 1, 3, dlm.PR)
 		s.Unlock(1, nil)
 		d.next("unlock").returns(0, nil)
 		again := d.next("unlock")
 		d.result(result{cookie: 1, id: 3, status: dlm.StatusUnlocked})
 		again.returns(0, syscall.ENOENT)
-		time.Sleep(2 * silence)
+		time.Sleep(2 * completionWait)
 		synctest.Wait()
 		require.Equal(t, []dlm.Event{end(dlm.OpUnlock, 1, dlm.StatusUnlocked, 3, dlm.None)}, ev.take())
 	})
@@ -100,7 +100,7 @@ func TestLateResultOfAnAdoptedLock(t *testing.T) {
 
 // A lock of this process reports: no call is repeated, however long it takes.
 func TestOnlyAdoptedLocksAreDoubted(t *testing.T) {
-	story(t, func(t *testing.T, s *space, d *script, ev *events) {
+	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		granted(s, d, 1, 3, dlm.PR, 0)
 		ev.take()
 		s.Unlock(1, nil)
@@ -122,7 +122,7 @@ func TestOnlyAdoptedLocksAreDoubted(t *testing.T) {
 }
 
 func TestConversionOfAnAdoptedLockIsPrecededByATest(t *testing.T) {
-	story(t, func(t *testing.T, s *space, d *script, ev *events) {
+	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		adopted(s, d, ev, 1, 3, dlm.EX)
 		s.Convert(1, dlm.PR, dlm.Persistent|dlm.ValueBlock, &dlm.Value{9})
 		test := d.next("convert")
@@ -148,8 +148,8 @@ func TestConversionOfAnAdoptedLockIsPrecededByATest(t *testing.T) {
 	})
 }
 
-func TestDeafLockIsNotConverted(t *testing.T) {
-	story(t, func(t *testing.T, s *space, d *script, ev *events) {
+func TestLostCompletionIsNotConverted(t *testing.T) {
+	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		adopted(s, d, ev, 1, 3, dlm.EX)
 		s.Convert(1, dlm.PR, dlm.Persistent, nil)
 		d.next("convert").returns(0, nil)
@@ -168,7 +168,7 @@ func TestDeafLockIsNotConverted(t *testing.T) {
 }
 
 func TestCancelDuringATest(t *testing.T) {
-	story(t, func(t *testing.T, s *space, d *script, ev *events) {
+	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		adopted(s, d, ev, 1, 3, dlm.EX)
 		s.Convert(1, dlm.PR, dlm.Persistent, nil)
 		d.next("convert").returns(0, nil)
@@ -192,7 +192,7 @@ func TestCancelDuringATest(t *testing.T) {
 // The answer to what a process did that is dead now can come to the one that
 // has adopted its lock. It must not end what has not got to the kernel.
 func TestResultOfAnEarlierProcess(t *testing.T) {
-	story(t, func(t *testing.T, s *space, d *script, ev *events) {
+	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		adopted(s, d, ev, 1, 3, dlm.PR)
 		s.Unlock(1, nil)
 		d.next("unlock").returns(0, syscall.EBUSY)
