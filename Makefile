@@ -179,6 +179,7 @@ install-files:
 	install -m 644 data/org.example.DlmLock.policy "$(DESTDIR)$(DATADIR)/polkit-1/actions/"
 	install -D -m 644 -t "$(DESTDIR)$(PREFIX)/lib/systemd/catalog" data/dlmlockd.catalog
 	install -D -m 644 -t "$(DESTDIR)$(DATADIR)/doc/dlmlockd/examples" data/examples/*
+	install -D -m 644 -t "$(DESTDIR)$(DATADIR)/dlmlockd" data/dlmlockctl.schema.json
 	[ -e "$(DESTDIR)$(SYSCONFDIR)/dlmlockd.toml" ] || install -m 644 data/dlmlockd.toml "$(DESTDIR)$(SYSCONFDIR)/dlmlockd.toml"
 
 include man/man.mk

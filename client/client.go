@@ -138,3 +138,13 @@ func (c *Client) callOn(ctx context.Context, path godbus.ObjectPath, iface, memb
 	done := c.conn.SendWithContext(ctx, msg, make(chan *godbus.Call, 1)).Done
 	return wrap(member, (<-done).Store(out...))
 }
+
+// SeesPIDs reports whether pids of the service mean the same processes to this
+// program: whether the bus, whose word the service takes, knows this program by
+// the pid that it has here. It is false between a container and its host.
+func (c *Client) SeesPIDs(ctx context.Context) bool {
+	var pid uint32
+	err := c.conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.GetConnectionUnixProcessID", 0, c.conn.Names()[0]).
+		Store(&pid)
+	return err == nil && pid == uint32(os.Getpid())
+}

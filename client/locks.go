@@ -56,8 +56,8 @@ type Grant struct {
 	Resource  string            `json:"resource"`
 	Mode      string            `json:"mode"`
 	LockID    uint32            `json:"lockid"`
-	Token     uint64            `json:"token"` // fencing token; 0: none
-	Lock      godbus.ObjectPath `json:"lock"`  // never reused
+	Token     uint64            `json:"token,omitempty"` // fencing token; 0: none
+	Lock      godbus.ObjectPath `json:"lock"`            // never reused
 }
 
 // Selector says which lock of a resource is meant. Zero fields match any.

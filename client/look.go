@@ -11,74 +11,77 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 )
 
+// What is not known, or does not apply, is absent from the JSON of these types.
+// data/dlmlockctl.schema.json describes it.
+
 // Lock is a lock of the service.
 type Lock struct {
 	Lock      godbus.ObjectPath `json:"lock"`
 	Lockspace string            `json:"lockspace"`
 	Resource  string            `json:"resource"`
-	LockID    uint32            `json:"lockid"`
-	Mode      string            `json:"mode"`   // granted; "" while acquiring
-	Wanted    string            `json:"wanted"` // the mode asked for, or ""
-	State     string            `json:"state"`  // acquiring, held, converting, releasing
-	Token     uint64            `json:"token"`
-	Owner     string            `json:"owner"`
-	Label     string            `json:"label"`
+	LockID    uint32            `json:"lockid,omitempty"` // 0 while acquiring
+	Mode      string            `json:"mode,omitempty"`   // granted; "" while acquiring
+	Wanted    string            `json:"wanted,omitempty"` // the mode asked for, or ""
+	State     string            `json:"state"`            // acquiring, held, converting, releasing
+	Token     uint64            `json:"token,omitempty"`  // 0: none
+	Owner     string            `json:"owner,omitempty"`
+	Label     string            `json:"label,omitempty"`
 	Lifetime  string            `json:"lifetime"`
 	UID       uint32            `json:"uid"`
-	PID       uint32            `json:"pid"`
-	Since     time.Time         `json:"since,omitzero"` // when granted; absent before
+	PID       uint32            `json:"pid,omitempty"`  // of the caller, or of the process that the lock is tied to
+	Since     time.Time         `json:"since,omitzero"` // when it was granted; zero before
 }
 
-// Lost is a lock that was held and is not there any more.
+// Lost is a lock that was lost.
 type Lost struct {
 	Lock      godbus.ObjectPath `json:"lock"`
 	Lockspace string            `json:"lockspace"`
 	Resource  string            `json:"resource"`
 	LockID    uint32            `json:"lockid"`
 	Mode      string            `json:"mode"`
-	Owner     string            `json:"owner"`
-	Label     string            `json:"label"`
+	Owner     string            `json:"owner,omitempty"`
+	Label     string            `json:"label,omitempty"`
 	When      time.Time         `json:"when"`
 	Reason    string            `json:"reason"`
 }
 
-// Queued is a lock in a queue of the lock manager, of whichever node.
+// Queued is a lock in a queue of the lock manager, of any node.
 type Queued struct {
-	LockID uint32 `json:"lockid"` // on the node that looks
-	Node   uint32 `json:"node"`
-	Mode   string `json:"mode"`   // granted, or ""
-	Wanted string `json:"wanted"` // waited for, or ""
+	LockID uint32 `json:"lockid"`           // on the node that looks
+	Node   uint32 `json:"node,omitempty"`   // 0: not known
+	Mode   string `json:"mode,omitempty"`   // granted, or ""
+	Wanted string `json:"wanted,omitempty"` // waited for, or ""
 }
 
-// Holder is what the last holder in PW or EX has published.
+// Holder is what the last holder in PW or EX has published about itself.
 type Holder struct {
-	Node  uint32 `json:"node"` // 0: it has let go
-	Mode  string `json:"mode"`
-	Token uint64 `json:"token"`
-	Who   string `json:"who"` // the first bytes of its label or owner
+	Node  uint32 `json:"node,omitempty"` // 0: it has released the lock
+	Mode  string `json:"mode,omitempty"`
+	Token uint64 `json:"token,omitempty"`
+	Who   string `json:"who,omitempty"` // the first bytes of its label or owner
 }
 
 // Wait says who waits for whom.
 type Wait struct {
-	Node    uint32 `json:"node"`
-	LockID  uint32 `json:"lockid"` // 0: not known
-	Mode    string `json:"mode"`   // waited for
-	Who     string `json:"who"`    // owner, label or process, or ""
-	ForNode uint32 `json:"for_node"`
-	ForID   uint32 `json:"for_lockid"`
-	ForMode string `json:"for_mode"`
-	ForWho  string `json:"for_who"`
+	Node    uint32 `json:"node,omitempty"`
+	LockID  uint32 `json:"lockid,omitempty"` // 0: not known
+	Mode    string `json:"mode,omitempty"`   // waited for
+	Who     string `json:"who,omitempty"`    // owner, label or process
+	ForNode uint32 `json:"for_node,omitempty"`
+	ForID   uint32 `json:"for_lockid,omitempty"`
+	ForMode string `json:"for_mode,omitempty"`
+	ForWho  string `json:"for_who,omitempty"`
 }
 
-// Inspection is all that is known of one resource. A pointer that is nil and a
-// list that is nil were not looked at; Missing says why.
+// Inspection is all that is known of one resource. A nil pointer and a nil list
+// were not looked at; Missing says why.
 type Inspection struct {
 	Locks        []Lock   `json:"locks"`
 	Lost         []Lost   `json:"lost"`
-	Granted      []Queued `json:"granted"`
-	Converting   []Queued `json:"converting"`
-	Waiting      []Queued `json:"waiting"`
-	Waits        []Wait   `json:"waits"`
+	Granted      []Queued `json:"granted,omitzero"`
+	Converting   []Queued `json:"converting,omitzero"`
+	Waiting      []Queued `json:"waiting,omitzero"`
+	Waits        []Wait   `json:"waits,omitzero"`
 	Master       uint32   `json:"master,omitempty"`
 	Complete     *bool    `json:"complete,omitempty"`
 	Value        Hex      `json:"value,omitempty"` // the lock value block, 32 bytes
@@ -86,16 +89,16 @@ type Inspection struct {
 	Holder       *Holder  `json:"holder,omitempty"`
 	HolderOwner  *uint32  `json:"holder_owner,omitempty"` // hash of its user id and owner, 0: it has none
 	Health
-	Missing []string `json:"missing"`
+	Missing []string `json:"missing,omitempty"`
 }
 
-// Hex is bytes that are two hexadecimal digits each as text and in JSON.
+// Hex is bytes that are written as two hexadecimal digits each.
 type Hex []byte
 
 // MarshalText implements encoding.TextMarshaler.
 func (h Hex) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, h), nil }
 
-// Health is how a lockspace does, as far as known.
+// Health is the condition of a lockspace, as far as it is known.
 type Health struct {
 	Stopped  *bool    `json:"stopped,omitempty"`
 	Quorate  *bool    `json:"quorate,omitempty"`
@@ -104,22 +107,28 @@ type Health struct {
 	Recovery *uint32  `json:"recovery,omitempty"`
 }
 
+// Count is a number of things, negative if it is not known.
+type Count int32
+
+// IsZero leaves a number that is not known out of the JSON, and keeps 0.
+func (c Count) IsZero() bool { return c < 0 }
+
 // Lockspace is a lockspace of the service.
 type Lockspace struct {
 	Name    string `json:"name"`
 	State   string `json:"state"` // joining, ready, leaving, failed
 	Locks   uint32 `json:"locks"`
-	Orphans int32  `json:"orphans"` // -1: not known
+	Orphans Count  `json:"orphans,omitzero"`
 	Error   string `json:"error,omitempty"`
 	Health
 }
 
-// Orphan is a lock on this node that no process has and no record explains.
+// Orphan is a lock on this node that belongs to no process and is in no record.
 type Orphan struct {
 	LockID   uint32 `json:"lockid"`
 	Resource string `json:"resource"`
 	Mode     string `json:"mode"`
-	// What its value block tells; zero where it tells nothing.
+	// From its value block; zero where that tells nothing.
 	Token uint64 `json:"token,omitempty"`
 	Who   string `json:"who,omitempty"` // the first bytes of the label or owner
 }
@@ -168,14 +177,16 @@ func moment(usec uint64) time.Time {
 	return time.UnixMicro(int64(usec))
 }
 
-// pageSize is how many locks one ListLocks asks for, at most.
+// pageSize is how many locks one call of ListLocks asks for, at most.
 const pageSize = 5000
 
 // Locks lists the locks of the service, oldest first, page by page (member
-// ListLocks). Locks that come and go meanwhile may or may not be there.
+// ListLocks). Locks that come or go meanwhile may or may not be in the list.
 func (c *Client) Locks(ctx context.Context, f Filter) ([]Lock, error) {
 	opts := map[string]godbus.Variant{}
-	for key, v := range map[string]string{"lockspace": f.Lockspace, "resource": f.Resource, "owner": f.Owner, "mode": f.Mode, "state": f.State} {
+	for key, v := range map[string]string{
+		"lockspace": f.Lockspace, "resource": f.Resource, "owner": f.Owner, "mode": f.Mode, "state": f.State,
+	} {
 		set(opts, key, v)
 	}
 	if f.HasUID {
@@ -203,13 +214,14 @@ func (c *Client) Locks(ctx context.Context, f Filter) ([]Lock, error) {
 	return locks, nil
 }
 
-// Held returns the mode that a lock is held in, from the properties of its object.
-// The error is of kind NotHeld if the lock is not there, or is being released.
-// The service is not started for that.
+// Held returns the mode in which a lock is held, from the properties of its object.
+// The error is of kind NotHeld if the lock does not exist, or is being released.
+// The call does not start the service.
 func (c *Client) Held(ctx context.Context, lock godbus.ObjectPath) (mode string, err error) {
 	quiet := Client{conn: c.conn, flags: godbus.FlagNoAutoStart}
 	var all map[string]godbus.Variant
-	if err := quiet.callOn(ctx, lock, "org.freedesktop.DBus.Properties", "GetAll", []any{&all}, Name+".Lock"); err != nil {
+	err = quiet.callOn(ctx, lock, "org.freedesktop.DBus.Properties", "GetAll", []any{&all}, Name+".Lock")
+	if err != nil {
 		return "", err
 	}
 	v := values(all)
@@ -223,7 +235,7 @@ func (c *Client) Held(ctx context.Context, lock godbus.ObjectPath) (mode string,
 	return mode, nil
 }
 
-// Inspect tells all that is known of one resource (member Inspect).
+// Inspect returns all that is known of one resource (member Inspect).
 func (c *Client) Inspect(ctx context.Context, lockspace, resource string) (Inspection, error) {
 	var d details
 	var in Inspection
@@ -233,9 +245,10 @@ func (c *Client) Inspect(ctx context.Context, lockspace, resource string) (Inspe
 	var locks []lockRow
 	var lost []lostRow
 	err := d.store(map[string]any{
-		"locks": &locks, "lost": &lost, "granted": &in.Granted, "converting": &in.Converting, "waiting": &in.Waiting, "waits": &in.Waits,
-		"master": &in.Master, "complete": &in.Complete, "value": (*[]byte)(&in.Value), "value-invalid": &in.ValueInvalid, "holder": &in.Holder, "holder-owner": &in.HolderOwner,
-		"missing": &in.Missing,
+		"locks": &locks, "lost": &lost,
+		"granted": &in.Granted, "converting": &in.Converting, "waiting": &in.Waiting, "waits": &in.Waits,
+		"master": &in.Master, "complete": &in.Complete, "value": (*[]byte)(&in.Value), "value-invalid": &in.ValueInvalid,
+		"holder": &in.Holder, "holder-owner": &in.HolderOwner, "missing": &in.Missing,
 	}, &in.Health)
 	if err != nil {
 		return in, wrap("Inspect", err)
@@ -250,12 +263,12 @@ func (c *Client) Inspect(ctx context.Context, lockspace, resource string) (Inspe
 	return in, nil
 }
 
-// details is an a{sv} of things that may be there.
+// details is an a{sv} of which every key is optional.
 type details map[string]godbus.Variant
 
-// store stores what is there. A target that is a pointer to a pointer gets a
-// new value, and stays nil where there is none. Keys that nobody asks for are
-// left: a newer service may say more.
+// store stores the values of the keys in into. A target that is a pointer to a
+// pointer gets a new value, or stays nil if the key is missing. Other keys are
+// ignored: a newer service may have more.
 func (d details) store(into map[string]any, h *Health) error {
 	for key, to := range map[string]any{
 		"stopped": &h.Stopped, "quorate": &h.Quorate, "reason": &h.Reason, "members": &h.Members, "recovery": &h.Recovery,
@@ -291,7 +304,7 @@ func (c *Client) Lockspaces(ctx context.Context) ([]Lockspace, error) {
 	}
 	spaces := make([]Lockspace, len(rows))
 	for i, r := range rows {
-		s := Lockspace{Name: r.Name, State: r.State, Locks: r.Locks, Orphans: r.Orphans}
+		s := Lockspace{Name: r.Name, State: r.State, Locks: r.Locks, Orphans: Count(r.Orphans)}
 		if err := details(r.Details).store(map[string]any{"error": &s.Error}, &s.Health); err != nil {
 			return nil, wrap("ListLockspaces", err)
 		}
@@ -313,7 +326,7 @@ func (c *Client) Leave(ctx context.Context, lockspace string, force bool) error 
 	return c.call(ctx, "LeaveLockspace", nil, lockspace, o)
 }
 
-// Orphans lists the locks that no process has and no record explains (member
+// Orphans lists the locks that belong to no process and are in no record (member
 // ListOrphans).
 func (c *Client) Orphans(ctx context.Context, lockspace string) ([]Orphan, error) {
 	var rows []struct {
@@ -335,14 +348,14 @@ func (c *Client) Orphans(ctx context.Context, lockspace string) ([]Orphan, error
 	return orphans, nil
 }
 
-// Adoption says whose an orphan is to be.
+// Adoption says whose lock an orphan becomes.
 type Adoption struct {
 	Owner, Label string
 	UID          *uint32 // nil: the caller's
 }
 
-// Adopt makes an orphan a lock of an owner (member AdoptOrphan), if it still is the
-// one that Orphans showed.
+// Adopt makes an orphan a lock of an owner (member AdoptOrphan), if it is still the
+// one that Orphans returned.
 func (c *Client) Adopt(ctx context.Context, lockspace string, orphan Orphan, a Adoption) (token uint64, err error) {
 	o := map[string]godbus.Variant{}
 	set(o, "owner", a.Owner)
@@ -357,8 +370,8 @@ func (c *Client) Adopt(ctx context.Context, lockspace string, orphan Orphan, a A
 	return token, err
 }
 
-// Purge removes the orphans of a lockspace, if they still are exactly those
-// (member Purge). It returns how many went.
+// Purge removes the orphans of a lockspace, if they are still exactly these (member
+// Purge). It returns how many were removed.
 func (c *Client) Purge(ctx context.Context, lockspace string, lockids []uint32) (purged uint32, err error) {
 	return c.purge(ctx, lockspace, lockids, false)
 }
@@ -378,21 +391,28 @@ func (c *Client) purge(ctx context.Context, lockspace string, lockids []uint32, 
 	return purged, err
 }
 
-// Latency is how long calls took that ended in a grant.
+// Latency is how long the calls took that ended in a grant.
 type Latency struct {
 	Count   uint64   `json:"count"`
 	Sum     uint64   `json:"sum_usec"`
 	Buckets []Bucket `json:"buckets"`
 }
 
-// Bucket is how many took no longer than so many microseconds; the last bound
-// is the largest number there is.
+// Bucket counts the calls that took no longer than Bound microseconds. The bound of
+// the last bucket is the largest number there is, and absent from the JSON: no
+// number in JSON is as large.
 type Bucket struct {
-	Bound uint64 `json:"le_usec"`
+	Bound Bound  `json:"le_usec,omitzero"`
 	Count uint64 `json:"count"`
 }
 
-// Mean is the mean time; 0 if there is none.
+// Bound is a number of microseconds, or the largest number for no bound.
+type Bound uint64
+
+// IsZero reports whether there is no bound.
+func (b Bound) IsZero() bool { return b == math.MaxUint64 }
+
+// Mean is the mean time; 0 without calls.
 func (l *Latency) Mean() time.Duration {
 	if l.Count == 0 {
 		return 0
@@ -400,12 +420,12 @@ func (l *Latency) Mean() time.Duration {
 	return time.Duration(l.Sum/l.Count) * time.Microsecond
 }
 
-// Within is a time that at least that part (0 to 1) of the calls took no
-// longer than, as far as the buckets tell; ok is false if they don't.
+// Within returns a time that at least this part (0 to 1) of the calls stayed
+// within, as exactly as the buckets tell; ok is false if they don't.
 func (l *Latency) Within(part float64) (d time.Duration, ok bool) {
 	for _, b := range l.Buckets {
 		if l.Count > 0 && float64(b.Count) >= part*float64(l.Count) {
-			return time.Duration(b.Bound) * time.Microsecond, b.Bound != math.MaxUint64
+			return time.Duration(b.Bound) * time.Microsecond, !b.Bound.IsZero()
 		}
 	}
 	return 0, false

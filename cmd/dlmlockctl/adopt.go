@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -16,13 +17,14 @@ func (a *app) adoptCmd() *cobra.Command {
 	var uid uint32
 	cmd := &cobra.Command{
 		Use:   "adopt LOCKSPACE LOCKID [--owner=OWNER] [--label=LABEL] [--uid=UID]",
-		Short: "Give an orphan, a lock that no record explains, to an owner",
-		Long: `Makes an orphan the persistent lock of an owner, without letting go of it: it
-keeps its lockid, its mode and, where its value block tells it, its fencing
-token. Find out first who uses what the lock protects.`,
+		Short: "Give an orphan to an owner",
+		Long: `Makes an orphan, which is a lock that no record explains, the persistent lock of
+an owner. It stays locked throughout, and keeps its lockid, its mode and, if its
+value block has it, its fencing token. Find out first who uses what the lock
+protects.`,
 		Example: `  dlmlockctl orphans vms
   dlmlockctl adopt vms 7 --owner=4d4b8f3c-web --label=/img/web.qcow2`,
-		Args:              cobra.ExactArgs(2),
+		Args:              needs(2, "LOCKSPACE", "LOCKID"),
 		ValidArgsFunction: a.complete(lockspaces, orphanIDs),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ids, err := lockids(args[1:])
@@ -37,9 +39,9 @@ token. Find out first who uses what the lock protects.`,
 			})
 		},
 	}
-	cmd.Flags().StringVarP(&as.Owner, "owner", "o", "", "who the lock is for; it is released under this name")
-	cmd.Flags().StringVarP(&as.Label, "label", "l", "", "text that tells people what the lock is for")
-	cmd.Flags().Uint32Var(&uid, "uid", 0, "the uid of the user whose lock it becomes (default: yours)")
+	cmd.Flags().StringVar(&as.Owner, "owner", "", "who the lock is for; it is released under this name")
+	cmd.Flags().StringVar(&as.Label, "label", "", "a text for people: what the lock is for")
+	cmd.Flags().Uint32Var(&uid, "uid", 0, "the user id of the user whose lock it becomes (default: yours)")
 	return cmd
 }
 
@@ -54,7 +56,7 @@ func (a *app) adopt(ctx context.Context, c *client.Client, space string, id uint
 		return about(err, space, o.Resource)
 	}
 	a.done = fmt.Sprintf("adopted %s/%s %s, lockid %d, token %d", space, o.Resource, o.Mode, id, token)
-	return a.show(map[string]any{"lockspace": space, "resource": o.Resource, "lockid": id, "mode": o.Mode, "token": token}, a.say)
+	return a.show(lockResult{space, o.Resource, id, o.Mode, token}, a.say)
 }
 
 // chosen returns the orphans with these lockids.
@@ -72,38 +74,42 @@ func chosen(ctx context.Context, c *client.Client, space string, ids []uint32) (
 			}
 		}
 		if len(out) == n {
-			return nil, exitWith(exitNotThere, fmt.Errorf("%s has no orphan with the lockid %d; \"dlmlockctl orphans\" shows them",
-				visible(space), id))
+			return nil, exitWith(exitNotThere, fmt.Errorf("%s has no orphan with the lockid %d; "+
+				"\"dlmlockctl orphans %s\" shows those that it has", visible(space), id, shellWord(space)))
 		}
 	}
 	return out, nil
 }
 
-// lockids reads lockids as orphans shows them.
+// lockids reads lockids as "orphans" shows them.
 func lockids(args []string) ([]uint32, error) {
 	ids := make([]uint32, len(args))
 	for i, arg := range args {
 		n, err := strconv.ParseUint(arg, 10, 32)
 		if err != nil || n == 0 {
-			return nil, &usageError{fmt.Sprintf("%q is not a lockid; \"dlmlockctl orphans\" shows them", arg)}
+			return nil, wrongUsage("%q is not a lockid; \"dlmlockctl orphans\" shows those of the orphans", arg)
 		}
 		ids[i] = uint32(n)
 	}
 	return ids, nil
 }
 
-// orphanIDs completes the lockids of the orphans of the lockspace before them.
+// orphanIDs completes the lockids of the orphans of the lockspace that the first
+// argument names, except those that are arguments already.
 var orphanIDs = asking(findOrphans)
 
 func findOrphans(ctx context.Context, c *client.Client, args []string) []string {
-	var out []string
 	orphans, err := c.Orphans(ctx, args[0])
 	if err != nil {
 		return nil
 	}
+	var out []string
 	for _, o := range orphans {
-		what := strings.TrimSpace(o.Mode + " " + visible(o.Resource) + " " + visible(o.Who))
-		out = append(out, fmt.Sprintf("%d\t%s", o.LockID, what))
+		id := strconv.FormatUint(uint64(o.LockID), 10)
+		if !slices.Contains(args[1:], id) {
+			what := strings.TrimSpace(o.Mode + " " + visible(o.Resource) + " " + visible(o.Who))
+			out = append(out, id+"\t"+what)
+		}
 	}
 	return out
 }

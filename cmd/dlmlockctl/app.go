@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -17,10 +16,11 @@ import (
 	"github.com/dlmlock/dlmlockd/internal/buildinfo"
 )
 
-// How long the service may take to answer, beside what a wait asks for.
+// How long the service may take to answer, in addition to a wait that was asked
+// for.
 const (
 	defaultTimeout = time.Minute
-	// A person may have to find and type a password.
+	// Somebody may have to find and type a password.
 	interactiveTimeout = 3 * time.Minute
 )
 
@@ -32,19 +32,20 @@ type app struct {
 
 	bus     string
 	json    bool
+	wide    bool // --output=wide
 	quiet   bool
 	timeout time.Duration
 
-	started bool // the command line was understood
-	// What has been done, and how to undo it, in case that it can't be told.
+	started bool // the command line was parsed
+	// What has been done, and how to undo it, for an error message if the output
+	// can't be written.
 	done, undo string
 }
 
 // Main runs the program and returns its exit code. SIGINT, SIGTERM and SIGHUP
-// end every command in order, run's by ending what it runs.
+// end every command in an orderly way; run passes them on to its command.
 func Main(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) int {
-	// A reader of the output that has gone must not end the program half-way: a
-	// lock may have been taken that nobody would hear of, or one may be lost.
+	// SIGPIPE must not end the program between taking a lock and reporting it.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	a := &app{in: in, out: &output{to: out}, err: errs}
 	root := a.root()
@@ -54,7 +55,7 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errs io.Writer)
 	root.SetErr(errs)
 	ctx, done := signalContext(ctx)
 	defer done()
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	a.out.close()
 	var s interrupted
 	switch {
@@ -63,32 +64,34 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errs io.Writer)
 	case err == nil:
 		return exitOK
 	case errors.As(context.Cause(ctx), &s) && errors.Is(err, context.Canceled):
-		return a.fail(s.by(err))
+		err = s.by(err)
 	case !a.started:
-		err = badCommandLine(err)
+		err = badCommandLine(cmd, err)
 	}
-	return a.fail(err)
+	return a.fail(cmd, err)
 }
 
-// unwritten ends the program whose output could not be written. Where nothing
-// was to be done a reader that has gone ends it without a word, as other tools.
+// unwritten ends the program when its output could not be written. A command
+// that only shows something ends silently by SIGPIPE when its reader has gone,
+// as other programs do.
 func (a *app) unwritten() int {
 	if a.done == "" && errors.Is(a.out.err, syscall.EPIPE) {
 		signal.Reset(syscall.SIGPIPE)
 		_ = syscall.Kill(os.Getpid(), syscall.SIGPIPE)
 		return exitSignal + int(syscall.SIGPIPE)
 	}
-	return a.fail(&outputError{a.out.err, a.done, a.undo})
+	return a.fail(nil, &outputError{a.out.err, a.done, a.undo})
 }
 
-// heeded are those of the signals that the caller has not had ignored, as
-// nohup(1) does with SIGHUP: to ask for one is to heed it again, here and in
-// the command.
+// heeded returns the signals that this program was not started to ignore, as
+// nohup(1) does with SIGHUP. Notify would end the ignoring, here and in the
+// command that run starts.
 func heeded(signals ...os.Signal) []os.Signal {
 	return slices.DeleteFunc(signals, signal.Ignored)
 }
 
-// signalContext ends with the first signal, which is its cause.
+// signalContext returns a context that the first signal cancels. The signal is
+// its cause.
 func signalContext(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	ch := make(chan os.Signal, 1)
@@ -96,7 +99,7 @@ func signalContext(ctx context.Context) (context.Context, func()) {
 	go func() {
 		select {
 		case s := <-ch:
-			signal.Stop(ch) // the second one ends the program at once
+			signal.Stop(ch) // a second signal ends the program at once
 			cancel(interrupted{sig: s.(syscall.Signal)})
 		case <-ctx.Done():
 		}
@@ -107,7 +110,7 @@ func signalContext(ctx context.Context) (context.Context, func()) {
 	}
 }
 
-// root makes the tree of commands.
+// root builds the tree of commands.
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "dlmlockctl",
@@ -116,24 +119,35 @@ func (a *app) root() *cobra.Command {
 
 A lock is on a RESOURCE, any name of up to 64 bytes, in a LOCKSPACE that this
 node has joined. Its MODE is NL, CR, CW, PR (or "shared"), PW or EX (or
-"exclusive"). Locks stay until they are released: they survive this program,
-the service and its restart, but not the node.`,
+"exclusive"). A lock stays until it is released: it survives this program and a
+restart of the service, but not the end of the node.`,
 		Version:       buildinfo.Read(version, commit, date).String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return &usageError{"no command given"}
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknownCommand(cmd, args[0])
+			}
+			return nil
 		},
+		RunE: func(*cobra.Command, []string) error { return wrongUsage("no command given") },
 	}
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	f := root.PersistentFlags()
 	f.StringVar(&a.bus, "bus", "", "D-Bus `ADDRESS` (default: the system bus)")
-	f.BoolVar(&a.json, "json", false, "write JSON, errors too")
-	f.BoolVarP(&a.quiet, "quiet", "q", false, "say nothing but errors")
-	f.Var(&timeoutFlag{&a.timeout}, "timeout", "how long the service may take to answer, beside --wait: 90s, 5m, seconds\n"+
-		"(default: 1m, or 3m where a password may be asked for)")
+	f.BoolVar(&a.json, "json", false, "the same as --output=json: write JSON, and errors as JSON")
+	f.VarP(formatFlag{a}, "output", "o", "table (the default), wide or json")
+	f.BoolVarP(&a.quiet, "quiet", "q", false, "write nothing but errors")
+	f.Var(&timeoutFlag{&a.timeout}, "timeout", "how long the service may take to answer, in addition to --wait:\n"+
+		"90s, 5m, seconds (default: 1m, or 3m on a terminal, where polkit may ask for a password)")
 	f.Lookup("timeout").DefValue = ""
+	a.addCommands(root)
+	replaceHelp(root)
+	return root
+}
+
+// addCommands adds the commands in their groups. Each notes when it starts.
+func (a *app) addCommands(root *cobra.Command) {
 	root.AddGroup(&cobra.Group{ID: "locks", Title: "Locks:"}, &cobra.Group{ID: "look", Title: "Looking:"},
 		&cobra.Group{ID: "spaces", Title: "Lockspaces:"})
 	for group, cmds := range map[string][]*cobra.Command{
@@ -152,13 +166,11 @@ the service and its restart, but not the node.`,
 			root.AddCommand(c)
 		}
 	}
-	refuseUnknownHelp(root)
-	return root
 }
 
-// refuseUnknownHelp has "help" refuse a command that is not there: by itself
-// it tells about the program as a whole.
-func refuseUnknownHelp(root *cobra.Command) {
+// replaceHelp makes "help" refuse an unknown command. Cobra's own shows the help
+// of the program instead.
+func replaceHelp(root *cobra.Command) {
 	root.InitDefaultHelpCmd()
 	for _, c := range root.Commands() {
 		if c.Name() != "help" {
@@ -166,7 +178,7 @@ func refuseUnknownHelp(root *cobra.Command) {
 		}
 		c.Args = func(_ *cobra.Command, args []string) error {
 			if found, _, err := root.Find(args); len(args) > 0 && (err != nil || found == root) {
-				return fmt.Errorf("unknown command %q", args[0])
+				return unknownCommand(root, args[0])
 			}
 			return nil
 		}
@@ -185,10 +197,10 @@ func (a *app) connect(ctx context.Context) (*client.Client, error) {
 	return c, nil
 }
 
-// interactive reports whether somebody is there who could be asked for a
-// password.
+// interactive reports whether there is somebody who can be asked for a password.
 func (a *app) interactive() bool { return isTerminal(a.in) }
 
+// patience is how long the service may take to answer one call.
 func (a *app) patience() time.Duration {
 	switch {
 	case a.timeout > 0:
@@ -199,7 +211,7 @@ func (a *app) patience() time.Duration {
 	return defaultTimeout
 }
 
-// bound bounds a call that may queue for wait; negative means for ever.
+// bound limits a call that may wait in a queue; a negative wait has no limit.
 func (a *app) bound(ctx context.Context, wait time.Duration) (context.Context, context.CancelFunc) {
 	if wait < 0 {
 		return context.WithCancel(ctx)
@@ -207,7 +219,7 @@ func (a *app) bound(ctx context.Context, wait time.Duration) (context.Context, c
 	return context.WithTimeout(ctx, wait+a.patience())
 }
 
-// with connects, does one thing and leaves the bus.
+// with connects to the service, calls do, and disconnects.
 func (a *app) with(ctx context.Context, wait time.Duration, do func(context.Context, *client.Client) error) error {
 	c, err := a.connect(ctx)
 	if err != nil {

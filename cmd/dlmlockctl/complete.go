@@ -10,13 +10,13 @@ import (
 	"github.com/dlmlock/dlmlockd/client"
 )
 
-// completeTime bounds what a person waits for after the Tab key.
+// completeTime is how long the Tab key may take.
 const completeTime = 2 * time.Second
 
-// completeMost bounds how many locks are looked at for it.
+// completeMost is how many locks are searched for words, at most.
 const completeMost = 2000
 
-// source finds the words for one argument. args are the arguments before it.
+// source finds the words for one argument; args are the arguments before it.
 type source func(a *app, args []string) []string
 
 func fixed(words ...string) source { return func(*app, []string) []string { return words } }
@@ -28,8 +28,8 @@ var (
 	owners     = asking(findOwners)
 )
 
-// asking asks the running service. It is not started, and nobody is asked for a
-// password, only because somebody pressed Tab.
+// asking is a source that asks the service if it runs. The Tab key does not start
+// the service, and nobody is asked for a password.
 func asking(find func(ctx context.Context, c *client.Client, args []string) []string) source {
 	return func(a *app, args []string) []string {
 		ctx, cancel := context.WithTimeout(context.Background(), completeTime)
@@ -45,7 +45,7 @@ func asking(find func(ctx context.Context, c *client.Client, args []string) []st
 }
 
 func findLockspaces(ctx context.Context, c *client.Client, _ []string) []string {
-	spaces, _ := c.Lockspaces(ctx) // no answer is no words
+	spaces, _ := c.Lockspaces(ctx) // without an answer there is nothing to complete
 	var names []string
 	for _, s := range spaces {
 		names = append(names, s.Name)
@@ -53,7 +53,7 @@ func findLockspaces(ctx context.Context, c *client.Client, _ []string) []string 
 	return names
 }
 
-// findResources finds those in the lockspace that the argument before names.
+// findResources finds the resources of the lockspace that the last argument names.
 func findResources(ctx context.Context, c *client.Client, args []string) []string {
 	if len(args) == 0 {
 		return nil
@@ -78,14 +78,25 @@ func unique(locks []client.Lock, field func(client.Lock) string) []string {
 	return slices.Compact(words)
 }
 
-// complete completes positional arguments, each by its source. The commands
-// that take more repeat their arguments.
+// complete completes positional arguments, each from its source.
 func (a *app) complete(of ...source) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-		if len(args) >= len(of) && cmd.Name() != "acquire" {
+	return func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if len(args) >= len(of) {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		return of[len(args)%len(of)](a, args), cobra.ShellCompDirectiveNoFileComp
+		return of[len(args)](a, args), cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// repeat is complete for arguments of which those from number first on can be
+// repeated.
+func (a *app) repeat(first int, of ...source) cobra.CompletionFunc {
+	return func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		n := len(args)
+		if n >= len(of) {
+			n = first + (n-first)%(len(of)-first)
+		}
+		return of[n](a, args), cobra.ShellCompDirectiveNoFileComp
 	}
 }
 
@@ -95,6 +106,6 @@ func (a *app) completeFlag(cmd *cobra.Command, flag string, of source) {
 		return of(a, args), cobra.ShellCompDirectiveNoFileComp
 	})
 	if err != nil {
-		panic(err) // there is no such flag
+		panic(err) // the command has no such flag
 	}
 }

@@ -14,33 +14,34 @@ func (a *app) acquireCmd() *cobra.Command {
 	var o client.Options
 	var wait waitFlag
 	cmd := &cobra.Command{
-		Use:   "acquire LOCKSPACE RESOURCE MODE [LOCKSPACE RESOURCE MODE]... [--owner=OWNER] [--wait=TIME]",
-		Short: "Take locks: all of those named, or none",
+		Use:        "acquire LOCKSPACE RESOURCE MODE [LOCKSPACE RESOURCE MODE]... [--owner=OWNER] [--wait=TIME]",
+		Short:      "Take locks: all of those named, or none",
+		SuggestFor: []string{"lock", "take", "get"},
 		Long: `Takes locks: all of those named, or none.
 
-With --owner, asking again for what the owner holds succeeds and changes
-nothing, so a script that starts over may simply ask again.`,
+With --owner, acquiring again what the owner already holds succeeds and changes
+nothing, so a script that is started again can simply acquire again.`,
 		Example: `  dlmlockctl acquire vms disk1 EX --owner=$uuid --label=/dev/vg/disk1
   dlmlockctl acquire vms disk1 EX vms disk2 EX --owner=$uuid --wait=1m`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 || len(args)%3 != 0 {
-				return fmt.Errorf("needs LOCKSPACE RESOURCE MODE, once for each lock; got %s", plural(len(args), "argument"))
+				return wrongUsage("needs LOCKSPACE RESOURCE MODE for each lock; got %s", plural(len(args), "argument"))
 			}
 			return nil
 		},
-		ValidArgsFunction: a.complete(lockspaces, resources, modes),
+		ValidArgsFunction: a.repeat(0, lockspaces, resources, modes),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Wait = wait.d
 			return a.acquire(cmd.Context(), wants(args), o)
 		},
 	}
 	f := cmd.Flags()
-	f.StringVarP(&o.Owner, "owner", "o", "", "who the lock is for, for example the UUID of a virtual machine")
-	f.StringVar(&o.Label, "label", "", "text that tells people what the lock is for")
-	f.StringVar(&o.Lifetime, "lifetime", "", "what ends it by itself: persistent (nothing; the default) or process")
-	f.Uint32Var(&o.PID, "pid", 0, "with --lifetime=process: whose end ends the lock")
-	f.StringVar(&o.OnLost, "on-lost", "", "the helper to run if it is lost, of those in dlmlockd.toml")
-	f.StringVar(&o.OnLostData, "on-lost-data", "", "what the helper finds in DLM_DATA")
+	f.StringVar(&o.Owner, "owner", "", "who the lock is for, for example the UUID of a virtual machine")
+	f.StringVar(&o.Label, "label", "", "a text for people: what the lock is for")
+	f.StringVar(&o.Lifetime, "lifetime", "", "what ends the lock: persistent (only a release; the default) or process")
+	f.Uint32Var(&o.PID, "pid", 0, "with --lifetime=process: the process whose end releases the lock")
+	f.StringVar(&o.OnLost, "on-lost", "", "the helper to run if the lock is lost; dlmlockd.toml names the helpers")
+	f.StringVar(&o.OnLostData, "on-lost-data", "", "the value of DLM_DATA in the helper's environment")
 	valueFlag(cmd, &o.Value)
 	addWait(f, &wait)
 	a.completeFlag(cmd, "lifetime", fixed("persistent", "process"))
@@ -50,10 +51,11 @@ nothing, so a script that starts over may simply ask again.`,
 
 // valueFlag adds --value.
 func valueFlag(cmd *cobra.Command, to *[]byte) {
-	cmd.Flags().BytesHexVar(to, "value", nil, "in a lockspace for raw values: what to write into the lock value block, as hexadecimal digits")
+	cmd.Flags().BytesHexVar(to, "value", nil,
+		"in a lockspace for raw values: what to write into the lock value block, in hexadecimal")
 }
 
-// wants groups arguments by three.
+// wants reads arguments that are LOCKSPACE RESOURCE MODE, once or more often.
 func wants(args []string) []client.Want {
 	var w []client.Want
 	for ; len(args) >= 3; args = args[3:] {
@@ -64,16 +66,17 @@ func wants(args []string) []client.Want {
 
 func (a *app) acquire(ctx context.Context, want []client.Want, o client.Options) error {
 	if o.Lifetime == client.Connection {
-		return &usageError{"the lifetime \"connection\" would end with this program; use \"dlmlockctl run\", or --lifetime=process with --pid"}
+		return wrongUsage("--lifetime=connection: the lock would end with this program; use \"dlmlockctl run\", " +
+			"or --lifetime=process with --pid")
 	}
 	if o.Lifetime == client.Process && o.PID == 0 {
-		return &usageError{"--lifetime=process needs --pid: this program itself is about to end"}
+		return wrongUsage("--lifetime=process needs --pid, since this program itself ends at once")
 	}
 	return a.with(ctx, o.Wait, func(ctx context.Context, c *client.Client) error {
 		defer a.progress(ctx, want, o.Wait)()
 		grants, err := take(ctx, c, want, o)
 		if err != nil {
-			return aboutWants(err, want)
+			return aboutWants(ctx, c, err, want, o.Wait)
 		}
 		a.done, a.undo = held(grants)
 		return a.show(grants, func() {
@@ -86,18 +89,19 @@ func (a *app) acquire(ctx context.Context, want []client.Want, o client.Options)
 	})
 }
 
-// held says that locks are held, and how they are let go of.
+// held describes locks that are held, and the commands that release them.
 func held(grants []client.Grant) (done, undo string) {
 	var what, how []string
 	for _, g := range grants {
-		what = append(what, fmt.Sprintf("%s/%s is held in %s, lockid %d, token %d", g.Lockspace, g.Resource, g.Mode, g.LockID, g.Token))
-		how = append(how, fmt.Sprintf("dlmlockctl release %s %s --lockid=%d", shellWord(g.Lockspace), shellWord(g.Resource), g.LockID))
+		what = append(what, fmt.Sprintf("%s/%s is held in %s, lockid %d, token %d",
+			g.Lockspace, g.Resource, g.Mode, g.LockID, g.Token))
+		how = append(how, fmt.Sprintf("dlmlockctl release %s %s --lockid=%d",
+			shellWord(g.Lockspace), shellWord(g.Resource), g.LockID))
 	}
 	return strings.Join(what, ", "), strings.Join(how, "; ")
 }
 
-// take asks with the member that fits. One lock is asked for by Acquire,
-// because its refusal names the holder best.
+// take acquires one lock, or several at once.
 func take(ctx context.Context, c *client.Client, want []client.Want, o client.Options) ([]client.Grant, error) {
 	if len(want) != 1 {
 		return c.AcquireMany(ctx, want, o)
@@ -106,7 +110,16 @@ func take(ctx context.Context, c *client.Client, want []client.Want, o client.Op
 	return []client.Grant{g}, err
 }
 
-// tokenCell is a fencing token in a table; 0 is none.
+// lockResult is what a command that has changed one lock writes as JSON.
+type lockResult struct {
+	Lockspace string `json:"lockspace"`
+	Resource  string `json:"resource"`
+	LockID    uint32 `json:"lockid,omitempty"`
+	Mode      string `json:"mode"`
+	Token     uint64 `json:"token,omitempty"`
+}
+
+// tokenCell shows a fencing token; 0 stands for none.
 func tokenCell(n uint64) cell {
 	if n == 0 {
 		return cell{}
@@ -114,20 +127,20 @@ func tokenCell(n uint64) cell {
 	return number(n)
 }
 
-// selectorFlags are the flags that say which lock of a resource is meant.
+// selectorFlags adds the flags that select one lock of a resource.
 func (a *app) selectorFlags(cmd *cobra.Command, s *client.Selector) {
 	f := cmd.Flags()
-	f.StringVarP(&s.Owner, "owner", "o", "", "only a lock of this owner")
+	f.StringVar(&s.Owner, "owner", "", "only a lock of this owner")
 	f.Uint32Var(&s.LockID, "lockid", 0, "only the lock with this lockid")
 	f.Uint64Var(&s.Token, "token", 0, "only the lock with this fencing token")
-	f.StringVar((*string)(&s.Lock), "lock", "", "only this lock: an object path")
+	f.StringVar((*string)(&s.Lock), "lock", "", "only the lock with this object path")
 	a.completeFlag(cmd, "owner", owners)
 }
 
-// checkSelector catches what could not even be sent.
+// checkSelector refuses what can't be sent over the bus.
 func checkSelector(s client.Selector) error {
 	if s.Lock != "" && !s.Lock.IsValid() {
-		return &usageError{fmt.Sprintf("--lock=%s: not an object path such as %s/lock/1", s.Lock, client.Path)}
+		return wrongUsage("--lock=%s: not an object path such as %s/lock/1", s.Lock, client.Path)
 	}
 	return nil
 }
@@ -136,9 +149,10 @@ func (a *app) releaseCmd() *cobra.Command {
 	var s client.Selector
 	cmd := &cobra.Command{
 		Use:               "release LOCKSPACE RESOURCE [--owner=OWNER] [--lockid=ID]",
-		Short:             "Let go of one lock",
+		Short:             "Release one lock",
+		SuggestFor:        []string{"unlock", "free", "drop"},
 		Example:           "  dlmlockctl release vms disk1 --owner=$uuid",
-		Args:              cobra.ExactArgs(2),
+		Args:              needs(2, "LOCKSPACE", "RESOURCE"),
 		ValidArgsFunction: a.complete(lockspaces, resources),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkSelector(s); err != nil {
@@ -161,12 +175,15 @@ func (a *app) releaseOwnerCmd() *cobra.Command {
 	var space string
 	cmd := &cobra.Command{
 		Use:   "release-owner OWNER [--lockspace=LOCKSPACE]",
-		Short: "Let go of everything of one owner",
-		Long: `Lets go of everything of one owner of the user who calls. For root the owners
-of that name of every user are meant. Nothing to release is no error.`,
-		Args:              cobra.ExactArgs(1),
+		Short: "Release all locks of an owner",
+		Long: `Releases all locks that the calling user holds for this owner. Root releases the
+locks of every user's owner of that name. It is no error if there are none.`,
+		Args:              needs(1, "OWNER"),
 		ValidArgsFunction: a.complete(owners),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if args[0] == "" {
+				return wrongUsage("OWNER is empty; \"dlmlockctl release\" releases a lock without owner")
+			}
 			return a.with(cmd.Context(), 0, func(ctx context.Context, c *client.Client) error {
 				n, err := c.ReleaseOwner(ctx, space, args[0])
 				if err != nil {
@@ -188,10 +205,10 @@ func (a *app) convertCmd() *cobra.Command {
 	var value []byte
 	cmd := &cobra.Command{
 		Use:   "convert LOCKSPACE RESOURCE MODE [--owner=OWNER] [--wait=TIME]",
-		Short: "Change the mode of a lock without letting go of it",
-		Long: `Changes the mode of a lock without letting go of it. When it fails the lock
-keeps its mode.`,
-		Args:              cobra.ExactArgs(3),
+		Short: "Change the mode of a lock without releasing it",
+		Long: `Changes the mode of a lock without releasing it. If the conversion fails, the
+lock keeps its mode.`,
+		Args:              needs(3, "LOCKSPACE", "RESOURCE", "MODE"),
 		ValidArgsFunction: a.complete(lockspaces, resources, modes),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkSelector(s); err != nil {
@@ -202,10 +219,10 @@ keeps its mode.`,
 				defer a.progress(ctx, []client.Want{w}, wait.d)()
 				n, err := c.ConvertValue(ctx, w, s, wait.d, value)
 				if err != nil {
-					return about(err, w.Lockspace, w.Resource)
+					return aboutWants(ctx, c, err, []client.Want{w}, wait.d)
 				}
 				a.done = fmt.Sprintf("converted %s/%s to %s", w.Lockspace, w.Resource, w.Mode)
-				return a.show(map[string]any{"lockspace": w.Lockspace, "resource": w.Resource, "mode": w.Mode, "token": n}, a.say)
+				return a.show(lockResult{w.Lockspace, w.Resource, 0, canonicalMode(w.Mode), n}, a.say)
 			})
 		},
 	}

@@ -124,18 +124,18 @@ func TestEveryKindHasAnExitCode(t *testing.T) {
 				kinds++
 				kind := client.Kind(strings.Trim(v.Values[0].(*ast.BasicLit).Value, `"`))
 				require.NotZero(t, exits[kind], kind)
-				full := judge(about(&client.Error{Kind: kind, Message: "m"}, "the space", "it's"))
+				full := judge(nil, about(&client.Error{Kind: kind, Message: "m"}, "the space", "it's"))
 				require.Equal(t, exits[kind], full.Exit)
 				require.NotContains(t, full.Hint, "%")
-				bare := judge(&client.Error{Kind: kind, Message: "m"})
+				bare := judge(nil, &client.Error{Kind: kind, Message: "m"})
 				require.NotContains(t, bare.Hint, "%")
 			}
 		}
 		return true
 	})
 	require.Greater(t, kinds, 25)
-	require.Equal(t, `"dlmlockctl join 'the space'" joins it; "dlmlockctl lockspaces" lists those that are`,
-		judge(about(&client.Error{Kind: client.NoSuchLockspace}, "the space", `it's`)).Hint)
-	require.Contains(t, judge(about(&client.Error{Kind: client.WouldBlock}, "s", "it's")).Hint, `inspect s 'it'\''s'`)
-	require.Equal(t, exitInternal, judge(&client.Error{Kind: "OfANewerService"}).Exit)
+	require.Equal(t, `"dlmlockctl join 'the space'" joins it; "dlmlockctl lockspaces" lists those that are joined`,
+		judge(nil, about(&client.Error{Kind: client.NoSuchLockspace}, "the space", `it's`)).Hint)
+	require.Contains(t, judge(nil, about(&client.Error{Kind: client.WouldBlock}, "s", "it's")).Hint, `inspect s 'it'\''s'`)
+	require.Equal(t, exitInternal, judge(nil, &client.Error{Kind: "OfANewerService"}).Exit)
 }

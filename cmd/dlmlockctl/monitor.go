@@ -23,7 +23,7 @@ and lockspaces only to root and to whom its policy lets see them.
 With --json each line is one object: time, event (lock-lost, blocking,
 lockspace-changed, status-changed, service-started, service-stopped) and, as
 far as they apply, lock, lockspace, resource, mode, node, reason, state, details.`,
-		Args:              cobra.NoArgs,
+		Args:              needs(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
@@ -41,7 +41,7 @@ far as they apply, lock, lockspace, resource, mode, node, reason, state, details
 			}
 			for e := range events {
 				if a.json {
-					err = a.encodeJSON(e, "")
+					err = a.encodeJSON(details(e), "")
 				} else {
 					_, err = fmt.Fprintln(a.out, eventLine(e))
 				}

@@ -16,10 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// output is the standard output, which remembers that a write has failed.
+// output is the standard output. It remembers the first write that failed.
 type output struct {
 	to  io.Writer
-	err error // the first
+	err error // of the first write that failed
 }
 
 // Write implements io.Writer.
@@ -31,7 +31,7 @@ func (o *output) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// close closes a file: some file systems say only then that nothing was written.
+// close closes a file. Some file systems report a failed write only then.
 func (o *output) close() {
 	if f, ok := o.to.(*os.File); ok {
 		if err := f.Close(); o.err == nil {
@@ -53,7 +53,8 @@ func isTerminal(stream any) bool {
 	return err == nil
 }
 
-// colour is an escape sequence for a terminal (ECMA-48, SGR).
+// colour is an escape sequence that sets the color of text on a terminal
+// (ECMA-48, SGR).
 type colour string
 
 const (
@@ -64,14 +65,14 @@ const (
 	yellow colour = "\x1b[33m"
 )
 
-// coloured reports whether a stream takes colours: a terminal, unless NO_COLOR
-// is set to anything (no-color.org) or the terminal is dumb.
+// coloured reports whether to use colors on a stream: if it is a terminal that is
+// not dumb, and NO_COLOR is not set (no-color.org).
 func coloured(stream io.Writer) bool {
 	return isTerminal(stream) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 }
 
-// visible makes a text fit for a terminal: what can't be seen, or would move
-// the cursor, is shown as an escape. Names and labels come from other users.
+// visible makes a text safe for a terminal: it replaces characters that are
+// invisible or move the cursor with escapes. Names and labels come from other users.
 func visible(s string) string {
 	if strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 && utf8.ValidString(s) {
 		return s
@@ -92,62 +93,6 @@ func visible(s string) string {
 	return b.String()
 }
 
-// cell is one field of a table.
-type cell struct {
-	text   string
-	colour colour
-}
-
-func text(s string) cell { return cell{visible(s), plain} }
-
-func number[T ~uint32 | ~int32 | ~uint64](n T) cell { return cell{fmt.Sprint(n), plain} }
-
-// table is rows of aligned columns below a heading.
-type table struct {
-	heading []string
-	rows    [][]cell
-}
-
-func (t *table) add(cells ...cell) { t.rows = append(t.rows, cells) }
-
-// write aligns the columns two blanks apart. An empty cell is "-", so that a
-// column keeps its number for awk.
-func (t *table) write(w io.Writer) {
-	width := make([]int, len(t.heading))
-	for i, h := range t.heading {
-		width[i] = utf8.RuneCountInString(h)
-	}
-	for _, row := range t.rows {
-		for i := range row {
-			if row[i].text == "" {
-				row[i].text = "-"
-			}
-			width[i] = max(width[i], utf8.RuneCountInString(row[i].text))
-		}
-	}
-	head := make([]cell, len(t.heading))
-	for i, h := range t.heading {
-		head[i] = cell{h, bold}
-	}
-	paint := coloured(w)
-	var b strings.Builder
-	for _, row := range append([][]cell{head}, t.rows...) {
-		for i, c := range row {
-			last := i == len(row)-1
-			pad := 0
-			if !last {
-				pad = width[i] + 2 - utf8.RuneCountInString(c.text)
-			}
-			if paint && c.colour != plain {
-				c.text = string(c.colour) + c.text + "\x1b[0m"
-			}
-			b.WriteString(c.text + strings.Repeat(" ", pad))
-		}
-		b.WriteByte('\n')
-	}
-	_, _ = io.WriteString(w, b.String()) // output remembers
-}
-
 // printJSON writes one value, indented.
 func (a *app) printJSON(v any) error {
 	return a.encodeJSON(v, "  ")
@@ -166,9 +111,9 @@ func (a *app) encodeJSON(v any, indent string) error {
 	return err
 }
 
-// escapeJSON escapes what can't be seen in a JSON text, such as the C1 controls,
-// which terminals obey, and those that turn the direction of writing. It is the
-// same value then. The line feeds between the values stay.
+// escapeJSON escapes invisible characters in a JSON text, such as the C1 controls,
+// which terminals obey, and those that change the direction of writing. The value
+// stays the same, and so do the line feeds between the values.
 func escapeJSON(text []byte) []byte {
 	hidden := func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }
 	if bytes.IndexFunc(text, hidden) < 0 {
@@ -188,8 +133,8 @@ func escapeJSON(text []byte) []byte {
 	return b
 }
 
-// show writes v as JSON if that is asked for, else what people does; nothing
-// with --quiet.
+// show writes v as JSON with --json, and calls people otherwise; with --quiet it
+// does neither.
 func (a *app) show(v any, people func()) error {
 	switch {
 	case a.quiet:
@@ -201,16 +146,17 @@ func (a *app) show(v any, people func()) error {
 	return nil
 }
 
-// say tells people what has been done.
+// say writes what was done.
 func (a *app) say() { a.printf("%s\n", visible(a.done)) }
 
-// printf writes for people.
+// printf writes text for people.
 func (a *app) printf(format string, args ...any) { fmt.Fprintf(a.out, format, args...) }
 
-// none tells people that there is nothing to list; programs see no line.
+// none says on standard error that there is nothing to list. The output stays
+// empty, for scripts.
 func (a *app) none(what string) { fmt.Fprintf(a.err, "No %s.\n", what) }
 
-// clock is a time for people, in local time.
+// clock shows a time as local time.
 func clock(t time.Time) cell {
 	if t.IsZero() {
 		return cell{}
@@ -218,7 +164,7 @@ func clock(t time.Time) cell {
 	return cell{t.Local().Format("2006-01-02 15:04:05"), plain}
 }
 
-// plural is "1 lock", "2 locks".
+// plural returns a number with its noun: "1 lock", "2 locks".
 func plural[T ~uint32 | ~int](n T, what string) string {
 	if n == 1 {
 		return "1 " + what

@@ -91,7 +91,7 @@ func TestHolders(t *testing.T) {
 		{client.Inspection{Holder: &client.Holder{Node: 2, Mode: "EX", Who: "vm2"}}, "vm2 (node 2, EX)"},
 		{client.Inspection{Holder: &client.Holder{Node: 0, Mode: "NL", Who: "vm2"}}, ""},
 	} {
-		require.Equal(t, tc.want, holders(&tc.in))
+		require.Equal(t, tc.want, holders(&tc.in, ""))
 	}
 }
 

@@ -60,6 +60,7 @@ func TestMain(m *testing.M) {
 //	nobody CODE COMMAND...           the same as user nobody
 //	until COMMAND...                 runs it until it succeeds, 10 s at most
 //	signal SIG PIDFILE               sends a signal to the process in a file
+//	json NAME FILE                   holds JSON against data/dlmlockctl.schema.json
 func TestScripts(t *testing.T) {
 	scripts, err := filepath.Glob("testdata/script/*.txt")
 	require.NoError(t, err)
@@ -75,6 +76,7 @@ func TestScripts(t *testing.T) {
 				Setup:              s.setup,
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
 					"daemon": s.daemonCmd, "exits": s.exits, "polkit": s.polkit, "nobody": s.nobody, "until": s.until, "signal": s.signal,
+					"json": s.conforms,
 				},
 			})
 		})

@@ -15,7 +15,7 @@ func (a *app) lockspacesCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:               "lockspaces",
 		Short:             "List the lockspaces that this node has joined",
-		Args:              cobra.NoArgs,
+		Args:              needs(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.with(cmd.Context(), 0, func(ctx context.Context, c *client.Client) error {
@@ -57,10 +57,10 @@ func (a *app) joinCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "join LOCKSPACE",
 		Short: "Make this node a member of a lockspace",
-		Long: `Makes this node a member of a lockspace, which then belongs to dlmlockd alone.
-One that is joined already is no error. The node joins it again at every start
-of the service if it holds locks or is named in /etc/dlmlockd.toml.`,
-		Args:              cobra.ExactArgs(1),
+		Long: `Makes this node a member of a lockspace, which then belongs to dlmlockd alone. It
+is no error if the node is a member already. At every start of the service the
+node joins again the lockspaces that hold locks or that /etc/dlmlockd.toml names.`,
+		Args:              needs(1, "LOCKSPACE"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(cmd.Context(), 0, func(ctx context.Context, c *client.Client) error {
@@ -79,15 +79,15 @@ func (a *app) leaveCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "leave {LOCKSPACE | --all} [--force]",
 		Short: "Make this node leave a lockspace",
-		Long: `Makes this node leave a lockspace, or all of them. If the service holds locks in
-one of them, none is left unless --force is given, which loses those locks. Also
-with --force the service refuses to leave while another process uses the
-lockspace or orphans are in it.`,
+		Long: `Makes this node leave a lockspace, or all of them. While the service holds locks
+in one of them it leaves none, unless --force is given, which loses those locks.
+Even with --force the service refuses to leave while another process uses the
+lockspace, or while there are orphans in it.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if all {
-				return cobra.NoArgs(cmd, args)
+				return needs(0)(cmd, args)
 			}
-			return cobra.ExactArgs(1)(cmd, args)
+			return needs(1, "LOCKSPACE")(cmd, args)
 		},
 		ValidArgsFunction: a.complete(lockspaces),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -96,7 +96,7 @@ lockspace or orphans are in it.`,
 					return a.leaveAll(ctx, c, force)
 				}
 				if err := c.Leave(ctx, args[0], force); err != nil {
-					return about(err, args[0], "")
+					return aboutLeave(err, args[0], force)
 				}
 				a.done = "left " + args[0]
 				return a.show(map[string]any{"lockspace": args[0], "left": true}, a.say)
@@ -108,8 +108,19 @@ lockspace or orphans are in it.`,
 	return cmd
 }
 
-// leaveAll looks first, so that a refusal for one lockspace leaves the others
-// as they are. Locks that come in between are refused by the service.
+// aboutLeave is about for a leave. What is in the way of --force is not a lock of
+// the service.
+func aboutLeave(err error, space string, force bool) error {
+	f := &failure{err: err, lockspace: space}
+	if force && kindOf(err) == client.LockspaceInUse {
+		f.hint = `"dlmlockctl orphans %L" shows the orphans, which "dlmlockctl adopt" and "dlmlockctl purge" resolve`
+	}
+	return f
+}
+
+// leaveAll leaves all lockspaces. It looks for locks first, so that a refusal for
+// one lockspace leaves the others as they are. If locks come in between, the
+// service refuses.
 func (a *app) leaveAll(ctx context.Context, c *client.Client, force bool) error {
 	spaces, err := c.Lockspaces(ctx)
 	if err != nil {
@@ -123,14 +134,14 @@ func (a *app) leaveAll(ctx context.Context, c *client.Client, force bool) error 
 			}
 		}
 		if len(held) > 0 {
-			return exitWith(exitContradicts, fmt.Errorf("no lockspace left: locks are held in %s; release them, or lose them with --force",
-				strings.Join(held, ", ")))
+			return exitWith(exitContradicts, fmt.Errorf("no lockspace left: locks are held in %s; "+
+				"release them, or lose them with --force", strings.Join(held, ", ")))
 		}
 	}
 	left := []string{}
 	for _, s := range spaces {
 		if err := c.Leave(ctx, s.Name, force); err != nil {
-			return about(err, s.Name, "")
+			return aboutLeave(err, s.Name, force)
 		}
 		left = append(left, s.Name)
 	}
@@ -148,9 +159,9 @@ func (a *app) orphansCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "orphans LOCKSPACE",
 		Short: "List orphans: locks on this node that no record explains",
-		Long: `Lists the persistent locks on this node that no process has and no record of
-the service explains. The service never touches them by itself.`,
-		Args:              cobra.ExactArgs(1),
+		Long: `Lists the persistent locks on this node that belong to no process and are in no
+record of the service. The service never touches them by itself.`,
+		Args:              needs(1, "LOCKSPACE"),
 		ValidArgsFunction: a.complete(lockspaces),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(cmd.Context(), 0, func(ctx context.Context, c *client.Client) error {
@@ -189,9 +200,9 @@ func (a *app) purgeCmd() *cobra.Command {
 		Short: "Remove orphans, locks that no record explains",
 		Long: `Shows the orphans of a lockspace, or only those with the lockids given, asks for
 confirmation, and removes them if they are still exactly the ones shown. What they
-protected is not protected any more: make sure first that nobody uses it.`,
-		Args:              cobra.MinimumNArgs(1),
-		ValidArgsFunction: a.complete(lockspaces, orphanIDs),
+protected is no longer protected: make sure first that nobody uses it.`,
+		Args:              atLeast(1, "LOCKSPACE"),
+		ValidArgsFunction: a.repeat(1, lockspaces, orphanIDs),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ids, err := lockids(args[1:])
 			if err != nil {
@@ -200,7 +211,7 @@ protected is not protected any more: make sure first that nobody uses it.`,
 			return a.purge(cmd.Context(), args[0], ids, yes)
 		},
 	}
-	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "don't ask")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "remove them without asking")
 	return cmd
 }
 
@@ -230,7 +241,7 @@ func (a *app) purge(ctx context.Context, space string, some []uint32, yes bool) 
 		a.orphanTable(orphans)
 	}
 	if a.out.err != nil {
-		return a.out.err // nothing goes unseen
+		return a.out.err // remove nothing that could not be shown
 	}
 	if len(orphans) > 0 && !yes {
 		if err := a.confirm(fmt.Sprintf("Remove %s of %s?", plural(len(orphans), "orphan"), visible(space))); err != nil {
@@ -253,10 +264,10 @@ func (a *app) purge(ctx context.Context, space string, some []uint32, yes bool) 
 	return a.show(map[string]any{"lockspace": space, "purged": n}, a.say)
 }
 
-// confirm asks a person. Without one there is no answer to hope for.
+// confirm asks a person on a terminal, and fails where there is none.
 func (a *app) confirm(question string) error {
 	if !isTerminal(a.in) || a.json {
-		return &usageError{"nothing removed: nobody is there to ask; --yes removes what \"dlmlockctl orphans\" shows"}
+		return wrongUsage("nothing removed, because there is nobody to ask; --yes removes what \"dlmlockctl orphans\" shows")
 	}
 	fmt.Fprintf(a.err, "%s [y/N] ", question)
 	line, _ := bufio.NewReader(a.in).ReadString('\n') // an end of input is a no

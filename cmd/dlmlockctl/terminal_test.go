@@ -88,14 +88,20 @@ func (f *fake) take() []uint32 {
 	return ids
 }
 
-// startFake puts a fake service on a bus of its own.
+// startFake puts the fake service on a bus of its own.
 func startFake(t *testing.T) (*fake, *testbus.Bus) {
-	bus, f := testbus.Start(t, testbus.Daemon), new(fake)
+	f := new(fake)
+	return f, startService(t, f)
+}
+
+// startService puts a service on a bus of its own. It is a fake or has one.
+func startService(t *testing.T, f interface{ see(*godbus.Message) }) *testbus.Bus {
+	bus := testbus.Start(t, testbus.Daemon)
 	conn := bus.Dial(t, godbus.WithIncomingInterceptor(f.see))
 	require.NoError(t, conn.Export(f, client.Path, client.Name))
 	_, err := conn.RequestName(client.Name, 0)
 	require.NoError(t, err)
-	return f, bus
+	return bus
 }
 
 // terminal is a pseudo-terminal (pts(4)) with a program on it.
@@ -112,6 +118,12 @@ type terminal struct {
 // leader of its session.
 func onTerminal(t *testing.T, bus *testbus.Bus, args ...string) *terminal {
 	t.Helper()
+	return onTerminalOf(t, bus, 80, args...)
+}
+
+// onTerminalOf does so on a terminal that is so many characters wide.
+func onTerminalOf(t *testing.T, bus *testbus.Bus, width int, args ...string) *terminal {
+	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	require.NoError(t, err)
 	require.NoError(t, unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0))
@@ -119,6 +131,7 @@ func onTerminal(t *testing.T, bus *testbus.Bus, args ...string) *terminal {
 	require.NoError(t, err)
 	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
 	require.NoError(t, err)
+	require.NoError(t, unix.IoctlSetWinsize(int(slave.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: uint16(width)}))
 	tty := &terminal{t: t, master: master, done: make(chan struct{}), cmd: exec.Command(filepath.Join(programs, "dlmlockctl"), args...)}
 	tty.cmd.Env = append(os.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+bus.Address, "TERM=xterm")
 	tty.cmd.Dir = t.TempDir()
@@ -198,7 +211,7 @@ func TestPurgeAsks(t *testing.T) {
 	for _, args := range [][]string{{"purge", "vms"}, {"purge", "vms", "--json"}} {
 		code, _, errs := program(t, bus, args...)
 		require.Equal(t, exitUsage, code)
-		require.Contains(t, errs, "nobody is there to ask; --yes removes")
+		require.Contains(t, errs, "there is nobody to ask; --yes removes")
 		require.Nil(t, f.take())
 	}
 	code, out, _ := program(t, bus, "purge", "vms", "-y", "--json")
@@ -278,6 +291,9 @@ func TestOrphansOneByOne(t *testing.T) {
 	code, out, errs := program(t, bus, "adopt", "vms", "7", "--owner=vm1", "--uid=0", "--label=disk")
 	require.Zero(t, code, errs)
 	require.Equal(t, "adopted vms/disk1 EX, lockid 7, token 17\n", out)
+	code, out, _ = program(t, bus, "adopt", "vms", "7", "--owner=vm1", "--uid=0", "--label=disk", "--json")
+	require.Zero(t, code)
+	requireConform(t, "adopt", out)
 	require.EqualValues(t, 7, f.adopted)
 	require.Equal(t, map[string]godbus.Variant{"owner": godbus.MakeVariant("vm1"), "label": godbus.MakeVariant("disk"), "uid": godbus.MakeVariant(uint32(0)),
 		"resource": godbus.MakeVariant("disk1"), "mode": godbus.MakeVariant("EX")}, f.options)

@@ -25,15 +25,15 @@ type process struct {
 
 func (p process) String() string { return fmt.Sprintf("%s (pid %d)", visible(p.name), p.pid) }
 
-// is reports whether two are the same process.
+// is reports whether both are the same process.
 func (p process) is(o process) bool { return p.pid == o.pid && p.start == o.start }
 
-// over reports whether the process has ended and only waits for its parent.
+// over reports whether the process has ended and waits for its parent to notice.
 func (p process) over() bool { return p.state == 'Z' || p.state == 'X' }
 
-// processes lists all that this program can see.
+// processes lists the processes that this program can see.
 func processes() ([]process, error) {
-	// Another pid namespace's /proc would show other processes under our numbers.
+	// The /proc of another pid namespace would show other processes under our pids.
 	if self, err := os.Readlink("/proc/self"); err != nil || self != strconv.Itoa(os.Getpid()) {
 		return nil, fmt.Errorf("/proc belongs to another pid namespace than this program: %w", errors.Join(err, fs.ErrInvalid))
 	}
@@ -90,8 +90,8 @@ func children(of int) ([]process, error) {
 	return slices.DeleteFunc(all, func(p process) bool { return p.parent != of }), err
 }
 
-// below lists the living descendants of a process, parents first, without those
-// in except and theirs.
+// below lists the living descendants of a process, parents first, except those in
+// except and their descendants.
 func below(root int, all, except []process) []process {
 	kids := map[int][]process{}
 	for _, p := range all {
@@ -113,15 +113,15 @@ func below(root int, all, except []process) []process {
 	return found
 }
 
-// family lists what the command has started and what lives, itself included. As
-// this program is the one that orphans come to, they are all below it, whatever
-// session, process group or namespace they are in. Not among them are what the
-// command has had another service start, and the children that this program had
-// when it was executed. (An orphan of such a child can't be told from one of the
-// command.)
+// family lists the living processes that the command has started, and the command
+// itself. They are all below this program, whatever their session, process group or
+// namespace, because it is the subreaper of those whose parent has ended. Processes
+// that the command has had another service start are not among them, and neither
+// are the children that this program had when it was executed. (An orphan of such a
+// child can't be told from one of the command.)
 func (ch *child) family() ([]process, error) {
 	select {
-	case <-ch.gone: // the kernel says that there is none
+	case <-ch.gone: // the kernel has said that none is left
 		return nil, nil
 	default:
 	}
@@ -132,8 +132,8 @@ func (ch *child) family() ([]process, error) {
 	return below(os.Getpid(), all, ch.before), nil
 }
 
-// send sends a signal to exactly that process, not to one that has its number
-// meanwhile.
+// send sends a signal to exactly this process, and not to a later one with the same
+// pid.
 func (p process) send(sig syscall.Signal) error {
 	fd, err := unix.PidfdOpen(p.pid, 0)
 	if err != nil {
@@ -146,56 +146,65 @@ func (p process) send(sig syscall.Signal) error {
 	return unix.PidfdSendSignal(fd, sig, nil, 0)
 }
 
-// toll is what has become of a family that was to end.
+// toll says what became of the processes that were to end.
 type toll struct {
 	told   []process // got SIGTERM
 	killed []process // got SIGKILL
-	left   []string  // live on, and why
+	left   []string  // are still alive, and why
 }
 
-// sweep sends a signal to all of the family that have not had it, until a look
-// finds no more: whoever forks meanwhile is found by the next look.
-func (ch *child) sweep(sig syscall.Signal, had *[]process) (left []string, err error) {
-	for {
-		family, err := ch.family()
+// maxSweeps limits how often one sweep looks for processes that were started
+// meanwhile. A program that forks without end must not keep this program from
+// what comes next, which is SIGKILL or a message.
+const maxSweeps = 100
+
+// sweep sends a signal to everyone in the family who has not had it. It looks again
+// until it finds nobody new, at most maxSweeps times, to reach processes that were
+// forked meanwhile.
+func sweep(family func() ([]process, error), send func(process, syscall.Signal) error, sig syscall.Signal,
+	had *[]process,
+) (left []string, err error) {
+	for range maxSweeps {
+		all, err := family()
 		if err != nil {
 			return left, err
 		}
-		fresh := without(family, *had)
+		fresh := without(all, *had)
 		if len(fresh) == 0 {
-			return left, nil
+			break
 		}
 		for _, p := range fresh {
 			*had = append(*had, p)
-			if err := p.send(sig); err != nil && !errors.Is(err, unix.ESRCH) {
+			if err := send(p, sig); err != nil && !errors.Is(err, unix.ESRCH) {
 				left = append(left, fmt.Sprintf("%s: %v", p, err))
 			}
 			if sig == unix.SIGTERM {
-				_ = p.send(unix.SIGCONT) // a stopped one would not notice
+				_ = send(p, unix.SIGCONT) // a stopped process would not notice
 			}
 		}
 	}
+	return left, nil
 }
 
-// without are those of all that are not in others.
+// without returns the processes of all that are not in others.
 func without(all, others []process) []process {
 	return slices.DeleteFunc(slices.Clone(all), func(p process) bool { return slices.ContainsFunc(others, p.is) })
 }
 
-// terminate sends SIGTERM to the command and all that it has started.
+// terminate sends SIGTERM to the command and to everything that it has started.
 func (ch *child) terminate(t *toll) error {
-	_, err := ch.sweep(unix.SIGTERM, &t.told) // what can't be told is tried again with SIGKILL
+	_, err := sweep(ch.family, process.send, unix.SIGTERM, &t.told) // whoever can't be sent it gets SIGKILL later
 	return err
 }
 
-// killTime is how long those that got SIGKILL may take: one may hang in the
-// kernel.
+// killTime is how long the processes may take to end after SIGKILL. One may hang in
+// the kernel.
 const killTime = 5 * time.Second
 
-// kill sends SIGKILL to all of them, until none lives or the time is over.
+// kill sends SIGKILL to the same processes, until none is left or killTime is over.
 func (ch *child) kill(t *toll) error {
 	for end := time.Now().Add(killTime); ; time.Sleep(5 * time.Millisecond) {
-		refused, err := ch.sweep(unix.SIGKILL, &t.killed)
+		refused, err := sweep(ch.family, process.send, unix.SIGKILL, &t.killed)
 		if err != nil {
 			return err
 		}
@@ -205,7 +214,7 @@ func (ch *child) kill(t *toll) error {
 			return err
 		}
 		if len(t.left) >= len(family) {
-			return nil // only those that can't be killed
+			return nil // nobody is left but those that can't be killed
 		}
 		if time.Now().After(end) {
 			for _, p := range family {

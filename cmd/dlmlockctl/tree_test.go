@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"syscall"
 	"testing"
 	"time"
 
@@ -94,4 +95,21 @@ func TestEscapeJSON(t *testing.T) {
 	require.Equal(t, "\"\\u009b\\u202e\\u2066\\u200f\\u2028\\ufeff\\udb40\\udc41\"\n", string(escapeJSON([]byte("\"\u009b\u202e\u2066\u200f\u2028\ufeff\U000e0041\"\n"))))
 	same := []byte("{\n \"größe\": \"☃\"}\n")
 	require.True(t, bytes.Equal(same, escapeJSON(same)))
+}
+
+// A program that forks faster than it can be ended does not keep run from what
+// follows.
+func TestSweepEnds(t *testing.T) {
+	forks, sent := 0, 0
+	family := func() ([]process, error) {
+		forks++
+		return []process{{pid: forks, start: uint64(forks)}}, nil
+	}
+	send := func(process, syscall.Signal) error { sent++; return nil }
+	var had []process
+	left, err := sweep(family, send, syscall.SIGKILL, &had)
+	require.NoError(t, err)
+	require.Empty(t, left)
+	require.Equal(t, maxSweeps, sent)
+	require.Len(t, had, maxSweeps)
 }

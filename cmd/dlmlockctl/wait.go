@@ -11,9 +11,10 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/dlmlock/dlmlockd/client"
+	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// waitFlag is how long to queue. Negative is for ever.
+// waitFlag is how long to wait in the queue. A negative time has no end.
 type waitFlag struct{ d time.Duration }
 
 func (w *waitFlag) String() string {
@@ -23,8 +24,8 @@ func (w *waitFlag) String() string {
 	return w.d.String()
 }
 
-// Set reads a time as Go and systemd write it, seconds as flock(1) takes them,
-// or "forever".
+// Set reads a time as Go and systemd write it, a number of seconds as flock(1)
+// takes it, or "forever".
 func (w *waitFlag) Set(s string) error {
 	if s == "forever" {
 		w.d = -1
@@ -45,12 +46,12 @@ func (w *waitFlag) Type() string { return "TIME" }
 
 // addWait adds --wait.
 func addWait(f *pflag.FlagSet, to *waitFlag) {
-	f.VarP(to, "wait", "w", "how long to queue: 90s, 5m, seconds, or \"forever\" (default: not at all)")
-	f.Lookup("wait").DefValue = "" // the text says it
+	f.VarP(to, "wait", "w", "how long to wait: 90s, 5m, seconds, or \"forever\" (default: not at all)")
+	f.Lookup("wait").DefValue = "" // the text has it
 }
 
-// timeoutFlag is how long the service may take. Nobody waits for ever for a
-// service that hangs.
+// timeoutFlag is how long the service may take to answer. It can't be "forever",
+// since a service that hangs would hang its callers.
 type timeoutFlag struct{ d *time.Duration }
 
 func (t *timeoutFlag) String() string { return "" }
@@ -67,16 +68,16 @@ func (t *timeoutFlag) Set(s string) error {
 
 func (t *timeoutFlag) Type() string { return "TIME" }
 
-// When the progress line comes, how often it is drawn, and how often the
-// service is asked who is in the way.
+// When the progress line appears, how often it is drawn, and how often the
+// service is asked who holds the lock.
 const (
 	progressAfter = time.Second
 	progressEvery = time.Second
 	askEvery      = 5 * time.Second
 )
 
-// progress shows on a terminal who is being waited for and for how long, until
-// the function it returns is called.
+// progress shows on a terminal what is waited for, for how long, and who holds it,
+// until the returned function is called.
 func (a *app) progress(ctx context.Context, want []client.Want, wait time.Duration) (stop func()) {
 	if a.quiet || a.json || wait == 0 || !isTerminal(a.err) {
 		return func() {}
@@ -93,7 +94,8 @@ func (a *app) progress(ctx context.Context, want []client.Want, wait time.Durati
 	}
 }
 
-// showProgress uses a connection of its own: the other one waits.
+// showProgress draws the line. It has a connection of its own, since the service
+// answers the calls of one connection in order.
 func (a *app) showProgress(ctx context.Context, want []client.Want, wait time.Duration) {
 	begin := time.Now()
 	timer := time.NewTimer(progressAfter)
@@ -114,7 +116,8 @@ func (a *app) showProgress(ctx context.Context, want []client.Want, wait time.Du
 	var asked time.Time
 	for ctx.Err() == nil {
 		if time.Since(asked) >= askEvery {
-			who, asked = whoIsInTheWay(ctx, c, want), time.Now()
+			_, who = inTheWay(ctx, c, want)
+			asked = time.Now()
 		}
 		fmt.Fprintf(a.err, "\r\x1b[K%s", progressLine(want, who, time.Since(begin), wait))
 		timer.Reset(progressEvery)
@@ -140,23 +143,33 @@ func progressLine(want []client.Want, who string, waited, wait time.Duration) st
 	return fmt.Sprintf("waiting for %s: %s%s%s", name, waited.Round(time.Second), limit, who)
 }
 
-// whoIsInTheWay asks for the first of the locks that somebody holds.
-func whoIsInTheWay(ctx context.Context, c *client.Client, want []client.Want) string {
+// inTheWay finds the first of the locks that somebody holds in a mode that is
+// not compatible with the one wanted, and names the holders; "" if none is known.
+func inTheWay(ctx context.Context, c *client.Client, want []client.Want) (client.Want, string) {
 	for _, w := range want {
 		in, err := c.Inspect(ctx, w.Lockspace, w.Resource)
 		if err != nil {
-			return ""
+			return client.Want{}, ""
 		}
-		if who := holders(&in); who != "" {
-			return who
+		if who := holders(&in, w.Mode); who != "" {
+			return w, who
 		}
 	}
-	return ""
+	return client.Want{}, ""
 }
 
-// holders names who holds a resource, for people: this node's locks by owner,
-// others by node, with what they have published about themselves.
-func holders(in *client.Inspection) string {
+// inWay reports whether a lock held in a mode is in the way of another. A mode that
+// can't be read is taken to be.
+func inWay(held, wanted string) bool {
+	h, err := dlm.ParseMode(held)
+	w, err2 := dlm.ParseMode(wanted)
+	return err != nil || err2 != nil || !dlm.Compatible(h, w)
+}
+
+// holders names for people who holds a resource in a mode that is in the way of
+// the one wanted, or, with "", in any: locks of this node by label or owner, those
+// of other nodes by node and by what the last holder has published.
+func holders(in *client.Inspection, wanted string) string {
 	var names []string
 	seen := map[uint32]bool{}
 	for _, l := range in.Locks {
@@ -164,6 +177,9 @@ func holders(in *client.Inspection) string {
 			continue
 		}
 		seen[l.LockID] = true
+		if wanted != "" && !inWay(l.Mode, wanted) {
+			continue
+		}
 		who := l.Label
 		if who == "" {
 			who = l.Owner
@@ -175,7 +191,7 @@ func holders(in *client.Inspection) string {
 	}
 	published := in.Holder
 	for _, q := range in.Granted {
-		if seen[q.LockID] || q.Mode == "NL" {
+		if seen[q.LockID] || q.Mode == "NL" || wanted != "" && !inWay(q.Mode, wanted) {
 			continue
 		}
 		name := fmt.Sprintf("node %d (%s)", q.Node, q.Mode)
@@ -185,7 +201,7 @@ func holders(in *client.Inspection) string {
 		}
 		names = append(names, name)
 	}
-	if len(names) == 0 && published != nil && published.Node != 0 {
+	if len(names) == 0 && published != nil && published.Node != 0 && (wanted == "" || inWay(published.Mode, wanted)) {
 		names = append(names, fmt.Sprintf("%s (node %d, %s)", visible(published.Who), published.Node, published.Mode))
 	}
 	return strings.Join(names, ", ")

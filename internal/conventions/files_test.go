@@ -43,6 +43,7 @@ func TestInstall(t *testing.T) {
 		"opt/x/share/dbus-1/interfaces/org.example.DlmLock.xml":          "interface name=\"org.example.DlmLock\"",
 		"opt/x/share/polkit-1/actions/org.example.DlmLock.policy":        "org.example.DlmLock.acquire",
 		"opt/x/share/doc/dlmlockd/examples/50-dlmlock.rules":             "polkit.addRule",
+		"opt/x/share/dlmlockd/dlmlockctl.schema.json":                    "\"What dlmlockctl --json writes\"",
 		"opt/x/lib/systemd/catalog/dlmlockd.catalog":                     "Subject: A cluster lock was lost\n",
 		"etc/dlmlockd.toml": "#engine = \"dlm\"\n",
 	} {

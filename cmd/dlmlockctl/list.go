@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dlmlock/dlmlockd/client"
+)
+
+// The formats of --output.
+const (
+	formatTable = "table"
+	formatWide  = "wide"
+	formatJSON  = "json"
+)
+
+// formatFlag is --output.
+type formatFlag struct{ a *app }
+
+func (f formatFlag) String() string { return "" }
+
+// Set implements pflag.Value.
+func (f formatFlag) Set(s string) error {
+	if s != formatTable && s != formatWide && s != formatJSON {
+		return wrongUsage("not a format: use table, wide or json (--owner has no short form)")
+	}
+	f.a.json, f.a.wide = s == formatJSON, s == formatWide
+	return nil
+}
+
+func (f formatFlag) Type() string { return "FORMAT" }
+
+// column is one column of a table of locks.
+type column struct {
+	name    string
+	elastic bool // may be shortened
+	cell    func(l *client.Lock, long bool) cell
+}
+
+// lockColumns are all that a list of locks can show.
+var lockColumns = []column{
+	{"resource", true, func(l *client.Lock, _ bool) cell { return text(l.Lockspace + "/" + l.Resource) }},
+	{"mode", false, func(l *client.Lock, _ bool) cell { return text(modes2(l.Mode, l.Wanted)) }},
+	{"state", false, func(l *client.Lock, _ bool) cell { return state(l.State) }},
+	{"lockid", false, func(l *client.Lock, _ bool) cell { return number(l.LockID) }},
+	{"token", false, func(l *client.Lock, _ bool) cell { return tokenCell(l.Token) }},
+	{"uid", false, func(l *client.Lock, _ bool) cell { return number(l.UID) }},
+	{"pid", false, func(l *client.Lock, _ bool) cell { return tokenCell(uint64(l.PID)) }},
+	{"lifetime", false, func(l *client.Lock, _ bool) cell { return text(l.Lifetime) }},
+	{"since", false, func(l *client.Lock, long bool) cell { return since(l.Since, long) }},
+	{"owner", true, func(l *client.Lock, _ bool) cell { return text(l.Owner) }},
+	{"label", true, func(l *client.Lock, _ bool) cell { return text(l.Label) }},
+	{"lockspace", true, func(l *client.Lock, _ bool) cell { return text(l.Lockspace) }},
+	{"name", true, func(l *client.Lock, _ bool) cell { return text(l.Resource) }},
+	{"lock", false, func(l *client.Lock, _ bool) cell { return text(string(l.Lock)) }},
+}
+
+var (
+	// usualColumns fit into 80 characters on a terminal.
+	usualColumns = []string{"resource", "mode", "state", "owner", "since", "label"}
+	wideColumns  = []string{"resource", "mode", "state", "lockid", "token", "uid", "pid", "lifetime", "since", "owner", "label"}
+	// inspectColumns are for locks of a resource that stands above them.
+	inspectColumns = []string{"mode", "state", "lockid", "owner", "since", "label"}
+)
+
+// listing is how a list is to be shown.
+type listing struct {
+	columns  []string
+	noLegend bool
+}
+
+func columnNames() []string {
+	var names []string
+	for _, c := range lockColumns {
+		names = append(names, c.name)
+	}
+	return names
+}
+
+// choose returns the columns to show, or an error for one that does not exist.
+func (l *listing) choose(usual, wide []string, isWide bool) ([]string, error) {
+	if len(l.columns) == 0 {
+		if isWide {
+			return wide, nil
+		}
+		return usual, nil
+	}
+	for i, name := range l.columns {
+		l.columns[i] = strings.ToLower(strings.TrimSpace(name))
+		if !slices.Contains(columnNames(), l.columns[i]) {
+			e := wrongUsage("--columns: no column %q; use some of %s", name, strings.Join(columnNames(), ","))
+			e.guess = closest(l.columns[i], columnNames())
+			return nil, e
+		}
+	}
+	return l.columns, nil
+}
+
+// lockTable makes a table of locks. Its columns are shortened on a terminal, except
+// with --output=wide.
+func (a *app) lockTable(locks []client.Lock, columns []string, noLegend bool) *table {
+	t := &table{noLegend: noLegend}
+	var shown []column
+	for _, name := range columns {
+		c := lockColumns[slices.IndexFunc(lockColumns, func(c column) bool { return c.name == name })]
+		shown = append(shown, c)
+		t.heading = append(t.heading, strings.ToUpper(name))
+		if c.elastic && !a.wide {
+			t.elastic = append(t.elastic, strings.ToUpper(name))
+		}
+	}
+	for i := range locks {
+		row := make([]cell, len(shown))
+		for j, c := range shown {
+			row[j] = c.cell(&locks[i], a.wide)
+		}
+		t.add(row...)
+	}
+	return t
+}
+
+func (a *app) listCmd() *cobra.Command {
+	var f client.Filter
+	var l listing
+	cmd := &cobra.Command{
+		Use:     "list [LOCKSPACE [RESOURCE]] [--owner=OWNER] [--uid=UID] [--mode=MODE] [--state=STATE]",
+		Aliases: []string{"ls"},
+		Short:   "List the locks of the service on this node",
+		Long: `Lists the locks of the service on this node. Locks of other nodes are shown by
+"inspect" and "tree".
+
+On a terminal long names are shortened to fit the line; -o wide shows everything.`,
+		Example: `  dlmlockctl list vms --owner=$uuid
+  dlmlockctl list --columns=resource,owner --no-legend`,
+		SuggestFor:        []string{"locks", "ps", "lslocks"},
+		Args:              needs(0, "LOCKSPACE", "RESOURCE"),
+		ValidArgsFunction: a.complete(lockspaces, resources),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				f.Lockspace = args[0]
+			}
+			if len(args) > 1 {
+				f.Resource = args[1]
+			}
+			f.HasUID = cmd.Flags().Changed("uid")
+			if cmd.Flags().Changed("limit") && f.Limit < 1 {
+				return wrongUsage("--limit=%d: use 1 or more", f.Limit)
+			}
+			columns, err := l.choose(usualColumns, wideColumns, a.wide)
+			if err != nil {
+				return err
+			}
+			return a.with(cmd.Context(), 0, func(ctx context.Context, c *client.Client) error {
+				return a.list(ctx, c, f, columns, l.noLegend)
+			})
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.Owner, "owner", "", "only of this owner")
+	fl.Uint32Var(&f.UID, "uid", 0, "only of this user id")
+	fl.StringVarP(&f.Mode, "mode", "m", "", "only in this mode")
+	fl.StringVar(&f.State, "state", "", "only in this state: acquiring, held, converting, releasing")
+	fl.IntVar(&f.Limit, "limit", 0, "at most this many (default: all)")
+	fl.StringSliceVar(&l.columns, "columns", nil, "the `COLUMNS` to show: some of "+strings.Join(columnNames(), ","))
+	fl.BoolVar(&l.noLegend, "no-legend", false, "without the heading")
+	a.completeFlag(cmd, "owner", owners)
+	a.completeFlag(cmd, "mode", modes)
+	a.completeFlag(cmd, "state", fixed("acquiring", "held", "converting", "releasing"))
+	a.completeFlag(cmd, "columns", fixed(columnNames()...))
+	return cmd
+}
+
+func (a *app) list(ctx context.Context, c *client.Client, f client.Filter, columns []string, noLegend bool) error {
+	locks, err := c.Locks(ctx, f)
+	if err == nil && len(locks) == 0 && f.Lockspace != "" {
+		err = known(ctx, c, f.Lockspace)
+	}
+	if err != nil {
+		return about(err, f.Lockspace, f.Resource)
+	}
+	forgetPIDs(ctx, c, locks)
+	return a.show(locks, func() {
+		if len(locks) == 0 {
+			a.none("locks")
+			return
+		}
+		a.lockTable(locks, columns, noLegend).write(a.out)
+	})
+}
+
+// known returns an error if the service does not know a lockspace. Its list of
+// locks is empty then, as that of a lockspace without locks.
+func known(ctx context.Context, c *client.Client, lockspace string) error {
+	spaces, err := c.Lockspaces(ctx)
+	if err != nil || slices.ContainsFunc(spaces, func(s client.Lockspace) bool { return s.Name == lockspace }) {
+		return err
+	}
+	return &client.Error{Op: "ListLocks", Kind: client.NoSuchLockspace,
+		Message: "list " + lockspace + ": the lockspace is not joined here"}
+}
+
+// modes2 shows a mode and the one that is waited for.
+func modes2(mode, wanted string) string {
+	if wanted == "" {
+		return mode
+	}
+	return mode + "->" + wanted
+}
+
+var stateColours = map[string]colour{
+	"held": green, "ready": green,
+	"acquiring": yellow, "converting": yellow, "releasing": yellow, "joining": yellow, "leaving": yellow,
+	"failed": red, "stopped": red,
+}
+
+func state(s string) cell { return cell{visible(s), stateColours[s]} }
+
+// since shows when a lock was granted: the time of day if that was within the last
+// day, else the date; both if long.
+func since(t time.Time, long bool) cell {
+	switch {
+	case t.IsZero():
+		return cell{}
+	case long:
+		return clock(t)
+	case time.Since(t) < 24*time.Hour:
+		return cell{t.Local().Format("15:04:05"), plain}
+	}
+	return cell{t.Local().Format("2006-01-02"), plain}
+}

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// usageError is a command line that can't be carried out.
+type usageError struct {
+	text string
+	// guess is what was probably meant, as it should be typed; "" if nothing is close.
+	guess string
+}
+
+func (e *usageError) Error() string { return e.text }
+
+// wrongUsage makes the error for a command line from a format.
+func wrongUsage(format string, args ...any) *usageError {
+	return &usageError{text: fmt.Sprintf(format, args...)}
+}
+
+// badCommandLine makes a usageError of what the parser of the command line
+// returned. cmd is the command whose arguments it parsed.
+func badCommandLine(cmd *cobra.Command, err error) *usageError {
+	var own *usageError
+	var value *pflag.InvalidValueError
+	var number *strconv.NumError
+	var unknown *pflag.NotExistError
+	switch {
+	case errors.As(err, &own):
+		return own
+	case errors.As(err, &value) && errors.As(err, &number):
+		return wrongUsage("--%s=%s: not a number, or out of range", value.GetFlag().Name, value.GetValue())
+	case errors.As(err, &unknown):
+		return &usageError{text: err.Error(), guess: guessFlag(cmd, unknown)}
+	}
+	return &usageError{text: err.Error()}
+}
+
+// guessFlag finds the option of cmd that is spelled most like an unknown one.
+func guessFlag(cmd *cobra.Command, unknown *pflag.NotExistError) string {
+	if unknown.GetSpecifiedShortnames() != "" {
+		return "" // any letter is close to any other
+	}
+	var names []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+	if name := closest(unknown.GetSpecifiedName(), names); name != "" {
+		return "--" + name
+	}
+	return ""
+}
+
+// unknownCommand is the error for a command that does not exist.
+func unknownCommand(root *cobra.Command, name string) error {
+	e := wrongUsage("unknown command %q", name)
+	var names []string
+	for _, c := range root.Commands() {
+		if slices.Contains(c.SuggestFor, name) {
+			e.guess = c.CommandPath()
+			return e
+		}
+		if c.IsAvailableCommand() {
+			names = append(names, c.Name())
+		}
+	}
+	if name := closest(name, names); name != "" {
+		e.guess = root.Name() + " " + name
+	}
+	return e
+}
+
+// closest returns the word that word is most probably a misspelling of, or "".
+func closest(word string, words []string) string {
+	best, least := "", 1+min(2, len(word)/2) // more differences than that are another word
+	for _, w := range words {
+		d := distance(word, w)
+		if len(word) >= 3 && strings.HasPrefix(w, word) {
+			d = min(d, 1)
+		}
+		if d < least {
+			best, least = w, d
+		}
+	}
+	return best
+}
+
+// distance counts the letters to insert, delete, replace or swap with their
+// neighbor to get from a to b (optimal string alignment).
+func distance(a, b string) int {
+	var before, above []int
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		before, above, row = above, row, make([]int, len(b)+1)
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			differs := 1
+			if a[i-1] == b[j-1] {
+				differs = 0
+			}
+			row[j] = min(above[j]+1, row[j-1]+1, above[j-1]+differs)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
+		}
+	}
+	return row[len(b)]
+}
+
+// needs accepts from least to len(names) arguments; names are those of the
+// usage line.
+func needs(least int, names ...string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		switch {
+		case len(args) < least:
+			return wrongUsage("%s missing", strings.Join(names[len(args):least], " and "))
+		case len(args) > len(names) && len(names) == 0:
+			return wrongUsage("takes no arguments, but got %q", args[0])
+		case len(args) > len(names):
+			return wrongUsage("takes %s; %q is too much", strings.Join(names, " "), args[len(names)])
+		}
+		return nil
+	}
+}
+
+// atLeast accepts least arguments or more.
+func atLeast(least int, names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		return needs(least, names...)(cmd, args[:min(len(args), len(names))])
+	}
+}

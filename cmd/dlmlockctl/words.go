@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/dlmlock/dlmlockd/client"
+	"github.com/dlmlock/dlmlockd/dlm"
+)
+
+// hints say what to do next in terms of this program. The service can't: it does
+// not know how its caller is used. %L stands for the lockspace, %R for the
+// resource.
+var hints = map[client.Kind]string{
+	client.NotRunning:          `start it with "systemctl start dlmlockd"; "journalctl -u dlmlockd" says why it ended`,
+	client.NoBus:               "is the system bus running? --bus and DBUS_SYSTEM_BUS_ADDRESS name another",
+	client.NoAnswer:            `it is not known whether this was done; "dlmlockctl list" shows what is held`,
+	client.AccessDenied:        "run it as root, or have an administrator allow it: a polkit rule, or group in /etc/dlmlockd.toml",
+	client.InteractionRequired: "run it on a terminal, where polkit can ask for a password, or as root",
+	client.NoSuchLockspace:     `"dlmlockctl join %L" joins it; "dlmlockctl lockspaces" lists those that are joined`,
+	client.WouldBlock:          `"dlmlockctl inspect %L %R" shows who holds it; --wait=60s queues for it`,
+	client.Timeout:             `"dlmlockctl inspect %L %R" shows who holds it`,
+	client.NotHeld:             `"dlmlockctl list" shows what is held`,
+	client.Ambiguous:           "--owner, --lockid, --token or --lock says which one is meant",
+	client.AlreadyHeld:         `"dlmlockctl convert %L %R MODE" changes the mode`,
+	client.LockspaceStopped:    `"dlmlockctl lockspaces" shows its state, and "dlmlockctl doctor" what to do`,
+	client.LockspaceInUse:      `"dlmlockctl list %L" shows the locks; --force leaves anyway and loses them`,
+	client.NotQuorate:          `"dlmlockctl doctor" shows what the cluster lacks`,
+	client.ClusterUnavailable:  `"dlmlockctl doctor" shows what the cluster lacks`,
+	client.Unknown:             "the service is older than this program; restart it after the upgrade (no lock is lost)",
+}
+
+// hintsOf take the place of hints for calls where the same kind of error means
+// something else.
+var hintsOf = map[string]map[client.Kind]string{
+	"AdoptOrphan": {
+		client.NotHeld:     `"dlmlockctl orphans %L" shows the orphans that are left`,
+		client.InvalidArgs: `"dlmlockctl orphans %L" shows the orphans as they are now`,
+	},
+	"Purge": {
+		client.NotHeld:     `"dlmlockctl orphans %L" shows the orphans that are left`,
+		client.InvalidArgs: `"dlmlockctl orphans %L" shows the orphans as they are now`,
+	},
+}
+
+// sentences replace the service's text where that would name members and options
+// of D-Bus, and nothing that it knows is lost.
+var sentences = map[client.Kind]string{
+	client.NoSuchLockspace: "this node has not joined the lockspace",
+	client.WouldBlock:      "another lock is in the way",
+	client.NotHeld:         "no lock of the service on this node matches",
+	client.AlreadyHeld:     "the owner already holds it in another mode",
+}
+
+// sentencesOf take the place of sentences for some calls.
+var sentencesOf = map[string]map[client.Kind]string{
+	"AdoptOrphan": {client.NotHeld: "the orphan is gone"},
+	"Purge":       {client.NotHeld: "an orphan is gone", client.InvalidArgs: "the orphans have changed; nothing was removed"},
+}
+
+// verbs name the calls in messages.
+var verbs = map[string]string{
+	"Acquire": "acquire", "AcquireMany": "acquire", "Request": "acquire", "Convert": "convert", "Release": "release",
+	"ReleaseOwner": "release-owner", "Inspect": "inspect", "ListLocks": "list", "JoinLockspace": "join", "LeaveLockspace": "leave",
+	"ListOrphans": "orphans", "AdoptOrphan": "adopt", "Purge": "purge",
+}
+
+// sentence says what went wrong. f tells which lock it is about; without it, and
+// for all other kinds of errors, the service's own text stands.
+func sentence(e *client.Error, f *failure) string {
+	text, ok := sentencesOf[e.Op][e.Kind]
+	if !ok {
+		text, ok = sentences[e.Kind]
+	}
+	if e.Kind == client.Timeout && f != nil && f.waited {
+		text, ok = "not granted in the time given with --wait", true
+	}
+	if !ok || f == nil || f.lockspace == "" {
+		return e.Message
+	}
+	subject := f.lockspace
+	if f.resource != "" {
+		subject += "/" + f.resource
+	}
+	if f.mode != "" && f.resource != "" {
+		subject += " " + f.mode
+	}
+	if verb := verbs[e.Op]; verb != "" {
+		subject = verb + " " + subject
+	}
+	if f.holder != "" {
+		text += "; held by " + f.holder
+	}
+	return subject + ": " + text
+}
+
+// hint says what to do about an error; "" if nothing is known, or if the hint
+// needs a name that f does not have.
+func hint(e *client.Error, f *failure) string {
+	h, ok := hintsOf[e.Op][e.Kind]
+	if !ok {
+		h = hints[e.Kind]
+	}
+	if f == nil {
+		f = new(failure)
+	}
+	if f.hint != "" {
+		h = f.hint
+	}
+	if f.resource == "" && strings.Contains(h, "%R") || f.lockspace == "" && strings.Contains(h, "%L") {
+		return ""
+	}
+	return strings.NewReplacer("%L", shellWord(f.lockspace), "%R", shellWord(f.resource)).Replace(h)
+}
+
+// lookTime limits how long a refused command looks for the holder of the lock.
+const lookTime = 5 * time.Second
+
+// aboutWants adds to the error of an acquire which lock it is about, and who
+// holds that one.
+func aboutWants(ctx context.Context, c *client.Client, err error, want []client.Want, wait time.Duration) error {
+	if err == nil {
+		return nil
+	}
+	f := &failure{err: err, waited: wait != 0}
+	if len(want) == 1 {
+		f.lockspace, f.resource, f.mode = want[0].Lockspace, want[0].Resource, canonicalMode(want[0].Mode)
+	} else if all := want[0].Lockspace; sameLockspace(want) {
+		f.lockspace = all
+	}
+	if kind := kindOf(err); kind == client.WouldBlock || kind == client.Timeout {
+		// The call may have used up the time that the context has.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTime)
+		defer cancel()
+		if w, who := inTheWay(ctx, c, want); who != "" {
+			f.lockspace, f.resource, f.mode, f.holder = w.Lockspace, w.Resource, canonicalMode(w.Mode), who
+		}
+	}
+	return f
+}
+
+func sameLockspace(want []client.Want) bool {
+	for _, w := range want {
+		if w.Lockspace != want[0].Lockspace {
+			return false
+		}
+	}
+	return true
+}
+
+// canonicalMode returns the two letters of a mode, or the text as it is.
+func canonicalMode(s string) string {
+	if m, err := dlm.ParseMode(s); err == nil {
+		return m.String()
+	}
+	return s
+}
