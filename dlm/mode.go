@@ -107,3 +107,16 @@ func upperASCII(s string) string {
 		return r
 	}, s)
 }
+
+// Stronger reports whether a excludes everything that b excludes, and more.
+func Stronger(a, b Mode) bool {
+	if a == b {
+		return false
+	}
+	for _, m := range Modes {
+		if Compatible(a, m) && !Compatible(b, m) {
+			return false
+		}
+	}
+	return true
+}

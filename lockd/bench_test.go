@@ -10,7 +10,9 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/internal/teststate"
 	"github.com/dlmlock/dlmlockd/lockd/api"
+	"github.com/dlmlock/dlmlockd/state"
 )
 
 // holding starts a service in which n locks are held, each with an owner and a
@@ -148,7 +150,7 @@ func TestMemoryPerLock(t *testing.T) {
 	before := heapInUse()
 	h, d := holding(t, n)
 	perLock := (heapInUse() - before) / n
-	records := h.journal.size(t)
+	records := recordsSize(t, h.journal)
 	t.Logf("acquired: %d bytes for each lock, less %d for its record", perLock, records)
 	require.Less(t, perLock-records, int64(most))
 	d.stop()
@@ -161,16 +163,16 @@ func TestMemoryPerLock(t *testing.T) {
 	runtime.KeepAlive(h)
 }
 
-// size returns how much memory each record takes, by making a copy of them all.
+// recordsSize returns how much memory each record takes, by making a copy of them all.
 // The strings are the table's as well.
-func (j *memJournal) size(t *testing.T) int64 {
+func recordsSize(t *testing.T, j *teststate.Journal) int64 {
 	before := heapInUse()
-	copied := newMemJournal()
-	for _, l := range j.locks {
-		copied.apply(l)
+	copied := teststate.New()
+	for _, l := range j.Locks {
+		require.NoError(t, copied.Append([]state.Change{l}))
 	}
 	after := heapInUse()
-	require.Len(t, copied.locks, len(j.locks))
+	require.Len(t, copied.Locks, len(j.Locks))
 	runtime.KeepAlive(copied)
-	return (after - before) / int64(len(j.locks))
+	return (after - before) / int64(len(j.Locks))
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
 	"github.com/dlmlock/dlmlockd/lockd/api"
+	"github.com/dlmlock/dlmlockd/lockd/table"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -40,10 +41,10 @@ func TestVanishingInSlices(t *testing.T) {
 		d.post(func() {
 			var now [2]int
 			d.choreTime = 0
-			d.t.sessionGone(alice.Session)
-			now[0] = len(d.t.requests)
+			d.t.SessionGone(alice.Session)
+			now[0] = waiting(d)
 			d.post(func() { // in the next batch
-				now[1] = len(d.t.requests)
+				now[1] = waiting(d)
 				left <- now
 			})
 		})
@@ -55,7 +56,7 @@ func TestVanishingInSlices(t *testing.T) {
 		}
 		require.Eventually(t, func() bool { return len(d.list(api.Filter{UID: 7, HasUID: true})) == 0 }, 20*time.Second, time.Millisecond)
 		d.stop()
-		checkIntegrity(t, d.t)
+		require.NoError(t, d.t.Check())
 	}
 }
 
@@ -69,27 +70,28 @@ func TestNothingIsGrantedToTheVanished(t *testing.T) {
 	alice := user(7, ":1.7")
 	ended := crowd(t, d, alice, n, dlm.PR, api.AcquireOptions{})
 	written := map[uint32]bool{} // guarded by the journal's mutex
-	h.journal.mu.Lock()
-	h.journal.onDone = func() {
-		for _, l := range h.journal.locks {
+	h.journal.Mu.Lock()
+	h.journal.OnDone = func() {
+		for _, l := range h.journal.Locks {
 			written[l.UID] = true
 		}
 	}
-	h.journal.mu.Unlock()
+	h.journal.Mu.Unlock()
 	released := make(chan error, 1)
 	d.post(func() {
 		d.choreTime = 0
-		d.t.sessionGone(alice.Session)
-		d.t.submit(&call{kind: callRelease, op: "release", caller: root, space: "vms", resource: "busy", done: func(err error) { released <- err }})
+		d.t.SessionGone(alice.Session)
+		release := table.Release{Caller: root, Lockspace: "vms", Resource: "busy"}
+		d.t.Submit(d.answers.add(&waitingCall{op: "release", done: errorTo(func(err error) { released <- err })}), release)
 	})
 	require.NoError(t, <-released)
 	for range n {
 		require.ErrorIs(t, <-ended, api.Canceled)
 	}
 	require.Eventually(t, func() bool { return len(d.list(api.Filter{})) == 0 }, 20*time.Second, time.Millisecond)
-	h.journal.mu.Lock()
+	h.journal.Mu.Lock()
 	require.NotContains(t, written, alice.UID)
-	h.journal.mu.Unlock()
+	h.journal.Mu.Unlock()
 	_, err := d.acquire(user(8, ":1.8"), "busy", dlm.EX, api.AcquireOptions{})
 	require.NoError(t, err)
 }
@@ -109,10 +111,11 @@ func TestConnectionLocksEndInSlices(t *testing.T) {
 	}))
 	releasing := make(chan int, 1)
 	d.post(func() {
-		d.t.sessionGone(alice.Session)
+		d.t.SessionGone(alice.Session)
+		_, locks := d.t.Snapshot(10 * n)
 		k := 0
-		for _, l := range d.t.locks {
-			if l.state == api.Releasing {
+		for _, l := range locks {
+			if l.State == api.Releasing {
 				k++
 			}
 		}
@@ -130,6 +133,41 @@ func TestRequestsAreNotLookedThrough(t *testing.T) {
 	_, err := d.acquire(alice, "other", dlm.EX, api.AcquireOptions{})
 	require.NoError(t, err)
 	d.stop()
-	require.Empty(t, d.t.calls)
-	require.Empty(t, d.t.waiters)
+	require.NoError(t, d.t.Check())
+}
+
+// sliceLength is how many locks or calls of a chore the table ends in a turn.
+const sliceLength = 32
+
+// waiting is how many Requests wait.
+func waiting(d *daemon) (n int) {
+	_, _ = fmt.Sscanf(d.t.Needed(), "%d requests wait", &n)
+	return n
+}
+
+// What comes in while a long listing is under way does not wait for its end.
+func TestListingLetsOthersGoFirst(t *testing.T) {
+	node := local.NewCluster("c").AddNode(1)
+	d := newHost(node).start(t)
+	defer d.stop()
+	d.fill(t, 20_000)
+	var order []string // written on the owner goroutine
+	ended := make(chan struct{})
+	d.post(func() {
+		d.choreTime = 0 // a part between two looks at what has come in
+		for i := range 3 {
+			d.List(api.Filter{UID: 9, HasUID: true}, func(api.Page, error) {
+				order = append(order, "listed")
+				if i == 2 {
+					close(ended)
+				}
+			})
+		}
+		d.Lockspaces(func([]api.LockspaceInfo, error) {
+			order = append(order, "lockspaces")
+			d.Lockspaces(func([]api.LockspaceInfo, error) { order = append(order, "again") })
+		})
+	})
+	<-ended
+	require.Equal(t, []string{"lockspaces", "again", "listed", "listed", "listed"}, order)
 }

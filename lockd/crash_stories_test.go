@@ -97,10 +97,10 @@ var crashStories = []story{
 	}},
 	{name: "acquire, the state file is full", play: func(r *crashRig, armed func()) func(*after) {
 		armed()
-		r.host.journal.setFail(syscall.ENOSPC)
+		r.host.journal.SetFail(syscall.ENOSPC)
 		call := r.v.acquireAll(alice, "vm1", 0, vmsA, poolC)
 		r.v.settle()
-		r.host.journal.setFail(0)
+		r.host.journal.SetFail(0)
 		time.Sleep(3 * time.Second)
 		return func(a *after) { a.acquired(call, "vm1", vmsA, poolC) }
 	}},
@@ -121,7 +121,7 @@ var crashStories = []story{
 		call := r.v.acquireAll(alice, "vm1", 0, vmsA, poolC)
 		r.v.settle()
 		r.cluster.Fail(nil)
-		time.Sleep(2 * nagInterval)
+		time.Sleep(2 * retryInterval)
 		return func(a *after) { a.acquired(call, "vm1", vmsA, poolC) }
 	}},
 	{name: "acquire, the lockspace stops after the grant", play: func(r *crashRig, armed func()) func(*after) {
@@ -205,7 +205,7 @@ var crashStories = []story{
 	{name: "release, the state file is full", play: func(r *crashRig, armed func()) func(*after) {
 		g := r.hold("vm1", vmsA, vmsB, poolC)
 		armed()
-		r.host.journal.setFail(syscall.ENOSPC)
+		r.host.journal.SetFail(syscall.ENOSPC)
 		call := r.v.releaseOf(alice, "vm1", "vms", "a")
 		return func(a *after) {
 			require.True(a.t, a.died || call.ok(), "people must be able to let go: %v", call.err)
@@ -216,7 +216,7 @@ var crashStories = []story{
 	{name: "release, the state file is broken", play: func(r *crashRig, armed func()) func(*after) {
 		g := r.hold("vm1", vmsA)
 		armed()
-		r.host.journal.setFail(syscall.EIO)
+		r.host.journal.SetFail(syscall.EIO)
 		call := r.v.releaseOf(alice, "vm1", "vms", "a")
 		return func(a *after) {
 			a.released(call, "vm1", g[0])
@@ -249,7 +249,7 @@ var crashStories = []story{
 	{name: "release owner, the state file is broken", play: func(r *crashRig, armed func()) func(*after) {
 		g := r.hold("vm1", vmsA, poolC)
 		armed()
-		r.host.journal.setFail(syscall.EIO)
+		r.host.journal.SetFail(syscall.EIO)
 		call := &told{}
 		r.v.ReleaseOwner(alice, "", "vm1", call.doneCount())
 		return func(a *after) {
@@ -262,11 +262,11 @@ var crashStories = []story{
 		call := &told{}
 		r.v.Acquire(alice, []api.Want{vmsA, poolC}, api.AcquireOptions{Owner: "gui", HasOwner: true, Lifetime: state.Connection}, call.doneGrants())
 		armed()
-		r.host.journal.setFail(syscall.EIO)
+		r.host.journal.SetFail(syscall.EIO)
 		r.v.SessionGone(alice.Session)
 		r.v.settle()
-		r.host.journal.setFail(0)
-		time.Sleep(2 * nagInterval)
+		r.host.journal.SetFail(0)
+		time.Sleep(2 * retryInterval)
 		return func(a *after) {
 			for _, w := range []api.Want{vmsA, poolC} {
 				_, there := a.find("gui", w.Lockspace, w.Resource)
@@ -280,8 +280,8 @@ var crashStories = []story{
 		call := r.v.acquireAll(alice, "vm1", 0, vmsA, poolC)
 		r.v.settle()
 		time.Sleep(20 * time.Second)
-		r.host.journal.setFail(0)
-		time.Sleep(2 * nagInterval)
+		r.host.journal.SetFail(0)
+		time.Sleep(2 * retryInterval)
 		return func(a *after) {
 			require.False(a.t, call.ok())
 			a.acquired(call, "vm1", vmsA, poolC)
@@ -290,11 +290,11 @@ var crashStories = []story{
 	{name: "convert up, the state file breaks", play: func(r *crashRig, armed func()) func(*after) {
 		g := r.hold("vm1", vmsB)
 		armed()
-		r.host.journal.setFail(syscall.EIO)
+		r.host.journal.SetFail(syscall.EIO)
 		call := r.v.convertTo(alice, "vm1", wantOf("vms", "b", dlm.EX), 0)
 		r.v.settle()
-		r.host.journal.setFail(0)
-		time.Sleep(2 * nagInterval)
+		r.host.journal.SetFail(0)
+		time.Sleep(2 * retryInterval)
 		return func(a *after) {
 			require.False(a.t, call.ok())
 			if call.answered {
@@ -305,7 +305,7 @@ var crashStories = []story{
 	{name: "leave, the state file is broken", play: func(r *crashRig, armed func()) func(*after) {
 		r.v.Join(root, "more", (&told{}).done())
 		armed()
-		r.host.journal.setFail(syscall.EIO)
+		r.host.journal.SetFail(syscall.EIO)
 		call := &told{}
 		r.v.Leave(root, "more", false, call.done())
 		return func(a *after) {
@@ -313,7 +313,7 @@ var crashStories = []story{
 			require.NoError(a.t, err)
 			require.False(a.t, call.ok())
 			require.Len(a.t, names, 3)
-			require.NotNil(a.t, a.v.t.spaces["more"])
+			require.NotZero(a.t, a.v.stateOf("more"))
 		}
 	}},
 	{name: "connection ends", play: func(r *crashRig, armed func()) func(*after) {
@@ -335,11 +335,11 @@ var crashStories = []story{
 		call := &told{}
 		r.v.Join(root, "more", call.done())
 		return func(a *after) {
-			sp := a.v.t.spaces["more"]
-			require.True(a.t, sp != nil && sp.state == api.SpaceReady || !call.ok(), "joined, and not there")
+			is := a.v.stateOf("more")
+			require.True(a.t, is == api.SpaceReady || !call.ok(), "joined, and not there")
 			names, err := a.v.engine.Lockspaces(a.t.Context())
 			require.NoError(a.t, err)
-			require.Equal(a.t, sp != nil, len(names) == 3, "a lockspace that nobody knows of: %v", names)
+			require.Equal(a.t, is != 0, len(names) == 3, "a lockspace that nobody knows of: %v", names)
 		}
 	}},
 	{name: "leave", play: func(r *crashRig, armed func()) func(*after) {
@@ -350,7 +350,7 @@ var crashStories = []story{
 		return func(a *after) {
 			names, err := a.v.engine.Lockspaces(a.t.Context())
 			require.NoError(a.t, err)
-			require.Equal(a.t, a.v.t.spaces["more"] != nil, len(names) == 3, "%v", names)
+			require.Equal(a.t, a.v.stateOf("more") != 0, len(names) == 3, "%v", names)
 			require.False(a.t, call.ok() && len(names) == 3, "left, and there")
 		}
 	}},
@@ -437,9 +437,9 @@ func convertedTo(call *told, g api.Grant, from, to dlm.Mode) func(*after) {
 // breakAfterNext lets one more write succeed.
 func (r *crashRig) breakAfterNext() {
 	j := r.host.journal
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.onDone = func() { j.fail, j.onDone = syscall.EIO, nil }
+	j.Mu.Lock()
+	defer j.Mu.Unlock()
+	j.OnDone = func() { j.Fail, j.OnDone = syscall.EIO, nil }
 }
 
 // failOn makes one operation on a resource fail.

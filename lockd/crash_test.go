@@ -15,13 +15,14 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/internal/teststate"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
 // gate is a state file whose writes end when the test says so.
 type gate struct {
-	to      *memJournal
+	to      *teststate.Journal
 	mu      sync.Mutex
 	turn    *sync.Cond
 	allowed int  // writes that may end
@@ -30,7 +31,7 @@ type gate struct {
 	dead    bool // none will
 }
 
-func newGate(to *memJournal) *gate {
+func newGate(to *teststate.Journal) *gate {
 	g := &gate{to: to}
 	g.turn = sync.NewCond(&g.mu)
 	return g
@@ -182,7 +183,7 @@ func (v *victim) bury() {
 	v.engine.Kill()
 	s.inbox.Close()
 	s.cancel()
-	s.journal.close()
+	s.journal.Close()
 	s.logs.close()
 	s.work.Wait()
 }
@@ -387,7 +388,7 @@ func playCrash(t *testing.T, st story, first, second fate) (steps []string) {
 		}
 		r.v.bury()
 		r.cluster.Fail(nil)
-		r.host.journal.setFail(0)
+		r.host.journal.SetFail(0)
 		for _, s := range crashSpaces {
 			r.cluster.Resume(s)
 		}
@@ -415,27 +416,86 @@ func (r *crashRig) checkAfter(a *after, st story) {
 	require.True(t, v.Status().Ready)
 	time.Sleep(time.Minute) // what is tried again later, too
 	v.settle()
-	checkIntegrity(t, v.t)
-	checkEngine(t, v.t, v.engine, crashResources, func(string) bool { return false })
-	checkRecords(t, v.t, r.host.journal.contents("").Locks)
-	for _, s := range crashSpaces {
-		if sp := v.t.spaces[s]; sp != nil {
-			require.Equal(t, api.SpaceReady, sp.state, "lockspace %s: %v", s, sp.err)
-			require.Equal(t, state.Joined, r.host.journal.spaces[s].Phase)
-			orphans, err := v.engine.Orphans(t.Context(), s)
-			require.NoError(t, err)
-			require.True(t, st.stray || len(orphans) == 0, "locks that nobody knows of: %v", orphans)
-		}
-	}
-	require.Empty(t, v.t.stuck)
-	require.Empty(t, v.t.deadlines)
+	require.NoError(t, v.t.Check())
+	v.List(api.Filter{}, func(page api.Page, _ error) { a.locks = page.Locks })
+	why := "not asked"
+	v.Idle(func(needed string) { why = needed })
+	v.settle()
+	require.NotContains(t, why, "under way")
+	require.NotContains(t, why, "released")
+	r.checkEngine(a, st)
+	r.checkRecords(a)
 	if !st.lose {
 		require.Empty(t, a.before, "called lost by the process that died")
 		require.Empty(t, v.lost, "called lost after the restart")
 	}
-	v.List(api.Filter{}, func(page api.Page, _ error) { a.locks = page.Locks })
-	v.settle()
 	for _, l := range a.locks {
 		require.Equal(t, api.Held, l.State, fmt.Sprint(l))
 	}
+}
+
+// stateOf returns how far a lockspace has got; 0 if it is not known.
+func (v *victim) stateOf(name string) (is api.SpaceState) {
+	v.Lockspaces(func(in []api.LockspaceInfo, _ error) {
+		for _, sp := range in {
+			if sp.Name == name {
+				is = sp.State
+			}
+		}
+	})
+	v.settle()
+	return is
+}
+
+// checkEngine holds what the service lists against the lock manager: no lock that
+// it does not know, none that it only believes in.
+func (r *crashRig) checkEngine(a *after, st story) {
+	t, e := r.t, r.v.engine
+	me, err := e.Node(t.Context())
+	require.NoError(t, err)
+	for _, name := range crashSpaces {
+		is := r.v.stateOf(name)
+		if is == 0 {
+			continue
+		}
+		require.Equal(t, api.SpaceReady, is, "lockspace %s", name)
+		require.Equal(t, state.Joined, r.host.journal.Spaces[name].Phase)
+		got := map[dlm.LockID]string{}
+		for _, res := range append([]string{api.AnchorName("test")}, crashResources...) {
+			q, err := e.Queues(t.Context(), name, res)
+			require.NoError(t, err)
+			for _, h := range slices.Concat(q.Granted, q.Converting) {
+				if h.Node == me.ID {
+					got[h.LockID] = fmt.Sprint(res, " ", h.Mode)
+				}
+			}
+		}
+		var unknown []api.Orphan // those that the engine shows, and those that were adopted by accident
+		r.v.Orphans(name, func(o []api.Orphan, err error) { unknown = o })
+		r.v.settle()
+		require.True(t, st.stray || len(unknown) == 0, "locks that nobody knows of: %v", unknown)
+		for _, o := range unknown {
+			delete(got, o.LockID)
+		}
+		want := map[dlm.LockID]string{r.host.journal.Spaces[name].AnchorID: fmt.Sprint(api.AnchorName("test"), " ", dlm.NL)}
+		for _, l := range a.locks {
+			if l.Lockspace == name {
+				want[l.LockID] = fmt.Sprint(l.Resource, " ", l.Mode)
+			}
+		}
+		require.Equal(t, want, got, "locks of %s in the table and in the lock manager", name)
+	}
+}
+
+// checkRecords holds what the service lists against the state file.
+func (r *crashRig) checkRecords(a *after) {
+	want, got := map[uint64]string{}, map[uint64]string{}
+	for _, rec := range r.host.journal.Contents("").Locks {
+		require.Equal(r.t, state.Held, rec.Phase)
+		got[rec.ID] = fmt.Sprint(rec.Lockspace, rec.Resource, rec.LockID, rec.Mode, rec.Token)
+	}
+	for _, l := range a.locks {
+		want[uint64(l.Ref)] = fmt.Sprint(l.Lockspace, l.Resource, l.LockID, l.Mode, l.Token)
+	}
+	require.Equal(r.t, want, got, "locks in the table and in the state file")
 }

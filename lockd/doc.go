@@ -1,16 +1,16 @@
-// Package lockd is the lock service: who holds which lock, and what has to
-// happen, in which order, when somebody wants one.
+// Package lockd is the lock service: it drives the table (lockd/table), which
+// makes all decisions.
 //
-// Its heart is the table, a pure state machine: events in, ordered actions
-// out, no clock, no I/O, no goroutine, no log. Around it stands the Service:
-// one owner goroutine that feeds the table and has its actions carried out by
-// others: the journal goroutine writes the state file, the engine drives the
-// lock manager, a worker joins and leaves lockspaces, and the front end's
-// callbacks send the answers. Nothing that can be slow runs in the owner
-// goroutine.
+// It owns what the table refuses to know: the handles of the lockspaces, the
+// functions that answer calls, the clock, the processes that calls hold, and the
+// goroutines. One owner goroutine feeds the table and has its actions carried out
+// by others: the journal (lockd/journal) writes the state file, the engine drives
+// the lock manager, workers join and leave lockspaces and look at the engine's
+// tables, and the front end's functions send the answers. Nothing that can be slow
+// runs on the owner goroutine.
 //
 // lockd refuses to know how a request arrived (D-Bus, Varlink), who is allowed
-// what (see Authorizer), how a record looks in the file, and how the lock
+// what (see api.Authorizer), how a record looks in the file, and how the lock
 // manager is reached.
 //
 // Concurrency: the methods of Service may be called from any goroutine and

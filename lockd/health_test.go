@@ -10,19 +10,20 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/internal/teststate"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
 // stuckJournal does not come back while it is closed.
 type stuckJournal struct {
-	*memJournal
+	*teststate.Journal
 	gate chan struct{}
 }
 
 func (j *stuckJournal) Append(changes []state.Change) error {
 	<-j.gate
-	return j.memJournal.Append(changes)
+	return j.Journal.Append(changes)
 }
 
 // The watchdog's question notices whichever goroutine does not go on.
@@ -47,7 +48,7 @@ func TestHealthyNoticesWhatIsStuck(t *testing.T) {
 			return d.Healthy(ctx)
 		}
 		require.NoError(t, ask())
-		n := len(h.journal.locks)
+		n := len(h.journal.Locks)
 
 		shut := make(chan struct{})
 		j.gate = shut
@@ -57,7 +58,7 @@ func TestHealthyNoticesWhatIsStuck(t *testing.T) {
 		close(shut)
 		synctest.Wait()
 		require.NoError(t, ask())
-		require.Len(t, h.journal.locks, n, "nothing is written for it")
+		require.Len(t, h.journal.Locks, n, "nothing is written for it")
 
 		hang = true
 		d.Acquire(root, []api.Want{wantOf("vms", "a", dlm.EX)}, api.AcquireOptions{}, func([]api.Grant, error) { <-block })

@@ -1,6 +1,9 @@
 package lockd
 
-import "github.com/dlmlock/dlmlockd/dlm"
+import (
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/table"
+)
 
 // message is one thing for the owner goroutine: a function, or an event of a
 // lockspace.
@@ -9,9 +12,9 @@ import "github.com/dlmlock/dlmlockd/dlm"
 // engine's dispatcher or a bus reader is never held up by the owner goroutine.
 // What bounds it is outside: calls per session, and one event per operation.
 type message struct {
-	fn func()
-	sp *space
-	ev dlm.Event
+	fn        func()
+	ev        dlm.Event
+	lockspace table.LockspaceID
 }
 
 // post has fn run on the owner goroutine; false if the service has stopped.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/dlmlock/dlmlockd/internal/queue"
+	"github.com/dlmlock/dlmlockd/lockd/table"
 )
 
 // logQueue writes log lines on a goroutine of its own, because a journal or a
@@ -18,7 +19,7 @@ type logQueue struct {
 
 type logLine struct {
 	at time.Time
-	logAction
+	table.LogAction
 }
 
 const logQueueMax = 10000
@@ -30,7 +31,7 @@ func newLogQueue(log *slog.Logger) *logQueue {
 // debug reports whether lines for ordinary decisions are wanted.
 func (q *logQueue) debug() bool { return q.log.Enabled(context.Background(), slog.LevelDebug) }
 
-func (q *logQueue) add(a logAction) { q.lines.Add(logLine{time.Now(), a}) }
+func (q *logQueue) add(a table.LogAction) { q.lines.Add(logLine{time.Now(), a}) }
 
 func (q *logQueue) close() { q.lines.Close() }
 
@@ -54,10 +55,10 @@ func (q *logQueue) run() {
 }
 
 func (q *logQueue) write(l logLine) {
-	if !q.log.Enabled(context.Background(), l.level) {
+	if !q.log.Enabled(context.Background(), l.Level) {
 		return
 	}
-	r := slog.NewRecord(l.at, l.level, l.msg, 0)
-	r.AddAttrs(l.attrs...)
+	r := slog.NewRecord(l.at, l.Level, l.Message, 0)
+	r.AddAttrs(l.Attrs...)
 	_ = q.log.Handler().Handle(context.Background(), r) // nowhere to say that logging failed
 }

@@ -50,10 +50,10 @@ func (a *after) ranFor(resources ...string) {
 	if !a.died {
 		require.Len(a.t, a.host.ran, len(resources), "once, where nothing died")
 	}
-	for _, l := range a.host.journal.contents("").Locks {
+	for _, l := range a.host.journal.Contents("").Locks {
 		require.NotEqual(a.t, state.Lost, l.Phase, "%+v", l)
 	}
-	require.Empty(a.t, a.v.t.runs)
+	require.Zero(a.t, a.v.Status().Helpers)
 }
 
 // A service that stops in order waits for helpers for a moment; what has not
@@ -78,7 +78,7 @@ func TestHelperOutlastsAStop(t *testing.T) {
 		require.True(t, h.node.Unlock("vms", g.LockID))
 		synctest.Wait()
 		require.Len(t, runs, 1)
-		require.Equal(t, 1, d.Service.t.status().Helpers)
+		require.Equal(t, 1, d.Service.t.Status().Helpers)
 		require.Equal(t, "helpers of 1 lost locks run", d.needed())
 		began := time.Now()
 		d.stop()
@@ -120,39 +120,15 @@ func TestHelperAfterAReboot(t *testing.T) {
 		h.node.Crash()
 		h.node = cluster.AddNode(1)
 		h.boot = "boot-0"
-		before := h.journal.contents("").Locks
+		before := h.journal.Contents("").Locks
 		d = h.start(t)
 		synctest.Wait()
 		require.Len(t, runs, 1)
 		require.Equal(t, "d", runs[0].Data)
 		d.stop()
-		after := h.journal.contents("").Locks
+		after := h.journal.Contents("").Locks
 		require.Len(t, after, 1)
 		require.Equal(t, before[0].ID, after[0].ID)
 		require.Equal(t, state.Lost, after[0].Phase)
 	})
-}
-
-// Who may name which helper, and what is said to those who may not.
-func TestHelpersAreForThoseNamed(t *testing.T) {
-	policies := map[string]api.HelperPolicy{"root": {}, "uids": {UIDs: []uint32{7}}, "group": {GID: 50, HasGroup: true}}
-	tab := newTable(api.DefaultLimits(), time.Second, "i")
-	tab.helpers = policies
-	ask := func(c api.Caller, helper, data string) *api.Error {
-		return tab.checkOnLost(&call{op: "acquire", caller: c, opts: api.AcquireOptions{OnLost: &api.OnLost{Helper: helper, Data: data}}})
-	}
-	grouped := api.Caller{UID: 8, GIDs: []uint32{3, 50}}
-	for name := range policies {
-		require.Nil(t, ask(api.Caller{}, name, ""), "root may name %s", name)
-	}
-	require.Nil(t, ask(api.Caller{UID: 7}, "uids", "x"))
-	require.Nil(t, ask(grouped, "group", "x"))
-	require.Equal(t, api.AccessDenied, ask(api.Caller{UID: 7}, "root", "").Kind)
-	require.Equal(t, api.AccessDenied, ask(api.Caller{UID: 7}, "group", "").Kind)
-	require.Equal(t, api.AccessDenied, ask(grouped, "uids", "").Kind)
-	require.EqualError(t, ask(grouped, "uids", ""), `acquire: on-lost: uid 8 may not use the helper "uids"; see uids and group of [on-lost.uids] in /etc/dlmlockd.toml`)
-	require.EqualError(t, ask(api.Caller{}, "/bin/sh", ""), `acquire: on-lost: no helper "/bin/sh" is configured here; an administrator can add [on-lost.NAME] to /etc/dlmlockd.toml`)
-	require.Equal(t, api.LimitExceeded, ask(api.Caller{}, "root", string(make([]byte, 1025))).Kind)
-	require.Equal(t, api.InvalidArgs, ask(api.Caller{}, "root", "a\x00").Kind)
-	require.Equal(t, api.InvalidArgs, ask(api.Caller{}, "root", "\xff").Kind)
 }

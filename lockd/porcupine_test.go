@@ -88,7 +88,7 @@ func (h holders) fits(client int, m dlm.Mode) bool {
 // or if a token that has to grow does not. No token is known of what had no
 // answer.
 func (h holders) with(client int, m dlm.Mode, token uint64, answered bool) (_ holders, ok bool) {
-	fresh := h.mode(client) == dlm.None || stronger(m, h.mode(client))
+	fresh := h.mode(client) == dlm.None || dlm.Stronger(m, h.mode(client))
 	if !h.fits(client, m) {
 		return h, false
 	}

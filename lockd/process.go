@@ -21,8 +21,8 @@ const clockTick = 10 * time.Millisecond
 // calls, so it runs on the caller's goroutine, before the call goes to the table:
 //
 //	Hold           the watch stands, or the call is refused and nothing was done
-//	table.submit   the call, up to its answer; a binding watches for itself
-//	dropProcess    with the answer: without a binding nobody watches any more
+//	Table.Submit   the call, up to its answer; a binding watches for itself
+//	Drop           with the answer: without a binding nobody watches any more
 //
 // So a lock is never asked for, written down or granted without a watch.
 func (s *Service) findProcess(c api.Caller, o *api.AcquireOptions) (id process.ID, err error) {
@@ -83,14 +83,6 @@ func named(c api.Caller, o *api.AcquireOptions) uint32 {
 	return c.PID
 }
 
-// dropProcess ends the hold of a call on its process, once.
-func (s *Service) dropProcess(c *call) {
-	if c.hold != (process.ID{}) {
-		s.cfg.Processes.Drop(c.hold)
-		c.hold = process.ID{}
-	}
-}
-
 func processError(k api.Kind, text string, err error) *api.Error {
 	return &api.Error{Op: "acquire", Mode: dlm.None, Kind: k, Text: text, Err: err}
 }
@@ -130,7 +122,7 @@ func unwatchable(pid uint32, err error) *api.Error {
 			what = pe.Err.Error()
 		}
 	}
-	e := processError(kind, fmt.Sprintf("process %d can't be watched (%s), so nothing was locked%s", pid, what, adviceOnProcess(err)), err)
+	e := processError(kind, fmt.Sprintf("process %d can't be watched (%s), so nothing was locked%s", pid, what, process.Advice(err)), err)
 	e.Errno = errno
 	return e
 }
@@ -143,25 +135,4 @@ func scarce(err error) bool {
 		}
 	}
 	return false
-}
-
-// adviceOnProcess says what to do where a process can't be watched, or "".
-func adviceOnProcess(err error) string {
-	switch {
-	case errors.Is(err, process.ErrReserve), errors.Is(err, syscall.EMFILE):
-		return "; raise LimitNOFILE= in the unit of the service and restart it"
-	case errors.Is(err, syscall.ENFILE):
-		return "; raise the sysctl fs.file-max"
-	case errors.Is(err, syscall.ENOSPC):
-		return "; raise the sysctl fs.epoll.max_user_watches"
-	case errors.Is(err, syscall.ENOMEM):
-		return "; free memory"
-	case errors.Is(err, process.ErrHidden):
-		return "; mount /proc so that the service sees all processes"
-	case errors.Is(err, process.ErrOtherProc):
-		return "; mount a /proc that belongs to the pid namespace of the service"
-	case errors.Is(err, process.ErrKernelThread), errors.Is(err, process.ErrThread):
-		return "; release the locks if nobody needs them"
-	}
-	return ""
 }

@@ -14,35 +14,6 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// Of what is not known nobody says that it is well.
-func TestQuorumIsKnownOrNot(t *testing.T) {
-	yes, no := dlm.Health{Known: true, Quorate: true}, dlm.Health{Known: true}
-	for name, c := range map[string]struct {
-		node   api.Quorum
-		spaces []dlm.Health
-		want   api.Quorum
-	}{
-		"nobody was asked":               {want: api.QuorumUnknown},
-		"the node alone":                 {node: api.Quorate, want: api.Quorate},
-		"the node alone, without":        {node: api.Inquorate, want: api.Inquorate},
-		"a lockspace":                    {spaces: []dlm.Health{yes}, want: api.Quorate},
-		"a lockspace, without":           {node: api.Quorate, spaces: []dlm.Health{yes, no}, want: api.Inquorate},
-		"a lockspace of which not known": {spaces: []dlm.Health{{}}, want: api.QuorumUnknown},
-	} {
-		t.Run(name, func(t *testing.T) {
-			tab := newTable(api.DefaultLimits(), time.Second, "test")
-			tab.quorum = c.node
-			tab.space("unseen")
-			for i, h := range c.spaces {
-				sp := tab.space(string(rune('a' + i)))
-				sp.health, sp.hasHealth = h, true
-			}
-			require.Equal(t, c.want, tab.status().Quorum)
-			require.Contains(t, []string{"quorate", "inquorate", "unknown"}, c.want.String())
-		})
-	}
-}
-
 // clusterDown is an engine whose cluster can be taken away: nobody answers.
 type clusterDown struct {
 	*local.Engine
@@ -80,7 +51,7 @@ func TestQuorumFollowsTheCluster(t *testing.T) {
 			}
 		}
 		cfg := h.config
-		cfg.Engine, cfg.Journal, cfg.Contents = clusterDown{h.node.Engine(), &down}, h.journal, h.journal.contents(h.boot)
+		cfg.Engine, cfg.Journal, cfg.Contents = clusterDown{h.node.Engine(), &down}, h.journal, h.journal.Contents(h.boot)
 		cfg.BootID = h.boot
 		s := New(cfg)
 		ctx, stop := context.WithCancel(t.Context())

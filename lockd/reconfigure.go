@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/dlmlock/dlmlockd/lockd/api"
+	"github.com/dlmlock/dlmlockd/lockd/table"
 )
 
 // Settings are what may change while locks are held.
@@ -25,27 +26,5 @@ func (s *Service) Reconfigure(set Settings) {
 	if set.OpTimeout == 0 {
 		set.OpTimeout = defaultOpTimeout
 	}
-	s.post(func() { s.t.reconfigure(set) })
-}
-
-func (t *table) reconfigure(set Settings) {
-	if t.stopping {
-		return
-	}
-	t.limits, t.opTime, t.helpers = set.Limits, set.OpTimeout, set.Helpers
-	for _, sp := range t.spaces {
-		sp.configured = false
-	}
-	for _, name := range set.Lockspaces {
-		sp := t.space(name)
-		sp.configured = true
-		// One that is being left is joined again when that is done, and one
-		// that failed is tried again at once.
-		if sp.step == spaceIdle && sp.state != api.SpaceReady && sp.state != api.SpaceLeaving {
-			t.open(sp)
-		}
-	}
-	for _, name := range t.spaceNames() {
-		t.dropSpace(t.spaces[name]) // named no more, and not joined
-	}
+	s.post(func() { s.t.Reconfigure(table.Settings(set)) })
 }

@@ -511,7 +511,7 @@ func (s *scenario) runHost(verb string, words []string) bool {
 	case "leave-behind": // NODE LOCKSPACE : dlm_tool leave
 		require.NoError(s.t, at().node.Engine().Remove(s.t.Context(), plain[1]))
 	case "disk": // NODE full|broken|ok
-		at().journal.setFail(map[string]syscall.Errno{"full": syscall.ENOSPC, "broken": syscall.EIO, "ok": 0}[plain[1]])
+		at().journal.SetFail(map[string]syscall.Errno{"full": syscall.ENOSPC, "broken": syscall.EIO, "ok": 0}[plain[1]])
 	case "process": // PID START [uid=]
 		pid, _ := strconv.Atoi(plain[0])
 		start, _ := strconv.Atoi(plain[1])
@@ -536,7 +536,7 @@ func (s *scenario) runHost(verb string, words []string) bool {
 		require.NoError(s.t, err)
 		time.Sleep(d)
 	case "file": // NODE : what the state file says
-		c := at().journal.contents("")
+		c := at().journal.Contents("")
 		for _, l := range c.Locks {
 			s.printf("lock #%d %s/%s %s lkid=%d phase=%d owner=%q", l.ID, l.Lockspace, l.Resource, l.Mode, l.LockID, l.Phase, l.Owner)
 		}

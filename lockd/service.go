@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -12,21 +13,14 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/internal/queue"
 	"github.com/dlmlock/dlmlockd/lockd/api"
+	"github.com/dlmlock/dlmlockd/lockd/journal"
+	"github.com/dlmlock/dlmlockd/lockd/table"
 	"github.com/dlmlock/dlmlockd/process"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
-// Journal is the state file as the service needs it; *state.File is one. All of
-// it is called by one goroutine.
-type Journal interface {
-	// Append writes all of the changes or none. What brings a lock to its end
-	// has its room from the time that the lock was written down.
-	Append([]state.Change) error
-	// Health says why nothing new can be written down; nil if it can.
-	Health() error
-	// Tend looks after the file: its place, its room.
-	Tend()
-}
+// Journal is the state file as the service needs it; *state.File is one.
+type Journal = journal.File
 
 // Processes watches processes; *process.Watcher is one, and says what each
 // method does.
@@ -93,10 +87,13 @@ const defaultOpTimeout = 10 * time.Second
 type Service struct {
 	cfg     Config
 	inbox   *queue.Queue[message]
-	journal *journal
+	journal *journal.Writer
 	logs    *logQueue
 	epochs  *epochNotes
-	t       *table
+	t       *table.Table
+	out     []table.Action // of the turn under way
+	answers answers
+	spaces  map[table.LockspaceID]*lockspace
 	ctx     context.Context // of Run; work in flight ends with it
 	cancel  context.CancelFunc
 	work    sync.WaitGroup
@@ -106,10 +103,7 @@ type Service struct {
 	statusMu sync.Mutex
 	status   api.Status
 
-	// Long work under way, and how long the loop goes on with it at a time; only
-	// the owner goroutine touches them.
-	chores    []func() (more bool)
-	choreTime time.Duration
+	choreTime time.Duration // how long the loop does chores at a time
 
 	told   api.Status // last StatusChanged
 	looker dlm.Looker
@@ -141,14 +135,15 @@ func New(cfg Config) *Service {
 	s.logs = newLogQueue(cfg.Log)
 	s.epochs = newEpochNotes(cfg.NoteEpoch, cfg.Log)
 	s.looker, _ = cfg.Engine.(dlm.Looker)
-	s.t = newTable(cfg.Limits, cfg.OpTimeout, cfg.Instance)
-	s.t.node, s.t.engine, s.t.served = cfg.Node, cfg.Engine.Name(), cfg.Sessions
-	s.t.quorum = cfg.Quorum
-	s.t.raw = cfg.RawValues
-	s.t.helpers = cfg.Helpers
-	s.t.epoch, s.t.noted = cfg.TokenEpoch, cfg.TokenEpoch
-	s.journal = newJournal(cfg.Journal, s.post, s.t.noteJournal)
-	s.status = s.t.status()
+	s.answers.init()
+	s.spaces = map[table.LockspaceID]*lockspace{}
+	s.t = table.New(table.Config{
+		Limits: cfg.Limits, OpTimeout: cfg.OpTimeout, Instance: cfg.Instance, Engine: cfg.Engine.Name(), Node: cfg.Node,
+		Quorum: cfg.Quorum, Sessions: cfg.Sessions, RawValues: cfg.RawValues, Helpers: cfg.Helpers, Epoch: cfg.TokenEpoch,
+		Seed: maphash.MakeSeed(),
+	})
+	s.journal = journal.New(cfg.Journal, s.appended, func(err error) { s.post(func() { s.t.JournalHealth(err) }) })
+	s.status = s.t.Status()
 	return s
 }
 
@@ -157,14 +152,14 @@ func New(cfg Config) *Service {
 // the lockspaces: every persistent lock stays. It returns when every goroutine
 // of the service has ended.
 func (s *Service) Run(ctx context.Context) error {
-	s.work.Go(s.journal.run)
+	s.work.Go(s.journal.Run)
 	s.work.Go(s.logs.run)
 	s.work.Go(func() { s.epochs.run(s.ctx.Done()) })
 	if s.looker != nil {
 		s.work.Go(s.watchHealth)
 	}
 	s.turn(func() {
-		s.t.activate(s.cfg.Contents, s.cfg.Contents.Header.BootID == s.cfg.BootID, s.cfg.Lockspaces)
+		s.t.Activate(s.cfg.Contents, s.cfg.Contents.Header.BootID == s.cfg.BootID, s.cfg.Lockspaces)
 		s.cfg.Contents = state.Contents{} // the table has them now
 	})
 	s.loop(ctx)
@@ -184,8 +179,7 @@ func (s *Service) Healthy(ctx context.Context) error {
 	back := make(chan struct{})
 	s.post(func() {
 		owner.Store(true)
-		// Nothing is written, so that it succeeds or fails means nothing.
-		s.journal.append(appendAction{then: func(error) { close(back) }})
+		s.journal.Ping(func() { close(back) })
 	})
 	select {
 	case <-back:
@@ -214,18 +208,18 @@ func (s *Service) loop(ctx context.Context) {
 		batch = s.inbox.Take(batch).Items
 		s.serve(batch)
 		s.doChores()
-		at, ok := s.t.next()
+		at, ok := s.t.Next()
 		if ok && !at.After(time.Now()) {
-			s.turn(s.t.tick)
-			at, ok = s.t.next()
+			s.turn(s.t.Tick)
+			at, ok = s.t.Next()
 		}
 		s.publish()
-		if s.t.stopping && s.t.quiet() {
+		if s.t.Stopping() && s.t.Quiet() {
 			return
 		}
 		var more chan struct{}
 		switch {
-		case len(batch) > 0 || len(s.chores) > 0:
+		case len(batch) > 0 || s.t.Busy():
 			more = always
 		case ok:
 			timer.Reset(time.Until(at))
@@ -239,7 +233,7 @@ func (s *Service) loop(ctx context.Context) {
 		case <-stop:
 			stop = nil
 			drain = time.After(drainTime)
-			s.turn(s.t.stop)
+			s.turn(s.t.Stop)
 		case <-drain:
 			return
 		}
@@ -253,7 +247,7 @@ func (s *Service) serve(batch []message) {
 		if m.fn != nil {
 			s.turn(m.fn)
 		} else {
-			s.turn(func() { s.t.event(m.sp, m.ev) })
+			s.turn(func() { s.t.Event(m.lockspace, m.ev) })
 		}
 		*m = message{}
 	}
@@ -265,233 +259,107 @@ const drainTime = 3 * time.Second
 
 // turn gives the table one event and carries out what it asks for.
 func (s *Service) turn(fn func()) {
-	s.t.pass(s.cfg.Clock())
-	s.t.debug = s.logs.debug()
+	s.t.SetTime(s.cfg.Clock())
+	s.t.SetDebug(s.logs.debug())
 	fn()
-	s.t.endTurn()
-	for i := 0; i < len(s.t.out); i++ {
-		a := s.t.out[i]
-		s.t.out[i] = nil
+	s.out = s.t.EndTurn(s.out[:0])
+	for i, a := range s.out {
+		s.out[i] = nil
 		s.carryOut(a)
 	}
-	s.t.out = s.t.out[:0]
 }
 
 // carryOut starts one action.
-func (s *Service) carryOut(a action) {
+func (s *Service) carryOut(a table.Action) {
 	if s.cfg.OnStep != nil {
-		s.step(a)
+		if step := a.Step(); step != "" {
+			s.cfg.OnStep(step)
+		}
+	}
+	if s.carryOutLock(a) || s.carryOutLockspace(a) {
+		return
 	}
 	switch a := a.(type) {
-	case lockAction:
-		a.sp.handle.Lock(a.cookie, a.resource, a.mode, a.flags)
-	case convertAction:
-		a.sp.handle.Convert(a.cookie, a.mode, a.flags, a.value)
-	case unlockAction:
-		a.sp.handle.Unlock(a.cookie, a.value)
-	case cancelAction:
-		a.sp.handle.Cancel(a.cookie)
-	case adoptAction:
-		a.sp.handle.Adopt(a.cookie, a.resource, a.mode, dlm.Persistent|dlm.ValueBlock)
-	case appendAction:
-		s.journal.append(a)
-	case replyAction:
+	case table.AppendAction:
+		s.journal.Add(journal.Entry{ID: uint64(a.ID), Changes: a.Changes, Must: a.Must})
+	case table.ReplyAction:
 		s.answer(a)
-	case notifyAction:
+	case table.StartedAction:
+		s.started(a)
+	case table.NotifyAction:
 		if s.cfg.Notify != nil {
-			s.cfg.Notify(a.n)
+			s.cfg.Notify(a.Notice)
 		}
-	case logAction:
+	case table.LogAction:
 		s.logs.add(a)
-	case openAction:
-		s.openSpace(a.sp, s.cfg.Engine.Open)
-	case createAction:
-		s.openSpace(a.sp, s.cfg.Engine.Create)
-	case removeAction:
-		s.removeSpace(a.sp)
-	case closeAction:
-		s.closeSpace(a.sp)
-	case lookAction:
-		s.look(a)
-	case runLostAction:
-		s.startHelper(a.run)
-	case watchAction:
+	case table.RunHelperAction:
+		s.startHelper(a.Run)
+	case table.WatchAction:
 		s.watch(a)
-	case unwatchAction:
+	case table.UnwatchAction:
 		if s.cfg.Processes != nil {
-			s.cfg.Processes.Unwatch(a.proc)
+			s.cfg.Processes.Unwatch(a.Process)
 		}
-	case clockAction:
-		a.carryOut()
-	case epochAction:
-		s.epochs.note(a.epoch)
-	case laterAction:
-		s.chores = append(s.chores, a.part)
-	case startedAction:
-		if r, ok := a.c.done.(*request); ok {
-			r.start(a.c.request, nil)
-		}
+	case table.EpochAction:
+		s.epochs.note(a.Epoch)
 	}
+}
+
+// carryOutLock starts an action that is about one lock of the engine; false if it
+// is none of them.
+func (s *Service) carryOutLock(a table.Action) bool {
+	switch a := a.(type) {
+	case table.LockAction:
+		s.handle(a.Lockspace).Lock(a.Cookie, a.Resource, a.Mode, a.Flags)
+	case table.ConvertAction:
+		s.handle(a.Lockspace).Convert(a.Cookie, a.Mode, a.Flags, a.Value)
+	case table.UnlockAction:
+		s.handle(a.Lockspace).Unlock(a.Cookie, a.Value)
+	case table.CancelAction:
+		s.handle(a.Lockspace).Cancel(a.Cookie)
+	case table.AdoptAction:
+		s.handle(a.Lockspace).Adopt(a.Cookie, a.Resource, a.Mode, dlm.Persistent|dlm.ValueBlock)
+	case table.ClockAction:
+		table.CarryOutClock(s.handle(a.Lockspace), a)
+	default:
+		return false
+	}
+	return true
+}
+
+// appended gives the table the outcome of appends.
+func (s *Service) appended(ids []uint64, err error) {
+	s.post(func() {
+		for _, id := range ids {
+			s.t.Appended(table.AppendID(id), err)
+		}
+	})
+}
+
+// startHelper has the helper of a lost lock run.
+func (s *Service) startHelper(r api.LostRun) {
+	ended := func() { s.post(func() { s.t.HelperEnded(r.Ref) }) }
+	if s.cfg.RunLost == nil {
+		ended()
+		return
+	}
+	s.cfg.RunLost(r, ended)
 }
 
 // watch needs no system call here: the call whose lock it is for holds the
 // process, and one of a record is looked at elsewhere.
-func (s *Service) watch(a watchAction) {
-	tell := func(p process.ID, st process.State, err error) { s.post(func() { s.t.processState(p, st, err) }) }
+func (s *Service) watch(a table.WatchAction) {
+	tell := func(p process.ID, st process.State, err error) { s.post(func() { s.t.ProcessState(p, st, err) }) }
 	if s.cfg.Processes == nil {
-		tell(a.proc, process.Unknown, errors.New("processes are not watched here"))
+		tell(a.Process, process.Unknown, errors.New("processes are not watched here"))
 		return
 	}
-	s.cfg.Processes.Watch(a.proc, a.uid, tell)
-}
-
-// spaceTimeout bounds joining and leaving: libdlm alone waits up to ten
-// seconds for a device to appear.
-const spaceTimeout = 60 * time.Second
-
-type opener func(context.Context, string, dlm.Sink) (dlm.Lockspace, error)
-
-func (s *Service) openSpace(sp *space, open opener) {
-	before := sp.closing
-	s.work.Go(func() {
-		ctx, cancel := context.WithTimeout(s.ctx, spaceTimeout)
-		defer cancel()
-		if before != nil {
-			<-before // what it held must be there to be adopted
-		}
-		// Events may come before the call returns; none does before the first
-		// operation, which needs the handle.
-		h, err := open(ctx, sp.name, func(ev dlm.Event) { s.inbox.Add(message{ev: ev, sp: sp}) })
-		ok := s.post(func() {
-			if err == nil {
-				sp.handle = h
-			}
-			s.t.opened(sp, err)
-		})
-		if !ok && err == nil {
-			_ = h.Close() // stopped meanwhile; nothing was asked for through it
-		}
-	})
-}
-
-func (s *Service) removeSpace(sp *space) {
-	s.work.Go(func() {
-		ctx, cancel := context.WithTimeout(s.ctx, spaceTimeout)
-		defer cancel()
-		err := removeUnused(ctx, s.cfg.Engine, sp.name)
-		s.post(func() { s.t.removed(sp, err) })
-	})
-}
-
-func (s *Service) closeSpace(sp *space) {
-	h := sp.handle
-	sp.handle = goneHandle{}
-	if h == nil {
-		return
-	}
-	sp.closing = make(chan struct{})
-	closed := sp.closing
-	s.work.Go(func() {
-		defer close(closed)
-		if err := h.Close(); err != nil {
-			s.post(func() {
-				s.t.log(slog.LevelWarn, "closing the lockspace failed", slog.String("lockspace", sp.name), slog.String("err", err.Error()))
-			})
-		}
-	})
-}
-
-// goneHandle stands in for the handle of a lockspace that is closed. What is
-// asked of it is of no consequence, because the table has ended every lock.
-type goneHandle struct{}
-
-func (goneHandle) Name() string                                        { return "" }
-func (goneHandle) Lock(dlm.Cookie, string, dlm.Mode, dlm.Flags)        {}
-func (goneHandle) Convert(dlm.Cookie, dlm.Mode, dlm.Flags, *dlm.Value) {}
-func (goneHandle) Unlock(dlm.Cookie, *dlm.Value)                       {}
-func (goneHandle) Cancel(dlm.Cookie)                                   {}
-func (goneHandle) Adopt(dlm.Cookie, string, dlm.Mode, dlm.Flags)       {}
-func (goneHandle) Purge()                                              {}
-func (goneHandle) Close() error                                        { return nil }
-
-// watchHealth looks at this node and at every lockspace again and again. The
-// daemon may have started before the cluster did.
-//
-// Each look is on its own: one that hangs, because dlm_controld does, must not
-// keep what happens to another lockspace.
-func (s *Service) watchHealth() {
-	var looking sync.Map // the names of the lockspaces that are being looked at; "": the node
-	begin := func(what string, look func()) {
-		if _, already := looking.LoadOrStore(what, nil); already {
-			return
-		}
-		s.work.Go(func() {
-			defer looking.Delete(what)
-			look()
-		})
-	}
-	tick := time.NewTicker(s.cfg.HealthInterval)
-	defer tick.Stop()
-	begin("", s.lookNode)
-	for {
-		select {
-		case <-s.ctx.Done():
-			return
-		case <-tick.C:
-		}
-		begin("", s.lookNode)
-		names := make(chan []string, 1)
-		s.post(func() { names <- s.t.spaceNames() })
-		select {
-		case <-s.ctx.Done():
-			return
-		case in := <-names:
-			for _, name := range in {
-				begin(name, func() { s.lookHealth(name) })
-			}
-		}
-	}
-}
-
-func (s *Service) lookNode() {
-	ctx, cancel := context.WithTimeout(s.ctx, lookTimeout)
-	defer cancel()
-	if n, err := s.cfg.Engine.Node(ctx); err == nil {
-		s.post(func() { s.t.node = n })
-	}
-	q := AskQuorum(ctx, s.cfg.Engine)
-	s.post(func() { s.t.quorum = q })
-}
-
-// AskQuorum asks an engine for the cluster's quorum.
-func AskQuorum(ctx context.Context, e dlm.Engine) api.Quorum {
-	l, ok := e.(dlm.QuorumLooker)
-	if !ok {
-		return api.QuorumUnknown
-	}
-	switch quorate, err := l.Quorum(ctx); {
-	case err != nil:
-		return api.QuorumUnknown
-	case quorate:
-		return api.Quorate
-	}
-	return api.Inquorate
-}
-
-func (s *Service) lookHealth(name string) {
-	ctx, cancel := context.WithTimeout(s.ctx, lookTimeout)
-	defer cancel()
-	h, err := s.looker.Health(ctx, name)
-	s.post(func() {
-		if sp := s.t.spaces[name]; sp != nil && sp.state == api.SpaceReady {
-			s.t.setHealth(sp, h, err == nil)
-		}
-	})
+	s.cfg.Processes.Watch(a.Process, a.UID, tell)
 }
 
 // publish makes the new status known after a batch of turns.
 func (s *Service) publish() {
-	st := s.t.status()
+	st := s.t.Status()
 	s.statusMu.Lock()
 	s.status = st
 	s.statusMu.Unlock()
@@ -518,25 +386,21 @@ func (s *Service) shutdown() {
 	close(s.done)
 	s.inbox.Close()
 	s.serve(s.inbox.Take(nil).Items) // who came in time gets an answer
-	for len(s.chores) > 0 {
+	for s.t.Busy() {
 		s.doChores()
 	}
 	s.cancel()
-	for _, sp := range s.t.spaces {
+	for _, sp := range s.spaces {
 		if h := sp.handle; h != nil {
 			if err := h.Close(); err != nil {
 				s.cfg.Log.Warn("closing the lockspace failed", "lockspace", sp.name, "err", err)
 			}
 		}
 	}
-	s.journal.close()
+	s.journal.Close()
 	s.logs.close()
 	s.work.Wait()
-	for _, c := range s.t.unanswered() {
-		c.answered = true
-		c.fail(&api.Error{Op: c.op, Kind: api.ShuttingDown, Text: "the service has stopped; ask again when it is back"})
-		s.answer(replyAction{c: c, err: c.answer()})
-	}
+	s.refuseAll()
 }
 
 // Status does not wait for the owner goroutine.

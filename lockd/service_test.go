@@ -110,7 +110,7 @@ func (s slowSpace) Close() error {
 func (h *host) startOver(t *testing.T, e dlm.Engine) *daemon {
 	d := &daemon{ended: make(chan struct{})}
 	cfg := h.config
-	cfg.Engine, cfg.Journal, cfg.Contents = e, h.journal, h.journal.contents(h.boot)
+	cfg.Engine, cfg.Journal, cfg.Contents = e, h.journal, h.journal.Contents(h.boot)
 	cfg.BootID, cfg.Instance = "boot-1", "test"
 	d.Service = New(cfg)
 	var ctx context.Context

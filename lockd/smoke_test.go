@@ -37,5 +37,5 @@ func TestLockSurvivesKill(t *testing.T) {
 	require.NoError(t, err)
 	require.NotEqual(t, g.Ref, g2.Ref)
 	d.stop()
-	require.Len(t, h.journal.contents("x").Locks, 1)
+	require.Len(t, h.journal.Contents("x").Locks, 1)
 }

@@ -133,7 +133,9 @@ var arrows = map[string][]string{
 	"state":                {"dlm"},
 	"config":               {"dlm"},
 	"lockd/api":            {"dlm", "state"},
-	"lockd":                {"dlm", "state", "process", "lockd/api", "internal/queue"},
+	"lockd/table":          {"dlm", "state", "process", "lockd/api"},
+	"lockd/journal":        {"state", "internal/queue"},
+	"lockd":                {"dlm", "state", "process", "lockd/api", "lockd/table", "lockd/journal", "internal/queue"},
 	"onlost":               {"dlm", "state", "lockd/api"},
 	"data":                 {},
 	"client":               {"dlm", "process"},
@@ -146,6 +148,7 @@ var arrows = map[string][]string{
 	// Tools and tests, which nothing that ships imports.
 	"internal/conventions": {},
 	"internal/testbus":     {"data"},
+	"internal/teststate":   {"state"},
 	"internal/testpolkit":  {"internal/testbus"},
 	"examples/fencedstore": {},
 }

@@ -1,0 +1,47 @@
+package table
+
+// Long work. What may take longer than a turn should is a chore: a function that
+// does a part of it and reports whether there is more. The driver has parts done
+// between two batches of what has come in, so everything else waits for one part
+// at most, however many chores there are and however long they take.
+
+// chore does the first part of some work now, and leaves the rest to Chore.
+func (t *Table) chore(part func() (more bool)) {
+	if part() {
+		t.chores = append(t.chores, part)
+	}
+}
+
+// Busy reports whether there are chores.
+func (t *Table) Busy() bool { return len(t.chores) > 0 }
+
+// Chore does the next part of a chore. The chores take turns.
+func (t *Table) Chore() {
+	if len(t.chores) == 0 {
+		return
+	}
+	part := t.chores[0]
+	t.chores[0] = nil
+	t.chores = t.chores[1:]
+	t.chore(part)
+}
+
+// sliceLength is how many locks or calls a turn ends, at most.
+const sliceLength = 32
+
+// slices does something n times, as many times in a turn as sliceLength says,
+// the first of them in this turn, and then calls done.
+func (t *Table) slices(n int, do func(i int), done func()) {
+	i := 0
+	part := func() bool {
+		for end := min(n, i+sliceLength); i < end; i++ {
+			do(i)
+		}
+		if i < n {
+			return true
+		}
+		done()
+		return false
+	}
+	t.chore(part)
+}

@@ -1,0 +1,134 @@
+package table
+
+import (
+	"slices"
+	"sort"
+
+	"github.com/dlmlock/dlmlockd/lockd/api"
+)
+
+// A page of a listing. It ends when it is full or when no lock is left, however
+// many locks have to be looked at for that: the owner goroutine looks at a slice
+// of them at a time, and at everything else that has come in between the slices.
+
+const (
+	// scanSlice is how many locks a turn looks at, at most.
+	scanSlice = 2000
+	// indexedMost is how many locks of a resource or of an owner a turn looks
+	// at. Where there are more, all locks are looked at in slices: the chains of
+	// the indexes can't be followed from one turn to another.
+	indexedMost = 2000
+)
+
+// listing is one page on its way.
+type listing struct {
+	f     api.Filter
+	limit int
+	after api.Ref // the last lock that was looked at
+	page  api.Page
+}
+
+func (t *Table) newListing(f api.Filter) *listing {
+	g := &listing{f: f, limit: t.limits.PageSize, after: f.After}
+	if f.Limit > 0 {
+		g.limit = min(g.limit, f.Limit)
+	}
+	return g
+}
+
+// lookOn looks at a slice of the locks. It reports whether that was not all.
+func (t *Table) lookOn(g *listing) (more bool) {
+	if g.after == g.f.After {
+		if in, ok := t.indexed(&g.f); ok {
+			g.take(in)
+			return false
+		}
+	}
+	from := 0
+	if g.after > 0 {
+		from = sort.Search(len(t.order), func(i int) bool { return t.order[i].ref > g.after })
+	}
+	for _, o := range t.order[from:min(len(t.order), from+scanSlice)] {
+		g.page.Looked++
+		if o.l != nil && o.l.matches(&g.f) && !g.add(o.l) {
+			return false
+		}
+		g.after = o.ref
+	}
+	return from+scanSlice < len(t.order)
+}
+
+// add reports false where the page is full: then there is a next one.
+func (g *listing) add(l *lock) bool {
+	if n := len(g.page.Locks); n == g.limit {
+		g.page.Next = g.page.Locks[n-1].Ref
+		return false
+	}
+	g.page.Locks = append(g.page.Locks, l.info())
+	return true
+}
+
+// take fills the page from the matches that an index has.
+func (g *listing) take(in []*lock) {
+	slices.SortFunc(in, byRef)
+	g.page.Looked += len(in)
+	for _, l := range in {
+		if !g.add(l) {
+			return
+		}
+	}
+}
+
+// indexed finds the locks that match a filter which names a resource of a
+// lockspace, or an owner. It is false where there is no such index, or too much
+// in it.
+func (t *Table) indexed(f *api.Filter) (in []*lock, ok bool) {
+	left := indexedMost
+	walk := func(l *lock, next func(*lock) *lock) bool {
+		for ; l != nil; l = next(l) {
+			if left--; left < 0 {
+				return false
+			}
+			if l.ref > f.After && l.matches(f) {
+				in = append(in, l)
+			}
+		}
+		return true
+	}
+	switch {
+	case f.Lockspace != "" && t.spaces[f.Lockspace] == nil:
+		return nil, true
+	case f.Lockspace != "" && f.Resource != "":
+		ok = walk(t.spaces[f.Lockspace].byResource[f.Resource], func(l *lock) *lock { return l.nextRes })
+		return in, ok
+	case f.HasOwner && len(t.perUID) <= indexedMost:
+		for uid := range t.perUID {
+			if !walk(t.owners[ownerKey{uid, f.Owner}], func(l *lock) *lock { return l.nextOwner }) {
+				return nil, false
+			}
+		}
+		return in, true
+	}
+	return nil, false
+}
+
+// list returns one page, in one turn.
+func (t *Table) list(f api.Filter) (page []api.LockInfo, next api.Ref) {
+	g := t.newListing(f)
+	for t.lookOn(g) {
+	}
+	return g.page.Locks, g.page.Next
+}
+
+// listPage answers a List.
+func (t *Table) listPage(c *call, f api.Filter) {
+	g := t.newListing(f)
+	t.chore(func() bool {
+		if t.lookOn(g) {
+			return true
+		}
+		c.page, c.stage = g.page, stageDone
+		t.reply(c)
+		return false
+	})
+}

@@ -1,0 +1,109 @@
+package table
+
+import (
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// What happens when a lock is lost that names a helper, and what is on disk and
+// what is done at the next start if the process dies before the next step:
+//
+//	lost in the DLM      record "held", no lock: lost, and so found by activation
+//	append "lost"        the same, or a record "lost": told and run again
+//	LockLost, run        a record "lost": told and run again
+//	the helper has ended the same
+//	append "gone"        nothing
+//
+// So a helper runs at least once for each loss. It is started without waiting
+// for the write: until "lost" is written, "held" has it run again as well.
+
+// checkOnLost checks the helper that an acquire names.
+func (t *Table) checkOnLost(c *call) *api.Error {
+	o := c.opts.OnLost
+	if o == nil {
+		return nil
+	}
+	bad := func(k api.Kind, format string, a ...any) *api.Error {
+		return c.error(k, "", "", dlm.None, fmt.Sprintf(format, a...))
+	}
+	policy, ok := t.helpers[o.Helper]
+	switch {
+	case !ok:
+		return bad(api.InvalidArgs, "on-lost: no helper %q is configured here; an administrator can add [on-lost.NAME] to /etc/dlmlockd.toml", api.Printable(o.Helper))
+	case !policy.Allows(c.caller):
+		return bad(api.AccessDenied, "on-lost: uid %d may not use the helper %q; see uids and group of [on-lost.%s] in /etc/dlmlockd.toml", c.caller.UID, o.Helper, o.Helper)
+	case len(o.Data) > t.limits.LabelBytes:
+		return bad(api.LimitExceeded, "on-lost-data has %d bytes, at most %d are allowed (limits.label-bytes)", len(o.Data), t.limits.LabelBytes)
+	case !utf8.ValidString(o.Data) || strings.ContainsRune(o.Data, 0):
+		return bad(api.InvalidArgs, "on-lost-data must be UTF-8 without zero bytes")
+	}
+	return nil
+}
+
+// lostChange is what is written down of a lock that is lost.
+func (t *Table) lostChange(l *lock, why string) state.Change {
+	if l.onLost == nil {
+		return state.Mark{ID: uint64(l.ref), Phase: state.Gone}
+	}
+	r := l.record(state.Lost)
+	r.Reason = why
+	if !r.Mode.Valid() {
+		r.Mode = dlm.NL // it was lost in the middle of a conversion
+	}
+	return r
+}
+
+// runLost has the helper of a lost lock run, if it names one.
+func (t *Table) runLost(l *lock, lost api.Lost) {
+	if l.onLost != nil {
+		t.startRun(api.LostRun{Lost: lost, Helper: l.onLost.Helper, Data: l.onLost.Data, PIDStart: l.procStart()})
+	}
+}
+
+func (t *Table) startRun(r api.LostRun) {
+	t.runs[r.Ref] = struct{}{}
+	t.do(RunHelperAction{r})
+}
+
+// HelperEnded takes the end of a run.
+func (t *Table) HelperEnded(ref api.Ref) {
+	if _, ok := t.runs[ref]; !ok {
+		return
+	}
+	delete(t.runs, ref)
+	t.append(true, []state.Change{state.Mark{ID: uint64(ref), Phase: state.Gone}}, nil)
+}
+
+// loseAgain takes up the record of a loss whose helper has perhaps not run to
+// its end. recorded tells that the running file has the record.
+func (t *Table) loseAgain(r state.Lock, recorded bool) {
+	if !recorded {
+		t.append(true, []state.Change{r}, nil)
+	}
+	lost := api.Lost{Reason: r.Reason, At: t.now, LockInfo: api.LockInfo{
+		Ref: api.Ref(r.ID), Lockspace: r.Lockspace, Resource: r.Resource, LockID: r.LockID, Mode: r.Mode, Wanted: dlm.None,
+		State: api.Held, Token: r.Token, Owner: r.Owner, HasOwner: r.HasOwner, Label: r.Label, Lifetime: r.Lifetime,
+		UID: r.UID, PID: r.PID, Session: api.RecordedSession(r.Sender, r.BusID), Since: r.Since, OnLost: r.OnLost,
+	}}
+	t.log(slog.LevelWarn, "the service ended before the helper of a lost lock did, it is run again", slog.String("lockspace", r.Lockspace),
+		slog.String("resource", api.Printable(r.Resource)), slog.String("owner", r.Owner), slog.String("on-lost", r.OnLost))
+	t.tellLost(lost)
+	t.startRun(api.LostRun{Lost: lost, Helper: r.OnLost, Data: r.OnLostData, PIDStart: r.PIDStart})
+}
+
+// tellLost says aloud that a lock is lost, and keeps it for Inspect.
+func (t *Table) tellLost(lost api.Lost) {
+	t.counters.Lost++
+	if len(t.lost) == 2*lostKept {
+		t.lost = slices.Delete(t.lost, 0, lostKept)
+	}
+	t.lost = append(t.lost, lost)
+	t.do(NotifyAction{api.LockLost{Lost: lost}})
+}

@@ -1,0 +1,56 @@
+package table
+
+import "time"
+
+// The clock of the tokens. It is the time since the boot (CLOCK_BOOTTIME, which
+// nobody can set and which goes on in suspend) behind an epoch: when the boot
+// began, in microseconds since 1970. The epoch only grows: it is the largest of
+//
+//   - what the wall clock has said at any time, so that a clock that is set
+//     back, for a moment or for good, takes no token back;
+//   - what the state directory has noted in this boot, so that a restart after
+//     such a step does not either;
+//   - what the tokens of other nodes and of the records say, so that this node
+//     is not behind one whose clock is ahead, from the first token on that it
+//     has read of it.
+//
+// So a token is never below an earlier one of this node. docs/tokens.md says
+// what remains.
+
+// SetTime tells the table what time it is: now by the wall clock, and how long
+// after the boot. now must have been read before up, so that a pause between
+// the two does not look like a step of the clock.
+func (t *Table) SetTime(now time.Time, up time.Duration) {
+	t.now, t.up = now, up
+	t.raiseEpoch((now.UnixNano() - int64(up)) / 1000)
+}
+
+// clock is the clock of the tokens, in microseconds.
+func (t *Table) clock() uint64 { return uint64(max(t.epoch+t.up.Microseconds(), 0)) }
+
+// maxAhead is by how much a token may be ahead of the clock and still be believed:
+// a century, which no clock is off by and which leaves the epoch room to grow.
+const maxAhead = 100 * 365 * 24 * 3600 * 1_000_000 // microseconds
+
+// see takes notice of a token that came from elsewhere. One that no clock can have
+// given is damage, or malice, and would stay with all nodes of the lockspace.
+func (t *Table) see(token uint64) {
+	if token <= t.clock()+maxAhead {
+		t.raiseEpoch(int64(token) - t.up.Microseconds())
+	}
+}
+
+// epochGrain is by how much the epoch has to grow, in microseconds, to be noted
+// again: it differs by less than that from reading to reading.
+const epochGrain = 1000
+
+func (t *Table) raiseEpoch(epoch int64) {
+	if epoch <= t.epoch {
+		return
+	}
+	t.epoch = epoch
+	if t.epoch-t.noted >= epochGrain {
+		t.noted = t.epoch
+		t.do(EpochAction{t.epoch})
+	}
+}
