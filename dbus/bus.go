@@ -169,7 +169,7 @@ func (h *signals) DeliverSignal(iface, name string, sig *godbus.Signal) {
 	who, _ := sig.Body[0].(string)
 	owner, _ := sig.Body[2].(string)
 	if s := h.bus.server.Load(); s != nil && owner == "" && strings.HasPrefix(who, ":") {
-		s.senderGone(who)
+		s.sessionGone(who)
 	}
 }
 

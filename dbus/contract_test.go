@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dlmlock/dlmlockd/data"
+	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 )
 
@@ -137,10 +138,10 @@ func TestContractSignals(t *testing.T) {
 }
 
 // keys are the keys and types of option tables.
-func keys[T any](known []option[T]) []string {
+func keys[T any](known []frontend.Option[T]) []string {
 	out := []string{}
 	for _, o := range known {
-		out = append(out, o.key+" ("+o.sig+")")
+		out = append(out, optionName(o.Name)+" ("+signatures[o.Kind]+")")
 	}
 	slices.Sort(out)
 	return out
@@ -155,11 +156,13 @@ var (
 // is not there.
 func TestContractDocumentation(t *testing.T) {
 	options := map[string][]string{
-		"Request": keys(requestOptions), "Lock.Convert": keys(convertLockOptions), "Lock.Release": keys(releaseLockOptions),
-		"Lockspace.Leave": keys(leaveOptions),
-		"Acquire":         keys(acquireOptions), "AcquireMany": keys(acquireManyOptions), "Convert": keys(convertOptions),
-		"Release": keys(releaseOptions), "ReleaseMany": keys(releaseManyOptions), "ListLocks": keys(listOptions), "JoinLockspace": keys(joinOptions),
-		"LeaveLockspace": keys(leaveOptions), "Purge": keys(purgeOptions), "AdoptOrphan": keys(adoptOptions),
+		"Acquire": keys(frontend.AcquireOptions), "AcquireMany": keys(frontend.AcquireManyOptions),
+		"Request": keys(frontend.RequestOptions), "Convert": keys(frontend.ConvertOptions),
+		"Release": keys(frontend.ReleaseOptions), "ReleaseMany": keys(frontend.ReleaseManyOptions),
+		"ListLocks": keys(frontend.ListOptions), "JoinLockspace": keys(frontend.JoinOptions),
+		"LeaveLockspace": keys(frontend.LeaveOptions), "Lockspace.Leave": keys(frontend.LeaveOptions),
+		"Purge": keys(frontend.PurgeOptions), "AdoptOrphan": keys(frontend.AdoptOptions),
+		"Lock.Convert": keys(convertLockOptions),
 	}
 	eachInterface(t, func(text string, x xmlInterface, _ *iface) {
 		if !strings.HasPrefix(x.Name, Name) {

@@ -51,16 +51,32 @@ func errorName(err error) string {
 		return errAccessDenied
 	case api.InteractionRequired:
 		return errInteractive
-	case "":
+	case api.TooManyCalls:
+		return errLimits
+	case api.Internal, "":
 		return errFailed
 	}
 	return ErrorPrefix + string(le.Kind)
 }
 
+// wording is how errors are worded for callers on the bus.
+var wording = api.Wording{
+	Argument: func(e *api.Error) string {
+		if e.Op == "release-owner" {
+			return "" // its arguments are no options
+		}
+		return "option " + optionName(e.Argument)
+	},
+	Hints: map[api.Hint]string{
+		api.HintInspect:    "see Inspect",
+		api.HintReleaseOne: "locks without owner are released one by one with Release",
+	},
+}
+
 // errorText is what the caller reads. An ambiguous request gets the candidates
 // too, so that the next try can name one.
 func errorText(err error) string {
-	text := err.Error()
+	text := wording.Message(err)
 	var le *api.Error
 	if errors.As(err, &le) && len(le.Candidates) > 0 {
 		text += ": " + candidates(le.Candidates)

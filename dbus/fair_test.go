@@ -57,9 +57,7 @@ func TestUserBound(t *testing.T) {
 			require.NoError(t, c.conn.Close())
 		}
 		require.Eventually(t, func() bool {
-			r.server.mu.Lock()
-			defer r.server.mu.Unlock()
-			return r.server.users[member.UID] == nil || r.server.users[member.UID].unanswered.Load() == 0
+			return r.core.Usage(member.UID).Unanswered == 0
 		}, patience, time.Millisecond)
 	})
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
@@ -65,9 +66,14 @@ func begin(t *testing.T, b *testbus.Bus, s *starting) error {
 	conn, err := Connect(t.Context(), b.Address)
 	require.NoError(t, err)
 	s.space = conn.Sessions()
-	server := New(Config{Bus: conn})
-	t.Cleanup(func() { require.NoError(t, server.Shutdown(context.Background())) })
-	return server.Start(t.Context(), s)
+	core := frontend.New(frontend.Config{})
+	core.Start(s)
+	server := New(Config{Core: core, Bus: conn})
+	t.Cleanup(func() {
+		require.NoError(t, server.Shutdown(context.Background()))
+		core.Close()
+	})
+	return server.Start(t.Context())
 }
 
 // A connection that a lock hangs on is gone if the bus says so, and not because

@@ -20,6 +20,7 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
@@ -56,7 +57,7 @@ func TestBadInput(t *testing.T) {
 		{errInvalidArgs, "20000000", "Acquire", []any{"vms", "r", "EX", opt("wait-usec", int64(20000001))}},
 		{errInvalidArgs, "20000000", "Acquire", []any{"vms", "r", "EX", opt("wait-usec", uint64(20000001))}},
 		{errInvalidArgs, "20000000", "Convert", []any{"vms", "r", "EX", opt("wait-usec", ^uint64(0))}},
-		{errInvalidArgs, "leave the option out", "Acquire", []any{"vms", "r", "EX", opt("owner", "")}},
+		{errInvalidArgs, "leave it out", "Acquire", []any{"vms", "r", "EX", opt("owner", "")}},
 		{errInvalidArgs, "at most 4096", "Acquire", []any{"vms", "r", "EX", opt("owner", strings.Repeat("o", 4097))}},
 		{errInvalidArgs, "persistent, connection, process", "Acquire", []any{"vms", "r", "EX", opt("lifetime", "eternal")}},
 		{errInvalidArgs, "lifetime", "Acquire", []any{"vms", "r", "EX", opt("pid", uint32(1))}},
@@ -71,7 +72,7 @@ func TestBadInput(t *testing.T) {
 		{errInvalidArgs, "labels", "AcquireMany", []any{[]wantRow{{"vms", "r", "EX"}}, opt("label", "a", "labels", []string{"b"})}},
 		{errInvalidArgs, "4097 bytes", "AcquireMany", []any{[]wantRow{{"vms", "r", "EX"}}, opt("labels", []string{strings.Repeat("l", 4097)})}},
 		{errInvalidArgs, "labels", "Acquire", []any{"vms", "r", "EX", opt("labels", []string{"b"})}},
-		{ErrorPrefix + "LimitExceeded", "", "AcquireMany", []any{slices.Repeat([]wantRow{{"vms", "r", "EX"}}, MaxWanted+1), opt()}},
+		{ErrorPrefix + "LimitExceeded", "", "AcquireMany", []any{slices.Repeat([]wantRow{{"vms", "r", "EX"}}, frontend.MaxLocks+1), opt()}},
 		{ErrorPrefix + "NotHeld", "ListLocks", "Convert", []any{"vms", "r", "EX", opt()}},
 		{errInvalidArgs, "lock, lockid, owner, token, value, wait-usec", "Convert", []any{"vms", "r", "EX", opt("label", "x")}},
 		{ErrorPrefix + "NotHeld", "ListLocks", "Release", []any{"vms", "r", opt()}},
@@ -81,13 +82,13 @@ func TestBadInput(t *testing.T) {
 		{errInvalidArgs, "path of a lock", "Release", []any{"vms", "r", opt("lock", godbus.ObjectPath(LockPrefix+"01"))}},
 		{errInvalidArgs, "released one by one", "ReleaseOwner", []any{"", ""}},
 		{errInvalidArgs, "4097 bytes", "ReleaseOwner", []any{"", strings.Repeat("o", 4097)}},
-		{errInvalidArgs, "owner is missing", "ReleaseMany", []any{[]nameRow{{"vms", "r"}}, opt()}},
+		{errInvalidArgs, "missing or empty", "ReleaseMany", []any{[]nameRow{{"vms", "r"}}, opt()}},
 		{errInvalidArgs, "", "ReleaseMany", []any{[]nameRow{{"vms", "r"}}, opt("lockid", uint32(1))}},
 		{ErrorPrefix + "LimitExceeded", "", "ReleaseMany",
-			[]any{[]nameRow{}, opt("owner", "o", "labels", slices.Repeat([]string{"l"}, MaxWanted+1))}},
+			[]any{[]nameRow{}, opt("owner", "o", "labels", slices.Repeat([]string{"l"}, frontend.MaxLocks+1))}},
 		{errInvalidArgs, "at most", "ReleaseMany",
-			[]any{[]nameRow{}, opt("owner", "o", "labels", []string{strings.Repeat("l", maxText+1)})}},
-		{ErrorPrefix + "LimitExceeded", "", "ReleaseMany", []any{slices.Repeat([]nameRow{{"vms", "r"}}, MaxWanted+1), opt("owner", "o")}},
+			[]any{[]nameRow{}, opt("owner", "o", "labels", []string{strings.Repeat("l", frontend.MaxText+1)})}},
+		{ErrorPrefix + "LimitExceeded", "", "ReleaseMany", []any{slices.Repeat([]nameRow{{"vms", "r"}}, frontend.MaxLocks+1), opt("owner", "o")}},
 		{ErrorPrefix + "NoSuchLockspace", "", "ReleaseMany", []any{[]nameRow{{"nowhere", "r"}}, opt("owner", "o")}},
 		{invalidName, "", "ReleaseOwner", []any{"a/b", "o"}},
 		{invalidName, "", "Inspect", []any{"vms", ""}},
@@ -456,7 +457,7 @@ func TestVanishedCaller(t *testing.T) {
 		root.ok("Release", "vms", "held", opt())
 		require.Eventually(t, func() bool { return len(root.list(opt())) == 0 }, patience, 5*time.Millisecond)
 		r.server.mu.Lock()
-		require.NotContains(t, r.server.peers, name)
+		require.NotContains(t, r.server.sessions, name)
 		r.server.mu.Unlock()
 	})
 }

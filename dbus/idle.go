@@ -7,40 +7,16 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 )
 
-// Calls is how many method calls have come in so far.
-func (s *Server) Calls() uint64 {
-	s.gate.mu.Lock()
-	defer s.gate.mu.Unlock()
-	return s.gate.total
-}
-
-// Needed tells why somebody would miss the service if it ended now, or "" if
+// Needed says why somebody would miss the service if it ended now, or "" if
 // nobody would: then the bus can start it again at the next call.
 func (s *Server) Needed(ctx context.Context) string {
-	s.gate.mu.Lock()
-	open := s.gate.open
-	s.gate.mu.Unlock()
-	if open > 0 {
-		return "calls are under way"
-	}
 	if n := s.subs.count(); n > 0 {
 		return fmt.Sprintf("%d connections are subscribed", n)
 	}
 	if n := s.requests.count(); n > 0 {
 		return fmt.Sprintf("%d requests wait or have just ended", n)
 	}
-	return s.neededByService(ctx)
-}
-
-func (s *Server) neededByService(ctx context.Context) string {
-	needed := make(chan string, 1)
-	s.api.Idle(func(why string) { needed <- why })
-	select {
-	case why := <-needed:
-		return why
-	case <-ctx.Done():
-		return "the service does not answer"
-	}
+	return s.core.Needed(ctx)
 }
 
 // ShutdownIdle is Shutdown of a server that nobody needed a moment ago. The
@@ -49,7 +25,7 @@ func (s *Server) neededByService(ctx context.Context) string {
 // the bus is asked to start that daemon now.
 func (s *Server) ShutdownIdle(ctx context.Context) error {
 	return s.shutdown(ctx, func() {
-		if why := s.neededByService(ctx); why != "" {
+		if why := s.core.NeededByService(ctx); why != "" {
 			s.log.Info("needed again at the last moment", "reason", why)
 			s.bus.conn.BusObject().Go("org.freedesktop.DBus.StartServiceByName", godbus.FlagNoReplyExpected, nil, Name, uint32(0))
 		}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 )
 
@@ -37,8 +38,11 @@ func TestConnectionLifetime(t *testing.T) {
 		require.NoError(t, holder.conn.Close())
 		conn, err := Connect(t.Context(), b.Address)
 		require.NoError(t, err)
-		r.server = New(Config{Bus: conn})
-		require.NoError(t, r.server.Start(t.Context(), r.api))
+		r.core.Close()
+		r.core = frontend.New(frontend.Config{})
+		r.core.Start(r.api)
+		r.server = New(Config{Core: r.core, Bus: conn})
+		require.NoError(t, r.server.Start(t.Context()))
 		require.NoError(t, r.server.RequestName())
 		only("kept")
 		// And one that goes without having called this front end.

@@ -3,11 +3,10 @@ package dbus
 import (
 	"errors"
 	"strconv"
-	"time"
 
 	godbus "github.com/godbus/dbus/v5"
 
-	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
@@ -43,7 +42,7 @@ func (c *call) findLock() (*api.LockInfo, error) {
 		err  error
 	}
 	a, err := ask(c, func(done func(answer)) {
-		c.srv.api.Lock(api.Ref(ref), func(l api.LockInfo, err error) { done(answer{l, err}) })
+		c.srv.service().Lock(api.Ref(ref), func(l api.LockInfo, err error) { done(answer{l, err}) })
 	})
 	var e *api.Error
 	switch {
@@ -60,7 +59,7 @@ func lookLock(c *call) (any, error) { return c.findLock() }
 
 func lockChildren(c *call) ([]string, error) {
 	locks, err := ask(c, func(done func([]api.LockInfo)) {
-		c.srv.api.Snapshot(MaxListed, func(_ []api.LockspaceInfo, locks []api.LockInfo) { done(locks) })
+		c.srv.service().Snapshot(MaxListed, func(_ []api.LockspaceInfo, locks []api.LockInfo) { done(locks) })
 	})
 	names := make([]string, len(locks))
 	for i := range locks {
@@ -69,54 +68,55 @@ func lockChildren(c *call) ([]string, error) {
 	return names, err
 }
 
-// releaseLockOptions: none so far.
-var releaseLockOptions []option[releaseLock]
-
-type releaseLock struct{}
+// releaseLock is Release of a lock, without options so far.
+type releaseLock struct{ own }
 
 func parseLockRelease(body *reader) (request, error) {
-	r := releaseLock{}
-	return r, parseOptions("release", releaseLockOptions, body, &r)
+	var none []frontend.Option[frontend.Release]
+	return releaseLock{}, parseOptions("release", none, body, new(frontend.Release))
 }
 
 // serve is Release of the root object, with this lock named.
 func (releaseLock) serve(c *call) {
 	l, err := c.findLock()
 	if err != nil {
-		c.fail(err)
+		c.Fail(err)
 		return
 	}
-	(&release{l.Lockspace, l.Resource, api.Selector{Ref: l.Ref}}).serve(c)
+	(&release{frontend.Release{Lockspace: l.Lockspace, Resource: l.Resource, Selector: api.Selector{Ref: l.Ref}}}).serve(c)
 }
 
-var convertLockOptions = []option[convertLock]{
-	{"wait-usec", "t", setWait(func(r *convertLock) *time.Duration { return &r.Wait })},
-	{"value", "ay", setValue(func(r *convertLock) **dlm.Value { return &r.Value })},
-}
+// convertLockOptions are those of Convert that don't say which lock is meant.
+var convertLockOptions = only(frontend.ConvertOptions, api.ArgWait, api.ArgValue)
 
-type convertLock struct {
-	want api.Want // without names
-	api.ConvertOptions
-}
+// convertLock is Convert of a lock.
+type convertLock struct{ convert }
 
 func parseLockConvert(body *reader) (request, error) {
 	r := new(convertLock)
 	var err error
-	if r.want.Mode, err = parseMode("convert", "", "", body.text()); err != nil {
-		return nil, err
+	if r.convert.Want.Mode, err = frontend.ParseMode(body.text()); err != nil {
+		return nil, named("convert", api.Want{}, err)
 	}
-	return r, parseOptions("convert", convertLockOptions, body, r)
+	return r, parseOptions("convert", convertLockOptions, body, &r.convert.Convert)
 }
+
+// Validate implements frontend.Method. The names are not known yet.
+func (*convertLock) Validate() error { return nil }
 
 // serve is Convert of the root object, with this lock named.
 func (r *convertLock) serve(c *call) {
 	l, err := c.findLock()
 	if err != nil {
-		c.fail(err)
+		c.Fail(err)
 		return
 	}
-	r.want.Lockspace, r.want.Resource = l.Lockspace, l.Resource
-	(&convert{r.want, convertOpts{api.Selector{Ref: l.Ref}, r.ConvertOptions}}).serve(c)
+	r.Want.Lockspace, r.Want.Resource, r.Selector.Ref = l.Lockspace, l.Resource, l.Ref
+	if err := r.convert.Validate(); err != nil {
+		c.Fail(err)
+		return
+	}
+	r.convert.serve(c)
 }
 
 // lockOrNone is the path of a lock, or "/" for none.

@@ -43,7 +43,10 @@ func logControlNode(rest ...*iface) *node {
 }
 
 // setLog is Set of a property of the log.
-type setLog struct{ face, name, sig, value string }
+type setLog struct {
+	own
+	face, name, sig, value string
+}
 
 func parseSetLog(body *reader) (request, error) {
 	r := setLog{face: body.text(), name: body.text(), sig: string(body.signature())}
@@ -61,7 +64,7 @@ func (r setLog) serve(c *call) {
 		err = r.set(c, p.name)
 	}
 	if err != nil {
-		c.fail(err)
+		c.Fail(err)
 		return
 	}
 	c.reply()
@@ -77,7 +80,7 @@ func (r setLog) set(c *call, name string) error {
 	default:
 		return busError{errReadOnly, name + " can't be set"}
 	}
-	if c.who.uid != 0 {
+	if c.UID() != 0 {
 		return busError{errAccessDenied, fmt.Sprintf("only root may set %s; try sudo", name)}
 	}
 	if r.sig != "s" {
@@ -86,6 +89,6 @@ func (r setLog) set(c *call, name string) error {
 	if err := set(r.value); err != nil {
 		return busError{errInvalidArgs, err.Error()}
 	}
-	c.srv.log.Info("log changed over the bus", "property", name, "value", r.value, "sender", c.sender, "uid", c.who.uid)
+	c.srv.log.Info("log changed over the bus", "property", name, "value", r.value, "sender", c.sender, "uid", c.UID())
 	return nil
 }

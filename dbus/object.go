@@ -8,6 +8,7 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/dlmlock/dlmlockd/data"
+	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
@@ -32,9 +33,9 @@ var (
 	objectIntrospectable = newIface(ifaceIntrospectable, nil,
 		&method{name: "Introspect", out: "s", parse: func(*reader) (request, error) { return introspectObject{}, nil }})
 	objectProperties = newIface(ifaceProperties, nil,
-		&method{name: "Get", in: "ss", out: "v", parse: func(b *reader) (request, error) { return getObject{b.text(), b.text()}, nil }},
+		&method{name: "Get", in: "ss", out: "v", parse: func(b *reader) (request, error) { return getObject{face: b.text(), name: b.text()}, nil }},
 		&method{name: "Set", in: "ssv", inline: setProperty},
-		&method{name: "GetAll", in: "s", out: "a{sv}", parse: func(b *reader) (request, error) { return getAllObject(b.text()), nil }})
+		&method{name: "GetAll", in: "s", out: "a{sv}", parse: func(b *reader) (request, error) { return getAllObject{face: b.text()}, nil }})
 	listing = newIface(ifaceIntrospectable, nil,
 		&method{name: "Introspect", out: "s", parse: func(*reader) (request, error) { return introspectChildren{}, nil }})
 )
@@ -46,15 +47,15 @@ func ask[T any](c *call, question func(done func(T))) (v T, err error) {
 	question(func(v T) { answer <- v })
 	select {
 	case v = <-answer:
-	case <-c.peer.ctx.Done():
-		err = c.peer.ctx.Err()
+	case <-c.from.Context().Done():
+		err = c.from.Context().Err()
 	}
 	return v, err
 }
 
 // see finds what the object is about, for a caller who may look.
 func (c *call) see() (any, error) {
-	if err := c.authorize(api.ActInspect, about{op: "inspect"}); err != nil {
+	if err := c.mayInspect(); err != nil {
 		return nil, err
 	}
 	return c.node.look(c)
@@ -65,34 +66,38 @@ func (c *call) noObject(what string) error {
 	return busError{errUnknownObject, fmt.Sprintf("there is no %s %s (any more)", what, clip(c.id))}
 }
 
-type introspectObject struct{}
+type introspectObject struct{ own }
 
 func (introspectObject) serve(c *call) {
 	if _, err := c.see(); err != nil {
-		c.fail(err)
+		c.Fail(err)
 		return
 	}
 	c.reply(c.node.xml)
 }
 
-type introspectChildren struct{}
+type introspectChildren struct{ own }
 
-func (introspectChildren) room() int { return longAnswer }
+// Cost implements frontend.Method.
+func (introspectChildren) Cost() frontend.Cost { return frontend.Cost{Room: frontend.LongAnswer} }
 
 func (introspectChildren) serve(c *call) {
-	err := c.authorize(api.ActInspect, about{op: "inspect"})
+	err := c.mayInspect()
 	var names []string
 	if err == nil {
 		names, err = c.node.children(c)
 	}
 	if err != nil {
-		c.fail(err)
+		c.Fail(err)
 		return
 	}
 	c.reply(describe(names))
 }
 
-type getObject struct{ face, name string }
+type getObject struct {
+	own
+	face, name string
+}
 
 func (r getObject) serve(c *call) {
 	p, err := findProperty(c.node, r.face, r.name)
@@ -101,23 +106,26 @@ func (r getObject) serve(c *call) {
 		of, err = c.see()
 	}
 	if err != nil {
-		c.fail(err)
+		c.Fail(err)
 		return
 	}
 	c.reply(p.value(c.srv, of))
 }
 
-type getAllObject string
+type getAllObject struct {
+	own
+	face string
+}
 
 func (r getAllObject) serve(c *call) {
-	i := c.node.iface(string(r))
+	i := c.node.iface(r.face)
 	if i == nil {
-		c.fail(unknownInterface(c.node, string(r)))
+		c.Fail(unknownInterface(c.node, r.face))
 		return
 	}
 	of, err := c.see()
 	if err != nil {
-		c.fail(err)
+		c.Fail(err)
 		return
 	}
 	c.write(func(e *encoder) { e.values(i, c.srv, of, nil) })
@@ -175,27 +183,25 @@ func managerIface() *iface {
 		parse: func(*reader) (request, error) { return getManaged{}, nil }})
 }
 
-type getManaged struct{}
+type getManaged struct{ own }
 
 // MaxManaged is how many bytes of objects GetManagedObjects lists: an answer
 // can't be divided, and the bus passes nothing else on meanwhile.
 const MaxManaged = 256 << 10
 
-// weight: the answer is long.
-func (getManaged) weight() int32 { return 16 }
-
-func (getManaged) room() int { return MaxManaged }
+// Cost implements frontend.Method. The answer is long.
+func (getManaged) Cost() frontend.Cost { return frontend.Cost{Weight: 16, Room: MaxManaged} }
 
 func (getManaged) serve(c *call) {
-	if err := c.authorize(api.ActInspect, about{op: "inspect"}); err != nil {
-		c.fail(err)
+	if err := c.mayInspect(); err != nil {
+		c.Fail(err)
 		return
 	}
 	s := c.srv
 	// What is there is gathered at one moment, between the signals that come
 	// before and those that come after.
-	s.api.Snapshot(MaxListed, func(spaces []api.LockspaceInfo, locks []api.LockInfo) {
-		defer c.contain()
+	s.service().Snapshot(MaxListed, func(spaces []api.LockspaceInfo, locks []api.LockInfo) {
+		defer c.Contain()
 		requests := s.requests.list(MaxListed)
 		c.write(func(e *encoder) {
 			at, first := e.begin(8)

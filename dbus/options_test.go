@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
@@ -81,24 +82,24 @@ func TestNumbersOfAnyType(t *testing.T) {
 	for _, v := range []any{byte(7), int16(7), uint16(7), int32(7), uint32(7), int64(7), uint64(7)} {
 		for _, order := range []binary.ByteOrder{binary.LittleEndian, binary.BigEndian} {
 			r := &reader{b: encoded(t, order, opt("lockid", v)), order: order}
-			var s api.Selector
-			require.NoError(t, parseOptions("release", releaseOptions, r, &s), "%T", v)
-			require.Equal(t, dlm.LockID(7), s.LockID, "%T", v)
+			var s frontend.Release
+			require.NoError(t, parseOptions("release", frontend.ReleaseOptions, r, &s), "%T", v)
+			require.Equal(t, dlm.LockID(7), s.Selector.LockID, "%T", v)
 		}
 		r, err := parseRelease(bodyOf(t, "vms", "r", opt("token", v)))
 		require.NoError(t, err)
-		require.Equal(t, uint64(7), r.(*release).sel.Token)
+		require.Equal(t, uint64(7), r.(*release).Selector.Token)
 		a, err := parseAcquire(bodyOf(t, "vms", "r", "EX", opt("lifetime", "process", "pid", v, "wait-usec", v)))
 		require.NoError(t, err)
-		require.Equal(t, uint32(7), a.(*acquire).opts.PID)
-		require.Equal(t, 7*time.Microsecond, a.(*acquire).opts.Wait)
+		require.Equal(t, uint32(7), a.(*acquire).Options.PID)
+		require.Equal(t, 7*time.Microsecond, a.(*acquire).Options.Wait)
 		l, err := parseListLocks(bodyOf(t, opt("uid", v, "limit", v)))
 		require.NoError(t, err)
-		require.Equal(t, []any{uint32(7), 7}, []any{l.(*listLocks).filter.UID, l.(*listLocks).filter.Limit})
+		require.Equal(t, []any{uint32(7), 7}, []any{l.(*listLocks).Filter.UID, l.(*listLocks).Filter.Limit})
 	}
 	r, err := parseRelease(bodyOf(t, "vms", "r", opt("token", uint64(math.MaxUint64), "lockid", int64(math.MaxUint32))))
 	require.NoError(t, err)
-	require.Equal(t, api.Selector{LockID: math.MaxUint32, Token: math.MaxUint64}, r.(*release).sel)
+	require.Equal(t, api.Selector{LockID: math.MaxUint32, Token: math.MaxUint64}, r.(*release).Selector)
 }
 
 // encoded is a value as godbus writes it.

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
@@ -130,15 +131,7 @@ func TestTooManyCalls(t *testing.T) {
 		wait := opt("wait-usec", uint64(20e6))
 		greedy.obj.Go(Name+".AcquireMany", 0, done, slices.Repeat([]wantRow{{"vms", "busy", "NL"}, {"vms", "x", "NL"}}, 500), wait)
 		require.NoError(t, receive(t, done).Err)
-		r.server.mu.Lock()
-		defer r.server.mu.Unlock()
-		for _, p := range r.server.peers {
-			require.Eventually(t, func() bool {
-				p.mu.Lock()
-				defer p.mu.Unlock()
-				return p.unanswered == 0 && p.user.unanswered.Load() == 0
-			}, patience, time.Millisecond)
-		}
+		require.Eventually(t, func() bool { return r.core.Usage(0).Unanswered == 0 }, patience, time.Millisecond)
 	})
 }
 
@@ -190,15 +183,8 @@ func TestSlowAuthorizer(t *testing.T) {
 		receive(t, a.asked)
 		receive(t, a.seen)
 		require.NoError(t, slow.conn.Close())
-		require.Eventually(t, func() bool { return r.server.gate.count() == 0 }, patience, time.Millisecond)
+		require.Eventually(t, func() bool { return r.core.Pending() == 0 }, patience, time.Millisecond)
 	})
-}
-
-// count is how many calls are owed an answer.
-func (g *gate) count() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.open
 }
 
 // Who is not allowed changes nothing: others may look, members may lock and
@@ -346,8 +332,10 @@ func TestShutdown(t *testing.T) {
 		first := newRig(t, b, rigConfig{})
 		conn, err := Connect(t.Context(), b.Address)
 		require.NoError(t, err)
-		second := New(Config{Bus: conn, Log: slog.New(slog.DiscardHandler)})
-		require.NoError(t, second.Start(t.Context(), first.api))
+		core := frontend.New(frontend.Config{})
+		core.Start(first.api)
+		second := New(Config{Core: core, Bus: conn, Log: slog.New(slog.DiscardHandler)})
+		require.NoError(t, second.Start(t.Context()))
 		require.ErrorContains(t, second.RequestName(), "another dlmlockd")
 
 		root := first.dial(testbus.Root)
@@ -362,6 +350,7 @@ func TestShutdown(t *testing.T) {
 		require.NoError(t, receive(t, done).Err)
 		require.NoError(t, receive(t, ended))
 		require.NoError(t, second.Shutdown(t.Context()))
+		core.Close()
 	})
 }
 
@@ -369,8 +358,11 @@ func TestShutdown(t *testing.T) {
 func TestBusGone(t *testing.T) {
 	a, err := Connect(t.Context(), testbus.Start(t, testbus.Daemon).Address)
 	require.NoError(t, err)
-	s := New(Config{Bus: a})
-	require.NoError(t, s.Start(t.Context(), &tampered{Service: fixedStatus{}}))
+	core := frontend.New(frontend.Config{})
+	defer core.Close()
+	core.Start(&tampered{Service: fixedStatus{}})
+	s := New(Config{Core: core, Bus: a})
+	require.NoError(t, s.Start(t.Context()))
 	require.NoError(t, a.wire.conn.Close())
 	receiveClosed(t, s.Done())
 	_ = s.Shutdown(t.Context()) // what remains to be ended ends

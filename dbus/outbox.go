@@ -203,7 +203,7 @@ func (o *outbox) write(w *writer, batch []letter) {
 	sizes := make([]int, len(batch))
 	for i := range batch {
 		if batch[i].call != nil {
-			batch[i].call.giveBack()
+			batch[i].call.Release()
 		}
 		sizes[i] = o.writeOne(w, &batch[i])
 	}
@@ -216,7 +216,7 @@ func (o *outbox) write(w *writer, batch []letter) {
 	w.drop()
 	for i := range batch {
 		if c := batch[i].call; c != nil {
-			c.sent(sizes[i])
+			c.Sent(sizes[i])
 		}
 	}
 	o.mu.Lock()
@@ -272,7 +272,7 @@ func (w *writer) drop() {
 
 func (w *writer) write(l *letter) {
 	switch {
-	case l.call != nil && (l.call.noReply || l.call.peerGone()):
+	case l.call != nil && (l.call.noReply || l.call.Gone()):
 	case l.fill != nil:
 		w.body.b = w.body.b[:0]
 		l.fill(&w.body)

@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
@@ -83,12 +85,12 @@ func TestPagesAreBoundedByBytes(t *testing.T) {
 		root.ok("AcquireMany", many, opt("label", string(label)))
 		for _, c := range []*client{root, r.dial(testbus.Nobody)} {
 			seen := map[godbus.ObjectPath]bool{}
-			filter := opt("limit", uint32(MaxPage))
+			filter := opt("limit", uint32(frontend.MaxPage))
 			for {
 				before := r.server.bus.wire.wrote.Load()
 				rows := c.list(filter)
-				require.Less(t, r.server.bus.wire.wrote.Load()-before, uint64(longAnswer+4096))
-				require.LessOrEqual(t, len(rows), maxRows)
+				require.Less(t, r.server.bus.wire.wrote.Load()-before, uint64(frontend.LongAnswer+4096))
+				require.LessOrEqual(t, len(rows), frontend.MaxRows)
 				if len(rows) == 0 {
 					break
 				}
@@ -103,64 +105,57 @@ func TestPagesAreBoundedByBytes(t *testing.T) {
 	})
 }
 
-// Who has spent his credit waits; nobody else does, and nothing of it is lost.
+// clock is a clock that the test sets.
+type clock struct{ passed atomic.Int64 }
+
+func (c *clock) now() time.Time       { return time.Unix(1e9, c.passed.Load()) }
+func (c *clock) pass(d time.Duration) { c.passed.Add(int64(d)) }
+
+// overspend has a user spend more than can be saved up, by a long message.
+func (c *client) overspend() {
+	c.t.Helper()
+	c.refused(errInvalidArgs, "Acquire", "vms", "r", "EX", opt("label", strings.Repeat("x", 1<<20)))
+}
+
+// Who has spent their credit waits; nobody else does, and nothing is lost.
 func TestOverspentWaits(t *testing.T) {
 	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
-		r := newRig(t, b, rigConfig{})
-		root, greedy := r.dial(testbus.Root), r.dial(member)
-		greedy.ok("ListLocks", opt())
-		r.server.mu.Lock()
-		share := r.server.users[member.UID].share
-		r.server.mu.Unlock()
-		spend := func(n int64) {
-			r.server.desk.mu.Lock()
-			share.credit.left -= n
-			r.server.desk.mu.Unlock()
-		}
-		spend(1 << 50)
+		var now clock
+		r := newRig(t, b, rigConfig{now: now.now})
+		root, greedy, same := r.dial(testbus.Root), r.dial(member), r.dial(member)
+		same.ok("ListLocks", opt())
+		greedy.overspend()
 		done := make(chan *godbus.Call, 10)
-		calls := []string{"ListLocks", ifaceIntrospectable + ".Introspect", ifaceManager + ".GetManagedObjects"}
-		for i, c := range []*client{greedy, r.dial(member), greedy} {
-			args := []any{}
-			if i == 0 {
-				args = append(args, opt())
-			}
-			c.obj.Go(full(calls[i]), 0, done, args...)
-		}
+		greedy.obj.Go(full("ListLocks"), 0, done, opt())
+		same.obj.Go(full(ifaceIntrospectable+".Introspect"), 0, done)
+		greedy.obj.Go(full(ifaceManager+".GetManagedObjects"), 0, done)
 		require.Eventually(t, func() bool {
-			r.server.desk.mu.Lock()
-			defer r.server.desk.mu.Unlock()
-			return len(share.line) == 2 // the third is behind the first in its line
+			return r.core.Usage(member.UID).Waiting == 2 // the third is behind the first in its queue
 		}, patience, time.Millisecond)
 		_, lock := root.acquire("r", opt())
 		root.at(lock).ok(lockIface+".Release", opt())
 		r.dial(stranger).ok("ListLocks", opt())
 		require.Empty(t, done)
-		spend(-1 << 50)
-		r.server.desk.wake()
-		for range calls {
+		now.pass(time.Minute)
+		root.ok("ListLocks", opt()) // whose end has the scheduler look again
+		for range 3 {
 			require.NoError(t, receive(t, done).Err)
 		}
 		require.Eventually(t, func() bool {
-			r.server.desk.mu.Lock()
-			defer r.server.desk.mu.Unlock()
-			return r.server.desk.taken == 0 && share.taken == 0 && len(r.server.desk.users) == 0
+			u := r.core.Usage(member.UID)
+			return u.Waiting == 0 && u.Room == 0 && u.Unanswered == 0
 		}, patience, time.Millisecond)
 	})
 }
 
-// Nobody who has overspent holds up the end of the service; he is answered too.
+// Nobody who has overspent holds up the end of the service, and they are
+// answered too.
 func TestOverspentHoldsUpNoEnd(t *testing.T) {
 	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
-		r := newRig(t, b, rigConfig{})
+		var now clock
+		r := newRig(t, b, rigConfig{now: now.now})
 		c := r.dial(member)
-		c.ok("ListLocks", opt())
-		r.server.mu.Lock()
-		share := r.server.users[member.UID].share
-		r.server.mu.Unlock()
-		r.server.desk.mu.Lock()
-		share.credit.left = -1 << 50
-		r.server.desk.mu.Unlock()
+		c.overspend()
 		done := make(chan *godbus.Call, 2)
 		for range cap(done) {
 			c.obj.Go(full("ListLocks"), 0, done, opt())
@@ -179,88 +174,63 @@ func TestOverspentHoldsUpNoEnd(t *testing.T) {
 // the connection goes on; a message that is no call is read past. Its sender
 // pays for it.
 func TestLongMessages(t *testing.T) {
-	func(b *testbus.Bus) { // dbus-broker takes less from one user than MaxCall
-		r := newRig(t, b, rigConfig{})
-		c := r.dial(member)
-		c.ok("ListLocks", opt())
-		long := strings.Repeat("x", MaxCall)
-		text := c.refused(errLimits, "Acquire", "vms", "r", "EX", opt("label", long))
-		require.Contains(t, text, fmt.Sprint(MaxCall))
-		r.server.mu.Lock()
-		share := r.server.users[member.UID].share
-		r.server.mu.Unlock()
-		r.server.desk.mu.Lock()
-		require.Negative(t, share.credit.left)
-		share.credit.left = share.credit.rate.burst
-		r.server.desk.mu.Unlock()
-		c.refused(errLimits, "NoSuchMethod", long)
+	b := testbus.Start(t, testbus.Daemon) // dbus-broker takes less from one user than MaxCall
+	var now clock
+	r := newRig(t, b, rigConfig{now: now.now})
+	root, c := r.dial(testbus.Root), r.dial(member)
+	long := strings.Repeat("x", MaxCall)
+	text := c.refused(errLimits, "Acquire", "vms", "r", "EX", opt("label", long))
+	require.Contains(t, text, fmt.Sprint(MaxCall))
+	require.Negative(t, r.core.Usage(member.UID).Credit)
+	now.pass(time.Hour)
+	c.refused(errLimits, "NoSuchMethod", long)
 
-		// One that does not fit beside another is not refused before its turn.
-		spend := func(n int64) {
-			r.server.desk.mu.Lock()
-			share.credit.left = n
-			r.server.desk.mu.Unlock()
-			r.server.desk.wake()
-		}
-		spend(-1 << 50)
-		done := make(chan *godbus.Call, 2)
-		for range 2 {
-			c.obj.Go(Name+".Acquire", 0, done, "vms", "r", "EX", opt("label", long[:MaxCall/2]))
-		}
-		c.ok(ifacePeer + ".Ping") // both have come
-		require.Empty(t, done)
-		spend(share.credit.rate.burst)
-		receive(t, done)
-		spend(share.credit.rate.burst)
-		require.Equal(t, errLimits, receive(t, done).Err.(godbus.Error).Name)
-		require.LessOrEqual(t, cap(r.server.bus.wire.buf), maxHeader)
+	// One that does not fit beside another is not refused before its turn.
+	done := make(chan *godbus.Call, 2)
+	for range 2 {
+		c.obj.Go(Name+".Acquire", 0, done, "vms", "r", "EX", opt("label", long[:MaxCall/2]))
+	}
+	c.ok(ifacePeer + ".Ping") // both have come
+	require.Empty(t, done)
+	now.pass(time.Hour)
+	root.ok("ListLocks", opt()) // whose end has the scheduler look again
+	receive(t, done)
+	now.pass(time.Hour)
+	root.ok("ListLocks", opt())
+	require.Equal(t, errLimits, receive(t, done).Err.(godbus.Error).Name)
+	r.core.Usage(0) // it takes a lock that was taken after the reader's last write
+	require.LessOrEqual(t, cap(r.server.bus.wire.buf), maxHeader)
 
-		before := r.server.bus.wire.unread.Load()
-		require.NoError(t, c.conn.Emit(Path, "org.example.Other.Signal", "to nobody"))
-		msg := &godbus.Message{Type: godbus.TypeSignal, Body: []any{long}, Headers: map[godbus.HeaderField]godbus.Variant{
-			godbus.FieldDestination: godbus.MakeVariant(r.server.bus.conn.Names()[0]), godbus.FieldPath: godbus.MakeVariant(Path),
-			godbus.FieldInterface: godbus.MakeVariant("org.example.Other"), godbus.FieldMember: godbus.MakeVariant("Signal"),
-			godbus.FieldSignature: godbus.MakeVariant(godbus.SignatureOf(long))}}
-		c.conn.Send(msg, nil)
-		root := r.dial(testbus.Root)
-		require.Eventually(t, func() bool { return r.server.bus.wire.unread.Load() == before+1 }, patience, time.Millisecond)
-		root.ok("ListLocks", opt())
-	}(testbus.Start(t, testbus.Daemon))
+	before := r.server.bus.wire.unread.Load()
+	require.NoError(t, c.conn.Emit(Path, "org.example.Other.Signal", "to nobody"))
+	msg := &godbus.Message{Type: godbus.TypeSignal, Body: []any{long}, Headers: map[godbus.HeaderField]godbus.Variant{
+		godbus.FieldDestination: godbus.MakeVariant(r.server.bus.conn.Names()[0]), godbus.FieldPath: godbus.MakeVariant(Path),
+		godbus.FieldInterface: godbus.MakeVariant("org.example.Other"), godbus.FieldMember: godbus.MakeVariant("Signal"),
+		godbus.FieldSignature: godbus.MakeVariant(godbus.SignatureOf(long))}}
+	c.conn.Send(msg, nil)
+	require.Eventually(t, func() bool { return r.server.bus.wire.unread.Load() == before+1 }, patience, time.Millisecond)
+	root.ok("ListLocks", opt())
 }
 
 // Locks are paid for: by who takes many, and by who releases many.
 func TestLocksArePaidFor(t *testing.T) {
 	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
-		r := newRig(t, b, rigConfig{})
+		const n, lockCost = 1000, 1 << 10
+		var now clock // no credit grows
+		r := newRig(t, b, rigConfig{now: now.now})
 		c := r.dial(member)
 		c.ok("ListLocks", opt())
-		r.server.mu.Lock()
-		share := r.server.users[member.UID].share
-		r.server.mu.Unlock()
-		left := func() int64 {
-			r.server.desk.mu.Lock()
-			defer r.server.desk.mu.Unlock()
-			return share.credit.left
-		}
-		const n = 1000
 		many := make([]wantRow, n)
 		for i := range many {
 			many[i] = wantRow{"vms", fmt.Sprint(i), "EX"}
 		}
-		var passed time.Time
-		r.server.desk.mu.Lock()
-		r.server.desk.now = func() time.Time { return passed } // no credit grows
-		share.credit.at = passed
-		r.server.desk.mu.Unlock()
-		before := left()
+		credit := func() int64 { return r.core.Usage(member.UID).Credit }
+		before := credit()
 		c.ok("AcquireMany", many, opt("owner", "o"))
-		taken := left()
-		require.GreaterOrEqual(t, before-taken, (n-1)*share.credit.rate.lock)
-		r.server.desk.mu.Lock()
-		share.credit.left = share.credit.rate.burst
-		r.server.desk.mu.Unlock()
+		require.GreaterOrEqual(t, before-credit(), int64((n-1)*lockCost))
+		before = credit()
 		c.ok("ReleaseOwner", "", "o")
-		require.GreaterOrEqual(t, share.credit.rate.burst-left(), n*share.credit.rate.lock)
+		require.GreaterOrEqual(t, before-credit(), int64(n*lockCost))
 	})
 }
 
@@ -268,13 +238,10 @@ func TestLocksArePaidFor(t *testing.T) {
 // of that, also where its user has had long answers and his lane is passed over.
 // What is for everybody waits for no user.
 func TestSignalsComeAfterTheirAnswers(t *testing.T) {
-	s := &Server{bus: &Bus{guid: "0f1e"}, out: newOutbox(nil, nil), peers: map[string]*peer{}}
-	s.requests, s.subs = newRequestBook(s), newSubscribers(s)
-	p := &peer{srv: s, name: ":1.7", ctx: t.Context()}
-	p.who.Store(&identity{uid: member.UID})
-	s.peers[p.name] = p
+	s, p := testServer(t, ":1.7")
+	s.bus = &Bus{guid: "test"}
 	answer := func(member string, fill func(*encoder)) {
-		s.out.post(letter{call: &call{srv: s, peer: p}, member: member, fill: fill})
+		s.out.post(letter{call: &call{srv: s, from: p}, member: member, fill: fill})
 	}
 	answer("long", func(*encoder) {})
 	answer("answer", nil)
@@ -282,7 +249,7 @@ func TestSignalsComeAfterTheirAnswers(t *testing.T) {
 	require.Len(t, first, 1)
 	s.out.owe(member.UID, 1<<20) // of the long one
 
-	waits := &pending{peer: p, uid: member.UID, lockspace: "vms", resource: "r"}
+	waits := &pending{from: p, uid: member.UID, lockspace: "vms", resource: "r"}
 	require.True(t, s.requests.add(waits))
 	s.completed(waits)(api.Grant{}, nil)
 	held := api.LockInfo{Session: s.bus.session(p.name)}

@@ -1,85 +1,109 @@
 package dbus
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
 	"slices"
 	"sort"
 	"strings"
-	"time"
 
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// Limits of what a call may ask, beside those of the service. They bound what
-// a connection can make the daemon remember.
-const (
-	// MaxWanted is how many locks one AcquireMany may ask for, whatever
-	// lockd.Limits say.
-	MaxWanted = 1 << 14
-	// MaxPurge is how many orphans one Purge may name.
-	MaxPurge = 1 << 16
-	// MaxPage is the longest page of ListLocks.
-	MaxPage = 10000
-	// maxText is how many bytes an option's text may have.
-	maxText = 4096
-)
+// signatures are the types of options on the bus. Where that is a number (u or
+// t) the caller may send any integer type: what a shell or a scripting language
+// makes of a number is rarely the one that is documented.
+var signatures = [...]string{
+	frontend.Text: "s", frontend.Uint32: "u", frontend.Uint64: "t", frontend.Microseconds: "t", frontend.Flag: "b",
+	frontend.Bytes: "ay", frontend.Texts: "as", frontend.LockRef: "o",
+}
 
-// option is a key that a member knows. set gets a value of type sig. Where that
-// is a number (u or t) the caller may send any integer type: what a shell or a
-// scripting language makes of a number is rarely the one that is documented.
-type option[T any] struct {
-	key, sig string
-	set      func(into *T, value any) error
+// optionName is how an option is spelled on the bus.
+func optionName(a api.Argument) string {
+	if a == api.ArgWait {
+		return "wait-usec"
+	}
+	return string(a)
+}
+
+// only are those options that have one of the names.
+func only[T any](known []frontend.Option[T], names ...api.Argument) []frontend.Option[T] {
+	return slices.DeleteFunc(slices.Clone(known), func(o frontend.Option[T]) bool { return !slices.Contains(names, o.Name) })
 }
 
 // parseOptions reads an a{sv} as known says. op is the operation, for errors.
 // The bus lets a key through that comes twice, and it could mean either value.
-func parseOptions[T any](op string, known []option[T], body *reader, into *T) error {
+func parseOptions[T any](op string, known []frontend.Option[T], body *reader, into *T) error {
 	var given uint64 // a bit for each of known
 	for end := body.array(8); body.more(end); {
 		body.align(8)
 		key := body.bytes()
 		sig := string(body.signature())
-		i := slices.IndexFunc(known, func(o option[T]) bool { return o.key == string(key) })
+		i := slices.IndexFunc(known, func(o frontend.Option[T]) bool { return optionName(o.Name) == string(key) })
 		if i < 0 {
-			return invalid(op, "unknown option %q; known here: %s", clip(string(key)), optionKeys(known))
+			return invalid(op, "unknown option %q; known here: %s", clip(string(key)), optionNames(known))
 		}
 		o := &known[i]
 		if given&(1<<i) != 0 {
 			return invalid(op, "option %s is given twice; give it once", key)
 		}
 		given |= 1 << i
-		v, err := optionValue(o.sig, sig, body)
+		v, err := optionValue(o.Name, o.Kind, sig, body)
+		if err == nil {
+			err = o.Set(into, v)
+		}
 		if err != nil {
-			return named(op, o.key, err)
-		}
-		if s, ok := v.(string); ok && len(s) > maxText {
-			return invalid(op, "option %s has %d bytes, at most %d are allowed", key, len(s), maxText)
-		}
-		if err := o.set(into, v); err != nil {
-			return named(op, o.key, err)
+			return named(op, api.Want{}, err)
 		}
 	}
 	return nil
 }
 
-// optionValue reads a value that is to be of type want and was sent as one of
-// type sig.
-func optionValue(want, sig string, body *reader) (any, error) {
+// optionValue reads the value of an option, which was sent as one of type sig.
+func optionValue(name api.Argument, kind frontend.Kind, sig string, body *reader) (any, error) {
+	want := signatures[kind]
 	switch {
 	case (want == "u" || want == "t") && isInteger(sig):
-		return body.number(sig, want)
+		n, err := body.number(sig, want)
+		if err != nil {
+			return nil, wrong(name, err.Error())
+		}
+		return n, nil
 	case want == "u" || want == "t":
-		return nil, errText("it takes a number (of type " + want + ", or of any other integer type), not the type " + clip(sig))
+		return nil, wrong(name, "it takes a number (of type "+want+", or of any other integer type), not the type "+clip(sig))
 	case sig != want:
-		return nil, errText("it takes the type " + want + ", not " + clip(sig))
+		return nil, wrong(name, "it takes the type "+want+", not "+clip(sig))
 	}
-	return body.value(want), nil
+	v := body.value(want)
+	if path, ok := v.(godbus.ObjectPath); ok {
+		ref, ok := parseLockPath(path)
+		if !ok || ref == 0 {
+			return nil, wrong(name, clip(string(path))+" is not the path of a lock ("+LockPrefix+"NUMBER)")
+		}
+		return ref, nil
+	}
+	return v, nil
+}
+
+// wrong is the error of an option's value.
+func wrong(name api.Argument, text string) error {
+	return &api.Error{Kind: api.InvalidArgs, Mode: dlm.None, Argument: name, Text: text}
+}
+
+// named makes the error of an argument one of the call. Names that the error has
+// stay.
+func named(op string, w api.Want, err error) error {
+	var e *api.Error
+	if errors.As(err, &e) {
+		e.Op, e.Lockspace, e.Resource = op, cmp.Or(e.Lockspace, w.Lockspace), cmp.Or(e.Resource, w.Resource)
+	}
+	return err
 }
 
 // isInteger reports whether sig is an integer type of D-Bus.
@@ -108,7 +132,7 @@ func (r *reader) number(sig, want string) (any, error) {
 	}
 	switch {
 	case signed < 0:
-		return nil, errText(fmt.Sprintf("%d is negative", signed))
+		return nil, fmt.Errorf("%d is negative", signed)
 	case signed > 0:
 		n = uint64(signed)
 	}
@@ -116,36 +140,21 @@ func (r *reader) number(sig, want string) (any, error) {
 	case want == "t":
 		return n, nil
 	case n > math.MaxUint32:
-		return nil, errText(fmt.Sprintf("%d is too large, %d is the largest", n, uint32(math.MaxUint32)))
+		return nil, fmt.Errorf("%d is too large, %d is the largest", n, uint32(math.MaxUint32))
 	}
 	return uint32(n), nil
 }
 
-func optionKeys[T any](known []option[T]) string {
+func optionNames[T any](known []frontend.Option[T]) string {
 	if len(known) == 0 {
 		return "none"
 	}
-	keys := make([]string, len(known))
+	names := make([]string, len(known))
 	for i := range known {
-		keys[i] = known[i].key
+		names[i] = optionName(known[i].Name)
 	}
-	sort.Strings(keys)
-	return strings.Join(keys, ", ")
-}
-
-// errText is what is wrong with one option's value.
-type errText string
-
-func (e errText) Error() string { return string(e) }
-
-// named makes the error of an option's value one of the call.
-func named(op, key string, err error) error {
-	var le *api.Error
-	if errors.As(err, &le) {
-		le.Op = op
-		return le
-	}
-	return invalid(op, "option %s: %s", key, err)
+	sort.Strings(names)
+	return strings.Join(names, ", ")
 }
 
 func invalid(op, format string, args ...any) error {
@@ -153,106 +162,4 @@ func invalid(op, format string, args ...any) error {
 }
 
 // clip shortens what a caller sent, for an error message.
-func clip(s string) string {
-	const most = 80
-	if len(s) <= most {
-		return s
-	}
-	return printable(s[:most]) + "..."
-}
-
-// parseMode reads a mode; the error is of kind InvalidMode.
-func parseMode(op, lockspace, resource, s string) (dlm.Mode, error) {
-	m, err := dlm.ParseMode(s)
-	if err != nil {
-		return dlm.None, &api.Error{Op: op, Lockspace: lockspace, Resource: resource, Mode: dlm.None, Kind: api.InvalidMode,
-			Text: fmt.Sprintf("%q is not one of NL, CR, CW, PR (shared), PW, EX (exclusive)", clip(s)), Err: err}
-	}
-	return m, nil
-}
-
-// checkNames checks a lockspace's and a resource's name; the error is of kind
-// InvalidName.
-func checkNames(op, lockspace, resource string) error {
-	if err := checkSpace(op, lockspace); err != nil {
-		return err
-	}
-	if err := dlm.CheckResource(resource); err != nil {
-		return badName(op, lockspace, "", err)
-	}
-	return nil
-}
-
-func checkSpace(op, lockspace string) error {
-	if err := dlm.CheckLockspace(lockspace); err != nil {
-		return badName(op, clip(lockspace), "", err)
-	}
-	return nil
-}
-
-func badName(op, lockspace, resource string, err error) error {
-	e := &api.Error{Op: op, Lockspace: lockspace, Resource: resource, Mode: dlm.None, Kind: api.InvalidName, Text: err.Error(), Err: err}
-	var de *dlm.Error
-	if errors.As(err, &de) && de.Advice != "" {
-		e.Text = de.Advice
-	}
-	return e
-}
-
-// setText is an option that is a text.
-func setText[T any](field func(*T) *string) func(*T, any) error {
-	return func(into *T, v any) error {
-		*field(into) = v.(string)
-		return nil
-	}
-}
-
-// setOwner is the option owner. An empty one would look like none.
-func setOwner[T any](field func(*T) (owner *string, has *bool)) func(*T, any) error {
-	return func(into *T, v any) error {
-		owner, has := field(into)
-		*owner, *has = v.(string), true
-		if *owner == "" {
-			return errText("an owner has at least one byte; leave the option out for a lock without owner")
-		}
-		return nil
-	}
-}
-
-// setWait is the option wait-usec.
-func setWait[T any](field func(*T) *time.Duration) func(*T, any) error {
-	return func(into *T, v any) error {
-		us := v.(uint64)
-		if us > uint64(api.MaxWait/time.Microsecond) {
-			return errText(fmt.Sprintf("%d is more than %d (20 s); ask again after a Timeout to wait longer", us, api.MaxWait/time.Microsecond))
-		}
-		*field(into) = time.Duration(us) * time.Microsecond
-		return nil
-	}
-}
-
-// setValue is an option that is a lock value block; what is missing at its end
-// is zeros.
-func setValue[T any](field func(*T) **dlm.Value) func(*T, any) error {
-	return func(into *T, v any) error {
-		b, value := v.([]byte), new(dlm.Value)
-		if len(b) > len(value) {
-			return errText(fmt.Sprintf("%d bytes, a lock value block has %d", len(b), len(value)))
-		}
-		copy(value[:], b)
-		*field(into) = value
-		return nil
-	}
-}
-
-// setLock is an option that is the path of a lock.
-func setLock[T any](field func(*T) *api.Ref) func(*T, any) error {
-	return func(into *T, v any) error {
-		ref, ok := parseLockPath(v.(godbus.ObjectPath))
-		if !ok || ref == 0 {
-			return errText(clip(string(v.(godbus.ObjectPath))) + " is not the path of a lock (" + LockPrefix + "NUMBER)")
-		}
-		*field(into) = ref
-		return nil
-	}
-}
+func clip(s string) string { return printable(frontend.Clip(s)) }

@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
@@ -36,22 +37,22 @@ func TestOptionValues(t *testing.T) {
 		"pid", uint32(7), "wait-usec", uint64(20e6))))
 	require.NoError(t, err)
 	require.Equal(t, api.AcquireOptions{Owner: "o", HasOwner: true, Label: "l", Lifetime: state.Process, PID: 7,
-		Wait: 20 * time.Second}, r.(*acquire).opts)
+		Wait: 20 * time.Second}, r.(*acquire).Options)
 	r, err = parseRelease(bodyOf(t, "vms", "r", opt("owner", "o", "lockid", uint32(3), "token", uint64(4), "lock", lockPath(5))))
 	require.NoError(t, err)
-	require.Equal(t, api.Selector{Owner: "o", HasOwner: true, LockID: 3, Token: 4, Ref: 5}, r.(*release).sel)
+	require.Equal(t, api.Selector{Owner: "o", HasOwner: true, LockID: 3, Token: 4, Ref: 5}, r.(*release).Selector)
 	r, err = parseListLocks(bodyOf(t, opt("state", "held", "after", lockPath(9), "limit", uint32(10000), "uid", uint32(0), "mode", "nl")))
 	require.NoError(t, err)
-	f := r.(*listLocks).filter
+	f := r.(*listLocks).Filter
 	require.True(t, f.HasUID && f.HasMode && !f.HasOwner)
 	require.Equal(t, api.Ref(9), f.After)
 	require.Equal(t, api.Held, f.State)
 	r, err = parseLeave(bodyOf(t, "vms", opt("force", true)))
 	require.NoError(t, err)
-	require.True(t, r.(*leave).force)
+	require.True(t, r.(*leave).Force)
 	r, err = parsePurge(bodyOf(t, "vms", []uint32{7, 8}, opt()))
 	require.NoError(t, err)
-	require.Equal(t, []dlm.LockID{7, 8}, r.(*purge).expect)
+	require.Equal(t, []dlm.LockID{7, 8}, r.(*purge).Expect)
 }
 
 // What godbus writes is read here as it was, in both byte orders.
@@ -175,12 +176,18 @@ func FuzzOptions(f *testing.F) {
 		f.Add(bodyOf(f, o).b)
 	}
 	parsers := []func(r *reader) error{
-		func(r *reader) error { return new(acquire).options(r) },
-		func(r *reader) error { return parseOptions("convert", convertOptions, r, new(convertOpts)) },
-		func(r *reader) error { return parseOptions("release", releaseOptions, r, new(api.Selector)) },
-		func(r *reader) error { return parseOptions("list", listOptions, r, new(api.Filter)) },
-		func(r *reader) error { return parseOptions("join", joinOptions, r, new(join)) },
-		func(r *reader) error { return parseOptions("leave", leaveOptions, r, new(leave)) },
+		func(r *reader) error {
+			return parseOptions("acquire", frontend.AcquireOptions, r, new(frontend.Acquire))
+		},
+		func(r *reader) error {
+			return parseOptions("convert", frontend.ConvertOptions, r, new(frontend.Convert))
+		},
+		func(r *reader) error {
+			return parseOptions("release", frontend.ReleaseOptions, r, new(frontend.Release))
+		},
+		func(r *reader) error { return parseOptions("list", frontend.ListOptions, r, new(frontend.ListLocks)) },
+		func(r *reader) error { return parseOptions("join", frontend.JoinOptions, r, new(frontend.Join)) },
+		func(r *reader) error { return parseOptions("leave", frontend.LeaveOptions, r, new(frontend.Leave)) },
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		for _, parse := range parsers {

@@ -96,9 +96,9 @@ func latencyOf(l *api.Latency) latencyRow {
 // their turn like all others.
 var (
 	methodGet = &method{name: "Get", in: "ss", out: "v",
-		parse: func(b *reader) (request, error) { return getRoot{b.text(), b.text()}, nil }}
+		parse: func(b *reader) (request, error) { return getRoot{face: b.text(), name: b.text()}, nil }}
 	methodGetAll = &method{name: "GetAll", in: "s", out: "a{sv}",
-		parse: func(b *reader) (request, error) { return getAllRoot(b.text()), nil }}
+		parse: func(b *reader) (request, error) { return getAllRoot{face: b.text()}, nil }}
 )
 
 func propertiesIface() *iface {
@@ -122,15 +122,18 @@ func unknownInterface(n *node, face string) error {
 	return busError{errUnknownInterface, fmt.Sprintf("the object has no interface %q; its properties are those of %s", clip(face), n.ifaces[0].name)}
 }
 
-type getRoot struct{ face, name string }
+type getRoot struct {
+	own
+	face, name string
+}
 
 func (r getRoot) serve(c *call) {
 	p, err := findProperty(c.node, r.face, r.name)
 	if err != nil {
-		c.fail(err)
+		c.Fail(err)
 		return
 	}
-	st := c.srv.api.Status()
+	st := c.srv.service().Status()
 	c.reply(p.value(c.srv, &st))
 }
 
@@ -139,18 +142,21 @@ func setProperty(_ *Server, n *node, c *call, body *reader) {
 	if err == nil {
 		err = busError{errReadOnly, p.name + " can't be set"}
 	}
-	c.fail(err)
+	c.Fail(err)
 }
 
-type getAllRoot string
+type getAllRoot struct {
+	own
+	face string
+}
 
 func (r getAllRoot) serve(c *call) {
-	i := c.node.iface(string(r))
+	i := c.node.iface(r.face)
 	if i == nil {
-		c.fail(unknownInterface(c.node, string(r)))
+		c.Fail(unknownInterface(c.node, r.face))
 		return
 	}
-	st := c.srv.api.Status()
+	st := c.srv.service().Status()
 	c.write(func(e *encoder) { e.values(i, c.srv, &st, nil) })
 }
 
@@ -194,7 +200,7 @@ func (w *propertyWatch) note() {
 
 // tell sends what has changed since the last time.
 func (w *propertyWatch) tell() {
-	now := w.srv.api.Status()
+	now := w.srv.service().Status()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.timer == nil {

@@ -2,51 +2,37 @@ package dbus
 
 import (
 	"errors"
-	"log/slog"
 	"strconv"
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// requestOptions are the options of Request.
-var requestOptions = acquireOptions[:len(acquireOptions)-1] // all but wait-usec
-
 // queue is Request.
-type queue struct {
-	want api.Want
-	opts api.AcquireOptions
-}
+type queue struct{ frontend.Request }
 
 func parseRequest(body *reader) (request, error) {
-	want, err := parseWant("request", body)
-	if err != nil {
+	r := new(queue)
+	var err error
+	if r.Want, err = parseWant(r.Op(), body); err != nil {
 		return nil, err
 	}
-	r := &queue{want: want}
-	if err := parseOptions("request", requestOptions, body, &r.opts); err != nil {
-		return nil, err
-	}
-	return r, checkTogether("request", &r.opts)
+	return r, parseOptions(r.Op(), frontend.RequestOptions, body, &r.Request)
 }
 
 // serve: the answer goes out when the Request waits, and Completed after it,
 // since the service says both on one goroutine and they are in one lane.
 func (r *queue) serve(c *call) {
-	if err := c.authorize(api.ActAcquire, wanted("request", r.want, r.opts.Owner)); err != nil {
-		c.fail(err)
-		return
-	}
 	s := c.srv
-	p := &pending{peer: c.peer, uid: c.who.uid, lockspace: r.want.Lockspace, resource: r.want.Resource, mode: r.want.Mode,
-		owner: r.opts.Owner, label: r.opts.Label}
+	p := &pending{from: c.from, uid: c.UID(), lockspace: r.Want.Lockspace, resource: r.Want.Resource, mode: r.Want.Mode,
+		owner: r.Options.Owner, label: r.Options.Label}
 	started := func(ref api.Ref, err error) {
-		defer c.contain()
 		if err != nil {
-			c.fail(err)
+			c.Fail(err)
 			return
 		}
 		p.ref = ref
@@ -56,25 +42,20 @@ func (r *queue) serve(c *call) {
 			s.subs.added(p.path(), requestFace, p)
 		}
 	}
-	s.api.Request(c.caller(), r.want, r.opts, started, s.completed(p))
+	r.Run(&c.Call, started, s.completed(p))
 }
 
 // completed takes the end of a Request. It keeps p alone: a Request may wait
 // for days.
 func (s *Server) completed(p *pending) func(api.Grant, error) {
 	return func(g api.Grant, err error) {
-		defer func() {
-			if v := recover(); v != nil {
-				s.log.Error("the end of a request panicked", slog.Any("err", v))
-			}
-		}()
 		done, ok := s.requests.end(p, g, err)
 		if !ok {
 			return // the requester is gone
 		}
 		defer s.requests.told()
 		name, text := done.failure()
-		s.out.post(letter{class: mustSend, lane: p.uid, dest: p.peer.name, path: done.path(), iface: requestIface, member: "Completed",
+		s.out.post(letter{class: mustSend, lane: p.uid, dest: p.from.name, path: done.path(), iface: requestIface, member: "Completed",
 			sig: sigCompleted, body: []any{done.state.String(), lockOrNone(done.grant.Ref), uint32(done.grant.LockID), done.grant.Token, name, text}})
 		s.subs.changed(done.path(), requestFace, &done)
 	}
@@ -98,7 +79,7 @@ func (s requestState) String() string {
 type pending struct {
 	num       uint64 // of its path
 	ref       api.Ref
-	peer      *peer
+	from      *session
 	uid       uint32
 	state     requestState
 	mode      dlm.Mode
@@ -178,7 +159,7 @@ func (c *call) findRequest() (*pending, error) {
 func lookRequest(c *call) (any, error) {
 	p, err := c.findRequest()
 	if err == nil && p.state == stateWaiting {
-		p.position, err = ask(c, func(done func(int)) { c.srv.api.Position(p.ref, done) })
+		p.position, err = ask(c, func(done func(int)) { c.srv.service().Position(p.ref, done) })
 	}
 	return p, err
 }
@@ -191,39 +172,15 @@ func requestChildren(c *call) ([]string, error) {
 	return names, nil
 }
 
-type cancelRequest struct{}
+type cancelRequest struct{ own }
 
-// serve: as for Release, the authoriser is asked only where the Request is
-// another user's.
-func (r cancelRequest) serve(c *call) {
+func (cancelRequest) serve(c *call) {
 	p, err := c.findRequest()
 	if err != nil {
-		c.fail(err)
+		c.Fail(err)
 		return
 	}
-	r.cancel(c, p, c.caller())
-}
-
-func (r cancelRequest) cancel(c *call, p *pending, who api.Caller) {
-	c.srv.api.CancelRequest(who, p.ref, func(err error) {
-		defer c.contain()
-		switch {
-		case err == nil:
-			c.reply()
-		case errors.Is(err, api.AccessDenied) && !who.Privileged:
-			go r.cancelOthers(c, p, who)
-		default:
-			c.fail(err)
-		}
-	})
-}
-
-func (r cancelRequest) cancelOthers(c *call, p *pending, who api.Caller) {
-	defer c.contain()
-	if err := c.authorize(api.ActReleaseOthers, about{op: "cancel", lockspace: p.lockspace, resource: p.resource, mode: modeName(p.mode), owner: p.owner}); err != nil {
-		c.fail(err)
-		return
-	}
-	who.Privileged = true
-	r.cancel(c, p, who)
+	m := frontend.CancelRequest{Request: p.ref, Owner: p.owner,
+		Want: api.Want{Lockspace: p.lockspace, Resource: p.resource, Mode: p.mode}}
+	m.Run(&c.Call, c.done)
 }

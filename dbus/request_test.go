@@ -184,12 +184,9 @@ func TestRequesterGone(t *testing.T) {
 // A shutdown that waits for the Requests goes on when the last Completed is in
 // the outbox, not when the book knows of the end.
 func TestRequestsEndWhenTheyAreTold(t *testing.T) {
-	s := &Server{api: fixedStatus{}}
-	s.subs = newSubscribers(s)
-	b := newRequestBook(s)
-	s.requests = b
-	p := &peer{srv: s, name: ":1", ctx: t.Context()}
-	waits := [2]*pending{{peer: p}, {peer: p}}
+	s, p := testServer(t, ":1")
+	b := s.requests
+	waits := [2]*pending{{from: p}, {from: p}}
 	for _, r := range waits {
 		require.True(t, b.add(r))
 	}
@@ -237,14 +234,11 @@ func TestRequestShutdown(t *testing.T) {
 // MaxEnded; nothing is kept running for it when there is nothing to keep.
 func TestRequestsForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &Server{api: fixedStatus{}}
-		s.subs = newSubscribers(s)
-		b := newRequestBook(s)
-		s.requests = b
-		p := &peer{srv: s, name: ":1", ctx: t.Context()}
+		s, p := testServer(t, ":1")
+		b := s.requests
 		ask := func(n int) (all []*pending) {
 			for range n {
-				r := &pending{peer: p}
+				r := &pending{from: p}
 				require.True(t, b.add(r))
 				all = append(all, r)
 			}

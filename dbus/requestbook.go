@@ -2,6 +2,8 @@ package dbus
 
 import (
 	"cmp"
+	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -25,17 +27,17 @@ type requestBook struct {
 	srv  *Server
 	idle chan struct{} // closed when down and none waits
 
-	mu    sync.Mutex
-	next  uint64
-	all   map[uint64]*pending
-	peers map[*peer]*peerRequests
-	live  int // that wait, or whose end has not been posted yet
-	down  bool
-	sweep *time.Timer // runs while something has ended; nil otherwise
+	mu       sync.Mutex
+	next     uint64
+	all      map[uint64]*pending
+	sessions map[*session]*sessionRequests
+	live     int // that wait, or whose end has not been posted yet
+	down     bool
+	sweep    *time.Timer // runs while something has ended; nil otherwise
 }
 
-// peerRequests are those of one connection.
-type peerRequests struct {
+// sessionRequests are those of one connection.
+type sessionRequests struct {
 	live  map[*pending]struct{}
 	ended []*pending // oldest first
 }
@@ -44,7 +46,7 @@ type peerRequests struct {
 // again after a restart, so no path does.
 func newRequestBook(s *Server) *requestBook {
 	return &requestBook{srv: s, idle: make(chan struct{}), next: uint64(time.Now().UnixMicro()),
-		all: make(map[uint64]*pending), peers: make(map[*peer]*peerRequests)}
+		all: make(map[uint64]*pending), sessions: make(map[*session]*sessionRequests)}
 }
 
 // add takes in a Request that begins to wait, unless its requester is gone.
@@ -53,13 +55,13 @@ func (b *requestBook) add(p *pending) bool {
 	defer b.mu.Unlock()
 	p.num, p.since = b.next, time.Now()
 	b.next++
-	if p.peer.ctx.Err() != nil {
+	if p.from.Context().Err() != nil {
 		return false // gone has been called, or is about to be and finds nothing
 	}
-	of := b.peers[p.peer]
+	of := b.sessions[p.from]
 	if of == nil {
-		of = &peerRequests{live: make(map[*pending]struct{})}
-		b.peers[p.peer] = of
+		of = &sessionRequests{live: make(map[*pending]struct{})}
+		b.sessions[p.from] = of
 	}
 	of.live[p] = struct{}{}
 	b.all[p.num] = p
@@ -79,7 +81,7 @@ func (b *requestBook) end(p *pending, g api.Grant, err error) (_ pending, ok boo
 	defer func() { b.tellRemoved(dropped) }()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	of := b.peers[p.peer]
+	of := b.sessions[p.from]
 	if of == nil || b.all[p.num] != p {
 		return pending{}, false
 	}
@@ -100,7 +102,7 @@ func (b *requestBook) end(p *pending, g api.Grant, err error) (_ pending, ok boo
 }
 
 // dropEnded forgets the n oldest that have ended.
-func (of *peerRequests) dropEnded(b *requestBook, n int) []*pending {
+func (of *sessionRequests) dropEnded(b *requestBook, n int) []*pending {
 	dropped := slices.Clone(of.ended[:n])
 	for i, p := range dropped {
 		delete(b.all, p.num)
@@ -136,10 +138,10 @@ func (b *requestBook) checkIdle() {
 
 // gone forgets the Requests of a connection that is no more. The service
 // cancels those that wait.
-func (b *requestBook) gone(p *peer) {
+func (b *requestBook) gone(p *session) {
 	b.mu.Lock()
-	of := b.peers[p]
-	delete(b.peers, p)
+	of := b.sessions[p]
+	delete(b.sessions, p)
 	var dropped []*pending
 	if of != nil {
 		dropped = of.ended
@@ -161,7 +163,7 @@ func (b *requestBook) throwAway() {
 	var dropped []*pending
 	b.mu.Lock()
 	left := 0
-	for _, of := range b.peers {
+	for _, of := range b.sessions {
 		n, _ := slices.BinarySearchFunc(of.ended, before, func(p *pending, t time.Time) int { return p.ended.Compare(t) })
 		dropped = append(dropped, of.dropEnded(b, n)...)
 		left += len(of.ended)
@@ -207,6 +209,19 @@ func (b *requestBook) list(limit int) []pending {
 	return out
 }
 
+// shutdown withdraws what waits, and waits until that has been told, or ctx or
+// gone ends.
+func (b *requestBook) shutdown(ctx context.Context, gone <-chan struct{}) error {
+	b.shut()
+	select {
+	case <-b.idle:
+	case <-gone:
+	case <-ctx.Done():
+		return fmt.Errorf("requests stay unanswered: %w", ctx.Err())
+	}
+	return nil
+}
+
 // shut withdraws what waits, because nobody could be told of the grant. Each
 // requester hears that the service is about to end.
 func (b *requestBook) shut() {
@@ -217,7 +232,7 @@ func (b *requestBook) shut() {
 		b.sweep.Stop()
 		b.sweep = nil
 	}
-	for _, of := range b.peers {
+	for _, of := range b.sessions {
 		for p := range of.live {
 			b.cancel(p)
 		}
@@ -227,5 +242,5 @@ func (b *requestBook) shut() {
 
 // cancel has the service withdraw a Request; how it ended comes as ever.
 func (b *requestBook) cancel(p *pending) {
-	b.srv.api.CancelRequest(api.Caller{Privileged: true}, p.ref, func(error) {})
+	b.srv.service().CancelRequest(api.Caller{Privileged: true}, p.ref, func(error) {})
 }

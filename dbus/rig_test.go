@@ -15,6 +15,7 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 	"github.com/dlmlock/dlmlockd/lockd"
 	"github.com/dlmlock/dlmlockd/lockd/api"
@@ -34,6 +35,7 @@ type rig struct {
 	cluster *local.Cluster
 	service *lockd.Service
 	api     *tampered
+	core    *frontend.Core
 	server  *Server
 	logs    *logBook
 	control logSettings
@@ -47,6 +49,7 @@ type rigConfig struct {
 	raw    []string // lockspaces for raw values
 	max    int      // unanswered calls of a connection
 	user   int      // of a user
+	now    func() time.Time
 }
 
 // members may change locks in the tests, beside root.
@@ -66,7 +69,9 @@ func newRig(t testing.TB, bus *testbus.Bus, cfg rigConfig) *rig {
 	if cfg.auth == nil {
 		cfg.auth = api.GroupAuthorizer{GID: membersGID, HasGroup: true, Group: "members"}
 	}
-	r.server = New(Config{Bus: conn, Authorizer: cfg.auth, Log: log, LogControl: &r.control, Version: "1.2.3", Commit: "0123abc", BuildDate: "2026-01-02T03:04:05Z", StateFile: file.Path(), MaxCalls: cfg.max, MaxUser: cfg.user})
+	r.core = frontend.New(frontend.Config{Authorizer: cfg.auth, Log: log, MaxCalls: cfg.max, MaxUserCalls: cfg.user, Now: cfg.now})
+	r.server = New(Config{Core: r.core, Bus: conn, Log: log, LogControl: &r.control, Version: "1.2.3", Commit: "0123abc",
+		BuildDate: "2026-01-02T03:04:05Z", StateFile: file.Path()})
 	r.service = lockd.New(lockd.Config{
 		Engine: node.Engine(), Journal: file, Contents: contents, BootID: header.BootID,
 		Node: dlm.NodeInfo{ID: 1, Name: "node1", Cluster: "test"}, Sessions: []api.Session{conn.Sessions()},
@@ -82,6 +87,7 @@ func newRig(t testing.TB, bus *testbus.Bus, cfg rigConfig) *rig {
 		end, stop := context.WithTimeout(context.Background(), patience)
 		defer stop()
 		require.NoError(t, r.server.Shutdown(end))
+		r.core.Close()
 		cancel()
 		require.NoError(t, <-ended)
 		require.NoError(t, file.Close())
@@ -91,9 +97,23 @@ func newRig(t testing.TB, bus *testbus.Bus, cfg rigConfig) *rig {
 	})
 	<-r.service.Ready()
 	r.api = &tampered{Service: r.service}
-	require.NoError(t, r.server.Start(t.Context(), r.api))
+	r.core.Start(r.api)
+	require.NoError(t, r.server.Start(t.Context()))
 	require.NoError(t, r.server.RequestName())
 	return r
+}
+
+// testServer is a server without a bus, and a session of a member.
+func testServer(t *testing.T, name string) (*Server, *session) {
+	core := frontend.New(frontend.Config{})
+	t.Cleanup(core.Close)
+	core.Start(fixedStatus{})
+	door := core.Door("dbus:test/", frontend.DoorConfig{})
+	s := &Server{core: core, door: door, out: newOutbox(nil, nil), sessions: map[string]*session{}}
+	s.requests, s.subs = newRequestBook(s), newSubscribers(s)
+	of := &session{Session: door.OpenAs(name, frontend.Credentials{UID: member.UID}), name: name}
+	s.sessions[name] = of
+	return s, of
 }
 
 // tampered is the service with hooks for what it never does by itself.

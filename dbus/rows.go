@@ -8,6 +8,7 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
@@ -65,14 +66,14 @@ func lockRows(locks []api.LockInfo) []lockRow {
 	return rows
 }
 
-// lockRows writes an array of lockRow, as many as longAnswer has room for, but
+// lockRows writes an array of lockRow, as many as frontend.LongAnswer has room for, but
 // one at least.
 func (e *encoder) lockRows(locks []api.LockInfo) {
 	at, first := e.begin(8)
 	for i := range locks {
 		before := len(e.b)
 		e.lockRow(&locks[i])
-		if len(e.b) > longAnswer && i > 0 {
+		if len(e.b) > frontend.LongAnswer && i > 0 {
 			e.b = e.b[:before]
 			break
 		}

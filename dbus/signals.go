@@ -88,10 +88,8 @@ func (s *Server) blocking(n api.BlockingNotice) {
 func (s *Server) laneOf(sender string) uint32 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p := s.peers[sender]; p != nil {
-		if who := p.who.Load(); who != nil {
-			return who.uid
-		}
+	if c := s.sessions[sender]; c != nil {
+		return c.lane()
 	}
 	return laneless
 }

@@ -4,6 +4,7 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
@@ -54,7 +55,7 @@ func (c *call) spaces() ([]api.LockspaceInfo, error) {
 		err    error
 	}
 	a, err := ask(c, func(done func(answer)) {
-		c.srv.api.Lockspaces(func(spaces []api.LockspaceInfo, err error) { done(answer{spaces, err}) })
+		c.srv.service().Lockspaces(func(spaces []api.LockspaceInfo, err error) { done(answer{spaces, err}) })
 	})
 	if err == nil {
 		err = a.err
@@ -88,19 +89,22 @@ func spaceChildren(c *call) ([]string, error) {
 }
 
 // leaveSpace is LeaveLockspace of the root object, with this one named.
-type leaveSpace struct{ leave leave }
+type leaveSpace struct{ leave }
 
 func parseSpaceLeave(body *reader) (request, error) {
 	r := new(leaveSpace)
-	return r, parseOptions("leave", leaveOptions, body, &r.leave)
+	return r, parseOptions("leave", frontend.LeaveOptions, body, &r.Leave)
 }
+
+// Validate implements frontend.Method. The name is not known yet.
+func (*leaveSpace) Validate() error { return nil }
 
 func (r *leaveSpace) serve(c *call) {
 	sp, err := c.findSpace()
 	if err != nil {
-		c.fail(err)
+		c.Fail(err)
 		return
 	}
-	r.leave.lockspace = sp.Name
+	r.Lockspace = sp.Name
 	r.leave.serve(c)
 }

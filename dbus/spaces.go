@@ -2,191 +2,73 @@ package dbus
 
 import (
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-type listLockspaces struct{}
+// listLockspaces is ListLockspaces.
+type listLockspaces struct{ frontend.ListLockspaces }
 
-func parseListLockspaces(*reader) (request, error) { return listLockspaces{}, nil }
+func parseListLockspaces(*reader) (request, error) { return &listLockspaces{}, nil }
 
-func (listLockspaces) serve(c *call) {
-	if err := c.authorize(api.ActInspect, about{op: "list-lockspaces"}); err != nil {
-		c.fail(err)
-		return
-	}
-	c.srv.api.Lockspaces(func(spaces []api.LockspaceInfo, err error) {
-		defer c.contain()
-		if err != nil {
-			c.fail(err)
-			return
-		}
-		c.reply(spaceRows(spaces))
-	})
+func (r *listLockspaces) serve(c *call) {
+	r.Run(&c.Call, answer(c, func(spaces []api.LockspaceInfo) []any { return []any{spaceRows(spaces)} }))
 }
 
-// joinOptions: none so far.
-var joinOptions []option[join]
-
-type join struct{ lockspace string }
+// join is JoinLockspace.
+type join struct{ frontend.Join }
 
 func parseJoin(body *reader) (request, error) {
-	r := &join{body.text()}
-	if err := checkSpace("join", r.lockspace); err != nil {
-		return nil, err
-	}
-	return r, parseOptions("join", joinOptions, body, r)
+	r := &join{frontend.Join{Lockspace: body.text()}}
+	return r, parseOptions(r.Op(), frontend.JoinOptions, body, &r.Join)
 }
 
-func (r *join) serve(c *call) {
-	if err := c.authorize(api.ActManageLockspaces, about{op: "join", lockspace: r.lockspace}); err != nil {
-		c.fail(err)
-		return
-	}
-	c.srv.api.Join(c.caller(), r.lockspace, c.plain)
-}
+func (r *join) serve(c *call) { r.Run(&c.Call, c.done) }
 
-var leaveOptions = []option[leave]{
-	{"force", "b", func(r *leave, v any) error {
-		r.force = v.(bool)
-		return nil
-	}},
-}
-
-type leave struct {
-	lockspace string
-	force     bool
-}
+// leave is LeaveLockspace.
+type leave struct{ frontend.Leave }
 
 func parseLeave(body *reader) (request, error) {
-	r := &leave{lockspace: body.text()}
-	if err := checkSpace("leave", r.lockspace); err != nil {
-		return nil, err
-	}
-	return r, parseOptions("leave", leaveOptions, body, r)
+	r := &leave{frontend.Leave{Lockspace: body.text()}}
+	return r, parseOptions(r.Op(), frontend.LeaveOptions, body, &r.Leave)
 }
 
-func (r *leave) serve(c *call) {
-	if err := c.authorize(api.ActManageLockspaces, about{op: "leave", lockspace: r.lockspace}); err != nil {
-		c.fail(err)
-		return
-	}
-	c.srv.api.Leave(c.caller(), r.lockspace, r.force, c.plain)
-}
+func (r *leave) serve(c *call) { r.Run(&c.Call, c.done) }
 
-// plain ends a call that has no out arguments.
-func (c *call) plain(err error) {
-	defer c.contain()
-	if err != nil {
-		c.fail(err)
-		return
-	}
-	c.reply()
-}
-
-type listOrphans struct{ lockspace string }
+// listOrphans is ListOrphans.
+type listOrphans struct{ frontend.ListOrphans }
 
 func parseListOrphans(body *reader) (request, error) {
-	r := &listOrphans{body.text()}
-	return r, checkSpace("list-orphans", r.lockspace)
+	return &listOrphans{frontend.ListOrphans{Lockspace: body.text()}}, nil
 }
 
 func (r *listOrphans) serve(c *call) {
-	if err := c.authorize(api.ActInspect, about{op: "list-orphans", lockspace: r.lockspace}); err != nil {
-		c.fail(err)
-		return
-	}
-	c.srv.api.Orphans(r.lockspace, func(orphans []api.Orphan, err error) {
-		defer c.contain()
-		if err != nil {
-			c.fail(err)
-			return
-		}
-		c.reply(orphanRows(orphans))
-	})
+	r.Run(&c.Call, answer(c, func(orphans []api.Orphan) []any { return []any{orphanRows(orphans)} }))
 }
 
-var adoptOptions = []option[api.AdoptOptions]{
-	{"owner", "s", setOwner(func(o *api.AdoptOptions) (*string, *bool) { return &o.Owner, &o.HasOwner })},
-	{"label", "s", setText(func(o *api.AdoptOptions) *string { return &o.Label })},
-	{"uid", "u", func(o *api.AdoptOptions, v any) error { o.UID, o.HasUID = v.(uint32), true; return nil }},
-	{"resource", "s", setText(func(o *api.AdoptOptions) *string { return &o.Resource })},
-	{"mode", "s", func(o *api.AdoptOptions, v any) (err error) {
-		o.HasMode = true
-		o.Mode, err = dlm.ParseMode(v.(string))
-		return err
-	}},
-}
-
-type adoptOrphan struct {
-	lockspace string
-	id        dlm.LockID
-	opts      api.AdoptOptions
-}
+// adoptOrphan is AdoptOrphan.
+type adoptOrphan struct{ frontend.AdoptOrphan }
 
 func parseAdoptOrphan(body *reader) (request, error) {
-	r := &adoptOrphan{lockspace: body.text()}
-	if err := checkSpace("adopt", r.lockspace); err != nil {
-		return nil, err
-	}
-	r.id = dlm.LockID(body.uint32())
-	return r, parseOptions("adopt", adoptOptions, body, &r.opts)
+	r := &adoptOrphan{frontend.AdoptOrphan{Lockspace: body.text(), LockID: dlm.LockID(body.uint32())}}
+	return r, parseOptions(r.Op(), frontend.AdoptOptions, body, &r.AdoptOrphan)
 }
 
 func (r *adoptOrphan) serve(c *call) {
-	if err := c.authorize(api.ActPurge, about{op: "adopt", lockspace: r.lockspace, resource: r.opts.Resource, owner: r.opts.Owner}); err != nil {
-		c.fail(err)
-		return
-	}
-	c.srv.api.AdoptOrphan(c.caller(), r.lockspace, r.id, r.opts, func(g api.Grant, err error) {
-		defer c.contain()
-		if err != nil {
-			c.fail(err)
-			return
-		}
-		c.reply(g.Token, lockPath(g.Ref))
-	})
+	r.Run(&c.Call, answer(c, func(g api.Grant) []any { return []any{g.Token, lockPath(g.Ref)} }))
 }
 
-var purgeOptions = []option[purge]{
-	{"some", "b", func(r *purge, v any) error {
-		r.some = v.(bool)
-		return nil
-	}},
-}
-
-type purge struct {
-	lockspace string
-	expect    []dlm.LockID
-	some      bool
-}
+// purge is Purge.
+type purge struct{ frontend.Purge }
 
 func parsePurge(body *reader) (request, error) {
-	r := &purge{lockspace: body.text()}
-	if err := checkSpace("purge", r.lockspace); err != nil {
-		return nil, err
-	}
+	r := &purge{frontend.Purge{Lockspace: body.text()}}
 	for end := body.array(4); body.more(end); {
-		if len(r.expect) == MaxPurge {
-			return nil, invalid("purge", "more than %d lockids", MaxPurge)
+		if r.Expect = append(r.Expect, dlm.LockID(body.uint32())); len(r.Expect) > frontend.MaxPurge {
+			return nil, r.Validate()
 		}
-		r.expect = append(r.expect, dlm.LockID(body.uint32()))
 	}
-	return r, parseOptions("purge", purgeOptions, body, r)
+	return r, parseOptions(r.Op(), frontend.PurgeOptions, body, &r.Purge)
 }
 
-func (r *purge) weight() int32 { return int32(len(r.expect) / 1024) }
-
-func (r *purge) serve(c *call) {
-	if err := c.authorize(api.ActPurge, about{op: "purge", lockspace: r.lockspace}); err != nil {
-		c.fail(err)
-		return
-	}
-	c.srv.api.Purge(c.caller(), r.lockspace, r.expect, r.some, func(purged uint32, err error) {
-		defer c.contain()
-		if err != nil {
-			c.fail(err)
-			return
-		}
-		c.reply(purged)
-	})
-}
+func (r *purge) serve(c *call) { r.Run(&c.Call, answer(c, one[uint32])) }

@@ -9,6 +9,7 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
@@ -20,28 +21,28 @@ const (
 	MaxSubscribersPerUID = 8
 )
 
-type subscribe struct{}
+type subscribe struct{ own }
 
 func parseSubscribe(*reader) (request, error) { return subscribe{}, nil }
 
 func (subscribe) serve(c *call) {
-	err := c.authorize(api.ActInspect, about{op: "subscribe"})
+	err := c.Authorize(api.ActInspect, frontend.About{Op: "subscribe"})
 	if err == nil {
-		err = c.srv.subs.add(c.peer, c.who.uid)
+		err = c.srv.subs.add(c.from, c.UID())
 	}
 	if err != nil {
-		c.fail(err)
+		c.Fail(err)
 		return
 	}
 	c.reply()
 }
 
-type unsubscribe struct{}
+type unsubscribe struct{ own }
 
 func parseUnsubscribe(*reader) (request, error) { return unsubscribe{}, nil }
 
 func (unsubscribe) serve(c *call) {
-	c.srv.subs.remove(c.peer)
+	c.srv.subs.remove(c.from)
 	c.reply()
 }
 
@@ -53,7 +54,7 @@ type subscribers struct {
 	list atomic.Pointer[[]subscriber] // for whoever sends
 
 	mu     sync.Mutex
-	uids   map[*peer]uint32
+	uids   map[*session]uint32
 	spaces map[string]bool // lockspaces that were told
 }
 
@@ -64,14 +65,14 @@ type subscriber struct {
 }
 
 func newSubscribers(s *Server) *subscribers {
-	return &subscribers{srv: s, uids: make(map[*peer]uint32), spaces: make(map[string]bool)}
+	return &subscribers{srv: s, uids: make(map[*session]uint32), spaces: make(map[string]bool)}
 }
 
 // add subscribes a connection; one that is already stays so.
-func (u *subscribers) add(p *peer, uid uint32) error {
+func (u *subscribers) add(p *session, uid uint32) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if _, ok := u.uids[p]; ok || p.ctx.Err() != nil {
+	if _, ok := u.uids[p]; ok || p.Context().Err() != nil {
 		return nil
 	}
 	same := 0
@@ -90,7 +91,7 @@ func (u *subscribers) add(p *peer, uid uint32) error {
 }
 
 // remove ends a subscription, if there is one.
-func (u *subscribers) remove(p *peer) {
+func (u *subscribers) remove(p *session) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if _, ok := u.uids[p]; ok {
@@ -108,7 +109,7 @@ func (u *subscribers) changedList() {
 	}
 	before := u.list.Swap(&list)
 	if some := len(list) > 0; some != (before != nil && len(*before) > 0) {
-		u.srv.api.Watch(some)
+		u.srv.service().Watch(some)
 	}
 }
 

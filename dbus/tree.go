@@ -22,7 +22,7 @@ const (
 )
 
 // introspectStatic is Introspect of an object that is always there.
-type introspectStatic struct{}
+type introspectStatic struct{ own }
 
 func (introspectStatic) serve(c *call) { c.write(func(e *encoder) { e.text(c.node.xml) }) }
 
@@ -211,7 +211,7 @@ var machineID = sync.OnceValues(func() (string, error) {
 func getMachineID(_ *Server, _ *node, c *call, _ *reader) {
 	id, err := machineID()
 	if err != nil {
-		c.fail(busError{errFailed, "this host has no machine id: " + err.Error()})
+		c.Fail(busError{errFailed, "this host has no machine id: " + err.Error()})
 		return
 	}
 	c.reply(id)

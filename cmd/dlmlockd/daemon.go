@@ -15,6 +15,7 @@ import (
 	"github.com/dlmlock/dlmlockd/config"
 	"github.com/dlmlock/dlmlockd/dbus"
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/lockd"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/onlost"
@@ -54,6 +55,7 @@ type daemon struct {
 	node     dlm.NodeInfo
 	quorum   api.Quorum
 	bootID   string
+	core     *frontend.Core
 	bus      *dbus.Bus
 	server   *dbus.Server
 	watcher  *process.Watcher
@@ -148,8 +150,9 @@ func (d *daemon) connect(ctx context.Context) (err error) {
 		return err
 	}
 	auth := polkit.New(polkit.Config{Conn: d.bus.Conn(), Fallback: d.settings, Log: d.log})
+	d.core = frontend.New(frontend.Config{Authorizer: auth, Log: d.log})
 	d.server = dbus.New(dbus.Config{
-		Bus: d.bus, Authorizer: auth, Log: d.log, LogControl: d.control, StateFile: d.file.Path(),
+		Core: d.core, Bus: d.bus, Log: d.log, LogControl: d.control, StateFile: d.file.Path(),
 		Version: thisBuild().Version, Commit: thisBuild().Commit, BuildDate: thisBuild().Date,
 	})
 	return nil
@@ -201,6 +204,7 @@ func (d *daemon) live(ctx context.Context) error {
 	if e := shutdown(stopCtx); e != nil {
 		d.log.Warn("the bus connection did not end in order", "err", e)
 	}
+	d.core.Close()
 	stopService()
 	return errors.Join(err, <-ended)
 }
@@ -217,7 +221,8 @@ func (d *daemon) open(ctx context.Context) error {
 	}
 	startCtx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	err := d.server.Start(startCtx, d.service)
+	d.core.Start(d.service)
+	err := d.server.Start(startCtx)
 	if err == nil {
 		err = d.server.RequestName()
 	}

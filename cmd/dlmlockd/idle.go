@@ -23,7 +23,7 @@ func (d *daemon) watchIdle(ctx context.Context, idle chan<- struct{}) {
 		case <-timer.C:
 		}
 		limit := d.settings.exitOnIdle()
-		if calls = d.server.Calls(); calls != seen {
+		if calls = d.core.Calls(); calls != seen {
 			seen, since = calls, time.Now()
 		}
 		quiet := time.Since(since)
@@ -36,7 +36,7 @@ func (d *daemon) watchIdle(ctx context.Context, idle chan<- struct{}) {
 			continue
 		}
 		why := d.server.Needed(ctx)
-		if why == "" && d.server.Calls() == calls {
+		if why == "" && d.core.Calls() == calls {
 			d.log.Info("nobody needs the service; it ends until the next call", "idle", quiet.Round(time.Millisecond))
 			close(idle)
 			return

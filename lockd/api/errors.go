@@ -1,9 +1,6 @@
 package api
 
 import (
-	"fmt"
-	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/dlmlock/dlmlockd/dlm"
@@ -11,7 +8,7 @@ import (
 
 // Kind is what went wrong, as a caller should tell errors apart. Its text is
 // the last part of the D-Bus error name. A Kind is an error, so
-// errors.Is(err, lockd.WouldBlock) works.
+// errors.Is(err, api.WouldBlock) works.
 type Kind string
 
 // The kinds of errors (design.md section 6).
@@ -39,6 +36,11 @@ const (
 	ShuttingDown       Kind = "ShuttingDown"
 	NotSupported       Kind = "NotSupported"
 
+	// TooManyCalls and Internal are a front end's: the caller, or its user, has too
+	// many calls that are not answered; a fault of the service itself.
+	TooManyCalls Kind = "TooManyCalls"
+	Internal     Kind = "Internal"
+
 	// InteractionRequired is an Authorizer's: a person could allow it, and the
 	// call does not permit to ask one.
 	InteractionRequired Kind = "InteractiveAuthorizationRequired"
@@ -56,36 +58,10 @@ type Error struct {
 	Errno      syscall.Errno // 0 where the system gave none
 	Holder     string        // WouldBlock: who is in the way, where known
 	Candidates []LockInfo    // Ambiguous: the locks that match
-	Text       string        // what is wrong and what to do, for people
+	Argument   Argument      // which argument is wrong, where that is what is wrong
+	Text       string        // what is wrong, for people
+	Hint       Hint          // what to do about it, which each front end says in its own terms
 	Err        error         // the cause, or nil
-}
-
-// modal are the operations that are about a mode.
-var modal = []string{"acquire", "request", "convert", "cancel"}
-
-// Error says what was tried, what is wrong, who is in the way and what to do.
-func (e *Error) Error() string {
-	var b strings.Builder
-	b.WriteString(e.Op)
-	if e.Lockspace != "" {
-		b.WriteString(" " + Printable(e.Lockspace))
-	}
-	if e.Resource != "" {
-		b.WriteString("/" + Printable(e.Resource))
-	}
-	// A mode belongs to a resource: an Error without one says nothing of a mode,
-	// whatever is in the field, whose zero is NL.
-	if e.Resource != "" && e.Mode.Valid() && slices.Contains(modal, e.Op) {
-		b.WriteString(" " + e.Mode.String())
-	}
-	b.WriteString(": " + e.Text)
-	if e.Holder != "" {
-		b.WriteString("; held by " + e.Holder)
-	}
-	if e.Errno != 0 {
-		fmt.Fprintf(&b, " (%s)", e.Errno.Error())
-	}
-	return b.String()
 }
 
 // Unwrap lets errors.Is see the kind and the cause.

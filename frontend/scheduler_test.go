@@ -1,4 +1,4 @@
-package dbus
+package frontend
 
 import (
 	"context"
@@ -9,40 +9,40 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// testDesk is a desk whose time the test passes.
-type testDesk struct {
-	*desk
+// testScheduler is a scheduler whose time the test passes.
+type testScheduler struct {
+	*scheduler
 	mu  sync.Mutex
 	now time.Time
 }
 
-func newTestDesk() *testDesk {
-	d := &testDesk{desk: newDesk(), now: time.Unix(1e9, 0)}
-	d.desk.now = func() time.Time {
+func newTestScheduler() *testScheduler {
+	d := &testScheduler{scheduler: newScheduler(nil), now: time.Unix(1e9, 0)}
+	d.scheduler.now = func() time.Time {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		return d.now
 	}
-	d.desk.closed = true // no timer: the test wakes it
+	d.scheduler.closed = true // no timer: the test wakes it
 	return d
 }
 
-func (d *testDesk) pass(t time.Duration) {
+func (d *testScheduler) pass(t time.Duration) {
 	d.mu.Lock()
 	d.now = d.now.Add(t)
 	d.mu.Unlock()
 	d.wake()
 }
 
-// waiting is how many wait for the turn of a share.
-func (d *testDesk) waiting(s *share) int {
-	d.desk.mu.Lock()
-	defer d.desk.mu.Unlock()
-	return len(s.line)
+// waiting is how many wait for the turn of an account.
+func (d *testScheduler) waiting(s *account) int {
+	d.scheduler.mu.Lock()
+	defer d.scheduler.mu.Unlock()
+	return len(s.queue)
 }
 
 // queue has a call wait, and returns when it does.
-func (d *testDesk) queue(t *testing.T, s *share, room int, then func()) {
+func (d *testScheduler) queue(t *testing.T, s *account, room int, then func()) {
 	before := d.waiting(s)
 	go func() {
 		if d.enter(t.Context(), s, room, userRate.each) == nil {
@@ -54,9 +54,9 @@ func (d *testDesk) queue(t *testing.T, s *share, room int, then func()) {
 
 // Who has spent what is saved up waits until it has grown again, and not longer;
 // others do not wait.
-func TestDeskCredit(t *testing.T) {
-	d := newTestDesk()
-	greedy, other := d.newShare(1000), d.newShare(1001)
+func TestSchedulerCredit(t *testing.T) {
+	d := newTestScheduler()
+	greedy, other := d.open(1000), d.open(1001)
 	spent := 0
 	for greedy.credit.left > 0 {
 		require.NoError(t, d.enter(t.Context(), greedy, 0, userRate.each))
@@ -66,8 +66,8 @@ func TestDeskCredit(t *testing.T) {
 	require.InDelta(t, userRate.burst, spent, 256<<10)
 	turns := make(chan int, 1000)
 	d.queue(t, greedy, 0, func() { turns <- 0 })
-	require.NoError(t, d.enter(t.Context(), other, longAnswer, userRate.each))
-	d.leave(other, longAnswer, longAnswer)
+	require.NoError(t, d.enter(t.Context(), other, LongAnswer, userRate.each))
+	d.leave(other, LongAnswer, LongAnswer)
 	require.Empty(t, turns)
 
 	// In ten seconds he gets what is his, however many wait.
@@ -90,7 +90,7 @@ func TestDeskCredit(t *testing.T) {
 }
 
 // queueOrGo has a call enter, whether it must wait or not.
-func (d *testDesk) queueOrGo(t *testing.T, s *share, then func()) {
+func (d *testScheduler) queueOrGo(t *testing.T, s *account, then func()) {
 	entered := make(chan struct{})
 	go func() {
 		if d.enter(t.Context(), s, 0, userRate.each) == nil {
@@ -110,10 +110,10 @@ func (d *testDesk) queueOrGo(t *testing.T, s *share, then func()) {
 
 // So many bytes of long answers are on their way for one user, and so many in
 // all; those who wait are served in turns.
-func TestDeskRoom(t *testing.T) {
-	d := newTestDesk()
+func TestSchedulerRoom(t *testing.T) {
+	d := newTestScheduler()
 	d.total = 3 * userRate.room / 2
-	a, b := d.newShare(1), d.newShare(2)
+	a, b := d.open(1), d.open(2)
 	half := userRate.room / 2
 	for range 2 {
 		require.NoError(t, d.enter(t.Context(), a, half, userRate.each))
@@ -127,9 +127,9 @@ func TestDeskRoom(t *testing.T) {
 		d.queue(t, b, half, func() { turns <- "b" })
 	}
 	require.Empty(t, turns)
-	require.NoError(t, d.enter(t.Context(), d.newShare(3), 0, userRate.each), "a short answer needs no room")
+	require.NoError(t, d.enter(t.Context(), d.open(3), 0, userRate.each), "a short answer needs no room")
 	var got []string
-	for _, s := range []*share{a, a, b} {
+	for _, s := range []*account{a, a, b} {
 		d.leave(s, half, 0)
 		got = append(got, receive(t, turns))
 	}
@@ -145,7 +145,7 @@ func TestDeskRoom(t *testing.T) {
 	require.Equal(t, "b", receive(t, turns))
 	d.leave(b, half, 0)
 	require.Equal(t, "a", receive(t, turns))
-	for _, s := range []*share{a, a, b} {
+	for _, s := range []*account{a, a, b} {
 		d.leave(s, half, 0)
 	}
 	require.Zero(t, d.taken)
@@ -160,18 +160,18 @@ func TestDeskRoom(t *testing.T) {
 }
 
 // A long message costs more than its bytes, and root has a bound as well.
-func TestDeskCosts(t *testing.T) {
+func TestSchedulerCosts(t *testing.T) {
 	require.EqualValues(t, 100, costOf(100))
-	require.EqualValues(t, longAnswer, costOf(longAnswer))
-	require.EqualValues(t, 16*longAnswer, costOf(4*longAnswer))
-	d := newTestDesk()
-	root := d.newShare(0)
-	for range rootRate.burst / longAnswer {
-		require.NoError(t, d.enter(t.Context(), root, longAnswer, 0))
-		d.leave(root, longAnswer, longAnswer)
+	require.EqualValues(t, LongAnswer, costOf(LongAnswer))
+	require.EqualValues(t, 16*LongAnswer, costOf(4*LongAnswer))
+	d := newTestScheduler()
+	root := d.open(0)
+	for range rootRate.burst / LongAnswer {
+		require.NoError(t, d.enter(t.Context(), root, LongAnswer, 0))
+		d.leave(root, LongAnswer, LongAnswer)
 	}
 	ran := make(chan bool, 1)
-	d.queue(t, root, longAnswer, func() { ran <- true })
+	d.queue(t, root, LongAnswer, func() { ran <- true })
 	require.Empty(t, ran)
 	d.pass(time.Second)
 	receive(t, ran)

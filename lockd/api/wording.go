@@ -1,0 +1,135 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Argument names an argument of a call in errors and tables. Front ends spell
+// arguments in their own ways.
+type Argument string
+
+// The arguments of all calls.
+const (
+	ArgLockspace  Argument = "lockspace"
+	ArgResource   Argument = "resource"
+	ArgMode       Argument = "mode"
+	ArgOwner      Argument = "owner"
+	ArgLabel      Argument = "label"
+	ArgLabels     Argument = "labels"
+	ArgLifetime   Argument = "lifetime"
+	ArgPID        Argument = "pid"
+	ArgStartTime  Argument = "start-time"
+	ArgOnLost     Argument = "on-lost"
+	ArgOnLostData Argument = "on-lost-data"
+	ArgValue      Argument = "value"
+	ArgWait       Argument = "wait"
+	ArgLockID     Argument = "lockid"
+	ArgToken      Argument = "token"
+	ArgLock       Argument = "lock"
+	ArgUID        Argument = "uid"
+	ArgState      Argument = "state"
+	ArgAfter      Argument = "after"
+	ArgLimit      Argument = "limit"
+	ArgForce      Argument = "force"
+	ArgSome       Argument = "some"
+)
+
+// Hint says what a caller can do about an error. It is a code, because the words
+// for it are those of the front end through which the caller came: the name of
+// a method, of an option, or of a command.
+type Hint string
+
+// The hints.
+const (
+	HintNone       Hint = ""
+	HintInspect    Hint = "inspect"     // see what is held of the resource
+	HintReleaseOne Hint = "release-one" // release locks without owner one by one
+)
+
+// neutral are the words for a reader of whom nothing is known, such as the
+// reader of the log.
+var neutral = map[Hint]string{
+	HintInspect:    "inspect the resource",
+	HintReleaseOne: "locks without owner are released one by one",
+}
+
+// Wording is how a front end words errors. The zero value is neutral.
+type Wording struct {
+	// Argument is what the text of an error about an argument begins with, such
+	// as "option owner"; "" where the text needs no such beginning. It is asked
+	// about errors of kind InvalidArgs alone.
+	Argument func(*Error) string
+	// Hints are the words for hints, as a clause without a full stop. What is not
+	// in it is worded neutrally.
+	Hints map[Hint]string
+}
+
+// modal are the operations that are about a mode.
+var modal = []string{"acquire", "request", "convert", "cancel"}
+
+// Message says what was tried, what is wrong, who is in the way and what to do.
+// Errors other than an *Error speak for themselves.
+func (w Wording) Message(err error) string {
+	var e *Error
+	if !errors.As(err, &e) {
+		return err.Error()
+	}
+	var b strings.Builder
+	e.tried(&b)
+	if e.Kind == InvalidArgs && e.Argument != "" {
+		if about := w.argument(e); about != "" {
+			b.WriteString(about + ": ")
+		}
+	}
+	b.WriteString(e.Text)
+	if hint := w.hint(e.Hint); hint != "" {
+		b.WriteString("; " + hint)
+	}
+	if e.Holder != "" {
+		b.WriteString("; held by " + e.Holder)
+	}
+	if e.Errno != 0 {
+		fmt.Fprintf(&b, " (%s)", e.Errno.Error())
+	}
+	return b.String()
+}
+
+// tried writes the operation and what it was about.
+func (e *Error) tried(b *strings.Builder) {
+	if e.Op == "" {
+		return
+	}
+	b.WriteString(e.Op)
+	if e.Lockspace != "" {
+		b.WriteString(" " + Printable(e.Lockspace))
+	}
+	if e.Resource != "" {
+		b.WriteString("/" + Printable(e.Resource))
+	}
+	// A mode belongs to a resource: an Error without one says nothing of a mode,
+	// whatever is in the field, whose zero is NL.
+	if e.Resource != "" && e.Mode.Valid() && slices.Contains(modal, e.Op) {
+		b.WriteString(" " + e.Mode.String())
+	}
+	b.WriteString(": ")
+}
+
+func (w Wording) argument(e *Error) string {
+	if w.Argument == nil {
+		return string(e.Argument)
+	}
+	return w.Argument(e)
+}
+
+func (w Wording) hint(h Hint) string {
+	if text, ok := w.Hints[h]; ok {
+		return text
+	}
+	return neutral[h]
+}
+
+// Error is the neutral wording of the error.
+func (e *Error) Error() string { return Wording{}.Message(e) }
