@@ -116,7 +116,11 @@ func TestQuorumOnTheBus(t *testing.T) {
 			quorum  api.Quorum
 			quorate bool
 			state   string
-		}{{api.QuorumUnknown, false, "unknown"}, {api.Quorate, true, "quorate"}, {api.QuorumUnknown, false, "unknown"}, {api.Inquorate, false, "inquorate"}} {
+		}{
+			{api.Inquorate, false, "inquorate"}, // which differs from what was told before, whether that was known or not
+			{api.QuorumUnknown, false, "unknown"}, {api.Quorate, true, "quorate"},
+			{api.QuorumUnknown, false, "unknown"}, {api.Inquorate, false, "inquorate"},
+		} {
 			next := st
 			next.Quorum = c.quorum
 			now.Store(&next)
