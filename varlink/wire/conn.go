@@ -1,0 +1,353 @@
+package wire
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// firstBuffer is what a connection reads into at first.
+	firstBuffer = 2 << 10
+	// maxQueue and maxQueueBytes are how many calls, and how many bytes of them,
+	// are read ahead while one is being served. The rest waits in the socket.
+	maxQueue      = 32
+	maxQueueBytes = 64 << 10
+)
+
+// Conn is one connection.
+type Conn struct {
+	ID   uint64 // its number; never reused
+	Peer Peer
+	// Data is the Handler's own.
+	Data any
+
+	srv  *Server
+	user *user
+	sock *net.UnixConn
+	raw  syscall.RawConn
+
+	ctx    context.Context // ends when the client is gone
+	cancel context.CancelFunc
+	ended  chan struct{} // closed by read
+
+	mu      sync.Mutex
+	wake    sync.Cond // of serve: queue, eof or closing has changed
+	room    sync.Cond // of read, when the client is gone: there is room in the queue
+	queue   []*Call
+	queued  int   // bytes of them
+	eof     bool  // nothing comes any more
+	broken  error // why: what came is not Varlink
+	closing bool  // the service ends
+	closed  bool  // serve has come to its end
+	paused  bool  // read waits for room in the queue
+	gone    bool  // the Handler knows that the client is gone
+}
+
+func newConn(s *Server, sock *net.UnixConn) (*Conn, error) {
+	c := &Conn{srv: s, sock: sock, ended: make(chan struct{})}
+	c.wake.L, c.room.L = &c.mu, &c.mu
+	var err error
+	if c.raw, err = sock.SyscallConn(); err != nil {
+		return nil, err
+	}
+	c.ctx, c.cancel = context.WithCancel(s.ctx)
+	c.Peer, err = readPeer(c.raw)
+	return c, err
+}
+
+// Done is closed when the client is gone.
+func (c *Conn) Done() <-chan struct{} { return c.ctx.Done() }
+
+// read takes calls off the socket until nothing comes any more, and then waits
+// for the end of the connection.
+func (c *Conn) read() {
+	defer close(c.ended)
+	r := messageReader{conn: c}
+	err := r.run()
+	r.release()
+	c.stopReading(err)
+	// A client that has only shut down its own side gets its answers.
+	if !c.isGone() && c.awaitHangup() {
+		c.hangUp()
+	}
+}
+
+// hangUp ends the calls of a client that is gone.
+func (c *Conn) hangUp() {
+	c.mu.Lock()
+	c.gone = true
+	c.mu.Unlock()
+	c.srv.cfg.Handler.HungUp(c)
+	c.cancel()
+}
+
+// noticeHangup reports whether the client is gone, for serve, which may notice it
+// before read does: then what is left of the queue is seen to, and no ordinary
+// call is served any more.
+func (c *Conn) noticeHangup() (gone bool) {
+	_ = c.raw.Control(func(fd uintptr) { gone = hungUp(fd) })
+	if gone {
+		c.cancel()
+	}
+	return gone
+}
+
+func (c *Conn) isGone() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.gone
+}
+
+// stopReading has serve come to an end when the queue is empty.
+func (c *Conn) stopReading(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.eof, c.broken = true, err
+	c.wake.Signal()
+}
+
+// hungUp reports whether the client is gone: both directions are shut.
+func hungUp(fd uintptr) bool {
+	p := []unix.PollFd{{Fd: int32(fd)}}
+	_, err := unix.Poll(p, 0)
+	return err == nil && p[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
+}
+
+// awaitHangup waits until the client is gone; false: the service has closed the
+// connection, or there may be room in the queue again.
+func (c *Conn) awaitHangup() bool {
+	return c.raw.Read(hungUp) == nil
+}
+
+// push puts a call into the queue and waits until there is room for another;
+// false: the connection is closed.
+func (c *Conn) push(call *Call) bool {
+	c.mu.Lock()
+	c.queue = append(c.queue, call)
+	c.queued += call.size
+	c.wake.Signal()
+	for c.full() && !c.closed {
+		c.paused = true
+		c.mu.Unlock()
+		switch {
+		case c.isGone(): // what it has sent before is read all the same
+			c.awaitRoom()
+		case c.awaitHangup():
+			c.hangUp()
+		}
+		c.mu.Lock()
+		if !c.paused {
+			_ = c.sock.SetReadDeadline(time.Time{})
+		}
+	}
+	c.paused = false
+	ok := !c.closed
+	c.mu.Unlock()
+	return ok
+}
+
+// awaitRoom waits as push does, where there is no hang-up to be noticed.
+func (c *Conn) awaitRoom() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.full() && !c.closed {
+		c.room.Wait()
+	}
+}
+
+func (c *Conn) full() bool { return len(c.queue) >= maxQueue || c.queued >= maxQueueBytes }
+
+// next returns the next call to serve; nil when there is none any more.
+func (c *Conn) next() *Call {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.queue) == 0 && !c.eof && !c.closing {
+		c.wake.Wait()
+	}
+	if len(c.queue) == 0 || c.closing {
+		return nil
+	}
+	call := c.queue[0]
+	c.queue[0] = nil
+	c.queue = c.queue[1:]
+	c.queued -= call.size
+	c.resume()
+	return call
+}
+
+// resume has push look again whether there is room.
+func (c *Conn) resume() {
+	c.room.Signal()
+	if c.paused && (c.closed || !c.full()) {
+		// awaitHangup returns; push takes the deadline back.
+		c.paused = false
+		_ = c.sock.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// finish closes the connection as soon as no call is being served.
+func (c *Conn) finish() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closing = true
+	c.wake.Signal()
+}
+
+// serve has the calls served, in their order, and closes the connection.
+func (c *Conn) serve() {
+	goOn := true
+	for call := c.next(); call != nil && goOn; {
+		if c.ctx.Err() == nil || call.Oneway {
+			goOn = c.serveOne(call)
+		}
+		c.srv.charge(c, -call.size)
+		if goOn {
+			call = c.next()
+		}
+	}
+	broken := c.close()
+	if broken != nil {
+		c.srv.complain("a Varlink connection was closed, since what came is not a call",
+			"uid", c.Peer.UID, "pid", c.Peer.PID, "err", broken)
+	}
+	c.srv.cfg.Handler.Close(c)
+	c.srv.forget(c)
+}
+
+// close closes the socket, waits for read, and drops what was not served. It
+// returns what was wrong with the last message.
+func (c *Conn) close() error {
+	c.mu.Lock()
+	c.closed = true
+	c.resume()
+	c.mu.Unlock()
+	_ = c.sock.Close()
+	<-c.ended
+	c.cancel()
+	for _, call := range c.queue {
+		c.srv.charge(c, -call.size)
+	}
+	return c.broken
+}
+
+// serveOne reports whether the connection can go on.
+func (c *Conn) serveOne(call *Call) bool {
+	ctx := c.ctx
+	if call.Oneway {
+		ctx = c.srv.ctx
+	}
+	c.srv.cfg.Handler.Serve(ctx, call)
+	switch {
+	case call.failed != nil:
+		return c.noticeHangup()
+	case !call.Oneway && !call.answered:
+		c.srv.log.Error("a Varlink call was not answered", "method", call.Method)
+		return false
+	}
+	return true
+}
+
+// messageReader finds the messages in what comes.
+type messageReader struct {
+	conn    *Conn
+	buf     []byte // what was read and is no whole message yet
+	charged int    // bytes that the user is charged for
+}
+
+var (
+	errTooLong = errors.New("a message is longer than 8 MiB")
+	errNoRoom  = errors.New("the unfinished messages of this user take up too much memory")
+)
+
+// run reads until nothing comes (nil) or what comes can't be read.
+func (r *messageReader) run() error {
+	for seen := 0; ; {
+		if err := r.grow(); err != nil {
+			return err
+		}
+		n, err := r.conn.sock.Read(r.buf[len(r.buf):cap(r.buf)])
+		if err != nil || n == 0 {
+			return nil
+		}
+		r.buf = r.buf[:len(r.buf)+n]
+		goOn, err := r.split(seen)
+		if err != nil || !goOn {
+			return err
+		}
+		seen = len(r.buf)
+	}
+}
+
+// grow sees to it that there is room to read into.
+func (r *messageReader) grow() error {
+	switch {
+	case len(r.buf) < cap(r.buf):
+		return nil
+	case len(r.buf) > MaxMessage:
+		return errTooLong
+	}
+	size := max(firstBuffer, min(2*cap(r.buf), MaxMessage+1))
+	if !r.conn.srv.charge(r.conn, size-r.charged) {
+		return errNoRoom
+	}
+	r.charged = size
+	r.buf = append(make([]byte, 0, size), r.buf...)
+	return nil
+}
+
+// split takes the whole messages out of what was read. The first seen bytes have
+// no end of one.
+func (r *messageReader) split(seen int) (goOn bool, err error) {
+	rest := r.buf
+	for {
+		end := bytes.IndexByte(rest[seen:], 0)
+		if end < 0 {
+			break
+		}
+		end += seen
+		if end > MaxMessage {
+			return false, errTooLong
+		}
+		call, err := r.conn.newCall(rest[:end])
+		if err != nil {
+			return false, err
+		}
+		rest, seen = rest[end+1:], 0
+		if !r.conn.push(call) {
+			return false, nil
+		}
+	}
+	if len(rest) == 0 && cap(r.buf) > maxQueueBytes {
+		r.release()
+		return true, nil
+	}
+	r.buf = r.buf[:copy(r.buf, rest)]
+	return true, nil
+}
+
+// release gives the memory back.
+func (r *messageReader) release() {
+	r.conn.srv.charge(r.conn, -r.charged)
+	r.buf, r.charged = nil, 0
+}
+
+// newCall reads the envelope and keeps what the call needs of the text.
+func (c *Conn) newCall(text []byte) (*Call, error) {
+	e, err := parseCall(text)
+	if err != nil {
+		return nil, err
+	}
+	call := &Call{Method: e.method, Parameters: bytes.Clone(e.parameters), More: e.more, Oneway: e.oneway,
+		Upgrade: e.upgrade, Conn: c, size: len(text)}
+	if !c.srv.charge(c, call.size) {
+		return nil, errNoRoom
+	}
+	return call, nil
+}

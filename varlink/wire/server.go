@@ -1,0 +1,275 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The limits of a Server.
+const (
+	// DefaultMaxConnections is how many connections there may be of all users but
+	// root together, and again as many of root.
+	DefaultMaxConnections = 4096
+	// DefaultMaxPerUser is how many of them one user may have, root aside.
+	DefaultMaxPerUser = 1024
+	// MaxMessage is how many bytes a message to the service may have.
+	MaxMessage = 8 << 20
+	// maxUserBytes is how many bytes of unfinished messages, of calls that wait
+	// and of replies that are not read may be in memory for one user.
+	maxUserBytes = 32 << 20
+)
+
+// Handler serves the calls.
+type Handler interface {
+	// Open is called for each new connection before its calls are.
+	Open(*Conn)
+	// Serve serves a call and returns when it is answered. ctx ends when the
+	// client is gone; for a oneway call, which a client need not wait for, it ends
+	// with the server only. Calls of one connection come one after the other.
+	Serve(ctx context.Context, c *Call)
+	// HungUp is called as soon as the client is gone, from another goroutine
+	// than Serve, and not at all if the service closes the connection.
+	HungUp(*Conn)
+	// Close is called once, after the last call of the connection was served.
+	Close(*Conn)
+}
+
+// Config is what a Server needs. Handler is required.
+type Config struct {
+	Handler        Handler
+	Log            *slog.Logger // nil: nothing is logged
+	MaxConnections int          // 0: DefaultMaxConnections
+	MaxPerUser     int          // 0: DefaultMaxPerUser
+}
+
+// Server accepts connections and has their calls served.
+type Server struct {
+	cfg    Config
+	log    *slog.Logger
+	ctx    context.Context // of all calls
+	cancel context.CancelFunc
+	work   sync.WaitGroup // of connections
+
+	mu         sync.Mutex
+	ending     bool
+	listeners  []*net.UnixListener
+	conns      map[*Conn]struct{}
+	others     int // connections of users other than root
+	last       uint64
+	users      map[uint32]*user
+	complained time.Time // when complain has logged something last
+}
+
+// user is what the connections of one user id take together.
+type user struct {
+	conns int          // guarded by Server.mu
+	bytes atomic.Int64 // in memory
+}
+
+// New makes a Server that listens nowhere yet.
+func New(cfg Config) *Server {
+	s := &Server{cfg: cfg, log: cfg.Log, conns: make(map[*Conn]struct{}), users: make(map[uint32]*user)}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.cfg.MaxConnections <= 0 {
+		s.cfg.MaxConnections = DefaultMaxConnections
+	}
+	if s.cfg.MaxPerUser <= 0 {
+		s.cfg.MaxPerUser = DefaultMaxPerUser
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s
+}
+
+// Serve accepts connections until Shutdown (nil), or until the listener fails
+// for good. It closes the listener.
+func (s *Server) Serve(l *net.UnixListener) error {
+	defer l.Close()
+	s.mu.Lock()
+	s.listeners = append(s.listeners, l)
+	ending := s.ending
+	s.mu.Unlock()
+	if ending {
+		return nil
+	}
+	refuseDescriptors(l)
+	for pause := time.Duration(0); ; {
+		sock, err := l.AcceptUnix()
+		switch {
+		case err == nil:
+			pause = 0
+			s.Adopt(sock)
+		case s.isEnding():
+			return nil
+		case isScarcity(err):
+			// Connections stay in the kernel's queue until there is room.
+			if pause == 0 {
+				s.log.Error("connections can't be accepted now", "err", err)
+			}
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			s.rest(pause)
+		case errors.Is(err, unix.ECONNABORTED):
+		default:
+			return fmt.Errorf("accept Varlink connections on %s: %w", l.Addr(), err)
+		}
+	}
+}
+
+func isScarcity(err error) bool {
+	for _, errno := range []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOBUFS} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
+}
+
+// rest waits, or until the Server ends.
+func (s *Server) rest(d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-s.ctx.Done():
+	}
+}
+
+func (s *Server) isEnding() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ending
+}
+
+// Adopt serves a connection that is there already. It takes the socket over.
+func (s *Server) Adopt(sock *net.UnixConn) {
+	c, err := newConn(s, sock)
+	if err == nil {
+		err = s.admit(c)
+	}
+	if err != nil {
+		s.complain("a Varlink connection was refused", "err", err)
+		_ = sock.Close()
+		return
+	}
+	s.cfg.Handler.Open(c)
+	go c.read()
+	go c.serve()
+}
+
+// admit takes a connection in, if there is room.
+func (s *Server) admit(c *Conn) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	root := c.Peer.UID == 0
+	u := s.users[c.Peer.UID]
+	if u == nil {
+		u = new(user)
+	}
+	switch {
+	case s.ending:
+		return errors.New("the service is about to end")
+	case !root && u.conns >= s.cfg.MaxPerUser:
+		return fmt.Errorf("user %d has %d connections already", c.Peer.UID, u.conns)
+	case !root && s.others >= s.cfg.MaxConnections:
+		return fmt.Errorf("there are %d connections already", s.others)
+	case root && u.conns >= s.cfg.MaxConnections:
+		return fmt.Errorf("root has %d connections already", u.conns)
+	}
+	s.users[c.Peer.UID], c.user = u, u
+	s.last++
+	c.ID = s.last
+	s.conns[c] = struct{}{}
+	u.conns++
+	if !root {
+		s.others++
+	}
+	s.work.Add(1)
+	return nil
+}
+
+// complain logs what somebody has brought about who can do so without end: one
+// line a second at most.
+func (s *Server) complain(msg string, attrs ...any) {
+	s.mu.Lock()
+	now := time.Now()
+	quiet := now.Sub(s.complained) < time.Second
+	if !quiet {
+		s.complained = now
+	}
+	s.mu.Unlock()
+	if !quiet {
+		s.log.Warn(msg, attrs...)
+	}
+}
+
+// forget ends what admit began.
+func (s *Server) forget(c *Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+	if c.Peer.UID != 0 {
+		s.others--
+	}
+	if c.user.conns--; c.user.conns == 0 {
+		delete(s.users, c.Peer.UID)
+	}
+	s.work.Done()
+}
+
+// charge counts bytes that are in memory for a connection; ok is false where
+// its user has too many.
+func (s *Server) charge(c *Conn, bytes int) (ok bool) {
+	if n := c.user.bytes.Add(int64(bytes)); bytes > 0 && n > maxUserBytes {
+		c.user.bytes.Add(-int64(bytes))
+		return false
+	}
+	return true
+}
+
+// Connections returns how many connections there are.
+func (s *Server) Connections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
+}
+
+// Shutdown accepts no more connections, closes each as soon as no call of it is
+// being served, and returns when all are closed. When ctx ends first, it cancels
+// the calls and closes what is left.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	s.ending = true
+	listeners := s.listeners
+	conns := make([]*Conn, 0, len(s.conns))
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	s.mu.Unlock()
+	for _, l := range listeners {
+		_ = l.Close()
+	}
+	for _, c := range conns {
+		c.finish()
+	}
+	done := make(chan struct{})
+	go func() { s.work.Wait(); close(done) }()
+	select {
+	case <-done:
+		s.cancel()
+		return nil
+	case <-ctx.Done():
+	}
+	s.cancel()
+	for _, c := range conns {
+		_ = c.sock.Close()
+	}
+	<-done
+	return fmt.Errorf("calls over Varlink stay unanswered: %w", ctx.Err())
+}
