@@ -4,7 +4,13 @@ package main
 // (MESSAGE_ID= in systemd.journal-fields(7)), by their text, which never
 // changes. data/dlmlockd.catalog explains each to "journalctl -x".
 var messageIDs = map[string]string{
-	"ready":                "27a3cdfdf1b947e89f9a2804a73d6ecd",
+	"ready":          "27a3cdfdf1b947e89f9a2804a73d6ecd",
+	"acquired":       "88b55be4318a4bf681188156fc4cd800",
+	"converted":      "de7cca23b8864813bc621b6a3aba21c6",
+	"released":       "ef92d1c22543477e8b2e9eba918c314f",
+	"waited in vain": "8fde445a8af34b339b4ace0684b310ac",
+	"orphan adopted": "d4370cb10c4e41c19d5d1fd0c797c328",
+	"the history of the locks is not complete: there were too many lines": "31dea5a6dbbd4ea3b2cb71eb28939283",
 	"lock lost":            "2f2fea20ee4043e2b85455e2a5854cec",
 	"lockspace stopped":    "fcb9e2b9f2334605b8296568252cfadb",
 	"lockspace not usable": "0542bf51dce8462b98c6c741463b12da",

@@ -59,7 +59,7 @@ func TestCatalogIsTrue(t *testing.T) {
 	for _, field := range journalFields {
 		known[field] = true
 	}
-	for _, key := range []string{"locks", "path"} {
+	for _, key := range []string{"locks", "path", "lines", "waited"} {
 		known[fieldName(key)] = true
 	}
 	entries := explained(t)

@@ -23,7 +23,7 @@ var pureImports = []string{
 // data; syscall's numbers are what errors carry.
 var pureParts = map[string][]string{
 	"time": {"Time", "Duration", "Microsecond", "Millisecond", "Second", "Minute", "UnixMicro"},
-	"slog": {"Attr", "Level", "LevelDebug", "LevelInfo", "LevelWarn", "LevelError", "String", "Int", "Uint64"},
+	"slog": {"Attr", "Level", "LevelDebug", "LevelInfo", "LevelWarn", "LevelError", "String", "Int", "Uint64", "Duration"},
 	"fs":   {"ErrNotExist"}, "maphash": {"Seed", "Hash"}, "syscall": {"EPERM"},
 }
 

@@ -129,6 +129,9 @@ func (t *Table) refuse(c *call, e *api.Error) {
 }
 
 func (t *Table) logRefused(c *call) {
+	if c.err != nil {
+		t.logWait(c)
+	}
 	if !t.debug || c.err == nil {
 		return
 	}
@@ -547,7 +550,8 @@ func (t *Table) granted(c *call) {
 	for _, l := range c.fresh {
 		l.phase = state.Held
 		t.counters.Granted++
-		t.logLock(slog.LevelDebug, "acquired", l, slog.String("session", string(l.session)))
+		t.logHistory("acquired", l, slog.String("label", l.label), slog.String("session", string(l.session)),
+			slog.Duration("waited", t.now.Sub(c.begun)))
 	}
 	t.reply(c)
 	for _, l := range c.fresh {

@@ -190,7 +190,8 @@ func (t *Table) converted(c *call, l *lock) {
 	if c.err == nil {
 		c.grants = []api.Grant{l.grant()}
 		t.counters.Converted++
-		t.logLock(slog.LevelDebug, "converted", l, slog.String("session", string(c.caller.Session)))
+		t.logHistory("converted", l, slog.String("session", string(c.caller.Session)),
+			slog.Duration("waited", t.now.Sub(c.begun)))
 	}
 	t.reply(c)
 	t.idle(l)

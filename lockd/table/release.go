@@ -406,7 +406,7 @@ func (t *Table) forget(c *call) {
 			if l.mode == dlm.None {
 				c.released++
 				t.counters.Released++
-				t.logLock(slog.LevelDebug, "released", l, slog.String("session", string(c.caller.Session)))
+				t.logHistory("released", l, slog.String("session", string(c.caller.Session)))
 			}
 		}
 		t.reply(c)

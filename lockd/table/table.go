@@ -81,6 +81,8 @@ type Table struct {
 	opTime time.Duration
 	debug  bool // lines for ordinary decisions are wanted
 
+	history history // what may still be written of it
+
 	nextRef      api.Ref
 	nextSpace    LockspaceID
 	nextAppend   AppendID
