@@ -15,18 +15,17 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// The protocol of dlm_controld's query socket (dlm_controld/dlm_controld.h).
-// Numbers are in the machine's own byte order.
+// The protocol of dlm_controld's query socket (dlm_controld/dlm_controld.h). Numbers are in the
+// machine's byte order.
 const (
 	magic   = 0xD13CD13C
 	version = 0x00010001
 
-	// cmdDumpStatus is the only query that is made: dlm_controld answers it with
-	// MSG_NOSIGNAL. The answer to a query about a lockspace is written without,
-	// so that a client which is killed or gives up in the meantime ends
-	// dlm_controld with SIGPIPE, and with it every lockspace of the node, unless
-	// it was started with that signal ignored. systemd does so, Pacemaker does
-	// not.
+	// cmdDumpStatus is the only query that this package makes: dlm_controld answers it with
+	// MSG_NOSIGNAL. It answers a query about a lockspace without, so a client that is killed or
+	// gives up in the meantime ends dlm_controld with SIGPIPE, and with it every lockspace of the
+	// node, unless dlm_controld was started with that signal ignored. systemd starts it so,
+	// Pacemaker does not.
 	cmdDumpStatus = 13
 
 	stateDaemon = 1 // DLMC_STATE_DAEMON
@@ -48,14 +47,14 @@ type state struct {
 	Text, Binary   uint32
 }
 
-// maxText bounds what a state brings along (DLMC_STATE_MAXSTR).
+// maxText is the largest text and data that follow a state (DLMC_STATE_MAXSTR).
 const maxText = 4096
 
-// controldWait is how long dlm_controld may take for an answer.
+// controldWait is how long dlm_controld may take to answer.
 const controldWait = 2 * time.Second
 
-// connect connects to the first socket that takes connections. The error is
-// that of the first that is there.
+// connect connects to the first socket that accepts connections. The error is that of the first
+// socket that exists.
 func (h *Host) connect(ctx context.Context) (net.Conn, error) {
 	var first error
 	for _, name := range h.sockets {
@@ -87,20 +86,20 @@ func (h *Host) dial(ctx context.Context) (net.Conn, error) {
 	return conn, nil
 }
 
-// DaemonRuns tells whether dlm_controld answers queries. That a connection is
-// taken proves nothing, because a forwarder takes it first.
+// DaemonRuns reports whether dlm_controld answers queries. An accepted connection proves nothing,
+// because a forwarder accepts it first.
 func (h *Host) DaemonRuns(ctx context.Context) bool {
 	_, err := h.status(ctx)
 	return err == nil
 }
 
-// status is what dlm_controld knows about the cluster.
+// status is what dlm_controld says about the cluster.
 type status struct {
 	quorate bool
 	fencing []int32 // nodes that have to be fenced before anything is granted
 }
 
-// status asks for it (DLMC_CMD_DUMP_STATUS, what dlm_tool status shows).
+// status queries the status (DLMC_CMD_DUMP_STATUS, which is what dlm_tool status shows).
 func (h *Host) status(ctx context.Context) (*status, error) {
 	conn, err := h.dial(ctx)
 	if err != nil {
@@ -140,7 +139,7 @@ func readStatus(in io.Reader) (*status, error) {
 	}
 }
 
-// keys reads "key=value key=value".
+// keys parses "key=value key=value".
 func keys(text string) map[string]string {
 	m := make(map[string]string)
 	for _, f := range strings.Fields(text) {

@@ -11,15 +11,13 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// recovered is the bit of recover_status that is set when this node has done
-// its part of a recovery (DLM_RS_DONE); stopping a lockspace clears them all
-// (dlm_ls_stop in fs/dlm/member.c). That all nodes have done theirs
-// (DLM_RS_DONE_ALL, 0x80) is only ever noted on the node with the lowest number
-// (wait_status in fs/dlm/recover.c).
+// recovered is the bit of recover_status that is set when this node has done its part of a recovery
+// (DLM_RS_DONE); stopping a lockspace clears all bits (dlm_ls_stop in fs/dlm/member.c). Only the
+// node with the lowest number notes that all nodes have done theirs (DLM_RS_DONE_ALL, 0x80;
+// wait_status in fs/dlm/recover.c).
 const recovered = 0x40
 
-// Health puts together what sysfs, configfs and dlm_controld say about a
-// lockspace.
+// Health combines what sysfs, configfs and dlm_controld say about a lockspace.
 func (h *Host) Health(ctx context.Context, lockspace string) (dlm.Health, error) {
 	if err := h.member(lockspace); err != nil {
 		return dlm.Health{}, err
@@ -57,7 +55,7 @@ func (h *Host) Quorum(ctx context.Context) (quorate bool, err error) {
 	return st.quorate, nil
 }
 
-// reason puts into words why a lockspace is stopped.
+// reason says in words why a lockspace is stopped.
 func reason(health *dlm.Health, st *status) string {
 	switch {
 	case !st.quorate:
@@ -74,8 +72,8 @@ func reason(health *dlm.Health, st *status) string {
 	return "nodes are joining or leaving"
 }
 
-// Members lists the nodes in a lockspace, sorted, as dlm_controld last told the
-// kernel. It is empty where configfs can't be read.
+// Members lists the nodes in a lockspace, sorted, as dlm_controld last told the kernel. It is empty
+// if configfs can't be read.
 func (h *Host) Members(lockspace string) []uint32 {
 	names, _ := h.names(configfs, "spaces", lockspace, "nodes")
 	var ids []uint32
@@ -88,21 +86,21 @@ func (h *Host) Members(lockspace string) []uint32 {
 	return ids
 }
 
-// LockspaceID is the number that the nodes of a cluster know a lockspace by: a
-// checksum of its name.
+// LockspaceID returns the number by which the nodes of a cluster know a lockspace: a checksum of
+// its name.
 func (h *Host) LockspaceID(lockspace string) (uint32, error) {
 	return h.number(10, sysfs, lockspace, "id")
 }
 
-// stopped tells what a recover_status means.
+// stopped interprets a recover_status.
 func stopped(status uint32) bool { return status&recovered == 0 }
 
-// Recovery is the recovery state of one lockspace, kept open to be asked before
-// each request: that costs one read.
+// Recovery is the recovery state of one lockspace. Its file is kept open, so checking it before
+// each request costs one read.
 type Recovery struct{ fd int }
 
-// Recovery opens the recovery state of a lockspace. Where it can't be read the
-// lockspace never counts as stopped: then the kernel has to say.
+// Recovery opens the recovery state of a lockspace. If it can't be read, the lockspace never counts
+// as stopped, and the kernel makes the caller wait.
 func (h *Host) Recovery(lockspace string) *Recovery {
 	fd, err := unix.Open(h.path(sysfs, lockspace, "recover_status"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -111,14 +109,13 @@ func (h *Host) Recovery(lockspace string) *Recovery {
 	return &Recovery{fd}
 }
 
-// Stopped tells whether the lockspace is stopped now. It must not be called
-// during Close.
+// Stopped reports whether the lockspace is stopped now. It must not be called during Close.
 func (r *Recovery) Stopped() bool {
 	if r.fd < 0 {
 		return false
 	}
 	var text [16]byte
-	n, err := unix.Pread(r.fd, text[:], 0) // not os.File's, which reads once more to see the end
+	n, err := unix.Pread(r.fd, text[:], 0) // os.File's would read once more to see the end
 	if err != nil {
 		return false
 	}
@@ -126,7 +123,7 @@ func (r *Recovery) Stopped() bool {
 	return err == nil && stopped(status)
 }
 
-// Close lets go of the file.
+// Close closes the file.
 func (r *Recovery) Close() error {
 	if r.fd < 0 {
 		return nil

@@ -17,26 +17,24 @@ import (
 
 // Host is one machine as the DLM sees it.
 type Host struct {
-	root    string   // in front of /sys, /proc and /dev
-	sockets []string // where dlm_controld may take queries, in this order
+	root    string   // prefix of /sys, /proc and /dev
+	sockets []string // where dlm_controld may answer queries, in this order
 }
 
 const (
-	// querySocket is dlm_controld's own (DLMC_QUERY_SOCK_PATH in its
-	// dlm_controld.h). It is abstract, and those are per network namespace.
+	// querySocket is dlm_controld's own socket (DLMC_QUERY_SOCK_PATH in its dlm_controld.h). It is
+	// abstract, and abstract sockets belong to a network namespace.
 	querySocket = "@dlmc_query_sock"
-	// ForwardSocket leads there from other network namespaces: the unit
-	// dlmlockd-controld.socket, without which the service's own sandbox would
-	// not see dlm_controld.
+	// ForwardSocket leads to it from other network namespaces: the unit dlmlockd-controld.socket,
+	// without which the service could not reach dlm_controld from its sandbox.
 	ForwardSocket = "/run/dlmlockd-controld.sock"
 )
 
-// Local is the machine that the program runs on.
+// Local returns the machine on which the program runs.
 func Local() *Host { return At("/", querySocket, ForwardSocket) }
 
-// At is a machine whose files are below root and whose dlm_controld answers on
-// the first of the unix sockets named that takes connections; a leading @ means
-// an abstract one.
+// At returns a machine whose files are below root and whose dlm_controld answers on the first of
+// the given unix sockets that accepts connections; a leading @ marks an abstract one.
 func At(root string, sockets ...string) *Host { return &Host{root: root, sockets: sockets} }
 
 const (
@@ -49,8 +47,8 @@ func (h *Host) path(parts ...string) string {
 	return filepath.Join(append([]string{h.root}, parts...)...)
 }
 
-// number reads a file that holds one number. The base is that of strconv: 0
-// goes by the prefix.
+// number reads a file that contains one number. The base is that of strconv: with 0 the prefix
+// decides.
 func (h *Host) number(base int, parts ...string) (uint32, error) {
 	b, err := os.ReadFile(h.path(parts...))
 	if err != nil {
@@ -59,13 +57,13 @@ func (h *Host) number(base int, parts ...string) (uint32, error) {
 	return parseNumber(base, b)
 }
 
-// parseNumber reads what the kernel writes into a file for one number.
+// parseNumber parses a number as the kernel writes it to a file.
 func parseNumber(base int, text []byte) (uint32, error) {
 	n, err := strconv.ParseUint(string(bytes.TrimSpace(text)), base, 32)
 	return uint32(n), err
 }
 
-// names lists a directory; one that is not there has nothing in it.
+// names lists a directory; a missing one is empty.
 func (h *Host) names(parts ...string) ([]string, error) {
 	entries, err := os.ReadDir(h.path(parts...))
 	if errors.Is(err, os.ErrNotExist) {
@@ -80,9 +78,8 @@ func (h *Host) names(parts ...string) ([]string, error) {
 	return names, err
 }
 
-// Node tells which number dlm_controld gave this node, under which name the
-// machine goes, and the cluster's name. The error wraps
-// dlm.ErrClusterUnavailable while dlm_controld has not set the node up.
+// Node returns the number that dlm_controld gave this node, the machine's name, and the cluster's
+// name. The error wraps dlm.ErrClusterUnavailable while dlm_controld has not set the node up.
 func (h *Host) Node(context.Context) (dlm.NodeInfo, error) {
 	comms, err := h.names(configfs, "comms")
 	for _, c := range comms {
@@ -108,8 +105,7 @@ func (h *Host) Node(context.Context) (dlm.NodeInfo, error) {
 	return dlm.NodeInfo{}, unavailable
 }
 
-// Lockspaces lists the lockspaces that this node is a member of, whoever uses
-// them, sorted.
+// Lockspaces lists the lockspaces that this node is a member of, no matter who uses them, sorted.
 func (h *Host) Lockspaces(context.Context) ([]string, error) {
 	names, err := h.names(sysfs)
 	if err != nil {
@@ -119,9 +115,8 @@ func (h *Host) Lockspaces(context.Context) ([]string, error) {
 	return names, nil
 }
 
-// HasMisc tells whether the kernel has a misc device of that name now. It does
-// not wait for udev, which gives the device a place below /dev. An error says that
-// it could not be looked, which is no answer.
+// HasMisc reports whether the kernel has a misc device of that name now. It does not wait for udev,
+// which creates the device file below /dev. After an error the answer is unknown.
 func (h *Host) HasMisc(name string) (bool, error) {
 	f, err := os.Open(h.path("proc/misc"))
 	if err != nil {
@@ -144,7 +139,7 @@ func (h *Host) member(lockspace string) error {
 	}
 	_, err := os.Stat(h.path(sysfs, lockspace))
 	if errors.Is(err, os.ErrNotExist) {
-		// Without the module there is no lockspace; without sysfs nobody knows.
+		// Without the module there is no lockspace; without sysfs it is not known.
 		if _, err = os.Stat(h.path("sys/kernel")); err == nil {
 			return &dlm.Error{Op: "look", Lockspace: lockspace, Errno: syscall.ENOENT, Err: dlm.ErrNoLockspace,
 				Advice: "join it first"}

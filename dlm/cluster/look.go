@@ -9,8 +9,8 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// Queues shows a resource from the kernel's table in debugfs. The master of a
-// resource has the locks of all nodes there, other nodes only their own.
+// Queues reads a resource from the kernel's table in debugfs. The master of a resource has the
+// locks of all nodes there, other nodes only their own.
 func (h *Host) Queues(ctx context.Context, lockspace, name string) (dlm.Queues, error) {
 	if err := h.member(lockspace); err != nil {
 		return dlm.Queues{}, err
@@ -46,8 +46,8 @@ func unreadable(err error) string {
 	return fmt.Sprintf("the kernel's lock tables can't be read (%v): neither holders nor waiters are known", err)
 }
 
-// unused answers for a resource that no lock of this node is on, and that this
-// node is not master of either, or nobody has a lock on.
+// unused answers for a resource that is not in the table: this node has no lock on it and is not
+// its master, or nobody has a lock on it.
 func (h *Host) unused(lockspace, name string, own uint32) dlm.Queues {
 	var q dlm.Queues
 	if table, err := os.Open(h.path(debugfs, lockspace+"_toss")); err == nil {
@@ -69,8 +69,7 @@ func elsewhere(master uint32) string {
 	return fmt.Sprintf("node %d keeps the queues of this resource; only locks of this node are shown", master)
 }
 
-// queues sorts the locks of a resource into queues. own is this node, 0 if
-// unknown.
+// queues sorts the locks of a resource into queues. own is this node's number, 0 if unknown.
 func (r *resource) queues(own uint32) dlm.Queues {
 	var q dlm.Queues
 	switch {
@@ -99,7 +98,7 @@ func (r *resource) queues(own uint32) dlm.Queues {
 	return q
 }
 
-// owner tells which node a lock belongs to.
+// owner returns the node to which a lock belongs.
 func (e *entry) owner(r *resource, own uint32) uint32 {
 	if r.master == 0 && e.node != 0 {
 		return e.node
@@ -107,15 +106,14 @@ func (e *entry) owner(r *resource, own uint32) uint32 {
 	return own
 }
 
-// Orphans lists the persistent locks of this node that no process has. held
-// tells of a lockid whether the caller has that lock itself; nil stands for
-// none. The error wraps that of debugfs where it can't be read.
+// Orphans lists the persistent locks of this node that belong to no process. held reports whether
+// the caller itself has the lock with that lockid; nil stands for none. The error wraps that of
+// debugfs if it can't be read.
 //
-// Kernels before 6.4 mark orphans in the table. Later ones don't: there a
-// persistent lock is taken for an orphan if the caller does not have it and the
-// thread that asked for it does not belong to a process that has the
-// lockspace's device open. (A lock of another live process is listed by mistake
-// only if that process has ended the thread which took it.)
+// Kernels before 6.4 mark orphans in the table. Later ones don't: there a persistent lock counts as
+// an orphan if the caller does not have it and the thread that requested it does not belong to a
+// process that has the lockspace's device open. (A lock of another live process is listed by
+// mistake only if that process has ended the thread that requested it.)
 func (h *Host) Orphans(ctx context.Context, lockspace string, held func(dlm.LockID) bool) ([]dlm.Orphan, error) {
 	if err := h.member(lockspace); err != nil {
 		return nil, err

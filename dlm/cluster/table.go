@@ -12,21 +12,21 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// resource is one entry of the table NAME_all (print_format3 and print_format4
-// in fs/dlm/debug_fs.c).
+// resource is one entry of the table NAME_all (print_format3 and print_format4 in
+// fs/dlm/debug_fs.c).
 type resource struct {
 	name     string
 	master   int32 // 0: this node, -1: being looked up, else the node
 	hasValue bool
 	value    dlm.Value
-	locks    []entry // in the order of the queues: granted, converting, waiting
+	locks    []entry // in queue order: granted, converting, waiting
 }
 
 // entry is one lock of a resource.
 type entry struct {
 	id        dlm.LockID
-	node      uint32 // whose it is on the master; on other nodes the master
-	pid       int    // the thread that asked for it
+	node      uint32 // on the master the lock's node; on other nodes the master
+	pid       int    // the thread that requested it
 	flags     dlm.Flags
 	internal  uint32
 	status    uint8
@@ -41,8 +41,8 @@ const (
 	converting = 3
 )
 
-// Kernels before 6.4 show all internal flags of a lock, and each lock of a
-// process has flagUser. Later ones show neither of these two.
+// Kernels before 6.4 show all internal flags of a lock, and every lock of a process has flagUser.
+// Later ones show neither of these two.
 const (
 	flagUser   = 0x1 // DLM_IFL_USER
 	flagOrphan = 0x2 // DLM_IFL_ORPHAN
@@ -50,9 +50,9 @@ const (
 
 var errTable = errors.New("the table has a form that this program does not know")
 
-// readTable goes through the table and calls each for every resource whose name
-// want accepts, until each returns false. The resource is used again for the
-// next call. Memory is bounded by the largest resource that is wanted.
+// readTable reads the table and calls each for every resource whose name want accepts, until each
+// returns false. It reuses the resource for the next call. Memory is bounded by the largest
+// resource that is wanted.
 func readTable(in io.Reader, want func(name []byte) bool, each func(*resource) bool) error {
 	lines := bufio.NewReaderSize(in, 64<<10)
 	var r resource
@@ -90,8 +90,8 @@ func readTable(in io.Reader, want func(name []byte) bool, each func(*resource) b
 	}
 }
 
-// begin reads what follows "rsb": address, node, first lockid, flags, three
-// numbers about recovery, the length of the name, its form, the name.
+// begin parses what follows "rsb": address, node, first lockid, flags, three numbers about
+// recovery, the length of the name, its form, the name.
 func (r *resource) begin(line []byte, want func([]byte) bool) (bool, error) {
 	var fields [9][]byte
 	rest := line
@@ -117,8 +117,8 @@ func (r *resource) begin(line []byte, want func([]byte) bool) (bool, error) {
 	return true, nil
 }
 
-// parseName reads a name of the given length, which the kernel shows as it is
-// if all of it is printable ASCII, and else as hexadecimal numbers.
+// parseName parses a name of the given length, which the kernel shows as it is if all of it is
+// printable ASCII, and otherwise as hexadecimal numbers.
 func parseName(form string, text []byte, length int) ([]byte, error) {
 	name := text
 	switch form {
@@ -137,7 +137,7 @@ func parseName(form string, text []byte, length int) ([]byte, error) {
 	return name, nil
 }
 
-// parseHex reads bytes as two digits each, between spaces.
+// parseHex parses bytes that are written as two digits each, separated by spaces.
 func parseHex(text []byte) ([]byte, error) {
 	b, err := hex.AppendDecode(nil, bytes.ReplaceAll(text, []byte(" "), nil))
 	if err != nil {
@@ -146,7 +146,7 @@ func parseHex(text []byte) ([]byte, error) {
 	return b, nil
 }
 
-// addValue reads what follows "lvb": sequence, length, bytes.
+// addValue parses what follows "lvb": sequence, length, bytes.
 func (r *resource) addValue(line []byte) error {
 	_, rest, _ := bytes.Cut(line, []byte(" "))
 	_, rest, ok := bytes.Cut(rest, []byte(" "))
@@ -163,9 +163,8 @@ func (r *resource) addValue(line []byte) error {
 	return nil
 }
 
-// addLock reads what follows "lkb": id, node, id there, pid, xid, external
-// flags, internal flags, status, granted and requested mode, and things that
-// nobody here asks for.
+// addLock parses what follows "lkb": id, node, remote id, pid, xid, external flags, internal flags,
+// status, granted and requested mode, and fields that this package does not use.
 func (r *resource) addLock(line []byte) error {
 	fields := bytes.Fields(line)
 	if len(fields) < 10 {
@@ -189,13 +188,13 @@ func (r *resource) addLock(line []byte) error {
 	return nil
 }
 
-// numbers reads fields as numbers and keeps the first error.
+// numbers parses fields as numbers and keeps the first error.
 type numbers struct {
 	fields [][]byte
 	err    error
 }
 
-// at reads field i, which fits 32 bits with or without a sign.
+// at parses field i, which fits into 32 bits with or without a sign.
 func (p *numbers) at(i, base int) int64 {
 	n, err := strconv.ParseInt(string(p.fields[i]), base, 64)
 	if err == nil && (n < -1<<31 || n >= 1<<32) {
@@ -215,10 +214,9 @@ func (p *numbers) mode(i int) dlm.Mode {
 	return dlm.Mode(n)
 }
 
-// readMaster looks a resource up in the table NAME_toss, which has what nobody
-// on this node has a lock on but the node remembers, also as the directory node
-// that knows the master (print_format4). ok tells whether it is there; master
-// is 0 if it is not known.
+// readMaster looks a resource up in the table NAME_toss, which lists resources on which this node
+// has no lock but which it remembers, for example as the directory node that knows the master
+// (print_format4). ok reports whether it was found; master is 0 if it is not known.
 func readMaster(in io.Reader, name string) (master uint32, ok bool, err error) {
 	lines := bufio.NewScanner(in)
 	for lines.Scan() {

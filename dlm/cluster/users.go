@@ -23,18 +23,17 @@ import (
 type users struct {
 	host *Host
 	pids map[int]bool
-	err  error // why a process could not be looked into
+	err  error // why a process could not be examined
 }
 
-// Users lists the processes, other than this one, that have the device of a
-// lockspace open, and the threads with locks in it whose process does not. held
-// tells of a lockid whether this process has that lock; nil stands for none.
+// Users lists the processes, other than this one, that have the device of a lockspace open, and the
+// threads with locks in it whose process does not. held reports whether this process has the lock
+// with that lockid; nil stands for none.
 //
-// The device is looked for in /proc, among all descriptors of all processes. For
-// that one has to be root, with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH: a process
-// that can't be looked into is an error. What is not seen: a descriptor that is on
-// its way in a socket, a process of a pid namespace that this one is not above.
-// The locks are looked for in debugfs, where that is there.
+// The device is searched for among all descriptors of all processes in /proc. That takes root with
+// CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH: a process that can't be examined is an error. Not seen
+// are a descriptor in transit through a socket, and a process of a pid namespace that is not below
+// this one. Locks are searched for in debugfs, if it is available.
 func (h *Host) Users(ctx context.Context, lockspace string, held func(dlm.LockID) bool) ([]dlm.User, error) {
 	if err := h.member(lockspace); err != nil {
 		return nil, err
@@ -55,8 +54,8 @@ func (h *Host) Users(ctx context.Context, lockspace string, held func(dlm.LockID
 	return found, nil
 }
 
-// lockers finds the threads of other processes that have locks, orphans and those
-// of the users left out.
+// lockers finds the threads of other processes that have locks, without orphans and the users that
+// are already known.
 func (h *Host) lockers(lockspace string, u *users, held func(dlm.LockID) bool) ([]dlm.User, error) {
 	table, err := os.Open(h.path(debugfs, lockspace+"_all"))
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EPERM) { // not mounted; the kernel is locked down
@@ -88,8 +87,8 @@ func (h *Host) lockers(lockspace string, u *users, held func(dlm.LockID) bool) (
 	return found, err
 }
 
-// users looks through /proc. A look into a file of a network filesystem that does
-// not answer can hang for ever, which ctx ends.
+// users searches /proc. Examining a file of a network file system that does not answer can hang for
+// ever; ctx ends that.
 func (h *Host) users(ctx context.Context, lockspace string) *users {
 	done := make(chan *users, 1)
 	go func() { done <- h.scan(ctx, lockspace) }()
@@ -114,7 +113,7 @@ func (h *Host) scan(ctx context.Context, lockspace string) *users {
 		return u
 	}
 	if !slices.ContainsFunc(processes, func(p fs.DirEntry) bool { return p.Name() == "1" }) {
-		u.err = errHidden // there is always one with pid 1
+		u.err = errHidden // there is always a process with pid 1
 	}
 	for _, p := range processes {
 		pid, err := strconv.Atoi(p.Name())
@@ -136,10 +135,10 @@ func (h *Host) scan(ctx context.Context, lockspace string) *users {
 	return u
 }
 
-// errHidden: processes of others are left out of /proc (hidepid in proc(5)).
+// errHidden: /proc does not show the processes of other users (hidepid in proc(5)).
 var errHidden = errors.New("/proc does not show all processes")
 
-// hasOpen tells whether a process has a device open. One that has ended has not.
+// hasOpen reports whether a process has a device open. A process that has ended has not.
 func (h *Host) hasOpen(pid string, device uint64) (bool, error) {
 	files, err := os.ReadDir(h.path("proc", pid, "fd"))
 	var failed error
@@ -166,20 +165,20 @@ func (h *Host) hasOpen(pid string, device uint64) (bool, error) {
 	return false, failed
 }
 
-// ended tells of the error of a look into a process that it, or its descriptor,
-// is not there any more.
+// ended reports whether the error of a look at a process means that the process, or its descriptor,
+// no longer exists.
 func ended(err error) bool { return errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ESRCH) }
 
 // miscMajor is the major number of the devices in /proc/misc (MISC_MAJOR).
 const miscMajor = 10
 
-// device is the device number of a lockspace.
+// device returns the device number of a lockspace.
 func (h *Host) device(lockspace string) (uint64, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(h.path("dev/misc", "dlm_"+lockspace), &st); err == nil {
 		return st.Rdev, nil
 	}
-	// Perhaps udev has not made it yet.
+	// udev may not have created it yet.
 	f, err := os.Open(h.path("proc/misc"))
 	if err != nil {
 		return 0, err
@@ -198,7 +197,7 @@ func (h *Host) device(lockspace string) (uint64, error) {
 	return 0, fmt.Errorf("the lockspace has no device: %w", syscall.ENODEV)
 }
 
-// has tells whether the thread tid belongs to one of them.
+// has reports whether the thread tid belongs to one of the users.
 func (u *users) has(tid int) bool {
 	if len(u.pids) == 0 {
 		return false
@@ -206,7 +205,7 @@ func (u *users) has(tid int) bool {
 	return u.pids[u.host.process(tid)]
 }
 
-// process is the process that a thread belongs to; 0 if it is not there.
+// process returns the process to which a thread belongs, or 0 if it no longer exists.
 func (h *Host) process(tid int) int {
 	f, err := os.Open(h.path("proc", strconv.Itoa(tid), "status"))
 	if err != nil {
@@ -223,7 +222,7 @@ func (h *Host) process(tid int) int {
 	return 0
 }
 
-// program is the name of the program of a process or thread, "" if unknown.
+// program returns the name of a process's or thread's program, or "" if it is unknown.
 func (h *Host) program(pid int) string {
 	b, _ := os.ReadFile(h.path("proc", strconv.Itoa(pid), "comm"))
 	return strings.TrimSpace(string(b))

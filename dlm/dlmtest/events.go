@@ -11,19 +11,18 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// Events records what a dlm.Sink is told. Methods that wait take the first
-// matching event that was not taken before, whatever came in between, and end
-// the test if none comes in time.
+// Events records the events of a dlm.Sink. Methods that wait take the first matching event that was
+// not taken before, no matter what came in between, and end the test if none comes in time.
 type Events struct {
 	wait time.Duration
 
 	mu    sync.Mutex
 	all   []dlm.Event
-	open  []dlm.Event   // not taken yet
+	open  []dlm.Event   // not yet taken
 	added chan struct{} // closed and replaced with every event
 }
 
-// NewEvents returns an empty recorder whose methods wait for at most so long.
+// NewEvents returns an empty recorder whose methods wait for at most the given time.
 func NewEvents(wait time.Duration) *Events {
 	return &Events{wait: wait, added: make(chan struct{})}
 }
@@ -81,7 +80,7 @@ func (e *Events) take(kind dlm.EventKind, c dlm.Cookie) (ev dlm.Event, added <-c
 	return ev, nil, true
 }
 
-// Untaken returns the events of lock c that nobody has taken yet, in order.
+// Untaken returns the events of lock c that have not been taken yet, in order.
 func (e *Events) Untaken(c dlm.Cookie) []dlm.Event {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -7,8 +7,8 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// Rig is the place that the suite runs in: one or more nodes on which
-// processes with an engine can be started. Nodes count from 0.
+// Rig is the place in which the suite runs: one or more nodes on which processes with an engine can
+// be started. Nodes are numbered from 0.
 type Rig interface {
 	// Nodes returns how many nodes there are; rules across nodes run if there
 	// are two or more.
@@ -21,19 +21,17 @@ type Rig interface {
 	// FreshLockspace returns a valid name of a lockspace that no node is a
 	// member of, a different one every time.
 	FreshLockspace(t testing.TB) string
-	// Timing tells how long things may take.
+	// Timing says how long things may take.
 	Timing() Timing
 }
 
-// Timing is how long things take in a Rig.
+// Timing says how long things take in a Rig.
 type Timing struct {
-	// Wait is the longest that an expected event may take. It costs time only
-	// when a rule is broken.
+	// Wait is the longest that an expected event may take. It costs time only if a rule is broken.
 	Wait time.Duration
-	// Settle is how long the suite waits until something without an event,
-	// such as a request that has to queue, has taken effect everywhere, and
-	// before it believes that something does not happen. 0 where operations
-	// are done when their call returns.
+	// Settle is how long the suite waits until something without an event, such as a request that
+	// has to queue, has taken effect everywhere, and until it believes that something does not
+	// happen. It is 0 if operations are done when their call returns.
 	Settle time.Duration
 }
 
@@ -44,13 +42,13 @@ type Process interface {
 	Kill()
 }
 
-// Crasher is a Rig that can crash a node. The rules that do so run last, and
-// leave the node as it is.
+// Crasher is a Rig that can crash a node. The rules that do that run last, and leave the node as it
+// is.
 type Crasher interface {
 	Crash(t testing.TB, node int)
 }
 
-// Stopper is a Rig that can make a lockspace stop, as the loss of quorum does.
+// Stopper is a Rig that can stop a lockspace, as the loss of quorum does.
 type Stopper interface {
 	Stop(t testing.TB, lockspace string)
 	Resume(t testing.TB, lockspace string)

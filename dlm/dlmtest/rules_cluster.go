@@ -70,8 +70,8 @@ var clusterRules = []rule{
 	}},
 }
 
-// crash crashes the last node once and looks at all that follows from it: a
-// crash takes a real cluster half a minute.
+// crash crashes the last node once and checks everything that follows from it, because a crash
+// takes half a minute in a real cluster.
 func (s *suite) crash(t *testing.T) {
 	crasher, ok := s.rig.(Crasher)
 	if !ok {

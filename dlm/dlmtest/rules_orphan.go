@@ -6,8 +6,8 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// orphanRules are about what outlives a process, and how the next one gets at
-// it (dlm_clear_proc_locks and dlm_user_adopt_orphan in fs/dlm/lock.c).
+// orphanRules are about locks that outlive a process, and how the next process takes them over
+// (dlm_clear_proc_locks and dlm_user_adopt_orphan in fs/dlm/lock.c).
 var orphanRules = []rule{
 	{"a lock without Persistent is gone with its process", func(c *check) {
 		a, b, name := c.client(0), c.client(1), c.resource()

@@ -10,8 +10,8 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// queueRules are about new requests: what is granted at once, what waits, and
-// in which order (_can_be_granted and grant_pending_wait in fs/dlm/lock.c).
+// queueRules are about new requests: which are granted at once, which wait, and in which order
+// (_can_be_granted and grant_pending_wait in fs/dlm/lock.c).
 var queueRules = []rule{
 	{"two locks are granted together exactly in compatible modes", ruleMatrix},
 	{"a refused NoQueue request ends with EAGAIN and frees its cookie", func(c *check) {
@@ -191,8 +191,8 @@ func ruleConcurrent(c *check) {
 	for i := range cookies {
 		cookies[i] = dlm.Cookie(a.cookies.Add(1))
 	}
-	// all calls do for every cookie from several goroutines and waits for the
-	// end of each operation.
+	// all calls do for every cookie, from several goroutines, and waits for the end of each
+	// operation.
 	all := func(op dlm.Op, do func(i int, ck dlm.Cookie)) {
 		var group sync.WaitGroup
 		for w := range workers {

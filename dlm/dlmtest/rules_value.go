@@ -119,8 +119,8 @@ func value(text string) (v dlm.Value) {
 	return v
 }
 
-// write writes a value block and leaves an NL lock of the third role, so that
-// the resource is not forgotten.
+// write writes a value block and leaves an NL lock of the third role, so the resource is not
+// forgotten.
 func (c *check) write(name, text string) dlm.Value {
 	c.Helper()
 	keeper := c.client(2)
@@ -131,19 +131,18 @@ func (c *check) write(name, text string) dlm.Value {
 	return v
 }
 
-// arrived returns when a conversion down to m has got to the master of the
-// resource. The kernel ends those at once, and sends a message that is not
-// answered (send_convert in fs/dlm/lock.c); a conversion in place is answered,
-// and does not overtake it.
+// arrived returns when a downward conversion to m has reached the master of the resource. The
+// kernel ends such a conversion at once, and sends a message that is not answered (send_convert in
+// fs/dlm/lock.c); a conversion in place is answered, and does not overtake it.
 func (c *client) arrived(ck dlm.Cookie, m dlm.Mode) {
 	c.check.Helper()
 	c.converted(ck, m, 0, nil)
 }
 
-// ruleTransfers holds the engine against the matrix as a person would read it:
-// up reads, down from PW or EX writes, in place PW and EX write and the others
-// read, and down from weaker modes does nothing. CW and PR are a step apart
-// here as well.
+// ruleTransfers compares the engine with the matrix as a person would describe it: upward
+// conversions read, downward ones from PW or EX write, in place PW and EX write and the others
+// read, and downward ones from weaker modes do neither. CW and PR count as one step apart here as
+// well.
 func ruleTransfers(c *check) {
 	for _, from := range dlm.Modes {
 		for _, to := range dlm.Modes {

@@ -12,10 +12,10 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// Run runs the suite. Rules about queues, values and orphans run with all
-// processes on one node, and, in a rig with more nodes, with each process on
-// another node twice: with the holder's node as master of the resource, and
-// with a node as master that asked for it first.
+// Run runs the suite. Rules about queues, values and orphans run with all processes on one node. In
+// a rig with more nodes they also run with each process on a different node, twice: with the
+// holder's node as master of the resource, and with another node as master because that requested
+// it first.
 func Run(t *testing.T, rig Rig) {
 	places := []place{{name: "on one node"}}
 	if rig.Nodes() >= 2 {
@@ -39,17 +39,17 @@ func Run(t *testing.T, rig Rig) {
 	}
 }
 
-// rule is one thing that every engine does.
+// rule is one behaviour that every engine must have.
 type rule struct {
 	name string
 	run  func(c *check)
 }
 
-// place is where the processes of a rule are.
+// place says where the processes of a rule are.
 type place struct {
 	name   string
-	spread bool // each on another node
-	master bool // another node asks for each resource first
+	spread bool // each on a different node
+	master bool // another node requests each resource first
 }
 
 // suite keeps the processes that rules of one place share.
@@ -93,8 +93,8 @@ func (s *suite) run(t *testing.T, rules []rule) {
 	}
 }
 
-// session returns the running process of a role; another one is started if
-// there is none or if the last one has died.
+// session returns the running process of a role; it starts a new one if there is none or if the
+// last one has died.
 func (s *suite) session(t testing.TB, role int) *session {
 	for len(s.sessions) <= role {
 		s.sessions = append(s.sessions, nil)
@@ -139,7 +139,7 @@ func (c *check) ctx() context.Context {
 	return ctx
 }
 
-// settle waits until what has no event has taken effect.
+// settle waits until operations without an event have taken effect.
 func (c *check) settle() { time.Sleep(c.timing.Settle) }
 
 // resource returns a name that nobody has used before.
@@ -152,24 +152,23 @@ func (c *check) resource() string {
 	return name
 }
 
-// client returns the process of a role: 0 is who holds, 1 and 2 come later.
+// client returns the process of a role: 0 is the holder, 1 and 2 come later.
 func (c *check) client(role int) *client { return &client{c, c.session(c, role)} }
 
-// client is a process as a rule uses it. Its methods end the rule if
-// something other than expected happens.
+// client is a process as a rule uses it. Its methods end the rule if something unexpected happens.
 type client struct {
 	check *check
 	*session
 }
 
-// ask asks for a lock and waits for nothing.
+// ask requests a lock and does not wait.
 func (c *client) ask(name string, m dlm.Mode, f dlm.Flags) dlm.Cookie {
 	ck := dlm.Cookie(c.cookies.Add(1))
 	c.space.Lock(ck, name, m, f)
 	return ck
 }
 
-// try asks for a lock and returns how that ended.
+// try requests a lock and returns how that ended.
 func (c *client) try(name string, m dlm.Mode, f dlm.Flags) (dlm.Cookie, dlm.Event) {
 	c.check.Helper()
 	ck := c.ask(name, m, f)
@@ -184,7 +183,7 @@ func (c *client) ended(ck dlm.Cookie, op dlm.Op) dlm.Event {
 	return ev
 }
 
-// lock takes a lock that is granted.
+// lock requests a lock that must be granted.
 func (c *client) lock(name string, m dlm.Mode, f dlm.Flags) dlm.Cookie {
 	c.check.Helper()
 	ck := c.ask(name, m, f)
@@ -202,7 +201,7 @@ func (c *client) granted(ck dlm.Cookie, op dlm.Op, m dlm.Mode) dlm.Event {
 	return ev
 }
 
-// queued asks for a lock that has to wait.
+// queued requests a lock that has to wait.
 func (c *client) queued(name string, m dlm.Mode, f dlm.Flags) dlm.Cookie {
 	c.check.Helper()
 	ck := c.ask(name, m, f)
@@ -211,7 +210,7 @@ func (c *client) queued(name string, m dlm.Mode, f dlm.Flags) dlm.Cookie {
 	return ck
 }
 
-// waits asserts that nothing has ended for a lock.
+// waits asserts that no operation on a lock has ended.
 func (c *client) waits(ck dlm.Cookie) {
 	c.check.Helper()
 	for _, ev := range c.events.Untaken(ck) {
@@ -219,7 +218,7 @@ func (c *client) waits(ck dlm.Cookie) {
 	}
 }
 
-// refused asserts that a lock can't be had now.
+// refused asserts that a lock can't be granted now.
 func (c *client) refused(name string, m dlm.Mode) {
 	c.check.Helper()
 	_, ev := c.try(name, m, dlm.NoQueue)
@@ -234,14 +233,14 @@ func (c *client) convert(ck dlm.Cookie, m dlm.Mode, f dlm.Flags, v *dlm.Value) d
 	return c.ended(ck, dlm.OpConvert)
 }
 
-// converted changes a lock with success.
+// converted converts a lock and asserts success.
 func (c *client) converted(ck dlm.Cookie, m dlm.Mode, f dlm.Flags, v *dlm.Value) dlm.Event {
 	c.check.Helper()
 	c.space.Convert(ck, m, f, v)
 	return c.granted(ck, dlm.OpConvert, m)
 }
 
-// converting begins a conversion that has to wait.
+// converting starts a conversion that has to wait.
 func (c *client) converting(ck dlm.Cookie, m dlm.Mode, f dlm.Flags) {
 	c.check.Helper()
 	c.space.Convert(ck, m, f, nil)
@@ -249,7 +248,7 @@ func (c *client) converting(ck dlm.Cookie, m dlm.Mode, f dlm.Flags) {
 	c.waits(ck)
 }
 
-// unlock lets go of a lock.
+// unlock releases a lock.
 func (c *client) unlock(ck dlm.Cookie) {
 	c.check.Helper()
 	c.unlockWith(ck, nil)
@@ -271,7 +270,7 @@ func (c *client) adopt(name string, m dlm.Mode, f dlm.Flags) (dlm.Cookie, dlm.Ev
 	return ck, c.ended(ck, dlm.OpAdopt)
 }
 
-// adopted takes over an orphan with success.
+// adopted takes over an orphan and asserts success.
 func (c *client) adopted(name string, m dlm.Mode, id dlm.LockID) dlm.Cookie {
 	c.check.Helper()
 	ck, ev := c.adopt(name, m, dlm.Persistent)
@@ -281,29 +280,29 @@ func (c *client) adopted(name string, m dlm.Mode, id dlm.LockID) dlm.Cookie {
 	return ck
 }
 
-// persistent takes a lock as the daemon does: without Persistent, and once it
-// is granted with an in-place conversion.
+// persistent takes a lock as the daemon does: without Persistent, which an in-place conversion sets
+// after the grant.
 func (c *client) persistent(name string, m dlm.Mode) (dlm.Cookie, dlm.LockID) {
 	c.check.Helper()
 	ck := c.lock(name, m, 0)
 	return ck, c.converted(ck, m, dlm.Persistent, nil).LockID
 }
 
-// quiet asserts that a lock was told nothing more.
+// quiet asserts that no more events of a lock have come.
 func (c *client) quiet(ck dlm.Cookie) {
 	c.check.Helper()
 	c.check.settle()
 	require.Empty(c.check, c.events.Untaken(ck))
 }
 
-// told takes a blocking notification for a mode; lower ones may come before.
+// told takes a blocking notification for a mode; notifications for weaker modes may come before it.
 func (c *client) told(ck dlm.Cookie, m dlm.Mode) {
 	c.check.Helper()
 	for c.events.Blocking(c.check, ck).Mode != m {
 	}
 }
 
-// read reads the value block past everybody, without keeping a lock.
+// read reads the value block without waiting and without keeping a lock.
 func (c *client) read(name string) dlm.Event {
 	c.check.Helper()
 	ck, ev := c.try(name, dlm.NL, dlm.Expedite|dlm.ValueBlock)

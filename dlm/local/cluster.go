@@ -10,15 +10,14 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// Cluster is a set of simulated nodes with their lockspaces. Besides making
-// nodes it has what a test needs to disturb them: Stop and Resume, Fail, and
-// the methods of Node.
+// Cluster is a set of simulated nodes with their lockspaces. Besides making nodes it can disturb
+// them, for tests: Stop and Resume, Fail, and the methods of Node.
 type Cluster struct {
 	name string
 
 	mu       sync.Mutex
 	nodes    map[uint32]*Node
-	spaces   map[string]*space
+	spaces   map[string]*lockspace
 	stops    map[string]string // stopped lockspaces with the reason
 	fail     func(Attempt) syscall.Errno
 	inquorum bool // quorum is lost
@@ -27,18 +26,18 @@ type Cluster struct {
 	dirty   []*handle // handles that have got their first pending event
 }
 
-// NewCluster returns a cluster without nodes. The name is what NodeInfo says.
+// NewCluster returns a cluster without nodes. The name appears in NodeInfo.
 func NewCluster(name string) *Cluster {
 	return &Cluster{
 		name:   name,
 		nodes:  make(map[uint32]*Node),
-		spaces: make(map[string]*space),
+		spaces: make(map[string]*lockspace),
 		stops:  make(map[string]string),
 	}
 }
 
-// AddNode starts node id, 1 and up. A node that has crashed starts anew,
-// without locks and a member of nothing. It panics if the node is running.
+// AddNode starts node id, from 1. A node that has crashed starts again without locks and as a
+// member of no lockspace. AddNode panics if the node is running.
 func (c *Cluster) AddNode(id uint32) *Node {
 	return c.addNode(id, fmt.Sprintf("node%d", id))
 }
@@ -54,17 +53,17 @@ func (c *Cluster) addNode(id uint32, name string) *Node {
 	return n
 }
 
-// Stop stops a lockspace on all nodes, as the loss of quorum or a pending
-// fencing does: nothing is granted and no operation ends until Resume, except
-// that Adopt still answers. The reason is for people and is what Health says.
+// Stop stops a lockspace on all nodes, as the loss of quorum or a pending fencing does: nothing is
+// granted and no operation ends until Resume, except that Adopt still answers. The reason is shown
+// to people in Health.
 func (c *Cluster) Stop(lockspace, reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.stops[lockspace] = reason
 }
 
-// Resume ends what Stop began: what has become possible meanwhile is granted,
-// then what was asked meanwhile is done, in the order in which it was asked.
+// Resume ends a Stop: what has become possible meanwhile is granted, then the operations that were
+// requested meanwhile are carried out in order.
 func (c *Cluster) Resume(lockspace string) {
 	c.mu.Lock()
 	delete(c.stops, lockspace)
@@ -83,14 +82,14 @@ func (c *Cluster) Resume(lockspace string) {
 	c.unlockAndDeliver()
 }
 
-// SetQuorate says what Health reports about quorum. It stops nothing by itself.
+// SetQuorate sets what Health says about quorum. It stops nothing by itself.
 func (c *Cluster) SetQuorate(yes bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.inquorum = !yes
 }
 
-// Attempt is one call that could be made to fail.
+// Attempt is a call that Fail may make fail.
 type Attempt struct {
 	Node uint32
 	// "lock", "convert", "unlock", "adopt", "purge"; "node", "open", "create", "remove", "restore",
@@ -101,10 +100,9 @@ type Attempt struct {
 	Mode      dlm.Mode // lock, convert, adopt: the mode asked for
 }
 
-// Fail makes calls fail: f sees every attempt before it is done and returns
-// the errno that it ends with, or 0 to let it pass. EUNATCH and ENOTCONN mean to
-// Engine methods that the cluster is not available. nil lets everything pass.
-// f must not call into the cluster.
+// Fail makes calls fail: f sees every attempt before it is carried out, and returns the errno with
+// which it ends, or 0 to let it pass. To Engine methods EUNATCH and ENOTCONN mean that the cluster
+// is not available. nil lets everything pass. f must not call into the cluster.
 func (c *Cluster) Fail(f func(Attempt) syscall.Errno) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -131,41 +129,41 @@ func (c *Cluster) unlockAndDeliver() {
 	}
 }
 
-// space is one lockspace over all nodes.
-type space struct {
+// lockspace is one lockspace on all nodes.
+type lockspace struct {
 	cluster   *Cluster
 	name      string
 	resources map[string]*resource
 	members   map[uint32]*member
-	spare     []*resource // forgotten, for the next new names
-	held      []operation // asked for while it was stopped, in order
+	spare     []*resource // forgotten resources, reused for new names
+	held      []operation // requested while it was stopped, in order
 }
 
 // member is one node in one lockspace.
 type member struct {
-	space   *space
+	space   *lockspace
 	node    *Node
 	ids     idset
 	handles map[*handle]struct{}
 	orphans int
 }
 
-func (s *space) stopped() bool {
+func (s *lockspace) stopped() bool {
 	_, stopped := s.cluster.stops[s.name]
 	return stopped
 }
 
-// holds reports whether an operation of a lock waits for the lockspace to
-// resume; a Cancel is none.
-func (s *space) holds(h *handle, c dlm.Cookie) bool {
+// holds reports whether an operation on a lock waits for the lockspace to resume, not counting a
+// Cancel.
+func (s *lockspace) holds(h *handle, c dlm.Cookie) bool {
 	return slices.ContainsFunc(s.held, func(o operation) bool {
 		return o.handle == h && o.cookie == c && o.op != opCancel && o.op != dlm.OpPurge
 	})
 }
 
-// sorted returns the resources by name, for what must be done to all of them
-// in an order that does not change from run to run.
-func (s *space) sorted() []*resource {
+// sorted returns the resources by name, so that what is done to all of them has the same order in
+// every run.
+func (s *lockspace) sorted() []*resource {
 	all := make([]*resource, 0, len(s.resources))
 	for _, r := range s.resources {
 		all = append(all, r)
@@ -174,8 +172,9 @@ func (s *space) sorted() []*resource {
 	return all
 }
 
-// resource returns the resource of that name, made for node if it is not there.
-func (s *space) resource(name string, node uint32) *resource {
+// resource returns the resource of that name. If it does not exist, it is made with node as its
+// master.
+func (s *lockspace) resource(name string, node uint32) *resource {
 	r := s.resources[name]
 	if r == nil {
 		if n := len(s.spare); n > 0 {
@@ -189,12 +188,12 @@ func (s *space) resource(name string, node uint32) *resource {
 	return r
 }
 
-// maxSpare is how many forgotten resources a lockspace keeps for new names:
-// enough that taking and leaving locks makes no garbage.
+// maxSpare is how many forgotten resources a lockspace keeps for new names: enough for acquiring
+// and releasing locks to make no garbage.
 const maxSpare = 64
 
-// forget drops a resource that nobody has a lock on.
-func (s *space) forget(r *resource) {
+// forget drops a resource on which nobody has a lock.
+func (s *lockspace) forget(r *resource) {
 	delete(s.resources, r.name)
 	if len(s.spare) < maxSpare {
 		*r = resource{}
@@ -202,10 +201,9 @@ func (s *space) forget(r *resource) {
 	}
 }
 
-// settle grants what the end of a lock or of a conversion has made possible,
-// and forgets r if nobody has a lock on it. In a stopped lockspace the grants
-// wait for Resume.
-func (s *space) settle(r *resource) {
+// settle grants what the end of a lock or of a conversion has made possible, and forgets r if
+// nobody has a lock on it. In a stopped lockspace the grants wait for Resume.
+func (s *lockspace) settle(r *resource) {
 	if r.empty() {
 		s.forget(r)
 		return
@@ -230,8 +228,8 @@ func (c *Cluster) apply() {
 	c.effects = c.effects[:0]
 }
 
-// end takes the granted or queued lock l out of the tables and frees its
-// lockid. It grants nothing to others.
+// end removes the granted or queued lock l from the tables and frees its lockid. It grants nothing
+// to others.
 func (m *member) end(l *lock) {
 	l.res.drop(l)
 	m.ids.release(l.id)
@@ -242,9 +240,8 @@ func (m *member) end(l *lock) {
 	}
 }
 
-// lose ends l without its owner having asked for it, which makes the value
-// block doubtful if the owner could have been about to write it
-// (unlock_proc_lock sets IVVALBLK; set_lvb_unlock).
+// lose ends l although its owner has not asked for that, which makes the value block invalid if the
+// owner could have been about to write it (unlock_proc_lock sets IVVALBLK; set_lvb_unlock).
 func (m *member) lose(l *lock) {
 	if l.granted >= dlm.PW {
 		l.res.invalid = true
@@ -259,8 +256,8 @@ func (m *member) orphan(l *lock) {
 	m.orphans++
 }
 
-// leave ends every lock of the node in the lockspace, tells its handles, and
-// hands its resources to other nodes.
+// leave ends every lock of the node in the lockspace, informs its handles, and hands its resources
+// to other nodes.
 func (m *member) leave() {
 	s := m.space
 	for h := range m.handles {
@@ -280,8 +277,7 @@ func (m *member) leave() {
 	}
 }
 
-// purge takes the locks of a node that has left out of r; false if there was
-// nothing of that node.
+// purge removes the locks of a node that has left from r; it returns false if there were none.
 func (r *resource) purge(m *member) bool {
 	found := r.master == m.node.id
 	for _, q := range []*queue{&r.granted, &r.converting, &r.waiting} {
@@ -300,10 +296,9 @@ func (r *resource) purge(m *member) bool {
 	return found
 }
 
-// recoverMaster makes another node keep the queues of r if gone did, and does
-// to the value block what recover_lvb in fs/dlm/recover.c does: it can be put
-// together only from the copies of locks that were taken with ValueBlock, and
-// is doubtful unless one of them is stronger than CR.
+// recoverMaster makes another node the master of r if gone was, and does to the value block what
+// recover_lvb in fs/dlm/recover.c does: the block can be recovered only from the copies of locks
+// that were taken with ValueBlock, and is invalid unless one of them is stronger than CR.
 func (r *resource) recoverMaster(gone uint32) {
 	if r.master != gone {
 		return

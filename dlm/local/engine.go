@@ -11,8 +11,7 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// Engine is one process of a Node: a dlm.Engine and a dlm.Looker. Its methods
-// never block.
+// Engine is one process of a Node: a dlm.Engine and a dlm.Looker. Its methods never block.
 type Engine struct {
 	node *Node
 
@@ -28,8 +27,8 @@ var (
 	_ dlm.QuorumLooker = (*Engine)(nil)
 )
 
-// New returns the engine of a daemon that runs without a cluster: one node,
-// number 1, called name, with one process.
+// New returns the engine of a daemon without a cluster: one node, number 1, with the given name and
+// one process.
 func New(name string) *Engine {
 	return NewCluster("").addNode(1, name).Engine()
 }
@@ -37,7 +36,7 @@ func New(name string) *Engine {
 // Name returns "local".
 func (e *Engine) Name() string { return "local" }
 
-// Node tells which simulated node this is.
+// Node returns the number of this simulated node.
 func (e *Engine) Node(ctx context.Context) (dlm.NodeInfo, error) {
 	c := e.node.cluster
 	c.mu.Lock()
@@ -63,8 +62,8 @@ func (e *Engine) Open(ctx context.Context, name string, sink dlm.Sink) (dlm.Lock
 	return e.open(m, sink), nil
 }
 
-// Create makes the node a member of a lockspace, which is made if no other
-// node is in it, and opens it.
+// Create makes the node a member of a lockspace and opens it. The lockspace is created if no other
+// node is in it.
 func (e *Engine) Create(ctx context.Context, name string, sink dlm.Sink) (dlm.Lockspace, error) {
 	c := e.node.cluster
 	c.mu.Lock()
@@ -86,7 +85,7 @@ func (e *Engine) open(m *member, sink dlm.Sink) *handle {
 	return h
 }
 
-// Remove makes the node leave a lockspace and ends every lock of it there.
+// Remove makes the node leave a lockspace and ends all its locks there.
 func (e *Engine) Remove(ctx context.Context, name string) error {
 	c := e.node.cluster
 	c.mu.Lock()
@@ -102,7 +101,7 @@ func (e *Engine) Remove(ctx context.Context, name string) error {
 	return nil
 }
 
-// Lockspaces lists what the node is a member of, sorted.
+// Lockspaces lists the lockspaces that the node is a member of, sorted.
 func (e *Engine) Lockspaces(ctx context.Context) ([]string, error) {
 	c := e.node.cluster
 	c.mu.Lock()
@@ -124,8 +123,8 @@ func (e *Engine) Close() error {
 	return nil
 }
 
-// Kill ends the process as SIGKILL does. To the lock tables it is the same as
-// Close: what the process had in mind to do first it does not get to do.
+// Kill ends the process as SIGKILL does. To the lock tables it is the same as Close; only the
+// process itself gets to do nothing before it.
 func (e *Engine) Kill() { e.shut() }
 
 func (e *Engine) shut() {
@@ -146,13 +145,12 @@ func (e *Engine) shut() {
 	}
 }
 
-// Restore makes the node a member of a lockspace, if it is not, and puts
-// orphans into it with the lockids that they had, as a kernel would still have
-// them after the daemon was restarted. Call it before anything is asked of the
-// lockspace. A record that can't be true is left out and named in the error,
-// which joins one *dlm.Error for each: EEXIST for a lockid that is taken,
-// EDEADLK for a mode that conflicts with an orphan before it, EINVAL for a
-// name, mode or lockid out of range. The others are kept.
+// Restore makes the node a member of a lockspace, if it is not, and adds orphans with their old
+// lockids, as a kernel would still have them after the daemon was restarted. Call it before
+// anything is requested in the lockspace. Invalid records are left out and named in the error,
+// which joins one *dlm.Error for each: EEXIST for a lockid that is in use, EDEADLK for a mode that
+// conflicts with an orphan before it, EINVAL for a name, mode or lockid out of range. The others
+// are kept.
 func (e *Engine) Restore(lockspace string, held []dlm.Orphan) error {
 	c := e.node.cluster
 	c.mu.Lock()
@@ -193,7 +191,7 @@ func (m *member) restore(o dlm.Orphan) syscall.Errno {
 	return 0
 }
 
-// usable reports why a call can't be made at all.
+// usable returns why no call can be made at all, or nil.
 func (e *Engine) usable(ctx context.Context, op, lockspace string) error {
 	c := e.node.cluster
 	if err := ctx.Err(); err != nil {

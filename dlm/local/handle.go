@@ -17,22 +17,21 @@ type handle struct {
 
 	// Guarded by Cluster.mu.
 	locks   map[dlm.Cookie]*lock
-	pending []dlm.Event // made, not yet delivered
+	pending []dlm.Event // made but not yet delivered
 	closed  bool
 
 	// deliver is held while the sink is called, so that events stay in order
 	// and Close can wait for the last one. It is taken before Cluster.mu.
 	deliver sync.Mutex
-	spare   []dlm.Event // guarded by deliver: room for the next pending
+	spare   []dlm.Event // guarded by deliver: the buffer for the next pending events
 }
 
 var _ dlm.Lockspace = (*handle)(nil)
 
-// opCancel is the one operation of a handle that has no event of its own.
+// opCancel is the only operation of a handle that has no event of its own.
 const opCancel dlm.Op = 0xff
 
-// operation is one call of a handle, as data, so that a stopped lockspace can
-// keep it for later.
+// operation is one call of a handle, as data, so a stopped lockspace can keep it for later.
 type operation struct {
 	handle   *handle // set only while it is kept
 	op       dlm.Op
@@ -81,8 +80,8 @@ func (h *handle) Adopt(c dlm.Cookie, resource string, m dlm.Mode, f dlm.Flags) {
 
 func (h *handle) Purge() { h.submit(operation{op: dlm.OpPurge}) }
 
-// submit does an operation and delivers what came of it, to every handle that
-// it concerns.
+// submit carries out an operation and delivers the resulting events to every handle that they
+// concern.
 func (h *handle) submit(o operation) {
 	c := h.engine.node.cluster
 	c.mu.Lock()
@@ -100,7 +99,7 @@ func (h *handle) submit(o operation) {
 	c.unlockAndDeliver()
 }
 
-// busy ends an operation of a lock that has another one under way.
+// busy refuses an operation on a lock that has another one under way.
 func (h *handle) busy(o *operation) {
 	if l := h.locks[o.cookie]; l != nil && o.op != dlm.OpLock && o.op != dlm.OpAdopt {
 		h.keep(o.op, l, dlm.StatusBusy)
@@ -136,7 +135,7 @@ func (h *handle) keep(op dlm.Op, l *lock, s dlm.Status) {
 	h.emit(dlm.Event{Kind: dlm.Completed, Op: op, Cookie: l.cookie, Status: s, LockID: l.id, Mode: l.granted})
 }
 
-// granted reports that l has got what it wanted; from is what it held before.
+// granted reports that l was granted the mode that it wanted; from is its mode before that.
 func (h *handle) granted(l *lock, from dlm.Mode) {
 	ev := dlm.Event{Kind: dlm.Completed, Op: dlm.OpConvert, Cookie: l.cookie, LockID: l.id, Mode: l.granted}
 	if from == dlm.None {
@@ -285,14 +284,13 @@ func (h *handle) adopt(o *operation) {
 	m.orphans--
 	l.owner, l.cookie, l.flags = h, o.cookie, o.flags
 	h.locks[o.cookie] = l
-	// To the end of the queue, so that the next adoption of a resource with
-	// many holders finds an orphan at the front.
+	// It moves to the end of the queue, so the next adoption on a resource with many holders finds
+	// an orphan at the front.
 	l.res.move(l, inGranted)
 	h.keep(dlm.OpAdopt, l, dlm.StatusOK)
 }
 
-// orphanOf finds an orphan by name and mode; other says that there is one in
-// another mode.
+// orphanOf finds an orphan by name and mode; other says that there is one in a different mode.
 func (m *member) orphanOf(name string, mode dlm.Mode) (found *lock, other bool) {
 	r := m.space.resources[name]
 	if r == nil || m.orphans == 0 {
@@ -336,8 +334,8 @@ func (h *handle) Close() error {
 	return nil
 }
 
-// shut closes the handle and lets its locks end or become orphans, all at once
-// before anything is granted to others.
+// shut closes the handle. All its locks end or become orphans at once, before anything is granted
+// to others.
 func (h *handle) shut() {
 	if h.closed {
 		return
@@ -371,9 +369,8 @@ func (h *handle) shut() {
 	h.locks = nil
 }
 
-// lost is the end of a handle whose node has left the lockspace: what was
-// under way ends, and dlm.Closed is the last event. The locks are left to the
-// caller.
+// lost ends a handle whose node has left the lockspace: the operations under way end, and
+// dlm.Closed is the last event. The caller removes the locks.
 func (h *handle) lost() {
 	for _, l := range h.sorted() {
 		op := dlm.OpLock
@@ -415,8 +412,8 @@ func (h *handle) failure(op, resource string, mode dlm.Mode) syscall.Errno {
 
 func (h *handle) effects() *[]effect { return &h.engine.node.cluster.effects }
 
-// emit adds an event for delivery after the mutex is released. A nil handle is
-// that of an orphan: nobody listens.
+// emit adds an event for delivery after the mutex is released. A nil handle is that of an orphan:
+// nobody receives its events.
 func (h *handle) emit(ev dlm.Event) {
 	if h == nil || h.closed {
 		return
@@ -428,18 +425,18 @@ func (h *handle) emit(ev dlm.Event) {
 	h.pending = append(h.pending, ev)
 }
 
-// maxEvents bounds the room for events that a handle keeps after a burst.
+// maxEvents bounds the buffer that a handle keeps after a burst of events.
 const maxEvents = 256
 
-// flush delivers the pending events. Whoever made the first of them calls it,
-// so one that finds none was overtaken by another caller, and waits for it.
+// flush delivers the pending events. The caller that made the first of them calls it, so if it
+// finds none, another caller has overtaken it, and flush waits for that one.
 func (h *handle) flush() {
 	c := h.engine.node.cluster
 	h.deliver.Lock()
 	defer h.deliver.Unlock()
 	c.mu.Lock()
 	events := h.pending
-	h.pending, h.spare = h.spare[:0], nil // one buffer is never both
+	h.pending, h.spare = h.spare[:0], nil // a buffer is never used for both
 	c.mu.Unlock()
 	for i := range events {
 		h.sink(events[i])

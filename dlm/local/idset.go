@@ -6,15 +6,13 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// maxLockID is the largest lockid that is given out or restored. The kernel
-// has no such limit but its memory; here it bounds what a damaged record can
-// make the bitmaps grow to (2 MiB).
+// maxLockID is the largest lockid that is assigned or restored. The kernel is bounded only by its
+// memory; here the limit bounds how large a damaged record can make the bitmaps (2 MiB).
 const maxLockID dlm.LockID = 1<<24 - 1
 
-// idset gives out the lowest free lockid, as the kernel's idr does
-// (_create_lkb in fs/dlm/lock.c). It is a tree of bitmaps of 64 branches:
-// a bit of level 0 says that the lockid is used, a bit of the level above says
-// that a whole word below is used. Every operation touches at most four words.
+// idset assigns the lowest free lockid, as the kernel's idr does (_create_lkb in fs/dlm/lock.c). It
+// is a tree of bitmaps of 64 branches: a bit of level 0 says that the lockid is used, a bit of the
+// level above says that a whole word below is used. Every operation touches at most four words.
 type idset struct {
 	level [4][]uint64
 }
@@ -39,7 +37,7 @@ func (s *idset) take() (dlm.LockID, bool) {
 	return dlm.LockID(at), true
 }
 
-// reserve takes one certain lockid; false if it is used or out of range.
+// reserve reserves a given lockid; it returns false if that is used or out of range.
 func (s *idset) reserve(id dlm.LockID) bool {
 	if s.level[0] == nil {
 		s.set(0)

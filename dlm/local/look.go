@@ -8,10 +8,9 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// Queues shows a resource as this node sees it: the locks of all nodes if this
-// node is its master, which is the first one that asked for it, and else only
-// the node's own, as in the kernel. A resource that nobody has a lock on has
-// empty queues.
+// Queues returns a resource as this node sees it: the locks of all nodes if this node is its
+// master, which is the first node that requested it, and otherwise only the node's own, as in the
+// kernel. A resource on which nobody has a lock has empty queues.
 func (e *Engine) Queues(ctx context.Context, lockspace, name string) (dlm.Queues, error) {
 	c := e.node.cluster
 	c.mu.Lock()
@@ -74,8 +73,8 @@ func (e *Engine) Orphans(ctx context.Context, lockspace string) ([]dlm.Orphan, e
 	return orphans, nil
 }
 
-// Users lists the other engines of this node that have the lockspace open. They
-// are no processes, so the pid is 0.
+// Users lists the other engines of this node that have the lockspace open. They are not processes,
+// so their pid is 0.
 func (e *Engine) Users(ctx context.Context, lockspace string) ([]dlm.User, error) {
 	c := e.node.cluster
 	c.mu.Lock()
@@ -97,7 +96,7 @@ func (e *Engine) Users(ctx context.Context, lockspace string) ([]dlm.User, error
 	return users, nil
 }
 
-// Health tells whether the lockspace is stopped, and who is in it.
+// Health says whether the lockspace is stopped, and which nodes are in it.
 func (e *Engine) Health(ctx context.Context, lockspace string) (dlm.Health, error) {
 	c := e.node.cluster
 	c.mu.Lock()
@@ -115,8 +114,8 @@ func (e *Engine) Health(ctx context.Context, lockspace string) (dlm.Health, erro
 	return h, nil
 }
 
-// Quorum is always there: the engine is all of the cluster, and grants without
-// asking anybody. Simulated nodes are told by Cluster.SetQuorate.
+// Quorum is always true for a lone engine: it is the whole cluster, and grants without asking
+// anybody. For simulated nodes Cluster.SetQuorate decides.
 func (e *Engine) Quorum(ctx context.Context) (quorate bool, err error) {
 	c := e.node.cluster
 	c.mu.Lock()

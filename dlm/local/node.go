@@ -7,8 +7,8 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// Node is one simulated node. What it is a member of and the orphans on it
-// belong to the node and not to an Engine.
+// Node is one simulated node. Its memberships and the orphans on it belong to the node and not to
+// an Engine.
 type Node struct {
 	cluster *Cluster
 	id      uint32
@@ -20,16 +20,14 @@ type Node struct {
 // ID returns the number of the node.
 func (n *Node) ID() uint32 { return n.id }
 
-// Engine starts a process on the node: an Engine with handles and locks of its
-// own.
+// Engine starts a process on the node: an Engine with its own handles and locks.
 func (n *Node) Engine() *Engine {
 	return &Engine{node: n, handles: make(map[*handle]struct{})}
 }
 
-// Crash ends the node at once: all its locks go, orphans included, the handles
-// of its processes get dlm.Closed, and other nodes are granted what has become
-// free, with a value block that is marked not valid where a lock in PW or EX
-// went. Its engines find no cluster any more. Cluster.AddNode starts the node
+// Crash ends the node at once. All its locks end, orphans included; the handles of its processes
+// get dlm.Closed; other nodes are granted what has become free, with an invalid value block if a
+// lock in PW or EX has ended. Its engines no longer find a cluster. Cluster.AddNode starts the node
 // again.
 func (n *Node) Crash() {
 	c := n.cluster
@@ -42,9 +40,8 @@ func (n *Node) Crash() {
 	c.unlockAndDeliver()
 }
 
-// Unlock ends a granted lock or orphan of this node by its lockid, as any
-// process can do that has the lockspace open: the owner gets dlm.Ended. It is
-// false if there is no such granted lock.
+// Unlock ends a granted lock or orphan of this node by its lockid, as any process can that has the
+// lockspace open: the owner gets dlm.Ended. It returns false if there is no such granted lock.
 func (n *Node) Unlock(lockspace string, id dlm.LockID) bool {
 	c := n.cluster
 	c.mu.Lock()
@@ -64,8 +61,7 @@ func (n *Node) Unlock(lockspace string, id dlm.LockID) bool {
 	return true
 }
 
-// find looks through all resources: it is for tests, nothing else goes by
-// lockid.
+// find searches all resources: it is only for tests, because nothing else uses lockids as keys.
 func (m *member) find(id dlm.LockID) *lock {
 	for _, r := range m.space.resources {
 		for _, q := range []*queue{&r.granted, &r.converting, &r.waiting} {
@@ -93,7 +89,7 @@ func (n *Node) join(name string) *member {
 	c := n.cluster
 	s := c.spaces[name]
 	if s == nil {
-		s = &space{cluster: c, name: name, resources: make(map[string]*resource), members: make(map[uint32]*member)}
+		s = &lockspace{cluster: c, name: name, resources: make(map[string]*resource), members: make(map[uint32]*member)}
 		c.spaces[name] = s
 	}
 	m := &member{space: s, node: n, handles: make(map[*handle]struct{})}

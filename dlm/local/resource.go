@@ -2,7 +2,7 @@ package local
 
 import "github.com/dlmlock/dlmlockd/dlm"
 
-// place is the queue that a lock stands in.
+// place says in which queue a lock is.
 type place uint8
 
 const (
@@ -12,24 +12,24 @@ const (
 	inWaiting
 )
 
-// lock is one lock of a resource. 100,000 of them are usual, so it stays
-// within 64 bytes and owns no memory of its own.
+// lock is one lock of a resource. There may be 100,000 of them, so it stays within 64 bytes and
+// owns no other memory.
 type lock struct {
 	next, prev *lock // neighbours in its queue
 	res        *resource
-	member     *member // whose lock: a node in this lockspace
-	owner      *handle // nil: an orphan
+	member     *member // the node, in this lockspace, whose lock it is
+	owner      *handle // nil: it is an orphan
 	cookie     dlm.Cookie
 	id         dlm.LockID
 	flags      dlm.Flags // of the last request, conversion or adoption
 	granted    dlm.Mode  // None while it waits for its first grant
 	wanted     dlm.Mode  // None in the granted queue
 	highBast   dlm.Mode  // the highest mode notified since the last grant (lkb_highbast)
-	lastBast   dlm.Mode  // what the owner was told last, if that was a notification; else NL
+	lastBast   dlm.Mode  // the mode in the owner's last event if that was a notification, otherwise NL
 	place      place
 }
 
-// queue is a list of locks through their own links.
+// queue is a doubly linked list of locks.
 type queue struct{ head, tail *lock }
 
 func (q *queue) push(l *lock) {
@@ -56,9 +56,8 @@ func (q *queue) remove(l *lock) {
 	l.prev, l.next = nil, nil
 }
 
-// resource is one name with its three queues and its lock value block. Its
-// methods are the rules of fs/dlm/lock.c; what a rule does to other locks than
-// the one it is called for is appended to a list of effects.
+// resource is one name with its three queues and its lock value block. Its methods are the rules of
+// fs/dlm/lock.c. What a rule does to other locks than its own is appended to a list of effects.
 type resource struct {
 	name       string
 	value      dlm.Value
@@ -66,21 +65,21 @@ type resource struct {
 	converting queue
 	waiting    queue
 	held       [len(dlm.Modes)]uint32 // granted modes in the granted and converting queues
-	master     uint32                 // the node that would keep the queues in a real cluster
+	master     uint32                 // the node that would be the master in a real cluster
 	written    bool                   // there is a value block; the kernel allocates it with the first write
 	invalid    bool                   // VALNOTVALID
-	first      lock                   // room for one lock: most resources have no more
+	first      lock                   // room for one lock, because most resources have no more
 }
 
-// effect is what an operation on one lock did to another one.
+// effect is what an operation on one lock does to another lock.
 type effect struct {
 	lock *lock
 	kind dlm.EventKind // Completed: granted; Blocking
 	from dlm.Mode      // Completed: the mode held before, None for a new lock
-	mode dlm.Mode      // Blocking: the mode that waits
+	mode dlm.Mode      // Blocking: the mode that is waiting
 }
 
-// outcome is what became of a request or a conversion at once.
+// outcome is the immediate outcome of a request or a conversion.
 type outcome uint8
 
 const (
@@ -115,7 +114,7 @@ func (r *resource) queue(p place) *queue {
 	}
 }
 
-// move takes l out of its queue and puts it at the end of another one.
+// move takes l out of its queue and adds it at the end of another one.
 func (r *resource) move(l *lock, to place) {
 	if l.place != nowhere {
 		r.queue(l.place).remove(l)
@@ -126,7 +125,7 @@ func (r *resource) move(l *lock, to place) {
 	}
 }
 
-// hold changes the granted mode of l and the count of modes with it.
+// hold changes the granted mode of l, and the counts of granted modes.
 func (r *resource) hold(l *lock, m dlm.Mode) {
 	if l.granted != dlm.None {
 		r.held[l.granted]--
@@ -137,8 +136,7 @@ func (r *resource) hold(l *lock, m dlm.Mode) {
 	l.granted = m
 }
 
-// request asks for the new lock l in the mode l.wanted (do_request and
-// do_request_effects).
+// request requests the new lock l in the mode l.wanted (do_request and do_request_effects).
 func (r *resource) request(l *lock, out *[]effect) outcome {
 	if r.grantable(l) {
 		r.grant(l, nil)
@@ -156,9 +154,9 @@ func (r *resource) request(l *lock, out *[]effect) outcome {
 	return queued
 }
 
-// convert changes the mode, the flags, or the value block of the granted lock
-// l (do_convert and do_convert_effects). The flags are the lock's own from now
-// on even if the conversion is refused (validate_lock_args).
+// convert changes the mode, the flags, or the value block of the granted lock l (do_convert and
+// do_convert_effects). The lock gets the new flags even if the conversion is refused
+// (validate_lock_args).
 func (r *resource) convert(l *lock, m dlm.Mode, f dlm.Flags, value *dlm.Value, out *[]effect) outcome {
 	l.flags, l.wanted = f, m
 	switch {
@@ -182,21 +180,20 @@ func (r *resource) convert(l *lock, m dlm.Mode, f dlm.Flags, value *dlm.Value, o
 	return queued
 }
 
-// drop removes l, from whichever queue; it grants nothing to others.
+// drop removes l from its queue; it grants nothing to others.
 func (r *resource) drop(l *lock) {
 	r.move(l, nowhere)
 	r.hold(l, dlm.None)
 }
 
-// revert ends the conversion of l in the mode that it holds (revert_lock); it
-// grants nothing to others.
+// revert ends the conversion of l in its granted mode (revert_lock); it grants nothing to others.
 func (r *resource) revert(l *lock) {
 	l.wanted = dlm.None
 	r.move(l, inGranted)
 }
 
-// grant gives l what it wants, and writes the value block where the matrix
-// says so (grant_lock, set_lvb_lock).
+// grant grants l its wanted mode, and writes the value block if the matrix says so (grant_lock,
+// set_lvb_lock).
 func (r *resource) grant(l *lock, value *dlm.Value) {
 	if l.flags&dlm.ValueBlock != 0 && dlm.TransferOf(l.granted, l.wanted) == dlm.Writes {
 		r.write(value)
@@ -219,8 +216,8 @@ func (r *resource) write(value *dlm.Value) {
 	r.written, r.invalid = true, false
 }
 
-// conflict reports whether somebody else holds a mode that l's wanted mode
-// can't live with (queue_conflict over the granted and the converting queue).
+// conflict reports whether another lock has a mode that is incompatible with l's wanted mode
+// (queue_conflict over the granted and the converting queue).
 func (r *resource) conflict(l *lock) bool {
 	for m, n := range r.held {
 		if dlm.Mode(m) == l.granted {
@@ -233,9 +230,9 @@ func (r *resource) conflict(l *lock) bool {
 	return false
 }
 
-// grantable reports whether what l asks for now can be granted at once
-// (_can_be_granted with now set): a new request only if nobody waits, a
-// conversion past everybody unless it asked to queue.
+// grantable reports whether the request of l can be granted at once (_can_be_granted with now set):
+// a new request only if nobody is waiting, a conversion ahead of everybody unless it has
+// QueueConvert.
 func (r *resource) grantable(l *lock) bool {
 	switch {
 	case l.flags&dlm.Expedite != 0:
@@ -249,8 +246,8 @@ func (r *resource) grantable(l *lock) bool {
 	}
 }
 
-// deadlocked reports whether the granted mode of l keeps a conversion from
-// being granted that would be ahead of l's (conversion_deadlock_detect).
+// deadlocked reports whether the granted mode of l blocks a conversion that would be ahead of l's
+// (conversion_deadlock_detect).
 func (r *resource) deadlocked(l *lock) bool {
 	for c := r.converting.head; c != nil; c = c.next {
 		if !dlm.Compatible(l.granted, c.wanted) {
@@ -260,9 +257,9 @@ func (r *resource) deadlocked(l *lock) bool {
 	return false
 }
 
-// grantPending grants what has become possible, in the order of the queues and
-// conversions first, and tells the holders what still waits
-// (grant_pending_locks; _can_be_granted without now).
+// grantPending grants what has become possible, in the order of the queues and conversions first,
+// and notifies the holders of what is still waiting (grant_pending_locks; _can_be_granted without
+// now).
 func (r *resource) grantPending(out *[]effect) {
 	for c := r.converting.head; c != nil && !r.conflict(c); c = r.converting.head {
 		r.grantQueued(c, out)
@@ -272,8 +269,8 @@ func (r *resource) grantPending(out *[]effect) {
 	}
 	high, cw := dlm.None, false
 	for _, q := range []*queue{&r.converting, &r.waiting} {
-		// Beside EX nothing else counts, so of most long queues it is enough to
-		// look at the first.
+		// No mode is stronger than EX, so in most long queues it is enough to look at the first
+		// lock.
 		for l := q.head; l != nil && high < dlm.EX; l = l.next {
 			high = max(high, l.wanted)
 			cw = cw || l.wanted == dlm.CW
@@ -301,8 +298,8 @@ func (r *resource) grantQueued(l *lock, out *[]effect) {
 	*out = append(*out, effect{lock: l, kind: dlm.Completed, from: from})
 }
 
-// requiresBlocking is lock_requires_bast: CW is the weaker number but
-// conflicts with PR, so a waiting CW counts whatever is the highest mode.
+// requiresBlocking is lock_requires_bast: CW has the lower number but conflicts with PR, so a
+// waiting CW counts no matter which mode is the highest.
 func requiresBlocking(g *lock, high dlm.Mode, cw bool) bool {
 	if g.granted == dlm.PR && cw {
 		return g.highBast < dlm.EX
@@ -310,8 +307,7 @@ func requiresBlocking(g *lock, high dlm.Mode, cw bool) bool {
 	return g.highBast < high && !dlm.Compatible(g.granted, high)
 }
 
-// notify tells the locks in q that l is waiting for them (send_bast_queue,
-// modes_require_bast).
+// notify notifies the locks in q that l is waiting for them (send_bast_queue, modes_require_bast).
 func (r *resource) notify(q *queue, l *lock, out *[]effect) {
 	for g := q.head; g != nil; g = g.next {
 		if g == l {
@@ -329,8 +325,8 @@ func (r *resource) notify(q *queue, l *lock, out *[]effect) {
 	}
 }
 
-// tell adds a blocking notification unless the owner's last event said as much
-// (dlm_add_lkb_callback in fs/dlm/ast.c). An orphan has nobody to tell.
+// tell adds a blocking notification unless the owner's last event already said so
+// (dlm_add_lkb_callback in fs/dlm/ast.c). An orphan has no owner to notify.
 func tell(g *lock, m dlm.Mode, out *[]effect) {
 	if g.owner == nil || g.lastBast == m || g.lastBast > m && g.lastBast > dlm.PR {
 		return
