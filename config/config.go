@@ -7,72 +7,71 @@ import (
 	"time"
 )
 
-// DefaultPath is where the file is looked for; it may be absent.
+// DefaultPath is the usual path of the file, which may be missing.
 const DefaultPath = "/etc/dlmlockd.toml"
 
-// The engines that a file or --engine can name.
+// The engines that the file or --engine can name.
 const (
 	EngineDLM   = "dlm"
 	EngineLocal = "local"
 )
 
-// Config is what the file says, with the defaults for what it leaves out.
+// Config is the contents of the file, with defaults for everything that it leaves out.
 type Config struct {
 	// Engine is EngineDLM or EngineLocal.
 	Engine string
 	// Lockspaces are joined at every start, in this order.
 	Lockspaces []string
-	// RawValueLockspaces are those whose lock value blocks are the clients'.
+	// RawValueLockspaces are those whose lock value blocks belong to the clients.
 	RawValueLockspaces []string
 	// Group is the group whose members may change locks; "" means only root.
 	Group string
-	// OpTimeout bounds one request to the lock manager that is not allowed to
-	// queue; 0 means the service's default.
+	// OpTimeout bounds one request to the lock manager that may not queue; 0 stands for the
+	// service's default.
 	OpTimeout time.Duration
 	LogLevel  slog.Level
-	// ExitOnIdle is after how long without a call a service that nobody needs
-	// ends; 0: never.
+	// ExitOnIdle is how long after the last call the service ends if nobody needs it; 0 stands for
+	// never.
 	ExitOnIdle time.Duration
-	// MetricsFile is the absolute path of the file that what is counted is
-	// written into; "": none.
+	// MetricsFile is the absolute path of the file to which the counters are written; "" for none.
 	MetricsFile string
 	Limits      Limits
-	// OnLost are the helpers that a lock may name, by name; nil for none.
+	// OnLost holds the helpers that a lock may name, by name; nil if there are none.
 	OnLost map[string]OnLost
 }
 
-// OnLost is a program that is run when a lock is lost that names it.
+// OnLost is a helper: a program that is run when a lock is lost that names it.
 type OnLost struct {
 	Command []string // an absolute path and arguments
 	Timeout time.Duration
-	// UIDs may name it, and the members of Group ("" for none). Root always may.
+	// UIDs and the members of Group ("" for none) may name it. Root always may.
 	UIDs  []uint32
 	Group string
 }
 
-// DefaultOnLostTimeout is how long a helper may run where the file says nothing.
+// DefaultOnLostTimeout is how long a helper may run unless the file says otherwise.
 const DefaultOnLostTimeout = 30 * time.Second
 
-// Limits bound what one caller can make the service keep. 0 means the
-// service's default; the file can't say 0.
+// Limits bound what one caller can make the service keep. 0 stands for the service's default; the
+// file can't contain 0.
 type Limits struct {
 	LocksPerUID   int // locks of one uid
 	LocksPerCall  int // locks of one AcquireMany
-	WaitingPerUID int // requests of one uid that wait in the DLM
-	Processes     int // processes that locks of one uid hang on
+	WaitingPerUID int // requests of one uid that are waiting in the DLM
+	Processes     int // processes to which locks of one uid are tied
 	OwnerBytes    int // length of an owner
 	LabelBytes    int // length of a label
 	PageSize      int // locks in one answer of a listing
 }
 
-// Default is the configuration of a file that says nothing.
+// Default returns the configuration of an empty file.
 func Default() Config {
 	return Config{Engine: EngineDLM, LogLevel: slog.LevelInfo}
 }
 
-// Load reads the file at path, without waiting for anything, and only if nobody
-// can write to it but root and the user of this process. The error is an *Error,
-// which wraps fs.ErrNotExist if there is no file, or for mistakes in it an Errors.
+// Load reads the file at path, without waiting for anything, and only if nobody but root and the
+// user of this process can write to it. The error is an *Error, which wraps fs.ErrNotExist if there
+// is no file, or an Errors with the mistakes in it.
 func Load(path string) (Config, error) {
 	data, err := read(path)
 	if err != nil {
@@ -81,7 +80,7 @@ func Load(path string) (Config, error) {
 	return Parse(path, data)
 }
 
-// LoadDefault reads the file at DefaultPath, which may be absent.
+// LoadDefault reads the file at DefaultPath, which may be missing.
 func LoadDefault() (Config, error) {
 	c, err := Load(DefaultPath)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -90,7 +89,7 @@ func LoadDefault() (Config, error) {
 	return c, err
 }
 
-// ParseLevel reads a log level: debug, info, warn or error.
+// ParseLevel parses a log level: debug, info, warn or error.
 func ParseLevel(s string) (l slog.Level, ok bool) {
 	switch s {
 	case "debug":

@@ -8,18 +8,17 @@ import (
 // Error is one mistake in the file.
 type Error struct {
 	File   string
-	Line   int    // from 1; 0 where no line is to blame
+	Line   int    // from 1; 0 if no line is to blame
 	Column int    // from 1, in bytes
-	Key    string // dotted, as in "limits.locks-per-uid"; "" where none is concerned
+	Key    string // dotted, as in "limits.locks-per-uid"; "" if the mistake concerns no key
 	Text   string // what is wrong and what to do, for people
-	Err    error  // what reading the file said, or nil
+	Err    error  // the error of reading the file, or nil
 }
 
 // Unwrap lets errors.Is see fs.ErrNotExist.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Error is one line, in the form that editors and people can follow:
-// FILE:LINE:COLUMN: KEY: TEXT.
+// Error returns one line in a form that editors understand: FILE:LINE:COLUMN: KEY: TEXT.
 func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString(e.File)
@@ -34,11 +33,10 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// Errors are all the mistakes of one file, in its order, so that one edit can
-// correct them all.
+// Errors are all the mistakes in one file, in its order, so one edit can correct them all.
 type Errors []*Error
 
-// Error has one line for each mistake.
+// Error returns one line for each mistake.
 func (es Errors) Error() string {
 	lines := make([]string, len(es))
 	for i, e := range es {

@@ -11,28 +11,29 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/dlmlock/dlmlockd/internal/filetype"
 )
 
-// maxFile is how large the file may be, in bytes. Whatever it holds, reading
-// it uses less than 24 MiB in all then, most of it garbage at once (TestMemory).
+// maxFile is the largest size of the file, in bytes. Whatever it contains, reading it then uses
+// less than 24 MiB, most of which is garbage at once (TestMemory).
 const maxFile = 64 << 10
 
-// maxLinks is how many symbolic links lead to a file at most, as for the kernel
-// (path_resolution(7)).
+// maxLinks is how many symbolic links may lead to a file, as in the kernel (path_resolution(7)).
 const maxLinks = 40
 
-// untrusted is why others could decide what a file holds, and what to do.
+// untrusted says why other users could decide what a file contains, and what to do.
 type untrusted struct{ text string }
 
 func (e *untrusted) Error() string { return e.text }
 
-// read reads the file at path, which may be anything: it never waits for a peer
-// and takes no more than maxFile. Only a regular file that nobody can change but
-// root and the user of this process is read, because what stands in it is done
-// as that user. The error wraps fs.ErrNotExist if nothing has that name.
+// read reads the file at path, which may be anything: it never waits for a peer and reads no more
+// than maxFile. It reads only a regular file that nobody but root and the user of this process can
+// change, because the file's contents are acted on as that user. The error wraps fs.ErrNotExist if
+// nothing has that name.
 func read(path string) ([]byte, error) {
 	if _, err := os.Lstat(path); err != nil {
-		return nil, failure(path, err) // fs.ErrNotExist: it may be absent
+		return nil, failure(path, err) // fs.ErrNotExist: it may be missing
 	}
 	real, err := trusted(path)
 	if err != nil {
@@ -40,7 +41,7 @@ func read(path string) ([]byte, error) {
 	}
 	before, err := os.Lstat(real)
 	if err == nil && isNull(before) {
-		return nil, nil // --config=/dev/null: without a file
+		return nil, nil // --config=/dev/null: no file
 	}
 	if err == nil {
 		err = regular(before)
@@ -48,7 +49,7 @@ func read(path string) ([]byte, error) {
 	if err != nil {
 		return nil, failure(path, err)
 	}
-	// O_NONBLOCK: if a fifo has taken its place just now, don't wait for a writer.
+	// O_NONBLOCK: if a fifo has just taken its place, don't wait for a writer.
 	f, err := os.OpenFile(real, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, failure(path, err)
@@ -71,7 +72,7 @@ func read(path string) ([]byte, error) {
 	return data, nil
 }
 
-// failure makes an *Error of what was wrong with a file.
+// failure makes an *Error of what is wrong with a file.
 func failure(path string, err error) error {
 	text := err.Error()
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
@@ -83,7 +84,7 @@ func failure(path string, err error) error {
 	return &Error{File: path, Text: text, Err: err}
 }
 
-// isNull reports whether that is /dev/null (null(4)).
+// isNull reports whether the file is /dev/null (null(4)).
 func isNull(info fs.FileInfo) bool {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	return ok && info.Mode()&fs.ModeCharDevice != 0 && st.Rdev == unix.Mkdev(1, 3)
@@ -91,27 +92,14 @@ func isNull(info fs.FileInfo) bool {
 
 func regular(info fs.FileInfo) error {
 	if m := info.Mode(); !m.IsRegular() {
-		return fmt.Errorf("it is a %s, not a regular file", kindOf(m))
+		return fmt.Errorf("it is a %s, not a regular file", filetype.Name(m))
 	}
 	return nil
 }
 
-func kindOf(m fs.FileMode) string {
-	switch {
-	case m.IsDir():
-		return "directory"
-	case m&fs.ModeNamedPipe != 0:
-		return "fifo"
-	case m&fs.ModeSocket != 0:
-		return "socket"
-	}
-	return "device"
-}
-
-// trusted follows a path, and checks that nobody but root and the user of this
-// process can decide what is found there: by writing into the file, or by
-// putting another file, directory or link in the place of one on the way. It
-// returns the path without links.
+// trusted follows a path, and checks that nobody but root and the user of this process can decide
+// what is found there: by writing to the file, or by replacing it or a directory or link on the way
+// to it. It returns the path without links.
 func trusted(path string) (string, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
@@ -135,7 +123,7 @@ func trusted(path string) (string, error) {
 		info, err := os.Lstat(next)
 		if err != nil {
 			if links > 0 && errors.Is(err, fs.ErrNotExist) {
-				// not absent: somebody wants it
+				// not "missing": somebody wants the file
 				return "", fmt.Errorf("it is a symbolic link, and %s does not exist", next)
 			}
 			return "", err
@@ -165,9 +153,9 @@ func trusted(path string) (string, error) {
 	return at, nil
 }
 
-// ours refuses what others own or can write to. In a directory with the sticky
-// bit nobody takes away what belongs to somebody else, and whose that is, is
-// checked by itself.
+// ours refuses a file or directory that others own or can write to. In a directory with the sticky
+// bit nobody can remove what belongs to somebody else, and the owners of its entries are checked
+// separately.
 func ours(path string) error {
 	info, err := os.Lstat(path)
 	if err != nil {
@@ -193,8 +181,8 @@ func owned(path string, info fs.FileInfo) error {
 	return nil
 }
 
-// Program says why the program at an absolute path can't be run; nil if all is
-// well. unsafe says that others could change it, so that it must not be run.
+// Program returns why the program at an absolute path can't be run, or nil if it can. unsafe says
+// that others could change it, so it must not be run.
 func Program(path string) (unsafe bool, err error) {
 	real, err := trusted(path)
 	if err != nil {

@@ -16,7 +16,7 @@ const (
 	maxOnLostTimeout = 10 * time.Minute
 )
 
-// maxHelperName is how many bytes the name of a helper may have.
+// maxHelperName is the maximum length of a helper's name, in bytes.
 const maxHelperName = 64
 
 // onLost checks the tables [on-lost.NAME].
@@ -44,8 +44,8 @@ func (v *validator) onLost(tables map[string]onLost) map[string]OnLost {
 	return all
 }
 
-// command is a program and its arguments. The program has an absolute path, so
-// that no search path decides what runs as root.
+// command checks a program and its arguments. The program needs an absolute path, so that no search
+// path decides what runs as root.
 func (v *validator) command(key string, value any) []string {
 	const advice = `must be a list of strings, like ["/usr/libexec/dlmlockd/libvirt-lost"]`
 	list, ok := value.([]any)

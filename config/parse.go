@@ -16,8 +16,8 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// file is the file as TOML sees it. The values are any, so that a wrong type is
-// told in words of the file, not of Go; nil is what is not there.
+// file is the file as the TOML decoder sees it. The values are of type any, so that a message about
+// a wrong type can use the terms of the file, not of Go. nil stands for a missing value.
 type file struct {
 	Engine     any `toml:"engine"`
 	Lockspaces any `toml:"lockspaces"`
@@ -46,25 +46,24 @@ type onLost struct {
 	Group   any `toml:"group"`
 }
 
-// The bounds of op-timeout. A caller of the bus waits 25 s at most
-// (sd-bus and GDBus give up then), so more would never be seen.
+// The bounds of op-timeout. A caller on the bus waits 25 s at most (the default timeout of sd-bus
+// and GDBus), so a larger value would never take effect.
 const (
 	minOpTimeout = 100 * time.Millisecond
 	maxOpTimeout = 24 * time.Second
 )
 
-// never is a duration that does not end.
+// never stands for an endless duration.
 const never = "never"
 
-// The bounds of exit-on-idle. A start costs the cluster nothing, but every
-// caller some milliseconds.
+// The bounds of exit-on-idle. A start costs the cluster nothing, but delays a caller by some
+// milliseconds.
 const (
 	minExitOnIdle = time.Second
 	maxExitOnIdle = 30 * 24 * time.Hour
 )
 
-// Parse reads the text of a file; name is what messages call it. The error is
-// an Errors.
+// Parse parses the text of a file; messages call the file name. The error is an Errors.
 func Parse(name string, data []byte) (Config, error) {
 	var f file
 	dec := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields()
@@ -80,7 +79,7 @@ func Parse(name string, data []byte) (Config, error) {
 	return c, nil
 }
 
-// decodeErrors turns what the decoder says into Errors.
+// decodeErrors turns the decoder's error into Errors.
 func decodeErrors(name string, err error) Errors {
 	var strict *toml.StrictMissingError
 	if errors.As(err, &strict) {
@@ -107,12 +106,11 @@ func fromDecode(name string, de *toml.DecodeError) *Error {
 	}
 }
 
-// position is where a value begins, both from 1.
+// position is where a value begins; both numbers count from 1.
 type position struct{ line, column int }
 
-// positions maps each dotted key of a valid document to where its value
-// begins, and each element of an array to key[index]. The decoder does not
-// keep them.
+// positions maps each dotted key of a valid document to the position of its value, and key[index]
+// to that of each element of an array. The decoder does not keep them.
 func positions(data []byte) map[string]position {
 	at := map[string]position{}
 	var p unstable.Parser
@@ -131,7 +129,7 @@ func positions(data []byte) map[string]position {
 	return at
 }
 
-// begin is where a key begins.
+// begin returns where a key begins.
 func begin(p *unstable.Parser, key unstable.Iterator) position {
 	key.Next()
 	return start(p, key.Node())
@@ -143,7 +141,7 @@ func start(p *unstable.Parser, n *unstable.Node) position {
 }
 
 func mark(p *unstable.Parser, at map[string]position, key string, kv *unstable.Node) {
-	// The key stands in for a value whose own place the parser does not keep.
+	// The position of the key stands in for that of a value whose own the parser does not keep.
 	at[key] = begin(p, kv.Key())
 	v := kv.Value()
 	if v.Raw.Length > 0 {
@@ -168,14 +166,14 @@ func dotted(it unstable.Iterator) string {
 	return strings.Join(parts, ".")
 }
 
-// validator checks values and gathers what is wrong with them.
+// validator checks values and collects the mistakes.
 type validator struct {
 	file string
 	at   map[string]position
 	errs Errors
 }
 
-// maxMistakes bounds what is said of one file: nobody reads more.
+// maxMistakes bounds the mistakes that are reported for one file: nobody reads more.
 const maxMistakes = 100
 
 func (v *validator) fail(key, format string, args ...any) {
@@ -183,7 +181,7 @@ func (v *validator) fail(key, format string, args ...any) {
 		return
 	}
 	pos, known := v.at[key]
-	for of := key; !known && of != ""; pos, known = v.at[of] { // the table, if it is about what is missing in it
+	for of := key; !known && of != ""; pos, known = v.at[of] { // if a key is missing: its table
 		of = of[:max(0, strings.LastIndexAny(of, ".["))]
 	}
 	v.errs = append(v.errs, &Error{
@@ -234,7 +232,7 @@ func (v *validator) config(f *file) Config {
 	return c
 }
 
-// text is a value that must be a string; ok is false if it is absent or wrong.
+// text checks a value that must be a string; ok is false if it is missing or wrong.
 func (v *validator) text(key string, value any) (s string, ok bool) {
 	if value == nil {
 		return "", false
@@ -277,8 +275,7 @@ func (v *validator) lockspace(key, name string, before []string) {
 	}
 }
 
-// group is a value that must be the name of a group; advice says what to do
-// instead.
+// group checks a value that must be the name of a group; advice says what to do instead.
 func (v *validator) group(key string, value any, advice string) string {
 	s, ok := v.text(key, value)
 	if ok && (s == "" || strings.ContainsAny(s, ": \t\n\x00")) {
@@ -298,8 +295,8 @@ func (v *validator) duration(key, s string, least, most time.Duration) time.Dura
 	return d
 }
 
-// limit checks a count; 0 is refused because it would read as "no limit" to
-// one person and as "nothing allowed" to another.
+// limit checks a count; 0 is refused because one person would read it as "no limit" and another as
+// "nothing allowed".
 func (v *validator) limit(key string, value any, most int64) int {
 	if value == nil {
 		return 0

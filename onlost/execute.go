@@ -16,14 +16,14 @@ import (
 )
 
 const (
-	// outputMax is how much of what a helper prints goes to the log, in bytes.
+	// outputMax is how many bytes of a helper's output go to the log.
 	outputMax = 2 << 10
-	// pipeTime is how long after the end of a helper its output is waited for,
-	// which a child of it may have kept open.
+	// pipeTime is how long to wait, after a helper has ended, for its output, which one of its
+	// children may have kept open.
 	pipeTime = time.Second
 )
 
-// environ is all that a helper is told.
+// environ returns the helper's environment.
 func environ(r *api.LostRun) []string {
 	number := func(n uint64) string { return strconv.FormatUint(n, 10) }
 	env := []string{
@@ -31,7 +31,8 @@ func environ(r *api.LostRun) []string {
 		"HOME=/", "LANG=C.UTF-8",
 		"DLM_HELPER=" + r.Helper,
 		"DLM_LOCKSPACE=" + r.Lockspace,
-		"DLM_RESOURCE=" + r.Resource, // as it is, so that two names are never one; no client can name one with a NUL
+		// as it is, so that different names stay different; no client can use a name with a NUL
+		"DLM_RESOURCE=" + r.Resource,
 		"DLM_LOCKID=" + number(uint64(r.LockID)),
 		"DLM_OWNER=" + r.Owner,
 		"DLM_LABEL=" + r.Label,
@@ -49,13 +50,13 @@ func environ(r *api.LostRun) []string {
 	return append(env, "DLM_MODE="+mode)
 }
 
-// execute runs one helper to its end, and writes the line about it.
+// execute runs one helper to its end, and logs the result.
 func (r *Runner) execute(run *api.LostRun) {
 	log := r.cfg.Log.With(slog.String("on-lost", run.Helper), slog.String("lockspace", run.Lockspace),
 		slog.String("resource", api.Printable(run.Resource)), slog.String("owner", run.Owner))
 	h, ok := r.helper(run.Helper)
 	if !ok {
-		log.Error("the helper of a lost lock is not configured any more, so nothing is done",
+		log.Error("the helper of a lost lock is no longer configured, so nothing is done",
 			slog.String("key", "on-lost."+run.Helper))
 		return
 	}
@@ -84,7 +85,7 @@ func (r *Runner) execute(run *api.LostRun) {
 	}
 }
 
-// start runs a helper once, and tells whether its time was over.
+// start runs a helper once, and reports whether it exceeded its time.
 func (r *Runner) start(run *api.LostRun, h Helper, out *head) (late bool, err error) {
 	ctx, cancel := context.WithTimeout(r.ctx, h.Timeout)
 	defer cancel()
@@ -97,8 +98,8 @@ func (r *Runner) start(run *api.LostRun, h Helper, out *head) (late bool, err er
 	return errors.Is(ctx.Err(), context.DeadlineExceeded), err
 }
 
-// scarce reports whether a helper could not be started because something was used
-// up, and there may be more in a moment.
+// scarce reports whether a helper could not be started because a resource was used up, and there
+// may be more of it in a moment.
 func scarce(err error) bool {
 	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EAGAIN} {
 		if errors.Is(err, errno) {
@@ -111,7 +112,7 @@ func scarce(err error) bool {
 // pauseMax is the longest pause before a helper is started again.
 const pauseMax = 10 * time.Second
 
-// sleep waits; false: the service stops.
+// sleep waits; it returns false if the service stops.
 func (r *Runner) sleep(d time.Duration) bool {
 	select {
 	case <-time.After(d):
@@ -121,8 +122,8 @@ func (r *Runner) sleep(d time.Duration) bool {
 	}
 }
 
-// head keeps the beginning of what is written to it. exec writes to it from one
-// goroutine, since it is both outputs.
+// head keeps the beginning of what is written to it. exec writes to it from one goroutine, because
+// both outputs go to it.
 type head struct{ kept []byte }
 
 func (h *head) Write(b []byte) (int, error) {

@@ -17,15 +17,17 @@ type Helper struct {
 	Timeout time.Duration
 }
 
-// DefaultParallel is how many helpers run at once where Config says nothing.
+// DefaultParallel is how many helpers run at once unless Config says otherwise.
 const DefaultParallel = 4
 
-// Config is what a Runner is made of.
+// Config configures a Runner.
 type Config struct {
 	Helpers  map[string]Helper
-	Parallel int           // at most so many at once; 0: DefaultParallel
-	Pause    time.Duration // before one that could not be started is started again, at first; 0: a second
-	Log      *slog.Logger
+	Parallel int // how many helpers may run at once; 0: DefaultParallel
+	// Pause is the first pause before a helper that could not be started is started again; 0 stands
+	// for a second.
+	Pause time.Duration
+	Log   *slog.Logger
 }
 
 // Runner runs helpers.
@@ -36,8 +38,8 @@ type Runner struct {
 	work sync.WaitGroup
 
 	mu      sync.Mutex
-	lines   map[string][]job // by whose they are; the first is running or ready
-	ready   []string         // lines whose first may start
+	lines   map[string][]job // by their owners; the first job of a line is running or ready
+	ready   []string         // lines whose first job may start
 	running int
 	closed  bool
 }
@@ -63,7 +65,7 @@ func New(cfg Config) *Runner {
 	return r
 }
 
-// Configure replaces the helpers. Those that run go on as they were begun.
+// Configure replaces the helpers. Those that are running go on as they were started.
 func (r *Runner) Configure(helpers map[string]Helper) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -77,8 +79,8 @@ func (r *Runner) helper(name string) (h Helper, ok bool) {
 	return h, ok
 }
 
-// line names what runs one after the other: the helper for one owner, or for one
-// lock that is its own.
+// line returns the key of helpers that run one after the other: those for one owner, or for one
+// lock without an owner.
 func line(r *api.LostRun) string {
 	whose := "lock " + strconv.FormatUint(uint64(r.Ref), 10)
 	if r.HasOwner {
@@ -87,11 +89,10 @@ func line(r *api.LostRun) string {
 	return strings.Join([]string{r.Helper, strconv.FormatUint(uint64(r.UID), 10), whose}, "\x00")
 }
 
-// Run starts a helper as soon as there is room. ended is called when the helper
-// has ended, however it did, or can't be run; it is not called for one that
-// Close has killed or kept from starting. One that could not be started for want
-// of descriptors, memory or processes has not been run: it keeps its place and is
-// started again until it is.
+// Run starts a helper as soon as there is room. It calls ended when the helper has ended, in
+// whatever way, or can't be run; not for a helper that Close has killed or prevented from starting.
+// A helper that could not be started for want of descriptors, memory or processes has not run: it
+// keeps its place and is tried again until it does.
 func (r *Runner) Run(run api.LostRun, ended func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -103,7 +104,7 @@ func (r *Runner) Run(run api.LostRun, ended func()) {
 	r.dispatch()
 }
 
-// dispatch starts what there is room for. The mutex is held.
+// dispatch starts as many helpers as there is room for. The mutex is held.
 func (r *Runner) dispatch() {
 	for !r.closed && r.running < r.cfg.Parallel && len(r.ready) > 0 {
 		name := r.ready[0]
@@ -132,8 +133,8 @@ func (r *Runner) carryOut(name string, j job) {
 	}
 }
 
-// Close kills the helpers that run, with their process groups, starts no more,
-// and returns when all have ended.
+// Close kills the helpers that are running, with their process groups, starts no more, and returns
+// when all have ended.
 func (r *Runner) Close() {
 	r.mu.Lock()
 	r.closed = true

@@ -138,7 +138,7 @@ func TestFailuresAreLogged(t *testing.T) {
 		{"fails", `output=why status=3`},
 		{"dies", `status=-1 err="signal: killed"`},
 		{"missing", `could not be started`},
-		{"unknown", `is not configured any more, so nothing is done`},
+		{"unknown", `is no longer configured, so nothing is done`},
 		{"babbles", `status=0`},
 	} {
 		r.start(lost(api.Ref(i), tc.helper, "vm"))

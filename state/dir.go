@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/dlmlock/dlmlockd/internal/filetype"
 )
 
 // The files of the state directory.
@@ -124,7 +126,7 @@ func (d *directory) openRegular(name string, flag int) (*os.File, error) {
 		return nil, &Error{Op: "open", Path: path, Err: err}
 	}
 	if !before.Mode().IsRegular() {
-		return nil, refusal(path, "it is a "+kindOf(before.Mode())+", not a regular file")
+		return nil, refusal(path, "it is a "+filetype.Name(before.Mode())+", not a regular file")
 	}
 	// Root follows symbolic links that stay inside the directory. If a link has just taken the
 	// place of the file, then a different file is opened. O_NONBLOCK: if a fifo has taken its
@@ -163,20 +165,6 @@ func checkOwner(path string, info fs.FileInfo) error {
 func refusal(path, why string) error {
 	return &Error{Op: "check", Path: path, Err: fmt.Errorf("%w: %s", ErrUnsafe, why),
 		Advice: "find out how that came about, then remove or correct it"}
-}
-
-func kindOf(m fs.FileMode) string {
-	switch {
-	case m&fs.ModeSymlink != 0:
-		return "symbolic link"
-	case m.IsDir():
-		return "directory"
-	case m&fs.ModeNamedPipe != 0:
-		return "fifo"
-	case m&fs.ModeSocket != 0:
-		return "socket"
-	}
-	return "special file"
 }
 
 // sight is the result of a look at a file.

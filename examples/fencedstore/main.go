@@ -1,12 +1,11 @@
-// Fencedstore is an example: a block store over HTTP that checks the fencing
-// tokens of dlmlockd, so that a client that has lost its lock without knowing
-// can't overwrite what the next holder has written. docs/tokens.md explains it.
+// Fencedstore is an example: a block store over HTTP that checks the fencing tokens of dlmlockd, so
+// a client that has lost its lock without noticing can't overwrite what the next holder has
+// written. docs/tokens.md explains it.
 //
-// It owns the blocks and the largest token seen for each. It refuses to know who
-// holds a lock: the token says enough.
+// It owns the blocks and the largest token that it has seen for each. It does not know who holds a
+// lock: the token says enough.
 //
-// Concurrency: requests may come at the same time; those for one store take
-// turns.
+// Concurrency: requests may come at the same time; those for one store take turns.
 //
 //	fencedstore --listen=127.0.0.1:8080 --dir=/srv/blocks
 //	curl -X PUT -H "Fencing-Token: $token" --data-binary @disk http://127.0.0.1:8080/blocks/disk1

@@ -20,11 +20,11 @@ const TokenHeader = "Fencing-Token"
 // maxBlock is the size of the largest block, in bytes.
 const maxBlock = 64 << 20
 
-// Store keeps blocks as files: eight bytes of the largest token seen, big-endian,
-// and then the data. Both are in one file, so that no crash can separate them.
+// Store keeps blocks as files: eight bytes with the largest token seen, big-endian, and then the
+// data. Both are in one file, so a crash can't separate them.
 type Store struct {
 	dir *os.Root
-	mu  sync.Mutex // held over the check of a token and the write that it allows
+	mu  sync.Mutex // held while a token is checked and the write that it allows is done
 }
 
 // OpenStore opens the store in a directory.
@@ -36,18 +36,18 @@ func OpenStore(dir string) (*Store, error) {
 	return &Store{dir: root}, nil
 }
 
-// StaleError is the refusal of a write under a token that is not the newest.
+// StaleError refuses a write under a token that is not the newest.
 type StaleError struct{ Token, Seen uint64 }
 
 func (e *StaleError) Error() string {
-	return fmt.Sprintf("token %d is stale, %d was seen already: the lock has had another holder since; take it again",
+	return fmt.Sprintf("token %d is stale, %d has been seen: the lock has had another holder since; acquire it again",
 		e.Token, e.Seen)
 }
 
-// Write replaces a block. The token must not be smaller than any that was seen
-// for the block; the same one may come again, because a holder writes more than
-// once. The largest token is on the disk before Write returns, and the check and
-// the write are one step: else an older write could come in between.
+// Write replaces a block. The token must not be smaller than any that was seen for the block; the
+// same one may come again, because a holder writes more than once. The largest token is on disk
+// before Write returns, and the check and the write are one step: otherwise an older write could
+// come in between.
 func (s *Store) Write(name string, token uint64, data []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -61,8 +61,7 @@ func (s *Store) Write(name string, token uint64, data []byte) error {
 	return s.replace(name, append(binary.BigEndian.AppendUint64(nil, token), data...))
 }
 
-// Read returns a block, and the token it was written under; 0 and nothing where
-// there is none.
+// Read returns a block and the token under which it was written, or nothing and 0 if there is none.
 func (s *Store) Read(name string) (data []byte, token uint64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -83,7 +82,7 @@ func (s *Store) load(name string) (seen uint64, data []byte, err error) {
 	return binary.BigEndian.Uint64(text), text[8:], nil
 }
 
-// replace writes the file so that after a crash it is the old or the new one.
+// replace writes the file so that after a crash it is either the old or the new one.
 func (s *Store) replace(name string, text []byte) error {
 	f, err := s.dir.Create(name + "~")
 	if err != nil {
@@ -121,7 +120,7 @@ func (s *Store) put(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "a block's name has 1 to 64 of letters, digits, '_', '.' and '-'", http.StatusBadRequest)
 		return
 	case err != nil || token == 0:
-		// Whoever writes without a token is not fenced, so nobody may.
+		// A writer without a token is not fenced, so nobody may write without one.
 		http.Error(w, TokenHeader+" must be the token that Acquire has returned", http.StatusPreconditionRequired)
 		return
 	}

@@ -1,10 +1,10 @@
-// Package benchreport writes what benchmarks have measured into a document.
+// Package benchreport writes the results of benchmarks into a document.
 //
-// It owns the marks between which a benchmark's table stands, and the line that
-// describes the machine. It refuses to know what was measured.
+// It owns the marks that enclose a benchmark's table, and the line that describes the machine. It
+// does not know what was measured.
 //
-// Concurrency: its functions may be called from any goroutine; two that write
-// the same file at once lose one of the tables.
+// Concurrency: its functions may be called from any goroutine; if two write to the same file at
+// once, one of the tables is lost.
 package benchreport
 
 import (
@@ -18,9 +18,9 @@ import (
 	"time"
 )
 
-// Write replaces what stands in the file between the marks of the make target;
-// the rest of it is written by people. The marks are HTML comments on lines of
-// their own: "make TARGET writes from here ..." and "... to here, make TARGET".
+// Write replaces the text between the marks of the make target in the file; people write the rest
+// of it. The marks are HTML comments on lines of their own: "make TARGET writes from here ..." and
+// "... to here, make TARGET".
 func Write(path, target, text string) error {
 	old, err := os.ReadFile(path)
 	if err != nil {
@@ -36,8 +36,8 @@ func Write(path, target, text string) error {
 	return os.WriteFile(path, slices.Concat(head, []byte(begin+"\n"+text+"\n"+end), tail), 0o644)
 }
 
-// Machine describes where the benchmark runs, and when: processor, kernel, the
-// programs named in also, Go, date, and the load of the last minute.
+// Machine describes where and when the benchmark runs: processor, kernel, the programs named in
+// also, Go, date, and the load of the last minute.
 func Machine(also ...string) string {
 	parts := []string{processor(), fmt.Sprintf("%d cores", runtime.NumCPU()), output("uname", "-sr")}
 	parts = append(parts, also...)

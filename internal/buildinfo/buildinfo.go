@@ -1,9 +1,7 @@
-// Package buildinfo tells which build of a program runs: version, commit and
-// date.
+// Package buildinfo says which build of a program is running: version, commit and date.
 //
-// It owns the rule of what is shown where the linker was told nothing: what the
-// Go toolchain wrote down of the repository, and "unknown" where that is
-// nothing either. It refuses to know who shows it.
+// It owns the fallbacks for values that the linker did not set: what the Go toolchain recorded
+// about the repository, and otherwise "unknown". It does not know who shows them.
 //
 // Concurrency: functions without state; a Build is plain data.
 package buildinfo
@@ -14,18 +12,19 @@ import (
 	"strings"
 )
 
-// unknown is what is shown of what nobody wrote down.
+// unknown stands for a value that nobody has recorded.
 const unknown = "unknown"
 
 // Build is one build of the programs.
 type Build struct {
 	Version string
-	Commit  string // of the repository; "-dirty" at its end: with changes
-	Date    string // RFC 3339: of the build, or of the commit where builds are reproducible
+	// Commit is that of the repository; "-dirty" at its end means that there were changes.
+	Commit string
+	// Date is that of the build, in RFC 3339, or that of the commit if builds are reproducible.
+	Date string
 }
 
-// Read completes what the linker was told (-X main.version=... and so on; ""
-// where it was told nothing).
+// Read completes the values from the linker (-X main.version=... and so on; "" if it set none).
 func Read(version, commit, date string) Build {
 	b := Build{version, commit, date}
 	if info, ok := debug.ReadBuildInfo(); ok {
@@ -39,7 +38,7 @@ func Read(version, commit, date string) Build {
 	return b
 }
 
-// complete fills in from what the toolchain wrote down.
+// complete adds what the toolchain has recorded.
 func (b *Build) complete(info *debug.BuildInfo) {
 	vcs := map[string]string{}
 	for _, s := range info.Settings {
@@ -60,7 +59,7 @@ func (b *Build) complete(info *debug.BuildInfo) {
 	}
 }
 
-// String is what --version shows after the name of the program.
+// String returns what --version shows after the name of the program.
 func (b Build) String() string {
 	return fmt.Sprintf("%s (commit %s, built %s)", b.Version, b.Commit, b.Date)
 }

@@ -130,8 +130,8 @@ var arrows = map[string][]string{
 	"dlm/libdlm":           {"dlm", "dlm/cluster", "internal/queue"},
 	"dlm/dlmtest":          {"dlm"},
 	"process":              {},
-	"state":                {"dlm"},
-	"config":               {"dlm"},
+	"state":                {"dlm", "internal/filetype"},
+	"config":               {"dlm", "internal/filetype"},
 	"lockd/api":            {"dlm", "state"},
 	"lockd/table":          {"dlm", "state", "process", "lockd/api"},
 	"lockd/journal":        {"state", "internal/queue"},
@@ -147,6 +147,7 @@ var arrows = map[string][]string{
 	"virtlockd":            {"dlm", "lockd/api", "frontend", "internal/queue"},
 	"internal/benchreport": {},
 	"internal/buildinfo":   {},
+	"internal/filetype":    {},
 	"internal/queue":       {},
 	// Tools and tests, which nothing that ships imports.
 	"internal/conventions": {},

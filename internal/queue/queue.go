@@ -1,16 +1,16 @@
-// Package queue owns the one queue that goroutines of this module hand work over
-// with: whoever adds never blocks, and the reader takes all there is at once.
+// Package queue owns the queue with which goroutines of this module hand over work: adding to it
+// never blocks, and the reader takes everything in it at once.
 //
-// Concurrency: any number of goroutines may add. One goroutine reads, that is,
-// calls Take and waits for Wake.
+// Concurrency: any number of goroutines may add. One goroutine reads, that is, calls Take and waits
+// for Wake.
 package queue
 
 import "sync"
 
-// Queue is a first-in, first-out queue with one reader. What bounds it, where
-// nothing outside does, is the limit that New is given.
+// Queue is a first-in, first-out queue with one reader. Unless its users bound it, the limit given
+// to New does.
 type Queue[T any] struct {
-	wake chan struct{} // holds a token while the queue may have something to tell
+	wake chan struct{} // holds a token while there may be news for the reader
 
 	mu      sync.Mutex
 	items   []T
@@ -19,13 +19,13 @@ type Queue[T any] struct {
 	closed  bool
 }
 
-// New makes a queue of at most limit items; 0 means without limit.
+// New makes a queue of at most limit items; 0 stands for no limit.
 func New[T any](limit int) *Queue[T] {
 	return &Queue[T]{wake: make(chan struct{}, 1), limit: limit}
 }
 
-// Add puts v at the end. It returns false, and drops v, if the queue is closed or
-// full. It never blocks.
+// Add adds v at the end. It returns false, and drops v, if the queue is closed or full. It never
+// blocks.
 func (q *Queue[T]) Add(v T) bool {
 	q.mu.Lock()
 	if q.closed {
@@ -46,16 +46,16 @@ func (q *Queue[T]) Add(v T) bool {
 	return !full
 }
 
-// Batch is what Take found.
+// Batch is the result of Take.
 type Batch[T any] struct {
 	Items   []T  // in the order in which they were added
 	Dropped int  // how many more did not fit since the last Take
-	Closed  bool // nothing is added any more
+	Closed  bool // nothing more will be added
 }
 
-// Take returns all that was added since the last Take. The queue keeps the array
-// of spare for what comes next, so a reader that passes the items of the batch
-// before last allocates nothing; nil is fine.
+// Take returns everything that was added since the last Take. The queue reuses the array of spare
+// for the items that follow, so a reader that passes the items of the batch before last allocates
+// nothing; nil is allowed.
 func (q *Queue[T]) Take(spare []T) Batch[T] {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -64,12 +64,12 @@ func (q *Queue[T]) Take(spare []T) Batch[T] {
 	return b
 }
 
-// Wake has a token whenever something was added to an empty queue, or the queue
-// was closed, since the reader last received from it. A token may be left from
-// something that was taken meanwhile: Take then finds nothing.
+// Wake has a token if, since the reader last received from it, something was added to an empty
+// queue or the queue was closed. The token may be left over from items that have been taken
+// already: then Take finds nothing.
 func (q *Queue[T]) Wake() <-chan struct{} { return q.wake }
 
-// Close has Add refuse everything from now on. What is in the queue stays there.
+// Close makes Add refuse everything from now on. Items in the queue stay there.
 func (q *Queue[T]) Close() {
 	q.mu.Lock()
 	q.closed = true

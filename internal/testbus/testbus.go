@@ -1,16 +1,15 @@
-// Package testbus starts private message buses for tests: the real dbus-daemon
-// and the real dbus-broker, each configured as a system bus with the shipped
-// policy, and connects to them as any user.
+// Package testbus starts private message buses for tests: the real dbus-daemon and the real
+// dbus-broker, each configured as a system bus with the shipped policy. It connects to them as any
+// user.
 //
 //	bus := testbus.Start(t, testbus.Daemon)
 //	root := bus.Dial(t)
 //	nobody := bus.DialAs(t, testbus.Nobody)
 //
-// It owns the bus processes and ends them with the test. It refuses to know
-// what is tested. A missing program fails the test and names its package;
-// nothing is skipped. The tests must run as root, because only root may own the
-// service's name, and because the users are real: the kernel vouches for each
-// connection's uid and groups.
+// It owns the bus processes and ends them with the test. It does not know what is tested. A missing
+// program fails the test and names its package; nothing is skipped. The tests must run as root,
+// because only root may own the service's name, and because the users are real: the kernel vouches
+// for each connection's uid and groups.
 //
 // Concurrency: the functions may be called from any goroutine of the test.
 package testbus
@@ -33,7 +32,7 @@ import (
 	"github.com/dlmlock/dlmlockd/data"
 )
 
-// Kind is which bus.
+// Kind is the program that runs the bus.
 type Kind string
 
 // The buses, and all of them for a test that runs on each.
@@ -45,19 +44,18 @@ const (
 // Kinds are all of them.
 var Kinds = []Kind{Daemon, Broker}
 
-// startTime is how long a bus may take to come up.
+// startTime is how long a bus may take to start.
 const startTime = 20 * time.Second
 
 // Bus is one private bus.
 type Bus struct {
 	Kind    Kind
 	Address string // as in DBUS_SYSTEM_BUS_ADDRESS
-	Dir     string // everything of it; everybody may enter
+	Dir     string // all its files; everybody may enter
 }
 
-// Start starts a bus, which ends with the test. The policy in data/ is part of
-// its configuration; further are the paths of more policy files, of polkit for
-// example.
+// Start starts a bus, which ends with the test. The policy in data/ is part of its configuration;
+// further holds the paths of more policy files, for example that of polkit.
 func Start(t testing.TB, kind Kind, further ...string) *Bus {
 	t.Helper()
 	policies := make(map[string]string, len(further))
@@ -69,13 +67,13 @@ func Start(t testing.TB, kind Kind, further ...string) *Bus {
 	return StartWith(t, kind, policies)
 }
 
-// StartWith is Start with more policy files given by name and text.
+// StartWith is Start with more policy files, by name and text.
 func StartWith(t testing.TB, kind Kind, policies map[string]string) *Bus {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Fatal("the tests on a real bus run as root (only root may own the service's name): use sudo")
 	}
-	// Not t.TempDir: the name of a socket may have 107 bytes only.
+	// Not t.TempDir: the path of a socket may have only 107 bytes.
 	dir, err := os.MkdirTemp("", "bus")
 	must(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
@@ -100,8 +98,8 @@ func ForEach(t *testing.T, f func(t *testing.T, b *Bus)) {
 	}
 }
 
-// config is the system bus's own (system.conf of D-Bus 1.14) without the parts
-// that need a machine of its own.
+// config is the configuration of the system bus (system.conf of D-Bus 1.14) without the parts that
+// need a machine of their own.
 const config = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>
@@ -157,8 +155,8 @@ func (b *Bus) startDaemon(t testing.TB) {
 	}
 }
 
-// brokerScript gives dbus-broker the two things of systemd that it insists on,
-// in a mount namespace of its own: an activated socket and a journal.
+// brokerScript gives dbus-broker the two things of systemd that it needs, in a mount namespace of
+// its own: an activated socket and a journal.
 const brokerScript = `set -e
 mount -t tmpfs tmpfs /run
 mkdir -p /run/systemd/journal
@@ -182,8 +180,8 @@ func (b *Bus) startBroker(t testing.TB) {
 		brokerScript)
 	cmd.Env = append(os.Environ(), "DIR="+b.Dir, "CONF="+b.confFile(), "ADDRESS="+b.Address)
 	b.run(t, cmd)
-	// The launcher starts at the first connection. Before, the socket has to
-	// be bound and then to be listened on.
+	// The launcher starts with the first connection. Before that, the socket has to be bound and
+	// listening.
 	for end := time.Now().Add(startTime); ; time.Sleep(5 * time.Millisecond) {
 		err := os.Chmod(filepath.Join(b.Dir, "socket"), 0o777)
 		var c net.Conn
@@ -201,7 +199,7 @@ func (b *Bus) startBroker(t testing.TB) {
 	_ = b.Dial(t).Close()
 }
 
-// discard takes what the broker logs, so that it does not wait for us.
+// discard reads what the broker logs, so that it never blocks.
 func discard(c *net.UnixConn) {
 	buf := make([]byte, 64<<10)
 	for {
@@ -245,7 +243,7 @@ func (b *Bus) Dial(t testing.TB, opts ...godbus.ConnOption) *godbus.Conn {
 	return b.DialAs(t, Root, opts...)
 }
 
-// DialAs connects as somebody. The connection ends with the test.
+// DialAs connects as the given user. The connection ends with the test.
 func (b *Bus) DialAs(t testing.TB, u User, opts ...godbus.ConnOption) *godbus.Conn {
 	t.Helper()
 	raw, err := u.connect(strings.TrimPrefix(b.Address, "unix:path="))
@@ -262,8 +260,7 @@ func (b *Bus) DialAs(t testing.TB, u User, opts ...godbus.ConnOption) *godbus.Co
 	return conn
 }
 
-// Command makes a command that runs as somebody with this bus as the system
-// bus.
+// Command makes a command that runs as the given user, with this bus as the system bus.
 func (b *Bus) Command(t testing.TB, u User, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(t.Context(), name, args...)
 	cmd.Env = append(os.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+b.Address)

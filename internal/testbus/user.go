@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// User is who a connection belongs to.
+// User is the user to whom a connection belongs.
 type User struct {
 	UID, GID uint32
 	Groups   []uint32 // supplementary
@@ -21,13 +21,12 @@ var (
 	Nobody = User{UID: 65534, GID: 65534}
 )
 
-// connect connects to a socket as the user. The kernel notes the credentials
-// of the thread that connects (net/unix/af_unix.c, init_peercred), so one
-// thread becomes the user for that long. The raw system calls are meant: those
-// of package syscall would change every thread.
+// connect connects to a socket as the user. The kernel records the credentials of the thread that
+// connects (net/unix/af_unix.c, init_peercred), so one thread becomes the user meanwhile. The raw
+// system calls are intended: those of package syscall would change every thread.
 func (u User) connect(socket string) (*net.UnixConn, error) {
-	// Should the way back fail, the thread stays locked and ends with its
-	// goroutine: nobody else runs as this user by accident.
+	// If the way back fails, the thread stays locked and ends with its goroutine, so nothing else
+	// runs as this user by accident.
 	runtime.LockOSThread()
 	groups, err := unix.Getgroups()
 	if err != nil {
@@ -72,8 +71,8 @@ func setGroups(groups []uint32) error {
 	return nil
 }
 
-// setEffective sets the effective id of this thread and leaves the real and
-// the saved one, which are the way back.
+// setEffective sets the effective id of this thread and keeps the real and the saved one, which are
+// the way back.
 func setEffective(call uintptr, id uint32) error {
 	keep := ^uintptr(0)
 	if _, _, e := unix.RawSyscall(call, keep, uintptr(id), keep); e != 0 {

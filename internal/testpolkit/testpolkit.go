@@ -1,14 +1,14 @@
-// Package testpolkit runs the real polkitd on a private bus, with the shipped
-// actions and the test's rules, in a mount namespace of its own: nothing of the
-// machine's polkit is used or changed.
+// Package testpolkit runs the real polkitd on a private bus, with the shipped actions and the
+// test's rules, in a mount namespace of its own: nothing of the machine's polkit is used or
+// changed.
 //
 //	bus := testbus.Start(t, testbus.Daemon, testpolkit.BusPolicy(t))
 //	p := testpolkit.New(t, bus, rules)
 //	p.Start()
 //
-// It owns the process and ends it with the test. It refuses to know what is
-// tested. A missing program fails the test and names its package. There is no
-// logind on such a bus, so no caller is ever "active".
+// It owns the process and ends it with the test. It does not know what is tested. A missing program
+// fails the test and names its package. There is no logind on such a bus, so no caller is ever
+// "active".
 //
 // Concurrency: one goroutine of the test at a time.
 package testpolkit
@@ -34,10 +34,10 @@ const (
 	busName   = "org.freedesktop.PolicyKit1"
 )
 
-// startTime is how long polkitd may take to come up.
+// startTime is how long polkitd may take to start.
 const startTime = 20 * time.Second
 
-// script starts polkitd where its actions and rules are the test's.
+// script starts polkitd with the test's actions and rules.
 const script = `set -e
 mount --bind "$DIR/actions" /usr/share/polkit-1/actions
 mount --bind "$DIR/rules.d" /etc/polkit-1/rules.d
@@ -45,8 +45,8 @@ mount --bind "$DIR/empty" /usr/share/polkit-1/rules.d
 exec "$PROGRAM" --no-debug
 `
 
-// BusPolicy returns the path of the policy that a bus needs for polkitd to live
-// on it: an argument of testbus.Start.
+// BusPolicy returns the path of the policy file that polkitd needs on a bus: an argument of
+// testbus.Start.
 func BusPolicy(t testing.TB) string {
 	t.Helper()
 	for _, file := range []string{program, busPolicy} {
@@ -66,8 +66,7 @@ type Polkitd struct {
 	cmd  *exec.Cmd // nil: not running
 }
 
-// New lays out a polkitd with the shipped actions and these rules. It does not
-// run yet.
+// New prepares a polkitd with the shipped actions and these rules. It does not start it.
 func New(t testing.TB, bus *testbus.Bus, rules string) *Polkitd {
 	t.Helper()
 	p := &Polkitd{t: t, bus: bus, conn: bus.Dial(t), dir: filepath.Join(bus.Dir, "polkit")}
@@ -83,13 +82,13 @@ func New(t testing.TB, bus *testbus.Bus, rules string) *Polkitd {
 	return p
 }
 
-// Actions is the path of the installed action file.
+// Actions returns the path of the installed action file.
 func (p *Polkitd) Actions() string {
 	return filepath.Join(p.dir, "actions", "org.example.DlmLock.policy")
 }
 
-// Rules replaces the administrator's rules. A polkitd that runs may take a
-// moment to see it; one that is started afterwards has them.
+// Rules replaces the administrator's rules. A running polkitd may take a moment to notice; one that
+// is started afterwards has them.
 func (p *Polkitd) Rules(text string) {
 	p.must(os.WriteFile(filepath.Join(p.dir, "rules.d", "50-test.rules"), []byte(text), 0o644))
 }
@@ -130,7 +129,7 @@ func (p *Polkitd) Stop() {
 	p.cmd = nil
 }
 
-// Signal sends a signal: SIGSTOP makes a polkitd that hangs.
+// Signal sends a signal; SIGSTOP makes polkitd hang.
 func (p *Polkitd) Signal(s syscall.Signal) { _ = syscall.Kill(-p.cmd.Process.Pid, s) }
 
 func (p *Polkitd) must(err error) {
