@@ -52,11 +52,11 @@ func newFaulty() *faulty {
 		}
 		return linux.epollCtl(ep, op, fd, ev)
 	}
-	f.readDir = func(path string) ([]os.DirEntry, error) {
+	f.readDir = func(path string, most int) ([]os.DirEntry, error) {
 		if err := f.fail["readdir"]; err != nil {
 			return nil, err
 		}
-		return linux.readDir(path)
+		return linux.readDir(path, most)
 	}
 	return f
 }

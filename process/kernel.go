@@ -2,6 +2,7 @@ package process
 
 import (
 	"errors"
+	"io"
 	"os"
 	"slices"
 	"sync"
@@ -23,23 +24,37 @@ type kernel struct {
 	epollWait   func(ep int, events []unix.EpollEvent, msec int) (int, error)
 	eventfd     func(initial uint, flags int) (int, error)
 	getrlimit   func(which int, lim *unix.Rlimit) error
-	readDir     func(path string) ([]os.DirEntry, error)
+	readDir     func(path string, most int) ([]os.DirEntry, error)
 }
 
 var linux = kernel{
 	pidfdOpen: unix.PidfdOpen, open: unix.Open, read: unix.Read, write: unix.Write, close: unix.Close, poll: unix.Poll,
 	epollCreate: unix.EpollCreate1, epollCtl: unix.EpollCtl, epollWait: unix.EpollWait, eventfd: unix.Eventfd,
-	getrlimit: unix.Getrlimit, readDir: os.ReadDir,
+	getrlimit: unix.Getrlimit, readDir: readDir,
 }
 
-// maxFile is the most that is read of one file of /proc. The longest line is
-// that of the groups, of which a process may have 65536.
+// readDir lists at most the given number of entries of a directory.
+func readDir(path string, most int) ([]os.DirEntry, error) {
+	dir, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = dir.Close() }()
+	entries, err := dir.ReadDir(most)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return entries, err
+}
+
+// maxFile is the most that is read of one file of /proc. The longest line is that of the groups, of
+// which a process may have 65536.
 const maxFile = 1 << 20
 
-// buffers are for files of /proc, nearly all of which are shorter.
+// buffers hold files of /proc, nearly all of which fit.
 var buffers = sync.Pool{New: func() any { return new([4096]byte) }}
 
-// use reads a file of /proc and gives it to f, which must not keep it.
+// use reads a file of /proc and passes it to f, which must not keep it.
 func (k *kernel) use(path string, f func(text []byte) error) error {
 	buf := buffers.Get().(*[4096]byte)
 	defer buffers.Put(buf)
@@ -50,7 +65,7 @@ func (k *kernel) use(path string, f func(text []byte) error) error {
 	return f(text)
 }
 
-// file reads a file of /proc to its end, into buf while it fits.
+// file reads a file of /proc to its end, into buf as long as it fits.
 func (k *kernel) file(path string, buf []byte) ([]byte, error) {
 	var fd int
 	err := again(func() (err error) { fd, err = k.open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0); return err })
@@ -76,8 +91,8 @@ func (k *kernel) file(path string, buf []byte) ([]byte, error) {
 	}
 }
 
-// readable reports whether a descriptor is. A pidfd is when its process has
-// ended, with all of its threads: pidfd_open(2).
+// readable reports whether a descriptor is readable. A pidfd is when its process has ended, with
+// all of its threads: pidfd_open(2).
 func (k *kernel) readable(fd int) (bool, error) {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	err := again(func() error { _, err := k.poll(fds, 0); return err })
@@ -87,7 +102,7 @@ func (k *kernel) readable(fd int) (bool, error) {
 	return err == nil && fds[0].Revents&(unix.POLLIN|unix.POLLHUP) != 0, err
 }
 
-// again repeats what a signal has interrupted.
+// again repeats a call that a signal has interrupted.
 func again(call func() error) error {
 	for {
 		if err := call(); !errors.Is(err, unix.EINTR) {

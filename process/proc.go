@@ -9,8 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errFormat says that a file of /proc is not as expected. That says nothing of
-// the process.
+// errFormat says that a file of /proc is not as expected, which says nothing about the process.
 var errFormat = errors.New("its format is not that of proc(5)")
 
 var errNoLine = errors.New("a line is missing")
@@ -19,10 +18,10 @@ var errNoLine = errors.New("a line is missing")
 // /proc/PID/stat.
 const kernelThread = 0x00200000
 
-// examine opens a pidfd of the process that has pid now and reads what /proc
-// tells of it. The pidfd comes first, and at the end it is looked whether the
-// process still lives: then its pid was nobody else's in between, so what was
-// read is about this process. The descriptor is the caller's.
+// examine opens a pidfd of the process that has pid now and reads what /proc says about it. It
+// opens the pidfd first, and in the end checks whether the process is still alive: then nothing
+// else has had its pid in between, so what was read is about this process. The caller owns the
+// descriptor.
 func (k *kernel) examine(pid uint32) (fd int, info Info, err error) {
 	if pid == 0 || pid > 1<<31-1 {
 		return -1, Info{}, ErrGone // no process can have it
@@ -49,9 +48,8 @@ func (k *kernel) examine(pid uint32) (fd int, info Info, err error) {
 	return fd, info, nil
 }
 
-// threadOr tells whether pid is that of a thread, for which pidfd_open(2) gives
-// EINVAL, since Linux 6.15 ENOENT. If it is not, or that can't be seen, the
-// error is otherwise.
+// threadOr reports whether pid is that of a thread, for which pidfd_open(2) gives EINVAL, and since
+// Linux 6.15 ENOENT. If it is not, or that can't be seen, it returns the error otherwise.
 func (k *kernel) threadOr(pid uint32, otherwise error) error {
 	thread := false
 	_ = k.use(path(pid, "status"), func(status []byte) error {
@@ -79,7 +77,7 @@ func (k *kernel) describe(pid uint32) (Info, error) {
 	return info, err
 }
 
-// parse reads a file of a process that was there a moment ago.
+// parse parses a file of a process that existed a moment ago.
 func (k *kernel) parse(pid uint32, file string, parse func([]byte) error) error {
 	err := k.use(path(pid, file), parse)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
@@ -91,9 +89,9 @@ func (k *kernel) parse(pid uint32, file string, parse func([]byte) error) error 
 	return failed(pid, "/proc/PID/"+file, err)
 }
 
-// parseStat reads fields 9 and 22. The second field is the name in parentheses,
-// which may hold anything, so counting begins after the last one. The state says
-// nothing: the first thread of a process can be a zombie while the others go on.
+// parseStat parses fields 9 and 22. The second field is the name in parentheses, which may contain
+// anything, so counting begins after the last one. The state means nothing: the first thread of a
+// process can be a zombie while the others go on.
 func (i *Info) parseStat(stat []byte) error {
 	_, rest, ok := bytes.Cut(stat[max(bytes.LastIndexByte(stat, ')'), 0):], []byte(") "))
 	fields := bytes.Fields(rest)
@@ -113,8 +111,8 @@ func (i *Info) parseStat(stat []byte) error {
 	return nil
 }
 
-// parseStatus reads the lines Uid, Tgid, PPid and NSpid. The last one is not
-// there in a kernel without pid namespaces.
+// parseStatus parses the lines Uid, Tgid, PPid and NSpid. A kernel without pid namespaces has no
+// NSpid.
 func (i *Info) parseStatus(status []byte) error {
 	group, err := number(status, "Tgid:")
 	if err == nil {
@@ -169,8 +167,8 @@ func numbers(status []byte, key string) ([]uint32, error) {
 	return nil, errNoLine
 }
 
-// Start returns the start time of the process that has pid, as ID has it. The
-// error wraps ErrGone if /proc shows none.
+// Start returns the start time of the process that has pid, as in ID. The error wraps ErrGone if
+// /proc shows none.
 func Start(pid uint32) (uint64, error) { return linux.start(pid) }
 
 func (k *kernel) start(pid uint32) (uint64, error) {
@@ -185,7 +183,7 @@ func (k *kernel) start(pid uint32) (uint64, error) {
 	return i.Start, nil
 }
 
-// ownProc finds out whether /proc shows the pid namespace of this program.
+// ownProc checks whether /proc shows the pid namespace of this program.
 func (k *kernel) ownProc() error {
 	var all []uint32
 	err := k.use("/proc/self/status", func(status []byte) error {
@@ -201,23 +199,34 @@ func (k *kernel) ownProc() error {
 	return nil
 }
 
-// childrenOf lists the children of a process, of each of its threads.
-func (k *kernel) childrenOf(pid uint32) ([]uint32, error) {
-	threads, err := k.readDir(path(pid, "task"))
+// errTooMany says that a process has more threads or children than one call may look at.
+var errTooMany = errors.New("it has too many threads or children")
+
+// childrenOf lists the children of a process, which the kernel lists by the thread that started them.
+// If there are more than most threads or children, the error is errTooMany, and no more than that many
+// have been looked at.
+func (k *kernel) childrenOf(pid uint32, most int) ([]uint32, error) {
+	threads, err := k.readDir(path(pid, "task"), most+1)
 	if err != nil {
 		return nil, err
+	}
+	if len(threads) > most {
+		return nil, errTooMany
 	}
 	var all []uint32
 	buf := make([]byte, 1<<16)
 	for _, thread := range threads {
 		text, err := k.file(path(pid, "task/"+thread.Name()+"/children"), buf)
 		if err != nil {
-			continue // the thread has ended, or the kernel has no such file: no child is found
+			continue // the thread has ended, or the kernel has no such file: its children are not found
 		}
 		for _, f := range bytes.Fields(text) {
 			if n, err := strconv.ParseUint(string(f), 10, 32); err == nil {
 				all = append(all, uint32(n))
 			}
+		}
+		if len(all) > most {
+			return nil, errTooMany
 		}
 	}
 	slices.Sort(all)

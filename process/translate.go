@@ -2,18 +2,16 @@ package process
 
 import "errors"
 
-// Translate returns the pid by which number, in the mouth of the process that
-// has pid caller, is known here. A process outside of nested pid namespaces
-// counts as we do. Of the numbers of a nested one, those of itself and of its
-// children can be translated, without any privilege; the error wraps
-// ErrElsewhere for others, and ErrGone if the caller is not there.
+// Translate returns the pid, in this program's namespace, of the process that the process caller
+// knows as number. For a process outside of nested pid namespaces the two are the same. In a nested
+// namespace the numbers of the caller itself and of its children can be translated, without any
+// privilege; for others the error wraps ErrElsewhere, and ErrGone if the caller does not exist.
 //
-// A child is in the pid namespace of its parent or in one nested in that
-// (pid_namespaces(7)), also one that was reparented; so a child with as many
-// numbers as the parent is in the same one.
+// A child is in the pid namespace of its parent or in one nested in that (pid_namespaces(7)), even
+// if it was reparented; so a child with as many numbers as the parent is in the same one.
 //
-// seen is the time since boot, in clock ticks, from which on the caller is known
-// to have lived; 0: it is not known. A process that began later only has its pid.
+// seen is a time since boot, in clock ticks, at which the caller is known to have lived; 0 if no
+// such time is known. A process that began later merely has its pid.
 func (w *Watcher) Translate(caller, number uint32, seen uint64) (pid uint32, err error) {
 	who, err := w.look(caller)
 	switch {
@@ -26,12 +24,12 @@ func (w *Watcher) Translate(caller, number uint32, seen uint64) (pid uint32, err
 	case who.own() == number:
 		return caller, nil
 	}
-	children, err := w.sys.childrenOf(caller)
+	children, err := w.sys.childrenOf(caller, mostChildren)
+	if errors.Is(err, errTooMany) {
+		return 0, ErrElsewhere
+	}
 	if err != nil {
 		return 0, failed(caller, "/proc/PID/task", err)
-	}
-	if len(children) > mostChildren {
-		return 0, ErrElsewhere
 	}
 	for _, pid := range children {
 		child, err := w.glance(pid)
@@ -48,17 +46,17 @@ func (w *Watcher) Translate(caller, number uint32, seen uint64) (pid uint32, err
 	return 0, ErrElsewhere
 }
 
-// mostChildren bounds what one call may cost.
+// mostChildren bounds what one call may cost: how many threads and how many children of the caller it
+// looks at.
 const mostChildren = 4096
 
-// glance reads the numbers of a process that may not be the one meant.
+// glance reads the numbers of a process that may not be the one that is meant.
 func (w *Watcher) glance(pid uint32) (Info, error) {
 	info := Info{ID: ID{PID: pid}}
 	return info, w.sys.parse(pid, "status", info.parseStatus)
 }
 
-// unchanged makes sure that a pid still belongs to the process that it belonged
-// to before.
+// unchanged checks that a pid still belongs to the same process.
 func (w *Watcher) unchanged(who Info) error {
 	now, err := w.look(who.PID)
 	if err == nil && now.ID != who.ID {
@@ -76,8 +74,8 @@ func (w *Watcher) look(pid uint32) (Info, error) {
 	return info, err
 }
 
-// Certain reports whether an error of this package is an answer about the
-// process, and not a failure to find one.
+// Certain reports whether an error of this package is an answer about the process, and not a
+// failure to find one.
 func Certain(err error) bool {
 	for _, e := range []error{ErrGone, ErrThread, ErrKernelThread, ErrElsewhere} {
 		if errors.Is(err, e) {

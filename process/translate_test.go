@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -108,6 +110,39 @@ func TestTranslateFails(t *testing.T) {
 		_, err = w.Translate(shell, 2, 0)
 		require.Error(t, err)
 		require.False(t, Certain(err), "%s: %v", call, err)
+		require.NoError(t, w.Close())
+	}
+}
+
+// A caller with very many threads or children costs one call no more than the bound.
+func TestTranslateIsBounded(t *testing.T) {
+	shell, lines := container(t, `echo shell $$`)
+	numbers32(t, lines, 1)
+	for what, children := range map[string]string{"threads": "", "children": strings.Repeat("7 ", 1000)} {
+		f := newFaulty()
+		w, err := newWatcher(&f.kernel)
+		require.NoError(t, err)
+		require.NoError(t, w.checkProc())
+		threads := mostChildren
+		if children == "" {
+			threads = 100_000
+		}
+		f.readDir = func(path string, most int) ([]os.DirEntry, error) {
+			one, err := linux.readDir(path, most)
+			return slices.Repeat(one[:1], min(threads, most)), err
+		}
+		opened, file := 0, filepath.Join(t.TempDir(), "children")
+		require.NoError(t, os.WriteFile(file, []byte(children), 0o600))
+		f.open = func(path string, flags int, mode uint32) (int, error) {
+			if strings.HasSuffix(path, "/children") {
+				opened++
+				path = file
+			}
+			return linux.open(path, flags, mode)
+		}
+		_, err = w.Translate(shell, 2, 0)
+		require.ErrorIs(t, err, ErrElsewhere, what)
+		require.LessOrEqual(t, opened, 5, what)
 		require.NoError(t, w.Close())
 	}
 }

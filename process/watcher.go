@@ -9,53 +9,50 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DefaultPerUser is how many processes are watched for one user where nobody
-// says otherwise.
+// DefaultPerUser is how many processes are watched for one user unless LimitPerUser says otherwise.
 const DefaultPerUser = 4096
 
-// reserve is how many descriptors are kept for the rest of the program: files
-// that it opens, connections, programs that it starts. Where the limit is low it
-// is a quarter of that.
+// reserve is how many descriptors are kept for the rest of the program: files, connections,
+// programs that it starts. If the limit is low it is a quarter of that.
 const reserve = 64
 
-// examiners is how many processes are examined at once for those who ask, each
-// with two descriptors for a moment.
+// examiners is how many processes are examined at once for callers; each takes two descriptors for
+// a moment.
 const examiners = 8
 
 // Watcher tells when processes end.
 //
-// Who needs a process holds it first (Hold), which opens its pidfd and puts it
-// where its end is seen, or fails. From then on until Drop, Watch of the same
-// process needs no system call and can't fail, and its end is told also if it
-// comes before Watch.
+// A caller that needs a process holds it first (Hold), which opens its pidfd and registers it so
+// that its end is seen, or fails. From then on until Drop, Watch of the same process needs no
+// system call and can't fail, and its end is reported even if it comes before Watch.
 type Watcher struct {
 	sys   *kernel
 	epoll int
 	wake  int           // eventfd
-	slots chan struct{} // who examines a process has one
+	slots chan struct{} // a goroutine that examines a process holds one
 
 	mu      sync.Mutex
 	proc    bool // /proc is known to show our pid namespace
 	watches map[ID]*watch
 	byPID   map[uint32]*watch // those with a pidfd of a process that has not ended
 	byFD    map[int32]*watch
-	users   map[uint32]int // how many pidfds each has
+	users   map[uint32]int // how many pidfds are open for each
 	perUser int
-	limit   int      // descriptors of this program; 0: not known
-	queue   []ID     // asked for without Hold, not yet looked at
-	news    []notice // to be told by the goroutine
+	limit   int      // descriptors that this program may have; 0: not known
+	queue   []ID     // watched without Hold, not yet looked at
+	news    []notice // to be reported by the goroutine
 	closed  bool
 	done    chan struct{}
 }
 
-// watch is one process: that somebody holds, or wants to be told of.
+// watch is one process that somebody holds or watches.
 type watch struct {
 	info  Info
-	fd    int    // pidfd; -1: not open (yet), or over
-	user  uint32 // whom it counts for, where fd is open
+	fd    int    // pidfd; -1: not open (yet), or the process has ended
+	user  uint32 // the user for whom it counts, if fd is open
 	holds int
 	over  bool // it has ended
-	doubt bool // Unknown was the last that was told
+	doubt bool // the last report was Unknown
 	tell  func(ID, State, error)
 }
 
@@ -95,8 +92,8 @@ func (w *Watcher) enter(fd int) error {
 	return w.sys.epollCtl(w.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)})
 }
 
-// LimitPerUser bounds how many processes are watched for one user from now on;
-// 0 means DefaultPerUser. Those that are watched stay.
+// LimitPerUser bounds how many processes are watched for one user from now on; 0 stands for
+// DefaultPerUser. Processes that are watched already stay.
 func (w *Watcher) LimitPerUser(n int) {
 	if n <= 0 {
 		n = DefaultPerUser
@@ -106,12 +103,11 @@ func (w *Watcher) LimitPerUser(n int) {
 	w.perUser = n
 }
 
-// Hold finds out which process has pid now and watches it for user, a uid. When
-// it returns no error, the process lived a moment ago and its end can't be missed
-// until Drop. Holds are counted.
+// Hold finds out which process has pid now and watches it for user, a uid. If it returns no error,
+// the process was alive a moment ago and its end can't be missed until Drop. Holds are counted.
 //
-// The error wraps ErrGone, ErrThread or ErrKernelThread where that is certain,
-// and is an *Error otherwise.
+// The error wraps ErrGone, ErrThread or ErrKernelThread if that is certain, and is an *Error
+// otherwise.
 func (w *Watcher) Hold(pid, user uint32) (Info, error) {
 	if info, ok := w.holdKnown(pid); ok {
 		return info, nil
@@ -133,8 +129,8 @@ func (w *Watcher) Hold(pid, user uint32) (Info, error) {
 	return info, nil
 }
 
-// examine is that of the kernel, in a /proc that shows our own pid namespace,
-// and by a few at once.
+// examine calls kernel.examine, in a /proc that shows our own pid namespace, for a few callers at
+// once.
 func (w *Watcher) examine(pid uint32) (fd int, info Info, err error) {
 	w.slots <- struct{}{}
 	defer func() { <-w.slots }()
@@ -148,7 +144,7 @@ func (w *Watcher) examineAlone(pid uint32) (fd int, info Info, err error) {
 	return w.sys.examine(pid)
 }
 
-// checkProc is done until it has succeeded once: that never changes.
+// checkProc checks once that /proc shows our pid namespace, which never changes.
 func (w *Watcher) checkProc() error {
 	w.mu.Lock()
 	known := w.proc
@@ -163,8 +159,8 @@ func (w *Watcher) checkProc() error {
 	return err
 }
 
-// holdKnown is Hold of a process that is watched already: as long as its pidfd
-// is not readable, it has its pid. Its uid is read anew, because it may change.
+// holdKnown holds a process that is watched already: as long as its pidfd is not readable, it has
+// its pid. Its uid is read again, because it may change.
 func (w *Watcher) holdKnown(pid uint32) (Info, bool) {
 	w.mu.Lock()
 	x := w.byPID[pid]
@@ -189,11 +185,11 @@ func (w *Watcher) holdKnown(pid uint32) (Info, bool) {
 	return Info{}, false
 }
 
-// arm gives a watch the pidfd fd, which it takes over, and has its end told. The
-// mutex is held.
+// arm gives a watch the pidfd fd, which it takes over, and registers it so that its end is
+// reported. The mutex is held.
 func (w *Watcher) arm(x *watch, fd int, info Info, user uint32, bounded bool) error {
 	if x.fd >= 0 || x.over {
-		_ = w.sys.close(fd) // somebody else was faster
+		_ = w.sys.close(fd) // another goroutine was faster
 		return nil
 	}
 	err := w.room(fd, user, bounded)
@@ -210,9 +206,8 @@ func (w *Watcher) arm(x *watch, fd int, info Info, user uint32, bounded bool) er
 	return nil
 }
 
-// room reports whether one more pidfd leaves enough for others. The kernel gives
-// the lowest number that is free (open(2)), so a number near the limit says that
-// nearly all are in use.
+// room reports whether one more pidfd leaves enough descriptors for others. The kernel assigns the
+// lowest free number (open(2)), so a number near the limit says that nearly all are in use.
 func (w *Watcher) room(fd int, user uint32, bounded bool) error {
 	if !w.fits(fd, user, bounded) {
 		w.readLimit() // it may have been raised (prlimit(2))
@@ -226,7 +221,7 @@ func (w *Watcher) room(fd int, user uint32, bounded bool) error {
 	return nil
 }
 
-// usable is how many descriptors there are without the reserve.
+// usable returns how many descriptors there are without the reserve.
 func (w *Watcher) usable() int {
 	if w.limit == 0 {
 		return math.MaxInt
@@ -234,8 +229,8 @@ func (w *Watcher) usable() int {
 	return w.limit - min(reserve, w.limit/4)
 }
 
-// fits tells whether there is room. However high the bound for each user is, one
-// has half of all at the most.
+// fits reports whether there is room. However high the bound for each user is, one user gets at
+// most half of all.
 func (w *Watcher) fits(fd int, user uint32, bounded bool) bool {
 	return fd < w.usable() && (!bounded || w.users[user] < min(w.perUser, w.usable()/2))
 }
@@ -243,12 +238,12 @@ func (w *Watcher) fits(fd int, user uint32, bounded bool) bool {
 func (w *Watcher) readLimit() {
 	var lim unix.Rlimit
 	if err := w.sys.getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
-		return // then the kernel alone says when there is none left
+		return // then only the kernel says when none is left
 	}
 	w.limit = int(min(lim.Cur, 1<<30))
 }
 
-// Drop takes back one Hold.
+// Drop undoes one Hold.
 func (w *Watcher) Drop(id ID) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -258,13 +253,13 @@ func (w *Watcher) Drop(id ID) {
 	}
 }
 
-// Watch has tell called, on the watcher's goroutine, with what is known of the
-// process: Ended once at the end; before that, if nobody holds the process,
-// whether it is Alive, or Unknown with the reason, after which Watch can be
-// called again. A second Watch of the same process replaces the first.
+// Watch has tell called, on the watcher's goroutine, with what is known about the process: Ended
+// once at its end; before that, if nobody holds the process, whether it is Alive, or Unknown with
+// the reason, after which Watch can be called again. A second Watch of the same process replaces
+// the first.
 //
-// It is for processes that have locks, so the bound for each user is not looked
-// at; what is watched counts for user.
+// It is for processes that already have locks, so the bound for each user does not apply; the
+// process counts for user nevertheless.
 func (w *Watcher) Watch(id ID, user uint32, tell func(ID, State, error)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -290,7 +285,7 @@ func (w *Watcher) Watch(id ID, user uint32, tell func(ID, State, error)) {
 	w.signal()
 }
 
-// Unwatch takes back Watch. A call of tell may already be under way.
+// Unwatch undoes Watch. A call of tell may already be under way.
 func (w *Watcher) Unwatch(id ID) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -300,7 +295,7 @@ func (w *Watcher) Unwatch(id ID) {
 	}
 }
 
-// check forgets a watch that nobody needs. The mutex is held.
+// check forgets a watch that is no longer needed. The mutex is held.
 func (w *Watcher) check(x *watch) {
 	if x.holds > 0 || x.tell != nil {
 		return
@@ -318,14 +313,14 @@ func (w *Watcher) disarm(x *watch) {
 	if w.byPID[x.info.PID] == x {
 		delete(w.byPID, x.info.PID)
 	}
-	_ = w.sys.close(x.fd) // takes it out of the epoll set as well
+	_ = w.sys.close(x.fd) // this also removes it from the epoll set
 	x.fd = -1
 	if w.users[x.user]--; w.users[x.user] == 0 {
 		delete(w.users, x.user)
 	}
 }
 
-// end notes that a process has ended, and has it told once. The mutex is held.
+// end notes that a process has ended, and has that reported once. The mutex is held.
 func (w *Watcher) end(x *watch) {
 	x.over = true
 	w.disarm(x)
@@ -336,7 +331,7 @@ func (w *Watcher) end(x *watch) {
 	w.check(x)
 }
 
-// report has the goroutine tell something. The mutex is held.
+// report has the goroutine report a state. The mutex is held.
 func (w *Watcher) report(x *watch, s State, err error) {
 	x.doubt = s == Unknown
 	w.news = append(w.news, notice{x.info.ID, s, err, x.tell})
@@ -362,11 +357,12 @@ func (w *Watcher) Close() error {
 }
 
 func (w *Watcher) signal() {
-	_, _ = w.sys.write(w.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // full means that it is awake already
+	// if it is full, the goroutine is awake already
+	_, _ = w.sys.write(w.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 }
 
-// sweepInterval is how often every process is looked at where epoll_wait(2)
-// fails, which no correct program has seen.
+// sweepInterval is how often every process is looked at if epoll_wait(2) fails, which should never
+// happen.
 const sweepInterval = time.Second
 
 func (w *Watcher) run() {
@@ -384,7 +380,7 @@ func (w *Watcher) run() {
 	}
 }
 
-// sweep waits a moment and asks each pidfd by itself.
+// sweep waits a moment and checks each pidfd by itself.
 func (w *Watcher) sweep() {
 	_, _ = w.sys.poll([]unix.PollFd{{Fd: int32(w.wake), Events: unix.POLLIN}}, int(sweepInterval.Milliseconds()))
 	w.drain()
@@ -395,21 +391,22 @@ func (w *Watcher) sweep() {
 	}
 }
 
-// drain makes the eventfd quiet again.
+// drain empties the eventfd.
 func (w *Watcher) drain() {
 	var b [8]byte
 	_, _ = w.sys.read(w.wake, b[:])
 }
 
-// endIfOver asks the pidfd once more: an event may be an old one, of a process
-// that had the same descriptor before. The mutex is held.
+// endIfOver checks the pidfd once more: an event may be outdated, from a process that had the same
+// descriptor before. The mutex is held.
 func (w *Watcher) endIfOver(x *watch) {
 	if over, err := w.sys.readable(x.fd); err == nil && over {
 		w.end(x)
 	}
 }
 
-// serve takes what epoll has seen, looks at what was asked for, and tells.
+// serve handles the events of epoll, looks at processes that were watched without Hold, and
+// reports.
 func (w *Watcher) serve(events []unix.EpollEvent) (closed bool) {
 	w.mu.Lock()
 	for _, e := range events {
@@ -458,7 +455,7 @@ func (w *Watcher) lookFor(id ID) {
 		err = w.arm(x, fd, info, x.user, false)
 	case err == nil:
 		_ = w.sys.close(fd)
-		err = ErrGone // the pid is another's now
+		err = ErrGone // the pid belongs to another process now
 	}
 	switch {
 	case errors.Is(err, ErrGone) || x.over:
@@ -470,8 +467,8 @@ func (w *Watcher) lookFor(id ID) {
 	}
 }
 
-// reused tells whether a pid that belongs to a thread now, of a process or of
-// the kernel, was another's before: what began at another time is another.
+// reused reports whether a pid that now belongs to a thread, of a process or of the kernel,
+// belonged to another process before: a different start time means a different process.
 func (w *Watcher) reused(id ID, err error) bool {
 	if !errors.Is(err, ErrThread) && !errors.Is(err, ErrKernelThread) {
 		return false
