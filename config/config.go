@@ -38,6 +38,8 @@ type Config struct {
 	Limits      Limits
 	// OnLost holds the helpers that a lock may name, by name; nil if there are none.
 	OnLost map[string]OnLost
+	// Source says where the values stand; nil if there is no file.
+	Source *Source
 }
 
 // OnLost is a helper: a program that is run when a lock is lost that names it.

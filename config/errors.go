@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -35,6 +36,11 @@ func (e *Error) Error() string {
 
 // Errors are all the mistakes in one file, in its order, so one edit can correct them all.
 type Errors []*Error
+
+// Sort puts the mistakes in the order of the file.
+func (es Errors) Sort() {
+	slices.SortStableFunc(es, func(a, b *Error) int { return a.Line - b.Line })
+}
 
 // Error returns one line for each mistake.
 func (es Errors) Error() string {

@@ -70,10 +70,12 @@ func Parse(name string, data []byte) (Config, error) {
 	if err := dec.Decode(&f); err != nil {
 		return Config{}, decodeErrors(name, err)
 	}
-	v := validator{file: name, at: positions(data)}
+	source := Source{file: name, at: positions(data)}
+	v := validator{source: &source}
 	c := v.config(&f)
+	c.Source = &source
 	if len(v.errs) > 0 {
-		slices.SortStableFunc(v.errs, func(a, b *Error) int { return a.Line - b.Line })
+		v.errs.Sort()
 		return Config{}, v.errs
 	}
 	return c, nil
@@ -168,9 +170,8 @@ func dotted(it unstable.Iterator) string {
 
 // validator checks values and collects the mistakes.
 type validator struct {
-	file string
-	at   map[string]position
-	errs Errors
+	source *Source
+	errs   Errors
 }
 
 // maxMistakes bounds the mistakes that are reported for one file: nobody reads more.
@@ -180,13 +181,7 @@ func (v *validator) fail(key, format string, args ...any) {
 	if len(v.errs) >= maxMistakes {
 		return
 	}
-	pos, known := v.at[key]
-	for of := key; !known && of != ""; pos, known = v.at[of] { // if a key is missing: its table
-		of = of[:max(0, strings.LastIndexAny(of, ".["))]
-	}
-	v.errs = append(v.errs, &Error{
-		File: v.file, Line: pos.line, Column: pos.column, Key: key, Text: fmt.Sprintf(format, args...),
-	})
+	v.errs = append(v.errs, v.source.Mistake(key, fmt.Sprintf(format, args...)))
 }
 
 func (v *validator) config(f *file) Config {

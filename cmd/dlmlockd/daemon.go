@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/user"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -73,17 +71,12 @@ func serve(ctx context.Context, o options, read func() (options, error), control
 	var stop func()
 	d.hangups, stop = hangups()
 	defer stop()
-	if d.settings, err = newSettings(o.Config); err != nil {
-		return err
-	}
-	if d.helpers, err = helperPolicies(o.OnLost); err != nil {
-		return err
-	}
-	faults, err := checkHelpers(o.OnLost)
-	if err != nil {
-		return err
+	conf, mistakes, faults := resolve(o.Config)
+	if len(mistakes) > 0 {
+		return mistakes
 	}
 	tellFaults(log, faults)
+	d.settings, d.helpers = newSettings(conf), conf.policies
 	if err := d.openState(ctx); err != nil {
 		return err
 	}
@@ -280,33 +273,6 @@ func readBootID() (string, error) {
 		return "", fmt.Errorf("tell this boot from the last one: %w", err)
 	}
 	return strings.TrimSpace(string(b)), nil
-}
-
-// authorizer lets root and the group change locks; "" is no group.
-func authorizer(group string) (a api.GroupAuthorizer, err error) {
-	if group == "" {
-		return a, nil
-	}
-	gid, err := lookupGroup("group", group)
-	if err != nil {
-		return a, err
-	}
-	return api.GroupAuthorizer{GID: gid, HasGroup: true, Group: group}, nil
-}
-
-// lookupGroup finds the number of the group that a key of the configuration
-// names.
-func lookupGroup(key, group string) (uint32, error) {
-	bad := func(text string) error { return &config.Error{File: "configuration", Key: key, Text: text} }
-	g, err := user.LookupGroup(group)
-	if err != nil {
-		return 0, bad(fmt.Sprintf("%v; make it with groupadd --system %s, or leave the key out", err, group))
-	}
-	gid, err := strconv.ParseUint(g.Gid, 10, 32)
-	if err != nil {
-		return 0, bad(fmt.Sprintf("the group %s has no number: %v", group, err))
-	}
-	return uint32(gid), nil
 }
 
 // limits puts the file's limits over the service's own.

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -100,6 +101,27 @@ func TestVersionAndHelp(t *testing.T) {
 	require.Empty(t, errs.String())
 }
 
+// Each mistake has its place, and none hides another one: groups that do not exist, a program that others
+// could change, one that is missing.
+func TestCheckNamesEveryMistake(t *testing.T) {
+	dir := t.TempDir()
+	file, loose := filepath.Join(dir, "c.toml"), filepath.Join(dir, "loose")
+	require.NoError(t, os.WriteFile(loose, nil, 0o700))
+	require.NoError(t, os.Chmod(loose, 0o777))
+	text := "[on-lost.a]\ncommand = [\"/nowhere/a\"]\n\n[on-lost.b]\ncommand = [\"" + loose +
+		"\"]\ngroup = \"dlmlockd-b\"\n"
+	require.NoError(t, os.WriteFile(file, []byte("group = \"dlmlockd-absent\"\n"+text), 0o600))
+	var out, errs bytes.Buffer
+	require.Equal(t, exitConfig, run(t.Context(), []string{"--config", file, "--check"}, env(nil), &out, &errs))
+	lines := strings.Split(strings.TrimSuffix(errs.String(), "\n"), "\n")
+	require.Len(t, lines, 4, "%s", lines)
+	for i, want := range []string{":1:9: group: ", ":3:1: on-lost.a.command: ",
+		":6:1: on-lost.b.command: users other than",
+		":7:9: on-lost.b.group: "} {
+		require.Contains(t, lines[i], "dlmlockd: "+file+want)
+	}
+}
+
 // What a reload of the unit runs first.
 func TestCheck(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "c.toml")
@@ -115,7 +137,7 @@ func TestCheck(t *testing.T) {
 	require.Empty(t, errs)
 	for text, want := range map[string]string{
 		"op-timeout = 3\n":              "c.toml:1:14: op-timeout: must be a string in quotes",
-		"group = \"dlmlockd-absent\"\n": "groupadd --system dlmlockd-absent",
+		"group = \"dlmlockd-absent\"\n": "c.toml:1:9: group: there is no group dlmlockd-absent; make it with groupadd",
 	} {
 		code, out, errs = check(text)
 		require.Equal(t, exitConfig, code)

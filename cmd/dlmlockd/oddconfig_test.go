@@ -109,7 +109,7 @@ func TestHelpersAreLookedAt(t *testing.T) {
 	}
 	code, said := check()
 	require.Equal(t, exitConfig, code)
-	require.Equal(t, "dlmlockd: on-lost.guard.command: HELPER: no such file or directory\n", said)
+	require.Equal(t, "dlmlockd: "+file+":2:1: on-lost.guard.command: HELPER: no such file or directory\n", said)
 
 	const fault = "a helper for lost locks can't be run; nothing will be done for the locks that name it"
 	p := launch(t, program(t), bus.Address, t.TempDir(), nil, "--config="+file)

@@ -1,59 +1,88 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
+	"os/user"
 	"slices"
+	"strconv"
 
 	"github.com/dlmlock/dlmlockd/config"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/onlost"
 )
 
-// helperPolicies says who may name which helper.
-func helperPolicies(c map[string]config.OnLost) (map[string]api.HelperPolicy, error) {
-	policies := make(map[string]api.HelperPolicy, len(c))
-	for name, h := range c {
+// resolved is a configuration with the groups that it names.
+type resolved struct {
+	config.Config
+	authorizer api.GroupAuthorizer
+	policies   map[string]api.HelperPolicy // who may name which helper
+}
+
+// resolve looks up what the configuration names: the groups, and the programs of the helpers. mistakes
+// are reasons not to use it: a group that does not exist, and a program that others could change, since it
+// would run as the user of the service. faults are only reported: a program that is missing, because locks
+// are worth more than what is done when one is lost.
+func resolve(c config.Config) (r resolved, mistakes, faults config.Errors) {
+	r = resolved{Config: c, policies: make(map[string]api.HelperPolicy, len(c.OnLost))}
+	group := func(key, name string) (gid uint32, ok bool) {
+		if name == "" {
+			return 0, false
+		}
+		gid, err := lookupGroup(name)
+		if err != nil {
+			mistakes = append(mistakes, c.Source.Mistake(key, err.Error()))
+		}
+		return gid, err == nil
+	}
+	r.authorizer.GID, r.authorizer.HasGroup = group("group", c.Group)
+	r.authorizer.Group = c.Group
+	for _, name := range slices.Sorted(maps.Keys(c.OnLost)) {
+		h, key := c.OnLost[name], "on-lost."+name
 		p := api.HelperPolicy{UIDs: h.UIDs}
-		if h.Group != "" {
-			gid, err := lookupGroup("on-lost."+name+".group", h.Group)
-			if err != nil {
-				return nil, err
-			}
-			p.GID, p.HasGroup = gid, true
+		p.GID, p.HasGroup = group(key+".group", h.Group)
+		r.policies[name] = p
+		unsafe, why := config.Program(h.Command[0])
+		switch {
+		case why == nil:
+		case unsafe:
+			mistakes = append(mistakes, c.Source.Mistake(key+".command", why.Error()))
+		default:
+			faults = append(faults, c.Source.Mistake(key+".command", why.Error()))
 		}
-		policies[name] = p
 	}
-	return policies, nil
+	mistakes.Sort()
+	return r, mistakes, faults
 }
 
-// checkHelpers looks whether the programs of the helpers can be run. One that
-// others could change is an error, since it would run as the user of the service.
-// One that is missing is a fault that is told: locks are worth more than what is
-// done when one is lost.
-func checkHelpers(c map[string]config.OnLost) (faults []string, err error) {
-	for _, name := range slices.Sorted(maps.Keys(c)) {
-		unsafe, why := config.Program(c[name].Command[0])
-		if why == nil {
-			continue
-		}
-		key := "on-lost." + name + ".command"
-		if unsafe {
-			return nil, &config.Error{File: "configuration", Key: key, Text: why.Error(), Err: why}
-		}
-		faults = append(faults, key+": "+why.Error())
+// lookupGroup finds the number of a group.
+func lookupGroup(name string) (uint32, error) {
+	g, err := user.LookupGroup(name)
+	var unknown user.UnknownGroupError
+	if errors.As(err, &unknown) {
+		return 0, fmt.Errorf("there is no group %s; make it with groupadd --system %s, or leave the key out", name,
+			name)
 	}
-	return faults, nil
+	if err != nil {
+		return 0, fmt.Errorf("the group %s can't be looked up: %w", name, err)
+	}
+	gid, err := strconv.ParseUint(g.Gid, 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("the group %s has no number: %w", name, err)
+	}
+	return uint32(gid), nil
 }
 
-// tellFaults says which helpers can't be run as things are.
-func tellFaults(log *slog.Logger, faults []string) {
+// tellFaults logs which helpers can't be run at present.
+func tellFaults(log *slog.Logger, faults config.Errors) {
 	for _, f := range faults {
 		log.Error("a helper for lost locks can't be run; nothing will be done for the locks that name it", "err", f)
 	}
 }
 
-// commands says what each helper is.
+// commands returns the helpers for their runner.
 func commands(c map[string]config.OnLost) map[string]onlost.Helper {
 	helpers := make(map[string]onlost.Helper, len(c))
 	for name, h := range c {

@@ -13,7 +13,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/dlmlock/dlmlockd/config"
 	"github.com/dlmlock/dlmlockd/lockd"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
@@ -27,18 +26,15 @@ type settings struct {
 	idleChanged, metricsChanged chan struct{} // one slot each
 }
 
-func newSettings(c config.Config) (*settings, error) {
+func newSettings(c resolved) *settings {
 	s := &settings{idleChanged: make(chan struct{}, 1), metricsChanged: make(chan struct{}, 1)}
-	return s, s.take(c)
+	s.take(c)
+	return s
 }
 
-// take takes over a configuration, or nothing of it if the error is not nil.
-func (s *settings) take(c config.Config) error {
-	group, err := authorizer(c.Group)
-	if err != nil {
-		return err
-	}
-	s.group.Store(&group)
+// take takes over a configuration.
+func (s *settings) take(c resolved) {
+	s.group.Store(&c.authorizer)
 	s.idle.Store(int64(c.ExitOnIdle))
 	s.metrics.Store(&c.MetricsFile)
 	for _, changed := range []chan struct{}{s.idleChanged, s.metricsChanged} {
@@ -47,7 +43,6 @@ func (s *settings) take(c config.Config) error {
 		default:
 		}
 	}
-	return nil
 }
 
 func (s *settings) metricsFile() string { return *s.metrics.Load() }
@@ -84,25 +79,19 @@ func hangups() (c chan os.Signal, stop func()) {
 func (d *daemon) reload() {
 	d.systemd.tell(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", monotonic().Microseconds()))
 	defer d.systemd.tell("READY=1")
-	var helpers map[string]api.HelperPolicy
-	var faults []string
 	o, err := d.read()
-	if err == nil {
-		helpers, err = helperPolicies(o.OnLost)
-	}
-	if err == nil {
-		faults, err = checkHelpers(o.OnLost)
-	}
-	if err == nil {
-		err = d.settings.take(o.Config)
+	conf, mistakes, faults := resolve(o.Config)
+	if err == nil && len(mistakes) > 0 {
+		err = mistakes
 	}
 	if err != nil {
 		d.log.Error("the configuration has mistakes; the one before stays in force", "err", err)
 		return
 	}
+	d.settings.take(conf)
 	d.control.level.Set(o.LogLevel)
 	d.service.Reconfigure(lockd.Settings{Limits: limits(o.Limits), OpTimeout: o.OpTimeout, Lockspaces: o.Lockspaces,
-		Helpers: helpers})
+		Helpers: conf.policies})
 	d.watcher.LimitPerUser(o.Limits.Processes)
 	d.runner.Configure(commands(o.OnLost))
 	d.log.Info("configuration read again", "options", o)

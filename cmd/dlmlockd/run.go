@@ -47,19 +47,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 // check says whether the service could run with this configuration, as far as
 // that can be told without running it.
 func check(o options, stdout, stderr io.Writer) int {
-	_, err := newSettings(o.Config)
-	if err == nil {
-		_, err = helperPolicies(o.OnLost)
-	}
-	var faults []string
-	if err == nil {
-		faults, err = checkHelpers(o.OnLost)
-	}
-	if err == nil && len(faults) > 0 {
-		err = errors.New(strings.Join(faults, "\ndlmlockd: "))
-	}
-	if err != nil {
-		return complain(stderr, err)
+	_, mistakes, faults := resolve(o.Config)
+	if all := append(mistakes, faults...); len(all) > 0 {
+		all.Sort()
+		return complain(stderr, all)
 	}
 	fmt.Fprintln(stdout, "dlmlockd: the configuration is good")
 	return exitOK
@@ -72,7 +63,9 @@ func complain(stderr io.Writer, err error) int {
 		fmt.Fprintf(stderr, "dlmlockd: %v; see dlmlockd --help\n", err)
 		return exitUsage
 	}
-	fmt.Fprintf(stderr, "dlmlockd: %v\n", err)
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		fmt.Fprintf(stderr, "dlmlockd: %s\n", line)
+	}
 	return exitConfig
 }
 
