@@ -116,7 +116,7 @@ func TestCheckNamesEveryMistake(t *testing.T) {
 	lines := strings.Split(strings.TrimSuffix(errs.String(), "\n"), "\n")
 	require.Len(t, lines, 4, "%s", lines)
 	for i, want := range []string{":1:9: group: ", ":3:1: on-lost.a.command: ",
-		":6:1: on-lost.b.command: users other than",
+		":6:1: on-lost.b.command: " + loose + ": users other than",
 		":7:9: on-lost.b.group: "} {
 		require.Contains(t, lines[i], "dlmlockd: "+file+want)
 	}
