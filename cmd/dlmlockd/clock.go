@@ -6,13 +6,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// clocks reads the wall clock and then the time since the boot, with what the
-// host was suspended for: CLOCK_BOOTTIME, which nobody can set.
+// clocks reads the wall clock and then the time since the boot, including the time for which the
+// host was suspended: CLOCK_BOOTTIME, which nobody can set.
 func clocks() (wall time.Time, up time.Duration) {
 	wall = time.Now()
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
-		return wall, time.Since(started) // never: every kernel that has the DLM has this clock
+		return wall, time.Since(started) // never happens: every kernel with the DLM has this clock
 	}
 	return wall, time.Duration(ts.Nano())
 }

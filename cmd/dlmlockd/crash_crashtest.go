@@ -9,10 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// With this build tag DLMLOCKD_CRASH_STEP=N ends the process, as kill -9 does,
-// before the N-th step of the order of events; and DLMLOCKD_STALL_STEP=FILE
-// has the owner goroutine stand still for ever before the next step once there
-// is such a file, which is removed: the next process does not stand still.
+// With this build tag DLMLOCKD_CRASH_STEP=N ends the process, as kill -9 does, before the N-th step
+// of the order of events. DLMLOCKD_STALL_STEP=FILE makes the owner goroutine hang for ever before
+// the next step once that file exists. The file is removed, so the next process does not hang.
 func init() {
 	if file := os.Getenv("DLMLOCKD_STALL_STEP"); file != "" {
 		onStep = func(string) {

@@ -22,21 +22,21 @@ import (
 	"github.com/dlmlock/dlmlockd/state"
 )
 
-// onStep is called before each step of the order of events. It is nil but in
-// a build for crash tests.
+// onStep is called before each step of the order of events. It is nil except in a build for crash
+// tests.
 var onStep func(step string)
 
 const (
 	// startTimeout bounds each question to the bus and the cluster at start.
 	startTimeout = 10 * time.Second
-	// answerTime is how long a stop waits for calls under way before it tells
-	// the rest that the service is stopping.
+	// answerTime is how long a stop waits for calls under way before the remaining ones get the
+	// answer that the service is stopping.
 	answerTime = time.Second
-	// stopTimeout bounds the answers after that.
+	// stopTimeout bounds the time for those answers.
 	stopTimeout = 5 * time.Second
 )
 
-// daemon is the parts of the service, in the order in which they are started.
+// daemon holds the parts of the service, in the order in which they are started.
 type daemon struct {
 	opts    options
 	log     *slog.Logger
@@ -48,23 +48,24 @@ type daemon struct {
 	settings *settings
 	engine   dlm.Engine
 	file     *state.File
-	found    state.Contents // what the state file said
-	epoch    int64          // of the clock of the tokens, as it was noted in this boot
-	node     dlm.NodeInfo
-	quorum   api.Quorum
-	bootID   string
-	core     *frontend.Core
-	bus      *dbus.Bus
-	server   *dbus.Server
-	watcher  *process.Watcher
-	service  *lockd.Service
-	herald   herald
-	helpers  map[string]api.HelperPolicy
-	runner   *onlost.Runner
+	found    state.Contents // the contents of the state file
+	// epoch is that of the token clock, as it was saved in this boot.
+	epoch   int64
+	node    dlm.NodeInfo
+	quorum  api.Quorum
+	bootID  string
+	core    *frontend.Core
+	bus     *dbus.Bus
+	server  *dbus.Server
+	watcher *process.Watcher
+	service *lockd.Service
+	notices startupNotices
+	helpers map[string]api.HelperPolicy
+	runner  *onlost.Runner
 }
 
-// serve runs the service until ctx ends or nobody needs it (nil), or something
-// fails for good. read reads the options again.
+// serve runs the service until ctx ends or nobody needs it (nil), or something fails for good. read
+// reads the options again.
 func serve(ctx context.Context, o options, read func() (options, error), control *logControl,
 	log *slog.Logger) (err error) {
 	d := &daemon{opts: o, read: read, log: log, control: control, systemd: notifier{log: log}}
@@ -95,9 +96,8 @@ func serve(ctx context.Context, o options, read func() (options, error), control
 	return d.live(ctx)
 }
 
-// openState makes the engine, takes the state directory and reads what was
-// written down. Nothing is asked of the lock manager before the directory is
-// ours.
+// openState makes the engine, locks the state directory and loads the state file. It asks the lock
+// manager for nothing before the directory is locked.
 func (d *daemon) openState(ctx context.Context) (err error) {
 	if d.bootID, err = readBootID(); err != nil {
 		return err
@@ -121,8 +121,8 @@ func (d *daemon) openState(ctx context.Context) (err error) {
 	return nil
 }
 
-// whoAmI asks the engine for this node. Without a cluster the service starts
-// all the same, says so to every caller, and asks again.
+// whoAmI asks the engine for this node. Without a cluster the service starts nevertheless, says so
+// to every caller, and asks again.
 func (d *daemon) whoAmI(ctx context.Context) dlm.NodeInfo {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -134,8 +134,8 @@ func (d *daemon) whoAmI(ctx context.Context) dlm.NodeInfo {
 	return node
 }
 
-// connect connects to the bus, whose id the service needs, and makes the
-// server, which answers nobody yet.
+// connect connects to the bus, whose id the service needs, and makes the server, which does not
+// answer calls yet.
 func (d *daemon) connect(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -151,8 +151,8 @@ func (d *daemon) connect(ctx context.Context) (err error) {
 	return nil
 }
 
-// serviceConfig is what a service needs to take back the locks that were found,
-// whether or not it is to serve anybody.
+// serviceConfig returns what a service needs to take back the recorded locks, whether or not it
+// will serve callers.
 func (d *daemon) serviceConfig() lockd.Config {
 	return lockd.Config{
 		Engine: d.engine, Journal: d.file, Contents: d.found, BootID: d.bootID, Instance: d.file.Header().Instance,
@@ -163,18 +163,17 @@ func (d *daemon) serviceConfig() lockd.Config {
 }
 
 func (d *daemon) build() {
-	d.herald.to = d.server.Notify
+	d.notices.to = d.server.Notify
 	c := d.serviceConfig()
 	c.Sessions = []api.Session{d.bus.Sessions()}
 	c.Lockspaces, c.Limits = d.opts.Lockspaces, limits(d.opts.Limits)
-	c.Notify, c.OnStep = d.herald.notify, onStep
+	c.Notify, c.OnStep = d.notices.notify, onStep
 	c.Helpers, c.RunLost = d.helpers, d.runner.Run
 	d.service = lockd.New(c)
-	d.found = state.Contents{} // the service has them now
+	d.found = state.Contents{} // the service has the contents now
 }
 
-// live runs the service: activation, the bus name, READY, and in the end the
-// same backwards.
+// live runs the service: activation, the bus name, READY, and at the end the same backwards.
 func (d *daemon) live(ctx context.Context) error {
 	serviceCtx, stopService := context.WithCancel(context.Background())
 	defer stopService()
@@ -202,7 +201,7 @@ func (d *daemon) live(ctx context.Context) error {
 	return errors.Join(err, <-ended)
 }
 
-// open waits for activation, then lets callers in. An end of ctx is no error.
+// open waits for activation and then admits callers. It returns no error if ctx ends.
 func (d *daemon) open(ctx context.Context) error {
 	d.systemd.tell("STATUS=adopting the locks of the state file")
 	select {
@@ -225,7 +224,7 @@ func (d *daemon) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.herald.open()
+	d.notices.open()
 	d.systemd.tell("READY=1\n" + statusLine(d.service.Status()))
 	d.log.Info("ready", "engine", d.engine.Name(), "locks", d.service.Status().Locks)
 	return nil
@@ -233,17 +232,16 @@ func (d *daemon) open(ctx context.Context) error {
 
 var errBusGone = errors.New("the connection to the message bus is gone; locks stay, and a restart serves them again")
 
-// healthy tells whether everything goes on that never should stand still for
-// as long as limit: the owner goroutine, the journal, the bus reader and the
-// outbox.
+// healthy reports whether nothing hangs that should never stand still for as long as limit: the
+// owner goroutine, the journal, the bus reader and the outbox.
 func (d *daemon) healthy(ctx context.Context, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	return errors.Join(d.service.Healthy(ctx), d.server.Healthy(limit))
 }
 
-// wait looks after the running service until it is to end; idle, because
-// nobody needs it.
+// wait watches the running service until it has to end. It returns idle if that is because nobody
+// needs it.
 func (d *daemon) wait(ctx context.Context, ended <-chan error) (idle bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var work sync.WaitGroup
@@ -266,7 +264,7 @@ func (d *daemon) wait(ctx context.Context, ended <-chan error) (idle bool, err e
 	}
 }
 
-// readBootID names this boot of the kernel; locks of another are gone.
+// readBootID returns the id of this boot of the kernel; locks of another boot are gone.
 func readBootID() (string, error) {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
@@ -275,7 +273,7 @@ func readBootID() (string, error) {
 	return strings.TrimSpace(string(b)), nil
 }
 
-// limits puts the file's limits over the service's own.
+// limits overrides the service's limits with those of the file.
 func limits(c config.Limits) api.Limits {
 	l := api.DefaultLimits()
 	for _, s := range []struct {

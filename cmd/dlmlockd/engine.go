@@ -12,8 +12,8 @@ import (
 	"github.com/dlmlock/dlmlockd/state"
 )
 
-// newEngine makes the engine of that name, and no other: a daemon that was to
-// lock in the cluster never locks on one node only.
+// newEngine makes the engine with the given name, and never another one: a daemon that was to lock
+// in the cluster must never lock on one node only.
 func newEngine(name string, log *slog.Logger) (dlm.Engine, error) {
 	if name == config.EngineLocal {
 		host, err := os.Hostname()
@@ -29,16 +29,16 @@ func newEngine(name string, log *slog.Logger) (dlm.Engine, error) {
 	return e, nil
 }
 
-// restorer is an engine whose locks live in this process and are put back from
-// what was written down, as a kernel would still have them.
+// restorer is an engine whose locks live in this process and are restored from the records, as a
+// kernel would still have them.
 type restorer interface {
 	Restore(lockspace string, held []dlm.Orphan) error
 }
 
-// restore gives e the locks of the state file if it can't have kept them
-// itself. Of each lockspace that was joined these are the anchor and every
-// lock that was persistent: a record still in phase granted was not, and
-// nobody was told of it. A lock whose record is damaged is gone with it.
+// restore gives e the locks of the state file if e can't have kept them itself. For each joined
+// lockspace these are the anchor and every lock that was persistent: a lock whose record is still
+// in phase granted was not, and nobody has been told about it. A lock whose record is damaged is
+// gone.
 func restore(e dlm.Engine, c state.Contents, bootID, instance string, log *slog.Logger) {
 	r, ok := e.(restorer)
 	if !ok {
@@ -61,7 +61,7 @@ func restore(e dlm.Engine, c state.Contents, bootID, instance string, log *slog.
 	}
 	for _, s := range c.Spaces {
 		if s.Phase != state.Joined {
-			continue // being made or left: for this engine it is not there
+			continue // being created or left: this engine does not have it
 		}
 		anchor := dlm.Orphan{LockID: s.AnchorID, Resource: api.AnchorName(instance), Mode: dlm.NL}
 		if err := r.Restore(s.Name, append([]dlm.Orphan{anchor}, held[s.Name]...)); err != nil {

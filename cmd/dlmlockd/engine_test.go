@@ -121,9 +121,9 @@ func (discardJournal) Tend()                       {}
 
 // A lock that turns out to be lost in activation is told once somebody can
 // hear it.
-func TestHeraldKeepsLostLocks(t *testing.T) {
+func TestStartupNoticesKeepLostLocks(t *testing.T) {
 	var told []api.Notice
-	h := herald{to: func(n api.Notice) { told = append(told, n) }}
+	h := startupNotices{to: func(n api.Notice) { told = append(told, n) }}
 	lost := api.LockLost{Lost: api.Lost{Reason: "x"}}
 	h.notify(lost)
 	h.notify(api.StatusChanged{})

@@ -12,18 +12,17 @@ import (
 	"github.com/dlmlock/dlmlockd/config"
 )
 
-// The exit codes. 2, 5 and 6 are those of the LSB for services (and of
-// systemd.exec(5)); starting again doesn't cure them, and the unit says so.
+// The exit codes. 2, 5 and 6 are those of the LSB for services (and of systemd.exec(5)). Starting
+// again does not help against them, and the unit says so.
 const (
 	exitOK       = 0
 	exitFailed   = 1 // something went wrong at run time; the log says what
 	exitUsage    = 2 // bad command line
-	exitNoEngine = 5 // the engine asked for is not in this build
+	exitNoEngine = 5 // this build does not have the engine
 	exitConfig   = 6 // bad configuration file
 )
 
-// defaultStateDir is where the state is without --state-dir and without
-// $RUNTIME_DIRECTORY.
+// defaultStateDir is the state directory without --state-dir and $RUNTIME_DIRECTORY.
 const defaultStateDir = "/run/dlmlockd"
 
 const usage = `Usage: dlmlockd [OPTION]...
@@ -61,8 +60,8 @@ Exit codes:
   2  bad command line
 `
 
-// options are what the process was told, from the command line, the
-// environment and the configuration file together.
+// options are the settings of the process from the command line, the environment and the
+// configuration file.
 type options struct {
 	config.Config
 	StateDir string
@@ -73,7 +72,7 @@ type options struct {
 	showVersion, showHelp, check bool
 }
 
-// usageError is a bad command line.
+// usageError is a mistake in the command line.
 type usageError struct{ text string }
 
 func (e *usageError) Error() string { return e.text }
@@ -126,8 +125,7 @@ func readOptions(args []string, getenv func(string) string) (options, error) {
 	return o, nil
 }
 
-// checkFlags refuses flags whose value could never be meant, before any file
-// is read.
+// checkFlags refuses flags with an impossible value, before any file is read.
 func checkFlags(given map[string]bool, engine, level string, o options) error {
 	if given["engine"] && !config.ValidEngine(engine) {
 		return &usageError{fmt.Sprintf("--engine=%s: use dlm or local", engine)}
@@ -145,8 +143,8 @@ func checkFlags(given map[string]bool, engine, level string, o options) error {
 	return nil
 }
 
-// stateDir is the absolute place of the state: the flag, or what systemd made
-// for the unit (the first of a list, systemd.exec(5)), or the default.
+// stateDir returns the absolute path of the state directory: the flag, or the directory that
+// systemd created for the unit (the first of a list, systemd.exec(5)), or the default.
 func stateDir(flagged string, getenv func(string) string) string {
 	dir := flagged
 	if dir == "" {

@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// watchIdle closes idle when nobody has called for as long as the settings
-// say, and nobody needs the service. It returns then, or when ctx ends.
+// watchIdle closes idle when nobody has called for as long as the settings say and nobody needs the
+// service. Then, or when ctx ends, it returns.
 func (d *daemon) watchIdle(ctx context.Context, idle chan<- struct{}) {
-	var seen, calls uint64 // when the log was told; now
+	var seen, calls uint64 // the last count that was seen, and the current one
 	since := time.Now()
 	timer := time.NewTimer(0)
 	defer timer.Stop()

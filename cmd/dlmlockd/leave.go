@@ -18,31 +18,28 @@ import (
 )
 
 const (
-	// leaveTime bounds dlmlockd --leave as a whole. It is below TimeoutStopSec
-	// of dlmlockd-lockspaces.service.
+	// leaveTime bounds dlmlockd --leave as a whole. It is shorter than TimeoutStopSec of
+	// dlmlockd-lockspaces.service.
 	leaveTime = 50 * time.Second
-	// userTime is how long it waits, of that, for processes that their locks
-	// say are still at work.
+	// userTime is how much of that it waits for processes that still have locks.
 	userTime = 20 * time.Second
 	// userPoll is how often it looks for them.
 	userPoll = 200 * time.Millisecond
 )
 
-// leave is dlmlockd --leave: it makes this node leave every lockspace of the
-// service, which must not be running. dlm_controld does not stop while this node
-// is in a lockspace, and a node that goes down with dlm_controld running is
-// fenced by the others.
+// leave is dlmlockd --leave: it makes this node leave every lockspace of the service, which must
+// not be running. dlm_controld does not stop while this node is in a lockspace, and a node that
+// goes down with dlm_controld running is fenced by the others.
 //
-// While the host runs it refuses if locks are held. When the host goes down
-// they end anyway: then it takes the locks back as a start does, which lets go
-// of those whose process has ended, waits a moment for the other processes,
-// and leaves. A lockspace in which a process still has a lock is kept: the
-// process may be writing what the lock protects, and fencing is what keeps
-// others from it. So is one that another process has open, and one with orphans that
-// no record explains. One that the service has not made is left as it is.
+// While the host stays up it refuses if locks are held. When the host goes down they end anyway:
+// then it takes the locks back as a start does, which releases those whose process has ended, waits
+// a moment for the other processes, and leaves. It keeps a lockspace in which a process still has a
+// lock: the process may be writing what the lock protects, and only fencing keeps others from it.
+// It also keeps a lockspace that another process has open, one with orphans that no record
+// explains, and one that the service has not made.
 //
-// If this ends between any two lines, the state file tells the next start of the
-// service as much as if the service itself had ended while it left.
+// If this process dies between any two lines, the state file tells the next start of the service
+// the same as if the service itself had died while it left.
 func leave(ctx context.Context, o options, log *slog.Logger) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, leaveTime)
 	defer cancel()
@@ -75,8 +72,7 @@ func leave(ctx context.Context, o options, log *slog.Logger) (err error) {
 	return errors.Join(err, <-ended)
 }
 
-// heldLocks returns the lockspaces in which locks of this boot are written down
-// as held.
+// heldLocks returns the lockspaces in which locks of this boot are recorded as held.
 func (d *daemon) heldLocks() map[string]bool {
 	held := map[string]bool{}
 	if d.found.Header.BootID != d.bootID {
@@ -90,14 +86,14 @@ func (d *daemon) heldLocks() map[string]bool {
 	return held
 }
 
-// helpersDue tells whether a lost lock is written down whose helper (on-lost) has
-// not ended. Only the service that serves runs helpers.
+// helpersDue reports whether a lost lock is recorded whose helper (on-lost) has not ended. Only the
+// running service runs helpers.
 func (d *daemon) helpersDue() bool {
 	return slices.ContainsFunc(d.found.Locks, func(l state.Lock) bool { return l.Phase == state.Lost })
 }
 
-// leaveAll waits until the service has taken its locks back, and for the
-// processes that use them, and leaves.
+// leaveAll waits until the service has taken its locks back, then for the processes that use them,
+// and leaves.
 func leaveAll(ctx context.Context, service *lockd.Service, held map[string]bool, log *slog.Logger) error {
 	select {
 	case <-service.Ready():
@@ -113,8 +109,8 @@ func leaveAll(ctx context.Context, service *lockd.Service, held map[string]bool,
 
 const keptMessage = "lockspace kept; the other nodes will fence this one"
 
-// leaveUnused leaves every lockspace but those that a process uses. Of one that
-// could not be opened, and in which locks were held, nobody can say that.
+// leaveUnused leaves every lockspace except those that a process uses. If a lockspace with recorded
+// locks could not be opened, that is not known, and it is kept.
 func leaveUnused(ctx context.Context, service *lockd.Service, used map[string]uint32, held map[string]bool,
 	log *slog.Logger) error {
 	spaces, err := ask(ctx, service.Lockspaces)
@@ -145,8 +141,8 @@ func leaveUnused(ctx context.Context, service *lockd.Service, used map[string]ui
 	return errors.Join(errs...)
 }
 
-// awaitUsers waits a while for the end of the processes that locks hang on, and
-// returns one of each lockspace that did not end.
+// awaitUsers waits a while for the end of the processes that have locks, and returns one for each
+// lockspace in which some have not ended.
 func awaitUsers(ctx context.Context, service api.Service) (map[string]uint32, error) {
 	ctx, cancel := context.WithTimeout(ctx, userTime)
 	defer cancel()
@@ -200,11 +196,11 @@ func ask[T any](ctx context.Context, call func(done func(T, error))) (T, error) 
 	}
 }
 
-// hostGoesDown asks systemd. Where it can't say, the host goes on.
+// hostGoesDown asks systemd. If that gives no answer, the host stays up.
 func hostGoesDown(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	// It exits with 1 for every state but "running".
+	// It exits with 1 for every state except "running".
 	out, _ := exec.CommandContext(ctx, "systemctl", "is-system-running").Output()
 	return strings.TrimSpace(string(out)) == "stopping"
 }

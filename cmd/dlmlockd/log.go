@@ -15,8 +15,8 @@ import (
 // journalSend is journal.Send or a stand-in for it.
 type journalSend func(message string, priority journal.Priority, fields map[string]string) error
 
-// journalFields names the journal's field of each key that the service logs.
-// Other keys become DLMLOCKD_ and the key in upper case.
+// journalFields maps the keys that the service logs to fields of the journal. Other keys become
+// DLMLOCKD_ and the key in upper case.
 var journalFields = map[string]string{
 	"lockspace": "DLM_LOCKSPACE",
 	"resource":  "DLM_RESOURCE",
@@ -29,8 +29,8 @@ var journalFields = map[string]string{
 	"err":       "DLM_ERROR",
 }
 
-// journalHandler is a slog.Handler that sends each record to the journal twice
-// over: as one readable line, and as fields.
+// journalHandler is a slog.Handler that sends each record to the journal in two forms: as one
+// readable line, and as fields.
 type journalHandler struct {
 	send  journalSend
 	level slog.Leveler
@@ -39,7 +39,7 @@ type journalHandler struct {
 	prefix string
 	fields map[string]string
 
-	mu   *sync.Mutex // guards line and what text writes to it
+	mu   *sync.Mutex // guards line and the writes of text to it
 	line *bytes.Buffer
 	text slog.Handler
 }
@@ -49,8 +49,8 @@ func newJournalHandler(level slog.Leveler, send journalSend) *journalHandler {
 	text := slog.NewTextHandler(line, &slog.HandlerOptions{
 		Level: level,
 		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
-			// The journal keeps time and level itself, and the message stands
-			// in front of the line.
+			// The journal keeps time and level itself, and the message is at the beginning of the
+			// line.
 			if len(groups) == 0 && slices.Contains([]string{slog.TimeKey, slog.LevelKey, slog.MessageKey}, a.Key) {
 				return slog.Attr{}
 			}
@@ -66,7 +66,7 @@ func (h *journalHandler) Enabled(_ context.Context, l slog.Level) bool { return 
 // Handle sends one record.
 func (h *journalHandler) Handle(ctx context.Context, r slog.Record) error {
 	fields := make(map[string]string, len(h.fields)+r.NumAttrs()+1)
-	// The native protocol adds none, and "journalctl -t" asks for it.
+	// The native protocol adds none, and "journalctl -t" needs it.
 	fields["SYSLOG_IDENTIFIER"] = logIdentifier
 	if id := messageIDs[r.Message]; id != "" {
 		fields["MESSAGE_ID"] = id
@@ -135,8 +135,8 @@ func addField(fields map[string]string, prefix string, a slog.Attr) {
 	fields[name] = v.String()
 }
 
-// fieldName turns a key into a name that the journal takes: upper case
-// letters, digits and underscores (systemd.journal-fields(7)).
+// fieldName turns a key into a valid name of a journal field: upper case letters, digits and
+// underscores (systemd.journal-fields(7)).
 func fieldName(key string) string {
 	return "DLMLOCKD_" + strings.Map(func(r rune) rune {
 		r = unicode.ToUpper(r)

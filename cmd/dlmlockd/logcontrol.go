@@ -12,18 +12,18 @@ import (
 	"github.com/coreos/go-systemd/v22/journal"
 )
 
-// logIdentifier is what the journal files the log under (journalctl -t).
+// logIdentifier is the identifier of the log in the journal (journalctl -t).
 const logIdentifier = "dlmlockd"
 
-// The targets of org.freedesktop.LogControl1(5) that there are here.
+// The supported targets of org.freedesktop.LogControl1(5).
 const (
 	targetConsole = "console" // standard error
 	targetJournal = "journal" // its native protocol, with fields
-	targetAuto    = "auto"    // the journal, if that is where standard error goes
+	targetAuto    = "auto"    // the journal, if standard error goes there
 )
 
-// logLevels are the levels of syslog(3), from the worst on; slog's four are
-// among them, and lie so that each logs what is at least as bad.
+// logLevels are the levels of syslog(3), from the worst. slog's four levels are among them, and the
+// others lie so that each logs what is at least as bad.
 var logLevels = []struct {
 	name  string
 	level slog.Level
@@ -32,20 +32,19 @@ var logLevels = []struct {
 	{"notice", 2}, {"info", slog.LevelInfo}, {"debug", slog.LevelDebug},
 }
 
-// logControl is how much is logged and where to, which can change while the
-// service runs. It implements dbus.LogControl.
+// logControl holds the level and the target of the log, which can change while the service runs. It
+// implements dbus.LogControl.
 type logControl struct {
 	level     slog.LevelVar
 	toJournal atomic.Bool
 
-	auto      bool // what "auto" means
+	auto      bool // the journal is the target for "auto"
 	available func() bool
 	handler   slog.Handler
 }
 
-// newLogControl makes a log that goes to the journal, with fields that
-// journalctl can match, if that is where standard error goes, and as text to
-// stderr otherwise.
+// newLogControl makes a log that goes to the journal, with fields that journalctl can match, if
+// standard error goes to the journal, and as text to stderr otherwise.
 func newLogControl(stderr io.Writer, level slog.Level) *logControl {
 	c := &logControl{available: journal.Enabled}
 	c.level.Set(level)
@@ -63,7 +62,7 @@ func newLogControl(stderr io.Writer, level slog.Level) *logControl {
 
 func (c *logControl) logger() *slog.Logger { return slog.New(c.handler) }
 
-// Level is the name of the level.
+// Level returns the name of the level.
 func (c *logControl) Level() string {
 	at := c.level.Level()
 	for _, l := range logLevels {
@@ -87,7 +86,7 @@ func (c *logControl) SetLevel(name string) error {
 	return fmt.Errorf("%q is not a log level; use one of %s", name, strings.Join(names, ", "))
 }
 
-// Target is where the log goes now.
+// Target returns the current target of the log.
 func (c *logControl) Target() string {
 	if c.toJournal.Load() {
 		return targetJournal
@@ -95,7 +94,7 @@ func (c *logControl) Target() string {
 	return targetConsole
 }
 
-// SetTarget says where it goes from now on.
+// SetTarget changes the target of the log.
 func (c *logControl) SetTarget(name string) error {
 	switch name {
 	case targetConsole:
@@ -114,10 +113,10 @@ func (c *logControl) SetTarget(name string) error {
 	return nil
 }
 
-// Identifier is the SYSLOG_IDENTIFIER of every entry.
+// Identifier returns the SYSLOG_IDENTIFIER of every entry.
 func (c *logControl) Identifier() string { return logIdentifier }
 
-// switchHandler is one of two handlers, whichever is wanted now.
+// switchHandler passes records to one of two handlers, the one that is currently selected.
 type switchHandler struct {
 	toJournal        *atomic.Bool
 	journal, console slog.Handler

@@ -16,17 +16,17 @@ import (
 // Set by the linker (see the Makefile).
 var version, commit, date string
 
-// thisBuild is which build of the program runs.
+// thisBuild returns which build of the program is running.
 var thisBuild = sync.OnceValue(func() buildinfo.Build { return buildinfo.Read(version, commit, date) })
 
 func main() {
-	// Aborted by the watchdog, or by a panic, the process ends by a signal, not
-	// with the runtime's exit code 2: after that one the unit does not restart it.
+	// If the watchdog or a panic aborts the process, it ends by a signal and not with the runtime's
+	// exit code 2, after which the unit would not restart it.
 	debug.SetTraceback("crash")
-	// What somebody had open when the service was started is no helper's.
+	// A helper must not inherit files that were open when the service was started.
 	_ = unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
-	// The first of these signals ends the service in order, which keeps every
-	// persistent lock; the second one ends it at once, which keeps them too.
+	// The first of these signals ends the service in order, the second one at once. Both keep every
+	// persistent lock.
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr))

@@ -12,20 +12,19 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// metricsEvery is how often the metrics file is written: as often as
-// Prometheus asks, where nothing else is configured.
+// metricsEvery is how often the metrics file is written: as often as Prometheus collects by
+// default.
 const metricsEvery = 15 * time.Second
 
-// metricsFile writes what is counted into the file that the settings name, for
-// others to read. Only its goroutine touches it.
+// metricsFile writes the counters to the file that the settings name. Only its goroutine uses it.
 type metricsFile struct {
 	log     *slog.Logger
-	path    string // that was written last; "" none
-	failing string // the last error, told once
+	path    string // the file that was written last; "" for none
+	failing string // the last error, which is reported once
 }
 
-// writeMetrics writes the metrics file again and again until ctx ends, and then
-// removes it: nobody shall take the last numbers for those of now.
+// writeMetrics writes the metrics file again and again until ctx ends, and then removes it, so that
+// nobody takes old numbers for current ones.
 func (d *daemon) writeMetrics(ctx context.Context, changed <-chan struct{}) {
 	f := metricsFile{log: d.log}
 	defer f.remove()
@@ -62,9 +61,8 @@ func (d *daemon) writeMetricsTo(ctx context.Context, path string) error {
 	}
 }
 
-// replaceFile writes a file that everybody may read, so that who reads it sees
-// the old one or the new one, whole. The name that it has meanwhile is none
-// that a collector takes.
+// replaceFile writes a file that everybody may read. A reader sees either the old or the new one,
+// complete. Collectors ignore its name while it is being written.
 func replaceFile(path string, write func(*os.File) error) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
@@ -82,7 +80,7 @@ func replaceFile(path string, write func(*os.File) error) (err error) {
 	return os.Rename(f.Name(), path)
 }
 
-// note says once what is wrong, and once that it is not any more.
+// note logs once what is wrong, and once that it is no longer so.
 func (f *metricsFile) note(err error) {
 	text := ""
 	if err != nil {
@@ -104,7 +102,8 @@ func (f *metricsFile) remove() {
 		return
 	}
 	info, err := os.Lstat(f.path)
-	if err == nil && info.Mode().IsRegular() { // a directory would go as well, and nobody wrote that here
+	// os.Remove would remove an empty directory as well, which is not ours
+	if err == nil && info.Mode().IsRegular() {
 		err = os.Remove(f.path)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

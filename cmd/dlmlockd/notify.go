@@ -12,21 +12,21 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// notifier tells systemd how the service does (sd_notify(3)). Without systemd
-// it does nothing.
+// notifier reports the state of the service to systemd (sd_notify(3)). Without systemd it does
+// nothing.
 type notifier struct{ log *slog.Logger }
 
 func (n notifier) tell(state string) {
 	if _, err := systemd.SdNotify(false, state); err != nil {
-		n.log.Warn("systemd was not told", "err", err)
+		n.log.Warn("systemd could not be notified", "err", err)
 	}
 }
 
-// statusEvery is how often the status line is looked at.
+// statusEvery is how often the status line is checked.
 const statusEvery = 2 * time.Second
 
-// keep tells systemd the status line when it changes, and feeds the watchdog
-// for as long as the service is healthy, until ctx ends.
+// keep sends systemd the status line when it changes, and feeds the watchdog as long as the service
+// is healthy, until ctx ends.
 func (n notifier) keep(ctx context.Context, s *lockd.Service, healthy func(context.Context, time.Duration) error) {
 	interval, err := systemd.SdWatchdogEnabled(false)
 	if err != nil {
@@ -58,8 +58,8 @@ func (n notifier) keep(ctx context.Context, s *lockd.Service, healthy func(conte
 	}
 }
 
-// feed feeds the watchdog if the service is healthy. If it isn't, nothing is
-// sent, and systemd restarts the service: the locks outlive that.
+// feed feeds the watchdog if the service is healthy. Otherwise it sends nothing, and systemd
+// restarts the service: the locks survive that.
 func (n notifier) feed(ctx context.Context, healthy func(context.Context, time.Duration) error,
 	interval time.Duration) {
 	if err := healthy(ctx, interval/2); err != nil {
@@ -71,7 +71,7 @@ func (n notifier) feed(ctx context.Context, healthy func(context.Context, time.D
 	n.tell("WATCHDOG=1")
 }
 
-// statusLine is what systemctl status shows.
+// statusLine returns the line that systemctl status shows.
 func statusLine(st api.Status) string {
 	line := fmt.Sprintf("STATUS=engine %s, node %d", st.Engine, st.Node.ID)
 	switch {

@@ -11,14 +11,14 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// writeOpenMetrics writes what is counted as OpenMetrics text 1.0, which is
-// also good for what reads the older text format of Prometheus, such as
-// node_exporter's textfile collector: no timestamps, no exemplars.
+// writeOpenMetrics writes the counters as OpenMetrics text 1.0, in a form that readers of
+// Prometheus's older text format understand as well, such as node_exporter's textfile collector: no
+// timestamps, no exemplars.
 func writeOpenMetrics(w io.Writer, st api.Status, spaces []api.LockspaceInfo, b buildinfo.Build) error {
 	var m metrics
 	m.family("dlmlockd_build_info", "gauge", "", "Which build of the service runs.")
 	m.sample("dlmlockd_build_info", 1, "version", b.Version, "commit", b.Commit)
-	// What nobody knows has no sample: neither 0 nor 1 would be true.
+	// A value that is not known has no sample: neither 0 nor 1 would be true.
 	m.gauge("dlmlockd_quorum_known", "Whether the cluster could be asked about its quorum.",
 		number(st.Quorum != api.QuorumUnknown))
 	m.family("dlmlockd_quorate", "gauge", "", "Whether the cluster has quorum; no sample while that is not known.")
@@ -56,7 +56,7 @@ func writeOpenMetrics(w io.Writer, st api.Status, spaces []api.LockspaceInfo, b 
 	return err
 }
 
-// metrics is a text under way (OpenMetrics 1.0, "Text Format").
+// metrics is a text that is being written (OpenMetrics 1.0, "Text Format").
 type metrics struct{ text strings.Builder }
 
 func (m *metrics) family(name, kind, unit, help string) {
@@ -111,7 +111,7 @@ func (m *metrics) histogram(name, help string, l *api.Latency) {
 	m.sample(name+"_count", float64(n))
 }
 
-// decimal writes a bound as OpenMetrics wants it: always with a point.
+// decimal formats a bound as OpenMetrics requires: always with a point.
 func decimal(d time.Duration) string {
 	s := strconv.FormatFloat(d.Seconds(), 'f', -1, 64)
 	if !strings.Contains(s, ".") {

@@ -17,7 +17,7 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// settings are what can change while the service runs and has no better place.
+// settings are those that can change while the service runs and that no other part holds.
 type settings struct {
 	group   atomic.Pointer[api.GroupAuthorizer]
 	idle    atomic.Int64           // time.Duration; see config.Config.ExitOnIdle
@@ -49,7 +49,7 @@ func (s *settings) metricsFile() string { return *s.metrics.Load() }
 
 func (s *settings) exitOnIdle() time.Duration { return time.Duration(s.idle.Load()) }
 
-// Authorize implements lockd.Authorizer with the group of the moment.
+// Authorize implements api.Authorizer with the group that is configured at the moment.
 func (s *settings) Authorize(ctx context.Context, subject api.Subject, a api.Action, details map[string]string) error {
 	return s.group.Load().Authorize(ctx, subject, a, details)
 }
@@ -66,16 +66,15 @@ func onHangup(ctx context.Context, hangup <-chan os.Signal, f func()) {
 	}
 }
 
-// hangups are the SIGHUPs from now on; one that comes before the service is
-// ready waits.
+// hangups returns the SIGHUPs from now on; one that comes before the service is ready waits.
 func hangups() (c chan os.Signal, stop func()) {
 	c = make(chan os.Signal, 1)
 	signal.Notify(c, unix.SIGHUP)
 	return c, func() { signal.Stop(c) }
 }
 
-// reload reads the configuration again and takes over what can change while
-// locks are held. systemd is told when it begins and when it is done.
+// reload reads the configuration again and takes over what can change while locks are held. It
+// tells systemd when it begins and when it is done.
 func (d *daemon) reload() {
 	d.systemd.tell(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", monotonic().Microseconds()))
 	defer d.systemd.tell("READY=1")
@@ -106,10 +105,11 @@ func (d *daemon) reload() {
 	}
 	engine, raw := d.opts.Engine, d.opts.RawValueLockspaces
 	d.opts = o
-	d.opts.Engine, d.opts.RawValueLockspaces = engine, raw // those in force: the next reload says so again
+	// those in force, so the next reload reports them again
+	d.opts.Engine, d.opts.RawValueLockspaces = engine, raw
 }
 
-// needRestart are the keys that differ and can't change now.
+// needRestart returns the keys that differ and can't change now.
 func needRestart(before, after options) (keys []string) {
 	if before.Engine != after.Engine {
 		keys = append(keys, "engine")
@@ -120,13 +120,12 @@ func needRestart(before, after options) (keys []string) {
 	return keys
 }
 
-// missing are those of before that are not in after.
+// missing returns the elements of before that are not in after.
 func missing(before, after []string) []string {
 	return slices.DeleteFunc(slices.Clone(before), func(s string) bool { return slices.Contains(after, s) })
 }
 
-// monotonic is the time that systemd compares with its own (sd_notify(3),
-// MONOTONIC_USEC=).
+// monotonic returns the clock that systemd compares with its own (sd_notify(3), MONOTONIC_USEC=).
 func monotonic() time.Duration {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// run is the whole program but for the process around it. It returns the exit
-// code; the end of ctx ends the service in order.
+// run is the whole program except for the process around it. It returns the exit code; the service
+// ends in order when ctx ends.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
 	o, err := readOptions(args, getenv)
 	switch {
@@ -44,8 +44,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	return exitOK
 }
 
-// check says whether the service could run with this configuration, as far as
-// that can be told without running it.
+// check reports whether the service could run with this configuration, as far as that can be told
+// without running it.
 func check(o options, stdout, stderr io.Writer) int {
 	_, mistakes, faults := resolve(o.Config)
 	if all := append(mistakes, faults...); len(all) > 0 {
@@ -56,7 +56,7 @@ func check(o options, stdout, stderr io.Writer) int {
 	return exitOK
 }
 
-// complain says what is wrong with the command line or the file.
+// complain reports what is wrong with the command line or the file.
 func complain(stderr io.Writer, err error) int {
 	var u *usageError
 	if errors.As(err, &u) {
@@ -69,8 +69,7 @@ func complain(stderr io.Writer, err error) int {
 	return exitConfig
 }
 
-// exitCode tells a failure that another start may cure from one that it
-// doesn't.
+// exitCode distinguishes a failure that another start may cure from one that it won't.
 func exitCode(err error) int {
 	var bad *config.Error
 	switch {

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"sync"
+
+	"github.com/dlmlock/dlmlockd/lockd/api"
+)
+
+// maxStartupNotices bounds how many notices are kept before anybody can receive them. Further lost
+// locks are only in the log and in Inspect.
+const maxStartupNotices = 10_000
+
+// startupNotices keeps the notices of lost locks until the bus name is taken: a signal that is sent
+// before that has no sender to whom anybody listens. Other notices are about states, which a client
+// that comes later can read.
+type startupNotices struct {
+	to func(api.Notice)
+
+	mu     sync.Mutex
+	opened bool
+	kept   []api.Notice
+}
+
+func (s *startupNotices) notify(n api.Notice) {
+	s.mu.Lock()
+	opened := s.opened
+	if _, lost := n.(api.LockLost); lost && !opened && len(s.kept) < maxStartupNotices {
+		s.kept = append(s.kept, n)
+	}
+	s.mu.Unlock()
+	if opened {
+		s.to(n)
+	}
+}
+
+// open passes on the notices that were kept, and every notice from then on.
+func (s *startupNotices) open() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range s.kept {
+		s.to(n)
+	}
+	s.kept, s.opened = nil, true
+}
