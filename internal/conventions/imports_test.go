@@ -154,6 +154,9 @@ var arrows = map[string][]string{
 	"internal/testbus":     {"data"},
 	"internal/teststate":   {"state"},
 	"internal/testpolkit":  {"internal/testbus"},
+	"internal/story":       {"client", "state"},
+	"internal/story/embedded": {
+		"dlm", "dlm/local", "process", "state", "lockd", "lockd/api", "client", "internal/story"},
 	"examples/fencedstore": {},
 }
 
@@ -192,8 +195,8 @@ func mine(all map[string]*pkg, path string) bool { return all[path] != nil }
 // only says who may import a foreign package (by prefix).
 var only = map[string][]string{
 	"C": {"dlm/libdlm"},
-	"github.com/godbus/dbus": {"dbus", "polkit", "client", "cmd/dlmlockctl", "internal/testbus",
-		"internal/testpolkit"},
+	"github.com/godbus/dbus": {"dbus", "polkit", "client", "cmd/dlmlockctl", "internal/story", "internal/story/embedded",
+		"internal/testbus", "internal/testpolkit"},
 	"github.com/pelletier/go-toml":  {"state", "config"},
 	"github.com/BurntSushi/toml":    {},
 	"github.com/coreos/go-systemd":  {"cmd/dlmlockd", "varlink"},
