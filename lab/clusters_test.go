@@ -51,7 +51,7 @@ func twoNodes(t *testing.T, kernel string) {
 		}
 		t.Run("rules", func(t *testing.T) { dlmtest.Run(t, e) }) // panics a node at its end
 	})
-	t.Run("stories", func(t *testing.T) { playStories(t, r, "two") })
+	t.Run("stories", func(t *testing.T) { playStories(t, r, kernel, false) })
 	t.Run("crash", func(t *testing.T) {
 		if kernel == newest {
 			crashTests(t, r, kills{points: 40, steps: 3, nth: 2})
@@ -59,7 +59,7 @@ func twoNodes(t *testing.T, kernel string) {
 			crashTests(t, r, kills{points: 15, steps: 2, nth: 4})
 		}
 	})
-	t.Run("last stories", func(t *testing.T) { playStories(t, r, "last") })
+	t.Run("last stories", func(t *testing.T) { playStories(t, r, kernel, true) })
 	t.Run("power off", func(t *testing.T) {
 		require.NoError(t, one.PowerOff(lab.Context(t, "power off", stepTime)))
 		require.False(t, one.Up())
@@ -78,10 +78,7 @@ func TestThreeNodes(t *testing.T) {
 		t.Run(kernel, func(t *testing.T) {
 			t.Parallel()
 			r := newServiceRig(t, lab.Config{Kernel: kernel, Nodes: 3, Fencing: true})
-			t.Run("stories", func(t *testing.T) {
-				playStories(t, r, "three")
-				playStories(t, r, "three-"+kernel)
-			})
+			t.Run("stories", func(t *testing.T) { playStories(t, r, kernel, false) })
 			t.Run("history", func(t *testing.T) { neverTwoHolders(t, r) })
 		})
 	}

@@ -334,11 +334,16 @@ func (n *Node) Get(ctx context.Context, path string) ([]byte, error) {
 
 // Dial connects to a socket in the node, as root of the node.
 func (n *Node) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	return n.DialAs(ctx, network, address, 0, 0)
+}
+
+// DialAs connects to a socket in the node as a user, who need not have an account.
+func (n *Node) DialAs(ctx context.Context, network, address string, uid, gid uint32) (net.Conn, error) {
 	client, err := n.Agent()
 	if err != nil {
 		return nil, err
 	}
-	conn, err := client.Dial(ctx, network, address)
+	conn, err := client.DialAs(ctx, network, address, uid, gid)
 	return conn, n.named(err)
 }
 

@@ -43,8 +43,8 @@ type serviceRig struct {
 	fencedBefore int // how many nodes were fenced before the test that runs
 }
 
-// config is the daemons' configuration.
-const daemonConfig = "lockspaces = [\"vms\"]\nraw-value-lockspaces = [\"raw\"]\nop-timeout = \"6s\"\n"
+// daemonConfig is the daemons' configuration, unless a story changes it.
+var daemonConfig = defaultSettings().text()
 
 // newServiceRig boots a cluster whose nodes have the service and dlmpeer, and
 // are members.
@@ -232,6 +232,9 @@ func (r *serviceRig) clean(n *lab.Node) error {
 		}
 	}
 	if _, err := n.Run(ctx, "rm", "-rf", service.StateDir); err != nil {
+		return err
+	}
+	if err := d.Configure(ctx, daemonConfig); err != nil {
 		return err
 	}
 	p, err := startPeer(ctx, n)

@@ -1,13 +1,15 @@
 package lab_test
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -16,353 +18,214 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dlmlock/dlmlockd/client"
+	"github.com/dlmlock/dlmlockd/internal/story"
 	"github.com/dlmlock/dlmlockd/lab"
 	"github.com/dlmlock/dlmlockd/lab/service"
 )
 
 var update = flag.Bool("update", false, "write what the stories print into their files")
 
-// playStories plays testdata/stories/DIR/*.txt on a cluster, one after the
-// other: commands, "----", what they print, an empty line. The first line of a
-// file says what it guards. The commands are in story.run. "..." in what is
-// expected stands for any text.
-//
-// Lockids are printed as letters, a new one for each lockid of a node that was
-// not seen before: the same letter means the same lockid. Of fencing tokens it
-// is told whether they grow.
-func playStories(t *testing.T, r *serviceRig, dir string) {
-	files, err := filepath.Glob(filepath.Join("testdata/stories", dir, "*.txt"))
-	require.NoError(t, err)
-	require.NotEmpty(t, files)
-	for _, f := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(f), ".txt"), func(t *testing.T) {
-			r.fresh(t)
-			file, err := os.ReadFile(f)
-			require.NoError(t, err)
-			s := newStory(t, r)
-			defer s.end()
-			got := s.play(file)
-			if *update {
-				require.NoError(t, os.WriteFile(f, got, 0o644))
-				return
-			}
-			require.Equal(t, string(file), string(got), "go test ./lab -run ... -update writes the new output")
-		})
-	}
-}
-
-// story is the state of one file.
-type story struct {
-	t       *testing.T
-	rig     *serviceRig
-	out     bytes.Buffer
-	clients map[int]*client.Client
-	peers   map[int]*peerProcess
-	holders map[int]*peerProcess // with a lock, by node
-	heard   map[int]*hearing
-	jobs    map[string]*job
-	lockids map[string]string      // "node/lockid" to letter
-	letters int                    // how many were given
-	tokens  map[string]uint64      // the last by node and resource
-	pids    map[string]uint32      // of processes by name
-	crowds  map[int]*client.Client // whose Requests wait
-	saved   map[int][]byte         // state files put aside
-	shown   []uint32               // the orphans listed last
-}
-
-func newStory(t *testing.T, r *serviceRig) *story {
-	return &story{t: t, rig: r, clients: map[int]*client.Client{}, peers: map[int]*peerProcess{}, holders: map[int]*peerProcess{}, heard: map[int]*hearing{},
-		jobs: map[string]*job{}, lockids: map[string]string{}, tokens: map[string]uint64{}, pids: map[string]uint32{}, crowds: map[int]*client.Client{}, saved: map[int][]byte{}}
-}
-
-func (s *story) end() {
-	s.rig.openFenceGate()
-	for _, c := range s.clients {
-		c.Close()
-	}
-	for _, p := range s.peers {
-		p.close()
-	}
-	for _, p := range s.holders {
-		p.close()
-	}
-	for _, c := range s.crowds {
-		c.Close()
-	}
-}
-
-// play returns the file with the output that the commands really had; what was
-// expected stays where it fits.
-func (s *story) play(file []byte) []byte {
-	var out bytes.Buffer
-	blocks := strings.Split(strings.TrimRight(string(file), "\n"), "\n\n")
-	for i, block := range blocks {
-		commands, want, ok := strings.Cut(block, "\n----\n")
-		if !ok {
-			commands, ok = strings.CutSuffix(block, "\n----")
-			want = ""
-		}
-		if i > 0 {
-			out.WriteString("\n")
-		}
-		if !ok {
-			require.Truef(s.t, isComment(block), "no ---- after %q", block)
-			out.WriteString(block + "\n")
-			continue
-		}
-		for line := range strings.SplitSeq(commands, "\n") {
-			if !strings.HasPrefix(line, "#") {
-				s.command(line)
-			}
-		}
-		got := strings.TrimRight(s.out.String(), "\n")
-		s.out.Reset()
-		if fits(want, got) {
-			got = want
-		}
-		out.WriteString(commands + "\n----\n")
-		if got != "" {
-			out.WriteString(got + "\n")
-		}
-		if s.t.Failed() {
-			s.t.Logf("after this block the story was given up:\n%s", out.String())
-			s.t.FailNow()
-		}
-	}
-	return out.Bytes()
-}
-
-func isComment(block string) bool {
-	for line := range strings.SplitSeq(block, "\n") {
-		if !strings.HasPrefix(line, "#") {
-			return false
-		}
-	}
-	return true
-}
-
-// fits compares output with what is expected, where "..." stands for any text
-// within a line.
-func fits(want, got string) bool {
-	w, g := strings.Split(want, "\n"), strings.Split(got, "\n")
-	if len(w) != len(g) {
-		return false
-	}
-	for i := range w {
-		expr := strings.ReplaceAll(regexp.QuoteMeta(w[i]), `\.\.\.`, ".*")
-		if !regexp.MustCompile("^" + expr + "$").MatchString(g[i]) {
-			return false
-		}
-	}
-	return true
-}
-
-// job is a command that runs beside the story.
-type job struct {
-	done chan struct{}
-	out  bytes.Buffer
-}
-
-// commandTime bounds one command, untilTime a wait for something to become so.
+// commandTime bounds one step of a test on a node that may be busy, untilTime a wait
+// for something to become so.
 const (
 	commandTime = 2 * time.Minute
 	untilTime   = 3 * time.Minute
 )
 
-// command carries out one line:
-//
-//	COMMAND                 and print what it prints
-//	&NAME COMMAND           begin it; it goes on beside the story
-//	wait NAME               for the end of that, and print what it printed
-//	waits NAME              check that it has not ended
-//	until PATTERN COMMAND   again and again, until it prints a line that
-//	                        matches; prints the match. _ stands for a blank
-//	until-not PATTERN COMMAND
-//	                        again and again, until nothing that it prints
-//	                        matches; prints that
-func (s *story) command(line string) {
-	words := strings.Fields(line)
-	started := time.Now()
-	defer func() { s.t.Logf("%6.1fs %s", time.Since(started).Seconds(), line) }()
-	switch {
-	case len(words) == 0:
-	case strings.HasPrefix(words[0], "&"):
-		j := &job{done: make(chan struct{})}
-		s.jobs[words[0][1:]] = j
-		do := s.prepare(words[1:])
-		go func() {
-			defer close(j.done)
-			ctx, cancel := context.WithTimeout(context.Background(), untilTime)
-			defer cancel()
-			do(ctx, &j.out)
-		}()
-	case words[0] == "wait":
-		select {
-		case <-s.jobs[words[1]].done:
-			s.out.Write(s.jobs[words[1]].out.Bytes())
-		case <-time.After(untilTime):
-			s.t.Errorf("%s has not ended after %v", words[1], untilTime)
+// playStories plays the stories that belong to a cluster, one after the other:
+// those of package story that need as many nodes, or fewer where no other cluster
+// plays them. Stories that nodes don't survive are played when last is set.
+func playStories(t *testing.T, r *serviceRig, kernel string, last bool) {
+	stories, err := story.Load("../internal/story/testdata/stories")
+	require.NoError(t, err)
+	played := 0
+	for _, s := range stories {
+		if !r.suits(s, kernel, last) {
+			continue
 		}
-	case words[0] == "waits":
-		select {
-		case <-s.jobs[words[1]].done:
-			s.t.Errorf("%s has ended: %s", words[1], s.jobs[words[1]].out.String())
-		default:
-			fmt.Fprintln(&s.out, "it waits")
-		}
-	case words[0] == "until", words[0] == "until-not":
-		s.until(strings.ReplaceAll(words[1], "_", " "), words[2:], words[0] == "until")
-	default:
-		ctx := lab.Context(s.t, line, commandTime)
-		s.prepare(words)(ctx, &s.out)
+		played++
+		t.Run(s.Name, func(t *testing.T) {
+			r.fresh(t)
+			place := newPlace(t, r)
+			defer place.end()
+			story.Play(t, s, place, *update)
+		})
+	}
+	require.NotZero(t, played)
+}
+
+// suits reports whether a story belongs to a cluster.
+func (r *serviceRig) suits(s *story.Story, kernel string, last bool) bool {
+	if s.Places&story.Nodes == 0 || s.Last != last || s.Kernel != "" && s.Kernel != kernel {
+		return false
+	}
+	nodes := len(r.cluster.Nodes())
+	return s.Fenced == r.fencing && (s.Nodes == nodes || s.Nodes < nodes && nodes == 2)
+}
+
+// place is the lab as the place of one story: it implements story.Backend.
+type place struct {
+	t       *testing.T
+	rig     *serviceRig
+	peers   map[int]*peerProcess   // processes that use libdlm by themselves
+	holders map[int]*peerProcess   // those that have a lock
+	crowds  map[int]*client.Client // whose Requests wait
+	saved   map[int][]byte         // state files put aside
+	configs map[int]*daemonSettings
+
+	mu   sync.Mutex        // guards pids, which jobs use as well
+	pids map[string]uint32 // of processes by "node/name"
+}
+
+var _ story.Backend = (*place)(nil)
+
+func newPlace(t *testing.T, r *serviceRig) *place {
+	p := &place{t: t, rig: r, peers: map[int]*peerProcess{}, holders: map[int]*peerProcess{},
+		crowds: map[int]*client.Client{}, saved: map[int][]byte{}, configs: map[int]*daemonSettings{}, pids: map[string]uint32{}}
+	for _, n := range r.cluster.Nodes() {
+		p.configs[n.ID] = defaultSettings()
+	}
+	return p
+}
+
+func (p *place) end() {
+	p.rig.openFenceGate()
+	for _, proc := range slices.Concat(slices.Collect(maps.Values(p.peers)), slices.Collect(maps.Values(p.holders))) {
+		proc.close()
+	}
+	for _, c := range p.crowds {
+		c.Close()
 	}
 }
 
-func (s *story) until(pattern string, words []string, wanted bool) {
-	expr := regexp.MustCompile(pattern)
-	end := time.Now().Add(untilTime)
-	for {
-		var out bytes.Buffer
-		ctx, cancel := context.WithDeadline(s.t.Context(), end)
-		s.prepare(words)(ctx, &out)
-		cancel()
-		m := expr.Find(out.Bytes())
-		if m != nil && wanted {
-			fmt.Fprintf(&s.out, "%s\n", m)
-			return
-		}
-		if m == nil && !wanted {
-			s.out.Write(out.Bytes())
-			return
-		}
-		if time.Now().After(end) {
-			s.t.Errorf("after %v %q prints, where %q is wanted (%v):\n%s", untilTime, words, pattern, wanted, out.String())
-			return
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
+// Place implements story.Backend.
+func (p *place) Place() story.Place { return story.Nodes }
+
+// Settle implements story.Backend: nobody can know when nodes have come to rest.
+func (p *place) Settle() {}
+
+// Running implements story.Backend.
+func (p *place) Running(node int) bool { return p.rig.services[node].Running() }
+
+// Process implements story.Backend. The client looks up the start time itself.
+func (p *place) Process(node int, name string) (pid uint32, start uint64, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pid, ok = p.pids[fmt.Sprintf("%d/%s", node, name)]
+	return pid, 0, ok
 }
 
-// letter is how a lockid is printed.
-func (s *story) letter(node int, id uint32) string {
-	storyMu.Lock()
-	defer storyMu.Unlock()
-	if id == 0 {
-		return "none"
-	}
-	key := fmt.Sprintf("%d/%d", node, id)
-	if s.lockids[key] == "" {
-		s.lockids[key] = string(rune('A' + s.letters))
-		s.letters++
-	}
-	return s.lockids[key]
-}
+// callersGroup is the group of callers other than root. The daemons let it change
+// locks, because no polkit runs on the nodes.
+const (
+	callersGroup   = "users"
+	callersGroupID = 100
+)
 
-// forget is told that a node was booted, or left a lockspace: its lockids are new
-// ones, also where the numbers are old ones.
-func (s *story) forget(node int) {
-	storyMu.Lock()
-	defer storyMu.Unlock()
-	for key := range s.lockids {
-		if strings.HasPrefix(key, fmt.Sprintf("%d/", node)) {
-			delete(s.lockids, key)
-		}
-	}
-}
-
-// storyMu guards what jobs beside a story share with it.
-var storyMu sync.Mutex
-
-// token tells what the token of a resource did since the last one that this
-// node was given. Between nodes whose clocks differ it may go back where nobody
-// held the resource meanwhile: the kernel forgets the value block then.
-func (s *story) token(node int, resource string, now uint64) string {
-	storyMu.Lock()
-	defer storyMu.Unlock()
-	key := fmt.Sprintf("%d/%s", node, resource)
-	last := s.tokens[key]
-	s.tokens[key] = now
-	s.t.Logf("the token of %s for node %d is %v from the one before", resource, node, time.Duration(now-last)*time.Microsecond)
-	switch {
-	case now < last:
-		return "token went back"
-	case now == last:
-		return "token same"
-	}
-	return "token larger"
-}
-
-// client is the story's connection to a node's bus.
-func (s *story) client(ctx context.Context, node int) (*client.Client, error) {
-	storyMu.Lock()
-	defer storyMu.Unlock()
-	if c := s.clients[node]; c != nil {
-		select {
-		case <-c.Done():
-		default:
-			return c, nil
-		}
-	}
-	c, err := s.rig.services[node].Dial(ctx)
-	if err == nil {
-		c.AutoStart(false)
-		s.clients[node] = c
-	}
-	return c, err
-}
-
-// hearing is what was heard from a service since "listen".
-type hearing struct {
-	mu     sync.Mutex
-	events []client.Event
-}
-
-func (s *story) listen(ctx context.Context, node int) error {
-	c, err := s.client(ctx, node)
+// Dial implements story.Backend.
+func (p *place) Dial(ctx context.Context, c story.Caller, node int) (story.Service, error) {
+	s := p.rig.services[node]
+	conn, err := s.DialAs(ctx, c.UID, callersGroupID)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	events, err := c.Watch(s.t.Context())
+	conn.AutoStart(false)
+	return caller{conn}, nil
+}
+
+// caller is a client as stories see it.
+type caller struct{ *client.Client }
+
+func (c caller) options(o story.Options) (client.Options, error) {
+	if o.Start != 0 {
+		return client.Options{}, errors.New("package client takes the start time of a process from /proc")
+	}
+	return client.Options{Owner: o.Owner, Label: o.Label, Lifetime: o.Lifetime, PID: o.PID, Value: o.Value, Wait: o.Wait}, nil
+}
+
+// Acquire implements story.Service.
+func (c caller) Acquire(ctx context.Context, w client.Want, o story.Options) (client.Grant, error) {
+	options, err := c.options(o)
 	if err != nil {
-		return err
+		return client.Grant{}, err
 	}
-	h := &hearing{}
-	s.heard[node] = h
-	go func() {
-		for e := range events {
-			h.mu.Lock()
-			h.events = append(h.events, e)
-			h.mu.Unlock()
-		}
-	}()
-	return nil
+	return c.Client.Acquire(ctx, w, options)
 }
 
-// print prints what was heard so far.
-func (h *hearing) print(out *bytes.Buffer) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, e := range h.events {
-		line := string(e.Kind)
-		for _, word := range []string{e.Lockspace, e.Resource, e.Mode, e.State} {
-			if word != "" {
-				line += " " + word
-			}
-		}
-		if e.Node != 0 {
-			line += fmt.Sprintf(" node %d", e.Node)
-		}
-		if e.Reason != "" {
-			line += " (" + e.Reason + ")"
-		}
-		fmt.Fprintln(out, line)
+// AcquireMany implements story.Service.
+func (c caller) AcquireMany(ctx context.Context, want []client.Want, o story.Options) ([]client.Grant, error) {
+	options, err := c.options(o)
+	if err != nil {
+		return nil, err
 	}
+	return c.Client.AcquireMany(ctx, want, options)
 }
 
-// daemonLog is everything that the daemons of a node have said.
-func (s *story) daemonLog(node int) string {
-	n := s.rig.cluster.Node(node)
-	text, err := os.ReadFile(filepath.Join(s.rig.cluster.Artefacts(), n.Name+"."+service.LogName))
-	require.NoError(s.t, err)
-	return string(text[s.rig.logStart[node]:])
+// ReleaseLabel implements story.Service.
+func (c caller) ReleaseLabel(ctx context.Context, resources []client.Want, owner, label string) (uint32, error) {
+	if label != "" {
+		return 0, errors.New("package client does not release by label")
+	}
+	return c.ReleaseMany(ctx, resources, owner)
+}
+
+// daemonSettings are what a story can set of a daemon's configuration.
+type daemonSettings struct {
+	lockspaces, raw            []string
+	locksPerUID, waitingPerUID string
+}
+
+func defaultSettings() *daemonSettings {
+	return &daemonSettings{lockspaces: []string{"vms"}, raw: []string{"raw"}}
+}
+
+// text is the configuration file.
+func (d *daemonSettings) text() string {
+	text := fmt.Sprintf("lockspaces = %s\nraw-value-lockspaces = %s\nop-timeout = \"6s\"\ngroup = %q\n",
+		tomlList(d.lockspaces), tomlList(d.raw), callersGroup)
+	if d.locksPerUID+d.waitingPerUID != "" {
+		text += "[limits]\n"
+	}
+	if d.locksPerUID != "" {
+		text += "locks-per-uid = " + d.locksPerUID + "\n"
+	}
+	if d.waitingPerUID != "" {
+		text += "waiting-per-uid = " + d.waitingPerUID + "\n"
+	}
+	return text
+}
+
+func tomlList(words []string) string {
+	quoted := make([]string, len(words))
+	for i, w := range words {
+		quoted[i] = strconv.Quote(w)
+	}
+	return "[" + strings.Join(quoted, ", ") + "]"
+}
+
+// configure changes what the next daemon of a node reads.
+func (p *place) configure(ctx context.Context, c *story.Command) error {
+	d := p.configs[c.Node]
+	if text, ok := c.Options["lockspaces"]; ok {
+		d.lockspaces = strings.Split(text, ",")
+	}
+	if text, ok := c.Options["raw"]; ok {
+		d.raw = strings.Split(text, ",")
+	}
+	if text, ok := c.Options["locks-per-uid"]; ok {
+		d.locksPerUID = text
+	}
+	if text, ok := c.Options["waiting-per-uid"]; ok {
+		d.waitingPerUID = text
+	}
+	return p.rig.services[c.Node].Configure(ctx, d.text())
+}
+
+// daemonLog is everything that the daemons of a node have said in this story.
+func (p *place) daemonLog(n *lab.Node) (string, error) {
+	text, err := os.ReadFile(filepath.Join(p.rig.cluster.Artefacts(), n.Name+"."+service.LogName))
+	if err != nil {
+		return "", err
+	}
+	return string(text[p.rig.logStart[n.ID]:]), nil
 }

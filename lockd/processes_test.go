@@ -7,7 +7,7 @@ import (
 	"github.com/dlmlock/dlmlockd/process"
 )
 
-// fakeProcesses are the processes of a scenario. The real ones are tested in
+// fakeProcesses are the processes of a test. The real ones are tested in
 // package process and over the bus.
 type fakeProcesses struct {
 	mu      sync.Mutex
@@ -71,16 +71,4 @@ func (f *fakeProcesses) Unwatch(id process.ID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.watched, id)
-}
-
-func (f *fakeProcesses) end(pid uint32) {
-	f.mu.Lock()
-	i, _ := f.find(pid)
-	ended := f.watched[i.ID]
-	delete(f.alive, i.ID)
-	delete(f.watched, i.ID)
-	f.mu.Unlock()
-	if ended != nil {
-		ended(i.ID, process.Ended, nil)
-	}
 }

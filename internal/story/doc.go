@@ -233,7 +233,7 @@
 //	listen
 //	        listen to what the service says unasked
 //	heard [KIND]
-//	        print what was heard, of one kind or of all, since the last heard; in until since listen
+//	        print what was heard, of one kind or of all, since it was printed last
 //	vanish
 //	        close the caller's connection
 //	position JOB

@@ -247,6 +247,9 @@ func (p *player) until(c *Command, out *Output) error {
 		m := c.Until.Find(try.buf.Bytes())
 		if (m == nil) == c.Not {
 			p.names, out.names = try.names, try.names
+			if h := p.heard[c.Caller+fmt.Sprint(c.Node)]; h != nil && c.Verb == "heard" {
+				h.shown = h.seen
+			}
 			if c.Not {
 				m = try.buf.Bytes()
 			}
@@ -434,7 +437,8 @@ func (p *player) calm(ctx context.Context) error {
 type hearing struct {
 	mu     sync.Mutex
 	events []client.Event
-	shown  int // how many of them heard has printed
+	shown  int // how many of them have been printed
+	seen   int // how many there were when heard looked
 }
 
 func (p *player) listen(c *Command, s Service) error {
@@ -454,7 +458,7 @@ func (p *player) listen(c *Command, s Service) error {
 	return nil
 }
 
-// printHeard prints what was heard. In until it is everything, again and again.
+// printHeard prints what was heard since it was printed last.
 func (p *player) printHeard(c *Command) answer {
 	h := p.heard[c.Caller+fmt.Sprint(c.Node)]
 	if h == nil {
@@ -462,13 +466,11 @@ func (p *player) printHeard(c *Command) answer {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	from := h.shown
-	if c.Until != nil {
-		from = 0
-	} else {
-		h.shown = len(h.events)
+	h.seen = len(h.events)
+	events := slices.Clone(h.events[h.shown:])
+	if c.Until == nil {
+		h.shown = h.seen
 	}
-	events := slices.Clone(h.events[from:])
 	if kind := c.Arg(0); kind != "" {
 		events = slices.DeleteFunc(events, func(e client.Event) bool { return string(e.Kind) != kind })
 	}

@@ -112,7 +112,7 @@ var verbs = []verb{
 	{"status", ofCaller, "PROPERTY...", Both, "print properties of the service"},
 	{"listen", ofCaller, "", Both, "listen to what the service says unasked"},
 	{"heard", ofCaller, "[KIND]", Both,
-		"print what was heard, of one kind or of all, since the last heard; in until since listen"},
+		"print what was heard, of one kind or of all, since it was printed last"},
 	{"vanish", ofCaller, "", Both, "close the caller's connection"},
 	{"position", ofCaller, "JOB", Embedded, "print the place of an acquire with wait=forever in the queue"},
 	{"watch", ofCaller, "on|off", Embedded, "let listen hear of single locks, too"},

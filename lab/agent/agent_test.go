@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 // pair connects a client with a server in this process, so that the "node"
@@ -201,6 +202,36 @@ func TestDial(t *testing.T) {
 
 	_, err = c.Dial(within(t), "unix", addr+".none")
 	require.ErrorContains(t, err, "no such file")
+}
+
+// The other side sees the user; the agent's own ids stay as they were.
+func TestDialAs(t *testing.T) {
+	require.Zero(t, os.Geteuid(), "only root can be another user: make test runs this with sudo")
+	c, _ := pair(t, nil)
+	addr := filepath.Join(t.TempDir(), "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: addr})
+	require.NoError(t, err)
+	defer l.Close()
+	for dir := filepath.Dir(addr); dir != "/tmp" && dir != "/"; dir = filepath.Dir(dir) {
+		require.NoError(t, os.Chmod(dir, 0o755))
+	}
+	require.NoError(t, os.Chmod(addr, 0o666))
+	for _, want := range []unix.Ucred{{Uid: 1000, Gid: 100}, {}} {
+		conn, err := c.DialAs(within(t), "unix", addr, want.Uid, want.Gid)
+		require.NoError(t, err)
+		defer conn.Close()
+		seen, err := l.AcceptUnix()
+		require.NoError(t, err)
+		defer seen.Close()
+		raw, err := seen.SyscallConn()
+		require.NoError(t, err)
+		var cred *unix.Ucred
+		require.NoError(t, raw.Control(func(fd uintptr) {
+			cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		}))
+		require.NoError(t, err)
+		require.Equal(t, [2]uint32{want.Uid, want.Gid}, [2]uint32{cred.Uid, cred.Gid})
+	}
 }
 
 func TestTheNodeAsksTheHost(t *testing.T) {

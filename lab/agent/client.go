@@ -435,13 +435,18 @@ func receive(stream io.Reader, w io.Writer) error {
 // Dial connects to a socket of the node, as seen from the node: "unix" and
 // "tcp" make sense. The peer's credentials are the agent's, root.
 func (c *Client) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	return c.DialAs(ctx, network, address, 0, 0)
+}
+
+// DialAs is Dial with the credentials of a user, who need not have an account.
+func (c *Client) DialAs(ctx context.Context, network, address string, uid, gid uint32) (net.Conn, error) {
 	stream, stop, err := c.stream(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer stop()
 	out := frameWriter{w: stream}
-	err = out.writeJSON(frameRequest, request{Op: "dial", Network: network, Address: address})
+	err = out.writeJSON(frameRequest, request{Op: "dial", Network: network, Address: address, UID: uid, GID: gid})
 	if err == nil {
 		_, err = readReply(stream)
 	}

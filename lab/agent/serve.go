@@ -8,11 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/hashicorp/yamux"
+	"golang.org/x/sys/unix"
 )
 
 // Server is the node's half: it carries out what the host asks for.
@@ -262,7 +264,7 @@ func getFile(out *frameWriter, req request) {
 // dial connects the stream with a socket of the node; after the reply it
 // carries raw bytes.
 func dial(stream net.Conn, out *frameWriter, req request) {
-	conn, err := net.Dial(req.Network, req.Address)
+	conn, err := dialAs(req.Network, req.Address, int(req.UID), int(req.GID))
 	if werr := out.writeJSON(frameReply, result(err)); err != nil {
 		return
 	} else if werr != nil {
@@ -270,6 +272,40 @@ func dial(stream net.Conn, out *frameWriter, req request) {
 		return
 	}
 	splice(stream, conn)
+}
+
+// dialAs connects with the ids of a user, which the other side sees in SO_PEERCRED.
+// The ids are those of a thread of its own, which ends with its goroutine, because
+// that never unlocks it.
+func dialAs(network, address string, uid, gid int) (conn net.Conn, err error) {
+	if uid == 0 {
+		return net.Dial(network, address)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if err = takeIDs(uid, gid); err == nil {
+			conn, err = net.Dial(network, address)
+		}
+	}()
+	<-done
+	return conn, err
+}
+
+// takeIDs makes the thread that of a user. The functions of package syscall would
+// do it to all threads of the process.
+func takeIDs(uid, gid int) error {
+	for _, call := range [][4]uintptr{
+		{unix.SYS_SETGROUPS},
+		{unix.SYS_SETRESGID, uintptr(gid), uintptr(gid), uintptr(gid)},
+		{unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)},
+	} {
+		if _, _, errno := unix.RawSyscall(call[0], call[1], call[2], call[3]); errno != 0 {
+			return errno
+		}
+	}
+	return nil
 }
 
 // splice copies both ways until both directions have ended. The end of one

@@ -9,11 +9,14 @@
 package service
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -159,11 +162,39 @@ func (s *Service) Stop(ctx context.Context) error {
 // PID is the number of the daemon's last process on its node.
 func (s *Service) PID() int { return s.daemon.PID }
 
+// Configure writes a configuration file, which the next daemon reads. Install
+// writes its own again.
+func (s *Service) Configure(ctx context.Context, config string) error {
+	return s.Node.Put(ctx, Config, 0o644, []byte(config))
+}
+
 // Dial connects to the node's message bus, as root of the node.
-func (s *Service) Dial(ctx context.Context) (*client.Client, error) {
-	conn, err := s.Node.Dial(ctx, "unix", BusSocket)
+func (s *Service) Dial(ctx context.Context) (*client.Client, error) { return s.DialAs(ctx, 0, 0) }
+
+// DialAs connects to the node's message bus as a user.
+func (s *Service) DialAs(ctx context.Context, uid, gid uint32) (*client.Client, error) {
+	conn, err := s.Node.DialAs(ctx, "unix", BusSocket, uid, gid)
 	if err != nil {
 		return nil, err
 	}
-	return client.Over(ctx, conn)
+	return client.Over(ctx, &userConn{Conn: conn, uid: uid})
+}
+
+// userConn is a connection to a bus as a user of the node. Package client tells the
+// bus that it is the user of this process, which the bus compares with whom it sees.
+type userConn struct {
+	net.Conn
+	uid  uint32
+	told bool
+}
+
+// Write replaces who the client says that it is, once.
+func (c *userConn) Write(text []byte) (int, error) {
+	const auth = "AUTH EXTERNAL "
+	if c.told || !bytes.HasPrefix(text, []byte(auth)) {
+		return c.Conn.Write(text)
+	}
+	c.told = true
+	_, err := fmt.Fprintf(c.Conn, "%s%x\r\n", auth, strconv.FormatUint(uint64(c.uid), 10))
+	return len(text), err
 }

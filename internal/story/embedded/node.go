@@ -39,7 +39,6 @@ type node struct {
 	holder  *local.Engine // a process of another program that has a lock
 	log     logBuffer
 	clock   atomic.Int64 // how far the wall clock was moved, as a Duration
-	dialed  int          // connections that were made so far
 
 	lockspaces, raw []string
 	limits          api.Limits
@@ -47,6 +46,7 @@ type node struct {
 	mu       sync.Mutex // guards what jobs and the daemon use as well
 	daemon   *daemon    // nil: none runs
 	bus      int        // which message bus it is
+	dialed   int        // connections that were made to it
 	listen   []*listener
 	requests map[string]api.Ref // of jobs with wait=forever
 }
@@ -202,6 +202,7 @@ func (n *node) machine(_ context.Context, cmd *story.Command, out *story.Output)
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		n.bus++
+		n.dialed = 0 // names begin anew there
 	default:
 		return errOther
 	}

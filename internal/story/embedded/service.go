@@ -38,6 +38,8 @@ var (
 // Dial implements story.Backend. Each connection has a name of its own.
 func (c *cluster) Dial(_ context.Context, who story.Caller, id int) (story.Service, error) {
 	n := c.node(id)
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.dialed++
 	return &service{n: n, bus: n.bus, caller: api.Caller{
 		UID: who.UID, PID: who.PID, Privileged: who.UID == 0, Session: n.session(fmt.Sprintf(":%s.%d", who.Name, n.dialed)),
