@@ -15,8 +15,9 @@ func TestMerge(t *testing.T) {
 	want := []string{"n1: granted lkid=A, token ...", "n1: WouldBlock: ...held by node 1 (EX, ...)", "exact"}
 	require.Equal(t, want, merge(want, []string{"n1: granted lkid=A, token larger",
 		`n1: WouldBlock: another lock is in the way; held by node 1 (EX, "web1")`, "exact"}))
-	require.Equal(t, []string{"more", want[1], "exac"}, merge(want, []string{"more",
-		`n1: WouldBlock: held by node 1 (EX, "web1")`, "exac"}), "a line that does not fit is what was printed, the others stay")
+	got := []string{"more", `n1: WouldBlock: held by node 1 (EX, "web1")`, "exac"}
+	require.Equal(t, []string{"more", want[1], "exac"}, merge(want, got),
+		"a line that does not fit is what was printed, the others stay")
 	require.Empty(t, merge(want, nil))
 }
 
