@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	godbus "github.com/godbus/dbus/v5"
@@ -18,6 +19,7 @@ import (
 type Output struct {
 	buf   bytes.Buffer
 	names *names
+	place Place
 	who   string // "n1", "bob@n1"
 	node  int
 }
@@ -148,9 +150,9 @@ func (o *Output) inspection(name string, in *client.Inspection) {
 	for _, l := range in.Lost {
 		o.Line("  lost %s/%s %s (%s)", l.Lockspace, l.Resource, l.Mode, l.Reason)
 	}
-	o.queue("granted", in.Granted)
-	o.queue("converting", in.Converting)
-	o.queue("waiting", in.Waiting)
+	o.queue("granted", in.Granted, in.Locks)
+	o.queue("converting", in.Converting, in.Locks)
+	o.queue("waiting", in.Waiting, in.Locks)
 	for _, w := range in.Waits {
 		o.Line("  %q of node %d for %s waits for %q of node %d in %s",
 			w.Who, w.Node, w.Mode, w.ForWho, w.ForNode, w.ForMode)
@@ -167,11 +169,12 @@ func (o *Output) inspection(name string, in *client.Inspection) {
 	}
 }
 
-// queue prints the locks of a queue but null locks, of which the look at the
-// value block is one.
-func (o *Output) queue(name string, held []client.Queued) {
+// queue prints the locks of a queue; on nodes without null locks that are none of
+// the service's: the kernel shows the one that reads the value block.
+func (o *Output) queue(name string, held []client.Queued, here []client.Lock) {
 	for _, h := range held {
-		if h.Mode == "NL" || h.Mode == "" && h.Wanted == "NL" {
+		ours := slices.ContainsFunc(here, func(l client.Lock) bool { return l.LockID == h.LockID })
+		if o.place == Nodes && !ours && (h.Mode == "NL" || h.Mode == "" && h.Wanted == "NL") {
 			continue
 		}
 		o.Line("  %s %s", name, strings.Join(strings.Fields(fmt.Sprintf("node %d %s %s", h.Node, h.Mode, h.Wanted)), " "))

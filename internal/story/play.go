@@ -143,7 +143,7 @@ func (p *player) block(b *block, want *[]string) error {
 }
 
 func (p *player) output(c *Command, n *names) *Output {
-	out := &Output{names: n, node: c.Node, who: fmt.Sprintf("n%d", c.Node)}
+	out := &Output{names: n, place: p.backend.Place(), node: c.Node, who: fmt.Sprintf("n%d", c.Node)}
 	if c.Caller != rootName {
 		out.who = c.Caller + "@" + out.who
 	}
