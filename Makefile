@@ -33,7 +33,7 @@ TESTFLAGS ?=
 
 PROGRAMS := $(notdir $(wildcard cmd/*))
 BINS := $(PROGRAMS:%=bin/%)
-SOURCES := $(shell find . -name '*.go' -not -name '*_test.go' -not -path './lab/*') go.mod go.sum $(wildcard data/*)
+SOURCES := $(shell find . -name '*.go' -not -name '*_test.go' -not -path './lab/*' -not -path './bin/*') go.mod go.sum $(wildcard data/*)
 
 .PHONY: help
 help: ## this list
@@ -142,7 +142,8 @@ run-lint:
 	$(GO) mod tidy -diff
 	$(GO) mod tidy -C lab -diff
 	$(GO) test ./internal/conventions
-	shellcheck .ci/run scripts/*.sh packaging/*.sh packaging/deb/* packaging/rpm/* libvirt/lost/libvirt-lost
+	shellcheck .ci/run scripts/*.sh packaging/*.sh packaging/deb/* packaging/rpm/* packaging/before-removal \
+		debian/*.p* debian/tests/locks libvirt/lost/libvirt-lost
 
 .PHONY: install
 install: $(BINS) install-files install-man install-completions ## everything; honours DESTDIR and PREFIX
@@ -163,24 +164,37 @@ install-completions: bin/dlmlockctl
 
 # With a PREFIX other than /usr set DATADIR=/usr/share: D-Bus and polkit read
 # their policies there (and in /etc) alone.
+#
+# What is installed as it is, apart from the directory of the program in it: a file or
+# a pattern, ":", and its directory. The packages take whatever is installed.
+INSTALLED := \
+	systemd/*:$(PREFIX)/lib/systemd/system \
+	data/*.catalog:$(PREFIX)/lib/systemd/catalog \
+	data/org.example.DlmLock.service:$(DATADIR)/dbus-1/system-services \
+	data/org.example.DlmLock.conf:$(DATADIR)/dbus-1/system.d \
+	data/org.example.DlmLock*.xml:$(DATADIR)/dbus-1/interfaces \
+	data/org.example.DlmLock.policy:$(DATADIR)/polkit-1/actions \
+	data/*.schema.json:$(DATADIR)/dlmlockd \
+	data/examples/*:$(DATADIR)/doc/dlmlockd/examples
+
 .PHONY: install-files
 install-files:
-	install -d "$(DESTDIR)$(PREFIX)/lib/systemd/system" "$(DESTDIR)$(SYSCONFDIR)" \
-		"$(DESTDIR)$(DATADIR)/dbus-1/system.d" "$(DESTDIR)$(DATADIR)/dbus-1/system-services" \
-		"$(DESTDIR)$(DATADIR)/dbus-1/interfaces" "$(DESTDIR)$(DATADIR)/polkit-1/actions"
-	for unit in dlmlockd.service dlmlockd-lockspaces.service; do \
-		sed 's#/usr/sbin/dlmlockd#$(PREFIX)/sbin/dlmlockd#' systemd/$$unit > "$(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit" || exit; \
+	@set -e; umask 022; for pair in $(foreach p,$(INSTALLED),'$(p)'); do \
+		dir="$(DESTDIR)$${pair#*:}"; install -d "$$dir"; \
+		for file in $${pair%%:*}; do \
+			sed 's#/usr/sbin/dlmlockd#$(PREFIX)/sbin/dlmlockd#' "$$file" > "$$dir/$$(basename "$$file")"; \
+			chmod 644 "$$dir/$$(basename "$$file")"; \
+		done; \
 	done
-	sed 's#/usr/sbin/dlmlockd#$(PREFIX)/sbin/dlmlockd#' data/org.example.DlmLock.service \
-		> "$(DESTDIR)$(DATADIR)/dbus-1/system-services/org.example.DlmLock.service"
-	install -m 644 systemd/dlmlockd-controld.* "$(DESTDIR)$(PREFIX)/lib/systemd/system/"
-	install -m 644 data/org.example.DlmLock.conf "$(DESTDIR)$(DATADIR)/dbus-1/system.d/"
-	install -m 644 data/org.example.DlmLock*.xml "$(DESTDIR)$(DATADIR)/dbus-1/interfaces/"
-	install -m 644 data/org.example.DlmLock.policy "$(DESTDIR)$(DATADIR)/polkit-1/actions/"
-	install -D -m 644 -t "$(DESTDIR)$(PREFIX)/lib/systemd/catalog" data/dlmlockd.catalog
-	install -D -m 644 -t "$(DESTDIR)$(DATADIR)/doc/dlmlockd/examples" data/examples/*
-	install -D -m 644 -t "$(DESTDIR)$(DATADIR)/dlmlockd" data/dlmlockctl.schema.json
+	install -d "$(DESTDIR)$(SYSCONFDIR)"
 	[ -e "$(DESTDIR)$(SYSCONFDIR)/dlmlockd.toml" ] || install -m 644 data/dlmlockd.toml "$(DESTDIR)$(SYSCONFDIR)/dlmlockd.toml"
+
+.PHONY: uninstall uninstall-libvirt uninstall-cockpit
+uninstall: ## removes what install has installed, with the same variables; a changed configuration stays
+uninstall-libvirt: ## the same for install-libvirt
+uninstall-cockpit: ## the same for install-cockpit
+uninstall uninstall-libvirt uninstall-cockpit:
+	@DESTDIR="$(DESTDIR)" SYSCONFDIR="$(SYSCONFDIR)" scripts/uninstall.sh $(@:un%=%)
 
 include man/man.mk
 include libvirt/libvirt.mk

@@ -1,21 +1,141 @@
-#!/bin/sh
-# Checks the packages in a directory: lintian for Debian's, and that rpm can read
-# its own. Warnings are shown, errors end it.
-set -eu
+#!/bin/bash
+# check.sh DIRECTORY OLDER: checks the packages in a directory. lintian and rpmlint find
+# nothing to warn of; no link in a document or in the file system is dead; both kinds of
+# package have the same files; and rpm installs its packages in a root of their own after
+# the older ones in another directory, and removes them.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-dir=$1
+# rpm changes root to run the scripts, so this needs to be root somewhere.
+if [[ ${1-} != --as-root ]]; then
+    exec unshare --map-root-user --mount packaging/check.sh --as-root "$@"
+fi
+packages=$(realpath "$2")
+older=$(realpath "$3")
+work=$(mktemp --directory)
+trap 'rm -rf "$work"' EXIT
 
-lintian --allow-root --fail-on error --tag-display-limit 0 "$dir"/*.deb
-for package in "$dir"/*.rpm; do
-    echo "== $package"
-    rpm --query --package --info --list --scripts --requires "$package" >/dev/null
-    rpm --checksig --nosignature "$package"
-    # Everything belongs to root, and only root may write to it.
-    rpm --query --package "$package" \
-        --queryformat '[%{FILEMODES:perms} %{FILEUSERNAME}:%{FILEGROUPNAME} %{FILENAMES}\n]' |
-        awk '$1 !~ /^l/ && ($2 != "root:root" || substr($1, 6, 1) == "w" || substr($1, 9, 1) == "w") {
-                print "bad owner or mode: " $0
-                bad = 1
+fail() {
+    echo "check-packages: $*" >&2
+    exit 1
+}
+
+lint() {
+    lintian --allow-root --fail-on error,warning --tag-display-limit 0 "$packages"/*.deb
+    rpmlint --strict --config packaging/rpmlint.toml "$packages"/*.rpm
+}
+
+unpack() {
+    local package
+    mkdir "$work/deb" "$work/rpm"
+    for package in "$packages"/*.deb; do
+        dpkg-deb --extract "$package" "$work/deb"
+    done
+    for package in "$packages"/*.rpm; do
+        rpm --checksig --nosignature "$package" >/dev/null
+        # Names that begin with "/" would be written into the system by whoever unpacks
+        # the package with cpio.
+        rpm2cpio "$package" | cpio --list --quiet >"$work/names"
+        if grep -v '^\./' "$work/names"; then
+            fail "$package has names that do not begin with ./"
+        fi
+        rpm2cpio "$package" | cpio --extract --make-directories --quiet --directory="$work/rpm"
+    done
+}
+
+# same_files: what is in the packages of both kinds is the same, wherever it is put.
+same_files() {
+    (cd "$work/deb" && find . -type f) | sed -E \
+        -e 's,/usr/lib/[a-z0-9_]+-linux-gnu/,/usr/lib64/,' -e 's,/vendor-completions/,/site-functions/,' \
+        -e '/\/lintian\//d' -e '/\/changelog(\.Debian)?\.gz$/d' -e '/\/doc\/[^/]*\/copyright$/d' |
+        sort >"$work/deb.files"
+    (cd "$work/rpm" && find . -type f) | sed -E -e '/\/licenses\//d' -e '/\/CHANGELOG\.md$/d' | sort >"$work/rpm.files"
+    diff "$work/deb.files" "$work/rpm.files" || fail 'the packages of dpkg and of rpm have different files'
+    for page in man1/dlmlockctl.1 man8/dlmlockd.8; do
+        grep -q "/$page.gz$" "$work/rpm.files" || fail "there is no $page"
+    done
+    if find "$work/deb" "$work/rpm" ! -type l \( -perm /022 -o ! -uid 0 -o ! -gid 0 \) | grep .; then
+        fail 'these do not belong to root, or others may write to them'
+    fi
+}
+
+# dead_links ROOT: links of the file system, and those of the documents.
+dead_links() {
+    local document target dead=
+    if find "$1" -xtype l | grep .; then
+        fail 'these links are dead'
+    fi
+    while read -r document; do
+        while read -r target; do
+            target=${target%%#*}
+            [[ -z $target || $target == *:* || -e $(dirname "$document")/$target ]] || {
+                echo "${document#"$1"}: $target"
+                dead=yes
             }
-            END { exit bad }'
-done
+        done < <(grep -oE '(\]\(|(src|srcset|href)=")[^)" ]+' "$document" | sed -E 's/^(\]\(|[a-z]+=")//')
+    done < <(find "$1/usr/share/doc" -name '*.md')
+    [[ -z $dead ]] || fail 'these links of documents are dead'
+}
+
+# userland ROOT: what the scripts of the packages need, and no service manager.
+userland() {
+    mkdir -p "$1/bin" "$1/run" "$1/var/lib/rpm"
+    cp /bin/busybox "$1/bin/"
+    for program in sh cat grep basename rm; do
+        ln -s busybox "$1/bin/$program"
+    done
+}
+
+# rpm_in ROOT ARGUMENT...: dependencies are names of another distribution here.
+rpm_in() {
+    local root=$1
+    shift
+    rpm --force-debian --root "$root" --dbpath /var/lib/rpm --nodeps "$@"
+}
+
+# intact ROOT: every file is there as it was packed, but for the configuration.
+intact() {
+    if rpm_in "$1" --verify --all | grep -v '^S.5....T\.  c /etc/dlmlockd.toml$'; then
+        fail 'these installed files are not as they were packed'
+    fi
+}
+
+# life_of_rpms: a first installation, an upgrade, a removal that is refused and one
+# that is not, with each file looked at.
+life_of_rpms() {
+    local root=$work/root
+    userland "$root"
+    rpm_in "$root" --install "$older"/*.rpm
+    echo '# changed' >>"$root/etc/dlmlockd.toml"
+    rpm_in "$root" --upgrade "$packages"/*.rpm
+    grep -q '^# changed$' "$root/etc/dlmlockd.toml" || fail 'the upgrade has replaced a changed configuration'
+    intact "$root"
+    diff <(cd "$work/rpm" && find . ! -type d | sort) <(cd "$root" && find etc usr ! -type d -printf './%p\n' | sort) ||
+        fail 'other files were installed than the packages have'
+
+    mkdir -p "$root/run/dlmlockd"
+    touch "$root/run/dlmlockd/state.toml"
+    if rpm_in "$root" --erase dlmlockd >"$work/refused" 2>&1; then
+        fail 'a package was removed although there may be locks'
+    fi
+    grep -q '^dlmlockd is not removed: it holds locks' "$work/refused" ||
+        fail "the refusal reads: $(cat "$work/refused")"
+    intact "$root"
+
+    rm "$root/run/dlmlockd/state.toml"
+    rpm_in "$root" --erase dlmlockd dlmlockd-libvirt cockpit-dlmlock
+    if find "$root/etc" "$root/usr" "$root/run" ! -type d ! -name dlmlockd.toml.rpmsave | grep .; then
+        fail 'these files are left after the removal'
+    fi
+    if find "$root" -name '*dlmlock*' ! -name dlmlockd.toml.rpmsave | grep .; then
+        fail 'these directories are left after the removal'
+    fi
+}
+
+lint
+unpack
+same_files
+dead_links "$work/deb"
+dead_links "$work/rpm"
+life_of_rpms
+echo 'check-packages: lintian, rpmlint, files, links, and the life of the rpm packages: nothing found'

@@ -6,15 +6,13 @@ set -eu
 work=$(mktemp --directory)
 trap 'chmod -R u+w "$work" && rm -rf "$work"' EXIT
 
-go build -modfile=packaging/tools/go.mod -o "$work/nfpm" github.com/goreleaser/nfpm/v2/cmd/nfpm
-
 # build DIRECTORY UMASK: only what git has, and none of this tree's objects.
 build() {
     git clone --quiet --no-hardlinks . "$1"
     (
         umask "$2"
         cd "$1"
-        GOCACHE=$1/cache make --no-print-directory NFPM="$work/nfpm" build-deb build-rpm >log 2>&1 || {
+        GOCACHE=$1/cache make --no-print-directory build-deb build-rpm >log 2>&1 || {
             cat log >&2
             exit 1
         }

@@ -16,7 +16,8 @@ func TestScriptsAreClean(t *testing.T) {
 	_, err := exec.LookPath("shellcheck")
 	require.NoError(t, err, "apt-get install shellcheck")
 	scripts := []string{filepath.Join(root, ".ci/run")}
-	for _, pattern := range []string{"scripts/*.sh", "packaging/*.sh", "packaging/deb/*", "packaging/rpm/*"} {
+	for _, pattern := range []string{"scripts/*.sh", "packaging/*.sh", "packaging/deb/*", "packaging/rpm/*",
+		"packaging/before-removal", "debian/*.p*", "debian/tests/locks"} {
 		found, err := filepath.Glob(filepath.Join(root, pattern))
 		require.NoError(t, err)
 		require.NotEmpty(t, found, pattern)
@@ -60,6 +61,42 @@ func TestInstall(t *testing.T) {
 	text, err := os.ReadFile(conf)
 	require.NoError(t, err)
 	require.Equal(t, "engine = \"local\"\n", string(text))
+}
+
+// make uninstall removes what make install has installed, and neither a configuration
+// that was changed nor what others have there.
+func TestUninstall(t *testing.T) {
+	dest := t.TempDir()
+	run := func(target string) {
+		out, err := exec.Command("make", "-C", root, "--no-print-directory", target, "DESTDIR="+dest).CombinedOutput()
+		require.NoError(t, err, "%s", out)
+	}
+	left := func() (files []string) {
+		require.NoError(t, filepath.WalkDir(dest, func(path string, entry os.DirEntry, err error) error {
+			if !entry.IsDir() || strings.Contains(entry.Name(), "dlmlock") {
+				files = append(files, strings.TrimPrefix(path, dest))
+			}
+			return err
+		}))
+		return files
+	}
+	run("install-cockpit")
+	require.NotEmpty(t, left())
+	other := filepath.Join(dest, "usr/share/dbus-1/system.d/other.conf")
+	require.NoError(t, os.MkdirAll(filepath.Dir(other), 0o755))
+	require.NoError(t, os.WriteFile(other, nil, 0o644))
+	run("uninstall-cockpit")
+	require.Equal(t, []string{"/usr/share/dbus-1/system.d/other.conf"}, left())
+
+	run("install")
+	run("uninstall")
+	require.Equal(t, []string{"/usr/share/dbus-1/system.d/other.conf"}, left())
+
+	run("install")
+	conf := filepath.Join(dest, "etc/dlmlockd.toml")
+	require.NoError(t, os.WriteFile(conf, []byte("engine = \"local\"\n"), 0o644))
+	run("uninstall")
+	require.Equal(t, []string{"/etc/dlmlockd.toml", "/usr/share/dbus-1/system.d/other.conf"}, left())
 }
 
 // The documents that people look for are there and point at things that exist.

@@ -187,7 +187,7 @@ func TestImportDirections(t *testing.T) {
 // isTool is a program or harness at the top of the arrows: it may use all.
 func isTool(name string) bool {
 	top, _, _ := strings.Cut(name, "/")
-	return top == "lab" || top == "bench" || top == "man" || top == "libvirt"
+	return top == "lab" || top == "bench" || top == "man" || top == "libvirt" || top == "packaging"
 }
 
 func mine(all map[string]*pkg, path string) bool { return all[path] != nil }

@@ -55,18 +55,25 @@ func TestRemovalLooksIntoTheKernel(t *testing.T) {
 		{"can't be looked at", "mkdir -p /sys/kernel/dlm/vms", "false", true, false},
 		{"can't be looked at, service asked", "mkdir -p /sys/kernel/dlm/vms", "true", true, true},
 	} {
-		for script, argument := range map[string]string{"packaging/deb/prerm": "remove", "packaging/rpm/preun": "0"} {
-			asked, removed := remove(t, script, argument, c.setup, c.leave)
-			require.Equal(t, c.asked, asked, "%s, %s: is the service asked?", c.name, script)
-			require.Equal(t, c.removed, removed, "%s, %s", c.name, script)
-		}
+		asked, removed := remove(t, c.setup, c.leave)
+		require.Equal(t, c.asked, asked, "%s: is the service asked?", c.name)
+		require.Equal(t, c.removed, removed, c.name)
+	}
+	// Both packages ask it, and only where they are removed for good.
+	for script, asks := range map[string]string{
+		"debian/dlmlockd.prerm": "if [ \"$1\" = remove ]; then\n    /usr/libexec/dlmlockd/before-removal\n",
+		"packaging/rpm/preun":   "[ \"$1\" = 0 ] || exit 0\n/usr/libexec/dlmlockd/before-removal\n",
+	} {
+		text, err := os.ReadFile(filepath.Join(root, script))
+		require.NoError(t, err)
+		require.Contains(t, string(text), asks, script)
 	}
 }
 
-// remove runs a package's script in a mount namespace of its own, where leave
+// remove runs the script of the packages in a mount namespace of its own, where leave
 // stands in for dlmlockctl.
-func remove(t *testing.T, script, argument, setup, leave string) (asked, removed bool) {
-	script, err := filepath.Abs(filepath.Join(root, script))
+func remove(t *testing.T, setup, leave string) (asked, removed bool) {
+	script, err := filepath.Abs(filepath.Join(root, "packaging/before-removal"))
 	require.NoError(t, err)
 	mark := filepath.Join(t.TempDir(), "asked")
 	cmd := exec.Command("unshare", "--map-root-user", "--mount", "sh", "-ec", `
@@ -74,11 +81,11 @@ mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /sys/kernel
 lockspace() { mkdir -p "/sys/kernel/dlm/$1" /sys/kernel/debug/dlm; echo "$2" > "/sys/kernel/debug/dlm/$1_locks"; }
 `+setup+`
 mkdir /run/bin; printf '#!/bin/sh\n: > "$MARK"\n%s\n' "$LEAVE" > /run/bin/dlmlockctl; chmod +x /run/bin/dlmlockctl
-PATH=/run/bin:$PATH "$0" "$1"`, script, argument)
+PATH=/run/bin:$PATH "$0"`, script)
 	cmd.Env = append(cmd.Environ(), "MARK="+mark, "LEAVE="+leave)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		require.Contains(t, string(out), "dlmlockd is not removed", script)
+		require.Contains(t, string(out), "dlmlockd is not removed")
 	}
 	_, noMark := os.Stat(mark)
 	return noMark == nil, err == nil
