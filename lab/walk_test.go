@@ -2,6 +2,7 @@ package lab_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,8 +35,8 @@ func TestWalk(t *testing.T) {
 	lab.Require(t)
 	t.Parallel()
 	packages := t.TempDir()
-	buildPackages(t, packages, walkFirst)
-	buildPackages(t, packages, walkSecond)
+	buildPackages(t, cmp.Or(os.Getenv("LAB_OLDER_TREE"), ".."), packages, walkFirst)
+	buildPackages(t, "..", packages, walkSecond)
 	hooked, err := service.Build(t.Context(), t.TempDir(), "crashtest")
 	require.NoError(t, err)
 	script, err := os.ReadFile(walkFile)
@@ -48,9 +49,12 @@ func TestWalk(t *testing.T) {
 	debs, err := filepath.Glob(filepath.Join(packages, "dlmlockd_*.deb"))
 	require.NoError(t, err)
 	require.Len(t, debs, 2)
+	rpms, err := filepath.Glob(filepath.Join(packages, "dlmlockd-[0-9]*.rpm"))
+	require.NoError(t, err)
+	require.Len(t, rpms, 2)
 	status := fewPackages(t, debs[0])
 	for _, n := range c.Nodes() {
-		furnishWalk(t, n, debs, status, hooked)
+		furnishWalk(t, n, append(debs, rpms...), status, hooked)
 	}
 	w := &walk{cluster: c, vars: map[string]string{}}
 	defer w.keep(t, filepath.Join(c.Artefacts(), "transcript.txt"))
@@ -62,21 +66,24 @@ func TestWalk(t *testing.T) {
 	require.Empty(t, c.Fenced(), "the node left in order")
 }
 
-// buildPackages builds the Debian packages of a version, as "make deb" does.
-func buildPackages(t *testing.T, dir, version string) {
+// buildPackages builds the packages of a version, as "make packages" does. With
+// LAB_OLDER_TREE the first version is built from another tree, that of an older
+// release, so that the upgrade from it is what the walk does.
+func buildPackages(t *testing.T, tree, dir, version string) {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "make", "-C", "..", "--no-print-directory", "build-deb",
+	out, err := exec.CommandContext(t.Context(), "make", "-C", tree, "--no-print-directory", "build-deb", "build-rpm",
 		"VERSION=v"+version, "PACKAGES="+dir, "PACKAGE_ROOT="+filepath.Join(dir, "root")).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 }
 
 // furnishWalk makes the node what the host of an administrator is: its root is
 // that of the machine that builds, where services must not be started.
-func furnishWalk(t *testing.T, n *lab.Node, debs []string, status []byte, hooked string) {
+func furnishWalk(t *testing.T, n *lab.Node, packages []string, status []byte, hooked string) {
 	ctx := lab.Context(t, "furnishing", joinTime)
-	for _, deb := range debs {
-		require.NoError(t, n.Push(ctx, deb, "/root/"+filepath.Base(deb)))
+	for _, name := range packages {
+		require.NoError(t, n.Push(ctx, name, "/root/"+filepath.Base(name)))
 	}
+	require.NoError(t, n.Push(ctx, "../debian/tests/locks", "/root/locks"))
 	require.NoError(t, n.Put(ctx, "/var/lib/dpkg/status", 0o644, status))
 	require.NoError(t, n.Push(ctx, hooked, "/root/dlmlockd-stall"))
 	// Nor is an index of all manual pages made at each installation.
