@@ -34,8 +34,8 @@ log=$dir/log
 cd "$copy"
 export DEB_BUILD_PROFILES=pkg.dlmlockd.gopath
 if [ "$kind" = source ]; then
-    tar --create --gzip --exclude=./debian --transform="s,^\.,dlmlockd-$upstream," --sort=name --mtime="@$SOURCE_DATE_EPOCH" \
-        --owner=0 --group=0 --numeric-owner --file="../dlmlockd_$upstream.orig.tar.gz" .
+    tar --create --gzip --exclude=./debian --transform="s,^\.,dlmlockd-$upstream," --sort=name \
+        --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --file="../dlmlockd_$upstream.orig.tar.gz" .
     set -- --build=source -d
 else
     set -- --build=binary
@@ -46,4 +46,5 @@ if ! dpkg-buildpackage "$@" --no-sign --jobs=auto >"$log" 2>&1; then
 fi
 cd ..
 rm -rf "$copy"
-find . -maxdepth 1 -type f ! -name log ! -name '*.buildinfo' ! -name '*.changes' -exec cp -t "$output" {} + -printf '%f\n'
+find . -maxdepth 1 -type f ! -name log ! -name '*.buildinfo' ! -name '*.changes' \
+    -exec cp -t "$output" {} + -printf '%f\n'

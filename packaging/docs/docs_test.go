@@ -22,7 +22,8 @@ func place(t *testing.T, files map[string]string) {
 
 func TestLinksFitWhereTheDocumentsAre(t *testing.T) {
 	place(t, map[string]string{
-		"list":               "# comment\nREADME.md main/\ndocs/*.md main/docs/\nplugin/README.md other/\ndata/x.rules main/examples/",
+		"list": "# comment\nREADME.md main/\ndocs/*.md main/docs/\nplugin/README.md other/\n" +
+			"data/x.rules main/examples/",
 		"README.md":          "[a](docs/one.md#part) [b](LICENSE) [c](CHANGELOG.md) [d](https://x.org/y) [e](#here)",
 		"docs/one.md":        `[a](../data/x.rules) [b](../README.md) <img src="../pic.svg"> [c](../plugin/README.md)`,
 		"plugin/README.md":   "[a](../docs/one.md) [changes](../CHANGELOG.md)",
@@ -34,7 +35,8 @@ func TestLinksFitWhereTheDocumentsAre(t *testing.T) {
 	})
 	require.NoError(t, install("list", home, "changelog.gz", "out"))
 	for name, want := range map[string]string{
-		"out/main/README.md": "[a](docs/one.md#part) [b](" + home + "LICENSE) [c](changelog.gz) [d](https://x.org/y) [e](#here)",
+		"out/main/README.md": "[a](docs/one.md#part) [b](" + home +
+			"LICENSE) [c](changelog.gz) [d](https://x.org/y) [e](#here)",
 		"out/main/docs/one.md": `[a](../examples/x.rules) [b](../README.md) <img src="` + home +
 			`pic.svg"> [c](../../other/README.md)`,
 		"out/other/README.md":       "[a](../main/docs/one.md) [changes](changelog.gz)",
@@ -48,7 +50,8 @@ func TestLinksFitWhereTheDocumentsAre(t *testing.T) {
 
 func TestALinkThatLeadsNowhere(t *testing.T) {
 	place(t, map[string]string{"list": "README.md main/", "README.md": "[a](missing.md)"})
-	require.ErrorContains(t, install("list", home, "", "out"), "README.md: a link leads to missing.md, which does not exist")
+	require.ErrorContains(t, install("list", home, "", "out"),
+		"README.md: a link leads to missing.md, which does not exist")
 }
 
 func TestListThatNamesNothing(t *testing.T) {
