@@ -2,17 +2,16 @@
  *
  * The calls of org.example.DlmLock.
  *
- * Every call has a connection to itself: no mutex is held around a call, and
- * nobody waits for somebody else's answer. Connections that are not used are kept
- * for the next call, but few of them: libvirtd has a thread for each guest, and
- * a bus gives one user 256 connections. Every wait has the same deadline, that
- * for the connection to the bus included, which sd-bus alone would give 90
+ * Every call has a connection of its own: no mutex is held during a call, and nobody waits for an
+ * answer to somebody else. Unused connections are kept for the next call, but only few: libvirtd
+ * has a thread for each guest, and a bus allows one user 256 connections. All waits together have
+ * one deadline, including that for the connection to the bus, for which sd-bus alone would allow 90
  * seconds.
  *
- * A call that did not get its answer in time is withdrawn by closing the
- * connection: the service cancels the unanswered calls of whoever has left the
- * bus. When the service or the bus has gone in the middle, the call is made
- * again until the deadline; both calls ask for a state, so that this is safe. */
+ * A call that does not get its answer in time is withdrawn by closing the connection: the service
+ * cancels the unanswered calls of a client that leaves the bus. If the service or the bus goes away
+ * during a call, the call is repeated until the deadline. That is safe because both calls ask for a
+ * state, not for a change. */
 #define _GNU_SOURCE
 #include "plugin.h"
 
@@ -37,7 +36,7 @@ struct connection {
 	pid_t owner; /* a forked child must leave its parent's connection alone */
 };
 
-/* Taken and given back without a mutex, which a forked child might find held. */
+/* Taken and given back without a mutex, which a forked child might find locked. */
 static _Atomic(struct connection *) idle[IDLE_MAX];
 
 uint64_t clock_usec(void)
@@ -62,7 +61,7 @@ static void disconnect(struct connection *c)
 	c->bus = NULL;
 }
 
-/* Returns a connection that nobody else uses, open or yet to be opened. */
+/* Returns a connection that nobody else uses; it may not be open yet. */
 static struct connection *take_connection(void)
 {
 	for (size_t i = 0; i < IDLE_MAX; i++) {
@@ -70,7 +69,7 @@ static struct connection *take_connection(void)
 
 		if (c && c->owner == getpid())
 			return c;
-		/* Otherwise it is the parent's: this child only forgets it. */
+		/* Otherwise it belongs to the parent, and this child only forgets it. */
 	}
 	return calloc(1, sizeof(struct connection));
 }
@@ -98,7 +97,7 @@ void bus_close(void)
 	}
 }
 
-/* Waits until the bus has greeted us. */
+/* Waits until the bus has answered our greeting. */
 static int greet(sd_bus *bus, uint64_t deadline)
 {
 	for (;;) {
@@ -131,7 +130,8 @@ static int connect_bus(struct connection *c, uint64_t deadline)
 	r = sd_bus_new(&bus);
 	if (r < 0)
 		return r;
-	if ((r = sd_bus_set_address(bus, address ? address : SYSTEM_BUS)) < 0 || (r = sd_bus_set_bus_client(bus, true)) < 0 ||
+	if ((r = sd_bus_set_address(bus, address ? address : SYSTEM_BUS)) < 0 ||
+	    (r = sd_bus_set_bus_client(bus, true)) < 0 ||
 	    (r = sd_bus_start(bus)) < 0 || (r = greet(bus, deadline)) < 0) {
 		sd_bus_close_unref(bus);
 		return r;
@@ -147,7 +147,8 @@ static int append_option(sd_bus_message *m, const char *key, const char *type, c
 	int r;
 
 	if ((r = sd_bus_message_open_container(m, 'e', "sv")) < 0 || (r = sd_bus_message_append_basic(m, 's', key)) < 0 ||
-	    (r = sd_bus_message_open_container(m, 'v', type)) < 0 || (r = sd_bus_message_append_basic(m, type[0], value)) < 0 ||
+	    (r = sd_bus_message_open_container(m, 'v', type)) < 0 ||
+		(r = sd_bus_message_append_basic(m, type[0], value)) < 0 ||
 	    (r = sd_bus_message_close_container(m)) < 0)
 		return r;
 	return sd_bus_message_close_container(m);
@@ -157,7 +158,8 @@ static int append_labels(sd_bus_message *m, const struct request *q)
 {
 	int r;
 
-	if ((r = sd_bus_message_open_container(m, 'e', "sv")) < 0 || (r = sd_bus_message_append_basic(m, 's', "labels")) < 0 ||
+	if ((r = sd_bus_message_open_container(m, 'e', "sv")) < 0 ||
+	    (r = sd_bus_message_append_basic(m, 's', "labels")) < 0 ||
 	    (r = sd_bus_message_open_container(m, 'v', "as")) < 0 || (r = sd_bus_message_open_container(m, 'a', "s")) < 0)
 		return r;
 	for (size_t i = 0; i < q->count; i++) {
@@ -210,7 +212,8 @@ static int fill_release(sd_bus_message *m, const struct request *q)
 
 typedef int (*filler)(sd_bus_message *m, const struct request *q);
 
-static int call_once(struct connection *c, const char *member, filler fill, const struct request *q, uint64_t deadline, sd_bus_error *error)
+static int call_once(struct connection *c, const char *member, filler fill, const struct request *q,
+		     uint64_t deadline, sd_bus_error *error)
 {
 	sd_bus_message *m = NULL, *reply = NULL;
 	uint64_t timeout = left(deadline);
@@ -223,7 +226,7 @@ static int call_once(struct connection *c, const char *member, filler fill, cons
 	return r;
 }
 
-/* The service or the bus went away under the call, or is not there yet. */
+/* The service or the bus went away during the call, or is not there yet. */
 static bool transient(const sd_bus_error *error, int r)
 {
 	static const char *const names[] = {
@@ -245,21 +248,21 @@ static bool transient(const sd_bus_error *error, int r)
 	return false;
 }
 
-/* Nobody listens on the bus's socket, or nobody does any more. That libvirtd has no
- * descriptor or memory left, or that the bus has no room, does not say that it is
- * not there. */
+/* Nobody listens on the bus's socket (any more). That libvirtd has no descriptor or memory left, or
+ * that the bus has no room, does not mean that the bus is missing. */
 static bool no_bus(int r)
 {
 	return r == -ENOENT || r == -ECONNREFUSED || r == -ECONNRESET || r == -EPIPE || r == -ENOTCONN || r == -ESHUTDOWN;
 }
 
-/* Explains a call that was not answered well. A service that is there and does
- * not answer is not missing: it may be waiting for a cluster that is just
- * recovering from the crash of whoever has the disk. */
+/* Explains a call that has failed. A service that is running but does not answer is not missing: it
+ * may be waiting for a cluster that is just recovering from the crash of the node that has the
+ * disk. */
 static enum outcome explain(const struct request *q, const sd_bus_error *error, int r, char *what, size_t what_size)
 {
 	if (r == -ETIMEDOUT || sd_bus_error_has_name(error, SD_BUS_ERROR_TIMEOUT)) {
-		snprintf(what, what_size, "dlmlockd has not answered for %u s; it hangs, or the cluster is recovering: see 'dlmlockctl status'",
+		snprintf(what, what_size, "dlmlockd has not answered for %u s; it hangs, or the cluster is recovering: "
+			"see 'dlmlockctl status'",
 			 (unsigned)(q->timeout_usec / 1000000));
 		return OUTCOME_FAILED;
 	}
@@ -276,8 +279,9 @@ static enum outcome explain(const struct request *q, const sd_bus_error *error, 
 	return sd_bus_error_has_name(error, ERRORS "WouldBlock") ? OUTCOME_BUSY : OUTCOME_FAILED;
 }
 
-/* Connects and calls until there is an answer or little time left. */
-static enum outcome call_on(struct connection *c, const char *member, filler fill, const struct request *q, char *what, size_t what_size)
+/* Connects and calls until there is an answer or little time is left. */
+static enum outcome call_on(struct connection *c, const char *member, filler fill, const struct request *q,
+			    char *what, size_t what_size)
 {
 	for (;;) {
 		sd_bus_error error = SD_BUS_ERROR_NULL;
@@ -291,7 +295,7 @@ static enum outcome call_on(struct connection *c, const char *member, filler fil
 			sd_bus_error_free(&error);
 			return OUTCOME_OK;
 		}
-		/* The last attempt, too, has time for an answer. */
+		/* The last attempt needs time for an answer, too. */
 		if (transient(&error, r) && left(q->deadline) > q->timeout_usec / 4 + RETRY_USEC) {
 			sd_bus_error_free(&error);
 			usleep(RETRY_USEC);

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * qemu-dlmlock.conf: lines of KEY = VALUE, where a value is a number or a text in
- * double quotes, and comments with '#', as in libvirt's own files. Whatever is
- * not understood is an error with file and line: a lock driver that guesses what
- * was meant does not protect disks. */
+ * qemu-dlmlock.conf: lines of KEY = VALUE, where a value is a number or a text in double quotes,
+ * and comments with '#', as in libvirt's own files. Anything that is not understood is an error
+ * with file and line: a lock driver that guesses does not protect disks. */
 #define _GNU_SOURCE
 #include "plugin.h"
 
@@ -57,7 +56,7 @@ static int set_bool(struct parser *p, const char *key, const struct value *v, bo
 	return 0;
 }
 
-/* The rules of org.example.DlmLock for names of lockspaces. */
+/* The rules of org.example.DlmLock for lockspace names. */
 static int set_lockspace(struct parser *p, const char *key, const struct value *v, char *out)
 {
 	size_t n = strlen(v->text);
@@ -74,7 +73,8 @@ static int set_lockspace(struct parser *p, const char *key, const struct value *
 	return 0;
 }
 
-static int set_choice(struct parser *p, const char *key, const struct value *v, const char *zero, const char *one, int *out)
+static int set_choice(struct parser *p, const char *key, const struct value *v, const char *zero, const char *one,
+		      int *out)
 {
 	if (need_text(p, key, v) < 0)
 		return -1;
@@ -92,7 +92,8 @@ static int set_helper(struct parser *p, const char *key, const struct value *v, 
 	if (need_text(p, key, v) < 0)
 		return -1;
 	if (n == 0 || n > DLMLOCK_NAME_MAX || strspn(v->text, "abcdefghijklmnopqrstuvwxyz0123456789-_") != n)
-		return bad(p, "%s takes the NAME of a table [on-lost.NAME] in dlmlockd.toml: lower case letters, digits, '-' and '_'", key);
+		return bad(p, "%s takes the NAME of a table [on-lost.NAME] in dlmlockd.toml: "
+			      "lower case letters, digits, '-' and '_'", key);
 	memcpy(out, v->text, n + 1);
 	return 0;
 }
@@ -144,7 +145,7 @@ static char *skip(char *s)
 	return s;
 }
 
-/* Reads the value at *s and moves it behind. */
+/* Reads the value at *s and moves *s behind it. */
 static int parse_value(struct parser *p, const char *key, char **s, struct value *v)
 {
 	char *at = *s;
@@ -229,7 +230,7 @@ int config_load(struct config *c, const char *path, char *why, size_t why_size)
 	}
 	free(line);
 	fclose(f);
-	/* As with virtlockd: who names no disks by himself has to give leases. */
+	/* As with virtlockd: without automatic disk leases every domain needs leases. */
 	if (ret == 0 && !p.require_given)
 		c->require_lease_for_disks = !c->auto_disk_leases;
 	return ret;

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * From the disks of a domain to what is locked for them: each disk has some names
- * (naming.c), all of them carry its label, and all are taken in one call. So a
- * release finds by the label whatever was taken, also when a link leads elsewhere
- * by now, or an older driver took it. */
+ * From the disks of a domain to its locks: each disk has some names (naming.c), which all carry its
+ * label and are locked in one call. So a release finds everything by the label, even if a link has
+ * changed since, or an older driver took the locks. */
 #define _GNU_SOURCE
 #include "plugin.h"
 
@@ -13,8 +12,8 @@
 #include <string.h>
 #include <syslog.h>
 
-/* libvirt has a guest with a <transient/> disk IMG write IMG.TRANSIENT-NAME, which
- * it makes and removes itself, and does not tell that the guest reads IMG. */
+/* For a <transient/> disk IMG libvirt makes the guest write to IMG.TRANSIENT-NAME, a file that it
+ * creates and removes itself. It does not say that the guest reads IMG. */
 #define TRANSIENT ".TRANSIENT-"
 
 static int out_of_memory(void)
@@ -88,7 +87,7 @@ static int lock_names(struct domain *d, const struct disk_names *names, const ch
 	return 0;
 }
 
-/* Makes the path of what the guest reads below a transient disk. NULL: it is none. */
+/* Makes the path of the image that the guest reads below a transient disk. NULL: there is none. */
 static char *base_of(const struct domain *d, const char *path)
 {
 	size_t n = strlen(path), end = strlen(TRANSIENT) + strlen(d->name);
@@ -99,7 +98,7 @@ static char *base_of(const struct domain *d, const char *path)
 	return strndup(path, n - end);
 }
 
-/* Tells the administrator of what the names can't cover. */
+/* Warns the administrator about what the names can't cover. */
 static void warn(const struct domain *d, const struct seen *s)
 {
 	if (s->names.links)
@@ -123,7 +122,7 @@ static int cannot(const struct domain *d, const char *path, int error, uint64_t 
 	return -1;
 }
 
-/* What is looked at: the disks, and behind them the bases of transient ones. */
+/* What is examined: the disks, followed by the images below the transient ones. */
 struct views {
 	struct seen *list;
 	size_t count;

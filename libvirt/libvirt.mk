@@ -3,7 +3,8 @@
 
 LIBDIR ?= $(PREFIX)/lib/$(shell gcc -print-multiarch 2>/dev/null)
 DEPS_LIBVIRT_BUILD := gcc libc6-dev pkg-config libsystemd-dev libgnutls28-dev
-DEPS_LIBVIRT_TEST := $(DEPS_LIBVIRT_BUILD) dbus libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu qemu-system-x86 qemu-utils util-linux
+DEPS_LIBVIRT_TEST := $(DEPS_LIBVIRT_BUILD) dbus libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu \
+	qemu-system-x86 qemu-utils util-linux
 
 # What is installed; the tests install the one for the sanitizers, too.
 PLUGIN ?= bin/dlmlock.so
@@ -38,18 +39,25 @@ bin/sanitize/lockdriver: $(wildcard libvirt/driver/*)
 	@mkdir -p bin/sanitize
 	$(CC) $(SANITIZE) $(WARNINGS) -rdynamic -pthread -o $@ $(filter %.c,$^)
 
-bin/sanitize/naming: libvirt/driver/unit/naming.c libvirt/naming.c libvirt/paths.c libvirt/mounts.c libvirt/process.c libvirt/plugin.h
+bin/sanitize/naming: libvirt/driver/unit/naming.c libvirt/naming.c libvirt/paths.c libvirt/mounts.c \
+		libvirt/process.c libvirt/plugin.h
 	@mkdir -p bin/sanitize
 	$(CC) $(SANITIZE) $(WARNINGS) -o $@ $(filter %.c,$^) $(shell pkg-config --cflags --libs gnutls)
 
+bin/sanitize/mounts: libvirt/driver/unit/mounts.c libvirt/mounts.c libvirt/plugin.h
+	@mkdir -p bin/sanitize
+	$(CC) $(SANITIZE) $(WARNINGS) -o $@ $<
+
 .PHONY: libvirt-test-programs
-libvirt-test-programs: bin/dlmlock.so bin/lockdriver bin/sanitize/dlmlock.so bin/sanitize/lockdriver bin/sanitize/naming
+libvirt-test-programs: bin/dlmlock.so bin/lockdriver bin/sanitize/dlmlock.so bin/sanitize/lockdriver \
+	bin/sanitize/naming bin/sanitize/mounts
 
 .PHONY: install-libvirt
 install-libvirt: $(PLUGIN) ## the lock driver and its configuration; honours DESTDIR, PREFIX, LIBDIR
 	install -D -m 755 $(PLUGIN) "$(DESTDIR)$(LIBDIR)/libvirt/lock-driver/dlmlock.so"
 	install -D -m 755 libvirt/lost/libvirt-lost "$(DESTDIR)$(PREFIX)/libexec/dlmlockd/libvirt-lost"
-	[ -e "$(DESTDIR)$(SYSCONFDIR)/libvirt/qemu-dlmlock.conf" ] || install -D -m 644 libvirt/qemu-dlmlock.conf "$(DESTDIR)$(SYSCONFDIR)/libvirt/qemu-dlmlock.conf"
+	[ -e "$(DESTDIR)$(SYSCONFDIR)/libvirt/qemu-dlmlock.conf" ] || \
+		install -D -m 644 libvirt/qemu-dlmlock.conf "$(DESTDIR)$(SYSCONFDIR)/libvirt/qemu-dlmlock.conf"
 
 # With LIBVIRT_SANITIZE=1 the driver in libvirtd is the one for the sanitizers.
 .PHONY: test-libvirt
@@ -61,4 +69,5 @@ test-libvirt: ## the lock driver with real libvirtd and QEMU guests, emulated; s
 bench-libvirt: ## the lock driver side by side with virtlockd, into docs/benchmarks.md
 	@scripts/deps.sh $(DEPS_LIBVIRT_TEST) dbus-broker
 	@$(MAKE) --no-print-directory build bin/dlmlock.so bin/lockdriver
-	BENCH_REPORT=$(CURDIR)/docs/benchmarks.md $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m -tags "$(TAGS)" $(TEST_EXEC) ./libvirt/bench
+	BENCH_REPORT=$(CURDIR)/docs/benchmarks.md \
+		$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m -tags "$(TAGS)" $(TEST_EXEC) ./libvirt/bench

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * Looks at the disks of a guest, and waits no longer than it may. Looking at a
- * path of a file server that does not answer takes as long as it does not, and
- * can't be interrupted; libvirtd has the guest locked meanwhile, and "virsh list"
- * of everybody would wait for it. So it is done in a thread of its own, on copies
- * of its own, which whoever of the two comes last frees. Plain files, as most disks
- * are, are named without: for them the kernel need not ask the storage. */
+ * Examines the disks of a guest without waiting longer than allowed. If a file server does not
+ * answer, a look at one of its paths takes until it does, and can't be interrupted; libvirtd has
+ * the guest locked meanwhile, and every "virsh list" would wait for it. So a thread does it, on
+ * copies of its own, which are freed by the last of the two to finish. Plain files, as most disks
+ * are, are named without a thread: for them the kernel need not ask the storage. */
 #define _GNU_SOURCE
 #include "plugin.h"
 
@@ -33,7 +32,7 @@ struct look {
 	struct seen *disks;
 };
 
-/* Is a file that a process has open this one? Nothing is asked of its server. */
+/* Is the file that a process has open this one? This asks no file server. */
 static bool same_file(int fds, const char *name, const struct statx *want)
 {
 	struct statx have;
@@ -47,7 +46,7 @@ static bool same_file(int fds, const char *name, const struct statx *want)
 	       have.stx_dev_minor == want->stx_dev_minor;
 }
 
-/* Has the process this descriptor open for writing? proc(5), fdinfo. */
+/* Does the process have this descriptor open for writing? proc(5), fdinfo. */
 static bool written(uint32_t pid, const char *name)
 {
 	char path[64], line[256];
@@ -63,11 +62,10 @@ static bool written(uint32_t pid, const char *name)
 	return (flags & O_ACCMODE) != O_RDONLY;
 }
 
-/* Has the guest's QEMU a disk open still, in a way for which it needs the lock? It
- * is asked when libvirt has taken a disk away: another disk of the guest may be
- * the same file. An image that is written no more and read on as a backing file
- * is not locked. What can't be looked at is not in use: that libvirt has taken
- * the disk away is what counts then. */
+/* Does the guest's QEMU still have a disk open in a way that needs the lock? This is asked when
+ * libvirt has taken a disk away, because another disk of the guest may be the same file. An image
+ * that is no longer written to and is read on as a backing file is not locked. A disk that can't be
+ * examined is not in use: then it counts that libvirt has taken the disk away. */
 static bool in_use(uint32_t pid, const struct seen *disk)
 {
 	struct statx want;
@@ -145,7 +143,7 @@ static struct look *prepare(const struct config *c, const struct seen *disks, si
 	return NULL;
 }
 
-/* Starts the thread, with all signals blocked: they are libvirtd's. */
+/* Starts the thread with all signals blocked, because they are meant for libvirtd. */
 static int start(struct look *l)
 {
 	pthread_attr_t attr;
@@ -166,7 +164,7 @@ static int start(struct look *l)
 	return error;
 }
 
-/* Waits until the thread has seen everything, or the deadline. */
+/* Waits until the thread has examined everything, or for the deadline. */
 static int wait_for(struct look *l, uint64_t deadline)
 {
 	struct timespec until = {

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
  * Where else a file's file system is mounted on this host, so that a bind mount
- * does not make another disk of it. proc(5) tells of the mounts: each shows a
- * directory (root) of a file system (device) at a mount point.
+ * does not turn a disk into a different one. mountinfo in proc(5) lists the mounts:
+ * each shows a directory (root) of a file system (device) at a mount point.
  *
- * To read them costs more than all the rest, so a table is kept with the file that
- * it was read from: poll tells whether mounts have changed since. Tables are taken
- * and given back as the connections in bus.c are, without a mutex. */
+ * Reading the list costs more than everything else, so a table is kept with the
+ * file that it was read from: poll says whether mounts have changed since. Tables
+ * are taken and given back without a mutex, like the connections in bus.c. */
 #define _GNU_SOURCE
 #include "plugin.h"
 
@@ -22,6 +22,7 @@
 
 #define MOUNTINFO "/proc/self/mountinfo"
 #define IDLE_MAX 4
+#define READS_MAX 20 /* a read takes less than a millisecond */
 
 struct mount {
 	unsigned int id, major, minor;
@@ -30,7 +31,7 @@ struct mount {
 
 struct table {
 	int fd;
-	pid_t owner; /* what poll tells is told once: a forked child has a table of its own */
+	pid_t owner; /* poll reports a change only once, so a forked child needs its own table */
 	char *text;
 	struct mount *list;
 	size_t count;
@@ -74,26 +75,29 @@ static void give_back(struct table *t)
 	drop(t);
 }
 
-/* Undoes the octal escapes of blanks and the like. */
-static char *unescape(char *s)
+static bool octal(char c)
 {
-	char *to = s, *begin = s;
+	return c >= '0' && c <= '7';
+}
 
-	for (; *s; to++) {
-		unsigned int c;
+/* Replaces the escapes of blanks, backslashes and the like: exactly three octal digits (mangle_path
+ * in fs/seq_file.c). */
+static void unescape(char *s)
+{
+	char *to = s;
 
-		if (*s == '\\' && sscanf(s + 1, "%3o", &c) == 1) {
-			*to = (char)c;
+	while (*s) {
+		if (s[0] == '\\' && s[1] >= '0' && s[1] <= '3' && octal(s[2]) && octal(s[3])) {
+			*to++ = (char)((s[1] - '0') << 6 | (s[2] - '0') << 3 | (s[3] - '0'));
 			s += 4;
 		} else {
-			*to = *s++;
+			*to++ = *s++;
 		}
 	}
 	*to = '\0';
-	return begin;
 }
 
-/* Reads a line: id, parent, device, root, mount point and more. */
+/* Parses a line: id, parent, device, root, mount point and more. */
 static bool parse(char *line, struct mount *m)
 {
 	char *rest = line, *id = strsep(&rest, " "), *parent = strsep(&rest, " "), *device = strsep(&rest, " ");
@@ -105,6 +109,15 @@ static bool parse(char *line, struct mount *m)
 	unescape(m->root);
 	unescape(m->point);
 	return true;
+}
+
+/* Has anything been mounted, unmounted or moved since this was last asked, or since the file was
+ * opened? */
+static bool changed(const struct table *t)
+{
+	struct pollfd p = { .fd = t->fd, .events = POLLPRI };
+
+	return poll(&p, 1, 0) != 0;
 }
 
 /* Reads all of the file into t->text. */
@@ -128,11 +141,21 @@ static int slurp(struct table *t)
 	return got < 0 ? -1 : 0;
 }
 
+/* Reads the table. If the mounts change between two reads of the file, lines may be missing or torn, so
+ * everything is read again. */
 static int fill(struct table *t)
 {
-	empty(t);
-	if (slurp(t) < 0)
-		return -1;
+	int tries = READS_MAX;
+
+	do {
+		if (tries-- == 0) {
+			errno = EAGAIN;
+			return -1;
+		}
+		empty(t);
+		if (slurp(t) < 0)
+			return -1;
+	} while (changed(t));
 	for (char *rest = t->text, *line; (line = strsep(&rest, "\n")) && *line;) {
 		struct mount *more = t->count % 64 ? t->list : reallocarray(t->list, t->count + 64, sizeof(*more));
 
@@ -144,7 +167,7 @@ static int fill(struct table *t)
 	return 0;
 }
 
-/* Opens a table anew. */
+/* Opens a new table. */
 static struct table *begin(void)
 {
 	struct table *t = calloc(1, sizeof(*t));
@@ -163,17 +186,15 @@ static struct table *begin(void)
 static struct table *take(void)
 {
 	struct table *t = NULL;
-	struct pollfd p = { .events = POLLPRI };
 
 	for (size_t i = 0; !t && i < IDLE_MAX; i++) {
 		t = atomic_exchange(&idle[i], NULL);
 		if (t && t->owner != getpid())
-			t = NULL; /* the parent's: this child only forgets it */
+			t = NULL; /* the parent's, which this child only forgets */
 	}
 	if (!t)
 		return begin();
-	p.fd = t->fd;
-	if (poll(&p, 1, 0) == 0 || fill(t) == 0)
+	if (!changed(t) || fill(t) == 0)
 		return t;
 	drop(t);
 	return NULL;
@@ -212,9 +233,9 @@ static bool same_file(const struct statx *a, const struct statx *b)
 
 #define WANT (STATX_TYPE | STATX_INO | STATX_MNT_ID)
 
-/* Tells fn of each path through another mount of the file system, as long as it
- * returns 0. It is known by the device in mountinfo; a file's own may be that of a
- * subvolume. */
+/* Calls fn with each path through another mount of the file system, as long as fn
+ * returns 0. The device in mountinfo identifies the file system; that of a file
+ * may be the one of a subvolume. */
 static int others(const struct table *t, const struct statx *st, const struct mount *own, const char *where,
 		  int (*fn)(void *p, const char *path), void *p)
 {
@@ -229,7 +250,7 @@ static int others(const struct table *t, const struct statx *st, const struct mo
 		if (m == own || m->major != own->major || m->minor != own->minor || !(rest = below(where, m->root)) ||
 		    !join(path, m->point, rest))
 			continue;
-		/* Not if something else is mounted over it. */
+		/* Only if nothing else is mounted over it. */
 		if (statx(AT_FDCWD, path, 0, WANT, &other) == 0 && same_file(st, &other) && other.stx_mnt_id == m->id)
 			r = fn(p, path);
 	}

@@ -1,22 +1,21 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * The names of a disk. Two guests that have one name in common can't have the
- * disk both, so each disk is locked under all the names that its spelling leads
- * to, on this host and on others; docs/libvirt.md tells why these.
+ * The names of a disk. Two guests that have one name in common can't both have the disk, so each
+ * disk is locked under all the names to which its spelling leads, on this host and on others;
+ * docs/libvirt.md explains the choice.
  *
- * A file: the SHA-256 of its path as it is spelled, which is what virtlockd's
- * driver and older releases of this one lock, and of the paths that paths.c
- * and mounts.c find. They are mostly one and the same, and then it is one lock. A
- * file with hard links has a name of this host's besides.
+ * A file has the SHA-256 of its path as it is spelled, which is what virtlockd's driver and older
+ * releases of this one lock, and those of the paths that paths.c and mounts.c find. Mostly they are
+ * all the same, and then it is one lock. A file with hard links also has a name that is valid on
+ * this host only.
  *
- * A block device is not named by what its links lead to: /dev/dm-3 is another
- * device on each host and after each boot. It has its spelling and the name that
- * the device mapper gives it, or else one of this host's. Where the configuration
- * says so, a logical volume is named by its UUID and another device by its WWN,
- * and by nothing else. All that is read from sysfs: no LVM command is run inside
- * libvirtd.
+ * A block device is not named by where its links lead: /dev/dm-3 is a different device on each host
+ * and after each boot. It has its spelling and the name that the device mapper gives it, or
+ * otherwise one that is valid on this host only. If the configuration says so, a logical volume is
+ * named by its UUID and any other device by its WWN, and by nothing else. All of that is read from
+ * sysfs: no LVM command is run inside libvirtd.
  *
- * What can't be looked at is not taken for something else: see naming_disk. */
+ * A disk that can't be examined is not taken for a different one: see naming_disk. */
 #define _GNU_SOURCE
 #include "plugin.h"
 
@@ -75,14 +74,14 @@ static int add_text(const struct config *c, const char *text, struct disk_names 
 	return hash(text, sum) < 0 ? -1 : add_name(out, c->lockspace, sum);
 }
 
-/* What drivers answer for an attribute that a device lacks. */
+/* The errors of drivers for an attribute that a device lacks. */
 static bool lacks(int error)
 {
 	return error == EINVAL || error == ENXIO || error == ENODEV || error == ENODATA || error == EOPNOTSUPP;
 }
 
-/* Reads a file into out, without white space behind it. Returns 0 if there is
- * none or nothing in it. */
+/* Reads a file into out, without white space at its end. Returns 0 if it does not exist or is
+ * empty. */
 static int read_text(const char *path, char *out, size_t size)
 {
 	ssize_t n;
@@ -102,8 +101,8 @@ static int read_text(const char *path, char *out, size_t size)
 	return n > 0;
 }
 
-/* Reads an attribute of a block device. Returns 0 if it has none, and -1 if that
- * can't be told. */
+/* Reads an attribute of a block device. Returns 0 if the device has none, and -1 if that can't be
+ * told. */
 static int attribute(dev_t device, const char *name, char *out, size_t size)
 {
 	char path[4096];
@@ -112,8 +111,7 @@ static int attribute(dev_t device, const char *name, char *out, size_t size)
 	return read_text(path, out, size);
 }
 
-/* Parts of volumes (snapshots' -cow, -real, ...) have longer names and no UUID
- * of their own. */
+/* Parts of volumes (-cow, -real, ... of snapshots) have longer names and no UUID of their own. */
 static int volume_uuid(dev_t device, char out[DLMLOCK_NAME_MAX + 1])
 {
 	char uuid[256];
@@ -128,9 +126,9 @@ static int volume_uuid(dev_t device, char out[DLMLOCK_NAME_MAX + 1])
 	return 1;
 }
 
-/* Finds the name of a SCSI device in the notation of scsi_id, in which multipath
- * names its devices too, so that hosts with and without multipath agree: a digit
- * for the kind of name, and underscores for white space. */
+/* Finds the name of a SCSI device in the notation of scsi_id, which multipath also uses, so that
+ * hosts with and without multipath agree: a digit for the kind of name, and underscores for white
+ * space. */
 static int scsi_id(dev_t device, const char *attr, char *out, size_t size)
 {
 	static const struct { const char *kernel; char digit; } kinds[] = {
@@ -159,8 +157,8 @@ static int scsi_id(dev_t device, const char *attr, char *out, size_t size)
 	return 1;
 }
 
-/* How the device mapper's UUIDs of multipath devices and their partitions
- * ("part1-mpath-...") are marked. */
+/* The marks in the device mapper's UUIDs of multipath devices and their partitions
+ * ("part1-mpath-..."). */
 #define MULTIPATH "mpath-"
 
 static const char *multipath(const char *uuid)
@@ -170,8 +168,8 @@ static const char *multipath(const char *uuid)
 	return at && (at == uuid || strncmp(uuid, "part", 4) == 0) ? at : NULL;
 }
 
-/* Finds the world wide name of a device, or of the one that it is a partition
- * of. NVMe devices have it themselves, and multipath takes it as it is. */
+/* Finds the world wide name of a device, or of the device of which it is a partition. NVMe devices
+ * have the name themselves, and multipath uses it unchanged. */
 static int wwn(dev_t device, char *out, size_t size)
 {
 	char id[512], part[32], name[512];
@@ -205,7 +203,7 @@ static int wwn(dev_t device, char *out, size_t size)
 	return r == 0 ? attribute(device, "wwid", out, size) : r;
 }
 
-/* Adds a name that means something on this host alone, until its next boot. */
+/* Adds a name that is valid on this host only, until its next boot. */
 static int add_local(const struct config *c, const char *what, struct disk_names *out)
 {
 	char boot[64], text[256];
@@ -219,8 +217,8 @@ static int add_local(const struct config *c, const char *what, struct disk_names
 	return add_text(c, text, out);
 }
 
-/* Adds what all the spellings of a device have in common. The names of multipath
- * devices may be each host's own, their UUIDs are not. */
+/* Adds what all spellings of a device have in common. Hosts may name the same multipath device
+ * differently, but its UUID is the same. */
 static int add_device(const struct config *c, dev_t device, struct disk_names *out)
 {
 	char id[512], text[600];
@@ -242,7 +240,7 @@ static int add_device(const struct config *c, dev_t device, struct disk_names *o
 	return add_local(c, text, out);
 }
 
-/* Is the device in sysfs at all? Otherwise nothing can be said of it. */
+/* Is the device in sysfs at all? Otherwise nothing can be said about it. */
 static int in_sysfs(dev_t device)
 {
 	char path[4096];
@@ -292,7 +290,7 @@ struct more {
 	struct disk_names *out;
 };
 
-/* Takes a path through another mount. There may be many; some must do. */
+/* Adds a path through another mount. There may be many; some have to be enough. */
 static int add_mount(void *p, const char *path)
 {
 	struct more *m = p;
@@ -351,7 +349,7 @@ int naming_disk(const struct config *c, const char *path, struct disk_names *out
 
 int naming_plain(const struct config *c, const char *path, struct disk_names *out)
 {
-	/* The kernel says EAGAIN where it would have to ask the storage. */
+	/* The kernel answers EAGAIN if it would have to ask the storage. */
 	struct open_how how = { .flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_NO_SYMLINKS | RESOLVE_CACHED };
 	char spelled[PATH_MAX];
 	struct statx st;
@@ -364,7 +362,8 @@ int naming_plain(const struct config *c, const char *path, struct disk_names *ou
 		return 0;
 	r = statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_NLINK | STATX_MNT_ID, &st);
 	close(fd);
-	if (r < 0 || !(st.stx_mask & STATX_MNT_ID) || !S_ISREG(st.stx_mode) || st.stx_nlink != 1 || !mounts_alone(st.stx_mnt_id))
+	if (r < 0 || !(st.stx_mask & STATX_MNT_ID) || !S_ISREG(st.stx_mode) || st.stx_nlink != 1 ||
+	    !mounts_alone(st.stx_mnt_id))
 		return 0;
 	*out = (struct disk_names){ 0 };
 	return add_text(c, path, out) == 0;

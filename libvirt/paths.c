@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * Which paths lead to one file: the spelling without what says nothing ("//",
- * "/./", "X/.."), the path behind the links of its last component, and the path
- * without any link. docs/libvirt.md tells why a disk is locked under all of them.
+ * The paths that lead to one file: the spelling without redundant parts ("//", "/./", "X/.."), the
+ * path with the links of its last component followed, and the path without any link.
+ * docs/libvirt.md explains why a disk is locked under all of them.
  *
- * Everything here looks at the file system and may take for ever where that does
- * not answer; look.c sees to it that nobody waits for it. A component that is not
- * there is an answer (ENOENT: no file has that name, so none has a second one),
- * any other failure is returned. */
+ * Everything here looks at the file system and may take for ever if that does not answer; look.c
+ * sees to it that nobody waits for it. A missing component is an answer (ENOENT: no file has that
+ * name, so none has a second one); any other failure is returned. */
 #define _GNU_SOURCE
 #include "plugin.h"
 
@@ -39,7 +38,7 @@ static int append(char out[PATH_MAX], const char *component, size_t size)
 	return 0;
 }
 
-/* Goes to the directory above, which for a link is that of what it leads to. */
+/* Goes to the parent directory, which for a link is that of its target. */
 static int go_up(char out[PATH_MAX])
 {
 	char real[PATH_MAX];
@@ -60,7 +59,7 @@ static int go_up(char out[PATH_MAX])
 	return 0;
 }
 
-/* Writes path without what says nothing. With look set, "X/.." is left out, too. */
+/* Writes path without redundant parts. With look set, "X/.." is left out, too. */
 static int clean(const char *path, char out[PATH_MAX], bool look)
 {
 	out[0] = '\0';
@@ -82,7 +81,7 @@ int paths_spelled(const char *path, char out[PATH_MAX])
 	return clean(path, out, false);
 }
 
-/* Follows the link at path once. Returns 0 if it is none. */
+/* Follows the link at path once. Returns 0 if it is not a link. */
 static int follow(char path[PATH_MAX])
 {
 	char target[PATH_MAX], whole[2 * PATH_MAX];
@@ -100,8 +99,8 @@ static int follow(char path[PATH_MAX])
 	return clean(whole, path, true) < 0 ? -1 : 1;
 }
 
-/* Resolves the links in the directory of path, whose last component is none.
- * Returns 0 if there is no such directory. */
+/* Resolves the links in the directory of path, whose last component is not a link. Returns 0 if
+ * there is no such directory. */
 static int resolve(const char *path, char out[PATH_MAX])
 {
 	const char *base = strrchr(path, '/');

@@ -1,20 +1,18 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * The lock driver "dlmlock" of libvirt: the table of functions that libvirtd
- * takes from dlmlock.so, and what each of them means for the locks.
+ * The lock driver "dlmlock" of libvirt: the table of functions that libvirtd takes from dlmlock.so,
+ * and what each of them does with the locks.
  *
- * libvirtd makes a manager for every operation on a domain, adds the disks and
- * leases, calls Acquire or Release once, and frees it. Nothing is kept in
- * between: the service knows what is held, under an owner that is made of the
- * domain's UUID, the pid of its QEMU and that process's start time. Both sides of
- * a migration have the same UUID; with it alone as the owner the end of the
- * source would let go of the destination's disks. The end of the process ends
- * the locks (lifetime "process"), because libvirtd makes no call when a guest
- * dies.
+ * libvirtd makes a manager for every operation on a domain, adds the disks and leases, calls
+ * Acquire or Release once, and frees it. Nothing is kept in between: the service knows what is
+ * held, under an owner that consists of the domain's UUID, the pid of its QEMU and that process's
+ * start time. Both sides of a migration have the same UUID; with the UUID alone as the owner, the
+ * end of the source would release the destination's disks. The end of the process ends the locks
+ * (lifetime "process"), because libvirtd makes no call when a guest dies.
  *
- * The ABI is that of libvirt's src/locking/lock_driver.h, version 1.0.0, the same
- * from libvirt 9.0 to 12.8. It is written down here again so that the driver
- * needs none of libvirt's headers or libraries. */
+ * The ABI is that of libvirt's src/locking/lock_driver.h, version 1.0.0, which has not changed from
+ * libvirt 9.0 to 12.8. It is repeated here so that the driver needs none of libvirt's headers or
+ * libraries. */
 #define _GNU_SOURCE
 #include "plugin.h"
 
@@ -29,11 +27,12 @@
 
 enum { ACQUIRE_REGISTER_ONLY = 1 << 0, ACQUIRE_RESTRICT = 1 << 1 };
 enum { RESOURCE_READONLY = 1 << 0, RESOURCE_SHARED = 1 << 1 };
-/* What the domain's <on_lockfailure> says. */
+/* The values of the domain's <on_lockfailure>. */
 enum { ACTION_DEFAULT, ACTION_POWEROFF, ACTION_RESTART, ACTION_PAUSE, ACTION_IGNORE };
 enum { OBJECT_DOMAIN = 0 };
 enum { RESOURCE_DISK = 0, RESOURCE_LEASE = 1 };
-enum param_type { PARAM_STRING, PARAM_CSTRING, PARAM_INT, PARAM_LONG, PARAM_UINT, PARAM_ULONG, PARAM_DOUBLE, PARAM_UUID };
+enum param_type { PARAM_STRING, PARAM_CSTRING, PARAM_INT, PARAM_LONG, PARAM_UINT, PARAM_ULONG, PARAM_DOUBLE,
+		 PARAM_UUID };
 
 struct driver;
 
@@ -64,7 +63,8 @@ struct driver {
 	int (*deinit)(void);
 	int (*new)(struct manager *m, unsigned int type, size_t nparams, struct param *params, unsigned int flags);
 	void (*free)(struct manager *m);
-	int (*add_resource)(struct manager *m, unsigned int type, const char *name, size_t nparams, struct param *params, unsigned int flags);
+	int (*add_resource)(struct manager *m, unsigned int type, const char *name, size_t nparams, struct param *params,
+			    unsigned int flags);
 	int (*acquire)(struct manager *m, const char *state, unsigned int flags, int action, int *fd);
 	int (*release)(struct manager *m, char **state, unsigned int flags);
 	int (*inquire)(struct manager *m, char **state, unsigned int flags);
@@ -81,10 +81,11 @@ static int drv_init(unsigned int version, const char *config_file, unsigned int 
 
 	(void)flags;
 	if (version / 1000000 != ABI_VERSION / 1000000) {
-		report(REPORT_INTERNAL, "this libvirt has version %u of the lock driver interface, dlmlock has %u", version, ABI_VERSION);
+		report(REPORT_INTERNAL, "this libvirt has version %u of the lock driver interface, dlmlock has %u", version,
+		       ABI_VERSION);
 		return -1;
 	}
-	/* Without bus or service libvirtd must start all the same. */
+	/* libvirtd must start even without bus or service. */
 	if (config_load(&config, config_file, why, sizeof(why)) < 0) {
 		report(REPORT_INTERNAL, "%s", why);
 		return -1;
@@ -120,7 +121,8 @@ static int out_of_memory(void)
 
 static void format_uuid(const unsigned char u[16], char out[37])
 {
-	snprintf(out, 37, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0], u[1], u[2], u[3], u[4], u[5], u[6],
+	snprintf(out, 37, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0], u[1], u[2], u[3],
+		 u[4], u[5], u[6],
 		 u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15]);
 }
 
@@ -148,7 +150,7 @@ static int drv_new(struct manager *m, unsigned int type, size_t nparams, struct 
 			d->pid = p->value.ui;
 		else if (strcmp(p->key, "uri") == 0 && p->type == PARAM_CSTRING && p->value.cstr && !d->uri)
 			d->uri = strdup(p->value.cstr);
-		/* id and what later releases add are not needed. */
+		/* id, and what later releases add, are not needed. */
 	}
 	if (!d->uuid[0] || !d->name) {
 		report(REPORT_INTERNAL, "libvirt has not told the domain's uuid and name");
@@ -177,7 +179,8 @@ static const char *text_param(size_t nparams, const struct param *params, const 
 	return NULL;
 }
 
-static int add_lease(struct domain *d, const char *key, size_t nparams, const struct param *params, unsigned int flags)
+static int add_lease(struct domain *d, const char *key, size_t nparams, const struct param *params,
+		     unsigned int flags)
 {
 	const char *lockspace = text_param(nparams, params, "lockspace");
 	char path[2 * DLMLOCK_NAME_MAX + 2];
@@ -185,14 +188,16 @@ static int add_lease(struct domain *d, const char *key, size_t nparams, const st
 	if (!lockspace || !*lockspace)
 		lockspace = config.lockspace;
 	if (strlen(lockspace) > DLMLOCK_NAME_MAX || strlen(key) > DLMLOCK_NAME_MAX || !*key) {
-		report(REPORT_FAILED, "the lease '%s' of domain '%s': lockspace and key have 1 to %d bytes each", key, d->name, DLMLOCK_NAME_MAX);
+		report(REPORT_FAILED, "the lease '%s' of domain '%s': lockspace and key have 1 to %d bytes each", key, d->name,
+		       DLMLOCK_NAME_MAX);
 		return -1;
 	}
 	snprintf(path, sizeof(path), "%s/%s", lockspace, key);
 	return disks_lock(d, lockspace, key, flags & (RESOURCE_READONLY | RESOURCE_SHARED) ? "PR" : "EX", path, path);
 }
 
-static int drv_add_resource(struct manager *m, unsigned int type, const char *name, size_t nparams, struct param *params, unsigned int flags)
+static int drv_add_resource(struct manager *m, unsigned int type, const char *name, size_t nparams,
+			    struct param *params, unsigned int flags)
 {
 	struct domain *d = m->private;
 
@@ -206,14 +211,13 @@ static int drv_add_resource(struct manager *m, unsigned int type, const char *na
 	return -1;
 }
 
-/* Who holds the locks of a domain. */
+/* The owner of a domain's locks. */
 struct owner {
 	char name[128];
 	uint64_t start;
 };
 
-/* Makes the owner. Returns -1 with errno: ESRCH alone means that there is no such
- * process. */
+/* Makes the owner. Returns -1 with errno; only ESRCH means that there is no such process. */
 static int find_owner(const struct domain *d, struct owner *o)
 {
 	if (process_start_time(d->pid, &o->start) < 0)
@@ -222,8 +226,8 @@ static int find_owner(const struct domain *d, struct owner *o)
 	return 0;
 }
 
-/* Finds the disk that the service's words are about, so that a person is told a
- * path instead of a hash. */
+/* Finds the disk that the service's message is about, so that a person reads a path instead of a
+ * hash. */
 static const char *culprit(const struct domain *d, const char *what)
 {
 	for (size_t i = 0; i < d->count; i++) {
@@ -238,12 +242,14 @@ static int refused(const struct domain *d, enum outcome o, const char *what)
 	switch (o) {
 	case OUTCOME_BUSY:
 	case OUTCOME_HELD:
-		report(REPORT_BUSY, "domain '%s' can't have '%s', it is in use: %s; stop the guest that has it first, or wait until it has let go",
+		report(REPORT_BUSY, "domain '%s' can't have '%s', it is in use: %s; "
+		       "stop the guest that has it first, or wait until it has released it",
 		       d->name, culprit(d, what), what);
 		return -1;
 	case OUTCOME_MISSING:
 		if (config.on_service_missing == MISSING_ALLOW) {
-			syslog(LOG_DAEMON | LOG_WARNING, "dlmlock: domain %s runs WITHOUT LOCKS on its disks (on_service_missing): %s", d->name, what);
+			syslog(LOG_DAEMON | LOG_WARNING, "dlmlock: domain %s runs WITHOUT LOCKS on its disks (on_service_missing): %s",
+			       d->name, what);
 			return 0;
 		}
 		break;
@@ -256,12 +262,13 @@ static int refused(const struct domain *d, enum outcome o, const char *what)
 	return -1;
 }
 
-/* Names the helper that acts if a lock is lost, and tells it what the domain
- * wants and where it is: "ACTION URI". */
+/* Names the helper that acts if a lock is lost. Its data says what the domain wants and where the
+ * domain is: "ACTION URI". */
 static void guard(struct request *r, const struct domain *d, int action, char *data, size_t size)
 {
 	static const char *const words[] = {
-		[ACTION_DEFAULT] = "default", [ACTION_POWEROFF] = "poweroff", [ACTION_RESTART] = "restart", [ACTION_PAUSE] = "pause",
+		[ACTION_DEFAULT] = "default", [ACTION_POWEROFF] = "poweroff", [ACTION_RESTART] = "restart",
+			[ACTION_PAUSE] = "pause",
 	};
 
 	if (!config.on_lost[0] || action == ACTION_IGNORE)
@@ -273,9 +280,9 @@ static void guard(struct request *r, const struct domain *d, int action, char *d
 	r->on_lost_data = data;
 }
 
-/* Acquires what is named in the domain, and what is below its transient disks.
- * While libvirt attaches such a disk the guest has what is below it exclusively
- * still: then that stays so until libvirt releases it (keep_base). */
+/* Acquires what is named in the domain, and the images below its transient disks. While libvirt
+ * attaches such a disk, the guest still has the image below it exclusively: then it stays so until
+ * libvirt releases it (keep_base). */
 static int acquire(struct domain *d, struct request *r)
 {
 	char what[1024];
@@ -303,13 +310,13 @@ static int drv_acquire(struct manager *m, const char *state, unsigned int flags,
 	(void)state;
 	if (fd)
 		*fd = -1;
-	/* The call of the forked child. The process is watched from the first real
-	 * acquire on; there is nothing to say to the service yet. */
+	/* The call of the forked child. The process is watched from the first real acquire on; there is
+	 * nothing to tell the service yet. */
 	if (flags & ACQUIRE_REGISTER_ONLY)
 		return 0;
 	if (d->count == 0 && d->disk_count == 0 && d->has_writable_disks && config.require_lease_for_disks) {
-		report(REPORT_FAILED, "domain '%s' has disks that it may write, and no lease; add a <lease>, or set auto_disk_leases or "
-		       "require_lease_for_disks in qemu-dlmlock.conf", d->name);
+		report(REPORT_FAILED, "domain '%s' has disks that it may write, and no lease; add a <lease>, or set "
+		       "auto_disk_leases or require_lease_for_disks in qemu-dlmlock.conf", d->name);
 		return -1;
 	}
 	if (d->count == 0 && d->disk_count == 0)
@@ -330,8 +337,8 @@ static int drv_acquire(struct manager *m, const char *state, unsigned int flags,
 	return acquire(d, &r);
 }
 
-/* libvirt releases what is below a transient disk, which the guest goes on to
- * read: that stays locked, shared. */
+/* libvirt releases the image below a transient disk, which the guest goes on reading: it stays
+ * locked, shared. */
 static void keep_base(const struct domain *d, struct request *r)
 {
 	struct domain again = { .name = d->name, .uri = d->uri, .pid = d->pid };
@@ -342,7 +349,8 @@ static void keep_base(const struct domain *d, struct request *r)
 	r->pid = d->pid;
 	guard(r, d, ACTION_DEFAULT, data, sizeof(data));
 	if (disks_add(&again, overlay, true) < 0 || disks_name(&again, &config, r->deadline) < 0 || acquire(&again, r) < 0)
-		syslog(LOG_DAEMON | LOG_WARNING, "dlmlock: domain %s reads '%s', the image below '%s', without a lock on it", d->name,
+		syslog(LOG_DAEMON | LOG_WARNING, "dlmlock: domain %s reads '%s', the image below '%s', without a lock on it",
+		       d->name,
 		       d->disks[0].path, overlay);
 	disks_free(&again);
 	free(overlay);
@@ -383,7 +391,8 @@ static int drv_release(struct manager *m, char **state, unsigned int flags)
 	if (o == OUTCOME_OK || o == OUTCOME_NO_LOCKSPACE)
 		return 0;
 	if (o == OUTCOME_MISSING && config.on_service_missing == MISSING_ALLOW) {
-		syslog(LOG_DAEMON | LOG_WARNING, "dlmlock: the locks of domain %s are not released before its QEMU ends: %s", d->name, what);
+		syslog(LOG_DAEMON | LOG_WARNING, "dlmlock: the locks of domain %s are not released before its QEMU ends: %s",
+		       d->name, what);
 		return 0;
 	}
 	report(REPORT_FAILED, "the locks on the disks of domain '%s' can't be released: %s", d->name, what);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * What the parts of the lock driver share. See README.md for how they fit. */
+ * What the parts of the lock driver share. README.md explains how they fit together. */
 #ifndef DLMLOCK_PLUGIN_H
 #define DLMLOCK_PLUGIN_H
 
@@ -29,33 +29,32 @@ struct config {
 	uint64_t timeout_usec; /* bounds everything that libvirtd waits for */
 };
 
-/* Reads the file; one that does not exist means the defaults. On a mistake it
- * writes "FILE:LINE: what" to why and returns -1. */
+/* Reads the file; a missing one means the defaults. On a mistake it writes "FILE:LINE: what" to why
+ * and returns -1. */
 int config_load(struct config *c, const char *path, char *why, size_t why_size);
 
-/* paths.c: which paths lead to one file */
+/* paths.c: the paths that lead to one file */
 
 struct paths {
 	size_t count;
 	char path[3][PATH_MAX]; /* cleaned, behind its last component's links, without links */
 };
 
-/* Writes an absolute path without "//" and "/./"; looks at nothing. */
+/* Writes an absolute path without "//" and "/./"; does not look at the file system. */
 int paths_spelled(const char *path, char out[PATH_MAX]);
-/* Looks at the file system. Returns -1 with errno if a component can't be looked
- * at; one that is not there is no such failure. */
+/* Looks at the file system. Returns -1 with errno if a component can't be examined; a missing one
+ * is no failure. */
 int paths_of(const char *path, struct paths *out);
 
 /* mounts.c: where else a file is mounted */
 
-/* Calls fn with each other path of the file at path, which has no links, through
- * other mounts of its file system, until fn returns something else than 0, and
- * returns that; or -1 with errno. */
+/* Calls fn with each other path of the file at path, which must not contain links, through other
+ * mounts of its file system, until fn returns something other than 0, and returns that; or -1 with
+ * errno. */
 int mounts_paths(const char *path, int (*fn)(void *p, const char *path), void *p);
-/* Is the mount with this id the only one of its file system? False if that can't
- * be told. */
+/* Is the mount with this id the only one of its file system? False if that can't be told. */
 bool mounts_alone(uint64_t id);
-/* Drops what is kept for the next call. */
+/* Frees what is kept for the next call. */
 void mounts_close(void);
 
 /* naming.c: the names of a disk */
@@ -74,25 +73,25 @@ struct disk_names {
 	unsigned long links; /* how many hard links the file has, if more than one; else 0 */
 };
 
-/* Where sysfs is mounted, and the file that tells this boot of this host from
- * all others. Only tests change them. */
+/* Where sysfs is mounted, and the file that distinguishes this boot of this host from all others.
+ * Only tests change them. */
 extern const char *naming_sysfs, *naming_boot;
 
-/* Names the disk at path. What is not there, or must not be looked at (EACCES:
- * on NFS root may be nobody), has the names that its spelling alone gives, and
- * unseen says why. Returns -1 with errno for any other failure, and if a block
- * device that ought to have a UUID or WWN can't be looked at. */
+/* Names the disk at path. A disk that does not exist, or must not be examined (EACCES: on NFS root
+ * may be nobody), has only the names that follow from its spelling, and unseen says why. Returns -1
+ * with errno for any other failure, and if a block device that should have a UUID or WWN can't be
+ * examined. */
 int naming_disk(const struct config *c, const char *path, struct disk_names *out);
-/* naming_plain is naming_disk for what most disks are: a file without links, whose
- * path is spelled as it is, on a file system that is mounted once. It never waits
- * for storage. Returns 1 if it has named it, 0 if naming_disk has to. */
+/* naming_plain is naming_disk for the usual disk: a file without links, whose path has no redundant
+ * parts, on a file system that is mounted once. It never waits for storage. Returns 1 if it has
+ * named the disk, 0 if naming_disk has to. */
 int naming_plain(const struct config *c, const char *path, struct disk_names *out);
 /* naming_device is naming_disk for a block device whose number is known. */
 int naming_device(const struct config *c, const char *path, dev_t device, struct disk_names *out);
-/* naming_text gives the names that the spelling alone gives; it looks at nothing. */
+/* naming_text adds the names that follow from the spelling; it does not look at the file system. */
 int naming_text(const struct config *c, const char *path, struct disk_names *out);
 
-/* look.c: looks at disks, and waits no longer than it may */
+/* look.c: examines disks without waiting longer than allowed */
 
 struct seen {
 	char *path;
@@ -103,9 +102,8 @@ struct seen {
 	bool in_use;             /* the process has it open */
 };
 
-/* Looks at disks, and at whether the process has them open unless pid is 0.
- * Returns -1 with errno ETIMEDOUT at the deadline (of clock_usec), or with why it
- * could not begin. */
+/* Examines disks, and unless pid is 0 also whether that process has them open. Returns -1 with
+ * errno ETIMEDOUT at the deadline (of clock_usec), or with the reason why it could not begin. */
 int look_at(const struct config *c, struct seen *disks, size_t count, uint32_t pid, uint64_t deadline);
 
 /* process.c */
@@ -113,9 +111,8 @@ int look_at(const struct config *c, struct seen *disks, size_t count, uint32_t p
 /* Where proc is mounted. Only tests change it. */
 extern const char *process_root;
 
-/* Finds when a process was started, in the kernel's ticks since the boot (proc(5),
- * field 22 of stat). Returns -1 with errno: ESRCH alone means that there is no
- * such process. */
+/* Finds the start time of a process, in clock ticks since the boot (proc(5), field 22 of stat).
+ * Returns -1 with errno; only ESRCH means that there is no such process. */
 int process_start_time(uint32_t pid, uint64_t *start);
 
 /* bus.c: the calls of org.example.DlmLock */
@@ -150,22 +147,22 @@ struct request {
 /* CLOCK_MONOTONIC in microseconds. */
 uint64_t clock_usec(void);
 
-/* Both may be called from any thread, and again after a failure: they ask for a
- * state, not for a change. what is the service's explanation of a failure. */
+/* Both may be called from any thread, and again after a failure: they ask for a state, not for a
+ * change. what is the service's explanation of a failure. */
 enum outcome bus_acquire(const struct request *r, char *what, size_t what_size);
-/* Lets go also of what the owner holds with the labels of the resources. */
+/* Also releases what the owner holds with the labels of the resources. */
 enum outcome bus_release(const struct request *r, char *what, size_t what_size);
 /* Closes the connections that are kept for the next call. */
 void bus_close(void);
 
-/* disks.c: from the disks of a domain to what is locked for them */
+/* disks.c: from the disks of a domain to its locks */
 
 struct disk {
 	char *path;
 	bool write; /* locked exclusively; otherwise shared */
 };
 
-/* What is known of one manager: one domain in one operation. */
+/* What is known about one manager: one domain in one operation. */
 struct domain {
 	char uuid[37];
 	char *name;
@@ -179,20 +176,20 @@ struct domain {
 	size_t bases; /* where in resources the bases of transient disks begin; 0: there are none */
 };
 
-/* All of these return -1 if they fail, which they have reported then. */
+/* All of these return -1 after a failure, which they have reported. */
 
 int disks_add(struct domain *d, const char *path, bool write);
-/* Takes a lock into the list, under the label of the disk or lease "of". A domain
- * may have one disk more than once: the stronger mode is for all of them. */
+/* Adds a lock to the list, with the label of the disk or lease "of". A domain may have a disk more
+ * than once: then the stronger mode counts. */
 int disks_lock(struct domain *d, const char *lockspace, const char *name, const char *mode, const char *path,
 	       const char *of);
-/* Takes the names of all disks into the list. */
+/* Adds the names of all disks to the list. */
 int disks_name(struct domain *d, const struct config *c, uint64_t deadline);
-/* Takes what may be held for the disks into the list, as far as it can be looked
- * at, but not what the process pid has open still; that is not asked if it is 0. */
+/* Adds to the list what may be held for the disks, as far as it can be examined, but not what the
+ * process pid still has open; that is not checked if pid is 0. */
 int disks_name_held(struct domain *d, const struct config *c, uint32_t pid, uint64_t deadline);
-/* Is the one disk what the process reads below a transient disk? The path of that
- * is then the caller's. */
+/* Is the disk the image that the process reads below a transient disk? If so, the caller owns the
+ * path of that disk. */
 bool disks_below_transient(const struct domain *d, const struct config *c, uint32_t pid, uint64_t deadline,
 			   char **overlay);
 void disks_free(struct domain *d);
@@ -201,7 +198,7 @@ void disks_free(struct domain *d);
 
 enum report_code { REPORT_INTERNAL = 1, REPORT_FAILED = 9, REPORT_BUSY = 87 };
 
-/* Makes the calling thread's libvirt error. */
+/* Sets libvirt's error of the calling thread. */
 void report_at(enum report_code code, const char *file, const char *func, size_t line, const char *format, ...)
 	__attribute__((format(printf, 5, 6)));
 #define report(code, ...) report_at(code, __FILE__, __func__, __LINE__, __VA_ARGS__)

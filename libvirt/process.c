@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * Who the guest's QEMU is: its pid, and the start time that makes it unique. */
+ * Identifies the guest's QEMU: by its pid, and the start time that makes it unique. */
 #define _GNU_SOURCE
 #include "plugin.h"
 
@@ -11,8 +11,8 @@
 
 const char *process_root = "/proc";
 
-/* The name of a program may have blanks and parentheses, so the fields are counted
- * from its end. Returns 0 if the line is none of proc(5)'s. */
+/* The name of a program may contain blanks and parentheses, so the fields are counted from its end.
+ * Returns 0 if the line is not as in proc(5). */
 static uint64_t field_22(const char *line)
 {
 	unsigned long long start = 0;
@@ -23,8 +23,8 @@ static uint64_t field_22(const char *line)
 	return s && sscanf(s, "%llu", &start) == 1 ? start : 0;
 }
 
-/* There is no such process if the kernel says so. That its file is not there is
- * not enough: /proc may be hidden, or not be mounted. */
+/* The process does not exist if the kernel says so. A missing file is not enough: /proc may be
+ * hidden, or not mounted. */
 static int absent(uint32_t pid)
 {
 	if (kill((pid_t)pid, 0) == 0 || errno != ESRCH)

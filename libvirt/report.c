@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * Errors the way libvirt shows them: through its own virReportErrorHelper, which
- * is looked up in the running process. Built without libvirt's headers, the
- * driver serves every release of it. Without that function (in a program that
- * is not libvirtd) the text goes to standard error. */
+ * Reports errors the way libvirt shows them: through its own virReportErrorHelper, which is looked
+ * up in the running process. Built without libvirt's headers, the driver works with every release
+ * of it. Without that function (in a program that is not libvirtd) the text goes to standard error. */
 #define _GNU_SOURCE
 #include "plugin.h"
 
@@ -14,7 +13,8 @@
 
 #define VIR_FROM_LOCKING 42 /* virErrorDomain, libvirt/virterror.h */
 
-typedef void (*report_helper)(int domain, int code, const char *file, const char *func, size_t line, const char *format, ...);
+typedef void (*report_helper)(int domain, int code, const char *file, const char *func, size_t line,
+			      const char *format, ...);
 
 static report_helper helper;
 static pthread_once_t found = PTHREAD_ONCE_INIT;

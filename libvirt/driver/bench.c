@@ -50,7 +50,7 @@ static uint64_t now(void)
 	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
 }
 
-/* Where the images are: files, as a lock driver may look at them. */
+/* Where the images are: files, because a lock driver may examine them. */
 static char images[] = "/dev/shm/lockdriver-XXXXXX";
 
 static void image(int guest, int disk, char *path, size_t size)
@@ -58,7 +58,7 @@ static void image(int guest, int disk, char *path, size_t size)
 	snprintf(path, size, "%s/guest%d-disk%d.img", images, guest, disk);
 }
 
-/* Makes the images of a guest, or removes them. */
+/* Creates the images of a guest, or removes them. */
 static void each_image(int guest, int disks, bool make)
 {
 	for (int i = 0; i < disks; i++) {
@@ -91,8 +91,7 @@ static int operation(struct worker *w, enum verb verb)
 		image(w->index, i, path, sizeof(path));
 		r = w->driver->add_resource(&m, RESOURCE_DISK, path, 0, NULL, 0);
 	}
-	/* The connection of lockd.so is asked for by the child that becomes QEMU
-	 * alone. */
+	/* Only the child that becomes QEMU requests lockd.so's connection. */
 	if (r == 0 && verb == REGISTER)
 		r = w->driver->acquire(&m, NULL, ACQUIRE_REGISTER_ONLY | ACQUIRE_RESTRICT, 0, &fd);
 	else if (r == 0)
@@ -140,7 +139,7 @@ static int compare(const void *a, const void *b)
 
 #define DEATHS 20
 
-/* A guest that dies. Its process registers itself when it is told to. */
+/* A guest that dies. Its process registers itself when told to. */
 struct mortal {
 	struct worker worker;
 	int told[2], done[2];
@@ -148,7 +147,7 @@ struct mortal {
 
 static struct mortal mortals[DEATHS];
 
-/* Makes the guests that die, before there are threads. */
+/* Starts the guests that will die, before there are threads. */
 static void prepare_deaths(struct driver *d, int disks)
 {
 	for (int i = 0; i < DEATHS; i++) {

@@ -35,7 +35,8 @@ struct driver {
 	int (*deinit)(void);
 	int (*new)(struct manager *m, unsigned int type, size_t nparams, struct param *params, unsigned int flags);
 	void (*free)(struct manager *m);
-	int (*add_resource)(struct manager *m, unsigned int type, const char *name, size_t nparams, struct param *params, unsigned int flags);
+	int (*add_resource)(struct manager *m, unsigned int type, const char *name, size_t nparams, struct param *params,
+			    unsigned int flags);
 	int (*acquire)(struct manager *m, const char *state, unsigned int flags, int action, int *fd);
 	int (*release)(struct manager *m, char **state, unsigned int flags);
 	int (*inquire)(struct manager *m, char **state, unsigned int flags);

@@ -30,11 +30,13 @@
 
 static __thread char error_text[2600];
 
-/* libvirt's function of that name, which lock drivers look up. */
-void virReportErrorHelper(int domain, int code, const char *file, const char *func, size_t line, const char *format, ...)
+/* Stands in for libvirt's function of that name, which lock drivers look up. */
+void virReportErrorHelper(int domain, int code, const char *file, const char *func, size_t line, const char *format,
+			  ...)
 	__attribute__((format(printf, 6, 7), visibility("default")));
 
-void virReportErrorHelper(int domain, int code, const char *file, const char *func, size_t line, const char *format, ...)
+void virReportErrorHelper(int domain, int code, const char *file, const char *func, size_t line, const char *format,
+			  ...)
 {
 	char text[2500];
 	va_list ap;
@@ -51,8 +53,8 @@ void virReportErrorHelper(int domain, int code, const char *file, const char *fu
 
 static char logged[8192];
 
-/* libc's function of that name: what libvirtd's log would have. The driver calls
- * it in the thread of the call. */
+/* Stands in for libc's function of that name and keeps what libvirtd's log would get. The driver
+ * calls it in the thread of the call. */
 void syslog(int priority, const char *format, ...) __attribute__((format(printf, 2, 3), visibility("default")));
 
 void syslog(int priority, const char *format, ...)

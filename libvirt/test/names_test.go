@@ -303,3 +303,31 @@ func TestStartTime(t *testing.T) {
 	require.NoError(t, os.Mkdir(stat, 0o755))
 	require.Equal(t, []string{"error Is a directory"}, naming(t, nil, "start", proc, self))
 }
+
+// unitMounts runs the unit of the driver that reads the table of mounts.
+func unitMounts(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(root+"/bin/sanitize/mounts", args...).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	return string(out)
+}
+
+// Only three octal digits behind a backslash are an escape.
+func TestMountsAreUnescaped(t *testing.T) {
+	for text, want := range map[string]string{
+		`/a\040b`: "/a b", `/a\134040b`: `/a\040b`, `/tab\011`: "/tab\t", `/euro\342\202\254`: "/euro€",
+		`/end\`: `/end\`, `/end\1`: `/end\1`, `/end\04`: `/end\04`, `/a\ 12b`: `/a\ 12b`, `/a\+12b`: `/a\+12b`,
+		`/a\489`: `/a\489`, `/a\777`: `/a\777`,
+	} {
+		require.Equal(t, want+"\n", unitMounts(t, "unescape", text))
+	}
+}
+
+// A table of mounts that changes while it is read is read again, and not used where it never holds still.
+func TestMountsChangeWhileTheyAreRead(t *testing.T) {
+	for _, changes := range []int{0, 1, 2, 5} {
+		want := fmt.Sprintf("/ /v%d\n/images %d /mnt%d\n", changes, changes, changes)
+		require.Equal(t, want, unitMounts(t, "read", strconv.Itoa(changes)))
+	}
+	require.Equal(t, "error Resource temporarily unavailable\n", unitMounts(t, "read", "1000"))
+}
