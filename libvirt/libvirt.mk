@@ -23,7 +23,8 @@ libvirt: bin/dlmlock.so ## the lock driver for libvirt, bin/dlmlock.so
 
 bin/dlmlock.so: $(LIBVIRT_SOURCES) libvirt/plugin.h libvirt/libvirt.mk
 	@mkdir -p bin
-	$(CC) $(CPPFLAGS) $(CFLAGS) -ffile-prefix-map=$(CURDIR)=. $(WARNINGS) $(SHARED) -o $@ $(LIBVIRT_SOURCES) $(LIBVIRT_LIBS) $(LDFLAGS)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -ffile-prefix-map=$(CURDIR)=. $(WARNINGS) $(SHARED) -o $@ \
+		$(LIBVIRT_SOURCES) $(LIBVIRT_LIBS) $(LDFLAGS)
 
 # What plays libvirtd in tests and benchmarks, and the same two for the
 # sanitizers.
