@@ -37,10 +37,31 @@ type Config struct {
 	MetricsFile string
 	Limits      Limits
 	// OnLost holds the helpers that a lock may name, by name; nil if there are none.
-	OnLost map[string]OnLost
+	OnLost    map[string]OnLost
+	Virtlockd Virtlockd
 	// Source says where the values stand; nil if there is no file.
 	Source *Source
 }
+
+// Virtlockd is the table [virtlockd]: how libvirt's own lock driver is served.
+type Virtlockd struct {
+	// Socket is the absolute path that the service listens at; "": none, unless
+	// --virtlockd names one, or systemd passes one on.
+	Socket string
+	// Lockspace is that of disks which are locked by their path.
+	Lockspace string
+	// Lockspaces are those of the lockspace directories in qemu-lockd.conf, by
+	// directory; nil for none.
+	Lockspaces map[string]string
+	// Timeout bounds each call.
+	Timeout time.Duration
+}
+
+// The defaults of Virtlockd.
+const (
+	DefaultVirtlockdLockspace = "libvirt"
+	DefaultVirtlockdTimeout   = 5 * time.Second
+)
 
 // OnLost is a helper: a program that is run when a lock is lost that names it.
 type OnLost struct {
@@ -68,7 +89,8 @@ type Limits struct {
 
 // Default returns the configuration of an empty file.
 func Default() Config {
-	return Config{Engine: EngineDLM, LogLevel: slog.LevelInfo}
+	return Config{Engine: EngineDLM, LogLevel: slog.LevelInfo,
+		Virtlockd: Virtlockd{Lockspace: DefaultVirtlockdLockspace, Timeout: DefaultVirtlockdTimeout}}
 }
 
 // Load reads the file at path, without waiting for anything, and only if nobody but root and the

@@ -39,6 +39,13 @@ uids = [107, 108]
 group = "libvirt"
 [on-lost.page]
 command = ["/bin/page"]
+[virtlockd]
+socket = "/run/libvirt/virtlockd-sock"
+lockspace = "guests"
+timeout = "3s"
+[virtlockd.lockspaces]
+"/var/lib/libvirt/lockd/lvmvolumes/" = "volumes"
+"/var/lib/libvirt/lockd/scsivolumes" = "guests"
 `))
 	require.NoError(t, err)
 	c.Source = nil
@@ -54,7 +61,11 @@ command = ["/bin/page"]
 				UIDs: []uint32{107, 108}, Group: "libvirt"},
 			"page": {Command: []string{"/bin/page"}, Timeout: config.DefaultOnLostTimeout},
 		},
+		Virtlockd: config.Virtlockd{Socket: "/run/libvirt/virtlockd-sock", Lockspace: "guests", Timeout: 3 * time.Second,
+			Lockspaces: map[string]string{"/var/lib/libvirt/lockd/lvmvolumes": "volumes",
+				"/var/lib/libvirt/lockd/scsivolumes": "guests"}},
 	}, c)
+	require.Equal(t, []string{"guests", "volumes"}, c.Virtlockd.All())
 }
 
 func TestEmptyFileIsTheDefault(t *testing.T) {
@@ -88,6 +99,15 @@ func TestMistakesSayWhere(t *testing.T) {
 			`x.toml:1:14: op-timeout: 1m is out of range; at least 100ms, at most 24s`},
 		{"idle too short", "exit-on-idle = \"10ms\"\n",
 			`x.toml:1:16: exit-on-idle: 10ms is out of range; at least 1s, at most 720h0m0s`},
+		{"socket of virtlockd", "[virtlockd]\nsocket = \"sock\"\n",
+			`x.toml:2:10: virtlockd.socket: "sock" must be an absolute path`},
+		{"timeout of virtlockd", "[virtlockd]\ntimeout = \"2m\"\n",
+			`x.toml:2:11: virtlockd.timeout: 2m is out of range; at least 100ms, at most 1m0s`},
+		{"directory of virtlockd", "[virtlockd.lockspaces]\n\"files\" = \"libvirt\"\n",
+			`x.toml:2:11: virtlockd.lockspaces.files: "files" must be the absolute path of a lockspace ` +
+				`directory in qemu-lockd.conf`},
+		{"lockspace of virtlockd", "[virtlockd.lockspaces]\n\"/files.d\" = 5\n",
+			`x.toml:2:14: virtlockd.lockspaces./files.d: must be a string in quotes`},
 		{"metrics file", "metrics-file = \"x.prom\"\n",
 			`x.toml:1:16: metrics-file: "x.prom" must be an absolute path that ends in .prom, ` +
 				`which is what node_exporter reads`},
@@ -153,7 +173,7 @@ func TestShippedExample(t *testing.T) {
 	}
 	c, err = config.Parse("dlmlockd.toml", []byte(strings.Join(lines, "")))
 	require.NoError(t, err)
-	require.Equal(t, 21, keys, "every key and the headers of the tables are in the example")
+	require.Equal(t, 27, keys, "every key and the headers of the tables are in the example")
 	require.NotZero(t, c.Limits.PageSize)
 }
 

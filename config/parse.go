@@ -36,7 +36,13 @@ type file struct {
 		LabelBytes    any `toml:"label-bytes"`
 		PageSize      any `toml:"page-size"`
 	} `toml:"limits"`
-	OnLost map[string]onLost `toml:"on-lost"`
+	OnLost    map[string]onLost `toml:"on-lost"`
+	Virtlockd struct {
+		Socket     any            `toml:"socket"`
+		Lockspace  any            `toml:"lockspace"`
+		Timeout    any            `toml:"timeout"`
+		Lockspaces map[string]any `toml:"lockspaces"`
+	} `toml:"virtlockd"`
 }
 
 type onLost struct {
@@ -224,6 +230,7 @@ func (v *validator) config(f *file) Config {
 		PageSize:      v.limit("limits.page-size", l.PageSize, 100_000),
 	}
 	c.OnLost = v.onLost(f.OnLost)
+	v.virtlockd(f, &c.Virtlockd)
 	return c
 }
 

@@ -164,7 +164,7 @@ func TestConfigPage(t *testing.T) {
 	require.NoError(t, err)
 	keys := regexp.MustCompile("`toml:\"([a-z-]+)\"`").FindAllStringSubmatch(string(reader), -1)
 	require.GreaterOrEqual(t, len(keys), 12)
-	tables := map[string]string{"limits": "limits", "on-lost": "on-lost.NAME"}
+	tables := map[string]string{"limits": "limits", "on-lost": "on-lost.NAME", "virtlockd": "virtlockd"}
 	for _, k := range keys {
 		if table, ok := tables[k[1]]; ok {
 			require.Contains(t, text, "\n.Ss ["+table+"]\n")
