@@ -144,7 +144,7 @@ var arrows = map[string][]string{
 	"polkit":               {"dlm", "state", "lockd/api", "data"},
 	"varlink/wire":         {},
 	"varlink":              {"dlm", "lockd/api", "frontend", "data", "internal/queue", "varlink/wire"},
-	"virtlockd":            {"dlm", "lockd/api", "frontend", "internal/queue"},
+	"virtlockd":            {"dlm", "state", "process", "lockd/api"},
 	"internal/benchreport": {},
 	"internal/buildinfo":   {},
 	"internal/filetype":    {},

@@ -1,0 +1,80 @@
+package virtlockd
+
+import (
+	"time"
+
+	"github.com/dlmlock/dlmlockd/lockd/api"
+)
+
+// session is what a connection needs of the lock service. The functions return at
+// once; done is called once, with the answer, from another goroutine.
+type session interface {
+	acquire(want []api.Want, o api.AcquireOptions, done func([]api.Grant, error))
+	release(resources []api.Want, owner string, labels []string, done func(uint32, error))
+	list(f api.Filter, done func(api.Page, error))
+	inspect(lockspace, resource string, done func(api.Inspection, error))
+	// close withdraws the calls that are not answered.
+	close()
+}
+
+// service makes sessions.
+type service interface {
+	open(c *connection) session
+	node() uint32 // this node, or 0
+}
+
+// await waits for the answer of a call of a session, until the deadline; in is
+// false if there is none by then.
+func await[T any](deadline time.Time, call func(done func(T, error))) (v T, in bool, err error) {
+	type answer struct {
+		v   T
+		err error
+	}
+	answered := make(chan answer, 1)
+	call(func(v T, err error) { answered <- answer{v, err} })
+	timer := time.NewTimer(time.Until(deadline))
+	defer timer.Stop()
+	select {
+	case a := <-answered:
+		return a.v, true, a.err
+	case <-timer.C:
+		return v, false, nil
+	}
+}
+
+// open makes sure that the connection has a session, and reports whether the
+// service is ready for it by the deadline.
+func (c *connection) open(deadline time.Time) bool {
+	if c.session != nil {
+		return true
+	}
+	select {
+	case <-c.door.ready:
+	default:
+		if !c.waitReady(deadline) {
+			return false
+		}
+	}
+	c.session = c.door.service.open(c)
+	return true
+}
+
+func (c *connection) waitReady(deadline time.Time) bool {
+	timer := time.NewTimer(time.Until(deadline))
+	defer timer.Stop()
+	select {
+	case <-c.door.ready:
+		return true
+	case <-c.door.closing:
+		return false
+	case <-timer.C:
+		return false
+	}
+}
+
+func (c *connection) closeSession() {
+	if c.session != nil {
+		c.session.close()
+		c.session = nil
+	}
+}
