@@ -20,6 +20,7 @@ import (
 	"github.com/dlmlock/dlmlockd/polkit"
 	"github.com/dlmlock/dlmlockd/process"
 	"github.com/dlmlock/dlmlockd/state"
+	"github.com/dlmlock/dlmlockd/virtlockd"
 )
 
 // onStep is called before each step of the order of events. It is nil except in a build for crash
@@ -62,6 +63,7 @@ type daemon struct {
 	notices startupNotices
 	helpers map[string]api.HelperPolicy
 	runner  *onlost.Runner
+	libvirt *virtlockd.Door // nil: libvirt's own lock driver is not served
 }
 
 // serve runs the service until ctx ends or nobody needs it (nil), or something fails for good. read
@@ -78,10 +80,19 @@ func serve(ctx context.Context, o options, read func() (options, error), control
 	}
 	tellFaults(log, faults)
 	d.settings, d.helpers = newSettings(conf), conf.policies
+	inherited, err := inheritedSockets()
+	if err != nil {
+		return err
+	}
 	if err := d.openState(ctx); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.engine.Close(), d.file.Close()) }()
+	if err := d.openVirtlockd(inherited.take("virtlockd", "virtlockd.socket")); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.closeVirtlockd()) }()
+	inherited.closeRest(log)
 	if err := d.connect(ctx); err != nil {
 		return err
 	}
@@ -166,7 +177,7 @@ func (d *daemon) build() {
 	d.notices.to = d.server.Notify
 	c := d.serviceConfig()
 	c.Sessions = []api.Session{d.bus.Sessions()}
-	c.Lockspaces, c.Limits = d.opts.Lockspaces, limits(d.opts.Limits)
+	c.Lockspaces, c.Limits = d.lockspaces(d.opts), limits(d.opts.Limits)
 	c.Notify, c.OnStep = d.notices.notify, onStep
 	c.Helpers, c.RunLost = d.helpers, d.runner.Run
 	d.service = lockd.New(c)
@@ -193,12 +204,14 @@ func (d *daemon) live(ctx context.Context) error {
 	defer timer.Stop()
 	stopCtx, cancel := context.WithTimeout(context.Background(), answerTime+stopTimeout)
 	defer cancel()
+	libvirt := make(chan error, 1)
+	go func() { libvirt <- d.closeVirtlockd() }()
 	if e := shutdown(stopCtx); e != nil {
 		d.log.Warn("the bus connection did not end in order", "err", e)
 	}
 	d.core.Close()
 	stopService()
-	return errors.Join(err, <-ended)
+	return errors.Join(err, <-ended, <-libvirt)
 }
 
 // open waits for activation and then admits callers. It returns no error if ctx ends.
@@ -210,6 +223,9 @@ func (d *daemon) open(ctx context.Context) error {
 		return nil
 	case <-d.server.Done():
 		return errBusGone
+	}
+	if d.libvirt != nil {
+		d.libvirt.Start(d.service)
 	}
 	startCtx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()

@@ -41,6 +41,9 @@ Lock Manager. Runs in the foreground; usually systemd starts it.
                       survive a reboot more than the locks do: a tmpfs.
   --bus=ADDRESS       D-Bus address (default: the system bus, that is
                       $DBUS_SYSTEM_BUS_ADDRESS or its well-known place)
+  --virtlockd=PATH    answer at this socket as virtlockd does, for libvirt's own
+                      lock driver (default: the key virtlockd.socket, or a
+                      socket that systemd passes on)
   --log-level=LEVEL   debug, info, warn or error (default: info)
   --check             read the configuration, say what is wrong with it, and exit
   --leave             make this node leave the lockspaces of the service, which
@@ -66,6 +69,7 @@ type options struct {
 	config.Config
 	StateDir string
 	Bus      string // "" is the system bus
+	socket   string // --virtlockd, which wins over the file's
 
 	leave bool // leave the lockspaces instead of serving
 
@@ -88,6 +92,7 @@ func readOptions(args []string, getenv func(string) string) (options, error) {
 	fs.StringVar(&file, "config", "", "")
 	fs.StringVar(&o.StateDir, "state-dir", "", "")
 	fs.StringVar(&o.Bus, "bus", "", "")
+	fs.StringVar(&o.socket, "virtlockd", "", "")
 	fs.StringVar(&level, "log-level", "", "")
 	fs.BoolVar(&o.check, "check", false, "")
 	fs.BoolVar(&o.leave, "leave", false, "")
@@ -121,6 +126,9 @@ func readOptions(args []string, getenv func(string) string) (options, error) {
 	if given["log-level"] {
 		o.LogLevel, _ = config.ParseLevel(level)
 	}
+	if given["virtlockd"] {
+		o.Virtlockd.Socket = o.socket
+	}
 	o.StateDir = stateDir(o.StateDir, getenv)
 	return o, nil
 }
@@ -135,6 +143,9 @@ func checkFlags(given map[string]bool, engine, level string, o options) error {
 	}
 	if given["state-dir"] && o.StateDir == "" {
 		return &usageError{"--state-dir: the directory is missing"}
+	}
+	if given["virtlockd"] && !filepath.IsAbs(o.socket) {
+		return &usageError{fmt.Sprintf("--virtlockd=%s: not the absolute path of a socket", o.socket)}
 	}
 	if given["bus"] && !strings.Contains(o.Bus, ":") {
 		return &usageError{fmt.Sprintf("--bus=%s: not a D-Bus address such as unix:path=/run/dbus/system_bus_socket",

@@ -89,7 +89,7 @@ func (d *daemon) reload() {
 	}
 	d.settings.take(conf)
 	d.control.level.Set(o.LogLevel)
-	d.service.Reconfigure(lockd.Settings{Limits: limits(o.Limits), OpTimeout: o.OpTimeout, Lockspaces: o.Lockspaces,
+	d.service.Reconfigure(lockd.Settings{Limits: limits(o.Limits), OpTimeout: o.OpTimeout, Lockspaces: d.lockspaces(o),
 		Helpers: conf.policies})
 	d.watcher.LimitPerUser(o.Limits.Processes)
 	d.runner.Configure(commands(o.OnLost))
@@ -99,14 +99,18 @@ func (d *daemon) reload() {
 		d.log.Warn("some of it takes effect when the service is restarted, which loses no lock", "keys",
 			strings.Join(fixed, ", "))
 	}
-	if left := missing(d.opts.Lockspaces, o.Lockspaces); len(left) > 0 {
+	if d.libvirt != nil {
+		d.libvirt.Configure(virtlockdSettings(o.Config))
+	}
+	if left := missing(d.lockspaces(d.opts), d.lockspaces(o)); len(left) > 0 {
 		d.log.Info("lockspaces that are not in the configuration any more stay joined; dlmlockctl leave leaves them",
 			"lockspaces", left)
 	}
-	engine, raw := d.opts.Engine, d.opts.RawValueLockspaces
+	engine, raw, socket := d.opts.Engine, d.opts.RawValueLockspaces, d.opts.Virtlockd.Socket
 	d.opts = o
 	// those in force, so the next reload reports them again
 	d.opts.Engine, d.opts.RawValueLockspaces = engine, raw
+	d.opts.Virtlockd.Socket = socket
 }
 
 // needRestart returns the keys that differ and can't change now.
@@ -116,6 +120,9 @@ func needRestart(before, after options) (keys []string) {
 	}
 	if !slices.Equal(before.RawValueLockspaces, after.RawValueLockspaces) {
 		keys = append(keys, "raw-value-lockspaces")
+	}
+	if before.Virtlockd.Socket != after.Virtlockd.Socket {
+		keys = append(keys, "virtlockd.socket")
 	}
 	return keys
 }
