@@ -27,6 +27,9 @@ type Config struct {
 	Name   string // the host's
 	Bus    string // the address of the system bus for libvirtd
 	Driver string // the text of qemu-dlmlock.conf
+	// Virtlockd is the socket where libvirt's own lock driver is served: then that
+	// is the host's, and not dlmlock. Lockd is the text of its qemu-lockd.conf.
+	Virtlockd, Lockd string
 	// Install is the DESTDIR of a "make install-libvirt": what it put into
 	// libvirt's directory of lock drivers is there in the host.
 	Install string
@@ -79,6 +82,10 @@ func UUID(name string) string {
 // write makes the files of the host, and the list of what is mounted where.
 func (h *Host) write(c Config) error {
 	files := Files(UUID(c.Name), h.Log(), c.Driver)
+	if c.Virtlockd != "" {
+		files["/etc/libvirt/qemu.conf"] = strings.ReplaceAll(qemuConf, `"dlmlock"`, `"lockd"`)
+		files["/etc/libvirt/qemu-lockd.conf"] = c.Lockd
+	}
 	for _, path := range []string{"/etc/passwd", "/etc/group"} {
 		text, err := os.ReadFile(path)
 		if err != nil {
@@ -95,14 +102,21 @@ func (h *Host) write(c Config) error {
 			return err
 		}
 	}
-	drivers, err := filepath.Glob(filepath.Join(c.Install, "usr/lib/*/libvirt/lock-driver"))
-	if err != nil || len(drivers) != 1 {
-		return fmt.Errorf("%s has %d directories of lock drivers, not one: %w", c.Install, len(drivers), err)
-	}
 	binds := []string{
-		drivers[0] + " " + strings.TrimPrefix(drivers[0], c.Install),
 		filepath.Join(h.Dir, "etc/passwd") + " /etc/passwd",
 		filepath.Join(h.Dir, "etc/group") + " /etc/group",
+	}
+	if c.Virtlockd != "" {
+		// Libvirt's driver has the path of its socket compiled in.
+		if err := os.Symlink(c.Virtlockd, filepath.Join(h.Dir, virtlockdLink)); err != nil {
+			return err
+		}
+	} else {
+		drivers, err := filepath.Glob(filepath.Join(c.Install, "usr/lib/*/libvirt/lock-driver"))
+		if err != nil || len(drivers) != 1 {
+			return fmt.Errorf("%s has %d directories of lock drivers, not one: %w", c.Install, len(drivers), err)
+		}
+		binds = append(binds, drivers[0]+" "+strings.TrimPrefix(drivers[0], c.Install))
 	}
 	own := map[string]string{"/var/cache/libvirt": c.Cache}
 	for _, dir := range []string{"/etc/libvirt", "/var/lib/libvirt", "/var/log/libvirt"} {
@@ -116,6 +130,10 @@ func (h *Host) write(c Config) error {
 	}
 	return write(filepath.Join(h.Dir, "binds"), strings.Join(binds, "\n")+"\n", 0o644)
 }
+
+// virtlockdLink is the link in a host's directory that its /run/libvirt gets as
+// virtlockd's socket.
+const virtlockdLink = "virtlockd-sock"
 
 func write(path, text string, mode os.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {

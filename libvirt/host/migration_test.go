@@ -34,8 +34,9 @@ func (r *rig) holder(label string) int {
 
 // A guest moves to another host and back. Both sides have the same UUID: the end
 // of the source's QEMU must not take the target's locks.
-func TestMigration(t *testing.T) {
-	r := start(t)
+func TestMigration(t *testing.T) { bothDrivers(t, testMigration) }
+
+func testMigration(t *testing.T, r *rig) {
 	a, b := r.host("alpha", ""), r.host("beta", "")
 	image := r.image("a.img")
 	a.virsh("create", r.file("web", domain("web", host.Disk{Path: image}).XML()))
@@ -51,8 +52,8 @@ func TestMigration(t *testing.T) {
 		require.NoError(t, err)
 		r.now("web: a.img EX")
 		require.Equal(t, pid, r.holder("web: "+image))
-		require.Contains(t, from.refused("start", "db"), "web: "+image)
-		require.Contains(t, to.refused("start", "db"), "web: "+image)
+		require.Contains(t, from.refused("start", "db"), r.inUse("web", image))
+		require.Contains(t, to.refused("start", "db"), r.inUse("web", image))
 		require.Equal(t, "running", to.state("web"))
 		if to == a {
 			break
@@ -64,8 +65,9 @@ func TestMigration(t *testing.T) {
 }
 
 // A paused guest moves without locks, and takes them where it resumes.
-func TestMigrationOfAPausedGuest(t *testing.T) {
-	r := start(t)
+func TestMigrationOfAPausedGuest(t *testing.T) { bothDrivers(t, testMigrationOfAPausedGuest) }
+
+func testMigrationOfAPausedGuest(t *testing.T, r *rig) {
 	a, b := r.host("alpha", ""), r.host("beta", "")
 	a.virsh("create", r.file("web", domain("web", host.Disk{Path: r.image("a.img")}).XML()))
 	a.virsh("suspend", "web")

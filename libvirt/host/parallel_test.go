@@ -17,9 +17,10 @@ import (
 // guest has a disk of its own and one that all share, and every fourth has a rival
 // that wants its disk. All guests run, no rival does, and in the end no lock is
 // left.
-func TestManyGuests(t *testing.T) {
+func TestManyGuests(t *testing.T) { bothDrivers(t, testManyGuests) }
+
+func testManyGuests(t *testing.T, r *rig) {
 	const clients, guests = 4, 12
-	r := start(t)
 	if built.preload != "" {
 		t.Skip("the sanitizer's allocator may hang in a child that is forked while other threads allocate, which " +
 			"libvirtd does here")

@@ -2,6 +2,7 @@ package host
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -50,6 +51,12 @@ func enter(dir string) error {
 	}
 	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, ""); err != nil {
 		return fmt.Errorf("mounting /run: %w", err)
+	}
+	if socket, err := os.Readlink(filepath.Join(dir, virtlockdLink)); err == nil {
+		err = errors.Join(os.Mkdir("/run/libvirt", 0o755), os.Symlink(socket, "/run/libvirt/virtlockd-sock"))
+		if err != nil {
+			return err
+		}
 	}
 	binds, err := os.ReadFile(filepath.Join(dir, "binds"))
 	if err != nil {

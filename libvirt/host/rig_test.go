@@ -82,6 +82,7 @@ type rig struct {
 	bus    *testbus.Bus
 	dir    string
 	conf   string // what more is in dlmlockd.toml
+	driver string // of its hosts
 	daemon *exec.Cmd
 	client *client.Client
 }
@@ -91,7 +92,30 @@ func start(t *testing.T) *rig {
 	if os.Getenv("LIBVIRT") != "1" {
 		t.Skip("set LIBVIRT=1 or run make test-libvirt")
 	}
-	r := &rig{t: t, bus: testbus.Start(t, testbus.Daemon), dir: t.TempDir()}
+	return startWith(t, ours, "")
+}
+
+// The lock drivers: the one that is tested, and libvirt's own, which is served where
+// virtlockd would be.
+const (
+	ours  = "dlmlock"
+	stock = "lockd"
+)
+
+// bothDrivers runs a test on hosts with each of them.
+func bothDrivers(t *testing.T, test func(t *testing.T, r *rig)) {
+	for _, driver := range []string{ours, stock} {
+		t.Run(driver, func(t *testing.T) {
+			r := start(t)
+			r.driver = driver
+			test(t, r)
+		})
+	}
+}
+
+// startWith is start with hosts of a driver, and more in dlmlockd.toml.
+func startWith(t *testing.T, driver, conf string) *rig {
+	r := &rig{t: t, bus: testbus.Start(t, testbus.Daemon), dir: t.TempDir(), driver: driver, conf: conf}
 	r.startDaemon()
 	t.Cleanup(r.endDaemon)
 	var err error
@@ -103,7 +127,28 @@ func start(t *testing.T) *rig {
 
 // host starts a host; driver is the text of its qemu-dlmlock.conf.
 func (r *rig) host(name, driver string) *machine {
+	if r.driver == stock {
+		return r.stockHost(name, "")
+	}
 	return r.hostOn(r.bus.Address, name, driver)
+}
+
+// stockHost starts a host with libvirt's own driver; lockd is the text of its
+// qemu-lockd.conf.
+func (r *rig) stockHost(name, lockd string) *machine {
+	return &machine{Host: host.Start(r.t, host.Config{Name: name, Bus: r.bus.Address, Virtlockd: r.virtlockd(),
+		Lockd: lockd, Install: built.install, Cache: built.cache}), rig: r}
+}
+
+// virtlockd is the socket for libvirt's own driver.
+func (r *rig) virtlockd() string { return filepath.Join(r.dir, "virtlockd-sock") }
+
+// inUse is what somebody is told who wants a disk that a domain has.
+func (r *rig) inUse(domain, path string) string {
+	if r.driver == stock {
+		return "resource busy: '" + path + "' is in use by domain '" + domain + "' on node 1 (this one)"
+	}
+	return domain + ": " + path
 }
 
 // hostOn is host with another bus.
@@ -121,7 +166,8 @@ func (r *rig) startDaemon() {
 	log, err := os.OpenFile(filepath.Join(r.dir, "dlmlockd.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	require.NoError(r.t, err)
 	defer log.Close()
-	r.daemon = exec.Command(built.daemon, "--config", conf, "--state-dir", state, "--bus", r.bus.Address)
+	r.daemon = exec.Command(built.daemon, "--config", conf, "--state-dir", state, "--bus", r.bus.Address,
+		"--virtlockd", r.virtlockd())
 	r.daemon.Stderr = log
 	r.daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	require.NoError(r.t, r.daemon.Start())

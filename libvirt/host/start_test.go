@@ -72,8 +72,9 @@ func TestNothingElseRefuses(t *testing.T) {
 }
 
 // However a guest ends, its locks end with it, and only its.
-func TestGuestEnds(t *testing.T) {
-	r := start(t)
+func TestGuestEnds(t *testing.T) { bothDrivers(t, testGuestEnds) }
+
+func testGuestEnds(t *testing.T, r *rig) {
 	h := r.host("alpha", "")
 	h.define("web", host.Disk{Path: r.image("a.img")}, host.Disk{Path: r.image("b.img")})
 	h.define("rest", host.Disk{Path: r.image("c.img")})
