@@ -38,6 +38,13 @@ type Handler interface {
 	Fail(err error)
 }
 
+// Dropper is a Handler that learns that its call was dropped, because the
+// session has ended: there is neither an answer nor Fail.
+type Dropper interface {
+	// Dropped may be called from any goroutine.
+	Dropped()
+}
+
 // Method is a method struct of this package with its arguments.
 type Method interface {
 	// Op is the name of the operation in errors and logs, such as "acquire".
@@ -111,9 +118,13 @@ func (c *Call) Sent(bytes int) {
 
 // Drop ends a call that nobody waits for any more, unless it has been answered.
 func (c *Call) Drop() {
-	if c.Answer() {
-		c.Release()
-		c.Sent(0)
+	if !c.Answer() {
+		return
+	}
+	c.Release()
+	c.Sent(0)
+	if h, ok := c.handler.(Dropper); ok {
+		h.Dropped()
 	}
 }
 
