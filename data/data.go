@@ -51,3 +51,21 @@ var BusPolicy string
 //
 //go:embed org.example.DlmLock.service
 var Activation string
+
+// Varlink is org.example.DlmLock.varlink: the Varlink interface, documented member
+// by member. It is the source of that contract; the service returns it from
+// GetInterfaceDescription unchanged.
+//
+//go:embed org.example.DlmLock.varlink
+var Varlink string
+
+// ServiceVarlink and SystemdServiceVarlink are the interfaces that every Varlink
+// service, and every service of systemd, has.
+//
+//go:embed org.varlink.service.varlink
+var ServiceVarlink string
+
+// SystemdServiceVarlink: see ServiceVarlink.
+//
+//go:embed io.systemd.service.varlink
+var SystemdServiceVarlink string

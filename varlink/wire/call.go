@@ -9,8 +9,9 @@ import (
 )
 
 // Call is one call that is being served. Exactly one of Reply and Fail ends it;
-// Continue may come before, any number of times, where More is set. For a oneway
-// call they do nothing.
+// Continue and Stage may come before, any number of times, where More is set. For
+// a oneway call they do nothing. They return how many bytes they have written,
+// and wait while the client does not read.
 type Call struct {
 	Method     string
 	Parameters []byte // for Decode
@@ -21,74 +22,113 @@ type Call struct {
 
 	size     int // of the message
 	answered bool
+	staged   []byte
 	failed   error // a reply could not be written
 }
 
+// Size is how many bytes the message had.
+func (c *Call) Size() int { return c.size }
+
 // Reply ends the call with parameters, which json.Marshal makes an object of.
-func (c *Call) Reply(parameters any) error {
+func (c *Call) Reply(parameters any) (n int, err error) {
 	c.answered = true
 	return c.send(reply{Parameters: parameters}, nil)
 }
 
 // ReplyFile is Reply with a descriptor beside the message, which the caller gets
 // a copy of.
-func (c *Call) ReplyFile(parameters any, f *os.File) error {
+func (c *Call) ReplyFile(parameters any, f *os.File) (n int, err error) {
 	c.answered = true
 	return c.send(reply{Parameters: parameters}, f)
 }
 
 // Fail ends the call with an error. parameters may be nil.
-func (c *Call) Fail(name string, parameters any) error {
+func (c *Call) Fail(name string, parameters any) (n int, err error) {
 	c.answered = true
 	return c.send(reply{Error: name, Parameters: parameters}, nil)
 }
 
-// Answered reports whether the call has ended.
-func (c *Call) Answered() bool { return c.answered }
-
-// Continue sends one of several replies. The call has More.
-func (c *Call) Continue(parameters any) error {
+// Continue sends one of several replies.
+func (c *Call) Continue(parameters any) (n int, err error) {
 	if !c.More {
-		return errors.New("the caller has not said more")
+		return 0, errNotMore
 	}
 	return c.send(reply{Parameters: parameters, Continues: true}, nil)
 }
 
-// send writes a message. It waits while the client does not read; the bytes
-// count as the user's meanwhile.
-func (c *Call) send(r reply, f *os.File) error {
-	if c.Oneway || c.failed != nil {
-		return c.failed
+var errNotMore = errors.New("the caller has not said more")
+
+// stageBytes is how many bytes of replies Stage gathers.
+const stageBytes = 16 << 10
+
+// Stage is Continue for one of very many replies: it may wait for the next ones,
+// or for the last one, to be written together with them.
+func (c *Call) Stage(parameters any) (n int, err error) {
+	if !c.More {
+		return 0, errNotMore
+	}
+	text, err := c.encode(reply{Parameters: parameters, Continues: true})
+	if err != nil || c.Oneway {
+		return 0, err
+	}
+	if c.staged = append(c.staged, text...); len(c.staged) < stageBytes {
+		return 0, nil
+	}
+	return c.write(nil, nil)
+}
+
+// encode makes the message of a reply.
+func (c *Call) encode(r reply) ([]byte, error) {
+	if c.failed != nil || c.Oneway {
+		return nil, c.failed
 	}
 	text, err := encodeReply(r)
 	if err != nil {
 		c.failed = fmt.Errorf("encode the reply of %s: %w", c.Method, err)
 		c.Conn.srv.log.Error("a reply can't be encoded", "method", c.Method, "err", err)
-		return c.failed
+	}
+	return text, c.failed
+}
+
+func (c *Call) send(r reply, f *os.File) (n int, err error) {
+	text, err := c.encode(r)
+	if err != nil || c.Oneway {
+		return 0, err
+	}
+	return c.write(text, f)
+}
+
+// write writes what is staged, and text with f. The bytes count as the user's
+// while the client does not read them.
+func (c *Call) write(text []byte, f *os.File) (n int, err error) {
+	if len(c.staged) > 0 {
+		text = append(c.staged, text...)
+		c.staged = c.staged[:0]
 	}
 	if !c.Conn.srv.charge(c.Conn, len(text)) {
 		c.failed = errors.New("the replies that this user does not read take up too much memory")
-		return c.failed
+		return 0, c.failed
 	}
 	defer c.Conn.srv.charge(c.Conn, -len(text))
 	if f == nil {
-		_, c.failed = c.Conn.sock.Write(text)
-		return c.failed
+		n, c.failed = c.Conn.sock.Write(text)
+	} else {
+		n, c.failed = c.Conn.sendFile(text, f)
 	}
-	c.failed = c.Conn.sendFile(text, f)
-	return c.failed
+	return n, c.failed
 }
 
 // sendFile writes the message, the descriptor with its first byte.
-func (c *Conn) sendFile(text []byte, f *os.File) error {
+func (c *Conn) sendFile(text []byte, f *os.File) (n int, err error) {
 	raw, err := f.SyscallConn() // Fd would make it blocking
 	if err != nil {
-		return err
+		return 0, err
 	}
-	n := 0
 	cerr := raw.Control(func(fd uintptr) { n, _, err = c.sock.WriteMsgUnix(text, unix.UnixRights(int(fd)), nil) })
 	if err = errors.Join(cerr, err); err == nil && n < len(text) {
-		_, err = c.sock.Write(text[n:])
+		var rest int
+		rest, err = c.sock.Write(text[n:])
+		n += rest
 	}
-	return err
+	return n, err
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -18,7 +19,8 @@ type FieldError struct {
 func (e *FieldError) Error() string { return e.Field + ": " + e.Text }
 
 // Decode reads a JSON object strictly into the struct that into points to.
-// Each exported field is a member under the name of its json tag. A pointer is
+// Each exported field is a member under the name of its json tag, also those of
+// embedded structs. A pointer is
 // a nullable member (?T): null and absent both leave it nil; so is a slice with
 // the tag option "omitempty". All others have to be there. The types are string,
 // bool, the integers, []byte (base64 in a string), structs, and slices and
@@ -48,7 +50,7 @@ type shape struct {
 
 type member struct {
 	name     string
-	field    int
+	field    []int // for FieldByIndex
 	nullable bool
 }
 
@@ -59,22 +61,34 @@ func shapeOf(t reflect.Type) *shape {
 		return s.(*shape)
 	}
 	s := &shape{index: make(map[string]int)}
-	for i := range t.NumField() {
-		name, options, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
-		if name == "" || name == "-" {
-			continue
-		}
-		m := member{name, i, t.Field(i).Type.Kind() == reflect.Pointer || strings.Contains(options, "omitempty")}
-		if s.index[name] = len(s.members); !m.nullable {
-			s.required |= 1 << len(s.members)
-		}
-		s.members = append(s.members, m)
-	}
+	s.add(t, nil)
 	if len(s.members) > 64 {
 		panic(fmt.Sprintf("wire: %v has more than 64 members", t))
 	}
 	shapes.Store(t, s)
 	return s
+}
+
+// add adds the fields of a struct that is found at path, and those of the structs
+// embedded in it.
+func (s *shape) add(t reflect.Type, path []int) {
+	for i := range t.NumField() {
+		field := t.Field(i)
+		at := append(slices.Clone(path), i)
+		if field.Anonymous {
+			s.add(field.Type, at)
+			continue
+		}
+		name, options, _ := strings.Cut(field.Tag.Get("json"), ",")
+		if name == "" || name == "-" {
+			continue
+		}
+		m := member{name, at, field.Type.Kind() == reflect.Pointer || strings.Contains(options, "omitempty")}
+		if s.index[name] = len(s.members); !m.nullable {
+			s.required |= 1 << len(s.members)
+		}
+		s.members = append(s.members, m)
+	}
 }
 
 // missing panics if a required member has not been seen.
@@ -121,7 +135,7 @@ func (d *decoder) object(v reflect.Value, path string) {
 			}
 			return
 		}
-		d.value(v.Field(m.field), path+key)
+		d.value(v.FieldByIndex(m.field), path+key)
 	})
 	s.missing(path, seen)
 }

@@ -15,8 +15,12 @@ type inner struct {
 	Limit *uint32 `json:"limit"`
 }
 
+type named struct {
+	Name string `json:"name"`
+}
+
 type sample struct {
-	Name   string   `json:"name"`
+	named
 	Count  int64    `json:"count"`
 	Token  *uint64  `json:"token"`
 	Force  *bool    `json:"force"`
@@ -33,7 +37,7 @@ func TestDecode(t *testing.T) {
 		"force":true,"data":"AAEC/w==","inner":{"name":"i","limit":7},
 		"many":[{"name":"x"},{"name":"y","limit":null}],"labels":["l"]} `), &s))
 	seven, token, force := uint32(7), uint64(math.MaxUint64), true
-	require.Equal(t, sample{Name: "aé😀\n☃", Count: math.MinInt64, Token: &token,
+	require.Equal(t, sample{named: named{"aé😀\n☃"}, Count: math.MinInt64, Token: &token,
 		Force: &force, Data: []byte{0, 1, 2, 255},
 		Inner: &inner{"i", &seven}, Many: []inner{{Name: "x"}, {Name: "y"}}, Labels: []string{"l"}}, s)
 

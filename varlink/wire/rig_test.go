@@ -56,7 +56,7 @@ func (h *echo) Serve(ctx context.Context, c *Call) {
 		Count *int64  `json:"count"`
 	}
 	if err := Decode(c.Parameters, &in); err != nil {
-		_ = c.Fail("test.Invalid", map[string]string{"message": err.Error()})
+		_, _ = c.Fail("test.Invalid", map[string]string{"message": err.Error()})
 		return
 	}
 	text := ""
@@ -73,19 +73,23 @@ func (h *echo) Serve(ctx context.Context, c *Call) {
 		case <-ctx.Done():
 		case <-h.hold:
 		}
-		_ = c.Reply(map[string]string{"text": text})
+		_, _ = c.Reply(map[string]string{"text": text})
 	case "test.Count":
 		for i := range *in.Count {
-			_ = c.Continue(map[string]int64{"n": i})
+			if i%2 == 0 {
+				_, _ = c.Stage(map[string]int64{"n": i})
+			} else {
+				_, _ = c.Continue(map[string]int64{"n": i})
+			}
 		}
-		_ = c.Reply(map[string]int64{"n": *in.Count})
+		_, _ = c.Reply(map[string]int64{"n": *in.Count})
 	case "test.Long":
-		_ = c.Reply(map[string]string{"text": string(bytes.Repeat([]byte("x"), int(*in.Count)))})
+		_, _ = c.Reply(map[string]string{"text": string(bytes.Repeat([]byte("x"), int(*in.Count)))})
 	case "test.Mute":
 	case "test.Fail":
-		_ = c.Fail("test.Failed", nil)
+		_, _ = c.Fail("test.Failed", nil)
 	default:
-		_ = c.Reply(map[string]string{"text": text})
+		_, _ = c.Reply(map[string]string{"text": text})
 	}
 }
 

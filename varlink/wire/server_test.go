@@ -152,7 +152,7 @@ type fileHandler struct {
 }
 
 func (h fileHandler) Serve(_ context.Context, c *Call) {
-	_ = c.ReplyFile(map[string]int{"descriptor": 0}, h.f)
+	_, _ = c.ReplyFile(map[string]int{"descriptor": 0}, h.f)
 }
 
 // Of each user there are only so many connections; root has room of its own.

@@ -1,0 +1,300 @@
+package varlink
+
+import (
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/frontend"
+	"github.com/dlmlock/dlmlockd/lockd/api"
+	"github.com/dlmlock/dlmlockd/varlink/wire"
+)
+
+// descriptor is the lifetime that the service knows nothing of.
+const descriptor = "descriptor"
+
+// acquire is Acquire. What is to wait for longer than the service lets a call
+// wait is a Request there.
+type acquire struct {
+	acquireIn
+	now    frontend.Acquire // a wait of MaxWait at most
+	queue  frontend.Request // any wait
+	queues bool             // which of them
+	limit  time.Duration    // of the wait, where it queues; 0: none
+	holds  bool             // it goes on after the grant
+	pipe   *pipe            // lifetime descriptor
+
+	mu    sync.Mutex
+	ref   api.Ref // of the Request, while it waits
+	why   error   // how a wait ends that was ended here
+	ended chan struct{}
+	held  api.Ref // the lock that a call that goes on is about
+}
+
+func (a *acquire) method(w *wire.Call) (frontend.Method, error) {
+	fd := a.Lifetime != nil && *a.Lifetime == descriptor
+	if fd {
+		a.Lifetime = some("connection")
+	}
+	a.holds = w.More && !fd && a.Lifetime != nil && *a.Lifetime == "connection"
+	a.queues = a.WaitUSec == nil && w.More || a.WaitUSec != nil && *a.WaitUSec > uint64(api.MaxWait/time.Microsecond)
+	if err := a.possible(w, fd); err != nil {
+		return nil, err
+	}
+	want, err := wanted(a.name, a.Mode)
+	if err != nil {
+		return nil, about(err, "acquire", a.name)
+	}
+	if a.queues {
+		return a.request(want, w)
+	}
+	a.now.Want = want
+	s := setter[frontend.Acquire]{table: frontend.AcquireOptions, into: &a.now}
+	s.options(&a.options, w)
+	given(&s, api.ArgLabel, a.Label)
+	given(&s, api.ArgWait, a.WaitUSec)
+	if a.Value != nil {
+		s.set(api.ArgValue, a.Value)
+	}
+	return s.done("acquire")
+}
+
+func (a *acquire) request(want api.Want, w *wire.Call) (frontend.Method, error) {
+	a.queue.Want, a.ended = want, make(chan struct{})
+	if a.WaitUSec != nil {
+		a.limit = time.Duration(min(*a.WaitUSec, maxWaitUSec)) * time.Microsecond
+	}
+	s := setter[frontend.Request]{table: frontend.RequestOptions, into: &a.queue}
+	s.options(&a.options, w)
+	given(&s, api.ArgLabel, a.Label)
+	if a.Value != nil {
+		s.set(api.ArgValue, a.Value)
+	}
+	return s.done("acquire")
+}
+
+// maxWaitUSec is a wait that is as good as one without end: 30 years.
+const maxWaitUSec = 30 * 365 * 24 * 3600 * 1000 * 1000
+
+// possible checks what only this door has.
+func (a *acquire) possible(w *wire.Call, fd bool) error {
+	invalid := func(arg api.Argument, text string) error {
+		return &api.Error{Op: "acquire", Kind: api.InvalidArgs, Mode: dlm.None, Argument: arg, Text: text}
+	}
+	switch {
+	case w.Oneway && fd:
+		return invalid(api.ArgLifetime, "a oneway call has no reply that a descriptor could come with")
+	case w.Oneway && a.queues:
+		return invalid("waitUSec", "a oneway call waits for 20000000 (20 s) at most")
+	case isTrue(a.Progress) && !w.More:
+		return invalid("progress", "it needs a call with the flag more")
+	}
+	if fd {
+		a.pipe = new(pipe)
+	}
+	return nil
+}
+
+// session implements sessionChooser: a lock of lifetime descriptor hangs on a
+// session of its own.
+func (a *acquire) session(c *call, of *frontend.Session) (*frontend.Session, error) {
+	if a.pipe == nil {
+		return of, nil
+	}
+	if err := a.pipe.open(c); err != nil {
+		a.pipe = nil
+		return of, &api.Error{Op: "acquire", Kind: api.LimitExceeded, Mode: dlm.None, Err: err,
+			Text: "no descriptor can be made: " + err.Error()}
+	}
+	c.after = a.pipe.sent
+	return a.pipe.session, nil
+}
+
+func (a *acquire) run(c *call) {
+	if a.queues {
+		a.queue.Run(&c.Call, func(ref api.Ref, err error) { a.started(c, ref, err) },
+			func(g api.Grant, err error) { a.granted(c, g, a.reason(err)) })
+		return
+	}
+	a.now.Run(&c.Call, func(g api.Grant, err error) { a.granted(c, g, err) })
+}
+
+// started takes the number of a Request that waits.
+func (a *acquire) started(c *call, ref api.Ref, err error) {
+	if err != nil {
+		c.Fail(err)
+		return
+	}
+	a.mu.Lock()
+	a.ref = ref
+	why := a.why
+	a.mu.Unlock()
+	if why != nil {
+		a.withdraw(c, why) // the client, or the service, has gone meanwhile
+		return
+	}
+	if a.limit > 0 {
+		timer := time.AfterFunc(a.limit, func() { a.withdraw(c, a.timeout()) })
+		go func() { <-a.ended; timer.Stop() }()
+	}
+	if isTrue(a.Progress) {
+		go a.report(c, ref)
+	}
+}
+
+func (a *acquire) timeout() error {
+	return &api.Error{Op: "acquire", Lockspace: a.Lockspace, Resource: a.Resource, Mode: a.queue.Want.Mode,
+		Kind: api.Timeout, Text: "the lock was not granted in time", Hint: api.HintInspect}
+}
+
+// withdraw ends a wait. If the lock is granted all the same, the caller gets it.
+func (a *acquire) withdraw(c *call, why error) {
+	a.mu.Lock()
+	ref := a.ref
+	if a.why == nil {
+		a.why = why
+	}
+	a.mu.Unlock()
+	if ref != 0 {
+		c.door.cfg.Core.Service().CancelRequest(c.Caller(), ref, func(error) {})
+	}
+}
+
+// reason is how a Request ended; one that was withdrawn here says why.
+func (a *acquire) reason(err error) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	close(a.ended)
+	if a.why != nil && errors.Is(err, api.Canceled) {
+		return a.why
+	}
+	return err
+}
+
+// leave implements leaver.
+func (a *acquire) leave(c *call, why error) {
+	a.mu.Lock()
+	held := a.held
+	a.mu.Unlock()
+	switch {
+	case held != 0:
+		c.door.unhold(held, c)
+		c.Fail(why)
+	case a.queues:
+		a.withdraw(c, why)
+	}
+	if a.pipe != nil && errors.Is(why, api.Canceled) {
+		a.pipe.close()
+	}
+}
+
+func (a *acquire) granted(c *call, g api.Grant, err error) {
+	if err != nil {
+		c.Fail(err)
+		return
+	}
+	out := acquireOut{Granted: grantOf(&g)}
+	switch {
+	case a.pipe != nil:
+		a.pipe.ref, out.LockFileDescriptor = g.Ref, some(0)
+		if c.Answer() {
+			c.replies.Add(message{parameters: out, file: a.pipe})
+		}
+	case a.holds:
+		a.mu.Lock()
+		a.held = g.Ref
+		a.mu.Unlock()
+		c.door.hold(g.Ref, c)
+		c.tell(out)
+	default:
+		c.reply(out)
+	}
+}
+
+// acquireMany is AcquireMany.
+type acquireMany struct {
+	acquireManyIn
+	m frontend.AcquireMany
+}
+
+func (a *acquireMany) method(w *wire.Call) (frontend.Method, error) {
+	s := setter[frontend.AcquireMany]{table: frontend.AcquireManyOptions, into: &a.m}
+	s.options(&a.options, w)
+	given(&s, api.ArgWait, a.WaitUSec)
+	var labels []string
+	for i := range a.Wanted {
+		w := &a.Wanted[i]
+		n := name{w.Lockspace, w.Resource}
+		want, err := wanted(n, w.Mode)
+		if err != nil {
+			return nil, about(err, "acquire", n)
+		}
+		a.m.Wants = append(a.m.Wants, want)
+		label := w.Label
+		if label == nil {
+			label = a.Label
+		}
+		labels = append(labels, deref(label))
+		if w.Label != nil {
+			s.set(api.ArgLabels, labels[i:])
+		}
+	}
+	if a.m.Options.Labels != nil {
+		s.set(api.ArgLabels, labels)
+	} else {
+		given(&s, api.ArgLabel, a.Label)
+	}
+	return s.done("acquire")
+}
+
+func deref(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
+func (a *acquireMany) run(c *call) {
+	a.m.Run(&c.Call, func(grants []api.Grant, err error) {
+		if err != nil {
+			c.Fail(err)
+			return
+		}
+		out := acquireManyOut{Granted: make([]grant, len(grants))}
+		for i := range grants {
+			out.Granted[i] = *grantOf(&grants[i])
+		}
+		c.reply(out)
+	})
+}
+
+// convert is Convert.
+type convert struct {
+	convertIn
+	m frontend.Convert
+}
+
+func (v *convert) method(*wire.Call) (frontend.Method, error) {
+	var err error
+	if v.m.Want, err = wanted(v.name, v.Mode); err != nil {
+		return nil, about(err, "convert", v.name)
+	}
+	s := setter[frontend.Convert]{table: frontend.ConvertOptions, into: &v.m}
+	given(&s, api.ArgWait, v.WaitUSec)
+	if v.Value != nil {
+		s.set(api.ArgValue, v.Value)
+	}
+	s.selector(v.Select)
+	return s.done("convert")
+}
+
+func (v *convert) run(c *call) {
+	v.m.Run(&c.Call, func(g api.Grant, err error) {
+		if err != nil {
+			c.Fail(err)
+			return
+		}
+		c.reply(convertOut{g.Token})
+	})
+}

@@ -1,0 +1,252 @@
+package varlink
+
+import (
+	"context"
+	"sync/atomic"
+
+	"github.com/dlmlock/dlmlockd/frontend"
+	"github.com/dlmlock/dlmlockd/internal/queue"
+	"github.com/dlmlock/dlmlockd/lockd/api"
+	"github.com/dlmlock/dlmlockd/varlink/wire"
+)
+
+// maxReplies is how many replies before the last one may wait to be written,
+// because the client does not read.
+const maxReplies = 1024
+
+// call is one call of the service's own interface.
+type call struct {
+	frontend.Call
+	door    *Door
+	conn    *conn
+	wire    *wire.Call
+	in      input
+	replies *queue.Queue[message]
+	unread  atomic.Int32 // replies that are not written
+	// after runs on the connection's goroutine once the last message is written, or
+	// could not be.
+	after func(err error)
+}
+
+// message is one reply.
+type message struct {
+	parameters any
+	make       func() any          // instead of parameters: makes them when they are written
+	err        error               // instead of parameters
+	more       bool                // others follow
+	file       *pipe               // beside the message: its end for the client
+	fill       func(c *call) error // instead of all that: writes all replies
+	dropped    bool                // nobody waits for an answer
+}
+
+// input is what a method gets from the parameters of a call.
+type input interface {
+	// method is the frontend's method for it; nil where the door serves the call by
+	// itself. The error is about the parameters.
+	method(w *wire.Call) (frontend.Method, error)
+	// allow is whether a person may be asked for authorisation.
+	allow() bool
+	// run runs what method has returned.
+	run(c *call)
+}
+
+func (i *interactive) allow() bool { return i.Allow != nil && *i.Allow }
+
+// silent is embedded in the input of calls that ask nobody for authorisation.
+type silent struct{}
+
+func (silent) allow() bool { return false }
+
+// Serve implements wire.Handler.
+func (h handler) Serve(ctx context.Context, w *wire.Call) {
+	d := h.d
+	if m, known := standard[w.Method]; known {
+		m(d, w)
+		return
+	}
+	m, known := methods[w.Method]
+	switch {
+	case !known:
+		d.unknown(w)
+		return
+	case m.needsMore && !w.More:
+		fail(w, errExpectedMore, nil)
+		return
+	}
+	cn := w.Conn.Data.(*conn)
+	c := &call{door: d, conn: cn, wire: w, in: m.input(), replies: queue.New[message](0)}
+	c.Name, c.Size = m.name, w.Size()
+	session := cn.begin(w.Oneway)
+	defer cn.finish()
+	c.submit(session)
+	c.write(ctx)
+}
+
+// submit reads the parameters and submits the call.
+func (c *call) submit(session *frontend.Session) {
+	if err := wire.Decode(c.wire.Parameters, c.in); err != nil {
+		session.Refuse(&c.Call, c, parameterError(err))
+		return
+	}
+	m, err := c.in.method(c.wire)
+	if err != nil {
+		session.Refuse(&c.Call, c, err)
+		return
+	}
+	c.Interactive = c.in.allow()
+	if s, ok := c.in.(sessionChooser); ok {
+		if session, err = s.session(c, session); err != nil {
+			session.Refuse(&c.Call, c, err)
+			return
+		}
+	}
+	session.Submit(&c.Call, c, m)
+}
+
+// sessionChooser is an input whose lock may hang on another session than that of
+// the connection. With an error the session is that of the connection.
+type sessionChooser interface {
+	session(c *call, of *frontend.Session) (*frontend.Session, error)
+}
+
+// Serve implements frontend.Handler.
+func (c *call) Serve() { c.in.run(c) }
+
+// Fail implements frontend.Handler.
+func (c *call) Fail(err error) {
+	if c.Answer() {
+		c.replies.Add(message{err: err})
+	}
+}
+
+// Dropped implements frontend.Handler.
+func (c *call) Dropped() { c.replies.Add(message{dropped: true}) }
+
+// reply ends the call.
+func (c *call) reply(parameters any) {
+	if c.Answer() {
+		c.replies.Add(message{parameters: parameters})
+	}
+}
+
+// fill ends the call with replies that fill writes, on the connection's
+// goroutine.
+func (c *call) fill(fill func(c *call) error) {
+	if c.Answer() {
+		c.replies.Add(message{fill: fill})
+	}
+}
+
+// tell sends a reply that others follow. If too many wait to be read already, the
+// call fails.
+func (c *call) tell(parameters any) { c.tellLater(func() any { return parameters }) }
+
+// tellLater is tell for a reply that is made when it is written.
+func (c *call) tellLater(parameters func() any) {
+	if c.unread.Add(1) > maxReplies {
+		c.Fail(errNotRead)
+		return
+	}
+	c.replies.Add(message{make: parameters, more: true})
+}
+
+// plain ends a call that has nothing to say.
+func (c *call) plain(err error) {
+	if err != nil {
+		c.Fail(err)
+		return
+	}
+	c.reply(nothing{})
+}
+
+// write writes the replies until the last one.
+func (c *call) write(ctx context.Context) {
+	gone, ending := ctx.Done(), c.door.ending.Done()
+	var spare []message
+	for {
+		batch := c.replies.Take(spare)
+		for i := range batch.Items {
+			if c.writeOne(&batch.Items[i]) {
+				return
+			}
+		}
+		spare = batch.Items
+		select {
+		case <-c.replies.Wake():
+		case <-gone:
+			gone = nil
+			c.leave(&api.Error{Kind: api.Canceled, Text: "the client is gone"})
+		case <-ending:
+			ending = nil
+			c.leave(errEnding)
+		}
+	}
+}
+
+var (
+	errNotRead = &api.Error{Kind: api.LimitExceeded,
+		Text: "more replies are waiting to be read than are kept; call again"}
+	errEnding = &api.Error{Kind: api.ShuttingDown, Text: "the service is about to end; ask again when it is back"}
+)
+
+// leaver is an input whose calls may go on for as long as the client, or the
+// service. leave ends such a call when one of them is gone, which why says. All
+// other calls get their answer from the service.
+type leaver interface{ leave(c *call, why error) }
+
+func (c *call) leave(why error) {
+	if l, ok := c.in.(leaver); ok {
+		l.leave(c, why)
+	}
+}
+
+// writeOne writes a message and reports whether it was the last one.
+func (c *call) writeOne(m *message) (last bool) {
+	switch {
+	case m.dropped:
+		c.ended(context.Canceled)
+		return true
+	case m.more:
+		c.unread.Add(-1)
+		n, err := c.wire.Continue(m.make())
+		if c.pay(n); err != nil {
+			c.leave(&api.Error{Kind: api.Canceled, Text: "the client does not take the replies"})
+		}
+		return false
+	}
+	// Room for long answers is what they take of a message bus. Here a client that
+	// does not read holds up itself alone, so the room is given back before the
+	// bytes go out.
+	c.Release()
+	c.Sent(0)
+	n, err := c.writeLast(m)
+	c.pay(n)
+	c.ended(err)
+	return true
+}
+
+// pay has the user pay for bytes that were written. A call that came after the
+// end of the service belongs to no session.
+func (c *call) pay(n int) {
+	if n > 0 && c.Session() != nil {
+		c.Pay(n)
+	}
+}
+
+func (c *call) writeLast(m *message) (n int, err error) {
+	switch {
+	case m.err != nil:
+		return writeError(c.wire, m.err)
+	case m.fill != nil:
+		return 0, m.fill(c)
+	case m.file != nil:
+		return c.wire.ReplyFile(m.parameters, m.file.theirs)
+	}
+	return c.wire.Reply(m.parameters)
+}
+
+func (c *call) ended(err error) {
+	if c.after != nil {
+		c.after(err)
+	}
+}

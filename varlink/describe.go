@@ -1,0 +1,64 @@
+package varlink
+
+import (
+	"sync/atomic"
+
+	"github.com/dlmlock/dlmlockd/frontend"
+	"github.com/dlmlock/dlmlockd/lockd/api"
+	"github.com/dlmlock/dlmlockd/varlink/wire"
+)
+
+// describe is Describe.
+type describe struct{ silent }
+
+func (*describe) method(*wire.Call) (frontend.Method, error) { return nil, nil }
+
+func (*describe) run(c *call) {
+	if err := c.Authorize(api.ActInspect, frontend.About{Op: "describe"}); err != nil {
+		c.Fail(err)
+		return
+	}
+	if !c.wire.More {
+		c.reply(c.status())
+		return
+	}
+	w := new(watch)
+	c.door.mu.Lock()
+	c.door.watches[c] = w
+	c.door.mu.Unlock()
+	w.tell(c)
+}
+
+func (c *call) status() any {
+	st := c.door.cfg.Core.Service().Status()
+	return c.door.describe(&st)
+}
+
+// leave implements leaver.
+func (*describe) leave(c *call, why error) {
+	c.door.mu.Lock()
+	delete(c.door.watches, c)
+	c.door.mu.Unlock()
+	c.Fail(why)
+}
+
+// watch is a caller who wants to hear of each change. Changes that come while the
+// caller has not read the last one are told as one.
+type watch struct{ due atomic.Bool }
+
+func (w *watch) tell(c *call) {
+	if w.due.CompareAndSwap(false, true) {
+		c.tellLater(func() any {
+			w.due.Store(false)
+			return c.status()
+		})
+	}
+}
+
+func (d *Door) serviceChanged() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for c, w := range d.watches {
+		w.tell(c)
+	}
+}

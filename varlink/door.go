@@ -1,0 +1,191 @@
+package varlink
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+
+	"github.com/dlmlock/dlmlockd/frontend"
+	"github.com/dlmlock/dlmlockd/lockd/api"
+	"github.com/dlmlock/dlmlockd/varlink/wire"
+)
+
+// Config is what a Door needs. Core is required.
+type Config struct {
+	Core      *frontend.Core // started before the Door serves
+	Log       *slog.Logger   // nil: nothing is logged
+	LogLevel  LogLevel       // the log of this process; nil: it can't be changed
+	Reload    func() error   // reads the configuration again; nil: it can't
+	Version   string         // of the service
+	Commit    string
+	BuildDate string
+	StateFile string // its path
+
+	MaxConnections int // of all users but root; 0: wire.DefaultMaxConnections
+	MaxPerUser     int // 0: wire.DefaultMaxPerUser
+}
+
+// LogLevel is what is logged, as a number of syslog(3). Its methods may be called
+// from any goroutine and don't block.
+type LogLevel interface {
+	SyslogLevel() int
+	SetSyslogLevel(level int) error
+}
+
+// Door serves a frontend.Core over Varlink.
+type Door struct {
+	cfg    Config
+	log    *slog.Logger
+	space  api.Session
+	door   *frontend.Door
+	server *wire.Server
+	ending context.Context // ends with Shutdown: calls without an end of their own end then
+	end    context.CancelFunc
+
+	mu      sync.Mutex
+	holders map[api.Ref]map[*call]struct{} // the calls that go on after their grant
+	watches map[*call]*watch               // the calls that want each change of the service
+	looking bool                           // look runs
+	pipes   map[*pipe]struct{}             // the descriptors that locks hang on
+	work    sync.WaitGroup                 // of pipes, and of whoever looks after holders
+}
+
+// New makes a Door that serves nobody yet.
+func New(cfg Config) *Door {
+	d := &Door{cfg: cfg, log: cfg.Log, holders: make(map[api.Ref]map[*call]struct{}),
+		watches: make(map[*call]*watch), pipes: make(map[*pipe]struct{})}
+	if d.log == nil {
+		d.log = slog.New(slog.DiscardHandler)
+	}
+	instance := make([]byte, 16)
+	_, _ = rand.Read(instance) // it never fails (crypto/rand)
+	d.space = api.MakeSession("varlink", hex.EncodeToString(instance), "")
+	d.door = cfg.Core.Door(d.space, frontend.DoorConfig{Serial: true})
+	d.server = wire.New(wire.Config{Handler: handler{d}, Log: d.log,
+		MaxConnections: cfg.MaxConnections, MaxPerUser: cfg.MaxPerUser})
+	d.ending, d.end = context.WithCancel(context.Background())
+	return d
+}
+
+// Sessions is the name space of the sessions of this Door. No other start of the
+// service has the same.
+func (d *Door) Sessions() api.Session { return d.space }
+
+// Serve accepts connections until Shutdown (nil), or until the listener fails.
+// It takes the listener over.
+func (d *Door) Serve(l *net.UnixListener) error { return d.server.Serve(l) }
+
+// Adopt serves a connection that is there already, and takes it over.
+func (d *Door) Adopt(conn *net.UnixConn) { d.server.Adopt(conn) }
+
+// Connections is how many connections there are, and descriptors that locks hang
+// on.
+func (d *Door) Connections() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.server.Connections() + len(d.pipes)
+}
+
+// Shutdown accepts no more connections, answers the calls that are under way,
+// and closes the connections, or gives up when ctx ends. Before it,
+// frontend.Core.Shutdown has to be called, or at the same time. Calls without an
+// end of their own fail with ShuttingDown.
+func (d *Door) Shutdown(ctx context.Context) error {
+	d.end()
+	err := d.server.Shutdown(ctx)
+	d.mu.Lock()
+	for p := range d.pipes {
+		_ = p.ours.Close()
+	}
+	d.mu.Unlock()
+	d.work.Wait()
+	return err
+}
+
+// conn is what a connection is for the Door.
+type conn struct {
+	door  *Door
+	creds frontend.Credentials
+	id    uint64
+
+	mu      sync.Mutex
+	session *frontend.Session // nil: none is open
+	opened  int               // sessions so far
+	oneway  bool              // the call that is being served wants no answer
+	gone    bool              // the client is
+}
+
+// handler is the Door as package wire sees it.
+type handler struct{ d *Door }
+
+// Open implements wire.Handler.
+func (h handler) Open(w *wire.Conn) {
+	c := &conn{door: h.d, id: w.ID}
+	p := &w.Peer
+	c.creds = frontend.Credentials{UID: p.UID, GIDs: append([]uint32{p.GID}, p.GIDs...), PID: p.PID}
+	w.Data = c
+}
+
+// name makes the name of one more session of this connection. c.mu is held.
+func (c *conn) name() string {
+	c.opened++
+	if c.opened == 1 {
+		return fmt.Sprint(c.id)
+	}
+	return fmt.Sprintf("%d.%d", c.id, c.opened)
+}
+
+// begin returns the session for the next call. A client that is gone has one for
+// the oneway calls that it has left behind.
+func (c *conn) begin(oneway bool) *frontend.Session {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.session == nil {
+		c.session = c.door.door.OpenAs(c.name(), c.creds)
+	}
+	c.oneway = oneway
+	return c.session
+}
+
+// finish ends what begin began.
+func (c *conn) finish() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.oneway = false; c.gone {
+		c.closeSession()
+	}
+}
+
+// closeSession ends the session, which cancels what waits and releases what hangs
+// on it. c.mu is held.
+func (c *conn) closeSession() {
+	if c.session != nil {
+		c.session.Close()
+		c.session = nil
+	}
+}
+
+// HungUp implements wire.Handler. A oneway call that is being served is finished.
+func (handler) HungUp(w *wire.Conn) {
+	c := w.Data.(*conn)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.gone = true; !c.oneway {
+		c.closeSession()
+	}
+}
+
+// Close implements wire.Handler. When the service ends, the locks of the
+// connection stay as they are; the next start releases them.
+func (h handler) Close(w *wire.Conn) {
+	c := w.Data.(*conn)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if h.d.ending.Err() == nil || c.gone {
+		c.closeSession()
+	}
+}

@@ -1,0 +1,145 @@
+package varlink
+
+import (
+	"math"
+
+	"github.com/dlmlock/dlmlockd/frontend"
+	"github.com/dlmlock/dlmlockd/lockd/api"
+	"github.com/dlmlock/dlmlockd/varlink/wire"
+)
+
+// inspect is Inspect.
+type inspect struct {
+	name
+	silent
+	m frontend.Inspect
+}
+
+func (i *inspect) method(*wire.Call) (frontend.Method, error) {
+	i.m = frontend.Inspect{Lockspace: i.Lockspace, Resource: i.Resource}
+	return &i.m, nil
+}
+
+func (i *inspect) run(c *call) {
+	i.m.Run(&c.Call, func(in api.Inspection, err error) {
+		if err != nil {
+			c.Fail(err)
+			return
+		}
+		c.reply(inspectionOf(&in))
+	})
+}
+
+// listLocks is ListLocks. It has the service list page after page, each when the
+// client has read the one before.
+type listLocks struct {
+	listLocksIn
+	silent
+	m    frontend.ListLocks
+	left uint64 // how many more
+}
+
+func (l *listLocks) method(*wire.Call) (frontend.Method, error) {
+	s := setter[frontend.ListLocks]{table: frontend.ListOptions, into: &l.m}
+	given(&s, api.ArgLockspace, l.Lockspace)
+	given(&s, api.ArgResource, l.Resource)
+	given(&s, api.ArgOwner, l.Owner)
+	given(&s, api.ArgUID, l.UserID)
+	given(&s, api.ArgMode, l.Mode)
+	given(&s, api.ArgState, l.State)
+	s.lock(api.ArgAfter, l.After)
+	if l.left = math.MaxUint64; l.Limit != nil {
+		if l.left = *l.Limit; l.left == 0 {
+			s.set(api.ArgLimit, uint32(0))
+		}
+	}
+	return s.done("list")
+}
+
+func (l *listLocks) run(c *call) {
+	l.m.Run(&c.Call, func(page api.Page, err error) {
+		if err != nil {
+			c.Fail(err)
+			return
+		}
+		c.fill(func(c *call) error { return l.write(c, page) })
+	})
+}
+
+// write writes the pages from this one on. One lock is kept back, because the last
+// one has to be known as such.
+func (l *listLocks) write(c *call, page api.Page) error {
+	var before *listLocksOut
+	for {
+		for i := range page.Locks {
+			if l.left == 0 {
+				break
+			}
+			l.left--
+			if before != nil {
+				if err := c.stage(*before); err != nil {
+					return err
+				}
+			}
+			before = &listLocksOut{lockOf(&page.Locks[i])}
+		}
+		if page.Next == 0 || l.left == 0 {
+			break
+		}
+		l.m.Filter.After = page.Next
+		var err error
+		if page, err = l.next(c); err != nil {
+			return c.writeLate(err)
+		}
+	}
+	if before == nil {
+		return c.writeLate(missing("list", noSuchLock, "no lock matches"))
+	}
+	n, err := c.wire.Reply(*before)
+	c.pay(n)
+	return err
+}
+
+// next returns the next page.
+func (l *listLocks) next(c *call) (page api.Page, err error) {
+	done := make(chan struct{})
+	l.m.Run(&c.Call, func(p api.Page, e error) {
+		page, err = p, e
+		close(done)
+	})
+	<-done
+	return page, err
+}
+
+// stage writes one of very many replies.
+func (c *call) stage(parameters any) error {
+	n, err := c.wire.Stage(parameters)
+	c.pay(n)
+	return err
+}
+
+// writeLate ends a call with an error, on the connection's goroutine.
+func (c *call) writeLate(err error) error {
+	n, werr := writeError(c.wire, err)
+	c.pay(n)
+	return werr
+}
+
+// writeList writes a whole list, an element with each reply.
+func writeList[T any](c *call, list []T, reply func(*T) any, none error) {
+	if len(list) == 0 {
+		c.Fail(none)
+		return
+	}
+	c.fill(func(c *call) error {
+		last := len(list) - 1
+		for i := range last {
+			if err := c.stage(reply(&list[i])); err != nil {
+				return err
+			}
+		}
+		n, err := c.wire.Reply(reply(&list[last]))
+		c.pay(n)
+		return err
+	})
+}

@@ -1,0 +1,170 @@
+package varlink
+
+import (
+	"os"
+	"strings"
+
+	"github.com/dlmlock/dlmlockd/data"
+	"github.com/dlmlock/dlmlockd/varlink/wire"
+)
+
+// interfaces are the interfaces of the service with their descriptions, in the
+// order in which GetInfo lists them.
+var interfaces = []struct{ name, description string }{
+	{"io.systemd.service", data.SystemdServiceVarlink},
+	{Interface, data.Varlink},
+	{"org.varlink.service", data.ServiceVarlink},
+}
+
+// standard are the methods of the standard interfaces. They need neither a turn
+// nor the service.
+var standard = map[string]func(*Door, *wire.Call){
+	"org.varlink.service.GetInfo":                 (*Door).getInfo,
+	"org.varlink.service.GetInterfaceDescription": getInterfaceDescription,
+	"io.systemd.service.Ping":                     ping,
+	"io.systemd.service.Reload":                   (*Door).reload,
+	"io.systemd.service.SetLogLevel":              (*Door).setLogLevel,
+	"io.systemd.service.GetLogLevel":              (*Door).getLogLevel,
+	"io.systemd.service.GetEnvironment":           getEnvironment,
+}
+
+// unknown ends a call of a method that there is not.
+func (d *Door) unknown(w *wire.Call) {
+	of, _ := splitMethod(w.Method)
+	for _, i := range interfaces {
+		if i.name == of {
+			fail(w, errMethodNotFound, map[string]string{"method": w.Method})
+			return
+		}
+	}
+	fail(w, errInterfaceNotFound, map[string]string{"interface": of})
+}
+
+func splitMethod(method string) (of, name string) {
+	if i := strings.LastIndexByte(method, '.'); i >= 0 {
+		return method[:i], method[i+1:]
+	}
+	return method, ""
+}
+
+// read reads the parameters of a call of the standard interfaces; false: they are
+// wrong, and the call is answered.
+func read(w *wire.Call, into any) bool {
+	err := wire.Decode(w.Parameters, into)
+	if err != nil {
+		_, _ = writeError(w, parameterError(err))
+	}
+	return err == nil
+}
+
+type infoOut struct {
+	Vendor     string   `json:"vendor"`
+	Product    string   `json:"product"`
+	Version    string   `json:"version"`
+	URL        string   `json:"url"`
+	Interfaces []string `json:"interfaces"`
+}
+
+func (d *Door) getInfo(w *wire.Call) {
+	if !read(w, &nothing{}) {
+		return
+	}
+	out := infoOut{"dlmlockd", "Cluster lock service", d.cfg.Version, "https://github.com/dlmlock/dlmlockd", nil}
+	for _, i := range interfaces {
+		out.Interfaces = append(out.Interfaces, i.name)
+	}
+	_, _ = w.Reply(out)
+}
+
+type descriptionIn struct {
+	Interface string `json:"interface"`
+}
+
+type descriptionOut struct {
+	Description string `json:"description"`
+}
+
+func getInterfaceDescription(_ *Door, w *wire.Call) {
+	var in descriptionIn
+	if !read(w, &in) {
+		return
+	}
+	for _, i := range interfaces {
+		if i.name == in.Interface {
+			_, _ = w.Reply(descriptionOut{i.description})
+			return
+		}
+	}
+	fail(w, errInterfaceNotFound, map[string]string{"interface": printable(in.Interface)})
+}
+
+func ping(_ *Door, w *wire.Call) {
+	if read(w, &nothing{}) {
+		_, _ = w.Reply(nothing{})
+	}
+}
+
+// privileged lets root and the service's own user pass; all others get an error.
+func privileged(w *wire.Call) bool {
+	if uid := w.Conn.Peer.UID; uid == 0 || uid == uint32(os.Geteuid()) {
+		return true
+	}
+	fail(w, errPermissionDenied, refused{"only root and the user of the service may do this"})
+	return false
+}
+
+func (d *Door) reload(w *wire.Call) {
+	if !read(w, &nothing{}) || !privileged(w) {
+		return
+	}
+	if d.cfg.Reload == nil {
+		fail(w, errMethodNotImplemented, map[string]string{"method": w.Method})
+		return
+	}
+	if err := d.cfg.Reload(); err != nil {
+		fail(w, Interface+".Internal", failure{Message: printable(err.Error())})
+		return
+	}
+	_, _ = w.Reply(nothing{})
+}
+
+type logLevel struct {
+	Level int `json:"level"`
+}
+
+func (d *Door) setLogLevel(w *wire.Call) {
+	var in logLevel
+	switch {
+	case !read(w, &in) || !privileged(w):
+	case d.cfg.LogLevel == nil:
+		fail(w, errMethodNotImplemented, map[string]string{"method": w.Method})
+	case d.cfg.LogLevel.SetSyslogLevel(in.Level) != nil:
+		fail(w, errInvalidParameter, invalidParameter{"level", "it is a number of syslog(3), 0 to 7"})
+	default:
+		d.log.Info("the log level was set", "level", in.Level, "uid", w.Conn.Peer.UID, "pid", w.Conn.Peer.PID)
+		_, _ = w.Reply(nothing{})
+	}
+}
+
+func (d *Door) getLogLevel(w *wire.Call) {
+	switch {
+	case !read(w, &nothing{}):
+	case d.cfg.LogLevel == nil:
+		fail(w, errMethodNotImplemented, map[string]string{"method": w.Method})
+	default:
+		_, _ = w.Reply(logLevel{d.cfg.LogLevel.SyslogLevel()})
+	}
+}
+
+func getEnvironment(_ *Door, w *wire.Call) {
+	if !read(w, &nothing{}) || !privileged(w) {
+		return
+	}
+	out := struct {
+		Environment []string `json:"environment"`
+	}{os.Environ()}
+	for i := range out.Environment {
+		out.Environment[i] = printable(out.Environment[i])
+	}
+	_, _ = w.Reply(out)
+}
