@@ -21,7 +21,7 @@ const (
 	ServiceStopped   EventKind = "service-stopped"
 )
 
-// Event is what the service says unasked.
+// Event is something that the service reports by a signal.
 type Event struct {
 	Time      time.Time         `json:"time"`
 	Kind      EventKind         `json:"event"`
@@ -29,7 +29,9 @@ type Event struct {
 	Lockspace string            `json:"lockspace,omitempty"`
 	Resource  string            `json:"resource,omitempty"`
 	Mode      string            `json:"mode,omitempty"`
-	Node      uint32            `json:"node,omitempty"` // of who waits; 0: not known
+	Owner     string            `json:"owner,omitempty"` // not filled by Watch
+	Label     string            `json:"label,omitempty"` // not filled by Watch
+	Node      uint32            `json:"node,omitempty"`  // of who waits; 0: not known
 	Reason    string            `json:"reason,omitempty"`
 	State     string            `json:"state,omitempty"`
 	Details   map[string]any    `json:"details,omitempty"`
@@ -37,9 +39,9 @@ type Event struct {
 	completed *completion // requestCompleted
 }
 
-// Watch sends what the service says from now on, until the context or the
-// connection ends; then the channel is closed. The bus shows LockLost and
-// LockspaceChanged only to root and to whom its policy lets see them; Blocking,
+// Watch sends the signals of the service from now on, until the context or the
+// connection ends; then it closes the channel. The bus shows LockLost and
+// LockspaceChanged only to root and to those whom its policy lets see them; Blocking,
 // and LockLost of a lock of its own, come to the connection that asked for the
 // lock. The channel must be read.
 func (c *Client) Watch(ctx context.Context) (<-chan Event, error) { return c.watch(ctx, false) }

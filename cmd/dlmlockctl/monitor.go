@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 
+	godbus "github.com/godbus/dbus/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/dlmlock/dlmlockd/client"
@@ -13,51 +15,114 @@ import (
 
 func (a *app) monitorCmd() *cobra.Command {
 	return &cobra.Command{
-		Use:   "monitor",
+		Use:   "monitor [LOCKSPACE [RESOURCE]]",
 		Short: "Show what happens, until interrupted",
-		Long: `Shows what the service says unasked, one line for each: locks lost, lockspaces
-joined, left, stopped and recovered, changes of its status, its own start and
-end. Runs until interrupted, which is its orderly end. The bus shows lost locks
-and lockspaces only to root and to whom its policy lets see them.
+		Long: `Shows what happens to the locks of the service on this node, one line for each
+event: locks granted, waited for, converted, released and lost. Without arguments
+it also shows lockspaces that are joined, left, stopped and recovered, changes of
+the service's state, and its start and end. It runs until it is interrupted, which
+is its orderly end.
 
-With --json each line is one object: time, event (lock-lost, blocking,
-lockspace-changed, status-changed, service-started, service-stopped) and, as
-far as they apply, lock, lockspace, resource, mode, node, reason, state, details.`,
-		Args:              needs(0),
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx := cmd.Context()
-			c, err := a.connect(ctx)
-			if err != nil {
-				return err
+It looks at the locks every second: a lock that is taken and released in between is
+not shown; "history" shows it. The bus shows lockspaces only to root and to those
+whom its policy lets see them.
+
+With --json each line is one object; dlmlockctl(1) describes it.`,
+		SuggestFor:        []string{"watch", "events", "follow", "tail"},
+		Args:              needs(0, "LOCKSPACE", "RESOURCE"),
+		ValidArgsFunction: a.complete(lockspaces, resources),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var f client.Filter
+			if len(args) > 0 {
+				f.Lockspace = args[0]
 			}
-			defer func() { _ = c.Close() }()
-			events, err := c.Watch(ctx)
-			if err != nil {
-				return err
+			if len(args) > 1 {
+				f.Resource = args[1]
 			}
-			if !a.quiet {
-				fmt.Fprintln(a.err, "watching "+client.Name)
-			}
-			for e := range events {
-				if a.json {
-					err = a.encodeJSON(details(e), "")
-				} else {
-					_, err = fmt.Fprintln(a.out, eventLine(e))
-				}
-				if err != nil {
-					return nil // a.out remembers
-				}
-			}
-			if ctx.Err() != nil {
-				return nil
-			}
-			return &client.Error{Op: "monitor", Kind: client.NoBus, Message: "the connection to the message bus is gone"}
+			return a.monitor(cmd.Context(), f)
 		},
 	}
 }
 
-// eventLine is an event for people.
+func (a *app) monitor(ctx context.Context, f client.Filter) error {
+	c, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	events, err := c.Watch(ctx)
+	if err != nil {
+		return err
+	}
+	changes, err := a.changes(ctx, f)
+	if err != nil {
+		return about(err, f.Lockspace, f.Resource)
+	}
+	if !a.quiet {
+		fmt.Fprintln(a.err, "watching "+client.Name)
+	}
+	lost := map[godbus.ObjectPath]bool{}
+	for {
+		var e client.Event
+		ok := true
+		select {
+		case e, ok = <-events:
+		case e = <-changes:
+		}
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case !ok:
+			return &client.Error{Op: "monitor", Kind: client.NoBus, Message: "the connection to the message bus is gone"}
+		case !concerns(e, f), lost[e.Lock] && (e.Kind == client.LockLost || e.Kind == lockReleased):
+			continue
+		case e.Kind == client.LockLost:
+			if len(lost) > mostLost {
+				clear(lost)
+			}
+			lost[e.Lock] = true
+		}
+		if err := a.showEvent(e); err != nil {
+			return nil // a.out remembers the error
+		}
+	}
+}
+
+// mostLost is how many losses are remembered, so that none is shown twice.
+const mostLost = 10000
+
+// changes watches the locks, over a connection of its own: the answers that it gets
+// must not hold up the signals. The service is not started for that.
+func (a *app) changes(ctx context.Context, f client.Filter) (<-chan client.Event, error) {
+	c, err := a.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	context.AfterFunc(ctx, func() { _ = c.Close() })
+	c.AutoStart(false)
+	return watchLocks(ctx, c, f)
+}
+
+// concerns reports whether an event is about what is watched.
+func concerns(e client.Event, f client.Filter) bool {
+	switch {
+	case f.Lockspace == "", e.Kind == client.ServiceStarted, e.Kind == client.ServiceStopped:
+		return true
+	case e.Kind == client.StatusChanged, e.Lockspace != "" && e.Lockspace != f.Lockspace:
+		return false
+	}
+	return f.Resource == "" || e.Resource == f.Resource
+}
+
+func (a *app) showEvent(e client.Event) error {
+	if a.json {
+		return a.encodeJSON(details(e), "")
+	}
+	_, err := fmt.Fprintln(a.out, eventLine(e))
+	return err
+}
+
+// eventLine describes an event to people.
 func eventLine(e client.Event) string {
 	parts := []string{clock(e.Time).text, string(e.Kind)}
 	name := e.Lockspace
@@ -68,6 +133,12 @@ func eventLine(e client.Event) string {
 		if s != "" {
 			parts = append(parts, visible(s))
 		}
+	}
+	if e.Owner != "" {
+		parts = append(parts, "owner "+visible(e.Owner))
+	}
+	if e.Label != "" {
+		parts = append(parts, "("+visible(e.Label)+")")
 	}
 	if e.Node != 0 {
 		parts = append(parts, fmt.Sprintf("for node %d", e.Node))
