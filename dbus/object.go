@@ -9,7 +9,6 @@ import (
 
 	"github.com/dlmlock/dlmlockd/data"
 	"github.com/dlmlock/dlmlockd/frontend"
-	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // MaxListed is how many objects of a kind GetManagedObjects and Introspect
@@ -200,26 +199,28 @@ func (getManaged) serve(c *call) {
 	s := c.srv
 	// What is there is gathered at one moment, between the signals that come
 	// before and those that come after.
-	s.service().Snapshot(MaxListed, func(spaces []api.LockspaceInfo, locks []api.LockInfo) {
+	s.core.Snapshot(MaxListed, func(now frontend.Snapshot) {
 		defer c.Contain()
-		requests := s.requests.list(MaxListed)
-		c.write(func(e *encoder) {
-			at, first := e.begin(8)
-			for i := range spaces {
-				e.managed(s, spacePath(spaces[i].Name), spaceFace, &spaces[i])
-			}
-			// Neither kind may crowd out the other.
-			for i := range max(len(locks), len(requests)) {
-				if i < len(locks) {
-					e.managed(s, lockPath(locks[i].Ref), lockFace, &locks[i])
-				}
-				if i < len(requests) {
-					e.managed(s, requests[i].path(), requestFace, &requests[i])
-				}
-			}
-			e.end(at, first)
-		})
+		c.write(func(e *encoder) { e.managedAll(s, &now) })
 	})
+}
+
+// managedAll writes the answer of GetManagedObjects.
+func (e *encoder) managedAll(s *Server, now *frontend.Snapshot) {
+	at, first := e.begin(8)
+	for i := range now.Lockspaces {
+		e.managed(s, spacePath(now.Lockspaces[i].Name), spaceFace, &now.Lockspaces[i])
+	}
+	// Neither kind may crowd out the other.
+	for i := range max(len(now.Locks), len(now.Requests)) {
+		if i < len(now.Locks) {
+			e.managed(s, lockPath(now.Locks[i].Ref), lockFace, &now.Locks[i])
+		}
+		if i < len(now.Requests) {
+			e.managed(s, requestPath(now.Requests[i].Number), requestFace, &pending{RequestInfo: now.Requests[i]})
+		}
+	}
+	e.end(at, first)
 }
 
 // managed writes an object of GetManagedObjects, if it still fits.

@@ -40,14 +40,14 @@ type letter struct {
 type class uint8
 
 const (
-	broadcast  class = iota // and what goes to one connection now and then
-	subscribed              // what a subscriber is told of every object
-	mustSend                // bounded elsewhere: one for each Request, subscriber or lost lock
+	broadcast    class = iota // and what goes to one connection now and then
+	toSubscriber              // what a subscriber is told of every object
+	mustSend                  // bounded elsewhere: one for each Request, subscriber or lost lock
 	classes
 )
 
 // maxSignals bounds the signals of each class that wait.
-var maxSignals = [classes]int{broadcast: 4096, subscribed: 65536, mustSend: math.MaxInt}
+var maxSignals = [classes]int{broadcast: 4096, toSubscriber: 65536, mustSend: math.MaxInt}
 
 // maxSignalBytes bounds the memory of those that have a weight.
 const maxSignalBytes = 16 << 20

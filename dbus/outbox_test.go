@@ -249,12 +249,9 @@ func TestSignalsComeAfterTheirAnswers(t *testing.T) {
 	require.Len(t, first, 1)
 	s.out.owe(member.UID, 1<<20) // of the long one
 
-	waits := &pending{from: p, uid: member.UID, lockspace: "vms", resource: "r"}
-	require.True(t, s.requests.add(waits))
-	s.completed(waits)(api.Grant{}, nil)
+	s.completed(p)(frontend.RequestInfo{UID: member.UID})
 	held := api.LockInfo{Session: s.bus.session(p.name)}
 	s.blocking(api.BlockingNotice{LockInfo: held})
 	s.lost(api.LockLost{Lost: api.Lost{LockInfo: held}})
 	require.Equal(t, []string{"LockLost", "answer", "Completed", "Blocking", "Lost"}, taken(s.out, nil))
-	s.requests.shut() // which stops its timer
 }

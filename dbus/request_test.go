@@ -6,12 +6,12 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
@@ -138,7 +138,7 @@ func TestCompletedAfterAnswer(t *testing.T) {
 			require.Equal(t, fmt.Sprint("answer ", path), receive(t, events))
 			require.Equal(t, fmt.Sprint("completed ", path), receive(t, events))
 		}
-		require.Len(t, r.server.requests.list(1000), 100)
+		require.Len(t, r.core.Requests().List(1000), 100)
 	})
 }
 
@@ -173,37 +173,8 @@ func TestRequesterGone(t *testing.T) {
 		rows := root.list(opt())
 		require.Len(t, rows, 1)
 		require.Equal(t, "free", rows[0].Resource)
-		book := r.server.requests
-		book.mu.Lock()
-		defer book.mu.Unlock()
-		require.Empty(t, book.all)
-		require.Zero(t, book.live)
+		require.Zero(t, r.core.Requests().Count())
 	})
-}
-
-// A shutdown that waits for the Requests goes on when the last Completed is in
-// the outbox, not when the book knows of the end.
-func TestRequestsEndWhenTheyAreTold(t *testing.T) {
-	s, p := testServer(t, ":1")
-	b := s.requests
-	waits := [2]*pending{{from: p}, {from: p}}
-	for _, r := range waits {
-		require.True(t, b.add(r))
-	}
-	_, ok := b.end(waits[0], api.Grant{}, api.Canceled)
-	require.True(t, ok)
-	b.gone(p) // the other one
-	b.down = true
-	b.mu.Lock()
-	b.checkIdle()
-	b.mu.Unlock()
-	select {
-	case <-b.idle:
-		require.Fail(t, "a Completed that was not posted was not waited for")
-	default:
-	}
-	b.told()
-	<-b.idle
 }
 
 // A service that is stopped in order withdraws the Requests and says so.
@@ -227,55 +198,6 @@ func TestRequestShutdown(t *testing.T) {
 		// A Request is answered when it is withdrawn; the lock manager ends it a
 		// moment later.
 		require.Eventually(t, func() bool { return r.service.Status().Waiting == 0 }, patience, time.Millisecond)
-	})
-}
-
-// What has ended is kept for a minute, and of one connection not more than
-// MaxEnded; nothing is kept running for it when there is nothing to keep.
-func TestRequestsForgotten(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s, p := testServer(t, ":1")
-		b := s.requests
-		ask := func(n int) (all []*pending) {
-			for range n {
-				r := &pending{from: p}
-				require.True(t, b.add(r))
-				all = append(all, r)
-			}
-			return all
-		}
-		end := func(in []*pending) {
-			for _, r := range in {
-				_, ok := b.end(r, api.Grant{Ref: 1}, nil)
-				require.True(t, ok)
-			}
-		}
-		kept := func() int {
-			synctest.Wait()
-			return len(b.list(2 * MaxEnded))
-		}
-		waits := ask(1)[0]
-		early := ask(10)
-		end(early)
-		time.Sleep(RequestKept / 2)
-		late := ask(MaxEnded)
-		end(late)
-		_, ok := b.find(early[9].num)
-		require.False(t, ok, "over the bound the oldest go")
-		require.Equal(t, MaxEnded+1, kept())
-		time.Sleep(RequestKept/2 + sweepEvery)
-		require.Equal(t, MaxEnded+1, kept(), "kept for a minute")
-		time.Sleep(RequestKept / 2)
-		require.Equal(t, 1, kept())
-		b.mu.Lock()
-		require.Nil(t, b.sweep)
-		b.mu.Unlock()
-		_, ok = b.find(waits.num)
-		require.True(t, ok, "what waits is kept for ever")
-		b.gone(p)
-		require.Zero(t, kept())
-		_, ok = b.end(waits, api.Grant{}, nil)
-		require.False(t, ok)
 	})
 }
 
@@ -310,9 +232,7 @@ func TestManyRequests(t *testing.T) {
 			lock = o.Lock
 		}
 		t.Logf("%d requests queued in %v, %d bytes each; granted one after the other in %v", n, queued.Round(time.Millisecond), each, time.Since(began).Round(time.Millisecond))
-		r.server.requests.mu.Lock()
-		defer r.server.requests.mu.Unlock()
-		require.Len(t, r.server.requests.all, MaxEnded)
+		require.Equal(t, frontend.MaxEnded, r.core.Requests().Count())
 	})
 }
 

@@ -75,7 +75,7 @@ func newRig(t testing.TB, bus *testbus.Bus, cfg rigConfig) *rig {
 	r.service = lockd.New(lockd.Config{
 		Engine: node.Engine(), Journal: file, Contents: contents, BootID: header.BootID,
 		Node: dlm.NodeInfo{ID: 1, Name: "node1", Cluster: "test"}, Sessions: []api.Session{conn.Sessions()},
-		Lockspaces: []string{"vms"}, RawValues: cfg.raw, Limits: cfg.limits, Notify: r.server.Notify, Log: log,
+		Lockspaces: []string{"vms"}, RawValues: cfg.raw, Limits: cfg.limits, Notify: r.core.Notify, Log: log,
 		HealthInterval: 50 * time.Millisecond,
 		Helpers:        map[string]api.HelperPolicy{"guard": {GID: membersGID, HasGroup: true}, "admin": {}},
 		RunLost:        func(run api.LostRun, ended func()) { r.lost <- run; ended() },
@@ -110,7 +110,7 @@ func testServer(t *testing.T, name string) (*Server, *session) {
 	core.Start(fixedStatus{})
 	door := core.Door("dbus:test/", frontend.DoorConfig{})
 	s := &Server{core: core, door: door, out: newOutbox(nil, nil), sessions: map[string]*session{}}
-	s.requests, s.subs = newRequestBook(s), newSubscribers(s)
+	s.subs = newSubscribers(s)
 	of := &session{Session: door.OpenAs(name, frontend.Credentials{UID: member.UID}), name: name}
 	s.sessions[name] = of
 	return s, of

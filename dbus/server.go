@@ -6,12 +6,16 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
+
+// RequestKept is how long a Request can be read after it has ended.
+const RequestKept = 60 * time.Second
 
 // Config is what a Server needs. Core, Bus and LogControl are required.
 type Config struct {
@@ -27,16 +31,15 @@ type Config struct {
 
 // Server serves a frontend.Core on a bus.
 type Server struct {
-	bus      *Bus
-	log      *slog.Logger
-	cfg      Config
-	core     *frontend.Core
-	door     *frontend.Door
-	tree     *tree
-	out      *outbox
-	props    *propertyWatch
-	requests *requestBook
-	subs     *subscribers
+	bus   *Bus
+	log   *slog.Logger
+	cfg   Config
+	core  *frontend.Core
+	door  *frontend.Door
+	tree  *tree
+	out   *outbox
+	props *propertyWatch
+	subs  *subscribers
 
 	mu       sync.Mutex
 	sessions map[string]*session // by unique name
@@ -46,9 +49,8 @@ type Server struct {
 // or with the connection.
 func New(cfg Config) *Server {
 	s := &Server{bus: cfg.Bus, log: cfg.Log, cfg: cfg, core: cfg.Core, sessions: make(map[string]*session), tree: newTree()}
-	s.door = cfg.Core.Door(cfg.Bus.Sessions(), frontend.DoorConfig{})
+	s.door = cfg.Core.Door(cfg.Bus.Sessions(), frontend.DoorConfig{KeepRequests: RequestKept})
 	s.props = newPropertyWatch(s)
-	s.requests = newRequestBook(s)
 	s.subs = newSubscribers(s)
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -78,7 +80,7 @@ func (s *Server) Start(ctx context.Context) error {
 	}
 	s.props.begin(s.service().Status())
 	s.bus.server.Store(s)
-	s.service().Lockspaces(func(spaces []api.LockspaceInfo, _ error) { s.subs.begin(spaces) })
+	s.door.Listen(s.event)
 	// If the bus does not answer, the start has failed.
 	return s.door.Missed(ctx, func(ctx context.Context) (there []string, err error) {
 		err = s.bus.conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.ListNames", 0).Store(&there)
@@ -122,8 +124,8 @@ func (s *Server) shutdown(ctx context.Context, last func()) error {
 		errs = append(errs, fmt.Errorf("give away the bus name: %w", err))
 	}
 	errs = append(errs, s.core.Shutdown(ctx, s.Done()))
-	errs = append(errs, s.requests.shutdown(ctx, s.Done()))
 	last()
+	s.door.Ignore()
 	s.props.end()
 	s.out.close()
 	select {

@@ -42,7 +42,6 @@ func (s *Server) sessionGone(name string) {
 		return
 	}
 	c.Close()
-	s.requests.gone(c)
 	s.subs.remove(c)
 }
 

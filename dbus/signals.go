@@ -5,6 +5,7 @@ import (
 
 	godbus "github.com/godbus/dbus/v5"
 
+	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
@@ -21,32 +22,42 @@ var (
 	sigNone              = godbus.ParseSignatureMust("")
 )
 
-// Notify takes what the service says unasked; it is lockd's Config.Notify. It
-// never blocks. What comes before Start is not sent: nobody can listen yet.
-func (s *Server) Notify(n api.Notice) {
-	if s.bus.server.Load() != s {
-		return
-	}
-	switch n := n.(type) {
+// event takes what the service says unasked. It never blocks.
+func (s *Server) event(e frontend.Event) {
+	switch e := e.(type) {
 	case api.LockLost:
-		s.lost(n)
+		s.lost(e)
 	case api.BlockingNotice:
-		s.blocking(n)
-	case api.LockspaceChanged:
-		state := n.State.String()
-		if n.Gone {
-			state = "left"
-		}
-		s.post(s.signal("LockspaceChanged", sigLockspaceChanged, printable(n.Name), state, spaceDetails(&n.LockspaceInfo)))
-		s.subs.spaceChanged(&n)
-	case api.LockAdded:
-		s.subs.added(lockPath(n.Ref), lockFace, &n.LockInfo)
-	case api.LockChanged:
-		s.subs.changed(lockPath(n.Ref), lockFace, &n.LockInfo)
-	case api.LockRemoved:
-		s.subs.removed(lockPath(n.Ref), lockFace)
+		s.blocking(e)
 	case api.StatusChanged:
 		s.props.note()
+	case frontend.LockspaceChanged:
+		state := e.State.String()
+		if e.Gone {
+			state = "left"
+		}
+		s.post(s.signal("LockspaceChanged", sigLockspaceChanged, printable(e.Name), state, spaceDetails(&e.LockspaceInfo)))
+		s.subs.spaceChanged(&e)
+	default:
+		s.objectEvent(e)
+	}
+}
+
+// objectEvent takes an event about a lock or a request, for the subscribers.
+func (s *Server) objectEvent(e frontend.Event) {
+	switch e := e.(type) {
+	case api.LockAdded:
+		s.subs.added(lockPath(e.Ref), lockFace, &e.LockInfo)
+	case api.LockChanged:
+		s.subs.changed(lockPath(e.Ref), lockFace, &e.LockInfo)
+	case api.LockRemoved:
+		s.subs.removed(lockPath(e.Ref), lockFace)
+	case frontend.RequestAdded:
+		s.subs.added(requestPath(e.Number), requestFace, &pending{RequestInfo: e.RequestInfo})
+	case frontend.RequestChanged:
+		s.subs.changed(requestPath(e.Number), requestFace, &pending{RequestInfo: e.RequestInfo})
+	case frontend.RequestRemoved:
+		s.subs.removed(requestPath(e.Number), requestFace)
 	}
 }
 

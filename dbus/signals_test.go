@@ -124,7 +124,7 @@ func TestQuorumOnTheBus(t *testing.T) {
 			next := st
 			next.Quorum = c.quorum
 			now.Store(&next)
-			r.server.Notify(api.StatusChanged{Status: next})
+			r.core.Notify(api.StatusChanged{Status: next})
 			for {
 				if state, ok := await(t, ch, "PropertiesChanged").Body[1].(options)["QuorumState"]; ok && state.Value() == c.state {
 					break
@@ -145,8 +145,8 @@ func TestPropertiesChanged(t *testing.T) {
 		st.Quorum, st.Locks, st.Degraded, st.Node.ID = api.Inquorate, 42, "full", 9
 		hook := func() api.Status { return st }
 		r.api.status.Store(&hook)
-		r.server.Notify(api.StatusChanged{Status: st})
-		r.server.Notify(api.StatusChanged{Status: st})
+		r.core.Notify(api.StatusChanged{Status: st})
+		r.core.Notify(api.StatusChanged{Status: st})
 		for {
 			changed := await(t, ch, "PropertiesChanged").Body[1].(options)
 			if changed["Degraded"].Value() == "full" {
@@ -181,9 +181,9 @@ func TestSignalAfterAnswer(t *testing.T) {
 	require.NoError(t, watch.AddMatchSignal(godbus.WithMatchSender(Name)))
 	hook := func(_ api.Caller, _ []api.Want, _ api.AcquireOptions, done func([]api.Grant, error)) bool {
 		go func() {
-			r.server.Notify(api.LockLost{Lost: api.Lost{LockInfo: api.LockInfo{Mode: dlm.EX}}})
+			r.core.Notify(api.LockLost{Lost: api.Lost{LockInfo: api.LockInfo{Mode: dlm.EX}}})
 			done([]api.Grant{{Ref: 1}}, nil)
-			r.server.Notify(api.LockLost{Lost: api.Lost{LockInfo: api.LockInfo{Mode: dlm.EX}}})
+			r.core.Notify(api.LockLost{Lost: api.Lost{LockInfo: api.LockInfo{Mode: dlm.EX}}})
 		}()
 		return true
 	}
@@ -199,7 +199,7 @@ func TestSignalAfterAnswer(t *testing.T) {
 // blocks nobody.
 func TestSignalsBounded(t *testing.T) {
 	o := newOutbox(nil, nil)
-	for _, k := range []class{broadcast, subscribed} {
+	for _, k := range []class{broadcast, toSubscriber} {
 		for range maxSignals[k] {
 			require.True(t, o.post(letter{class: k}))
 		}

@@ -1,61 +1,55 @@
 package dbus
 
 import (
-	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
 
 	godbus "github.com/godbus/dbus/v5"
 
-	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/frontend"
-	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-const (
-	// MaxSubscribers is how many connections may be subscribed; every change
-	// of a lock is a message to each.
-	MaxSubscribers = 64
-	// MaxSubscribersPerUID is how many of one user, root aside.
-	MaxSubscribersPerUID = 8
-)
+// subscribe is Subscribe.
+type subscribe struct{ frontend.Subscribe }
 
-type subscribe struct{ own }
+func parseSubscribe(*reader) (request, error) { return &subscribe{}, nil }
 
-func parseSubscribe(*reader) (request, error) { return subscribe{}, nil }
-
-func (subscribe) serve(c *call) {
-	err := c.Authorize(api.ActInspect, frontend.About{Op: "subscribe"})
-	if err == nil {
-		err = c.srv.subs.add(c.from, c.UID())
-	}
+func (r *subscribe) serve(c *call) {
+	sub, err := r.Run(&c.Call)
 	if err != nil {
 		c.Fail(err)
 		return
 	}
+	c.srv.subs.add(c.from, sub, c.UID())
 	c.reply()
 }
 
+// unsubscribe is Unsubscribe.
 type unsubscribe struct{ own }
 
 func parseUnsubscribe(*reader) (request, error) { return unsubscribe{}, nil }
 
 func (unsubscribe) serve(c *call) {
-	c.srv.subs.remove(c.from)
+	c.srv.subs.drop(c.from)
 	c.reply()
 }
 
 // subscribers are the connections that want to hear of each object. The
-// signals go to each of them alone, so that nobody else pays for them; without
-// any, the service does not even give the notices.
+// signals go to each of them alone, so that nobody else pays for them.
 type subscribers struct {
 	srv  *Server
 	list atomic.Pointer[[]subscriber] // for whoever sends
 
-	mu     sync.Mutex
-	uids   map[*session]uint32
-	spaces map[string]bool // lockspaces that were told
+	mu   sync.Mutex
+	subs map[*session]*subscribed
+}
+
+// subscribed is the subscription of a connection.
+type subscribed struct {
+	*frontend.Subscription
+	uid   uint32
+	count int // Subscribe was called so many times more than Unsubscribe
 }
 
 // subscriber is a connection and whose it is.
@@ -65,52 +59,60 @@ type subscriber struct {
 }
 
 func newSubscribers(s *Server) *subscribers {
-	return &subscribers{srv: s, uids: make(map[*session]uint32), spaces: make(map[string]bool)}
+	return &subscribers{srv: s, subs: make(map[*session]*subscribed)}
 }
 
-// add subscribes a connection; one that is already stays so.
-func (u *subscribers) add(p *session, uid uint32) error {
+// add notes a subscription. A connection that has one needs no other.
+func (u *subscribers) add(of *session, sub *frontend.Subscription, uid uint32) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if _, ok := u.uids[p]; ok || p.Context().Err() != nil {
-		return nil
+	if s := u.subs[of]; s != nil {
+		sub.Close()
+		s.count++
+		return
 	}
-	same := 0
-	for _, other := range u.uids {
-		if other == uid {
-			same++
-		}
+	if of.Context().Err() != nil {
+		return // remove has been called, or is about to be and finds nothing
 	}
-	if len(u.uids) >= MaxSubscribers || uid != 0 && same >= MaxSubscribersPerUID {
-		return &api.Error{Op: "subscribe", Kind: api.LimitExceeded, Mode: dlm.None, Text: fmt.Sprintf(
-			"%d connections are subscribed, %d of this user; at most %d and %d are allowed", len(u.uids), same, MaxSubscribers, MaxSubscribersPerUID)}
-	}
-	u.uids[p] = uid
+	u.subs[of] = &subscribed{sub, uid, 1}
 	u.changedList()
-	return nil
 }
 
-// remove ends a subscription, if there is one.
-func (u *subscribers) remove(p *session) {
+// drop undoes one Subscribe, if there was one.
+func (u *subscribers) drop(of *session) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if _, ok := u.uids[p]; ok {
-		delete(u.uids, p)
-		u.changedList()
+	s := u.subs[of]
+	if s == nil {
+		return
+	}
+	if s.count--; s.count == 0 {
+		u.end(of)
 	}
 }
 
-// changedList publishes the names, and has the service watch while there are
-// any.
+// remove ends the subscription of a connection, if there is one.
+func (u *subscribers) remove(of *session) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.subs[of] != nil {
+		u.end(of)
+	}
+}
+
+func (u *subscribers) end(of *session) {
+	u.subs[of].Close()
+	delete(u.subs, of)
+	u.changedList()
+}
+
+// changedList publishes the names.
 func (u *subscribers) changedList() {
-	list := make([]subscriber, 0, len(u.uids))
-	for p, uid := range u.uids {
-		list = append(list, subscriber{p.name, uid})
+	list := make([]subscriber, 0, len(u.subs))
+	for of, s := range u.subs {
+		list = append(list, subscriber{of.name, s.uid})
 	}
-	before := u.list.Swap(&list)
-	if some := len(list) > 0; some != (before != nil && len(*before) > 0) {
-		u.srv.service().Watch(some)
-	}
+	u.list.Store(&list)
 }
 
 // lose ends every subscription, because the bus does not keep up: who would
@@ -118,16 +120,17 @@ func (u *subscribers) changedList() {
 func (u *subscribers) lose() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if len(u.uids) == 0 {
+	if len(u.subs) == 0 {
 		return
 	}
-	u.srv.log.Error("subscriptions ended, the bus does not keep up", slog.Int("subscribers", len(u.uids)))
-	for p, uid := range u.uids {
+	u.srv.log.Error("subscriptions ended, the bus does not keep up", slog.Int("subscribers", len(u.subs)))
+	for of, s := range u.subs {
 		l := u.srv.signal("SubscriptionLost", sigNone)
-		l.class, l.dest, l.lane = mustSend, p.name, uid
+		l.class, l.dest, l.lane = mustSend, of.name, s.uid
 		u.srv.out.post(l)
+		s.Close()
 	}
-	clear(u.uids)
+	clear(u.subs)
 	u.changedList()
 }
 
@@ -143,7 +146,7 @@ func (u *subscribers) send(path godbus.ObjectPath, iface, member string, sig god
 	}
 	var e encoder
 	body(&e)
-	l := letter{class: subscribed, path: path, iface: iface, member: member, sig: sig, raw: e.b,
+	l := letter{class: toSubscriber, path: path, iface: iface, member: member, sig: sig, raw: e.b,
 		weight: letterBytes + len(e.b)/len(*list)}
 	for _, s := range *list {
 		l.dest, l.lane = s.name, s.uid
@@ -178,33 +181,15 @@ func (u *subscribers) removed(path godbus.ObjectPath, i *iface) {
 	})
 }
 
-// spaceChanged tells of a lockspace. Which are known it has to remember, since
-// the notices don't tell a new one.
-func (u *subscribers) spaceChanged(n *api.LockspaceChanged) {
+// spaceChanged tells of a lockspace.
+func (u *subscribers) spaceChanged(n *frontend.LockspaceChanged) {
 	path := spacePath(n.Name)
-	u.mu.Lock()
-	known := u.spaces[n.Name]
-	if n.Gone {
-		delete(u.spaces, n.Name)
-	} else {
-		u.spaces[n.Name] = true
-	}
-	u.mu.Unlock()
 	switch {
 	case n.Gone:
 		u.removed(path, spaceFace)
-	case known:
-		u.changed(path, spaceFace, &n.LockspaceInfo)
-	default:
+	case n.New:
 		u.added(path, spaceFace, &n.LockspaceInfo)
-	}
-}
-
-// begin notes the lockspaces that are there before anybody can be subscribed.
-func (u *subscribers) begin(spaces []api.LockspaceInfo) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	for i := range spaces {
-		u.spaces[spaces[i].Name] = true
+	default:
+		u.changed(path, spaceFace, &n.LockspaceInfo)
 	}
 }

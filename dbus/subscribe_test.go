@@ -10,6 +10,7 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
@@ -63,7 +64,7 @@ func TestSubscribe(t *testing.T) {
 
 		root.acquire("before", opt())
 		sub.ok("Subscribe")
-		sub.ok("Subscribe") // once more is the same
+		sub.ok("Subscribe") // once more is counted, and changes nothing else
 		_, lock := root.acquire("r", opt())
 		next("+ %s", lock)
 		root.at(lock).ok(lockIface+".Convert", "PR", opt())
@@ -92,6 +93,9 @@ func TestSubscribe(t *testing.T) {
 			}
 		}
 
+		sub.ok("Unsubscribe") // of two
+		_, last := root.acquire("heard", opt())
+		next("+ %s", last)
 		sub.ok("Unsubscribe")
 		sub.ok("Unsubscribe")
 		root.acquire("unheard", opt())
@@ -107,14 +111,14 @@ func TestSubscribersBounded(t *testing.T) {
 	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
 		r := newRig(t, b, rigConfig{})
 		var mine []*client
-		for range MaxSubscribersPerUID {
+		for range frontend.MaxSubscribersPerUID {
 			c := r.dial(member)
 			c.ok("Subscribe")
 			mine = append(mine, c)
 		}
 		r.dial(member).refused(ErrorPrefix+"LimitExceeded", "Subscribe")
 		var roots []*client
-		for range MaxSubscribers - MaxSubscribersPerUID {
+		for range frontend.MaxSubscribers - frontend.MaxSubscribersPerUID {
 			roots = append(roots, r.dial(testbus.Root))
 			roots[len(roots)-1].ok("Subscribe")
 		}
@@ -125,7 +129,7 @@ func TestSubscribersBounded(t *testing.T) {
 		for _, c := range append(append(mine[1:], again), roots...) {
 			require.NoError(t, c.conn.Close())
 		}
-		require.Eventually(t, func() bool { return len(*r.server.subs.list.Load()) == 0 }, patience, 5*time.Millisecond)
+		require.Eventually(t, func() bool { return r.core.Subscribers() == 0 && len(*r.server.subs.list.Load()) == 0 }, patience, 5*time.Millisecond)
 	})
 }
 
@@ -212,14 +216,15 @@ func TestSubscriptionLost(t *testing.T) {
 	heard := sub.told(10)
 	sub.ok("Subscribe")
 	r.server.out.mu.Lock()
-	r.server.out.signals[subscribed] = maxSignals[subscribed]
+	r.server.out.signals[toSubscriber] = maxSignals[toSubscriber]
 	r.server.out.mu.Unlock()
 	r.dial(testbus.Root).acquire("r", opt())
 	require.Equal(t, "lost", receive(t, heard))
 	require.Contains(t, r.logs.String(), "subscriptions ended")
 	require.Empty(t, *r.server.subs.list.Load())
+	require.Zero(t, r.core.Subscribers())
 	r.server.out.mu.Lock()
-	r.server.out.signals[subscribed] = 0
+	r.server.out.signals[toSubscriber] = 0
 	r.server.out.mu.Unlock()
 	sub.ok("Subscribe")
 	_, lock := r.dial(testbus.Root).acquire("s", opt())

@@ -43,6 +43,8 @@ type Core struct {
 	service  api.Service // set by Start
 	gate     gate
 	sched    *scheduler
+	hub      *hub
+	requests *Requests
 
 	ctx    context.Context // of every session
 	cancel context.CancelFunc
@@ -58,6 +60,7 @@ func New(cfg Config) *Core {
 		users: make(map[uint32]*user), sched: newScheduler(cfg.Now),
 	}
 	c.gate.idle = make(chan struct{})
+	c.hub, c.requests = newHub(c), newRequests(c)
 	if c.auth == nil {
 		c.auth = api.GroupAuthorizer{}
 	}
@@ -76,7 +79,10 @@ func New(cfg Config) *Core {
 
 // Start gives the Core the service, which is ready. It comes before the first
 // session is opened.
-func (c *Core) Start(service api.Service) { c.service = service }
+func (c *Core) Start(service api.Service) {
+	c.service = service
+	service.Lockspaces(func(spaces []api.LockspaceInfo, _ error) { c.hub.begin(spaces) })
+}
 
 // Service is the service, for what needs neither authorisation nor a turn, such
 // as Status.
@@ -125,11 +131,16 @@ func (c *Core) Needed(ctx context.Context) string {
 	if c.Pending() > 0 {
 		return "calls are under way"
 	}
+	if n := c.Subscribers(); n > 0 {
+		return fmt.Sprintf("%d connections are subscribed", n)
+	}
+	if n := c.requests.Count(); n > 0 {
+		return fmt.Sprintf("%d requests wait or have just ended", n)
+	}
 	return c.NeededByService(ctx)
 }
 
-// NeededByService is Needed, but for the calls under way and what doors have
-// promised.
+// NeededByService is Needed as far as the service knows.
 func (c *Core) NeededByService(ctx context.Context) string {
 	needed := make(chan string, 1)
 	c.service.Idle(func(why string) { needed <- why })
@@ -142,18 +153,29 @@ func (c *Core) NeededByService(ctx context.Context) string {
 }
 
 // Shutdown shuts the gate, so that further calls fail with kind ShuttingDown,
-// and waits until all that came before are answered, or ctx or gone ends. gone
+// withdraws the requests that wait, and waits until all that came before are
+// answered and all requesters were told, or ctx or gone ends. gone
 // is closed when a door's callers can't be answered any more; nil if that is
 // never known. The service must run until Shutdown returns. Several doors may
 // call it.
 func (c *Core) Shutdown(ctx context.Context, gone <-chan struct{}) error {
 	c.gate.shut()
 	c.sched.end()
-	return await(ctx, gone, c.gate.idle, "calls stay unanswered")
+	c.requests.shut()
+	if err := await(ctx, gone, c.gate.idle, "calls stay unanswered"); err != nil {
+		return err
+	}
+	// No request begins to wait any more.
+	return await(ctx, gone, c.requests.drained(), "requests stay unanswered")
 }
 
 // await waits for the channel to be closed, unless gone or ctx is over first.
 func await(ctx context.Context, gone, idle <-chan struct{}, otherwise string) error {
+	select {
+	case <-idle:
+		return nil
+	default: // it may be over at once, and then it does not matter what else is
+	}
 	select {
 	case <-idle:
 	case <-gone:

@@ -18,6 +18,8 @@ type Door struct {
 	core   *Core
 	space  api.Session // with an empty name
 	serial bool
+	keep   time.Duration
+	listen func(Event) // set by Listen
 }
 
 // DoorConfig is how the calls of a door's sessions are to be served.
@@ -27,13 +29,15 @@ type DoorConfig struct {
 	// are handed to the service in their order and are answered whenever the
 	// service answers.
 	Serial bool
+	// KeepRequests is how long a request can be looked at after it has ended.
+	KeepRequests time.Duration
 }
 
 // Door makes the part of a front end. Its name space, a session without a name
 // (api.MakeSession), must differ from those of other doors, and wherever a name
 // that was given to a session once may be given to another one.
 func (c *Core) Door(space api.Session, cfg DoorConfig) *Door {
-	return &Door{core: c, space: space, serial: cfg.Serial}
+	return &Door{core: c, space: space, serial: cfg.Serial, keep: cfg.KeepRequests}
 }
 
 // Core is what the door is a part of.

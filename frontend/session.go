@@ -61,6 +61,8 @@ func (s *Session) Close() {
 	s.cancel()
 	s.mu.Lock()
 	s.begin()
+	s.core.requests.gone(s)
+	s.core.hub.gone(s)
 }
 
 // Submit queues a call, which h serves at its turn, or answers with a refusal.

@@ -113,8 +113,8 @@ func (a *acquire) session(c *call, of *frontend.Session) (*frontend.Session, err
 
 func (a *acquire) run(c *call) {
 	if a.queues {
-		a.queue.Run(&c.Call, func(ref api.Ref, err error) { a.started(c, ref, err) },
-			func(g api.Grant, err error) { a.granted(c, g, a.reason(err)) })
+		a.queue.Run(&c.Call, func(r frontend.RequestInfo, err error) { a.started(c, r.Ref, err) },
+			func(r frontend.RequestInfo) { a.granted(c, r.Grant, a.reason(r.Err)) })
 		return
 	}
 	a.now.Run(&c.Call, func(g api.Grant, err error) { a.granted(c, g, err) })

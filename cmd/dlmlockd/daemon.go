@@ -174,7 +174,7 @@ func (d *daemon) serviceConfig() lockd.Config {
 }
 
 func (d *daemon) build() {
-	d.notices.to = d.server.Notify
+	d.notices.to = d.core.Notify
 	c := d.serviceConfig()
 	c.Sessions = []api.Session{d.bus.Sessions()}
 	c.Lockspaces, c.Limits = d.lockspaces(d.opts), limits(d.opts.Limits)

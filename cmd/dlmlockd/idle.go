@@ -35,7 +35,7 @@ func (d *daemon) watchIdle(ctx context.Context, idle chan<- struct{}) {
 			timer.Reset(max(limit-quiet, time.Millisecond))
 			continue
 		}
-		why := d.server.Needed(ctx)
+		why := d.core.Needed(ctx)
 		if d.libvirt != nil && why == "" {
 			why = "libvirt's lock driver is served"
 		}
