@@ -113,7 +113,7 @@ func (a *acquire) session(c *call, of *frontend.Session) (*frontend.Session, err
 
 func (a *acquire) run(c *call) {
 	if a.queues {
-		a.queue.Run(&c.Call, func(r frontend.RequestInfo, err error) { a.started(c, r.Ref, err) },
+		a.queue.Run(&c.Call, func(r frontend.RequestInfo, err error) { a.started(c, r, err) },
 			func(r frontend.RequestInfo) { a.granted(c, r.Grant, a.reason(r.Err)) })
 		return
 	}
@@ -121,13 +121,13 @@ func (a *acquire) run(c *call) {
 }
 
 // started takes the number of a Request that waits.
-func (a *acquire) started(c *call, ref api.Ref, err error) {
+func (a *acquire) started(c *call, r frontend.RequestInfo, err error) {
 	if err != nil {
 		c.Fail(err)
 		return
 	}
 	a.mu.Lock()
-	a.ref = ref
+	a.ref = r.Ref
 	why := a.why
 	a.mu.Unlock()
 	if why != nil {
@@ -139,7 +139,7 @@ func (a *acquire) started(c *call, ref api.Ref, err error) {
 		go func() { <-a.ended; timer.Stop() }()
 	}
 	if isTrue(a.Progress) {
-		go a.report(c, ref)
+		go a.report(c, r.Number)
 	}
 }
 

@@ -21,5 +21,4 @@
 // the call's queue.
 //
 // Concurrency: the exported methods of a Door may be called from any goroutine.
-// Notify never blocks.
 package varlink

@@ -67,6 +67,7 @@ func New(cfg Config) *Door {
 	d.door = cfg.Core.Door(d.space, frontend.DoorConfig{Serial: true})
 	d.server = wire.New(wire.Config{Handler: handler{d}, Log: d.log,
 		MaxConnections: cfg.MaxConnections, MaxPerUser: cfg.MaxPerUser})
+	d.door.Listen(d.event)
 	d.ending, d.end = context.WithCancel(context.Background())
 	return d
 }
@@ -103,6 +104,7 @@ func (d *Door) Shutdown(ctx context.Context) error {
 	}
 	d.mu.Unlock()
 	d.work.Wait()
+	d.door.Ignore()
 	return err
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
@@ -90,9 +91,9 @@ func (d *Door) released(ref api.Ref) {
 	}
 }
 
-// Notify takes what the service says unasked. It never blocks.
-func (d *Door) Notify(n api.Notice) {
-	switch n := n.(type) {
+// event takes what the service says unasked. It never blocks.
+func (d *Door) event(e frontend.Event) {
+	switch n := e.(type) {
 	case api.LockLost:
 		for _, c := range d.holding(n.Ref, true) {
 			c.reply(acquireOut{Lost: some(lostOf(&n.Lost))})

@@ -13,7 +13,7 @@ import (
 const progressEvery = time.Second
 
 // report tells the caller of a wait how it is doing, until it has ended.
-func (a *acquire) report(c *call, ref api.Ref) {
+func (a *acquire) report(c *call, number uint64) {
 	defer c.Contain()
 	// Who holds the lock is shown to whoever may inspect the resource.
 	about := frontend.About{Op: "acquire", Lockspace: a.Lockspace, Resource: a.Resource}
@@ -22,7 +22,7 @@ func (a *acquire) report(c *call, ref api.Ref) {
 	defer every.Stop()
 	var told *waiting
 	for {
-		now, ok := a.look(c, ref, seen)
+		now, ok := a.look(c, number, seen)
 		if !ok {
 			return
 		}
@@ -39,10 +39,10 @@ func (a *acquire) report(c *call, ref api.Ref) {
 }
 
 // look finds out how the wait is doing; false: it has ended.
-func (a *acquire) look(c *call, ref api.Ref, holder bool) (*waiting, bool) {
-	s, w := c.door.cfg.Core.Service(), new(waiting)
+func (a *acquire) look(c *call, number uint64, holder bool) (*waiting, bool) {
+	core, w := c.door.cfg.Core, new(waiting)
 	position := make(chan int, 1)
-	s.Position(ref, func(n int) { position <- n })
+	core.Requests().Position(number, func(n int) { position <- n })
 	select {
 	case n := <-position:
 		w.Position = unless0(n)
@@ -53,7 +53,7 @@ func (a *acquire) look(c *call, ref api.Ref, holder bool) (*waiting, bool) {
 		return w, true
 	}
 	found := make(chan api.Inspection, 1)
-	s.Inspect(a.Lockspace, a.Resource, func(in api.Inspection, _ error) { found <- in })
+	core.Service().Inspect(a.Lockspace, a.Resource, func(in api.Inspection, _ error) { found <- in })
 	select {
 	case in := <-found:
 		if in.HasHolder && in.Holder.Node != 0 {

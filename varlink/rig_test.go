@@ -98,7 +98,7 @@ func newRig(t testing.TB, cfg rigConfig) *rig {
 	r.service = lockd.New(lockd.Config{
 		Engine: engine, Journal: file, Contents: contents, BootID: header.BootID, Processes: watcher,
 		Node: dlm.NodeInfo{ID: 1, Name: "node1", Cluster: "test"}, Sessions: []api.Session{r.door.Sessions()},
-		Lockspaces: []string{"vms"}, RawValues: cfg.raw, Limits: cfg.limits, Notify: r.door.Notify, Log: log,
+		Lockspaces: []string{"vms"}, RawValues: cfg.raw, Limits: cfg.limits, Notify: r.core.Notify, Log: log,
 		HealthInterval: 50 * time.Millisecond,
 	})
 	ctx, cancel := context.WithCancel(context.Background())

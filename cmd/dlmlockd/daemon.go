@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -20,6 +21,7 @@ import (
 	"github.com/dlmlock/dlmlockd/polkit"
 	"github.com/dlmlock/dlmlockd/process"
 	"github.com/dlmlock/dlmlockd/state"
+	"github.com/dlmlock/dlmlockd/varlink"
 	"github.com/dlmlock/dlmlockd/virtlockd"
 )
 
@@ -57,20 +59,26 @@ type daemon struct {
 	bootID  string
 	core    *frontend.Core
 	bus     *dbus.Bus
-	server  *dbus.Server
+	server  busServer
 	watcher *process.Watcher
 	service *lockd.Service
 	notices startupNotices
 	helpers map[string]api.HelperPolicy
 	runner  *onlost.Runner
 	libvirt *virtlockd.Door // nil: libvirt's own lock driver is not served
+	reloads chan chan error // asked for by a caller
+
+	varlink          *varlink.Door // nil: Varlink is not served
+	varlinkSockets   []*net.UnixListener
+	varlinkActivated bool // systemd listens, too
 }
 
 // serve runs the service until ctx ends or nobody needs it (nil), or something fails for good. read
 // reads the options again.
 func serve(ctx context.Context, o options, read func() (options, error), control *logControl,
 	log *slog.Logger) (err error) {
-	d := &daemon{opts: o, read: read, log: log, control: control, systemd: notifier{log: log}}
+	d := &daemon{opts: o, read: read, log: log, control: control, systemd: notifier{log: log},
+		reloads: make(chan chan error)}
 	var stop func()
 	d.hangups, stop = hangups()
 	defer stop()
@@ -92,12 +100,20 @@ func serve(ctx context.Context, o options, read func() (options, error), control
 		return err
 	}
 	defer func() { err = errors.Join(err, d.closeVirtlockd()) }()
+	if err := d.openVarlink(inherited.take("varlink", "dlmlockd-varlink.socket")); err != nil {
+		return err
+	}
+	defer func() {
+		for _, l := range d.varlinkSockets {
+			_ = l.Close()
+		}
+	}()
 	inherited.closeRest(log)
 	if err := d.connect(ctx); err != nil {
 		return err
 	}
 	if d.watcher, err = process.NewWatcher(); err != nil {
-		return errors.Join(err, d.bus.Close())
+		return errors.Join(err, d.closeBus())
 	}
 	defer func() { err = errors.Join(err, d.watcher.Close()) }()
 	d.watcher.LimitPerUser(o.Limits.Processes)
@@ -148,6 +164,14 @@ func (d *daemon) whoAmI(ctx context.Context) dlm.NodeInfo {
 // connect connects to the bus, whose id the service needs, and makes the server, which does not
 // answer calls yet.
 func (d *daemon) connect(ctx context.Context) (err error) {
+	if d.opts.Bus == noBus {
+		d.log.Warn("there is no message bus: nobody can call over D-Bus, and polkit can't be asked; " +
+			"root and the configured group alone may change locks")
+		d.core = frontend.New(frontend.Config{Authorizer: d.settings, Log: d.log})
+		d.server = withoutBus{d.core}
+		d.buildVarlink()
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if d.bus, err = dbus.Connect(ctx, d.opts.Bus); err != nil {
@@ -159,7 +183,29 @@ func (d *daemon) connect(ctx context.Context) (err error) {
 		Core: d.core, Bus: d.bus, Log: d.log, LogControl: d.control, StateFile: d.file.Path(),
 		Version: thisBuild().Version, Commit: thisBuild().Commit, BuildDate: thisBuild().Date,
 	})
+	d.buildVarlink()
 	return nil
+}
+
+// closeBus closes a connection that nothing has been done with.
+func (d *daemon) closeBus() error {
+	if d.bus == nil {
+		return nil
+	}
+	return d.bus.Close()
+}
+
+// sessions are the name spaces of sessions that may be alive. Without a bus it can't
+// be told which connections to it are: what hangs on them stays.
+func (d *daemon) sessions() []api.Session {
+	spaces := []api.Session{"dbus:"}
+	if d.bus != nil {
+		spaces[0] = d.bus.Sessions()
+	}
+	if d.varlink != nil {
+		spaces = append(spaces, d.varlink.Sessions())
+	}
+	return spaces
 }
 
 // serviceConfig returns what a service needs to take back the recorded locks, whether or not it
@@ -176,7 +222,7 @@ func (d *daemon) serviceConfig() lockd.Config {
 func (d *daemon) build() {
 	d.notices.to = d.core.Notify
 	c := d.serviceConfig()
-	c.Sessions = []api.Session{d.bus.Sessions()}
+	c.Sessions = d.sessions()
 	c.Lockspaces, c.Limits = d.lockspaces(d.opts), limits(d.opts.Limits)
 	c.Notify, c.OnStep = d.notices.notify, onStep
 	c.Helpers, c.RunLost = d.helpers, d.runner.Run
@@ -206,9 +252,12 @@ func (d *daemon) live(ctx context.Context) error {
 	defer cancel()
 	libvirt := make(chan error, 1)
 	go func() { libvirt <- d.closeVirtlockd() }()
+	varlinkClosed := make(chan struct{})
+	go func() { defer close(varlinkClosed); d.closeVarlink(stopCtx) }()
 	if e := shutdown(stopCtx); e != nil {
 		d.log.Warn("the bus connection did not end in order", "err", e)
 	}
+	<-varlinkClosed
 	d.core.Close()
 	stopService()
 	return errors.Join(err, <-ended, <-libvirt)
@@ -240,6 +289,7 @@ func (d *daemon) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.serveVarlink()
 	d.notices.open()
 	d.systemd.tell("READY=1\n" + statusLine(d.service.Status()))
 	d.log.Info("ready", "engine", d.engine.Name(), "locks", d.service.Status().Locks)
@@ -267,7 +317,7 @@ func (d *daemon) wait(ctx context.Context, ended <-chan error) (idle bool, err e
 	work.Go(func() { d.systemd.keep(ctx, d.service, d.healthy) })
 	work.Go(func() { d.watchIdle(ctx, unneeded) })
 	work.Go(func() { d.writeMetrics(ctx, d.settings.metricsChanged) })
-	work.Go(func() { onHangup(ctx, d.hangups, d.reload) })
+	work.Go(func() { d.serveReloads(ctx) })
 	select {
 	case <-ctx.Done():
 		return false, nil

@@ -27,8 +27,8 @@ const defaultStateDir = "/run/dlmlockd"
 
 const usage = `Usage: dlmlockd [OPTION]...
 
-Gives programs cluster-wide locks over D-Bus, through the kernel's Distributed
-Lock Manager. Runs in the foreground; usually systemd starts it.
+Gives programs cluster-wide locks over D-Bus and Varlink, through the kernel's
+Distributed Lock Manager. Runs in the foreground; usually systemd starts it.
 
   --engine=dlm|local  the lock manager to use (default: dlm).
                       dlm is the kernel's and needs a cluster. local is an
@@ -41,6 +41,10 @@ Lock Manager. Runs in the foreground; usually systemd starts it.
                       survive a reboot more than the locks do: a tmpfs.
   --bus=ADDRESS       D-Bus address (default: the system bus, that is
                       $DBUS_SYSTEM_BUS_ADDRESS or its well-known place)
+                      "none": on no bus; it is called over Varlink alone,
+                      and polkit can't be asked
+  --varlink=PATH      serve Varlink at this socket (default: a socket that
+                      systemd passes on)
   --virtlockd=PATH    answer at this socket as virtlockd does, for libvirt's own
                       lock driver (default: the key virtlockd.socket, or a
                       socket that systemd passes on)
@@ -70,6 +74,7 @@ type options struct {
 	StateDir string
 	Bus      string // "" is the system bus
 	socket   string // --virtlockd, which wins over the file's
+	varlink  string // --varlink
 
 	leave bool // leave the lockspaces instead of serving
 
@@ -92,6 +97,7 @@ func readOptions(args []string, getenv func(string) string) (options, error) {
 	fs.StringVar(&file, "config", "", "")
 	fs.StringVar(&o.StateDir, "state-dir", "", "")
 	fs.StringVar(&o.Bus, "bus", "", "")
+	fs.StringVar(&o.varlink, "varlink", "", "")
 	fs.StringVar(&o.socket, "virtlockd", "", "")
 	fs.StringVar(&level, "log-level", "", "")
 	fs.BoolVar(&o.check, "check", false, "")
@@ -147,7 +153,10 @@ func checkFlags(given map[string]bool, engine, level string, o options) error {
 	if given["virtlockd"] && !filepath.IsAbs(o.socket) {
 		return &usageError{fmt.Sprintf("--virtlockd=%s: not the absolute path of a socket", o.socket)}
 	}
-	if given["bus"] && !strings.Contains(o.Bus, ":") {
+	if given["varlink"] && !filepath.IsAbs(o.varlink) {
+		return &usageError{fmt.Sprintf("--varlink=%s: not the absolute path of a socket", o.varlink)}
+	}
+	if given["bus"] && o.Bus != noBus && !strings.Contains(o.Bus, ":") {
 		return &usageError{fmt.Sprintf("--bus=%s: not a D-Bus address such as unix:path=/run/dbus/system_bus_socket",
 			o.Bus)}
 	}

@@ -39,6 +39,9 @@ func (d *daemon) watchIdle(ctx context.Context, idle chan<- struct{}) {
 		if d.libvirt != nil && why == "" {
 			why = "libvirt's lock driver is served"
 		}
+		if why == "" {
+			why = d.varlinkNeeded()
+		}
 		if why == "" && d.core.Calls() == calls {
 			d.log.Info("nobody needs the service; it ends until the next call", "idle", quiet.Round(time.Millisecond))
 			close(idle)

@@ -86,6 +86,24 @@ func (c *logControl) SetLevel(name string) error {
 	return fmt.Errorf("%q is not a log level; use one of %s", name, strings.Join(names, ", "))
 }
 
+// SyslogLevel returns the level as a number of syslog(3).
+func (c *logControl) SyslogLevel() int {
+	for n, l := range logLevels {
+		if l.name == c.Level() {
+			return n
+		}
+	}
+	return len(logLevels) - 1
+}
+
+// SetSyslogLevel sets the level by its number.
+func (c *logControl) SetSyslogLevel(n int) error {
+	if n < 0 || n >= len(logLevels) {
+		return fmt.Errorf("%d is not a log level; use 0 to %d", n, len(logLevels)-1)
+	}
+	return c.SetLevel(logLevels[n].name)
+}
+
 // Target returns the current target of the log.
 func (c *logControl) Target() string {
 	if c.toJournal.Load() {

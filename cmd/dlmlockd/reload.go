@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -54,15 +55,32 @@ func (s *settings) Authorize(ctx context.Context, subject api.Subject, a api.Act
 	return s.group.Load().Authorize(ctx, subject, a, details)
 }
 
-// onHangup calls f for each SIGHUP, one after the other, until ctx ends.
-func onHangup(ctx context.Context, hangup <-chan os.Signal, f func()) {
+// serveReloads reads the configuration again for each SIGHUP and each caller who asks for it, one
+// after the other, until ctx ends.
+func (d *daemon) serveReloads(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-hangup:
-			f()
+		case <-d.hangups:
+			_ = d.reload()
+		case done := <-d.reloads:
+			done <- d.reload()
 		}
+	}
+}
+
+// reloadTimeout is how long a caller waits for its turn.
+const reloadTimeout = 10 * time.Second
+
+// askReload has the configuration read again. The error says what is wrong with it.
+func (d *daemon) askReload() error {
+	done := make(chan error, 1)
+	select {
+	case d.reloads <- done:
+		return <-done
+	case <-time.After(reloadTimeout):
+		return errors.New("the service is about to end, or busy with another reload")
 	}
 }
 
@@ -75,7 +93,7 @@ func hangups() (c chan os.Signal, stop func()) {
 
 // reload reads the configuration again and takes over what can change while locks are held. It
 // tells systemd when it begins and when it is done.
-func (d *daemon) reload() {
+func (d *daemon) reload() error {
 	d.systemd.tell(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", monotonic().Microseconds()))
 	defer d.systemd.tell("READY=1")
 	o, err := d.read()
@@ -85,7 +103,7 @@ func (d *daemon) reload() {
 	}
 	if err != nil {
 		d.log.Error("the configuration has mistakes; the one before stays in force", "err", err)
-		return
+		return err
 	}
 	d.settings.take(conf)
 	d.control.level.Set(o.LogLevel)
@@ -111,6 +129,7 @@ func (d *daemon) reload() {
 	// those in force, so the next reload reports them again
 	d.opts.Engine, d.opts.RawValueLockspaces = engine, raw
 	d.opts.Virtlockd.Socket = socket
+	return nil
 }
 
 // needRestart returns the keys that differ and can't change now.

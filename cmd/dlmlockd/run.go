@@ -72,7 +72,10 @@ func complain(stderr io.Writer, err error) int {
 // exitCode distinguishes a failure that another start may cure from one that it won't.
 func exitCode(err error) int {
 	var bad *config.Error
+	var usage *usageError
 	switch {
+	case errors.As(err, &usage):
+		return exitUsage
 	case errors.Is(err, dlm.ErrUnsupported):
 		return exitNoEngine
 	case errors.As(err, &bad):

@@ -30,7 +30,7 @@ func (s sockets) take(names ...string) (found []net.Listener) {
 func (s sockets) closeRest(log *slog.Logger) {
 	for name, listeners := range s {
 		log.Error("systemd passes on a socket that the service has no use for; "+
-			"FileDescriptorName= in its unit must be virtlockd", "name", name)
+			"FileDescriptorName= in its unit must be varlink or virtlockd", "name", name)
 		for _, l := range listeners {
 			if l != nil {
 				_ = l.Close()

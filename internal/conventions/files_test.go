@@ -17,7 +17,7 @@ func TestScriptsAreClean(t *testing.T) {
 	require.NoError(t, err, "apt-get install shellcheck")
 	scripts := []string{filepath.Join(root, ".ci/run")}
 	for _, pattern := range []string{"scripts/*.sh", "packaging/*.sh", "packaging/deb/*", "packaging/rpm/*",
-		"packaging/before-removal", "debian/*.p*", "debian/tests/locks", "virtlockd/virtlockd-socket"} {
+		"packaging/before-removal", "debian/*.p*", "debian/tests/locks"} {
 		found, err := filepath.Glob(filepath.Join(root, pattern))
 		require.NoError(t, err)
 		require.NotEmpty(t, found, pattern)
@@ -45,8 +45,9 @@ func TestInstall(t *testing.T) {
 		"opt/x/share/polkit-1/actions/org.example.DlmLock.policy":        "org.example.DlmLock.acquire",
 		"opt/x/share/doc/dlmlockd/examples/50-dlmlock.rules":             "polkit.addRule",
 		"opt/x/share/dlmlockd/dlmlockctl.schema.json":                    "\"What dlmlockctl --json writes\"",
+		"opt/x/lib/systemd/system/dlmlockd-varlink.socket":               "FileDescriptorName=varlink\n",
+		"opt/x/share/dlmlockd/org.example.DlmLock.varlink":               "interface org.example.DlmLock\n",
 		"opt/x/lib/systemd/catalog/dlmlockd.catalog":                     "Subject: A cluster lock was lost\n",
-		"opt/x/libexec/dlmlockd/virtlockd-socket":                        "Service=dlmlockd.service\n",
 		"etc/dlmlockd.toml": "#engine = \"dlm\"\n",
 	} {
 		text, err := os.ReadFile(filepath.Join(dest, path))

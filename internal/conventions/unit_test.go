@@ -26,7 +26,7 @@ func systemdAnalyze(t *testing.T, args ...string) (string, error) {
 
 // shippedUnits are the units of the project; the first is the service.
 var shippedUnits = []string{"dlmlockd.service", "dlmlockd-lockspaces.service", "dlmlockd-controld.socket",
-	"dlmlockd-controld.service"}
+	"dlmlockd-controld.service", "dlmlockd-varlink.socket"}
 
 // unitRoot is a root directory with the unit and all that it names, so that
 // verify does not complain of this machine.
@@ -92,8 +92,8 @@ func TestUnitSays(t *testing.T) {
 	for _, want := range []string{
 		"Type=notify", "NotifyAccess=main", "BusName=org.example.DlmLock", "RuntimeDirectory=dlmlockd",
 		"RuntimeDirectoryMode=0700", "RuntimeDirectoryPreserve=yes", "Restart=on-failure",
-		"After=dlm.service dbus.socket dlmlockd-lockspaces.service dlmlockd-controld.socket",
-		"Wants=dlmlockd-lockspaces.service dlmlockd-controld.socket", "PrivateNetwork=yes",
+		"After=dlm.service dbus.socket dlmlockd-lockspaces.service dlmlockd-controld.socket dlmlockd-varlink.socket",
+		"Wants=dlmlockd-lockspaces.service dlmlockd-controld.socket dlmlockd-varlink.socket", "PrivateNetwork=yes",
 		"PartOf=dlmlockd-lockspaces.service",
 		"RestartPreventExitStatus=2 5 6", "LimitNOFILE=524288",
 		"CapabilityBoundingSet=CAP_SYS_ADMIN CAP_DAC_READ_SEARCH CAP_SYS_PTRACE", "DeviceAllow=char-misc rw",

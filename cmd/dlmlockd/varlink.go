@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"time"
+
+	"github.com/dlmlock/dlmlockd/varlink"
+)
+
+// openVarlink makes the door for Varlink, if there is a socket for it: from systemd,
+// or by --varlink. It serves nobody yet; who connects waits.
+func (d *daemon) openVarlink(inherited []net.Listener) error {
+	for _, l := range inherited {
+		u, ok := l.(*net.UnixListener)
+		if !ok {
+			return fmt.Errorf("Varlink is served at unix sockets, not at %s: mend ListenStream= in the unit", l.Addr())
+		}
+		d.varlinkSockets = append(d.varlinkSockets, u)
+	}
+	d.varlinkActivated = len(inherited) > 0
+	if path := d.opts.varlink; path != "" {
+		l, err := listenForVarlink(path)
+		if err != nil {
+			return err
+		}
+		d.varlinkSockets = append(d.varlinkSockets, l)
+		d.varlinkActivated = false // nobody but us listens there
+	}
+	if d.opts.Bus == noBus && len(d.varlinkSockets) == 0 && d.libvirt == nil {
+		return &usageError{"--bus=none: nobody could call the service; give it --varlink=PATH"}
+	}
+	return nil
+}
+
+// listenForVarlink makes a socket that everybody may connect to. It does not take
+// the place of another program.
+func listenForVarlink(path string) (*net.UnixListener, error) {
+	bad := func(err error) error { return &usageError{fmt.Sprintf("--varlink=%s: %v", path, err)} }
+	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		_ = conn.Close()
+		return nil, bad(errors.New("another program listens there"))
+	}
+	if info, err := os.Lstat(path); err == nil && info.Mode()&fs.ModeSocket != 0 {
+		_ = os.Remove(path) // that of a program which has ended
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, bad(err)
+	}
+	if err := os.Chmod(path, 0o666); err != nil {
+		_ = l.Close()
+		return nil, bad(err)
+	}
+	return l, nil
+}
+
+// buildVarlink makes the door.
+func (d *daemon) buildVarlink() {
+	if len(d.varlinkSockets) == 0 {
+		return
+	}
+	d.varlink = varlink.New(varlink.Config{
+		Core: d.core, Log: d.log, LogLevel: d.control, Reload: d.askReload, StateFile: d.file.Path(),
+		Version: thisBuild().Version, Commit: thisBuild().Commit, BuildDate: thisBuild().Date,
+	})
+}
+
+// serveVarlink lets callers in.
+func (d *daemon) serveVarlink() {
+	if d.varlink == nil {
+		return
+	}
+	for _, l := range d.varlinkSockets {
+		d.log.Info("Varlink is served", "path", l.Addr().String())
+		go func() {
+			if err := d.varlink.Serve(l); err != nil {
+				d.log.Error("Varlink is not served any more; restart the service, which loses no persistent lock", "err", err)
+			}
+		}()
+	}
+}
+
+// closeVarlink answers the calls that are under way and closes the sockets.
+func (d *daemon) closeVarlink(ctx context.Context) {
+	for _, l := range d.varlinkSockets {
+		_ = l.Close()
+	}
+	if d.varlink == nil {
+		return
+	}
+	if err := d.varlink.Shutdown(ctx); err != nil {
+		d.log.Warn("the Varlink connections did not end in order", "err", err)
+	}
+}
+
+// varlinkNeeded says why somebody at the Varlink door would miss the service. At a
+// socket of its own nobody could start it again.
+func (d *daemon) varlinkNeeded() string {
+	switch {
+	case d.varlink == nil:
+		return ""
+	case !d.varlinkActivated:
+		return "Varlink is served at a socket that systemd does not listen at"
+	case d.varlink.Connections() > 0:
+		return fmt.Sprintf("there are %d Varlink connections", d.varlink.Connections())
+	}
+	return ""
+}
