@@ -68,8 +68,18 @@ var wording = api.Wording{
 		return "option " + optionName(e.Argument)
 	},
 	Hints: map[api.Hint]string{
-		api.HintInspect:    "see Inspect",
-		api.HintReleaseOne: "locks without owner are released one by one with Release",
+		api.HintWait:           "try again later or wait with wait-usec",
+		api.HintInspect:        "see Inspect",
+		api.HintListLocks:      "see ListLocks",
+		api.HintOwnerOrLockID:  "say which with owner or lockid",
+		api.HintConvert:        "use Convert to change the mode",
+		api.HintReleaseOne:     "locks without owner are released one by one with Release",
+		api.HintJoin:           "call JoinLockspace, or name it under lockspaces in /etc/dlmlockd.toml",
+		api.HintListLockspaces: "see ListLockspaces",
+		api.HintLockspaceState: "ListLockspaces shows its state",
+		api.HintForce:          "release them, or leave with the option force and lose them",
+		api.HintListOrphans:    "call ListOrphans again",
+		api.HintClearOrphans:   "list them with ListOrphans, adopt each with AdoptOrphan or remove it with Purge, then leave again",
 	},
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -197,4 +198,17 @@ func FuzzOptions(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Every hint is worded in the terms of the bus.
+func TestHintsAreWorded(t *testing.T) {
+	for _, h := range api.Hints {
+		require.NotEmpty(t, wording.Hints[h], h)
+		require.False(t, strings.HasSuffix(wording.Hints[h], "."), h)
+	}
+	e := &api.Error{Op: "acquire", Lockspace: "vms", Resource: "r", Mode: dlm.EX, Kind: api.WouldBlock,
+		Text: "another lock is in the way", Hint: api.HintWait, Holder: "node 2 (EX)"}
+	require.Equal(t, "acquire vms/r EX: another lock is in the way; try again later or wait with wait-usec; held by node 2 (EX)",
+		errorText(e))
+	require.Equal(t, "acquire vms/r EX: another lock is in the way; try again later or wait; held by node 2 (EX)", e.Error())
 }

@@ -18,7 +18,7 @@ var messageIDs = map[string]string{
 	"state file can be written again":                                                                 "8383dbcd03ce4e52969e2fe3b3f031ae",
 	"the service does not answer; the watchdog is not fed":                                            "d549115d4f1842d8a3820f8153c15020",
 	"the configuration has mistakes; the one before stays in force":                                   "fd44a43ddff44de697639024f66459c9",
-	"orphans that no record explains; see ListOrphans and Purge":                                      "bc865414b133420b9b4d1a52b3d332d0",
+	"orphans that no record explains; list them, and adopt or remove each":                            "bc865414b133420b9b4d1a52b3d332d0",
 	"the damaged state file is kept":                                                                  "4fee8b431e4e467aad9d3a46ecfc9e2e",
 	"the state file is from before the last boot, its locks are gone":                                 "e915fc8bbb3d43fb81bf3ce588acd8fe",
 	"lockspace was left and joined again, recorded locks in it are void":                              "00abc37d5a0845bdb12b961a5e50a90d",

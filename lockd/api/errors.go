@@ -64,6 +64,12 @@ type Error struct {
 	Err        error         // the cause, or nil
 }
 
+// WithHint sets the hint and returns the error.
+func (e *Error) WithHint(h Hint) *Error {
+	e.Hint = h
+	return e
+}
+
 // Unwrap lets errors.Is see the kind and the cause.
 func (e *Error) Unwrap() []error {
 	if e.Err != nil {

@@ -44,16 +44,40 @@ type Hint string
 
 // The hints.
 const (
-	HintNone       Hint = ""
-	HintInspect    Hint = "inspect"     // see what is held of the resource
-	HintReleaseOne Hint = "release-one" // release locks without owner one by one
+	HintNone           Hint = ""
+	HintWait           Hint = "wait"            // try again later, or wait for the lock
+	HintInspect        Hint = "inspect"         // see what is held of the resource
+	HintListLocks      Hint = "list-locks"      // see what is held
+	HintOwnerOrLockID  Hint = "owner-or-lockid" // say which lock is meant
+	HintConvert        Hint = "convert"         // change the mode of the lock that is held
+	HintReleaseOne     Hint = "release-one"     // release locks without owner one by one
+	HintJoin           Hint = "join"            // join the lockspace
+	HintListLockspaces Hint = "list-lockspaces" // see which lockspaces there are
+	HintLockspaceState Hint = "lockspace-state" // see what the lockspace does
+	HintForce          Hint = "force"           // release the locks, or leave with force
+	HintListOrphans    Hint = "list-orphans"    // see which orphans there are now
+	HintClearOrphans   Hint = "clear-orphans"   // adopt or remove each orphan, then leave
 )
+
+// Hints are all hints, for front ends that want to have words for each.
+var Hints = []Hint{HintWait, HintInspect, HintListLocks, HintOwnerOrLockID, HintConvert, HintReleaseOne, HintJoin,
+	HintListLockspaces, HintLockspaceState, HintForce, HintListOrphans, HintClearOrphans}
 
 // neutral are the words for a reader of whom nothing is known, such as the
 // reader of the log.
 var neutral = map[Hint]string{
-	HintInspect:    "inspect the resource",
-	HintReleaseOne: "locks without owner are released one by one",
+	HintWait:           "try again later or wait",
+	HintInspect:        "inspect the resource",
+	HintListLocks:      "list the locks",
+	HintOwnerOrLockID:  "say which one by its owner or lockid",
+	HintConvert:        "convert it to change the mode",
+	HintReleaseOne:     "locks without owner are released one by one",
+	HintJoin:           "join it, or name it under lockspaces in /etc/dlmlockd.toml",
+	HintListLockspaces: "list the lockspaces",
+	HintLockspaceState: "the list of lockspaces has its state",
+	HintForce:          "release them, or leave with force and lose them",
+	HintListOrphans:    "list the orphans again",
+	HintClearOrphans:   "list them, adopt or remove each, then leave again",
 }
 
 // Wording is how a front end words errors. The zero value is neutral.

@@ -171,7 +171,7 @@ func (t *Table) checkOptions(c *call) *api.Error {
 	case len(o.Label) > t.limits.LabelBytes:
 		return bad(api.LimitExceeded, "the label has %d bytes, at most %d are allowed", len(o.Label), t.limits.LabelBytes)
 	case o.HasOwner && o.Owner == "":
-		return bad(api.InvalidArgs, "the owner is empty; leave the option out for a lock without owner")
+		return bad(api.InvalidArgs, "the owner is empty; leave it out for a lock without owner")
 	case !utf8.ValidString(o.Owner) || !utf8.ValidString(o.Label):
 		return bad(api.InvalidArgs, "owner and label must be UTF-8")
 	case o.Labels != nil && o.Label != "":
@@ -179,7 +179,7 @@ func (t *Table) checkOptions(c *call) *api.Error {
 	case o.Labels != nil && len(o.Labels) != len(c.want):
 		return bad(api.InvalidArgs, "%d labels for %d locks; give one for each, or label for all", len(o.Labels), len(c.want))
 	case c.wait < 0 || c.wait > api.MaxWait && c.request == 0:
-		return bad(api.InvalidArgs, "wait-usec is at most %d (%s)", api.MaxWait.Microseconds(), api.MaxWait)
+		return bad(api.InvalidArgs, "the wait is longer than %s", api.MaxWait)
 	}
 	for _, label := range o.Labels {
 		switch {
@@ -234,7 +234,7 @@ func (t *Table) usable(c *call, lockspace, resource string) (*space, *api.Error)
 	switch {
 	case sp == nil:
 		return nil, c.error(api.NoSuchLockspace, lockspace, resource, dlm.None,
-			"the lockspace is not joined here; call JoinLockspace, or name it under lockspaces in /etc/dlmlockd.toml")
+			"the lockspace is not joined here").WithHint(api.HintJoin)
 	case sp.state == api.SpaceReady && sp.stopped() && c.wait == 0:
 		return nil, c.stoppedError(sp, resource)
 	case sp.state == api.SpaceReady:
@@ -242,7 +242,7 @@ func (t *Table) usable(c *call, lockspace, resource string) (*space, *api.Error)
 	case sp.state == api.SpaceLeaving:
 		return nil, c.error(api.NoSuchLockspace, lockspace, resource, dlm.None, "the lockspace is being left")
 	case sp.err != nil:
-		return nil, c.error(sp.err.Kind, lockspace, resource, dlm.None, sp.err.Text)
+		return nil, c.error(sp.err.Kind, lockspace, resource, dlm.None, sp.err.Text).WithHint(sp.err.Hint)
 	}
 	return nil, c.error(api.LockspaceStopped, lockspace, resource, dlm.None, "the lockspace is still being joined; try again in a moment")
 }
@@ -274,7 +274,7 @@ func (t *Table) findOwn(c *call) (parked bool, e *api.Error) {
 			return true, nil
 		case l.mode != w.Mode:
 			return false, c.error(api.AlreadyHeld, w.Lockspace, w.Resource, w.Mode,
-				fmt.Sprintf("owner %q holds it in mode %s already; use Convert to change the mode", c.opts.Owner, l.mode))
+				fmt.Sprintf("owner %q holds it in mode %s already", c.opts.Owner, l.mode)).WithHint(api.HintConvert)
 		case l.lifetime != c.opts.Lifetime:
 			return false, c.error(api.AlreadyHeld, w.Lockspace, w.Resource, w.Mode,
 				fmt.Sprintf("owner %q holds it with another lifetime; release it first", c.opts.Owner))

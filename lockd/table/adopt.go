@@ -97,9 +97,10 @@ func (t *Table) adoptOrphan(c *call, id dlm.LockID, o api.AdoptOptions) {
 		switch {
 		case e != nil:
 		case i < 0:
-			e = c.error(api.NotHeld, c.space, "", dlm.None, fmt.Sprintf("no orphan has the lockid %d; call ListOrphans again", id))
+			e = c.error(api.NotHeld, c.space, "", dlm.None, fmt.Sprintf("no orphan has the lockid %d", id)).WithHint(api.HintListOrphans)
 		case o.Resource != "" && o.Resource != found[i].Resource && o.Resource != api.Printable(found[i].Resource), o.HasMode && o.Mode != found[i].Mode:
-			e = c.error(api.InvalidArgs, c.space, found[i].Resource, dlm.None, "the orphan with that lockid has another resource or mode; call ListOrphans again")
+			e = c.error(api.InvalidArgs, c.space, found[i].Resource, dlm.None, "the orphan with that lockid has another resource or mode").
+				WithHint(api.HintListOrphans)
 		}
 		if e != nil {
 			t.refuse(c, e)
@@ -108,7 +109,7 @@ func (t *Table) adoptOrphan(c *call, id dlm.LockID, o api.AdoptOptions) {
 		c.resource = found[i].Resource
 		t.takeStray(t.spaces[c.space], found[i], func(l *lock) {
 			if l == nil {
-				t.refuse(c, c.error(api.NotHeld, c.space, c.resource, dlm.None, "the orphan is gone; call ListOrphans again"))
+				t.refuse(c, c.error(api.NotHeld, c.space, c.resource, dlm.None, "the orphan is gone").WithHint(api.HintListOrphans))
 				return
 			}
 			t.readValue(l.sp, l.resource, func(ev dlm.Event) { t.take(c, l, o, ev) })
@@ -123,7 +124,7 @@ func (t *Table) checkAdopt(c *call, o api.AdoptOptions) *api.Error {
 	case t.degraded != "":
 		return bad(api.StateWriteFailed, t.degraded)
 	case o.HasOwner && o.Owner == "":
-		return bad(api.InvalidArgs, "the owner is empty; leave the option out for a lock without owner")
+		return bad(api.InvalidArgs, "the owner is empty; leave it out for a lock without owner")
 	case !utf8.ValidString(o.Owner) || !utf8.ValidString(o.Label):
 		return bad(api.InvalidArgs, "owner and label must be UTF-8")
 	case len(o.Owner) > t.limits.OwnerBytes:
@@ -173,7 +174,7 @@ func (t *Table) take(c *call, l *lock, o api.AdoptOptions, ev dlm.Event) {
 	case c.answered:
 		return // the orphan stays what it was
 	case sp.strays[l.lockid] != l || l.flying:
-		e = c.error(api.NotHeld, sp.name, l.resource, dlm.None, "the orphan is gone; call ListOrphans again")
+		e = c.error(api.NotHeld, sp.name, l.resource, dlm.None, "the orphan is gone").WithHint(api.HintListOrphans)
 	case o.HasOwner && t.findOwned(sp, l.resource, uid, o.Owner) != nil:
 		e = c.error(api.AlreadyHeld, sp.name, l.resource, dlm.None, fmt.Sprintf("owner %q already has a lock on the resource; name another owner", o.Owner))
 	case u.locks >= t.limits.LocksPerUID:

@@ -121,7 +121,7 @@ func (c *call) statusError(l *lock, mode dlm.Mode, st dlm.Status) *api.Error {
 	e := c.error(api.KernelError, l.sp.name, l.resource, mode, "")
 	switch st {
 	case dlm.StatusAgain:
-		e.Kind, e.Text = api.WouldBlock, "another lock is in the way; try again later or wait with wait-usec"
+		e.Kind, e.Text, e.Hint = api.WouldBlock, "another lock is in the way", api.HintWait
 	case dlm.StatusDeadlock:
 		e.Kind, e.Text = api.Deadlock, "two holders wait for each other to convert; the lock keeps its mode, release it or try again"
 	case dlm.StatusCanceled:

@@ -52,7 +52,7 @@ func (t *Table) leave(c *call, force bool) {
 		t.refuse(c, c.error(api.LockspaceInUse, c.space, "", dlm.None, "the lockspace is being joined or left; try again in a moment"))
 		return
 	case sp.locks > 0 && !force:
-		t.refuse(c, c.error(api.LockspaceInUse, c.space, "", dlm.None, heldText))
+		t.refuse(c, c.error(api.LockspaceInUse, c.space, "", dlm.None, heldText).WithHint(api.HintForce))
 		return
 	case sp.recorded == 0 && !sp.proven:
 		t.forgetForeign(c, sp)
@@ -117,7 +117,7 @@ func (t *Table) forgetForeign(c *call, sp *space) {
 	t.reply(c)
 }
 
-const heldText = "locks are held in the lockspace; release them, or leave with force and lose them"
+const heldText = "locks are held in the lockspace"
 
 // cantLeave tells why the lockspace must not be removed now, or nil.
 func (t *Table) cantLeave(sp *space, k Looked) *api.Error {
@@ -127,12 +127,12 @@ func (t *Table) cantLeave(sp *space, k Looked) *api.Error {
 	case k.UsersErr != nil || len(k.Users) > 0:
 		return inUse(sp.name, k.Users, k.UsersErr)
 	case sp.locks > 0 && !sp.leaveForce:
-		e.Text = heldText
+		e.Text, e.Hint = heldText, api.HintForce
 	case len(sp.purges) > 0: // it may be no orphan any more, and not be known to be adopted
 		e.Text = "an orphan of the lockspace is being adopted; try again in a moment"
 	case n > 0:
-		e.Text = fmt.Sprintf("the lockspace has orphans (%d) that no record explains, and what they protect may be in use; "+
-			"list them with ListOrphans, adopt each with AdoptOrphan or remove it with Purge, then leave again", n)
+		e.Text = fmt.Sprintf("the lockspace has orphans (%d) that no record explains, and what they protect may be in use", n)
+		e.Hint = api.HintClearOrphans
 	case !k.HasOrphans && (!sp.leaveForce || sp.mapLost || !errors.Is(k.OrphansErr, errNoTables)):
 		e.Text = fmt.Sprintf("the service can't tell whether the lockspace has locks that no record explains (%v); "+
 			"mount debugfs at /sys/kernel/debug", k.OrphansErr)

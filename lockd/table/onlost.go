@@ -30,19 +30,24 @@ func (t *Table) checkOnLost(c *call) *api.Error {
 	if o == nil {
 		return nil
 	}
-	bad := func(k api.Kind, format string, a ...any) *api.Error {
-		return c.error(k, "", "", dlm.None, fmt.Sprintf(format, a...))
+	bad := func(k api.Kind, about api.Argument, format string, a ...any) *api.Error {
+		e := c.error(k, "", "", dlm.None, fmt.Sprintf(format, a...))
+		e.Argument = about
+		return e
 	}
 	policy, ok := t.helpers[o.Helper]
 	switch {
 	case !ok:
-		return bad(api.InvalidArgs, "on-lost: no helper %q is configured here; an administrator can add [on-lost.NAME] to /etc/dlmlockd.toml", api.Printable(o.Helper))
+		return bad(api.InvalidArgs, api.ArgOnLost, "no helper %q is configured here; "+
+			"an administrator can add [on-lost.NAME] to /etc/dlmlockd.toml", api.Printable(o.Helper))
 	case !policy.Allows(c.caller):
-		return bad(api.AccessDenied, "on-lost: uid %d may not use the helper %q; see uids and group of [on-lost.%s] in /etc/dlmlockd.toml", c.caller.UID, o.Helper, o.Helper)
+		return bad(api.AccessDenied, api.ArgOnLost, "uid %d may not use the helper %q; "+
+			"see uids and group of [on-lost.%s] in /etc/dlmlockd.toml", c.caller.UID, o.Helper, o.Helper)
 	case len(o.Data) > t.limits.LabelBytes:
-		return bad(api.LimitExceeded, "on-lost-data has %d bytes, at most %d are allowed (limits.label-bytes)", len(o.Data), t.limits.LabelBytes)
+		return bad(api.LimitExceeded, api.ArgOnLostData,
+			"the data for the helper have %d bytes, at most %d are allowed (limits.label-bytes)", len(o.Data), t.limits.LabelBytes)
 	case !utf8.ValidString(o.Data) || strings.ContainsRune(o.Data, 0):
-		return bad(api.InvalidArgs, "on-lost-data must be UTF-8 without zero bytes")
+		return bad(api.InvalidArgs, api.ArgOnLostData, "the data for the helper must be UTF-8 without zero bytes")
 	}
 	return nil
 }

@@ -38,7 +38,7 @@ func (t *Table) inspect(c *call) {
 	}
 	sp := t.spaces[c.space]
 	if sp == nil {
-		t.refuse(c, c.error(api.NoSuchLockspace, c.space, "", dlm.None, "the lockspace is not joined here; see ListLockspaces"))
+		t.refuse(c, c.error(api.NoSuchLockspace, c.space, "", dlm.None, "the lockspace is not joined here").WithHint(api.HintListLockspaces))
 		return
 	}
 	in := t.known(sp, c.resource)
@@ -134,7 +134,7 @@ func (t *Table) known(sp *space, resource string) *api.Inspection {
 	in := &api.Inspection{Lockspace: sp.name, Resource: resource, Health: sp.health, HasHealth: sp.hasHealth}
 	here, all := sp.holding(resource)
 	if most := min(t.limits.PageSize, inspectedShown); len(here) > most || !all {
-		in.Missing = append(in.Missing, "this service has more locks of the resource than are shown; see ListLocks")
+		in.Missing = append(in.Missing, "this service has more locks of the resource than are shown; a list of its locks has all")
 		here = here[:min(len(here), most)]
 	}
 	in.Locks = infos(here)
@@ -231,7 +231,7 @@ func (t *Table) purge(c *call, expect []dlm.LockID, some bool) {
 			})
 		}
 		if !slices.EqualFunc(ids, found, func(id dlm.LockID, o dlm.Orphan) bool { return id == o.LockID }) {
-			t.refuse(c, c.error(api.InvalidArgs, c.space, "", dlm.None, "the orphans are not those that were named; call ListOrphans again"))
+			t.refuse(c, c.error(api.InvalidArgs, c.space, "", dlm.None, "the orphans are not those that were named").WithHint(api.HintListOrphans))
 			return
 		}
 		c.stage = stageUnlocking

@@ -64,11 +64,11 @@ func (t *Table) startReleaseOwner(c *call) {
 		}
 	}
 	if c.space != "" && t.spaces[c.space] == nil {
-		t.refuse(c, c.error(api.NoSuchLockspace, c.space, "", dlm.None, "the lockspace is not joined here; see ListLockspaces"))
+		t.refuse(c, c.error(api.NoSuchLockspace, c.space, "", dlm.None, "the lockspace is not joined here").WithHint(api.HintListLockspaces))
 		return
 	}
 	if c.owner == "" {
-		t.refuse(c, c.error(api.InvalidArgs, c.space, "", dlm.None, "the owner is empty; locks without owner are released by name"))
+		t.refuse(c, c.error(api.InvalidArgs, c.space, "", dlm.None, "the owner is empty").WithHint(api.HintReleaseOne))
 		return
 	}
 	uids := []uint32{c.caller.UID}
@@ -105,7 +105,7 @@ func (t *Table) startReleaseOwner(c *call) {
 // resource with some labels. What the owner does not hold is no error.
 func (t *Table) startReleaseMany(c *call) {
 	if c.owner == "" {
-		t.refuse(c, c.error(api.InvalidArgs, "", "", dlm.None, "the owner is empty; locks without owner are released one by one"))
+		t.refuse(c, c.error(api.InvalidArgs, "", "", dlm.None, "the owner is empty").WithHint(api.HintReleaseOne))
 		return
 	}
 	var locks []*lock
@@ -199,14 +199,14 @@ func (t *Table) findLock(c *call, lockspace, resource string) (found *lock, park
 	case len(own) == 1:
 		return t.unlessBusy(c, own[0])
 	case len(own) > 1:
-		e := c.error(api.Ambiguous, lockspace, resource, mode, "several locks match; say which with owner or lockid")
+		e := c.error(api.Ambiguous, lockspace, resource, mode, "several locks match").WithHint(api.HintOwnerOrLockID)
 		slices.SortFunc(own, byRef)
 		e.Candidates = infos(own[:min(len(own), maxCandidates)])
 		return nil, false, e
 	case len(others) > 0:
 		return nil, false, c.error(api.AccessDenied, lockspace, resource, mode, "the lock belongs to another user")
 	}
-	return nil, false, c.error(api.NotHeld, lockspace, resource, mode, "no lock here matches; see ListLocks")
+	return nil, false, c.error(api.NotHeld, lockspace, resource, mode, "no lock here matches").WithHint(api.HintListLocks)
 }
 
 // maxCandidates is how many locks an Ambiguous error names.

@@ -254,7 +254,7 @@ func (t *Table) countOrphans(sp *space) {
 		}
 		sp.orphans = len(t.unknown(sp, k.Orphans))
 		if sp.orphans > 0 {
-			t.log(slog.LevelWarn, "orphans that no record explains; see ListOrphans and Purge", slog.String("lockspace", sp.name), slog.Int("orphans", sp.orphans))
+			t.log(slog.LevelWarn, "orphans that no record explains; list them, and adopt or remove each", slog.String("lockspace", sp.name), slog.Int("orphans", sp.orphans))
 		}
 	})
 }

@@ -464,21 +464,22 @@ func (t *Table) lateError(c *call) *api.Error {
 		e.Text += noted
 		return e
 	case c.wait > 0 && (c.stage == stageLocking || c.stage == stageConverting || c.stage == stageNew):
-		e := late(api.Timeout, "not granted in the time given with wait-usec")
+		e := late(api.Timeout, "not granted in the time given")
 		if sp != nil {
 			e.Holder = t.localHolder(sp, res, mode, c)
 		}
 		return e
 	case c.op == "join":
-		return late(api.LockspaceStopped, "the lockspace is not joined yet; joining goes on, and ListLockspaces shows its state")
+		return late(api.LockspaceStopped, "the lockspace is not joined yet; joining goes on").WithHint(api.HintLockspaceState)
 	case c.op == "leave":
-		return late(api.LockspaceStopped, "the lockspace is not left yet; ListLockspaces shows its state")
+		return late(api.LockspaceStopped, "the lockspace is not left yet").WithHint(api.HintLockspaceState)
 	case c.parkedAt != nil:
 		return late(api.Timeout, "another call for the same lock has not ended in time; try again")
 	case c.stage == stageRecording, c.stage == stageMarking, c.stage == stageReleasing, c.stage == stageForgetting:
 		return late(api.StateWriteFailed, "the state file could not be written in time")
 	}
-	return late(api.LockspaceStopped, "the lock manager has not answered in time; the lockspace may be recovering, see its state with ListLockspaces")
+	return late(api.LockspaceStopped, "the lock manager has not answered in time; the lockspace may be recovering").
+		WithHint(api.HintLockspaceState)
 }
 
 // waitsFor tells which resource and mode a call waits for.
