@@ -1,7 +1,7 @@
 #!/bin/bash
-# Unpacks Cockpit of Debian's backports below a directory, without installing it:
-# cockpit-backport.sh DIRECTORY. Does nothing where it is there. Touches nothing of
-# the system's own lists of packages.
+# cockpit-backport.sh DIRECTORY unpacks Cockpit from Debian's backports below a
+# directory, without installing it. It does nothing if the files exist already, and
+# does not touch the system's own package lists.
 set -euo pipefail
 
 dir=$1
@@ -12,7 +12,7 @@ trap 'rm -rf "$work"' EXIT
 chmod 755 "$work"
 # shellcheck source=/dev/null
 release=$(. /etc/os-release && printf '%s\n' "$VERSION_CODENAME")
-# The mirror that this machine uses already.
+# The mirror that this machine already uses.
 site=$(apt-get indextargets --format "\$(SITE) \$(RELEASE)" 'Created-By: Packages' |
     awk -v r="$release" '$2 == r { print $1; exit }')
 [[ -n $site ]] || {

@@ -1,9 +1,8 @@
 #!/bin/bash
-# The main job on real parts, told step by step: a private message bus of type
-# system with the shipped policy, the real daemon with --engine=local, and
-# busctl. Needs root (only root may own the bus name), dbus-daemon and busctl;
-# touches nothing outside a temporary directory. Ends with 0 if all of it is
-# true.
+# Shows the main job with real parts, step by step: a private message bus of type
+# system with the shipped policy, the real daemon with --engine=local, and busctl.
+# It needs root (only root may own the bus name), dbus-daemon and busctl, touches
+# nothing outside a temporary directory, and ends with 0 if every step succeeds.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -47,7 +46,7 @@ quoted() {
     printf '%s' "${line# }"
 }
 
-# run shows a command and runs it; its output is in $out too.
+# run shows a command and runs it; its output is also in $out.
 out=''
 run() {
     printf '$ %s\n' "$(quoted "$@")"
@@ -59,7 +58,7 @@ run() {
     return 1
 }
 
-# call calls a member of the lock service, as anybody with busctl can.
+# call calls a member of the lock service with busctl.
 call() {
     run busctl call org.example.DlmLock /org/example/DlmLock org.example.DlmLock "$@"
 }

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Installs the Debian packages named as arguments that are not there yet, with
-# apt-get, through sudo where this is not root. Says what it does.
+# Installs those of the Debian packages named as arguments that are missing, with
+# apt-get, through sudo if this is not root. It says what it does.
 set -euo pipefail
 
 missing=()
