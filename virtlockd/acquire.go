@@ -55,6 +55,9 @@ func (o *operation) take() error {
 	case !o.open(o.deadline):
 		return o.late("can't be locked")
 	}
+	if err := o.look(); err != nil {
+		return o.fault("can't be identified", err)
+	}
 	if in, err := o.noteHeld(); !in || err != nil {
 		return o.failed(in, err)
 	}

@@ -8,8 +8,8 @@
 //	d.Close()
 //
 // It owns the wire (libvirt's RPC frame, the eight calls of its lock protocol and
-// the keepalive), the state of each connection, and the names under which a disk is
-// locked. It refuses to know who holds what, which the service knows, and how
+// the keepalive), the state of each connection, and which of its names a disk is
+// locked under. It refuses to know who holds what, which the service knows, and how
 // libvirt uses the calls, except for what docs/libvirt.md promises of it.
 //
 // # The order of events
@@ -35,7 +35,7 @@
 // One ACQUIRE, line by line. "held" is a list of what the owner held when the
 // connection first asked, "taken" of what it took since.
 //
-//	1  names of the disk    no lock is touched
+//	1  names of the disk    no lock is touched; storage that does not answer refuses
 //	2  list, once           what the owner holds already, "held"
 //	3  acquire              all names or none; durable before it is answered
 //	                        (docs/design.md, section 4)

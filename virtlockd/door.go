@@ -47,6 +47,7 @@ type Door struct {
 	instance string
 	settings atomic.Pointer[Settings]
 	guests   guests
+	looks    chan struct{} // has one for each look at a disk that is under way
 	ready    chan struct{} // closed by Start
 	closing  chan struct{} // closed by Close
 	service  service       // set before ready is closed
@@ -62,6 +63,7 @@ type Door struct {
 func New(c Config) *Door {
 	d := &Door{
 		log: c.Log, instance: c.Instance, ready: make(chan struct{}), closing: make(chan struct{}),
+		looks:       make(chan struct{}, mostLooks),
 		connections: map[*connection]struct{}{}, guests: guests{start: map[uint32]guest{}},
 	}
 	d.Configure(c.Settings)

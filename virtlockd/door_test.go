@@ -16,6 +16,7 @@ import (
 
 	"github.com/dlmlock/dlmlockd/dlm/local"
 	"github.com/dlmlock/dlmlockd/process"
+	"github.com/dlmlock/dlmlockd/virtlockd/disknames"
 )
 
 // asGuest tells this program to be the child that becomes QEMU: it registers
@@ -253,15 +254,16 @@ func TestNames(t *testing.T) {
 		path, name, lockspace string
 		resources             []string
 	}{
-		{"", "/images/a.img", "libvirt", []string{sum("/images/a.img")}},
-		{"", "/images//./a.img", "libvirt", []string{sum("/images//./a.img"), sum("/images/a.img")}},
-		{"", "/images/../a.img/", "libvirt", []string{sum("/images/../a.img/"), sum("/images/../a.img")}},
-		{"", "a.img", "libvirt", []string{sum("a.img")}},
+		{"", "/images/a.img", "libvirt", []string{disknames.Hash("/images/a.img")}},
+		{"", "/images//./a.img", "libvirt", []string{disknames.Hash("/images//./a.img"), disknames.Hash("/images/a.img")}},
+		{"", "/images/../a.img/", "libvirt", []string{disknames.Hash("/images/../a.img/"),
+			disknames.Hash("/images/../a.img")}},
+		{"", "a.img", "libvirt", []string{disknames.Hash("a.img")}},
 		{"/var/lib/libvirt/lockd/files", hash + hash, "libvirt", []string{hash + hash}},
 		{"/spaces//lvm", "ewEa9k-ymCL-R3Yd-Lq1f-jeTh-QzrH-3MB5g1", "volumes", []string{"ewEa9kymCLR3YdLq1fjeThQzrH3MB5g1"}},
 		{"/spaces/scsi", "3600508b400105e210000900000490000", "luns", []string{"3600508b400105e210000900000490000"}},
-		{"/spaces/scsi", "1ATA with blanks", "luns", []string{sum("1ATA with blanks")}},
-		{"/spaces/scsi", strings.Repeat("x", 65), "luns", []string{sum(strings.Repeat("x", 65))}},
+		{"/spaces/scsi", "1ATA with blanks", "luns", []string{disknames.Hash("1ATA with blanks")}},
+		{"/spaces/scsi", strings.Repeat("x", 65), "luns", []string{disknames.Hash(strings.Repeat("x", 65))}},
 		{"/nowhere/leases", "key", "leases", []string{"key"}},
 		{"/nowhere/leases", "ewEa9k-ymCL-R3Yd-Lq1f-jeTh-QzrH-3MB5g1", "leases",
 			[]string{"ewEa9k-ymCL-R3Yd-Lq1f-jeTh-QzrH-3MB5g1"}},
@@ -283,7 +285,7 @@ func TestLease(t *testing.T) {
 	h.held("web: /nowhere/leases/the-disk EX")
 	n, said := c.call(t, 0, `acquire /nowhere/strange the-disk 0`)
 	require.Equal(t, codeOperationFailed, n)
-	require.Contains(t, said, "add it to lockspaces in dlmlockd.toml")
+	require.Contains(t, said, "the lockspace is not joined here; add it to lockspaces in /etc/dlmlockd.toml and do")
 	c.ok(t, 0, `release /nowhere/strange the-disk 0`)
 	h.held()
 }
@@ -292,11 +294,45 @@ func TestLease(t *testing.T) {
 func TestLongNames(t *testing.T) {
 	h := start(t, Settings{})
 	c := acting(t, h, 1, "web", os.Getpid())
-	long := "/" + strings.Repeat("x", maxString-1)
+	long := strings.Repeat("/"+strings.Repeat("x", 200), 20)
 	c.ok(t, 0, `acquire "" %s 0`, long)
 	c.ok(t, 0, `acquire "" %s 0`, long[:len(long)-1])
 	c.ok(t, 0, "acquire \"\" /\xff\x01 0")
 	require.Len(t, h.locks(), 3)
 	c.ok(t, 0, `release "" %s 0`, long)
 	require.Len(t, h.locks(), 2)
+	n, said := c.call(t, 0, `acquire "" %s 0`, "/"+strings.Repeat("x", maxString-1))
+	require.Equal(t, codeOperationFailed, n)
+	require.Contains(t, said, "can't be identified: file name too long")
+	require.Less(t, len(said), 1000)
+}
+
+// A disk is one disk, however its path is spelled, and each of its locks has the path
+// that was given as its label, by which a release finds them all.
+func TestSpellings(t *testing.T) {
+	h := start(t, Settings{})
+	pids := sleepers(t, 2)
+	defer pids.end(t)
+	web, db := pids[0].Process.Pid, pids[1].Process.Pid
+	dir := t.TempDir()
+	for _, name := range []string{"a", "b"} {
+		require.NoError(t, os.WriteFile(dir+"/"+name, nil, 0o644))
+	}
+	require.NoError(t, os.Symlink("a", dir+"/link"))
+	for _, path := range []string{"/link", "/./a", "//link"} {
+		c := acting(t, h, 1, "web", web)
+		c.ok(t, 0, `acquire "" %s 0`, dir+path)
+		other := acting(t, h, 2, "db", db)
+		n, said := other.call(t, 0, `acquire "" %s 0`, dir+"/a")
+		require.Equal(t, codeResourceBusy, n, said)
+		require.Contains(t, said, "is in use by domain 'web' (as '"+dir+path+"') on node 1")
+		other.ok(t, 0, `acquire "" %s 0`, dir+"/b")
+		require.NoError(t, os.Remove(dir+"/link"))
+		require.NoError(t, os.Symlink("b", dir+"/link"))
+		c.ok(t, 0, `release "" %s 0`, dir+path) // also where the link leads elsewhere now
+		require.Equal(t, []string{"db: " + dir + "/b EX"}, h.locks())
+		require.NoError(t, os.Remove(dir+"/link"))
+		require.NoError(t, os.Symlink("a", dir+"/link"))
+		other.ok(t, 0, `release "" %s 0`, dir+"/b")
+	}
 }

@@ -2,13 +2,13 @@ package virtlockd
 
 import (
 	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"path"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/virtlockd/disknames"
 )
 
 // A disk is locked under the names that dlmlock.so gives it (libvirt/naming.c,
@@ -29,13 +29,14 @@ type target struct {
 	lockspace string
 	resources []string
 	what      string // the disk or the lease, for people
+	disk      string // its path, of which resources are the names by its spelling; "" if it is not known
 }
 
 // target finds out what a call means.
 func (s *Settings) target(r resourceArgs) (t target, err error) {
 	t.what = clip(r.Name, maxShown)
 	if r.Path == "" {
-		t.lockspace, t.resources = s.Lockspace, diskNames(r.Name)
+		t.lockspace, t.resources, t.disk = s.Lockspace, disknames.Spelled(r.Name), r.Name
 		return t, nil
 	}
 	t.what = clip(r.Path+"/"+r.Name, maxShown)
@@ -81,34 +82,6 @@ func (d *Door) noteDirectory(dir string) {
 	}
 }
 
-// diskNames are the names of a disk whose path is known: the SHA-256 of its path as
-// it is spelled, and of that path without "//" and "/./".
-func diskNames(spelled string) []string {
-	names := []string{sum(spelled)}
-	if clean := plain(spelled); clean != spelled {
-		names = append(names, sum(clean))
-	}
-	return names
-}
-
-// plain is an absolute path without empty components and ".". What "X/.." leads to
-// depends on whether X is a link, so that stays.
-func plain(p string) string {
-	if !strings.HasPrefix(p, "/") {
-		return p
-	}
-	var b strings.Builder
-	for component := range strings.SplitSeq(p, "/") {
-		if component != "" && component != "." {
-			b.WriteString("/" + component)
-		}
-	}
-	if b.Len() == 0 {
-		return "/"
-	}
-	return b.String()
-}
-
 // deviceName is the name of a disk by which libvirt's driver knows it in one of its
 // directories. A volume's UUID has no dashes in the names of the device mapper,
 // where dlmlock.so finds it; an id that is too long, or that has blanks, counts by
@@ -118,7 +91,7 @@ func deviceName(name string) string {
 	case isVolumeUUID(name):
 		return strings.ReplaceAll(name, "-", "")
 	case len(name) > dlm.MaxResourceName || strings.ContainsAny(name, " \t"):
-		return sum(name)
+		return disknames.Hash(name)
 	}
 	return name
 }
@@ -139,11 +112,6 @@ func isVolumeUUID(s string) bool {
 	return true
 }
 
-func sum(s string) string {
-	h := sha256.Sum256([]byte(s))
-	return hex.EncodeToString(h[:])
-}
-
 // maxShown is how much is shown of a name, in bytes.
 const maxShown = 512
 
@@ -162,5 +130,5 @@ func clip(s string, most int) string {
 	for cut > 0 && !utf8.RuneStart(s[cut]) {
 		cut--
 	}
-	return s[:cut] + "…" + sum(s)
+	return s[:cut] + "…" + disknames.Hash(s)
 }

@@ -13,7 +13,7 @@ import (
 // fault makes the answer of a call that could not be done.
 func (o *operation) fault(what string, err error) error {
 	return newFault(codeOperationFailed, domainLockspace, fmt.Sprintf("'%s' of domain '%s' %s: %s", o.what,
-		o.domain.name, what, advice(err)))
+		o.domain.name, what, wording.Message(err)))
 }
 
 // late is the answer of a call that is not done in time.
@@ -22,14 +22,15 @@ func (o *operation) late(what string) error {
 		"dlmlockd starts or hangs; \"dlmlockctl lockspaces\" says what it waits for, try again after that", o.timeout))
 }
 
-// advice is an error with what to do, where the service does not say it in words
-// that fit here.
-func advice(err error) string {
-	if errors.Is(err, api.NoSuchLockspace) {
-		return err.Error() + "; add it to lockspaces in dlmlockd.toml and reload dlmlockd"
-	}
-	return err.Error()
-}
+// wording says what an administrator of libvirt can do.
+var wording = api.Wording{Hints: map[api.Hint]string{
+	api.HintWait:           "try again later",
+	api.HintJoin:           "add it to lockspaces in /etc/dlmlockd.toml and do \"systemctl reload dlmlockd\"",
+	api.HintLockspaceState: "\"dlmlockctl lockspaces\" shows its state",
+	api.HintListLockspaces: "\"dlmlockctl lockspaces\" lists those that there are",
+	api.HintInspect:        "\"dlmlockctl list\" shows what is held",
+	api.HintListLocks:      "\"dlmlockctl list\" shows what is held",
+}}
 
 // inspectTime is how long a refusal waits for the name of who is in the way.
 const inspectTime = time.Second
@@ -55,7 +56,11 @@ func (o *operation) busy(err error) error {
 
 // holder names who has a resource; "" if that can't be found out in time.
 func (o *operation) holder(lockspace, resource string) string {
-	in, found, err := await(time.Now().Add(inspectTime), func(done func(api.Inspection, error)) {
+	deadline := time.Now().Add(inspectTime)
+	if o.deadline.Before(deadline) {
+		deadline = o.deadline
+	}
+	in, found, err := await(deadline, func(done func(api.Inspection, error)) {
 		o.session.inspect(lockspace, resource, done)
 	})
 	if err != nil || !found {

@@ -122,3 +122,27 @@ func TestBothDriversBesideEachOther(t *testing.T) {
 	}
 	r.held()
 }
+
+// One file is one guest's, however each host spells it and whichever driver it has.
+func TestSpellingsOnBothDrivers(t *testing.T) {
+	r := startWith(t, ours, "")
+	alpha, beta := r.host("alpha", ""), r.stockHost("beta", "")
+	all := r.spellings("x")
+	for i, path := range all {
+		alpha.define(fmt.Sprint("a", i), host.Disk{Path: path})
+		beta.define(fmt.Sprint("b", i), host.Disk{Path: path})
+	}
+	for i, path := range all {
+		beta.virsh("start", fmt.Sprint("b", i))
+		require.Contains(t, alpha.refused("start", fmt.Sprint("a", (i+1)%len(all))), fmt.Sprintf("b%d: %s", i, path))
+		beta.virsh("suspend", fmt.Sprint("b", i))
+		r.held()
+		if i < 2 {
+			alpha.virsh("start", fmt.Sprint("a", i))
+			require.Contains(t, beta.refused("resume", fmt.Sprint("b", i)), fmt.Sprintf("domain 'a%d'", i))
+			alpha.virsh("destroy", fmt.Sprint("a", i))
+		}
+		beta.virsh("destroy", fmt.Sprint("b", i))
+		r.held()
+	}
+}
