@@ -129,7 +129,11 @@ func buildPrograms(t *testing.T) programs {
 // install puts the programs on a node that has joined the cluster.
 func (r *serviceRig) install(t *testing.T, id int) {
 	ctx, n := lab.Context(t, "install", commandTime), r.cluster.Node(id)
-	var err error
+	err := admitCallers(ctx, n)
+	if err != nil {
+		t.Error(err)
+		return
+	}
 	if *r.services[id], err = installed(ctx, n, r.programs.daemon); err != nil {
 		t.Error(err)
 	}
