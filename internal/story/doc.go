@@ -247,6 +247,12 @@
 //	idle
 //	        print what keeps the daemon from ending by itself (embedded)
 //
+// # Other notations
+//
+// The scripts of cmd/dlmlockctl and the walk of the lab run programs and shells, not
+// calls: they are testscript's (github.com/rogpeppe/go-internal/testscript) and a
+// transcript of what an administrator types (lab/walk_test.go).
+//
 // # Goroutines
 //
 // Concurrency: a story is played by one goroutine, which alone uses the Backend. Jobs

@@ -39,10 +39,10 @@ func TestDocumentHasTheVerbs(t *testing.T) {
 	require.NoError(t, err)
 	head, _, ok := strings.Cut(string(text), "// Those that only one place has are marked")
 	require.True(t, ok)
-	_, tail, ok := strings.Cut(string(text), "// # Goroutines\n")
+	_, tail, ok := strings.Cut(string(text), "// # Other notations\n")
 	require.True(t, ok)
 	const marks = "// Those that only one place has are marked: (embedded), (nodes).\n"
-	want := head + marks + verbTable() + "//\n// # Goroutines\n" + tail
+	want := head + marks + verbTable() + "//\n// # Other notations\n" + tail
 	if os.Getenv("UPDATE_DOC") != "" {
 		require.NoError(t, os.WriteFile("doc.go", []byte(want), 0o644))
 	}

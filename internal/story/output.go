@@ -2,6 +2,7 @@ package story
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"log/slog"
 	"os"
@@ -172,6 +173,12 @@ func (o *Output) inspection(name string, in *client.Inspection) {
 // queue prints the locks of a queue; on nodes without null locks that are none of
 // the service's: the kernel shows the one that reads the value block.
 func (o *Output) queue(name string, held []client.Queued, here []client.Lock) {
+	if name == "granted" { // its order means nothing
+		held = slices.Clone(held)
+		slices.SortStableFunc(held, func(a, b client.Queued) int {
+			return cmp.Or(cmp.Compare(a.Node, b.Node), strings.Compare(a.Mode, b.Mode))
+		})
+	}
 	for _, h := range held {
 		ours := slices.ContainsFunc(here, func(l client.Lock) bool { return l.LockID == h.LockID })
 		if o.place == Nodes && !ours && (h.Mode == "NL" || h.Mode == "" && h.Wanted == "NL") {

@@ -151,15 +151,33 @@ func (p *player) output(c *Command, n *names) *Output {
 }
 
 // merge returns what was printed, but each line that fits an expected one as it is
-// expected: "..." there stands for any text within a line.
+// expected: "..." there stands for any text within a line. The pairs are those of
+// the longest common sequence.
 func merge(want, got []string) []string {
-	merged := make([]string, len(got))
-	at := 0
-	for i, g := range got {
-		merged[i] = g
-		if k := slices.IndexFunc(want[at:], func(w string) bool { return fits(w, g) }); k >= 0 {
-			merged[i] = want[at+k]
-			at += k + 1
+	best := make([][]int, len(got)+1) // of got[i:] and want[k:]
+	for i := range best {
+		best[i] = make([]int, len(want)+1)
+	}
+	pair := make([][]bool, len(got))
+	for i := len(got) - 1; i >= 0; i-- {
+		pair[i] = make([]bool, len(want))
+		for k := len(want) - 1; k >= 0; k-- {
+			best[i][k] = max(best[i+1][k], best[i][k+1])
+			if pair[i][k] = fits(want[k], got[i]); pair[i][k] {
+				best[i][k] = max(best[i][k], best[i+1][k+1]+1)
+			}
+		}
+	}
+	merged := slices.Clone(got)
+	for i, k := 0, 0; i < len(got) && k < len(want); {
+		switch {
+		case pair[i][k] && best[i][k] == best[i+1][k+1]+1:
+			merged[i] = want[k]
+			i, k = i+1, k+1
+		case best[i][k] == best[i+1][k]:
+			i++
+		default:
+			k++
 		}
 	}
 	return merged

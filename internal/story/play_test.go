@@ -19,6 +19,8 @@ func TestMerge(t *testing.T) {
 	require.Equal(t, []string{"more", want[1], "exac"}, merge(want, got),
 		"a line that does not fit is what was printed, the others stay")
 	require.Empty(t, merge(want, nil))
+	require.Equal(t, []string{"b", "a", "c ..."}, merge([]string{"a", "b", "c ..."}, []string{"b", "a", "c d"}),
+		"lines that changed places do not hide the ones after them")
 }
 
 // The letter is the lock's: a lockid that is used again is another lock, one that
