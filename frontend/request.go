@@ -89,7 +89,11 @@ func (c *Core) finish(r *request, g api.Grant, err error, ended func(RequestInfo
 // removed tells of requests that can't be looked at any more.
 func (c *Core) removed(dropped []*request) {
 	for _, r := range dropped {
-		c.hub.publish(RequestRemoved{r.info})
+		// It may be ending just now.
+		c.requests.mu.Lock()
+		info := r.info
+		c.requests.mu.Unlock()
+		c.hub.publish(RequestRemoved{info})
 	}
 }
 

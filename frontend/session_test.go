@@ -141,7 +141,7 @@ func TestPanicEndsTheCall(t *testing.T) {
 		requireKind(t, api.Internal, receive(t, c.answers))
 	}
 	require.NoError(t, receive(t, release(s).answers))
-	require.Zero(t, core.Pending())
+	require.Eventually(t, func() bool { return core.Pending() == 0 }, patience, time.Millisecond)
 }
 
 // Whose lock it is, the service knows: the authoriser is asked about the locks of

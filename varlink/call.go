@@ -36,6 +36,7 @@ type message struct {
 	more       bool                // others follow
 	file       *pipe               // beside the message: its end for the client
 	fill       func(c *call) error // instead of all that: writes all replies
+	pump       func(c *call) error // with more: writes many replies that others follow
 	dropped    bool                // nobody waits for an answer
 }
 
@@ -186,7 +187,8 @@ func (c *call) write(ctx context.Context) {
 var (
 	errNotRead = &api.Error{Kind: api.LimitExceeded,
 		Text: "more replies are waiting to be read than are kept; call again"}
-	errEnding = &api.Error{Kind: api.ShuttingDown, Text: "the service is about to end; ask again when it is back"}
+	errUntaken = &api.Error{Kind: api.Canceled, Text: "the client does not take the replies"}
+	errEnding  = &api.Error{Kind: api.ShuttingDown, Text: "the service is about to end; ask again when it is back"}
 )
 
 // leaver is an input whose calls may go on for as long as the client, or the
@@ -206,11 +208,16 @@ func (c *call) writeOne(m *message) (last bool) {
 	case m.dropped:
 		c.ended(context.Canceled)
 		return true
+	case m.pump != nil:
+		if m.pump(c) != nil {
+			c.leave(errUntaken)
+		}
+		return false
 	case m.more:
 		c.unread.Add(-1)
 		n, err := c.wire.Continue(m.make())
 		if c.pay(n); err != nil {
-			c.leave(&api.Error{Kind: api.Canceled, Text: "the client does not take the replies"})
+			c.leave(errUntaken)
 		}
 		return false
 	}

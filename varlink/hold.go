@@ -101,8 +101,7 @@ func (d *Door) event(e frontend.Event) {
 		d.loseDescriptor(n.Ref)
 	case api.BlockingNotice:
 		for _, c := range d.holding(n.Ref, false) {
-			b := blocking{lockName(n.Ref), printable(n.Resource), modeName(n.Blocked), unless0(n.Node)}
-			c.tell(acquireOut{Blocking: &b})
+			c.tell(acquireOut{Blocking: blockingOf(&n)})
 		}
 	case api.StatusChanged:
 		d.serviceChanged()

@@ -262,13 +262,15 @@ func TestRestart(t *testing.T) {
 	waiter.send("Acquire", disk, "more")
 	watcher.send("Describe", "", "more")
 	require.True(t, watcher.receive().Continues)
+	monitor := r.dial()
+	watchAll(monitor, `{"events":[]}`)
 	fds := r.dial()
 	fds.send("Acquire", `{"lockspace":"vms","resource":"disk3","mode":"ex","lifetime":"descriptor"}`, "")
 	fd := fds.receiveFile(t)
 	defer unix.Close(fd)
 	require.True(t, holder.receive().Continues) // blocking
 	r.stop()
-	for name, c := range map[string]*client{"holder": holder, "waiter": waiter, "watcher": watcher} {
+	for name, c := range map[string]*client{"holder": holder, "waiter": waiter, "watcher": watcher, "monitor": monitor} {
 		require.Equal(t, Interface+".ShuttingDown", c.receive().Error, name)
 		require.Empty(t, c.receive(), name)
 	}

@@ -174,7 +174,7 @@ func TestInterface(t *testing.T) {
 		"Holder": holder{}, "Waiting": waiting{},
 		"Lock": lock{}, "Lost": lost{}, "Queued": queued{}, "Queues": queues{}, "Wait": wait{}, "Blocking": blocking{},
 		"Health": health{}, "Lockspace": lockspace{}, "Orphan": orphan{}, "Bucket": bucket{}, "Latency": latency{},
-		"Counters": counters{}, "Service": service{},
+		"Counters": counters{}, "Service": service{}, "Request": request{},
 	} {
 		require.Contains(t, i.types, name)
 		i.requireSame(t, i.types[name], of, name)
@@ -186,6 +186,7 @@ func TestInterface(t *testing.T) {
 		"ReleaseOwner": releasedOut{}, "ReleaseMany": releasedOut{}, "Inspect": inspectOut{}, "ListLocks": listLocksOut{},
 		"ListLockspaces": listLockspacesOut{}, "JoinLockspace": nothing{}, "LeaveLockspace": nothing{},
 		"ListOrphans": listOrphansOut{}, "AdoptOrphan": adoptOut{}, "Purge": purgeOut{}, "Describe": describeOut{},
+		"Monitor": monitorOut{},
 	} {
 		m := methods[Interface+"."+name]
 		require.NotNil(t, m, name)
@@ -195,7 +196,7 @@ func TestInterface(t *testing.T) {
 		delete(i.methods, name)
 	}
 	require.Empty(t, i.methods)
-	require.Len(t, methods, 15)
+	require.Len(t, methods, 16)
 }
 
 // Each kind of error that a call can end with is described.
@@ -239,6 +240,7 @@ func TestEnumerations(t *testing.T) {
 	for n, s := range i.enums["State"] {
 		require.Equal(t, s, api.LockState(n+1).String())
 	}
+	require.ElementsMatch(t, eventKinds, i.enums["EventKind"])
 	for n, s := range i.enums["LockspaceState"][:4] {
 		require.Equal(t, s, api.SpaceState(n+1).String())
 	}

@@ -31,6 +31,7 @@ var methods = index([]method{
 	{"ListOrphans", true, func() input { return new(listOrphans) }},
 	{"AdoptOrphan", false, func() input { return new(adopt) }},
 	{"Purge", false, func() input { return new(purge) }},
+	{"Monitor", true, func() input { return new(monitor) }},
 	{"Describe", false, func() input { return new(describe) }},
 })
 

@@ -90,6 +90,10 @@ func lostOf(l *api.Lost) lost {
 	return r
 }
 
+func blockingOf(n *api.BlockingNotice) *blocking {
+	return &blocking{lockName(n.Ref), printable(n.Resource), modeName(n.Blocked), unless0(n.Node)}
+}
+
 func queuedOf(held []dlm.Held) []queued {
 	rows := make([]queued, len(held))
 	for i, h := range held {

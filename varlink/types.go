@@ -328,6 +328,39 @@ type purgeOut struct {
 	Purged uint32 `json:"purged"`
 }
 
+// request is a call that waits.
+type request struct {
+	Request   uint64  `json:"request"`
+	Lockspace string  `json:"lockspace"`
+	Resource  string  `json:"resource"`
+	Mode      string  `json:"mode"`
+	Owner     *string `json:"owner,omitempty"`
+	Label     *string `json:"label,omitempty"`
+	UserID    uint32  `json:"userId"`
+	SinceUSec int64   `json:"sinceUSec"`
+}
+
+type monitorIn struct {
+	Events    []string `json:"events,omitempty"`
+	Lockspace *string  `json:"lockspace"`
+	OwnOnly   *bool    `json:"ownOnly"`
+	Existing  *bool    `json:"existing"`
+}
+
+type monitorOut struct {
+	Ready            *bool      `json:"ready,omitempty"`
+	LockAdded        *lock      `json:"lockAdded,omitempty"`
+	LockChanged      *lock      `json:"lockChanged,omitempty"`
+	LockRemoved      *string    `json:"lockRemoved,omitempty"`
+	LockLost         *lost      `json:"lockLost,omitempty"`
+	Blocking         *blocking  `json:"blocking,omitempty"`
+	LockspaceChanged *lockspace `json:"lockspaceChanged,omitempty"`
+	ServiceChanged   *service   `json:"serviceChanged,omitempty"`
+	RequestAdded     *request   `json:"requestAdded,omitempty"`
+	RequestRemoved   *uint64    `json:"requestRemoved,omitempty"`
+	Overflow         *bool      `json:"overflow,omitempty"`
+}
+
 type describeOut struct {
 	Service  service  `json:"service"`
 	Counters counters `json:"counters"`

@@ -18,7 +18,7 @@ func (d *daemon) openVarlink(inherited []net.Listener) error {
 	for _, l := range inherited {
 		u, ok := l.(*net.UnixListener)
 		if !ok {
-			return fmt.Errorf("Varlink is served at unix sockets, not at %s: mend ListenStream= in the unit", l.Addr())
+			return fmt.Errorf("serve Varlink at %s: that is not a unix socket; mend ListenStream= in the unit", l.Addr())
 		}
 		d.varlinkSockets = append(d.varlinkSockets, u)
 	}

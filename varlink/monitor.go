@@ -1,0 +1,274 @@
+package varlink
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+
+	"github.com/dlmlock/dlmlockd/frontend"
+	"github.com/dlmlock/dlmlockd/lockd/api"
+	"github.com/dlmlock/dlmlockd/varlink/wire"
+)
+
+const (
+	// maxEvents is how many events may wait to be written to a client that does not
+	// read, or that is still being told what there is.
+	maxEvents = 16 << 10
+	// snapshotPage is how many locks are told before the service is asked for more.
+	snapshotPage = frontend.MaxRows
+)
+
+// eventKinds are the fields of monitorOut that can be asked for.
+var eventKinds = []string{"lockAdded", "lockChanged", "lockRemoved", "lockLost", "blocking", "lockspaceChanged",
+	"serviceChanged", "requestAdded", "requestRemoved"}
+
+// monitor is Monitor.
+//
+// It subscribes first, and then lists what there is, page by page. Both the pages
+// and the events come in the order in which things happened. So an event about a
+// lock on a page that has come is told after that page, and one about a lock that
+// no page has had yet is not told, because a page that comes has what it tells.
+type monitor struct {
+	monitorIn
+	silent
+	kinds map[string]bool // nil: all
+	call  *call
+	sub   *frontend.Subscription
+
+	mu   sync.Mutex
+	upTo api.Ref // locks after it are on a page that comes
+}
+
+func (m *monitor) method(*wire.Call) (frontend.Method, error) {
+	if m.Events != nil {
+		m.kinds = make(map[string]bool, len(m.Events))
+	}
+	for i, kind := range m.Events {
+		if !slices.Contains(eventKinds, kind) {
+			return nil, badParameter{fmt.Sprintf("events[%d]", i), "there is no such kind of event"}
+		}
+		m.kinds[kind] = true
+	}
+	if m.Lockspace != nil {
+		if err := (&frontend.Join{Lockspace: *m.Lockspace}).Validate(); err != nil {
+			return nil, about(err, "monitor", name{})
+		}
+	}
+	return nil, nil
+}
+
+func (m *monitor) run(c *call) {
+	m.call = c
+	existing := m.Existing == nil || *m.Existing
+	if !existing {
+		m.upTo = math.MaxUint64
+	}
+	sub, err := (&frontend.Subscribe{Sink: m.event}).Run(&c.Call)
+	if err != nil {
+		c.Fail(err)
+		return
+	}
+	m.mu.Lock()
+	m.sub = sub
+	m.mu.Unlock()
+	c.replies.Add(message{more: true, pump: func(c *call) error { return m.begin(c, existing) }})
+}
+
+// leave implements leaver.
+func (m *monitor) leave(c *call, why error) {
+	m.end()
+	c.Fail(why)
+}
+
+func (m *monitor) end() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.sub != nil {
+		// Not here: an event may be delivered now, and waits for m.mu.
+		go m.sub.Close()
+		m.sub = nil
+	}
+}
+
+// begin tells what there is, and that it was told.
+func (m *monitor) begin(c *call, existing bool) error {
+	if existing {
+		if err := m.snapshot(c); err != nil {
+			return err
+		}
+	}
+	n, err := c.wire.Continue(monitorOut{Ready: some(true)})
+	c.pay(n)
+	return err
+}
+
+func (m *monitor) snapshot(c *call) error {
+	first := make(chan frontend.Snapshot, 1)
+	c.door.cfg.Core.Snapshot(snapshotPage, func(s frontend.Snapshot) {
+		m.covered(s.Locks, len(s.Locks) < snapshotPage)
+		first <- s
+	})
+	s := <-first
+	var outs []monitorOut
+	if m.kind("serviceChanged") {
+		outs = append(outs, monitorOut{ServiceChanged: some(c.status().(describeOut).Service)})
+	}
+	for i := range s.Lockspaces {
+		outs = append(outs, m.lockspaceChanged(&s.Lockspaces[i], false))
+	}
+	for i := range s.Requests {
+		outs = append(outs, m.requestAdded(&s.Requests[i]))
+	}
+	if err := m.stage(c, outs); err != nil {
+		return err
+	}
+	return m.pages(c, s.Locks)
+}
+
+// covered notes up to which lock all were listed. It is called where the events
+// come from.
+func (m *monitor) covered(locks []api.LockInfo, last bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if n := len(locks); n > 0 {
+		m.upTo = locks[n-1].Ref
+	}
+	if last {
+		m.upTo = math.MaxUint64
+	}
+}
+
+// pages writes a page of locks and those that follow it.
+func (m *monitor) pages(c *call, locks []api.LockInfo) error {
+	for {
+		outs := make([]monitorOut, 0, len(locks))
+		for i := range locks {
+			outs = append(outs, m.lockAdded(&locks[i]))
+		}
+		if err := m.stage(c, outs); err != nil || len(locks) < snapshotPage {
+			return err
+		}
+		next := make(chan []api.LockInfo, 1)
+		f := api.Filter{Granted: true, After: locks[len(locks)-1].Ref, Limit: snapshotPage}
+		c.door.cfg.Core.Service().List(f, func(p api.Page, err error) {
+			m.covered(p.Locks, err != nil || len(p.Locks) < snapshotPage)
+			next <- p.Locks
+		})
+		locks = <-next
+	}
+}
+
+// stage writes replies, leaving out those that are empty.
+func (m *monitor) stage(c *call, outs []monitorOut) error {
+	for i := range outs {
+		if outs[i] == (monitorOut{}) {
+			continue
+		}
+		if err := c.stage(outs[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// event takes an event. It never blocks.
+func (m *monitor) event(e frontend.Event) {
+	out := m.describe(e)
+	if out == (monitorOut{}) {
+		return
+	}
+	if m.call.unread.Add(1) <= maxEvents {
+		m.call.replies.Add(message{make: func() any { return out }, more: true})
+		return
+	}
+	m.end()
+	m.call.reply(monitorOut{Overflow: some(true)})
+}
+
+func (m *monitor) describe(e frontend.Event) (out monitorOut) {
+	switch e := e.(type) {
+	case api.LockAdded:
+		if m.told(e.Ref) {
+			out = m.lockAdded(&e.LockInfo)
+		}
+	case api.LockChanged:
+		if m.told(e.Ref) && m.wants("lockChanged", &e.LockInfo) {
+			out.LockChanged = some(lockOf(&e.LockInfo))
+		}
+	case api.LockRemoved:
+		if m.told(e.Ref) && m.wants("lockRemoved", &e.LockInfo) {
+			out.LockRemoved = some(lockName(e.Ref))
+		}
+	case api.LockLost:
+		if m.wants("lockLost", &e.LockInfo) {
+			out.LockLost = some(lostOf(&e.Lost))
+		}
+	case api.BlockingNotice:
+		// That somebody waits is for the holder.
+		if uid := m.call.UID(); m.wants("blocking", &e.LockInfo) && (uid == 0 || uid == e.UID) {
+			out.Blocking = blockingOf(&e)
+		}
+	case frontend.LockspaceChanged:
+		out = m.lockspaceChanged(&e.LockspaceInfo, e.Gone)
+	case api.StatusChanged:
+		if m.kind("serviceChanged") {
+			out.ServiceChanged = some(m.call.door.describe(&e.Status).Service)
+		}
+	case frontend.RequestAdded:
+		out = m.requestAdded(&e.RequestInfo)
+	case frontend.RequestRemoved:
+		if m.wantsRequest("requestRemoved", &e.RequestInfo) {
+			out.RequestRemoved = some(e.Number)
+		}
+	}
+	return out
+}
+
+// told reports whether the lock is on a page that has come.
+func (m *monitor) told(ref api.Ref) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return ref <= m.upTo
+}
+
+func (m *monitor) kind(kind string) bool { return m.kinds == nil || m.kinds[kind] }
+
+func (m *monitor) wants(kind string, l *api.LockInfo) bool {
+	return m.kind(kind) && m.concerns(l.Lockspace, l.UID)
+}
+
+func (m *monitor) concerns(lockspace string, uid uint32) bool {
+	return (m.Lockspace == nil || *m.Lockspace == lockspace) && (!isTrue(m.OwnOnly) || uid == m.call.UID())
+}
+
+func (m *monitor) lockAdded(l *api.LockInfo) (out monitorOut) {
+	if m.wants("lockAdded", l) {
+		out.LockAdded = some(lockOf(l))
+	}
+	return out
+}
+
+func (m *monitor) lockspaceChanged(s *api.LockspaceInfo, gone bool) (out monitorOut) {
+	if m.kind("lockspaceChanged") && (m.Lockspace == nil || *m.Lockspace == s.Name) {
+		out.LockspaceChanged = some(lockspaceOf(s))
+		if gone {
+			out.LockspaceChanged.State = "left"
+		}
+	}
+	return out
+}
+
+func (m *monitor) wantsRequest(kind string, r *frontend.RequestInfo) bool {
+	return m.kind(kind) && m.concerns(r.Want.Lockspace, r.UID)
+}
+
+// requestAdded tells of a request that waits.
+func (m *monitor) requestAdded(r *frontend.RequestInfo) (out monitorOut) {
+	if r.State == frontend.RequestWaiting && m.wantsRequest("requestAdded", r) {
+		out.RequestAdded = &request{Request: r.Number, Lockspace: printable(r.Want.Lockspace),
+			Resource: printable(r.Want.Resource), Mode: modeName(r.Want.Mode), Owner: text(r.Owner), Label: text(r.Label),
+			UserID: r.UID, SinceUSec: r.Since.UnixMicro()}
+	}
+	return out
+}
