@@ -21,8 +21,7 @@ import (
 	"github.com/dlmlock/dlmlockd/state"
 )
 
-// Each benchmark does its measurement once, whatever b.N says: what counts is
-// the ratio within one run.
+// Each benchmark measures once, whatever b.N says, because only the ratio within one run counts.
 
 // (a) the whole way over the bus, against the bus alone.
 func BenchmarkAcquireRelease(b *testing.B) {
@@ -64,7 +63,7 @@ const (
 	lots = 100_000
 )
 
-// (b) and (c): what a hundred thousand locks change.
+// (b) and (c): the effect of a hundred thousand locks.
 func BenchmarkManyLocks(b *testing.B) {
 	var sites [2]*site
 	var clients [2]*caller
@@ -146,8 +145,8 @@ func (nowhere) Append([]state.Change) error { return nil }
 func (nowhere) Health() error               { return nil }
 func (nowhere) Tend()                       {}
 
-// (c) the heap of the service for each lock, after activation, without that of
-// the lock manager, which is the kernel's for the engine dlm.
+// (c) the service's heap for each lock, after activation, without the lock manager, which for the
+// engine dlm is in the kernel.
 func BenchmarkHeap(b *testing.B) {
 	engine := local.New("bench")
 	must(b, engine.Restore(space, orphans(contents(lots))))
@@ -168,7 +167,7 @@ func BenchmarkHeap(b *testing.B) {
 	add(line{"heap of the service for each lock held", fmt.Sprintf("%d bytes", perLock), "", "", "under 1 KiB"})
 }
 
-// heap is what is in use once the garbage is gone.
+// heap returns the heap in use after a garbage collection.
 func heap() int64 {
 	var m runtime.MemStats
 	runtime.GC()
@@ -177,7 +176,7 @@ func heap() int64 {
 	return int64(m.HeapAlloc)
 }
 
-// (d) one record of the state file, against a bare write of as many bytes.
+// (d) one record of the state file, compared with a bare write of as many bytes.
 func BenchmarkStateRecord(b *testing.B) {
 	dir, err := os.MkdirTemp("/dev/shm", "dlmlockd-bench")
 	must(b, err)
@@ -223,7 +222,7 @@ func BenchmarkStateRecord(b *testing.B) {
 	})
 }
 
-// size is how long a state file is without its padding.
+// size returns the length of a state file without its padding.
 func size(tb testing.TB, path string) int64 {
 	text, err := os.ReadFile(path)
 	must(tb, err)

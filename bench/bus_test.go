@@ -32,8 +32,8 @@ const floorPolicy = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus C
 </busconfig>
 `
 
-// floor is the empty method: it takes the arguments of Acquire and Release and
-// answers what they answer, served by godbus in the plainest way.
+// floor is the empty method: it takes the arguments of Acquire and Release and returns the same
+// kinds of values, served by godbus in the simplest way.
 type floor struct{}
 
 func (floor) Acquire(_, _, _ string, _ map[string]godbus.Variant) (uint32, uint64, godbus.ObjectPath, *godbus.Error) {
@@ -185,7 +185,7 @@ func together(cs []*caller, n int) {
 	wg.Wait()
 }
 
-// fill takes n locks that stay.
+// fill acquires n locks and keeps them.
 func (c *caller) fill(n int) {
 	type want struct{ Lockspace, Resource, Mode string }
 	for done := 0; done < n; {

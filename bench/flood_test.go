@@ -16,7 +16,7 @@ import (
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 )
 
-// floods are what one user can do to the others.
+// floods are the ways in which one user can disturb the others.
 func floods() []flood {
 	type options = map[string]godbus.Variant
 	limit := godbus.MakeVariant(uint32(10000))
@@ -72,7 +72,7 @@ func connectionLocks(calls, each int) []*rawCall {
 	return out
 }
 
-// bigMessage is an AcquireMany with a text as long as that.
+// bigMessage is an AcquireMany with a text of that length.
 func bigMessage(size int) func() []byte {
 	return func() []byte {
 		type want struct{ Lockspace, Resource, Mode string }
@@ -86,7 +86,7 @@ type latencies []time.Duration
 
 func (l latencies) at(q float64) time.Duration { return l[min(len(l)-1, int(float64(len(l))*q))] }
 
-// measure makes pairs for so long, but not fewer than a hundred.
+// measure makes pairs for the given time, but at least a hundred.
 func (c *caller) measure(d time.Duration) latencies {
 	var out latencies
 	for began := time.Now(); time.Since(began) < d || len(out) < 100 && time.Since(began) < 10*d; {
@@ -98,7 +98,7 @@ func (c *caller) measure(d time.Duration) latencies {
 	return out
 }
 
-// BenchmarkFloods measures what a flood of one user does to another one.
+// BenchmarkFloods measures the effect of one user's flood on another user.
 func BenchmarkFloods(b *testing.B) {
 	const held = 20_000
 	for i, f := range floods() {

@@ -16,15 +16,15 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 )
 
-// The flooder: a process of another user that asks as fast as it is answered.
-// It writes messages that were encoded once, and of the answers it reads no
-// more than where each ends, so that it takes little of the processor itself.
+// The flooder is a process of another user that calls as fast as it is answered. It writes messages
+// that were encoded once, and only looks for the end of each answer, so that it uses little of the
+// processor itself.
 
-// flooderUser is nobody, in nobody's group, which may take locks.
+// flooderUser is the user nobody, in a group that may acquire locks.
 const flooderUser = 65534
 
-// flood is a kind of flood: so many connections of one user, each with so many
-// unanswered calls at a time.
+// flood is a kind of flood: a number of connections of one user, each with a number of unanswered
+// calls at a time.
 type flood struct {
 	name   string
 	conns  int
@@ -141,7 +141,7 @@ func (f *flood) connection(socket string) error {
 			return nil
 		}
 		if len(msgs) == 0 {
-			select {} // subscribed, and deaf
+			select {} // subscribed, and never reading
 		}
 		if !f.unread && i >= f.window {
 			if err := answer(in); err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/dlmlock/dlmlockd/internal/benchreport"
 )
 
-// With these in the environment the test program is something else.
+// With these in the environment the test program plays another role.
 const (
 	envFloor  = "BENCH_FLOOR_BUS" // the service with the empty method, on this bus
 	envFlood  = "BENCH_FLOOD"     // the number of a kind of flood, and the bus
@@ -75,8 +75,8 @@ func table() string {
 	return b.String()
 }
 
-// interleave runs the functions in turns, so that a busy moment of the machine
-// hits each of them, and returns the median time of each.
+// interleave runs the functions in turns, so a busy moment of the machine affects each of them, and
+// returns the median time of each.
 func interleave(rounds int, fs ...func()) []time.Duration {
 	times := make([][]time.Duration, len(fs))
 	for _, f := range fs {

@@ -61,7 +61,8 @@ timeout = "3s"
 				UIDs: []uint32{107, 108}, Group: "libvirt"},
 			"page": {Command: []string{"/bin/page"}, Timeout: config.DefaultOnLostTimeout},
 		},
-		Virtlockd: config.Virtlockd{Socket: "/run/libvirt/virtlockd-sock", Lockspace: "guests", Timeout: 3 * time.Second,
+		Virtlockd: config.Virtlockd{Socket: "/run/libvirt/virtlockd-sock", Lockspace: "guests",
+			Timeout: 3 * time.Second,
 			Lockspaces: map[string]string{"/var/lib/libvirt/lockd/lvmvolumes": "volumes",
 				"/var/lib/libvirt/lockd/scsivolumes": "guests"}},
 	}, c)
@@ -150,9 +151,8 @@ func TestLoad(t *testing.T) {
 	require.ErrorIs(t, err, fs.ErrNotExist)
 }
 
-// The example that gets installed says in comments what every default is; it
-// loads as it is, and it still loads with every comment sign before a key
-// taken away, so that no key in it can be misspelt.
+// The installed example states every default in comments. It loads as it is, and it still loads
+// when the comment sign before each key is removed, so no key in it can be misspelt.
 func TestShippedExample(t *testing.T) {
 	data, err := os.ReadFile("../data/dlmlockd.toml")
 	require.NoError(t, err)

@@ -39,7 +39,7 @@ func refused(t *testing.T, path, want string) {
 	require.NotErrorIs(t, err, fs.ErrNotExist, "a file that is absent is no error at its default place; this is")
 }
 
-// Whatever has the name of the file, reading it ends, at once and with a reason.
+// Whatever has the name of the file, reading it ends at once, with a reason.
 func TestOddFiles(t *testing.T) {
 	dir := place(t)
 	in := func(name string) string { return filepath.Join(dir, name) }
@@ -70,7 +70,7 @@ func TestOddFiles(t *testing.T) {
 	require.Equal(t, config.Default(), c)
 }
 
-// A file that others could change is refused, with the command that mends it.
+// A file that others could change is refused, with the command that corrects it.
 func TestOthersMayNotWrite(t *testing.T) {
 	dir := place(t)
 	sub := filepath.Join(dir, "sub")
@@ -141,7 +141,7 @@ func TestProgram(t *testing.T) {
 	}
 }
 
-// No file makes the reader take much.
+// No file makes the reader use much memory.
 func TestMemory(t *testing.T) {
 	path := filepath.Join(place(t), "c.toml")
 	const n = 64 << 10

@@ -9,8 +9,8 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// TestStatus has one line for each status that a rule makes, and for one errno
-// and one code that no rule does.
+// TestStatus has one line for each status that follows from a rule, and for one errno and one code
+// that don't.
 func TestStatus(t *testing.T) {
 	tests := []struct {
 		status dlm.Status
@@ -56,8 +56,7 @@ func TestEventWords(t *testing.T) {
 	}
 }
 
-// TestFlags: the values go through to the kernel as they are
-// (include/uapi/linux/dlmconstants.h).
+// TestFlags: the values are passed to the kernel unchanged (include/uapi/linux/dlmconstants.h).
 func TestFlags(t *testing.T) {
 	for _, tt := range []struct {
 		flag dlm.Flags

@@ -22,8 +22,8 @@ func TestLockAllowed(t *testing.T) {
 	require.False(t, dlm.LockAllowed(6, 0))
 }
 
-// TestConvertAllowed holds QueueConvert against the kernel's matrix, which
-// has the granted mode in the row (__quecvt_compat_matrix).
+// TestConvertAllowed compares QueueConvert with the kernel's matrix, in which the row is the
+// granted mode (__quecvt_compat_matrix).
 func TestConvertAllowed(t *testing.T) {
 	matrix := map[dlm.Mode]string{
 		//      NL CR CW PR PW EX

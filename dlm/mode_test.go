@@ -9,8 +9,7 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// TestCompatible holds the matrix against the picture that every text on
-// distributed lock managers shows.
+// TestCompatible compares the matrix with the picture in every text on distributed lock managers.
 func TestCompatible(t *testing.T) {
 	picture := map[dlm.Mode]string{
 		//      NL CR CW PR PW EX
@@ -32,9 +31,9 @@ func TestCompatible(t *testing.T) {
 	}
 }
 
-// TestWeakerModesAllowMore: going down never costs compatibility, but for CW
-// and PR, which are beside each other. Engines rely on it: a conversion down
-// is granted without a look at the queues.
+// TestWeakerModesAllowMore: a weaker mode is never less compatible, except for CW and PR, of which
+// neither is weaker. Engines rely on it: a downward conversion is granted without a look at the
+// queues.
 func TestWeakerModesAllowMore(t *testing.T) {
 	for _, weak := range dlm.Modes {
 		for _, strong := range dlm.Modes {
@@ -50,7 +49,7 @@ func TestWeakerModesAllowMore(t *testing.T) {
 	}
 }
 
-// TestModesAreTheKernels: the numbers go through to the kernel as they are.
+// TestModesAreTheKernels: the numbers are passed to the kernel unchanged.
 func TestModesAreTheKernels(t *testing.T) {
 	require.Equal(t, [...]dlm.Mode{0, 1, 2, 3, 4, 5}, dlm.Modes)
 	require.EqualValues(t, -1, dlm.None)

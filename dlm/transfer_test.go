@@ -8,8 +8,7 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// The table is written down as in the kernel; this is how a person would say
-// it.
+// The table is written as in the kernel; this is how a person would put it.
 func TestTransferOf(t *testing.T) {
 	for _, from := range dlm.Modes {
 		for _, to := range dlm.Modes {

@@ -44,7 +44,7 @@ func introspection(t *testing.T) map[string]string {
 
 var pages = []string{"dlmlockctl.1", "dlmlockd.8", "dlmlockd.toml.5", "org.example.DlmLock.5"}
 
-// What godbus and busctl see in the XML, not what the generator does.
+// The XML as godbus and busctl understand it, independently of the generator.
 type node struct {
 	Interfaces []struct {
 		Name       string  `xml:"name,attr"`
@@ -60,7 +60,7 @@ type thing struct {
 	Args []thing `xml:"arg"`
 }
 
-// Every member, argument and option of every interface has its place.
+// Every member, argument and option of every interface is in the page.
 func TestInterfacePage(t *testing.T) {
 	text := page(t, "org.example.DlmLock.5")
 	require.NotContains(t, text, "@")
@@ -97,8 +97,8 @@ func TestInterfacePage(t *testing.T) {
 	require.Greater(t, members, 20)
 }
 
-// sectionOf is the part of the page on one interface: from METHODS to the end
-// for the root, where the others' sections are behind it.
+// sectionOf returns the part of the page about one interface: for the root everything from METHODS
+// to the end, because the others' sections follow it.
 func sectionOf(t *testing.T, text, iface string) string {
 	from := ".Sh " + iface + "\n"
 	if iface == root {
@@ -137,7 +137,7 @@ func TestActions(t *testing.T) {
 	}
 }
 
-// dlmlockd(8) knows every option and exit code of the program.
+// dlmlockd(8) documents every option and exit code of the program.
 func TestDaemonPage(t *testing.T) {
 	text := page(t, "dlmlockd.8")
 	source, err := os.ReadFile("../cmd/dlmlockd/flags.go")
@@ -154,8 +154,7 @@ func TestDaemonPage(t *testing.T) {
 	}
 }
 
-// dlmlockd.toml(5) knows every key that the reader knows, with the default that
-// the shipped file shows.
+// dlmlockd.toml(5) documents every key that the reader knows, with the default in the shipped file.
 func TestConfigPage(t *testing.T) {
 	text := page(t, "dlmlockd.toml.5")
 	reader, err := os.ReadFile("../config/parse.go")
@@ -183,7 +182,7 @@ func TestConfigPage(t *testing.T) {
 	require.Len(t, regexp.MustCompile(`(?m)^\.It Cm `).FindAllString(text, -1), len(keys)-len(tables))
 }
 
-// Every page is clean mdoc, and refers to pages that there are.
+// Every page is clean mdoc, and refers only to pages that exist.
 func TestPagesAreClean(t *testing.T) {
 	groff, err := exec.LookPath("groff")
 	if err != nil {
@@ -208,7 +207,7 @@ func TestPagesAreClean(t *testing.T) {
 	}
 }
 
-// What the generator can't read is an error, not a page with holes.
+// If the generator can't read something, that is an error, not a page with gaps.
 func TestUndocumented(t *testing.T) {
 	const head, tail = `<node><interface name="org.example.DlmLock">`, `</interface></node>`
 	for _, bad := range []string{

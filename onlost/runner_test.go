@@ -98,7 +98,7 @@ func (r *rig) appears(name string) {
 	}, patience, time.Millisecond)
 }
 
-// A helper gets its words as data in a fixed environment and nothing else.
+// A helper gets its words as data in a fixed environment, and nothing else.
 func TestEnvironment(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "/run/systemd/notify")
 	r := newRig(t, 0,
@@ -182,7 +182,7 @@ func TestCloseWhileItCanNotStart(t *testing.T) {
 	require.Contains(t, r.log.String(), "it is run again at the next start")
 }
 
-// What runs too long is killed with its children.
+// A helper that runs too long is killed with its children.
 func TestTimeoutKillsTheGroup(t *testing.T) {
 	r := newRig(t, 0, map[string]string{"hangs": "sleep 1000 & echo $! > child; wait"}, 300*time.Millisecond)
 	r.start(lost(1, "hangs", "vm"))
@@ -193,13 +193,13 @@ func TestTimeoutKillsTheGroup(t *testing.T) {
 	require.Eventually(t, func() bool { return !alive(pid) }, patience, time.Millisecond)
 }
 
-// alive reports whether a process runs; one that waits to be reaped does not.
+// alive reports whether a process is running; one that waits to be reaped is not.
 func alive(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	return err == nil && !strings.Contains(string(stat), ") Z ")
 }
 
-// Helpers of one owner run one after the other, those of others beside them, and
+// Helpers of one owner run one after the other, those of different owners beside each other, and
 // never more than allowed.
 func TestOrderAndBound(t *testing.T) {
 	r := newRig(t, 2, map[string]string{"waits": `mkdir "in-$DLM_OWNER" || echo twice > twice; echo x > "began-$DLM_LOCKID"
@@ -226,8 +226,8 @@ func TestOrderAndBound(t *testing.T) {
 	require.Empty(t, r.lines)
 }
 
-// Close kills what runs and starts nothing more, and says of none that it has
-// ended: the next start runs it again.
+// Close kills the running helpers, starts no more, and reports none of them as ended: the next
+// start runs them again.
 func TestCloseLeavesThemToTheNextStart(t *testing.T) {
 	r := newRig(t, 1, map[string]string{"hangs": "echo $$ > pid; sleep 1000"}, time.Minute)
 	r.start(lost(1, "hangs", "a"))

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// BenchmarkHold is what a lock of the lifetime process costs at the least: the
-// caller is looked at, and the process that it names is watched and let go of.
+// BenchmarkHold is the least that a lock of the lifetime process costs: the caller is examined, and
+// the process that it names is watched and released.
 func BenchmarkHold(b *testing.B) {
 	w, err := NewWatcher()
 	if err != nil {

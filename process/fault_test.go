@@ -61,7 +61,7 @@ func newFaulty() *faulty {
 	return f
 }
 
-// faults are every failure of a call that says nothing of the process.
+// faults are all failures of calls that say nothing about the process.
 func faults() map[string][]error {
 	return map[string][]error{
 		"pidfd_open": {unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EINVAL, unix.ENODEV, unix.ENOENT, unix.EPERM,
@@ -74,8 +74,8 @@ func faults() map[string][]error {
 	}
 }
 
-// Whatever fails, a process that lives is never taken for one that has ended: it
-// is not held, and one of a record is in doubt until it can be looked at.
+// Whatever fails, a live process is never taken for one that has ended: it is not held, and the
+// state of a recorded one is unknown until it can be examined.
 func TestFailureIsNotTheEnd(t *testing.T) {
 	for call, errs := range faults() {
 		for _, errno := range errs {
@@ -110,7 +110,7 @@ func TestFailureIsNotTheEnd(t *testing.T) {
 	}
 }
 
-// The errnos that do say it.
+// The errnos that do say that a process has ended.
 func TestEndIsSaid(t *testing.T) {
 	f := newFaulty()
 	w, err := newWatcher(&f.kernel)
@@ -144,7 +144,7 @@ func TestHidden(t *testing.T) {
 	require.ErrorIs(t, err, ErrGone)
 }
 
-// A process that is held while its state was in doubt is told to live.
+// A process that is held while its state was unknown is reported as alive.
 func TestHeldInDoubt(t *testing.T) {
 	f := newFaulty()
 	w, err := newWatcher(&f.kernel)
@@ -194,7 +194,7 @@ func TestOldEvent(t *testing.T) {
 	require.NoError(t, w.Close())
 }
 
-// Where epoll_wait fails, ends are still seen.
+// If epoll_wait fails, the ends of processes are still noticed.
 func TestEpollWaitFails(t *testing.T) {
 	f := newFaulty()
 	f.epollWait = func(int, []unix.EpollEvent, int) (int, error) { return -1, unix.EINVAL }
@@ -210,7 +210,7 @@ func TestEpollWaitFails(t *testing.T) {
 	require.NoError(t, w.Close())
 }
 
-// Without what it needs there is no watcher, and no descriptor is left.
+// If something that it needs is missing, there is no watcher, and no descriptor is leaked.
 func TestNewWatcherFails(t *testing.T) {
 	before := descriptors(t)
 	for _, breakIt := range []func(*kernel){
@@ -226,8 +226,8 @@ func TestNewWatcherFails(t *testing.T) {
 	require.Equal(t, before, descriptors(t))
 }
 
-// A /proc of another pid namespace is no use; one that can't be read now is
-// tried again.
+// A /proc of another pid namespace is of no use; one that can't be read at the moment is tried
+// again.
 func TestOtherProc(t *testing.T) {
 	f := newFaulty()
 	w, err := newWatcher(&f.kernel)
@@ -252,8 +252,8 @@ func TestOtherProc(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// With the real limit: the last descriptors stay for the others, and nobody who
-// lives is taken for dead.
+// With the real limit: the last descriptors are left for others, and no live process is taken for
+// dead.
 func TestDescriptorsRunOut(t *testing.T) {
 	var old unix.Rlimit
 	require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &old))

@@ -44,7 +44,7 @@ func TestParseStatus(t *testing.T) {
 	require.ErrorIs(t, i.parseStatus([]byte(begin)), ErrThread)
 }
 
-// A process may be in so many groups that NSpid is far behind in its status.
+// A process may be in so many groups that NSpid is far down in its status.
 func TestManyGroups(t *testing.T) {
 	w := watcher(t)
 	cmd := exec.Command("sleep", "1000")
@@ -83,13 +83,13 @@ func TestThreads(t *testing.T) {
 	_, err = w.Hold(2, 0) // kthreadd
 	require.ErrorIs(t, err, ErrKernelThread)
 
-	// Recorded by an older version: nobody knows what was meant.
+	// Recorded by an older version: it is unknown what was meant.
 	start, err := Start(thread)
 	require.NoError(t, err)
 	news, tell := listener()
 	w.Watch(ID{thread, start}, 0, tell)
 	require.Equal(t, Unknown, next(t, news).state)
-	// It began later than what was recorded: the pid was another's.
+	// It began later than what was recorded: the pid belonged to another process.
 	w.Watch(ID{thread, start - 1}, 0, tell)
 	require.Equal(t, Ended, next(t, news).state)
 }

@@ -14,7 +14,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience bounds every wait for something that comes at once.
+// patience bounds every wait for something that should come at once.
 const patience = 20 * time.Second
 
 // sleeper starts a process that lives until it is killed.
@@ -38,14 +38,14 @@ func descriptors(t *testing.T) int {
 	return len(in)
 }
 
-// told is what a watch says.
+// told is one report of a watch.
 type told struct {
 	id    ID
 	state State
 	err   error
 }
 
-// listener collects it.
+// listener collects reports.
 func listener() (chan told, func(ID, State, error)) {
 	c := make(chan told, 16)
 	return c, func(id ID, s State, err error) { c <- told{id, s, err} }
@@ -62,8 +62,8 @@ func next(t *testing.T, c <-chan told) told {
 	}
 }
 
-// quiet makes sure that nothing was told, also not by what the watcher has still
-// to do: a process that ends afterwards is told after it.
+// quiet checks that nothing was reported, not even by what the watcher still has to do: the end of
+// a process that ends afterwards is reported after it.
 func quiet(t *testing.T, w *Watcher, c <-chan told) {
 	t.Helper()
 	cmd := sleeper(t)
@@ -114,8 +114,7 @@ func TestEnded(t *testing.T) {
 	require.Equal(t, before, descriptors(t))
 }
 
-// The end of a process that a call holds is told when its lock is bound, however
-// late that is.
+// The end of a process that a call holds is reported when its lock is bound, however late that is.
 func TestEndedBeforeWatch(t *testing.T) {
 	w := watcher(t)
 	cmd := sleeper(t)
@@ -145,7 +144,7 @@ func TestWatchOfARecord(t *testing.T) {
 	id := ID{uint32(cmd.Process.Pid), start}
 	w.Watch(id, 0, tell)
 	require.Equal(t, told{id, Alive, nil}, next(t, news))
-	// A pid that another process has now is not the process that was meant.
+	// A pid that belongs to another process now is not the process that was meant.
 	other := ID{id.PID, id.Start - 1}
 	w.Watch(other, 0, tell)
 	require.Equal(t, told{other, Ended, nil}, next(t, news))
@@ -188,7 +187,7 @@ func TestUnwatch(t *testing.T) {
 	require.Equal(t, told{i.ID, Ended, nil}, next(t, news))
 }
 
-// One process that many locks hang on takes one descriptor.
+// A process to which many locks are tied takes one descriptor.
 func TestHoldIsCounted(t *testing.T) {
 	w := watcher(t)
 	cmd := sleeper(t)
@@ -231,7 +230,7 @@ func TestLimitPerUser(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// Whatever the bound says, one user leaves descriptors for the others.
+// Whatever the bound is, one user leaves descriptors for the others.
 func TestHalfForOneUser(t *testing.T) {
 	f := newFaulty()
 	limit := uint64(descriptors(t) + 30)
@@ -249,7 +248,7 @@ func TestHalfForOneUser(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// A record is watched above the bound, because its lock is there.
+// A recorded process is watched even above the bound, because its lock exists.
 func TestRecordsAboveTheLimit(t *testing.T) {
 	w := watcher(t)
 	w.LimitPerUser(1)

@@ -43,7 +43,7 @@ func numbers32(t *testing.T, lines *bufio.Scanner, n int) map[string]uint32 {
 	return all
 }
 
-// Whoever counts as we do means what he says.
+// For a caller in our own pid namespace the pid means what it says.
 func TestTranslateHere(t *testing.T) {
 	w := watcher(t)
 	pid, err := w.Translate(uint32(os.Getpid()), 4711, 0)
@@ -59,7 +59,7 @@ func TestTranslateHere(t *testing.T) {
 	require.ErrorIs(t, err, ErrGone)
 }
 
-// A caller in another pid namespace means processes of that one.
+// A caller in another pid namespace means the processes of that one.
 func TestTranslateContainer(t *testing.T) {
 	w := watcher(t)
 	// The third process loses its parent and becomes a child of the shell, which is

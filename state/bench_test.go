@@ -39,7 +39,7 @@ func benchOpen(b *testing.B, dir string, min int64) (*File, Contents) {
 	return f, c
 }
 
-// BenchmarkAppend is the cost of one record, with the write, on a tmpfs.
+// BenchmarkAppend measures one record, with its write, on a tmpfs.
 func BenchmarkAppend(b *testing.B) {
 	records := map[string][]Change{"lock": {benchLock(1)}, "mark": {Mark{ID: 1, Phase: Held}}}
 	for _, name := range []string{"lock", "mark"} {
@@ -56,7 +56,7 @@ func BenchmarkAppend(b *testing.B) {
 	}
 }
 
-// BenchmarkEncode is the part of BenchmarkAppend that is not the system's.
+// BenchmarkEncode measures the part of BenchmarkAppend that is not the system call.
 func BenchmarkEncode(b *testing.B) {
 	l := benchLock(1)
 	var buf []byte
@@ -101,9 +101,8 @@ func BenchmarkLoad100k(b *testing.B) {
 	f.Close()
 }
 
-// BenchmarkCompact compacts 100,000 locks while marks are appended without a
-// pause, and reports how long one Append took at most and at the 99th
-// percentile.
+// BenchmarkCompact compacts 100,000 locks while marks are appended without a pause, and reports the
+// longest and the 99th percentile of the times of an Append.
 func BenchmarkCompact(b *testing.B) {
 	dir := benchDir(b)
 	data := bytes.Clone(bench100k())
@@ -115,7 +114,7 @@ func BenchmarkCompact(b *testing.B) {
 		mark := []Change{Mark{ID: 50_000, Phase: Held}}
 		require.NoError(b, f.Append(mark))
 		f.mu.Lock()
-		f.use.live = 0 // as if all of it were history
+		f.use.live = 0 // as if everything were history
 		f.mu.Unlock()
 		b.StartTimer()
 		for busy := true; busy; {

@@ -60,7 +60,7 @@ func TestEpochOfADamagedFile(t *testing.T) {
 	require.ErrorIs(t, err, ErrUnsafe)
 }
 
-// A write that fails leaves what was noted before.
+// A write that fails leaves what was saved before.
 func TestEpochCanNotBeWritten(t *testing.T) {
 	dir := t.TempDir()
 	f, _ := mustOpen(t, dir, testOptions())

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// compactNow compacts f as the background does, but at once.
+// compactNow compacts f as the background does, but waits for it.
 func compactNow(f *File) error {
 	f.background.Wait()
 	f.mu.Lock()
@@ -25,7 +25,7 @@ func compactNow(f *File) error {
 	return nil
 }
 
-// textOf is a file without its padding.
+// textOf returns a file without its padding.
 func textOf(file []byte) []byte { return append(bytes.TrimRight(file, "\n"), '\n') }
 
 func fileSize(t testing.TB, path string) int64 {
@@ -35,8 +35,8 @@ func fileSize(t testing.TB, path string) int64 {
 	return info.Size()
 }
 
-// The file stays small however many locks come and go, and the usage that
-// decides it keeps near the truth.
+// The file stays small however many locks come and go, and the usage estimate that decides it stays
+// near the truth.
 func TestCompactionKeepsTheFileSmall(t *testing.T) {
 	o := testOptions()
 	o.CompactMin = 16 << 10
@@ -62,8 +62,8 @@ func TestCompactionKeepsTheFileSmall(t *testing.T) {
 	require.Equal(t, uint64(5001), c.NextID)
 }
 
-// A lockspace that is left takes its locks along; the estimate does not know
-// how many, and must get over it.
+// When a lockspace is left its locks end; the estimate does not know how many, and must recover
+// from that.
 func TestCompactionAfterLeaving(t *testing.T) {
 	o := testOptions()
 	o.CompactMin = 4 << 10
@@ -79,8 +79,8 @@ func TestCompactionAfterLeaving(t *testing.T) {
 	require.Less(t, fileSize(t, f.Path()), 3*full)
 }
 
-// What is appended while a compaction runs is in the file afterwards, wherever
-// the compaction is.
+// A change that is appended while a compaction runs is in the file afterwards, whatever the
+// compaction is doing at that moment.
 func TestAppendDuringCompaction(t *testing.T) {
 	for name, at := range map[string]int{"before the fold": 0, "after the fold": 1, "after the first copy": 2} {
 		t.Run(name, func(t *testing.T) {
@@ -146,7 +146,7 @@ func TestCrashDuringCompaction(t *testing.T) {
 	check("renamed")
 }
 
-// A compaction that meets damage leaves everything as it is.
+// A compaction that finds damage leaves everything as it is.
 func TestCompactionOfADamagedFile(t *testing.T) {
 	f, _ := mustOpen(t, t.TempDir(), testOptions())
 	require.NoError(t, f.Append(sampleChanges()))

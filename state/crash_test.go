@@ -16,9 +16,9 @@ import (
 // that TestKilledAtRandom kills.
 const writerDir = "DLMLOCKD_TEST_WRITER_DIR"
 
-// writeUntilKilled appends to the file in dir, with compactions all the time,
-// and says on standard output what has been written: + for locks, - for locks
-// that are gone; "? ID" before it is tried to end one.
+// writeUntilKilled appends to the file in dir, with compactions all the time, and reports on
+// standard output what has been written: + for locks, - for locks that are gone; and "? ID" before
+// it tries to end one.
 func writeUntilKilled(dir string) {
 	f, c, err := Open(dir, Options{Header: testHeader(), Log: quiet(), CompactMin: 4 << 10})
 	must(err)
@@ -55,8 +55,8 @@ func must(err error) {
 	}
 }
 
-// A process that is killed at any point has lost nothing that it was told was
-// written, and has brought back nothing that it was told is gone.
+// A process that is killed at any point has lost nothing that was reported as written, and has
+// brought back nothing that was reported as gone.
 func TestKilledAtRandom(t *testing.T) {
 	dir := t.TempDir()
 	held := map[uint64]bool{}
@@ -96,8 +96,8 @@ func maxKey(m map[uint64]bool) (largest uint64) {
 	return largest
 }
 
-// killedWriter runs writeUntilKilled for a moment and applies what it said to
-// held. It returns the lock that it may or may not have ended.
+// killedWriter runs writeUntilKilled for a moment and applies its reports to held. It returns the
+// lock that may or may not have ended.
 func killedWriter(t *testing.T, dir string, held map[uint64]bool) (unsure uint64) {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), writerDir+"="+dir)

@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// sampleFile is the text of a file with sampleChanges, and where in it each
-// part ends: the header, its copy, then each record.
+// sampleFile returns the text of a file with sampleChanges, and the offsets at which its parts end:
+// the header, its copy, then each record.
 func sampleFile() (text []byte, ends []int, h Header) {
 	h = testHeader()
 	h.Format, h.Instance, h.Created = format, "0123456789abcdef0123456789abcdef", aTime
@@ -35,7 +35,7 @@ func partOf(ends []int, i int) (part int, emptyLine bool) {
 	return part, part > 0 && i == ends[part-1]
 }
 
-// foldOf is what changes amount to, by way of a sound file.
+// foldOf returns the result of changes, by way of a sound file.
 func foldOf(t *testing.T, changes []Change) Contents {
 	t.Helper()
 	_, _, h := sampleFile()
@@ -54,9 +54,9 @@ func without(changes []Change, i int) []Change {
 	return append(append([]Change(nil), changes[:i]...), changes[i+1:]...)
 }
 
-// A file that ends anywhere is what it was when that much had been written,
-// less the record that is not whole. It never ends inside a header, because
-// headers are there before the file has its name: that is damage.
+// A file that is cut anywhere says what it said when that much had been written, without the record
+// that is incomplete. It never ends inside a header, because the headers exist before the file gets
+// its name: that would be damage.
 func TestCutAtEveryByte(t *testing.T) {
 	text, ends, h := sampleFile()
 	dir := t.TempDir()
@@ -82,8 +82,8 @@ func TestCutAtEveryByte(t *testing.T) {
 			require.NoError(t, os.Remove(dir+"/"+c.Quarantined))
 			require.Empty(t, c.Locks)
 		} else {
-			// An empty line and no more looks like padding; without its end, the
-			// last line of a record is not whole.
+			// A single empty line looks like padding; without its line break, the last line of a
+			// record is incomplete.
 			require.Equal(t, cut > ends[records+1]+1, c.Torn, "cut at %d", cut)
 			require.Empty(t, c.Damage, "cut at %d", cut)
 			require.Equal(t, h, f.Header())
@@ -99,13 +99,13 @@ func TestCutAtEveryByte(t *testing.T) {
 	}
 }
 
-// masks are what a byte is xored with: single bits, all bits, and what turns
-// letters and quotes into line breaks or brackets.
+// masks are xored with a byte: single bits, all bits, and those that turn letters and quotes into
+// line breaks or brackets.
 var masks = []byte{0x01, 0x02, 0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0xff, '"' ^ '\n', 'e' ^ '\n', '0' ^ '\n', '\n' ^ '[',
 	'1' ^ '2', ' ' ^ '"', '1' ^ '#'}
 
-// A byte that is not what it was costs the record that it is in, and nothing
-// else. In a header it costs nothing, since there are two.
+// A changed byte costs the record that contains it, and nothing else. In a header it costs nothing,
+// because there are two.
 func TestFlipEveryByte(t *testing.T) {
 	text, ends, h := sampleFile()
 	changes := sampleChanges()
@@ -177,8 +177,8 @@ func TestOpenQuarantines(t *testing.T) {
 	require.Len(t, names, (len(text)+12)/13, "every damaged file is kept under a name of its own")
 }
 
-// Longer damage: pieces that were overwritten, taken out, or doubled. What is
-// left of the records are records that were written.
+// Longer damage: pieces that were overwritten, removed, or doubled. The records that remain are
+// records that were written.
 func TestPiecesDamaged(t *testing.T) {
 	text, _, _ := sampleFile()
 	written := map[string]bool{}
@@ -209,7 +209,7 @@ func splice(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 
 var aRecord = regexp.MustCompile(`(?s)\[\[.*?\ncheck = "[0-9a-f]{8}"\n`)
 
-// soundRecords cuts what was used of a file into records, without the headers.
+// soundRecords cuts the part of a file that was used into records, without the headers.
 func soundRecords(text []byte, l *loaded) (records []string) {
 	sound := bytes.Clone(text[:l.end])
 	for _, d := range l.Damage {
@@ -221,8 +221,8 @@ func soundRecords(text []byte, l *loaded) (records []string) {
 	return records
 }
 
-// Where the reader's buffer ends makes no difference, be it in the middle of a
-// check line or of a string that is longer than the buffer.
+// It makes no difference where the reader's buffer ends, be it in the middle of a check line or of
+// a string that is longer than the buffer.
 func TestBufferBoundaries(t *testing.T) {
 	h := testHeader()
 	h.Format = format
@@ -240,8 +240,8 @@ func TestBufferBoundaries(t *testing.T) {
 	}
 }
 
-// A record whose check is right, but which the encoder would not write, is
-// somebody else's: it is damage, however sensible it looks.
+// A record whose check is right, but which the encoder would not write, was written by somebody
+// else: it is damage, however sensible it looks.
 func TestSealedByOthers(t *testing.T) {
 	good := "[[mark]]\nid = 1\nphase = \"held\"\n"
 	lock := string(appendLock(nil, &Lock{ID: 2, Mode: 5, Phase: Held, Lockspace: "l", Resource: "r"}))

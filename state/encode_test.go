@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// How strings are written is part of the format: the same text for ever.
+// The way in which strings are written is part of the format and never changes.
 func TestStrings(t *testing.T) {
 	for s, want := range map[string]string{
 		"":                   `k = ""`,

@@ -23,7 +23,7 @@ func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)
 
 var aTime = time.Date(2026, 3, 1, 12, 30, 45, 123456000, time.UTC)
 
-// testHeader is the header of a run in tests.
+// testHeader returns the header of a run in tests.
 func testHeader() Header {
 	return Header{BootID: "0c6f2a52-6d5b-4b6e-a4a6-7d1f5a0f8a11", NodeID: 1, Cluster: "vms", Engine: "dlm"}
 }
@@ -80,13 +80,13 @@ func sampleChanges() []Change {
 	}
 }
 
-// lostOf is what is written when l is lost.
+// lostOf returns the record that is written when l is lost.
 func lostOf(l Lock) Lock {
 	l.Phase, l.OnLost, l.Reason = Lost, "libvirt", "the lockspace was left"
 	return l
 }
 
-// sampleContents is what sampleChanges fold to.
+// sampleContents is the result of sampleChanges.
 func sampleContents() (locks []Lock, spaces []Lockspace) {
 	ch := sampleChanges()
 	one, odd, bare := ch[3].(Lock), ch[9].(Lock), ch[12].(Lock)
@@ -224,7 +224,7 @@ func TestOtherBoot(t *testing.T) {
 
 	o := testOptions()
 	o.Header.BootID = "another"
-	o.Header.Engine = "local" // locks of another boot are in nobody's way
+	o.Header.Engine = "local" // locks of another boot don't prevent that
 	f, c := reopen(t, f, o)
 	locks, spaces := sampleContents()
 	require.Equal(t, Contents{Header: old, Locks: locks, Spaces: spaces, NextID: 5}, c)
@@ -397,7 +397,7 @@ func TestUnsafeFilesRefused(t *testing.T) {
 	}
 }
 
-// needRoot skips a test of what only root can set up.
+// needRoot skips a test that only root can set up.
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {

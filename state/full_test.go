@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tinyFS mounts a tmpfs of so many KiB and returns a directory on it.
+// tinyFS mounts a tmpfs of the given size and returns a directory on it.
 func tinyFS(t *testing.T, size string) string {
 	needRoot(t)
 	dir := t.TempDir()
@@ -31,7 +31,7 @@ func fill(t *testing.T, dir string) (filler string) {
 	return filler
 }
 
-// batch is so many locks at once.
+// batch returns a number of locks for one Append.
 func batch(from, n uint64) (changes []Change, locks []Lock) {
 	for id := from; id < from+n; id++ {
 		changes, locks = append(changes, aLock(id)), append(locks, aLock(id))
@@ -108,8 +108,8 @@ func TestNoSpaceToCompact(t *testing.T) {
 	require.Equal(t, locks, c.Locks)
 }
 
-// Damage in a full directory is kept aside. Where the new file has no room, not
-// even in what is kept for it, the start fails and nothing is lost.
+// Damage in a full directory is kept aside. If there is no room for the new file, not even in the
+// spare file, the start fails and nothing is lost.
 func TestDamageInAFullDirectory(t *testing.T) {
 	dir := tinyFS(t, "192k")
 	f, _ := mustOpen(t, dir, testOptions())
@@ -133,7 +133,7 @@ func TestDamageInAFullDirectory(t *testing.T) {
 	require.NotEmpty(t, c.Quarantined)
 }
 
-// The space ends while a compaction copies what was appended meanwhile.
+// The space runs out while a compaction copies what was appended meanwhile.
 func TestNoSpaceForTheTail(t *testing.T) {
 	dir := tinyFS(t, "512k")
 	f, _ := mustOpen(t, dir, testOptions())

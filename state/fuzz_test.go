@@ -7,8 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// checkLoaded holds what was loaded from text against what must be true of
-// every text.
+// checkLoaded checks what must be true of the result of loading any text.
 func checkLoaded(t *testing.T, text []byte, l *loaded) {
 	at := int64(0)
 	for _, d := range l.Damage {
@@ -28,7 +27,7 @@ func checkLoaded(t *testing.T, text []byte, l *loaded) {
 	for _, r := range soundRecords(text, l) {
 		require.True(t, sealed([]byte(r[1:])), "%q", r)
 	}
-	// Written again it is a sound file that says the same.
+	// When written again, it is a sound file that says the same.
 	var fresh bytes.Buffer
 	h := testHeader()
 	h.Format = format
@@ -43,7 +42,7 @@ func checkLoaded(t *testing.T, text []byte, l *loaded) {
 	require.Equal(t, l.NextID, again.NextID)
 }
 
-// FuzzLoad loads any bytes at all.
+// FuzzLoad loads arbitrary bytes.
 func FuzzLoad(f *testing.F) {
 	text, ends, _ := sampleFile()
 	f.Add(text)
@@ -57,8 +56,8 @@ func FuzzLoad(f *testing.F) {
 	})
 }
 
-// FuzzRecord loads any text as a record whose check is right, which the fuzzer
-// would not find by itself. What is taken is what the encoder writes.
+// FuzzRecord loads any text as a record whose check is right, which the fuzzer would not find by
+// chance. If it is accepted, the encoder would have written it.
 func FuzzRecord(f *testing.F) {
 	for _, c := range sampleChanges() {
 		text := appendChange(nil, c)

@@ -26,8 +26,8 @@ func golden(t *testing.T, name string, text []byte) {
 	require.Equal(t, string(want), string(text), "a change of this is a new format (go test ./state -update)")
 }
 
-// The format is fixed: what this version writes is what every version of the
-// format wrote, and that can be read.
+// The format is fixed: what this version writes is what every version of the format has written,
+// and can be read.
 func TestGolden(t *testing.T) {
 	text, _, h := sampleFile()
 	golden(t, "testdata/format-2.toml", text)
@@ -37,8 +37,8 @@ func TestGolden(t *testing.T) {
 	require.Equal(t, Contents{Header: h, Locks: locks, Spaces: spaces, NextID: 5}, l.Contents)
 }
 
-// A file of the first format, as a service leaves it that is upgraded, is read,
-// and goes on as one of this format under the same instance.
+// A file of the first format, as an upgraded service leaves it, is read, and goes on as one of this
+// format with the same instance.
 func TestFirstFormat(t *testing.T) {
 	text, err := os.ReadFile("testdata/format-1.toml")
 	require.NoError(t, err)
@@ -57,8 +57,8 @@ func TestFirstFormat(t *testing.T) {
 	require.Equal(t, c.NextID, again.NextID)
 }
 
-// TestGolden10k does the same with the life of 10,000 records, of which only
-// the sum is kept: first of the file, then of the file compacted.
+// TestGolden10k does the same with the life of 10,000 records, of which only the sum is kept: first
+// of the file, then of the file after a compaction.
 func TestGolden10k(t *testing.T) {
 	_, _, h := sampleFile()
 	text := appendHeader(nil, h, 1)
@@ -77,7 +77,7 @@ func TestGolden10k(t *testing.T) {
 	golden(t, "testdata/format-2-10k.sum", sums)
 }
 
-// longLife makes n changes, always the same.
+// longLife makes n changes, the same in every run.
 func longLife(n int) (changes []Change) {
 	r := rand.New(rand.NewPCG(1, 2))
 	var held []uint64

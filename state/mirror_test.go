@@ -12,9 +12,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// checkRoom holds the padding against what it is for: what is spoken for is
-// counted as a start would count it, the file is as long as it is thought to be,
-// and behind the last record there is nothing but padding.
+// checkRoom checks the padding: the reserved room is what a start would calculate, the file is as
+// long as it should be, and behind the last record there is nothing but padding.
 func checkRoom(t rapid.TB, f *File) {
 	t.Helper()
 	text, err := os.ReadFile(f.Path())
@@ -52,7 +51,7 @@ func guarded(id uint64) Lock {
 	return l
 }
 
-// ends are ways in which a lock that is held comes to its end.
+// ends returns the ways in which a lock that is held can end.
 func ends(l Lock) map[string][]Change {
 	gone := Mark{ID: l.ID, Phase: Gone}
 	all := map[string][]Change{"released": {Mark{ID: l.ID, Phase: Releasing}, gone}, "void": {gone}}
@@ -64,8 +63,8 @@ func ends(l Lock) map[string][]Change {
 	return all
 }
 
-// However the file system fills up, whatever is in the file can be brought to
-// its end; and when it is, the file is small again and takes new locks.
+// However the file system fills up, everything in the file can be brought to its end; after that
+// the file is small again and accepts new locks.
 func TestRoomForEveryEnd(t *testing.T) {
 	dir := tinyFS(t, "200k")
 	rapid.Check(t, func(rt *rapid.T) {
@@ -135,9 +134,8 @@ func sortedKeys[V any](m map[string]V) []string {
 	return keys
 }
 
-// A file that has filled its file system, with nobody else to blame, takes new
-// locks again as soon as enough are released: also those of a client that takes
-// and releases one lock for ever.
+// A file that alone has filled its file system accepts new locks again as soon as enough are
+// released, also those of a client that acquires and releases one lock for ever.
 func TestFullOfHistory(t *testing.T) {
 	f, _ := mustOpen(t, tinyFS(t, "200k"), testOptions())
 	for id := uint64(1); id < 3000; id++ {
@@ -150,9 +148,8 @@ func TestFullOfHistory(t *testing.T) {
 	checkRoom(t, f)
 }
 
-// A crash in the middle of a write leaves the beginning of it, and behind it
-// padding: of that, the records that are whole are used, and the rest is padding
-// again.
+// A crash in the middle of a write leaves its beginning, followed by padding: complete records are
+// used, and the rest becomes padding again.
 func TestCutInThePadding(t *testing.T) {
 	text, ends, _ := sampleFile()
 	records := sampleChanges()
@@ -180,7 +177,7 @@ func TestCutInThePadding(t *testing.T) {
 	}
 }
 
-// Anything in the padding but the beginning of a record is damage.
+// Anything in the padding except the beginning of a record is damage.
 func TestDamageInThePadding(t *testing.T) {
 	text, _, _ := sampleFile()
 	whole := foldOf(t, sampleChanges())
@@ -197,7 +194,7 @@ func TestDamageInThePadding(t *testing.T) {
 	}
 }
 
-// A file of before there was any padding gets it.
+// A file from before there was any padding gets it.
 func TestFileWithoutPadding(t *testing.T) {
 	text, _, _ := sampleFile()
 	dir := t.TempDir()
@@ -208,7 +205,7 @@ func TestFileWithoutPadding(t *testing.T) {
 	checkRoom(t, f)
 }
 
-// The same in a full file system: it starts, says so, and marks what fits.
+// The same in a full file system: the service starts, reports it, and writes the marks that fit.
 func TestFileWithoutPaddingInAFullDirectory(t *testing.T) {
 	text, _, _ := sampleFile()
 	dir := tinyFS(t, "64k")
@@ -226,8 +223,8 @@ func TestFileWithoutPaddingInAFullDirectory(t *testing.T) {
 	require.NoError(t, f.Append([]Change{aLock(9)}))
 }
 
-// A write that fails leaves nothing, and if it has left something, that is made
-// padding again before anything else is written.
+// A failed write leaves nothing; if it has left something, that is made padding again before
+// anything else is written.
 func TestFailedWriteIsMadePadding(t *testing.T) {
 	f, _ := mustOpen(t, t.TempDir(), testOptions())
 	require.NoError(t, f.Append([]Change{aLock(1), Mark{ID: 1, Phase: Held}}))
@@ -239,7 +236,7 @@ func TestFailedWriteIsMadePadding(t *testing.T) {
 	var we *WriteError
 	require.ErrorAs(t, f.Append([]Change{Mark{ID: 1, Phase: Releasing}}), &we)
 	require.Error(t, f.Health())
-	_, err = good.WriteAt([]byte("\n[[mark]]\nid = 1\npha"), f.size) // as if some of it had been
+	_, err = good.WriteAt([]byte("\n[[mark]]\nid = 1\npha"), f.size) // as if part of it had been written
 	require.NoError(t, err)
 	require.ErrorAs(t, f.Append([]Change{Mark{ID: 1, Phase: Gone}}), &we)
 	f.fd = good
@@ -251,7 +248,7 @@ func TestFailedWriteIsMadePadding(t *testing.T) {
 	require.Equal(t, Held, c.Locks[0].Phase)
 }
 
-// What a batch that is refused would have needed is forgotten.
+// The room for a batch that is refused is not reserved.
 func TestRefusedBatchNeedsNoRoom(t *testing.T) {
 	f, _ := mustOpen(t, t.TempDir(), testOptions())
 	require.NoError(t, f.Append(sampleChanges()))
@@ -264,7 +261,7 @@ func TestRefusedBatchNeedsNoRoom(t *testing.T) {
 	}
 }
 
-// A spare file that somebody removed or spoiled harms nobody.
+// It does no harm if somebody removes or spoils the spare file.
 func TestSpareIsNobodysTrouble(t *testing.T) {
 	for name, spoil := range map[string]func(string) error{
 		"removed": os.Remove, "cut": func(p string) error { return os.Truncate(p, 0) },
@@ -286,7 +283,7 @@ func TestSpareIsNobodysTrouble(t *testing.T) {
 	}
 }
 
-// The cost of the padding: how much longer a file is for it.
+// The cost of the padding: how much longer it makes a file.
 func TestPaddingIsModest(t *testing.T) {
 	f, _ := mustOpen(t, t.TempDir(), testOptions())
 	for id := uint64(1); id <= 10_000; id++ {
@@ -295,7 +292,7 @@ func TestPaddingIsModest(t *testing.T) {
 	require.Less(t, float64(f.alloc), 1.45*float64(f.size), fmt.Sprintf("%d for %d", f.alloc, f.size))
 }
 
-// A spare file that was used for a draft in vain has all its room again.
+// A spare file that was used for a draft in vain has its full size again.
 func TestAbandonedSpareIsWhole(t *testing.T) {
 	f, _, err := Open(t.TempDir(), testOptions())
 	require.NoError(t, err)

@@ -17,7 +17,7 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// anyName draws any bytes, with a liking for what is hard to write.
+// anyName draws arbitrary bytes, with a preference for what is hard to write.
 var anyName = rapid.OneOf(
 	rapid.StringMatching(`[a-z0-9/_.-]{0,20}`),
 	rapid.String(),
@@ -80,7 +80,7 @@ var anyChange = rapid.OneOf(rapid.Map(anyLock, asChange[Lock]), rapid.Map(anyMar
 
 func asChange[T Change](c T) Change { return c }
 
-// model is what a file should say, kept in the most obvious way.
+// model is what a file should say, kept in the simplest way.
 type model struct {
 	locks  map[uint64]Lock
 	spaces map[string]Lockspace
@@ -146,8 +146,8 @@ func (m *model) check(t *rapid.T, c Contents) {
 	require.Empty(t, c.Damage)
 }
 
-// Whatever is appended, whenever the file is compacted, reopened or cut off in
-// the middle of a write, it says what the model says, and it is TOML.
+// Whatever is appended, and whenever the file is compacted, reopened or cut off in the middle of a
+// write, it says what the model says, and it is TOML.
 func TestFileIsTheModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		dir, err := os.MkdirTemp(t.TempDir(), "")
@@ -195,7 +195,7 @@ func TestFileIsTheModel(t *testing.T) {
 	})
 }
 
-// foreign* are the schema as a reader of TOML would write it down.
+// foreign* are the schema as a user of a TOML library would write it.
 type (
 	foreignFile struct {
 		foreignHeader
@@ -305,7 +305,7 @@ func (r foreignTable) space() Change {
 		AnchorID: dlm.LockID(r.AnchorID)}
 }
 
-// A general TOML parser reads from every record exactly what went into it.
+// A general TOML parser reads from every record exactly what was put into it.
 func TestOthersReadWhatWasWritten(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		h := testHeader()

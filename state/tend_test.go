@@ -43,9 +43,8 @@ func whole(t *testing.T, f *File) {
 	require.EqualValues(t, 17, epoch)
 }
 
-// A directory that somebody removed, or put another in the place of, is made
-// and locked again, and the map is in it, whether or not anything is to be
-// written.
+// A directory that somebody removed or replaced is created and locked again, and the map is in it,
+// whether or not anything has to be written.
 func TestDirectoryRemoved(t *testing.T) {
 	for name, spoil := range map[string]func(string) error{
 		"removed":            os.RemoveAll,
@@ -79,8 +78,8 @@ func TestDirectoryRemoved(t *testing.T) {
 	}
 }
 
-// While the directory can't be made again nothing new is taken on; what ends is
-// noted, because no start can find what it ends. It is said once.
+// While the directory can't be created again nothing new is recorded. The end of a lock is
+// recorded, because no start can find the record that it ends. This is logged once.
 func TestDirectoryCanNotBeMadeAgain(t *testing.T) {
 	for name, tc := range map[string]struct {
 		spoil, mend func(string) error
@@ -113,8 +112,7 @@ func TestDirectoryCanNotBeMadeAgain(t *testing.T) {
 	}
 }
 
-// A second daemon that has taken the new directory keeps the first one out of
-// it, until it ends.
+// A second daemon that has locked the new directory keeps the first one out of it until it ends.
 func TestSecondDaemonOnTheNewDirectory(t *testing.T) {
 	f, dir, _ := inDirectory(t)
 	require.NoError(t, os.RemoveAll(dir))
@@ -135,7 +133,7 @@ func TestSecondDaemonOnTheNewDirectory(t *testing.T) {
 	whole(t, f)
 }
 
-// What can't be looked at is not gone.
+// If a file can't be looked at, it does not count as gone.
 func TestCouldNotLook(t *testing.T) {
 	f, dir, log := inDirectory(t)
 	before, err := os.ReadFile(f.Path())
@@ -160,7 +158,7 @@ func TestCouldNotLook(t *testing.T) {
 	whole(t, f)
 }
 
-// A start that can't open or read what is there stops, and leaves it as it is.
+// If a start can't open or read the file, it stops, and leaves the file as it is.
 func TestStartThatCanNotLook(t *testing.T) {
 	f, dir, _ := inDirectory(t)
 	require.NoError(t, f.Close())
@@ -208,7 +206,7 @@ func TestAdvice(t *testing.T) {
 	require.Contains(t, Advice(&Error{Op: "lock", Err: ErrInUse, Advice: "stop that one"}), "stop that one")
 }
 
-// spoiled are ways to destroy the file in place, under the service's feet.
+// spoiled are ways to destroy the file in place while the service uses it.
 var spoiled = map[string]func(path string, text []byte) error{
 	"emptied":         func(p string, _ []byte) error { return os.Truncate(p, 0) },
 	"cut in a record": func(p string, _ []byte) error { return os.Truncate(p, 100) },
@@ -225,7 +223,7 @@ var spoiled = map[string]func(path string, text []byte) error{
 	"text in the room": func(p string, b []byte) error { return inPlace(p, append(b[:len(b)-3], "x\n\n"...)) },
 }
 
-// inPlace writes over a file without cutting it first.
+// inPlace writes over a file without truncating it first.
 func inPlace(path string, text []byte) error {
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
@@ -251,7 +249,7 @@ func afterTick(t *testing.T, path string) {
 }
 
 // Whatever somebody does to the file while the service runs, the whole map is written again from
-// memory: at the latest when the file is looked after, and a mark that is written meanwhile is in it.
+// memory, by the next Tend at the latest, including a mark that is written meanwhile.
 func TestSpoiledInPlace(t *testing.T) {
 	for name, spoil := range spoiled {
 		for when, mark := range map[string]bool{"": false, ", then a mark": true} {
@@ -284,7 +282,7 @@ func TestSpoiledInPlace(t *testing.T) {
 	}
 }
 
-// sampleToken is the token that the lock with that ID has in the sample.
+// sampleToken returns the token of the lock with that ID in the sample.
 func sampleToken(id uint64) uint64 {
 	locks, _ := sampleContents()
 	for _, l := range locks {
@@ -309,7 +307,7 @@ func TestOlderCopyInPlace(t *testing.T) {
 	whole(t, f)
 }
 
-// A file that was only touched, also with a time in the future, is left alone.
+// A file that was only touched, even with a time in the future, stays as it is.
 func TestTouched(t *testing.T) {
 	f, dir, log := inDirectory(t)
 	for _, when := range []time.Time{time.Now(), time.Now().Add(time.Hour)} {
@@ -326,9 +324,9 @@ func TestTouched(t *testing.T) {
 	whole(t, f)
 }
 
-// A file that somebody has cut short and that can't be written again takes nothing new; what ends is
-// recorded behind the damage, and in the file that is written in the end. A start before that uses
-// what verifies on both sides of the damage.
+// A file that somebody has cut short and that can't be written again accepts nothing new. The end
+// of a lock is recorded behind the damage, and in the file that is written in the end. A start
+// before that uses what verifies on both sides of the damage.
 func TestCutShort(t *testing.T) {
 	for _, mended := range []bool{true, false} {
 		f, dir, log := inDirectory(t)
@@ -369,8 +367,8 @@ func TestCutShort(t *testing.T) {
 	}
 }
 
-// A compaction does not use a file that somebody has edited: neither one that is damaged nor a sound
-// copy of earlier.
+// A compaction does not use a file that somebody has edited: neither a damaged one nor a sound copy
+// that was saved earlier.
 func TestCompactionOfAnEditedFile(t *testing.T) {
 	f, _, _ := inDirectory(t)
 	old, err := os.ReadFile(f.Path())

@@ -84,7 +84,7 @@ func TestLockspaces(t *testing.T) {
 	}
 }
 
-// What can't be looked at is not said to be gone.
+// A file that can't be read does not count as missing.
 func TestNotSeenIsNotGone(t *testing.T) {
 	h := machine(t)
 	require.ErrorIs(t, h.member("none"), dlm.ErrNoLockspace)
@@ -140,8 +140,8 @@ func TestOrphansFromFiles(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
-// A process that has the device open keeps its locks from being taken for
-// orphans. /dev/full stands for the device: nobody else has it open.
+// A process that has the device open keeps its locks from being taken for orphans. /dev/full stands
+// in for the device, because nobody else has it open.
 func TestUsersOfADevice(t *testing.T) {
 	root := t.TempDir()
 	require.NoError(t, os.MkdirAll(filepath.Join(root, "dev/misc"), 0o755))
@@ -168,8 +168,7 @@ func TestUsersOfADevice(t *testing.T) {
 	require.Empty(t, h.users(t.Context(), "none").pids)
 }
 
-// daemon answers on the query socket as dlm_controld does: one query for each
-// connection.
+// daemon answers on the query socket as dlm_controld does, one query per connection.
 type daemon struct{ states []any }
 
 func (d *daemon) serve(t *testing.T, h *Host) {
@@ -263,7 +262,7 @@ func TestHealth(t *testing.T) {
 	}
 }
 
-// What can't be read is not "not stopped".
+// An unreadable state does not count as "not stopped".
 func TestHealthThatCanNotBeRead(t *testing.T) {
 	h := machine(t)
 	path := filepath.Join(h.root, sysfs, "foo/recover_status")
@@ -275,8 +274,7 @@ func TestHealthThatCanNotBeRead(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
-// The quorum is known where this node is in no lockspace, and not known where
-// nobody answers.
+// The quorum is known if this node is in no lockspace, and unknown if dlm_controld does not answer.
 func TestQuorum(t *testing.T) {
 	for text, want := range map[string]bool{"quorate=1 ": true, "quorate=0 ": false} {
 		h := machine(t)
@@ -322,8 +320,8 @@ func TestHealthWithoutDaemon(t *testing.T) {
 	require.ErrorIs(t, err, dlm.ErrNoLockspace)
 }
 
-// In a network namespace of its own a process reaches dlm_controld through a
-// forwarder, which takes connections also when dlm_controld does not run.
+// A process in a network namespace of its own reaches dlm_controld through a forwarder, which
+// accepts connections even if dlm_controld is not running.
 func TestForwardedQueries(t *testing.T) {
 	h := machine(t)
 	far := filepath.Join(h.root, "far")
@@ -375,8 +373,8 @@ func FuzzStatus(f *testing.F) {
 	})
 }
 
-// A process that can't be looked into is an error: "nobody" could not be told from
-// "could not look".
+// A process that can't be examined is an error: otherwise "nobody" could not be told from "could
+// not look".
 func TestUsersThatCanNotBeSeen(t *testing.T) {
 	h := machine(t)
 	root := h.root
@@ -426,8 +424,8 @@ func TestUsersThatCanNotBeSeen(t *testing.T) {
 	require.ErrorIs(t, err, dlm.ErrNoLockspace)
 }
 
-// A lock of this node that neither the caller nor an open device explains is
-// somebody's: the kernel's own, for example. Orphans are nobody's.
+// A lock of this node that neither the caller nor an open device explains belongs to something, for
+// example the kernel. Orphans belong to nothing.
 func TestUsersWithLocks(t *testing.T) {
 	h := machine(t)
 	put(t, filepath.Join(h.root, "proc/9/fd/0"), "")

@@ -12,10 +12,9 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// The tables in testdata are of a lockspace of two nodes in which node 1 has
-// EX on vm-disk-1 with a value, PR on shared.iso, PW on only-1 and CW on a
-// resource with an odd name, and node 2 has EX on only-2, NL on vm-disk-1, waits
-// for PR on vm-disk-1 and to convert PR to EX on shared.iso.
+// The tables in testdata are of a lockspace of two nodes. Node 1 has EX on vm-disk-1 with a value,
+// PR on shared.iso, PW on only-1 and CW on a resource with an odd name. Node 2 has EX on only-2 and
+// NL on vm-disk-1, waits for PR on vm-disk-1, and waits to convert PR to EX on shared.iso.
 var kernels = []string{"6.1", "6.12"}
 
 const odd = "with space \"q\" \x01\xff"
@@ -27,7 +26,7 @@ func openTable(t testing.TB, kernel, node, name string) *os.File {
 	return f
 }
 
-// lookUp finds a resource and says how often it is in the table.
+// lookUp finds a resource and returns how often it is in the table.
 func lookUp(t testing.TB, kernel, node, name string) (*resource, int) {
 	var found *resource
 	n := 0
@@ -102,7 +101,7 @@ func TestTableStopsEarly(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 1, n)
 
-	// Nothing behind the resource is looked at, so damage there does not matter.
+	// Nothing behind the resource is read, so damage there does not matter.
 	text := "rsb 1 0 0 0 0 0 0 1 str a\nlkb 1 0 0 7 0 0 0 2 5 -1 0 0 0 1 2 0\nrsb 2 0 0 0 0 0 0 1 str b\nlkb " +
 		"rubbish\nrsb rubbish\n"
 	found := false
@@ -179,8 +178,8 @@ func TestOrphansAreTold(t *testing.T) {
 	require.False(t, other.isOrphan(mine, nil, nobody), "not persistent")
 }
 
-// FuzzTable holds readTable against rubbish: it may refuse, but what it lets
-// through has the form of a lock table.
+// FuzzTable gives readTable rubbish: it may refuse, but what it accepts has the form of a lock
+// table.
 func FuzzTable(f *testing.F) {
 	for _, k := range kernels {
 		for _, n := range []string{"node1", "node2"} {

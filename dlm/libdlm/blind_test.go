@@ -11,16 +11,16 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// blind takes /proc/misc away, as for a process that has no descriptor left, and
-// returns what gives it back.
+// blind hides /proc/misc, as from a process that has no descriptor left, and returns the function
+// that shows it again.
 func (m *machine) blind() (see func()) {
 	m.unseen = true
 	m.write()
 	return func() { m.unseen = false; m.write() }
 }
 
-// A lockspace that can't be looked for is not taken for one that was left: its
-// locks would count as lost.
+// A lockspace that can't be looked up is not taken for one that was left: its locks would count as
+// lost.
 func TestNotSeenIsNotLeft(t *testing.T) {
 	recheckPause = time.Millisecond
 	t.Cleanup(func() { recheckPause = time.Second })
@@ -34,20 +34,20 @@ func TestNotSeenIsNotLeft(t *testing.T) {
 	time.Sleep(20 * recheckPause)
 	require.Empty(t, ev.take())
 
-	// Nor is it gone for who wants to open it, where its device is.
+	// Nor is it gone for somebody who wants to open it, if its device exists.
 	m.fails = []error{syscall.ENOENT}
 	_, err = e.Open(t.Context(), "foo", ignore)
 	require.Error(t, err)
 	require.NotErrorIs(t, err, dlm.ErrNoLockspace)
 
-	// And one that could be made in part is not said to be not there.
+	// And one that may have been created in part is not reported as missing.
 	m.fails = []error{syscall.ENOENT}
 	_, err = e.Create(t.Context(), "bar", ignore)
 	var de *dlm.Error
 	require.ErrorAs(t, err, &de)
 	require.True(t, de.Unsettled)
 
-	// Once it can be seen that it was left, that is noticed.
+	// Once it can be seen that the lockspace was left, that is noticed.
 	delete(m.misc, "dlm_foo")
 	see()
 	require.Eventually(t, func() bool { return len(ev.take()) == 1 }, time.Second, time.Millisecond)
@@ -73,8 +73,8 @@ func TestStartThatCanNotBeSeen(t *testing.T) {
 	require.NotErrorIs(t, err, dlm.ErrClusterUnavailable)
 }
 
-// Events that can't be read are as good as dropped: it is looked, again and again,
-// until the socket is closed.
+// Events that can't be read count as dropped: the devices are checked, again and again, until the
+// socket is closed.
 func TestEventsThatCanNotBeRead(t *testing.T) {
 	recheckPause = time.Millisecond
 	t.Cleanup(func() { recheckPause = time.Second })

@@ -11,7 +11,7 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// adopted gives s the lock c with lockid id, of which nothing has been heard.
+// adopted gives s the lock c with lockid id, which is not confirmed yet.
 func adopted(s *lockspace, d *script, ev *events, c dlm.Cookie, id dlm.LockID, m dlm.Mode) {
 	s.Adopt(c, "disk", m, dlm.Persistent|dlm.ValueBlock)
 	d.next("adopt").returns(id, nil)
@@ -53,8 +53,7 @@ func TestLostCompletionIsUnlockedWithItsValue(t *testing.T) {
 	})
 }
 
-// A lockid that another lock has got means that the first one is gone. It must
-// not be unlocked again.
+// If another lock has got the lockid, the first lock is gone. It must not be unlocked again.
 func TestLostCompletionWhoseLockidIsUsedAgain(t *testing.T) {
 	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		adopted(s, d, ev, 1, 3, dlm.PR)
@@ -72,7 +71,7 @@ func TestLostCompletionWhoseLockidIsUsedAgain(t *testing.T) {
 	})
 }
 
-// A copy of another node's lock has got the lockid.
+// The lockid now belongs to a copy of another node's lock.
 func TestLostCompletionWhoseLockidIsAnotherNodes(t *testing.T) {
 	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		adopted(s, d, ev, 1, 3, dlm.PR)
@@ -141,7 +140,7 @@ func TestConversionOfAnAdoptedLockIsPrecededByATest(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, []dlm.Event{end(dlm.OpConvert, 1, dlm.StatusOK, 3, dlm.PR)}, ev.take())
 
-		s.Convert(1, dlm.EX, dlm.Persistent, nil) // heard of by now
+		s.Convert(1, dlm.EX, dlm.Persistent, nil) // confirmed by now
 		call = d.next("convert")
 		require.Equal(t, dlm.EX, call.mode)
 		call.returns(0, nil)
@@ -189,8 +188,8 @@ func TestCancelDuringATest(t *testing.T) {
 	})
 }
 
-// The answer to what a process did that is dead now can come to the one that
-// has adopted its lock. It must not end what has not got to the kernel.
+// The reply to an operation of a dead process can come to the process that has adopted its lock. It
+// must not end an operation that has not reached the kernel.
 func TestResultOfAnEarlierProcess(t *testing.T) {
 	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		adopted(s, d, ev, 1, 3, dlm.PR)

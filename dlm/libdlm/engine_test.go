@@ -22,7 +22,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// machine is a library and the files of a node on which nothing is real.
+// machine is a library, and the files of a node, of which nothing is real.
 type machine struct {
 	t    *testing.T
 	root string
@@ -33,7 +33,7 @@ type machine struct {
 	fails   []error // of the next calls
 	calls   []string
 	before  func() // runs in the next call
-	unseen  bool   // there is no /proc/misc
+	unseen  bool   // /proc/misc does not exist
 }
 
 func newMachine(t *testing.T) (*machine, *Engine) {
@@ -53,7 +53,7 @@ func (m *machine) put(name, text string) {
 	require.NoError(m.t, os.WriteFile(name, []byte(text), 0o644))
 }
 
-// write writes /proc/misc, if it is to be seen.
+// write writes /proc/misc, unless it is hidden.
 func (m *machine) write() {
 	if m.unseen {
 		_ = os.Remove(filepath.Join(m.root, "proc/misc"))
@@ -123,7 +123,7 @@ func (m *machine) release(name string, d device) error {
 	return d.close()
 }
 
-// errUsed makes release count down a user and no more.
+// errUsed makes release only count down a user.
 var errUsed = fmt.Errorf("one user less")
 
 func ignore(dlm.Event) {}
@@ -179,7 +179,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	require.ErrorContains(t, err, "module dlm")
 	require.Empty(t, m.calls, "the library would look for it for ten seconds")
 
-	// The module is there, but udev has not made the device.
+	// The module is loaded, but udev has not created the device.
 	m, e = newMachine(t)
 	m.fails = []error{syscall.ENOENT}
 	_, err = e.Open(t.Context(), "foo", ignore)
@@ -224,7 +224,7 @@ func TestJoinedWithoutADevice(t *testing.T) {
 	require.ErrorContains(t, err, "udev")
 }
 
-// What is opened after its caller has gone is closed again.
+// A lockspace that is opened after its caller has given up is closed again.
 func TestOpenThatComesTooLate(t *testing.T) {
 	m, e := newMachine(t)
 	require.NoError(t, e.start())
@@ -234,7 +234,7 @@ func TestOpenThatComesTooLate(t *testing.T) {
 	m.before = cancel
 	_, err := e.Open(ctx, "foo", ignore)
 	if err == nil {
-		return // the answer won the race
+		return // the answer came first
 	}
 	require.ErrorIs(t, err, context.Canceled)
 	first := func() *script {

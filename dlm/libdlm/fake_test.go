@@ -12,9 +12,9 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// script is a device that does nothing by itself: the test sees each call, and
-// says what it returns and which results come, and when. It is no lock manager;
-// what a real one does is tested on real nodes.
+// script is a device without behaviour of its own: the test sees each call, and decides what it
+// returns, which results come, and when. It is not a lock manager; the behaviour of a real one is
+// tested on real nodes.
 type script struct {
 	t       testing.TB
 	calls   chan *asked
@@ -109,7 +109,7 @@ func (s *script) close() error {
 	return nil
 }
 
-// next is the next call, which has to be of that kind.
+// next returns the next call, which must be of that kind.
 func (s *script) next(what string) *asked {
 	s.t.Helper()
 	a := <-s.calls
@@ -120,10 +120,10 @@ func (s *script) next(what string) *asked {
 // returns lets a call return.
 func (a *asked) returns(id dlm.LockID, err error) { a.answer <- answer{id, err} }
 
-// result lets the kernel report.
+// result makes the kernel report.
 func (s *script) result(r result) { s.results <- r }
 
-// events collects what a sink is told.
+// events collects the events of a sink.
 type events struct {
 	mu  sync.Mutex
 	all []dlm.Event
@@ -146,7 +146,7 @@ func (e *events) take() []dlm.Event {
 
 var quiet = slog.New(slog.DiscardHandler)
 
-// open returns a space on a script.
+// open returns a lockspace on a script.
 func open(t testing.TB) (*lockspace, *script, *events) {
 	d, ev := newScript(t), &events{}
 	return newLockspace("foo", 1, d, &d.door, ev.sink, quiet, func(*lockspace) {}), d, ev

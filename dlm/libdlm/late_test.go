@@ -32,7 +32,7 @@ func TestConversionAfterALateCancelIsPrecededByATest(t *testing.T) {
 		require.Equal(t, dlm.PR, test.mode)
 		require.Equal(t, dlm.Persistent|dlm.NoQueue, test.flags)
 		test.returns(0, nil)
-		s.Cancel(1) // is kept back: the answer to the first may not be there
+		s.Cancel(1) // is held back: the reply to the first may not have arrived
 		synctest.Wait()
 		require.Empty(t, ev.take())
 		d.result(result{cookie: 1, id: 3})
@@ -49,7 +49,7 @@ func TestConversionAfterALateCancelIsPrecededByATest(t *testing.T) {
 func TestOnlyACancelThatWasSentIsAwaited(t *testing.T) {
 	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		granted(s, d, 1, 3, dlm.NL, 0)
-		s.Convert(1, dlm.PR, dlm.NoQueue, nil) // ends by itself
+		s.Convert(1, dlm.PR, dlm.NoQueue, nil) // ends without help
 		d.next("convert").returns(0, nil)
 		synctest.Wait()
 		s.Cancel(1)

@@ -55,8 +55,8 @@ func TestResultBeforeTheCallReturns(t *testing.T) {
 		require.Equal(t, []dlm.Event{end(dlm.OpLock, 7, 0, 3, dlm.EX)}, ev.take())
 		call.returns(3, nil)
 
-		// The same with one that is refused: its cookie is free before the call
-		// has returned, and the call must not disturb the next lock.
+		// The same for a request that is refused: its cookie is free before the call has returned,
+		// and the call must not disturb the next lock.
 		s.Unlock(7, nil)
 		call = d.next("unlock")
 		d.result(result{cookie: 7, id: 3, status: dlm.StatusUnlocked})
@@ -79,7 +79,7 @@ func TestErrnoOfACallEndsTheOperation(t *testing.T) {
 		d.next("request").returns(0, syscall.EINVAL)
 		s.Lock(2, "disk", dlm.EX, 0)
 		d.next("request").returns(0, syscall.ENOENT)
-		synctest.Wait() // the lanes have no order between them
+		synctest.Wait() // the queues have no order between them
 		s.Adopt(3, "disk", dlm.EX, dlm.Persistent)
 		d.next("adopt").returns(0, syscall.EAGAIN)
 		s.Adopt(4, "disk", dlm.EX, dlm.Persistent)
@@ -133,7 +133,7 @@ func TestUnlockWithAValueGoesThroughNL(t *testing.T) {
 	})
 }
 
-// The second step is asked for as soon as the first one has been taken.
+// The second step is requested as soon as the first one has been accepted.
 func TestUnlockDoesNotWaitForItsFirstStep(t *testing.T) {
 	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		granted(s, d, 1, 3, dlm.EX, 0)
@@ -187,7 +187,7 @@ func TestUnlockWithoutAValueDoesNotWriteOne(t *testing.T) {
 	}
 }
 
-// A conversion that the kernel refuses has changed the flags all the same.
+// Even a conversion that the kernel refuses has changed the flags.
 func TestRefusedConversionKeepsItsFlags(t *testing.T) {
 	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		granted(s, d, 1, 3, dlm.PW, 0)
@@ -453,8 +453,8 @@ func TestRefusals(t *testing.T) {
 	})
 }
 
-// What sleeps in a stopped lockspace delays neither an adoption nor another
-// lockspace nor the end of the program.
+// A call that sleeps in a stopped lockspace delays neither an adoption nor another lockspace nor
+// the end of the program.
 func TestStoppedLockspace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, d, ev := open(t)
@@ -540,8 +540,8 @@ func TestLockspaceGone(t *testing.T) {
 	})
 }
 
-// A stopped lockspace gets no calls, so nothing sleeps in the kernel; what waits
-// for it can be withdrawn, and adoption goes on.
+// A stopped lockspace gets no calls, so nothing sleeps in the kernel; operations that wait for it
+// can be withdrawn, and adoption goes on.
 func TestNothingSleepsInAStoppedLockspace(t *testing.T) {
 	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 		granted(s, d, 1, 3, dlm.EX, 0)
@@ -572,7 +572,7 @@ func TestNothingSleepsInAStoppedLockspace(t *testing.T) {
 	})
 }
 
-// Closing does not wait for a lockspace to resume, nor lose the gate.
+// Close does not wait for a lockspace to resume, and does not leak the gate.
 func TestCloseInAStoppedLockspace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, d, _ := open(t)

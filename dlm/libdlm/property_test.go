@@ -16,11 +16,10 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// whim is a device that takes every call, sleeps in some, refuses some, lets
-// results come before or after the call returns, or never for what was adopted,
-// and now and then unlocks a lock by itself. Cancels come too late at times, with
-// what the kernel makes of that (late.go). It knows of each lock only whether it
-// is granted.
+// whim is a device that accepts every call, sleeps in some, refuses some, and lets results come
+// before or after the call returns, or never for adopted locks. Now and then it unlocks a lock
+// without being asked. Some cancels come too late, with the kernel's behaviour in that case
+// (late.go). It only knows of each lock whether it is granted.
 type whim struct {
 	mu      sync.Mutex
 	rnd     *rand.Rand
@@ -54,7 +53,7 @@ func (w *whim) nap() {
 	time.Sleep(d)
 }
 
-// later lets the operation of a lock end after a while, unless it has ended.
+// later ends the operation of a lock after a while, unless it has ended.
 func (w *whim) later(c dlm.Cookie, l *whimLock, status dlm.Status) {
 	l.busy, l.ends = true, status
 	l.ops++
@@ -177,8 +176,8 @@ func (w *whim) tooLate(l *whimLock) {
 	})
 }
 
-// answer is taken for that to the cancel of a later operation, if there was one,
-// and the result of that operation is lost.
+// answer is taken for the reply to the cancel of a later operation, if there was one, and the
+// result of that operation is lost.
 func (l *whimLock) answer() {
 	if l.answers != 0 && l.answers < l.ops && l.recalls == l.ops {
 		l.busy = false
@@ -318,7 +317,7 @@ func anyStep(s *lockspace, begin func(dlm.Cookie, dlm.Op), step uint16) {
 	}
 }
 
-// convertStep has a lock converted, and the conversion canceled.
+// convertStep converts a lock, and cancels the conversion.
 func convertStep(s *lockspace, begin func(dlm.Cookie, dlm.Op), step uint16) {
 	const c = 1
 	begin(c, dlm.OpLock)

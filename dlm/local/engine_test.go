@@ -98,7 +98,7 @@ func TestRestoreChecksTheLockspaceName(t *testing.T) {
 	require.ErrorIs(t, local.New("host").Restore("a/b", nil), dlm.ErrName)
 }
 
-// TestFail makes each kind of call fail once and looks that nothing changed.
+// TestFail makes each kind of call fail once and checks that nothing changed.
 func TestFail(t *testing.T) {
 	cluster := local.NewCluster("test")
 	e := cluster.AddNode(1).Engine()
@@ -245,8 +245,8 @@ func TestNothingIsDeliveredAfterClose(t *testing.T) {
 	}
 }
 
-// TestEventsStayInOrder has many callers make events for one handle. Each lock
-// must see its grant before its notification before its end.
+// TestEventsStayInOrder has many callers cause events for one handle. Each lock must see its grant,
+// then its notification, then its end.
 func TestEventsStayInOrder(t *testing.T) {
 	cluster := local.NewCluster("test")
 	node := cluster.AddNode(1)
@@ -274,8 +274,8 @@ func TestEventsStayInOrder(t *testing.T) {
 	}
 }
 
-// TestADyingProcessGrantsNothingToItself: all its locks end before anybody is
-// granted anything, so a request of its own that waits can't become an orphan.
+// TestADyingProcessGrantsNothingToItself: all locks of a process end before anything is granted, so
+// a waiting request of its own can't become an orphan.
 func TestADyingProcessGrantsNothingToItself(t *testing.T) {
 	cluster := local.NewCluster("test")
 	node := cluster.AddNode(1)

@@ -9,7 +9,7 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// TestIDSetAgainstList does random things to the bitmaps and to a plain list.
+// TestIDSetAgainstList compares the bitmaps with a plain list in random operations.
 func TestIDSetAgainstList(t *testing.T) {
 	const most = 20_000 // enough for several words of the third level
 	rapid.Check(t, func(t *rapid.T) {

@@ -6,8 +6,8 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// model is a lock manager that is too simple to be wrong: plain lists, looked
-// through from the start for every question. It knows one lockspace.
+// model is a lock manager that is too simple to be wrong: plain lists, which are searched from the
+// start for every question. It knows one lockspace.
 type model struct {
 	resources []*modelResource // those with a lock, by name
 	stopped   bool
@@ -33,7 +33,7 @@ type modelLock struct {
 	mode    dlm.Mode
 	wanted  dlm.Mode
 	highest dlm.Mode // of the modes told since the last grant
-	told    dlm.Mode // what was told last, NL if a grant came after it
+	told    dlm.Mode // the mode of the last notification, NL if a grant came after it
 }
 
 type modelProcess struct {
@@ -103,14 +103,14 @@ func (m *model) lowestFree(node uint32) dlm.LockID {
 	}
 }
 
-// remove takes a lock out of all lists.
+// remove removes a lock from all lists.
 func (r *modelResource) remove(l *modelLock) {
 	for _, q := range []*[]*modelLock{&r.granted, &r.converting, &r.waiting} {
 		*q = slices.DeleteFunc(*q, func(x *modelLock) bool { return x == l })
 	}
 }
 
-// fits says that nobody else holds a mode that conflicts with what l wants.
+// fits reports whether no other lock has a mode that conflicts with the one l wants.
 func (r *modelResource) fits(l *modelLock) bool {
 	for _, h := range r.holders() {
 		if h != l && !dlm.Compatible(h.mode, l.wanted) {
@@ -120,7 +120,7 @@ func (r *modelResource) fits(l *modelLock) bool {
 	return true
 }
 
-// grant gives l what it wants and tells its owner.
+// grant grants l its wanted mode and informs its owner.
 func (r *modelResource) grant(l *modelLock, v *dlm.Value) {
 	ev := dlm.Event{Kind: dlm.Completed, Op: dlm.OpConvert, Cookie: l.cookie, LockID: l.id, Mode: l.wanted}
 	if l.mode == dlm.None {
@@ -161,7 +161,7 @@ func (r *modelResource) notify(l *modelLock, m dlm.Mode) {
 	l.owner.tell(dlm.Event{Kind: dlm.Blocking, Cookie: l.cookie, Mode: m})
 }
 
-// announce tells holders that l wants something they are in the way of.
+// announce notifies holders that l wants a mode that they block.
 func (r *modelResource) announce(holders []*modelLock, l *modelLock) {
 	for _, h := range holders {
 		limit := l.wanted
@@ -175,7 +175,7 @@ func (r *modelResource) announce(holders []*modelLock, l *modelLock) {
 	}
 }
 
-// settle grants what can be granted and announces what still waits.
+// settle grants what can be granted and announces what is still waiting.
 func (m *model) settle(r *modelResource) {
 	if len(r.all()) == 0 {
 		m.resources = slices.DeleteFunc(m.resources, func(x *modelResource) bool { return x == r })
@@ -243,7 +243,7 @@ func (m *model) do(p *modelProcess, op dlm.Op, c dlm.Cookie, do func()) {
 	m.held = append(m.held, modelHeld{p, op, c, do})
 }
 
-// resume grants what has become possible, then does what was held back.
+// resume grants what has become possible, then carries out what was held back.
 func (m *model) resume() {
 	m.stopped = false
 	for _, r := range slices.Clone(m.resources) {
@@ -425,7 +425,7 @@ func (m *model) orphans(node uint32) []*modelLock {
 	return m.locks(func(l *modelLock) bool { return l.node == node && l.owner == nil })
 }
 
-// kill ends a process: all its locks at once, and then others are granted.
+// kill ends a process: first all its locks, then others are granted.
 func (m *model) kill(p *modelProcess) {
 	p.ended = true
 	var touched []*modelResource
@@ -449,7 +449,7 @@ func (m *model) kill(p *modelProcess) {
 	}
 }
 
-// leave ends all that a node has: it crashed or left the lockspace.
+// leave ends everything that a node has: it crashed or left the lockspace.
 func (m *model) leave(node uint32, processes []*modelProcess) {
 	for _, p := range processes {
 		if p.node != node || p.ended {
@@ -488,7 +488,7 @@ func (m *model) leave(node uint32, processes []*modelProcess) {
 	}
 }
 
-// recover finds a new master, who knows the value only from copies of locks.
+// recover finds a new master, which knows the value only from copies of locks.
 func (r *modelResource) recover() {
 	copies, strong := 0, 0
 	for _, l := range r.holders() {

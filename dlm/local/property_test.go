@@ -47,7 +47,7 @@ func newWorld(t *rapid.T, nodes, perNode int) *world {
 	return w
 }
 
-// start starts a process anew, on a node that joins if it has to.
+// start starts a process again, on a node that joins if necessary.
 func (w *world) start(p *pair, node uint32) {
 	*p = pair{engine: w.nodes[node].Engine(), want: &modelProcess{node: node}}
 	sink := func(ev dlm.Event) { p.got = append(p.got, ev) }
@@ -72,8 +72,8 @@ func (w *world) restart(node uint32) {
 
 func (w *world) process() *pair { return rapid.SampledFrom(w.processes).Draw(w.t, "process") }
 
-// cookie draws a cookie that is in use, or free; now and then the other way
-// round, so that misuse happens as well.
+// cookie draws a cookie that is in use, or a free one; now and then the wrong one, so that misuse
+// happens as well.
 func (w *world) cookie(p *pair, used bool) dlm.Cookie {
 	if rapid.IntRange(0, 15).Draw(w.t, "misuse") == 0 {
 		used = !used
@@ -209,7 +209,7 @@ func (w *world) wanted() (all []*modelProcess) {
 	return all
 }
 
-// compare holds the events of a process against those of the model.
+// compare compares the events of a process with those of the model.
 func (w *world) compare(p *pair) {
 	require.Equal(w.t, p.want.events, p.got)
 }
@@ -260,8 +260,8 @@ func (m *model) queues(name string, node uint32) dlm.Queues {
 	return q
 }
 
-// TestAgainstModel does random things to a cluster and to the model: every
-// event of every process, every queue and every orphan must be the same.
+// TestAgainstModel does the same random things to a cluster and to the model: every event of every
+// process, every queue and every orphan must be the same.
 func TestAgainstModel(t *testing.T) {
 	for _, size := range []struct{ nodes, perNode int }{{1, 1}, {1, 3}, {3, 2}} {
 		t.Run(fmt.Sprintf("%d nodes with %d processes", size.nodes, size.perNode), func(t *testing.T) {

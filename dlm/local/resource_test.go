@@ -10,9 +10,8 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm/local"
 )
 
-// TestNotificationsExactly says what the conformance suite can't, because a
-// real cluster may repeat a notification or be late with it: which ones are
-// sent and which are not.
+// TestNotificationsExactly tests what the conformance suite can't, because a real cluster may
+// repeat a notification or be late with it: exactly which notifications are sent.
 func TestNotificationsExactly(t *testing.T) {
 	tests := []struct {
 		name string

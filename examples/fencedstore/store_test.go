@@ -62,8 +62,8 @@ func get(t *testing.T, h *httptest.Server, name string) answer {
 	return do(t, r)
 }
 
-// A token that is smaller than one seen is refused, also after a restart of the
-// store; the same one and larger ones are taken.
+// A token that is smaller than one that was seen is refused, even after a restart of the store; the
+// same one and larger ones are accepted.
 func TestStaleTokens(t *testing.T) {
 	dir := t.TempDir()
 	h := server(t, dir)
@@ -80,7 +80,7 @@ func TestStaleTokens(t *testing.T) {
 	require.Equal(t, answer{http.StatusOK, "18446744073709551615", "d"}, get(t, h, "disk1"))
 }
 
-// What carries no token could be anybody's.
+// A write without a token could come from anybody.
 func TestBadRequests(t *testing.T) {
 	dir := t.TempDir()
 	h := server(t, dir)
@@ -97,8 +97,7 @@ func TestBadRequests(t *testing.T) {
 	require.Equal(t, http.StatusInternalServerError, put(t, h, "short", "1", "a"), "a damaged block is not overwritten")
 }
 
-// Of writes at the same time none with a smaller token comes after one with a
-// larger one.
+// Of concurrent writes, none with a smaller token comes after one with a larger one.
 func TestWritesAtOnce(t *testing.T) {
 	s, err := OpenStore(t.TempDir())
 	require.NoError(t, err)
@@ -113,9 +112,8 @@ func TestWritesAtOnce(t *testing.T) {
 	require.Equal(t, "50", string(data))
 }
 
-// The story that tokens are for, with the real service: the lock of a client
-// that stands still is given to another one; when the first goes on, what it
-// writes is refused.
+// The story for which tokens exist, with the real service: the lock of a client that stands still
+// is given to another client; when the first goes on, its write is refused.
 func TestLateHolder(t *testing.T) {
 	bus := testbus.Start(t, testbus.Daemon)
 	startDaemon(t, bus)
@@ -136,7 +134,7 @@ func TestLateHolder(t *testing.T) {
 	}
 	require.Equal(t, http.StatusNoContent, write(a, "of the first"))
 
-	// The first stands still. The administrator takes its lock away.
+	// The first client stands still. The administrator releases its lock.
 	_, err = second.ReleaseOwner(ctx, "vms", "first")
 	require.NoError(t, err)
 	b, err := second.Acquire(ctx, disk, client.Options{Owner: "second"})

@@ -27,8 +27,8 @@ func TestScriptsAreClean(t *testing.T) {
 	require.NoError(t, err, "%s", out)
 }
 
-// make install puts everything where the other parts look for it, and the
-// files with a path in them follow PREFIX.
+// make install puts everything where the other parts look for it, and files that contain a path
+// follow PREFIX.
 func TestInstall(t *testing.T) {
 	dest := t.TempDir()
 	cmd := exec.Command("make", "--no-print-directory", "install-files", "DESTDIR="+dest, "PREFIX=/opt/x")
@@ -55,7 +55,7 @@ func TestInstall(t *testing.T) {
 		require.Contains(t, string(text), want, path)
 	}
 
-	// A configuration that is there is the administrator's.
+	// A configuration that exists belongs to the administrator.
 	conf := filepath.Join(dest, "etc/dlmlockd.toml")
 	require.NoError(t, os.WriteFile(conf, []byte("engine = \"local\"\n"), 0o644))
 	out, err = exec.Command("make", "-C", root, "install-files", "DESTDIR="+dest, "PREFIX=/opt/x").CombinedOutput()
@@ -101,7 +101,7 @@ func TestUninstall(t *testing.T) {
 	require.Equal(t, []string{"/etc/dlmlockd.toml", "/usr/share/dbus-1/system.d/other.conf"}, left())
 }
 
-// The documents that people look for are there and point at things that exist.
+// The important documents exist, and their links lead to existing files.
 func TestDocumentsLinkToWhatIsThere(t *testing.T) {
 	docs, err := filepath.Glob(filepath.Join(root, "*.md"))
 	require.NoError(t, err)
@@ -123,7 +123,7 @@ func TestDocumentsLinkToWhatIsThere(t *testing.T) {
 	}
 }
 
-// links returns the targets of [text](target) that are files here.
+// links returns the targets of [text](target) that are files of the repository.
 func links(text string) []string {
 	var out []string
 	for _, part := range strings.Split(text, "](")[1:] {
@@ -136,7 +136,7 @@ func links(text string) []string {
 	return out
 }
 
-// The folders that the design and the architecture name are there.
+// The folders that the design and the architecture name exist.
 func TestDocumentsNameFoldersThatAreThere(t *testing.T) {
 	folder := regexp.MustCompile(`(?m)(?:^|\s)([a-z]+(?:/[a-zA-Z]+)*)/?(?:\s|$)`)
 	design, err := os.ReadFile("../../docs/design.md")

@@ -23,15 +23,15 @@ const (
 	module = "github.com/dlmlock/dlmlockd"
 )
 
-// pkg is a package of the repository's modules with what its files import,
-// whatever their build tags. Paths are relative to the repository; others are whole.
+// pkg is a package of one of the repository's modules with the imports of all its files, whatever
+// their build tags. Paths are relative to the repository; foreign ones are complete.
 type pkg struct {
 	Dir     string
 	doc     string
 	imports map[string]string // path to the file that imports it; not those of tests
 }
 
-// packages are those that are built, not what lies around in testdata.
+// packages lists the packages that are built, without those in testdata.
 var packages = sync.OnceValues(func() (map[string]*pkg, error) {
 	all := map[string]*pkg{}
 	for _, dir := range modules {
@@ -68,8 +68,7 @@ func listPackages(module string, all map[string]*pkg) error {
 // goList runs go list in the main module.
 func goList(args ...string) ([]byte, error) { return goListIn(root, args...) }
 
-// goListIn runs go list in a module. Under sudo it leaves nothing of root's in
-// the user's cache.
+// goListIn runs go list in a module. Under sudo it leaves none of root's files in the user's cache.
 func goListIn(module string, args ...string) ([]byte, error) {
 	cmd := exec.Command("go", append([]string{"list"}, args...)...)
 	cmd.Dir = module
@@ -121,8 +120,8 @@ func load(t *testing.T) map[string]*pkg {
 	return all
 }
 
-// arrows are the import directions of docs/design.md section 3: a package may
-// import those after its name and nothing else of this module.
+// arrows are the import directions of docs/design.md section 3: a package may import only the
+// listed packages of this module.
 var arrows = map[string][]string{
 	"dlm":                  {},
 	"dlm/local":            {"dlm"},
@@ -185,7 +184,8 @@ func TestImportDirections(t *testing.T) {
 	}
 }
 
-// isTool is a program or harness at the top of the arrows: it may use all.
+// isTool reports whether a package is a program or harness at the top of the arrows, which may
+// import everything.
 func isTool(name string) bool {
 	top, _, _ := strings.Cut(name, "/")
 	return top == "lab" || top == "bench" || top == "man" || top == "libvirt" || top == "packaging"
@@ -193,10 +193,11 @@ func isTool(name string) bool {
 
 func mine(all map[string]*pkg, path string) bool { return all[path] != nil }
 
-// only says who may import a foreign package (by prefix).
+// only lists who may import a foreign package (by prefix).
 var only = map[string][]string{
 	"C": {"dlm/libdlm"},
-	"github.com/godbus/dbus": {"dbus", "polkit", "client", "cmd/dlmlockctl", "internal/story", "internal/story/embedded",
+	"github.com/godbus/dbus": {"dbus", "polkit", "client", "cmd/dlmlockctl", "internal/story",
+		"internal/story/embedded",
 		"internal/testbus", "internal/testpolkit"},
 	"github.com/pelletier/go-toml":  {"state", "config"},
 	"github.com/BurntSushi/toml":    {},
@@ -222,8 +223,7 @@ func TestForeignImports(t *testing.T) {
 	}
 }
 
-// A front end can be deleted, and the service doesn't notice; nor does it need
-// cgo.
+// A front end can be deleted without the service noticing, and the service does not need cgo.
 func TestLockdStandsAlone(t *testing.T) {
 	out, err := goList("-deps", "./lockd")
 	require.NoError(t, err)
@@ -233,9 +233,8 @@ func TestLockdStandsAlone(t *testing.T) {
 	}
 }
 
-// The lab is a module of its own, so that packagers meet neither it nor what it
-// needs. Nothing of the main module may import it, and a change of the main
-// module must not break it.
+// The lab is a module of its own, so packagers need neither it nor its dependencies. Nothing of the
+// main module may import it, and a change of the main module must not break it.
 func TestLabIsAModuleOfItsOwn(t *testing.T) {
 	out, err := goList("./...")
 	require.NoError(t, err)

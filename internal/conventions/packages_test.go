@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Each version of a package is newer than the one before, also for dpkg.
+// Each version of a package is newer than the one before, for dpkg as well.
 func TestPackageVersions(t *testing.T) {
 	const day = "1767225600" // 2026-01-01
 	before := "0~"
@@ -36,8 +36,8 @@ func TestPackageVersions(t *testing.T) {
 	require.Contains(t, string(out), "VERSION=")
 }
 
-// A package is not removed while the kernel has locks of the service, also where the
-// state file that tells of them is lost, and other lockspaces are no reason.
+// A package is not removed while the kernel has locks of the service, even if the state file is
+// lost; other lockspaces don't prevent the removal.
 func TestRemovalLooksIntoTheKernel(t *testing.T) {
 	const ours, theirs = `1 0 0 9 0 0 1 2 0 -1 1 0 24 ".dlmlockd.anchor.0123456789"`,
 		`1 0 0 9 0 0 1 2 5 -1 1 0 4 "root"`

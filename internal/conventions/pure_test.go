@@ -12,23 +12,23 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// pureImports are what lockd/table may import: nothing that blocks, waits, tells
-// the time, or reaches outside of the process.
+// pureImports are the packages that lockd/table may import: none that blocks, waits, tells the
+// time, or reaches outside of the process.
 var pureImports = []string{
 	"cmp", "container/heap", "errors", "fmt", "hash/maphash", "io/fs", "log/slog", "maps", "math", "slices", "sort",
 	"strings", "syscall", "time", "unicode/utf8",
 }
 
-// pureParts are what it may use of packages that have more. slog's attributes are
-// data; syscall's numbers are what errors carry.
+// pureParts are the parts that it may use of packages that offer more. slog's attributes are data;
+// syscall's numbers are part of errors.
 var pureParts = map[string][]string{
 	"time": {"Time", "Duration", "Microsecond", "Millisecond", "Second", "Minute", "UnixMicro"},
-	"slog": {"Attr", "Level", "LevelDebug", "LevelInfo", "LevelWarn", "LevelError", "String", "Int", "Uint64", "Duration"},
-	"fs":   {"ErrNotExist"}, "maphash": {"Seed", "Hash"}, "syscall": {"EPERM"},
+	"slog": {"Attr", "Level", "LevelDebug", "LevelInfo", "LevelWarn", "LevelError", "String", "Int", "Uint64",
+		"Duration"},
+	"fs": {"ErrNotExist"}, "maphash": {"Seed", "Hash"}, "syscall": {"EPERM"},
 }
 
-// The table decides, and the driver acts: no goroutine, channel, lock, clock or log
-// gets into it.
+// The table decides, and the driver acts: the table has no goroutine, channel, lock, clock or log.
 func TestTableIsPure(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(root, "lockd/table/*.go"))
 	require.NoError(t, err)

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The tests and stories that docs/semantics.md names are there.
+// The tests and stories that docs/semantics.md names exist.
 func TestSemanticsNamesTests(t *testing.T) {
 	text, err := os.ReadFile("../../docs/semantics.md")
 	require.NoError(t, err)

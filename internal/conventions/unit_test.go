@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// exposure is the most that the sandbox of each service may score, in tenths;
-// the comments in the units say what each tenth is for.
+// exposure is the highest score that the sandbox of each service may have, in tenths; the comments
+// in the units give the reason for each tenth.
 var exposure = map[string]string{
 	"dlmlockd.service": "18", "dlmlockd-lockspaces.service": "23", "dlmlockd-controld.service": "8",
 }
@@ -28,8 +28,8 @@ func systemdAnalyze(t *testing.T, args ...string) (string, error) {
 var shippedUnits = []string{"dlmlockd.service", "dlmlockd-lockspaces.service", "dlmlockd-controld.socket",
 	"dlmlockd-controld.service", "dlmlockd-varlink.socket"}
 
-// unitRoot is a root directory with the unit and all that it names, so that
-// verify does not complain of this machine.
+// unitRoot makes a root directory with the unit and everything that it names, so that verify does
+// not complain about this machine.
 func unitRoot(t *testing.T) (dir, unit string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -84,7 +84,7 @@ func TestUnitSandbox(t *testing.T) {
 	}
 }
 
-// What the contract asks of the unit.
+// The unit settings that the contract requires.
 func TestUnitSays(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(root, "systemd/dlmlockd.service"))
 	require.NoError(t, err)

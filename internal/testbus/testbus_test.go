@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Each bus is there, loads the shipped policy, and knows who is who.
+// Each bus starts, loads the shipped policy, and knows its users.
 func TestUsersAndPolicy(t *testing.T) {
 	ForEach(t, func(t *testing.T, b *Bus) {
 		const name = "org.example.DlmLock"
