@@ -152,7 +152,7 @@ func (a *app) addCommands(root *cobra.Command) {
 		&cobra.Group{ID: "spaces", Title: "Lockspaces:"})
 	for group, cmds := range map[string][]*cobra.Command{
 		"locks":  {a.acquireCmd(), a.releaseCmd(), a.releaseOwnerCmd(), a.convertCmd(), a.runCmd()},
-		"look":   {a.inspectCmd(), a.listCmd(), a.treeCmd(), a.monitorCmd(), a.historyCmd(), a.statusCmd()},
+		"look":   {a.inspectCmd(), a.listCmd(), a.treeCmd(), a.monitorCmd(), a.historyCmd(), a.statusCmd(), a.doctorCmd()},
 		"spaces": {a.lockspacesCmd(), a.joinCmd(), a.leaveCmd(), a.orphansCmd(), a.adoptCmd(), a.purgeCmd()},
 	} {
 		for _, c := range cmds {
