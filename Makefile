@@ -183,7 +183,8 @@ install-files:
 	@set -e; umask 022; for pair in $(foreach p,$(INSTALLED),'$(p)'); do \
 		dir="$(DESTDIR)$${pair#*:}"; install -d "$$dir"; \
 		for file in $${pair%%:*}; do \
-			sed 's#/usr/sbin/dlmlockd#$(PREFIX)/sbin/dlmlockd#' "$$file" > "$$dir/$$(basename "$$file")"; \
+			sed 's#/usr/sbin/dlmlockd#$(PREFIX)/sbin/dlmlockd#; s#/usr/bin/dlmlockctl#$(PREFIX)/bin/dlmlockctl#' \
+				"$$file" > "$$dir/$$(basename "$$file")"; \
 			chmod 644 "$$dir/$$(basename "$$file")"; \
 		done; \
 	done

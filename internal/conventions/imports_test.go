@@ -201,7 +201,7 @@ var only = map[string][]string{
 		"internal/testbus", "internal/testpolkit"},
 	"github.com/pelletier/go-toml":  {"state", "config"},
 	"github.com/BurntSushi/toml":    {},
-	"github.com/coreos/go-systemd":  {"cmd/dlmlockd", "varlink"},
+	"github.com/coreos/go-systemd":  {"cmd/dlmlockd", "cmd/dlmlockctl", "varlink"},
 	"github.com/spf13/cobra":        {"cmd/dlmlockctl"},
 	"github.com/stretchr/testify":   {"dlm/dlmtest"},
 	"pgregory.net/rapid":            {"dlm/dlmtest"},

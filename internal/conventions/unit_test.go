@@ -14,6 +14,7 @@ import (
 // in the units give the reason for each tenth.
 var exposure = map[string]string{
 	"dlmlockd.service": "18", "dlmlockd-lockspaces.service": "23", "dlmlockd-controld.service": "8",
+	"dlmlock@.service": "12",
 }
 
 func systemdAnalyze(t *testing.T, args ...string) (string, error) {
@@ -26,7 +27,7 @@ func systemdAnalyze(t *testing.T, args ...string) (string, error) {
 
 // shippedUnits are the units of the project; the first is the service.
 var shippedUnits = []string{"dlmlockd.service", "dlmlockd-lockspaces.service", "dlmlockd-controld.socket",
-	"dlmlockd-controld.service", "dlmlockd-varlink.socket"}
+	"dlmlockd-controld.service", "dlmlockd-varlink.socket", "dlmlock@.service"}
 
 // unitRoot makes a root directory with the unit and everything that it names, so that verify does
 // not complain about this machine.
@@ -34,7 +35,7 @@ func unitRoot(t *testing.T) (dir, unit string) {
 	t.Helper()
 	dir = t.TempDir()
 	for path, mode := range map[string]os.FileMode{"/usr/sbin/dlmlockd": 0o755, "/bin/kill": 0o755, "/bin/true": 0o755,
-		"/usr/lib/systemd/systemd-socket-proxyd": 0o755} {
+		"/usr/lib/systemd/systemd-socket-proxyd": 0o755, "/usr/bin/dlmlockctl": 0o755, "/usr/bin/sleep": 0o755} {
 		require.NoError(t, os.MkdirAll(filepath.Join(dir, filepath.Dir(path)), 0o755))
 		require.NoError(t, os.WriteFile(filepath.Join(dir, path), nil, mode))
 	}
@@ -74,6 +75,37 @@ func TestUnitVerifies(t *testing.T) {
 	require.NoError(t, os.WriteFile(unit, []byte(broken), 0o644))
 	out, _ := systemdAnalyze(t, "verify", "--man=no", "--root="+dir, strings.TrimPrefix(unit, dir))
 	require.Contains(t, out, "Tpye", "this test sees mistakes")
+}
+
+// The documented pattern of a service on one node at a time: the units are valid, and
+// the manual shows them as they are installed.
+func TestFailoverExample(t *testing.T) {
+	dir, _ := unitRoot(t)
+	etc := filepath.Join(dir, "etc/systemd/system")
+	read := func(name string) string {
+		text, err := os.ReadFile(filepath.Join(root, "data/examples", name))
+		require.NoError(t, err)
+		return string(text)
+	}
+	require.NoError(t, os.MkdirAll(filepath.Join(etc, "dlmlock@vms-failover.service.d"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(etc, "failover.service"), []byte(read("failover.service")), 0o644))
+	require.NoError(t, os.WriteFile(filepath.Join(etc, "dlmlock@vms-failover.service.d/failover-lock.conf"),
+		[]byte(read("failover-lock.conf")), 0o644))
+	for _, unit := range []string{"/etc/systemd/system/failover.service", "dlmlock@vms-failover.service"} {
+		out, err := systemdAnalyze(t, "verify", "--man=no", "--root="+dir, unit)
+		require.NoError(t, err, out)
+		require.Empty(t, out, "no warnings")
+	}
+	page, err := os.ReadFile(filepath.Join(root, "man/dlmlockctl.1"))
+	require.NoError(t, err)
+	shown := strings.ReplaceAll(string(page), `\-`, "-")
+	for _, name := range []string{"failover.service", "failover-lock.conf"} {
+		for line := range strings.Lines(read(name)) {
+			if !strings.HasPrefix(line, "#") && !strings.HasPrefix(line, "Description=") && line != "\n" {
+				require.Contains(t, shown, "\n"+line, "dlmlockctl(1) does not show a line of %s", name)
+			}
+		}
+	}
 }
 
 func TestUnitSandbox(t *testing.T) {
