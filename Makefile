@@ -22,7 +22,7 @@ GOFLAGS_BUILD := -trimpath -buildvcs=false -buildmode=pie -tags "$(TAGS)" \
 # Debian packages: to build, to try it out, to test everything, to boot nodes.
 DEPS_BUILD := gcc libc6-dev pkg-config libdlm-dev
 DEPS_DEMO := dbus systemd
-DEPS_TEST := dbus-broker git groff-base libgnutls28-dev libsystemd-dev polkitd bash-completion python3-prometheus-client shellcheck util-linux
+DEPS_TEST := dbus-broker git groff-base libgnutls28-dev libsystemd-dev polkitd bash-completion python3-prometheus-client shellcheck systemd util-linux
 DEPS_LAB := $(shell sed 's/\#.*//' lab/packages.txt)
 
 # What only root may do (own the bus name, be another user) runs through sudo
@@ -143,7 +143,7 @@ run-lint:
 	$(GO) mod tidy -C lab -diff
 	$(GO) test ./internal/conventions
 	shellcheck .ci/run scripts/*.sh packaging/*.sh packaging/deb/* packaging/rpm/* packaging/before-removal \
-		debian/*.p* debian/tests/locks libvirt/lost/libvirt-lost
+		debian/*.p* debian/tests/locks libvirt/lost/libvirt-lost virtlockd/virtlockd-socket
 
 .PHONY: install
 install: $(BINS) install-files install-man install-completions ## everything; honours DESTDIR and PREFIX
@@ -188,6 +188,7 @@ install-files:
 			chmod 644 "$$dir/$$(basename "$$file")"; \
 		done; \
 	done
+	install -D -m 755 -t "$(DESTDIR)$(PREFIX)/libexec/dlmlockd" virtlockd/virtlockd-socket
 	install -d "$(DESTDIR)$(SYSCONFDIR)"
 	[ -e "$(DESTDIR)$(SYSCONFDIR)/dlmlockd.toml" ] || install -m 644 data/dlmlockd.toml "$(DESTDIR)$(SYSCONFDIR)/dlmlockd.toml"
 

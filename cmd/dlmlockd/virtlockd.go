@@ -67,7 +67,8 @@ func listenForLibvirt(path string) (net.Listener, error) {
 		err = os.Chmod(path, 0o600)
 	}
 	if errors.Is(err, unix.EROFS) {
-		return nil, bad(fmt.Sprintf("%v: the unit may not write there; have systemd make the socket (docs/libvirt.md) "+
+		return nil, bad(fmt.Sprintf("%v: the unit may not write there; have systemd make the socket (virtlockd-socket "+
+			"enable) "+
 			"and leave the key out", err), err)
 	}
 	if err != nil {

@@ -17,7 +17,7 @@ func TestScriptsAreClean(t *testing.T) {
 	require.NoError(t, err, "apt-get install shellcheck")
 	scripts := []string{filepath.Join(root, ".ci/run")}
 	for _, pattern := range []string{"scripts/*.sh", "packaging/*.sh", "packaging/deb/*", "packaging/rpm/*",
-		"packaging/before-removal", "debian/*.p*", "debian/tests/locks"} {
+		"packaging/before-removal", "debian/*.p*", "debian/tests/locks", "virtlockd/virtlockd-socket"} {
 		found, err := filepath.Glob(filepath.Join(root, pattern))
 		require.NoError(t, err)
 		require.NotEmpty(t, found, pattern)
@@ -49,6 +49,7 @@ func TestInstall(t *testing.T) {
 		"opt/x/lib/systemd/system/dlmlockd-varlink.socket":               "FileDescriptorName=varlink\n",
 		"opt/x/share/dlmlockd/org.example.DlmLock.varlink":               "interface org.example.DlmLock\n",
 		"opt/x/lib/systemd/catalog/dlmlockd.catalog":                     "Subject: A cluster lock was lost\n",
+		"opt/x/libexec/dlmlockd/virtlockd-socket":                        "Service=dlmlockd.service\n",
 		"etc/dlmlockd.toml": "#engine = \"dlm\"\n",
 	} {
 		text, err := os.ReadFile(filepath.Join(dest, path))
