@@ -43,7 +43,7 @@ func (c *connection) acquire(r resourceArgs) error {
 	return nil
 }
 
-// take does the lines 2 to 4.
+// take does the lines 1 to 3.
 func (o *operation) take() error {
 	switch {
 	case o.domain.ended():
@@ -58,9 +58,6 @@ func (o *operation) take() error {
 	if err := o.look(); err != nil {
 		return o.fault("can't be identified", err)
 	}
-	if in, err := o.noteHeld(); !in || err != nil {
-		return o.failed(in, err)
-	}
 	grants, in, err := await(o.deadline, func(done func([]api.Grant, error)) {
 		o.session.acquire(o.wants(), api.AcquireOptions{
 			Owner: o.domain.owner(), HasOwner: true, Label: o.label(),
@@ -71,8 +68,8 @@ func (o *operation) take() error {
 		return o.failed(in, err)
 	}
 	for _, g := range grants {
-		if _, before := o.held[g.Ref]; !before {
-			o.taken[g.Ref] = g
+		if g.New {
+			o.taken = append(o.taken, api.Want{Lockspace: g.Lockspace, Resource: g.Resource})
 		}
 	}
 	return nil
@@ -90,30 +87,6 @@ func (o *operation) failed(in bool, err error) error {
 	return o.fault("can't be locked", err)
 }
 
-// noteHeld finds out, once, what the owner holds.
-func (o *operation) noteHeld() (in bool, err error) {
-	if o.held != nil {
-		return true, nil
-	}
-	held := map[api.Ref]struct{}{}
-	for after := api.Ref(0); ; {
-		page, in, err := await(o.deadline, func(done func(api.Page, error)) {
-			o.session.list(api.Filter{Owner: o.domain.owner(), HasOwner: true, After: after}, done)
-		})
-		if !in || err != nil {
-			return in, err
-		}
-		for i := range page.Locks {
-			held[page.Locks[i].Ref] = struct{}{}
-		}
-		if after = page.Next; after == 0 {
-			break
-		}
-	}
-	o.connection.held, o.taken = held, map[api.Ref]api.Grant{}
-	return true, nil
-}
-
 // undo releases what this connection has taken. The service has the call before the
 // refusal is answered, so that a client which tries again at once comes after it;
 // whether it is done is not waited for longer than the call may take.
@@ -121,11 +94,8 @@ func (o *operation) undo() {
 	if len(o.taken) == 0 {
 		return
 	}
-	wants := make([]api.Want, 0, len(o.taken))
-	for _, g := range o.taken {
-		wants = append(wants, api.Want{Lockspace: g.Lockspace, Resource: g.Resource})
-	}
-	o.taken = map[api.Ref]api.Grant{}
+	wants := o.taken
+	o.taken = nil
 	if !o.open(o.deadline) {
 		return
 	}

@@ -10,8 +10,7 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// messageTime is how long a client may take to send a message that it has begun,
-// and to read an answer.
+// messageTime is how long a client may take to send a message that it has begun.
 const messageTime = 30 * time.Second
 
 // connection is one client: libvirtd in one operation, or a guest's QEMU.
@@ -25,9 +24,8 @@ type connection struct {
 	restricted bool
 	guest      uint32 // whose start time is kept until this connection ends; 0: nobody's
 
-	session session               // nil: no call has needed one yet, or the last one was closed
-	held    map[api.Ref]struct{}  // what the owner held before; nil: not known yet
-	taken   map[api.Ref]api.Grant // what this connection has taken for it
+	session session    // nil: no call has needed one yet, or the last one was closed
+	taken   []api.Want // what this connection has taken for it, that it did not hold before
 }
 
 // serve answers the calls of the connection until it ends.
@@ -40,7 +38,7 @@ func (c *connection) serve() {
 			c.ended(err)
 			return
 		}
-		m, err := r.next()
+		m, err := c.next(r)
 		if err != nil {
 			c.ended(err)
 			return
@@ -48,11 +46,7 @@ func (c *connection) serve() {
 		if out = c.answer(out[:0], m); len(out) == 0 {
 			continue
 		}
-		err = c.conn.SetWriteDeadline(time.Now().Add(messageTime))
-		if err == nil {
-			_, err = c.conn.Write(out)
-		}
-		if err != nil {
+		if _, err = c.conn.Write(out); err != nil {
 			c.ended(err)
 			return
 		}
@@ -64,21 +58,31 @@ func (c *connection) serve() {
 func (c *connection) await(r *messageReader) error {
 	if !r.waiting() {
 		r.forget()
-		if err := c.conn.SetReadDeadline(time.Time{}); err != nil {
-			return err
-		}
-		if c.door.isClosing() { // Close has set a deadline before or after that
-			return net.ErrClosed
-		}
 		if err := r.await(); err != nil {
 			return err
 		}
 	}
+	if r.whole() {
+		return nil
+	}
 	err := c.conn.SetReadDeadline(time.Now().Add(messageTime))
-	if err == nil && c.door.isClosing() {
+	if err == nil && c.door.isClosing() { // Close has set a deadline before or after that
 		err = net.ErrClosed
 	}
 	return err
+}
+
+// next reads the next message, and ends its deadline.
+func (c *connection) next(r *messageReader) (message, error) {
+	limited := !r.whole()
+	m, err := r.next()
+	if limited && err == nil {
+		err = c.conn.SetReadDeadline(time.Time{})
+		if err == nil && c.door.isClosing() {
+			err = c.conn.SetReadDeadline(time.Unix(1, 0)) // this message is answered, and no other
+		}
+	}
+	return m, err
 }
 
 // ended logs an end that is not in order.

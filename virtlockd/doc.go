@@ -32,23 +32,22 @@
 //	libvirtd, at a suspend  REGISTER and RELEASE in the same way.
 //	or detach
 //
-// One ACQUIRE, line by line. "held" is a list of what the owner held when the
-// connection first asked, "taken" of what it took since.
+// One ACQUIRE, line by line. "taken" is what this connection has taken and its owner
+// did not hold before.
 //
 //	1  names of the disk    no lock is touched; storage that does not answer refuses
-//	2  list, once           what the owner holds already, "held"
-//	3  acquire              all names or none; durable before it is answered
+//	2  acquire              all names or none; durable before it is answered
 //	                        (docs/design.md, section 4)
-//	4  "taken" grows        by the locks that are not in "held"
-//	5  answer
-//	3a refused              what is in "taken" is released, and then the refusal is
+//	3  "taken" grows        by the locks that are new
+//	4  answer
+//	2a refused              what is in "taken" is released, and then the refusal is
 //	                        answered: the client gives up after the first error, and
 //	                        releases nothing itself
-//	3b out of time          the call is withdrawn (the session is closed), the rest
-//	                        as 3a. A grant that comes afterwards is undone by the
+//	2b out of time          the call is withdrawn (the session is closed), the rest
+//	                        as 2a. A grant that comes afterwards is undone by the
 //	                        service before anything is written
 //
-// If this program dies: before 3 nothing has happened. From 3 on the disks that were
+// If this program dies: before 2 nothing has happened. From 2 on the disks that were
 // granted stay locked, the client sees its connection end and reports an error;
 // libvirtd then ends QEMU, and with the process the locks go. If it does not, because
 // it dies as well, the guest has the locks that it runs with. After a restart the

@@ -47,10 +47,12 @@ type Door struct {
 	instance string
 	settings atomic.Pointer[Settings]
 	guests   guests
-	looks    chan struct{} // has one for each look at a disk that is under way
-	ready    chan struct{} // closed by Start
-	closing  chan struct{} // closed by Close
-	service  service       // set before ready is closed
+	// pidNamespace is that of this process, as /proc names it.
+	pidNamespace string
+	looks        chan struct{} // has one for each look at a disk that is under way
+	ready        chan struct{} // closed by Start
+	closing      chan struct{} // closed by Close
+	service      service       // set before ready is closed
 
 	mu          sync.Mutex
 	listeners   []net.Listener
@@ -63,8 +65,9 @@ type Door struct {
 func New(c Config) *Door {
 	d := &Door{
 		log: c.Log, instance: c.Instance, ready: make(chan struct{}), closing: make(chan struct{}),
-		looks:       make(chan struct{}, mostLooks),
-		connections: map[*connection]struct{}{}, guests: guests{start: map[uint32]guest{}},
+		looks:        make(chan struct{}, mostLooks),
+		pidNamespace: pidNamespace("self"),
+		connections:  map[*connection]struct{}{}, guests: guests{start: map[uint32]guest{}},
 	}
 	d.Configure(c.Settings)
 	return d
@@ -201,7 +204,8 @@ func (d *Door) sessionName() api.Session {
 }
 
 // Close ends the sockets and the connections. Locks stay. A call that is under way
-// is answered first; it ends when the service answers, or stops.
+// is answered first; it ends when the service answers, or stops. A client that does
+// not read its answers is not waited for.
 func (d *Door) Close() error {
 	d.mu.Lock()
 	if !d.isClosing() {
@@ -217,8 +221,19 @@ func (d *Door) Close() error {
 		_ = c.conn.SetReadDeadline(time.Unix(1, 0)) // who waits for a message ends
 	}
 	d.mu.Unlock()
+	late := time.AfterFunc(d.settings.Load().Timeout+time.Second, d.cut)
+	defer late.Stop()
 	d.work.Wait()
 	return errors.Join(errs...)
+}
+
+// cut ends all connections at once.
+func (d *Door) cut() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for c := range d.connections {
+		_ = c.conn.Close()
+	}
 }
 
 func (d *Door) isClosing() bool {

@@ -42,7 +42,7 @@ func beGuest(socket string) error {
 }
 
 // guestProcess starts a guest, which has registered itself when this returns.
-func guestProcess(t *testing.T, h *host, n int, credential *syscall.Credential) *exec.Cmd {
+func guestProcess(t testing.TB, h *host, n int, credential *syscall.Credential) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), asGuest+"="+h.socket, fmt.Sprintf("%s_N=%d", asGuest, n))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Credential: credential}
@@ -66,7 +66,7 @@ func guestProcess(t *testing.T, h *host, n int, credential *syscall.Credential) 
 }
 
 // call says a line in the words of probes.txt, for the guest with that pid.
-func (c *client) call(t *testing.T, pid int, format string, args ...any) (code, string) {
+func (c *client) call(t testing.TB, pid int, format string, args ...any) (code, string) {
 	t.Helper()
 	request := c.request(t, strings.Fields(fmt.Sprintf(format, args...)))
 	for n := range 10 {
@@ -79,14 +79,14 @@ func (c *client) call(t *testing.T, pid int, format string, args ...any) (code, 
 }
 
 // ok requires that a call is good.
-func (c *client) ok(t *testing.T, pid int, format string, args ...any) {
+func (c *client) ok(t testing.TB, pid int, format string, args ...any) {
 	t.Helper()
 	n, message := c.call(t, pid, format, args...)
 	require.Zero(t, n, message)
 }
 
 // acting is a connection of libvirtd for guest n.
-func acting(t *testing.T, h *host, n int, name string, pid int) *client {
+func acting(t testing.TB, h *host, n int, name string, pid int) *client {
 	c := dial(t, h.socket)
 	c.ok(t, pid, "register %d %s 7 0", n, name)
 	return c

@@ -69,7 +69,7 @@ func xdr(values ...any) []byte {
 }
 
 // request makes the bytes of a line of probes.txt.
-func (c *client) request(t *testing.T, words []string) []byte {
+func (c *client) request(t testing.TB, words []string) []byte {
 	number := func(i int) int {
 		n, err := strconv.Atoi(words[i])
 		require.NoError(t, err)
@@ -118,7 +118,7 @@ func (c *client) request(t *testing.T, words []string) []byte {
 
 // answers reads what is answered: as many messages as there are, up to the next
 // pause or the end of the connection, of which "end" tells.
-func (c *client) answers(t *testing.T, pause time.Duration) (all []byte, end bool) {
+func (c *client) answers(t testing.TB, pause time.Duration) (all []byte, end bool) {
 	wait := patience // for the first
 	for {
 		var head [4]byte
@@ -191,7 +191,7 @@ func readStories(t testing.TB, path string) (all []*story) {
 func stories(t testing.TB) []*story { return readStories(t, golden) }
 
 // record plays the stories of probes.txt to virtlockd, and writes what it answers.
-func record(t *testing.T) {
+func record(t testing.TB) {
 	var out bytes.Buffer
 	out.WriteString("# What virtlockd answers to probes.txt; recorded with \"go test -run TestGolden -update\".\n")
 	for _, s := range readStories(t, "testdata/probes.txt") {
@@ -232,7 +232,7 @@ func record(t *testing.T) {
 // processes are those of the guests of a story, from 1.
 type processes []*exec.Cmd
 
-func sleepers(t *testing.T, n int) processes {
+func sleepers(t testing.TB, n int) processes {
 	p := make(processes, n)
 	for i := range p {
 		p[i] = exec.Command("sleep", "infinity")
@@ -250,14 +250,14 @@ func (p processes) put(request []byte) []byte {
 	return request
 }
 
-func (p processes) end(t *testing.T) {
+func (p processes) end(t testing.TB) {
 	for _, c := range p {
 		require.NoError(t, c.Process.Kill())
 		_ = c.Wait()
 	}
 }
 
-func dial(t *testing.T, socket string) *client {
+func dial(t testing.TB, socket string) *client {
 	c, err := net.Dial("unix", socket)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = c.Close() })
@@ -266,7 +266,7 @@ func dial(t *testing.T, socket string) *client {
 
 // startVirtlockd starts the real virtlockd in a mount namespace of its own, and
 // returns the path of its socket from here.
-func startVirtlockd(t *testing.T) (socket string, stop func()) {
+func startVirtlockd(t testing.TB) (socket string, stop func()) {
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "virtlockd.conf")
 	require.NoError(t, os.WriteFile(conf, []byte("log_level = 4\nmax_clients = 1024\n"), 0o644))
@@ -342,7 +342,7 @@ func TestGolden(t *testing.T) {
 }
 
 // replay plays a story to the door.
-func replay(t *testing.T, s *story) {
+func replay(t testing.TB, s *story) {
 	h := start(t, Settings{Directories: map[string]string{"/run/spaces/files": "leases"}})
 	clients, said := map[string]*client{}, map[string]bool{}
 	pids := sleepers(t, 3)
@@ -374,7 +374,7 @@ func replay(t *testing.T, s *story) {
 }
 
 // read reads as many bytes, and with ends the end of the connection.
-func (c *client) read(t *testing.T, n int, ends bool) (b []byte, end bool) {
+func (c *client) read(t testing.TB, n int, ends bool) (b []byte, end bool) {
 	require.NoError(t, c.SetReadDeadline(time.Now().Add(patience)))
 	b = make([]byte, n)
 	got, _ := io.ReadFull(c.in.in, b)
@@ -386,7 +386,7 @@ func (c *client) read(t *testing.T, n int, ends bool) (b []byte, end bool) {
 }
 
 // reply reads an answer and returns its code and message; 0 for a good one.
-func (c *client) reply(t *testing.T) (code, string) {
+func (c *client) reply(t testing.TB) (code, string) {
 	require.NoError(t, c.SetReadDeadline(time.Now().Add(patience)))
 	m, err := c.in.next()
 	require.NoError(t, err)

@@ -75,7 +75,7 @@ func (c *connection) register(r registerArgs) {
 		c.door.guests.add(r.PID, g.start, c)
 		c.guest = r.PID
 	}
-	c.domain, c.held, c.taken = g, nil, nil
+	c.domain, c.taken = g, nil
 }
 
 // forgetGuest ends what register began.

@@ -93,6 +93,17 @@ func (r *messageReader) await() error {
 	return err
 }
 
+// whole reports whether all of the next message has been read, so that next does not
+// wait for the client.
+func (r *messageReader) whole() bool {
+	n := r.in.Buffered()
+	if n < headerSize {
+		return false
+	}
+	head, _ := r.in.Peek(4)
+	return binary.BigEndian.Uint32(head) <= uint32(n)
+}
+
 // next reads a message. The error is io.EOF if the connection ends between two
 // messages, and io.ErrUnexpectedEOF if it ends within one.
 func (r *messageReader) next() (message, error) {

@@ -26,7 +26,7 @@ import (
 
 // host is a node with the service and the door, which may be restarted.
 type host struct {
-	t       *testing.T
+	t       testing.TB
 	node    *local.Node
 	dir     string
 	socket  string
@@ -41,11 +41,11 @@ type host struct {
 }
 
 // start starts a host on a node of a cluster of the embedded lock manager.
-func start(t *testing.T, set Settings) *host {
+func start(t testing.TB, set Settings) *host {
 	return startOn(t, local.NewCluster("test").AddNode(1), set)
 }
 
-func startOn(t *testing.T, node *local.Node, set Settings) *host {
+func startOn(t testing.TB, node *local.Node, set Settings) *host {
 	h := &host{t: t, node: node, dir: t.TempDir(), set: set, log: io.Discard}
 	h.socket = filepath.Join(h.dir, "sock")
 	h.open()

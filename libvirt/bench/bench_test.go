@@ -102,7 +102,8 @@ func service(b *testing.B, kind testbus.Kind, name string) *subject {
 	b.Cleanup(func() { _ = os.RemoveAll(dir) })
 	write(b, dir+"/dlmlockd.toml", "engine = \"local\"\nlockspaces = [\"libvirt\"]\nlog-level = \"error\"\n")
 	launch(b, exec.Command(abs(b, "bin/dlmlockd"), "--bus="+bus.Address, "--config="+dir+"/dlmlockd.toml",
-		"--state-dir="+dir+"/state"))
+		"--state-dir="+dir+"/state",
+		"--virtlockd="+dir+"/virtlockd-sock"))
 	watch := bus.Dial(b)
 	require.Eventually(b, func() bool {
 		var has bool
@@ -113,6 +114,28 @@ func service(b *testing.B, kind testbus.Kind, name string) *subject {
 	return &subject{name: name, command: []string{abs(b, "bin/lockdriver"), abs(b, "bin/dlmlock.so")}, config: dir +
 		"/none",
 		env: []string{"DBUS_SYSTEM_BUS_ADDRESS=" + bus.Address}, servers: bus.Dir}
+}
+
+// stock is libvirt's own lock driver with dlmlockd in the place of virtlockd.
+func stock(b *testing.B) *subject {
+	s := service(b, testbus.Daemon, "lockd.so, dlmlockd")
+	dir := filepath.Dir(s.config)
+	s.config = dir + "/lockd.conf"
+	write(b, s.config, "auto_disk_leases = 1\n")
+	// The driver has the path of its socket compiled in.
+	s.command = []string{"unshare", "--mount", "sh", "-c", "mkdir -p /run/libvirt && mount -t tmpfs tmpfs " +
+		"/run/libvirt && " +
+		"ln -s " + dir + "/virtlockd-sock /run/libvirt && exec \"$@\"", "sh", abs(b, "bin/lockdriver"), lockdriver(b)}
+	s.preload = []string{"libvirt.so.0"}
+	return s
+}
+
+// lockdriver is libvirt's own lock driver.
+func lockdriver(b *testing.B) string {
+	lockd, err := filepath.Glob("/usr/lib*/*/libvirt/lock-driver/lockd.so")
+	require.NoError(b, err)
+	require.NotEmpty(b, lockd, "lockd.so of the package libvirt-daemon")
+	return lockd[0]
 }
 
 // virtlockd is libvirt's own lock driver with virtlockd, in a mount namespace of
@@ -133,11 +156,8 @@ func virtlockd(b *testing.B) *subject {
 		_, err := os.Stat(inside + "/root/run/libvirt/virtlockd-sock")
 		return err == nil
 	}, patience, 5*time.Millisecond, "virtlockd")
-	lockd, err := filepath.Glob("/usr/lib*/*/libvirt/lock-driver/lockd.so")
-	require.NoError(b, err)
-	require.NotEmpty(b, lockd, "lockd.so of the package libvirt-daemon")
 	return &subject{name: "virtlockd", command: []string{"nsenter", "--mount=" + inside + "/ns/mnt",
-		abs(b, "bin/lockdriver"), lockd[0]},
+		abs(b, "bin/lockdriver"), lockdriver(b)},
 		config: dir + "/lockd.conf", preload: []string{"libvirt.so.0"}, servers: dir}
 }
 
@@ -193,7 +213,7 @@ func medians(b *testing.B, subjects []*subject, count, disks int, how string) []
 // BenchmarkSideBySide writes the tables.
 func BenchmarkSideBySide(b *testing.B) {
 	runtime.GOMAXPROCS(1)
-	subjects := []*subject{virtlockd(b), service(b, testbus.Daemon, "dlmlockd, dbus-daemon"),
+	subjects := []*subject{virtlockd(b), stock(b), service(b, testbus.Daemon, "dlmlockd, dbus-daemon"),
 		service(b, testbus.Broker, "dlmlockd, dbus-broker")}
 	var t strings.Builder
 	t.WriteString("| workers | disks | | pairs/s | to virtlockd | p50 | p99 | processor time |\n| --- | --- | --- | " +

@@ -71,6 +71,8 @@ type Grant struct {
 	Resource  string
 	LockID    dlm.LockID
 	Token     uint64 // 0 until fencing tokens are there
+	// New is false if the owner held the lock already when this call asked for it.
+	New bool
 }
 
 // Selector narrows down which lock of a resource is meant. Zero fields match

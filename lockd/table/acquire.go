@@ -546,6 +546,7 @@ func (t *Table) granted(c *call) {
 	c.grants = make([]api.Grant, len(c.locks))
 	for i, l := range c.locks {
 		c.grants[i] = l.grant()
+		c.grants[i].New = l.phase != state.Held
 	}
 	for _, l := range c.fresh {
 		l.phase = state.Held
