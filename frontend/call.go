@@ -215,7 +215,8 @@ func (c *Call) Authorize(a api.Action, w About) error {
 
 // subject is who asks, for the authoriser.
 func (who *Credentials) subject(interactive bool) api.Subject {
-	return api.Subject{Sender: who.BusName, UID: who.UID, GIDs: who.GIDs, Interactive: interactive}
+	return api.Subject{BusName: who.BusName, UID: who.UID, GIDs: who.GIDs,
+		PID: who.PID, Start: who.Start, PIDFD: who.PIDFD, Interactive: interactive}
 }
 
 // refusal makes the authoriser's error one of the call: an authoriser knows

@@ -45,8 +45,9 @@ type Config struct {
 	// Conn is a connection to the bus that the callers are on, as root:
 	// polkitd takes details from nobody else.
 	Conn *godbus.Conn
-	// Fallback decides while there is no polkitd, and for callers that are not
-	// on the bus. nil: only root may change anything.
+	// Fallback decides while there is no polkitd, and for callers that polkitd can't
+	// be asked about: they are not on the bus, and their process is not known. nil:
+	// only root may change anything.
 	Fallback    api.Authorizer
 	Log         *slog.Logger  // nil: nothing is logged
 	Timeout     time.Duration // of a question to the rules; 0: DefaultTimeout
@@ -60,6 +61,7 @@ type Authority struct {
 	log      *slog.Logger
 	question atomic.Uint64 // number of the last one: its cancellation id
 	absent   atomic.Bool   // polkitd was not there when last asked
+	pidfds   atomic.Int32  // whether it takes pidfds: 0 not known, 1 yes, 2 no
 }
 
 // New makes an Authority. It asks nothing yet, and polkitd need not be there.
@@ -89,7 +91,8 @@ func (a *Authority) Authorize(ctx context.Context, s api.Subject, act api.Action
 	if s.UID == 0 {
 		return nil
 	}
-	if s.Sender == "" {
+	who, ok := a.subject(ctx, s)
+	if !ok {
 		return a.cfg.Fallback.Authorize(ctx, s, act, details)
 	}
 	for k, v := range details {
@@ -98,14 +101,19 @@ func (a *Authority) Authorize(ctx context.Context, s api.Subject, act api.Action
 			return denied(act, details, fmt.Sprintf("the %s is not UTF-8 text, so no polkit rule can be asked about it", k), nil)
 		}
 	}
-	ans, err := a.ask(ctx, s, act, details)
+	if err := who.unchanged(s, act, details); err != nil {
+		return err
+	}
+	ans, err := a.ask(ctx, s.Interactive, who, act, details)
 	if isAbsent(err) {
 		a.note(true)
 		return a.cfg.Fallback.Authorize(ctx, s, act, details)
 	}
 	if err == nil {
 		a.note(false)
-		err = ans.verdict(s, act, details)
+		if err = ans.verdict(s, act, details); err == nil {
+			err = who.unchanged(s, act, details)
+		}
 	} else {
 		err = a.failed(ctx, act, details, err)
 	}
@@ -120,41 +128,36 @@ type answer struct {
 	Details    map[string]string
 }
 
-// subject is a Subject: (sa{sv}).
-type subject struct {
-	Kind    string
-	Details map[string]godbus.Variant
-}
-
 // ask puts the question once more if polkitd went away over it.
-func (a *Authority) ask(ctx context.Context, s api.Subject, act api.Action, details map[string]string) (answer, error) {
+func (a *Authority) ask(ctx context.Context, interactive bool, who asked, act api.Action,
+	details map[string]string) (answer, error) {
 	limit := a.cfg.Timeout
-	if s.Interactive {
+	if interactive {
 		limit = a.cfg.Interaction
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	ans, err := a.check(ctx, s, act, details)
+	ans, err := a.check(ctx, interactive, who, act, details)
 	if isNamed(err, "org.freedesktop.DBus.Error.NoReply") {
-		ans, err = a.check(ctx, s, act, details)
+		ans, err = a.check(ctx, interactive, who, act, details)
 	}
 	return ans, err
 }
 
 // check is CheckAuthorization. When the context ends it takes the question
 // back, so that no dialog stays open that nobody waits for.
-func (a *Authority) check(ctx context.Context, s api.Subject, act api.Action, details map[string]string) (ans answer, err error) {
+func (a *Authority) check(ctx context.Context, interactive bool, who asked, act api.Action,
+	details map[string]string) (ans answer, err error) {
 	var flags uint32
-	if s.Interactive {
+	if interactive {
 		flags = allowUserInteraction
 	}
 	if details == nil {
 		details = map[string]string{}
 	}
 	id := strconv.FormatUint(a.question.Add(1), 10)
-	who := subject{"system-bus-name", map[string]godbus.Variant{"name": godbus.MakeVariant(s.Sender)}}
 	err = a.obj.CallWithContext(ctx, authorityIface+".CheckAuthorization", 0,
-		who, ActionPrefix+string(act), details, flags, id).Store(&ans)
+		who.subject, ActionPrefix+string(act), details, flags, id).Store(&ans)
 	if err != nil && ctx.Err() != nil {
 		a.obj.Go(authorityIface+".CancelCheckAuthorization", godbus.FlagNoReplyExpected, nil, id)
 		err = ctx.Err()
@@ -234,6 +237,7 @@ func (a *Authority) note(absent bool) {
 	if a.absent.Swap(absent) == absent {
 		return
 	}
+	a.pidfds.Store(0) // the next one may be of another version
 	if absent {
 		a.log.Warn("no polkit on the bus: root and the configured group alone may change locks")
 	} else {
@@ -244,7 +248,10 @@ func (a *Authority) note(absent bool) {
 // decided logs one decision.
 func (a *Authority) decided(s api.Subject, act api.Action, details map[string]string, err error) {
 	level := slog.LevelDebug
-	attrs := []slog.Attr{slog.String("action", string(act)), slog.String("sender", s.Sender), slog.Uint64("uid", uint64(s.UID))}
+	attrs := []slog.Attr{slog.String("action", string(act)), slog.String("sender", s.BusName), slog.Uint64("uid", uint64(s.UID))}
+	if s.BusName == "" {
+		attrs[1] = slog.Uint64("pid", uint64(s.PID))
+	}
 	for _, k := range [...]string{"lockspace", "resource", "mode", "owner"} {
 		if v, ok := details[k]; ok {
 			attrs = append(attrs, slog.String(k, v))

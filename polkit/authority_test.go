@@ -43,7 +43,7 @@ func newBench(t *testing.T, bus *testbus.Bus, change ...func(*Config)) *bench {
 
 // nobody is the subject of the caller.
 func (b *bench) nobody() api.Subject {
-	return api.Subject{Sender: b.caller.Names()[0], UID: testbus.Nobody.UID, GIDs: []uint32{testbus.Nobody.GID}}
+	return api.Subject{BusName: b.caller.Names()[0], UID: testbus.Nobody.UID, GIDs: []uint32{testbus.Nobody.GID}}
 }
 
 // lines is a log that several goroutines write.
@@ -88,7 +88,7 @@ func TestDefaults(t *testing.T) {
 		err := b.Authorize(ctx, b.nobody(), a, disk("vms", "EX"))
 		requireKind(t, api.AccessDenied, err)
 		require.ErrorContains(t, err, "polkit refuses org.example.DlmLock."+string(a))
-		require.NoError(t, b.Authorize(ctx, api.Subject{UID: 0, Sender: ":1.999"}, a, nil))
+		require.NoError(t, b.Authorize(ctx, api.Subject{UID: 0, BusName: ":1.999"}, a, nil))
 	}
 	require.Contains(t, b.log.String(), `level=INFO msg="not authorized" action=acquire`)
 	require.Contains(t, b.log.String(), `uid=65534 lockspace=vms resource=disk1 mode=EX err=`)
@@ -243,7 +243,7 @@ func TestCancellation(t *testing.T) {
 	<-a.waiter(q.Cookie)
 
 	quick := newBench(t, bus, func(c *Config) { c.Interaction = 50 * time.Millisecond })
-	s.Sender = quick.caller.Names()[0]
+	s.BusName = quick.caller.Names()[0]
 	err := quick.Authorize(t.Context(), s, api.ActAcquire, disk("vms", "EX"))
 	requireKind(t, api.AccessDenied, err)
 	require.ErrorContains(t, err, "did not answer in time")
@@ -280,7 +280,7 @@ func TestComesAndGoes(t *testing.T) {
 	require.Equal(t, 2, bytes.Count([]byte(b.log.String()), []byte("no polkit on the bus")))
 	require.Equal(t, 2, bytes.Count([]byte(b.log.String()), []byte("polkit is on the bus")))
 
-	member.Sender = ""
+	member.BusName = ""
 	require.NoError(t, b.Authorize(t.Context(), member, api.ActAcquire, disk("backup", "EX")), "not on the bus: the group")
 }
 

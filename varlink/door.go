@@ -129,6 +129,11 @@ func (h handler) Open(w *wire.Conn) {
 	c := &conn{door: h.d, id: w.ID}
 	p := &w.Peer
 	c.creds = frontend.Credentials{UID: p.UID, GIDs: append([]uint32{p.GID}, p.GIDs...), PID: p.PID}
+	if p.UID != 0 { // nobody is asked about root
+		if start, err := p.Start(); err == nil {
+			c.creds.Start = start
+		}
+	}
 	w.Data = c
 }
 

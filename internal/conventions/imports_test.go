@@ -140,7 +140,7 @@ var arrows = map[string][]string{
 	"client":               {"dlm", "process"},
 	"frontend":             {"dlm", "state", "lockd/api"},
 	"dbus":                 {"dlm", "lockd/api", "frontend", "data", "internal/queue"},
-	"polkit":               {"dlm", "state", "lockd/api", "data"},
+	"polkit":               {"dlm", "process", "lockd/api", "data"},
 	"varlink/wire":         {},
 	"varlink":              {"dlm", "lockd/api", "frontend", "data", "internal/queue", "varlink/wire"},
 	"virtlockd":            {"dlm", "state", "process", "lockd/api", "virtlockd/disknames"},

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"os"
 
 	"github.com/dlmlock/dlmlockd/dlm"
 )
@@ -19,11 +20,19 @@ const (
 	ActPurge            Action = "purge"
 )
 
-// Subject is who wants to do it: credentials that the bus vouches for.
+// Subject is who wants to do it: credentials that the message bus or the kernel
+// vouches for.
 type Subject struct {
-	Sender      string
-	UID         uint32
-	GIDs        []uint32
+	BusName string // unique name on the message bus; "" if the caller is not on it
+	UID     uint32
+	GIDs    []uint32
+	// PID is the process that has connected, and Start its start time (process.ID),
+	// read while PID was known to be the caller's; 0 where that is not known.
+	PID   uint32
+	Start uint64
+	// PIDFD refers to that process, where the kernel gives such a descriptor for a
+	// connection (SO_PEERPIDFD). It stays the front end's.
+	PIDFD       *os.File
 	Interactive bool // the caller allows that a person is asked
 }
 
