@@ -10,9 +10,9 @@ import (
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 )
 
-// The watchdog's SIGABRT, and a panic, end the process by a signal. An exit code
-// of 2, which is what the Go runtime has for both, is that of a bad command line,
-// after which systemd does not start the service again.
+// The watchdog's SIGABRT, and a panic, end the process by a signal. The Go runtime would end it
+// with exit code 2 in both cases, which is that of a bad command line, after which systemd does not
+// start the service again.
 func TestAbortIsNoExitCode(t *testing.T) {
 	p := start(t, testbus.Start(t, testbus.Daemon), t.TempDir())
 	require.NoError(t, p.cmd.Process.Signal(unix.SIGABRT))

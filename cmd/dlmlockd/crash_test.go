@@ -26,20 +26,20 @@ import (
 	"github.com/dlmlock/dlmlockd/state"
 )
 
-// The crash test of promises 1 to 4. Clients work on the real program while it
-// is killed; each keeps account of what it was told. After the restart
-//   - every answered call is true: the lock is there in that mode under that
-//     lockid, or is not there;
+// The crash test of promises 1 to 4. Clients work on the real program while it is killed; each
+// keeps account of its answers. After the restart
+//   - every answered call is true: the lock exists in that mode under that
+//     lockid, or does not exist;
 //   - every unanswered call is wholly done or wholly undone;
 //   - the state file, the service's table and the lock manager agree.
 
 // held is what one owner has on one resource; the zero value is nothing.
 type held struct {
 	mode   string
-	lockid uint32 // 0: any, it was never told
+	lockid uint32 // 0: any, because no answer has named it
 }
 
-// slot is one owner's place on one resource, used by one client alone.
+// slot is one owner's place on one resource, used by one client only.
 type slot struct {
 	resource, owner string
 	now             held
@@ -92,8 +92,8 @@ func (w *worker) step(s *slot) bool {
 	return w.do(s, crashModes[w.rand.IntN(len(crashModes))])
 }
 
-// do makes the call that brings a slot to a mode, or releases it for "", and
-// writes down what is known after it. It reports false if there was no answer.
+// do makes the call that brings a slot to a mode, or releases it for "", and notes what is known
+// after it. It returns false if there was no answer.
 func (w *worker) do(s *slot, mode string) bool {
 	after := held{mode, s.now.lockid}
 	var err error
@@ -122,8 +122,7 @@ func (w *worker) do(s *slot, mode string) bool {
 	return true
 }
 
-// settle compares a slot with what is there, which is from now on what is
-// known.
+// settle compares a slot with what exists, which from now on is what is known.
 func (s *slot) settle(t *testing.T, where string, is held) {
 	t.Helper()
 	fits := func(want held) bool {
@@ -134,8 +133,7 @@ func (s *slot) settle(t *testing.T, where string, is held) {
 	}
 }
 
-// readDead reads the state file that a dead daemon left, without a daemon and
-// without touching it.
+// readDead reads the state file that a dead daemon left, without a daemon and without changing it.
 func readDead(t *testing.T, dir string) state.Contents {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(dir, "state.toml"))
@@ -210,8 +208,8 @@ func checkService(t *testing.T, c client, slots map[[2]string]*slot) {
 			checkKernel(t, resource, listed)
 			continue
 		}
-		// Inspect reads the value block with a null lock, which the queue may
-		// show for that moment; a lock that is really there shows every time.
+		// Inspect reads the value block with a null lock, which the queue may show for a moment; a
+		// lock that really exists shows every time.
 		var queue map[uint32]string
 		for range 10 {
 			if queue = c.granted(t, resource); maps.Equal(queue, listed) {
@@ -245,8 +243,8 @@ func (c client) granted(t *testing.T, resource string) map[uint32]string {
 	return m
 }
 
-// settled is the listing once the releases are through that the start has
-// finished, and the conversions that it has published.
+// settled returns the listing after the releases that the start has finished, and the conversions
+// that it has published.
 func (c client) settled(t *testing.T) []row {
 	t.Helper()
 	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
@@ -273,9 +271,9 @@ func logKernelTables(t *testing.T) {
 	}
 }
 
-// checkKernel compares what the service lists of a resource with what the
-// kernel has. What ended with the process that was killed takes a moment to be
-// gone: the kernel tells the node that keeps the queue.
+// checkKernel compares what the service lists of a resource with what the kernel has. Locks that
+// ended with the killed process may remain visible for a moment, until the kernel has told the
+// master.
 func checkKernel(t *testing.T, resource string, listed map[uint32]string) {
 	t.Helper()
 	var queue map[uint32]string
@@ -288,8 +286,8 @@ func checkKernel(t *testing.T, resource string, listed map[uint32]string) {
 	require.Equal(t, listed, queue, "the kernel's queue of %s", resource)
 }
 
-// kernelQueue is what the kernel has of this node on a resource, read past the
-// service: lockid to mode, with the mode wanted where one waits.
+// kernelQueue returns this node's locks on a resource in the kernel, without asking the service:
+// lockid to mode, with the wanted mode if one waits.
 func kernelQueue(t *testing.T, resource string) map[uint32]string {
 	t.Helper()
 	host := cluster.Local()
@@ -310,9 +308,9 @@ func kernelQueue(t *testing.T, resource string) map[uint32]string {
 	return m
 }
 
-// life is how a daemon lives until it is killed: so many calls are answered,
-// which is long enough to see every kind of change however fast the machine
-// is, and then a time shorter than a call or two.
+// life is how long a daemon lives until it is killed: a number of answered calls, which is enough
+// to see every kind of change however fast the machine is, and then a time shorter than a call or
+// two.
 type life struct {
 	calls  int64
 	then   time.Duration
@@ -353,9 +351,8 @@ func roundsOf(usual int) int {
 	return usual
 }
 
-// shareOfSteps is where to begin with the steps and how far to go on each time,
-// so that several machines can divide them: "2/3" in the environment is the
-// second of three.
+// shareOfSteps says with which step to begin and how far to go on each time, so that several
+// machines can divide the steps: "2/3" in the environment is the second of three.
 func shareOfSteps(t *testing.T) (first, stride int) {
 	t.Helper()
 	text := os.Getenv("DLMLOCKD_TEST_SHARE")
@@ -377,8 +374,8 @@ func slotsOf(ws []*worker) map[[2]string]*slot {
 	return m
 }
 
-// crashRound lets the workers work on a fresh daemon until it dies, then
-// checks the file. kill, where given, is called once they work.
+// crashRound lets the workers work on a fresh daemon until it dies, then checks the file. kill, if
+// given, is called once they work.
 func crashRound(t *testing.T, ws []*worker, p *running, dir string, kill func()) {
 	t.Helper()
 	var working sync.WaitGroup
@@ -450,10 +447,9 @@ var story = []struct {
 }{{0, "EX"}, {1, "EX"}, {2, "PR"}, {0, "PR"}, {1, "PR"}, {2, "EX"}, {1, ""}, {0, "EX"}, {0, "NL"}, {1, "EX"}, {0, ""},
 	{1, ""}, {2, ""}}
 
-// TestCrashAtEveryStep kills the program before the first step of the order of
-// events, then before the second, and so on through a story that has every
-// kind of change, and each time before the first, second ... step of the
-// activation that follows.
+// TestCrashAtEveryStep kills the program before the first step of the order of events, then before
+// the second, and so on through a story that has every kind of change, and each time before the
+// first, second ... step of the activation that follows.
 func TestCrashAtEveryStep(t *testing.T) {
 	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
 	c := newClient(bus.Dial(t))
@@ -508,9 +504,9 @@ func (w *worker) tell() bool {
 	return true
 }
 
-// recoverWithCrashes starts the daemon again and again, and lets it die ever
-// later in its activation, until it does not get so far. On an emulated machine
-// each round leaves out most of the steps, and not those of the round before.
+// recoverWithCrashes starts the daemon again and again, and lets it die later and later in its
+// activation, until the activation ends before that. On an emulated machine each round leaves out
+// most of the steps, and not those of the round before.
 func recoverWithCrashes(t *testing.T, b *testbus.Bus, dir string, slots map[[2]string]*slot, round int) {
 	t.Helper()
 	stride := 1
@@ -556,8 +552,8 @@ func TestCrashAtRandomStepsUnderLoad(t *testing.T) {
 	tally(t, ws, rounds)
 }
 
-// TestCrashInAcquireMany kills the program at every step of taking three locks
-// at once and of releasing all of their owner's: three or none, always.
+// TestCrashInAcquireMany kills the program at every step of acquiring three locks at once and of
+// releasing all of their owner's: it is always three or none.
 func TestCrashInAcquireMany(t *testing.T) {
 	type want struct{ Lockspace, Resource, Mode string }
 	three := []want{{crashSpace, "a", "EX"}, {crashSpace, "b", "PR"}, {crashSpace, "c", "CW"}}

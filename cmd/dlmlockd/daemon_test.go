@@ -16,8 +16,8 @@ import (
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 )
 
-// Promises 1 to 3, on the real program: a lock outlives kill -9 and an orderly
-// stop, under the same lockid, and keeps others out all the while.
+// Promises 1 to 3, with the real program: a lock outlives kill -9 and an orderly stop, under the
+// same lockid, and keeps others out throughout.
 func TestLockOutlivesTheDaemon(t *testing.T) {
 	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
 	c := newClient(bus.Dial(t))
@@ -158,8 +158,8 @@ func TestWatchdogIsFed(t *testing.T) {
 	require.Equal(t, "STATUS=engine local, node 1; 0 locks in 0 lockspaces, 0 waiting", p.told[2])
 }
 
-// A full state directory: nothing is granted that could not be written down,
-// releases go on, and it heals by itself.
+// A full state directory: nothing is granted that could not be recorded, releases go on, and the
+// service recovers when there is room.
 func TestStateDirectoryFull(t *testing.T) {
 	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
 	require.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=256k,mode=0700"))
@@ -243,7 +243,7 @@ func TestBusGoes(t *testing.T) {
 	require.Contains(t, p.log(), "connect to the message bus")
 }
 
-// What ends a lock by itself counts also when it happens while no daemon runs.
+// A process or connection that ends while no daemon runs ends its locks nevertheless.
 func TestLifetimesOverARestart(t *testing.T) {
 	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
 	c := newClient(bus.Dial(t))

@@ -87,7 +87,7 @@ func TestRestoreSaysWhatItCanNot(t *testing.T) {
 	require.Len(t, orphans, 3, "the others are there")
 }
 
-// An engine that keeps its locks itself is left alone.
+// An engine that keeps its locks itself is not given them again.
 func TestRestoreIsForTheLocalEngineOnly(t *testing.T) {
 	restore(kernelLike{}, contents(), "this", "inst", slog.New(slog.DiscardHandler))
 }
@@ -119,8 +119,7 @@ func (discardJournal) Append([]state.Change) error { return nil }
 func (discardJournal) Health() error               { return nil }
 func (discardJournal) Tend()                       {}
 
-// A lock that turns out to be lost in activation is told once somebody can
-// hear it.
+// A lock that turns out to be lost in activation is reported when somebody can receive the signal.
 func TestStartupNoticesKeepLostLocks(t *testing.T) {
 	var told []api.Notice
 	h := startupNotices{to: func(n api.Notice) { told = append(told, n) }}
@@ -143,7 +142,7 @@ func TestLimitsOfTheFileWin(t *testing.T) {
 	require.Equal(t, api.DefaultLimits().LocksPerUID, l.LocksPerUID)
 }
 
-// The example file says what the service's own limits are.
+// The example file states the service's own limits.
 func TestExampleFileNamesTheDefaults(t *testing.T) {
 	text, err := os.ReadFile("../../data/dlmlockd.toml")
 	require.NoError(t, err)

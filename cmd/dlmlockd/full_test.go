@@ -109,8 +109,7 @@ func (s *small) awaitDegraded(t *testing.T, degraded bool) {
 		20*time.Millisecond)
 }
 
-// nothingLost holds what the daemon says against a life in which nothing was
-// lost.
+// nothingLost compares what the daemon says with a life in which nothing was lost.
 func (s *small) nothingLost(t *testing.T) {
 	t.Helper()
 	require.NotContains(t, s.log(), "lock lost")
@@ -118,8 +117,8 @@ func (s *small) nothingLost(t *testing.T) {
 	require.Empty(t, ran(t, s.helpers), "a helper was run for a lock that was let go of")
 }
 
-// What is released in a full directory stays released, and nobody takes it for
-// lost: a guest that let go of its disk in order would be switched off for it.
+// A lock that is released in a full directory stays released and is not taken for lost: otherwise a
+// guest that had released its disk in order would be switched off.
 func TestReleaseInAFullDirectory(t *testing.T) {
 	s := newSmall(t, "200k", "a", "b", "c", "d")
 	filler := fillUp(t, s.state)
@@ -144,8 +143,8 @@ func TestReleaseInAFullDirectory(t *testing.T) {
 	s.takesAgain(t, "a")
 }
 
-// A state file that has filled its file system is of use again when the locks
-// are released, without anybody making room.
+// A state file that has filled its file system is usable again when the locks are released, without
+// anybody making room.
 func TestFullOfLocks(t *testing.T) {
 	s := newSmall(t, "200k")
 	n := 0
@@ -163,9 +162,9 @@ func TestFullOfLocks(t *testing.T) {
 	s.nothingLost(t)
 }
 
-// TestCrashAtEveryStepOfReleasesInAFullDirectory kills the program at every step
-// of three releases while there is no space: each lock is held or gone as the
-// client was told, and none is called lost.
+// TestCrashAtEveryStepOfReleasesInAFullDirectory kills the program at every step of three releases
+// while there is no space: each lock is held or gone as the client was told, and none is reported
+// as lost.
 func TestCrashAtEveryStepOfReleasesInAFullDirectory(t *testing.T) {
 	s := newSmall(t, "200k")
 	names := []string{"a", "b", "c"}
@@ -204,8 +203,8 @@ func TestCrashAtEveryStepOfReleasesInAFullDirectory(t *testing.T) {
 	}
 }
 
-// A state directory that is removed under the daemon is there again, with the
-// whole map, before anybody has called; it is said once.
+// A state directory that is removed while the daemon runs exists again, with the whole map, before
+// anybody has called; this is logged once.
 func TestStateDirectoryRemoved(t *testing.T) {
 	s := newSmall(t, "1m", "a", "b")
 	before := s.list(t)
@@ -226,8 +225,8 @@ func TestStateDirectoryRemoved(t *testing.T) {
 	}
 }
 
-// Where it can't be made again, that is said once, with what to do; locks that
-// are held can be released, and no new ones taken.
+// If it can't be created again, that is logged once, with what to do; locks that are held can be
+// released, and no new ones acquired.
 func TestStateDirectoryCanNotBeMadeAgain(t *testing.T) {
 	s := newSmall(t, "1m", "a", "b")
 	above := filepath.Dir(s.state)

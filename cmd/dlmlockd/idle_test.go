@@ -46,7 +46,7 @@ func TestExitOnIdle(t *testing.T) {
 	})
 }
 
-// Whatever somebody would miss keeps the service running.
+// Everything that needs the service keeps it running.
 func TestNeededService(t *testing.T) {
 	bus := testbus.Start(t, testbus.Daemon)
 	file := configured(t, "lockspaces = [\"vms\"]\nexit-on-idle = \"1s\"\nlog-level = \"debug\"\n")
@@ -74,8 +74,8 @@ func TestNeededService(t *testing.T) {
 	require.Equal(t, exitOK, p.wait(t))
 }
 
-// SIGHUP takes over all that can change, says what can't, and refuses a file
-// with a mistake as a whole.
+// SIGHUP takes over everything that can change, reports what can't, and refuses a file with a
+// mistake as a whole.
 func TestReload(t *testing.T) {
 	bus := testbus.Start(t, testbus.Daemon)
 	file := configured(t, "lockspaces = [\"vms\"]\n")
@@ -121,7 +121,7 @@ func TestReload(t *testing.T) {
 	require.Equal(t, exitOK, p.wait(t))
 }
 
-// What needs a restart is told, once for each reload.
+// What needs a restart is reported, once for each reload.
 func TestReloadCannotChangeTheEngine(t *testing.T) {
 	before, after := options{}, options{}
 	before.Engine, after.Engine = "dlm", "local"

@@ -18,8 +18,8 @@ import (
 	"github.com/dlmlock/dlmlockd/state"
 )
 
-// leaving runs dlmlockd --leave on a state directory. The host is going down,
-// says the systemctl that it finds, or it is not.
+// leaving runs dlmlockd --leave on a state directory, with a systemctl that says that the host is
+// going down, or that it is not.
 func leaving(t *testing.T, dir, systemState string) *running {
 	t.Helper()
 	bin := t.TempDir()
@@ -129,8 +129,8 @@ func TestLeaveKeepsWhatAProcessUses(t *testing.T) {
 	require.Equal(t, 1, spaces[0].Locks)
 }
 
-// What leaves must treat the locks as the service does: it may release some of
-// them, and releasing writes the value block.
+// A leave must treat the locks as the service does: it may release some of them, which writes their
+// value blocks.
 func TestLeaveKnowsRawLockspaces(t *testing.T) {
 	d := &daemon{opts: options{StateDir: t.TempDir()}, log: slog.New(slog.DiscardHandler)}
 	d.opts.Engine, d.opts.RawValueLockspaces = "local", []string{"raw"}

@@ -18,7 +18,7 @@ import (
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 )
 
-// sleeper is a process that locks hang on.
+// sleeper is a process to which locks are tied.
 func sleeper(t *testing.T) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command("sleep", "1000")
@@ -86,9 +86,8 @@ func (c client) request(t *testing.T, conn *godbus.Conn, resource string) <-chan
 	return granted
 }
 
-// What hangs on a process or a connection ends with it, within 100 ms on a
-// machine that is not busy: measured as the time until the next one has the
-// lock and knows it.
+// A lock that is tied to a process or a connection ends with it, within 100 ms on a machine that is
+// not busy: measured as the time until the next waiter has the lock and knows it.
 func TestLifetimeEndsSoon(t *testing.T) {
 	for _, kind := range testbus.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -127,7 +126,7 @@ func TestLifetimeEndsSoon(t *testing.T) {
 	}
 }
 
-// busctl leaves the bus as soon as it has its answer, and the lock with it.
+// busctl leaves the bus as soon as it has its answer, which ends the lock.
 func TestConnectionOfBusctl(t *testing.T) {
 	for _, kind := range testbus.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -156,8 +155,8 @@ func TestConnectionOfBusctl(t *testing.T) {
 	}
 }
 
-// A new connection that asks for what its owner holds takes the lock over: it
-// ends with the new one, also if the daemon was restarted in between.
+// A new connection that asks for what its owner holds takes over the lock: it ends with the new
+// connection, even if the daemon was restarted in between.
 func TestRebind(t *testing.T) {
 	bus, dir := testbus.Start(t, testbus.Broker), t.TempDir()
 	p := start(t, bus, dir)
@@ -187,8 +186,8 @@ func TestRebind(t *testing.T) {
 	c.becomes(t)
 }
 
-// A connection that goes while the daemon is down takes its locks along when
-// it is back, and one that stays keeps them.
+// The locks of a connection that ends while the daemon is down end when it is back; a connection
+// that stays keeps its locks.
 func TestConnectionsOverARestart(t *testing.T) {
 	for _, kind := range testbus.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -222,8 +221,8 @@ func TestConnectionsOverARestart(t *testing.T) {
 	}
 }
 
-// A process that has ended while no daemon ran, and whose pid another process
-// has now: the lock is gone, and the other process has nothing to do with it.
+// If a process ends while no daemon runs and another process gets its pid, the lock is released,
+// and the other process is not affected.
 func TestReusedPID(t *testing.T) {
 	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
 	p := start(t, bus, dir)
@@ -235,8 +234,8 @@ func TestReusedPID(t *testing.T) {
 	require.NoError(t, err)
 	p.kill()
 	end(t, child)
-	// A start time counts in ticks of 10 ms (proc(5), field 22), and no kernel
-	// comes round to a pid again within one.
+	// A start time counts in ticks of 10 ms (proc(5), field 22), and no kernel reuses a pid within
+	// one tick.
 	time.Sleep(20 * time.Millisecond)
 	heir := withPID(t, pid)
 
@@ -251,7 +250,7 @@ func TestReusedPID(t *testing.T) {
 	c.becomes(t)
 }
 
-// withPID starts a process that has that pid, which is free.
+// withPID starts a process with that pid, which is free.
 func withPID(t *testing.T, pid int) *exec.Cmd {
 	const last = "/proc/sys/kernel/ns_last_pid" // proc(5); needs CONFIG_CHECKPOINT_RESTORE
 	for end := time.Now().Add(patience); time.Now().Before(end); {

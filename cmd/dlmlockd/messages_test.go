@@ -38,8 +38,8 @@ func TestCatalogIsComplete(t *testing.T) {
 	}
 }
 
-// Each message is one that the service logs, word for word, and what its entry
-// shows is a field that its log line can have.
+// Each message is one that the service logs, word for word, and what its entry shows is a field
+// that its log line can have.
 func TestCatalogIsTrue(t *testing.T) {
 	var source strings.Builder
 	for _, dir := range []string{".", "../../lockd", "../../lockd/table", "../../state", "../../polkit",
@@ -71,7 +71,7 @@ func TestCatalogIsTrue(t *testing.T) {
 	}
 }
 
-// journald takes the catalog, and journalctl finds the entries.
+// journald accepts the catalog, and journalctl finds the entries.
 func TestCatalogCompiles(t *testing.T) {
 	_, err := exec.LookPath("journalctl")
 	require.NoError(t, err, "apt-get install systemd")

@@ -16,8 +16,8 @@ import (
 	"github.com/dlmlock/dlmlockd/process"
 )
 
-// container is a shell in a pid namespace of its own, with its own /proc and the
-// bus of the host. It runs what it is told, line by line.
+// container is a shell in a pid namespace of its own, with its own /proc and the bus of the host.
+// It runs the lines that it is sent.
 type container struct {
 	t     *testing.T
 	shell *exec.Cmd
@@ -119,8 +119,8 @@ func TestStartTime(t *testing.T) {
 	c.becomes(t, "me")
 }
 
-// A service in another pid namespace than the bus is told pids that mean nothing
-// there, so nobody's process ends a lock.
+// In another pid namespace than the bus, the pids that a service gets from the bus mean nothing, so
+// no process ends a lock.
 func TestServiceInAContainer(t *testing.T) {
 	for _, kind := range testbus.Kinds {
 		t.Run(string(kind), func(t *testing.T) {

@@ -15,8 +15,8 @@ import (
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 )
 
-// ends runs the program, which must end by itself, and returns its exit code,
-// what it said, and the most memory that it had, in KiB.
+// ends runs the program, which must end without help, and returns its exit code, its output, and
+// the most memory that it had, in KiB.
 func ends(t *testing.T, args ...string) (code int, said string, most int64) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -61,8 +61,8 @@ func oddities(t *testing.T, file string, try func(want string)) {
 	require.NoError(t, os.RemoveAll(file))
 }
 
-// Whatever is found in the place of the configuration: --check and a start end
-// at once and say why, without much memory.
+// Whatever takes the place of the configuration: --check and a start end at once with the reason,
+// without much memory.
 func TestOddConfigurationFile(t *testing.T) {
 	file := configured(t, "")
 	code, _, usual := ends(t, "--config="+file, "--check")
@@ -78,7 +78,7 @@ func TestOddConfigurationFile(t *testing.T) {
 	})
 }
 
-// A reload keeps what was there, and says why.
+// A failed reload keeps the old configuration, and logs the reason.
 func TestOddConfigurationAtReload(t *testing.T) {
 	bus, file := testbus.Start(t, testbus.Daemon), configured(t, "[limits]\nowner-bytes = 3\n")
 	p := launch(t, program(t), bus.Address, t.TempDir(), nil, "--config="+file)
@@ -97,8 +97,8 @@ func TestOddConfigurationAtReload(t *testing.T) {
 	require.Equal(t, exitOK, p.stop(t))
 }
 
-// A helper that is not there is told of by --check, at the start and at a reload;
-// one that others could change is not taken.
+// A missing helper is reported by --check, at the start and at a reload; a helper that others could
+// change is refused.
 func TestHelpersAreLookedAt(t *testing.T) {
 	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
 	helper := filepath.Join(dir, "helper")

@@ -61,8 +61,8 @@ func TestHelperInheritsNothing(t *testing.T) {
 	require.Equal(t, exitOK, p.stop(t))
 }
 
-// A helper that is at work when the daemon is killed is run again by the next
-// one; after an orderly end it is not.
+// A helper that is running when the daemon is killed is run again by the next daemon; after an
+// orderly end it is not.
 func TestHelperRunsAgainAfterAKill(t *testing.T) {
 	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
 	guard := guardConfig(t, dir,
@@ -76,7 +76,7 @@ func TestHelperRunsAgainAfterAKill(t *testing.T) {
 	require.NoError(t, err)
 	p.kill()
 
-	// What was written down is enough: the one who loses it is another process.
+	// The record is enough: another process detects the loss.
 	p = start(t, bus, state, guard)
 	require.NoError(t, c.call("LeaveLockspace", crashSpace, opts("force", true)).Err)
 	awaitRan(t, dir, func(l []string) bool { return len(l) == 1 })
@@ -139,7 +139,7 @@ func TestCrashWhileLocksAreLost(t *testing.T) {
 	}
 }
 
-// diesWithin gives a daemon time to die by itself.
+// diesWithin gives a daemon time to die without help.
 func (p *running) diesWithin(d time.Duration) bool {
 	select {
 	case <-p.exited:

@@ -22,8 +22,8 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// strict reads OpenMetrics text with the parser of the format's own project,
-// which refuses whatever the specification does not allow.
+// strict reads OpenMetrics text with the parser of the format's own project, which refuses
+// everything that the specification does not allow.
 const strict = `
 import sys
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -90,8 +90,7 @@ func TestOpenMetrics(t *testing.T) {
 	openMetrics(t, b.String())
 }
 
-// Nobody who looks at the metrics takes what is not known for a healthy node,
-// nor for a sick one.
+// Nobody who reads the metrics takes an unknown value for a healthy node, nor for a sick one.
 func TestQuorumInMetrics(t *testing.T) {
 	for q, want := range map[api.Quorum]string{api.QuorumUnknown: "known 0", api.Quorate: "known 1, quorate 1",
 		api.Inquorate: "known 1, quorate 0"} {
@@ -107,9 +106,8 @@ func TestQuorumInMetrics(t *testing.T) {
 	}
 }
 
-// The file is there while the service runs, whole at every moment and readable
-// by everybody; a place that can't be written is told once, and no more than
-// that happens.
+// The file exists while the service runs, complete at every moment and readable by everybody. A
+// place that can't be written to is reported once, and has no other effect.
 func TestMetricsFile(t *testing.T) {
 	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
 	metrics := filepath.Join(dir, "dlmlockd.prom")
@@ -151,8 +149,8 @@ func TestMetricsFile(t *testing.T) {
 	p.await(t, "that it can again", logs("can be written again"))
 	require.FileExists(t, absent)
 
-	// Something else in its place: a fifo gives way, without waiting for a reader,
-	// and a directory stays.
+	// Something else in its place: a fifo is replaced, without waiting for a reader, and a
+	// directory stays.
 	require.NoError(t, os.Remove(absent))
 	require.NoError(t, unix.Mkfifo(absent, 0o600))
 	reload("metrics-file = \"" + absent + "\"\n")

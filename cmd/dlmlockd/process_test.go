@@ -127,8 +127,8 @@ func (p *running) log() string {
 	return p.stderr.String()
 }
 
-// launch starts a daemon that tells a socket of the
-// test's what it would tell systemd. It does not wait for anything.
+// launch starts a daemon whose messages for systemd go to a socket of the test. It does not wait
+// for anything.
 func launch(t *testing.T, path, address, dir string, env []string, args ...string) *running {
 	t.Helper()
 	p := &running{exited: make(chan struct{})}
@@ -187,7 +187,7 @@ func (p *running) listen(conn *net.UnixConn) {
 	}
 }
 
-// await waits until what holds, and fails if it doesn't in time.
+// await waits until what holds, and fails if it does not in time.
 func (p *running) await(t *testing.T, what string, holds func(told []string, log string) bool) {
 	t.Helper()
 	late := time.AfterFunc(patience, p.change.Broadcast)
@@ -220,7 +220,7 @@ func (p *running) awaitTold(t *testing.T, line string) {
 	})
 }
 
-// forget forgets what was told so far.
+// forget discards the messages so far.
 func (p *running) forget() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

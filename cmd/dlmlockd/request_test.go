@@ -29,7 +29,7 @@ func init() {
 	}
 }
 
-// requester queues for vms/r, says how far it has got, and ends with its input.
+// requester queues for vms/r, reports its progress, and ends with its input.
 func requester(address, lifetime string) error {
 	conn, err := godbus.Connect(address)
 	if err != nil {
@@ -94,9 +94,9 @@ func (c client) property(t *testing.T, name string) any {
 	return v.Value()
 }
 
-// The client is killed while it waits, while it can't hear that it has been
-// granted, after it has heard it, and at any moment in between: its Request is
-// gone, its connection's lock as well, and a persistent lock stays.
+// The client is killed while it waits, while it can't receive that it has been granted, after it
+// has received it, and at any moment in between: its Request is gone, its connection's lock as
+// well, and a persistent lock stays.
 func TestRequesterKilled(t *testing.T) {
 	for _, kind := range testbus.Kinds {
 		t.Run(string(kind), func(t *testing.T) {
@@ -161,7 +161,7 @@ func killRequester(t *testing.T, c client, bus *testbus.Bus, stage, lifetime str
 		c.becomes(t)
 		return
 	}
-	// What its end began comes before what is asked after it was noticed.
+	// The consequences of its end come before anything that is asked after it was noticed.
 	other := newWaiter(t, bus, "connection")
 	other.signal(t, syscall.SIGKILL)
 	require.Eventually(t, func() bool { return len(c.list(t)) == 1 }, patience, 5*time.Millisecond)
@@ -169,8 +169,8 @@ func killRequester(t *testing.T, c client, bus *testbus.Bus, stage, lifetime str
 	require.NoError(t, c.release("vms", "r"))
 }
 
-// Requests end with the daemon, and leave nothing: what was held is held, and
-// who asks again waits again.
+// Requests end with the daemon and leave nothing: what was held is held, and a client that asks
+// again waits again.
 func TestDaemonKilledWithRequests(t *testing.T) {
 	const n = 200
 	for _, kind := range testbus.Kinds {
@@ -204,9 +204,9 @@ func TestDaemonKilledWithRequests(t *testing.T) {
 	}
 }
 
-// TestCrashInRequest kills the program before every step of a Request that
-// waits and is granted: what the client was told is true, and what it was not
-// told is wholly done or wholly undone, so that asking again is all it takes.
+// TestCrashInRequest kills the program before every step of a Request that waits and is granted:
+// what the client was told is true, and what it was not told is wholly done or wholly undone, so
+// asking again is enough.
 func TestCrashInRequest(t *testing.T) {
 	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
 	conn := bus.Dial(t)
@@ -242,8 +242,8 @@ func TestCrashInRequest(t *testing.T) {
 	}
 }
 
-// requestInTurn has one owner wait for another, and reports whether it heard of
-// its grant before the daemon died.
+// requestInTurn has one owner wait for another, and reports whether it learned of its grant before
+// the daemon died.
 func requestInTurn(t *testing.T, c client, conn *godbus.Conn, p *running) bool {
 	if _, err := c.acquire(crashSpace, "r", "EX", "owner", "holder"); err != nil {
 		return false

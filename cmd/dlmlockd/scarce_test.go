@@ -22,8 +22,8 @@ func scarce(t *testing.T, descriptors int) string {
 	return path
 }
 
-// With few descriptors a lock of a process is refused before it is granted, or
-// it is kept: a living process never loses one. So it is after a restart.
+// With few descriptors a lock of a process is refused before it is granted, or it is kept: a live
+// process never loses one. The same is true after a restart.
 func TestFewDescriptors(t *testing.T) {
 	const processes = 20
 	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
@@ -66,7 +66,7 @@ func TestFewDescriptors(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, degraded.Value(), "LimitNOFILE")
 
-	// Given more it finds out, and who has ended meanwhile loses.
+	// With more descriptors it finds out, and processes that have ended meanwhile lose their locks.
 	last := len(held) - 1
 	end(t, children[last])
 	p.kill()
@@ -81,7 +81,7 @@ func TestFewDescriptors(t *testing.T) {
 	c.becomes(t)
 }
 
-// A user can't use up the descriptors of all.
+// One user can't use up everybody's descriptors.
 func TestProcessesPerUser(t *testing.T) {
 	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
 	conf := filepath.Join(t.TempDir(), "dlmlockd.toml")

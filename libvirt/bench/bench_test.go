@@ -41,8 +41,8 @@ type subject struct {
 // Acquire, and of processor time for each pair.
 type sample struct{ pairs, p50, p99, most, cpu float64 }
 
-// run has count workers with so many disks each at work for a turn; with "die" a
-// further guest dies ten times a second meanwhile.
+// run makes count workers with so many disks each work for a turn; with "die" a further guest dies
+// ten times a second meanwhile.
 func (s *subject) run(b *testing.B, count, disks int, how string) sample {
 	b.Helper()
 	args := slices.Concat(s.command, []string{"bench", s.config, strconv.Itoa(count), strconv.Itoa(disks), how},

@@ -8,9 +8,8 @@ import (
 	"github.com/dlmlock/dlmlockd/libvirt/host"
 )
 
-// The file that a guest writes is the one that is locked, whichever it is: an
-// overlay, the base that it was committed to, a copy. Backing files are not told
-// to lock drivers.
+// The file that a guest writes to is the one that is locked, whichever it is: an overlay, the base
+// that it was committed to, a copy. Lock drivers do not learn of backing files.
 func TestSnapshotAndCommit(t *testing.T) {
 	r := start(t)
 	h := r.host("alpha", "")

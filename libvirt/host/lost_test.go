@@ -52,8 +52,8 @@ func (m *machine) becomes(name, state string) {
 		"%s is not %s", name, state)
 }
 
-// A guest whose lock is lost is paused, switched off, started again or left
-// alone, as its domain says.
+// A guest whose lock is lost is paused, switched off, started again or left alone, as its domain
+// says.
 func TestLockLost(t *testing.T) {
 	r, h := guarded(t)
 	for _, action := range []string{"pause", "poweroff", "restart", "ignore", ""} {
@@ -81,7 +81,7 @@ func TestLockLost(t *testing.T) {
 		"one run for each disk, but for those that name no helper: %s", r.log())
 	require.NotContains(t, r.log(), "has failed")
 
-	// What was paused has its locks again when somebody lets it go on.
+	// A paused guest has its locks again when somebody resumes it.
 	h.virsh("resume", "onpause")
 	r.held("onpause: onpause.img EX", "onpause: onpause2.img EX", "onrestart: onrestart.img EX",
 		"onrestart: onrestart2.img EX")
@@ -90,8 +90,8 @@ func TestLockLost(t *testing.T) {
 	}
 }
 
-// The helper waits for a libvirtd that is being restarted, and for nothing but the
-// QEMU that lost the lock.
+// The helper waits for a libvirtd that is being restarted, and only for the QEMU that lost the
+// lock.
 func TestLockLostWithoutLibvirtd(t *testing.T) {
 	r, h := guarded(t)
 	h.define("web", host.Disk{Path: r.image("a.img")})
@@ -102,7 +102,7 @@ func TestLockLostWithoutLibvirtd(t *testing.T) {
 	h.StartLibvirtd()
 	h.becomes("web", "paused")
 
-	// A run for the QEMU before does nothing to the one that is there now.
+	// A run for an earlier QEMU does nothing to the current one.
 	pid, err := h.PID("web")
 	require.NoError(t, err)
 	owner := fmt.Sprintf("%s/%d/%s", domain("web").UUID, pid, startTime(t, pid))
@@ -119,13 +119,13 @@ func TestLockLostWithoutLibvirtd(t *testing.T) {
 	require.Contains(t, said, "nothing is left to do")
 	require.Equal(t, "running", h.state("web"))
 
-	// The same pid with another start time is another process.
+	// The same pid with a different start time is a different process.
 	pid, err = h.PID("web")
 	require.NoError(t, err)
 	said, err = run(fmt.Sprintf("%s/%d/1", domain("web").UUID, pid), "poweroff qemu:///system")
 	require.NoError(t, err, said)
 	require.Equal(t, "running", h.state("web"))
-	// So is another domain's.
+	// The same is true of a different domain.
 	said, err = run(fmt.Sprintf("%s/%d/%s", domain("db").UUID, pid, startTime(t, pid)), "poweroff qemu:///system")
 	require.NoError(t, err, said)
 	require.Equal(t, "running", h.state("web"))

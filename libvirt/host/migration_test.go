@@ -64,7 +64,7 @@ func testMigration(t *testing.T, r *rig) {
 	r.held()
 }
 
-// A paused guest moves without locks, and takes them where it resumes.
+// A paused guest moves without locks, and acquires them where it is resumed.
 func TestMigrationOfAPausedGuest(t *testing.T) { bothDrivers(t, testMigrationOfAPausedGuest) }
 
 func testMigrationOfAPausedGuest(t *testing.T, r *rig) {
@@ -77,8 +77,8 @@ func testMigrationOfAPausedGuest(t *testing.T, r *rig) {
 	r.now("web: a.img EX")
 }
 
-// The target can't have the disk: there its name is another lockspace's, where
-// somebody else holds it. The source goes on and has its lock again.
+// The target can't have the disk: there its name belongs to another lockspace, where somebody else
+// holds it. The source goes on and has its lock again.
 func TestMigrationRefused(t *testing.T) {
 	r := start(t)
 	a, b := r.host("alpha", ""), r.host("beta", "lockspace = \"other\"\n")
@@ -108,8 +108,8 @@ func TestMigrationRefused(t *testing.T) {
 	require.Equal(t, "other", held[0].Lockspace)
 }
 
-// In the gap between the source's release and the target's acquire a third one
-// gets the disk. Neither side runs then; nothing is written by two.
+// In the gap between the source's release and the target's acquire a third guest gets the disk.
+// Then neither side runs, and nothing is written by two.
 func TestMigrationGap(t *testing.T) {
 	r := start(t)
 	a, b := r.host("alpha", ""), r.host("beta", "")
@@ -117,7 +117,7 @@ func TestMigrationGap(t *testing.T) {
 	name := fmt.Sprintf("%x", sha256.Sum256([]byte(image)))
 	a.virsh("create", r.file("web", domain("web", host.Disk{Path: image}).XML()))
 	got := make(chan error, 1)
-	go func() { // waits until the source has let go
+	go func() { // waits until the source has released it
 		_, err := r.client.Acquire(t.Context(), client.Want{Lockspace: "libvirt", Resource: name, Mode: "EX"},
 			client.Options{Label: "third", Wait: -1})
 		got <- err
@@ -138,8 +138,8 @@ func TestMigrationGap(t *testing.T) {
 	r.now("web: a.img EX")
 }
 
-// The service is killed in the gap, when the source lets go. The guest moves all
-// the same.
+// The service is killed in the gap, when the source releases its locks. The guest moves
+// nevertheless.
 func TestMigrationWhileTheServiceIsKilled(t *testing.T) {
 	r := start(t)
 	a, b := r.host("alpha", "timeout = 30\n"), r.host("beta", "timeout = 30\n")
@@ -158,9 +158,8 @@ func TestMigrationWhileTheServiceIsKilled(t *testing.T) {
 	require.Equal(t, pid, r.holder("web: "+image))
 }
 
-// The target's libvirtd dies in the gap. The guest runs on one host, where it has
-// its disk, or is paused on the source, if the target had the disk already when
-// that wanted to go on.
+// The target's libvirtd dies in the gap. The guest runs on one host, where it has its disk, or is
+// paused on the source, if the target already had the disk when the source wanted to go on.
 func TestMigrationWhileTheTargetDies(t *testing.T) {
 	r := start(t)
 	a, b := r.host("alpha", ""), r.host("beta", "")

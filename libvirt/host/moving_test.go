@@ -65,8 +65,8 @@ func TestDriverForGuestsThatRun(t *testing.T) {
 	r.held()
 }
 
-// A guest migrates from a host without the lock driver to one that has it, and is
-// protected there; libvirt does not mind.
+// A guest migrates from a host without the lock driver to one with it, and is protected there;
+// libvirt does not object.
 func TestMigrationToTheDriver(t *testing.T) {
 	r := start(t)
 	a, b := r.host("alpha", ""), r.host("beta", "")
@@ -76,7 +76,7 @@ func TestMigrationToTheDriver(t *testing.T) {
 	a.virsh(migrate("web", b)...)
 	require.Equal(t, "running", b.state("web"))
 	r.now("web: a.img EX")
-	// And away from it, where it is not protected any more.
+	// And away from it, where it is no longer protected.
 	b.virsh(migrate("web", a)...)
 	require.Equal(t, "running", a.state("web"))
 	r.held()

@@ -15,7 +15,7 @@ import (
 	"github.com/dlmlock/dlmlockd/libvirt/host"
 )
 
-// spellings are paths of one image: links, and what says nothing.
+// spellings are paths of one image: with links, and with redundant parts.
 func (r *rig) spellings(name string) []string {
 	r.t.Helper()
 	dir := r.dir + "/" + name
@@ -32,7 +32,7 @@ func (r *rig) spellings(name string) []string {
 	return out
 }
 
-// One file is one guest's, however each spells it.
+// One file belongs to one guest, however each guest spells it.
 func TestOneFileManySpellings(t *testing.T) {
 	r := start(t)
 	h := r.host("alpha", "")
@@ -80,7 +80,7 @@ func TestAttachUnderAnotherSpelling(t *testing.T) {
 	h.virsh("start", "db")
 }
 
-// Two drives have the same medium. One is emptied, and the other's stays locked.
+// Two drives have the same medium. One is emptied, and that of the other stays locked.
 func TestOneMediumInTwoDrives(t *testing.T) {
 	r := start(t)
 	h := r.host("alpha", "")
@@ -100,8 +100,8 @@ func TestOneMediumInTwoDrives(t *testing.T) {
 // transient makes the disks of a description transient.
 func transient(xml string) string { return strings.ReplaceAll(xml, "</disk>", "<transient/></disk>") }
 
-// What is below a transient disk is locked shared: guests that only read it run
-// beside each other, and none writes it.
+// The image below a transient disk is locked shared: guests that only read it run beside each
+// other, and none may write to it.
 func TestTransient(t *testing.T) {
 	r := start(t)
 	h := r.host("alpha", "")
@@ -133,9 +133,8 @@ func TestTransient(t *testing.T) {
 	require.Contains(t, h.refused("start", "web"), "writer: "+a)
 }
 
-// A guest that runs since before an upgrade has the lock on its path as it is
-// spelled alone. It is in the way of each spelling that leads to that; a suspend
-// and a resume give it all names.
+// A guest that has been running since before an upgrade holds only the lock on its path as it is
+// spelled. It blocks each spelling that leads to that; a suspend and a resume give it all names.
 func TestGuestOfAnOlderDriver(t *testing.T) {
 	r := start(t)
 	h := r.host("alpha", "")
@@ -174,7 +173,7 @@ func TestGuestOfAnOlderDriver(t *testing.T) {
 	require.Contains(t, h.refused("start", "web"), "link: "+all[1])
 }
 
-// A block device is one guest's, whichever node or link leads to it.
+// A block device belongs to one guest, whichever node or link leads to it.
 func TestOneDeviceManyNodes(t *testing.T) {
 	r := start(t)
 	h := r.host("alpha", "")
@@ -198,7 +197,7 @@ func TestOneDeviceManyNodes(t *testing.T) {
 	require.Contains(t, h.refused("start", "web"), "by-id: ")
 }
 
-// A mirror goes on to be written while the guest is paused, so its lock stays.
+// A mirror is still written to while the guest is paused, so its lock stays.
 func TestPausedWhileADiskIsCopied(t *testing.T) {
 	r := start(t)
 	h := r.host("alpha", "")
@@ -210,8 +209,7 @@ func TestPausedWhileADiskIsCopied(t *testing.T) {
 	r.now("web: a.img EX", "web: one.img EX")
 }
 
-// A bind mount shows a file under a second path, also one that is made while a
-// guest has the file.
+// A bind mount shows a file under a second path, even if it is made while a guest has the file.
 func TestOneFileManyMounts(t *testing.T) {
 	r := start(t)
 	h := r.host("alpha", "")

@@ -13,10 +13,9 @@ import (
 	"github.com/dlmlock/dlmlockd/libvirt/host"
 )
 
-// Four clients start twelve guests each at the same time, on two hosts; each
-// guest has a disk of its own and one that all share, and every fourth has a rival
-// that wants its disk. All guests run, no rival does, and in the end no lock is
-// left.
+// Four clients start twelve guests each at the same time, on two hosts; each guest has a disk of
+// its own and one that all share, and every fourth has a rival that wants its disk. All guests run,
+// no rival does, and in the end no lock is left.
 func TestManyGuests(t *testing.T) { bothDrivers(t, testManyGuests) }
 
 func testManyGuests(t *testing.T, r *rig) {
@@ -83,9 +82,8 @@ func testManyGuests(t *testing.T, r *rig) {
 	}
 }
 
-// libvirt calls the driver from a thread of each guest, which lives as long as
-// the guest: what the driver keeps must not grow with them. A bus gives a user
-// 256 connections.
+// libvirt calls the driver from a thread of each guest, which lives as long as the guest: what the
+// driver keeps must not grow with the guests. A bus allows a user 256 connections.
 func TestConnections(t *testing.T) {
 	const guests = 12
 	r := start(t)

@@ -9,8 +9,8 @@ import (
 	"github.com/dlmlock/dlmlockd/libvirt/host"
 )
 
-// A guest that is started paused has no locks, so that another may have its
-// disks; it does not run before it has them itself.
+// A guest that is started paused has no locks, so another guest may have its disks; it does not run
+// before it has them itself.
 func TestStartPaused(t *testing.T) { bothDrivers(t, testStartPaused) }
 
 func testStartPaused(t *testing.T, r *rig) {
@@ -34,7 +34,7 @@ func testStartPaused(t *testing.T, r *rig) {
 	r.held()
 }
 
-// A suspended guest lets go, and takes everything again before it runs.
+// A suspended guest releases its locks, and acquires all of them again before it runs.
 func TestSuspend(t *testing.T) { bothDrivers(t, testSuspend) }
 
 func testSuspend(t *testing.T, r *rig) {
@@ -61,8 +61,8 @@ func testSuspend(t *testing.T, r *rig) {
 	require.Contains(t, h.refused("resume", "db"), r.inUse("web", b))
 }
 
-// Disks that come and go while the guest runs, and while it is paused: virtlockd
-// could not resume after the latter.
+// Disks that are attached and detached while the guest runs, and while it is paused: after the
+// latter virtlockd could not resume it.
 func TestAttachAndDetach(t *testing.T) { bothDrivers(t, testAttachAndDetach) }
 
 func testAttachAndDetach(t *testing.T, r *rig) {
@@ -99,7 +99,7 @@ func testAttachAndDetach(t *testing.T, r *rig) {
 	r.now("web: a.img EX", "web: c.img PR")
 }
 
-// Media that are changed, and a drive that is empty.
+// Changed media, and an empty drive.
 func TestMedia(t *testing.T) {
 	r := start(t)
 	h := r.host("alpha", "")
@@ -120,9 +120,9 @@ func TestMedia(t *testing.T) {
 	r.now("web: a.img EX", "web: one.iso PR", "writer: two.iso EX")
 }
 
-// changeMedia tries until the guest's BIOS, which resets the drive when it
-// starts, does not close the tray while libvirt has it open. QEMU does not tell
-// of that, so libvirt 9.0 thinks for ever that it is open, unless it is opened.
+// changeMedia tries until the guest's BIOS, which resets the drive when it starts, no longer closes
+// the tray while libvirt has it open. QEMU does not report that, so libvirt 9.0 believes for ever
+// that it is open, unless it is opened.
 func (m *machine) changeMedia(args ...string) {
 	m.rig.t.Helper()
 	m.rig.until("media changed", func() bool {
@@ -137,7 +137,7 @@ func (m *machine) changeMedia(args ...string) {
 	})
 }
 
-// A guest that is saved lets go; one that is restored starts as any other.
+// A guest that is saved releases its locks; one that is restored starts like any other.
 func TestSaveAndRestore(t *testing.T) { bothDrivers(t, testSaveAndRestore) }
 
 func testSaveAndRestore(t *testing.T, r *rig) {

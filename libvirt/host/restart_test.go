@@ -45,8 +45,8 @@ func testLibvirtdRestarts(t *testing.T, r *rig) {
 	r.held()
 }
 
-// libvirtd is killed at any moment of a guest's start. Afterwards the guest runs
-// and has its locks, or neither is so.
+// libvirtd is killed at any moment of a guest's start. Afterwards the guest runs and has its locks,
+// or neither is the case.
 func TestLibvirtdKilledWhileAGuestStarts(t *testing.T) {
 	bothDrivers(t, testLibvirtdKilledWhileAGuestStarts)
 }
@@ -60,8 +60,8 @@ func testLibvirtdKilledWhileAGuestStarts(t *testing.T, r *rig) {
 		h.StopLibvirtd(syscall.SIGKILL)
 		<-done
 		h.StartLibvirtd()
-		// What has come far enough runs; the rest libvirtd kills when it comes
-		// back, and that may take it a moment.
+		// A guest that has got far enough runs; libvirtd kills the others when it comes back, which
+		// may take a moment.
 		var state string
 		var locks []string
 		r.until("all or nothing", func() bool {
@@ -75,7 +75,7 @@ func testLibvirtdKilledWhileAGuestStarts(t *testing.T, r *rig) {
 	}
 }
 
-// result is what a virsh in the background has come to.
+// result is the result of a virsh in the background.
 type result struct {
 	out string
 	err error
@@ -130,8 +130,8 @@ func testServiceRestarts(t *testing.T, r *rig) {
 	r.now("db: a.img EX")
 }
 
-// The service is killed while it is asked for a guest's locks, and at other
-// moments of a guest's start. The guest starts and has its locks.
+// The service is killed while it is asked for a guest's locks, and at other moments of a guest's
+// start. The guest starts and has its locks.
 func TestServiceKilledWhileAGuestStarts(t *testing.T) {
 	r := start(t)
 	h := r.host("alpha", "timeout = 30\n")
@@ -160,7 +160,7 @@ func TestServiceKilledWhileAGuestStarts(t *testing.T) {
 	}
 }
 
-// calls tells of each call of a member of the service, when the bus has it.
+// calls reports each call of a member of the service, when the bus has it.
 func (r *rig) calls(member string) <-chan *godbus.Message {
 	conn := r.bus.Dial(r.t)
 	rule := fmt.Sprintf("type='method_call',interface='org.example.DlmLock',member='%s'", member)
@@ -171,8 +171,7 @@ func (r *rig) calls(member string) <-chan *godbus.Message {
 	return seen
 }
 
-// A service that hangs refuses guests after the time that it is given, and
-// hinders nobody else.
+// A service that hangs refuses guests after the given time, and blocks nobody else.
 func TestServiceHangs(t *testing.T) {
 	r := start(t)
 	h := r.host("alpha", "timeout = 3\n")
@@ -216,9 +215,8 @@ func TestServiceHangs(t *testing.T) {
 	r.held("db: b.img EX")
 }
 
-// Without bus or service libvirtd starts, and lists, and starts guests paused: a
-// start registers in a forked child, which needs neither. Whether guests run is
-// the administrator's choice.
+// Without bus or service libvirtd starts, lists guests, and starts guests paused: a start registers
+// in a forked child, which needs neither. Whether guests run is the administrator's choice.
 func TestServiceMissing(t *testing.T) {
 	r := start(t)
 	a := r.image("a.img")
@@ -259,8 +257,8 @@ func TestServiceMissing(t *testing.T) {
 	})
 }
 
-// A mistake in the configuration is told with its line, and no guest can be
-// started by a libvirtd that does not know what to lock.
+// A mistake in the configuration is reported with its line, and a libvirtd that does not know what
+// to lock starts no guest.
 func TestConfigurationMistake(t *testing.T) {
 	r := start(t)
 	h := r.host("alpha", "")
