@@ -88,9 +88,8 @@ func escape(s string) string {
 	return b.String()
 }
 
-// waitForKey is a boot sector that waits for a key, then switches the machine
-// off (ACPI, at the port where the BIOS of QEMU's "pc" puts it): a guest that
-// shuts down by itself when it is told to.
+// waitForKey is a boot sector that waits for a key, then switches the machine off (ACPI, at the
+// port where the BIOS of QEMU's "pc" puts it): a guest that shuts down when told to.
 var waitForKey = []byte{
 	0x31, 0xc0, // xor ax, ax
 	0xcd, 0x16, // int 0x16: wait for a key

@@ -36,8 +36,7 @@ type Config struct {
 	// Preload is a library that libvirtd must load first, or "": the runtime of
 	// the sanitizer that the lock driver was built with.
 	Preload string
-	// Cache keeps what libvirtd has found out about QEMU, for all hosts of the
-	// test program.
+	// Cache keeps what libvirtd has found out about QEMU, for all hosts of the test program.
 	Cache string
 }
 
@@ -56,12 +55,11 @@ type Host struct {
 	ends     map[int]chan struct{} // of the processes that are waited for
 }
 
-// Start makes a host and starts libvirtd on it. It fails the test if that can't
-// be done; it ends with the test.
+// Start makes a host and starts libvirtd on it, or fails the test. The host ends with the test.
 func Start(t testing.TB, c Config) *Host {
 	t.Helper()
 	h := &Host{Name: c.Name, t: t, bus: c.Bus, started: make(chan string), ends: map[int]chan struct{}{}}
-	// Not t.TempDir: the name of a socket may have 107 bytes only.
+	// Not t.TempDir: the path of a socket may have only 107 bytes.
 	parent, err := os.MkdirTemp("", "host")
 	must(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(parent) })
@@ -171,7 +169,7 @@ func (h *Host) run(preload string) error {
 	return nil
 }
 
-// listen takes what the first process tells.
+// listen receives the reports of the first process.
 func (h *Host) listen(lines *bufio.Scanner) {
 	for lines.Scan() {
 		word, rest, _ := strings.Cut(lines.Text(), " ")
@@ -264,8 +262,8 @@ func (h *Host) StopLibvirtd(s syscall.Signal) {
 	}
 }
 
-// Ended is closed when a process of the host, whose parent is gone, has ended and
-// nothing is left of it.
+// Ended returns a channel that is closed when a process of the host, whose parent has ended, has
+// ended completely.
 func (h *Host) Ended(pid int) <-chan struct{} {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -297,7 +295,7 @@ func (h *Host) Virsh(ctx context.Context, args ...string) (string, error) {
 	return strings.TrimSpace(string(out)), err
 }
 
-// PID is that of the QEMU of a domain that runs.
+// PID returns the pid of the QEMU of a running domain.
 func (h *Host) PID(domain string) (int, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/root/run/libvirt/qemu/%s.pid", h.cmd.Process.Pid, domain))
 	if err != nil {

@@ -109,7 +109,7 @@ func libvirtdEnv() []string {
 	if preload == "" {
 		return os.Environ()
 	}
-	// What libvirtd itself leaks is not ours to find.
+	// Leaks of libvirtd itself are not what this test looks for.
 	return append(os.Environ(), "LD_PRELOAD="+preload, "ASAN_OPTIONS=detect_leaks=0")
 }
 
@@ -128,7 +128,7 @@ func children() []int {
 	return pids
 }
 
-// reap tells of every child that has ended.
+// reap reports every child that has ended.
 func reap() {
 	for {
 		var status unix.WaitStatus

@@ -57,8 +57,8 @@ func TestStart(t *testing.T) {
 	r.held()
 }
 
-// Nothing but the lock driver refuses a second guest here: without locks both
-// would run. If this fails, the other tests test QEMU's own locks.
+// Only the lock driver refuses a second guest here: without locks both would run. If this fails,
+// the other tests test QEMU's own locks.
 func TestNothingElseRefuses(t *testing.T) {
 	r := start(t)
 	h := r.host("alpha", "auto_disk_leases = 0\nrequire_lease_for_disks = 0\n")
@@ -106,8 +106,8 @@ func testGuestEnds(t *testing.T, r *rig) {
 	}
 }
 
-// pressKey is what a guest with an image of ours waits for to shut down. It is
-// not told whether its BIOS reads keys yet.
+// pressKey presses the key for which a guest with an image of ours waits before it shuts down.
+// Nothing reports whether its BIOS reads keys yet.
 func (m *machine) pressKey(name string) {
 	m.rig.t.Helper()
 	m.rig.until("the guest has shut down", func() bool {
@@ -119,8 +119,8 @@ func (m *machine) pressKey(name string) {
 	})
 }
 
-// Where disks are not locked by themselves, a guest that writes one must have a
-// lease, which is locked by its name.
+// If disks are not locked automatically, a guest that writes to one must have a lease, which is
+// locked by its name.
 func TestLeases(t *testing.T) {
 	r := start(t)
 	h := r.host("alpha", "auto_disk_leases = 0\n")

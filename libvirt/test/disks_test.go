@@ -38,8 +38,7 @@ func (r *rig) refused(g *guest, disk, holder string) {
 	require.Zero(r.t, r.held(g))
 }
 
-// Two guests can't have one file, however each of them spells it, and a plain
-// disk is one lock.
+// Two guests can't have one file, however each of them spells it, and a plain disk is one lock.
 func TestOneFileManySpellings(t *testing.T) {
 	r := start(t, "")
 	d := images(t)
@@ -66,7 +65,7 @@ func TestOneFileManySpellings(t *testing.T) {
 	require.Equal(t, "ok", r.do(b, "acquire 0", "1 "+d+"/img/link.img"), "shared")
 }
 
-// What the names can't cover is told where the driver sees it.
+// If the driver sees something that the names can't cover, it warns.
 func TestWarnings(t *testing.T) {
 	r := start(t, "")
 	d := images(t)
@@ -102,8 +101,7 @@ func TestOneDeviceManyNodes(t *testing.T) {
 	require.Equal(t, "ok", r.do(b, "acquire 0", "0 "+d+"/other"))
 }
 
-// A release lets go of just what was taken for the disk, whatever its link has
-// become meanwhile.
+// A release releases exactly what was locked for the disk, whatever its link has become meanwhile.
 func TestReleaseOfWhatWasTaken(t *testing.T) {
 	r := start(t, "")
 	d := images(t)
@@ -126,7 +124,7 @@ func TestReleaseOfWhatWasTaken(t *testing.T) {
 			require.Equal(t, []string{"web: " + other + " EX"}, r.locks(), "%s, %s", verb, what)
 		}
 	}
-	// It leads to what the guest has as another disk, which must stay locked.
+	// The link leads to what the guest has as another disk, which must stay locked.
 	_ = os.Remove(link)
 	require.NoError(t, os.Symlink("a.img", link))
 	require.Equal(t, "ok", r.do(g, "acquire 0", "0 "+link))
@@ -148,8 +146,8 @@ func (r *rig) acquireFor(g *guest, name, path string) {
 	require.NoError(r.t, err)
 }
 
-// A guest that an older driver has locked, under the path as it is spelled alone,
-// is in the way of every spelling that leads to that one, and is released.
+// A guest whose disk an older driver has locked, only under the path as it is spelled, blocks every
+// spelling that leads to that one, and is released.
 func TestGuestOfAnOlderDriver(t *testing.T) {
 	r := start(t, "")
 	d := images(t)
@@ -214,7 +212,7 @@ func TestDetachOfAFileInUse(t *testing.T) {
 	require.Empty(t, r.locks(), "the name that both have, too")
 }
 
-// What a guest reads below a transient disk is locked shared.
+// The image that a guest reads below a transient disk is locked shared.
 func TestTransient(t *testing.T) {
 	r := start(t, "")
 	d := images(t)
@@ -279,8 +277,8 @@ func TestMountsChange(t *testing.T) {
 	}
 }
 
-// A file server that does not answer holds nobody longer than the timeout. A
-// guest does not run then; one that is paused lets go of what it has.
+// A file server that does not answer holds up nobody longer than the timeout. Then a guest does not
+// run; one that is paused releases what it has.
 func TestStorageHangs(t *testing.T) {
 	r := start(t, "")
 	dir := t.TempDir()
@@ -301,8 +299,8 @@ func TestStorageHangs(t *testing.T) {
 	require.Empty(t, r.locks())
 }
 
-// A guest's process that can't be looked at has not ended: its locks stay, and
-// libvirt is told.
+// A guest's process that can't be examined has not ended: its locks stay, and libvirt gets an
+// error.
 func TestProcessCantBeLookedAt(t *testing.T) {
 	r := start(t, "on_service_missing = \"allow\"\n")
 	g := r.guest(uuidA, "web")
@@ -324,7 +322,7 @@ func TestProcessCantBeLookedAt(t *testing.T) {
 	require.Empty(t, r.locks())
 }
 
-// The helper for lost locks takes a guest that it can't look at for one that runs.
+// The helper for lost locks takes a guest that it can't examine for one that is running.
 func TestLostHelperCantLook(t *testing.T) {
 	for what, program := range map[string]string{"cat": "exit 1", "tr": "exit 1"} {
 		dir := t.TempDir()
@@ -342,8 +340,8 @@ func TestLostHelperCantLook(t *testing.T) {
 	}
 }
 
-// The service is told which process is meant, so that a number that means another
-// one there is refused.
+// The service learns which process is meant, so a number that means a different one there is
+// refused.
 func TestStartTimeIsSent(t *testing.T) {
 	r := start(t, "")
 	g := r.guest(uuidA, "web")

@@ -44,8 +44,8 @@ func acquireRelease(t *testing.T, bus *testbus.Bus) {
 	require.Empty(t, r.locks())
 }
 
-// Disks that several guests use, or only read, are locked shared. A refusal names
-// who is in the way, and lets go of what the same call took, and only of that.
+// Disks that several guests use, or only read, are locked shared. A refusal names the holder, and
+// releases what the same call has locked, and only that.
 func TestModesAndRefusal(t *testing.T) {
 	r := start(t, "")
 	a, b := r.guest(uuidA, "web"), r.guest(uuidB, "db")
@@ -122,9 +122,8 @@ func TestServiceRestarts(t *testing.T) {
 	require.Equal(t, []string{"web: /img/a EX", "web: /img/b EX", "web: /img/c EX"}, r.locks())
 }
 
-// A service that hangs holds nobody longer than the timeout, and what it does
-// later with a call that was given up is nothing. It is not missing: it may be
-// waiting for a cluster that recovers.
+// A service that hangs holds up nobody longer than the timeout, and later does nothing with a call
+// that was given up. It is not missing: it may be waiting for a cluster that recovers.
 func TestServiceHangs(t *testing.T) {
 	r := start(t, "timeout = 1\non_service_missing = \"allow\"\n")
 	g := r.guest(uuidA, "web")
@@ -145,8 +144,8 @@ func TestServiceHangs(t *testing.T) {
 	require.Empty(t, r.locks())
 }
 
-// A bus that hangs, and one that hangs so long that its queue is full, hold
-// nobody longer than the timeout either.
+// A bus that hangs, and one that hangs for so long that its queue is full, hold up nobody longer
+// than the timeout either.
 func TestBusHangs(t *testing.T) {
 	r := &rig{t: t, dir: t.TempDir()}
 	path := filepath.Join(r.dir, "bus")
@@ -305,8 +304,8 @@ func TestExampleConfiguration(t *testing.T) {
 	}
 }
 
-// Two hosts with other paths give a volume or a disk of a storage network the same
-// name, with and without multipath.
+// Two hosts with different paths give a volume or a disk of a storage network the same name, with
+// and without multipath.
 func TestNames(t *testing.T) {
 	sys := t.TempDir()
 	attr := func(path, text string) {
@@ -357,8 +356,8 @@ func TestNames(t *testing.T) {
 		name("8:48", "/dev/sdd"))
 }
 
-// One driver serves every libvirt: nothing of libvirt is linked, and nothing but
-// the table of functions is shown.
+// One driver serves every libvirt: it links nothing of libvirt, and exports only the table of
+// functions.
 func TestLinkage(t *testing.T) {
 	out, err := exec.Command("nm", "-D", "--defined-only", root+"/bin/dlmlock.so").CombinedOutput()
 	require.NoError(t, err)

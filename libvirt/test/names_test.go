@@ -60,7 +60,7 @@ func images(t *testing.T) string {
 	return dir
 }
 
-// mountedOnce tells whether the file system that path is on has one mount alone here.
+// mountedOnce reports whether the file system of path is mounted only once here.
 func mountedOnce(t *testing.T, path string) bool {
 	var st unix.Stat_t
 	require.NoError(t, unix.Stat(path, &st))
@@ -138,8 +138,8 @@ func TestNamesAgreeWithTheKernel(t *testing.T) {
 	require.Greater(t, found, 100)
 }
 
-// Hosts whose directory of images is a link to different places agree, as far as
-// they spell alike.
+// Hosts whose directory of images is a link to different places agree, as far as they spell paths
+// alike.
 func TestNamesOnHostsWithOtherLinks(t *testing.T) {
 	d := images(t)
 	require.NoError(t, os.WriteFile(d+"/far/b.img", nil, 0o644))
@@ -159,7 +159,7 @@ func TestNamesOnHostsWithOtherLinks(t *testing.T) {
 	}
 }
 
-// A hard link is another path of the same file: a name of this host tells.
+// A hard link is another path of the same file, which a name for this host shows.
 func TestNamesOfHardLinks(t *testing.T) {
 	d := images(t)
 	require.Len(t, pathNames(t, d+"/img/a.img"), 1)
@@ -206,8 +206,8 @@ for p in "$1/img/a.img" "$1/a mount\/x/a.img" "$1/far/sub/b.img" "$1/second/sub/
 	require.Equal(t, []string{hashed(d + "/far/sub/none.img"), "unseen No such file or directory"}, names[4])
 }
 
-// What can't be looked at has the names of its spelling and says so, where that
-// may be all right, and no name otherwise.
+// A path that can't be examined has the names of its spelling and says so, if that may be all
+// right, and no name otherwise.
 func TestNamesOfWhatCantBeLookedAt(t *testing.T) {
 	d := images(t)
 	require.Equal(t, []string{hashed(d + "/img/no.img"), "unseen No such file or directory"},
@@ -271,7 +271,7 @@ func TestNamesOfDevices(t *testing.T) {
 		"sdb of another host, or after a boot, is another disk")
 	require.False(t, share(sdb, name("b1", "8:32", "/dev/disk/by-path/y")))
 
-	// What can't be looked at is not taken for a device without a UUID.
+	// A device that can't be examined is not taken for one without a UUID.
 	require.NoError(t, os.MkdirAll(filepath.Join(sys, "dev/block/253:6/dm/uuid"), 0o755))
 	require.Equal(t, []string{"error Is a directory"}, name("b1", "253:6", "/dev/vg/lv"))
 	require.Equal(t, []string{"error Is a directory"}, naming(t, nil, "device", sys, sys+"/b1", "253:6", "/dev/vg/lv"))
@@ -279,8 +279,7 @@ func TestNamesOfDevices(t *testing.T) {
 	require.Equal(t, []string{"error No such file or directory"}, name("none", "8:16", "/dev/sdb"))
 }
 
-// The start time of a process. That it can't be read does not say that the
-// process has ended.
+// The start time of a process. If it can't be read, that does not mean that the process has ended.
 func TestStartTime(t *testing.T) {
 	self := strconv.Itoa(os.Getpid())
 	require.Equal(t, []string{startTime(t, os.Getpid())}, naming(t, nil, "start", "/proc", self))
@@ -323,7 +322,7 @@ func TestMountsAreUnescaped(t *testing.T) {
 	}
 }
 
-// A table of mounts that changes while it is read is read again, and not used where it never holds still.
+// A table of mounts that changes while it is read is read again, and not used if it keeps changing.
 func TestMountsChangeWhileTheyAreRead(t *testing.T) {
 	for _, changes := range []int{0, 1, 2, 5} {
 		want := fmt.Sprintf("/ /v%d\n/images %d /mnt%d\n", changes, changes, changes)
