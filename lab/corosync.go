@@ -61,7 +61,8 @@ func (c *Cluster) dlmConf() string {
 		return "enable_fencing=0\nenable_startup_fencing=0\n"
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "enable_fencing=1\nenable_startup_fencing=0\npost_join_delay=10\ndevice labfence %s x=1\n", guest.FencePath)
+	fmt.Fprintf(&b, "enable_fencing=1\nenable_startup_fencing=0\npost_join_delay=10\ndevice labfence %s x=1\n",
+		guest.FencePath)
 	for _, n := range c.nodes {
 		fmt.Fprintf(&b, "connect labfence node=%d id=%d\n", n.ID, n.ID)
 	}
@@ -130,7 +131,8 @@ func (n *Node) startUdev(ctx context.Context) error {
 	if n.cluster.config.Systemd {
 		return nil // lab-udev.service
 	}
-	_, err := n.Shell(ctx, "[ -e /run/udev/control ] || /lib/systemd/systemd-udevd --daemon && udevadm trigger --subsystem-match=misc --settle")
+	_, err := n.Shell(ctx,
+		"[ -e /run/udev/control ] || /lib/systemd/systemd-udevd --daemon && udevadm trigger --subsystem-match=misc --settle")
 	return err
 }
 

@@ -59,7 +59,9 @@ func crashTests(t *testing.T, r *serviceRig, k kills) {
 		r.crashOn(t, "TestCrashAtRandomPoints", func(int) crashVars { return crashVars{rounds: k.points, lockspace: "vms"} })
 	})
 	t.Run("at random steps", func(t *testing.T) {
-		r.crashOn(t, "TestCrashAtRandomStepsUnderLoad", func(int) crashVars { return crashVars{rounds: k.steps, lockspace: "vms"} })
+		r.crashOn(t, "TestCrashAtRandomStepsUnderLoad", func(int) crashVars {
+			return crashVars{rounds: k.steps, lockspace: "vms"}
+		})
 	})
 	skipped := rand.IntN(k.nth)
 	share := func(node int) crashVars {
@@ -76,7 +78,8 @@ func crashTests(t *testing.T, r *serviceRig, k kills) {
 	// With no space in the state directory: what was released stays released, and
 	// no helper is run for it.
 	t.Run("in a full directory", func(t *testing.T) {
-		for _, test := range []string{"TestReleaseInAFullDirectory", "TestFullOfLocks", "TestCrashAtEveryStepOfReleasesInAFullDirectory"} {
+		for _, test := range []string{"TestReleaseInAFullDirectory", "TestFullOfLocks",
+			"TestCrashAtEveryStepOfReleasesInAFullDirectory"} {
 			t.Run(test, func(t *testing.T) { r.crashOn(t, test, share) })
 		}
 	})
@@ -97,7 +100,8 @@ type crashVars struct {
 }
 
 func (v crashVars) environment() []string {
-	env := []string{"DLMLOCKD_TEST_ENGINE=dlm", "DLMLOCKD_TEST_PROGRAM=" + crashProgramPath, "DLMLOCKD_TEST_HOOKED=" + crashHookedPath,
+	env := []string{"DLMLOCKD_TEST_ENGINE=dlm", "DLMLOCKD_TEST_PROGRAM=" + crashProgramPath,
+		"DLMLOCKD_TEST_HOOKED=" + crashHookedPath,
 		"DLMLOCKD_TEST_LOCKSPACE=" + v.lockspace, "DLMLOCKD_TEST_SHARE=" + v.share}
 	if v.rounds > 0 {
 		env = append(env, fmt.Sprint("DLMLOCKD_TEST_ROUNDS=", v.rounds))

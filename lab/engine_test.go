@@ -71,7 +71,9 @@ func withoutCluster(t *testing.T, r *rig) {
 	require.ErrorIs(t, err, dlm.ErrClusterUnavailable)
 
 	// The module and its device are there, dlm_controld is not.
-	_, err = r.cluster.Nodes()[0].Shell(ctx, "modprobe dlm && mkdir -p /dev/misc && mknod /dev/misc/dlm-control c 10 $(awk '$2==\"dlm-control\"{print $1}' /proc/misc)")
+	_, err = r.cluster.Nodes()[0].Shell(ctx,
+		"modprobe dlm && mkdir -p /dev/misc && mknod /dev/misc/dlm-control c 10 $(awk '$2==\"dlm-control\"{print $1}' "+
+			"/proc/misc)")
 	require.NoError(t, err)
 	_, err = p.Open(ctx, "early", func(dlm.Event) {})
 	require.ErrorIs(t, err, dlm.ErrNoLockspace)

@@ -164,7 +164,8 @@ func (c *historyClient) work(ctx context.Context) {
 			continue
 		}
 		call := c.history.now()
-		_, err := bus.Acquire(ctx, client.Want{Lockspace: "vms", Resource: name, Mode: mode.String()}, client.Options{Owner: c.owner, Wait: 300 * time.Millisecond})
+		_, err := bus.Acquire(ctx, client.Want{Lockspace: "vms", Resource: name, Mode: mode.String()},
+			client.Options{Owner: c.owner, Wait: 300 * time.Millisecond})
 		end := ending(err)
 		c.history.add(deed{name, c.owner, mode}, call, end)
 		if end != refused {
@@ -187,7 +188,8 @@ func (c *historyClient) work(ctx context.Context) {
 func (c *historyClient) convert(ctx context.Context, bus *client.Client, name string) {
 	mode := historyModes[c.rand.IntN(len(historyModes))]
 	call := c.history.now()
-	_, err := bus.Convert(ctx, client.Want{Lockspace: "vms", Resource: name, Mode: mode.String()}, client.Selector{Owner: c.owner}, 200*time.Millisecond)
+	_, err := bus.Convert(ctx, client.Want{Lockspace: "vms", Resource: name, Mode: mode.String()},
+		client.Selector{Owner: c.owner}, 200*time.Millisecond)
 	c.history.add(deed{name, c.owner, mode}, call, ending(err))
 	pause(ctx, time.Duration(c.rand.IntN(50))*time.Millisecond)
 }
@@ -212,7 +214,8 @@ func (c *historyClient) release(ctx context.Context, bus *client.Client, name st
 func (c *historyClient) died(at int64) {
 	for name := range c.held {
 		c.history.mu.Lock()
-		c.history.ops = append(c.history.ops, porcupine.Operation{Input: deed{name, c.owner, dlm.None}, Call: at, Output: granted, Return: math.MaxInt64})
+		c.history.ops = append(c.history.ops, porcupine.Operation{Input: deed{name, c.owner, dlm.None}, Call: at,
+			Output: granted, Return: math.MaxInt64})
 		c.history.mu.Unlock()
 	}
 }
@@ -224,7 +227,8 @@ func ending(err error) told {
 	switch {
 	case err == nil:
 		return granted
-	case errors.As(err, &e) && slices.Contains([]client.Kind{client.WouldBlock, client.Timeout, client.Deadlock, client.AlreadyHeld}, e.Kind):
+	case errors.As(err, &e) && slices.Contains([]client.Kind{client.WouldBlock, client.Timeout, client.Deadlock,
+		client.AlreadyHeld}, e.Kind):
 		return refused
 	}
 	return unknown
@@ -273,8 +277,9 @@ func neverTwoHolders(t *testing.T, r *serviceRig) {
 	defer stop()
 	for _, n := range r.cluster.Nodes() {
 		for i := range 3 {
-			c := &historyClient{history: h, rig: r, node: n.ID, owner: fmt.Sprintf("n%d.%d", n.ID, i), resources: []string{"r1", "r2", "r3", "r4"},
-				rand: rand.New(rand.NewPCG(seed, uint64(len(clients)))), held: map[string]dlm.Mode{}}
+			c := &historyClient{history: h, rig: r, node: n.ID, owner: fmt.Sprintf("n%d.%d", n.ID, i),
+				resources: []string{"r1", "r2", "r3", "r4"},
+				rand:      rand.New(rand.NewPCG(seed, uint64(len(clients)))), held: map[string]dlm.Mode{}}
 			clients = append(clients, c)
 			working.Go(func() { c.work(ctx) })
 		}
@@ -324,7 +329,8 @@ func (h *history) tally(t *testing.T, cut, off int64) {
 	for _, op := range h.ops {
 		count[op.Output.(told)]++
 	}
-	t.Logf("%d calls done, %d refused, %d without an answer; powered off %v after the cut", count[granted], count[refused], count[unknown],
+	t.Logf("%d calls done, %d refused, %d without an answer; powered off %v after the cut", count[granted],
+		count[refused], count[unknown],
 		time.Duration(off-cut).Round(100*time.Millisecond))
 	require.Greater(t, h.grantsAfter(0, ""), 100, "too little work to mean anything")
 	require.GreaterOrEqual(t, h.grantsAfter(off, "n1."), 20, "the others go on")

@@ -18,7 +18,8 @@ import (
 func bare(config Config, nodes int) *Cluster {
 	c := &Cluster{config: config.withDefaults()}
 	for id := 1; id <= nodes; id++ {
-		c.nodes = append(c.nodes, &Node{ID: id, Name: "node" + string(rune('0'+id)), Addr: "10.77.0." + string(rune('0'+id)), cluster: c})
+		c.nodes = append(c.nodes, &Node{ID: id, Name: "node" + string(rune('0'+id)), Addr: "10.77.0." + string(rune('0'+id)),
+			cluster: c})
 	}
 	return c
 }
@@ -58,7 +59,8 @@ func TestCorosyncConf(t *testing.T) {
 func TestDLMConf(t *testing.T) {
 	require.Equal(t, "enable_fencing=0\nenable_startup_fencing=0\n", bare(Config{}, 2).dlmConf())
 	fencing := bare(Config{Fencing: true}, 2).dlmConf()
-	require.Equal(t, "enable_fencing=1\nenable_startup_fencing=0\npost_join_delay=10\ndevice labfence /run/lab/fence x=1\n"+
+	require.Equal(t, "enable_fencing=1\nenable_startup_fencing=0\npost_join_delay=10\n"+
+		"device labfence /run/lab/fence x=1\n"+
 		"connect labfence node=1 id=1\nconnect labfence node=2 id=2\n", fencing)
 }
 

@@ -39,7 +39,8 @@ func TestLibvirt(t *testing.T) {
 	lab.Require(t)
 	l := startLibvirtLab(t)
 	// Each needs the nodes as the one before leaves them.
-	_ = t.Run("second host", l.secondHost) && t.Run("names", l.names) && t.Run("migration", l.migration) && t.Run("crash", l.crash)
+	_ = t.Run("second host", l.secondHost) && t.Run("names", l.names) &&
+		t.Run("migration", l.migration) && t.Run("crash", l.crash)
 }
 
 // libvirtLab is a cluster whose nodes have dlmlockd, libvirtd and a scsi disk of
@@ -57,7 +58,8 @@ func startLibvirtLab(t *testing.T) *libvirtLab {
 	dir := t.TempDir()
 	daemon, err := service.Build(t.Context(), dir)
 	require.NoError(t, err)
-	out, err := exec.CommandContext(t.Context(), "make", "--no-print-directory", "-C", "..", "install-libvirt", "DESTDIR="+dir).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), "make", "--no-print-directory", "-C", "..", "install-libvirt",
+		"DESTDIR="+dir).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	plugins, err := filepath.Glob(filepath.Join(dir, "usr/lib/*/libvirt/lock-driver/dlmlock.so"))
 	require.NoError(t, err)
@@ -126,8 +128,11 @@ func (l *libvirtLab) install(ctx context.Context, n *lab.Node, daemon, plugin, p
 	if err := n.Push(ctx, plugin, pluginPath); err != nil {
 		return err
 	}
-	_, err = n.Shell(ctx, "hostname "+n.Name+" && modprobe scsi_debug dev_size_mb=16 num_parts=2 && modprobe sd_mod && modprobe dm_mod && mkdir -p /var/log/libvirt "+images+
-		" && truncate -s 1M "+images+"/web.img && until [ -b /dev/sda2 ]; do sleep 0.1; done && ln -s sda /dev/lun-of-"+n.Name)
+	_, err = n.Shell(ctx,
+		"hostname "+n.Name+" && modprobe scsi_debug dev_size_mb=16 num_parts=2 && modprobe sd_mod && modprobe dm_mod && "+
+			"mkdir -p /var/log/libvirt "+images+
+			" && truncate -s 1M "+images+"/web.img && until [ -b /dev/sda2 ]; do sleep 0.1; done && "+
+			"ln -s sda /dev/lun-of-"+n.Name)
 	if err != nil {
 		return err
 	}
@@ -148,8 +153,9 @@ func (l *libvirtLab) install(ctx context.Context, n *lab.Node, daemon, plugin, p
 
 // virsh runs virsh on a node; the text has its errors.
 func (l *libvirtLab) virsh(ctx context.Context, id int, args ...string) (string, error) {
-	out, said, err := l.cluster.Node(id).RunCommand(ctx, agent.Command{Argv: append([]string{"virsh", "-q", "-c", "qemu:///system"}, args...),
-		Env: []string{"LC_ALL=C.UTF-8"}}, nil)
+	out, said, err := l.cluster.Node(id).RunCommand(ctx, agent.Command{
+		Argv: append([]string{"virsh", "-q", "-c", "qemu:///system"}, args...),
+		Env:  []string{"LC_ALL=C.UTF-8"}}, nil)
 	return strings.TrimSpace(string(out) + string(said)), err
 }
 
@@ -172,7 +178,8 @@ func (l *libvirtLab) refused(t *testing.T, id int, args ...string) string {
 // define makes a domain known on a node.
 func (l *libvirtLab) define(t *testing.T, id int, name string, disks ...host.Disk) {
 	t.Helper()
-	d := host.Domain{Name: name, UUID: fmt.Sprintf("d0000000-0000-4000-8000-%012x", []byte(name + "      ")[:6]), Disks: disks}
+	d := host.Domain{Name: name, UUID: fmt.Sprintf("d0000000-0000-4000-8000-%012x", []byte(name + "      ")[:6]),
+		Disks: disks}
 	path := "/run/" + name + ".xml"
 	require.NoError(t, l.cluster.Node(id).Put(lab.Context(t, "put", commandTime), path, 0o644, []byte(d.XML())))
 	l.do(t, id, "define", path)
@@ -232,7 +239,8 @@ func (l *libvirtLab) secondHost(t *testing.T) {
 func (l *libvirtLab) names(t *testing.T) {
 	ctx := lab.Context(t, "volume", guestTime)
 	one := l.cluster.Node(1)
-	lvm := " --config 'activation{udev_sync=0 udev_rules=0 verify_udev_operations=1} devices{use_devicesfile=0} global{event_activation=0}' "
+	lvm := " --config 'activation{udev_sync=0 udev_rules=0 verify_udev_operations=1} devices{use_devicesfile=0} " +
+		"global{event_activation=0}' "
 	_, err := one.Shell(ctx, "vgcreate"+lvm+"vg /dev/sda2 && lvcreate"+lvm+"--yes --extents 1 --name root vg")
 	require.NoError(t, err)
 	uuid, err := one.Shell(ctx, "lvs"+lvm+"--noheadings -o lv_uuid vg/root")
@@ -242,10 +250,12 @@ func (l *libvirtLab) names(t *testing.T) {
 	t.Logf("the volume's UUID is %s, the disk's WWN %s", strings.TrimSpace(uuid), strings.TrimSpace(wwid))
 	wwn := "3" + strings.TrimPrefix(strings.TrimSpace(wwid), "naa.")
 
-	l.define(t, 1, "blocks", host.Disk{Path: "/dev/vg/root", Block: true}, host.Disk{Path: "/dev/sda1", Block: true, Shareable: true},
+	l.define(t, 1, "blocks", host.Disk{Path: "/dev/vg/root", Block: true},
+		host.Disk{Path: "/dev/sda1", Block: true, Shareable: true},
 		host.Disk{Path: "/dev/lun-of-node1", Block: true})
 	l.do(t, 1, "start", "blocks")
-	held := l.held(t, 1, "volumes blocks: /dev/vg/root EX", "luns blocks: /dev/sda1 PR", "luns blocks: /dev/lun-of-node1 EX")
+	held := l.held(t, 1, "volumes blocks: /dev/vg/root EX", "luns blocks: /dev/sda1 PR",
+		"luns blocks: /dev/lun-of-node1 EX")
 	names := map[string]string{}
 	for _, h := range held {
 		names[strings.TrimPrefix(h.Label, "blocks: ")] = h.Resource

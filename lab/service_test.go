@@ -56,7 +56,8 @@ func newServiceRig(t *testing.T, config lab.Config) *serviceRig {
 
 // bootServiceRig boots nodes that have dlmpeer; corosync does not run yet.
 func bootServiceRig(t *testing.T, config lab.Config) *serviceRig {
-	r := &serviceRig{programs: buildPrograms(t), services: map[int]*service.Service{}, logStart: map[int]int64{}, fencing: config.Fencing}
+	r := &serviceRig{programs: buildPrograms(t), services: map[int]*service.Service{}, logStart: map[int]int64{},
+		fencing: config.Fencing}
 	r.gate.open = make(chan struct{})
 	close(r.gate.open)
 	config.BeforeFence = func(*lab.Node, int) { r.gate.pass() }

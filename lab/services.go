@@ -29,8 +29,10 @@ func (n *Node) StartBus(ctx context.Context, policies ...string) error {
 		return err
 	}
 	// One that runs already reads the policy again.
-	_, err := n.Shell(ctx, "dbus-send --system --print-reply --dest=org.freedesktop.DBus / org.freedesktop.DBus.ReloadConfig >/dev/null 2>&1 || "+
-		"{ mkdir -p /run/dbus && exec dbus-daemon --system --fork --nopidfile --nosyslog; }")
+	_, err := n.Shell(ctx,
+		"dbus-send --system --print-reply --dest=org.freedesktop.DBus / org.freedesktop.DBus.ReloadConfig "+
+			">/dev/null 2>&1 || "+
+			"{ mkdir -p /run/dbus && exec dbus-daemon --system --fork --nopidfile --nosyslog; }")
 	return err
 }
 

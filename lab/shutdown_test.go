@@ -61,5 +61,6 @@ func shutdown(t *testing.T, r unitRig) {
 	require.Eventually(t, func() bool { return acquire(r.n, "disk1", "vm1") == nil }, time.Minute, 300*time.Millisecond,
 		"the lock is free")
 	require.Empty(t, r.cluster.Fenced(), "nobody was fenced")
-	require.Regexp(t, `(?m)^node 2 X .* fail 0 fence 0 `, r.run("dlm_tool status"), "and nobody is going to be: it left, it did not fail")
+	require.Regexp(t, `(?m)^node 2 X .* fail 0 fence 0 `, r.run("dlm_tool status"),
+		"and nobody is going to be: it left, it did not fail")
 }

@@ -118,7 +118,9 @@ func join(t *testing.T, c *lab.Cluster) {
 		q, err := n.Quorum(ctx)
 		require.NoError(t, err)
 		require.Equal(t, lab.Quorum{Quorate: true, Members: []int{1, 2}}, q)
-		_, err = n.Shell(ctx, "test -c /dev/misc/dlm_smoke && test -e /sys/kernel/debug/dlm/smoke && test -d /sys/kernel/config/dlm/cluster/spaces/smoke")
+		_, err = n.Shell(ctx,
+			"test -c /dev/misc/dlm_smoke && test -e /sys/kernel/debug/dlm/smoke && test -d "+
+				"/sys/kernel/config/dlm/cluster/spaces/smoke")
 		require.NoError(t, err, "device link, debugfs and configfs are there")
 	}
 }

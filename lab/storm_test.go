@@ -24,7 +24,8 @@ func storyStorm(t *testing.T, r *rig) {
 	var storms []*storm
 	var explain sync.Once
 	for node := range r.Nodes() {
-		s := &storm{t: t, cluster: r.cluster, node: r.cluster.Nodes()[node], explain: &explain, waiting: make(map[dlm.Cookie]chan dlm.Event)}
+		s := &storm{t: t, cluster: r.cluster, node: r.cluster.Nodes()[node], explain: &explain,
+			waiting: make(map[dlm.Cookie]chan dlm.Event)}
 		p := r.start(t, node)
 		defer p.Kill()
 		var err error
@@ -95,10 +96,12 @@ func (s *storm) sink(ev dlm.Event) {
 // goroutines of the process are, as evidence; it ends the process.
 func (s *storm) tables() {
 	for _, n := range s.cluster.Nodes() {
-		out, err := n.Shell(lab.Context(s.t, "tables", time.Minute), "cd /sys/kernel/debug/dlm && grep -H . "+shared+"_all "+shared+"_waiters; cat "+shared)
+		out, err := n.Shell(lab.Context(s.t, "tables", time.Minute),
+			"cd /sys/kernel/debug/dlm && grep -H . "+shared+"_all "+shared+"_waiters; cat "+shared)
 		s.t.Logf("%s (%v):\n%s", n.Name, err, out)
 	}
-	stacks, err := s.node.Shell(lab.Context(s.t, "stacks", time.Minute), fmt.Sprintf("grep -H . /proc/%d/task/*/stack; cat /sys/kernel/dlm/%s/recover_status", s.process.proc.PID, shared))
+	stacks, err := s.node.Shell(lab.Context(s.t, "stacks", time.Minute),
+		fmt.Sprintf("grep -H . /proc/%d/task/*/stack; cat /sys/kernel/dlm/%s/recover_status", s.process.proc.PID, shared))
 	s.t.Logf("%s (%v):\n%s", s.node.Name, err, stacks)
 	_ = s.process.proc.Signal(syscall.SIGQUIT) // its goroutines, on standard error
 	s.mu.Lock()
@@ -156,5 +159,6 @@ func (s *storm) turn(c dlm.Cookie, rnd *rand.Rand) bool {
 }
 
 func (s *storm) allowed(ev dlm.Event) bool {
-	return assert.Contains(s.t, []dlm.Status{dlm.StatusOK, dlm.StatusAgain, dlm.StatusCanceled, dlm.StatusDeadlock}, ev.Status, "%v", ev)
+	return assert.Contains(s.t, []dlm.Status{dlm.StatusOK, dlm.StatusAgain, dlm.StatusCanceled, dlm.StatusDeadlock},
+		ev.Status, "%v", ev)
 }

@@ -81,7 +81,8 @@ var _ story.Backend = (*place)(nil)
 
 func newPlace(t *testing.T, r *serviceRig) *place {
 	p := &place{t: t, rig: r, peers: map[int]*peerProcess{}, holders: map[int]*peerProcess{},
-		crowds: map[int]*client.Client{}, saved: map[int][]byte{}, configs: map[int]*daemonSettings{}, pids: map[string]uint32{}}
+		crowds: map[int]*client.Client{}, saved: map[int][]byte{}, configs: map[int]*daemonSettings{},
+		pids: map[string]uint32{}}
 	for _, n := range r.cluster.Nodes() {
 		p.configs[n.ID] = defaultSettings()
 	}
@@ -166,7 +167,8 @@ func (c caller) options(o story.Options) (client.Options, error) {
 	if o.Start != 0 {
 		return client.Options{}, errors.New("package client takes the start time of a process from /proc")
 	}
-	return client.Options{Owner: o.Owner, Label: o.Label, Lifetime: o.Lifetime, PID: o.PID, Value: o.Value, Wait: o.Wait}, nil
+	return client.Options{Owner: o.Owner, Label: o.Label, Lifetime: o.Lifetime, PID: o.PID, Value: o.Value,
+		Wait: o.Wait}, nil
 }
 
 // Acquire implements story.Service.

@@ -51,7 +51,8 @@ func newUnitRig(t *testing.T) unitRig {
 	t.Parallel()
 	dest := t.TempDir()
 	program := buildPrograms(t).daemon
-	out, err := exec.CommandContext(t.Context(), "make", "-C", "..", "--no-print-directory", "install-files", "DESTDIR="+dest).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), "make", "-C", "..", "--no-print-directory", "install-files",
+		"DESTDIR="+dest).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	archive := filepath.Join(t.TempDir(), "root.tar")
 	out, err = exec.CommandContext(t.Context(), "tar", "-C", dest, "-cf", archive, ".").CombinedOutput()
@@ -131,13 +132,15 @@ func TestUnit(t *testing.T) {
 		r.run("systemctl service-log-level dlmlockd info")
 	})
 	step("stop", func(_ *testing.T, r unitRig) {
-		for _, how := range []string{"systemctl restart dlmlockd", "systemctl kill -s KILL dlmlockd", "systemctl daemon-reexec", "systemctl stop dlmlockd"} {
+		for _, how := range []string{"systemctl restart dlmlockd", "systemctl kill -s KILL dlmlockd",
+			"systemctl daemon-reexec", "systemctl stop dlmlockd"} {
 			r.run(how)
 			r.await(`"web"`, call+"ListLocks 'a{sv}' 0")
 		}
 	})
 	step("watchdog", func(t *testing.T, r unitRig) {
-		r.run("mkdir -p /run/systemd/system/dlmlockd.service.d && printf '[Service]\\nWatchdogSec=3\\n' > /run/systemd/system/dlmlockd.service.d/test.conf && systemctl daemon-reload && systemctl restart dlmlockd")
+		r.run("mkdir -p /run/systemd/system/dlmlockd.service.d && printf '[Service]\\nWatchdogSec=3\\n' > " +
+			"/run/systemd/system/dlmlockd.service.d/test.conf && systemctl daemon-reload && systemctl restart dlmlockd")
 		before := r.run("systemctl show -P MainPID dlmlockd")
 		r.run("kill -STOP " + before)
 		r.await("Watchdog timeout", "journalctl -u dlmlockd | grep Watchdog")
@@ -166,9 +169,13 @@ func TestUnit(t *testing.T) {
 	})
 	step("metrics", func(_ *testing.T, r unitRig) {
 		// As dlmlockd.toml(5) tells.
-		r.run("mkdir -p /run/systemd/system/dlmlockd.service.d && printf '[Service]\\nCacheDirectory=dlmlockd\\nCacheDirectoryMode=0755\\n' > /run/systemd/system/dlmlockd.service.d/metrics.conf")
-		r.run("echo 'metrics-file = \"/var/cache/dlmlockd/dlmlockd.prom\"' > /etc/dlmlockd.toml; systemctl daemon-reload; systemctl restart dlmlockd")
-		r.await("dlmlockd_locks{lockspace=\"vms\"} 1", "setpriv --reuid=65534 --regid=65534 --clear-groups cat /var/cache/dlmlockd/dlmlockd.prom")
+		r.run("mkdir -p /run/systemd/system/dlmlockd.service.d && printf " +
+			"'[Service]\\nCacheDirectory=dlmlockd\\nCacheDirectoryMode=0755\\n' > " +
+			"/run/systemd/system/dlmlockd.service.d/metrics.conf")
+		r.run("echo 'metrics-file = \"/var/cache/dlmlockd/dlmlockd.prom\"' > /etc/dlmlockd.toml; systemctl " +
+			"daemon-reload; systemctl restart dlmlockd")
+		r.await("dlmlockd_locks{lockspace=\"vms\"} 1",
+			"setpriv --reuid=65534 --regid=65534 --clear-groups cat /var/cache/dlmlockd/dlmlockd.prom")
 		r.run("rm /etc/dlmlockd.toml; systemctl reload dlmlockd")
 		r.await("gone", "[ -e /var/cache/dlmlockd/dlmlockd.prom ] || echo gone")
 	})
@@ -200,7 +207,8 @@ func usersAreSeen(t *testing.T, r unitRig) {
 	}
 	r.run("sleep 1000 >/dev/null 2>&1 & echo $! >/run/user.pid")
 	const dropIn = "/run/systemd/system/dlmlockd.service.d/caps.conf"
-	r.run("mkdir -p /run/systemd/system/dlmlockd.service.d && printf '[Service]\\nCapabilityBoundingSet=\\nCapabilityBoundingSet=CAP_SYS_ADMIN\\n' > " + dropIn +
+	r.run("mkdir -p /run/systemd/system/dlmlockd.service.d && printf " +
+		"'[Service]\\nCapabilityBoundingSet=\\nCapabilityBoundingSet=CAP_SYS_ADMIN\\n' > " + dropIn +
 		" && systemctl daemon-reload && systemctl restart dlmlockd")
 	r.await(`"pool" "ready"`, call+"ListLockspaces")
 	require.Contains(t, r.fails(leave), "can't tell whether another process uses it")

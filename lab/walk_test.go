@@ -87,7 +87,8 @@ func furnishWalk(t *testing.T, n *lab.Node, packages []string, status []byte, ho
 	require.NoError(t, n.Put(ctx, "/var/lib/dpkg/status", 0o644, status))
 	require.NoError(t, n.Push(ctx, hooked, "/root/dlmlockd-stall"))
 	// Nor is an index of all manual pages made at each installation.
-	_, err := n.Shell(ctx, "rm -f /usr/sbin/policy-rc.d /var/lib/man-db/auto-update && useradd --groups operator alice && useradd bob")
+	_, err := n.Shell(ctx,
+		"rm -f /usr/sbin/policy-rc.d /var/lib/man-db/auto-update && useradd --groups operator alice && useradd bob")
 	require.NoError(t, err)
 }
 
@@ -98,7 +99,8 @@ func fewPackages(t *testing.T, deb string) []byte {
 	t.Helper()
 	depends, err := exec.CommandContext(t.Context(), "dpkg-deb", "--field", deb, "Depends").Output()
 	require.NoError(t, err)
-	args := []string{"depends", "--recurse", "--installed", "--no-recommends", "--no-suggests", "--no-conflicts", "--no-breaks", "--no-replaces", "--no-enhances",
+	args := []string{"depends", "--recurse", "--installed", "--no-recommends", "--no-suggests", "--no-conflicts",
+		"--no-breaks", "--no-replaces", "--no-enhances",
 		"systemd", "dbus", "polkitd", "corosync", "dlm-controld", "dpkg", "man-db", "bash-completion"}
 	for _, m := range regexp.MustCompile(`(?:^|, )([a-z0-9.+-]+)`).FindAllSubmatch(depends, -1) {
 		args = append(args, string(m[1]))
@@ -277,7 +279,8 @@ func (w *walk) step(t *testing.T, s walkStep) {
 func (w *walk) try(ctx context.Context, n *lab.Node, s walkStep, text string) (string, error) {
 	raw, _, err := n.RunCommand(ctx, agent.Command{
 		Argv: []string{"bash", "-c", "exec 2>&1 </dev/null; cd; " + text},
-		Env:  []string{"TERM=dumb", "SYSTEMD_PAGER=", "MANWIDTH=100", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8", "SYSTEMD_COLORS=0"},
+		Env: []string{"TERM=dumb", "SYSTEMD_PAGER=", "MANWIDTH=100", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root",
+			"LANG=C.UTF-8", "SYSTEMD_COLORS=0"},
 	}, nil)
 	out := string(raw)
 	if out != "" && !strings.HasSuffix(out, "\n") {

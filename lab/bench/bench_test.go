@@ -45,7 +45,8 @@ func BenchmarkKernel(b *testing.B) {
 
 	n.nanoseconds("bare leave floor " + strconv.Itoa(locks))
 	adopt := fmt.Sprintf(" adopt floor %d", locks)
-	add(b, "adoption of 10,000 locks by the engine, for each lock", n.interleave(rounds, "bare"+adopt, "dlmbench engine"+adopt), locks)
+	add(b, "adoption of 10,000 locks by the engine, for each lock", n.interleave(rounds, "bare"+adopt,
+		"dlmbench engine"+adopt), locks)
 	n.nanoseconds("bare unlock floor " + strconv.Itoa(locks))
 
 	activation(b, s)
@@ -103,7 +104,8 @@ func activation(b *testing.B, s *site) {
 	few := median()
 	s.node.nanoseconds(fmt.Sprintf("dlmbench service fill %s %d", served, locks))
 	many := median()
-	lines = append(lines, line{"start of the service with 10,000 locks to adopt", fmt.Sprintf("%.2f s", many.Seconds()), fmt.Sprintf("%.2f s (none)", few.Seconds()), ""})
+	lines = append(lines, line{"start of the service with 10,000 locks to adopt", fmt.Sprintf("%.2f s", many.Seconds()),
+		fmt.Sprintf("%.2f s (none)", few.Seconds()), ""})
 	b.ReportMetric((many - few).Seconds(), "s-activation")
 }
 
@@ -157,7 +159,8 @@ func addTo(b *testing.B, what string, m []time.Duration, n int, floor string) {
 // report writes the table to its place in BENCH_REPORT.
 func report(b *testing.B, c *lab.Cluster) {
 	var t bytes.Buffer
-	fmt.Fprintf(&t, "One emulated or virtual node with Linux %s on this machine, %s, %s.\n\n", c.Release(), runtime.Version(), time.Now().UTC().Format("2006-01-02"))
+	fmt.Fprintf(&t, "One emulated or virtual node with Linux %s on this machine, %s, %s.\n\n", c.Release(),
+		runtime.Version(), time.Now().UTC().Format("2006-01-02"))
 	t.WriteString("| what | measured | floor | ratio |\n| --- | --- | --- | --- |\n")
 	for _, l := range lines {
 		fmt.Fprintf(&t, "| %s | %s | %s | %s |\n", l.what, l.measured, l.floor, l.ratio)

@@ -19,7 +19,8 @@ func TestPackageList(t *testing.T) {
 
 func TestNotInstalled(t *testing.T) {
 	status := "cpio installed\nkmod not-installed\nudev config-files\n"
-	require.Equal(t, []string{"kmod", "udev", "corosync"}, notInstalled([]string{"cpio", "kmod", "udev", "corosync"}, status))
+	require.Equal(t, []string{"kmod", "udev", "corosync"}, notInstalled([]string{"cpio", "kmod", "udev", "corosync"},
+		status))
 	require.Empty(t, notInstalled([]string{"cpio"}, status))
 	err := &MissingError{Packages: []string{"kmod", "udev"}}
 	require.EqualError(t, err, "missing Debian packages, do: apt-get install kmod udev")
@@ -38,8 +39,10 @@ func TestShippedPackageList(t *testing.T) {
 
 func TestDependency(t *testing.T) {
 	tests := []struct{ name, text, series, want string }{
-		{"behind the meta package", "linux-image-amd64\n  Depends: linux-image-6.1.0-56-amd64\n", "6.1", "linux-image-6.1.0-56-amd64"},
-		{"second kernel", "linux-image-6.12-amd64\n  Depends: linux-image-6.12.117+deb12-amd64\n", "6.12", "linux-image-6.12.117+deb12-amd64"},
+		{"behind the meta package", "linux-image-amd64\n  Depends: linux-image-6.1.0-56-amd64\n", "6.1",
+			"linux-image-6.1.0-56-amd64"},
+		{"second kernel", "linux-image-6.12-amd64\n  Depends: linux-image-6.12.117+deb12-amd64\n", "6.12",
+			"linux-image-6.12.117+deb12-amd64"},
 		{"6.1 is not 6.12", "linux-image-amd64\n  Depends: linux-image-6.12.40-amd64\n", "6.1", ""},
 		{"cloud kernels have no DLM", "x\n  Depends: linux-image-6.1.0-56-cloud-amd64\n", "6.1", ""},
 	}
@@ -80,11 +83,12 @@ func TestUnknownSeries(t *testing.T) {
 func TestKernelIsFetchedOnce(t *testing.T) {
 	dir := t.TempDir()
 	for name, script := range map[string]string{
-		"apt-cache": `[ "$LC_ALL" = C ] && echo "  Depends: linux-image-6.12.1-amd64" || echo "  Hängt ab von: linux-image-6.12.1-amd64"`,
-		"apt-get":   `sleep 0.2; : > kernel.deb; echo once >> ` + dir + `/downloads`,
-		"dpkg-deb":  `mkdir -p "$3/lib/modules/6.12.1-amd64"`,
-		"depmod":    `: > "$2/lib/modules/$3/modules.dep"`,
-		"modprobe":  `echo no modules >&2; exit 1`,
+		"apt-cache": `on="linux-image-6.12.1-amd64"
+			[ "$LC_ALL" = C ] && echo "  Depends: $on" || echo "  Hängt ab von: $on"`,
+		"apt-get":  `sleep 0.2; : > kernel.deb; echo once >> ` + dir + `/downloads`,
+		"dpkg-deb": `mkdir -p "$3/lib/modules/6.12.1-amd64"`,
+		"depmod":   `: > "$2/lib/modules/$3/modules.dep"`,
+		"modprobe": `echo no modules >&2; exit 1`,
 	} {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh -e\n"+script+"\n"), 0o755))
 	}

@@ -122,7 +122,8 @@ func resolveKernel(ctx context.Context, series string) (string, error) {
 			return name, nil
 		}
 	}
-	return "", fmt.Errorf("apt knows no kernel %s behind %v; do: apt-get update (Debian 12 with its security archive has both kernels)",
+	return "", fmt.Errorf("apt knows no kernel %s behind %v; do: apt-get update (Debian 12 with its security archive "+
+		"has both kernels)",
 		series, metaPackages[series])
 }
 

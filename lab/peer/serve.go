@@ -118,7 +118,8 @@ func (s *server) call(r *request) *message {
 	return m
 }
 
-func (s *server) open(ctx context.Context, r *request, open func(context.Context, string, dlm.Sink) (dlm.Lockspace, error)) error {
+func (s *server) open(ctx context.Context, r *request,
+	open func(context.Context, string, dlm.Sink) (dlm.Lockspace, error)) error {
 	space, err := open(ctx, r.Name, func(ev dlm.Event) { s.send(&message{Space: r.Space, Event: &ev}) })
 	if err != nil {
 		return err

@@ -37,10 +37,12 @@ func TestArgs(t *testing.T) {
 	require.Contains(t, emulated, "-no-reboot", "a kernel that crashes ends the machine")
 	require.Contains(t, after(emulated, "-append")[0], "oops=panic")
 	require.True(t, strings.HasSuffix(after(emulated, "-append")[0], " lab.id=1"))
-	require.Contains(t, after(emulated, "-append")[0], " no_timer_check ", "a busy host must not end in \"IO-APIC + timer doesn't work\"")
+	require.Contains(t, after(emulated, "-append")[0], " no_timer_check ",
+		"a busy host must not end in \"IO-APIC + timer doesn't work\"")
 	require.NotContains(t, after(real, "-append")[0], "nosoftlockup", "with KVM a soft lockup is one")
 	require.Equal(t, []string{"stream,id=net0,server=off,addr.type=unix,addr.path=/s/net"}, after(emulated, "-netdev"))
-	require.True(t, slices.Contains(after(emulated, "-device"), "virtio-net-pci,netdev=net0,romfile=,mac=52:54:00:1a:b0:01"))
+	require.True(t, slices.Contains(after(emulated, "-device"),
+		"virtio-net-pci,netdev=net0,romfile=,mac=52:54:00:1a:b0:01"))
 	for _, fs := range after(emulated, "-virtfs") {
 		require.Contains(t, fs, "readonly=on", "the host's root is never written")
 	}

@@ -108,7 +108,8 @@ func (t *teller) tell() {
 	t.start(1)
 	say("The same lock, under the same lockid")
 	listed := t.call(1, 0, `ListLocks 'a{sv}' 1 owner s web`)
-	t.check(strings.Contains(listed, fmt.Sprintf(`"vms" "disk1" %s "EX"`, lockid)), "the lock is not listed under lockid "+lockid)
+	t.check(strings.Contains(listed, fmt.Sprintf(`"vms" "disk1" %s "EX"`, lockid)),
+		"the lock is not listed under lockid "+lockid)
 
 	say("Node 1 releases it, by name and owner")
 	t.call(1, 0, `Release 'ssa{sv}' vms disk1 1 owner s web`)
@@ -116,7 +117,8 @@ func (t *teller) tell() {
 	t.call(2, 0, `Acquire 'sssa{sv}' vms disk1 EX 2 owner s db label s db-disk`)
 	t.names(t.call(1, 1, `Acquire 'sssa{sv}' vms disk1 EX 1 owner s web`), `node 2 (EX, "db-disk")`)
 	if t.err == nil {
-		say("Done: locked on node 1, refused on node 2 by name, survived kill -9 under the same lockid, released, granted on node 2.")
+		say("Done: locked on node 1, refused on node 2 by name, survived kill -9 under the same lockid, released, " +
+			"granted on node 2.")
 	}
 }
 
