@@ -22,7 +22,7 @@ GOFLAGS_BUILD := -trimpath -buildvcs=false -buildmode=pie -tags "$(TAGS)" \
 # Debian packages: to build, to try it out, to test everything, to boot nodes.
 DEPS_BUILD := gcc libc6-dev pkg-config libdlm-dev
 DEPS_DEMO := dbus systemd
-DEPS_TEST := dbus-broker git groff-base libgnutls28-dev libsystemd-dev polkitd bash-completion python3-prometheus-client shellcheck systemd util-linux
+DEPS_TEST := dbus-broker git groff-base libgnutls28-dev libsystemd-dev polkitd bash-completion python3-prometheus-client shellcheck spin systemd util-linux
 DEPS_LAB := $(shell sed 's/\#.*//' lab/packages.txt)
 
 # What only root may do (own the bus name, be another user) runs through sudo
@@ -79,6 +79,11 @@ test: deps ## all tests on this machine, with the race detector
 run-test:
 	$(GO) test -race -shuffle=on -tags "$(TAGS)" $(TEST_EXEC) $(TESTFLAGS) ./...
 	$(GO) test -C lab -race -shuffle=on -tags "$(TAGS)" $(TEST_EXEC) $(TESTFLAGS) ./...
+
+.PHONY: check-model
+check-model: ## the order of events as a model, every interleaving of it, by spin; make test includes it
+	@scripts/deps.sh gcc spin
+	$(GO) test -count=1 -v ./model
 
 .PHONY: demo
 demo: deps-demo ## the main job on a real bus, told step by step

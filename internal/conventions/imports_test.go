@@ -188,7 +188,7 @@ func TestImportDirections(t *testing.T) {
 // import everything.
 func isTool(name string) bool {
 	top, _, _ := strings.Cut(name, "/")
-	return top == "lab" || top == "bench" || top == "man" || top == "libvirt" || top == "packaging"
+	return top == "lab" || top == "bench" || top == "man" || top == "libvirt" || top == "packaging" || top == "model"
 }
 
 func mine(all map[string]*pkg, path string) bool { return all[path] != nil }

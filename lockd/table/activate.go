@@ -207,7 +207,7 @@ func (t *Table) match(a *adoption, ev dlm.Event) {
 	t.setCookie(l, ev.Cookie)
 	l.adopted = true
 	if l.mode != a.modes[0] {
-		l.unpublished = a.modes[0] >= dlm.PW && dlm.Stronger(a.modes[0], l.mode) && !a.sp.raw && l.phase == state.Held
+		l.unpublished = renewsToken(l.mode, a.modes[0]) && !a.sp.raw && l.phase == state.Held
 		t.logLock(slog.LevelWarn, "adopted in another mode than recorded: a conversion was under way", l, slog.String("granted", a.modes[0].String()))
 		l.mode = a.modes[0]
 		if !l.unpublished { // else republish writes both
@@ -259,8 +259,9 @@ func (t *Table) finishEnded(sp *space) {
 }
 
 // republish gives the locks whose conversion upward a crash has cut short a new
-// token: the old one may be smaller than what others were given since, and would
-// go into the value block when the lock is let go of.
+// token: the old one may be smaller than what others were given since. In an
+// exclusive mode it would go into the value block when the lock is let go of; in a
+// shared one storage would refuse the reader.
 func (t *Table) republish(sp *space) {
 	for _, o := range t.order {
 		l := o.l
@@ -277,6 +278,11 @@ func (t *Table) republish(sp *space) {
 		t.readValue(sp, l.resource, func(ev dlm.Event) {
 			if l.mode == dlm.None {
 				t.endConvert(c, l)
+				return
+			}
+			if l.mode < dlm.PW {
+				l.token = max(l.token, t.token(sp, l.mode, ev))
+				t.recordMode(c, l)
 				return
 			}
 			l.token = t.token(sp, l.mode, ev)

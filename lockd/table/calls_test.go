@@ -466,6 +466,40 @@ func TestConversionKeepsTheToken(t *testing.T) {
 	}
 }
 
+// A conversion from NL to PR that a crash has cut short leaves no reader with a token
+// that is older than what a writer was given before: storage would refuse it.
+func TestConversionToSharedRenewsTheToken(t *testing.T) {
+	for _, crashes := range []int{1, 2} {
+		s, _ := simWith(t, "vms")
+		o, sel := vm("vm1")
+		require.NoError(t, s.done(s.acquire(alice, o, wantOf("vms", "x", dlm.NL))))
+		s.now = s.now.Add(time.Second)
+		writer := s.acquire(bob, api.AcquireOptions{}, wantOf("vms", "x", dlm.EX))
+		require.NoError(t, s.done(writer))
+		newest := writer.grants[0].Token
+		require.NoError(t, s.done(s.release(bob, "vms", "x", api.Selector{LockID: writer.grants[0].LockID})))
+		s.convert(alice, wantOf("vms", "x", dlm.PR), sel, time.Second)
+		for range crashes {
+			s.kill()
+			s.start()
+			for s.tab.spaces["vms"].state != api.SpaceReady {
+				_ = s.deliver() || s.write() || s.toil(0)
+			}
+		}
+		s.rest()
+		again := s.acquire(alice, o, wantOf("vms", "x", dlm.PR))
+		require.NoError(t, s.done(again))
+		require.GreaterOrEqual(t, again.grants[0].Token, newest)
+		s.kill()
+		s.start()
+		s.rest()
+		again = s.acquire(alice, o, wantOf("vms", "x", dlm.PR))
+		require.NoError(t, s.done(again))
+		require.GreaterOrEqual(t, again.grants[0].Token, newest, "it is written down")
+		s.agree("x")
+	}
+}
+
 // That a lock hangs on another connection now is answered only when it is
 // written down: else the next start lets go of it with the old one.
 func TestRebindNotWritten(t *testing.T) {

@@ -108,12 +108,18 @@ func (t *Table) convertDone(c *call, l *lock, ev dlm.Event) {
 // one, since others may have had the resource while the lock was weaker.
 func (t *Table) renewToken(l *lock, from dlm.Mode, ev dlm.Event) {
 	switch {
-	case l.sp.raw:
-	case l.mode >= dlm.PW && dlm.Stronger(l.mode, from):
+	case l.sp.raw, !renewsToken(from, l.mode):
+	case l.mode >= dlm.PW:
 		l.token = t.token(l.sp, l.mode, ev)
-	case l.mode < dlm.PW && l.mode > from && ev.HasValue:
+	case ev.HasValue:
 		l.token = max(l.token, t.token(l.sp, l.mode, ev))
 	}
+}
+
+// renewsToken reports whether a conversion between two modes gives the lock a new
+// token.
+func renewsToken(from, to dlm.Mode) bool {
+	return dlm.Stronger(to, from) || to < dlm.PW && to > from
 }
 
 // publish writes the holder and the token of the lock into the value block.
