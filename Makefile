@@ -69,6 +69,10 @@ deps-demo:
 deps-lab:
 	@scripts/deps.sh $(DEPS_BUILD) $(DEPS_DEMO) $(DEPS_LIBVIRT_BUILD) $(DEPS_PACKAGES) $(DEPS_LAB)
 
+.PHONY: varlink-clients
+varlink-clients: ## unpack foreign Varlink clients for the tests, which are skipped without them
+	@scripts/varlink-clients.sh bin/varlink-clients
+
 # Each of these calls make again once the packages are there, because what is
 # built depends on them.
 .PHONY: test

@@ -1,6 +1,7 @@
 package varlink
 
 import (
+	"cmp"
 	"errors"
 
 	"github.com/dlmlock/dlmlockd/dlm"
@@ -95,7 +96,7 @@ func writeError(w *wire.Call, err error) (n int, _ error) {
 	message := printable(wording.Message(err))
 	switch e.Kind {
 	case api.InvalidArgs:
-		return w.Fail(errInvalidParameter, invalidParameter{printable(field(e.Argument)), message})
+		return w.Fail(errInvalidParameter, invalidParameter{printable(cmp.Or(field(e.Argument), "parameters")), message})
 	case api.AccessDenied:
 		return w.Fail(errPermissionDenied, refused{message})
 	case api.InteractionRequired:

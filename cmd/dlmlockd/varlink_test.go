@@ -27,8 +27,20 @@ func dialVarlink(t testing.TB, socket string) *varlinkClient {
 	t.Helper()
 	conn, err := net.Dial("unix", socket)
 	require.NoError(t, err)
+	return newVarlinkClient(t, conn)
+}
+
+func newVarlinkClient(t testing.TB, conn net.Conn) *varlinkClient {
 	t.Cleanup(func() { _ = conn.Close() })
 	return &varlinkClient{t, conn, bufio.NewReader(conn)}
+}
+
+// openDirectories lets every user reach a file of the test.
+func openDirectories(t *testing.T, path string) {
+	t.Helper()
+	for dir := filepath.Dir(path); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+		require.NoError(t, os.Chmod(dir, 0o755))
+	}
 }
 
 // send sends a call with a flag or "".

@@ -246,7 +246,7 @@ func (b *Bus) Dial(t testing.TB, opts ...godbus.ConnOption) *godbus.Conn {
 // DialAs connects as the given user. The connection ends with the test.
 func (b *Bus) DialAs(t testing.TB, u User, opts ...godbus.ConnOption) *godbus.Conn {
 	t.Helper()
-	raw, err := u.connect(strings.TrimPrefix(b.Address, "unix:path="))
+	raw, err := u.Connect(strings.TrimPrefix(b.Address, "unix:path="))
 	must(t, err)
 	ctx, cancel := context.WithTimeout(context.Background(), startTime)
 	defer cancel()

@@ -21,10 +21,10 @@ var (
 	Nobody = User{UID: 65534, GID: 65534}
 )
 
-// connect connects to a socket as the user. The kernel records the credentials of the thread that
+// Connect connects to a socket as the user. The kernel records the credentials of the thread that
 // connects (net/unix/af_unix.c, init_peercred), so one thread becomes the user meanwhile. The raw
 // system calls are intended: those of package syscall would change every thread.
-func (u User) connect(socket string) (*net.UnixConn, error) {
+func (u User) Connect(socket string) (*net.UnixConn, error) {
 	// If the way back fails, the thread stays locked and ends with its goroutine, so nothing else
 	// runs as this user by accident.
 	runtime.LockOSThread()

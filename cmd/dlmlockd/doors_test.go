@@ -1,0 +1,386 @@
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	godbus "github.com/godbus/dbus/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/internal/testbus"
+)
+
+// One suite of calls is played through both doors of one service, each in a
+// lockspace of its own: same results, same errors.
+//
+// A step is a call in the words of the Varlink interface. Its result is an error's
+// kind, or what is the same for both doors of the answer.
+type step struct {
+	method string
+	args   fields
+	nobody bool // a user without rights calls
+}
+
+var doorSteps = []step{
+	{method: "ListLocks"},
+	{method: "Acquire", args: fields{"resource": "a", "mode": "ex", "owner": "vm1", "label": "/disk"}},
+	{method: "Acquire", args: fields{"resource": "a", "mode": "ex", "owner": "vm1"}}, // the same lock again
+	{method: "Acquire", args: fields{"resource": "a", "mode": "PR", "owner": "vm1"}},
+	{method: "Acquire", args: fields{"resource": "a", "mode": "exclusive"}},
+	{method: "Acquire", args: fields{"resource": "a", "mode": "ex", "waitUSec": 2000}},
+	{method: "Acquire", args: fields{"resource": "b", "mode": "shared", "lifetime": "process"}},
+	{method: "Acquire", args: fields{"resource": "b", "mode": "pr", "lifetime": "connection"}},
+	{method: "Acquire", args: fields{"resource": "b", "mode": "xx"}},
+	{method: "Acquire", args: fields{"resource": "", "mode": "ex"}},
+	{method: "Acquire", args: fields{"resource": strings.Repeat("x", 65), "mode": "ex"}},
+	{method: "Acquire", args: fields{"resource": ".dlmlockd.anchor.x", "mode": "ex"}},
+	{method: "Acquire", args: fields{"resource": "c", "mode": "ex", "owner": ""}},
+	{method: "Acquire", args: fields{"resource": "c", "mode": "ex", "lifetime": "for ever"}},
+	{method: "Acquire", args: fields{"resource": "c", "mode": "ex", "processId": 1}},
+	{method: "Acquire", args: fields{"resource": "c", "mode": "ex", "lifetime": "process", "processId": 0}},
+	{method: "Acquire", args: fields{"resource": "c", "mode": "ex", "lifetime": "process", "processId": 1 << 22}},
+	{method: "Acquire", args: fields{"resource": "c", "mode": "ex", "onLost": "no such helper"}},
+	{method: "Acquire", args: fields{"resource": "c", "mode": "ex", "onLostData": "x"}},
+	{method: "Acquire", args: fields{"resource": "c", "mode": "ex", "value": "AAE="}},
+	{method: "Acquire", args: fields{"resource": "c", "mode": "ex", "label": strings.Repeat("l", 5000)}},
+	{method: "Acquire", args: fields{"resource": "c", "mode": "ex", "frobnicate": 1}},
+	{method: "Acquire", args: fields{"lockspace": "none", "resource": "c", "mode": "ex"}},
+	{method: "Acquire", args: fields{"lockspace": "a/b", "resource": "c", "mode": "ex"}},
+	{method: "Acquire", args: fields{"resource": "c", "mode": "ex"}, nobody: true},
+	{method: "ListLocks"},
+	{method: "ListLocks", args: fields{"owner": "vm1"}},
+	{method: "ListLocks", args: fields{"mode": "pr", "state": "held", "limit": 1}},
+	{method: "ListLocks", args: fields{"limit": 0}},
+	{method: "ListLocks", args: fields{"state": "odd"}},
+	{method: "ListLocks", args: fields{"mode": "odd"}},
+	{method: "ListLocks", nobody: true},
+	{method: "Inspect", args: fields{"resource": "a"}},
+	{method: "Inspect", args: fields{"resource": "a"}, nobody: true},
+	{method: "Inspect", args: fields{"lockspace": "none", "resource": "a"}},
+	{method: "Convert", args: fields{"resource": "a", "mode": "pr"}},
+	{method: "Convert", args: fields{"resource": "a", "mode": "ex", "select": fields{"owner": "vm2"}}},
+	{method: "Convert", args: fields{"resource": "a", "mode": "ex", "select": fields{"owner": "vm1"}, "waitUSec": 1000}},
+	{method: "Convert", args: fields{"resource": "a", "mode": "ex", "waitUSec": 20000001}},
+	{method: "Convert", args: fields{"resource": "a", "mode": "pr"}, nobody: true},
+	{method: "Release", args: fields{"resource": "b"}}, // two of them
+	{method: "Release", args: fields{"resource": "b", "select": fields{"lockId": 0}}},
+	{method: "Release", args: fields{"resource": "a"}, nobody: true},
+	{method: "Release", args: fields{"resource": "nothing"}},
+	{method: "Release", args: fields{"resource": "a", "select": fields{"token": 1}}},
+	{method: "Release", args: fields{"resource": "a", "select": fields{"owner": "vm1"}}},
+	{method: "Release", args: fields{"resource": "a", "select": fields{"owner": "vm1"}}},
+	{method: "AcquireMany", args: fields{"owner": "vm3", "wanted": []fields{
+		{"resource": "m1", "mode": "ex", "label": "one"}, {"resource": "m2", "mode": "pr", "label": "two"}}}},
+	{method: "AcquireMany", args: fields{"wanted": []fields{
+		{"resource": "m3", "mode": "ex"}, {"resource": "m1", "mode": "ex"}}}},
+	{method: "AcquireMany", args: fields{"wanted": []fields{
+		{"resource": "m3", "mode": "ex"}, {"resource": "m3", "mode": "ex"}}}},
+	{method: "AcquireMany", args: fields{"wanted": []fields{}}},
+	{method: "AcquireMany", args: fields{"wanted": []fields{{"resource": "m3", "mode": "zz"}}}},
+	{method: "ReleaseMany", args: fields{"owner": "vm3", "resources": []fields{{"resource": "m1"}, {"resource": "none"}}}},
+	{method: "ReleaseMany", args: fields{"owner": "vm3", "resources": []fields{}, "labels": []string{"two"}}},
+	{method: "ReleaseMany", args: fields{"owner": "", "resources": []fields{}}},
+	{method: "ReleaseOwner", args: fields{"owner": "vm3"}},
+	{method: "Acquire", args: fields{"resource": "o", "mode": "ex", "owner": "vm4"}},
+	{method: "ReleaseOwner", args: fields{"owner": "vm4"}, nobody: true},
+	{method: "ReleaseOwner", args: fields{"owner": "vm4"}},
+	{method: "ReleaseOwner", args: fields{"owner": ""}},
+	{method: "ListOrphans"},
+	{method: "ListOrphans", args: fields{"lockspace": "none"}},
+	{method: "AdoptOrphan", args: fields{"lockId": 4711, "owner": "x"}},
+	{method: "AdoptOrphan", args: fields{"lockId": 4711, "mode": "zz"}},
+	{method: "AdoptOrphan", args: fields{"lockId": 4711}, nobody: true},
+	{method: "Purge", args: fields{"lockIds": []int{}}},
+	{method: "Purge", args: fields{"lockIds": []int{4711}}},
+	{method: "Purge", args: fields{"lockIds": []int{4711}, "some": true}},
+	{method: "Purge", args: fields{"lockIds": []int{}}, nobody: true},
+	{method: "JoinLockspace"},
+	{method: "JoinLockspace", args: fields{"lockspace": ".x"}},
+	{method: "JoinLockspace", args: fields{"lockspace": "other"}, nobody: true},
+	{method: "LeaveLockspace", args: fields{"lockspace": "none"}},
+	{method: "LeaveLockspace"}, // locks are held
+	{method: "LeaveLockspace", nobody: true},
+	{method: "LeaveLockspace", args: fields{"force": true}},
+	{method: "ListLocks"},
+	{method: "Acquire", args: fields{"resource": "a", "mode": "ex"}},
+}
+
+func TestDoorsAgree(t *testing.T) {
+	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
+	socket := filepath.Join(dir, "varlink")
+	start(t, bus, filepath.Join(dir, "state"), "--varlink="+socket)
+	root := newClient(bus.Dial(t))
+	require.NoError(t, root.join("dbus"))
+	require.NoError(t, root.join("varlink"))
+	openDirectories(t, socket)
+	nobody, err := testbus.Nobody.Connect(socket)
+	require.NoError(t, err)
+	dbusDoors := map[bool]client{false: root, true: newClient(bus.DialAs(t, testbus.Nobody))}
+	varlinkDoors := map[bool]*varlinkClient{false: dialVarlink(t, socket), true: newVarlinkClient(t, nobody)}
+	for n, s := range doorSteps {
+		text, err := json.Marshal(s.args)
+		require.NoError(t, err)
+		what := fmt.Sprintf("step %d: %s %s, nobody: %v", n, s.method, text, s.nobody)
+		d := strings.ReplaceAll(overDBus(t, dbusDoors[s.nobody], s), "@dbus", "")
+		v := strings.ReplaceAll(overVarlink(varlinkDoors[s.nobody], s), "@varlink", "")
+		require.Equal(t, d, v, what)
+		t.Log(what, "->", v)
+	}
+}
+
+// in puts the lockspace of a door into a call, and has owners of its own.
+func in(space string, args fields) fields {
+	out := maps.Clone(args)
+	if out == nil {
+		out = fields{}
+	}
+	if owner, _ := out["owner"].(string); owner != "" {
+		out["owner"] = owner + "@" + space
+	}
+	if sel, ok := out["select"].(fields); ok {
+		out["select"] = in(space, sel)
+		delete(out["select"].(fields), "lockspace")
+	}
+	if out["lockspace"] == nil {
+		out["lockspace"] = space
+	}
+	for _, list := range []string{"wanted", "resources"} {
+		if elements, ok := out[list].([]fields); ok {
+			delete(out, "lockspace")
+			all := make([]fields, len(elements))
+			for i, e := range elements {
+				all[i] = in(space, e)
+			}
+			out[list] = all
+		}
+	}
+	return out
+}
+
+// overVarlink makes the call over Varlink.
+func overVarlink(c *varlinkClient, s step) string {
+	args := in("varlink", s.args)
+	list := strings.HasPrefix(s.method, "List")
+	if list {
+		c.send(s.method, args, "more")
+	} else {
+		c.send(s.method, args, "")
+	}
+	var rows []string
+	for {
+		r := c.receive()
+		if r.Error == "org.example.DlmLock.NoSuchLock" {
+			return "[]"
+		}
+		if r.Error != "" {
+			return varlinkKind(r.Error)
+		}
+		if !list {
+			return varlinkResult(s.method, r.Parameters)
+		}
+		l, _ := r.Parameters["lock"].(fields)
+		rows = append(rows, fmt.Sprint(l["resource"], l["mode"], l["state"], cmp.Or(fmt.Sprint(l["owner"]), "<nil>"),
+			l["label"], l["lifetime"], l["userId"]))
+		if !r.Continues {
+			return fmt.Sprint(rows)
+		}
+	}
+}
+
+func varlinkKind(name string) string {
+	switch kind, ok := strings.CutPrefix(name, "org.example.DlmLock."); {
+	case ok:
+		return kind
+	case name == "org.varlink.service.InvalidParameter":
+		return "InvalidArgs"
+	case name == "org.varlink.service.PermissionDenied":
+		return "AccessDenied"
+	}
+	return name
+}
+
+func varlinkResult(method string, p fields) string {
+	switch method {
+	case "Acquire":
+		return fmt.Sprint("granted", p["granted"].(fields)["resource"])
+	case "AcquireMany":
+		var names []any
+		for _, g := range p["granted"].([]any) {
+			names = append(names, g.(fields)["resource"])
+		}
+		return fmt.Sprint("granted", names)
+	case "Convert":
+		return fmt.Sprint("token ", p["token"].(float64) != 0)
+	case "Inspect":
+		q := p["queues"].(fields)
+		return fmt.Sprint(len(p["locks"].([]any)), len(q["granted"].([]any)), p["holder"].(fields)["mode"])
+	case "ReleaseOwner", "ReleaseMany":
+		return fmt.Sprint(p["released"])
+	case "Purge":
+		return fmt.Sprint(p["purged"])
+	}
+	return "ok"
+}
+
+// dbusNames are the options' names on the bus.
+var dbusNames = map[string]string{"processId": "pid", "onLost": "on-lost", "onLostData": "on-lost-data",
+	"waitUSec": "wait-usec", "lockId": "lockid", "userId": "uid"}
+
+// dbusOptions makes options of the fields that are no arguments.
+func dbusOptions(args fields, but ...string) map_ {
+	o := map_{}
+	for k, v := range args {
+		if slices.Contains(but, k) {
+			continue
+		}
+		if sel, ok := v.(fields); ok {
+			for k, v := range dbusOptions(sel) {
+				o[k] = v
+			}
+			continue
+		}
+		if k == "value" {
+			v = []byte{0, 1}
+		}
+		if n, ok := v.(int); ok {
+			v = uint64(n)
+		}
+		o[cmp.Or(dbusNames[k], k)] = godbus.MakeVariant(v)
+	}
+	return o
+}
+
+// overDBus makes the call over D-Bus.
+func overDBus(t *testing.T, c client, s step) string {
+	a := in("dbus", s.args)
+	call, result := dbusCall(t, c, s.method, a)
+	if call.Err != nil {
+		return dbusKind(call.Err)
+	}
+	return result(call)
+}
+
+func dbusKind(err error) string {
+	var e godbus.Error
+	if !errors.As(err, &e) {
+		return err.Error()
+	}
+	return e.Name[strings.LastIndex(e.Name, ".")+1:]
+}
+
+// dbusCall calls a member; result is what is compared of its answer.
+func dbusCall(t *testing.T, c client, method string, a fields) (*godbus.Call, func(*godbus.Call) string) {
+	text := func(key string) string { s, _ := a[key].(string); return s }
+	ok := func(*godbus.Call) string { return "ok" }
+	number := func(call *godbus.Call) string { return fmt.Sprint(call.Body[0]) }
+	space, resource := text("lockspace"), text("resource")
+	switch method {
+	case "Acquire":
+		return c.call(method, space, resource, text("mode"), dbusOptions(a, "lockspace", "resource", "mode")),
+			func(*godbus.Call) string { return fmt.Sprint("granted", resource) }
+	case "AcquireMany":
+		return dbusAcquireMany(t, c, a)
+	case "Convert":
+		return c.call(method, space, resource, text("mode"), dbusOptions(a, "lockspace", "resource", "mode")),
+			func(call *godbus.Call) string { return fmt.Sprint("token ", call.Body[0].(uint64) != 0) }
+	case "Release":
+		return c.call(method, space, resource, dbusOptions(a, "lockspace", "resource")), ok
+	case "ReleaseOwner":
+		return c.call(method, space, text("owner")), number
+	case "ReleaseMany":
+		type name struct{ Lockspace, Resource string }
+		names := []name{}
+		for _, r := range a["resources"].([]fields) {
+			names = append(names, name{r["lockspace"].(string), r["resource"].(string)})
+		}
+		return c.call(method, names, dbusOptions(a, "resources")), number
+	case "Inspect":
+		return c.call(method, space, resource), func(call *godbus.Call) string { return dbusInspection(t, call) }
+	case "ListLocks":
+		return c.call(method, dbusOptions(a)), func(call *godbus.Call) string { return dbusRows(t, call) }
+	case "ListOrphans":
+		return c.call(method, space), func(call *godbus.Call) string { return fmt.Sprint(call.Body[0]) }
+	case "AdoptOrphan":
+		return c.call(method, space, uint32(a["lockId"].(int)), dbusOptions(a, "lockspace", "lockId")), ok
+	case "Purge":
+		ids := []uint32{}
+		for _, id := range a["lockIds"].([]int) {
+			ids = append(ids, uint32(id))
+		}
+		return c.call(method, space, ids, dbusOptions(a, "lockspace", "lockIds")), number
+	}
+	return c.call(method, space, dbusOptions(a, "lockspace")), ok
+}
+
+func dbusAcquireMany(t *testing.T, c client, a fields) (*godbus.Call, func(*godbus.Call) string) {
+	type wanted struct{ Lockspace, Resource, Mode string }
+	list, labels := []wanted{}, []string{}
+	for _, w := range a["wanted"].([]fields) {
+		list = append(list, wanted{w["lockspace"].(string), w["resource"].(string), w["mode"].(string)})
+		if label, ok := w["label"].(string); ok {
+			labels = append(labels, label)
+		}
+	}
+	o := dbusOptions(a, "wanted")
+	if len(labels) > 0 {
+		o["labels"] = godbus.MakeVariant(labels)
+	}
+	return c.call("AcquireMany", list, o), func(call *godbus.Call) string {
+		var granted []struct {
+			Lockspace, Resource string
+			LockID              uint32
+			Token               uint64
+			Lock                godbus.ObjectPath
+		}
+		require.NoError(t, call.Store(&granted))
+		var names []any
+		for _, g := range granted {
+			names = append(names, g.Resource)
+		}
+		return fmt.Sprint("granted", names)
+	}
+}
+
+func dbusInspection(t *testing.T, call *godbus.Call) string {
+	var in map_
+	require.NoError(t, call.Store(&in))
+	var rows []row
+	require.NoError(t, in["locks"].Store(&rows))
+	var granted []struct {
+		LockID, Node uint32
+		Mode, Wanted string
+	}
+	require.NoError(t, in["granted"].Store(&granted))
+	var holder struct {
+		Node  uint32
+		Mode  string
+		Token uint64
+		Who   string
+	}
+	require.NoError(t, in["holder"].Store(&holder))
+	return fmt.Sprint(len(rows), len(granted), strings.ToLower(holder.Mode))
+}
+
+func dbusRows(t *testing.T, call *godbus.Call) string {
+	var page []row
+	require.NoError(t, call.Store(&page))
+	null := func(s string) any {
+		if s == "" {
+			return nil
+		}
+		return s
+	}
+	var rows []string
+	for _, l := range page {
+		rows = append(rows, fmt.Sprint(l.Resource, strings.ToLower(l.Mode), l.State, fmt.Sprint(null(l.Owner)), null(l.Label),
+			l.Lifetime, l.UID))
+	}
+	return fmt.Sprint(rows)
+}
