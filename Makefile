@@ -22,7 +22,7 @@ GOFLAGS_BUILD := -trimpath -buildvcs=false -buildmode=pie -tags "$(TAGS)" \
 # Debian packages: to build, to try it out, to test everything, to boot nodes.
 DEPS_BUILD := gcc libc6-dev pkg-config libdlm-dev
 DEPS_DEMO := dbus systemd
-DEPS_TEST := dbus-broker git groff-base libgnutls28-dev libsystemd-dev polkitd bash-completion python3-prometheus-client shellcheck spin systemd util-linux
+DEPS_TEST := dbus-broker git groff-base libgnutls28-dev libsystemd-dev polkitd bash-completion prometheus shellcheck spin systemd util-linux
 DEPS_LAB := $(shell sed 's/\#.*//' lab/packages.txt)
 
 # What only root may do (own the bus name, be another user) runs through sudo
@@ -184,6 +184,7 @@ INSTALLED := \
 	data/org.example.DlmLock*.xml:$(DATADIR)/dbus-1/interfaces \
 	data/org.example.DlmLock.policy:$(DATADIR)/polkit-1/actions \
 	data/*.schema.json:$(DATADIR)/dlmlockd \
+	data/monitoring/*:$(DATADIR)/dlmlockd/monitoring \
 	data/org.example.DlmLock.varlink:$(DATADIR)/dlmlockd \
 	data/examples/*:$(DATADIR)/doc/dlmlockd/examples
 

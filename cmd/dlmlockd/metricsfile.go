@@ -53,7 +53,7 @@ func (d *daemon) writeMetricsTo(ctx context.Context, path string) error {
 	select {
 	case s := <-spaces:
 		return replaceFile(path, func(f *os.File) error {
-			return writeOpenMetrics(f, d.service.Status(), s,
+			return encodeMetrics(f, d.service.Status(), s,
 				thisBuild())
 		})
 	case <-ctx.Done():

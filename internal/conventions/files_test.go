@@ -45,6 +45,8 @@ func TestInstall(t *testing.T) {
 		"opt/x/share/polkit-1/actions/org.example.DlmLock.policy":        "org.example.DlmLock.acquire",
 		"opt/x/share/doc/dlmlockd/examples/50-dlmlock.rules":             "polkit.addRule",
 		"opt/x/lib/systemd/system/dlmlock@.service":                      "ExecStart=/opt/x/bin/dlmlockctl --quiet hold",
+		"opt/x/share/dlmlockd/monitoring/dlmlockd.rules.yml":             "alert: DlmlockdLocksLost",
+		"opt/x/share/dlmlockd/monitoring/dlmlockd-dashboard.json":        "\"title\": \"dlmlockd\"",
 		"opt/x/share/dlmlockd/dlmlockctl.schema.json":                    "\"What dlmlockctl --json writes\"",
 		"opt/x/lib/systemd/system/dlmlockd-varlink.socket":               "FileDescriptorName=varlink\n",
 		"opt/x/share/dlmlockd/org.example.DlmLock.varlink":               "interface org.example.DlmLock\n",

@@ -225,6 +225,7 @@ type LockspaceInfo struct {
 	Error     string // SpaceFailed: why and what to do
 	Locks     int    // locks of this instance in it
 	Orphans   int    // orphans that no record explains; -1 where the engine can't tell
+	Waiting   int    // requests of this instance that wait for a lock in it
 	Health    dlm.Health
 	HasHealth bool
 	RawValues bool // the value blocks are the clients', and there are no tokens

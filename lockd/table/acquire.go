@@ -114,6 +114,7 @@ func (t *Table) askNext(c *call, flags dlm.Flags) {
 	c.pending++
 	if c.wait > 0 {
 		t.usage(c.caller.UID).waiting++
+		l.sp.waiters++
 	}
 	l.flying = true
 	t.do(LockAction{Lockspace: l.sp.id, Cookie: l.cookie, Resource: l.resource, Mode: l.wanted, Flags: flags})
@@ -351,6 +352,7 @@ func (t *Table) makeLocks(c *call) *api.Error {
 func (t *Table) lockDone(c *call, l *lock, ev dlm.Event) {
 	if c.wait > 0 {
 		t.usage(l.uid).waiting--
+		l.sp.waiters--
 	}
 	c.pending--
 	if ev.Status.OK() {

@@ -122,6 +122,7 @@ func (t *Table) checkOwners() {
 
 func (t *Table) checkUsage() {
 	want := map[uint32]usage{}
+	waiters := map[*space]int{}
 	for _, l := range t.locks {
 		if l.probe {
 			continue
@@ -130,8 +131,12 @@ func (t *Table) checkUsage() {
 		u.locks++
 		if l.flying && l.state == api.Acquiring && l.busy.stage == stageLocking && l.busy.wait > 0 {
 			u.waiting++
+			waiters[l.sp]++
 		}
 		want[l.uid] = u
+	}
+	for _, sp := range t.spaces {
+		claim(sp.waiters == waiters[sp], "%d requests wait in %s and not %d", waiters[sp], sp.name, sp.waiters)
 	}
 	for uid, u := range t.perUID {
 		claim(*u != usage{}, "uid %d uses nothing and is kept", uid)

@@ -68,6 +68,7 @@ type space struct {
 	retryAt         time.Time
 	backoff         time.Duration
 	waiting         []*call // joins and leaves to answer
+	waiters         int     // requests for locks that wait in the lock manager's queues
 }
 
 func (sp *space) stopped() bool { return sp.hasHealth && sp.health.Stopped }
@@ -457,7 +458,8 @@ func spaceError(sp *space, err error) *api.Error {
 }
 
 func (t *Table) spaceInfo(sp *space) api.LockspaceInfo {
-	i := api.LockspaceInfo{Name: sp.name, State: sp.state, Locks: sp.locks, Orphans: sp.orphans, Health: sp.health, HasHealth: sp.hasHealth, RawValues: sp.raw}
+	i := api.LockspaceInfo{Name: sp.name, State: sp.state, Locks: sp.locks, Orphans: sp.orphans, Waiting: sp.waiters,
+		Health: sp.health, HasHealth: sp.hasHealth, RawValues: sp.raw}
 	if sp.err != nil {
 		i.Error = sp.err.Text
 	}
