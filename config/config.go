@@ -55,6 +55,9 @@ type Virtlockd struct {
 	Lockspaces map[string]string
 	// Timeout bounds each call.
 	Timeout time.Duration
+	// Helper is the table [on-lost.NAME] whose helper is run for a guest that loses a
+	// lock; "" for none.
+	Helper string
 }
 
 // The defaults of Virtlockd.

@@ -43,6 +43,7 @@ command = ["/bin/page"]
 socket = "/run/libvirt/virtlockd-sock"
 lockspace = "guests"
 timeout = "3s"
+helper = "page"
 [virtlockd.lockspaces]
 "/var/lib/libvirt/lockd/lvmvolumes/" = "volumes"
 "/var/lib/libvirt/lockd/scsivolumes" = "guests"
@@ -62,7 +63,7 @@ timeout = "3s"
 			"page": {Command: []string{"/bin/page"}, Timeout: config.DefaultOnLostTimeout},
 		},
 		Virtlockd: config.Virtlockd{Socket: "/run/libvirt/virtlockd-sock", Lockspace: "guests",
-			Timeout: 3 * time.Second,
+			Helper: "page", Timeout: 3 * time.Second,
 			Lockspaces: map[string]string{"/var/lib/libvirt/lockd/lvmvolumes": "volumes",
 				"/var/lib/libvirt/lockd/scsivolumes": "guests"}},
 	}, c)
@@ -104,6 +105,8 @@ func TestMistakesSayWhere(t *testing.T) {
 			`x.toml:2:10: virtlockd.socket: "sock" must be an absolute path`},
 		{"timeout of virtlockd", "[virtlockd]\ntimeout = \"2m\"\n",
 			`x.toml:2:11: virtlockd.timeout: 2m is out of range; at least 100ms, at most 1m0s`},
+		{"helper of virtlockd", "[virtlockd]\nhelper = \"libvirt\"\n",
+			`x.toml:2:10: virtlockd.helper: there is no table [on-lost.libvirt]`},
 		{"directory of virtlockd", "[virtlockd.lockspaces]\n\"files\" = \"libvirt\"\n",
 			`x.toml:2:11: virtlockd.lockspaces.files: "files" must be the absolute path of a lockspace ` +
 				`directory in qemu-lockd.conf`},
@@ -173,7 +176,7 @@ func TestShippedExample(t *testing.T) {
 	}
 	c, err = config.Parse("dlmlockd.toml", []byte(strings.Join(lines, "")))
 	require.NoError(t, err)
-	require.Equal(t, 27, keys, "every key and the headers of the tables are in the example")
+	require.Equal(t, 28, keys, "every key and the headers of the tables are in the example")
 	require.NotZero(t, c.Limits.PageSize)
 }
 

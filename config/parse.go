@@ -41,6 +41,7 @@ type file struct {
 		Socket     any            `toml:"socket"`
 		Lockspace  any            `toml:"lockspace"`
 		Timeout    any            `toml:"timeout"`
+		Helper     any            `toml:"helper"`
 		Lockspaces map[string]any `toml:"lockspaces"`
 	} `toml:"virtlockd"`
 }

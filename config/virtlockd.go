@@ -30,6 +30,12 @@ func (v *validator) virtlockd(f *file, c *Virtlockd) {
 	if s, ok := v.text("virtlockd.timeout", t.Timeout); ok {
 		c.Timeout = v.duration("virtlockd.timeout", s, minVirtlockdTimeout, maxVirtlockdTimeout)
 	}
+	if s, ok := v.text("virtlockd.helper", t.Helper); ok && s != "" {
+		c.Helper = s
+		if _, ok := f.OnLost[s]; !ok {
+			v.fail("virtlockd.helper", "there is no table [on-lost.%s]", s)
+		}
+	}
 	for _, dir := range slices.Sorted(maps.Keys(t.Lockspaces)) {
 		key := "virtlockd.lockspaces." + dir
 		if !filepath.IsAbs(dir) {

@@ -15,13 +15,22 @@ type operation struct {
 	*connection
 	target
 	mode     dlm.Mode
+	onLost   *api.OnLost
 	timeout  time.Duration
 	deadline time.Time
 }
 
+// lostData is what a helper for lost locks gets: what is to be done, and the libvirtd
+// that does it. Libvirt tells its own driver what the domain says of that, but not
+// virtlockd.
+const lostData = "default qemu:///system"
+
 func (c *connection) begin(r resourceArgs) (*operation, error) {
 	settings := c.door.settings.Load()
 	o := &operation{connection: c, mode: dlm.EX, timeout: settings.Timeout, deadline: time.Now().Add(settings.Timeout)}
+	if settings.Helper != "" {
+		o.onLost = &api.OnLost{Helper: settings.Helper, Data: lostData}
+	}
 	var err error
 	o.target, err = settings.target(r)
 	return o, err
@@ -61,7 +70,7 @@ func (o *operation) take() error {
 	grants, in, err := await(o.deadline, func(done func([]api.Grant, error)) {
 		o.session.acquire(o.wants(), api.AcquireOptions{
 			Owner: o.domain.owner(), HasOwner: true, Label: o.label(),
-			Lifetime: state.Process, PID: o.domain.pid, Start: o.domain.start, HasStart: true,
+			Lifetime: state.Process, PID: o.domain.pid, Start: o.domain.start, HasStart: true, OnLost: o.onLost,
 		}, done)
 	})
 	if !in || err != nil {

@@ -30,6 +30,8 @@ type Settings struct {
 	Directories map[string]string
 	// Timeout is how long a call may take, at most.
 	Timeout time.Duration
+	// Helper is run for a guest that loses a lock; "" for none.
+	Helper string
 }
 
 // The defaults of Settings.

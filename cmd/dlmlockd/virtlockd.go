@@ -46,7 +46,7 @@ func (d *daemon) openVirtlockd(inherited []net.Listener) error {
 
 func virtlockdSettings(c config.Config) virtlockd.Settings {
 	return virtlockd.Settings{Lockspace: c.Virtlockd.Lockspace, Directories: c.Virtlockd.Lockspaces,
-		Timeout: c.Virtlockd.Timeout}
+		Timeout: c.Virtlockd.Timeout, Helper: c.Virtlockd.Helper}
 }
 
 // listenForLibvirt makes a socket. It does not take the place of another program.

@@ -19,16 +19,37 @@ import (
 // on the host with the capabilities that dlmlockd.service has.
 func guarded(t *testing.T) (*rig, *machine) {
 	r := start(t)
-	h := r.host("alpha", "on_lost = \"libvirt\"\n")
+	return r, guardedBy(r, r.host("alpha", "on_lost = \"libvirt\"\n"), "")
+}
+
+// guardedBy restarts the service with the helper for a host, and more in its
+// configuration.
+func guardedBy(r *rig, h *machine, conf string) *machine {
+	t := r.t
 	helper, err := filepath.Glob(filepath.Join(built.install, "usr/libexec/dlmlockd/libvirt-lost"))
 	require.NoError(t, err)
 	require.Len(t, helper, 1, "make install-libvirt installs the helper")
 	r.conf = fmt.Sprintf("[on-lost.libvirt]\ncommand = [\"/usr/bin/nsenter\", \"--mount=%s\", \"/usr/bin/setpriv\", "+
 		"\"--no-new-privs\", "+
-		"\"--bounding-set=-all,+sys_admin\", %q]\n", h.MountNamespace(), helper[0])
+		"\"--bounding-set=-all,+sys_admin\", %q]\n", h.MountNamespace(), helper[0]) + conf
 	r.killDaemon()
 	r.startDaemon()
-	return r, h
+	return h
+}
+
+// With libvirt's own driver the helper is named in the configuration of the service,
+// and does what it does by default.
+func TestStockLockLost(t *testing.T) {
+	r := startWith(t, stock, "")
+	h := guardedBy(r, r.stockHost("alpha", ""), "[virtlockd]\nhelper = \"libvirt\"\n")
+	h.define("web", host.Disk{Path: r.image("a.img")})
+	h.virsh("start", "web")
+	r.now("web: a.img EX")
+	r.lose("libvirt")
+	h.becomes("web", "paused")
+	r.held()
+	h.virsh("resume", "web")
+	r.now("web: a.img EX")
 }
 
 // lose makes the guests lose their locks in a lockspace: somebody makes the node
