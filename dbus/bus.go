@@ -27,9 +27,9 @@ const (
 	LockspacePrefix = string(Path) + "/lockspace/"
 
 	// The interfaces of the objects with these prefixes.
-	lockIface      = Name + ".Lock"
-	requestIface   = Name + ".Request"
-	lockspaceIface = Name + ".Lockspace"
+	lockIfaceName      = Name + ".Lock"
+	requestIfaceName   = Name + ".Request"
+	lockspaceIfaceName = Name + ".Lockspace"
 )
 
 const systemBus = "unix:path=/run/dbus/system_bus_socket;unix:path=/var/run/dbus/system_bus_socket"

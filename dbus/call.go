@@ -41,14 +41,14 @@ func (c *call) Serve() { c.req.serve(c) }
 // Fail implements frontend.Handler. Only the first answer counts.
 func (c *call) Fail(err error) {
 	if c.Answer() {
-		c.srv.out.post(letter{call: c, err: err})
+		c.srv.out.post(message{call: c, err: err})
 	}
 }
 
 // reply answers with the method's out arguments. Only the first answer counts.
 func (c *call) reply(body ...any) {
 	if c.Answer() {
-		c.srv.out.post(letter{call: c, sig: c.method.outSig, body: body})
+		c.srv.out.post(message{call: c, sig: c.method.outSig, body: body})
 	}
 }
 
@@ -56,7 +56,7 @@ func (c *call) reply(body ...any) {
 // turn to be written. Only the first answer counts.
 func (c *call) write(fill func(*encoder)) {
 	if c.Answer() {
-		c.srv.out.post(letter{call: c, sig: c.method.outSig, fill: fill})
+		c.srv.out.post(message{call: c, sig: c.method.outSig, fill: fill})
 	}
 }
 
@@ -84,20 +84,20 @@ func answer[T any](c *call, row func(T) []any) func(T, error) {
 // one is the out argument that a result is by itself.
 func one[T any](v T) []any { return []any{v} }
 
-// lane is the lane of its answer in the send queue.
-func (c *call) lane() uint32 {
+// user is whose turn the answer takes in the send queue.
+func (c *call) user() uint32 {
 	if c.from != nil {
-		return c.from.lane()
+		return c.from.user()
 	}
-	return laneless
+	return noUser
 }
 
-// lane is the lane of what a session gets in the send queue.
-func (c *session) lane() uint32 {
+// user is whose turn takes what a session gets in the send queue.
+func (c *session) user() uint32 {
 	if uid, ok := c.UID(); ok {
 		return uid
 	}
-	return laneless
+	return noUser
 }
 
 // mayInspect asks whether the caller may look at an object.

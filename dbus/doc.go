@@ -13,7 +13,7 @@
 // message.go), finds the method (tree.go), decodes the arguments, and submits it
 // to the session of its sender. frontend calls serve when it is the call's turn.
 // The service's answer, given on its own goroutine, goes to the send queue
-// (outbox.go), whose goroutine writes a user's replies and signals in the order
+// (sendqueue.go), whose goroutine writes a user's replies and signals in the order
 // they were given, and those of different users in turns.
 //
 // godbus makes the connection, reads what is not a call and writes what is not

@@ -46,7 +46,7 @@ func TestUserBound(t *testing.T) {
 		for range 2 * bound {
 			root.obj.Go(Name+".Acquire", 0, make(chan *godbus.Call, 1), "vms", "busy", "NL", wait)
 		}
-		root.at(lock).ok(lockIface+".Release", opt())
+		root.at(lock).ok(lockIfaceName+".Release", opt())
 		for range bound {
 			require.NoError(t, receive(t, done).Err)
 		}
@@ -73,7 +73,7 @@ func TestCapDoesNotSlowOthers(t *testing.T) {
 		pair := func() time.Duration {
 			began := time.Now()
 			_, lock := root.acquire("other", opt())
-			root.at(lock).ok(lockIface+".Release", opt())
+			root.at(lock).ok(lockIfaceName+".Release", opt())
 			return time.Since(began)
 		}
 		measure := func() (median, worst time.Duration) {

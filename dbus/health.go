@@ -6,14 +6,14 @@ import (
 )
 
 // Healthy tells what has not gone on for as long as limit, if anything: the
-// reader goroutine, which never waits for anybody but the bus, or the outbox,
+// reader goroutine, which never waits for anybody but the bus, or the send queue,
 // whose messages the bus takes at once.
 func (s *Server) Healthy(limit time.Duration) error {
 	if d := s.bus.wire.idle.left.shows(); d >= limit {
 		return fmt.Errorf("the bus reader is stuck, it has not read for %v", d.Round(time.Millisecond))
 	}
 	if d := s.out.busy.shows(); d >= limit {
-		return fmt.Errorf("the outbox is stuck, it has been writing one message for %v", d.Round(time.Millisecond))
+		return fmt.Errorf("the send queue is stuck, it has been writing one message for %v", d.Round(time.Millisecond))
 	}
 	return nil
 }

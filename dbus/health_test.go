@@ -10,7 +10,7 @@ import (
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 )
 
-// A reader or an outbox that does not go on is noticed, and one that waits for
+// A reader or an send queue that does not go on is noticed, and one that waits for
 // work is not taken for one.
 func TestHealthy(t *testing.T) {
 	r := newRig(t, testbus.Start(t, testbus.Daemon), rigConfig{})
@@ -37,7 +37,7 @@ func TestHealthy(t *testing.T) {
 
 	r.server.bus.wire.mu.Lock()
 	got = c.conn.Object(Name, Path).Go(ifacePeer+".Ping", 0, nil)
-	stuck("the outbox is stuck")
+	stuck("the send queue is stuck")
 	r.server.bus.wire.mu.Unlock()
 	require.NoError(t, receive(t, got.Done).Err)
 	well()

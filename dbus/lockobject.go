@@ -10,8 +10,8 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// lockFace is the interface of a lock.
-var lockFace = newIface(lockIface, []property{
+// lockIface is the interface of a lock.
+var lockIface = newIface(lockIfaceName, []property{
 	text("Lockspace", emitsConst, func(l *api.LockInfo) string { return l.Lockspace }),
 	text("Resource", emitsConst, func(l *api.LockInfo) string { return l.Resource }),
 	prop("LockID", "u", emitsConst, func(_ *Server, l *api.LockInfo) any { return uint32(l.LockID) }),

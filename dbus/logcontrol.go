@@ -45,11 +45,11 @@ func logControlNode(rest ...*iface) *node {
 // setLog is Set of a property of the log.
 type setLog struct {
 	own
-	face, name, sig, value string
+	iface, name, sig, value string
 }
 
 func parseSetLog(body *reader) (request, error) {
-	r := setLog{face: body.text(), name: body.text(), sig: string(body.signature())}
+	r := setLog{iface: body.text(), name: body.text(), sig: string(body.signature())}
 	if r.sig == "s" {
 		r.value = body.text()
 	}
@@ -59,7 +59,7 @@ func parseSetLog(body *reader) (request, error) {
 // serve lets root alone change the log: the bus policy says so too, but the
 // administrator may have loosened that for calls of another kind.
 func (r setLog) serve(c *call) {
-	p, err := findProperty(c.node, r.face, r.name)
+	p, err := findProperty(c.node, r.iface, r.name)
 	if err == nil {
 		err = r.set(c, p.name)
 	}

@@ -19,11 +19,11 @@ const MaxListed = 1000
 // own; the standard ones are added.
 var kinds = []kind{
 	{LockPrefix, &node{xml: data.LockIntrospection, look: lookLock, children: lockChildren,
-		ifaces: []*iface{lockFace}}},
+		ifaces: []*iface{lockIface}}},
 	{RequestPrefix, &node{xml: data.RequestIntrospection, look: lookRequest, children: requestChildren,
-		ifaces: []*iface{requestFace}}},
+		ifaces: []*iface{requestIface}}},
 	{LockspacePrefix, &node{xml: data.LockspaceIntrospection, look: lookSpace, children: spaceChildren,
-		ifaces: []*iface{spaceFace}}},
+		ifaces: []*iface{lockspaceIface}}},
 }
 
 // The standard interfaces of these objects. Unlike those of the root object
@@ -32,9 +32,9 @@ var (
 	objectIntrospectable = newIface(ifaceIntrospectable, nil,
 		&method{name: "Introspect", out: "s", parse: func(*reader) (request, error) { return introspectObject{}, nil }})
 	objectProperties = newIface(ifaceProperties, nil,
-		&method{name: "Get", in: "ss", out: "v", parse: func(b *reader) (request, error) { return getObject{face: b.text(), name: b.text()}, nil }},
+		&method{name: "Get", in: "ss", out: "v", parse: func(b *reader) (request, error) { return getObject{iface: b.text(), name: b.text()}, nil }},
 		&method{name: "Set", in: "ssv", inline: setProperty},
-		&method{name: "GetAll", in: "s", out: "a{sv}", parse: func(b *reader) (request, error) { return getAllObject{face: b.text()}, nil }})
+		&method{name: "GetAll", in: "s", out: "a{sv}", parse: func(b *reader) (request, error) { return getAllObject{iface: b.text()}, nil }})
 	listing = newIface(ifaceIntrospectable, nil,
 		&method{name: "Introspect", out: "s", parse: func(*reader) (request, error) { return introspectChildren{}, nil }})
 )
@@ -95,11 +95,11 @@ func (introspectChildren) serve(c *call) {
 
 type getObject struct {
 	own
-	face, name string
+	iface, name string
 }
 
 func (r getObject) serve(c *call) {
-	p, err := findProperty(c.node, r.face, r.name)
+	p, err := findProperty(c.node, r.iface, r.name)
 	var of any
 	if err == nil {
 		of, err = c.see()
@@ -113,13 +113,13 @@ func (r getObject) serve(c *call) {
 
 type getAllObject struct {
 	own
-	face string
+	iface string
 }
 
 func (r getAllObject) serve(c *call) {
-	i := c.node.iface(r.face)
+	i := c.node.iface(r.iface)
 	if i == nil {
-		c.Fail(unknownInterface(c.node, r.face))
+		c.Fail(unknownInterface(c.node, r.iface))
 		return
 	}
 	of, err := c.see()
@@ -209,15 +209,15 @@ func (getManaged) serve(c *call) {
 func (e *encoder) managedAll(s *Server, now *frontend.Snapshot) {
 	at, first := e.begin(8)
 	for i := range now.Lockspaces {
-		e.managed(s, spacePath(now.Lockspaces[i].Name), spaceFace, &now.Lockspaces[i])
+		e.managed(s, spacePath(now.Lockspaces[i].Name), lockspaceIface, &now.Lockspaces[i])
 	}
 	// Neither kind may crowd out the other.
 	for i := range max(len(now.Locks), len(now.Requests)) {
 		if i < len(now.Locks) {
-			e.managed(s, lockPath(now.Locks[i].Ref), lockFace, &now.Locks[i])
+			e.managed(s, lockPath(now.Locks[i].Ref), lockIface, &now.Locks[i])
 		}
 		if i < len(now.Requests) {
-			e.managed(s, requestPath(now.Requests[i].Number), requestFace, &pending{RequestInfo: now.Requests[i]})
+			e.managed(s, requestPath(now.Requests[i].Number), requestIface, &pending{RequestInfo: now.Requests[i]})
 		}
 	}
 	e.end(at, first)

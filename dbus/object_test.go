@@ -26,7 +26,7 @@ func TestLockObject(t *testing.T) {
 		root, bob, eve := r.dial(testbus.Root), r.dial(member), r.dial(stranger)
 		id, path := bob.acquire("r é", opt("owner", "vm1", "label", "disk"))
 		lock := bob.at(path)
-		props := eve.at(path).all(lockIface)
+		props := eve.at(path).all(lockIfaceName)
 		require.NotZero(t, props["Since"].Value())
 		require.NotZero(t, props["PID"].Value())
 		want := map[string]any{"Lockspace": "vms", "Resource": "r é", "LockID": id, "Mode": "EX", "Wanted": "", "State": "held",
@@ -39,15 +39,15 @@ func TestLockObject(t *testing.T) {
 		require.Equal(t, want, got)
 
 		var token uint64
-		require.NoError(t, lock.ok(lockIface+".Convert", "shared", opt()).Store(&token))
+		require.NoError(t, lock.ok(lockIfaceName+".Convert", "shared", opt()).Store(&token))
 		var mode string
-		require.NoError(t, eve.at(path).ok(ifaceProperties+".Get", lockIface, "Mode").Store(&mode))
+		require.NoError(t, eve.at(path).ok(ifaceProperties+".Get", lockIfaceName, "Mode").Store(&mode))
 		require.Equal(t, "PR", mode)
 		// In the way of another's, a conversion queues; the mode stays.
 		root.ok("Acquire", "vms", "r é", "PR", opt())
-		lock.refused(ErrorPrefix+"WouldBlock", lockIface+".Convert", "EX", opt())
-		lock.refused(ErrorPrefix+"Timeout", lockIface+".Convert", "EX", opt("wait-usec", uint64(1000)))
-		require.Equal(t, "PR", lock.all(lockIface)["Mode"].Value())
+		lock.refused(ErrorPrefix+"WouldBlock", lockIfaceName+".Convert", "EX", opt())
+		lock.refused(ErrorPrefix+"Timeout", lockIfaceName+".Convert", "EX", opt("wait-usec", uint64(1000)))
+		require.Equal(t, "PR", lock.all(lockIfaceName)["Mode"].Value())
 	})
 }
 
@@ -58,22 +58,22 @@ func TestLockObjectRefusals(t *testing.T) {
 		root, bob, eve := r.dial(testbus.Root), r.dial(member), r.dial(stranger)
 		_, path := bob.acquire("r", opt())
 		lock, other := bob.at(path), eve.at(path)
-		other.refused(errAccessDenied, lockIface+".Release", opt())
-		other.refused(errAccessDenied, lockIface+".Convert", "NL", opt())
-		lock.refused(ErrorPrefix+"InvalidMode", lockIface+".Convert", "XX", opt())
-		lock.refused(errInvalidArgs, lockIface+".Convert", "NL", opt("owner", "x"))
-		lock.refused(errInvalidArgs, lockIface+".Release", opt("owner", "x"))
+		other.refused(errAccessDenied, lockIfaceName+".Release", opt())
+		other.refused(errAccessDenied, lockIfaceName+".Convert", "NL", opt())
+		lock.refused(ErrorPrefix+"InvalidMode", lockIfaceName+".Convert", "XX", opt())
+		lock.refused(errInvalidArgs, lockIfaceName+".Convert", "NL", opt("owner", "x"))
+		lock.refused(errInvalidArgs, lockIfaceName+".Release", opt("owner", "x"))
 		lock.refused(errUnknownInterface, ifaceProperties+".GetAll", Name)
-		lock.refused(errUnknownProperty, ifaceProperties+".Get", lockIface, "Nothing")
-		lock.refused(errReadOnly, ifaceProperties+".Set", lockIface, "Mode", godbus.MakeVariant("NL"))
+		lock.refused(errUnknownProperty, ifaceProperties+".Get", lockIfaceName, "Nothing")
+		lock.refused(errReadOnly, ifaceProperties+".Set", lockIfaceName, "Mode", godbus.MakeVariant("NL"))
 		require.Empty(t, lock.ok(ifaceProperties+".GetAll", ifacePeer).Body[0])
 
-		lock.ok(lockIface+".Convert", "PR", opt())
+		lock.ok(lockIfaceName+".Convert", "PR", opt())
 		_, second := root.acquire("other", opt())
-		require.Equal(t, errUnknownObject, lock.at(path+"0").call(lockIface+".Release", opt()).Err.(godbus.Error).Name)
-		root.at(path).ok(lockIface+".Release", opt())
-		for _, m := range []string{lockIface + ".Release", lockIface + ".Convert", ifaceProperties + ".GetAll", ifaceIntrospectable + ".Introspect"} {
-			args := map[string][]any{lockIface + ".Release": {opt()}, lockIface + ".Convert": {"NL", opt()}, ifaceProperties + ".GetAll": {lockIface}}[m]
+		require.Equal(t, errUnknownObject, lock.at(path+"0").call(lockIfaceName+".Release", opt()).Err.(godbus.Error).Name)
+		root.at(path).ok(lockIfaceName+".Release", opt())
+		for _, m := range []string{lockIfaceName + ".Release", lockIfaceName + ".Convert", ifaceProperties + ".GetAll", ifaceIntrospectable + ".Introspect"} {
+			args := map[string][]any{lockIfaceName + ".Release": {opt()}, lockIfaceName + ".Convert": {"NL", opt()}, ifaceProperties + ".GetAll": {lockIfaceName}}[m]
 			lock.refused(errUnknownObject, m, args...)
 		}
 
@@ -81,10 +81,10 @@ func TestLockObjectRefusals(t *testing.T) {
 		waits := bob.request("other", opt())
 		rows := bob.list(opt("state", "acquiring"))
 		require.Len(t, rows, 1)
-		bob.at(rows[0].Lock).refused(errUnknownObject, ifaceProperties+".GetAll", lockIface)
-		root.at(second).ok(lockIface+".Release", opt())
-		bob.at(rows[0].Lock).all(lockIface)
-		require.Equal(t, rows[0].Lock, bob.at(waits).all(requestIface)["Lock"].Value())
+		bob.at(rows[0].Lock).refused(errUnknownObject, ifaceProperties+".GetAll", lockIfaceName)
+		root.at(second).ok(lockIfaceName+".Release", opt())
+		bob.at(rows[0].Lock).all(lockIfaceName)
+		require.Equal(t, rows[0].Lock, bob.at(waits).all(requestIfaceName)["Lock"].Value())
 	})
 }
 
@@ -95,9 +95,9 @@ func TestLockObjectOfAnEndingService(t *testing.T) {
 	root := r.dial(testbus.Root)
 	_, path := root.acquire("r", opt())
 	r.api.ending.Store(true)
-	root.at(path).refused(ErrorPrefix+"ShuttingDown", ifaceProperties+".GetAll", lockIface)
+	root.at(path).refused(ErrorPrefix+"ShuttingDown", ifaceProperties+".GetAll", lockIfaceName)
 	r.api.ending.Store(false)
-	root.at(path).all(lockIface)
+	root.at(path).all(lockIfaceName)
 }
 
 // Calls of one caller keep their order also where an object is between them: a
@@ -108,7 +108,7 @@ func TestObjectOrder(t *testing.T) {
 		_, lock := c.acquire("r", opt())
 		for range 100 {
 			released, acquired := make(chan *godbus.Call, 1), make(chan *godbus.Call, 1)
-			c.at(lock).obj.Go(lockIface+".Release", 0, released, opt())
+			c.at(lock).obj.Go(lockIfaceName+".Release", 0, released, opt())
 			c.obj.Go(Name+".Acquire", 0, acquired, "vms", "r", "EX", opt())
 			require.NoError(t, receive(t, released).Err)
 			var lockid uint32
@@ -131,22 +131,22 @@ func TestLockspaceObject(t *testing.T) {
 		var rows []spaceRow
 		require.NoError(t, eve.ok("ListLockspaces").Store(&rows))
 		require.Equal(t, path, rows[0].Details["object"].Value())
-		require.Eventually(t, func() bool { return eve.at(path).all(lockspaceIface)["Quorate"].Value() == "yes" }, patience, patience/1000)
-		props := eve.at(path).all(lockspaceIface)
+		require.Eventually(t, func() bool { return eve.at(path).all(lockspaceIfaceName)["Quorate"].Value() == "yes" }, patience, patience/1000)
+		props := eve.at(path).all(lockspaceIfaceName)
 		require.Equal(t, []any{"my-vms.1", "ready", "", "no", "", []uint32{1}, uint32(1)}, []any{
 			props["Name"].Value(), props["State"].Value(), props["Error"].Value(), props["Stopped"].Value(),
 			props["Reason"].Value(), props["Members"].Value(), props["LockCount"].Value()})
 
 		r.cluster.Stop("my-vms.1", "fencing node 2")
-		require.Eventually(t, func() bool { return eve.at(path).all(lockspaceIface)["Stopped"].Value() == "yes" }, patience, patience/1000)
-		require.Equal(t, "fencing node 2", eve.at(path).all(lockspaceIface)["Reason"].Value())
+		require.Eventually(t, func() bool { return eve.at(path).all(lockspaceIfaceName)["Stopped"].Value() == "yes" }, patience, patience/1000)
+		require.Equal(t, "fencing node 2", eve.at(path).all(lockspaceIfaceName)["Reason"].Value())
 		r.cluster.Resume("my-vms.1")
-		require.Eventually(t, func() bool { return eve.at(path).all(lockspaceIface)["Stopped"].Value() == "no" }, patience, patience/1000)
+		require.Eventually(t, func() bool { return eve.at(path).all(lockspaceIfaceName)["Stopped"].Value() == "no" }, patience, patience/1000)
 
-		require.Equal(t, errAccessDenied, eve.at(path).call(lockspaceIface+".Leave", opt()).Err.(godbus.Error).Name)
-		root.at(path).refused(ErrorPrefix+"LockspaceInUse", lockspaceIface+".Leave", opt())
-		root.at(path).ok(lockspaceIface+".Leave", opt("force", true))
-		root.at(path).refused(errUnknownObject, ifaceProperties+".GetAll", lockspaceIface)
+		require.Equal(t, errAccessDenied, eve.at(path).call(lockspaceIfaceName+".Leave", opt()).Err.(godbus.Error).Name)
+		root.at(path).refused(ErrorPrefix+"LockspaceInUse", lockspaceIfaceName+".Leave", opt())
+		root.at(path).ok(lockspaceIfaceName+".Leave", opt("force", true))
+		root.at(path).refused(errUnknownObject, ifaceProperties+".GetAll", lockspaceIfaceName)
 	})
 }
 
@@ -163,8 +163,8 @@ func TestUnknownHealth(t *testing.T) {
 		{"all", api.LockspaceInfo{HasHealth: true, Health: dlm.Health{Known: true, Stopped: true}}, "yes", "no"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			require.Equal(t, c.stopped, spaceFace.property("Stopped").get(nil, &c.info))
-			require.Equal(t, c.quorate, spaceFace.property("Quorate").get(nil, &c.info))
+			require.Equal(t, c.stopped, lockspaceIface.property("Stopped").get(nil, &c.info))
+			require.Equal(t, c.quorate, lockspaceIface.property("Quorate").get(nil, &c.info))
 			in := api.Inspection{HasHealth: c.info.HasHealth, Health: c.info.Health}
 			for _, d := range []options{spaceDetails(&c.info), inspection(&in)} {
 				_, stopped := d["stopped"]
@@ -211,11 +211,11 @@ func TestManagedObjects(t *testing.T) {
 		request := root.request("r", opt())
 		all := list()
 		require.Len(t, all, 3)
-		require.Equal(t, map[string]options{lockIface: root.at(lock).all(lockIface)}, all[lock])
-		position := all[request][requestIface]["Position"].Value()
+		require.Equal(t, map[string]options{lockIfaceName: root.at(lock).all(lockIfaceName)}, all[lock])
+		position := all[request][requestIfaceName]["Position"].Value()
 		require.Zero(t, position, "not looked up for many")
-		require.Equal(t, "waiting", all[request][requestIface]["State"].Value())
-		require.Equal(t, "ready", all[spacePath("vms")][lockspaceIface]["State"].Value())
+		require.Equal(t, "waiting", all[request][requestIfaceName]["State"].Value())
+		require.Equal(t, "ready", all[spacePath("vms")][lockspaceIfaceName]["State"].Value())
 
 		many := make([]wantRow, MaxListed)
 		for i := range many {

@@ -21,7 +21,7 @@ func TestOnLost(t *testing.T) {
 
 		_, lock := c.acquire("r", opt("owner", "vm", "label", "disk", "on-lost", "guard", "on-lost-data", "pause $(reboot)"))
 		var props map[string]any
-		require.NoError(t, c.conn.Object(Name, lock).Call(ifaceProperties+".GetAll", 0, lockIface).Store(&props))
+		require.NoError(t, c.conn.Object(Name, lock).Call(ifaceProperties+".GetAll", 0, lockIfaceName).Store(&props))
 		require.Equal(t, "guard", props["OnLost"])
 		require.NoError(t, root.call("LeaveLockspace", "vms", opt("force", true)).Err)
 		run := <-r.lost

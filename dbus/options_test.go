@@ -137,13 +137,13 @@ func TestDenialsNameWhatWasTried(t *testing.T) {
 		for _, c := range denials {
 			require.Contains(t, nobody.refused(errAccessDenied, c.member, c.args...), c.text, c.member)
 		}
-		require.Contains(t, nobody.at(lock).refused(errAccessDenied, lockIface+".Release", opt()), "release vms/held: it belongs to another user")
-		require.Contains(t, nobody.at(lock).refused(errAccessDenied, lockIface+".Convert", "PR", opt()), "convert vms/held PR: only root and members")
+		require.Contains(t, nobody.at(lock).refused(errAccessDenied, lockIfaceName+".Release", opt()), "release vms/held: it belongs to another user")
+		require.Contains(t, nobody.at(lock).refused(errAccessDenied, lockIfaceName+".Convert", "PR", opt()), "convert vms/held PR: only root and members")
 		require.Contains(t, one.refused(errAccessDenied, "Convert", "vms", "held", "PR", opt()), "convert vms/held PR: the lock belongs to another user")
 		space := nobody.at(spacePath("vms"))
-		require.Contains(t, space.refused(errAccessDenied, lockspaceIface+".Leave", opt()), "leave vms: without polkit only root")
+		require.Contains(t, space.refused(errAccessDenied, lockspaceIfaceName+".Leave", opt()), "leave vms: without polkit only root")
 		request := root.request("held", opt())
-		require.Contains(t, one.at(request).refused(errAccessDenied, requestIface+".Cancel"), "cancel vms/held EX: it belongs to another user")
+		require.Contains(t, one.at(request).refused(errAccessDenied, requestIfaceName+".Cancel"), "cancel vms/held EX: it belongs to another user")
 	})
 }
 

@@ -96,9 +96,9 @@ func latencyOf(l *api.Latency) latencyRow {
 // their turn like all others.
 var (
 	methodGet = &method{name: "Get", in: "ss", out: "v",
-		parse: func(b *reader) (request, error) { return getRoot{face: b.text(), name: b.text()}, nil }}
+		parse: func(b *reader) (request, error) { return getRoot{iface: b.text(), name: b.text()}, nil }}
 	methodGetAll = &method{name: "GetAll", in: "s", out: "a{sv}",
-		parse: func(b *reader) (request, error) { return getAllRoot{face: b.text()}, nil }}
+		parse: func(b *reader) (request, error) { return getAllRoot{iface: b.text()}, nil }}
 )
 
 func propertiesIface() *iface {
@@ -106,29 +106,29 @@ func propertiesIface() *iface {
 }
 
 // findProperty finds a property by the arguments of Get and Set.
-func findProperty(n *node, face, name string) (*property, error) {
-	i := n.iface(face)
+func findProperty(n *node, iface, name string) (*property, error) {
+	i := n.iface(iface)
 	if i == nil {
-		return nil, unknownInterface(n, face)
+		return nil, unknownInterface(n, iface)
 	}
 	p := i.property(name)
 	if p == nil {
-		return nil, busError{errUnknownProperty, fmt.Sprintf("%s has no property %s; GetAll lists them", face, name)}
+		return nil, busError{errUnknownProperty, fmt.Sprintf("%s has no property %s; GetAll lists them", iface, name)}
 	}
 	return p, nil
 }
 
-func unknownInterface(n *node, face string) error {
-	return busError{errUnknownInterface, fmt.Sprintf("the object has no interface %q; its properties are those of %s", clip(face), n.ifaces[0].name)}
+func unknownInterface(n *node, iface string) error {
+	return busError{errUnknownInterface, fmt.Sprintf("the object has no interface %q; its properties are those of %s", clip(iface), n.ifaces[0].name)}
 }
 
 type getRoot struct {
 	own
-	face, name string
+	iface, name string
 }
 
 func (r getRoot) serve(c *call) {
-	p, err := findProperty(c.node, r.face, r.name)
+	p, err := findProperty(c.node, r.iface, r.name)
 	if err != nil {
 		c.Fail(err)
 		return
@@ -147,13 +147,13 @@ func setProperty(_ *Server, n *node, c *call, body *reader) {
 
 type getAllRoot struct {
 	own
-	face string
+	iface string
 }
 
 func (r getAllRoot) serve(c *call) {
-	i := c.node.iface(r.face)
+	i := c.node.iface(r.iface)
 	if i == nil {
-		c.Fail(unknownInterface(c.node, r.face))
+		c.Fail(unknownInterface(c.node, r.iface))
 		return
 	}
 	st := c.srv.service().Status()
@@ -229,7 +229,7 @@ func (w *propertyWatch) tell() {
 		w.unread = n
 	}
 	if changed != nil {
-		w.srv.post(letter{lane: laneless, path: Path, iface: ifaceProperties, member: "PropertiesChanged",
+		w.srv.post(message{user: noUser, path: Path, iface: ifaceProperties, member: "PropertiesChanged",
 			sig: sigPropertiesChanged, body: []any{Name, changed, []string{}}})
 	}
 }

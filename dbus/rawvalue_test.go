@@ -33,7 +33,7 @@ func TestRawValue(t *testing.T) {
 		require.NoError(t, c.ok("Convert", "raw", "r", "EX", opt("value", bytes.Repeat([]byte{255}, 32))).Store(&token))
 		require.Zero(t, token)
 		require.Equal(t, bytes.Repeat([]byte{255}, 32), inspect()["value"].Value())
-		c.at(lock).ok(lockIface+".Convert", "NL", opt("value", []byte("by the object")))
+		c.at(lock).ok(lockIfaceName+".Convert", "NL", opt("value", []byte("by the object")))
 		require.Equal(t, full("by the object"), inspect()["value"].Value())
 		done := c.completions(1)
 		c.ok("Request", "raw", "r", "PW", opt("value", []byte("requested")))

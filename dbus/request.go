@@ -8,11 +8,11 @@ import (
 	"github.com/dlmlock/dlmlockd/frontend"
 )
 
-// queue is Request.
-type queue struct{ frontend.Request }
+// newRequest is Request.
+type newRequest struct{ frontend.Request }
 
 func parseRequest(body *reader) (request, error) {
-	r := new(queue)
+	r := new(newRequest)
 	var err error
 	if r.Want, err = parseWant(r.Op(), body); err != nil {
 		return nil, err
@@ -21,8 +21,8 @@ func parseRequest(body *reader) (request, error) {
 }
 
 // serve: the answer goes out when the Request waits, and Completed after it,
-// since the service says both on one goroutine and they are in one lane.
-func (r *queue) serve(c *call) {
+// since the service says both on one goroutine and they take the same user's turn.
+func (r *newRequest) serve(c *call) {
 	started := func(info frontend.RequestInfo, err error) {
 		if err != nil {
 			c.Fail(err)
@@ -41,8 +41,9 @@ func (s *Server) completed(of *session) func(frontend.RequestInfo) {
 			return
 		}
 		name, text := failure(&r)
-		s.out.post(letter{class: mustSend, lane: r.UID, dest: of.name, path: requestPath(r.Number), iface: requestIface, member: "Completed",
-			sig: sigCompleted, body: []any{r.State.String(), lockOrNone(r.Grant.Ref), uint32(r.Grant.LockID), r.Grant.Token, name, text}})
+		s.out.post(message{class: mustSend, user: r.UID, dest: of.name, path: requestPath(r.Number),
+			iface: requestIfaceName, member: "Completed", sig: sigCompleted,
+			body: []any{r.State.String(), lockOrNone(r.Grant.Ref), uint32(r.Grant.LockID), r.Grant.Token, name, text}})
 	}
 }
 
@@ -64,8 +65,8 @@ type pending struct {
 	position int // looked up to be read
 }
 
-// requestFace is the interface of a Request.
-var requestFace = newIface(requestIface, []property{
+// requestIface is the interface of a Request.
+var requestIface = newIface(requestIfaceName, []property{
 	text("Lockspace", emitsConst, func(p *pending) string { return p.Want.Lockspace }),
 	text("Resource", emitsConst, func(p *pending) string { return p.Want.Resource }),
 	text("Mode", emitsConst, func(p *pending) string { return modeName(p.Want.Mode) }),

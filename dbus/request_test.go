@@ -35,7 +35,7 @@ func (c *client) completions(room int) <-chan outcome {
 	go func() {
 		defer close(out)
 		for s := range signals {
-			if s.Name != requestIface+".Completed" {
+			if s.Name != requestIfaceName+".Completed" {
 				continue
 			}
 			o := outcome{request: s.Path}
@@ -77,21 +77,21 @@ func TestRequest(t *testing.T) {
 
 		first := bob.request("r", opt("owner", "vm1", "label", "disk"))
 		second := bob.request("r", opt())
-		props := eve.at(first).all(requestIface)
+		props := eve.at(first).all(requestIfaceName)
 		require.Equal(t, "waiting", props["State"].Value())
 		require.Equal(t, "vm1", props["Owner"].Value())
 		require.Equal(t, "disk", props["Label"].Value())
 		require.Equal(t, godbus.ObjectPath("/"), props["Lock"].Value())
 		require.Equal(t, uint32(1), props["Position"].Value())
-		require.Equal(t, uint32(2), eve.at(second).all(requestIface)["Position"].Value())
+		require.Equal(t, uint32(2), eve.at(second).all(requestIfaceName)["Position"].Value())
 		require.InDelta(t, time.Now().UnixMicro(), props["Since"].Value(), 20e6)
 
-		root.at(held).ok(lockIface+".Release", opt())
+		root.at(held).ok(lockIfaceName+".Release", opt())
 		o := receive(t, done)
 		require.Equal(t, outcome{request: first, State: "granted", Lock: o.Lock, LockID: o.LockID, Token: o.Token}, o)
 		require.NotZero(t, o.LockID)
 		require.NotZero(t, o.Token)
-		after := eve.at(first).all(requestIface)
+		after := eve.at(first).all(requestIfaceName)
 		require.Equal(t, []any{"granted", o.Lock, o.LockID, o.Token, uint32(0)},
 			[]any{after["State"].Value(), after["Lock"].Value(), after["LockID"].Value(), after["Token"].Value(), after["Position"].Value()})
 		rows := bob.list(opt("state", "held"))
@@ -100,13 +100,13 @@ func TestRequest(t *testing.T) {
 		require.Equal(t, o.Lock, rows[0].Lock)
 
 		// Whose it is may cancel it, and root.
-		require.Equal(t, errAccessDenied, eve.at(second).call(requestIface+".Cancel").Err.(godbus.Error).Name)
-		bob.at(second).ok(requestIface + ".Cancel")
+		require.Equal(t, errAccessDenied, eve.at(second).call(requestIfaceName+".Cancel").Err.(godbus.Error).Name)
+		bob.at(second).ok(requestIfaceName + ".Cancel")
 		o = receive(t, done)
 		require.Equal(t, []any{second, "canceled", ErrorPrefix + "Canceled"}, []any{o.request, o.State, o.ErrorName})
-		require.Equal(t, ErrorPrefix+"NotHeld", bob.at(second).call(requestIface+".Cancel").Err.(godbus.Error).Name)
+		require.Equal(t, ErrorPrefix+"NotHeld", bob.at(second).call(requestIfaceName+".Cancel").Err.(godbus.Error).Name)
 		third := bob.request("r", opt())
-		root.at(third).ok(requestIface + ".Cancel")
+		root.at(third).ok(requestIfaceName + ".Cancel")
 		require.Equal(t, third, receive(t, done).request)
 
 		// At once, if nothing is in the way; refused at once if it can't be.
@@ -160,16 +160,16 @@ func TestRequesterGone(t *testing.T) {
 		granted := bob.request("free", opt())
 		bound := bob.request("bound", opt("lifetime", "connection"))
 		for _, p := range []godbus.ObjectPath{waiting, granted, bound} {
-			root.at(p).all(requestIface)
+			root.at(p).all(requestIfaceName)
 		}
 		// Who goes before the grant takes that with it, too.
 		require.Eventually(t, func() bool { return len(root.list(opt("state", "held"))) == 3 }, patience, 5*time.Millisecond)
 		require.NoError(t, bob.conn.Close())
 		require.Eventually(t, func() bool { return len(root.list(opt())) == 2 }, patience, 5*time.Millisecond)
 		for _, p := range []godbus.ObjectPath{waiting, granted, bound} {
-			require.Equal(t, errUnknownObject, root.at(p).call(ifaceProperties+".GetAll", requestIface).Err.(godbus.Error).Name)
+			require.Equal(t, errUnknownObject, root.at(p).call(ifaceProperties+".GetAll", requestIfaceName).Err.(godbus.Error).Name)
 		}
-		root.at(held).ok(lockIface+".Release", opt())
+		root.at(held).ok(lockIfaceName+".Release", opt())
 		rows := root.list(opt())
 		require.Len(t, rows, 1)
 		require.Equal(t, "free", rows[0].Resource)
@@ -225,7 +225,7 @@ func TestManyRequests(t *testing.T) {
 
 		began = time.Now()
 		for i := range n {
-			c.at(lock).ok(lockIface+".Release", opt())
+			c.at(lock).ok(lockIfaceName+".Release", opt())
 			o := receive(t, done)
 			require.Equal(t, paths[i], o.request, "number %d", i)
 			require.Equal(t, "granted", o.State)

@@ -109,7 +109,7 @@ func testServer(t *testing.T, name string) (*Server, *session) {
 	t.Cleanup(core.Close)
 	core.Start(fixedStatus{})
 	door := core.Door("dbus:test/", frontend.DoorConfig{})
-	s := &Server{core: core, door: door, out: newOutbox(nil, nil), sessions: map[string]*session{}}
+	s := &Server{core: core, door: door, out: newSendQueue(nil, nil), sessions: map[string]*session{}}
 	s.subs = newSubscribers(s)
 	of := &session{Session: door.OpenAs(name, frontend.Credentials{UID: member.UID}), name: name}
 	s.sessions[name] = of

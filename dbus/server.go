@@ -37,7 +37,7 @@ type Server struct {
 	core  *frontend.Core
 	door  *frontend.Door
 	tree  *tree
-	out   *outbox
+	out   *sendQueue
 	props *propertyWatch
 	subs  *subscribers
 
@@ -58,7 +58,7 @@ func New(cfg Config) *Server {
 	if cfg.Bus.alien != "" {
 		s.log.Warn("the pids of callers can't be used, so locks with lifetime process are refused", slog.String("err", cfg.Bus.alien))
 	}
-	s.out = newOutbox(cfg.Bus, s.log)
+	s.out = newSendQueue(cfg.Bus, s.log)
 	go s.out.run()
 	return s
 }

@@ -47,22 +47,22 @@ func (s *Server) event(e frontend.Event) {
 func (s *Server) objectEvent(e frontend.Event) {
 	switch e := e.(type) {
 	case api.LockAdded:
-		s.subs.added(lockPath(e.Ref), lockFace, &e.LockInfo)
+		s.subs.added(lockPath(e.Ref), lockIface, &e.LockInfo)
 	case api.LockChanged:
-		s.subs.changed(lockPath(e.Ref), lockFace, &e.LockInfo)
+		s.subs.changed(lockPath(e.Ref), lockIface, &e.LockInfo)
 	case api.LockRemoved:
-		s.subs.removed(lockPath(e.Ref), lockFace)
+		s.subs.removed(lockPath(e.Ref), lockIface)
 	case frontend.RequestAdded:
-		s.subs.added(requestPath(e.Number), requestFace, &pending{RequestInfo: e.RequestInfo})
+		s.subs.added(requestPath(e.Number), requestIface, &pending{RequestInfo: e.RequestInfo})
 	case frontend.RequestChanged:
-		s.subs.changed(requestPath(e.Number), requestFace, &pending{RequestInfo: e.RequestInfo})
+		s.subs.changed(requestPath(e.Number), requestIface, &pending{RequestInfo: e.RequestInfo})
 	case frontend.RequestRemoved:
-		s.subs.removed(requestPath(e.Number), requestFace)
+		s.subs.removed(requestPath(e.Number), requestIface)
 	}
 }
 
-func (s *Server) signal(member string, sig godbus.Signature, body ...any) letter {
-	return letter{lane: laneless, path: Path, iface: Name, member: member, sig: sig, body: body}
+func (s *Server) signal(member string, sig godbus.Signature, body ...any) message {
+	return message{user: noUser, path: Path, iface: Name, member: member, sig: sig, body: body}
 }
 
 // lost tells everybody who may know, and the holder, who may be nobody else:
@@ -77,7 +77,7 @@ func (s *Server) lost(n api.LockLost) {
 	if !ok {
 		return
 	}
-	s.post(letter{class: mustSend, lane: s.laneOf(dest), dest: dest, path: lockPath(n.Ref), iface: lockIface, member: "Lost", sig: sigLost,
+	s.post(message{class: mustSend, user: s.userOf(dest), dest: dest, path: lockPath(n.Ref), iface: lockIfaceName, member: "Lost", sig: sigLost,
 		body: []any{printable(n.Lockspace), printable(n.Resource), modeName(n.Mode), printable(n.Reason)}})
 }
 
@@ -90,23 +90,23 @@ func (s *Server) blocking(n api.BlockingNotice) {
 		return
 	}
 	l := s.signal("Blocking", sigBlocking, lockPath(n.Ref), printable(n.Resource), modeName(n.Blocked), n.Node)
-	l.dest, l.lane = dest, s.laneOf(dest)
+	l.dest, l.user = dest, s.userOf(dest)
 	s.post(l)
 }
 
-// laneOf is the lane of the answers to a connection: what it is told of a lock
-// comes after the answer that tells it of the lock.
-func (s *Server) laneOf(sender string) uint32 {
+// userOf is whose turn the answers to a connection take: what it is told of a
+// lock comes after the answer that tells it of the lock.
+func (s *Server) userOf(sender string) uint32 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c := s.sessions[sender]; c != nil {
-		return c.lane()
+		return c.user()
 	}
-	return laneless
+	return noUser
 }
 
 // post sends a signal, unless the bus takes none: then thousands wait already.
-func (s *Server) post(l letter) {
+func (s *Server) post(l message) {
 	if !s.out.post(l) {
 		s.log.Error("signal dropped, the bus does not keep up", slog.String("signal", l.member))
 	}

@@ -198,15 +198,15 @@ func TestSignalAfterAnswer(t *testing.T) {
 // A bus that takes nothing makes signals be dropped, with a log line, and
 // blocks nobody.
 func TestSignalsBounded(t *testing.T) {
-	o := newOutbox(nil, nil)
+	o := newSendQueue(nil, nil)
 	for _, k := range []class{broadcast, toSubscriber} {
 		for range maxSignals[k] {
-			require.True(t, o.post(letter{class: k}))
+			require.True(t, o.post(message{class: k}))
 		}
-		require.False(t, o.post(letter{class: k}))
+		require.False(t, o.post(message{class: k}))
 	}
-	require.True(t, o.post(letter{class: mustSend}))
-	require.True(t, o.post(letter{call: new(call)}))
+	require.True(t, o.post(message{class: mustSend}))
+	require.True(t, o.post(message{call: new(call)}))
 }
 
 // busctl reads and calls it all: what people type works.

@@ -8,8 +8,8 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// spaceFace is the interface of a lockspace.
-var spaceFace = newIface(lockspaceIface, []property{
+// lockspaceIface is the interface of a lockspace.
+var lockspaceIface = newIface(lockspaceIfaceName, []property{
 	text("Name", emitsConst, func(sp *api.LockspaceInfo) string { return sp.Name }),
 	text("State", emitsTrue, func(sp *api.LockspaceInfo) string { return sp.State.String() }),
 	text("Error", emitsTrue, func(sp *api.LockspaceInfo) string { return sp.Error }),

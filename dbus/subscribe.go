@@ -126,7 +126,7 @@ func (u *subscribers) lose() {
 	u.srv.log.Error("subscriptions ended, the bus does not keep up", slog.Int("subscribers", len(u.subs)))
 	for of, s := range u.subs {
 		l := u.srv.signal("SubscriptionLost", sigNone)
-		l.class, l.dest, l.lane = mustSend, of.name, s.uid
+		l.class, l.dest, l.user = mustSend, of.name, s.uid
 		u.srv.out.post(l)
 		s.Close()
 	}
@@ -134,8 +134,8 @@ func (u *subscribers) lose() {
 	u.changedList()
 }
 
-// letterBytes is about what a letter takes in the outbox beside its body.
-const letterBytes = 256
+// messageBytes is about what a message takes in the send queue beside its body.
+const messageBytes = 256
 
 // send sends a signal to every subscriber. It is encoded once, and not at all
 // where there is none.
@@ -146,10 +146,10 @@ func (u *subscribers) send(path godbus.ObjectPath, iface, member string, sig god
 	}
 	var e encoder
 	body(&e)
-	l := letter{class: toSubscriber, path: path, iface: iface, member: member, sig: sig, raw: e.b,
-		weight: letterBytes + len(e.b)/len(*list)}
+	l := message{class: toSubscriber, path: path, iface: iface, member: member, sig: sig, raw: e.b,
+		weight: messageBytes + len(e.b)/len(*list)}
 	for _, s := range *list {
-		l.dest, l.lane = s.name, s.uid
+		l.dest, l.user = s.name, s.uid
 		if !u.srv.out.post(l) {
 			u.lose()
 			return
@@ -186,10 +186,10 @@ func (u *subscribers) spaceChanged(n *frontend.LockspaceChanged) {
 	path := spacePath(n.Name)
 	switch {
 	case n.Gone:
-		u.removed(path, spaceFace)
+		u.removed(path, lockspaceIface)
 	case n.New:
-		u.added(path, spaceFace, &n.LockspaceInfo)
+		u.added(path, lockspaceIface, &n.LockspaceInfo)
 	default:
-		u.changed(path, spaceFace, &n.LockspaceInfo)
+		u.changed(path, lockspaceIface, &n.LockspaceInfo)
 	}
 }

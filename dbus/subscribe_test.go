@@ -67,17 +67,17 @@ func TestSubscribe(t *testing.T) {
 		sub.ok("Subscribe") // once more is counted, and changes nothing else
 		_, lock := root.acquire("r", opt())
 		next("+ %s", lock)
-		root.at(lock).ok(lockIface+".Convert", "PR", opt())
+		root.at(lock).ok(lockIfaceName+".Convert", "PR", opt())
 		next("converting EX %s", lock)
 		next("held PR %s", lock)
 		request := root.request("r", opt())
 		next("+ %s", request)
 		root.call("Acquire", "vms", "r", "EX", opt()) // refused: no object was there
-		root.at(lock).ok(lockIface+".Release", opt())
+		root.at(lock).ok(lockIfaceName+".Release", opt())
 		next("releasing PR %s", lock)
 		next("- %s", lock)
 		got := []string{receive(t, heard), receive(t, heard)}
-		granted := root.at(request).all(requestIface)["Lock"].Value()
+		granted := root.at(request).all(requestIfaceName)["Lock"].Value()
 		require.ElementsMatch(t, []string{fmt.Sprintf("granted <nil> %s", request), fmt.Sprintf("+ %s", granted)}, got)
 
 		root.ok("JoinLockspace", "more", opt())
@@ -202,7 +202,7 @@ func churn(c *client, stop <-chan struct{}, done chan<- int) {
 		}
 		_, lock := c.acquire(fmt.Sprint(i), opt())
 		if i%10 > 0 {
-			c.at(lock).ok(lockIface+".Release", opt())
+			c.at(lock).ok(lockIfaceName+".Release", opt())
 		}
 	}
 }
@@ -252,9 +252,9 @@ func TestBusctlObjects(t *testing.T) {
 		require.Regexp(t, `\.State +property +s +"held" +emits-change`, run(testbus.Nobody, "introspect", Name, string(lock)))
 		require.Regexp(t, `\.Position +property +u +1 `, run(testbus.Nobody, "introspect", Name, string(request)))
 		require.Regexp(t, `\.Leave +method +a\{sv\}`, run(testbus.Nobody, "introspect", Name, string(spacePath("vms"))))
-		require.Equal(t, "s \"EX\"\n", run(testbus.Nobody, "get-property", Name, string(lock), lockIface, "Mode"))
+		require.Equal(t, "s \"EX\"\n", run(testbus.Nobody, "get-property", Name, string(lock), lockIfaceName, "Mode"))
 		require.Contains(t, run(testbus.Nobody, "call", Name, string(Path), ifaceManager, "GetManagedObjects"), string(lock))
-		run(testbus.Root, "call", Name, string(lock), lockIface, "Release", "a{sv}", "0")
+		run(testbus.Root, "call", Name, string(lock), lockIfaceName, "Release", "a{sv}", "0")
 		// busctl leaves as soon as it has the answer: its Request is gone, and a
 		// lock on its connection as well.
 		run(testbus.Root, "call", Name, string(Path), Name, "Request", "sssa{sv}", "vms", "r", "EX", "0")

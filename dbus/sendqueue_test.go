@@ -16,9 +16,9 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// taken is in which order the letters of an outbox leave it, where each is so
+// taken is in which order the messages of a send queue leave it, where each is so
 // long that those of user 1 are written alone.
-func taken(o *outbox, size map[uint32]int) (order []string) {
+func taken(o *sendQueue, size map[uint32]int) (order []string) {
 	for {
 		batch, _ := o.take(nil)
 		if len(batch) == 0 {
@@ -26,33 +26,33 @@ func taken(o *outbox, size map[uint32]int) (order []string) {
 		}
 		for i := range batch {
 			order = append(order, batch[i].member)
-			o.owe(batch[i].lane, size[batch[i].lane])
+			o.owe(batch[i].user, size[batch[i].user])
 		}
 	}
 }
 
-// The lanes of the outbox take turns, letter by letter where they are short, and
-// a lane with long letters waits until the others had as much. Each keeps its
+// The users of the send queue take turns, message by message where they are short, and
+// a user with long messages waits until the others had as much. Each keeps its
 // order.
-func TestOutboxTurns(t *testing.T) {
-	o := newOutbox(nil, nil)
+func TestSendQueueTurns(t *testing.T) {
+	o := newSendQueue(nil, nil)
 	post := func(uid uint32, n int, fill func(*encoder)) {
 		for i := range n {
-			require.True(t, o.post(letter{lane: uid, member: fmt.Sprintf("%d:%d", uid, i), fill: fill}))
+			require.True(t, o.post(message{user: uid, member: fmt.Sprintf("%d:%d", uid, i), fill: fill}))
 		}
 	}
 	post(1, 3, nil)
 	post(2, 1, nil)
 	post(3, 2, nil)
 	require.Equal(t, []string{"1:0", "2:0", "3:0", "1:1", "3:1", "1:2"}, taken(o, nil))
-	require.Empty(t, o.lanes)
+	require.Empty(t, o.users)
 
 	long := func(*encoder) {}
 	post(1, 100, long)
 	post(2, 20, nil)
 	order := taken(o, map[uint32]int{1: 64 << 10, 2: 4 << 10})
 	require.Len(t, order, 120)
-	// Before the third long letter the other lane had about as many bytes.
+	// Before the third long message the other user had about as many bytes.
 	third := 0
 	for i, m := range order {
 		if m == "1:2" {
@@ -133,7 +133,7 @@ func TestOverspentWaits(t *testing.T) {
 			return r.core.Usage(member.UID).Waiting == 2 // the third is behind the first in its queue
 		}, patience, time.Millisecond)
 		_, lock := root.acquire("r", opt())
-		root.at(lock).ok(lockIface+".Release", opt())
+		root.at(lock).ok(lockIfaceName+".Release", opt())
 		r.dial(stranger).ok("ListLocks", opt())
 		require.Empty(t, done)
 		now.pass(time.Minute)
@@ -235,13 +235,13 @@ func TestLocksArePaidFor(t *testing.T) {
 }
 
 // What a client is told of a Request or lock comes after the answer that tells it
-// of that, also where its user has had long answers and his lane is passed over.
+// of that, also where its user has had long answers and their turn is passed over.
 // What is for everybody waits for no user.
 func TestSignalsComeAfterTheirAnswers(t *testing.T) {
 	s, p := testServer(t, ":1.7")
 	s.bus = &Bus{guid: "test"}
 	answer := func(member string, fill func(*encoder)) {
-		s.out.post(letter{call: &call{srv: s, from: p}, member: member, fill: fill})
+		s.out.post(message{call: &call{srv: s, from: p}, member: member, fill: fill})
 	}
 	answer("long", func(*encoder) {})
 	answer("answer", nil)
