@@ -1,5 +1,5 @@
 # The manual pages: "make man" puts them into bin/man. Included by the Makefile.
-MAN_XML := $(wildcard data/org.example.DlmLock*.xml)
+MAN_XML := $(wildcard data/org.example.DlmLock*.xml) data/org.example.DlmLock.varlink
 MANPAGES := dlmlockctl.1 dlmlockd.8 dlmlockd.toml.5 org.example.DlmLock.5
 
 .PHONY: man

@@ -39,6 +39,7 @@ func introspection(t *testing.T) map[string]string {
 		files[name] = string(text)
 	}
 	require.Contains(t, files, "../data/org.example.DlmLock.xml")
+	files["org.example.DlmLock.varlink"] = data.Varlink
 	return files
 }
 
@@ -66,6 +67,9 @@ func TestInterfacePage(t *testing.T) {
 	require.NotContains(t, text, "@")
 	members := 0
 	for file, source := range introspection(t) {
+		if strings.HasSuffix(file, ".varlink") {
+			continue
+		}
 		var n node
 		require.NoError(t, xml.Unmarshal([]byte(source), &n), file)
 		for _, i := range n.Interfaces {
@@ -95,6 +99,29 @@ func TestInterfacePage(t *testing.T) {
 		}
 	}
 	require.Greater(t, members, 20)
+}
+
+// Every member and field of the Varlink interface is in the page, with what its
+// description says of it.
+func TestVarlinkPage(t *testing.T) {
+	text := page(t, "org.example.DlmLock.5")
+	_, text, ok := strings.Cut(text, ".Sh VARLINK INTERFACE\n")
+	require.True(t, ok)
+	text, _, _ = strings.Cut(text, "\n.Sh ")
+	plain := regexp.MustCompile(`(?m)^ *#.*$`).ReplaceAllString(data.Varlink, "")
+	members := regexp.MustCompile(`(?m)^(type|method|error) (\w+)`).FindAllStringSubmatch(plain, -1)
+	require.Greater(t, len(members), 60)
+	for _, m := range members {
+		require.Contains(t, text, ".Ss "+m[1]+" "+m[2]+"\n")
+	}
+	fields := regexp.MustCompile(`(\w+): ([?\[\]]*\w+)`).FindAllStringSubmatch(plain, -1)
+	require.Greater(t, len(fields), 150)
+	for _, f := range fields {
+		require.Contains(t, text, fmt.Sprintf(".It Fa \"\\&%s\" Pq %s\n", f[1], f[2]))
+	}
+	for _, c := range regexp.MustCompile(`(?m)^  # (\S+ \S+)`).FindAllStringSubmatch(data.Varlink, -1) {
+		require.Contains(t, text, strings.ReplaceAll(c[1], ". ", ".\n"))
+	}
 }
 
 // sectionOf returns the part of the page about one interface: for the root everything from METHODS

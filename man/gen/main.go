@@ -1,4 +1,4 @@
-// Command gen writes org.example.DlmLock(5), made from the introspection XML
+// Command gen writes org.example.DlmLock(5), made from the interface
 // files that it is given, to standard output.
 //
 // It owns nothing: the page is made by package man.
