@@ -1,4 +1,4 @@
-# make help tells what there is. The commands of README.md stay the same;
+# make help lists the targets. The commands in README.md stay the same, because
 # scripts and people rely on them.
 
 PREFIX ?= /usr
@@ -9,7 +9,7 @@ GO ?= go
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null)
-# Everything is dated as the commit is, so that two builds of it are the same.
+# Everything has the date of the commit, so two builds of it are identical.
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 BUILD_DATE := $(shell date --utc --date=@$(SOURCE_DATE_EPOCH) +%Y-%m-%dT%H:%M:%SZ)
 # The kernel engine needs cgo and libdlm; without them everything else is built,
@@ -25,8 +25,8 @@ DEPS_DEMO := dbus systemd
 DEPS_TEST := dbus-broker git groff-base libgnutls28-dev libsystemd-dev polkitd bash-completion prometheus shellcheck spin systemd util-linux
 DEPS_LAB := $(shell sed 's/\#.*//' lab/packages.txt)
 
-# What only root may do (own the bus name, be another user) runs through sudo
-# where this is not root; compiling never does.
+# What only root may do (own the bus name, act as another user) runs through sudo
+# if this is not root; compiling never does.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env)
 TEST_EXEC := $(if $(SUDO),-exec "$(SUDO) env PATH=$$PATH")
 TESTFLAGS ?=
@@ -45,7 +45,7 @@ build: note-libdlm $(BINS) ## bin/dlmlockd and the other programs
 bin/%: $(SOURCES) bin/build-flags
 	$(GO) build $(GOFLAGS_BUILD) -o $@ ./cmd/$*
 
-# Changes when the flags do, which name the commit.
+# Changes when the flags change, which contain the commit.
 bin/build-flags: always
 	@mkdir -p $(@D)
 	@echo '$(GOFLAGS_BUILD)' | cmp --silent - $@ || echo '$(GOFLAGS_BUILD)' > $@
@@ -159,7 +159,7 @@ install: $(BINS) install-files install-man install-completions ## everything; ho
 	install -D -m 755 bin/dlmlockd "$(DESTDIR)$(PREFIX)/sbin/dlmlockd"
 	install -D -m 755 bin/dlmlockctl "$(DESTDIR)$(PREFIX)/bin/dlmlockctl"
 
-# The scripts ask the program itself what there is to complete.
+# The scripts ask the program itself for completions.
 BASH_COMPLETIONS ?= $(DATADIR)/bash-completion/completions
 ZSH_COMPLETIONS ?= $(DATADIR)/zsh/vendor-completions
 FISH_COMPLETIONS ?= $(DATADIR)/fish/vendor_completions.d
@@ -171,11 +171,11 @@ install-completions: bin/dlmlockctl
 	bin/dlmlockctl completion zsh > "$(DESTDIR)$(ZSH_COMPLETIONS)/_dlmlockctl"
 	bin/dlmlockctl completion fish > "$(DESTDIR)$(FISH_COMPLETIONS)/dlmlockctl.fish"
 
-# With a PREFIX other than /usr set DATADIR=/usr/share: D-Bus and polkit read
-# their policies there (and in /etc) alone.
+# With a PREFIX other than /usr set DATADIR=/usr/share, because D-Bus and polkit
+# read their policies only there (and in /etc).
 #
-# What is installed as it is, apart from the directory of the program in it: a file or
-# a pattern, ":", and its directory. The packages take whatever is installed.
+# What is installed unchanged, except for the directory of the program in it: a file
+# or a pattern, ":", and its directory. The packages contain whatever is installed.
 INSTALLED := \
 	systemd/*:$(PREFIX)/lib/systemd/system \
 	data/*.catalog:$(PREFIX)/lib/systemd/catalog \
