@@ -37,7 +37,7 @@ type serviceRig struct {
 	logStart map[int]int64 // where the daemons' log begins for the test that runs
 
 	fencing bool // lost nodes are powered off
-	split   bool // the network was cut without that: no node is as it was
+	worn    bool // no node is as it was: all are booted before the next test
 
 	gate         fenceGate
 	fencedBefore int // how many nodes were fenced before the test that runs
@@ -184,12 +184,12 @@ func (r *serviceRig) fresh(t *testing.T) {
 	r.cluster.Heal()
 	for _, n := range r.cluster.Nodes() {
 		// Two halves of a cluster that both went on can't be joined again.
-		if n.Up() && (r.split || r.clean(n) != nil) {
+		if n.Up() && (r.worn || r.clean(n) != nil) {
 			t.Logf("%s is booted again", n.Name)
 			require.NoError(t, n.Crash())
 		}
 	}
-	r.split = false
+	r.worn = false
 	r.bootAll(t)
 	var ids []int
 	for _, n := range r.cluster.Nodes() {

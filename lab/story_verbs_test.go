@@ -86,7 +86,7 @@ func (p *place) onMachine(ctx context.Context, n *lab.Node, c *story.Command, ou
 		return n.Crash()
 	case "isolate":
 		n.Isolate()
-		p.rig.split = !p.rig.fencing
+		p.rig.worn = !p.rig.fencing
 	case "off":
 		select {
 		case <-n.Gone():
@@ -106,10 +106,12 @@ func (p *place) onMachine(ctx context.Context, n *lab.Node, c *story.Command, ou
 		}
 		return n.WaitMembers(ctx, ids...)
 	case "lockdown":
+		p.rig.worn = true
 		_, err := n.Shell(ctx, "mountpoint -q /sys/kernel/security || mount -t securityfs none /sys/kernel/security; "+
 			"echo confidentiality > /sys/kernel/security/lockdown")
 		return err
 	case "hide-debugfs":
+		p.rig.worn = true
 		_, err := n.Run(ctx, "umount", "/sys/kernel/debug")
 		return err
 	case "set-clock":
