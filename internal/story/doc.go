@@ -1,13 +1,13 @@
-// Package story plays stories: files in which callers ask the service for locks
-// while daemons are killed, nodes crash and clocks are set back, with what each
-// command prints. There is one grammar, and there are two places in which a story
-// can happen: the embedded engine's simulated cluster in one process
-// (internal/story/embedded, go test ./internal/story/embedded), and the nodes of
-// the lab with the kernel's DLM (package lab, make test-lab). A story that says
-// nothing else happens in both.
+// Package story plays stories: text files in which callers ask the service for locks
+// while daemons are killed, nodes crash and clocks are set back, together with what
+// each command prints. There is one grammar, and a story can be played in two places:
+// on the embedded engine's simulated cluster, in one process (package embedded below
+// this one; go test ./lockd -run Stories/NAME), and on the nodes of the lab, with the
+// kernel's DLM (package lab; make test-lab). A story is played in both unless its
+// header says otherwise.
 //
-// It owns the grammar, the parser, the player and how answers are printed. It
-// refuses to know how a place does what a command says: that is a Backend.
+// It owns the grammar, the parser, the player and the way answers are printed. It
+// refuses to know how a place carries out a command: that is a Backend's business.
 //
 // # A story
 //
@@ -32,48 +32,48 @@
 //	n1: released
 //	n2: granted lkid=B, token larger
 //
-// A file is blocks with an empty line between them. A block is commands, a line
+// A file consists of blocks, separated by an empty line. A block is commands, a line
 // "----", and what the commands print; or it is a comment alone. A line that
-// begins with # is a comment. The comment at the top is the header. Each part of
-// it begins on a line of its own and may go on over the next ones:
+// begins with # is a comment. The comment at the top is the header. Each of its
+// fields begins on a line of its own and may continue on the next ones:
 //
 //	# Guards WHAT              the first line: which promise or which bug (or "Shows")
-//	# Nodes: N                 how many nodes there are; 1 if it says nothing
-//	# Nodes: N, fenced         and lost ones are powered off
-//	# Only embedded: WHY       why it can't happen on nodes
-//	# Only nodes: WHY          why it can't happen with the embedded engine
-//	# Kernel: 6.12             the lab plays it on this kernel alone
-//	# Last: WHY                the nodes are not fit for other stories afterwards
+//	# Nodes: N                 how many nodes there are; the default is 1
+//	# Nodes: N, fenced         and lost nodes are powered off
+//	# Only embedded: WHY       why it can't be played on nodes
+//	# Only nodes: WHY          why it can't be played with the embedded engine
+//	# Kernel: 6.12             the lab plays it only on this kernel
+//	# Last: WHY                the lab plays it last: it wears the nodes out
 //
 // # A command
 //
 //	[&JOB] [until /PATTERN/ | until-not /PATTERN/] [[CALLER@]nN] VERB [ARGUMENT]... [OPTION=VALUE]...
 //
-// n2 says on which node. bob@n2 is the caller bob there; without a name the caller
-// is root. Each caller has a connection of its own to the service of each node. A
-// word with blanks in it is quoted as in Go: label="web server".
+// n2 names the node. bob@n2 is the caller bob there; without a name the caller is
+// root. Each caller has its own connection to the service of each node. A word that
+// contains blanks is quoted as in Go: label="web server".
 //
-//	&JOB                  begin the command and go on; "wait JOB" prints what comes of it
-//	until /PATTERN/       repeat the command until the regular expression matches what it
-//	                      prints; prints the match alone
-//	until-not /PATTERN/   repeat it until nothing matches; prints everything
+//	&JOB                  start the command and go on; "wait JOB" prints its result
+//	until /PATTERN/       repeat the command until the regular expression matches its
+//	                      output; print only the match
+//	until-not /PATTERN/   repeat it until nothing matches; print the whole output
 //
-// A pattern ends at a slash before a blank. It is how a story waits for something
-// on nodes. The embedded engine has a clock that stands still while anything
-// moves, and each command begins when everything has come to rest; except that the
-// jobs of one connection that follow each other are handed over without a pause.
+// A pattern ends at a slash followed by a blank. "until" is how a story waits for
+// something on nodes. With the embedded engine the clock stands still while anything
+// moves, and each command starts when everything has come to rest. Only jobs of one
+// connection that follow each other are handed over without a pause.
 //
 // # What is printed
 //
-// Answers begin with who asked, rows below them with two blanks. An error is the
-// kind and the message. In what is expected "..." stands for any text within a
-// line; a story holds what happens and leaves the wording to it. A lockid is a
-// letter: the same letter is the same lock under the same lockid. Of a fencing
-// token it is printed what it did since the last one that the node got for the
-// resource, or with tokens=all any node.
+// An answer begins with the node or the caller, and its rows with two blanks. An error
+// is its kind and its message. In the expected output "..." stands for any text within
+// a line: a story is about what happens, and the wording of messages is tested
+// elsewhere. A lockid is printed as a letter: the same letter means the same lock under
+// the same lockid. A fencing token is printed as a comparison with the last one that
+// the node got for the resource or, with tokens=all, that any node got.
 //
-// go test -update writes what was printed into the files; it keeps lines that fit.
-// Read what it writes.
+// go test -update writes the actual output into the files, and keeps the lines that
+// match. Read what it writes.
 //
 // # The verbs
 //
@@ -82,7 +82,7 @@
 // About the cluster and the story, without a node before them:
 //
 //	sleep DURATION
-//	        let time pass
+//	        wait
 //	caller NAME [uid=N] [pid=N]
 //	        introduce a client; root is there already
 //	calm
@@ -96,15 +96,15 @@
 //	heal
 //	        mend the network (nodes)
 //	hold-fencing
-//	        let no node be powered off until allow-fencing (nodes)
+//	        hold back the power-off of any node until allow-fencing (nodes)
 //	allow-fencing
-//	        let fencing go on (nodes)
+//	        let fencing proceed (nodes)
 //	fenced
 //	        print which nodes were powered off for others (nodes)
 //	stop-lockspace LOCKSPACE REASON...
 //	        stop a lockspace on all nodes (embedded)
 //	resume-lockspace LOCKSPACE
-//	        end that (embedded)
+//	        undo that (embedded)
 //	quorum YES|NO
 //	        say whether the cluster has quorum (embedded)
 //
@@ -121,21 +121,21 @@
 //	isolate
 //	        cut a node off from the others (nodes)
 //	process NAME [uid=N] [pid-of=NAME]
-//	        start a process that does nothing, perhaps with a pid that was another's
+//	        start a process that does nothing; pid-of gives it the pid of one that has ended (embedded)
 //	end-process NAME
-//	        kill it
+//	        kill that process
 //	set-clock DURATION
 //	        move the wall clock, forward or (-1h) back
 //	dlm-join LOCKSPACE
-//	        make a lockspace, as another program does
+//	        make a lockspace from another program
 //	dlm-leave LOCKSPACE
-//	        leave it, as another program does
+//	        leave it from another program
 //	dlm-lockspaces
 //	        print the lockspaces that the node is in
 //	dlm-unlock LOCKSPACE LOCK
-//	        unlock a lock of the daemon, as another program can (embedded)
+//	        unlock a lock of the daemon from another program (embedded)
 //	leave-orphan LOCKSPACE/RESOURCE MODE
-//	        take a persistent lock in a process that is killed then
+//	        take a persistent lock in a process, which is then killed
 //	hold LOCKSPACE/RESOURCE MODE
 //	        take a lock in a process of another program
 //	end-hold
@@ -147,23 +147,23 @@
 //	start-controld
 //	        start it (nodes)
 //	pause-controld
-//	        stop it with SIGSTOP (nodes)
+//	        suspend it with SIGSTOP (nodes)
 //	resume-controld
-//	        continue it (nodes)
+//	        let it continue (nodes)
 //	lockdown
 //	        lock the kernel down, as Secure Boot does (nodes)
 //	hide-debugfs
 //	        unmount debugfs (nodes)
 //	hide-processes
-//	        let looking at any process fail with EMFILE (embedded)
+//	        make every look at a process fail with EMFILE (embedded)
 //	show-processes
-//	        end that (embedded)
+//	        undo that (embedded)
 //	watched-processes
 //	        print how many processes are held for calls and watched for locks (embedded)
 //	disk FULL|BROKEN|OK
-//	        let writing the state file fail (embedded)
+//	        make writes of the state file fail, or work again (embedded)
 //	configure [lockspaces=A,B] [raw=A,B] [locks-per-uid=N] [waiting-per-uid=N]
-//	        set what the next daemon reads at its start
+//	        change the configuration that the next daemon reads
 //	start-daemon
 //	        start the daemon and wait until it answers
 //	stop-daemon
@@ -171,13 +171,13 @@
 //	kill-daemon
 //	        kill it with SIGKILL
 //	pause-daemon
-//	        stop it with SIGSTOP (nodes)
+//	        suspend it with SIGSTOP (nodes)
 //	resume-daemon
-//	        continue it (nodes)
+//	        let it continue (nodes)
 //	log
-//	        print what the daemons of the node have logged in this story
+//	        print the log of the daemons of the node in this story
 //	state
-//	        print what the state file says
+//	        print the contents of the state file
 //	save-state
 //	        put a copy of the state file aside
 //	put-state
@@ -185,15 +185,15 @@
 //	lose-state
 //	        remove the state directory
 //	requests N LOCKSPACE/RESOURCE MODE
-//	        let one connection make N Requests that wait (nodes)
+//	        make N Requests that wait, on one connection (nodes)
 //	end-requests
 //	        close that connection (nodes)
 //	threads MOST
 //	        check that the daemon has no more threads (nodes)
 //	next-bus
-//	        let the next daemon find another message bus (embedded)
+//	        give the next daemon another message bus (embedded)
 //	reload [LOCKSPACE]... [locks-per-uid=N]
-//	        let the daemon read changed settings (embedded)
+//	        change settings of the running daemon (embedded)
 //
 // Calls of the service:
 //
@@ -211,7 +211,7 @@
 //	release-many OWNER [LOCKSPACE/RESOURCE]... [label=]
 //	        release what an owner holds of these resources, or with that label
 //	cancel JOB
-//	        withdraw an acquire with wait=forever
+//	        withdraw the acquire of a job with wait=forever
 //	join LOCKSPACE
 //	        join a lockspace
 //	leave LOCKSPACE [force=yes]
@@ -231,27 +231,28 @@
 //	status PROPERTY...
 //	        print properties of the service
 //	listen
-//	        listen to what the service says unasked
+//	        start listening to the signals of the service
 //	heard [KIND]
-//	        print what was heard, of one kind or of all, since it was printed last
+//	        print the signals since the last heard, or those of one kind
 //	vanish
 //	        close the caller's connection
 //	position JOB
-//	        print the place of an acquire with wait=forever in the queue (embedded)
+//	        print its place in the queue (embedded)
 //	watch on|off
-//	        let listen hear of single locks, too (embedded)
+//	        include single locks in what listen hears (embedded)
 //	snapshot
 //	        list the locks that were granted (embedded)
 //	sessions
-//	        print the callers that locks are bound to (embedded)
+//	        print the callers whose connections end locks (embedded)
 //	idle
-//	        print what keeps the daemon from ending by itself (embedded)
+//	        print the reason why the daemon would not exit when idle (embedded)
 //
 // # Other notations
 //
-// The scripts of cmd/dlmlockctl and the walk of the lab run programs and shells, not
-// calls: they are testscript's (github.com/rogpeppe/go-internal/testscript) and a
-// transcript of what an administrator types (lab/walk_test.go).
+// The scripts of cmd/dlmlockctl and the walk of the lab run programs, not calls of the
+// service. The first are in the notation of testscript
+// (github.com/rogpeppe/go-internal/testscript), the second is a transcript of what an
+// administrator types in a shell (lab/walk_test.go).
 //
 // # Goroutines
 //
