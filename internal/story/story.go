@@ -1,6 +1,7 @@
 package story
 
 import (
+	"fmt"
 	"regexp"
 	"strings"
 )
@@ -78,6 +79,14 @@ func (c *Command) Arg(i int) string {
 func (c *Command) Resource(i int) (lockspace, resource string) {
 	lockspace, resource, _ = strings.Cut(c.Arg(i), "/")
 	return lockspace, resource
+}
+
+// who is the caller of a command and where, as a story writes it.
+func (c *Command) who() string {
+	if c.Caller == rootName {
+		return fmt.Sprintf("n%d", c.Node)
+	}
+	return fmt.Sprintf("%s@n%d", c.Caller, c.Node)
 }
 
 // text returns the file with other output in it.
