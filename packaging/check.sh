@@ -79,7 +79,8 @@ dead_links() {
 
 # userland ROOT: what the scripts of the packages need, and no service manager.
 userland() {
-    mkdir -p "$1/bin" "$1/run" "$1/var/lib/rpm"
+    mkdir -p "$1/bin" "$1/dev" "$1/run" "$1/var/lib/rpm"
+    : >"$1/dev/null"
     cp /bin/busybox "$1/bin/"
     for program in sh cat grep basename rm; do
         ln -s busybox "$1/bin/$program"
@@ -132,8 +133,9 @@ life_of_rpms() {
     fi
 }
 
-lint
+# First, because rpmlint unpacks with cpio, too.
 unpack
+lint
 same_files
 dead_links "$work/deb"
 dead_links "$work/rpm"

@@ -50,12 +50,13 @@ stage-docs:
 	$(GO) run ./packaging/docs -changelog $(DOCS_CHANGELOG) bin/doc
 
 .PHONY: check-packages
-check-packages: packages ## lintian, rpmlint, dead links, installing the rpm packages
-	@scripts/deps.sh $(DEPS_PACKAGES_CHECK)
-	@rm -rf bin/packages-older
-	@$(MAKE) --no-print-directory build-rpm PACKAGES=bin/packages-older \
-		PACKAGE_ROOT=bin/package-root-older PACKAGE_VERSION=0~0
-	packaging/check.sh $(PACKAGES) bin/packages-older
+check-packages: ## lintian, rpmlint, dead links, the files, and the life of the rpm packages
+	@scripts/deps.sh $(DEPS_BUILD) $(DEPS_LIBVIRT_BUILD) $(DEPS_PACKAGES) $(DEPS_PACKAGES_CHECK)
+	rm -rf bin/check
+	@$(MAKE) --no-print-directory build-deb build-rpm PACKAGES=bin/check/packages PACKAGE_ROOT=bin/check/root
+	@$(MAKE) --no-print-directory build-rpm PACKAGES=bin/check/older PACKAGE_ROOT=bin/check/root \
+		PACKAGE_VERSION=0~0
+	packaging/check.sh bin/check/packages bin/check/older
 
 .PHONY: check-reproducible
 check-reproducible: ## builds the packages twice, in two directories, and compares the bytes

@@ -23,13 +23,13 @@ func place(t *testing.T, files map[string]string) {
 func TestLinksFitWhereTheDocumentsAre(t *testing.T) {
 	place(t, map[string]string{
 		"list": "# comment\nREADME.md main/\ndocs/*.md main/docs/\nplugin/README.md other/\n" +
-			"data/x.rules main/examples/",
+			"data/x.rules main/examples/\nCHANGELOG.md main/\nCHANGELOG.md other/",
 		"README.md":          "[a](docs/one.md#part) [b](LICENSE) [c](CHANGELOG.md) [d](https://x.org/y) [e](#here)",
 		"docs/one.md":        `[a](../data/x.rules) [b](../README.md) <img src="../pic.svg"> [c](../plugin/README.md)`,
 		"plugin/README.md":   "[a](../docs/one.md) [changes](../CHANGELOG.md)",
 		"data/x.rules":       "[not](a/link)",
 		"LICENSE":            "",
-		"CHANGELOG.md":       "",
+		"CHANGELOG.md":       "[a](docs/one.md)",
 		"pic.svg":            "",
 		"docs/more/skip.txt": "",
 	})
@@ -41,6 +41,8 @@ func TestLinksFitWhereTheDocumentsAre(t *testing.T) {
 			`pic.svg"> [c](../../other/README.md)`,
 		"out/other/README.md":       "[a](../main/docs/one.md) [changes](changelog.gz)",
 		"out/main/examples/x.rules": "[not](a/link)",
+		"out/main/CHANGELOG.md":     "[a](docs/one.md)",
+		"out/other/CHANGELOG.md":    "[a](../main/docs/one.md)",
 	} {
 		text, err := os.ReadFile(name)
 		require.NoError(t, err)

@@ -1,7 +1,7 @@
 // Command docs installs the documents of the packages, as the list packaging/documents says, and makes the links
 // between them fit: a link to a document that is installed as well leads there, and any other link to a file of the
 // repository leads to that file on the project's home page. A link that leads nowhere is an error. It owns what is
-// below /usr/share/doc, apart from changelogs and licences, and knows nothing of package formats. It has one goroutine.
+// below /usr/share/doc, apart from licences, and knows nothing of package formats. It has one goroutine.
 package main
 
 import (
@@ -18,7 +18,7 @@ import (
 func main() {
 	list := flag.String("list", "packaging/documents", "the list of documents")
 	home := flag.String("home", "https://github.com/dlmlock/dlmlockd/blob/HEAD/", "where the other files are")
-	changelog := flag.String("changelog", "CHANGELOG.md", "the name of the changelog in each package's directory")
+	changelog := flag.String("changelog", "CHANGELOG.md", "the name that CHANGELOG.md gets later, for links to it")
 	flag.Parse()
 	if flag.NArg() != 1 {
 		fmt.Fprintln(os.Stderr, "usage: docs [-list FILE] [-home URL] [-changelog NAME] DIRECTORY")
@@ -30,8 +30,15 @@ func main() {
 	}
 }
 
-// documents maps the path of a file in the repository to its place below /usr/share/doc.
-type documents map[string]string
+// document is a file of the repository and its place below /usr/share/doc, which begins with the name of a package.
+type document struct{ from, to string }
+
+func (d document) pkg() string {
+	name, _, _ := strings.Cut(d.to, "/")
+	return name
+}
+
+type documents []document
 
 // install copies the documents of a list to dir.
 func install(list, home, changelog, dir string) error {
@@ -39,17 +46,17 @@ func install(list, home, changelog, dir string) error {
 	if err != nil {
 		return err
 	}
-	for from, to := range docs {
-		text, err := os.ReadFile(from)
+	for _, d := range docs {
+		text, err := os.ReadFile(d.from)
 		if err != nil {
 			return err
 		}
-		if strings.HasSuffix(from, ".md") {
-			if text, err = docs.relink(from, text, home, changelog); err != nil {
+		if strings.HasSuffix(d.from, ".md") {
+			if text, err = docs.relink(d, text, home, changelog); err != nil {
 				return err
 			}
 		}
-		to = filepath.Join(dir, to)
+		to := filepath.Join(dir, d.to)
 		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 			return err
 		}
@@ -66,7 +73,7 @@ func read(list string) (documents, error) {
 	if err != nil {
 		return nil, err
 	}
-	docs := documents{}
+	var docs documents
 	for line := range strings.Lines(string(text)) {
 		fields := strings.Fields(line)
 		if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
@@ -87,21 +94,31 @@ func read(list string) (documents, error) {
 			if strings.HasSuffix(to, "/") {
 				to += filepath.Base(from)
 			}
-			docs[from] = to
+			docs = append(docs, document{from, to})
 		}
 	}
 	return docs, nil
+}
+
+// place returns where a file is installed, in the package of another document if it is there.
+func (docs documents) place(file, pkg string) (to string, installed bool) {
+	for _, d := range docs {
+		if d.from == file && (!installed || d.pkg() == pkg) {
+			to, installed = d.to, true
+		}
+	}
+	return to, installed
 }
 
 // Links as Markdown has them, [text](target), and as HTML in it has them.
 var link = regexp.MustCompile(`(\]\(|(?:src|srcset|href)=")([^)" \n]+)([)"])`)
 
 // relink returns the text of a document with links that fit its new place.
-func (docs documents) relink(from string, text []byte, home, changelog string) ([]byte, error) {
+func (docs documents) relink(d document, text []byte, home, changelog string) ([]byte, error) {
 	var wrong []error
 	out := link.ReplaceAllStringFunc(string(text), func(found string) string {
 		parts := link.FindStringSubmatch(found)
-		target, err := docs.target(from, parts[2], home, changelog)
+		target, err := docs.target(d, parts[2], home, changelog)
 		if err != nil {
 			wrong = append(wrong, err)
 		}
@@ -111,25 +128,25 @@ func (docs documents) relink(from string, text []byte, home, changelog string) (
 }
 
 // target returns where a link of a document leads once the document is installed.
-func (docs documents) target(from, link, home, changelog string) (string, error) {
+func (docs documents) target(d document, link, home, changelog string) (string, error) {
 	file, section, hasSection := strings.Cut(link, "#")
 	if file == "" || strings.Contains(file, ":") {
 		return link, nil
 	}
-	file = path.Join(path.Dir(from), file)
+	file = path.Join(path.Dir(d.from), file)
 	if _, err := os.Stat(file); err != nil {
-		return "", fmt.Errorf("%s: a link leads to %s, which does not exist", from, link)
+		return "", fmt.Errorf("%s: a link leads to %s, which does not exist", d.from, link)
 	}
 	if hasSection {
 		section = "#" + section
 	}
-	to, installed := docs[file]
-	if file == "CHANGELOG.md" {
-		to, installed = path.Join(strings.Split(docs[from], "/")[0], changelog), true
-	}
+	to, installed := docs.place(file, d.pkg())
 	if !installed {
 		return home + file + section, nil
 	}
-	relative, err := filepath.Rel(path.Dir(docs[from]), to)
+	if file == "CHANGELOG.md" {
+		to = path.Join(path.Dir(to), changelog)
+	}
+	relative, err := filepath.Rel(path.Dir(d.to), to)
 	return relative + section, err
 }

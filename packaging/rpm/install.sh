@@ -1,7 +1,7 @@
 #!/bin/sh
 # install.sh BUILDROOT VARIABLE=VALUE...: the section %install of dlmlockd.spec. Installs
 # all there is into the build root, and writes NAME.files, the list of the files of each
-# package. Configuration files are named in the spec.
+# package. What is below /etc is configuration, and what is below /usr/share/doc documents.
 set -eu
 
 root=$1
@@ -10,8 +10,7 @@ shift
 # finish PACKAGE STAGE: adds the documents, writes the list, moves all to the root.
 finish() {
     mkdir -p "$2/usr/share/doc/$1"
-    cp CHANGELOG.md "$2/usr/share/doc/$1/"
-    [ ! -d "bin/doc/$1" ] || cp -R "bin/doc/$1/." "$2/usr/share/doc/$1/"
+    cp -R "bin/doc/$1/." "$2/usr/share/doc/$1/"
     for program in "$2"/usr/bin/* "$2"/usr/sbin/* "$2"/usr/lib64/libvirt/lock-driver/*; do
         [ ! -e "$program" ] || strip --strip-unneeded "$program"
     done
@@ -22,6 +21,7 @@ finish() {
         find "$2" -type d \( -name '*dlmlock*' -o -path '*dlmlock*/*' \) ! -path '*/doc/*' -printf '%%dir /%P\n'
         find "$2" -type d -path '*/doc/*dlmlock*' -printf '%%doc %%dir /%P\n'
         find "$2" -type f -path '*/doc/*dlmlock*' -printf '%%doc /%P\n'
+        find "$2" -type f -path "$2/etc/*" -printf '%%config(noreplace) /%P\n'
         find "$2" -type f ! -path "$2/etc/*" ! -path '*/doc/*' -printf '/%P\n' | sed -E '/\/man\/man[0-9]\//s/gz$/*/'
     } | LC_ALL=C sort >"$1.files"
     mkdir -p "$root"
