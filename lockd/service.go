@@ -138,9 +138,9 @@ func New(cfg Config) *Service {
 	s.answers.init()
 	s.spaces = map[table.LockspaceID]*lockspace{}
 	s.t = table.New(table.Config{
-		Limits: cfg.Limits, OpTimeout: cfg.OpTimeout, Instance: cfg.Instance, Engine: cfg.Engine.Name(), Node: cfg.Node,
-		Quorum: cfg.Quorum, Sessions: cfg.Sessions, RawValues: cfg.RawValues, Helpers: cfg.Helpers, Epoch: cfg.TokenEpoch,
-		Seed: maphash.MakeSeed(),
+		Settings: table.Settings{Limits: cfg.Limits, OpTimeout: cfg.OpTimeout, Helpers: cfg.Helpers},
+		Instance: cfg.Instance, Engine: cfg.Engine.Name(), Node: cfg.Node, Quorum: cfg.Quorum, Sessions: cfg.Sessions,
+		RawValues: cfg.RawValues, Epoch: cfg.TokenEpoch, Seed: maphash.MakeSeed(),
 	})
 	s.journal = journal.New(cfg.Journal, s.appended, func(err error) { s.post(func() { s.t.JournalHealth(err) }) })
 	s.status = s.t.Status()

@@ -196,7 +196,7 @@ inline acquire(n, set, m) {
 	:: count < RESOURCES && !failed ->
 		if
 		:: IN(set, r) ->
-			STEP(startAcquire, lock);
+			STEP(start, lock);
 			await(n, r, m);
 			atomic {
 				if
@@ -215,7 +215,7 @@ inline acquire(n, set, m) {
 
 	if
 	:: !failed ->
-		STEP(lockDone, append-granted);
+		STEP(locked, append-granted);
 		atomic {
 			WRITE(ok);
 			if
@@ -231,7 +231,7 @@ inline acquire(n, set, m) {
 	if
 	:: !failed ->
 		EACH(set)
-			STEP(recorded, convert);
+			STEP(recordWritten, convert);
 			atomic { persistent[AT(n, r)] = true; PUBLISH(n, r) }
 		DONE;
 		if
@@ -251,7 +251,7 @@ inline acquire(n, set, m) {
 		if
 		:: failed && !BROKEN(undoneWithMarks) ->
 			/* Until the marks are taken back, the locks stay and nobody has an answer. */
-			STEP(takeBackMarks, append-releasing);
+			STEP(unmark, append-releasing);
 			atomic { EACH(set) phase[AT(n, r)] = RELEASING DONE }
 		:: else
 		fi
@@ -261,7 +261,7 @@ inline acquire(n, set, m) {
 	if
 	:: failed ->
 		EACH(taken)
-			STEP(undoAcquire, unlock);
+			STEP(undo, unlock);
 			atomic {
 				if :: written -> PUBLISH(n, r) :: else fi;
 				mode[AT(n, r)] = NONE; persistent[AT(n, r)] = false
@@ -269,11 +269,11 @@ inline acquire(n, set, m) {
 		DONE;
 		if
 		:: written ->
-			STEP(forgetAcquire, append-gone);
+			STEP(forget, append-gone);
 			atomic { WRITE(ok); EACH(set) if :: ok -> phase[AT(n, r)] = VOID :: else -> owed[AT(n, r)] = true fi DONE }
 		:: else
 		fi;
-		STEP(endAcquire, reply);
+		STEP(endUndone, reply);
 		asked[n] = 0
 	:: else ->
 		STEP(marked, reply);
@@ -294,7 +294,7 @@ inline takeBack(n, r) {
 
 inline convert(n, x, to) {
 	from = mode[AT(n, x)]; before = token[AT(n, x)]; failed = false;
-	STEP(startConvert, convert);
+	STEP(start, convert);
 	if
 	:: to <= from -> atomic {
 			PUBLISH(n, x); mode[AT(n, x)] = to; ok = true; late = false;
@@ -351,7 +351,7 @@ inline release(n, set) {
 	ok = true;
 	if
 	:: !BROKEN(releasedUnmarked) ->
-		STEP(startRelease, append-releasing);
+		STEP(start, append-releasing);
 		atomic {
 			WRITE(ok);
 			if :: ok -> EACH(set) phase[AT(n, r)] = RELEASING DONE :: else fi
@@ -361,12 +361,12 @@ inline release(n, set) {
 	if
 	:: ok || BROKEN(releasedUnwritten) ->
 		EACH(set)
-			STEP(releasing, unlock);
+			STEP(unlock, unlock);
 			atomic { PUBLISH(n, r); mode[AT(n, r)] = NONE; persistent[AT(n, r)] = false }
 		DONE;
-		STEP(unlocked, append-gone);
+		STEP(forget, append-gone);
 		atomic { WRITE(ok); EACH(set) if :: ok -> phase[AT(n, r)] = VOID :: else -> owed[AT(n, r)] = true fi DONE };
-		STEP(gone, reply);
+		STEP(end, reply);
 		atomic { EACH(set) told[AT(n, r)] = NONE DONE; asked[n] = 0 }
 	:: else -> asked[n] = 0 /* "the lock is still held" */
 	fi
@@ -395,7 +395,7 @@ inline activate(n) {
 				if
 				:: mode[AT(n, r)] == EX && !BROKEN(notRepublished) ->
 					token[AT(n, r)] = block[r] + 1;
-					STEP(republish, convert);
+					STEP(renew, convert);
 					atomic { PUBLISH(n, r) }
 				:: mode[AT(n, r)] == PR && token[AT(n, r)] < block[r] && !BROKEN(sharedTokenRestored) ->
 					token[AT(n, r)] = block[r]

@@ -3,7 +3,6 @@ package table
 import (
 	"log/slog"
 	"slices"
-	"time"
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/lockd/api"
@@ -15,12 +14,12 @@ import (
 // what the lock manager has. Records of another boot are history: a DLM lock
 // does not outlive its node.
 func (t *Table) Activate(c state.Contents, sameBoot bool, join []string) {
-	t.nextRef = max(t.nextRef, api.Ref(c.NextID), 1)
+	t.locks.last = max(t.locks.last, api.Ref(max(c.NextID, 1))-1)
 	if sameBoot {
 		for _, s := range c.Spaces {
 			sp := t.space(s.Name)
-			sp.recorded, sp.anchor = s.Phase, s.AnchorID
-			sp.leaveForce = s.Phase == state.Leaving // what could be lost was looked at
+			sp.recorded, sp.anchor.id = s.Phase, s.AnchorID
+			sp.force = s.Phase == state.Leaving // what could be lost was looked at
 		}
 	}
 	var homeless []*lock
@@ -47,15 +46,15 @@ func (t *Table) Activate(c state.Contents, sameBoot bool, join []string) {
 	}
 	for _, sp := range t.spaces {
 		if sp.recorded == 0 && sp.locks == 0 && !sp.configured {
-			t.deleteSpace(sp)
+			sp.erase()
 		}
 	}
-	t.settle = len(t.spaces)
-	t.ready = t.settle == 0
+	t.settling = len(t.spaces)
+	t.ready = t.settling == 0
 	for _, name := range t.LockspaceNames() {
 		sp := t.spaces[name]
 		sp.settling = true
-		t.open(sp)
+		sp.join()
 	}
 }
 
@@ -63,19 +62,17 @@ func (t *Table) Activate(c state.Contents, sameBoot bool, join []string) {
 func (t *Table) load(r state.Lock) *lock {
 	l := &lock{
 		ref: api.Ref(r.ID), sp: t.space(r.Lockspace), resource: r.Resource, lockid: r.LockID, mode: r.Mode, wanted: dlm.None,
-		state: api.Held, phase: r.Phase, token: r.Token, owner: r.Owner, hasOwner: r.HasOwner, label: r.Label,
-		lifetime: r.Lifetime, uid: r.UID, pid: r.PID, session: api.RecordedSession(r.Sender, r.BusID), since: r.Since.UnixMicro(),
+		blocked: dlm.None, state: lockRecorded, phase: r.Phase, token: r.Token, since: r.Since.UnixMicro(),
+		client: client{owner: r.Owner, hasOwner: r.HasOwner, label: r.Label, lifetime: r.Lifetime, uid: r.UID, pid: r.PID,
+			session: api.RecordedSession(r.Sender, r.BusID)},
 	}
-	if l.phase != state.Held {
-		l.state = api.Releasing // to be let go of when it is adopted
-	}
-	l.granted = l.phase != state.Granted
+	l.told = l.phase != state.Granted
 	if r.OnLost != "" {
 		l.onLost = &api.OnLost{Helper: r.OnLost, Data: r.OnLostData}
 	}
 	l.sp.highToken = max(l.sp.highToken, l.token)
 	t.see(l.token)
-	t.add(l)
+	t.locks.add(l)
 	t.bind(l, process.ID{PID: r.PID, Start: r.PIDStart})
 	if l.lifetime == state.Connection && !t.mayLive(l.session) {
 		l.bound.dead = true
@@ -87,7 +84,7 @@ func (t *Table) load(r state.Lock) *lock {
 // be there. One of a front end that is not served any more, of another bus, or of
 // a bus that was restarted since, has ended.
 func (t *Table) mayLive(s api.Session) bool {
-	return slices.ContainsFunc(t.served, func(space api.Session) bool {
+	return slices.ContainsFunc(t.conf.Sessions, func(space api.Session) bool {
 		_, ok := s.In(space)
 		return ok
 	})
@@ -95,22 +92,22 @@ func (t *Table) mayLive(s api.Session) bool {
 
 // adoption joins the records of one resource with the orphans of its name.
 type adoption struct {
-	sp       *space
+	sp       *lockspace
 	resource string
 	left     []*lock    // records without their lock yet
 	modes    []dlm.Mode // still to try, the one being tried first
 }
 
 // adoptAll adopts every record of the lockspace.
-func (t *Table) adoptAll(sp *space) {
+func (sp *lockspace) adoptAll() {
 	sp.step = spaceAdopting
-	for _, o := range t.order {
-		if o.l == nil || o.l.sp != sp || o.l.nextRes != nil {
+	for oldest := range sp.t.locks.all {
+		if oldest.sp != sp || oldest.nextRes != nil {
 			continue // not here, or not the oldest of its resource
 		}
-		a := &adoption{sp: sp, resource: o.l.resource}
-		for l := o.l; l != nil; l = l.prevRes {
-			if l.busy == nil && !l.adopted { // a busy one ended with an earlier handle
+		a := &adoption{sp: sp, resource: oldest.resource}
+		for l := oldest; l != nil; l = l.prevRes {
+			if l.state == lockRecorded { // one with a call under way ended with an earlier handle
 				a.left = append(a.left, l)
 			}
 		}
@@ -123,38 +120,38 @@ func (t *Table) adoptAll(sp *space) {
 				a.modes = append(a.modes, m)
 			}
 		}
-		t.adoptNext(a)
+		sp.t.adoptNext(a)
 	}
 	if len(sp.adoptions) == 0 {
-		t.adoptedAll(sp)
+		sp.adoptedAll()
 	}
 }
 
 // adoptedAll ends an adoption of all records.
-func (t *Table) adoptedAll(sp *space) {
+func (sp *lockspace) adoptedAll() {
 	if e := sp.unadopted; e != nil {
 		sp.unadopted = nil
-		t.unusable(sp, e, true)
+		sp.unusable(e, true)
 		return
 	}
-	t.spaceReady(sp)
-	t.finishCalls(sp)
+	sp.becomeReady()
+	sp.finishCalls()
 }
 
 // adoptNext asks for one more orphan of the resource.
 func (t *Table) adoptNext(a *adoption) {
 	ck := dlm.Cookie(a.left[0].ref)
-	if t.alias[ck] != nil {
-		ck = dlm.Cookie(t.ref())
+	if t.locks.alias[ck] != nil {
+		ck = dlm.Cookie(t.locks.nextRef())
 	}
 	a.sp.adoptions[ck] = a
 	t.do(AdoptAction{Lockspace: a.sp.id, Cookie: ck, Resource: a.resource, Mode: a.modes[0]})
 }
 
 // adopted takes the answer of one adoption.
-func (t *Table) adopted(sp *space, ev dlm.Event) {
-	if then := sp.purges[ev.Cookie]; then != nil {
-		delete(sp.purges, ev.Cookie)
+func (sp *lockspace) adopted(ev dlm.Event) {
+	if then := sp.others[ev.Cookie]; then != nil {
+		delete(sp.others, ev.Cookie)
 		then(ev)
 		return
 	}
@@ -165,15 +162,15 @@ func (t *Table) adopted(sp *space, ev dlm.Event) {
 	delete(sp.adoptions, ev.Cookie)
 	switch {
 	case ev.Status.OK():
-		t.match(a, ev)
+		sp.t.match(a, ev)
 	case ev.Status == dlm.StatusAgain && len(a.modes) > 1:
 		a.modes = a.modes[1:]
 	case ev.Status == dlm.StatusAgain, ev.Status == dlm.StatusNotFound:
 		left := a.left
 		a.left = nil
-		t.voidEach(left, "the lock manager has no such lock")
+		sp.t.voidEach(left, "the lock manager has no such lock")
 	default:
-		t.log(slog.LevelError, "adoption failed", slog.String("lockspace", sp.name), slog.String("resource", api.Printable(a.resource)), slog.String("err", ev.Status.String()))
+		sp.t.log(slog.LevelError, "adoption failed", slog.String("lockspace", sp.name), slog.String("resource", api.Printable(a.resource)), slog.String("err", ev.Status.String()))
 		// The others go on: the handle stays open, because closing it would take
 		// as long as the kernel likes, and only then could they be adopted anew.
 		a.left = nil
@@ -181,36 +178,36 @@ func (t *Table) adopted(sp *space, ev dlm.Event) {
 			Text: "a recorded lock could not be adopted: " + ev.Status.String()}
 	}
 	if len(a.left) > 0 {
-		t.adoptNext(a)
+		sp.t.adoptNext(a)
 		return
 	}
 	if len(sp.adoptions) == 0 {
-		t.adoptedAll(sp)
+		sp.adoptedAll()
 	}
 }
 
 // match gives an adopted orphan to the record with its lockid. One that no
-// record explains is kept as a stray: there is no way to give it back, and as
-// a persistent lock it is an orphan again when the process ends.
+// record explains is kept (see unknownOrphan).
 func (t *Table) match(a *adoption, ev dlm.Event) {
 	i := slices.IndexFunc(a.left, func(l *lock) bool { return l.lockid == ev.LockID })
 	if i < 0 {
-		l := &lock{ref: t.ref(), cookie: ev.Cookie, sp: a.sp, resource: a.resource, lockid: ev.LockID,
-			mode: a.modes[0], wanted: dlm.None, state: api.Held, stray: true, probe: true}
-		t.add(l)
-		a.sp.strays[l.lockid] = l
+		l := t.keepUnknown(a.sp, ev.Cookie, a.resource, ev.LockID, a.modes[0])
 		t.logLock(slog.LevelWarn, "orphan that no record explains", l)
 		return
 	}
 	l := a.left[i]
 	a.left = slices.Delete(a.left, i, i+1)
-	t.setCookie(l, ev.Cookie)
-	l.adopted = true
+	t.locks.setCookie(l, ev.Cookie)
+	if l.state = lockHeld; l.phase != state.Held {
+		l.state = lockReleasing // as soon as all are adopted
+	}
 	if l.mode != a.modes[0] {
-		l.unpublished = renewsToken(l.mode, a.modes[0]) && !a.sp.raw && l.phase == state.Held
+		old := renewsToken(l.mode, a.modes[0]) && !a.sp.raw && l.phase == state.Held
 		t.logLock(slog.LevelWarn, "adopted in another mode than recorded: a conversion was under way", l, slog.String("granted", a.modes[0].String()))
 		l.mode = a.modes[0]
-		if !l.unpublished { // else republish writes both
+		if old { // finishCalls writes both
+			a.sp.stronger = append(a.sp.stronger, l)
+		} else {
 			t.append(true, []state.Change{state.Mark{ID: uint64(l.ref), Mode: l.mode, HasMode: true, Token: l.token}}, nil)
 		}
 	}
@@ -219,80 +216,53 @@ func (t *Table) match(a *adoption, ev dlm.Event) {
 
 // finishCalls ends what a crash has cut short: releases, and acquires that were
 // not marked held. Nobody was told that they have one of those, and of an acquire
-// of several locks there may be only some. It also ends the locks whose
-// connection or process ended meanwhile.
-func (t *Table) finishCalls(sp *space) {
+// of several locks there may be only some. It also ends the locks whose session or
+// process ended meanwhile, and gives new tokens to those whose conversion upward was
+// cut short.
+func (sp *lockspace) finishCalls() {
+	t := sp.t
+	stronger := sp.stronger
+	sp.stronger = nil
+	for _, l := range stronger {
+		if t.locks.byRef[l.ref] == l && l.busy == nil {
+			t.renew(l)
+		}
+	}
+	sp.finishEnded()
 	var rest []*lock
-	t.republish(sp)
-	t.finishEnded(sp)
-	for _, o := range t.order {
-		if l := o.l; l != nil && l.sp == sp && l.busy == nil && l.phase != state.Held {
+	for l := range t.locks.all {
+		if l.sp == sp && l.busy == nil && l.phase != state.Held {
 			rest = append(rest, l)
 		}
 	}
-	if len(rest) > 0 {
-		for _, l := range rest {
-			what := "finishing an unfinished release"
-			if l.phase == state.Granted {
-				what = "undoing an unfinished acquire"
-			}
-			t.logLock(slog.LevelInfo, what, l)
+	for _, l := range rest {
+		what := "finishing an unfinished release"
+		if l.phase == state.Granted {
+			what = "undoing an unfinished acquire"
 		}
-		t.release(&call{kind: callRelease, op: "release", heapIdx: -1, answered: true}, rest)
+		t.logLock(slog.LevelInfo, what, l)
 	}
+	t.releaseAll(rest, releaseOp{})
 }
 
-// finishEnded ends the locks whose connection or process has ended while their
+// finishEnded ends the locks whose session or process has ended while their
 // lockspace could not be used.
-func (t *Table) finishEnded(sp *space) {
+func (sp *lockspace) finishEnded() {
 	var ended []*lock
-	for _, o := range t.order {
-		switch l := o.l; {
-		case l == nil || l.sp != sp || l.bound == nil || !l.bound.dead:
+	for l := range sp.t.locks.all {
+		switch {
+		case l.sp != sp || l.bound == nil || !l.bound.dead:
 		case l.busy != nil:
-			t.park(t.endCall(l), l)
+			sp.t.endOf(l).follow(l.busy, l)
 		case l.phase == state.Held:
 			ended = append(ended, l)
 		}
 	}
-	t.releaseEnded(ended, "the connection or process has ended while the lockspace could not be used")
-}
-
-// republish gives the locks whose conversion upward a crash has cut short a new
-// token: the old one may be smaller than what others were given since. In an
-// exclusive mode it would go into the value block when the lock is let go of; in a
-// shared one storage would refuse the reader.
-func (t *Table) republish(sp *space) {
-	for _, o := range t.order {
-		l := o.l
-		if l == nil || l.sp != sp || !l.unpublished {
-			continue
-		}
-		l.unpublished = false
-		if l.busy != nil {
-			continue
-		}
-		c := &call{kind: callConvert, op: "convert", heapIdx: -1, answered: true, want: []api.Want{{Lockspace: sp.name, Resource: l.resource, Mode: l.mode}}, locks: []*lock{l},
-			from: l.mode, written: l.mode, token: l.token, stage: stageProbing}
-		l.busy, l.state, l.wanted = c, api.Converting, l.mode
-		t.readValue(sp, l.resource, func(ev dlm.Event) {
-			if l.mode == dlm.None {
-				t.endConvert(c, l)
-				return
-			}
-			if l.mode < dlm.PW {
-				l.token = max(l.token, t.token(sp, l.mode, ev))
-				t.recordMode(c, l)
-				return
-			}
-			l.token = t.token(sp, l.mode, ev)
-			t.publish(c, l)
-		})
-	}
+	sp.t.releaseEnded(ended, "the connection or process has ended while the lockspace could not be used")
 }
 
 // voidAll ends every record of a lockspace that turned out to have no locks.
-func (t *Table) voidAll(sp *space, why string) {
+func (sp *lockspace) voidAll(why string) {
 	var in []*lock
 	for _, head := range sp.byResource {
 		for l := head; l != nil; l = l.nextRes {
@@ -302,7 +272,7 @@ func (t *Table) voidAll(sp *space, why string) {
 		}
 	}
 	slices.SortFunc(in, byRef)
-	t.voidEach(in, why)
+	sp.t.voidEach(in, why)
 }
 
 // voidEach ends records without a lock. One that was never marked held, or was
@@ -320,36 +290,4 @@ func (t *Table) voidEach(in []*lock, why string) {
 		t.remove(l)
 	}
 	t.loseAll(lost, why)
-}
-
-// lostKept is how many lost locks at least Inspect can still tell of.
-const lostKept = 1000
-
-// lose ends a lock that is not there any more, and says so.
-func (t *Table) lose(l *lock, why string) { t.loseAll([]*lock{l}, why) }
-
-func (t *Table) loseAll(in []*lock, why string) {
-	if len(in) == 0 {
-		return
-	}
-	changes := make([]state.Change, len(in))
-	for i, l := range in {
-		changes[i] = t.lostChange(l, why)
-	}
-	t.append(true, changes, nil)
-	for _, l := range in {
-		lost := api.Lost{LockInfo: l.info(), Reason: why, At: t.now}
-		t.logLock(slog.LevelError, "lock lost", l, slog.String("err", why))
-		t.tellLost(lost)
-		t.runLost(l, lost)
-		t.remove(l)
-	}
-}
-
-func (l *lock) info() api.LockInfo {
-	return api.LockInfo{
-		Ref: l.ref, Lockspace: l.sp.name, Resource: l.resource, LockID: l.lockid, Mode: l.mode, Wanted: l.wanted,
-		State: l.state, Token: l.token, Owner: l.owner, HasOwner: l.hasOwner, Label: l.label, Lifetime: l.lifetime,
-		UID: l.uid, PID: l.pid, Session: l.session, Since: time.UnixMicro(l.since), OnLost: l.onLost.Name(),
-	}
 }

@@ -4,230 +4,259 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"unicode/utf8"
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
-// The order of events of adopting an orphan, and what a crash between two lines
-// leaves. The lock stays held throughout:
+// adoptOp makes an orphan that no record explains the persistent lock of an owner.
 //
-//	adoptOrphan  Adopt                   an orphan that no record explains, as before
-//	             read the value block    the same
-//	take         append "held"           record and orphan: joined again, held by the owner
-//	taken        Convert in place, which writes the value block
-//	published    append the token        the same
-//	             reply
+// The order of events, and what a crash after each line leaves. The lock stays held
+// throughout:
+//
+//	look at the engine's tables   the orphan, as before
+//	Adopt                         an orphan, as before
+//	read the value block          the same
+//	append "held"                 record and orphan: joined again, held by the owner
+//	PW or EX: Convert in place,   the same
+//	which writes the value block
+//	append the token              the same
+//	reply                         the same
 //
 // The lock keeps its fencing token if the value block has it, because whoever works
-// under the lock may have given it to storage. Otherwise it gets a new one.
-
-// orphansOf answers an Orphans.
-func (t *Table) orphansOf(c *call) {
-	t.listOrphans(c, func(o []dlm.Orphan, e *api.Error) {
-		if e != nil {
-			t.refuse(c, e)
-			return
-		}
-		t.describe(c, o, func(out []api.Orphan) {
-			c.orphans, c.stage = out, stageDone
-			t.reply(c)
-		})
-	})
+// under the lock may have given it to storage. Otherwise it gets a new one. If the
+// call is given up before the record is written, the orphan stays what it was; after
+// that the adoption goes on to its end.
+type adoptOp struct {
+	call
+	lockspace string
+	id        dlm.LockID
+	opts      api.AdoptOptions
+	stage     adoptStage
+	sp        *lockspace
+	resource  string
+	orphan    *lock // adopted, and not the owner's yet
+	l         *lock // the owner's
+	grants    []api.Grant
 }
 
-// describeMost bounds how many value blocks one ListOrphans reads, and describeAtOnce
-// how many of them at once.
+type adoptStage uint8
+
 const (
-	describeMost   = 1024
-	describeAtOnce = 32
+	adoptLooking    adoptStage = iota // nothing is done yet
+	adoptAdopting                     // Adopt is in flight
+	adoptReading                      // the value block is being read
+	adoptRecording                    // the record is being written
+	adoptPublishing                   // Convert in place is in flight
+	adoptMarking                      // the token is being written
+	adoptDone
 )
 
-// describe reads what the value blocks tell of orphans.
-func (t *Table) describe(c *call, found []dlm.Orphan, then func([]api.Orphan)) {
-	out := make([]api.Orphan, len(found))
-	sp := t.spaces[c.space]
-	var read []int
-	for i, o := range found {
-		out[i].Orphan = o
-		if o.Mode >= dlm.PW && !sp.raw && len(read) < describeMost {
-			read = append(read, i)
-		}
+func (o *adoptOp) result() Reply { return GrantedReply{o.grants} }
+
+func (o *adoptOp) involved() []*lock {
+	if o.l == nil {
+		return nil
 	}
-	flying := 0
-	var more func()
-	more = func() {
-		for len(read) > 0 && flying < describeAtOnce && !c.answered {
-			i := read[0]
-			read = read[1:]
-			flying++
-			t.readValue(sp, out[i].Resource, func(ev dlm.Event) {
-				flying--
-				out[i].Holder, out[i].HasHolder = t.publishedBy(out[i].Orphan, ev)
-				more()
-			})
-		}
-		if flying == 0 && len(read) == 0 && !c.answered {
-			c.stage = stageDone
-			then(out)
-		}
-	}
-	more()
+	return []*lock{o.l}
 }
 
-// publishedBy is what the holder of an orphan has published; ok is false where the
-// value block tells of another lock.
-func (t *Table) publishedBy(o dlm.Orphan, ev dlm.Event) (h api.Holder, ok bool) {
-	if h, ok = api.DecodeHolder(ev.Value); ok && ev.HasValue && !ev.ValueInvalid && h.Node == t.node.ID && h.Mode == o.Mode && h.Token < maxToken {
-		return h, true
-	}
-	return api.Holder{}, false
+func (o *adoptOp) waitsFor() obstacle {
+	w := o.t.obstacleOf(o.involved(), o.lockspace, o.resource, dlm.None)
+	w.recording = o.stage == adoptRecording || o.stage == adoptMarking
+	return w
 }
 
-// adoptOrphan answers an AdoptOrphan.
-func (t *Table) adoptOrphan(c *call, id dlm.LockID, o api.AdoptOptions) {
-	if e := t.checkAdopt(c, o); e != nil {
-		t.refuse(c, e)
+func (o *adoptOp) start() {
+	var e *api.Error
+	if o.t.degraded != "" {
+		e = o.errorOf(api.StateWriteFailed, o.lockspace, "", dlm.None, o.t.degraded)
+	}
+	if e == nil {
+		e = o.checkOwner(o.lockspace, o.opts.Owner, o.opts.HasOwner, o.opts.Label)
+	}
+	if e == nil {
+		e = o.lookForOrphans(o.lockspace)
+	}
+	if e != nil {
+		o.refuse(e)
 		return
 	}
-	t.listOrphans(c, func(found []dlm.Orphan, e *api.Error) {
-		i := slices.IndexFunc(found, func(o dlm.Orphan) bool { return o.LockID == id })
-		switch {
-		case e != nil:
-		case i < 0:
-			e = c.error(api.NotHeld, c.space, "", dlm.None, fmt.Sprintf("no orphan has the lockid %d", id)).WithHint(api.HintListOrphans)
-		case o.Resource != "" && o.Resource != found[i].Resource && o.Resource != api.Printable(found[i].Resource), o.HasMode && o.Mode != found[i].Mode:
-			e = c.error(api.InvalidArgs, c.space, found[i].Resource, dlm.None, "the orphan with that lockid has another resource or mode").
-				WithHint(api.HintListOrphans)
-		}
-		if e != nil {
-			t.refuse(c, e)
+	o.sp = o.t.spaces[o.lockspace]
+}
+
+// looked finds the orphan and adopts it.
+func (o *adoptOp) looked(k Looked) {
+	found, e := o.unknownIn(o.sp, k)
+	i := slices.IndexFunc(found, func(orphan dlm.Orphan) bool { return orphan.LockID == o.id })
+	switch opts := &o.opts; {
+	case e != nil:
+	case i < 0:
+		e = o.errorOf(api.NotHeld, o.lockspace, "", dlm.None,
+			fmt.Sprintf("no orphan has the lockid %d", o.id)).WithHint(api.HintListOrphans)
+	case opts.Resource != "" && opts.Resource != found[i].Resource && opts.Resource != api.Printable(found[i].Resource),
+		opts.HasMode && opts.Mode != found[i].Mode:
+		e = o.errorOf(api.InvalidArgs, o.lockspace, found[i].Resource, dlm.None,
+			"the orphan with that lockid has another resource or mode").WithHint(api.HintListOrphans)
+	}
+	if e != nil {
+		o.refuse(e)
+		return
+	}
+	o.stage, o.resource = adoptAdopting, found[i].Resource
+	o.t.takeUnknown(o.sp, found[i], func(l *lock) {
+		if l == nil {
+			o.refuse(o.gone())
 			return
 		}
-		c.resource = found[i].Resource
-		t.takeStray(t.spaces[c.space], found[i], func(l *lock) {
-			if l == nil {
-				t.refuse(c, c.error(api.NotHeld, c.space, c.resource, dlm.None, "the orphan is gone").WithHint(api.HintListOrphans))
-				return
-			}
-			t.readValue(l.sp, l.resource, func(ev dlm.Event) { t.take(c, l, o, ev) })
-		})
+		o.stage, o.orphan = adoptReading, l
+		o.t.readValue(l.sp, l.resource, o)
 	})
 }
 
-// checkAdopt looks at what does not depend on the orphan.
-func (t *Table) checkAdopt(c *call, o api.AdoptOptions) *api.Error {
-	bad := func(k api.Kind, text string) *api.Error { return c.error(k, c.space, "", dlm.None, text) }
+func (o *adoptOp) gone() *api.Error {
+	return o.errorOf(api.NotHeld, o.lockspace, o.resource, dlm.None, "the orphan is gone").WithHint(api.HintListOrphans)
+}
+
+// valueRead makes the orphan the lock of the owner, once it is known what its value
+// block tells, and writes that down.
+func (o *adoptOp) valueRead(ev dlm.Event) {
+	t, orphan := o.t, o.orphan
+	uid := o.caller.UID
+	if o.opts.HasUID {
+		uid = o.opts.UID
+	}
+	e := o.checkTake(uid)
 	switch {
-	case t.degraded != "":
-		return bad(api.StateWriteFailed, t.degraded)
-	case o.HasOwner && o.Owner == "":
-		return bad(api.InvalidArgs, "the owner is empty; leave it out for a lock without owner")
-	case !utf8.ValidString(o.Owner) || !utf8.ValidString(o.Label):
-		return bad(api.InvalidArgs, "owner and label must be UTF-8")
-	case len(o.Owner) > t.limits.OwnerBytes:
-		return bad(api.LimitExceeded, fmt.Sprintf("the owner has %d bytes, at most %d are allowed", len(o.Owner), t.limits.OwnerBytes))
-	case len(o.Label) > t.limits.LabelBytes:
-		return bad(api.LimitExceeded, fmt.Sprintf("the label has %d bytes, at most %d are allowed", len(o.Label), t.limits.LabelBytes))
+	case o.answered:
+		return // the orphan stays what it was
+	case e != nil:
+		o.refuse(e)
+		return
+	}
+	t.remove(orphan)
+	l := &lock{ref: t.locks.nextRef(), cookie: orphan.cookie, sp: o.sp, resource: o.resource, lockid: orphan.lockid,
+		mode: orphan.mode, wanted: orphan.mode, blocked: dlm.None, state: lockChanging, busy: &o.call,
+		since: t.now.UnixMicro(), phase: state.Held, asked: o.seq,
+		client: client{owner: o.opts.Owner, hasOwner: o.opts.HasOwner, label: o.opts.Label, lifetime: state.Persistent, uid: uid}}
+	if uid == o.caller.UID {
+		l.pid, l.session = o.caller.PID, o.caller.Session
+	}
+	if h, ok := t.publishedBy(dlm.Orphan{Mode: l.mode}, ev); ok && !o.sp.raw {
+		l.token = h.Token
+		o.sp.highToken = max(o.sp.highToken, h.Token)
+	} else {
+		l.token = t.token(o.sp, l.mode, ev)
+	}
+	t.locks.add(l)
+	o.stage, o.orphan, o.l = adoptRecording, nil, l
+	t.append(false, []state.Change{l.record(state.Held)}, o)
+}
+
+// checkTake checks that the orphan is still there, and that the owner may have it.
+func (o *adoptOp) checkTake(uid uint32) *api.Error {
+	t, l := o.t, o.orphan
+	var u usage
+	if p := t.locks.perUID[uid]; p != nil {
+		u = *p
+	}
+	limit := t.conf.Limits.LocksPerUID
+	switch {
+	case o.sp.unknown[l.lockid] != l || l.inFlight():
+		return o.gone()
+	case o.opts.HasOwner && t.locks.findOwned(o.sp, l.resource, uid, o.opts.Owner) != nil:
+		return o.errorOf(api.AlreadyHeld, o.lockspace, l.resource, dlm.None,
+			fmt.Sprintf("owner %q already has a lock on the resource; name another owner", o.opts.Owner))
+	case u.locks >= limit:
+		return o.errorOf(api.LimitExceeded, o.lockspace, l.resource, dlm.None,
+			fmt.Sprintf("uid %d has %d locks and may have %d (limits.locks-per-uid)", uid, u.locks, limit))
 	}
 	return nil
 }
 
-// takeStray adopts orphans of the name and mode of o until o itself is there; the
-// others stay strays. then gets nil if it is gone.
-func (t *Table) takeStray(sp *space, o dlm.Orphan, then func(*lock)) {
-	if l := sp.strays[o.LockID]; l != nil || !sp.open {
-		then(l)
-		return
-	}
-	ck := dlm.Cookie(t.ref())
-	sp.purges[ck] = func(ev dlm.Event) {
-		if !ev.Status.OK() {
-			then(nil)
-			return
-		}
-		l := &lock{ref: t.ref(), cookie: ck, sp: sp, resource: o.Resource, lockid: ev.LockID, mode: o.Mode,
-			wanted: dlm.None, state: api.Held, stray: true, probe: true}
-		t.add(l)
-		sp.strays[l.lockid] = l
-		t.takeStray(sp, o, then) // perhaps another one than o
-	}
-	t.do(AdoptAction{Lockspace: sp.id, Cookie: ck, Resource: o.Resource, Mode: o.Mode})
-}
-
-// take makes a stray the lock of an owner, once it is known what its value block
-// tells, and writes that down.
-func (t *Table) take(c *call, l *lock, o api.AdoptOptions, ev dlm.Event) {
-	uid := c.caller.UID
-	if o.HasUID {
-		uid = o.UID
-	}
-	sp := l.sp
-	var u usage
-	if p := t.perUID[uid]; p != nil {
-		u = *p
-	}
-	var e *api.Error
+// written goes on once the record is written, or could not be, and ends once the
+// token is.
+func (o *adoptOp) written(err error) {
+	t, l := o.t, o.l
 	switch {
-	case c.answered:
-		return // the orphan stays what it was
-	case sp.strays[l.lockid] != l || l.flying:
-		e = c.error(api.NotHeld, sp.name, l.resource, dlm.None, "the orphan is gone").WithHint(api.HintListOrphans)
-	case o.HasOwner && t.findOwned(sp, l.resource, uid, o.Owner) != nil:
-		e = c.error(api.AlreadyHeld, sp.name, l.resource, dlm.None, fmt.Sprintf("owner %q already has a lock on the resource; name another owner", o.Owner))
-	case u.locks >= t.limits.LocksPerUID:
-		e = c.error(api.LimitExceeded, sp.name, l.resource, dlm.None, fmt.Sprintf("uid %d has %d locks and may have %d (limits.locks-per-uid)", uid, u.locks, t.limits.LocksPerUID))
-	}
-	if e != nil {
-		t.refuse(c, e)
-		return
-	}
-	t.remove(l)
-	n := &lock{ref: t.ref(), cookie: l.cookie, sp: sp, resource: l.resource, lockid: l.lockid, mode: l.mode, wanted: l.mode, state: api.Converting, busy: c,
-		owner: o.Owner, hasOwner: o.HasOwner, label: o.Label, lifetime: state.Persistent, uid: uid, since: t.now.UnixMicro(), phase: state.Held, asked: c.seq}
-	if uid == c.caller.UID {
-		n.pid, n.session = c.caller.PID, c.caller.Session
-	}
-	if h, ok := t.publishedBy(dlm.Orphan{Mode: l.mode}, ev); ok && !sp.raw {
-		n.token = h.Token
-		sp.highToken = max(sp.highToken, h.Token)
-	} else {
-		n.token = t.token(sp, l.mode, ev)
-	}
-	t.add(n)
-	c.want, c.locks = []api.Want{{Lockspace: sp.name, Resource: n.resource, Mode: n.mode}}, []*lock{n}
-	c.from, c.written, c.token, c.stage = n.mode, n.mode, n.token, stageRecording
-	r := n.record(state.Held)
-	t.append(false, []state.Change{r}, func(err error) { t.taken(c, n, err) })
-}
-
-// taken goes on once the record is written, or could not be.
-func (t *Table) taken(c *call, l *lock, err error) {
-	switch {
+	case o.stage == adoptMarking:
+		o.marked(err)
 	case err != nil:
-		l.phase = 0
-		t.append(true, c.marks(c.locks, state.Gone), nil) // without effect, and ends the state
-		t.remove(l)
-		if l.mode != dlm.None {
-			s := &lock{ref: t.ref(), cookie: l.cookie, sp: l.sp, resource: l.resource, lockid: l.lockid, mode: l.mode,
-				wanted: dlm.None, state: api.Held, stray: true, probe: true}
-			t.add(s)
-			l.sp.strays[s.lockid] = s
-		}
-		e := c.error(api.StateWriteFailed, l.sp.name, l.resource, dlm.None, "the orphan was not adopted, because the state file can't be written: "+err.Error())
-		e.Err = err
-		t.refuse(c, e)
+		o.notRecorded(err)
 	case l.mode == dlm.None:
-		t.endConvert(c, l)
+		o.lost()
 	default:
-		l.sp.orphans = max(l.sp.orphans-1, 0)
-		t.logLock(slog.LevelInfo, "orphan adopted", l, slog.String("session", string(c.caller.Session)))
-		if l.mode >= dlm.PW && !l.sp.raw {
-			t.publish(c, l)
+		o.sp.orphans = max(o.sp.orphans-1, 0)
+		t.logLock(slog.LevelInfo, "orphan adopted", l, slog.String("session", string(o.caller.Session)))
+		if l.mode < dlm.PW || o.sp.raw {
+			o.end()
 			return
 		}
-		t.converted(c, l)
+		o.stage, l.state = adoptPublishing, lockConverting
+		flags, value := t.publishing(&o.call, nil, l, l.mode)
+		t.do(ConvertAction{Lockspace: o.sp.id, Cookie: l.cookie, Mode: l.mode, Flags: dlm.Persistent | flags, Value: value})
 	}
+}
+
+// notRecorded makes the lock an orphan again.
+func (o *adoptOp) notRecorded(err error) {
+	t, l := o.t, o.l
+	l.phase = 0
+	t.append(true, marks([]*lock{l}, state.Gone), nil) // without effect, and ends the state
+	t.remove(l)
+	o.l = nil
+	if l.mode != dlm.None {
+		t.keepUnknown(o.sp, l.cookie, l.resource, l.lockid, l.mode)
+	}
+	e := o.errorOf(api.StateWriteFailed, o.lockspace, o.resource, dlm.None,
+		"the orphan was not adopted, because the state file can't be written: "+err.Error())
+	e.Err = err
+	o.refuse(e)
+}
+
+// completed takes the end of the Convert that writes the value block.
+func (o *adoptOp) completed(l *lock, ev dlm.Event) {
+	if !ev.Status.OK() {
+		// Only the name of the holder is missing; the lock is what it should be.
+		l.noteMode(ev)
+		o.t.logLock(slog.LevelWarn, "value block not written after adoption", l, slog.String("err", ev.Status.String()))
+	}
+	if l.mode == dlm.None {
+		o.lost()
+		return
+	}
+	o.stage = adoptMarking
+	o.t.append(true, []state.Change{state.Mark{ID: uint64(l.ref), Mode: l.mode, HasMode: true, Token: l.token}}, o)
+}
+
+func (o *adoptOp) marked(err error) {
+	if o.l.mode == dlm.None {
+		o.lost()
+		return
+	}
+	if err != nil {
+		o.fail(o.writeError(o.lockspace, o.resource, "the orphan is adopted, but its token can't be recorded yet: ", err))
+	}
+	o.end()
+}
+
+// end ends an adoption well.
+func (o *adoptOp) end() {
+	o.stage = adoptDone
+	if o.err == nil {
+		o.grants = []api.Grant{o.l.grant()}
+		o.t.counters.Converted++
+	}
+	o.reply()
+	o.t.idle(o.l)
+}
+
+// lost ends an adoption whose lock has ended meanwhile.
+func (o *adoptOp) lost() {
+	o.stage = adoptDone
+	o.fail(o.errorOf(api.NotHeld, o.lockspace, o.resource, o.l.mode, "the lock was lost while it was being adopted"))
+	o.logRefused()
+	o.reply()
+	o.t.lose(o.l, "the lock manager no longer knows it")
 }

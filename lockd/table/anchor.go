@@ -50,135 +50,135 @@ import (
 
 // makeAnchor takes the lock by which a later start knows that the lockspace is
 // still the same: in two steps, as every persistent lock.
-func (t *Table) makeAnchor(sp *space) {
+func (sp *lockspace) makeAnchor() {
 	sp.step = spaceMakingAnchor
-	sp.anchorCk = dlm.Cookie(t.ref())
-	t.do(LockAction{Lockspace: sp.id, Cookie: sp.anchorCk, Resource: sp.anchorName, Mode: dlm.NL, Flags: dlm.NoQueue})
+	sp.anchor.cookie = dlm.Cookie(sp.t.locks.nextRef())
+	sp.t.do(LockAction{Lockspace: sp.id, Cookie: sp.anchor.cookie, Resource: sp.anchor.name, Mode: dlm.NL, Flags: dlm.NoQueue})
 }
 
 // anchorEvent takes the events of the anchor.
-func (t *Table) anchorEvent(sp *space, ev dlm.Event) {
+func (sp *lockspace) anchorEvent(ev dlm.Event) {
 	switch {
 	case ev.Op == dlm.OpUnlock: // of one that could not be made persistent
 	case ev.Kind == dlm.Ended:
-		t.anchorEnded(sp)
+		sp.anchorEnded()
 	case sp.step == spaceAdoptingAnchor:
-		t.anchorAdopted(sp, ev)
+		sp.anchorAdopted(ev)
 	case !ev.Status.OK() && sp.state == api.SpaceReady:
-		t.log(slog.LevelError, "the anchor of the lockspace could not be taken again", slog.String("lockspace", sp.name), slog.String("err", ev.Status.String()))
+		sp.t.log(slog.LevelError, "the anchor of the lockspace could not be taken again", slog.String("lockspace", sp.name), slog.String("err", ev.Status.String()))
 		if sp.step == spacePersistingAnchor {
-			t.do(UnlockAction{Lockspace: sp.id, Cookie: sp.anchorCk})
+			sp.t.do(UnlockAction{Lockspace: sp.id, Cookie: sp.anchor.cookie})
 		}
-		sp.step, sp.anchor, sp.retryAt = spaceIdle, 0, t.now.Add(retryMax)
+		sp.step, sp.anchor.id, sp.retryAt = spaceIdle, 0, sp.t.now.Add(retryMax)
 	case !ev.Status.OK():
-		t.failSpace(sp, &api.Error{Op: "join", Lockspace: sp.name, Kind: api.KernelError, Errno: ev.Status.Errno(),
+		sp.fail(&api.Error{Op: "join", Lockspace: sp.name, Kind: api.KernelError, Errno: ev.Status.Errno(),
 			Text: "the anchor lock of the lockspace could not be taken: " + ev.Status.String()}, true)
 	case sp.step == spaceMakingAnchor:
-		sp.step, sp.anchor = spacePersistingAnchor, ev.LockID
-		t.do(ConvertAction{Lockspace: sp.id, Cookie: sp.anchorCk, Mode: dlm.NL, Flags: dlm.Persistent})
+		sp.step, sp.anchor.id = spacePersistingAnchor, ev.LockID
+		sp.t.do(ConvertAction{Lockspace: sp.id, Cookie: sp.anchor.cookie, Mode: dlm.NL, Flags: dlm.Persistent})
 	case sp.step == spacePersistingAnchor:
-		t.recordAnchor(sp)
+		sp.recordAnchor()
 	}
 }
 
 // anchorEnded takes the news that another process removed the anchor. The locks
 // are as good as before, but the next start would take them for void, so
 // another one is made as soon as nothing else is under way.
-func (t *Table) anchorEnded(sp *space) {
+func (sp *lockspace) anchorEnded() {
 	if sp.step == spaceMakingAnchor || sp.step == spacePersistingAnchor {
 		return // the operation under way ends badly
 	}
-	t.log(slog.LevelError, "somebody else removed the anchor of the lockspace", slog.String("lockspace", sp.name))
-	sp.anchor = 0
+	sp.t.log(slog.LevelError, "somebody else removed the anchor of the lockspace", slog.String("lockspace", sp.name))
+	sp.anchor.id = 0
 	if sp.state == api.SpaceReady && sp.step == spaceIdle {
-		t.makeAnchor(sp)
+		sp.makeAnchor()
 	}
 }
 
-func (t *Table) recordAnchor(sp *space) {
+func (sp *lockspace) recordAnchor() {
 	sp.step, sp.recorded = spaceRecordingAnchor, state.Joined
-	t.recordSpace(sp, true, func(error) {
+	sp.writePhase(true, func(error) {
 		switch {
-		case sp.anchor == 0:
-			t.makeAnchor(sp)
+		case sp.anchor.id == 0:
+			sp.makeAnchor()
 			return
 		case sp.state == api.SpaceReady:
 			sp.step = spaceIdle
 		default:
-			t.adoptAll(sp)
+			sp.adoptAll()
 		}
-		for _, ck := range sp.oldAnchors {
-			t.do(UnlockAction{Lockspace: sp.id, Cookie: ck})
+		for _, ck := range sp.anchor.old {
+			sp.t.do(UnlockAction{Lockspace: sp.id, Cookie: ck})
 		}
-		sp.oldAnchors = nil
+		sp.anchor.old = nil
 	})
 }
 
 // anchorAdopted takes the answer of the lock manager whether our anchor is there.
-func (t *Table) anchorAdopted(sp *space, ev dlm.Event) {
+func (sp *lockspace) anchorAdopted(ev dlm.Event) {
 	sp.proven = ev.Status.OK()
 	switch {
 	case ev.Status.OK() && sp.recorded == state.Leaving:
-		t.finishLeave(sp)
+		sp.finishLeave()
 	case ev.Status.OK() && sp.recorded == state.Joined:
-		if ev.LockID != sp.anchor {
-			t.log(slog.LevelWarn, "anchor has another lockid than recorded", slog.String("lockspace", sp.name), slog.Uint64("lkid", uint64(ev.LockID)))
+		if ev.LockID != sp.anchor.id {
+			sp.t.log(slog.LevelWarn, "anchor has another lockid than recorded", slog.String("lockspace", sp.name), slog.Uint64("lkid", uint64(ev.LockID)))
 		}
-		sp.anchor = ev.LockID
-		t.adoptAll(sp)
+		sp.anchor.id = ev.LockID
+		sp.adoptAll()
 	case ev.Status.OK(): // made, and not yet written down
-		sp.anchor = ev.LockID
-		t.recordAnchor(sp)
+		sp.anchor.id = ev.LockID
+		sp.recordAnchor()
 	case ev.Status != dlm.StatusNotFound && ev.Status != dlm.StatusAgain:
-		t.failSpace(sp, &api.Error{Op: "join", Lockspace: sp.name, Kind: api.KernelError, Errno: ev.Status.Errno(),
+		sp.fail(&api.Error{Op: "join", Lockspace: sp.name, Kind: api.KernelError, Errno: ev.Status.Errno(),
 			Text: "the anchor lock could not be adopted: " + ev.Status.String()}, true)
 	default:
-		t.lookInto(sp, func(k Looked) { t.unanchored(sp, k) })
+		sp.lookInto(func(k Looked) { sp.unanchored(k) })
 	}
 }
 
 // lookInto looks who else is in the lockspace and which orphans are. then is not
 // called if the lockspace went away meanwhile.
-func (t *Table) lookInto(sp *space, then func(Looked)) {
-	gen := sp.gen
+func (sp *lockspace) lookInto(then func(Looked)) {
+	attempt := sp.attempt
 	sp.step = spaceLooking
-	t.look(sp, Question{Users: true}, func(k Looked) {
-		if sp.gen == gen && sp.step == spaceLooking {
+	sp.t.look(sp, Question{Users: true}, lookerFunc(func(k Looked) {
+		if sp.attempt == attempt && sp.step == spaceLooking {
 			then(k)
 		}
-	})
+	}))
 }
 
 // unanchored decides what a lockspace is that exists and has no anchor of ours.
-func (t *Table) unanchored(sp *space, k Looked) {
+func (sp *lockspace) unanchored(k Looked) {
 	switch found := sp.recordedIn(k.Orphans); {
 	case !k.HasOrphans && !errors.Is(k.OrphansErr, errNoTables):
-		t.failSpace(sp, unseen(sp, "which locks are in it", k.OrphansErr), true)
+		sp.fail(unseen(sp, "which locks are in it", k.OrphansErr), true)
 	case k.UsersErr != nil && (found || sp.recorded == state.Creating):
-		t.failSpace(sp, unseen(sp, "whether another process uses it", k.UsersErr), true)
+		sp.fail(unseen(sp, "whether another process uses it", k.UsersErr), true)
 	case found && len(k.Users) > 0:
-		t.failSpace(sp, &api.Error{Op: "join", Lockspace: sp.name, Kind: api.LockspaceInUse, Text: "somebody removed the anchor of the lockspace, and " +
+		sp.fail(&api.Error{Op: "join", Lockspace: sp.name, Kind: api.LockspaceInUse, Text: "somebody removed the anchor of the lockspace, and " +
 			usersText(k.Users) + "; stop what uses it first"}, true)
 	case found:
-		t.log(slog.LevelError, "somebody else removed the anchor of the lockspace", slog.String("lockspace", sp.name))
-		sp.proven, sp.anchor = true, 0
-		t.goOn(sp)
+		sp.t.log(slog.LevelError, "somebody else removed the anchor of the lockspace", slog.String("lockspace", sp.name))
+		sp.proven, sp.anchor.id = true, 0
+		sp.goOn()
 	default:
-		t.takeOver(sp, slices.DeleteFunc(slices.Clone(k.Orphans), func(o dlm.Orphan) bool { return !isAnchor(o.Resource) || o.Mode != dlm.NL }), k)
+		sp.takeOver(slices.DeleteFunc(slices.Clone(k.Orphans), func(o dlm.Orphan) bool { return !isAnchor(o.Resource) || o.Mode != dlm.NL }), k)
 	}
 }
 
 // goOn goes on with a lockspace that has turned out to be ours without its anchor.
-func (t *Table) goOn(sp *space) {
+func (sp *lockspace) goOn() {
 	if sp.recorded == state.Leaving {
-		t.finishLeave(sp)
+		sp.finishLeave()
 		return
 	}
-	t.makeAnchor(sp)
+	sp.makeAnchor()
 }
 
 // recordedIn tells whether one of the orphans is a recorded lock.
-func (sp *space) recordedIn(orphans []dlm.Orphan) bool {
+func (sp *lockspace) recordedIn(orphans []dlm.Orphan) bool {
 	return slices.ContainsFunc(orphans, func(o dlm.Orphan) bool {
 		for l := sp.byResource[o.Resource]; l != nil; l = l.nextRes {
 			if l.lockid == o.LockID && l.mode == o.Mode {
@@ -194,71 +194,71 @@ func isAnchor(resource string) bool { return strings.HasPrefix(resource, api.Anc
 
 // takeOver adopts the anchors of earlier instances, whose state files are lost. That
 // of an instance that runs is no orphan, and so can't be adopted.
-func (t *Table) takeOver(sp *space, left []dlm.Orphan, k Looked) {
+func (sp *lockspace) takeOver(left []dlm.Orphan, k Looked) {
 	switch {
 	case len(left) > 0:
 	case !sp.proven:
-		t.unclaimed(sp, k)
+		sp.unclaimed(k)
 		return
 	default:
-		t.tookOver(sp)
+		sp.tookOver()
 		return
 	}
 	sp.step = spaceTakingOver
-	gen, ck := sp.gen, dlm.Cookie(t.ref())
-	sp.purges[ck] = func(ev dlm.Event) {
+	attempt, ck := sp.attempt, dlm.Cookie(sp.t.locks.nextRef())
+	sp.others[ck] = func(ev dlm.Event) {
 		switch {
-		case sp.gen != gen:
+		case sp.attempt != attempt:
 			return
 		case ev.Status.OK():
 			sp.proven = true
-			sp.oldAnchors = append(sp.oldAnchors, ck)
+			sp.anchor.old = append(sp.anchor.old, ck)
 		case ev.Status != dlm.StatusNotFound && ev.Status != dlm.StatusAgain:
-			t.failSpace(sp, &api.Error{Op: "join", Lockspace: sp.name, Kind: api.KernelError, Errno: ev.Status.Errno(),
+			sp.fail(&api.Error{Op: "join", Lockspace: sp.name, Kind: api.KernelError, Errno: ev.Status.Errno(),
 				Text: "the anchor lock of an earlier instance could not be adopted: " + ev.Status.String()}, true)
 			return
 		}
-		t.takeOver(sp, left[1:], k)
+		sp.takeOver(left[1:], k)
 	}
-	t.do(AdoptAction{Lockspace: sp.id, Cookie: ck, Resource: left[0].Resource, Mode: dlm.NL})
+	sp.t.do(AdoptAction{Lockspace: sp.id, Cookie: ck, Resource: left[0].Resource, Mode: dlm.NL})
 }
 
 // tookOver goes on with a lockspace of the service whose map is lost.
-func (t *Table) tookOver(sp *space) {
-	t.log(slog.LevelError, "the lockspace belongs to this service, but the state file that says who holds its locks is lost", slog.String("lockspace", sp.name))
+func (sp *lockspace) tookOver() {
+	sp.t.log(slog.LevelError, "the lockspace belongs to this service, but the state file that says who holds its locks is lost", slog.String("lockspace", sp.name))
 	sp.mapLost = true
-	t.voidAll(sp, "another instance of the service has made the lockspace again since the lock was taken")
+	sp.voidAll("another instance of the service has made the lockspace again since the lock was taken")
 	if sp.recorded == state.Leaving {
-		t.finishLeave(sp)
+		sp.finishLeave()
 		return
 	}
-	sp.recorded, sp.anchor = state.Creating, 0
-	t.recordSpace(sp, true, func(error) { t.makeAnchor(sp) })
+	sp.recorded, sp.anchor.id = state.Creating, 0
+	sp.writePhase(true, func(error) { sp.makeAnchor() })
 }
 
 // unclaimed decides about a lockspace that no instance of the service has an anchor
 // in.
-func (t *Table) unclaimed(sp *space, k Looked) {
+func (sp *lockspace) unclaimed(k Looked) {
 	switch {
 	case sp.recorded == state.Creating && len(k.Users) == 0 && len(k.Orphans) == 0:
 		sp.proven = true
-		t.makeAnchor(sp)
+		sp.makeAnchor()
 	case sp.recorded == state.Leaving:
-		t.log(slog.LevelWarn, "another program has made the lockspace again; it is not touched", slog.String("lockspace", sp.name))
-		t.left(sp, "the lockspace was left and made again by somebody else since the lock was taken")
+		sp.t.log(slog.LevelWarn, "another program has made the lockspace again; it is not touched", slog.String("lockspace", sp.name))
+		sp.left("the lockspace was left and made again by somebody else since the lock was taken")
 	default:
 		if sp.recorded == state.Joined {
-			t.log(slog.LevelWarn, "lockspace was left and joined again, recorded locks in it are void", slog.String("lockspace", sp.name), slog.Int("locks", sp.locks))
-			t.voidAll(sp, "the lockspace was left and joined again since the lock was taken")
+			sp.t.log(slog.LevelWarn, "lockspace was left and joined again, recorded locks in it are void", slog.String("lockspace", sp.name), slog.Int("locks", sp.locks))
+			sp.voidAll("the lockspace was left and joined again since the lock was taken")
 		}
-		t.foreign(sp, k)
+		sp.foreign(k)
 	}
 }
 
 // foreign refuses a lockspace that exists and is not ours: any process that
 // can open a lockspace can unlock everything in it, so sharing one with lvm or
 // a file system is never right.
-func (t *Table) foreign(sp *space, k Looked) {
+func (sp *lockspace) foreign(k Looked) {
 	e := &api.Error{Op: "join", Lockspace: sp.name, Kind: api.LockspaceForeign,
 		Text: "the lockspace exists on this node and was not made by this service, so it is left alone; choose another name, or leave it with dlm_tool leave if nobody uses it"}
 	switch {
@@ -268,14 +268,14 @@ func (t *Table) foreign(sp *space, k Looked) {
 		e.Text += " (if this service made it and has lost its state file, only debugfs can show that: mount debugfs at /sys/kernel/debug, then join again)"
 	}
 	if sp.recorded != 0 {
-		t.notMade(sp)
-		sp.anchor = 0
+		sp.notMade()
+		sp.anchor.id = 0
 	}
-	t.failSpace(sp, e, false)
+	sp.fail(e, false)
 }
 
 // unseen is why a lockspace is not used as long as something can't be looked at.
-func unseen(sp *space, what string, err error) *api.Error {
+func unseen(sp *lockspace, what string, err error) *api.Error {
 	return &api.Error{Op: "join", Lockspace: sp.name, Kind: api.LockspaceInUse, Err: err,
 		Text: fmt.Sprintf("the anchor of the lockspace is missing, and the service can't tell %s: %v", what, err)}
 }

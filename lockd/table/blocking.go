@@ -1,6 +1,8 @@
 package table
 
 import (
+	"fmt"
+
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
@@ -13,11 +15,11 @@ import (
 // DLM does not repeat it.
 func (t *Table) blocking(l *lock, m dlm.Mode) {
 	switch {
-	case l.probe, l.state == api.Releasing:
-	case l.granted:
-		t.tellBlocking(l, m)
-	case !l.blocks || dlm.Stronger(m, l.blocked):
-		l.blocks, l.blocked = true, m
+	case l.kind != clientLock, l.public() == api.Releasing:
+	case l.told:
+		l.sp.tellBlocking(l, m)
+	case l.blocked == dlm.None || dlm.Stronger(m, l.blocked):
+		l.blocked = m
 	}
 }
 
@@ -33,17 +35,17 @@ type contention struct {
 const maxContended = 64
 
 // tellBlocking tells the holder, with the node that waits where it can be known.
-func (t *Table) tellBlocking(l *lock, m dlm.Mode) {
-	switch sp := l.sp; {
+func (sp *lockspace) tellBlocking(l *lock, m dlm.Mode) {
+	switch t := sp.t; {
 	case dlm.Compatible(l.mode, m): // a conversion has made room meanwhile
-	case t.waitsHere(l, m):
-		t.notifyBlocking(l, m, t.node.ID)
+	case sp.waitsHere(l, m):
+		t.notifyBlocking(l, m, t.conf.Node.ID)
 	case sp.state != api.SpaceReady || len(sp.contended) >= maxContended:
 		t.notifyBlocking(l, m, 0)
 	default:
 		sp.contended = append(sp.contended, contention{l, m})
 		if len(sp.contended) == 1 {
-			t.lookWhoWaits(sp)
+			sp.lookWhoWaits()
 		}
 	}
 }
@@ -53,24 +55,24 @@ func (t *Table) notifyBlocking(l *lock, m dlm.Mode, node uint32) {
 }
 
 // lookWhoWaits looks for the first of those who are to be told, then for the next.
-func (t *Table) lookWhoWaits(sp *space) {
-	c := sp.contended[0]
-	t.look(sp, Question{Resource: c.l.resource, Brief: true}, func(k Looked) {
+func (sp *lockspace) lookWhoWaits() {
+	t, c := sp.t, sp.contended[0]
+	t.look(sp, Question{Resource: c.l.resource, Brief: true}, lookerFunc(func(k Looked) {
 		sp.contended = sp.contended[1:]
-		if t.locks[c.l.ref] == c.l && c.l.state != api.Releasing && !dlm.Compatible(c.l.mode, c.mode) {
+		if t.locks.byRef[c.l.ref] == c.l && c.l.public() != api.Releasing && !dlm.Compatible(c.l.mode, c.mode) {
 			t.notifyBlocking(c.l, c.mode, waitingNode(k.Queues, c.mode))
 		}
 		if len(sp.contended) > 0 {
-			t.lookWhoWaits(sp)
+			sp.lookWhoWaits()
 		}
-	})
+	}))
 }
 
 // waitsHere reports whether a lock of this instance waits for m behind l. It
 // looks at so many only.
-func (t *Table) waitsHere(l *lock, m dlm.Mode) bool {
+func (sp *lockspace) waitsHere(l *lock, m dlm.Mode) bool {
 	seen := 0
-	for o := l.sp.byResource[l.resource]; o != nil; o = o.nextRes {
+	for o := sp.byResource[l.resource]; o != nil; o = o.nextRes {
 		if seen++; seen > positionLimit {
 			return false
 		}
@@ -83,7 +85,35 @@ func (t *Table) waitsHere(l *lock, m dlm.Mode) bool {
 
 // queued reports whether l stands in a queue of the DLM, or is about to.
 func (l *lock) queued() bool {
-	return l.flying && l.busy != nil && l.busy.wait > 0 && (l.busy.stage == stageLocking || l.busy.stage == stageConverting)
+	if l.busy == nil || l.busy.wait == 0 {
+		return false
+	}
+	switch o := l.busy.op.(type) {
+	case *acquireOp:
+		return l.state == lockLocking
+	case *convertOp:
+		return l.state == lockConverting && o.stage == convertConverting
+	}
+	return false
+}
+
+// localHolder names a lock of this instance that is in the way of mode.
+func (sp *lockspace) localHolder(resource string, mode dlm.Mode, except *call) string {
+	for l := sp.byResource[resource]; l != nil; l = l.nextRes {
+		if l.mode == dlm.None || dlm.Compatible(l.mode, mode) || except != nil && l.busy == except {
+			continue
+		}
+		who := l.label
+		if who == "" {
+			who = l.owner
+		}
+		s := fmt.Sprintf("this node (%s, uid %d", l.mode, l.uid)
+		if who != "" {
+			s += ", " + fmt.Sprintf("%q", who)
+		}
+		return s + ")"
+	}
+	return ""
 }
 
 // waitingNode finds the node whose lock waits for m; 0 if the queues don't show it.

@@ -1,107 +1,90 @@
 package table
 
 import (
-	"container/heap"
 	"time"
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/lockd/api"
-	"github.com/dlmlock/dlmlockd/process"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
-// stage is how far a call has got. One call drives all its locks through a
-// stage before the next begins.
-type stage uint8
+// operation is what a call wants, and how far it has got. Each of the types that
+// implement it says at its head in which order things happen, and what a crash
+// leaves between any two of them.
+//
+// An operation embeds its call, which implements what it does not need.
+type operation interface {
+	base() *call
+	// start begins the operation, also again after the call has followed another
+	// one.
+	start()
+	// completed, written, valueRead and looked take the outcome of what the
+	// operation has asked for: of the lock manager for one of its locks, of the
+	// state file, of a null lock that read a value block, and of the engine's
+	// tables.
+	completed(l *lock, ev dlm.Event)
+	written(err error)
+	valueRead(ev dlm.Event)
+	looked(k Looked)
+	// giveUp withdraws what can be withdrawn; the call is answered after it.
+	giveUp()
+	// late is the answer if the time of the call is over.
+	late() *api.Error
+	// waitsFor tells what the operation waits for.
+	waitsFor() obstacle
+	// result is what the call is answered with.
+	result() Reply
+	// patience is how long the call may take; 0: as long as it likes.
+	patience() time.Duration
+	// ordered tells whether the order of the session's calls matters, and
+	// resources which resources the call may concern; all is for whatever ones.
+	ordered() bool
+	resources() (in []resourceKey, all bool)
+	// involved are the locks of the operation.
+	involved() []*lock
+}
 
-const (
-	stageNew        stage = iota // nothing done yet, or parked behind another call
-	stageLocking                 // Lock asked, not all answered
-	stageRecording               // the records are being written
-	stagePersisting              // converting in place with PERSISTENT
-	stageMarking                 // "held" (or the new mode) is being written
-	stageConverting              // Convert asked
-	stagePublishing              // converting in place to write the value block
-	stageReleasing               // "releasing" is being written
-	stageUnlocking               // Unlock asked
-	stageForgetting              // "gone" is being written
-	stageRewriting               // acquire of what is held: converting in place to write the value
-	stageProbing                 // reading the value block with a null lock
-	stageDone
-)
-
-var stageNames = [...]string{"new", "locking", "recording", "persisting", "marking", "converting",
-	"publishing", "releasing", "unlocking", "forgetting", "rewriting", "probing", "done"}
-
-func (s stage) String() string { return stageNames[s] }
-
-// callKind tells what a call wants.
-type callKind uint8
-
-const (
-	callAcquire callKind = iota
-	callConvert
-	callRelease
-	callInspect
-	callSpace
-	callOrphans
-	callList
-)
-
-// call is one request of a front end on its way.
+// call is what the table keeps of every call: who made it, its place among the
+// calls of its session, how long it may take, and its answer.
 type call struct {
+	t      *Table
+	op     operation
 	id     CallID // 0: nobody waits for the answer
-	kind   callKind
-	op     string // for errors and logs
+	name   string // of the operation, in errors and logs
 	caller api.Caller
-
-	want  []api.Want         // acquire: what; convert: want[0]; release-many: which resources
-	opts  api.AcquireOptions // acquire
-	sel   api.Selector       // convert, release
-	owner string             // release-owner, release-many
-	all   bool               // release: every match, not exactly one
-	wait  time.Duration
-	value *dlm.Value // acquire, convert: what the client wants to be written into the value block
-
-	space, resource string // release, inspect
-
-	request   api.Ref // a Request: waits without deadline, known by this number
-	isRequest bool
-	announced bool // the front end knows the number
-
-	lifetime bool // release: of locks whose lifetime is over
-	again    bool // with lifetime: it could not be written down before, and that was said
-
-	stage    stage
-	locks    []*lock    // acquire: parallel to want; convert, release: the locks meant
-	fresh    []*lock    // acquire: those of locks that this call makes
-	asked    int        // acquire: how many of fresh the DLM was asked for
-	pending  int        // operations or appends that the stage waits for
-	err      *api.Error // why it fails; the rest of the call is undoing
+	// wait is how long the call may stand in a queue of the lock manager; 0: it
+	// is refused instead.
+	wait     time.Duration
+	err      *api.Error // why it fails; what is left of the operation is undoing
 	answered bool
-	recorded bool  // acquire: the records are in the file
-	parkedAt *lock // the lock whose operation the call waits for
 
-	from    dlm.Mode   // convert: the mode that the client knows of
-	token   uint64     // convert: the token that goes with it
-	written dlm.Mode   // convert: the mode in the state file
-	late    *api.Error // convert: why it was withdrawn, if the DLM heard that in time
+	seq     uint64  // calls are numbered as they come in
+	request api.Ref // a Request: it has no deadline, and is known by this number
+	place   place   // among the calls of its session
 
 	begun    time.Time // when the service had it
 	deadline time.Time
-	heapIdx  int // in table.deadlines, -1 if not there
+	heapIdx  int // in deadlines; -1: it has no deadline
+}
 
-	seq          uint64 // calls are numbered as they come in
-	older, newer *call  // others that the same session has no answer of yet
+func (c *call) base() *call                      { return c }
+func (c *call) completed(*lock, dlm.Event)       {}
+func (c *call) written(error)                    {}
+func (c *call) valueRead(dlm.Event)              {}
+func (c *call) looked(Looked)                    {}
+func (c *call) giveUp()                          {}
+func (c *call) late() *api.Error                 { return c.lateError(c.op.waitsFor()) }
+func (c *call) waitsFor() obstacle               { return obstacle{} }
+func (c *call) result() Reply                    { return DoneReply{} }
+func (c *call) ordered() bool                    { return false }
+func (c *call) resources() ([]resourceKey, bool) { return nil, false }
+func (c *call) involved() []*lock                { return nil }
 
-	// Results.
-	grants     []api.Grant
-	released   uint32
-	inspection *api.Inspection
-	orphans    []api.Orphan
-	page       api.Page
-
-	proc process.ID // acquire: the process that opts.PID meant when the call came in
+func (c *call) patience() time.Duration {
+	if c.wait > 0 {
+		return c.wait
+	}
+	return c.t.conf.OpTimeout
 }
 
 // fail notes why the call fails; the first reason stays.
@@ -111,27 +94,30 @@ func (c *call) fail(e *api.Error) {
 	}
 }
 
-// errorf makes the call's typed error about one resource.
-func (c *call) error(kind api.Kind, lockspace, resource string, mode dlm.Mode, text string) *api.Error {
-	return &api.Error{Op: c.op, Lockspace: lockspace, Resource: resource, Mode: mode, Kind: kind, Text: text}
+// errorOf makes the call's error about one resource.
+func (c *call) errorOf(kind api.Kind, lockspace, resource string, mode dlm.Mode, text string) *api.Error {
+	return &api.Error{Op: c.name, Lockspace: lockspace, Resource: resource, Mode: mode, Kind: kind, Text: text}
 }
 
 // statusError turns the outcome of an operation of l into the call's error.
 func (c *call) statusError(l *lock, mode dlm.Mode, st dlm.Status) *api.Error {
-	e := c.error(api.KernelError, l.sp.name, l.resource, mode, "")
+	e := c.errorOf(api.KernelError, l.sp.name, l.resource, mode, "")
 	switch st {
 	case dlm.StatusAgain:
 		e.Kind, e.Text, e.Hint = api.WouldBlock, "another lock is in the way", api.HintWait
 	case dlm.StatusDeadlock:
-		e.Kind, e.Text = api.Deadlock, "two holders wait for each other to convert; the lock keeps its mode, release it or try again"
+		e.Kind = api.Deadlock
+		e.Text = "two holders wait for each other to convert; the lock keeps its mode, release it or try again"
 	case dlm.StatusCanceled:
 		e.Kind, e.Text = api.Canceled, "the request was canceled"
 	case dlm.StatusNotFound:
 		e.Kind, e.Text = api.NotHeld, "the lock manager does not know the lock any more"
 	case dlm.StatusGone:
-		e.Kind, e.Text = api.NoSuchLockspace, "the lockspace was left while the request was under way; join it again"
+		e.Kind = api.NoSuchLockspace
+		e.Text = "the lockspace was left while the request was under way; join it again"
 	case dlm.StatusUnheard:
-		e.Text = "the kernel reports nothing of this lock any more, because the service was killed in the middle of an operation; release it and acquire it again"
+		e.Text = "the kernel reports nothing of this lock any more, because the service was killed in the middle of an " +
+			"operation; release it and acquire it again"
 	default:
 		e.Errno = st.Errno()
 		e.Text = "the lock manager refused the operation with " + st.String()
@@ -139,66 +125,46 @@ func (c *call) statusError(l *lock, mode dlm.Mode, st dlm.Status) *api.Error {
 	return e
 }
 
-// deadlineHeap orders calls by deadline.
-type deadlineHeap []*call
-
-func (h deadlineHeap) Len() int           { return len(h) }
-func (h deadlineHeap) Less(i, j int) bool { return h[i].deadline.Before(h[j].deadline) }
-func (h deadlineHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].heapIdx, h[j].heapIdx = i, j
-}
-func (h *deadlineHeap) Push(x any) {
-	c := x.(*call)
-	c.heapIdx = len(*h)
-	*h = append(*h, c)
-}
-func (h *deadlineHeap) Pop() any {
-	old := *h
-	c := old[len(old)-1]
-	old[len(old)-1] = nil
-	*h = old[:len(old)-1]
-	c.heapIdx = -1
-	return c
+// writeError says that something could not be written down, and what to do.
+func (c *call) writeError(lockspace, resource, text string, err error) *api.Error {
+	e := c.errorOf(api.StateWriteFailed, lockspace, resource, dlm.None, text+err.Error()+"; "+state.Advice(err))
+	e.Err = err
+	return e
 }
 
-// arm gives the call a deadline.
-func (t *Table) arm(c *call, d time.Duration) {
-	c.deadline = t.now.Add(d)
-	heap.Push(&t.deadlines, c)
-}
-
-// rearm gives the call another deadline.
-func (t *Table) rearm(c *call, d time.Duration) {
-	t.disarm(c)
-	delete(t.requests, c.request)
-	t.arm(c, d)
-}
-
-// disarm takes the call's deadline away.
-func (t *Table) disarm(c *call) {
-	if c.heapIdx >= 0 && c.heapIdx < len(t.deadlines) && t.deadlines[c.heapIdx] == c {
-		heap.Remove(&t.deadlines, c.heapIdx)
+// stoppedError says that a lockspace grants nothing now.
+func (c *call) stoppedError(sp *lockspace, resource string) *api.Error {
+	if sp.health.Known && !sp.health.Quorate {
+		return c.errorOf(api.NotQuorate, sp.name, resource, dlm.None,
+			"the cluster has no quorum, so nothing is granted; bring enough nodes back")
 	}
+	why := sp.health.Reason
+	if why == "" {
+		why = "recovery is under way"
+	}
+	return c.errorOf(api.LockspaceStopped, sp.name, resource, dlm.None,
+		"the lockspace is stopped ("+why+"); try again when it is not")
 }
 
 // reply answers the call once.
-func (t *Table) reply(c *call) {
+func (c *call) reply() {
 	if c.answered {
 		return
 	}
 	c.answered = true
-	t.disarm(c)
-	t.unlist(c)
-	delete(t.requests, c.request)
+	t := c.t
+	t.calls.disarm(c)
+	t.calls.unlist(c)
+	t.leaveLines(c)
+	t.wakeFollowers(c)
 	if c.id == 0 {
 		return
 	}
 	t.count(c)
-	if c.isRequest && (c.err == nil || c.stage != stageDone || len(c.fresh) > 0) {
+	if c.request != 0 && c.err == nil {
 		t.announce(c)
 	}
-	t.do(ReplyAction{c.id, c.result(), c.answer()})
+	t.do(ReplyAction{c.id, c.op.result(), c.answer()})
 }
 
 // answer is the error that the call ends with, or nil. It names this call's
@@ -208,29 +174,45 @@ func (c *call) answer() error {
 		return nil
 	}
 	e := *c.err
-	e.Op = c.op
+	e.Op = c.name
 	return &e
 }
 
-// record returns the state file's record of l.
-func (l *lock) record(p state.Phase) state.Lock {
-	r := state.Lock{
-		ID: uint64(l.ref), Lockspace: l.sp.name, Resource: l.resource, LockID: l.lockid, Mode: l.mode,
-		Phase: p, Token: l.token, Owner: l.owner, HasOwner: l.hasOwner, Label: l.label,
-		Lifetime: l.lifetime, UID: l.uid, PID: l.pid, Since: time.UnixMicro(l.since),
-		PIDStart: l.procStart(),
-	}
-	r.Sender, r.BusID = l.session.Recorded()
-	if l.onLost != nil {
-		r.OnLost, r.OnLostData = l.onLost.Helper, l.onLost.Data
-	}
-	return r
+// refuse answers a call that has done nothing yet.
+func (c *call) refuse(e *api.Error) {
+	c.fail(e)
+	c.logRefused()
+	c.reply()
 }
 
-// procStart is the start time of the process that ends l, or 0.
-func (l *lock) procStart() uint64 {
-	if l.bound == nil {
-		return 0
+// stopWaiting answers a call before it has ended. An acquire releases what it gets
+// after that; a release goes on to its end, because half a release helps nobody.
+func (c *call) stopWaiting(e *api.Error) {
+	if c.answered {
+		return
 	}
-	return l.bound.proc.Start
+	c.fail(e)
+	c.t.unfollow(c)
+	c.op.giveUp()
+	c.reply()
+}
+
+// cancelWaits withdraws the operations of the lock manager that the call has under
+// way.
+func (c *call) cancelWaits(in []*lock) {
+	for _, l := range in {
+		if l != nil && l.inFlight() && l.busy == c {
+			c.t.do(CancelAction{Lockspace: l.sp.id, Cookie: l.cookie})
+			c.t.retries.cancels[l] = struct{}{}
+		}
+	}
+}
+
+// marks returns a mark of every lock.
+func marks(locks []*lock, p state.Phase) []state.Change {
+	changes := make([]state.Change, len(locks))
+	for i, l := range locks {
+		changes[i] = state.Mark{ID: uint64(l.ref), Phase: p}
+	}
+	return changes
 }

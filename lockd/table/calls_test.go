@@ -60,9 +60,9 @@ func TestLostBetweenTwoOperations(t *testing.T) {
 		s.node.Unlock("vms", 2)
 		err := s.done(c)
 		if err == nil {
-			require.Equal(t, 1, s.tab.lockCount(), "answered, and then lost")
+			require.Equal(t, 1, s.tab.locks.count(), "answered, and then lost")
 		} else {
-			require.Zero(t, s.tab.lockCount())
+			require.Zero(t, s.tab.locks.count())
 		}
 		s.agree("x", "y")
 	}
@@ -77,7 +77,7 @@ func TestLostBetweenTwoOperations(t *testing.T) {
 		}
 		s.node.Unlock("vms", 2)
 		require.ErrorIs(t, s.done(c), api.NotHeld, "after %d steps", step)
-		require.Zero(t, s.tab.lockCount())
+		require.Zero(t, s.tab.locks.count())
 		s.agree("x")
 	}
 	require.Equal(t, 3, lost)
@@ -138,11 +138,11 @@ func TestUnlockIsTriedAgain(t *testing.T) {
 			c := begin(s)
 			s.pass(3 * time.Second)
 			require.Equal(t, 1, c.answers, "the answer does not wait for it")
-			require.NotEmpty(t, s.tab.stuck)
+			require.NotEmpty(t, s.tab.retries.unlocks)
 			cluster.Fail(nil)
-			s.pass(nagInterval)
-			require.Empty(t, s.tab.stuck)
-			require.Equal(t, 1, s.tab.lockCount())
+			s.pass(retryInterval)
+			require.Empty(t, s.tab.retries.unlocks)
+			require.Equal(t, 1, s.tab.locks.count())
 			s.agree("x", "z")
 		})
 	}
@@ -155,12 +155,12 @@ func TestReleaseOfTheDeadIsTriedAgain(t *testing.T) {
 	failing(cluster, "unlock", syscall.ENOMEM)
 	s.turn(func() { s.tab.SessionGone(alice.Session) })
 	s.pass(time.Minute)
-	require.Equal(t, 1, s.tab.lockCount())
+	require.Equal(t, 1, s.tab.locks.count())
 	require.ErrorIs(t, s.done(s.acquire(alice, api.AcquireOptions{Lifetime: state.Connection}, wantOf("vms", "y", dlm.EX))), api.InvalidArgs)
 	cluster.Fail(nil)
-	s.pass(nagInterval)
-	require.Zero(t, s.tab.lockCount())
-	require.Empty(t, s.tab.bindings)
+	s.pass(retryInterval)
+	require.Zero(t, s.tab.locks.count())
+	require.Empty(t, s.tab.lifetimes.bindings)
 	s.agree("x", "y")
 }
 
@@ -171,8 +171,8 @@ func TestConnectionEndsWhileConverting(t *testing.T) {
 	c := s.convert(bob, wantOf("vms", "x", dlm.EX), api.Selector{}, 0)
 	s.turn(func() { s.tab.SessionGone(alice.Session) })
 	require.NoError(t, s.done(c))
-	require.Zero(t, s.tab.lockCount())
-	require.Empty(t, s.tab.bindings)
+	require.Zero(t, s.tab.locks.count())
+	require.Empty(t, s.tab.lifetimes.bindings)
 	s.agree("x")
 }
 
@@ -184,11 +184,11 @@ func TestReleaseOfTheDeadAfterOneThatFailed(t *testing.T) {
 	c := s.release(root, "vms", "x", api.Selector{})
 	s.turn(func() { s.tab.SessionGone(alice.Session) })
 	require.ErrorIs(t, s.done(c), api.KernelError)
-	require.Equal(t, 1, s.tab.lockCount())
+	require.Equal(t, 1, s.tab.locks.count())
 	cluster.Fail(nil)
-	s.pass(nagInterval)
-	require.Zero(t, s.tab.lockCount())
-	require.Empty(t, s.tab.bindings)
+	s.pass(retryInterval)
+	require.Zero(t, s.tab.locks.count())
+	require.Empty(t, s.tab.lifetimes.bindings)
 	s.agree("x")
 }
 
@@ -202,7 +202,7 @@ func TestReleaseOutlivesItsCaller(t *testing.T) {
 	c := s.release(alice, "vms", "x", api.Selector{})
 	s.turn(func() { s.tab.SessionGone(alice.Session) })
 	require.NoError(t, s.done(c))
-	require.Zero(t, s.tab.lockCount())
+	require.Zero(t, s.tab.locks.count())
 	s.agree("x")
 }
 
@@ -218,7 +218,7 @@ func TestReleaseOwnerTellsWhatItCant(t *testing.T) {
 	require.ErrorIs(t, s.done(c), api.KernelError)
 	require.ErrorContains(t, c.err, "pool/x")
 	require.EqualValues(t, 1, c.count)
-	require.Equal(t, 1, s.tab.lockCount())
+	require.Equal(t, 1, s.tab.locks.count())
 	c = s.releaseOwner(alice, "vms", "vm1")
 	require.NoError(t, s.done(c))
 	require.Zero(t, c.count)
@@ -259,18 +259,17 @@ func TestParkedCallsAreForgotten(t *testing.T) {
 		s.release(alice, "vms", "x", sel), s.releaseOwner(alice, "", "vm1"),
 		s.acquire(alice, o, wantOf("vms", "x", dlm.PR)), s.convert(alice, wantOf("vms", "x", dlm.EX), sel, time.Second),
 	}
-	l := s.tab.findOwned(s.tab.spaces["vms"], "x", alice.UID, "vm1")
-	require.Len(t, l.parked, 4)
+	require.Equal(t, 4, s.tab.calls.following)
 	s.pass(testOpTimeout)
 	for _, c := range calls {
-		require.Equal(t, 1, c.answers, c.op)
-		require.ErrorIs(t, c.err, api.Timeout, c.op)
+		require.Equal(t, 1, c.answers, c.name)
+		require.ErrorIs(t, c.err, api.Timeout, c.name)
 	}
-	require.Empty(t, l.parked)
+	require.Zero(t, s.tab.calls.following)
 	checkIntegrity(t, s.tab)
 	cluster.Resume("vms")
 	s.pass(api.MaxWait)
-	require.Equal(t, 1, s.tab.lockCount(), "what was not begun is not done later")
+	require.Equal(t, 1, s.tab.locks.count(), "what was not begun is not done later")
 	s.agree("x")
 }
 
@@ -320,7 +319,7 @@ func TestLateErrors(t *testing.T) {
 	cluster.Resume("vms")
 	s.health()
 	s.pass(time.Minute)
-	require.Zero(t, s.tab.lockCount())
+	require.Zero(t, s.tab.locks.count())
 	s.agree("x", "y", "z")
 
 	slow := s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "x", dlm.EX))
@@ -330,7 +329,7 @@ func TestLateErrors(t *testing.T) {
 	s.turn(s.tab.Tick)
 	require.ErrorIs(t, slow.err, api.StateWriteFailed)
 	s.pass(time.Minute)
-	require.Zero(t, s.tab.lockCount())
+	require.Zero(t, s.tab.locks.count())
 	s.agree("x", "y", "z")
 }
 
@@ -344,14 +343,14 @@ func TestProbesAreBounded(t *testing.T) {
 	}
 	for s.deliver() || s.toil(0) {
 	}
-	require.LessOrEqual(t, len(s.tab.locks), maxProbes)
+	require.LessOrEqual(t, len(s.tab.locks.byRef), maxProbes)
 	s.pass(testOpTimeout)
 	for _, c := range s.calls {
 		require.Equal(t, 1, c.answers)
 	}
 	cluster.Resume("vms")
 	s.pass(time.Second)
-	require.Empty(t, s.tab.locks)
+	require.Empty(t, s.tab.locks.byRef)
 	require.Empty(t, s.tab.probes)
 }
 
@@ -508,7 +507,7 @@ func TestRebindNotWritten(t *testing.T) {
 	o.Lifetime = state.Connection
 	require.NoError(t, s.done(s.acquire(alice, o, wantOf("vms", "x", dlm.EX))))
 	again := alice
-	again.Session = session(":1.99")
+	again.Session = busSession(":1.99")
 	s.journal.SetFail(syscall.EIO)
 	err := s.done(s.acquire(again, o, wantOf("vms", "x", dlm.EX)))
 	require.ErrorIs(t, err, api.StateWriteFailed)

@@ -41,39 +41,39 @@ func claim(so bool, format string, a ...any) {
 }
 
 func (t *Table) checkRetries() {
-	for l := range t.doomed {
-		claim(l.flying, "%d is canceled and nothing of it is under way", l.ref)
-		claim(t.locks[l.ref] == l, "a canceled lock that is not in the table")
+	for l := range t.retries.cancels {
+		claim(l.inFlight(), "%d is canceled and nothing of it is under way", l.ref)
+		claim(t.locks.byRef[l.ref] == l, "a canceled lock that is not in the table")
 	}
 	for l := range t.probes {
-		claim(l.probe && t.locks[l.ref] == l, "a probe that is not in the table")
+		claim(l.kind != clientLock && t.locks.byRef[l.ref] == l, "a probe that is not in the table")
 	}
-	for ck, l := range t.alias {
+	for ck, l := range t.locks.alias {
 		claim(ck == l.cookie && ck != dlm.Cookie(l.ref), "alias %d of the cookie %d and the ref %d", ck, l.cookie, l.ref)
-		claim(t.locks[l.ref] == l, "an alias of a lock that is not in the table")
+		claim(t.locks.byRef[l.ref] == l, "an alias of a lock that is not in the table")
 	}
 }
 
 func (t *Table) checkOrder() {
 	holes, seen := 0, map[api.Ref]bool{}
-	for i, o := range t.order {
-		claim(i == 0 || t.order[i-1].ref < o.ref, "order is not sorted")
+	for i, o := range t.locks.order {
+		claim(i == 0 || t.locks.order[i-1].ref < o.ref, "order is not sorted")
 		if o.l == nil {
 			holes++
 			continue
 		}
-		claim(o.ref == o.l.ref && t.locks[o.ref] == o.l, "order has a lock that the table has not")
+		claim(o.ref == o.l.ref && t.locks.byRef[o.ref] == o.l, "order has a lock that the table has not")
 		seen[o.ref] = true
 	}
-	claim(holes == t.holes, "%d holes are counted as %d", holes, t.holes)
-	for ref, l := range t.locks {
-		claim(ref == l.ref && ref < t.nextRef, "lock %d is under %d", l.ref, ref)
-		claim(seen[ref] != l.probe, "lock %d in order", ref)
-		claim(l.sp.step == spaceAdopting || t.byCookie(l.cookie) == l, "lock %d is not found by its cookie", ref)
-		claim(l.busy != nil || l.phase != state.Held || l.state == api.Held, "lock %d is %s with nothing under way", ref, l.state)
-		claim(l.busy == nil || l.state != api.Held, "lock %d is held with a call under way", ref)
+	claim(holes == t.locks.holes, "%d holes are counted as %d", holes, t.locks.holes)
+	for ref, l := range t.locks.byRef {
+		claim(ref == l.ref && ref <= t.locks.last, "lock %d is under %d", l.ref, ref)
+		claim(seen[ref] == (l.kind == clientLock), "lock %d in order", ref)
+		claim(l.sp.step == spaceAdopting || t.locks.byCookie(l.cookie) == l, "lock %d is not found by its cookie", ref)
+		claim(l.busy != nil || l.phase != state.Held || l.public() == api.Held, "lock %d is %s with nothing under way", ref, l.public())
+		claim(l.busy == nil || l.public() != api.Held, "lock %d is held with a call under way", ref)
 	}
-	claim(len(seen) == t.lockCount(), "%d locks are counted as %d", len(seen), t.lockCount())
+	claim(len(seen) == t.locks.count(), "%d locks are counted as %d", len(seen), t.locks.count())
 }
 
 func (t *Table) checkChains() {
@@ -85,7 +85,7 @@ func (t *Table) checkChains() {
 			var prev *lock
 			for l := head; l != nil; prev, l = l, l.nextRes {
 				claim(l.sp == sp && l.resource == res && prev == l.prevRes, "the chain of %q is broken at %d", res, l.ref)
-				claim(t.locks[l.ref] == l && !l.probe, "the chain of %q has a lock that the table has not", res)
+				claim(t.locks.byRef[l.ref] == l && l.kind == clientLock, "the chain of %q has a lock that the table has not", res)
 				inSpace++
 			}
 		}
@@ -93,27 +93,27 @@ func (t *Table) checkChains() {
 		total += inSpace
 	}
 	claim(len(t.byID) == len(t.spaces), "a lockspace without a name")
-	claim(total == t.lockCount(), "a lock in a lockspace that the table does not know")
+	claim(total == t.locks.count(), "a lock in a lockspace that the table does not know")
 }
 
 func (t *Table) checkOwners() {
 	owned, inChains, inHash := 0, 0, 0
-	for _, l := range t.locks {
+	for _, l := range t.locks.byRef {
 		if l.hasOwner {
 			owned++
-			claim(t.findOwned(l.sp, l.resource, l.uid, l.owner) == l, "an owner has two locks on a resource, or a hash chain is broken")
+			claim(t.locks.findOwned(l.sp, l.resource, l.uid, l.owner) == l, "an owner has two locks on a resource, or a hash chain is broken")
 		}
 	}
-	for k, head := range t.owners {
+	for k, head := range t.locks.owners {
 		var prev *lock
 		for l := head; l != nil; prev, l = l, l.nextOwner {
 			claim(k == ownerKey{l.uid, l.owner} && prev == l.prevOwner, "the chain of owner %q is broken at %d", k.owner, l.ref)
 			inChains++
 		}
 	}
-	for h, head := range t.owned {
+	for h, head := range t.locks.owned {
 		for l := head; l != nil; l = l.nextHash {
-			claim(h == t.hash(l.sp.name, l.resource, l.uid, l.owner), "lock %d has another hash", l.ref)
+			claim(h == t.locks.hash(l.sp.name, l.resource, l.uid, l.owner), "lock %d has another hash", l.ref)
 			inHash++
 		}
 	}
@@ -122,14 +122,14 @@ func (t *Table) checkOwners() {
 
 func (t *Table) checkUsage() {
 	want := map[uint32]usage{}
-	waiters := map[*space]int{}
-	for _, l := range t.locks {
-		if l.probe {
+	waiters := map[*lockspace]int{}
+	for _, l := range t.locks.byRef {
+		if l.kind != clientLock {
 			continue
 		}
 		u := want[l.uid]
 		u.locks++
-		if l.flying && l.state == api.Acquiring && l.busy.stage == stageLocking && l.busy.wait > 0 {
+		if l.state == lockLocking && l.busy.wait > 0 {
 			u.waiting++
 			waiters[l.sp]++
 		}
@@ -138,57 +138,58 @@ func (t *Table) checkUsage() {
 	for _, sp := range t.spaces {
 		claim(sp.waiters == waiters[sp], "%d requests wait in %s and not %d", waiters[sp], sp.name, sp.waiters)
 	}
-	for uid, u := range t.perUID {
+	for uid, u := range t.locks.perUID {
 		claim(*u != usage{}, "uid %d uses nothing and is kept", uid)
 		claim(want[uid] == *u, "uid %d uses %+v and not %+v", uid, want[uid], *u)
-		claim(u.locks <= t.limits.LocksPerUID && u.waiting <= t.limits.WaitingPerUID, "uid %d is above its limits", uid)
+		claim(u.locks <= t.conf.Limits.LocksPerUID && u.waiting <= t.conf.Limits.WaitingPerUID, "uid %d is above its limits", uid)
 	}
-	claim(len(t.perUID) == len(want), "a uid is not counted")
+	claim(len(t.locks.perUID) == len(want), "a uid is not counted")
 }
 
-// checkCalls holds the unanswered calls against deadlines, sessions and locks.
+// checkCalls holds the unanswered calls against deadlines, sessions and lines.
 func (t *Table) checkCalls() {
-	for i, c := range t.deadlines {
+	for i, c := range t.calls.deadlines {
 		claim(i == c.heapIdx && !c.answered, "a deadline of a call that needs none")
 	}
-	for session, c := range t.calls {
-		t.checkSession(session, c, false)
+	following := 0
+	for name, s := range t.calls.sessions {
+		following += t.checkSession(name, s)
 	}
-	for session, c := range t.queued {
-		t.checkSession(session, c, true)
-	}
-	parked := 0
-	for session, calls := range t.waiters {
-		claim(len(calls) > 0, "an empty list of waiters")
-		for _, c := range calls {
-			claim(session == c.caller.Session && c.parkedAt != nil && slices.Contains(c.parkedAt.parked, c), "a call that waits for nothing")
-			parked++
-		}
-	}
-	t.checkParked(parked)
-}
-
-func (t *Table) checkSession(session api.Session, calls *call, requests bool) {
-	claim(calls != nil && calls.newer == nil, "the newest call of %q", session)
-	for c := calls; c != nil; c = c.older {
-		claim(c.older == nil || c.older.newer == c, "the chain of the calls of %q is broken", session)
-		claim(!c.answered && session == c.caller.Session && requests == (c.request != 0), "a call in the wrong chain")
-		claim(c.heapIdx >= 0 || t.requests[c.request] == c, "an unanswered call without deadline")
-	}
-}
-
-func (t *Table) checkParked(parked int) {
-	for _, l := range t.locks {
-		for _, c := range l.parked {
-			if c.id != 0 {
-				parked--
+	for _, l := range t.locks.byRef {
+		if c := l.busy; c != nil && l.kind == clientLock {
+			claim(slices.Contains(c.op.involved(), l), "lock %d is busy with a call that does not know it", l.ref)
+			for _, f := range c.place.followers {
+				claim(f.place.follows == c && !f.answered, "a call follows another one that does not know it, or is answered")
 			}
-			claim(!c.answered && l.busy != nil, "a call is parked behind a lock that is idle, or is answered")
-		}
-		if l.busy != nil && !l.probe {
-			claim(slices.Contains(l.busy.locks, l), "lock %d is busy with a call that does not know it", l.ref)
-			claim(l.busy.stage != stageDone, "lock %d is busy with a call that has ended", l.ref)
 		}
 	}
-	claim(parked == 0, "calls are parked that their sessions don't know of, or the other way round")
+	claim(following <= t.calls.following, "%d calls follow others and are counted as %d", following, t.calls.following)
+}
+
+// checkSession checks the calls of a session, and returns how many follow others.
+func (t *Table) checkSession(name api.Session, s *session) int {
+	claim(s.calls != nil || s.requests != nil || len(s.inLine) > 0, "session %q has no calls and is kept", name)
+	for _, head := range []*call{s.calls, s.requests} {
+		for c := head; c != nil; c = c.place.older {
+			claim(c.place.older == nil || c.place.older.place.newer == c, "the chain of the calls of %q is broken", name)
+			claim(!c.answered && name == c.caller.Session && (head == s.requests) == (c.request != 0), "a call in the wrong chain")
+			claim(c.heapIdx >= 0 || t.calls.requests[c.request] != nil, "an unanswered call without deadline")
+		}
+	}
+	following := 0
+	for _, c := range s.inLine {
+		claim(!c.answered && c.caller.Session == name, "an answered call stands in a line")
+		if p := c.place.follows; p != nil {
+			following++
+			claim(slices.Contains(p.place.followers, c), "a call follows another one that does not know it")
+		}
+	}
+	places := 0
+	for k, line := range s.lines {
+		claim(len(line) > 0 && slices.IsSortedFunc(line, bySeq), "the line of %v", k)
+		places += len(line)
+	}
+	claim(places == s.places, "%d places in lines are counted as %d", places, s.places)
+	claim(following == s.following, "%d calls of %q follow others and are counted as %d", following, name, s.following)
+	return following
 }

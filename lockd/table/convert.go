@@ -2,104 +2,323 @@ package table
 
 import (
 	"log/slog"
+	"math"
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
-// The order of events of a conversion, and what a crash between two lines
-// leaves. Adoption tries the recorded mode first and the others after it, so
-// the DLM's answer is the truth in every case:
+// convertOp changes the mode of a lock in place. It also gives a lock a new token
+// whose conversion a crash has cut short.
 //
-//	startConvert  Convert, PERSISTENT repeated   the old mode, or the new one
-//	converted     upward to PW or EX: Convert in place, writes the value block
-//	published     append the new mode            the new mode
-//	written       reply
+// The order of events of a conversion, and what a crash after each line leaves.
+// Adoption tries the recorded mode first and the others after it, so the lock manager's
+// answer is the truth in every case:
 //
-// The new mode comes out of the spare room of the state file; once that can't
-// grow any more, conversions are refused before anything is asked. A new mode
-// that can't be written down all the same is taken back if it is a stronger one.
-// A conversion upward that comes too late is taken back.
+//	start      Convert, PERSISTENT repeated         the old mode, or the new one
+//	converted  upward to PW or EX: Convert in place,
+//	           which writes the value block         the new mode
+//	published  append the new mode                  the new mode
+//	written    reply                                the new mode
+//
+// The new mode comes out of the spare room of the state file; once that can't grow
+// any more, conversions are refused before anything is asked.
+//
+// If the time of a conversion is over it is canceled, and the answer waits for what
+// the lock manager says to that. One upward that was granted after the call was
+// answered, or whose new mode can't be written down, is taken back: it is converted to
+// the old mode, and then that is recorded. A crash in between leaves one or the other.
+type convertOp struct {
+	call
+	want  api.Want
+	sel   api.Selector
+	value *dlm.Value // what the client wants to be written into the value block
+	stage convertStage
+	l     *lock // nil until it is found
 
-func (t *Table) startConvert(c *call) {
-	w := c.want[0]
-	if _, e := t.checkWant(c, w); e != nil {
-		t.refuse(c, e)
-		return
-	}
-	l, parked, e := t.findLock(c, w.Lockspace, w.Resource)
-	switch {
-	case parked:
-		return
-	case e != nil:
-		t.refuse(c, e)
-		return
-	}
-	c.locks = []*lock{l}
-	c.from, c.written, c.token = l.mode, l.mode, l.token
-	if e := t.checkValue(c, max(l.mode, w.Mode)); e != nil {
-		t.refuse(c, e)
-		return
-	}
-	if l.mode == w.Mode && c.value == nil {
-		t.converted(c, l)
-		return
-	}
-	if t.degraded != "" {
-		t.refuse(c, c.error(api.StateWriteFailed, w.Lockspace, w.Resource, w.Mode, t.degraded))
-		return
-	}
-	l.busy, l.state, l.wanted = c, api.Converting, w.Mode
-	t.tell(l)
-	t.convert(c, l, w.Mode, c.wait == 0)
+	from     dlm.Mode   // the mode that the client knows of
+	token    uint64     // the token that goes with it
+	recorded dlm.Mode   // the mode in the state file
+	overdue  *api.Error // why it was withdrawn, if the lock manager received that in time
+	grants   []api.Grant
 }
 
-// convert asks the DLM. Going down is granted at once, with NOQUEUE or without.
-func (t *Table) convert(c *call, l *lock, to dlm.Mode, noQueue bool) {
-	c.stage = stageConverting
+type convertStage uint8
+
+const (
+	convertFinding    convertStage = iota // nothing is done yet
+	convertConverting                     // Convert is in flight
+	convertPublishing                     // Convert in place, to write the value block, is in flight
+	convertRecording                      // the new mode is being written
+	convertReading                        // the value block is being read: for a token, or to name who is in the way
+	convertDone
+)
+
+func (o *convertOp) ordered() bool { return o.id != 0 }
+func (o *convertOp) result() Reply { return GrantedReply{o.grants} }
+
+func (o *convertOp) resources() ([]resourceKey, bool) {
+	return []resourceKey{{o.want.Lockspace, o.want.Resource}}, false
+}
+
+func (o *convertOp) involved() []*lock {
+	if o.l == nil {
+		return nil
+	}
+	return []*lock{o.l}
+}
+
+func (o *convertOp) waitsFor() obstacle {
+	w := o.t.obstacleOf(o.involved(), o.want.Lockspace, o.want.Resource, o.want.Mode)
+	w.queued = o.stage == convertFinding || o.stage == convertConverting
+	w.recording = o.stage == convertRecording
+	if o.stage == convertConverting && o.overdue == nil && w.sp != nil && w.sp.stopped() && !dlm.Stronger(w.mode, o.from) {
+		w.noted = "; the conversion may still take effect, see the mode of the lock"
+	}
+	return w
+}
+
+func (o *convertOp) late() *api.Error {
+	if o.overdue != nil && o.stage == convertConverting {
+		return o.overdue
+	}
+	return o.call.late()
+}
+
+func (o *convertOp) start() {
+	w := o.want
+	_, e := o.checkWant(w)
+	var l *lock
+	if e == nil {
+		l, e = o.findLock(w.Lockspace, w.Resource, o.sel, w.Mode)
+	}
+	if o.place.follows != nil || o.answered {
+		return
+	}
+	if e == nil {
+		o.from, o.recorded, o.token = l.mode, l.mode, l.token
+		e = o.checkValue(o.value, w, max(l.mode, w.Mode))
+	}
+	changes := e == nil && (l.mode != w.Mode || o.value != nil)
+	if changes && o.t.degraded != "" {
+		e = o.errorOf(api.StateWriteFailed, w.Lockspace, w.Resource, w.Mode, o.t.degraded)
+	}
+	if e != nil {
+		o.stage = convertDone
+		o.refuse(e)
+		return
+	}
+	o.l = l
+	if !changes {
+		o.end()
+		return
+	}
+	l.busy, l.state, l.wanted = &o.call, lockChanging, w.Mode
+	o.t.tell(l)
+	o.convert(w.Mode, o.wait == 0)
+}
+
+// convert asks the lock manager. Going down is granted at once, with NOQUEUE or
+// without.
+func (o *convertOp) convert(to dlm.Mode, noQueue bool) {
+	o.stage = convertConverting
 	flags := dlm.Persistent
 	if noQueue {
 		flags |= dlm.NoQueue
 	}
-	more, value := t.publishing(c, l, to)
-	l.flying = true
-	t.do(ConvertAction{Lockspace: l.sp.id, Cookie: l.cookie, Mode: to, Flags: flags | more, Value: value})
+	o.ask(to, flags)
 }
 
-func (t *Table) convertDone(c *call, l *lock, ev dlm.Event) {
-	if !ev.Status.OK() {
-		l.noteMode(ev)
-		if c.err == nil {
-			if c.late != nil && ev.Status == dlm.StatusCanceled {
-				c.fail(c.late)
-			}
-			c.fail(c.statusError(l, c.want[0].Mode, ev.Status))
+// publish writes the holder and the token of the lock into the value block.
+func (o *convertOp) publish() {
+	o.stage = convertPublishing
+	o.ask(o.l.mode, dlm.Persistent)
+}
+
+func (o *convertOp) ask(to dlm.Mode, flags dlm.Flags) {
+	l := o.l
+	more, value := o.t.publishing(&o.call, o.value, l, to)
+	l.state = lockConverting
+	o.t.do(ConvertAction{Lockspace: l.sp.id, Cookie: l.cookie, Mode: to, Flags: flags | more, Value: value})
+}
+
+// completed takes the end of a Convert.
+func (o *convertOp) completed(l *lock, ev dlm.Event) {
+	switch {
+	case o.stage == convertPublishing:
+		o.published(ev)
+	case !ev.Status.OK():
+		o.notConverted(ev)
+	default:
+		o.converted(ev)
+	}
+}
+
+func (o *convertOp) notConverted(ev dlm.Event) {
+	l := o.l
+	l.noteMode(ev)
+	if o.err == nil {
+		if o.overdue != nil && ev.Status == dlm.StatusCanceled {
+			o.fail(o.overdue)
 		}
-		if l.mode != dlm.None && l.mode != c.written { // taking it back has failed
-			t.recordMode(c, l)
-			return
-		}
-		t.endConvert(c, l)
+		o.fail(o.statusError(l, o.want.Mode, ev.Status))
+	}
+	if l.mode != dlm.None && l.mode != o.recorded { // taking it back has failed
+		o.record()
 		return
 	}
+	o.endFailed()
+}
+
+func (o *convertOp) converted(ev dlm.Event) {
+	l := o.l
 	from := l.mode
 	l.mode = ev.Mode
 	l.noteValue(ev)
-	t.renewToken(l, from, ev)
-	t.extend(c)
+	o.t.renewToken(l, from, ev)
+	o.extend()
 	switch {
-	case t.takeBack(c, l):
-	case l.mode >= dlm.PW && dlm.Stronger(l.mode, from) && (!l.sp.raw || c.value != nil):
-		t.publish(c, l)
-	case l.mode == c.written && c.err == nil: // in place, to write a value
-		t.converted(c, l)
-	case l.mode == c.written: // taken back
-		l.token = c.token
-		t.endConvert(c, l)
+	case o.takeBack():
+	case l.mode >= dlm.PW && dlm.Stronger(l.mode, from) && (!l.sp.raw || o.value != nil):
+		o.publish()
+	case l.mode == o.recorded && o.err == nil: // in place, to write a value
+		o.end()
+	case l.mode == o.recorded: // taken back
+		l.token = o.token
+		o.endFailed()
 	default:
-		t.recordMode(c, l)
+		o.record()
 	}
+}
+
+// takeBack undoes a conversion upward that was granted after the call was given
+// up: the lock goes back to the mode that the client knows of.
+func (o *convertOp) takeBack() bool {
+	if !o.answered || !dlm.Stronger(o.l.mode, o.from) {
+		return false
+	}
+	o.l.wanted = o.from
+	o.convert(o.from, false)
+	return true
+}
+
+func (o *convertOp) published(ev dlm.Event) {
+	l := o.l
+	if !ev.Status.OK() {
+		// Only the name of the holder is missing; the lock is what it should be.
+		l.noteMode(ev)
+		o.t.logLock(slog.LevelWarn, "value block not written after conversion", l, slog.String("err", ev.Status.String()))
+	}
+	switch {
+	case l.mode == dlm.None:
+		o.endFailed()
+	case o.takeBack():
+	default:
+		o.record()
+	}
+}
+
+func (o *convertOp) record() {
+	l := o.l
+	o.stage, o.recorded = convertRecording, l.mode
+	o.t.append(true, []state.Change{state.Mark{ID: uint64(l.ref), Mode: l.mode, HasMode: true, Token: l.token}}, o)
+}
+
+// written takes the end of writing the mode.
+func (o *convertOp) written(err error) {
+	l := o.l
+	switch {
+	case l.mode == dlm.None:
+		o.endFailed()
+		return
+	case o.takeBack():
+		return
+	case err != nil && dlm.Stronger(l.mode, o.from):
+		o.fail(o.writeError(l.sp.name, l.resource, "the lock keeps its mode, because the new one can't be recorded: ", err))
+		l.wanted = o.from
+		o.convert(o.from, false)
+		return
+	case err != nil:
+		o.fail(o.writeError(l.sp.name, l.resource, "the lock is converted, but its new mode can't be recorded yet: ", err))
+	}
+	o.end()
+}
+
+// end ends a conversion well.
+func (o *convertOp) end() {
+	t, l := o.t, o.l
+	o.stage = convertDone
+	if o.err == nil {
+		o.grants = []api.Grant{l.grant()}
+		t.counters.Converted++
+		t.logHistory("converted", l, slog.String("session", string(o.caller.Session)),
+			slog.Duration("waited", t.now.Sub(o.begun)))
+	}
+	o.reply()
+	t.idle(l)
+}
+
+// endFailed ends a conversion that failed: the lock is what it was, or lost.
+func (o *convertOp) endFailed() {
+	t, l := o.t, o.l
+	o.stage = convertDone
+	if l.mode == dlm.None {
+		o.fail(o.errorOf(api.NotHeld, l.sp.name, l.resource, o.want.Mode, "the lock was lost while it was being converted"))
+	}
+	o.logRefused()
+	if o.err != nil && o.err.Kind == api.WouldBlock && !o.answered {
+		o.stage = convertReading
+		o.nameHolder()
+	} else {
+		o.reply()
+	}
+	if l.mode == dlm.None {
+		t.lose(l, "the lock manager no longer knows it")
+		return
+	}
+	t.idle(l)
+}
+
+// valueRead takes the value block that tells who is in the way or, where a crash
+// has cut a conversion short, which token was the last.
+func (o *convertOp) valueRead(ev dlm.Event) {
+	l := o.l
+	switch {
+	case o.id != 0:
+		o.stage = convertDone
+		o.nameFrom(ev)
+		o.reply()
+	case l.mode == dlm.None:
+		o.endFailed()
+	case l.mode < dlm.PW:
+		l.token = max(l.token, o.t.token(l.sp, l.mode, ev))
+		o.record()
+	default:
+		l.token = o.t.token(l.sp, l.mode, ev)
+		o.publish()
+	}
+}
+
+// giveUp cancels the conversion.
+func (o *convertOp) giveUp() {
+	if o.stage == convertConverting {
+		o.cancelWaits(o.involved())
+	}
+}
+
+// withdraw cancels a conversion whose time is over, and leaves the answer to the
+// lock manager for a moment: a conversion that was granted after all must not be
+// called a failure, and only one upward can be taken back. It is false where that
+// can't be waited for.
+func (o *convertOp) withdraw() bool {
+	if o.stage != convertConverting || o.overdue != nil || o.l.sp.stopped() {
+		return false
+	}
+	o.overdue = o.late()
+	o.cancelWaits(o.involved())
+	o.t.calls.arm(&o.call, o.t.now.Add(settleTime))
+	return true
 }
 
 // renewToken gives a lock that was converted up its token: before anything else
@@ -122,102 +341,14 @@ func renewsToken(from, to dlm.Mode) bool {
 	return dlm.Stronger(to, from) || to < dlm.PW && to > from
 }
 
-// publish writes the holder and the token of the lock into the value block.
-func (t *Table) publish(c *call, l *lock) {
-	c.stage, l.flying = stagePublishing, true
-	flags, value := t.publishing(c, l, l.mode)
-	t.do(ConvertAction{Lockspace: l.sp.id, Cookie: l.cookie, Mode: l.mode, Flags: dlm.Persistent | flags, Value: value})
-}
-
-// withdraw cancels a conversion whose time is over, and leaves the answer to
-// the lock manager for a moment: a conversion that was granted after all must
-// not be called a failure, and only one upward can be taken back. It is false
-// where that can't be waited for.
-func (t *Table) withdraw(c *call) bool {
-	if c.kind != callConvert || c.stage != stageConverting || c.late != nil || c.locks[0].sp.stopped() {
-		return false
-	}
-	c.late = t.lateError(c)
-	t.cancelFlying(c)
-	t.arm(c, settleTime)
-	return true
-}
-
-// takeBack undoes a conversion upward that was granted after the call was given
-// up: the lock goes back to the mode that the client knows of.
-func (t *Table) takeBack(c *call, l *lock) bool {
-	if !c.answered || !dlm.Stronger(l.mode, c.from) {
-		return false
-	}
-	l.wanted = c.from
-	t.convert(c, l, c.from, false)
-	return true
-}
-
-func (t *Table) publishDone(c *call, l *lock, ev dlm.Event) {
-	if !ev.Status.OK() {
-		// Only the name of the holder is missing; the lock is what it should be.
-		l.noteMode(ev)
-		t.logLock(slog.LevelWarn, "value block not written after conversion", l, slog.String("err", ev.Status.String()))
-	}
-	switch {
-	case l.mode == dlm.None:
-		t.endConvert(c, l)
-	case t.takeBack(c, l):
-	default:
-		t.recordMode(c, l)
-	}
-}
-
-func (t *Table) recordMode(c *call, l *lock) {
-	c.stage, c.written = stageMarking, l.mode
-	t.append(true, []state.Change{state.Mark{ID: uint64(l.ref), Mode: l.mode, HasMode: true, Token: l.token}}, func(err error) {
-		switch {
-		case l.mode == dlm.None:
-			t.endConvert(c, l)
-			return
-		case t.takeBack(c, l):
-			return
-		case err != nil && dlm.Stronger(l.mode, c.from):
-			c.fail(c.writeError(l.sp.name, l.resource, "the lock keeps its mode, because the new one can't be recorded: ", err))
-			l.wanted = c.from
-			t.convert(c, l, c.from, false)
-			return
-		case err != nil:
-			c.fail(c.writeError(l.sp.name, l.resource, "the lock is converted, but its new mode can't be recorded yet: ", err))
-		}
-		t.converted(c, l)
-	})
-}
-
-// converted ends a conversion well.
-func (t *Table) converted(c *call, l *lock) {
-	c.stage = stageDone
-	if c.err == nil {
-		c.grants = []api.Grant{l.grant()}
-		t.counters.Converted++
-		t.logHistory("converted", l, slog.String("session", string(c.caller.Session)),
-			slog.Duration("waited", t.now.Sub(c.begun)))
-	}
-	t.reply(c)
-	t.idle(l)
-}
-
-// endConvert ends a conversion that failed: the lock is what it was, or lost.
-func (t *Table) endConvert(c *call, l *lock) {
-	c.stage = stageDone
-	if l.mode == dlm.None {
-		c.fail(c.error(api.NotHeld, l.sp.name, l.resource, c.want[0].Mode, "the lock was lost while it was being converted"))
-	}
-	t.logRefused(c)
-	if c.err != nil && c.err.Kind == api.WouldBlock && !c.answered {
-		t.nameHolder(c)
-	} else {
-		t.reply(c)
-	}
-	if l.mode == dlm.None {
-		t.lose(l, "the lock manager no longer knows it")
-		return
-	}
-	t.idle(l)
+// renew gives a lock whose conversion upward a crash has cut short a new token: the
+// old one may be smaller than what others were given since. In an exclusive mode it
+// would go into the value block when the lock is released; in a shared one storage
+// would refuse the reader.
+func (t *Table) renew(l *lock) {
+	o := &convertOp{want: api.Want{Lockspace: l.sp.name, Resource: l.resource, Mode: l.mode}, l: l,
+		from: l.mode, recorded: l.mode, token: l.token, stage: convertReading}
+	o.call = call{t: t, op: o, name: "convert", heapIdx: -1, answered: true, seq: math.MaxUint64}
+	l.busy, l.state, l.wanted = &o.call, lockChanging, l.mode
+	t.readValue(l.sp, l.resource, o)
 }

@@ -6,7 +6,7 @@ import "github.com/dlmlock/dlmlockd/lockd/api"
 func (t *Table) count(c *call) {
 	switch {
 	case c.err == nil:
-		if c.kind == callAcquire {
+		if _, acquires := c.op.(*acquireOp); acquires {
 			t.counters.Latency.Observe(t.now.Sub(c.begun))
 		}
 	case c.err.Kind == api.Canceled:

@@ -14,6 +14,38 @@
 // SetTime. internal/conventions holds the package to that: it may import nothing
 // that blocks, waits or tells the time.
 //
+// The states of a lock (lock.go), with what has to come for the next one. In flight
+// are those in capitals; an operation of the lock manager is under way then.
+//
+//	                            Acquire
+//	                               |
+//	  refused, or undone      acquiring <---+
+//	+---------------------------|   |       |
+//	|                     Lock  |   |Convert| granted, or the
+//	|                           v   v       | conversion has ended
+//	|                     LOCKING   PERSISTING
+//	|                           |       |
+//	|                           +-------+   "held" is written
+//	|                                   +---------------------> held
+//	|     start: a record                                      ^  |  |
+//	|            |       adopted, and it was held              |  |  |
+//	|        recorded -----------------------------------------+  |  |
+//	|            |  |                                          |  |  |
+//	|            |  | adopted, and it was not      mode written|  |  |Convert
+//	|            |  v                                          |  |  v
+//	+--------> releasing <--------------------------------+  changing <--+
+//	             |  ^  Release: "releasing" is written    |      |       | ended
+//	      Unlock |  | ended, or failed: tried again       |      v       |
+//	             v  |                                     +--- held   CONVERTING
+//	          UNLOCKING
+//	             |
+//	             v "gone" is written: the lock leaves the table
+//
+// A lock that somebody else ends, or whose lockspace goes away, leaves the table
+// from held and recorded as a lost lock. From any other state its call sees at its
+// next step that it has no mode any more, and ends it. Without an open handle, held
+// is recorded.
+//
 // Concurrency: a Table is not safe for concurrent use. The driver does one turn
 // after another: SetTime, one method that takes an event, EndTurn; and it carries
 // out the actions of a turn before it begins the next one.

@@ -44,9 +44,9 @@ func (h *history) room(now time.Time) (ok bool, missed int) {
 	return true, missed
 }
 
-// record reports whether a line of the history is to be written. With the log level
+// tellsHistory reports whether a line of the history is to be written. With the log level
 // debug all are.
-func (t *Table) record() bool {
+func (t *Table) tellsHistory() bool {
 	if t.debug {
 		return true
 	}
@@ -59,26 +59,40 @@ func (t *Table) record() bool {
 
 // logHistory writes a line of the history about one lock.
 func (t *Table) logHistory(msg string, l *lock, more ...slog.Attr) {
-	if t.record() {
+	if t.tellsHistory() {
 		t.logLock(slog.LevelInfo, msg, l, more...)
 	}
 }
 
 // logWait writes the line of a wait that was not granted, if it was long.
-func (t *Table) logWait(c *call) {
+func (c *call) logWait() {
+	t := c.t
 	waited := t.now.Sub(c.begun)
-	if waited < longWait || c.kind != callAcquire && c.kind != callConvert || !t.record() {
+	if waited < longWait {
+		return
+	}
+	var want []api.Want
+	owner := ""
+	switch o := c.op.(type) {
+	case *acquireOp:
+		want, owner = o.want, o.opts.Owner
+	case *convertOp:
+		want = []api.Want{o.want}
+	default:
+		return
+	}
+	if !t.tellsHistory() {
 		return
 	}
 	mode := dlm.None
-	for _, w := range c.want {
+	for _, w := range want {
 		if w.Lockspace == c.err.Lockspace && w.Resource == c.err.Resource {
 			mode = w.Mode
 		}
 	}
 	t.log(slog.LevelInfo, "waited in vain", slog.String("lockspace", c.err.Lockspace),
 		slog.String("resource", api.Printable(c.err.Resource)), slog.String("mode", mode.String()),
-		slog.String("owner", c.opts.Owner), slog.Uint64("uid", uint64(c.caller.UID)),
+		slog.String("owner", owner), slog.Uint64("uid", uint64(c.caller.UID)),
 		slog.String("session", string(c.caller.Session)), slog.Duration("waited", waited),
 		slog.String("err", c.err.Error()))
 }

@@ -1,7 +1,6 @@
 package table
 
 import (
-	"cmp"
 	"hash/maphash"
 	"sort"
 
@@ -9,68 +8,100 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// The indexes of the table: by number, by cookie, by resource, by owner. Each
-// change and each search costs the same however many locks there are.
+// locks are the locks of the table, by number, by cookie, by resource (in
+// lockspace.byResource), and by owner. Each change and each search costs the same
+// however many locks there are.
+type locks struct {
+	last   api.Ref
+	byRef  map[api.Ref]*lock
+	alias  map[dlm.Cookie]*lock // those whose cookie is not their ref
+	order  []ordered            // clients' locks by ref, with holes
+	holes  int
+	owners map[ownerKey]*lock // head of the owner's locks
+	owned  map[uint64]*lock   // by hash of lockspace, resource, uid, owner
+	hash   func(space, resource string, uid uint32, owner string) uint64
+	perUID map[uint32]*usage
+	// guarded is how many name a helper.
+	guarded int
+}
+
+type ordered struct {
+	ref api.Ref
+	l   *lock
+}
+
+type ownerKey struct {
+	uid   uint32
+	owner string
+}
+
+type usage struct{ locks, waiting int }
+
+func newLocks(seed maphash.Seed) locks {
+	return locks{byRef: map[api.Ref]*lock{}, alias: map[dlm.Cookie]*lock{}, owners: map[ownerKey]*lock{},
+		owned: map[uint64]*lock{}, hash: ownerHash(seed), perUID: map[uint32]*usage{}}
+}
+
+// nextRef hands out a number that was never used before.
+func (x *locks) nextRef() api.Ref {
+	x.last++
+	return x.last
+}
+
+// count is how many locks of clients there are, and own how many of the table's.
+func (x *locks) count() int { return len(x.order) - x.holes }
+func (x *locks) own() int   { return len(x.byRef) - x.count() }
 
 // add puts l, whose names, uid and owner are set, into every index.
-func (t *Table) add(l *lock) {
-	t.locks[l.ref] = l
+func (x *locks) add(l *lock) {
+	x.byRef[l.ref] = l
 	if l.cookie == 0 {
 		l.cookie = dlm.Cookie(l.ref)
 	}
 	if l.cookie != dlm.Cookie(l.ref) {
-		t.alias[l.cookie] = l
+		x.alias[l.cookie] = l
 	}
-	if l.probe {
+	if l.kind != clientLock {
 		return
 	}
-	t.order = append(t.order, ordered{l.ref, l})
+	x.order = append(x.order, ordered{l.ref, l})
 	if head := l.sp.byResource[l.resource]; head != nil {
 		l.resource = head.resource // share the string
 		l.nextRes, head.prevRes = head, l
 	}
 	l.sp.byResource[l.resource] = l
 	l.sp.locks++
-	t.usage(l.uid).locks++
+	x.usage(l.uid).locks++
 	if l.onLost != nil {
-		t.guarded++
+		x.guarded++
 	}
 	if l.hasOwner {
-		t.addOwner(l)
+		x.addOwner(l)
 	}
 }
 
-func (t *Table) addOwner(l *lock) {
+func (x *locks) addOwner(l *lock) {
 	k := ownerKey{l.uid, l.owner}
-	if head := t.owners[k]; head != nil {
+	if head := x.owners[k]; head != nil {
 		k.owner, l.owner = head.owner, head.owner
 		l.nextOwner, head.prevOwner = head, l
 	}
-	t.owners[k] = l
-	h := t.hash(l.sp.name, l.resource, l.uid, l.owner)
-	l.nextHash = t.owned[h]
-	t.owned[h] = l
+	x.owners[k] = l
+	h := x.hash(l.sp.name, l.resource, l.uid, l.owner)
+	l.nextHash = x.owned[h]
+	x.owned[h] = l
 }
 
-// remove takes l out of every index and wakes the calls parked behind it.
-func (t *Table) remove(l *lock) {
-	delete(t.locks, l.ref)
-	delete(t.doomed, l)
-	delete(t.stuck, l)
-	delete(t.overdue, l)
-	if t.alias[l.cookie] == l {
-		delete(t.alias, l.cookie)
+// drop takes l out of every index.
+func (x *locks) drop(l *lock) {
+	delete(x.byRef, l.ref)
+	if x.alias[l.cookie] == l {
+		delete(x.alias, l.cookie)
 	}
-	if l.probe {
-		delete(t.probes, l)
-		if l.stray {
-			delete(l.sp.strays, l.lockid)
-		}
+	if l.kind != clientLock {
 		return
 	}
-	t.tellGone(l)
-	t.unorder(l.ref)
-	t.unbind(l)
+	x.unorder(l.ref)
 	unlink(l)
 	if l.prevRes == nil {
 		if l.nextRes == nil {
@@ -80,16 +111,13 @@ func (t *Table) remove(l *lock) {
 		}
 	}
 	l.sp.locks--
-	t.unuse(l.uid)
+	x.unuse(l.uid)
 	if l.onLost != nil {
-		t.guarded--
+		x.guarded--
 	}
 	if l.hasOwner {
-		t.removeOwner(l)
+		x.removeOwner(l)
 	}
-	l.busy = nil
-	t.unpark(l)
-	t.forgetSpace(l.sp)
 }
 
 // unlink takes l out of the chain of its resource. The chain's head is in the
@@ -103,7 +131,7 @@ func unlink(l *lock) {
 	}
 }
 
-func (t *Table) removeOwner(l *lock) {
+func (x *locks) removeOwner(l *lock) {
 	if l.prevOwner != nil {
 		l.prevOwner.nextOwner = l.nextOwner
 	}
@@ -113,18 +141,18 @@ func (t *Table) removeOwner(l *lock) {
 	k := ownerKey{l.uid, l.owner}
 	if l.prevOwner == nil {
 		if l.nextOwner == nil {
-			delete(t.owners, k)
+			delete(x.owners, k)
 		} else {
-			t.owners[k] = l.nextOwner
+			x.owners[k] = l.nextOwner
 		}
 	}
-	h := t.hash(l.sp.name, l.resource, l.uid, l.owner)
-	p := t.owned[h]
+	h := x.hash(l.sp.name, l.resource, l.uid, l.owner)
+	p := x.owned[h]
 	if p == l {
 		if l.nextHash == nil {
-			delete(t.owned, h)
+			delete(x.owned, h)
 		} else {
-			t.owned[h] = l.nextHash
+			x.owned[h] = l.nextHash
 		}
 		return
 	}
@@ -137,32 +165,41 @@ func (t *Table) removeOwner(l *lock) {
 }
 
 // unorder leaves a hole, and closes the holes when they are the most.
-func (t *Table) unorder(r api.Ref) {
-	i := t.orderIndex(r)
-	if i == len(t.order) || t.order[i].ref != r {
+func (x *locks) unorder(r api.Ref) {
+	i := x.orderIndex(r)
+	if i == len(x.order) || x.order[i].ref != r {
 		return
 	}
-	t.order[i].l = nil
-	t.holes++
-	if t.holes < 64 || t.holes < len(t.order)/2 {
+	x.order[i].l = nil
+	x.holes++
+	if x.holes < 64 || x.holes < len(x.order)/2 {
 		return
 	}
-	live := t.order[:0]
-	for _, o := range t.order {
+	live := x.order[:0]
+	for _, o := range x.order {
 		if o.l != nil {
 			live = append(live, o)
 		}
 	}
-	clear(t.order[len(live):])
-	t.order, t.holes = live, 0
+	clear(x.order[len(live):])
+	x.order, x.holes = live, 0
 }
 
 // orderIndex returns the place of the first entry with a ref of at least r.
-func (t *Table) orderIndex(r api.Ref) int {
-	return sort.Search(len(t.order), func(i int) bool { return t.order[i].ref >= r })
+func (x *locks) orderIndex(r api.Ref) int {
+	return sort.Search(len(x.order), func(i int) bool { return x.order[i].ref >= r })
 }
 
-// ownerHash returns the hash function of table.owned.
+// all yields the locks of clients by ref.
+func (x *locks) all(yield func(*lock) bool) {
+	for _, o := range x.order {
+		if o.l != nil && !yield(o.l) {
+			return
+		}
+	}
+}
+
+// ownerHash returns the hash function of locks.owned.
 func ownerHash(seed maphash.Seed) func(space, resource string, uid uint32, owner string) uint64 {
 	return func(space, resource string, uid uint32, owner string) uint64 {
 		var h maphash.Hash
@@ -179,8 +216,8 @@ func ownerHash(seed maphash.Seed) func(space, resource string, uid uint32, owner
 
 // findOwned returns the lock that an owner has on a resource, or nil: an owner
 // has one at the most.
-func (t *Table) findOwned(sp *space, resource string, uid uint32, owner string) *lock {
-	for l := t.owned[t.hash(sp.name, resource, uid, owner)]; l != nil; l = l.nextHash {
+func (x *locks) findOwned(sp *lockspace, resource string, uid uint32, owner string) *lock {
+	for l := x.owned[x.hash(sp.name, resource, uid, owner)]; l != nil; l = l.nextHash {
 		if l.sp == sp && l.resource == resource && l.uid == uid && l.owner == owner {
 			return l
 		}
@@ -188,44 +225,64 @@ func (t *Table) findOwned(sp *space, resource string, uid uint32, owner string) 
 	return nil
 }
 
-func byRef(a, b *lock) int { return cmp.Compare(a.ref, b.ref) }
-
 // setCookie changes how the engine knows l.
-func (t *Table) setCookie(l *lock, c dlm.Cookie) {
-	if t.alias[l.cookie] == l {
-		delete(t.alias, l.cookie)
+func (x *locks) setCookie(l *lock, c dlm.Cookie) {
+	if x.alias[l.cookie] == l {
+		delete(x.alias, l.cookie)
 	}
 	l.cookie = c
 	if c != dlm.Cookie(l.ref) {
-		t.alias[c] = l
+		x.alias[c] = l
 	}
 }
 
-func (t *Table) byCookie(c dlm.Cookie) *lock {
-	if len(t.alias) > 0 {
-		if l := t.alias[c]; l != nil {
+func (x *locks) byCookie(c dlm.Cookie) *lock {
+	if len(x.alias) > 0 {
+		if l := x.alias[c]; l != nil {
 			return l
 		}
 	}
-	if l := t.locks[api.Ref(c)]; l != nil && l.cookie == c {
+	if l := x.byRef[api.Ref(c)]; l != nil && l.cookie == c {
 		return l
 	}
 	return nil
 }
 
-func (t *Table) usage(uid uint32) *usage {
-	u := t.perUID[uid]
+func (x *locks) usage(uid uint32) *usage {
+	u := x.perUID[uid]
 	if u == nil {
 		u = &usage{}
-		t.perUID[uid] = u
+		x.perUID[uid] = u
 	}
 	return u
 }
 
-func (t *Table) unuse(uid uint32) {
-	u := t.perUID[uid]
+func (x *locks) unuse(uid uint32) {
+	u := x.perUID[uid]
 	u.locks--
 	if *u == (usage{}) {
-		delete(t.perUID, uid)
+		delete(x.perUID, uid)
 	}
+}
+
+// remove takes l out of the table, and wakes the calls that follow what is under way
+// with it.
+func (t *Table) remove(l *lock) {
+	t.retries.drop(l)
+	if l.kind != clientLock {
+		t.locks.drop(l)
+		delete(t.probes, l)
+		if l.kind == unknownOrphan {
+			delete(l.sp.unknown, l.lockid)
+		}
+		return
+	}
+	t.tellGone(l)
+	t.unbind(l)
+	t.locks.drop(l)
+	if c := l.busy; c != nil {
+		l.busy = nil
+		t.wakeFollowers(c)
+	}
+	l.sp.forget()
 }

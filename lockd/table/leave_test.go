@@ -224,7 +224,7 @@ func TestAnchorRemovedWhileDown(t *testing.T) {
 	require.NoError(t, s.done(g))
 	anchor := s.tab.spaces["vms"].anchor
 	s.kill()
-	require.True(t, s.node.Unlock("vms", anchor))
+	require.True(t, s.node.Unlock("vms", anchor.id))
 	s.start()
 	s.onLost = func(l api.Lost) { require.Fail(t, "lost", "%v", l) }
 	s.rest()
@@ -430,7 +430,7 @@ func TestAdoptOrphan(t *testing.T) {
 	s.agree("x", "y", "z")
 	s.restart()
 	s.agree("x", "y", "z")
-	require.Equal(t, 3, s.tab.lockCount())
+	require.Equal(t, 3, s.tab.locks.count())
 	again := s.acquire(root, o, want[0])
 	require.NoError(t, s.done(again))
 	require.Equal(t, g[0].Token, again.grants[0].Token)
@@ -455,9 +455,9 @@ func TestAdoptionRefused(t *testing.T) {
 	require.NoError(t, s.done(s.acquire(root, o, wantOf("vms", "x", dlm.PR))))
 	mine := api.AdoptOptions{Owner: "vm1", HasOwner: true}
 	require.ErrorIs(t, s.done(s.adopt(root, "vms", id, mine)), api.AlreadyHeld)
-	s.tab.limits.LocksPerUID = 1
+	s.tab.conf.Limits.LocksPerUID = 1
 	require.ErrorIs(t, s.done(s.adopt(root, "vms", id, api.AdoptOptions{})), api.LimitExceeded)
-	s.tab.limits = api.DefaultLimits()
+	s.tab.conf.Limits = api.DefaultLimits()
 	require.NoError(t, s.done(s.release(root, "vms", "x", sel)))
 	s.journal.SetFail(syscall.ENOSPC)
 	require.ErrorIs(t, s.done(s.adopt(root, "vms", id, mine)), api.StateWriteFailed)
@@ -490,7 +490,7 @@ func TestAdoptionMeetsTheEnd(t *testing.T) {
 		answered := c.answers == 1
 		s.onLost = func(l api.Lost) { require.Fail(t, "lost", "%v", l) }
 		s.restart()
-		held := s.tab.lockCount() == 1
+		held := s.tab.locks.count() == 1
 		require.True(t, held || !answered, "after %d steps", steps)
 		require.Equal(t, !held, len(s.listOrphans("vms")) == 1, "after %d steps", steps)
 		s.agree("x")

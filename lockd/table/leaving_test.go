@@ -15,7 +15,7 @@ import (
 
 // leaving is a service with a lock on x, whose forced leave is about to be written
 // down.
-func leaving(t *testing.T, o api.AcquireOptions, c api.Caller) (*sim, *simCall) {
+func isLeft(t *testing.T, o api.AcquireOptions, c api.Caller) (*sim, *simCall) {
 	s, _ := simWith(t, "vms")
 	require.NoError(t, s.done(s.acquire(c, o, wantOf("vms", "x", dlm.EX))))
 	l := s.leave(root, "vms", true)
@@ -31,7 +31,7 @@ func leaving(t *testing.T, o api.AcquireOptions, c api.Caller) (*sim, *simCall) 
 func TestConnectionEndsWhileLeaving(t *testing.T) {
 	alice := user(7, ":1.7")
 	for _, unwritten := range []bool{false, true} {
-		s, c := leaving(t, api.AcquireOptions{Lifetime: state.Connection}, alice)
+		s, c := isLeft(t, api.AcquireOptions{Lifetime: state.Connection}, alice)
 		s.turn(func() { s.tab.SessionGone(alice.Session) })
 		if unwritten {
 			s.journal.SetFail(syscall.EIO)
@@ -43,7 +43,7 @@ func TestConnectionEndsWhileLeaving(t *testing.T) {
 		s.rest()
 		require.Error(t, c.err)
 		require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
-		require.Zero(t, s.tab.lockCount(), "it is held for ever")
+		require.Zero(t, s.tab.locks.count(), "it is held for ever")
 		s.agree("x")
 	}
 }
@@ -55,7 +55,7 @@ func TestRemadeWhileLeaving(t *testing.T) {
 	for _, uses := range []bool{false, true} {
 		for _, unwritten := range []bool{false, true} {
 			o, _ := vm("vm1")
-			s, _ := leaving(t, o, root)
+			s, _ := isLeft(t, o, root)
 			var lost []api.Lost
 			s.onLost = func(l api.Lost) { lost = append(lost, l) }
 			require.NoError(t, s.node.Engine().Remove(context.Background(), "vms"))
@@ -74,7 +74,7 @@ func TestRemadeWhileLeaving(t *testing.T) {
 			s.rest()
 			s.pass(2 * retryMax)
 			require.Len(t, lost, 1)
-			require.Zero(t, s.tab.lockCount())
+			require.Zero(t, s.tab.locks.count())
 			require.Equal(t, []string{"vms"}, s.memberOf(), "the other's lockspace is gone")
 			refusedTo(t, s.node, "vms", "x", dlm.EX)
 			require.Empty(t, s.journal.Contents("").Spaces)
@@ -98,7 +98,7 @@ func TestLeaveMeetsAdoption(t *testing.T) {
 	require.NoError(t, s.done(adopted))
 	s.rest()
 	require.ErrorIs(t, left.err, api.LockspaceInUse)
-	require.Equal(t, 1, s.tab.lockCount())
+	require.Equal(t, 1, s.tab.locks.count())
 	s.agree("x")
 }
 
@@ -110,10 +110,10 @@ func TestOverdueIsSaidOnce(t *testing.T) {
 	require.NoError(t, s.done(s.acquire(alice, api.AcquireOptions{Lifetime: state.Connection}, wantOf("vms", "x", dlm.EX))))
 	s.journal.SetFail(syscall.EIO)
 	s.turn(func() { s.tab.SessionGone(alice.Session) })
-	s.pass(10 * nagInterval)
-	require.Equal(t, 1, s.tab.lockCount())
+	s.pass(10 * retryInterval)
+	require.Equal(t, 1, s.tab.locks.count())
 	require.Equal(t, 1, s.said["the lifetime of the lock is over, but its release can't be recorded; it is held until it can"])
 	s.journal.SetFail(0)
-	s.pass(nagInterval)
-	require.Zero(t, s.tab.lockCount())
+	s.pass(retryInterval)
+	require.Zero(t, s.tab.locks.count())
 }

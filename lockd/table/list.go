@@ -3,6 +3,7 @@ package table
 import (
 	"slices"
 	"sort"
+	"time"
 
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
@@ -29,7 +30,7 @@ type listing struct {
 }
 
 func (t *Table) newListing(f api.Filter) *listing {
-	g := &listing{f: f, limit: t.limits.PageSize, after: f.After}
+	g := &listing{f: f, limit: t.conf.Limits.PageSize, after: f.After}
 	if f.Limit > 0 {
 		g.limit = min(g.limit, f.Limit)
 	}
@@ -46,16 +47,16 @@ func (t *Table) lookOn(g *listing) (more bool) {
 	}
 	from := 0
 	if g.after > 0 {
-		from = sort.Search(len(t.order), func(i int) bool { return t.order[i].ref > g.after })
+		from = sort.Search(len(t.locks.order), func(i int) bool { return t.locks.order[i].ref > g.after })
 	}
-	for _, o := range t.order[from:min(len(t.order), from+scanSlice)] {
+	for _, o := range t.locks.order[from:min(len(t.locks.order), from+scanSlice)] {
 		g.page.Looked++
 		if o.l != nil && o.l.matches(&g.f) && !g.add(o.l) {
 			return false
 		}
 		g.after = o.ref
 	}
-	return from+scanSlice < len(t.order)
+	return from+scanSlice < len(t.locks.order)
 }
 
 // add reports false where the page is full: then there is a next one.
@@ -101,9 +102,9 @@ func (t *Table) indexed(f *api.Filter) (in []*lock, ok bool) {
 	case f.Lockspace != "" && f.Resource != "":
 		ok = walk(t.spaces[f.Lockspace].byResource[f.Resource], func(l *lock) *lock { return l.nextRes })
 		return in, ok
-	case f.HasOwner && len(t.perUID) <= indexedMost:
-		for uid := range t.perUID {
-			if !walk(t.owners[ownerKey{uid, f.Owner}], func(l *lock) *lock { return l.nextOwner }) {
+	case f.HasOwner && len(t.locks.perUID) <= indexedMost:
+		for uid := range t.locks.perUID {
+			if !walk(t.locks.owners[ownerKey{uid, f.Owner}], func(l *lock) *lock { return l.nextOwner }) {
 				return nil, false
 			}
 		}
@@ -120,15 +121,38 @@ func (t *Table) list(f api.Filter) (page []api.LockInfo, next api.Ref) {
 	return g.page.Locks, g.page.Next
 }
 
-// listPage answers a List.
-func (t *Table) listPage(c *call, f api.Filter) {
-	g := t.newListing(f)
-	t.chore(func() bool {
-		if t.lookOn(g) {
+// matches reports whether a filter means l.
+func (l *lock) matches(f *api.Filter) bool {
+	return (f.Lockspace == "" || l.sp.name == f.Lockspace) &&
+		(f.Resource == "" || l.resource == f.Resource) &&
+		(!f.HasOwner || l.hasOwner && l.owner == f.Owner) &&
+		(!f.HasUID || l.uid == f.UID) &&
+		(!f.HasMode || l.mode == f.Mode) &&
+		(f.State == 0 || l.public() == f.State) &&
+		(!f.Granted || l.told)
+}
+
+// listOp gives a page of locks. It changes nothing:
+//
+//	look at a slice of the locks in each turn
+//	the page is full, or there are no more: reply
+type listOp struct {
+	call
+	filter api.Filter
+	page   api.Page
+}
+
+func (o *listOp) result() Reply           { return PageReply{o.page} }
+func (o *listOp) patience() time.Duration { return 0 }
+
+func (o *listOp) start() {
+	g := o.t.newListing(o.filter)
+	o.t.chore(func() bool {
+		if o.t.lookOn(g) {
 			return true
 		}
-		c.page, c.stage = g.page, stageDone
-		t.reply(c)
+		o.page = g.page
+		o.reply()
 		return false
 	})
 }

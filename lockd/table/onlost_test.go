@@ -12,9 +12,9 @@ import (
 func TestHelpersAreForThoseNamed(t *testing.T) {
 	policies := map[string]api.HelperPolicy{"root": {}, "uids": {UIDs: []uint32{7}}, "group": {GID: 50, HasGroup: true}}
 	tab := testTable()
-	tab.helpers = policies
+	tab.conf.Helpers = policies
 	ask := func(c api.Caller, helper, data string) *api.Error {
-		return tab.checkOnLost(&call{op: "acquire", caller: c, opts: api.AcquireOptions{OnLost: &api.OnLost{Helper: helper, Data: data}}})
+		return (&call{t: tab, name: "acquire", caller: c}).checkOnLost(&api.OnLost{Helper: helper, Data: data})
 	}
 	grouped := api.Caller{UID: 8, GIDs: []uint32{3, 50}}
 	for name := range policies {

@@ -2,7 +2,6 @@ package table
 
 import (
 	"math"
-	"time"
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/lockd/api"
@@ -14,8 +13,8 @@ import (
 type Operation interface {
 	// Name names the operation in errors.
 	Name() string
-	// call makes the table's entry of it.
-	call() (c *call, start func(*Table, *call))
+	// operation makes the table's entry of it.
+	operation(c call) operation
 }
 
 // The operations.
@@ -108,143 +107,60 @@ func (Orphans) Name() string      { return "list-orphans" }
 func (AdoptOrphan) Name() string  { return "adopt" }
 func (Purge) Name() string        { return "purge" }
 
-func (o Acquire) call() (*call, func(*Table, *call)) {
-	return &call{kind: callAcquire, caller: o.Caller, want: o.Want, opts: o.Options, wait: o.Options.Wait,
-		value: o.Options.Value, proc: o.Process}, nil
+func (o Acquire) operation(c call) operation {
+	c.caller, c.wait = o.Caller, o.Options.Wait
+	return &acquireOp{call: c, want: o.Want, opts: o.Options, proc: o.Process}
 }
 
-func (o Request) call() (*call, func(*Table, *call)) {
-	c := &call{kind: callAcquire, caller: o.Caller, want: []api.Want{o.Want}, opts: o.Options, wait: math.MaxInt64,
-		value: o.Options.Value, proc: o.Process, isRequest: true}
-	return c, nil
+func (o Request) operation(c call) operation {
+	c.caller, c.wait, c.request = o.Caller, math.MaxInt64, c.t.locks.nextRef()
+	return &acquireOp{call: c, want: []api.Want{o.Want}, opts: o.Options, proc: o.Process}
 }
 
-func (o Convert) call() (*call, func(*Table, *call)) {
-	return &call{kind: callConvert, caller: o.Caller, want: []api.Want{o.Want}, sel: o.Selector,
-		wait: o.Options.Wait, value: o.Options.Value}, nil
+func (o Convert) operation(c call) operation {
+	c.caller, c.wait = o.Caller, o.Options.Wait
+	return &convertOp{call: c, want: o.Want, sel: o.Selector, value: o.Options.Value}
 }
 
-func (o Release) call() (*call, func(*Table, *call)) {
-	return &call{kind: callRelease, caller: o.Caller, space: o.Lockspace, resource: o.Resource, sel: o.Selector}, nil
+func (o Release) operation(c call) operation {
+	c.caller = o.Caller
+	return &releaseOp{call: c, means: oneLock{o.Lockspace, o.Resource, o.Selector}}
 }
 
-func (o ReleaseOwner) call() (*call, func(*Table, *call)) {
-	return &call{kind: callRelease, caller: o.Caller, space: o.Lockspace, owner: o.Owner, all: true}, nil
+func (o ReleaseOwner) operation(c call) operation {
+	c.caller = o.Caller
+	return &releaseOp{call: c, means: locksOfOwner{o.Lockspace, o.Owner}}
 }
 
-func (o ReleaseMany) call() (*call, func(*Table, *call)) {
-	resources := o.Resources
-	if resources == nil {
-		resources = []api.Want{}
-	}
-	return &call{kind: callRelease, caller: o.Caller, want: resources, owner: o.Owner,
-		opts: api.AcquireOptions{Labels: o.Labels}, all: true}, nil
+func (o ReleaseMany) operation(c call) operation {
+	c.caller = o.Caller
+	return &releaseOp{call: c, means: locksOfMany{o.Resources, o.Owner, o.Labels}}
 }
 
-func (o Inspect) call() (*call, func(*Table, *call)) {
-	return &call{kind: callInspect, space: o.Lockspace, resource: o.Resource}, (*Table).inspect
+func (o Inspect) operation(c call) operation {
+	return &inspectOp{call: c, lockspace: o.Lockspace, resource: o.Resource}
 }
 
-func (o List) call() (*call, func(*Table, *call)) {
-	return &call{kind: callList}, func(t *Table, c *call) { t.listPage(c, o.Filter) }
+func (o List) operation(c call) operation { return &listOp{call: c, filter: o.Filter} }
+
+func (o Join) operation(c call) operation {
+	c.caller = o.Caller
+	return &joinOp{call: c, lockspace: o.Lockspace}
 }
 
-// spaceTimeout is how long joining and leaving a lockspace may take before the
-// call is answered; both go on after that.
-const spaceTimeout = 20 * time.Second
-
-func (o Join) call() (*call, func(*Table, *call)) {
-	return &call{kind: callSpace, caller: o.Caller, space: o.Lockspace}, func(t *Table, c *call) {
-		t.rearm(c, spaceTimeout)
-		t.join(c)
-	}
+func (o Leave) operation(c call) operation {
+	c.caller = o.Caller
+	return &leaveOp{call: c, lockspace: o.Lockspace, force: o.Force}
 }
 
-func (o Leave) call() (*call, func(*Table, *call)) {
-	return &call{kind: callSpace, caller: o.Caller, space: o.Lockspace}, func(t *Table, c *call) {
-		t.rearm(c, spaceTimeout)
-		t.leave(c, o.Force)
-	}
+func (o Orphans) operation(c call) operation { return &orphansOp{call: c, lockspace: o.Lockspace} }
+
+func (o AdoptOrphan) operation(c call) operation {
+	c.caller = o.Caller
+	return &adoptOp{call: c, lockspace: o.Lockspace, id: o.LockID, opts: o.Options}
 }
 
-func (o Orphans) call() (*call, func(*Table, *call)) {
-	return &call{kind: callOrphans, space: o.Lockspace}, (*Table).orphansOf
-}
-
-func (o AdoptOrphan) call() (*call, func(*Table, *call)) {
-	return &call{kind: callConvert, caller: o.Caller, space: o.Lockspace},
-		func(t *Table, c *call) { t.adoptOrphan(c, o.LockID, o.Options) }
-}
-
-func (o Purge) call() (*call, func(*Table, *call)) {
-	return &call{kind: callSpace, caller: o.Caller, space: o.Lockspace},
-		func(t *Table, c *call) { t.purge(c, o.Expect, o.Some) }
-}
-
-// Submit takes a new call. Its answer is a ReplyAction with that id.
-func (t *Table) Submit(id CallID, o Operation) { t.enter(id, o) }
-
-func (t *Table) enter(id CallID, o Operation) *call {
-	c, start := o.call()
-	c.id, c.op, c.heapIdx = id, o.Name(), -1
-	if c.isRequest {
-		c.request = t.ref()
-	}
-	t.begin(c, start)
-	if c.isRequest && !c.answered {
-		t.announce(c)
-	}
-	return c
-}
-
-// announce says that a Request is under way.
-func (t *Table) announce(c *call) {
-	if !c.announced {
-		c.announced = true
-		t.do(StartedAction{c.id, c.request})
-	}
-}
-
-// begin takes a new call; start is nil for those that submit knows.
-func (t *Table) begin(c *call, start func(*Table, *call)) {
-	switch {
-	case start == nil:
-		t.submit(c)
-	case c.kind == callList: // takes nothing on, and needs nobody's answer
-		start(t, c)
-	case t.stopping:
-		t.refuseStopping(c)
-	default:
-		t.arm(c, t.opTime)
-		start(t, c)
-	}
-}
-
-func (t *Table) refuseStopping(c *call) {
-	c.stage = stageDone
-	c.fail(&api.Error{Op: c.op, Kind: api.ShuttingDown, Text: "the service is stopping; it keeps its locks, ask again when it is back"})
-	t.reply(c)
-}
-
-// result is what the call is answered with.
-func (c *call) result() Reply {
-	switch c.kind {
-	case callAcquire, callConvert:
-		return GrantedReply{c.grants}
-	case callRelease:
-		return ReleasedReply{c.released}
-	case callInspect:
-		if c.inspection != nil && c.err == nil {
-			return InspectionReply{*c.inspection}
-		}
-		return InspectionReply{}
-	case callOrphans:
-		return OrphansReply{c.orphans}
-	case callList:
-		return PageReply{c.page}
-	}
-	if c.op == "purge" {
-		return ReleasedReply{c.released}
-	}
-	return DoneReply{}
+func (o Purge) operation(c call) operation {
+	c.caller = o.Caller
+	return &purgeOp{call: c, lockspace: o.Lockspace, expect: o.Expect, some: o.Some}
 }

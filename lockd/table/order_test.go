@@ -162,15 +162,15 @@ func TestOneCallerInOrder(t *testing.T) {
 		})
 		s.rest()
 		for i, c := range s.calls {
-			require.Equal(rt, 1, c.answers, "call %d (%s) has no answer", i, c.op)
+			require.Equal(rt, 1, c.answers, "call %d (%s) has no answer", i, c.name)
 			got := outcome{count: len(c.grants) + int(c.count)}
 			if e, ok := c.err.(*api.Error); ok {
 				got = outcome{kind: e.Kind}
 			}
-			require.Equal(rt, want[i], got, "call %d (%s)", i, c.op)
+			require.Equal(rt, want[i], got, "call %d (%s)", i, c.name)
 		}
 		got := &plain{}
-		for _, l := range s.tab.locks {
+		for _, l := range s.tab.locks.byRef {
 			got.locks = append(got.locks, &plainLock{wantOf(l.sp.name, l.resource, l.mode), l.owner})
 		}
 		require.Equal(rt, m.String(), got.String())

@@ -48,8 +48,8 @@ var (
 	chaosResources = []string{"x", "y", "z"}
 	chaosOwners    = []string{"", "vm1", "vm2"}
 	chaosCallers   = []api.Caller{
-		{UID: 0, Session: session(":1.0"), Privileged: true},
-		{UID: 7, Session: session(":1.7")}, {UID: 7, Session: session(":1.8")}, {UID: 8, Session: session(":1.9")},
+		{UID: 0, Session: busSession(":1.0"), Privileged: true},
+		{UID: 7, Session: busSession(":1.7")}, {UID: 7, Session: busSession(":1.8")}, {UID: 8, Session: busSession(":1.9")},
 	}
 )
 
@@ -81,8 +81,8 @@ func (c *chaos) heard(ev dlm.Event) {
 
 func (c *chaos) granted(sc *simCall, g api.Grant) {
 	require.NotZero(c.rt, g.LockID)
-	l := c.tab.locks[g.Ref]
-	require.NotNil(c.rt, l, "%s answered with lock %d, which is not there", sc.op, g.Ref)
+	l := c.tab.locks.byRef[g.Ref]
+	require.NotNil(c.rt, l, "%s answered with lock %d, which is not there", sc.name, g.Ref)
 	rec, ok := c.recordOf(g.Ref)
 	if c.journal.Fail == 0 && len(c.writer.Backlog()) == 0 {
 		require.True(c.rt, ok, "lock %d was answered and is not written down", g.Ref)
@@ -94,25 +94,26 @@ func (c *chaos) granted(sc *simCall, g api.Grant) {
 	}
 	p := &promise{grant: g, uid: l.uid, owner: l.owner, life: l.lifetime}
 	p.may = slices.ContainsFunc(c.calls, func(sc *simCall) bool {
-		return sc.kind == callRelease && sc.stage != stageDone && p.meant(sc.call)
+		return sc.answers == 0 && p.meant(sc.what)
 	})
 	c.owed[g.Ref] = p
 }
 
 // meant reports whether a release may mean the lock.
-func (p *promise) meant(c *call) bool {
-	if p.uid != c.caller.UID && !c.caller.Privileged || c.space != "" && c.space != p.grant.Lockspace {
-		return false
-	}
-	if c.want != nil {
-		return c.owner == p.owner && p.uid == c.caller.UID && slices.ContainsFunc(c.want, func(w api.Want) bool {
+func (p *promise) meant(o Operation) bool {
+	of := func(c api.Caller) bool { return p.uid == c.UID || c.Privileged }
+	switch o := o.(type) {
+	case Release:
+		return of(o.Caller) && o.Lockspace == p.grant.Lockspace && o.Resource == p.grant.Resource &&
+			(!o.Selector.HasOwner || o.Selector.Owner == p.owner)
+	case ReleaseOwner:
+		return of(o.Caller) && (o.Lockspace == "" || o.Lockspace == p.grant.Lockspace) && o.Owner == p.owner
+	case ReleaseMany:
+		return p.uid == o.Caller.UID && o.Owner == p.owner && slices.ContainsFunc(o.Resources, func(w api.Want) bool {
 			return w.Lockspace == p.grant.Lockspace && w.Resource == p.grant.Resource
 		})
 	}
-	if c.all {
-		return c.owner == p.owner
-	}
-	return c.resource == p.grant.Resource && (!c.sel.HasOwner || c.sel.Owner == p.owner)
+	return false
 }
 
 func (c *chaos) lost(l api.Lost) {
@@ -163,7 +164,7 @@ func (c *chaos) doRequest(rt *rapid.T) {
 }
 
 func (c *chaos) doCancel(rt *rapid.T) {
-	refs := slices.Sorted(maps.Keys(c.tab.requests))
+	refs := slices.Sorted(maps.Keys(c.tab.calls.requests))
 	if len(refs) == 0 {
 		return
 	}
@@ -176,7 +177,7 @@ func (c *chaos) doCancel(rt *rapid.T) {
 func (c *chaos) doGone(*rapid.T) {
 	who := c.caller()
 	c.drop(func(p *promise) bool {
-		l := c.tab.locks[p.grant.Ref]
+		l := c.tab.locks.byRef[p.grant.Ref]
 		return p.life == state.Connection && l != nil && l.session == who.Session
 	})
 	c.turn(func() { c.tab.SessionGone(who.Session) })
@@ -221,7 +222,7 @@ func (c *chaos) doPurge(rt *rapid.T) {
 	space := rapid.SampledFrom(chaosSpaces).Draw(rt, "space")
 	if e, _ := c.engine.Orphans(context.Background(), space); c.tab.spaces[space] != nil {
 		var ids []dlm.LockID
-		for _, o := range c.tab.unknown(c.tab.spaces[space], e) {
+		for _, o := range c.tab.spaces[space].unexplained(e) {
 			ids = append(ids, o.LockID)
 		}
 		c.call(Purge{Caller: chaosCallers[0], Lockspace: space, Expect: ids, Some: false})
@@ -237,7 +238,7 @@ func (c *chaos) doRelease(rt *rapid.T) {
 	who, w := c.caller(), c.want()
 	o, has := c.owner()
 	sc := c.release(who, w.Lockspace, w.Resource, api.Selector{Owner: o, HasOwner: has})
-	c.drop(func(p *promise) bool { return p.meant(sc.call) })
+	c.drop(func(p *promise) bool { return p.meant(sc.what) })
 }
 
 func (c *chaos) doReleaseOwner(rt *rapid.T) {
@@ -245,14 +246,14 @@ func (c *chaos) doReleaseOwner(rt *rapid.T) {
 	o := rapid.SampledFrom(chaosOwners[1:]).Draw(rt, "owner")
 	space := rapid.SampledFrom([]string{"", "a", "b"}).Draw(rt, "space")
 	sc := c.releaseOwner(who, space, o)
-	c.drop(func(p *promise) bool { return p.meant(sc.call) })
+	c.drop(func(p *promise) bool { return p.meant(sc.what) })
 }
 
 func (c *chaos) doReleaseMany(rt *rapid.T) {
 	who := c.caller()
 	o := rapid.SampledFrom(chaosOwners[1:]).Draw(rt, "owner")
 	sc := c.releaseMany(who, o, c.want(), c.want(), c.want())
-	c.drop(func(p *promise) bool { return p.meant(sc.call) })
+	c.drop(func(p *promise) bool { return p.meant(sc.what) })
 }
 
 func (c *chaos) doSpace(rt *rapid.T) {
@@ -295,7 +296,7 @@ func (c *chaos) doForeign(rt *rapid.T) {
 		return
 	}
 	var in []*lock
-	for _, o := range c.tab.order {
+	for _, o := range c.tab.locks.order {
 		if o.l != nil && o.l.sp == sp && o.l.mode != dlm.None {
 			in = append(in, o.l)
 		}
@@ -428,7 +429,7 @@ func (c *chaos) heal() {
 
 // end lets every call end, and then starts the service anew: it must find what it left.
 func (c *chaos) end() {
-	for _, ref := range slices.Sorted(maps.Keys(c.tab.requests)) {
+	for _, ref := range slices.Sorted(maps.Keys(c.tab.calls.requests)) {
 		c.turn(func() { require.NoError(c.rt, c.tab.CancelRequest(chaosCallers[0], ref)) })
 	}
 	for range 3 {
@@ -436,27 +437,27 @@ func (c *chaos) end() {
 		c.retryJournal()
 	}
 	for _, sc := range c.calls {
-		require.Equal(c.rt, 1, sc.answers, "%s was not answered; it is %s", sc.op, sc.stage)
+		require.Equal(c.rt, 1, sc.answers, "%s was not answered", sc.name)
 	}
-	require.Empty(c.rt, c.tab.deadlines)
-	require.Empty(c.rt, c.tab.calls)
-	require.Empty(c.rt, c.tab.doomed)
+	require.Empty(c.rt, c.tab.calls.deadlines)
+	require.Empty(c.rt, c.tab.calls.sessions)
+	require.Empty(c.rt, c.tab.retries.cancels)
 	require.Empty(c.rt, c.tab.degraded)
-	for _, l := range c.tab.locks {
-		require.Equal(c.rt, api.Held, l.state, "lock %d is still %s", l.ref, l.state)
-		require.True(c.rt, l.stray || !l.probe, "a probe is left")
+	for _, l := range c.tab.locks.byRef {
+		require.Equal(c.rt, api.Held, l.public(), "lock %d is still %s", l.ref, l.public())
+		require.True(c.rt, l.kind == unknownOrphan || l.kind == clientLock, "a probe is left")
 	}
 	checkIntegrity(c.rt, c.tab)
 	c.compare()
-	require.Zero(c.rt, c.tab.parked)
-	for _, b := range c.tab.bindings {
+	require.Zero(c.rt, c.tab.calls.following)
+	for _, b := range c.tab.lifetimes.bindings {
 		require.False(c.rt, b.dead, "a connection has ended, and its locks not")
 	}
-	before := c.tab.lockCount()
+	before := c.tab.locks.count()
 	c.restart()
 	checkIntegrity(c.rt, c.tab)
 	c.compare()
-	require.Equal(c.rt, before, c.tab.lockCount())
+	require.Equal(c.rt, before, c.tab.locks.count())
 }
 
 // compare holds table, state file and lock manager against each other, and
@@ -465,9 +466,14 @@ func (c *chaos) compare() {
 	c.compareModes()
 	checkEngine(c.rt, c.tab, c.engine, chaosResources, func(space string) bool { return c.halted[space] })
 	for _, sc := range c.calls {
-		waits := sc.wait > 0 || sc.parkedAt != nil || sc.kind == callSpace || c.broken || c.halted["a"] || c.halted["b"]
-		require.True(c.rt, waits || sc.answers == 1, "%s waits, and was not to: %s", sc.op, sc.stage)
-		require.False(c.rt, sc.answers == 0 && sc.heapIdx >= 0 && sc.deadline.Before(c.now), "%s is late", sc.op)
+		_, joins := sc.what.(Join)
+		_, leaves := sc.what.(Leave)
+		_, purges := sc.what.(Purge)
+		undone, acquires := sc.op.(*acquireOp) // its marks can't be taken back yet, so no answer would be true
+		unmarking := acquires && undone.stage == acquireUnmarking
+		waits := sc.wait > 0 || unmarking || sc.place.follows != nil || joins || leaves || purges || c.broken || c.halted["a"] || c.halted["b"]
+		require.True(c.rt, waits || sc.answers == 1, "%s waits, and was not to", sc.name)
+		require.False(c.rt, sc.answers == 0 && sc.heapIdx >= 0 && sc.deadline.Before(c.now), "%s is late", sc.name)
 	}
 	for name, sp := range c.tab.spaces {
 		if sp.state == api.SpaceReady {
@@ -477,7 +483,7 @@ func (c *chaos) compare() {
 		}
 	}
 	for ref, p := range c.owed {
-		l := c.tab.locks[ref]
+		l := c.tab.locks.byRef[ref]
 		require.True(c.rt, p.may || l != nil && l.mode != dlm.None, "lock %d was promised and is gone", ref)
 		if l == nil {
 			delete(c.owed, ref)

@@ -26,7 +26,7 @@ func TestQuorumIsKnownOrNot(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			tab := testTable()
-			tab.quorum = c.node
+			tab.conf.Quorum = c.node
 			tab.space("unseen")
 			for i, h := range c.spaces {
 				sp := tab.space(string(rune('a' + i)))

@@ -9,8 +9,8 @@ import (
 // Settings are what may change while locks are held. No value has a default.
 type Settings struct {
 	Limits     api.Limits
-	OpTimeout  time.Duration
-	Lockspaces []string // to be joined, now and at every start
+	OpTimeout  time.Duration // how long a call waits for the lock manager that names no time
+	Lockspaces []string      // to be joined, now and at every start
 	Helpers    map[string]api.HelperPolicy
 }
 
@@ -19,7 +19,7 @@ func (t *Table) Reconfigure(set Settings) {
 	if t.stopping {
 		return
 	}
-	t.limits, t.opTime, t.helpers = set.Limits, set.OpTimeout, set.Helpers
+	t.conf.Settings = set
 	for _, sp := range t.spaces {
 		sp.configured = false
 	}
@@ -29,10 +29,10 @@ func (t *Table) Reconfigure(set Settings) {
 		// One that is being left is joined again when that is done, and one
 		// that failed is tried again at once.
 		if sp.step == spaceIdle && sp.state != api.SpaceReady && sp.state != api.SpaceLeaving {
-			t.open(sp)
+			sp.join()
 		}
 	}
 	for _, name := range t.LockspaceNames() {
-		t.dropSpace(t.spaces[name]) // named no more, and not joined
+		t.spaces[name].drop() // named no more, and not joined
 	}
 }

@@ -7,7 +7,7 @@ import (
 // CancelRequest withdraws a Request that still waits. Only its own uid or a
 // privileged caller may.
 func (t *Table) CancelRequest(who api.Caller, ref api.Ref) error {
-	c := t.requests[ref]
+	c := t.calls.requests[ref]
 	if c == nil {
 		return &api.Error{Op: "cancel", Kind: api.NotHeld, Text: "the request does not wait any more"}
 	}
@@ -16,7 +16,7 @@ func (t *Table) CancelRequest(who api.Caller, ref api.Ref) error {
 			Text: "the request belongs to another user"}
 	}
 	w := c.want[0]
-	t.giveUp(c, c.error(api.Canceled, w.Lockspace, w.Resource, w.Mode, "the request was canceled"))
+	c.stopWaiting(c.errorOf(api.Canceled, w.Lockspace, w.Resource, w.Mode, "the request was canceled"))
 	return nil
 }
 
@@ -27,8 +27,8 @@ const positionLimit = 1000
 // Position counts the older ones in the chain of the resource, which begins
 // with the youngest.
 func (t *Table) Position(ref api.Ref) int {
-	c := t.requests[ref]
-	if c == nil || c.stage != stageLocking || len(c.fresh) != 1 {
+	c := t.calls.requests[ref]
+	if c == nil || c.stage != acquireLocking || len(c.fresh) != 1 {
 		return 0
 	}
 	place, seen := 1, 0
@@ -36,17 +36,9 @@ func (t *Table) Position(ref api.Ref) int {
 		if seen++; seen > positionLimit {
 			return 0
 		}
-		if l.flying && l.busy.stage == stageLocking && l.busy.wait > 0 {
+		if l.state == lockLocking && l.busy.wait > 0 {
 			place++
 		}
 	}
 	return place
-}
-
-// Lock describes one lock by its number.
-func (t *Table) Lock(ref api.Ref) (info api.LockInfo, ok bool) {
-	if l := t.locks[ref]; l != nil && !l.probe {
-		return l.info(), true
-	}
-	return api.LockInfo{}, false
 }

@@ -64,12 +64,13 @@ const testOpTimeout = 10 * time.Second
 func testTable() *Table { return testTableWith(api.DefaultLimits(), "test") }
 
 func testTableWith(limits api.Limits, inst string) *Table {
-	return New(Config{Limits: limits, OpTimeout: testOpTimeout, Instance: inst, Engine: "local", Sessions: []api.Session{session("")}, Seed: maphash.MakeSeed()})
+	return New(Config{Settings: Settings{Limits: limits, OpTimeout: testOpTimeout}, Instance: inst, Engine: "local", Sessions: []api.Session{busSession("")}, Seed: maphash.MakeSeed()})
 }
 
 // simCall is one call with what came back.
 type simCall struct {
 	*call
+	what       Operation
 	inspection api.Inspection
 	orphans    []api.Orphan
 	answers    int
@@ -92,8 +93,8 @@ func (s *sim) start() {
 	info, err := s.engine.Node(context.Background())
 	require.NoError(s.t, err)
 	s.tab = testTableWith(s.limits, s.inst)
-	s.tab.node = info
-	s.tab.epoch, s.tab.noted = s.epoch, s.epoch
+	s.tab.conf.Node = info
+	s.tab.clock.epoch, s.tab.clock.noted = s.epoch, s.epoch
 	s.inbox, s.appends, s.work, s.calls, s.opened = nil, nil, nil, nil, map[LockspaceID]dlm.Lockspace{}
 	tab := s.tab
 	post := func(fn func()) {
@@ -271,7 +272,7 @@ func (s *sim) answered(a ReplyAction) {
 	require.GreaterOrEqual(s.t, i, 0, "an answer to a call that nobody made")
 	c := s.calls[i]
 	c.answers++
-	require.Equal(s.t, 1, c.answers, "%s was answered twice", c.op)
+	require.Equal(s.t, 1, c.answers, "%s was answered twice", c.name)
 	c.err = a.Err
 	switch r := a.Reply.(type) {
 	case GrantedReply:
@@ -293,7 +294,7 @@ func (s *sim) answered(a ReplyAction) {
 // call makes a call.
 func (s *sim) call(o Operation) *simCall {
 	s.lastID++
-	sc := &simCall{call: &call{id: s.lastID, op: o.Name()}}
+	sc := &simCall{call: &call{id: s.lastID, name: o.Name()}, what: o}
 	s.calls = append(s.calls, sc)
 	s.turn(func() { sc.call = s.tab.enter(s.lastID, o) })
 	return sc
@@ -422,13 +423,13 @@ func wantOf(lockspace, resource string, m dlm.Mode) api.Want {
 }
 
 // session is the session of a connection to the bus of the tests.
-func session(name string) api.Session { return api.MakeSession("dbus", "bus", name) }
+func busSession(name string) api.Session { return api.MakeSession("dbus", "bus", name) }
 
 var (
-	root  = api.Caller{UID: 0, PID: 1, Session: session(":1.1"), Privileged: true}
+	root  = api.Caller{UID: 0, PID: 1, Session: busSession(":1.1"), Privileged: true}
 	alice = user(1000, ":1.10")
 )
 
 func user(uid uint32, name string) api.Caller {
-	return api.Caller{UID: uid, PID: 100 + uid, Session: session(name)}
+	return api.Caller{UID: uid, PID: 100 + uid, Session: busSession(name)}
 }

@@ -72,59 +72,59 @@ func (c *spaceClock) later(now time.Time) {
 func (c *spaceClock) newMembers() { c.rounds, c.askAt = 0, time.Time{} }
 
 // syncClock does what is due for the clock of a lockspace.
-func (t *Table) syncClock(sp *space) {
-	if sp.raw || sp.state != api.SpaceReady || !sp.open || sp.stopped() || len(sp.health.Members) < 2 || t.now.Before(sp.clock.askAt) {
+func (sp *lockspace) syncClock() {
+	if sp.raw || sp.state != api.SpaceReady || !sp.open || sp.stopped() || len(sp.health.Members) < 2 || sp.t.now.Before(sp.clock.askAt) {
 		return
 	}
 	switch c := &sp.clock; {
 	case c.step == clockOff:
 		c.step = clockReading
-		t.do(ClockAction{Lockspace: sp.id, Mode: dlm.NL, First: true})
+		sp.t.do(ClockAction{Lockspace: sp.id, Mode: dlm.NL, First: true})
 	case c.step == clockIdle:
 		c.step, c.blocked = clockAsking, false
-		t.do(ClockAction{Lockspace: sp.id, Mode: dlm.PW})
+		sp.t.do(ClockAction{Lockspace: sp.id, Mode: dlm.PW})
 	case c.step == clockHeld && c.blocked:
-		t.yieldClock(sp)
+		sp.yieldClock()
 	}
 }
 
 // yieldClock writes what the clock says and lets the next one have it.
-func (t *Table) yieldClock(sp *space) {
+func (sp *lockspace) yieldClock() {
 	sp.clock.step, sp.clock.blocked = clockYielding, false
-	v := api.Holder{Mode: dlm.None, Token: t.clock()}.Encode()
-	t.do(ClockAction{Lockspace: sp.id, Mode: dlm.NL, Value: &v})
+	v := api.Holder{Mode: dlm.None, Token: sp.t.clock.read()}.Encode()
+	sp.t.do(ClockAction{Lockspace: sp.id, Mode: dlm.NL, Value: &v})
 }
 
 // clockEvent takes the events of the lock.
-func (t *Table) clockEvent(sp *space, ev dlm.Event) {
+func (sp *lockspace) clockEvent(ev dlm.Event) {
 	c := &sp.clock
 	switch {
 	case ev.Kind == dlm.Blocking:
 		c.blocked = true
 		if c.step == clockHeld {
-			t.yieldClock(sp)
+			sp.yieldClock()
 		}
 	case ev.Kind == dlm.Ended || ev.Status == dlm.StatusNotFound || ev.Status == dlm.StatusGone,
 		!ev.Status.OK() && c.step == clockReading:
 		*c = spaceClock{rounds: clockRounds}
-		c.later(t.now)
+		c.later(sp.t.now)
 	case !ev.Status.OK() && c.step == clockYielding:
-		c.step, c.blocked, c.askAt = clockHeld, true, t.now.Add(clockInterval)
+		c.step, c.blocked, c.askAt = clockHeld, true, sp.t.now.Add(clockInterval)
 	case !ev.Status.OK():
-		c.step, c.askAt = clockIdle, t.now.Add(clockInterval)
+		c.step, c.askAt = clockIdle, sp.t.now.Add(clockInterval)
 	case c.step == clockReading:
-		t.readClock(ev)
+		sp.t.readClock(ev)
 		c.step = clockIdle
-		t.syncClock(sp)
+		sp.syncClock()
 	case c.step == clockAsking:
-		t.readClock(ev)
+		sp.t.readClock(ev)
 		c.step = clockHeld
 		if c.blocked {
-			t.yieldClock(sp)
+			sp.yieldClock()
 		}
 	case c.step == clockYielding:
 		c.step = clockIdle
-		c.later(t.now)
+		c.later(sp.t.now)
 	}
 }
 

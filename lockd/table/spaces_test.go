@@ -51,7 +51,7 @@ func TestAnchorIsMadeAgain(t *testing.T) {
 	o, sel := vm("vm1")
 	g := s.acquire(root, o, wantOf("vms", "x", dlm.EX))
 	require.NoError(t, s.done(g))
-	require.True(t, s.node.Unlock("vms", s.tab.spaces["vms"].anchor))
+	require.True(t, s.node.Unlock("vms", s.tab.spaces["vms"].anchor.id))
 	s.rest()
 	s.agree("x")
 	require.NoError(t, s.done(s.convert(root, wantOf("vms", "x", dlm.PR), sel, 0)))
@@ -69,14 +69,14 @@ func TestAnchorIsTriedAgain(t *testing.T) {
 			o, _ := vm("vm1")
 			require.NoError(t, s.done(s.acquire(root, o, wantOf("vms", "x", dlm.EX))))
 			failing(cluster, op, syscall.ENOMEM)
-			require.True(t, s.node.Unlock("vms", s.tab.spaces["vms"].anchor))
+			require.True(t, s.node.Unlock("vms", s.tab.spaces["vms"].anchor.id))
 			s.rest()
 			require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
 			cluster.Fail(nil)
 			s.pass(retryMax)
 			s.agree("x")
 			s.restart()
-			require.Equal(t, 1, s.tab.lockCount())
+			require.Equal(t, 1, s.tab.locks.count())
 			s.agree("x")
 		})
 	}
@@ -92,7 +92,7 @@ func TestAnchorEndsWhileAdopting(t *testing.T) {
 	for s.tab.spaces["vms"].step != spaceAdopting {
 		require.True(t, s.deliver() || s.write() || s.toil(0))
 	}
-	require.True(t, s.node.Unlock("vms", s.tab.spaces["vms"].anchor))
+	require.True(t, s.node.Unlock("vms", s.tab.spaces["vms"].anchor.id))
 	s.rest()
 	require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
 	s.agree("x")
@@ -126,7 +126,7 @@ func TestActivationIsTriedAgain(t *testing.T) {
 			s.pass(retryMax)
 			require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
 			s.agree("x", "y", "z")
-			require.Equal(t, 3, s.tab.lockCount())
+			require.Equal(t, 3, s.tab.locks.count())
 			require.Len(t, s.handles(), 1, "a handle is left open")
 		})
 	}
@@ -154,7 +154,7 @@ func TestJoinIsTriedAgain(t *testing.T) {
 			cluster.Fail(nil)
 			s.pass(retryMax)
 			require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
-			q, err := s.engine.Queues(context.Background(), "vms", s.tab.spaces["vms"].anchorName)
+			q, err := s.engine.Queues(context.Background(), "vms", s.tab.spaces["vms"].anchor.name)
 			require.NoError(t, err)
 			require.Len(t, q.Granted, 1, "anchors of attempts that failed")
 			s.agree()
@@ -212,7 +212,7 @@ func TestLeaveIsTriedAgain(t *testing.T) {
 	cluster.Fail(nil)
 	require.NoError(t, s.done(join))
 	require.Equal(t, 1, lost)
-	require.Zero(t, s.tab.lockCount())
+	require.Zero(t, s.tab.locks.count())
 	s.agree("x")
 }
 
@@ -252,7 +252,7 @@ func TestLockspaceGoesUnderneath(t *testing.T) {
 		require.Equal(t, 1, c.answers)
 		s.pass(retryMax)
 		if c.err != nil {
-			require.Zero(t, s.tab.lockCount(), "after %d writes", writes)
+			require.Zero(t, s.tab.locks.count(), "after %d writes", writes)
 		}
 		s.agree("x", "y")
 	}
@@ -285,7 +285,7 @@ func TestDegradedEnds(t *testing.T) {
 	require.NoError(t, s.done(s.acquire(root, o, wantOf("vms", "x", dlm.EX))), "what is held is still known")
 	require.NoError(t, s.done(s.acquire(root, api.AcquireOptions{})), "nothing needs no room")
 	require.NoError(t, s.done(s.release(root, "vms", "x", sel)), "releases are served")
-	require.Zero(t, s.tab.lockCount())
+	require.Zero(t, s.tab.locks.count())
 	s.journal.SetFail(0)
 	s.retryJournal()
 	s.rest()
@@ -327,7 +327,7 @@ func TestPurge(t *testing.T) {
 	require.NoError(t, two.err)
 	require.Zero(t, two.count)
 	s.agree("x")
-	require.Equal(t, 1, s.tab.lockCount())
+	require.Equal(t, 1, s.tab.locks.count())
 	s.restart()
 	s.agree("x")
 }
@@ -366,14 +366,14 @@ func TestPurgeMeetsTheEnd(t *testing.T) {
 	h.Lock(1, "x", dlm.EX, dlm.NoQueue|dlm.Persistent)
 	require.NoError(t, e.Close())
 	c := s.call(Purge{Caller: root, Lockspace: "vms", Expect: []dlm.LockID{id}, Some: false})
-	for len(s.tab.spaces["vms"].purges) == 0 {
+	for len(s.tab.spaces["vms"].others) == 0 {
 		require.True(t, s.deliver() || s.toil(0))
 	}
 	s.inbox = nil // the adoption is not heard of any more
 	s.turn(func() { s.tab.Event(s.tab.spaces["vms"].id, dlm.Event{Kind: dlm.Closed}) })
 	require.Equal(t, 1, c.answers)
 	require.ErrorIs(t, c.err, api.NoSuchLockspace)
-	require.Empty(t, s.tab.spaces["vms"].purges)
+	require.Empty(t, s.tab.spaces["vms"].others)
 	s.pass(time.Minute)
 }
 
@@ -390,7 +390,7 @@ func TestUnansweredAcquireIsUndone(t *testing.T) {
 	require.Zero(t, c.answers)
 	s.onLost = func(l api.Lost) { require.Fail(t, "lost", "%v", l) }
 	s.restart()
-	require.Zero(t, s.tab.lockCount())
+	require.Zero(t, s.tab.locks.count())
 	s.agree("x", "y")
 	orphans, err := s.engine.Orphans(context.Background(), "vms")
 	require.NoError(t, err)

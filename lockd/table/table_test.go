@@ -15,16 +15,16 @@ import (
 )
 
 // newTestTable returns a table with one ready lockspace.
-func newTestTable() (*Table, *space) {
+func newTestTable() (*Table, *lockspace) {
 	t := testTable()
 	sp := t.space("vms")
 	sp.state, sp.open = api.SpaceReady, true
 	return t, sp
 }
 
-func addHeld(t *Table, sp *space, resource string, uid uint32, owner string) *lock {
-	l := &lock{ref: t.ref(), sp: sp, resource: resource, uid: uid, owner: owner, hasOwner: owner != "", mode: dlm.NL, wanted: dlm.None, state: api.Held}
-	t.add(l)
+func addHeld(t *Table, sp *lockspace, resource string, uid uint32, owner string) *lock {
+	l := &lock{ref: t.locks.nextRef(), sp: sp, resource: resource, client: client{uid: uid, owner: owner, hasOwner: owner != ""}, blocked: dlm.None, mode: dlm.NL, wanted: dlm.None, state: lockHeld}
+	t.locks.add(l)
 	return l
 }
 
@@ -34,7 +34,7 @@ func TestIndices(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		tab, sp := newTestTable()
 		if rapid.Bool().Draw(rt, "collide") {
-			tab.hash = func(_, _ string, uid uint32, _ string) uint64 { return uint64(uid % 2) }
+			tab.locks.hash = func(_, _ string, uid uint32, _ string) uint64 { return uint64(uid % 2) }
 		}
 		var live []*lock
 		rt.Repeat(map[string]func(*rapid.T){
@@ -42,7 +42,7 @@ func TestIndices(t *testing.T) {
 				res := rapid.SampledFrom([]string{"x", "y"}).Draw(rt, "resource")
 				owner := rapid.SampledFrom([]string{"", "vm1", "vm2"}).Draw(rt, "owner")
 				uid := rapid.Uint32Range(0, 3).Draw(rt, "uid")
-				if owner == "" || tab.findOwned(sp, res, uid, owner) == nil {
+				if owner == "" || tab.locks.findOwned(sp, res, uid, owner) == nil {
 					live = append(live, addHeld(tab, sp, res, uid, owner))
 				}
 			},
@@ -55,7 +55,7 @@ func TestIndices(t *testing.T) {
 			},
 			"": func(rt *rapid.T) {
 				checkIntegrity(rt, tab)
-				require.Len(rt, tab.locks, len(live))
+				require.Len(rt, tab.locks.byRef, len(live))
 			},
 		})
 	})
@@ -72,7 +72,7 @@ func TestHolesAreClosed(t *testing.T) {
 		i := len(live) * 7 / 11 // neither end
 		tab.remove(live[i])
 		live = slices.Delete(live, i, i+1)
-		require.LessOrEqual(t, len(tab.order), 2*len(live)+64)
+		require.LessOrEqual(t, len(tab.locks.order), 2*len(live)+64)
 	}
 	checkIntegrity(t, tab)
 	page, next := tab.list(api.Filter{})
@@ -166,12 +166,12 @@ func TestPageOfAFilterThatMatchesLittle(t *testing.T) {
 	g := tab.newListing(api.Filter{UID: 3, HasUID: true})
 	turns := 1
 	for last := g.after; tab.lookOn(g); turns++ {
-		require.LessOrEqual(t, tab.orderIndex(g.after)-tab.orderIndex(last), scanSlice)
+		require.LessOrEqual(t, tab.locks.orderIndex(g.after)-tab.locks.orderIndex(last), scanSlice)
 		last = g.after
 	}
-	require.Greater(t, turns, len(tab.order)/scanSlice)
+	require.Greater(t, turns, len(tab.locks.order)/scanSlice)
 	require.Empty(t, g.page.Locks)
-	require.Equal(t, len(tab.order), g.page.Looked)
+	require.Equal(t, len(tab.locks.order), g.page.Looked)
 }
 
 // Inspect of a resource with very many holders shows some of them, and says so.
@@ -236,14 +236,14 @@ func TestCancelIsRepeated(t *testing.T) {
 	c := s.acquire(root, api.AcquireOptions{Wait: time.Second}, wantOf("vms", "x", dlm.PR))
 	s.pass(time.Second)
 	require.ErrorIs(t, c.err, api.Timeout)
-	require.Len(t, s.tab.doomed, 1)
+	require.Len(t, s.tab.retries.cancels, 1)
 	n := d.cancels
-	s.pass(3 * nagInterval)
+	s.pass(3 * retryInterval)
 	require.Equal(t, n+3, d.cancels)
 	d.deaf = false
-	s.pass(nagInterval)
-	require.Empty(t, s.tab.doomed)
-	require.Equal(t, 1, s.tab.lockCount())
+	s.pass(retryInterval)
+	require.Empty(t, s.tab.retries.cancels)
+	require.Equal(t, 1, s.tab.locks.count())
 	_, armed := s.tab.Next()
 	require.False(t, armed, "a timer that nobody needs")
 }
@@ -275,7 +275,7 @@ func TestOwnersAreOfOneUID(t *testing.T) {
 // done lets everything happen and returns the call's error.
 func (s *sim) done(c *simCall) error {
 	s.rest()
-	require.Equal(s.t, 1, c.answers, "%s has no answer", c.op)
+	require.Equal(s.t, 1, c.answers, "%s has no answer", c.name)
 	return c.err
 }
 
@@ -343,7 +343,7 @@ func TestLimits(t *testing.T) {
 				require.NoError(t, err)
 			} else {
 				require.ErrorIs(t, err, tc.kind)
-				require.Equal(t, 1, s.tab.lockCount())
+				require.Equal(t, 1, s.tab.locks.count())
 			}
 			checkIntegrity(t, s.tab)
 		})

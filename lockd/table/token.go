@@ -20,7 +20,7 @@ const maxToken = 1 << 63
 // of the nodes: docs/tokens.md says exactly when it holds.
 //
 // Weaker grants share the current number, which is the value block's.
-func (t *Table) token(sp *space, mode dlm.Mode, ev dlm.Event) uint64 {
+func (t *Table) token(sp *lockspace, mode dlm.Mode, ev dlm.Event) uint64 {
 	if sp.raw {
 		return 0
 	}
@@ -36,8 +36,8 @@ func (t *Table) token(sp *space, mode dlm.Mode, ev dlm.Event) uint64 {
 		if current != 0 && !ev.ValueInvalid {
 			return current
 		}
-		return max(sp.highToken, t.clock())
+		return max(sp.highToken, t.clock.read())
 	}
-	sp.highToken = max(sp.highToken, t.clock()) + 1
+	sp.highToken = max(sp.highToken, t.clock.read()) + 1
 	return sp.highToken
 }

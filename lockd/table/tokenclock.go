@@ -17,16 +17,23 @@ import "time"
 // So a token is never below an earlier one of this node. docs/tokens.md says
 // what remains.
 
+// tokenClock is the clock of the tokens.
+type tokenClock struct {
+	up    time.Duration // since the boot
+	epoch int64         // when the boot began by this clock, in microseconds since 1970
+	noted int64         // the epoch that was last given to be noted
+}
+
+// read tells the time in microseconds.
+func (c *tokenClock) read() uint64 { return uint64(max(c.epoch+c.up.Microseconds(), 0)) }
+
 // SetTime tells the table what time it is: now by the wall clock, and how long
 // after the boot. now must have been read before up, so that a pause between
 // the two does not look like a step of the clock.
 func (t *Table) SetTime(now time.Time, up time.Duration) {
-	t.now, t.up = now, up
+	t.now, t.clock.up = now, up
 	t.raiseEpoch((now.UnixNano() - int64(up)) / 1000)
 }
-
-// clock is the clock of the tokens, in microseconds.
-func (t *Table) clock() uint64 { return uint64(max(t.epoch+t.up.Microseconds(), 0)) }
 
 // maxAhead is by how much a token may be ahead of the clock and still be believed:
 // a century, which no clock is off by and which leaves the epoch room to grow.
@@ -35,8 +42,8 @@ const maxAhead = 100 * 365 * 24 * 3600 * 1_000_000 // microseconds
 // see takes notice of a token that came from elsewhere. One that no clock can have
 // given is damage, or malice, and would stay with all nodes of the lockspace.
 func (t *Table) see(token uint64) {
-	if token <= t.clock()+maxAhead {
-		t.raiseEpoch(int64(token) - t.up.Microseconds())
+	if token <= t.clock.read()+maxAhead {
+		t.raiseEpoch(int64(token) - t.clock.up.Microseconds())
 	}
 }
 
@@ -45,12 +52,13 @@ func (t *Table) see(token uint64) {
 const epochGrain = 1000
 
 func (t *Table) raiseEpoch(epoch int64) {
-	if epoch <= t.epoch {
+	c := &t.clock
+	if epoch <= c.epoch {
 		return
 	}
-	t.epoch = epoch
-	if t.epoch-t.noted >= epochGrain {
-		t.noted = t.epoch
-		t.do(EpochAction{t.epoch})
+	c.epoch = epoch
+	if c.epoch-c.noted >= epochGrain {
+		c.noted = c.epoch
+		t.do(EpochAction{c.epoch})
 	}
 }

@@ -153,13 +153,13 @@ func TestTokenClockTakesNoDamage(t *testing.T) {
 	tab.see(maxToken + 5)
 	tab.see(maxToken - 1)
 	tab.see(1000 + maxAhead + 1)
-	require.Equal(t, uint64(1000), tab.clock())
+	require.Equal(t, uint64(1000), tab.clock.read())
 	tab.see(2000)
-	require.Equal(t, uint64(2000), tab.clock())
+	require.Equal(t, uint64(2000), tab.clock.read())
 	tab.SetTime(time.UnixMicro(500), time.Second)
-	require.Equal(t, uint64(1_002_000), tab.clock())
+	require.Equal(t, uint64(1_002_000), tab.clock.read())
 	tab.SetTime(time.UnixMicro(-5_000_000), 2*time.Second)
-	require.Equal(t, uint64(2_002_000), tab.clock(), "a clock before 1970")
+	require.Equal(t, uint64(2_002_000), tab.clock.read(), "a clock before 1970")
 }
 
 // The epoch is noted once for each step, and not for what two readings differ by.

@@ -8,93 +8,143 @@ import (
 	"github.com/dlmlock/dlmlockd/state"
 )
 
-// abandonAcquire withdraws what an acquire asked for; the stage that is under
-// way ends in undoAcquire, because err is set.
-func (t *Table) abandonAcquire(c *call) {
-	if c.wait > 0 {
-		t.cancelFlying(c)
+// The order of events when an acquire is undone, and what a crash after each line
+// leaves:
+//
+//	giveUp     cancel what waits              as before; a grant that comes anyway is undone
+//	unmark     append "releasing", if "held"  record and orphan: released at the next start
+//	           may be written
+//	undo       Unlock                         a record without a lock: dropped
+//	forget     append "gone", if recorded     nothing
+//	endUndone  reply, if nothing was answered nothing
+//
+// Until "releasing" is written the locks stay, and the call waits for its deadline: an
+// earlier answer would not be true if the process died.
+
+// giveUp withdraws what the acquire waits for; the stage that is under way ends in
+// undo, because err is set.
+func (o *acquireOp) giveUp() {
+	if o.wait > 0 && o.stage == acquireLocking {
+		o.cancelWaits(o.locks)
 	}
 }
 
-// undoAcquire lets go of everything that a failed acquire got.
-func (t *Table) undoAcquire(c *call) {
-	c.stage, c.pending = stageUnlocking, 0
-	for _, l := range c.fresh {
+// unmark takes the marks "held" back, which are written or may be: unlocking before
+// that would leave records of held locks without their locks, which the next start
+// reports as lost.
+func (o *acquireOp) unmark() {
+	o.stage = acquireUnmarking
+	o.t.append(false, marks(o.fresh, state.Releasing), o)
+}
+
+// undo releases everything that a failed acquire got.
+func (o *acquireOp) undo() {
+	o.stage, o.pending = acquireUnlocking, 0
+	for _, l := range o.fresh {
 		if l.mode != dlm.None {
-			c.pending++
+			o.pending++
 		}
 	}
-	for _, l := range c.fresh {
+	for _, l := range o.fresh {
 		if l.mode != dlm.None {
-			t.unlock(l)
+			o.t.unlock(l)
 		}
 	}
-	if c.pending == 0 {
-		t.forgetAcquire(c)
+	if o.pending == 0 {
+		o.forget()
 	}
 }
 
-func (t *Table) undoDone(c *call, l *lock, ev dlm.Event) {
-	if !ended(ev.Status) {
-		t.unlockLater(l, ev.Status)
-		t.reply(c) // why is known, and how long it takes is not
+// unlocked takes the end of one Unlock.
+func (o *acquireOp) unlocked(l *lock, ev dlm.Event) {
+	if !unlocked(ev.Status) {
+		o.t.unlockLater(l, ev.Status)
+		o.reply() // why is known, and how long it takes is not
 		return
 	}
-	c.pending--
 	l.mode = dlm.None
-	if c.pending == 0 {
-		t.forgetAcquire(c)
+	if o.pending--; o.pending == 0 {
+		o.forget()
 	}
 }
 
-// forgetAcquire takes the records back.
-func (t *Table) forgetAcquire(c *call) {
-	c.stage = stageForgetting
-	if !c.recorded {
-		t.endAcquire(c)
+// forget takes the records back.
+func (o *acquireOp) forget() {
+	o.stage = acquireForgetting
+	if !o.recorded {
+		o.endUndone()
 		return
 	}
-	t.append(true, c.marks(c.fresh, state.Gone), func(error) {
-		t.endAcquire(c)
-	})
+	o.t.append(true, marks(o.fresh, state.Gone), o)
 }
 
-func (t *Table) endAcquire(c *call) {
-	c.stage = stageDone
-	t.logRefused(c)
-	if c.err.Kind == api.WouldBlock && !c.answered && c.err.Holder == "" {
-		t.nameHolder(c)
+// endUndone answers an acquire that has failed, with who is in the way if that is
+// why.
+func (o *acquireOp) endUndone() {
+	o.stage = acquireDone
+	o.logRefused()
+	if o.err.Kind == api.WouldBlock && !o.answered && o.err.Holder == "" {
+		o.stage = acquireNaming
+		o.nameHolder()
 	} else {
-		t.reply(c)
+		o.reply()
 	}
-	for _, l := range c.fresh {
-		t.remove(l)
+	for _, l := range o.fresh {
+		o.t.remove(l)
 	}
+}
+
+// valueRead takes the value block that tells who is in the way.
+func (o *acquireOp) valueRead(ev dlm.Event) {
+	o.stage = acquireDone
+	o.nameFrom(ev)
+	o.reply()
 }
 
 // writeFailed notes that the state file can't be written.
-func (t *Table) writeFailed(c *call, err error) {
+func (o *acquireOp) writeFailed(err error) {
 	text := "nothing was locked, because the state file can't be written: "
-	if c.recorded {
+	if o.recorded {
 		text = "the lock is not granted, because the state file can't be written, and is released as soon as it can be: "
 	}
-	c.fail(c.writeError("", "", text, err))
+	o.fail(o.writeError("", "", text, err))
 }
 
-// writeError says that something could not be written down, and what to do.
-func (c *call) writeError(lockspace, resource, text string, err error) *api.Error {
-	e := c.error(api.StateWriteFailed, lockspace, resource, dlm.None, text+err.Error()+"; "+state.Advice(err))
-	e.Err = err
-	return e
-}
-
-// JournalHealth keeps track of whether something new can be written down.
-func (t *Table) JournalHealth(err error) {
-	if err == nil {
-		t.degraded = ""
-		t.log(slog.LevelInfo, "state file can be written again")
+// logRefused writes the line of a call that has failed.
+func (c *call) logRefused() {
+	if c.err != nil {
+		c.logWait()
+	}
+	if !c.t.debug || c.err == nil {
 		return
 	}
-	t.degraded = "new locks are refused, because the state file can't be written: " + err.Error() + "; " + state.Advice(err)
-	t.log(slog.LevelError, "state file can't be written, new locks are refused", slog.String("err", err.Error()))
+	c.t.log(slog.LevelDebug, c.name+" refused", slog.String("lockspace", c.err.Lockspace),
+		slog.String("resource", api.Printable(c.err.Resource)), slog.Uint64("uid", uint64(c.caller.UID)),
+		slog.String("session", string(c.caller.Session)), slog.String("err", c.err.Error()))
+}
+
+// nameHolder finds out who is in the way, and answers the refused call, or has the
+// value block read that may tell.
+func (c *call) nameHolder() {
+	e := c.err
+	sp := c.t.spaces[e.Lockspace]
+	if sp == nil {
+		c.reply()
+		return
+	}
+	e.Holder = sp.localHolder(e.Resource, e.Mode, c)
+	if e.Holder != "" || sp.state != api.SpaceReady || sp.stopped() {
+		c.reply()
+		return
+	}
+	c.t.readValue(sp, e.Resource, c.op)
+}
+
+// nameFrom takes the holder from a value block.
+func (c *call) nameFrom(ev dlm.Event) {
+	sp := c.t.spaces[c.err.Lockspace]
+	h, ok := api.DecodeHolder(ev.Value)
+	if ok && ev.HasValue && h.Node != c.t.conf.Node.ID && (sp == nil || !sp.raw) {
+		c.err.Holder = h.String()
+	}
 }

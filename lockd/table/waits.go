@@ -16,7 +16,7 @@ const maxWaits = 100
 // of fs/dlm (_can_be_granted): a conversion waits for modes that it can't live
 // with, else for the conversion before it; a new lock for the one before it, the
 // first one for the modes that it can't live with, else for the conversions.
-func (t *Table) waits(sp *space, in *api.Inspection) []api.Wait {
+func (t *Table) waits(sp *lockspace, in *api.Inspection) []api.Wait {
 	if !in.HasQueues || !in.Queues.Complete {
 		return t.localWaits(sp, in)
 	}
@@ -73,12 +73,12 @@ func (t *Table) waits(sp *space, in *api.Inspection) []api.Wait {
 
 // localWaits are those of this instance's locks: each waits for a lock here, or
 // for whoever has published that they hold the resource.
-func (t *Table) localWaits(sp *space, in *api.Inspection) []api.Wait {
+func (t *Table) localWaits(sp *lockspace, in *api.Inspection) []api.Wait {
 	var out []api.Wait
 	here, _ := sp.holding(in.Resource)
 	for _, l := range queuedHere(here) {
-		w := api.Wait{Waiter: api.Party{Node: t.node.ID, LockID: l.lockid, Mode: l.wanted, Who: l.who()}, For: api.Party{Mode: dlm.None}}
-		if h := in.Holder; in.HasHolder && h.Node != 0 && h.Node != t.node.ID {
+		w := api.Wait{Waiter: api.Party{Node: t.conf.Node.ID, LockID: l.lockid, Mode: l.wanted, Who: l.who()}, For: api.Party{Mode: dlm.None}}
+		if h := in.Holder; in.HasHolder && h.Node != 0 && h.Node != t.conf.Node.ID {
 			w.For = api.Party{Node: h.Node, Mode: h.Mode, Who: h.Who}
 		}
 		for _, o := range here {
@@ -86,7 +86,7 @@ func (t *Table) localWaits(sp *space, in *api.Inspection) []api.Wait {
 				break
 			}
 			if o != l && o.mode != dlm.None && !dlm.Compatible(o.mode, l.wanted) {
-				w.For = api.Party{Node: t.node.ID, LockID: o.lockid, Mode: o.mode, Who: o.who()}
+				w.For = api.Party{Node: t.conf.Node.ID, LockID: o.lockid, Mode: o.mode, Who: o.who()}
 			}
 		}
 		if out = append(out, w); len(out) == maxWaits {
@@ -112,7 +112,7 @@ func queuedHere(here []*lock) []*lock {
 // naming tells who is behind the lockids of this node in the queues. A lock that
 // waits for its first grant has no lockid here yet: those stand in the queue in
 // the order in which they were asked for.
-func (t *Table) naming(sp *space, in *api.Inspection) map[dlm.LockID]string {
+func (t *Table) naming(sp *lockspace, in *api.Inspection) map[dlm.LockID]string {
 	names := map[dlm.LockID]string{}
 	here, all := sp.holding(in.Resource)
 	for _, l := range here {
@@ -126,7 +126,7 @@ func (t *Table) naming(sp *space, in *api.Inspection) map[dlm.LockID]string {
 			new = append(new, l)
 		}
 	}
-	own := slices.DeleteFunc(slices.Clone(in.Queues.Waiting), func(h dlm.Held) bool { return h.Node != t.node.ID })
+	own := slices.DeleteFunc(slices.Clone(in.Queues.Waiting), func(h dlm.Held) bool { return h.Node != t.conf.Node.ID })
 	if !all || !slices.EqualFunc(new, own, func(l *lock, h dlm.Held) bool { return l.wanted == h.Wanted }) {
 		return names // the queues are from another moment, or too long
 	}

@@ -37,7 +37,7 @@ func TestWaits(t *testing.T) {
 			"3/3 CR > vm2 2/2 EX"},
 	} {
 		tab := testTable()
-		tab.node.ID = 1
+		tab.conf.Node.ID = 1
 		var got []string
 		for _, w := range tab.waits(tab.space("vms"), &tc.in) {
 			side := func(p api.Party) string {

@@ -18,10 +18,12 @@ func TestAnswersNameTheirOperation(t *testing.T) {
 	sp := tab.space("vms")
 	ops := []string{"join", "leave", "join"}
 	for _, op := range ops {
-		sp.waiting = append(sp.waiting, &call{id: 1, kind: callSpace, op: op, space: "vms", heapIdx: -1})
+		c := &call{t: tab, id: 1, name: op, heapIdx: -1}
+		c.op = &joinOp{}
+		sp.waiting = append(sp.waiting, c)
 	}
 	failure := spaceError(sp, syscall.EIO)
-	tab.answerSpace(sp, failure)
+	sp.answer(failure)
 	var got []string
 	for _, a := range tab.out {
 		if r, ok := a.(ReplyAction); ok {
@@ -37,7 +39,7 @@ func TestAnswersNameTheirOperation(t *testing.T) {
 
 // What the lock manager answers becomes an error that says what to do.
 func TestStatusError(t *testing.T) {
-	c, l := &call{op: "convert"}, &lock{sp: &space{name: "vms"}, resource: "disk1"}
+	c, l := &call{name: "convert"}, &lock{sp: &lockspace{name: "vms"}, resource: "disk1"}
 	for st, want := range map[dlm.Status]struct {
 		kind api.Kind
 		text string

@@ -18,32 +18,32 @@ func (t *Table) Snapshot(limit int) ([]api.LockspaceInfo, []api.LockInfo) {
 // tell notes that l has another state. Held for the first time, it is new.
 func (t *Table) tell(l *lock) {
 	switch {
-	case !l.granted && l.state == api.Held:
-		l.granted = true
+	case !l.told && l.public() == api.Held:
+		l.told = true
 		if t.watched {
 			t.do(NotifyAction{api.LockAdded{LockInfo: l.info()}})
 		}
-	case l.granted && t.watched && !l.touched:
-		l.touched = true
-		t.touched = append(t.touched, l)
+	case l.told && t.watched && !l.dirty:
+		l.dirty = true
+		t.dirty = append(t.dirty, l)
 	}
 }
 
 // tellGone says that l, which is about to be removed, is gone.
 func (t *Table) tellGone(l *lock) {
-	if l.granted && t.watched {
+	if l.told && t.watched {
 		t.do(NotifyAction{api.LockRemoved{LockInfo: l.info()}})
 	}
 }
 
-// tellTouched ends a turn: it says what tell has gathered.
-func (t *Table) tellTouched() {
-	for i, l := range t.touched {
-		t.touched[i] = nil
-		l.touched = false
-		if t.watched && t.locks[l.ref] == l {
+// tellDirty ends a turn: it says what tell has gathered.
+func (t *Table) tellDirty() {
+	for i, l := range t.dirty {
+		t.dirty[i] = nil
+		l.dirty = false
+		if t.watched && t.locks.byRef[l.ref] == l {
 			t.do(NotifyAction{api.LockChanged{LockInfo: l.info()}})
 		}
 	}
-	t.touched = t.touched[:0]
+	t.dirty = t.dirty[:0]
 }

@@ -25,17 +25,16 @@ import (
 // for the write: until "lost" is written, "held" has it run again as well.
 
 // checkOnLost checks the helper that an acquire names.
-func (t *Table) checkOnLost(c *call) *api.Error {
-	o := c.opts.OnLost
+func (c *call) checkOnLost(o *api.OnLost) *api.Error {
 	if o == nil {
 		return nil
 	}
 	bad := func(k api.Kind, about api.Argument, format string, a ...any) *api.Error {
-		e := c.error(k, "", "", dlm.None, fmt.Sprintf(format, a...))
+		e := c.errorOf(k, "", "", dlm.None, fmt.Sprintf(format, a...))
 		e.Argument = about
 		return e
 	}
-	policy, ok := t.helpers[o.Helper]
+	policy, ok := c.t.conf.Helpers[o.Helper]
 	switch {
 	case !ok:
 		return bad(api.InvalidArgs, api.ArgOnLost, "no helper %q is configured here; "+
@@ -43,9 +42,9 @@ func (t *Table) checkOnLost(c *call) *api.Error {
 	case !policy.Allows(c.caller):
 		return bad(api.AccessDenied, api.ArgOnLost, "uid %d may not use the helper %q; "+
 			"see uids and group of [on-lost.%s] in /etc/dlmlockd.toml", c.caller.UID, o.Helper, o.Helper)
-	case len(o.Data) > t.limits.LabelBytes:
+	case len(o.Data) > c.t.conf.Limits.LabelBytes:
 		return bad(api.LimitExceeded, api.ArgOnLostData,
-			"the data for the helper have %d bytes, at most %d are allowed (limits.label-bytes)", len(o.Data), t.limits.LabelBytes)
+			"the data for the helper have %d bytes, at most %d are allowed (limits.label-bytes)", len(o.Data), c.t.conf.Limits.LabelBytes)
 	case !utf8.ValidString(o.Data) || strings.ContainsRune(o.Data, 0):
 		return bad(api.InvalidArgs, api.ArgOnLostData, "the data for the helper must be UTF-8 without zero bytes")
 	}
@@ -73,16 +72,16 @@ func (t *Table) runLost(l *lock, lost api.Lost) {
 }
 
 func (t *Table) startRun(r api.LostRun) {
-	t.runs[r.Ref] = struct{}{}
+	t.losses.running[r.Ref] = struct{}{}
 	t.do(RunHelperAction{r})
 }
 
 // HelperEnded takes the end of a run.
 func (t *Table) HelperEnded(ref api.Ref) {
-	if _, ok := t.runs[ref]; !ok {
+	if _, ok := t.losses.running[ref]; !ok {
 		return
 	}
-	delete(t.runs, ref)
+	delete(t.losses.running, ref)
 	t.append(true, []state.Change{state.Mark{ID: uint64(ref), Phase: state.Gone}}, nil)
 }
 
@@ -103,12 +102,43 @@ func (t *Table) loseAgain(r state.Lock, recorded bool) {
 	t.startRun(api.LostRun{Lost: lost, Helper: r.OnLost, Data: r.OnLostData, PIDStart: r.PIDStart})
 }
 
-// tellLost says aloud that a lock is lost, and keeps it for Inspect.
+// losses are the locks that are lost.
+type losses struct {
+	lately  []api.Lost           // kept for Inspect, oldest first
+	running map[api.Ref]struct{} // those whose helper has not ended
+}
+
+// lostKept is how many lost locks at least Inspect can still tell of.
+const lostKept = 1000
+
+// tellLost tells front ends that a lock is lost, and keeps it for Inspect.
 func (t *Table) tellLost(lost api.Lost) {
 	t.counters.Lost++
-	if len(t.lost) == 2*lostKept {
-		t.lost = slices.Delete(t.lost, 0, lostKept)
+	lately := &t.losses.lately
+	if len(*lately) == 2*lostKept {
+		*lately = slices.Delete(*lately, 0, lostKept)
 	}
-	t.lost = append(t.lost, lost)
+	*lately = append(*lately, lost)
 	t.do(NotifyAction{api.LockLost{Lost: lost}})
+}
+
+// lose ends a lock that is not there any more, and tells front ends.
+func (t *Table) lose(l *lock, why string) { t.loseAll([]*lock{l}, why) }
+
+func (t *Table) loseAll(in []*lock, why string) {
+	if len(in) == 0 {
+		return
+	}
+	changes := make([]state.Change, len(in))
+	for i, l := range in {
+		changes[i] = t.lostChange(l, why)
+	}
+	t.append(true, changes, nil)
+	for _, l := range in {
+		lost := api.Lost{LockInfo: l.info(), Reason: why, At: t.now}
+		t.logLock(slog.LevelError, "lock lost", l, slog.String("err", why))
+		t.tellLost(lost)
+		t.runLost(l, lost)
+		t.remove(l)
+	}
 }

@@ -1,0 +1,218 @@
+package table
+
+import (
+	"cmp"
+	"time"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// lockState is what a lock is doing. doc.go draws how one state follows another.
+type lockState uint8
+
+const (
+	// lockAcquiring: a call takes it, and nothing is asked of the lock manager
+	// now.
+	lockAcquiring lockState = iota
+	// lockLocking: Lock is in flight.
+	lockLocking
+	// lockPersisting: it is granted and written down, and the conversion in place
+	// that makes it persistent is in flight.
+	lockPersisting
+	// lockHeld: it is granted and written down, and nothing is under way.
+	lockHeld
+	// lockConverting: a conversion of a held lock is in flight.
+	lockConverting
+	// lockChanging: a conversion is under way, and nothing is asked of the lock
+	// manager now.
+	lockChanging
+	// lockReleasing: it is being released, or is to be, and nothing is asked of
+	// the lock manager now.
+	lockReleasing
+	// lockUnlocking: Unlock is in flight.
+	lockUnlocking
+	// lockRecorded: the state file has it, and it is not adopted through the
+	// handle that is open, if any.
+	lockRecorded
+)
+
+// public is the state in the words of front ends.
+func (l *lock) public() api.LockState {
+	switch l.state {
+	case lockAcquiring, lockLocking, lockPersisting:
+		return api.Acquiring
+	case lockConverting, lockChanging:
+		return api.Converting
+	case lockReleasing, lockUnlocking:
+		return api.Releasing
+	case lockRecorded:
+		if l.phase != state.Held {
+			return api.Releasing // to be released when it is adopted
+		}
+	}
+	return api.Held
+}
+
+// inFlight reports whether an operation of the lock manager is under way.
+func (l *lock) inFlight() bool {
+	switch l.state {
+	case lockLocking, lockPersisting, lockConverting, lockUnlocking:
+		return true
+	}
+	return false
+}
+
+// landed is the state after the operation that is in flight in a state.
+func (s lockState) landed() lockState {
+	switch s {
+	case lockLocking, lockPersisting:
+		return lockAcquiring
+	case lockConverting:
+		return lockChanging
+	case lockUnlocking:
+		return lockReleasing
+	}
+	return s
+}
+
+// lockKind tells the locks of clients from the table's own.
+type lockKind uint8
+
+const (
+	// clientLock is a lock that a caller has asked for.
+	clientLock lockKind = iota
+	// valueProbe is a null lock that only reads a value block.
+	valueProbe
+	// unknownOrphan is an orphan that no record explains. It was adopted because
+	// it has the name and mode of one that was meant; there is no way to give it
+	// back, and as a persistent lock it is an orphan again when the process ends.
+	unknownOrphan
+)
+
+// lock is one lock of this instance, from the request to the end. The fields
+// are ordered for size: a hundred thousand of them are nothing unusual.
+type lock struct {
+	ref    api.Ref
+	cookie dlm.Cookie // how the engine knows it; ref, but for some adopted ones
+	sp     *lockspace
+	client
+	links
+	resource string
+	busy     *call      // the call whose operation is under way
+	bound    *binding   // what its lifetime hangs on; nil for persistent
+	value    *dlm.Value // in PW or EX, in a lockspace for raw values: what the block holds; nil: not known
+	since    int64      // microseconds since 1970; when it was granted
+	token    uint64
+	asked    uint64 // seq of the call that made it; 0: an earlier process did
+
+	lockid  dlm.LockID
+	mode    dlm.Mode // granted in the DLM; None while it has nothing
+	wanted  dlm.Mode // what the operation under way asks for; else None
+	blocked dlm.Mode // somebody waits for it, and the holder, who has no answer yet, has not been told; else None
+	kind    lockKind
+	state   lockState
+	phase   state.Phase // what the state file says of it; 0: nothing
+	told    bool        // it was held once: those who watch know of it
+	dirty   bool        // its LockChanged is due at the end of the turn
+}
+
+// client is for whom a lock is.
+type client struct {
+	owner    string
+	label    string
+	session  api.Session
+	onLost   *api.OnLost // shared by the locks of a call; nil: nothing is run
+	uid, pid uint32
+	lifetime state.Lifetime
+	hasOwner bool
+}
+
+// links chain the locks of a resource, of an owner, and of a hash in locks.owned.
+type links struct {
+	nextRes, prevRes     *lock
+	nextOwner, prevOwner *lock
+	nextHash             *lock
+}
+
+// key names the lock's resource.
+func (l *lock) key() resourceKey { return resourceKey{l.sp.name, l.resource} }
+
+// keysOf names the resources of locks.
+func keysOf(in []*lock) []resourceKey {
+	keys := make([]resourceKey, len(in))
+	for i, l := range in {
+		keys[i] = l.key()
+	}
+	return keys
+}
+
+func byRef(a, b *lock) int { return cmp.Compare(a.ref, b.ref) }
+
+// unlocked reports whether an unlock with this outcome leaves no lock behind.
+func unlocked(st dlm.Status) bool {
+	return st.OK() || st == dlm.StatusNotFound || st == dlm.StatusGone
+}
+
+// noteMode takes the mode that an event says the lock has after a failure.
+func (l *lock) noteMode(ev dlm.Event) {
+	if ev.Status == dlm.StatusGone || ev.Status == dlm.StatusNotFound {
+		l.mode = dlm.None
+	}
+}
+
+// idle ends the operation of l: it is held, and the calls that follow the one under
+// way look again.
+func (t *Table) idle(l *lock) {
+	c := l.busy
+	l.busy, l.wanted, l.state = nil, dlm.None, lockHeld
+	if !l.sp.open {
+		l.state = lockRecorded // its handle has gone meanwhile
+	}
+	t.tell(l)
+	if m := l.blocked; m != dlm.None {
+		l.blocked = dlm.None
+		l.sp.tellBlocking(l, m)
+	}
+	if c != nil {
+		t.wakeFollowers(c)
+	}
+}
+
+// record returns the state file's record of l.
+func (l *lock) record(p state.Phase) state.Lock {
+	r := state.Lock{
+		ID: uint64(l.ref), Lockspace: l.sp.name, Resource: l.resource, LockID: l.lockid, Mode: l.mode,
+		Phase: p, Token: l.token, Owner: l.owner, HasOwner: l.hasOwner, Label: l.label,
+		Lifetime: l.lifetime, UID: l.uid, PID: l.pid, Since: time.UnixMicro(l.since),
+		PIDStart: l.procStart(),
+	}
+	r.Sender, r.BusID = l.session.Recorded()
+	if l.onLost != nil {
+		r.OnLost, r.OnLostData = l.onLost.Helper, l.onLost.Data
+	}
+	return r
+}
+
+// procStart is the start time of the process that ends l, or 0.
+func (l *lock) procStart() uint64 {
+	if l.bound == nil {
+		return 0
+	}
+	return l.bound.proc.Start
+}
+
+// info describes l for front ends.
+func (l *lock) info() api.LockInfo {
+	return api.LockInfo{
+		Ref: l.ref, Lockspace: l.sp.name, Resource: l.resource, LockID: l.lockid, Mode: l.mode, Wanted: l.wanted,
+		State: l.public(), Token: l.token, Owner: l.owner, HasOwner: l.hasOwner, Label: l.label, Lifetime: l.lifetime,
+		UID: l.uid, PID: l.pid, Session: l.session, Since: time.UnixMicro(l.since), OnLost: l.onLost.Name(),
+	}
+}
+
+// grant is what a caller is told of l.
+func (l *lock) grant() api.Grant {
+	return api.Grant{Ref: l.ref, Lockspace: l.sp.name, Resource: l.resource, LockID: l.lockid, Token: l.token}
+}

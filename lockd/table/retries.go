@@ -1,0 +1,87 @@
+package table
+
+import (
+	"cmp"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
+)
+
+// retries are what is asked for again and again until it succeeds.
+type retries struct {
+	cancels map[*lock]struct{}      // waits that were canceled, and whose end has not come yet
+	unlocks map[*lock]struct{}      // locks whose unlock has failed
+	overdue map[*lock]struct{}      // locks whose lifetime is over, which could not be written down
+	unmarks map[*acquireOp]struct{} // acquires whose undoing could not be written down
+	next    time.Time               // when all of them are asked for again
+}
+
+// retryInterval is how often that is. The kernel ignores a cancel that meets an
+// operation in the middle of a message.
+const retryInterval = 2 * time.Second
+
+func newRetries() retries {
+	return retries{cancels: map[*lock]struct{}{}, unlocks: map[*lock]struct{}{}, overdue: map[*lock]struct{}{},
+		unmarks: map[*acquireOp]struct{}{}}
+}
+
+// pending is how much is asked for again.
+func (r *retries) pending() int {
+	return len(r.cancels) + len(r.unlocks) + len(r.overdue) + len(r.unmarks)
+}
+
+// drop forgets a lock that is gone.
+func (r *retries) drop(l *lock) {
+	delete(r.cancels, l)
+	delete(r.unlocks, l)
+	delete(r.overdue, l)
+}
+
+// retry asks again for what has not succeeded, if it is time for that.
+func (t *Table) retry() {
+	r := &t.retries
+	if r.pending() == 0 || t.now.Before(r.next) {
+		return
+	}
+	r.next = t.now.Add(retryInterval)
+	t.writeAgain()
+	for _, l := range slices.SortedFunc(maps.Keys(r.cancels), byRef) {
+		t.do(CancelAction{Lockspace: l.sp.id, Cookie: l.cookie})
+	}
+	for _, l := range slices.SortedFunc(maps.Keys(r.unlocks), byRef) {
+		delete(r.unlocks, l)
+		t.unlock(l)
+	}
+}
+
+// writeAgain tries again what could not be written down.
+func (t *Table) writeAgain() {
+	r := &t.retries
+	byFirst := func(a, b *acquireOp) int { return cmp.Compare(a.fresh[0].ref, b.fresh[0].ref) }
+	for _, o := range slices.SortedFunc(maps.Keys(r.unmarks), byFirst) {
+		delete(r.unmarks, o)
+		o.unmark()
+	}
+	var in []*lock
+	for _, l := range slices.SortedFunc(maps.Keys(r.overdue), byRef) {
+		switch {
+		case l.bound == nil || !l.bound.dead, l.sp.state != api.SpaceReady:
+			delete(r.overdue, l) // it hangs on something else now, or is released when the lockspace is back
+		case l.busy == nil:
+			delete(r.overdue, l)
+			in = append(in, l)
+		}
+	}
+	t.releaseAll(in, releaseOp{lifetimeOver: true, again: true})
+}
+
+// unlockLater has an unlock that failed tried again, for as long as it takes:
+// nobody else knows of the lock, or its holder was told that it is released.
+func (t *Table) unlockLater(l *lock, st dlm.Status) {
+	t.logLock(slog.LevelError, "unlock failed, it is tried again", l, slog.String("err", st.String()))
+	t.retries.unlocks[l] = struct{}{}
+}
