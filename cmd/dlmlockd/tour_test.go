@@ -13,14 +13,14 @@ import (
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 )
 
-// command is one line of the tour in README.md that begins with "$ ", and what
+// command is one line of the tour in docs/busctl.md that begins with "$ ", and what
 // it prints.
 type command struct{ line, output string }
 
-// tour reads the console blocks of README.md.
+// tour reads the console blocks of docs/busctl.md.
 func tour(t *testing.T) []command {
 	t.Helper()
-	text, err := os.ReadFile("../../README.md")
+	text, err := os.ReadFile("../../docs/busctl.md")
 	require.NoError(t, err)
 	var all []command
 	for _, block := range strings.Split(string(text), "```console\n")[1:] {
@@ -37,13 +37,13 @@ func tour(t *testing.T) []command {
 	return all
 }
 
-// matcher is what the README shows, with "..." for anything.
+// matcher is what the tour shows, with "..." for anything.
 func matcher(shown string) *regexp.Regexp {
 	return regexp.MustCompile(`(?s)\A` + strings.ReplaceAll(regexp.QuoteMeta(shown), `\.\.\.`, `.*`) + `\z`)
 }
 
-// The tour of README.md, typed into one shell, does what it says.
-func TestReadmeTour(t *testing.T) {
+// The tour, typed into one shell, does what it says.
+func TestBusctlTour(t *testing.T) {
 	commands := tour(t)
 	require.Greater(t, len(commands), 10)
 	bus := testbus.Start(t, testbus.Daemon)
