@@ -19,6 +19,7 @@ func rootMethods() []*method {
 		{name: "ReleaseMany", in: "a(ss)a{sv}", out: "u", parse: parseReleaseMany},
 		{name: "Inspect", in: "ss", out: "a{sv}", parse: parseInspect},
 		{name: "ListLocks", in: "a{sv}", out: "a(ossussstsssuut)", parse: parseListLocks},
+		{name: "ListLost", in: "a{sv}", out: "a(ossusssts)", parse: parseListLost},
 		{name: "ListLockspaces", out: "a(ssuia{sv})", parse: parseListLockspaces},
 		{name: "JoinLockspace", in: "sa{sv}", parse: parseJoin},
 		{name: "LeaveLockspace", in: "sa{sv}", parse: parseLeave},

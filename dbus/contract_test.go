@@ -159,7 +159,7 @@ func TestContractDocumentation(t *testing.T) {
 		"Acquire": keys(frontend.AcquireOptions), "AcquireMany": keys(frontend.AcquireManyOptions),
 		"Request": keys(frontend.RequestOptions), "Convert": keys(frontend.ConvertOptions),
 		"Release": keys(frontend.ReleaseOptions), "ReleaseMany": keys(frontend.ReleaseManyOptions),
-		"ListLocks": keys(frontend.ListOptions), "JoinLockspace": keys(frontend.JoinOptions),
+		"ListLocks": keys(frontend.ListOptions), "ListLost": keys(frontend.ListLostOptions), "JoinLockspace": keys(frontend.JoinOptions),
 		"LeaveLockspace": keys(frontend.LeaveOptions), "Lockspace.Leave": keys(frontend.LeaveOptions),
 		"Purge": keys(frontend.PurgeOptions), "AdoptOrphan": keys(frontend.AdoptOptions),
 		"Lock.Convert": keys(convertLockOptions),
@@ -204,6 +204,7 @@ func TestContractDetails(t *testing.T) {
 	methods := newTree().nodes[string(Path)].iface(Name).methods
 	require.Equal(t, methods["AcquireMany"].out, sigOf([]grantRow{}))
 	require.Equal(t, methods["ListLocks"].out, sigOf([]lockRow{}))
+	require.Equal(t, methods["ListLost"].out, sigOf([]lostRow{}))
 	require.Equal(t, methods["ListLockspaces"].out, sigOf([]spaceRow{}))
 	require.Equal(t, methods["ListOrphans"].out, sigOf([]orphanRow{}))
 }

@@ -16,6 +16,24 @@ func (r *inspect) serve(c *call) {
 	r.Run(&c.Call, answer(c, func(in api.Inspection) []any { return []any{inspection(&in)} }))
 }
 
+// listLost is ListLost.
+type listLost struct{ frontend.ListLost }
+
+func parseListLost(body *reader) (request, error) {
+	r := new(listLost)
+	return r, parseOptions(r.Op(), frontend.ListLostOptions, body, &r.ListLost)
+}
+
+func (r *listLost) serve(c *call) {
+	r.Run(&c.Call, func(lost []api.Lost, err error) {
+		if err != nil {
+			c.Fail(err)
+			return
+		}
+		c.write(func(e *encoder) { e.lostRows(lost) })
+	})
+}
+
 // listLocks is ListLocks.
 type listLocks struct{ frontend.ListLocks }
 

@@ -121,6 +121,34 @@ func lostRows(lost []api.Lost) []lostRow {
 	return rows
 }
 
+// lostRows writes an array of lostRow, as many as frontend.LongAnswer has room
+// for, but one at least.
+func (e *encoder) lostRows(lost []api.Lost) {
+	at, first := e.begin(8)
+	for i := range lost {
+		before := len(e.b)
+		e.lostRow(&lost[i])
+		if len(e.b) > frontend.LongAnswer && i > 0 {
+			e.b = e.b[:before]
+			break
+		}
+	}
+	e.end(at, first)
+}
+
+func (e *encoder) lostRow(l *api.Lost) {
+	e.align(8)
+	e.text(string(lockPath(l.Ref)))
+	e.text(l.Lockspace)
+	e.text(l.Resource)
+	e.uint32(uint32(l.LockID))
+	e.text(modeName(l.Mode))
+	e.text(l.Owner)
+	e.text(l.Label)
+	e.uint64(usec(l.At))
+	e.text(l.Reason)
+}
+
 // queueRow is a lock in one of the lock manager's queues: (uuss).
 type queueRow struct {
 	LockID, Node uint32

@@ -41,6 +41,13 @@ func (s *Service) Lock(ref api.Ref, done func(api.LockInfo, error)) {
 	}
 }
 
+// Lost lists the locks that were lately lost and match the filter.
+func (s *Service) Lost(f api.Filter, done func([]api.Lost, error)) {
+	if !s.post(func() { done(s.t.Lost(f), nil) }) {
+		done(nil, &api.Error{Op: "list-lost", Kind: api.ShuttingDown, Text: "the service has stopped"})
+	}
+}
+
 // Lockspaces lists the lockspaces of this instance by name.
 func (s *Service) Lockspaces(done func([]api.LockspaceInfo, error)) {
 	if !s.post(func() { done(s.t.Lockspaces(), nil) }) {

@@ -347,6 +347,10 @@ type Service interface {
 	Inspect(lockspace, resource string, done func(Inspection, error))
 	// List returns a page of locks by Ref.
 	List(f Filter, done func(Page, error))
+	// Lost lists locks that were lately lost here, the last one first, also those of
+	// lockspaces that were left since. Of the filter it takes Lockspace, Resource,
+	// Owner, UID and Limit.
+	Lost(f Filter, done func([]Lost, error))
 	Lockspaces(done func([]LockspaceInfo, error))
 	// Watch says whether the notices about single locks are wanted. What was
 	// granted before is in a Snapshot asked for afterwards.

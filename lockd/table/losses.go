@@ -104,7 +104,7 @@ func (t *Table) loseAgain(r state.Lock, recorded bool) {
 
 // losses are the locks that are lost.
 type losses struct {
-	lately  []api.Lost           // kept for Inspect, oldest first
+	lately  []api.Lost           // kept for Inspect and Lost, oldest first
 	running map[api.Ref]struct{} // those whose helper has not ended
 }
 
@@ -120,6 +120,21 @@ func (t *Table) tellLost(lost api.Lost) {
 	}
 	*lately = append(*lately, lost)
 	t.do(NotifyAction{api.LockLost{Lost: lost}})
+}
+
+// Lost lists the locks that were lately lost and match, the last one first.
+func (t *Table) Lost(f api.Filter) []api.Lost {
+	out := []api.Lost{}
+	for _, l := range slices.Backward(t.losses.lately) {
+		if f.Limit > 0 && len(out) == f.Limit {
+			break
+		}
+		if (f.Lockspace == "" || l.Lockspace == f.Lockspace) && (f.Resource == "" || l.Resource == f.Resource) &&
+			(!f.HasOwner || l.HasOwner && l.Owner == f.Owner) && (!f.HasUID || l.UID == f.UID) {
+			out = append(out, l)
+		}
+	}
+	return out
 }
 
 // lose ends a lock that is not there any more, and tells front ends.

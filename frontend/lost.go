@@ -1,0 +1,77 @@
+package frontend
+
+import (
+	"cmp"
+
+	"github.com/dlmlock/dlmlockd/lockd/api"
+)
+
+// ListLost lists locks that were lately lost on this node, the last one first,
+// also those of lockspaces that were left since.
+type ListLost struct{ Filter api.Filter } // Lockspace, Resource, Owner, UID and Limit count
+
+const (
+	// MaxLost is how many lost locks one call lists.
+	MaxLost = 1000
+	// shownLost is how many it lists where no limit is given.
+	shownLost = 256
+)
+
+// ListLostOptions are the options of ListLost.
+var ListLostOptions = []Option[ListLost]{
+	// Empty names are given, and wrong: in the filter they would stand for all.
+	{api.ArgLockspace, Text, func(m *ListLost, v any) error {
+		m.Filter.Lockspace = v.(string)
+		return checkLockspace(m.Filter.Lockspace)
+	}},
+	{api.ArgResource, Text, func(m *ListLost, v any) error {
+		m.Filter.Resource = v.(string)
+		return checkResource("", m.Filter.Resource)
+	}},
+	owner(func(m *ListLost) (*string, *bool) { return &m.Filter.Owner, &m.Filter.HasOwner }),
+	uid(func(m *ListLost) (*uint32, *bool) { return &m.Filter.UID, &m.Filter.HasUID }),
+	{api.ArgLimit, Uint32, func(m *ListLost, v any) error {
+		if m.Filter.Limit = int(v.(uint32)); m.Filter.Limit == 0 {
+			return badLostLimit()
+		}
+		return nil
+	}},
+}
+
+func badLostLimit() error { return bad(api.ArgLimit, "a list has 1 to %d lost locks", MaxLost) }
+
+// Op implements Method.
+func (*ListLost) Op() string { return "list-lost" }
+
+// Cost implements Method.
+func (*ListLost) Cost() Cost { return Cost{Room: LongAnswer} }
+
+// Validate implements Method.
+func (m *ListLost) Validate() error {
+	f := &m.Filter
+	var names error
+	if f.Lockspace != "" {
+		names = checkLockspace(f.Lockspace)
+	}
+	if f.Resource != "" {
+		names = cmp.Or(names, checkResource("", f.Resource))
+	}
+	if f.Limit < 0 || f.Limit > MaxLost {
+		return invalid(m.Op(), badLostLimit())
+	}
+	return invalid(m.Op(), cmp.Or(names, checkOwner(f.Owner, f.HasOwner)))
+}
+
+// Run lists the locks.
+func (m *ListLost) Run(c *Call, done func([]api.Lost, error)) {
+	w := About{Op: m.Op(), Lockspace: m.Filter.Lockspace, Resource: m.Filter.Resource}
+	if err := c.Authorize(api.ActInspect, w); err != nil {
+		done(nil, err)
+		return
+	}
+	f := m.Filter
+	if f.Limit == 0 {
+		f.Limit = shownLost
+	}
+	c.core.service.Lost(f, contained(c, done))
+}
