@@ -114,7 +114,7 @@ test-engine: deps-lab ## of test-lab: the engine and the crash test, on both ker
 
 ENGINE = ^TestTwoNodes$$/./^(lab|without_a_cluster|cluster|engine|crash)$$
 
-HOSTS = ^(TestFailover|TestLibvirt|TestUnit|TestWalk)$$
+HOSTS = ^(TestFailover|TestLibvirt|TestLibvirtBothDrivers|TestUnit|TestWalk)$$
 
 .PHONY: test-hosts
 test-hosts: deps-lab ## units, package and libvirt on real nodes with systemd, as administrators use them

@@ -37,7 +37,7 @@ const images = "/srv/images"
 // node has been powered off.
 func TestLibvirt(t *testing.T) {
 	lab.Require(t)
-	l := startLibvirtLab(t)
+	l := startLibvirtLab(t, 0)
 	// Each needs the nodes as the one before leaves them.
 	_ = t.Run("second host", l.secondHost) && t.Run("names", l.names) &&
 		t.Run("migration", l.migration) && t.Run("crash", l.crash)
@@ -47,14 +47,18 @@ func TestLibvirt(t *testing.T) {
 // one WWN.
 type libvirtLab struct {
 	cluster  *lab.Cluster
+	stock    int        // the node that has libvirt's own lock driver; 0: none
 	mu       sync.Mutex // of services, while they are installed
 	services map[int]*service.Service
 	fence    chan struct{} // closed: lost nodes may be powered off
 	fencing  chan int      // the node that is to be
 }
 
-func startLibvirtLab(t *testing.T) *libvirtLab {
-	l := &libvirtLab{services: map[int]*service.Service{}, fence: make(chan struct{}), fencing: make(chan int, 8)}
+// startLibvirtLab starts it. stock is the node that has libvirt's own lock driver,
+// or 0.
+func startLibvirtLab(t *testing.T, stock int) *libvirtLab {
+	l := &libvirtLab{stock: stock, services: map[int]*service.Service{}, fence: make(chan struct{}),
+		fencing: make(chan int, 8)}
 	dir := t.TempDir()
 	daemon, err := service.Build(t.Context(), dir)
 	require.NoError(t, err)
@@ -100,7 +104,14 @@ const libvirtdConf = "listen_tls = 0\nlisten_tcp = 1\nauth_tcp = \"none\"\n"
 
 // install starts the service and libvirtd on a node.
 func (l *libvirtLab) install(ctx context.Context, n *lab.Node, daemon, plugin, pluginPath string) error {
-	s, err := service.Install(ctx, n, daemon, "lockspaces = [\"libvirt\", \"volumes\", \"luns\"]\n")
+	conf := "lockspaces = [\"libvirt\", \"volumes\", \"luns\"]\n"
+	if n.ID == l.stock {
+		conf += virtlockdConf
+		if _, err := n.Shell(ctx, "mkdir -p /run/libvirt"); err != nil {
+			return err
+		}
+	}
+	s, err := service.Install(ctx, n, daemon, conf)
 	if err != nil {
 		return err
 	}
@@ -113,6 +124,10 @@ func (l *libvirtLab) install(ctx context.Context, n *lab.Node, daemon, plugin, p
 	files := host.Files(host.UUID(n.Name), "/var/log/libvirt/libvirtd.log",
 		"timeout = 20\nlvm_lockspace = \"volumes\"\nscsi_lockspace = \"luns\"\n")
 	files["/etc/libvirt/libvirtd.conf"] += libvirtdConf
+	if n.ID == l.stock {
+		files["/etc/libvirt/qemu.conf"] = strings.ReplaceAll(files["/etc/libvirt/qemu.conf"], `"dlmlock"`, `"lockd"`)
+		files["/etc/libvirt/qemu-lockd.conf"] = lockdConf
+	}
 	for _, path := range []string{"/etc/passwd", "/etc/group"} {
 		text, err := n.Get(ctx, path)
 		if err != nil {
