@@ -175,6 +175,11 @@ func readStories(t testing.TB, path string) (all []*story) {
 			all = append(all, &story{name: rest})
 		case word == "" || word == "#":
 		case word == ">":
+			if at.request != nil { // another one on the same connection
+				steps := &all[len(all)-1].steps
+				*steps = append(*steps, exchange{connection: at.connection, line: at.line})
+				at = &(*steps)[len(*steps)-1]
+			}
 			at.request = unhex(rest)
 		case word == "<":
 			at.answer = append(at.answer, unhex(rest)...)
@@ -341,9 +346,22 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// TestLibvirtd plays to the door what libvirtd has said to virtlockd (TestStockSays in
+// libvirt/host records it): every answer is the same.
+func TestLibvirtd(t *testing.T) {
+	all := readStories(t, "testdata/libvirtd-9.0.0.golden")
+	answers := 0
+	for _, s := range all {
+		t.Run(s.name, func(t *testing.T) { replay(t, s) })
+		answers += len(s.steps)
+	}
+	require.Greater(t, answers, 10)
+}
+
 // replay plays a story to the door.
 func replay(t testing.TB, s *story) {
-	h := start(t, Settings{Directories: map[string]string{"/run/spaces/files": "leases"}})
+	h := start(t, Settings{Directories: map[string]string{"/run/spaces/files": "leases",
+		"/dev/shm/virtlockd-golden/files": "libvirt"}})
 	clients, said := map[string]*client{}, map[string]bool{}
 	pids := sleepers(t, 3)
 	defer pids.end(t)

@@ -89,9 +89,6 @@ type rig struct {
 
 // start starts them, and skips the test where it was not asked for.
 func start(t *testing.T) *rig {
-	if os.Getenv("LIBVIRT") != "1" {
-		t.Skip("set LIBVIRT=1 or run make test-libvirt")
-	}
 	return startWith(t, ours, "")
 }
 
@@ -115,6 +112,9 @@ func bothDrivers(t *testing.T, test func(t *testing.T, r *rig)) {
 
 // startWith is start with hosts of a driver, and more in dlmlockd.toml.
 func startWith(t *testing.T, driver, conf string) *rig {
+	if os.Getenv("LIBVIRT") != "1" {
+		t.Skip("set LIBVIRT=1 or run make test-libvirt")
+	}
 	r := &rig{t: t, bus: testbus.Start(t, testbus.Daemon), dir: t.TempDir(), driver: driver, conf: conf}
 	r.startDaemon()
 	t.Cleanup(r.endDaemon)
