@@ -336,3 +336,16 @@ func TestSpellings(t *testing.T) {
 		other.ok(t, 0, `release "" %s 0`, dir+"/b")
 	}
 }
+
+// Another node may tell the first bytes of the label only.
+func TestHolderOnAnotherNode(t *testing.T) {
+	o := &operation{target: target{what: "/images/web.img"}}
+	for label, want := range map[string]string{
+		"web: /im": "domain 'web'", "blocks1:": "domain 'blocks1'", "database": "domain 'database…'",
+		"w: /x": "domain 'w' (as '/x')",
+	} {
+		require.Equal(t, want, o.called(label, ""))
+	}
+	require.Equal(t, "'somebody'", o.called("somebody", "x"))
+	require.Equal(t, "'x'", o.called("", "x"))
+}

@@ -89,6 +89,9 @@ func (o *operation) here() string {
 // beginning only.
 func (o *operation) called(label, owner string) string {
 	domain, disk, whole := strings.Cut(label, ": ")
+	if name, ok := strings.CutSuffix(label, ":"); ok {
+		domain, whole = name, true
+	}
 	switch {
 	case whole && strings.HasPrefix(disk, "/") && disk != o.what && !strings.HasPrefix(o.what, disk):
 		return fmt.Sprintf("domain '%s' (as '%s')", domain, disk)
