@@ -46,7 +46,8 @@ func newAgent(t *testing.T, bus *testbus.Bus, reply func(*agent, question) *godb
 	return a
 }
 
-func (a *agent) begin(action, message, icon string, details map[string]string, cookie string, ids []subject) *godbus.Error {
+func (a *agent) begin(action, message, icon string, details map[string]string, cookie string,
+	ids []subject) *godbus.Error {
 	q := question{action, message, icon, details, cookie, ids}
 	a.waiter(cookie)
 	a.asked <- q

@@ -98,7 +98,8 @@ func (a *Authority) Authorize(ctx context.Context, s api.Subject, act api.Action
 	for k, v := range details {
 		if !utf8.ValidString(v) || strings.IndexByte(v, 0) >= 0 {
 			// Escaping it could make it look like another name to a rule.
-			return denied(act, details, fmt.Sprintf("the %s is not UTF-8 text, so no polkit rule can be asked about it", k), nil)
+			return denied(act, details, fmt.Sprintf("the %s is not UTF-8 text, so no polkit rule can be asked about it",
+				k), nil)
 		}
 	}
 	if err := who.unchanged(s, act, details); err != nil {
@@ -182,7 +183,8 @@ func (ans answer) verdict(s api.Subject, act api.Action, details map[string]stri
 	case ans.Details["polkit.dismissed"] != "":
 		return denied(act, details, "the authentication was dismissed", nil)
 	}
-	return denied(act, details, "polkit refuses "+id+"; an administrator can allow it by a rule in /etc/polkit-1/rules.d", nil)
+	return denied(act, details,
+		"polkit refuses "+id+"; an administrator can allow it by a rule in /etc/polkit-1/rules.d", nil)
 }
 
 // failed is a question without an answer. Nobody is let in without one.
@@ -248,7 +250,8 @@ func (a *Authority) note(absent bool) {
 // decided logs one decision.
 func (a *Authority) decided(s api.Subject, act api.Action, details map[string]string, err error) {
 	level := slog.LevelDebug
-	attrs := []slog.Attr{slog.String("action", string(act)), slog.String("sender", s.BusName), slog.Uint64("uid", uint64(s.UID))}
+	attrs := []slog.Attr{slog.String("action", string(act)), slog.String("sender", s.BusName),
+		slog.Uint64("uid", uint64(s.UID))}
 	if s.BusName == "" {
 		attrs[1] = slog.Uint64("pid", uint64(s.PID))
 	}

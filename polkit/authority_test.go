@@ -33,7 +33,8 @@ type bench struct {
 
 func newBench(t *testing.T, bus *testbus.Bus, change ...func(*Config)) *bench {
 	log := new(lines)
-	cfg := Config{Conn: bus.Dial(t), Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	cfg := Config{Conn: bus.Dial(t), Log: slog.New(slog.NewTextHandler(log,
+		&slog.HandlerOptions{Level: slog.LevelDebug})),
 		Fallback: api.GroupAuthorizer{HasGroup: true, GID: 4242, Group: "locksmiths"}}
 	for _, c := range change {
 		c(&cfg)
@@ -105,7 +106,8 @@ func TestShippedActions(t *testing.T) {
 		Annotations                                       map[string]string
 	}
 	var got []described
-	require.NoError(t, bus.Dial(t).Object(authorityName, authorityPath).Call(authorityIface+".EnumerateActions", 0, "C").Store(&got))
+	require.NoError(t, bus.Dial(t).Object(authorityName, authorityPath).Call(authorityIface+".EnumerateActions", 0,
+		"C").Store(&got))
 	// PolkitImplicitAuthorization.
 	const no, authAdmin, authAdminKeep, yes = 0, 2, 4, 5
 	type defaults struct{ Any, Inactive, Active uint32 }
@@ -174,7 +176,8 @@ func TestRulesSeeDetails(t *testing.T) {
 }
 
 const askAdmin = `polkit.addAdminRule(function(action, subject) { return ["unix-user:0"]; });
-polkit.addRule(function(action, subject) { if (action.id != "org.example.DlmLock.inspect") return polkit.Result.AUTH_ADMIN; });`
+polkit.addRule(function(action, subject) {
+	if (action.id != "org.example.DlmLock.inspect") return polkit.Result.AUTH_ADMIN; });`
 
 // A person is asked only if the caller allows it, and sees what it is about.
 func TestInteraction(t *testing.T) {
@@ -195,7 +198,8 @@ func TestInteraction(t *testing.T) {
 	require.NoError(t, b.Authorize(t.Context(), s, api.ActAcquire, disk("vms", "EX")))
 	q := <-a.asked
 	require.Equal(t, "org.example.DlmLock.acquire", q.Action)
-	require.Equal(t, "Authentication is required to lock disk1 in the lockspace vms for the whole cluster (mode EX)", q.Message)
+	require.Equal(t, "Authentication is required to lock disk1 in the lockspace vms for the whole cluster (mode EX)",
+		q.Message)
 	require.Equal(t, "changes-prevent", q.Icon)
 	require.NoError(t, b.Authorize(t.Context(), s, api.ActPurge, map[string]string{"lockspace": "vms"}))
 	require.Contains(t, (<-a.asked).Message, "orphaned locks of the lockspace vms;")
@@ -254,7 +258,8 @@ func TestCancellation(t *testing.T) {
 // when it goes the group does again.
 func TestComesAndGoes(t *testing.T) {
 	bus := startBus(t)
-	p := testpolkit.New(t, bus, `polkit.addRule(function(action, subject) { if (action.lookup("lockspace") == "vms") return polkit.Result.YES; });`)
+	p := testpolkit.New(t, bus,
+		`polkit.addRule(function(action, subject) { if (action.lookup("lockspace") == "vms") return polkit.Result.YES; });`)
 	b := newBench(t, bus)
 	nobody, member := b.nobody(), b.nobody()
 	member.GIDs = []uint32{65534, 4242}
@@ -281,7 +286,8 @@ func TestComesAndGoes(t *testing.T) {
 	require.Equal(t, 2, bytes.Count([]byte(b.log.String()), []byte("polkit is on the bus")))
 
 	member.BusName = ""
-	require.NoError(t, b.Authorize(t.Context(), member, api.ActAcquire, disk("backup", "EX")), "not on the bus: the group")
+	require.NoError(t, b.Authorize(t.Context(), member, api.ActAcquire, disk("backup", "EX")),
+		"not on the bus: the group")
 }
 
 // A polkitd that hangs lets nobody in and holds nobody up for ever; one that

@@ -41,7 +41,8 @@ func (a *Authority) subject(ctx context.Context, s api.Subject) (who asked, ok b
 		return asked{subject{"system-bus-name", name}, true}, true
 	case s.PIDFD != nil && a.takesPIDFD(ctx):
 		fd := godbus.UnixFD(s.PIDFD.Fd())
-		return asked{subject{"unix-process", map[string]godbus.Variant{"pidfd": godbus.MakeVariant(fd), "uid": uid}}, true}, true
+		return asked{subject{"unix-process", map[string]godbus.Variant{"pidfd": godbus.MakeVariant(fd), "uid": uid}},
+			true}, true
 	case s.PID != 0 && s.Start != 0:
 		return asked{subject{"unix-process", map[string]godbus.Variant{"pid": godbus.MakeVariant(s.PID),
 			"start-time": godbus.MakeVariant(s.Start), "uid": uid}}, false}, true
@@ -64,7 +65,8 @@ func (a *Authority) takesPIDFD(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.Timeout)
 	defer cancel()
 	var version string
-	err := a.obj.CallWithContext(ctx, "org.freedesktop.DBus.Properties.Get", 0, authorityIface, "BackendVersion").Store(&version)
+	err := a.obj.CallWithContext(ctx, "org.freedesktop.DBus.Properties.Get", 0, authorityIface,
+		"BackendVersion").Store(&version)
 	if err != nil {
 		return false // the question itself will show why
 	}

@@ -100,7 +100,8 @@ func TestProcessInteraction(t *testing.T) {
 	b := newBench(t, bus)
 	start, err := process.Start(uint32(os.Getpid()))
 	require.NoError(t, err)
-	s := api.Subject{UID: testbus.Nobody.UID, GIDs: []uint32{testbus.Nobody.GID}, PID: uint32(os.Getpid()), Start: start}
+	s := api.Subject{UID: testbus.Nobody.UID, GIDs: []uint32{testbus.Nobody.GID}, PID: uint32(os.Getpid()),
+		Start: start}
 	requireKind(t, api.InteractionRequired, b.Authorize(t.Context(), s, api.ActAcquire, disk("vms", "EX")))
 	s.Interactive = true
 	a := newAgent(t, bus, authenticate)
@@ -140,8 +141,10 @@ func TestPIDFD(t *testing.T) {
 			</policy></busconfig>`})
 		f := &fakePolkit{version, make(chan subject, 1)}
 		conn := bus.Dial(t)
-		require.NoError(t, conn.ExportMethodTable(map[string]any{"CheckAuthorization": f.check}, authorityPath, authorityIface))
-		require.NoError(t, conn.ExportMethodTable(map[string]any{"Get": f.get}, authorityPath, "org.freedesktop.DBus.Properties"))
+		require.NoError(t, conn.ExportMethodTable(map[string]any{"CheckAuthorization": f.check}, authorityPath,
+			authorityIface))
+		require.NoError(t, conn.ExportMethodTable(map[string]any{"Get": f.get}, authorityPath,
+			"org.freedesktop.DBus.Properties"))
 		_, err := conn.RequestName(authorityName, godbus.NameFlagDoNotQueue)
 		require.NoError(t, err)
 		b := newBench(t, bus)
