@@ -32,6 +32,7 @@ type node struct {
 	sim     *local.Node
 	up      bool
 	boots   int
+	booted  time.Time
 	dir     string // of the state file
 	saved   []byte // the state file that was put aside
 	disk    disk
@@ -62,7 +63,7 @@ type daemon struct {
 }
 
 func newNode(t *testing.T, sim *local.Cluster, id int) *node {
-	return &node{t: t, id: id, cluster: sim, sim: sim.AddNode(uint32(id)), up: true,
+	return &node{t: t, id: id, cluster: sim, sim: sim.AddNode(uint32(id)), up: true, booted: time.Now(),
 		dir:   filepath.Join(t.TempDir(), "state"),
 		procs: newProcesses(), lockspaces: []string{"vms"}, raw: []string{"raw"}, limits: api.DefaultLimits(),
 		requests: map[string]api.Ref{}}
@@ -94,25 +95,12 @@ func (n *node) start(ctx context.Context) error {
 		return err
 	}
 	d := &daemon{engine: n.sim.Engine(), file: file, killed: make(chan struct{}), ended: make(chan struct{})}
-	info, err := d.engine.Node(ctx)
+	config, err := n.config(ctx, d)
 	if err != nil {
-		return err
+		return errors.Join(err, file.Close())
 	}
-	epoch, err := file.Epoch()
-	if err != nil {
-		return err
-	}
-	began := time.Now()
-	d.Service = lockd.New(lockd.Config{
-		Engine: d.engine, Journal: &journal{File: file, disk: &n.disk, killed: d.killed}, Contents: contents,
-		BootID: n.bootID(), Instance: file.Header().Instance, Node: info, Sessions: []api.Session{n.session("")},
-		Lockspaces: n.lockspaces, RawValues: n.raw, Limits: n.limits, OpTimeout: 6 * time.Second,
-		HealthInterval: n.healthInterval(), Processes: n.procs, Notify: n.notify, Log: slog.New(n.log.handler()),
-		Clock: func() (time.Time, time.Duration) {
-			return time.Now().Add(time.Duration(n.clock.Load())), time.Since(began)
-		},
-		TokenEpoch: epoch, NoteEpoch: file.NoteEpoch,
-	})
+	config.Contents = contents
+	d.Service = lockd.New(config)
 	run, cancel := context.WithCancel(context.Background())
 	d.cancel = cancel
 	go func() {
@@ -127,6 +115,29 @@ func (n *node) start(ctx context.Context) error {
 		return errors.New("the daemon does not become ready")
 	}
 }
+
+// config is what a daemon is made of, but for the contents of the state file.
+func (n *node) config(ctx context.Context, d *daemon) (lockd.Config, error) {
+	info, err := d.engine.Node(ctx)
+	if err != nil {
+		return lockd.Config{}, err
+	}
+	epoch, err := d.file.Epoch()
+	booted := n.booted
+	return lockd.Config{
+		Engine: d.engine, Journal: &journal{File: d.file, disk: &n.disk, killed: d.killed}, BootID: n.bootID(),
+		Instance: d.file.Header().Instance, Node: info, Sessions: []api.Session{n.session("")},
+		Lockspaces: n.lockspaces, RawValues: n.raw, Limits: n.limits, OpTimeout: opTime,
+		HealthInterval: n.healthInterval(), Processes: n.procs, Notify: n.notify, Log: slog.New(n.log.handler()),
+		Clock: func() (time.Time, time.Duration) {
+			return time.Now().Add(time.Duration(n.clock.Load())), time.Since(booted)
+		},
+		TokenEpoch: epoch, NoteEpoch: d.file.NoteEpoch,
+	}, err
+}
+
+// opTime is op-timeout in the configuration of the daemons, as on the nodes of the lab.
+const opTime = 6 * time.Second
 
 // session is the session of a connection to the node's bus.
 func (n *node) session(name string) api.Session {
@@ -175,6 +186,7 @@ func (n *node) machine(_ context.Context, cmd *story.Command, out *story.Output)
 		}
 		n.sim, n.up = n.cluster.AddNode(uint32(n.id)), true
 		n.boots++
+		n.booted = time.Now()
 		n.log.reset()
 	case "off":
 		if n.up {
@@ -249,7 +261,7 @@ func (n *node) daemonDo(ctx context.Context, cmd *story.Command, out *story.Outp
 		return os.RemoveAll(n.dir)
 	case "reload":
 		n.limits.LocksPerUID = orElse(cmd.Options["locks-per-uid"], n.limits.LocksPerUID)
-		n.current().Reconfigure(lockd.Settings{Limits: n.limits, Lockspaces: cmd.Args, OpTimeout: 6 * time.Second})
+		n.current().Reconfigure(lockd.Settings{Limits: n.limits, Lockspaces: cmd.Args, OpTimeout: opTime})
 	default:
 		return errOther
 	}
