@@ -81,6 +81,10 @@ func callEverything(d *Service, b *answerBook, turn int) {
 		done := b.expect("list")
 		return func(api.Page, error) { done() }
 	}())
+	d.Lost(api.Filter{}, func() func([]api.Lost, error) {
+		done := b.expect("lost")
+		return func([]api.Lost, error) { done() }
+	}())
 	d.Lockspaces(func() func([]api.LockspaceInfo, error) {
 		done := b.expect("lockspaces")
 		return func([]api.LockspaceInfo, error) { done() }
