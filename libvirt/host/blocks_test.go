@@ -10,8 +10,9 @@ import (
 
 // The file that a guest writes to is the one that is locked, whichever it is: an overlay, the base
 // that it was committed to, a copy. Lock drivers do not learn of backing files.
-func TestSnapshotAndCommit(t *testing.T) {
-	r := start(t)
+func TestSnapshotAndCommit(t *testing.T) { bothDrivers(t, testSnapshotAndCommit) }
+
+func testSnapshotAndCommit(t *testing.T, r *rig) {
 	h := r.host("alpha", "")
 	a := r.image("a.img")
 	h.define("web", host.Disk{Path: a})
@@ -25,13 +26,14 @@ func TestSnapshotAndCommit(t *testing.T) {
 	r.held(rest, "web: a.img EX")
 	said := h.refused("snapshot-create-as", "web", "--disk-only", "--no-metadata", "--reuse-external", "--diskspec",
 		"vda,file="+r.dir+"/taken.img")
-	require.Contains(t, said, "db: "+r.dir+"/taken.img")
+	require.Contains(t, said, r.inUse("db", r.dir+"/taken.img"))
 	r.now(rest, "web: a.img EX")
 	require.Equal(t, "running", h.state("web"))
 }
 
-func TestCopy(t *testing.T) {
-	r := start(t)
+func TestCopy(t *testing.T) { bothDrivers(t, testCopy) }
+
+func testCopy(t *testing.T, r *rig) {
 	h := r.host("alpha", "")
 	h.virsh("create", r.file("web", domain("web", host.Disk{Path: r.image("a.img")}).XML()))
 	copyTo := func(name string, args ...string) []string {
@@ -47,6 +49,6 @@ func TestCopy(t *testing.T) {
 
 	h.virsh("create", r.file("db", domain("db", host.Disk{Path: r.image("taken.img")}).XML()))
 	said := h.refused(copyTo("taken.img", "--reuse-external")...)
-	require.Contains(t, said, "db: "+r.dir+"/taken.img")
+	require.Contains(t, said, r.inUse("db", r.dir+"/taken.img"))
 	r.now("db: taken.img EX", "web: two.img EX")
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -143,6 +144,31 @@ func TestSpellingsOnBothDrivers(t *testing.T) {
 			alpha.virsh("destroy", fmt.Sprint("a", i))
 		}
 		beta.virsh("destroy", fmt.Sprint("b", i))
+		r.held()
+	}
+}
+
+// The service is killed at any moment of a guest's start. Libvirt's own driver does not
+// try again, so the start may fail; then nothing is left. A guest that runs has all of
+// its locks.
+func TestStockServiceKilledWhileAGuestStarts(t *testing.T) {
+	r := startWith(t, stock, "")
+	h := r.stockHost("alpha", "")
+	h.define("web", host.Disk{Path: r.image("a.img")}, host.Disk{Path: r.image("b.img")})
+	for _, after := range []time.Duration{0, 100, 200, 300, 400, 500, 700} {
+		done := h.try("start", "web")
+		time.Sleep(after * time.Millisecond) // any time will do
+		r.killDaemon()
+		time.Sleep(50 * time.Millisecond)
+		r.startDaemon()
+		got := <-done
+		if got.err == nil {
+			r.now("web: a.img EX", "web: b.img EX")
+			h.virsh("destroy", "web")
+		} else {
+			t.Logf("killed after %v: %s", after*time.Millisecond, got.out)
+			require.Equal(t, "shut off", h.state("web"))
+		}
 		r.held()
 	}
 }
