@@ -21,7 +21,8 @@ import (
 type floorService struct{}
 
 // Acquire answers with a lock that is none.
-func (floorService) Acquire(_, _, _ string, _ map[string]godbus.Variant) (uint32, uint64, godbus.ObjectPath, *godbus.Error) {
+func (floorService) Acquire(_, _, _ string, _ map[string]godbus.Variant) (uint32, uint64, godbus.ObjectPath,
+	*godbus.Error) {
 	return 1, 1, lockPath(1), nil
 }
 

@@ -110,7 +110,8 @@ func (b *Bus) compareNumbers() {
 	case err != nil:
 		b.alien = "the message bus did not give the pid of this service: " + err.Error()
 	case pid != uint32(os.Getpid()):
-		b.alien = fmt.Sprintf("the message bus is in another pid namespace: it knows this service as process %d, which is process %d here", pid, os.Getpid())
+		b.alien = fmt.Sprintf("the message bus is in another pid namespace: it knows this service as process %d, "+
+			"which is process %d here", pid, os.Getpid())
 	}
 }
 

@@ -143,7 +143,8 @@ func (e *encoder) object(i *iface, s *Server, of any) {
 
 // encodeMessage makes a whole message around a body: its header with the fields that
 // are not "", and the body.
-func encodeMessage(into []byte, kind godbus.Type, serial, replySerial uint32, sig string, fields []headerField, body []byte) []byte {
+func encodeMessage(into []byte, kind godbus.Type, serial, replySerial uint32, sig string, fields []headerField,
+	body []byte) []byte {
 	e := encoder{into[:0]}
 	e.b = append(e.b, 'l', byte(kind), byte(godbus.FlagNoReplyExpected), 1)
 	e.uint32(uint32(len(body)))

@@ -79,7 +79,8 @@ var wording = api.Wording{
 		api.HintLockspaceState: "ListLockspaces shows its state",
 		api.HintForce:          "release them, or leave with the option force and lose them",
 		api.HintListOrphans:    "call ListOrphans again",
-		api.HintClearOrphans:   "list them with ListOrphans, adopt each with AdoptOrphan or remove it with Purge, then leave again",
+		api.HintClearOrphans: "list them with ListOrphans, adopt each with AdoptOrphan or remove it with Purge, " +
+			"then leave again",
 	},
 }
 

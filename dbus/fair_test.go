@@ -116,7 +116,8 @@ func TestCapDoesNotSlowOthers(t *testing.T) {
 		}()
 		asking, worst := measure()
 		close(stop)
-		t.Logf("acquire and release of another user: median %v alone, %v with a user at his caps, %v (worst %v) while he asks on (%d calls)",
+		t.Logf("acquire and release of another user: median %v alone, %v with a user at his caps, %v (worst %v) "+
+			"while he asks on (%d calls)",
 			alone, atCap, asking, worst, receive(t, stopped))
 		require.Less(t, atCap, 5*alone+5*time.Millisecond)
 		require.Less(t, asking, 10*alone+10*time.Millisecond)

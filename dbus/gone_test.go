@@ -58,7 +58,8 @@ func (s *starting) told() []string {
 // denying is a bus that answers root no call of that member.
 func denying(t *testing.T, member string) *testbus.Bus {
 	return testbus.StartWith(t, testbus.Daemon, map[string]string{"deny.conf": fmt.Sprintf(
-		`<busconfig><policy context="mandatory"><deny send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus" send_member=%q/></policy></busconfig>`, member)})
+		`<busconfig><policy context="mandatory"><deny send_destination="org.freedesktop.DBus" `+
+			`send_interface="org.freedesktop.DBus" send_member=%q/></policy></busconfig>`, member)})
 }
 
 // begin starts a front end over s.

@@ -14,7 +14,8 @@ func (s *Server) ShutdownIdle(ctx context.Context) error {
 	return s.shutdown(ctx, func() {
 		if why := s.core.NeededByService(ctx); why != "" {
 			s.log.Info("needed again at the last moment", "reason", why)
-			s.bus.conn.BusObject().Go("org.freedesktop.DBus.StartServiceByName", godbus.FlagNoReplyExpected, nil, Name, uint32(0))
+			s.bus.conn.BusObject().Go("org.freedesktop.DBus.StartServiceByName", godbus.FlagNoReplyExpected, nil, Name,
+				uint32(0))
 		}
 	})
 }

@@ -61,7 +61,8 @@ func TestLogControl(t *testing.T) {
 
 		root.ok(ifaceProperties+".Set", set("LogLevel", "debug")...)
 		root.ok(ifaceProperties+".Set", set("LogTarget", "journal")...)
-		for name, want := range map[string]string{"LogLevel": "debug", "LogTarget": "journal", "SyslogIdentifier": "dlmlockd"} {
+		for name, want := range map[string]string{"LogLevel": "debug", "LogTarget": "journal",
+			"SyslogIdentifier": "dlmlockd"} {
 			var v godbus.Variant
 			require.NoError(t, nobody.ok(ifaceProperties+".Get", ifaceLogControl, name).Store(&v))
 			require.Equal(t, want, v.Value(), name)
@@ -71,14 +72,17 @@ func TestLogControl(t *testing.T) {
 		require.Len(t, all, 3)
 
 		nobody.refused(errAccessDenied, ifaceProperties+".Set", set("LogLevel", "info")...)
-		require.ErrorContains(t, nobody.call("Set", set("LogLevel", "info")...).Err, "", "nor without the right interface")
+		require.ErrorContains(t, nobody.call("Set", set("LogLevel", "info")...).Err, "",
+			"nor without the right interface")
 		require.Equal(t, "debug", r.control.Level())
 
-		require.Contains(t, root.refused(errInvalidArgs, ifaceProperties+".Set", set("LogLevel", "loud")...), "no such level")
+		require.Contains(t, root.refused(errInvalidArgs, ifaceProperties+".Set", set("LogLevel", "loud")...),
+			"no such level")
 		root.refused(errInvalidArgs, ifaceProperties+".Set", set("LogLevel", uint32(7))...)
 		root.refused(errReadOnly, ifaceProperties+".Set", set("SyslogIdentifier", "x")...)
 		root.refused(errUnknownProperty, ifaceProperties+".Set", set("Other", "x")...)
-		root.refused(errUnknownInterface, ifaceProperties+".Set", "org.example.Other", "LogLevel", godbus.MakeVariant("x"))
+		root.refused(errUnknownInterface, ifaceProperties+".Set", "org.example.Other", "LogLevel",
+			godbus.MakeVariant("x"))
 	})
 }
 
@@ -89,7 +93,8 @@ func TestLogControlWithoutPolicy(t *testing.T) {
 	r := newRig(t, b, rigConfig{})
 	nobody := r.dial(testbus.Nobody)
 	nobody.obj = nobody.conn.Object(Name, logControlPath)
-	text := nobody.refused(errAccessDenied, ifaceProperties+".Set", ifaceLogControl, "LogLevel", godbus.MakeVariant("debug"))
+	text := nobody.refused(errAccessDenied, ifaceProperties+".Set", ifaceLogControl, "LogLevel",
+		godbus.MakeVariant("debug"))
 	require.Contains(t, text, "only root may set LogLevel")
 	require.Empty(t, r.control.Level())
 }
@@ -100,10 +105,12 @@ func TestLogControlBusctl(t *testing.T) {
 	require.NoError(t, err, "apt-get install systemd")
 	b := testbus.Start(t, testbus.Daemon)
 	r := newRig(t, b, rigConfig{})
-	out, err := b.Command(t, testbus.Root, "busctl", "--address="+b.Address, "set-property", Name, string(logControlPath), ifaceLogControl, "LogLevel", "s", "debug").CombinedOutput()
+	out, err := b.Command(t, testbus.Root, "busctl", "--address="+b.Address, "set-property", Name,
+		string(logControlPath), ifaceLogControl, "LogLevel", "s", "debug").CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	require.Equal(t, "debug", r.control.Level())
-	out, err = b.Command(t, testbus.Nobody, "busctl", "--address="+b.Address, "introspect", Name, string(logControlPath)).CombinedOutput()
+	out, err = b.Command(t, testbus.Nobody, "busctl", "--address="+b.Address, "introspect", Name,
+		string(logControlPath)).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	require.Contains(t, string(out), "writable")
 }

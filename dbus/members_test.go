@@ -46,17 +46,21 @@ func TestMembers(t *testing.T) {
 		var many []grantRow
 		require.NoError(t, root.ok("AcquireMany", []wantRow{}, opt()).Err)
 		wanted := []wantRow{{"vms", "b", "EX"}, {"vms", "a", "PR"}}
-		require.NoError(t, root.ok("AcquireMany", wanted, opt("owner", "vm2", "labels", []string{"the b", "the a"})).Store(&many))
+		require.NoError(t, root.ok("AcquireMany", wanted,
+			opt("owner", "vm2", "labels", []string{"the b", "the a"})).Store(&many))
 		require.Equal(t, "the a", root.list(opt("resource", "a"))[0].Label)
 		require.Len(t, many, 2)
 		require.Equal(t, "b", many[0].Resource)
 		require.Equal(t, "a", many[1].Resource)
 		var released uint32
-		require.NoError(t, root.ok("ReleaseMany", []nameRow{{"vms", "a"}, {"vms", "a"}, {"vms", "other"}}, opt("owner", "vm2")).Store(&released))
+		require.NoError(t, root.ok("ReleaseMany", []nameRow{{"vms", "a"}, {"vms", "a"}, {"vms", "other"}},
+			opt("owner", "vm2")).Store(&released))
 		require.Equal(t, uint32(1), released)
 		require.Equal(t, "b", root.list(opt())[0].Resource)
-		require.NoError(t, root.ok("AcquireMany", wanted, opt("owner", "vm2", "labels", []string{"the b", "the a"})).Err)
-		require.NoError(t, root.ok("ReleaseMany", []nameRow{}, opt("owner", "vm2", "labels", []string{"the a", "none"})).Store(&released))
+		require.NoError(t, root.ok("AcquireMany", wanted,
+			opt("owner", "vm2", "labels", []string{"the b", "the a"})).Err)
+		require.NoError(t, root.ok("ReleaseMany", []nameRow{},
+			opt("owner", "vm2", "labels", []string{"the a", "none"})).Store(&released))
 		require.Equal(t, uint32(1), released)
 		require.Equal(t, "b", root.list(opt())[0].Resource)
 		require.NoError(t, root.ok("ReleaseOwner", "", "vm2").Store(&released))

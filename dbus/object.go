@@ -32,11 +32,14 @@ var (
 	objectIntrospectable = newIface(ifaceIntrospectable, nil,
 		&method{name: "Introspect", out: "s", parse: func(*reader) (request, error) { return introspectObject{}, nil }})
 	objectProperties = newIface(ifaceProperties, nil,
-		&method{name: "Get", in: "ss", out: "v", parse: func(b *reader) (request, error) { return getObject{iface: b.text(), name: b.text()}, nil }},
+		&method{name: "Get", in: "ss", out: "v",
+			parse: func(b *reader) (request, error) { return getObject{iface: b.text(), name: b.text()}, nil }},
 		&method{name: "Set", in: "ssv", inline: setProperty},
-		&method{name: "GetAll", in: "s", out: "a{sv}", parse: func(b *reader) (request, error) { return getAllObject{iface: b.text()}, nil }})
+		&method{name: "GetAll", in: "s", out: "a{sv}",
+			parse: func(b *reader) (request, error) { return getAllObject{iface: b.text()}, nil }})
 	listing = newIface(ifaceIntrospectable, nil,
-		&method{name: "Introspect", out: "s", parse: func(*reader) (request, error) { return introspectChildren{}, nil }})
+		&method{name: "Introspect", out: "s",
+			parse: func(*reader) (request, error) { return introspectChildren{}, nil }})
 )
 
 // ask asks the service and waits for the answer, or for the caller to go.

@@ -29,8 +29,9 @@ func TestLockObject(t *testing.T) {
 		props := eve.at(path).all(lockIfaceName)
 		require.NotZero(t, props["Since"].Value())
 		require.NotZero(t, props["PID"].Value())
-		want := map[string]any{"Lockspace": "vms", "Resource": "r é", "LockID": id, "Mode": "EX", "Wanted": "", "State": "held",
-			"Token": props["Token"].Value(), "OnLost": "", "Owner": "vm1", "Label": "disk", "Lifetime": "persistent", "UID": member.UID,
+		want := map[string]any{"Lockspace": "vms", "Resource": "r é", "LockID": id, "Mode": "EX", "Wanted": "",
+			"State": "held", "Token": props["Token"].Value(), "OnLost": "", "Owner": "vm1", "Label": "disk",
+			"Lifetime": "persistent", "UID": member.UID,
 			"PID": props["PID"].Value(), "Since": props["Since"].Value()}
 		got := map[string]any{}
 		for k, v := range props {
@@ -70,10 +71,13 @@ func TestLockObjectRefusals(t *testing.T) {
 
 		lock.ok(lockIfaceName+".Convert", "PR", opt())
 		_, second := root.acquire("other", opt())
-		require.Equal(t, errUnknownObject, lock.at(path+"0").call(lockIfaceName+".Release", opt()).Err.(godbus.Error).Name)
+		require.Equal(t, errUnknownObject,
+			lock.at(path+"0").call(lockIfaceName+".Release", opt()).Err.(godbus.Error).Name)
 		root.at(path).ok(lockIfaceName+".Release", opt())
-		for _, m := range []string{lockIfaceName + ".Release", lockIfaceName + ".Convert", ifaceProperties + ".GetAll", ifaceIntrospectable + ".Introspect"} {
-			args := map[string][]any{lockIfaceName + ".Release": {opt()}, lockIfaceName + ".Convert": {"NL", opt()}, ifaceProperties + ".GetAll": {lockIfaceName}}[m]
+		for _, m := range []string{lockIfaceName + ".Release", lockIfaceName + ".Convert", ifaceProperties + ".GetAll",
+			ifaceIntrospectable + ".Introspect"} {
+			args := map[string][]any{lockIfaceName + ".Release": {opt()}, lockIfaceName + ".Convert": {"NL", opt()},
+				ifaceProperties + ".GetAll": {lockIfaceName}}[m]
 			lock.refused(errUnknownObject, m, args...)
 		}
 
@@ -131,17 +135,20 @@ func TestLockspaceObject(t *testing.T) {
 		var rows []spaceRow
 		require.NoError(t, eve.ok("ListLockspaces").Store(&rows))
 		require.Equal(t, path, rows[0].Details["object"].Value())
-		require.Eventually(t, func() bool { return eve.at(path).all(lockspaceIfaceName)["Quorate"].Value() == "yes" }, patience, patience/1000)
+		require.Eventually(t, func() bool { return eve.at(path).all(lockspaceIfaceName)["Quorate"].Value() == "yes" },
+			patience, patience/1000)
 		props := eve.at(path).all(lockspaceIfaceName)
 		require.Equal(t, []any{"my-vms.1", "ready", "", "no", "", []uint32{1}, uint32(1)}, []any{
 			props["Name"].Value(), props["State"].Value(), props["Error"].Value(), props["Stopped"].Value(),
 			props["Reason"].Value(), props["Members"].Value(), props["LockCount"].Value()})
 
 		r.cluster.Stop("my-vms.1", "fencing node 2")
-		require.Eventually(t, func() bool { return eve.at(path).all(lockspaceIfaceName)["Stopped"].Value() == "yes" }, patience, patience/1000)
+		require.Eventually(t, func() bool { return eve.at(path).all(lockspaceIfaceName)["Stopped"].Value() == "yes" },
+			patience, patience/1000)
 		require.Equal(t, "fencing node 2", eve.at(path).all(lockspaceIfaceName)["Reason"].Value())
 		r.cluster.Resume("my-vms.1")
-		require.Eventually(t, func() bool { return eve.at(path).all(lockspaceIfaceName)["Stopped"].Value() == "no" }, patience, patience/1000)
+		require.Eventually(t, func() bool { return eve.at(path).all(lockspaceIfaceName)["Stopped"].Value() == "no" },
+			patience, patience/1000)
 
 		require.Equal(t, errAccessDenied, eve.at(path).call(lockspaceIfaceName+".Leave", opt()).Err.(godbus.Error).Name)
 		root.at(path).refused(ErrorPrefix+"LockspaceInUse", lockspaceIfaceName+".Leave", opt())

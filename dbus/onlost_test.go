@@ -14,12 +14,16 @@ func TestOnLost(t *testing.T) {
 	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
 		r := newRig(t, b, rigConfig{})
 		root, c := r.dial(testbus.Root), r.dial(member)
-		require.Contains(t, c.refused(errInvalidArgs, "Acquire", "vms", "r", "EX", opt("on-lost", "/bin/sh")), "no helper \"/bin/sh\" is configured")
-		require.Contains(t, c.refused(errInvalidArgs, "Acquire", "vms", "r", "EX", opt("on-lost-data", "x")), "name of a helper is missing")
-		require.Contains(t, c.refused(errAccessDenied, "Acquire", "vms", "r", "EX", opt("on-lost", "admin")), "may not use the helper")
+		require.Contains(t, c.refused(errInvalidArgs, "Acquire", "vms", "r", "EX", opt("on-lost", "/bin/sh")),
+			"no helper \"/bin/sh\" is configured")
+		require.Contains(t, c.refused(errInvalidArgs, "Acquire", "vms", "r", "EX", opt("on-lost-data", "x")),
+			"name of a helper is missing")
+		require.Contains(t, c.refused(errAccessDenied, "Acquire", "vms", "r", "EX", opt("on-lost", "admin")),
+			"may not use the helper")
 		require.Empty(t, root.list(opt()))
 
-		_, lock := c.acquire("r", opt("owner", "vm", "label", "disk", "on-lost", "guard", "on-lost-data", "pause $(reboot)"))
+		_, lock := c.acquire("r", opt("owner", "vm", "label", "disk", "on-lost", "guard",
+			"on-lost-data", "pause $(reboot)"))
 		var props map[string]any
 		require.NoError(t, c.conn.Object(Name, lock).Call(ifaceProperties+".GetAll", 0, lockIfaceName).Store(&props))
 		require.Equal(t, "guard", props["OnLost"])

@@ -52,11 +52,14 @@ func TestOptionGivenTwice(t *testing.T) {
 	}{
 		{"Acquire", "sssa{sv}", "owner", []any{"vms", "r", "EX", pairs("owner", "a", "owner", "b")}},
 		{"Acquire", "sssa{sv}", "owner", []any{"vms", "r", "EX", pairs("owner", "a", "label", "l", "owner", "a")}},
-		{"Acquire", "sssa{sv}", "wait-usec", []any{"vms", "r", "EX", pairs("wait-usec", uint64(1), "wait-usec", int32(1))}},
+		{"Acquire", "sssa{sv}", "wait-usec",
+			[]any{"vms", "r", "EX", pairs("wait-usec", uint64(1), "wait-usec", int32(1))}},
 		{"Acquire", "sssa{sv}", "value", []any{"vms", "r", "EX", pairs("value", []byte{1}, "value", []byte{2})}},
-		{"AcquireMany", "a(sss)a{sv}", "labels", []any{[]wantRow{{"vms", "r", "EX"}}, pairs("labels", []string{"a"}, "labels", []string{"a"})}},
+		{"AcquireMany", "a(sss)a{sv}", "labels",
+			[]any{[]wantRow{{"vms", "r", "EX"}}, pairs("labels", []string{"a"}, "labels", []string{"a"})}},
 		{"AcquireMany", "a(sss)a{sv}", "owner", []any{[]wantRow{}, pairs("owner", "a", "owner", "b")}},
-		{"Request", "sssa{sv}", "lifetime", []any{"vms", "r", "EX", pairs("lifetime", "connection", "lifetime", "persistent")}},
+		{"Request", "sssa{sv}", "lifetime",
+			[]any{"vms", "r", "EX", pairs("lifetime", "connection", "lifetime", "persistent")}},
 		{"Convert", "sssa{sv}", "lockid", []any{"vms", "r", "EX", pairs("lockid", uint32(1), "lockid", uint32(2))}},
 		{"Release", "ssa{sv}", "token", []any{"vms", "r", pairs("token", uint64(1), "token", uint64(2))}},
 		{"ReleaseMany", "a(ss)a{sv}", "owner", []any{[]nameRow{{"vms", "r"}}, pairs("owner", "a", "owner", "b")}},
@@ -105,7 +108,8 @@ func TestNumbersOfAnyType(t *testing.T) {
 // encoded is a value as godbus writes it.
 func encoded(t *testing.T, order binary.ByteOrder, v any) []byte {
 	msg := &godbus.Message{Type: godbus.TypeSignal, Headers: map[godbus.HeaderField]godbus.Variant{
-		godbus.FieldPath: godbus.MakeVariant(Path), godbus.FieldInterface: godbus.MakeVariant(Name), godbus.FieldMember: godbus.MakeVariant("X"),
+		godbus.FieldPath: godbus.MakeVariant(Path), godbus.FieldInterface: godbus.MakeVariant(Name),
+		godbus.FieldMember:    godbus.MakeVariant("X"),
 		godbus.FieldSignature: godbus.MakeVariant(godbus.SignatureOf(v))}, Body: []any{v}}
 	var b bytes.Buffer
 	require.NoError(t, msg.EncodeTo(&b, order))
@@ -128,7 +132,8 @@ func TestDenialsNameWhatWasTried(t *testing.T) {
 		{"join other: without polkit only root may join", "JoinLockspace", []any{"other", opt()}},
 		{"leave vms: without polkit only root may join and leave", "LeaveLockspace", []any{"vms", opt()}},
 		{"purge vms: without polkit only root may remove or adopt orphans", "Purge", []any{"vms", []uint32{1}, opt()}},
-		{"adopt vms/r: without polkit only root may remove or adopt orphans", "AdoptOrphan", []any{"vms", uint32(1), opt("resource", "r")}},
+		{"adopt vms/r: without polkit only root may remove or adopt orphans", "AdoptOrphan",
+			[]any{"vms", uint32(1), opt("resource", "r")}},
 	}
 	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
 		r := newRig(t, b, rigConfig{})
@@ -137,13 +142,18 @@ func TestDenialsNameWhatWasTried(t *testing.T) {
 		for _, c := range denials {
 			require.Contains(t, nobody.refused(errAccessDenied, c.member, c.args...), c.text, c.member)
 		}
-		require.Contains(t, nobody.at(lock).refused(errAccessDenied, lockIfaceName+".Release", opt()), "release vms/held: it belongs to another user")
-		require.Contains(t, nobody.at(lock).refused(errAccessDenied, lockIfaceName+".Convert", "PR", opt()), "convert vms/held PR: only root and members")
-		require.Contains(t, one.refused(errAccessDenied, "Convert", "vms", "held", "PR", opt()), "convert vms/held PR: the lock belongs to another user")
+		require.Contains(t, nobody.at(lock).refused(errAccessDenied, lockIfaceName+".Release", opt()),
+			"release vms/held: it belongs to another user")
+		require.Contains(t, nobody.at(lock).refused(errAccessDenied, lockIfaceName+".Convert", "PR", opt()),
+			"convert vms/held PR: only root and members")
+		require.Contains(t, one.refused(errAccessDenied, "Convert", "vms", "held", "PR", opt()),
+			"convert vms/held PR: the lock belongs to another user")
 		space := nobody.at(spacePath("vms"))
-		require.Contains(t, space.refused(errAccessDenied, lockspaceIfaceName+".Leave", opt()), "leave vms: without polkit only root")
+		require.Contains(t, space.refused(errAccessDenied, lockspaceIfaceName+".Leave", opt()),
+			"leave vms: without polkit only root")
 		request := root.request("held", opt())
-		require.Contains(t, one.at(request).refused(errAccessDenied, requestIfaceName+".Cancel"), "cancel vms/held EX: it belongs to another user")
+		require.Contains(t, one.at(request).refused(errAccessDenied, requestIfaceName+".Cancel"),
+			"cancel vms/held EX: it belongs to another user")
 	})
 }
 

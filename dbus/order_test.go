@@ -129,7 +129,8 @@ func TestTooManyCalls(t *testing.T) {
 		greedy.ok("ListLockspaces")
 		// A long list takes more room than one call, and gives it back.
 		wait := opt("wait-usec", uint64(20e6))
-		greedy.obj.Go(Name+".AcquireMany", 0, done, slices.Repeat([]wantRow{{"vms", "busy", "NL"}, {"vms", "x", "NL"}}, 500), wait)
+		greedy.obj.Go(Name+".AcquireMany", 0, done,
+			slices.Repeat([]wantRow{{"vms", "busy", "NL"}, {"vms", "x", "NL"}}, 500), wait)
 		require.NoError(t, receive(t, done).Err)
 		require.Eventually(t, func() bool { return r.core.Usage(0).Unanswered == 0 }, patience, time.Millisecond)
 	})
@@ -193,7 +194,8 @@ func TestAuthorisation(t *testing.T) {
 	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
 		r := newRig(t, b, rigConfig{})
 		root, some, nobody := r.dial(testbus.Root), r.dial(member), r.dial(testbus.Nobody)
-		require.Contains(t, nobody.refused(errAccessDenied, "Acquire", "vms", "r", "EX", opt()), "members of the group members")
+		require.Contains(t, nobody.refused(errAccessDenied, "Acquire", "vms", "r", "EX", opt()),
+			"members of the group members")
 		nobody.refused(errAccessDenied, "AcquireMany", []wantRow{{"vms", "r", "EX"}}, opt())
 		nobody.refused(errAccessDenied, "Convert", "vms", "r", "EX", opt())
 		for _, c := range []*client{nobody, some} {
@@ -271,8 +273,8 @@ func TestAnswersAlwaysEncode(t *testing.T) {
 	root := r.dial(testbus.Root)
 	bad := api.LockInfo{Ref: 7, Lockspace: "vms", Resource: "a\xff\x00b", Mode: dlm.EX, Label: "\x80", Owner: "\x00"}
 	hook := func(done func(api.Inspection, error)) {
-		go done(api.Inspection{Locks: []api.LockInfo{bad}, Missing: []string{"\xfe"}, HasQueues: true, HasHealth: true, HasHolder: true,
-			Holder: api.Holder{Who: "\xc3"}, Lost: []api.Lost{{LockInfo: bad, Reason: "\xff"}}}, nil)
+		go done(api.Inspection{Locks: []api.LockInfo{bad}, Missing: []string{"\xfe"}, HasQueues: true, HasHealth: true,
+			HasHolder: true, Holder: api.Holder{Who: "\xc3"}, Lost: []api.Lost{{LockInfo: bad, Reason: "\xff"}}}, nil)
 	}
 	r.api.inspect.Store(&hook)
 	d := root.ok("Inspect", "vms", "r").Body[0].(options)

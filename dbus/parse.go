@@ -34,7 +34,8 @@ func optionName(a api.Argument) string {
 
 // only are those options that have one of the names.
 func only[T any](known []frontend.Option[T], names ...api.Argument) []frontend.Option[T] {
-	return slices.DeleteFunc(slices.Clone(known), func(o frontend.Option[T]) bool { return !slices.Contains(names, o.Name) })
+	return slices.DeleteFunc(slices.Clone(known),
+		func(o frontend.Option[T]) bool { return !slices.Contains(names, o.Name) })
 }
 
 // parseOptions reads an a{sv} as known says. op is the operation, for errors.
@@ -76,7 +77,8 @@ func optionValue(name api.Argument, kind frontend.Kind, sig string, body *reader
 		}
 		return n, nil
 	case want == "u" || want == "t":
-		return nil, wrong(name, "it takes a number (of type "+want+", or of any other integer type), not the type "+clip(sig))
+		return nil, wrong(name, "it takes a number (of type "+want+", or of any other integer type), not the type "+
+			clip(sig))
 	case sig != want:
 		return nil, wrong(name, "it takes the type "+want+", not "+clip(sig))
 	}

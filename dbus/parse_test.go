@@ -22,7 +22,8 @@ import (
 // bodyOf is the wire form of arguments, as godbus writes them.
 func bodyOf(t require.TestingT, args ...any) *reader {
 	msg := &godbus.Message{Type: godbus.TypeSignal, Headers: map[godbus.HeaderField]godbus.Variant{
-		godbus.FieldPath: godbus.MakeVariant(Path), godbus.FieldInterface: godbus.MakeVariant(Name), godbus.FieldMember: godbus.MakeVariant("X"),
+		godbus.FieldPath: godbus.MakeVariant(Path), godbus.FieldInterface: godbus.MakeVariant(Name),
+		godbus.FieldMember:    godbus.MakeVariant("X"),
 		godbus.FieldSignature: godbus.MakeVariant(godbus.SignatureOf(args...))}, Body: args}
 	var b bytes.Buffer
 	require.NoError(t, msg.EncodeTo(&b, binary.LittleEndian))
@@ -39,10 +40,12 @@ func TestOptionValues(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, api.AcquireOptions{Owner: "o", HasOwner: true, Label: "l", Lifetime: state.Process, PID: 7,
 		Wait: 20 * time.Second}, r.(*acquire).Options)
-	r, err = parseRelease(bodyOf(t, "vms", "r", opt("owner", "o", "lockid", uint32(3), "token", uint64(4), "lock", lockPath(5))))
+	r, err = parseRelease(bodyOf(t, "vms", "r",
+		opt("owner", "o", "lockid", uint32(3), "token", uint64(4), "lock", lockPath(5))))
 	require.NoError(t, err)
 	require.Equal(t, api.Selector{Owner: "o", HasOwner: true, LockID: 3, Token: 4, Ref: 5}, r.(*release).Selector)
-	r, err = parseListLocks(bodyOf(t, opt("state", "held", "after", lockPath(9), "limit", uint32(10000), "uid", uint32(0), "mode", "nl")))
+	r, err = parseListLocks(bodyOf(t, opt("state", "held", "after", lockPath(9), "limit", uint32(10000),
+		"uid", uint32(0), "mode", "nl")))
 	require.NoError(t, err)
 	f := r.(*listLocks).Filter
 	require.True(t, f.HasUID && f.HasMode && !f.HasOwner)
@@ -68,11 +71,13 @@ func TestReader(t *testing.T) {
 		for range rapid.IntRange(0, 4).Draw(t, "rows") {
 			rows = append(rows, wantRow{text.Draw(t, "l"), text.Draw(t, "r"), text.Draw(t, "m")})
 		}
-		u, n, s, sender := rapid.Uint32().Draw(t, "u"), rapid.Uint64().Draw(t, "t"), text.Draw(t, "s"), text.Draw(t, "sender")
-		msg := &godbus.Message{Type: godbus.TypeMethodCall, Flags: godbus.FlagNoReplyExpected, Headers: map[godbus.HeaderField]godbus.Variant{
-			godbus.FieldPath: godbus.MakeVariant(Path), godbus.FieldMember: godbus.MakeVariant("X"),
-			godbus.FieldSender:    godbus.MakeVariant(sender),
-			godbus.FieldSignature: godbus.MakeVariant(godbus.ParseSignatureMust("ya(sss)ta{sv}ub"))},
+		u, n, s, sender := rapid.Uint32().Draw(t, "u"), rapid.Uint64().Draw(t, "t"), text.Draw(t, "s"),
+			text.Draw(t, "sender")
+		msg := &godbus.Message{Type: godbus.TypeMethodCall, Flags: godbus.FlagNoReplyExpected,
+			Headers: map[godbus.HeaderField]godbus.Variant{
+				godbus.FieldPath: godbus.MakeVariant(Path), godbus.FieldMember: godbus.MakeVariant("X"),
+				godbus.FieldSender:    godbus.MakeVariant(sender),
+				godbus.FieldSignature: godbus.MakeVariant(godbus.ParseSignatureMust("ya(sss)ta{sv}ub"))},
 			Body: []any{byte(1), rows, n, options{s: godbus.MakeVariant(u)}, u, true}}
 		var b bytes.Buffer
 		require.NoError(t, msg.EncodeTo(&b, order))
@@ -81,7 +86,8 @@ func TestReader(t *testing.T) {
 		require.Equal(t, b.Len(), size)
 		h, ok := parseHeader(b.Bytes())
 		require.True(t, ok)
-		require.Equal(t, []string{string(Path), "", "X", sender}, []string{string(h.path), string(h.iface), string(h.member), string(h.sender)})
+		require.Equal(t, []string{string(Path), "", "X", sender},
+			[]string{string(h.path), string(h.iface), string(h.member), string(h.sender)})
 		require.Equal(t, godbus.FlagNoReplyExpected, h.flags)
 		r := &h.body
 		require.Equal(t, byte(1), r.byte())
@@ -136,7 +142,8 @@ func TestLockPaths(t *testing.T) {
 		require.Equal(t, n, got)
 		require.True(t, lockPath(n).IsValid())
 	})
-	for _, p := range []string{"/", "", LockPrefix, LockPrefix + "x", LockPrefix + "+1", LockPrefix + "00", LockPrefix + "18446744073709551616"} {
+	for _, p := range []string{"/", "", LockPrefix, LockPrefix + "x", LockPrefix + "+1", LockPrefix + "00",
+		LockPrefix + "18446744073709551616"} {
 		_, ok := parseLockPath(godbus.ObjectPath(p))
 		require.False(t, ok, p)
 	}
@@ -170,9 +177,11 @@ func TestErrorNames(t *testing.T) {
 // panics, and what is refused is refused with a name.
 func FuzzOptions(f *testing.F) {
 	for _, o := range []options{
-		{}, opt("owner", "vm1", "label", "x"), opt("owner", ""), opt("wait-usec", uint64(1)), opt("wait-usec", ^uint64(0)),
+		{}, opt("owner", "vm1", "label", "x"), opt("owner", ""), opt("wait-usec", uint64(1)),
+		opt("wait-usec", ^uint64(0)),
 		opt("lifetime", "process", "pid", uint32(1)), opt("force", true), opt("after", lockPath(1), "limit", uint32(2)),
-		opt("owner", []string{"x"}), opt("lock", godbus.ObjectPath("/")), opt("x", godbus.MakeVariant(opt("y", 1))), opt("mode", "shared", "state", "held"),
+		opt("owner", []string{"x"}), opt("lock", godbus.ObjectPath("/")), opt("x", godbus.MakeVariant(opt("y", 1))),
+		opt("mode", "shared", "state", "held"),
 	} {
 		f.Add(bodyOf(f, o).b)
 	}
@@ -208,7 +217,9 @@ func TestHintsAreWorded(t *testing.T) {
 	}
 	e := &api.Error{Op: "acquire", Lockspace: "vms", Resource: "r", Mode: dlm.EX, Kind: api.WouldBlock,
 		Text: "another lock is in the way", Hint: api.HintWait, Holder: "node 2 (EX)"}
-	require.Equal(t, "acquire vms/r EX: another lock is in the way; try again later or wait with wait-usec; held by node 2 (EX)",
+	require.Equal(t,
+		"acquire vms/r EX: another lock is in the way; try again later or wait with wait-usec; held by node 2 (EX)",
 		errorText(e))
-	require.Equal(t, "acquire vms/r EX: another lock is in the way; try again later or wait; held by node 2 (EX)", e.Error())
+	require.Equal(t, "acquire vms/r EX: another lock is in the way; try again later or wait; held by node 2 (EX)",
+		e.Error())
 }

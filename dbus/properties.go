@@ -67,7 +67,8 @@ var rootProperties = []property{
 	prop("LocksLost", "t", emitsFalse, func(_ *Server, st *api.Status) any { return st.Counters.Lost }),
 	prop("RequestsRefused", "t", emitsFalse, func(_ *Server, st *api.Status) any { return st.Counters.Refused }),
 	prop("RequestsCanceled", "t", emitsFalse, func(_ *Server, st *api.Status) any { return st.Counters.Canceled }),
-	prop("GrantLatency", "(tta(tt))", emitsFalse, func(_ *Server, st *api.Status) any { return latencyOf(&st.Counters.Latency) }),
+	prop("GrantLatency", "(tta(tt))", emitsFalse,
+		func(_ *Server, st *api.Status) any { return latencyOf(&st.Counters.Latency) }),
 }
 
 // latencyRow is how long grants took, on the bus.
@@ -119,7 +120,8 @@ func findProperty(n *node, iface, name string) (*property, error) {
 }
 
 func unknownInterface(n *node, iface string) error {
-	return busError{errUnknownInterface, fmt.Sprintf("the object has no interface %q; its properties are those of %s", clip(iface), n.ifaces[0].name)}
+	return busError{errUnknownInterface, fmt.Sprintf("the object has no interface %q; its properties are those of %s",
+		clip(iface), n.ifaces[0].name)}
 }
 
 type getRoot struct {

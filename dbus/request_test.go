@@ -93,7 +93,8 @@ func TestRequest(t *testing.T) {
 		require.NotZero(t, o.Token)
 		after := eve.at(first).all(requestIfaceName)
 		require.Equal(t, []any{"granted", o.Lock, o.LockID, o.Token, uint32(0)},
-			[]any{after["State"].Value(), after["Lock"].Value(), after["LockID"].Value(), after["Token"].Value(), after["Position"].Value()})
+			[]any{after["State"].Value(), after["Lock"].Value(), after["LockID"].Value(), after["Token"].Value(),
+				after["Position"].Value()})
 		rows := bob.list(opt("state", "held"))
 		require.Len(t, rows, 1)
 		require.Equal(t, "vm1", rows[0].Owner)
@@ -163,11 +164,13 @@ func TestRequesterGone(t *testing.T) {
 			root.at(p).all(requestIfaceName)
 		}
 		// Who goes before the grant takes that with it, too.
-		require.Eventually(t, func() bool { return len(root.list(opt("state", "held"))) == 3 }, patience, 5*time.Millisecond)
+		require.Eventually(t, func() bool { return len(root.list(opt("state", "held"))) == 3 }, patience,
+			5*time.Millisecond)
 		require.NoError(t, bob.conn.Close())
 		require.Eventually(t, func() bool { return len(root.list(opt())) == 2 }, patience, 5*time.Millisecond)
 		for _, p := range []godbus.ObjectPath{waiting, granted, bound} {
-			require.Equal(t, errUnknownObject, root.at(p).call(ifaceProperties+".GetAll", requestIfaceName).Err.(godbus.Error).Name)
+			require.Equal(t, errUnknownObject,
+				root.at(p).call(ifaceProperties+".GetAll", requestIfaceName).Err.(godbus.Error).Name)
 		}
 		root.at(held).ok(lockIfaceName+".Release", opt())
 		rows := root.list(opt())
@@ -231,7 +234,8 @@ func TestManyRequests(t *testing.T) {
 			require.Equal(t, "granted", o.State)
 			lock = o.Lock
 		}
-		t.Logf("%d requests queued in %v, %d bytes each; granted one after the other in %v", n, queued.Round(time.Millisecond), each, time.Since(began).Round(time.Millisecond))
+		t.Logf("%d requests queued in %v, %d bytes each; granted one after the other in %v", n,
+			queued.Round(time.Millisecond), each, time.Since(began).Round(time.Millisecond))
 		require.Equal(t, frontend.MaxEnded, r.core.Requests().Count())
 	})
 }

@@ -69,9 +69,10 @@ func newRig(t testing.TB, bus *testbus.Bus, cfg rigConfig) *rig {
 	if cfg.auth == nil {
 		cfg.auth = api.GroupAuthorizer{GID: membersGID, HasGroup: true, Group: "members"}
 	}
-	r.core = frontend.New(frontend.Config{Authorizer: cfg.auth, Log: log, MaxCalls: cfg.max, MaxUserCalls: cfg.user, Now: cfg.now})
-	r.server = New(Config{Core: r.core, Bus: conn, Log: log, LogControl: &r.control, Version: "1.2.3", Commit: "0123abc",
-		BuildDate: "2026-01-02T03:04:05Z", StateFile: file.Path()})
+	r.core = frontend.New(frontend.Config{Authorizer: cfg.auth, Log: log, MaxCalls: cfg.max, MaxUserCalls: cfg.user,
+		Now: cfg.now})
+	r.server = New(Config{Core: r.core, Bus: conn, Log: log, LogControl: &r.control, Version: "1.2.3",
+		Commit: "0123abc", BuildDate: "2026-01-02T03:04:05Z", StateFile: file.Path()})
 	r.service = lockd.New(lockd.Config{
 		Engine: node.Engine(), Journal: file, Contents: contents, BootID: header.BootID,
 		Node: dlm.NodeInfo{ID: 1, Name: "node1", Cluster: "test"}, Sessions: []api.Session{conn.Sessions()},

@@ -48,7 +48,8 @@ type Server struct {
 // New makes a Server that serves nothing yet. Its goroutine ends with Shutdown,
 // or with the connection.
 func New(cfg Config) *Server {
-	s := &Server{bus: cfg.Bus, log: cfg.Log, cfg: cfg, core: cfg.Core, sessions: make(map[string]*session), tree: newTree()}
+	s := &Server{bus: cfg.Bus, log: cfg.Log, cfg: cfg, core: cfg.Core, sessions: make(map[string]*session),
+		tree: newTree()}
 	s.door = cfg.Core.Door(cfg.Bus.Sessions(), frontend.DoorConfig{KeepRequests: RequestKept})
 	s.props = newPropertyWatch(s)
 	s.subs = newSubscribers(s)
@@ -56,7 +57,8 @@ func New(cfg Config) *Server {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Bus.alien != "" {
-		s.log.Warn("the pids of callers can't be used, so locks with lifetime process are refused", slog.String("err", cfg.Bus.alien))
+		s.log.Warn("the pids of callers can't be used, so locks with lifetime process are refused",
+			slog.String("err", cfg.Bus.alien))
 	}
 	s.out = newSendQueue(cfg.Bus, s.log)
 	go s.out.run()
@@ -93,7 +95,8 @@ func (s *Server) Start(ctx context.Context) error {
 func (s *Server) RequestName() error {
 	r, err := s.bus.conn.RequestName(Name, godbus.NameFlagDoNotQueue)
 	if err != nil {
-		return fmt.Errorf("take the bus name %s: %w (is the bus policy org.example.DlmLock.conf installed, and is this root?)", Name, err)
+		return fmt.Errorf("take the bus name %s: %w (is the bus policy org.example.DlmLock.conf installed, "+
+			"and is this root?)", Name, err)
 	}
 	if r == godbus.RequestNameReplyPrimaryOwner || r == godbus.RequestNameReplyAlreadyOwner {
 		return nil
@@ -169,7 +172,8 @@ func (s *Server) take(h *header) {
 // nothing has to be asked for that.
 func (s *Server) read(c *call, h *header) (err error) {
 	if h.cut {
-		return busError{errLimits, fmt.Sprintf("the message has %d bytes, at most %d are allowed; split it into several calls", h.size, MaxCall)}
+		return busError{errLimits, fmt.Sprintf("the message has %d bytes, at most %d are allowed; "+
+			"split it into several calls", h.size, MaxCall)}
 	}
 	if c.method, c.node, c.id, err = s.tree.find(h); err != nil {
 		return err

@@ -25,7 +25,8 @@ func (s *Server) session(name string) *session {
 	c := s.sessions[name]
 	if c == nil {
 		c = &session{name: name}
-		c.Session = s.door.Open(name, func(ctx context.Context) (frontend.Credentials, error) { return s.identify(ctx, name) })
+		identify := func(ctx context.Context) (frontend.Credentials, error) { return s.identify(ctx, name) }
+		c.Session = s.door.Open(name, identify)
 		s.sessions[name] = c
 	}
 	return c
@@ -54,7 +55,8 @@ func (s *Server) identify(ctx context.Context, name string) (who frontend.Creden
 	ctx, cancel := context.WithTimeout(ctx, identifyTimeout)
 	defer cancel()
 	var creds map[string]godbus.Variant
-	err = s.bus.conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.GetConnectionCredentials", 0, name).Store(&creds)
+	err = s.bus.conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.GetConnectionCredentials", 0,
+		name).Store(&creds)
 	if err != nil {
 		return who, err
 	}

@@ -36,7 +36,8 @@ func (s *Server) event(e frontend.Event) {
 		if e.Gone {
 			state = "left"
 		}
-		s.post(s.signal("LockspaceChanged", sigLockspaceChanged, printable(e.Name), state, spaceDetails(&e.LockspaceInfo)))
+		s.post(s.signal("LockspaceChanged", sigLockspaceChanged, printable(e.Name), state,
+			spaceDetails(&e.LockspaceInfo)))
 		s.subs.spaceChanged(&e)
 	default:
 		s.objectEvent(e)
@@ -77,7 +78,8 @@ func (s *Server) lost(n api.LockLost) {
 	if !ok {
 		return
 	}
-	s.post(message{class: mustSend, user: s.userOf(dest), dest: dest, path: lockPath(n.Ref), iface: lockIfaceName, member: "Lost", sig: sigLost,
+	s.post(message{class: mustSend, user: s.userOf(dest), dest: dest, path: lockPath(n.Ref), iface: lockIfaceName,
+		member: "Lost", sig: sigLost,
 		body: []any{printable(n.Lockspace), printable(n.Resource), modeName(n.Mode), printable(n.Reason)}})
 }
 

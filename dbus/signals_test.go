@@ -117,7 +117,8 @@ func TestQuorumOnTheBus(t *testing.T) {
 			quorate bool
 			state   string
 		}{
-			{api.Inquorate, false, "inquorate"}, // which differs from what was told before, whether that was known or not
+			// Differs from what was told before, whether that was known or not.
+			{api.Inquorate, false, "inquorate"},
 			{api.QuorumUnknown, false, "unknown"}, {api.Quorate, true, "quorate"},
 			{api.QuorumUnknown, false, "unknown"}, {api.Inquorate, false, "inquorate"},
 		} {
@@ -126,7 +127,8 @@ func TestQuorumOnTheBus(t *testing.T) {
 			now.Store(&next)
 			r.core.Notify(api.StatusChanged{Status: next})
 			for {
-				if state, ok := await(t, ch, "PropertiesChanged").Body[1].(options)["QuorumState"]; ok && state.Value() == c.state {
+				if state, ok := await(t, ch, "PropertiesChanged").Body[1].(options)["QuorumState"]; ok &&
+					state.Value() == c.state {
 					break
 				}
 			}
@@ -163,7 +165,8 @@ func TestPropertiesChanged(t *testing.T) {
 		more.Locks = 43
 		again := func() api.Status { return more }
 		r.api.status.Store(&again)
-		require.Equal(t, options{"LockCount": godbus.MakeVariant(uint32(43))}, await(t, ch, "PropertiesChanged").Body[1])
+		require.Equal(t, options{"LockCount": godbus.MakeVariant(uint32(43))},
+			await(t, ch, "PropertiesChanged").Body[1])
 	})
 }
 
@@ -174,7 +177,8 @@ func TestSignalAfterAnswer(t *testing.T) {
 	var order []string
 	events := make(chan string, 4)
 	watch := b.DialAs(t, testbus.Root, godbus.WithIncomingInterceptor(func(m *godbus.Message) {
-		if member, _ := m.Headers[godbus.FieldMember].Value().(string); member == "LockLost" || m.Type == godbus.TypeMethodReply && len(m.Body) == 3 {
+		if member, _ := m.Headers[godbus.FieldMember].Value().(string); member == "LockLost" ||
+			m.Type == godbus.TypeMethodReply && len(m.Body) == 3 {
 			events <- m.Type.String()
 		}
 	}))
@@ -217,7 +221,8 @@ func TestBusctl(t *testing.T) {
 	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
 		newRig(t, b, rigConfig{})
 		run := func(u testbus.User, want string, args ...string) {
-			out, err := b.Command(t, u, "busctl", append([]string{"--address=" + b.Address}, args...)...).CombinedOutput()
+			out, err := b.Command(t, u, "busctl",
+				append([]string{"--address=" + b.Address}, args...)...).CombinedOutput()
 			require.NoError(t, err, string(out))
 			require.Contains(t, string(out), want, args)
 		}
@@ -227,10 +232,12 @@ func TestBusctl(t *testing.T) {
 		run(testbus.Nobody, path, "tree", Name)
 		run(testbus.Nobody, `s "1.2.3"`, "get-property", Name, path, Name, "Version")
 		run(testbus.Nobody, "(tta(tt)) 0 0 18 100 0 250 0 ", "get-property", Name, path, Name, "GrantLatency")
-		run(testbus.Root, LockPrefix, "call", Name, path, Name, "Acquire", "sssa{sv}", "vms", "disk1", "EX", "1", "owner", "s", "vm1")
+		run(testbus.Root, LockPrefix, "call", Name, path, Name, "Acquire", "sssa{sv}", "vms", "disk1", "EX", "1",
+			"owner", "s", "vm1")
 		run(testbus.Nobody, `"disk1"`, "call", Name, path, Name, "ListLocks", "a{sv}", "0")
 		run(testbus.Root, "", "call", Name, path, Name, "Release", "ssa{sv}", "vms", "disk1", "1", "owner", "s", "vm1")
-		out, err := b.Command(t, testbus.Nobody, "busctl", "--address="+b.Address, "set-property", Name, path, Name, "Version", "s", "2").CombinedOutput()
+		out, err := b.Command(t, testbus.Nobody, "busctl", "--address="+b.Address, "set-property", Name, path, Name,
+			"Version", "s", "2").CombinedOutput()
 		require.Error(t, err, string(out))
 	})
 }

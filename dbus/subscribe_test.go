@@ -129,7 +129,8 @@ func TestSubscribersBounded(t *testing.T) {
 		for _, c := range append(append(mine[1:], again), roots...) {
 			require.NoError(t, c.conn.Close())
 		}
-		require.Eventually(t, func() bool { return r.core.Subscribers() == 0 && len(*r.server.subs.list.Load()) == 0 }, patience, 5*time.Millisecond)
+		require.Eventually(t, func() bool { return r.core.Subscribers() == 0 && len(*r.server.subs.list.Load()) == 0 },
+			patience, 5*time.Millisecond)
 	})
 }
 
@@ -249,16 +250,19 @@ func TestBusctlObjects(t *testing.T) {
 		for _, p := range []godbus.ObjectPath{lock, request, spacePath("vms")} {
 			require.Contains(t, tree, string(p))
 		}
-		require.Regexp(t, `\.State +property +s +"held" +emits-change`, run(testbus.Nobody, "introspect", Name, string(lock)))
+		require.Regexp(t, `\.State +property +s +"held" +emits-change`,
+			run(testbus.Nobody, "introspect", Name, string(lock)))
 		require.Regexp(t, `\.Position +property +u +1 `, run(testbus.Nobody, "introspect", Name, string(request)))
 		require.Regexp(t, `\.Leave +method +a\{sv\}`, run(testbus.Nobody, "introspect", Name, string(spacePath("vms"))))
 		require.Equal(t, "s \"EX\"\n", run(testbus.Nobody, "get-property", Name, string(lock), lockIfaceName, "Mode"))
-		require.Contains(t, run(testbus.Nobody, "call", Name, string(Path), ifaceManager, "GetManagedObjects"), string(lock))
+		require.Contains(t, run(testbus.Nobody, "call", Name, string(Path), ifaceManager, "GetManagedObjects"),
+			string(lock))
 		run(testbus.Root, "call", Name, string(lock), lockIfaceName, "Release", "a{sv}", "0")
 		// busctl leaves as soon as it has the answer: its Request is gone, and a
 		// lock on its connection as well.
 		run(testbus.Root, "call", Name, string(Path), Name, "Request", "sssa{sv}", "vms", "r", "EX", "0")
-		run(testbus.Root, "call", Name, string(Path), Name, "Acquire", "sssa{sv}", "vms", "bound", "EX", "1", "lifetime", "s", "connection")
+		run(testbus.Root, "call", Name, string(Path), Name, "Acquire", "sssa{sv}", "vms", "bound", "EX", "1",
+			"lifetime", "s", "connection")
 		require.Eventually(t, func() bool { return len(root.list(opt())) == 1 }, patience, 5*time.Millisecond)
 	})
 }

@@ -170,7 +170,8 @@ func (t *tree) find(h *header) (m *method, n *node, id string, err error) {
 		return nil, nil, "", err
 	}
 	if string(h.sig) != m.in {
-		return nil, nil, "", busError{errInvalidArgs, fmt.Sprintf("%s takes (%s), the call has (%s)", m.name, m.in, h.sig)}
+		return nil, nil, "", busError{errInvalidArgs,
+			fmt.Sprintf("%s takes (%s), the call has (%s)", m.name, m.in, h.sig)}
 	}
 	return m, n, id, nil
 }
@@ -181,7 +182,8 @@ func (t *tree) lookup(n *node, h *header) (*method, error) {
 		n = &node{ifaces: []*iface{t.peer}}
 	}
 	if n == nil {
-		return nil, busError{errUnknownObject, fmt.Sprintf("there is no object %s; the lock service is %s", h.path, Path)}
+		return nil, busError{errUnknownObject,
+			fmt.Sprintf("there is no object %s; the lock service is %s", h.path, Path)}
 	}
 	known := len(h.iface) == 0 // it may be left out
 	for _, i := range n.ifaces {
@@ -194,7 +196,8 @@ func (t *tree) lookup(n *node, h *header) (*method, error) {
 		}
 	}
 	if !known {
-		return nil, busError{errUnknownInterface, fmt.Sprintf("%s has no interface %s; Introspect lists them", h.path, h.iface)}
+		return nil, busError{errUnknownInterface,
+			fmt.Sprintf("%s has no interface %s; Introspect lists them", h.path, h.iface)}
 	}
 	return nil, busError{errUnknownMethod, fmt.Sprintf("%s has no method %s; Introspect lists them", h.path, h.member)}
 }

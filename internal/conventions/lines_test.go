@@ -25,9 +25,9 @@ var (
 
 // longLinesYet are the files and directories that still have longer lines. Nothing is ever added here.
 var longLinesYet = []string{
-	"CHANGELOG.md", "docs/libvirt.md", "docs/design.md", "client/", "cmd/dlmlockctl/",
+	"CHANGELOG.md", "docs/design.md", "client/", "cmd/dlmlockctl/",
 	"cmd/dlmlockd/messages.go", "cockpit/", "man/dlmlockctl.1",
-	"dbus/", "lockd/",
+	"dbus/contract_test.go", "dbus/hostile_test.go", "lockd/",
 }
 
 // Lines fit on a screen beside another file. A tab counts as one column. The rows of a Markdown table can't
