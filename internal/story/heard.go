@@ -7,12 +7,11 @@ import (
 	"github.com/dlmlock/dlmlockd/client"
 )
 
-// hearing is what a caller has heard from a service.
+// hearing is what a caller has heard from a service and not printed yet.
 type hearing struct {
 	mu     sync.Mutex
 	events []client.Event
-	shown  int // how many of them have been printed
-	seen   int // how many there were when heard looked
+	looked int // how many there were when heard looked at them
 }
 
 func (p *player) listen(c *Command, s Service) error {
@@ -32,7 +31,7 @@ func (p *player) listen(c *Command, s Service) error {
 	return nil
 }
 
-// printHeard prints what was heard since it was printed last.
+// printHeard prints what was heard, and forgets it; in until only when it matches.
 func (p *player) printHeard(c *Command) answer {
 	h := p.heard[c.who()]
 	if h == nil {
@@ -40,17 +39,32 @@ func (p *player) printHeard(c *Command) answer {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.seen = len(h.events)
-	events := slices.Clone(h.events[h.shown:])
+	h.looked = len(h.events)
+	events := slices.DeleteFunc(slices.Clone(h.events), func(e client.Event) bool { return !c.wantsEvent(&e) })
 	if c.Until == nil {
-		h.shown = h.seen
-	}
-	if kind := c.Arg(0); kind != "" {
-		events = slices.DeleteFunc(events, func(e client.Event) bool { return string(e.Kind) != kind })
+		h.forget(c)
 	}
 	return func(out *Output) {
 		for i := range events {
 			out.event(&events[i])
 		}
 	}
+}
+
+// wantsEvent reports whether heard is about an event: it may name a kind.
+func (c *Command) wantsEvent(e *client.Event) bool {
+	return c.Arg(0) == "" || c.Arg(0) == string(e.Kind)
+}
+
+// printed forgets what heard has looked at.
+func (h *hearing) printed(c *Command) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.forget(c)
+}
+
+func (h *hearing) forget(c *Command) {
+	later := slices.Clone(h.events[h.looked:])
+	h.events = slices.DeleteFunc(h.events[:h.looked], func(e client.Event) bool { return c.wantsEvent(&e) })
+	h.events = append(h.events, later...)
 }

@@ -161,7 +161,7 @@ func (p *player) until(c *Command, out *Output) error {
 		if (m == nil) == c.Not {
 			p.names, out.names = try.names, try.names
 			if h := p.heard[c.who()]; h != nil && c.Verb == "heard" {
-				h.shown = h.seen
+				h.printed(c)
 			}
 			if c.Not {
 				m = try.buf.Bytes()

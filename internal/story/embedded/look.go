@@ -209,11 +209,14 @@ func eventOf(notice api.Notice) (client.Event, api.Session) {
 		return client.Event{Kind: client.Blocking, Lock: pathOf(n.Ref), Resource: n.Resource, Mode: n.Blocked.String(),
 			Node: n.Node}, to
 	case api.LockspaceChanged:
-		what := n.State.String()
+		e := client.Event{Kind: client.LockspaceChanged, Lockspace: n.Name, State: n.State.String(), Reason: n.Error}
 		if n.Gone {
-			what = "gone"
+			e.State += ", gone"
 		}
-		return client.Event{Kind: client.LockspaceChanged, Lockspace: n.Name, State: what}, ""
+		if n.HasHealth && n.Health.Stopped {
+			e.Reason += "stopped: " + n.Health.Reason
+		}
+		return e, ""
 	case api.LockAdded:
 		return single("lock-added", &n.LockInfo), ""
 	case api.LockChanged:
