@@ -57,15 +57,15 @@ func Dial(ctx context.Context, address string) (*Client, error) {
 	return &Client{conn: conn, end: end}, nil
 }
 
-// Over talks over a stream that is connected to a message bus already, for a
-// bus that no address leads to: behind a tunnel, on another machine. Who calls
-// is whom the bus sees at the other end. The context bounds the connecting
-// alone; the stream is closed with the Client, and where this fails. The error
-// is of kind NoBus.
+// Over uses a stream that is already connected to a message bus, for a bus that has no
+// address here: behind a tunnel, or on another machine. The caller is the user whom the
+// bus sees at the other end. The context limits only the connecting. The stream is
+// closed with the Client, and if connecting fails; the error is of kind NoBus.
 func Over(ctx context.Context, stream io.ReadWriteCloser) (*Client, error) {
 	life, end := context.WithCancel(context.Background())
 	stop := context.AfterFunc(ctx, func() { stream.Close() })
-	conn, err := godbus.NewConn(stream, godbus.WithContext(life), godbus.WithSignalHandler(godbus.NewSequentialSignalHandler()))
+	conn, err := godbus.NewConn(stream, godbus.WithContext(life),
+		godbus.WithSignalHandler(godbus.NewSequentialSignalHandler()))
 	if err == nil {
 		err = conn.Auth([]godbus.Auth{godbus.AuthExternal(strconv.Itoa(os.Geteuid()))})
 	}
@@ -84,26 +84,25 @@ func Over(ctx context.Context, stream io.ReadWriteCloser) (*Client, error) {
 	return &Client{conn: conn, end: end}, nil
 }
 
-// Close leaves the bus. Locks of lifetime "connection" end with it, and so do
-// calls that are not answered yet.
+// Close closes the connection. Locks with the lifetime "connection" end with it, and so
+// do calls that have not been answered.
 func (c *Client) Close() error {
 	defer c.end()
 	return c.conn.Close()
 }
 
-// Done is closed when the connection to the bus is gone.
+// Done is closed when the connection to the bus ends.
 func (c *Client) Done() <-chan struct{} { return c.conn.Context().Done() }
 
-// Conn is the connection, for what is not in this package.
+// Conn returns the connection, for everything that this package does not do.
 func (c *Client) Conn() *godbus.Conn { return c.conn }
 
-// AllowInteraction makes polkit ask a person for a password where it would
-// refuse otherwise. Calls may then last minutes. Not to be called while calls
-// are under way.
+// AllowInteraction lets polkit ask a person for a password where it would refuse
+// otherwise. Calls may then take minutes. It must not be called during other calls.
 func (c *Client) AllowInteraction(allow bool) { c.set(godbus.FlagAllowInteractiveAuthorization, allow) }
 
-// AutoStart says whether calls start the service if it does not run. They do
-// unless told otherwise. Not to be called while calls are under way.
+// AutoStart says whether calls start the service if it does not run, which they do by
+// default. It must not be called during other calls.
 func (c *Client) AutoStart(start bool) { c.set(godbus.FlagNoAutoStart, !start) }
 
 func (c *Client) set(f godbus.Flags, on bool) {
@@ -120,7 +119,8 @@ func (c *Client) call(ctx context.Context, member string, out []any, args ...any
 
 // callOn calls a member of an object. The message is built here because
 // godbus's Object.Call drops the flag that allows interaction.
-func (c *Client) callOn(ctx context.Context, path godbus.ObjectPath, iface, member string, out []any, args ...any) error {
+func (c *Client) callOn(ctx context.Context, path godbus.ObjectPath, iface, member string, out []any,
+	args ...any) error {
 	msg := &godbus.Message{
 		Type:  godbus.TypeMethodCall,
 		Flags: c.flags,
@@ -144,7 +144,8 @@ func (c *Client) callOn(ctx context.Context, path godbus.ObjectPath, iface, memb
 // the pid that it has here. It is false between a container and its host.
 func (c *Client) SeesPIDs(ctx context.Context) bool {
 	var pid uint32
-	err := c.conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.GetConnectionUnixProcessID", 0, c.conn.Names()[0]).
+	err := c.conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.GetConnectionUnixProcessID", 0,
+		c.conn.Names()[0]).
 		Store(&pid)
 	return err == nil && pid == uint32(os.Getpid())
 }

@@ -108,7 +108,8 @@ func TestOptions(t *testing.T) {
 		return nil, nil
 	})
 	ctx := t.Context()
-	g, err := c.Acquire(ctx, Want{"vms", "d", "exclusive"}, Options{Owner: "o", Label: "l", Lifetime: Process, PID: 1 << 30, Wait: 3 * time.Second})
+	g, err := c.Acquire(ctx, Want{"vms", "d", "exclusive"}, Options{Owner: "o", Label: "l", Lifetime: Process,
+		PID: 1 << 30, Wait: 3 * time.Second})
 	require.NoError(t, err)
 	require.Equal(t, Grant{"vms", "d", "EX", 2, 7, "/org/example/DlmLock/lock/1"}, g)
 	require.Equal(t, []any{"vms", "d", "exclusive"}, s.last().Body[:3])
@@ -133,8 +134,9 @@ func TestOptions(t *testing.T) {
 	token, err := c.Convert(ctx, Want{"vms", "d", "PR"}, Selector{LockID: 2, Token: 7, Lock: g.Lock}, 0)
 	require.NoError(t, err)
 	require.EqualValues(t, 8, token)
-	require.Equal(t, map[string]godbus.Variant{"lockid": godbus.MakeVariant(uint32(2)), "token": godbus.MakeVariant(uint64(7)),
-		"lock": godbus.MakeVariant(g.Lock)}, s.last().Body[3])
+	require.Equal(t, map[string]godbus.Variant{"lockid": godbus.MakeVariant(uint32(2)),
+		"token": godbus.MakeVariant(uint64(7)),
+		"lock":  godbus.MakeVariant(g.Lock)}, s.last().Body[3])
 
 	require.NoError(t, c.Leave(ctx, "vms", true))
 	require.Equal(t, map[string]godbus.Variant{"force": godbus.MakeVariant(true)}, s.last().Body[1])
@@ -256,7 +258,8 @@ func TestHeld(t *testing.T) {
 	_, err = c.Held(t.Context(), Path+"/lock/1")
 	require.ErrorIs(t, err, Failed)
 	for name, want := range map[string]Kind{
-		busErrors + "UnknownObject": NotHeld, ownErrors + "ShuttingDown": ShuttingDown, busErrors + "AccessDenied": AccessDenied, busErrors + "NoReply": NoAnswer,
+		busErrors + "UnknownObject": NotHeld, ownErrors + "ShuttingDown": ShuttingDown,
+		busErrors + "AccessDenied": AccessDenied, busErrors + "NoReply": NoAnswer,
 	} {
 		s.answers(func(string, []any) ([]any, *godbus.Error) { return nil, godbus.NewError(name, []any{"no"}) })
 		_, err := c.Held(t.Context(), Path+"/lock/1")
@@ -275,7 +278,8 @@ func TestPages(t *testing.T) {
 		}
 		rows := []lockRow{}
 		for n := first; n < first+2 && n <= 5 && len(rows) < int(limit(body)); n++ {
-			rows = append(rows, lockRow{Lock: godbus.ObjectPath("/l/" + string(rune('0'+n))), Mode: "EX", Since: uint64(n) * 1e6})
+			rows = append(rows, lockRow{Lock: godbus.ObjectPath("/l/" + string(rune('0'+n))), Mode: "EX",
+				Since: uint64(n) * 1e6})
 		}
 		return []any{rows}, nil
 	})
@@ -301,7 +305,8 @@ func TestInspectDecodes(t *testing.T) {
 		s.answers(func(string, []any) ([]any, *godbus.Error) { return []any{d}, nil })
 		return c.Inspect(t.Context(), "vms", "d")
 	}
-	in, err := give(map[string]godbus.Variant{"missing": godbus.MakeVariant([]string{"debugfs"}), "of-a-newer": godbus.MakeVariant("x")})
+	in, err := give(map[string]godbus.Variant{"missing": godbus.MakeVariant([]string{"debugfs"}),
+		"of-a-newer": godbus.MakeVariant("x")})
 	require.NoError(t, err)
 	require.Equal(t, Inspection{Locks: []Lock{}, Lost: []Lost{}, Missing: []string{"debugfs"}}, in)
 	text, err := json.Marshal(in)
@@ -323,14 +328,18 @@ func TestInspectDecodes(t *testing.T) {
 			Token uint64
 			Who   string
 		}{2, "EX", 9, "vm"}),
-		"stopped": godbus.MakeVariant(true), "quorate": godbus.MakeVariant(false), "members": godbus.MakeVariant([]uint32{1, 2}),
-		"recovery": godbus.MakeVariant(uint32(3)), "reason": godbus.MakeVariant("why"), "master": godbus.MakeVariant(uint32(2)),
+		"stopped": godbus.MakeVariant(true), "quorate": godbus.MakeVariant(false),
+		"members":  godbus.MakeVariant([]uint32{1, 2}),
+		"recovery": godbus.MakeVariant(uint32(3)), "reason": godbus.MakeVariant("why"),
+		"master": godbus.MakeVariant(uint32(2)),
 	})
 	require.NoError(t, err)
 	yes, no, three := true, false, uint32(3)
 	require.Equal(t, Inspection{
-		Locks: []Lock{{Lock: "/l/1", Resource: "d", Mode: "EX", Since: time.UnixMicro(1)}}, Lost: []Lost{{Lock: "/l/2", Reason: "r", When: time.UnixMicro(2)}},
-		Granted: []Queued{{1, 2, "EX", ""}}, Master: 2, Complete: &no, Value: Hex{0xab, 1}, ValueInvalid: &yes, Holder: &Holder{2, "EX", 9, "vm"},
+		Locks: []Lock{{Lock: "/l/1", Resource: "d", Mode: "EX", Since: time.UnixMicro(1)}}, Lost: []Lost{{Lock: "/l/2",
+			Reason: "r", When: time.UnixMicro(2)}},
+		Granted: []Queued{{1, 2, "EX", ""}}, Master: 2, Complete: &no, Value: Hex{0xab,
+			1}, ValueInvalid: &yes, Holder: &Holder{2, "EX", 9, "vm"},
 		Health: Health{&yes, &no, "why", []uint32{1, 2}, &three},
 	}, in)
 	text, err = json.Marshal(in)
@@ -364,20 +373,25 @@ func TestWatchBelievesTheServiceAlone(t *testing.T) {
 	require.NoError(t, forger.BusObject().Call("org.freedesktop.DBus.GetId", 0).Err)
 	lost(s.conn, "real")
 	e := <-events
-	require.Equal(t, Event{Time: e.Time, Kind: LockLost, Lock: "/l/1", Lockspace: "vms", Resource: "real", Mode: "EX", Reason: "because", Details: map[string]any{}}, e)
+	require.Equal(t, Event{Time: e.Time, Kind: LockLost, Lock: "/l/1", Lockspace: "vms", Resource: "real", Mode: "EX",
+		Reason: "because", Details: map[string]any{}}, e)
 
 	lost(s.conn, "the same again") // as Lost to the holder, who may hear LockLost, too
 	require.NoError(t, s.conn.Emit("/org/example/DlmLock/lock/1", Name+".Lock.Lost", "vms", "own", "EX", "because"))
 	require.NoError(t, s.conn.Emit("/org/example/DlmLock/lock/1", Name+".Lock.Lost", "vms", "own", "EX", "because"))
 	e = <-events
-	require.Equal(t, Event{Time: e.Time, Kind: LockLost, Lock: "/org/example/DlmLock/lock/1", Lockspace: "vms", Resource: "own", Mode: "EX", Reason: "because", Details: map[string]any{}}, e)
+	require.Equal(t, Event{Time: e.Time, Kind: LockLost, Lock: "/org/example/DlmLock/lock/1", Lockspace: "vms",
+		Resource: "own", Mode: "EX", Reason: "because", Details: map[string]any{}}, e)
 	require.NoError(t, s.conn.Emit(Path, Name+".Blocking", godbus.ObjectPath("/l/2"), "r", "PR", uint32(2)))
 	e = <-events
-	require.Equal(t, Event{Time: e.Time, Kind: Blocking, Lock: "/l/2", Resource: "r", Mode: "PR", Node: 2, Details: map[string]any{}}, e)
+	require.Equal(t, Event{Time: e.Time, Kind: Blocking, Lock: "/l/2", Resource: "r", Mode: "PR", Node: 2,
+		Details: map[string]any{}}, e)
 
-	require.NoError(t, s.conn.Emit(Path, Name+".LockspaceChanged", "vms", "failed", map[string]godbus.Variant{"error": godbus.MakeVariant("why")}))
+	require.NoError(t, s.conn.Emit(Path, Name+".LockspaceChanged", "vms", "failed",
+		map[string]godbus.Variant{"error": godbus.MakeVariant("why")}))
 	e = <-events
-	require.Equal(t, Event{Time: e.Time, Kind: LockspaceChanged, Lockspace: "vms", State: "failed", Details: map[string]any{"error": "why"}}, e)
+	require.Equal(t, Event{Time: e.Time, Kind: LockspaceChanged, Lockspace: "vms", State: "failed",
+		Details: map[string]any{"error": "why"}}, e)
 	require.NoError(t, s.conn.Emit(Path, Name+".OfANewerService"))
 	require.NoError(t, s.conn.Emit(Path, "org.freedesktop.DBus.Properties.PropertiesChanged", Name,
 		map[string]godbus.Variant{"LockCount": godbus.MakeVariant(uint32(3))}, []string{}))
@@ -423,17 +437,22 @@ func TestAgain(t *testing.T) {
 		{"no wait asks once", 0, true, []step{{0, fail(WouldBlock)}}, []time.Duration{0}, WouldBlock},
 		{"no wait does not retry", 0, true, []step{{0, fail(ShuttingDown)}}, []time.Duration{0}, ShuttingDown},
 		{"granted", time.Minute, false, []step{{time.Second, nil}}, []time.Duration{MaxWait}, nil},
-		{"short wait in one call", 5 * time.Second, false, []step{{5 * time.Second, fail(Timeout)}}, []time.Duration{5 * time.Second}, Timeout},
+		{"short wait in one call", 5 * time.Second, false, []step{{5 * time.Second, fail(Timeout)}},
+			[]time.Duration{5 * time.Second}, Timeout},
 		{"long wait in slices", 50 * time.Second, false,
 			[]step{{MaxWait, fail(Timeout)}, {MaxWait, fail(Timeout)}, {10 * time.Second, fail(Timeout)}},
 			[]time.Duration{MaxWait, MaxWait, 10 * time.Second}, Timeout},
-		{"granted in the second slice", 50 * time.Second, false, []step{{MaxWait, fail(Timeout)}, {time.Second, nil}}, []time.Duration{MaxWait, MaxWait}, nil},
-		{"for ever", -1, false, []step{{MaxWait, fail(Timeout)}, {MaxWait, fail(Timeout)}, {1, nil}}, []time.Duration{MaxWait, MaxWait, MaxWait}, nil},
+		{"granted in the second slice", 50 * time.Second, false, []step{{MaxWait, fail(Timeout)}, {time.Second, nil}},
+			[]time.Duration{MaxWait, MaxWait}, nil},
+		{"for ever", -1, false, []step{{MaxWait, fail(Timeout)}, {MaxWait, fail(Timeout)}, {1, nil}},
+			[]time.Duration{MaxWait, MaxWait, MaxWait}, nil},
 		{"not there at first", time.Minute, true, []step{{0, fail(NotRunning)}}, []time.Duration{MaxWait}, NotRunning},
 		{"restarts meanwhile", time.Minute, false, []step{{time.Second, fail(ShuttingDown)}, {0, fail(NotRunning)}, {0, nil}},
 			[]time.Duration{MaxWait, MaxWait, MaxWait}, nil},
-		{"dies over it: asking again could take two locks", time.Minute, false, []step{{time.Second, fail(NoAnswer)}}, []time.Duration{MaxWait}, NoAnswer},
-		{"dies over it: an owner asks again", time.Minute, true, []step{{time.Second, fail(NoAnswer)}, {0, nil}}, []time.Duration{MaxWait, MaxWait}, nil},
+		{"dies over it: asking again could take two locks", time.Minute, false, []step{{time.Second, fail(NoAnswer)}},
+			[]time.Duration{MaxWait}, NoAnswer},
+		{"dies over it: an owner asks again", time.Minute, true, []step{{time.Second, fail(NoAnswer)}, {0, nil}},
+			[]time.Duration{MaxWait, MaxWait}, nil},
 		{"other errors end it", time.Minute, true, []step{{time.Second, fail(Deadlock)}}, []time.Duration{MaxWait}, Deadlock},
 		{"the time is over while it restarts", 300 * time.Millisecond, true,
 			[]step{{0, fail(ShuttingDown)}, {0, fail(NotRunning)}, {0, fail(NotRunning)}},
@@ -468,7 +487,8 @@ func TestAgain(t *testing.T) {
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestLatency(t *testing.T) {
-	l := Latency{Count: 4, Sum: 4000, Buckets: []Bucket{{Bound: 100, Count: 1}, {Bound: 500, Count: 2}, {Bound: math.MaxUint64, Count: 4}}}
+	l := Latency{Count: 4, Sum: 4000, Buckets: []Bucket{{Bound: 100, Count: 1}, {Bound: 500, Count: 2},
+		{Bound: math.MaxUint64, Count: 4}}}
 	require.Equal(t, time.Millisecond, l.Mean())
 	d, ok := l.Within(0.5)
 	require.True(t, ok)

@@ -7,10 +7,9 @@
 //	g, err := c.Acquire(ctx, client.Want{Lockspace: "vms", Resource: "disk1", Mode: "EX"}, client.Options{Owner: uuid})
 //	if errors.Is(err, client.WouldBlock) { ... }
 //
-// It owns what goes over the bus and what the answers mean. It refuses to know
-// policy: it makes no decision for its user but one, to ask again where a wait
-// is longer than one call may last. What the members do is told in
-// data/org.example.DlmLock.xml and in org.example.DlmLock(5).
+// It owns what goes over the bus and what the answers mean. It has no policy: the only
+// thing that it does by itself is to call again if a wait is longer than one call may
+// last. data/org.example.DlmLock.xml and org.example.DlmLock(5) describe the members.
 //
 // Concurrency: a Client may be used by any number of goroutines. Every call
 // ends with its context; a call that ends so is withdrawn by Close at the

@@ -11,7 +11,7 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 )
 
-// Kind is what went wrong, to be told apart with errors.Is:
+// Kind says what went wrong. errors.Is distinguishes the kinds:
 //
 //	errors.Is(err, client.WouldBlock)
 type Kind string
@@ -44,10 +44,10 @@ const (
 	InteractionRequired Kind = "InteractiveAuthorizationRequired"
 	Unknown             Kind = "Unknown" // the service does not know the member: it is older
 
-	// NotRunning: the service is not there and can't be started.
+	// NotRunning: the service does not run and can't be started.
 	NotRunning Kind = "NotRunning"
-	// NoAnswer: the service ended, or did not answer in time. Whether the call
-	// was carried out is not known.
+	// NoAnswer: the service ended, or did not answer in time. It is not known
+	// whether the call was carried out.
 	NoAnswer Kind = "NoAnswer"
 	// NoBus: the message bus can't be reached.
 	NoBus Kind = "NoBus"
@@ -76,8 +76,7 @@ func (e *Error) Unwrap() []error {
 	return []error{e.Kind}
 }
 
-// NotTaken reports whether the call has certainly not begun, so that it can be
-// made again without harm.
+// NotTaken reports whether the call has certainly not begun, and so can be made again.
 func (e *Error) NotTaken() bool { return e.Kind == NotRunning || e.Kind == ShuttingDown }
 
 const (
@@ -123,7 +122,7 @@ func kindOf(name string) Kind {
 	return Failed
 }
 
-// wrap makes an Error of what godbus returned; nil stays nil.
+// wrap makes an Error of one that godbus returned; nil stays nil.
 func wrap(op string, err error) error {
 	var be godbus.Error
 	switch {
@@ -141,10 +140,11 @@ func wrap(op string, err error) error {
 	return &Error{Op: op, Kind: Failed, Message: err.Error(), Err: err}
 }
 
-// isClosed reports whether the connection to the bus has ended. godbus says so
-// in its own words or, for a while, in those of the socket.
+// isClosed reports whether an error means that the connection to the bus has ended.
+// godbus returns its own or, for a while, that of the socket.
 func isClosed(err error) bool {
-	for _, end := range []error{godbus.ErrClosed, net.ErrClosed, io.EOF, io.ErrUnexpectedEOF, syscall.EPIPE, syscall.ECONNRESET} {
+	for _, end := range []error{godbus.ErrClosed, net.ErrClosed, io.EOF, io.ErrUnexpectedEOF, syscall.EPIPE,
+		syscall.ECONNRESET} {
 		if errors.Is(err, end) {
 			return true
 		}

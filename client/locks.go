@@ -11,10 +11,10 @@ import (
 	"github.com/dlmlock/dlmlockd/process"
 )
 
-// The lifetimes: what ends a lock by itself.
+// The lifetimes: what ends a lock besides a release.
 const (
 	Persistent = "persistent" // nothing
-	Connection = "connection" // the end of the connection that asked last
+	Connection = "connection" // the end of the connection that asked for it last
 	Process    = "process"    // the end of a process
 )
 
@@ -27,30 +27,31 @@ type Want struct {
 	Lockspace, Resource, Mode string
 }
 
-// Options say how locks are to be. Zero fields mean the service's defaults.
+// Options are the options of locks. Zero fields mean the service's defaults.
 type Options struct {
 	// Owner is who the lock is for. Asking again for what the owner holds
 	// returns the same lock. "": every call makes a lock of its own.
 	Owner    string
-	Label    string // what a person should read
+	Label    string // a text for people: what the lock is for
 	Lifetime string // Persistent, Connection or Process
-	// PID, with Process, is whose end ends the lock; 0: this one's. Its start time
-	// as seen here goes along, so that the service refuses the number if it means
-	// another process there, as between a container and its host.
+	// PID, with Process, is the process whose end ends the lock; 0: this one. Its
+	// start time as seen here is sent along, and the service refuses the pid if it
+	// means another process there, as between a container and its host.
 	PID uint32
 	// OnLost is the configured helper that is run if the lock is lost, and
-	// OnLostData what it gets along.
+	// OnLostData its DLM_DATA.
 	OnLost, OnLostData string
 	// Value, in a lockspace for raw values, is what to write into the lock value
 	// block, at most 32 bytes. nil: nothing. Not for AcquireMany.
 	Value []byte
-	// Wait is how long to queue. 0: WouldBlock if it can't be granted at once.
-	// Negative: for ever. For several locks, what is longer than MaxWait is
-	// asked for again and again, and loses its place in the queue each time.
+	// Wait is how long to wait in the queue. 0: the error is WouldBlock if the lock
+	// can't be granted at once. Negative: for ever. For several locks, a wait that is
+	// longer than MaxWait is made of several calls, each of which joins the queue at
+	// its end.
 	Wait time.Duration
 }
 
-// Grant is a lock that was granted and written down.
+// Grant is a lock that was granted and recorded.
 type Grant struct {
 	Lockspace string            `json:"lockspace"`
 	Resource  string            `json:"resource"`
@@ -68,7 +69,7 @@ type Selector struct {
 	Lock   godbus.ObjectPath
 }
 
-// canonical is the two letters of a mode that the service has understood.
+// canonical returns the two letters of a valid mode.
 func canonical(mode string) string {
 	switch m := strings.ToUpper(mode); m {
 	case "SHARED":
@@ -93,8 +94,7 @@ func (o *Options) variants(wait time.Duration) map[string]godbus.Variant {
 	return m
 }
 
-// setProcess adds the pid of a process and when that began. Where /proc does not
-// tell, the service alone judges.
+// setProcess adds the pid of a process and its start time, if /proc has it.
 func setProcess(m map[string]godbus.Variant, pid uint32) {
 	if pid == 0 {
 		return
@@ -168,15 +168,16 @@ func (c *Client) AcquireMany(ctx context.Context, want []Want, o Options) ([]Gra
 	return grants, nil
 }
 
-// Convert changes the mode of a lock of the caller without letting go of it
-// (member Convert), and returns its fencing token. wait is as Options.Wait.
+// Convert changes the mode of a lock of the caller without releasing it (member
+// Convert), and returns its fencing token. wait is as Options.Wait.
 func (c *Client) Convert(ctx context.Context, w Want, s Selector, wait time.Duration) (token uint64, err error) {
 	return c.ConvertValue(ctx, w, s, wait, nil)
 }
 
 // ConvertValue is Convert that also writes the lock value block, in a lockspace
 // for raw values.
-func (c *Client) ConvertValue(ctx context.Context, w Want, s Selector, wait time.Duration, value []byte) (token uint64, err error) {
+func (c *Client) ConvertValue(ctx context.Context, w Want, s Selector, wait time.Duration,
+	value []byte) (token uint64, err error) {
 	err = again(ctx, wait, true, func(wait time.Duration) error {
 		o := s.variants()
 		setValue(o, value)
@@ -186,20 +187,20 @@ func (c *Client) ConvertValue(ctx context.Context, w Want, s Selector, wait time
 	return token, err
 }
 
-// Release lets go of one lock (member Release).
+// Release releases one lock (member Release).
 func (c *Client) Release(ctx context.Context, lockspace, resource string, s Selector) error {
 	return c.call(ctx, "Release", nil, lockspace, resource, s.variants())
 }
 
-// ReleaseOwner lets go of everything of one owner, in one lockspace or, with
-// "", in all (member ReleaseOwner). It returns how many that were.
+// ReleaseOwner releases all locks of one owner, in one lockspace or, with "", in all
+// (member ReleaseOwner). It returns how many it released.
 func (c *Client) ReleaseOwner(ctx context.Context, lockspace, owner string) (released uint32, err error) {
 	err = c.call(ctx, "ReleaseOwner", []any{&released}, lockspace, owner)
 	return released, err
 }
 
-// ReleaseMany lets go of what the owner holds of some resources, whose modes are
-// ignored (member ReleaseMany). It returns how many locks that were.
+// ReleaseMany releases the locks of the owner on these resources, in any mode (member
+// ReleaseMany). It returns how many it released.
 func (c *Client) ReleaseMany(ctx context.Context, resources []Want, owner string) (released uint32, err error) {
 	rows := make([]struct{ Lockspace, Resource string }, len(resources))
 	for i, w := range resources {
@@ -210,13 +211,12 @@ func (c *Client) ReleaseMany(ctx context.Context, resources []Want, owner string
 	return released, err
 }
 
-// retryPause is how long to wait before a service that has just gone is asked
-// again.
+// retryPause is the time between two calls while the service restarts.
 const retryPause = 200 * time.Millisecond
 
-// again makes one call after the other, each at most MaxWait long, until wait
-// is over. A service that has been there and restarts meanwhile is asked again,
-// if it has not taken the call or if asking twice does no harm (idempotent).
+// again makes one call after the other, each at most MaxWait long, until wait is over.
+// If the service restarts meanwhile, the call is made again, unless it may have been
+// carried out and is not idempotent.
 func again(ctx context.Context, wait time.Duration, idempotent bool, ask func(time.Duration) error) error {
 	if wait == 0 {
 		return ask(0)
@@ -226,7 +226,7 @@ func again(ctx context.Context, wait time.Duration, idempotent bool, ask func(ti
 	for {
 		slice := MaxWait
 		if left := time.Until(end); wait > 0 && left < slice {
-			// 0 would mean not to wait at all.
+			// 0 would mean not to wait.
 			slice = max(left, time.Microsecond)
 		}
 		err := ask(slice)
@@ -251,8 +251,8 @@ func again(ctx context.Context, wait time.Duration, idempotent bool, ask func(ti
 	}
 }
 
-// Patiently does something again and again while the service restarts, until
-// the context ends. It must do no harm when it is done twice.
+// Patiently calls do again and again while the service restarts, until the context
+// ends. do must be idempotent.
 func Patiently(ctx context.Context, do func() error) error {
 	for {
 		err := do()

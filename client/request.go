@@ -8,11 +8,11 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 )
 
-// requestCompleted is the end of a Request of this connection. It stays inside
-// the package.
+// requestCompleted is the end of a Request of this connection. It is internal to the
+// package.
 const requestCompleted EventKind = "request-completed"
 
-// completion is what the signal Completed says.
+// completion has the arguments of the signal Completed.
 type completion struct {
 	request     godbus.ObjectPath
 	state       string
@@ -22,14 +22,14 @@ type completion struct {
 	name, words string // of the error
 }
 
-// cancelTime bounds the withdrawal of a request that nobody waits for any more.
+// cancelTime is how long it may take to withdraw a request whose caller has given up.
 const cancelTime = 5 * time.Second
 
 // queued takes one lock by a Request, which keeps its place in the queue for as
 // long as it takes. The error is of kind Unknown if the service has none.
 func (c *Client) queued(ctx context.Context, w Want, o Options) (Grant, error) {
 	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
-	// Before the call: the end of the Request may be told right after it.
+	// Before the call: the signal may come right after the answer.
 	events, err := c.watch(watching, true)
 	if err != nil {
 		stop()
@@ -67,13 +67,13 @@ func (c *Client) queued(ctx context.Context, w Want, o Options) (Grant, error) {
 			stop()
 			return g, err
 		}
-		// The service is starting again. A request that has failed has left
-		// nothing, and with an owner asking twice does no harm.
+		// The service is restarting. A request that has failed has left nothing
+		// behind, and with an owner the call is idempotent.
 	}
 }
 
-// outcome is what the end of a request means; final is false if the service
-// should be asked again.
+// outcome returns the result of a request that has ended; final is false if the
+// request should be made again.
 func (o *Options) outcome(w Want, done *completion, why error) (g Grant, err error, final bool) {
 	switch {
 	case done != nil && done.state == "granted":
@@ -94,9 +94,8 @@ type requested struct {
 	err  error
 }
 
-// ask calls the member Request, patiently if the service has been there and
-// restarts. The call itself outlives the context, because its answer is needed
-// to withdraw what it began.
+// ask calls the member Request, again and again if the service was restarted. The call
+// itself outlives the context, because its answer is needed to withdraw the request.
 func (c *Client) ask(ctx context.Context, w Want, o Options, patiently bool) <-chan requested {
 	asked := make(chan requested, 1)
 	go func() {
@@ -114,9 +113,8 @@ func (c *Client) ask(ctx context.Context, w Want, o Options, patiently bool) <-c
 	return asked
 }
 
-// abandon withdraws a request whose caller did not wait for the answer. If it
-// was granted already, the lock is let go of; that of an owner stays, because
-// the owner may have had it before.
+// abandon withdraws a request whose caller did not wait for the answer. If it has been
+// granted, the lock is released, unless it has an owner, who may have had it before.
 func (c *Client) abandon(asked <-chan requested, events <-chan Event, stop func(), w Want, o Options) {
 	defer stop()
 	r := <-asked
@@ -129,20 +127,21 @@ func (c *Client) abandon(asked <-chan requested, events <-chan Event, stop func(
 	if done != nil && done.state == "granted" && o.Owner == "" {
 		ctx, cancel := context.WithTimeout(context.Background(), cancelTime)
 		defer cancel()
-		_ = c.Release(ctx, w.Lockspace, w.Resource, Selector{Lock: done.lock}) // nobody is left to tell
+		_ = c.Release(ctx, w.Lockspace, w.Resource, Selector{Lock: done.lock}) // the caller no longer waits for an error
 	}
 }
 
-// stopTime is how long the rest may take of what a service says when it stops.
+// stopTime is how long the remaining signals of a service that stops may take.
 const stopTime = time.Second
 
-// errOver says that the time to wait is over.
+// errOver means that the time to wait is over.
 var errOver = &Error{Op: "Request", Kind: Timeout, Message: "not granted in the time given"}
 
-// await waits for the end of a request: how it ended, or neither that nor an
-// error if the service has ended. When the context or the time is over the
-// request is withdrawn; if it was granted before that, it was granted.
-func (c *Client) await(ctx context.Context, events <-chan Event, request godbus.ObjectPath, over <-chan time.Time) (done *completion, why error) {
+// await waits for the end of a request. If the service ends first, done and why are
+// nil. When the context or the time is over, the request is withdrawn; a grant that
+// came before that counts.
+func (c *Client) await(ctx context.Context, events <-chan Event, request godbus.ObjectPath,
+	over <-chan time.Time) (done *completion, why error) {
 	quit := ctx.Done()
 	var enough <-chan time.Time
 	stopped := false
@@ -150,7 +149,7 @@ func (c *Client) await(ctx context.Context, events <-chan Event, request godbus.
 		why, quit, over = err, nil, nil
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelTime)
 		defer cancel()
-		// An answer that it does not wait any more is as good.
+		// An error means that it no longer waits, which is as good.
 		_ = c.callOn(cctx, request, Name+".Request", "Cancel", nil)
 		enough = time.After(cancelTime)
 	}
@@ -172,8 +171,8 @@ func (c *Client) await(ctx context.Context, events <-chan Event, request godbus.
 		case <-enough:
 			return done, why
 		}
-		// A service that stops in order says both, in either order; a new one
-		// must not be asked before the news of the old one are all in.
+		// A service that stops in an orderly way sends both, in either order. A new
+		// one must not be called before all signals of the old one have come.
 		ending := done != nil && kindOf(done.name) == ShuttingDown
 		switch {
 		case done != nil && (stopped || !ending):
@@ -184,13 +183,13 @@ func (c *Client) await(ctx context.Context, events <-chan Event, request godbus.
 	}
 }
 
-// acquireLong waits longer than one Acquire may.
+// acquireLong acquires a lock with a wait that is too long for the member Acquire.
 func (c *Client) acquireLong(ctx context.Context, w Want, o Options) (Grant, error) {
 	g, err := c.queued(ctx, w, o)
 	if !errors.Is(err, Timeout) || ctx.Err() != nil {
 		return g, err
 	}
-	// One last look: whoever is in the way now is named by the refusal.
+	// One last try: its error names the holder.
 	o.Wait = 0
 	g, err = c.Acquire(ctx, w, o)
 	var e *Error

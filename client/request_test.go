@@ -28,7 +28,8 @@ const requestPath = "/org/example/DlmLock/request/1"
 
 // patient starts a long wait against a stand-in that takes Requests and hands
 // each member called to the test.
-func patient(t *testing.T, ctx context.Context, o Options, acquire error) (s *service, called chan string, result chan error, grant *Grant) {
+func patient(t *testing.T, ctx context.Context, o Options, acquire error) (s *service, called chan string,
+	result chan error, grant *Grant) {
 	called, result, grant = make(chan string, 16), make(chan error, 1), new(Grant)
 	var c *Client
 	s, c, _ = serve(t, func(member string, _ []any) ([]any, *godbus.Error) {
@@ -222,5 +223,6 @@ func TestLongWaitOfAnOlderService(t *testing.T) {
 	g, err := c.Acquire(t.Context(), Want{"vms", "d", "EX"}, Options{Wait: time.Hour})
 	require.NoError(t, err)
 	require.EqualValues(t, 4, g.LockID)
-	require.Equal(t, godbus.MakeVariant(uint64(MaxWait/time.Microsecond)), s.last().Body[3].(map[string]godbus.Variant)["wait-usec"])
+	require.Equal(t, godbus.MakeVariant(uint64(MaxWait/time.Microsecond)),
+		s.last().Body[3].(map[string]godbus.Variant)["wait-usec"])
 }

@@ -8,13 +8,13 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 )
 
-// EventKind is what has happened.
+// EventKind says what has happened.
 type EventKind string
 
 // The kinds of events, and what fields of Event they fill.
 const (
 	LockLost         EventKind = "lock-lost"         // Lock, Lockspace, Resource, Mode, Reason
-	Blocking         EventKind = "blocking"          // Lock, Resource, Mode: somebody waits for it; Node
+	Blocking         EventKind = "blocking"          // Lock, Resource, Mode: somebody waits for the lock; Node
 	LockspaceChanged EventKind = "lockspace-changed" // Lockspace, State, Details
 	StatusChanged    EventKind = "status-changed"    // Details: the properties that changed
 	ServiceStarted   EventKind = "service-started"
@@ -46,7 +46,7 @@ type Event struct {
 // lock. The channel must be read.
 func (c *Client) Watch(ctx context.Context) (<-chan Event, error) { return c.watch(ctx, false) }
 
-// watch is Watch, with the ends of Requests if they are asked for.
+// watch is Watch, and also sends the ends of Requests if asked to.
 func (c *Client) watch(ctx context.Context, requests bool) (<-chan Event, error) {
 	matches := [][]godbus.MatchOption{
 		{godbus.WithMatchSender(Name), godbus.WithMatchPathNamespace(Path)},
@@ -86,17 +86,18 @@ func (c *Client) watch(ctx context.Context, requests bool) (<-chan Event, error)
 type watcher struct {
 	out      chan Event
 	owner    string // the unique name of the service; "" if it does not run
-	before   string // who it was before
-	requests bool   // with the ends of Requests
+	before   string // its unique name before the last change
+	requests bool   // send the ends of Requests, too
 	lost     lostOnce
 }
 
-// lostOnce leaves out the second word of a lock that is lost: its holder is told,
-// and whoever may hear of all locks, and some are both. A service never uses a path again.
+// lostOnce remembers the locks that were reported lost. A loss is signaled to the holder
+// and to those who may see all losses, so a holder who may see all gets it twice. A
+// service never uses a path again.
 type lostOnce map[godbus.ObjectPath]struct{}
 
-// maxLostOnce bounds the paths that are remembered; the two words of one lock
-// come one after the other.
+// maxLostOnce is how many paths are remembered; the two signals of one loss come close
+// together.
 const maxLostOnce = 1000
 
 func (o *lostOnce) first(lock godbus.ObjectPath) bool {
@@ -132,8 +133,8 @@ func (w *watcher) run(ctx context.Context, signals <-chan *godbus.Signal) {
 	}
 }
 
-// event reads a signal. Anybody can send us one that looks like the service's;
-// the sender, which the bus fills in, tells.
+// event reads a signal. Anybody can send one that looks like the service's; only the
+// sender, which the bus fills in, proves that it is.
 func (w *watcher) event(s *godbus.Signal) (e Event, ok bool) {
 	e.Time = time.Now()
 	if s.Sender == "org.freedesktop.DBus" && s.Name == "org.freedesktop.DBus.NameOwnerChanged" {
@@ -141,7 +142,7 @@ func (w *watcher) event(s *godbus.Signal) (e Event, ok bool) {
 	}
 	switch {
 	case s.Sender == w.owner && w.owner != "":
-	case s.Sender == w.before && w.before != "" && s.Name == Name+".Request.Completed": // its last words
+	case s.Sender == w.before && w.before != "" && s.Name == Name+".Request.Completed": // sent as it ended
 	default:
 		return e, false
 	}

@@ -102,7 +102,8 @@ func (a *app) repeat(first int, of ...source) cobra.CompletionFunc {
 
 // completeFlag completes the value of a flag.
 func (a *app) completeFlag(cmd *cobra.Command, flag string, of source) {
-	err := cmd.RegisterFlagCompletionFunc(flag, func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	err := cmd.RegisterFlagCompletionFunc(flag, func(_ *cobra.Command, args []string, _ string) ([]string,
+		cobra.ShellCompDirective) {
 		return of(a, args), cobra.ShellCompDirectiveNoFileComp
 	})
 	if err != nil {

@@ -125,7 +125,8 @@ func (x *examination) activation(v client.BusView) {
 		x.add("activation", checkOK, "", "the bus starts the service when it is called")
 		return
 	}
-	x.add("activation", checkWarning, "install org.example.DlmLock.service in /usr/share/dbus-1/system-services, and reload the bus",
+	x.add("activation", checkWarning,
+		"install org.example.DlmLock.service in /usr/share/dbus-1/system-services, and reload the bus",
 		"the bus does not start the service when it is called")
 }
 
@@ -144,7 +145,8 @@ func (x *examination) running() {
 		x.add("service", checkOK, "", "dlmlockd %s runs", x.text("Version"))
 	}
 	if x.local {
-		x.add("engine", checkWarning, `for locks of a cluster remove engine = "local" from /etc/dlmlockd.toml and restart the service`,
+		x.add("engine", checkWarning,
+			`for locks of a cluster remove engine = "local" from /etc/dlmlockd.toml and restart the service`,
 			"the embedded engine is used: locks hold on this node only")
 	} else {
 		x.add("engine", checkOK, "", "the kernel's DLM is used")
@@ -164,7 +166,8 @@ func (x *examination) polkit(v client.BusView) {
 // lockspaces checks each lockspace.
 func (x *examination) lockspaces(spaces []client.Lockspace) {
 	if len(spaces) == 0 {
-		x.add("lockspaces", checkWarning, `"dlmlockctl join NAME" joins one, and lockspaces = ["NAME"] in /etc/dlmlockd.toml does at every start`,
+		x.add("lockspaces", checkWarning,
+			`"dlmlockctl join NAME" joins one, and lockspaces = ["NAME"] in /etc/dlmlockd.toml does at every start`,
 			"this node has joined no lockspace")
 	}
 	for _, s := range spaces {

@@ -40,7 +40,8 @@ const (
 
 func TestDoctorOnNodes(t *testing.T) {
 	healthy := map[string]string{"proc/misc": miscOfDLM, "proc/net/unix": socketOfDLM, "proc/self/mounts": debugfs,
-		"sys/kernel/security/lockdown": "[none] integrity confidentiality\n", "etc/dlm/dlm.conf": "# enable_fencing=0\nlog_debug=1\n"}
+		"sys/kernel/security/lockdown": "[none] integrity confidentiality\n",
+		"etc/dlm/dlm.conf":             "# enable_fencing=0\nlog_debug=1\n"}
 	with := func(name, text string) map[string]string {
 		all := map[string]string{}
 		for k, v := range healthy {
@@ -63,9 +64,12 @@ func TestDoctorOnNodes(t *testing.T) {
 		"no module":       {with("proc/misc", "1 x\n"), "quorate", map[string]string{"dlm_controld": checkFailed}},
 		"no dlm_controld": {with("proc/net/unix", "x\n"), "quorate", map[string]string{"dlm_controld": checkFailed}},
 		"not seen":        {with("proc/net/unix", ""), "quorate", map[string]string{"dlm_controld": checkUnknown}},
-		"no fencing":      {with("etc/dlm/dlm.conf", "enable_fencing = 0 # for now\n"), "quorate", map[string]string{"fencing": checkFailed}},
-		"no debugfs":      {with("proc/self/mounts", "proc /proc proc rw 0 0\n"), "quorate", map[string]string{"debugfs": checkWarning}},
-		"locked down":     {with("sys/kernel/security/lockdown", "none [integrity] confidentiality"), "quorate", map[string]string{"debugfs": checkWarning}},
+		"no fencing": {with("etc/dlm/dlm.conf", "enable_fencing = 0 # for now\n"), "quorate",
+			map[string]string{"fencing": checkFailed}},
+		"no debugfs": {with("proc/self/mounts", "proc /proc proc rw 0 0\n"), "quorate",
+			map[string]string{"debugfs": checkWarning}},
+		"locked down": {with("sys/kernel/security/lockdown", "none [integrity] confidentiality"), "quorate",
+			map[string]string{"debugfs": checkWarning}},
 	} {
 		x := examination{host: hostOf(t, tc.files), status: map[string]any{"QuorumState": tc.quorum}}
 		x.cluster()
@@ -75,7 +79,8 @@ func TestDoctorOnNodes(t *testing.T) {
 		}
 		require.Equal(t, want, results(&x), name)
 		for _, c := range x.checks {
-			require.Equal(t, c.Result == checkFailed || c.Result == checkWarning, c.Advice != "" && c.Result != checkUnknown, "%s: %s", name, c.Name)
+			require.Equal(t, c.Result == checkFailed || c.Result == checkWarning, c.Advice != "" && c.Result != checkUnknown,
+				"%s: %s", name, c.Name)
 		}
 	}
 }
@@ -92,13 +97,15 @@ func TestDoctorOnLockspaces(t *testing.T) {
 		{Name: "orphans", State: "ready", Orphans: 2},
 	})
 	require.Equal(t, map[string]string{
-		"lockspace good": checkOK, "lockspace stopped": checkFailed, "lockspace alone": checkFailed, "lockspace broken": checkFailed,
+		"lockspace good": checkOK, "lockspace stopped": checkFailed, "lockspace alone": checkFailed,
+		"lockspace broken":  checkFailed,
 		"lockspace joining": checkWarning, "lockspace orphans": checkWarning,
 	}, results(&x))
 	var b bytes.Buffer
 	a := &app{out: &output{to: &b}}
 	a.showChecks(x.checks)
-	require.Contains(t, b.String(), "failed   lockspace stopped: it is stopped: fencing node 2\n         -> it goes on by itself")
+	require.Contains(t, b.String(),
+		"failed   lockspace stopped: it is stopped: fencing node 2\n         -> it goes on by itself")
 	require.Contains(t, b.String(), `bring nodes back until there is a majority`)
 	require.True(t, strings.HasSuffix(b.String(), "3 failed, 2 warning\n"), b.String())
 
@@ -106,5 +113,6 @@ func TestDoctorOnLockspaces(t *testing.T) {
 	x.lockspaces(nil)
 	x.polkit(client.BusView{})
 	x.activation(client.BusView{})
-	require.Equal(t, map[string]string{"lockspaces": checkWarning, "polkit": checkWarning, "activation": checkWarning}, results(&x))
+	require.Equal(t, map[string]string{"lockspaces": checkWarning, "polkit": checkWarning, "activation": checkWarning},
+		results(&x))
 }

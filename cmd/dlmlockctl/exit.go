@@ -47,7 +47,8 @@ var exits = map[client.Kind]int{
 
 	client.StateWriteFailed: exitInternal, client.KernelError: exitInternal, client.Failed: exitInternal,
 
-	client.WouldBlock: exitRefused, client.Timeout: exitRefused, client.Deadlock: exitRefused, client.Canceled: exitRefused,
+	client.WouldBlock: exitRefused, client.Timeout: exitRefused, client.Deadlock: exitRefused,
+	client.Canceled: exitRefused,
 
 	client.AccessDenied: exitDenied, client.InteractionRequired: exitDenied, client.LockspaceForeign: exitDenied,
 }

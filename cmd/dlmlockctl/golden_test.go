@@ -70,12 +70,14 @@ func TestListOnTerminals(t *testing.T) {
 	bus := startService(t, new(listed))
 	t.Setenv("NO_COLOR", "1")
 	t.Setenv("TZ", "UTC")
-	for _, args := range [][]string{{"list"}, {"list", "-o", "wide"}, {"list", "--columns=name,mode,token", "--no-legend"}} {
+	for _, args := range [][]string{{"list"}, {"list", "-o", "wide"}, {"list", "--columns=name,mode,token",
+		"--no-legend"}} {
 		for _, width := range []int{60, 80, 200} {
 			tty := onTerminalOf(t, bus, width, args...)
 			require.Zero(t, tty.exit(), tty.text())
 			text := strings.ReplaceAll(tty.text(), "\r\n", "\n")
-			golden(t, fmt.Sprintf("%s-%d.txt", strings.NewReplacer(" ", "", "--", "-", ",", "-", "=", "-").Replace(strings.Join(args, "")), width), text)
+			golden(t, fmt.Sprintf("%s-%d.txt", strings.NewReplacer(" ", "", "--", "-", ",", "-", "=",
+				"-").Replace(strings.Join(args, "")), width), text)
 			for line := range strings.Lines(text) {
 				if args[len(args)-1] != "wide" {
 					require.LessOrEqual(t, len([]rune(strings.TrimSuffix(line, "\n"))), width, line)
@@ -93,12 +95,14 @@ func TestDistance(t *testing.T) {
 	for _, tc := range []struct {
 		a, b string
 		want int
-	}{{"", "", 0}, {"", "abc", 3}, {"list", "lsit", 1}, {"acquire", "aquire", 1}, {"monitor", "moniter", 1}, {"run", "join", 3}} {
+	}{{"", "", 0}, {"", "abc", 3}, {"list", "lsit", 1}, {"acquire", "aquire", 1}, {"monitor", "moniter", 1}, {"run",
+		"join", 3}} {
 		require.Equal(t, tc.want, distance(tc.a, tc.b), tc)
 		require.Equal(t, tc.want, distance(tc.b, tc.a), tc)
 	}
 	words := []string{"acquire", "release", "release-owner", "list", "leave", "run"}
-	for word, want := range map[string]string{"aqcuire": "acquire", "lst": "list", "rel": "release", "nun": "run", "x": "", "frobnicate": ""} {
+	for word, want := range map[string]string{"aqcuire": "acquire", "lst": "list", "rel": "release", "nun": "run",
+		"x": "", "frobnicate": ""} {
 		require.Equal(t, want, closest(word, words), word)
 	}
 }

@@ -275,7 +275,8 @@ func (a *app) historyTable(all []*period, noLegend bool) *table {
 		elastic: []string{"RESOURCE", "OWNER", "END"}}
 	several := slices.ContainsFunc(all, func(p *period) bool { return p.Host != all[0].Host })
 	if a.wide {
-		t.heading = []string{"RESOURCE", "MODE", "LOCKID", "UID", "OWNER", "FROM", "UNTIL", "HELD", "WAITED", "HOST", "LABEL", "END"}
+		t.heading = []string{"RESOURCE", "MODE", "LOCKID", "UID", "OWNER", "FROM", "UNTIL", "HELD", "WAITED", "HOST",
+			"LABEL", "END"}
 		t.elastic = nil
 	} else if several {
 		t.heading = slices.Insert(t.heading, 1, "HOST")

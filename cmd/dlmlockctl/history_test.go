@@ -52,7 +52,8 @@ func told(entries ...entry) string {
 			}
 			return fmt.Sprint(t.Unix() - 1e9)
 		}
-		fmt.Fprintf(&b, "%s %s/%s %s %s %s-%s %s\n", p.Host, p.Lockspace, p.Resource, p.Mode, p.Owner, second(p.From), second(p.Until),
+		fmt.Fprintf(&b, "%s %s/%s %s %s %s-%s %s\n", p.Host, p.Lockspace, p.Resource, p.Mode, p.Owner, second(p.From),
+			second(p.Until),
 			strings.TrimSpace(p.End+" "+p.Reason))
 	}
 	return b.String()
@@ -114,7 +115,8 @@ func TestJournalText(t *testing.T) {
 
 func TestSpan(t *testing.T) {
 	for d, want := range map[time.Duration]string{
-		0: "0s", 1234 * time.Microsecond: "1.2ms", 61 * time.Second: "1m1s", 90 * time.Minute: "1h30m", 50 * time.Hour: "2d2h",
+		0: "0s", 1234 * time.Microsecond: "1.2ms", 61 * time.Second: "1m1s", 90 * time.Minute: "1h30m",
+		50 * time.Hour:          "2d2h",
 		2345 * time.Millisecond: "2.3s",
 	} {
 		require.Equal(t, want, span(d.Microseconds()).text)
@@ -160,7 +162,14 @@ func TestHistoryFromJournald(t *testing.T) {
 const historyStory = `
 mount -t tmpfs tmpfs /run
 mkdir -p /run/systemd/journal /run/log/journal
-await() { n=0; until "$@" >/dev/null 2>&1; do n=$((n + 1)); test $n -lt 200 || { echo "waited in vain: $*"; exit 1; }; sleep 0.05; done; }
+await() {
+	n=0
+	until "$@" >/dev/null 2>&1; do
+		n=$((n + 1))
+		test $n -lt 200 || { echo "waited in vain: $*"; exit 1; }
+		sleep 0.05
+	done
+}
 "$JOURNALD" 2>journald.err &
 journald=$!
 trap 'kill $journald $(cat daemon.pid bus.pid) 2>/dev/null' EXIT
@@ -168,14 +177,16 @@ await test -S /run/systemd/journal/socket
 cat >bus.conf <<END
 <busconfig><type>system</type><listen>unix:path=$DIR/bus</listen>
 <policy context="default"><allow user="*"/><allow own="*"/><allow send_destination="*"/><allow receive_type="signal"/>
-<allow receive_type="method_call"/><allow receive_type="method_return"/><allow receive_type="error"/></policy></busconfig>
+<allow receive_type="method_call"/><allow receive_type="method_return"/><allow receive_type="error"/>
+</policy></busconfig>
 END
 dbus-daemon --config-file=bus.conf --nofork --nopidfile & echo $! >bus.pid
 export DBUS_SYSTEM_BUS_ADDRESS=unix:path=$DIR/bus
 await test -S bus
 dlmlockd --engine=local --state-dir=$DIR/state 2>daemon.err & echo $! >daemon.pid
 await dlmlockctl status
-busctl --address=$DBUS_SYSTEM_BUS_ADDRESS set-property org.example.DlmLock /org/freedesktop/LogControl1 org.freedesktop.LogControl1 LogTarget s journal
+busctl --address=$DBUS_SYSTEM_BUS_ADDRESS set-property org.example.DlmLock /org/freedesktop/LogControl1 \
+	org.freedesktop.LogControl1 LogTarget s journal
 dlmlockctl -q join vms
 dlmlockctl -q join other
 dlmlockctl -q acquire vms a EX --owner=web

@@ -80,7 +80,7 @@ func (a *app) hold(ctx context.Context, o runOptions) error {
 		}
 		return aboutWants(ctx, h.c, err, o.want, o.wait.d)
 	}
-	defer h.letGo()
+	defer h.end()
 	g := h.grants[0]
 	notify("READY=1", fmt.Sprintf("STATUS=Holding %s/%s in %s, token %d", g.Lockspace, g.Resource, g.Mode, g.Token))
 	if a.json && !a.quiet {

@@ -29,7 +29,8 @@ func TestHoldTellsSystemd(t *testing.T) {
 		require.NoError(t, err)
 		return string(buf[:n])
 	}
-	cmd := bus.Command(t, testbus.Root, filepath.Join(programs, "dlmlockctl"), "hold", "vms", "a\nREADY=1", "--quiet", "--wait=15s")
+	cmd := bus.Command(t, testbus.Root, filepath.Join(programs, "dlmlockctl"), "hold", "vms", "a\nREADY=1", "--quiet",
+		"--wait=15s")
 	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+path)
 	require.NoError(t, cmd.Start())
 	require.Equal(t, `STATUS=Waiting for vms/a\nREADY=1`, hear())

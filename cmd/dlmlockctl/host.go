@@ -61,7 +61,8 @@ func (x *examination) controld() {
 	case err != nil:
 		x.add("dlm_controld", checkUnknown, "", "the sockets of this host can't be read: %v", err)
 	case !strings.Contains(string(sockets), controldSocket):
-		x.add("dlm_controld", checkFailed, `"systemctl start corosync dlm", or start its resource in Pacemaker`, "dlm_controld does not run")
+		x.add("dlm_controld", checkFailed, `"systemctl start corosync dlm", or start its resource in Pacemaker`,
+			"dlm_controld does not run")
 	default:
 		x.add("dlm_controld", checkOK, "", "dlm_controld runs")
 	}
@@ -90,7 +91,8 @@ func (x *examination) fencing() {
 		}
 	}
 	if off {
-		x.add("fencing", checkFailed, "configure fence devices (dlm.conf(5), or stonith in Pacemaker) and remove enable_fencing=0 from /"+name,
+		x.add("fencing", checkFailed,
+			"configure fence devices (dlm.conf(5), or stonith in Pacemaker) and remove enable_fencing=0 from /"+name,
 			"fencing is off: when a node is cut off, two nodes can hold the same lock")
 		return
 	}
@@ -127,7 +129,8 @@ func (x *examination) clock() {
 		x.add("clock", checkUnknown, "", "the kernel does not tell whether the clock is synchronized: %v", err)
 	case state == unix.TIME_ERROR || t.Status&unix.STA_UNSYNC != 0:
 		x.add("clock", checkWarning, `"timedatectl set-ntp true", or install chrony`,
-			"the clock is not synchronized, so for a moment after a boot fencing tokens may be smaller than those of other nodes")
+			"the clock is not synchronized, so for a moment after a boot fencing tokens may be smaller than "+
+				"those of other nodes")
 	default:
 		x.add("clock", checkOK, "", "the clock is synchronized")
 	}

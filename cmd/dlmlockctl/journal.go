@@ -28,7 +28,8 @@ const (
 
 // journalFields are the fields that the history reads.
 var journalFields = []string{
-	"MESSAGE_ID", "_HOSTNAME", "_BOOT_ID", "DLM_LOCKSPACE", "DLM_RESOURCE", "DLM_MODE", "DLM_LKID", "DLM_OWNER", "CALLER_UID",
+	"MESSAGE_ID", "_HOSTNAME", "_BOOT_ID", "DLM_LOCKSPACE", "DLM_RESOURCE", "DLM_MODE", "DLM_LKID", "DLM_OWNER",
+	"CALLER_UID",
 	"DLM_ERROR", "DLMLOCKD_LABEL", "DLMLOCKD_WAITED", "DLMLOCKD_LINES",
 }
 
@@ -48,7 +49,8 @@ type journalQuery struct {
 // command returns the command that reads the entries. Only root can write what the
 // service writes: journald itself fills in _UID.
 func (q *journalQuery) command(ctx context.Context) *exec.Cmd {
-	args := []string{"--output=json", "--all", "--quiet", "--no-pager", "--output-fields=" + strings.Join(journalFields, ",")}
+	args := []string{"--output=json", "--all", "--quiet", "--no-pager", "--output-fields=" + strings.Join(journalFields,
+		",")}
 	if q.directory != "" {
 		args = append(args, "--directory="+q.directory)
 	}

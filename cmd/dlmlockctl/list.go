@@ -62,7 +62,8 @@ var lockColumns = []column{
 var (
 	// usualColumns fit into 80 characters on a terminal.
 	usualColumns = []string{"resource", "mode", "state", "owner", "since", "label"}
-	wideColumns  = []string{"resource", "mode", "state", "lockid", "token", "uid", "pid", "lifetime", "since", "owner", "label"}
+	wideColumns  = []string{"resource", "mode", "state", "lockid", "token", "uid", "pid", "lifetime", "since", "owner",
+		"label"}
 	// inspectColumns are for locks of a resource that stands above them.
 	inspectColumns = []string{"mode", "state", "lockid", "owner", "since", "label"}
 )

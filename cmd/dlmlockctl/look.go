@@ -168,7 +168,8 @@ func latency(l *client.Latency) string {
 // status shows the properties to people: first the important ones, in this order,
 // and then all others, which a newer service may have more of.
 func (a *app) status(st map[string]any) {
-	first := []string{"Version", "Commit", "BuildDate", "Engine", "ClusterName", "NodeID", "NodeName", "QuorumState", "Quorate",
+	first := []string{"Version", "Commit", "BuildDate", "Engine", "ClusterName", "NodeID", "NodeName", "QuorumState",
+		"Quorate",
 		"LockspaceCount", "LockCount", "WaitingCount", "Degraded"}
 	paint := coloured(a.out)
 	line := func(name string) {

@@ -69,7 +69,8 @@ func requireFlag(t *testing.T, text string, c *cobra.Command, f *pflag.Flag) {
 		item = strings.Replace(item, ")?Fl", ")Fl", 1)
 	}
 	require.Regexp(t, item, text, "%s --%s", c.Name(), f.Name)
-	require.Equal(t, f.Value.Type() != "bool", regexp.MustCompile(`\\-`+f.Name+` Ns = Ns `).MatchString(text), "%s --%s takes a value", c.Name(), f.Name)
+	require.Equal(t, f.Value.Type() != "bool", regexp.MustCompile(`\\-`+f.Name+` Ns = Ns `).MatchString(text),
+		"%s --%s takes a value", c.Name(), f.Name)
 }
 
 func hasFlag(c *cobra.Command, name string) bool {
@@ -88,7 +89,8 @@ func hasFlag(c *cobra.Command, name string) bool {
 func TestManualKnowsTheExitCodes(t *testing.T) {
 	_, text, ok := strings.Cut(manPage(t), ".Sh EXIT STATUS")
 	require.True(t, ok)
-	for _, code := range []int{exitOK, exitFailed, exitUsage, exitContradicts, exitNotThere, exitUnavailable, exitInternal, exitRefused, exitLost, exitDenied, exitNoExec, exitNoCommand} {
+	for _, code := range []int{exitOK, exitFailed, exitUsage, exitContradicts, exitNotThere, exitUnavailable,
+		exitInternal, exitRefused, exitLost, exitDenied, exitNoExec, exitNoCommand} {
 		require.Contains(t, text, fmt.Sprintf("\n.It %d\n", code))
 	}
 	require.Contains(t, text, fmt.Sprintf("\n.It %d+n\n", exitSignal))
@@ -99,7 +101,8 @@ func TestManualKnowsTheFields(t *testing.T) {
 	_, text, ok := strings.Cut(manPage(t), ".Sh JSON")
 	require.True(t, ok)
 	text, _, _ = strings.Cut(text, "\n.Sh ")
-	for _, v := range []any{client.Grant{}, client.Lock{}, client.Lost{}, client.Queued{}, client.Holder{}, client.Inspection{},
+	for _, v := range []any{client.Grant{}, client.Lock{}, client.Lost{}, client.Queued{}, client.Holder{},
+		client.Inspection{},
 		client.Health{}, client.Lockspace{}, client.Orphan{}, client.Event{}, verdict{}, period{}, waitOn{}, check{}} {
 		typ := reflect.TypeOf(v)
 		for i := range typ.NumField() {

@@ -50,7 +50,8 @@ func TestTable(t *testing.T) {
 
 func TestWaitFlag(t *testing.T) {
 	for in, want := range map[string]time.Duration{
-		"90s": 90 * time.Second, "5m": 5 * time.Minute, "1h30m": 90 * time.Minute, "10": 10 * time.Second, "0.5": 500 * time.Millisecond,
+		"90s": 90 * time.Second, "5m": 5 * time.Minute, "1h30m": 90 * time.Minute, "10": 10 * time.Second,
+		"0.5":     500 * time.Millisecond,
 		"forever": -1, "0": 0, "250ms": 250 * time.Millisecond,
 	} {
 		var w waitFlag
@@ -84,9 +85,12 @@ func TestHolders(t *testing.T) {
 		{client.Inspection{Locks: []client.Lock{labelled}}, `the\ndisk (this node, EX)`},
 		{client.Inspection{Locks: []client.Lock{{State: "acquiring", Wanted: "EX"}}}, ""},
 		// This node's own lock is not told twice, and a null lock holds nothing.
-		{client.Inspection{Locks: []client.Lock{owned}, Granted: []client.Queued{queued(2, 1, "EX", ""), queued(3, 2, "NL", "")}}, "vm1 (this node, EX)"},
-		{client.Inspection{Granted: []client.Queued{queued(9, 2, "PR", ""), queued(8, 3, "PR", "")}}, "node 2 (PR), node 3 (PR)"},
-		{client.Inspection{Granted: []client.Queued{queued(9, 2, "EX", "")}, Holder: &client.Holder{Node: 2, Mode: "EX", Who: "vm2"}}, "vm2 (node 2, EX)"},
+		{client.Inspection{Locks: []client.Lock{owned}, Granted: []client.Queued{queued(2, 1, "EX", ""), queued(3, 2, "NL",
+			"")}}, "vm1 (this node, EX)"},
+		{client.Inspection{Granted: []client.Queued{queued(9, 2, "PR", ""), queued(8, 3, "PR", "")}},
+			"node 2 (PR), node 3 (PR)"},
+		{client.Inspection{Granted: []client.Queued{queued(9, 2, "EX", "")}, Holder: &client.Holder{Node: 2, Mode: "EX",
+			Who: "vm2"}}, "vm2 (node 2, EX)"},
 		// Where this node does not keep the queues, what was published is all.
 		{client.Inspection{Holder: &client.Holder{Node: 2, Mode: "EX", Who: "vm2"}}, "vm2 (node 2, EX)"},
 		{client.Inspection{Holder: &client.Holder{Node: 0, Mode: "NL", Who: "vm2"}}, ""},
@@ -109,10 +113,12 @@ func TestEventLine(t *testing.T) {
 		want string
 	}{
 		{client.Event{Kind: client.ServiceStopped}, "service-stopped"},
-		{client.Event{Kind: client.LockLost, Lockspace: "vms", Resource: "a\nb", Mode: "EX", Reason: "left"}, `lock-lost vms/a\nb EX: left`},
+		{client.Event{Kind: client.LockLost, Lockspace: "vms", Resource: "a\nb", Mode: "EX", Reason: "left"},
+			`lock-lost vms/a\nb EX: left`},
 		{client.Event{Kind: client.Blocking, Resource: "a", Mode: "EX"}, "blocking a EX"},
 		{client.Event{Kind: client.Blocking, Resource: "a", Mode: "EX", Node: 2}, "blocking a EX for node 2"},
-		{client.Event{Kind: client.LockspaceChanged, Lockspace: "vms", State: "ready", Details: map[string]any{"stopped": false, "members": []uint32{1, 2}}},
+		{client.Event{Kind: client.LockspaceChanged, Lockspace: "vms", State: "ready",
+			Details: map[string]any{"stopped": false, "members": []uint32{1, 2}}},
 			"lockspace-changed vms ready members=[1 2] stopped=false"},
 	} {
 		tc.e.Time = at
@@ -130,12 +136,14 @@ func TestInspectionPoorerAndRicher(t *testing.T) {
 	b.Reset()
 	yes, no := true, false
 	a.inspection("vms", "d", &client.Inspection{
-		Granted: []client.Queued{queued(1, 2, "EX", "")}, Waiting: []client.Queued{queued(5, 1, "", "PR")}, Master: 2, Complete: &no,
+		Granted: []client.Queued{queued(1, 2, "EX", "")}, Waiting: []client.Queued{queued(5, 1, "",
+			"PR")}, Master: 2, Complete: &no,
 		Holder: &client.Holder{Node: 2, Mode: "EX", Token: 7, Who: "vm2"}, ValueInvalid: &yes,
 		Health: client.Health{Stopped: &yes, Quorate: &no, Reason: "fencing node 2"},
 		Lost:   []client.Lost{{LockID: 4, Mode: "EX", When: time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local), Reason: "gone"}},
 	})
-	require.Equal(t, `vms/d: held by vm2 (node 2, EX); 1 waiting; the lockspace is STOPPED: fencing node 2; the cluster has NO QUORUM
+	require.Equal(t, `vms/d: held by vm2 (node 2, EX); 1 waiting; `+
+		`the lockspace is STOPPED: fencing node 2; the cluster has NO QUORUM
 
 What the lock manager shows (this node's locks; node 2 has the rest):
 QUEUE    NODE  LOCKID  MODE

@@ -22,7 +22,8 @@ func TestReadmeCommands(t *testing.T) {
 	require.NoError(t, err)
 	bus := testbus.Start(t, testbus.Daemon)
 	watch := bus.Dial(t)
-	service := exec.CommandContext(t.Context(), filepath.Join(programs, "dlmlockd"), "--engine=local", "--state-dir="+t.TempDir())
+	service := exec.CommandContext(t.Context(), filepath.Join(programs, "dlmlockd"), "--engine=local",
+		"--state-dir="+t.TempDir())
 	service.Env = append(os.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+bus.Address)
 	require.NoError(t, service.Start())
 	defer func() {

@@ -77,7 +77,8 @@ locks as JSON in DLMLOCK_LOCKS.`,
 	f.IntVarP(&o.conflict, "conflict-exit-code", "E", exitRefused, "the exit code if somebody else holds the lock")
 	f.StringVar(&o.onLost, "on-lost", lostTerm, "what to do if the lock is lost or somebody else releases it:\n"+
 		"term or kill everything that the command has started, or only warn")
-	f.VarP(&o.grace, "kill-after", "k", "with --on-lost=term: when to send SIGKILL after SIGTERM, or \"forever\" for never")
+	f.VarP(&o.grace, "kill-after", "k",
+		"with --on-lost=term: when to send SIGKILL after SIGTERM, or \"forever\" for never")
 	a.completeFlag(cmd, "lockspace", lockspaces)
 	a.completeFlag(cmd, "resource", func(a *app, _ []string) []string { return resources(a, []string{r.space}) })
 	a.completeFlag(cmd, "mode", modes)
@@ -133,7 +134,7 @@ func (a *app) run(ctx context.Context, o runOptions) error {
 		}
 		return o.refused(aboutWants(ctx, c, err, o.want, o.wait.d))
 	}
-	defer h.letGo()
+	defer h.end()
 	return h.supervise(ctx)
 }
 

@@ -117,14 +117,16 @@ func TestEveryOutputIsInTheSchema(t *testing.T) {
 // What the schema is there for is found: what was written once for what is not
 // known, and numbers that JSON readers round.
 func TestTheSchemaFindsFaults(t *testing.T) {
-	const lock = `[{"lock":"/a","lockspace":"s","resource":"r","lockid":1,"mode":"EX","state":"held","lifetime":"persistent","uid":0`
+	const lock = `[{"lock":"/a","lockspace":"s","resource":"r","lockid":1,"mode":"EX","state":"held",` +
+		`"lifetime":"persistent","uid":0`
 	require.NoError(t, conform("list", lock+`}]`))
 	require.Error(t, conform("list", lock+`,"owner":""}]`))
 	require.Error(t, conform("list", lock+`,"wanted":""}]`))
 	require.Error(t, conform("list", lock+`,"token":0}]`))
 	require.Error(t, conform("list", lock+`,"colour":"blue"}]`))
 	require.Error(t, conform("list", `[{"lock":"/a"}]`))
-	const status = `{"version":"1","engine":"dlm","lock_count":0,"grant_latency":{"count":1,"sum_usec":1,"buckets":[{"count":1`
+	const status = `{"version":"1","engine":"dlm","lock_count":0,` +
+		`"grant_latency":{"count":1,"sum_usec":1,"buckets":[{"count":1`
 	require.NoError(t, conform("status", status+`}]}}`))
 	require.Error(t, conform("status", status+`,"le_usec":18446744073709551615}]}}`))
 	require.Error(t, conform("status", `{"Version":"1","version":"1","engine":"dlm","lock_count":0}`))

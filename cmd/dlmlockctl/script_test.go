@@ -34,7 +34,9 @@ func TestMain(m *testing.M) {
 		err = os.Chmod(dir, 0o755) // for the scripts' commands as nobody
 	}
 	if err == nil {
-		build := exec.Command("go", "build", "-tags", "godbus_no_tcp", "-ldflags", "-X main.version=1.2.3-test -X main.commit=0123abc -X main.date=2026-01-02T03:04:05Z", "-o", dir+"/", ".", "../dlmlockd")
+		build := exec.Command("go", "build", "-tags", "godbus_no_tcp", "-ldflags",
+			"-X main.version=1.2.3-test -X main.commit=0123abc -X main.date=2026-01-02T03:04:05Z", "-o", dir+"/", ".",
+			"../dlmlockd")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		build.Stderr = os.Stderr
 		err = build.Run()
@@ -75,8 +77,9 @@ func TestScripts(t *testing.T) {
 				RequireUniqueNames: true,
 				Setup:              s.setup,
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
-					"daemon": s.daemonCmd, "exits": s.exits, "polkit": s.polkit, "nobody": s.nobody, "until": s.until, "signal": s.signal,
-					"json": s.conforms,
+					"daemon": s.daemonCmd, "exits": s.exits, "polkit": s.polkit, "nobody": s.nobody, "until": s.until,
+					"signal": s.signal,
+					"json":   s.conforms,
 				},
 			})
 		})
@@ -205,7 +208,8 @@ func (s *stage) until(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 var signals = map[string]syscall.Signal{
-	"KILL": syscall.SIGKILL, "TERM": syscall.SIGTERM, "INT": syscall.SIGINT, "HUP": syscall.SIGHUP, "QUIT": syscall.SIGQUIT,
+	"KILL": syscall.SIGKILL, "TERM": syscall.SIGTERM, "INT": syscall.SIGINT, "HUP": syscall.SIGHUP,
+	"QUIT": syscall.SIGQUIT,
 	"USR1": syscall.SIGUSR1, "USR2": syscall.SIGUSR2, "STOP": syscall.SIGSTOP, "CONT": syscall.SIGCONT,
 }
 

@@ -12,23 +12,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shimName as the name of the program makes it a shim: a process that exists,
-// so that a lock can hang on it, and becomes the command once the lock is
-// there. It stays the same process: pid and start time don't change by
-// execve(2).
+// shimName, as the name of the program, makes it a shim: a process that a lock can be
+// tied to, and that becomes the command once the lock is held. execve(2) keeps pid and
+// start time, so it stays the same process.
 const shimName = "dlmlockctl: waiting for the lock"
 
-// The main goroutine stays on the main thread, so that the shim's execve is the
-// thread group leader's own.
+// The main goroutine stays on the main thread, so the shim's execve is that of the
+// thread group leader.
 func init() { runtime.LockOSThread() }
 
-// shim never returns. Its arguments are the number of the descriptor that says
-// go, the path of the program and the program's whole argument vector. When the
-// descriptor is closed without a word, whoever started the shim has given up or
-// is gone.
+// shim never returns. Its arguments are the number of the descriptor from which it
+// reads the environment of the command, the path of the program, and the program's
+// whole argument vector. If the descriptor is closed with nothing written, the program
+// that started the shim has given up or has ended.
 func shim() {
 	if len(os.Args) < 4 {
-		os.Exit(exitOK) // nobody waits for the answer
+		os.Exit(exitOK) // nobody waits for the exit code
 	}
 	pipe, err := strconv.Atoi(os.Args[1])
 	if err != nil {
@@ -45,9 +44,9 @@ func shim() {
 	os.Exit(exitNoExec)
 }
 
-// changed is an environment with changes: NAME=VALUE in place of every other
-// value of NAME, since some programs take the first of several and some the
-// last; a NAME alone is removed.
+// changed returns an environment with changes: NAME=VALUE replaces every other value of
+// NAME, since some programs take the first of several and some the last; a NAME alone
+// is removed.
 func changed(env, changes []string) []string {
 	var out []string
 	name := func(s string) string { n, _, _ := strings.Cut(s, "="); return n }

@@ -42,7 +42,8 @@ func TestInterruptedWhileConnecting(t *testing.T) {
 func TestSignalBeforeTheCommand(t *testing.T) {
 	f, bus := startFake(t)
 	f.block = make(chan struct{})
-	cmd := bus.Command(t, testbus.Root, filepath.Join(programs, "dlmlockctl"), "run", "-l", "vms", "-r", "a", "--", "echo", "NEVER")
+	cmd := bus.Command(t, testbus.Root, filepath.Join(programs, "dlmlockctl"), "run", "-l", "vms", "-r", "a", "--",
+		"echo", "NEVER")
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	require.NoError(t, cmd.Start())

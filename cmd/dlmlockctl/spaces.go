@@ -48,7 +48,8 @@ func (a *app) spaceTable(spaces []client.Lockspace) {
 		} else if s.Orphans > 0 {
 			orphans.colour = red
 		}
-		t.add(text(s.Name), state(st), number(s.Locks), orphans, text(strings.Trim(strings.ReplaceAll(fmt.Sprint(s.Members), " ", ","), "[]")), text(remark))
+		t.add(text(s.Name), state(st), number(s.Locks), orphans,
+			text(strings.Trim(strings.ReplaceAll(fmt.Sprint(s.Members), " ", ","), "[]")), text(remark))
 	}
 	t.write(a.out)
 }

@@ -14,10 +14,10 @@ import (
 	"github.com/dlmlock/dlmlockd/client"
 )
 
-// environment is what the command learns of its locks, and what was meant for
-// this process and is the command's now: with these numbers it takes the
-// sockets that it was given (sd_listen_fds(3)) and feeds the watchdog
-// (sd_watchdog_enabled(3)).
+// environment returns the variables that tell the command about its locks, and
+// those that systemd meant for this process and that are the command's now: with
+// LISTEN_PID it takes the sockets that it was given (sd_listen_fds(3)), and with
+// WATCHDOG_PID it feeds the watchdog (sd_watchdog_enabled(3)).
 func (h *hold) environment() []string {
 	g := h.grants[0]
 	all, _ := json.Marshal(h.grants) // strings and numbers can't fail
@@ -39,39 +39,39 @@ func (h *hold) environment() []string {
 	return env
 }
 
-// How often a service is asked whether the locks are still there, since it says
-// nothing of a release to the holder, and how often the command's processes are
-// counted while they are to end.
+// How often the service is asked whether the locks are still held, since it does not
+// tell their holder of a release, and how often the command's processes are counted
+// while they end.
 const (
 	askHeldEvery  = 2 * time.Second
 	countEvery    = 50 * time.Millisecond
 	heldAskedTime = 10 * time.Second
 )
 
-// supervision is what is known while the command runs.
+// supervision is the state of run while the command runs.
 type supervision struct {
 	*hold
-	lost  string // why the lock is gone; "" while it is there
+	lost  string // why the lock is gone; "" while it is held
 	ended bool   // the command itself has ended
 
 	toll   toll
-	looked error            // why what the command has started could not be found
-	grace  <-chan time.Time // then SIGKILL is sent
-	count  <-chan time.Time
-	over   bool // all has been done to end it
+	looked error            // why the processes of the command could not be found
+	grace  <-chan time.Time // when to send SIGKILL
+	count  <-chan time.Time // when to count the processes again
+	over   bool             // everything has been done to end them
 }
 
-// supervise lets the child become the command, and waits for its end.
+// supervise makes the child the command, and waits for its end.
 func (h *hold) supervise(ctx context.Context) error {
 	signals, stop := h.child.catchSignals()
 	defer stop()
-	if err := context.Cause(ctx); err != nil { // a signal came in between
+	if err := context.Cause(ctx); err != nil { // a signal has come since the grant
 		h.child.giveUp()
 		return err
 	}
 	if err := h.child.becomeCommand(h.environment()); err != nil {
 		h.child.giveUp()
-		if s, ok := h.child.killed(); ok { // by a signal to the whole process group
+		if s, ok := h.child.killed(); ok { // a signal was sent to the whole process group
 			return interrupted{sig: s}
 		}
 		return exitWith(exitNoExec, err)
@@ -106,21 +106,21 @@ func (h *hold) supervise(ctx context.Context) error {
 	return s.outcome()
 }
 
-// finished reports whether there is nothing left to wait for: the command has
-// ended and, if the lock was lost, all that could be done about the rest.
+// finished reports whether there is nothing left to wait for: the command has ended
+// and, if the lock was lost, everything has been done to end its other processes.
 func (s *supervision) finished() bool {
 	return s.ended && (s.lost == "" || s.opts.onLost == lostWarn || s.over)
 }
 
-// notHeld is called when the service has been asked and does not have the lock. If
-// the command has ended by now, it may have been released for that.
+// notHeld is called when the service says that it does not have the lock. If the
+// command has just ended, the service may have released the lock for that reason.
 func (s *supervision) notHeld(why string) {
 	if s.lifetime != client.Process || !s.child.over() {
 		s.gone(why)
 	}
 }
 
-// gone is called when the lock is gone; "" says that it is not.
+// gone is called with the reason why the lock is gone; "" means that it is not.
 func (s *supervision) gone(why string) {
 	if why == "" || s.lost != "" {
 		return
@@ -142,7 +142,7 @@ func (s *supervision) gone(why string) {
 	}
 }
 
-// look sees whether all have ended.
+// look checks whether all processes have ended.
 func (s *supervision) look() {
 	s.count = time.After(countEvery)
 	if family, err := s.child.family(); err != nil || len(family) == 0 {
@@ -151,7 +151,7 @@ func (s *supervision) look() {
 	}
 }
 
-// kill sends SIGKILL to all, and waits for their end.
+// kill sends SIGKILL to all processes, and waits for their end.
 func (s *supervision) kill() {
 	if s.looked = s.child.kill(&s.toll); s.looked != nil {
 		s.direct(s.child.proc.Kill)
@@ -159,7 +159,7 @@ func (s *supervision) kill() {
 	s.over, s.grace, s.count = true, nil, nil
 }
 
-// direct ends the command's process alone, where no other can be found.
+// direct ends only the command's own process, if the others can't be found.
 func (s *supervision) direct(end func() error) {
 	if !s.child.ended() {
 		_ = end()
@@ -167,8 +167,8 @@ func (s *supervision) direct(end func() error) {
 	s.over = true
 }
 
-// outcome is the command's, or that of a lock that was lost, with what has
-// become of what the command had started.
+// outcome is that of the command or, if the lock was lost, an error that says what
+// became of the processes of the command.
 func (s *supervision) outcome() error {
 	if s.lost == "" || s.opts.onLost == lostWarn {
 		return s.child.outcome()
@@ -176,7 +176,7 @@ func (s *supervision) outcome() error {
 	text := "the command was ended because the lock was lost: " + s.lost
 	switch {
 	case s.looked != nil:
-		text += fmt.Sprintf("; what it has started may still be running: %v", s.looked)
+		text += fmt.Sprintf("; its other processes may still be running: %v", s.looked)
 	case len(s.toll.left) > 0:
 		text += "; still running: " + strings.Join(s.toll.left, ", ")
 	}
@@ -193,7 +193,7 @@ func (s *supervision) outcome() error {
 	return exitWith(exitLost, errors.New(text))
 }
 
-// mostNames bounds how many processes a message names.
+// mostNames is how many processes a message names at most.
 const mostNames = 20
 
 func names(all []process) string {
@@ -207,9 +207,9 @@ func names(all []process) string {
 	return strings.Join(words, ", ")
 }
 
-// askHeld asks again and again whether the locks are still there. The answer
-// comes once, when one is not. An older service knows no objects of locks, and
-// an answer that says nothing means nothing.
+// askHeld asks again and again whether the locks are still held, and sends one text
+// when one of them is not. Any other failure says nothing; an older service has no
+// objects of locks to ask about.
 func (h *hold) askHeld() (gone <-chan string, stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	told, done := make(chan string, 1), make(chan struct{})
@@ -235,8 +235,8 @@ func (h *hold) askHeld() (gone <-chan string, stop func()) {
 	}
 }
 
-// released reports how one of the locks is less than what was granted; "" if all
-// is well or not known.
+// released reports why one of the locks is no longer what was granted; "" if it is,
+// or if that is not known.
 func (h *hold) released(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, heldAskedTime)
 	defer cancel()
@@ -244,7 +244,7 @@ func (h *hold) released(ctx context.Context) string {
 		mode, err := h.c.Held(ctx, g.Lock)
 		name := g.Lockspace + "/" + g.Resource
 		switch {
-		case errors.Is(err, client.NotHeld) && h.missing() != "": // a service that ends may say the first
+		case errors.Is(err, client.NotHeld) && h.missing() != "": // a service that is ending may say NotHeld, too
 			return h.whyGone(ctx, g) + " (" + name + ")"
 		case err == nil && mode != g.Mode:
 			return fmt.Sprintf("somebody else converted it to %s (%s)", mode, name)
@@ -253,12 +253,12 @@ func (h *hold) released(ctx context.Context) string {
 	return ""
 }
 
-// whyGone tells a lock that was lost, which not everybody hears of, from one that
-// somebody has released.
+// whyGone says whether a lock was lost, which the bus does not report to everybody, or
+// released by somebody else.
 func (h *hold) whyGone(ctx context.Context, g client.Grant) string {
 	in, err := h.c.Inspect(ctx, g.Lockspace, g.Resource)
 	if err != nil {
-		return "it is not there any more"
+		return "it no longer exists"
 	}
 	for _, l := range in.Lost {
 		if l.Lock == g.Lock {
@@ -268,7 +268,7 @@ func (h *hold) whyGone(ctx context.Context, g client.Grant) string {
 	return "somebody else released it"
 }
 
-// lostBy reports why an event means that the lock is lost; "" if it does not.
+// lostBy returns why an event means that the lock is lost; "" if it does not.
 func (h *hold) lostBy(e client.Event) string {
 	switch e.Kind {
 	case client.LockLost:
@@ -278,13 +278,13 @@ func (h *hold) lostBy(e client.Event) string {
 			}
 		}
 	case client.ServiceStarted:
-		// Who may not see LockLost finds out here at the latest.
+		// Those who may not see LockLost find out here at the latest.
 		return h.missing()
 	}
 	return ""
 }
 
-// missing asks a service that has come back whether it still has the locks.
+// missing asks a service that was restarted whether it still has the locks.
 func (h *hold) missing() string {
 	ctx, cancel := h.a.bound(context.Background(), 0)
 	defer cancel()
@@ -296,32 +296,33 @@ func (h *hold) missing() string {
 	return "the service was restarted and no longer has it"
 }
 
-// lostWithBus: without the bus nobody would tell. A lock that hangs on the
-// process or on nothing stays.
+// lostWithBus returns why the lock is lost when the connection to the bus ends; "" if
+// it is tied to the process, or to nothing, and so is still held.
 func (h *hold) lostWithBus() string {
 	if h.lifetime == client.Connection {
 		return "the connection to the message bus is gone, and the lock has ended with it"
 	}
 	if !h.a.quiet {
-		fmt.Fprintln(h.a.err, "dlmlockctl: the connection to the message bus is gone; the lock is still held, but its loss would go unnoticed")
+		fmt.Fprintln(h.a.err, "dlmlockctl: the connection to the message bus is gone; "+
+			"the lock is still held, but its loss would go unnoticed")
 	}
 	return ""
 }
 
-// releaseTime bounds the release at the end; withdrawTime bounds it where a
-// person or a service manager has asked this program to end at once.
+// releaseTime is how long the release at the end may take; withdrawTime is how long
+// it may take when a signal has asked this program to end.
 const (
 	releaseTime  = 30 * time.Second
 	withdrawTime = 2 * time.Second
 )
 
-// letGo releases the locks, trying again while the service restarts. With the
-// lifetime process the service does it by itself in the end.
-func (h *hold) letGo() { h.release(h.c, releaseTime) }
+// end releases the locks, and tries again while the service restarts. If they are tied
+// to the process, the service releases them in any case.
+func (h *hold) end() { h.release(h.c, releaseTime) }
 
-// withdraw takes back a call that has not been answered. The service answers the
-// calls of one connection one after the other, so this is said on another; the
-// end of the first one takes the call out of the queue.
+// withdraw takes back a call that has not been answered. It closes the connection,
+// which takes the call out of the queue, and releases over a new one, because the
+// service answers the calls of one connection in order.
 func (h *hold) withdraw(ctx context.Context) {
 	_ = h.c.Close()
 	patience := releaseTime
@@ -332,7 +333,7 @@ func (h *hold) withdraw(ctx context.Context) {
 	defer cancel()
 	c, err := client.Dial(dial, h.a.bus)
 	if err != nil {
-		return // with the bus the call is gone, and a lock of the child's with the child
+		return // the call ended with the bus, and a lock of the child ends with the child
 	}
 	defer func() { _ = c.Close() }()
 	h.release(c, patience)
@@ -341,13 +342,14 @@ func (h *hold) withdraw(ctx context.Context) {
 func (h *hold) release(c *client.Client, patience time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	c.AllowInteraction(false) // one's own lock needs nobody's leave
+	c.AllowInteraction(false) // releasing one's own lock needs no password
 	err := client.Patiently(ctx, func() error {
 		_, err := c.ReleaseOwner(ctx, "", h.owner)
 		return err
 	})
 	if err != nil && h.lifetime == client.Persistent {
-		fmt.Fprintf(h.a.err, "dlmlockctl: the lock could not be released: %s\ndlmlockctl: hint: dlmlockctl release-owner %s\n",
+		fmt.Fprintf(h.a.err,
+			"dlmlockctl: the lock could not be released: %s\ndlmlockctl: hint: dlmlockctl release-owner %s\n",
 			visible(err.Error()), h.owner)
 	}
 }

@@ -44,7 +44,8 @@ func (f *fake) ListOrphans(string) ([]orphanRow, *godbus.Error) {
 	return []orphanRow{{7, "disk1", "EX", published}, {9, "disk2", "PR", map[string]godbus.Variant{}}}, nil
 }
 
-func (f *fake) AdoptOrphan(_ string, id uint32, o map[string]godbus.Variant) (uint64, godbus.ObjectPath, *godbus.Error) {
+func (f *fake) AdoptOrphan(_ string, id uint32, o map[string]godbus.Variant) (uint64, godbus.ObjectPath,
+	*godbus.Error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.adopted, f.options = id, o
@@ -132,7 +133,8 @@ func onTerminalOf(t *testing.T, bus *testbus.Bus, width int, args ...string) *te
 	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
 	require.NoError(t, err)
 	require.NoError(t, unix.IoctlSetWinsize(int(slave.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: uint16(width)}))
-	tty := &terminal{t: t, master: master, done: make(chan struct{}), cmd: exec.Command(filepath.Join(programs, "dlmlockctl"), args...)}
+	tty := &terminal{t: t, master: master, done: make(chan struct{}), cmd: exec.Command(filepath.Join(programs,
+		"dlmlockctl"), args...)}
 	tty.cmd.Env = append(os.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+bus.Address, "TERM=xterm")
 	tty.cmd.Dir = t.TempDir()
 	tty.cmd.Stdin, tty.cmd.Stdout, tty.cmd.Stderr = slave, slave, slave
@@ -193,7 +195,8 @@ func (tty *terminal) exit() int {
 // A purge shows what goes, asks, and takes only yes for yes.
 func TestPurgeAsks(t *testing.T) {
 	f, bus := startFake(t)
-	for answer, want := range map[string][]uint32{"\n": nil, "n\n": nil, "maybe\n": nil, "\x04": nil, "y\n": {7, 9}, "YES\n": {7, 9}} {
+	for answer, want := range map[string][]uint32{"\n": nil, "n\n": nil, "maybe\n": nil, "\x04": nil, "y\n": {7, 9},
+		"YES\n": {7, 9}} {
 		tty := onTerminal(t, bus, "purge", "vms")
 		tty.see("Remove 2 orphans of vms? [y/N] ")
 		require.Contains(t, tty.text(), "9       disk2     PR")
@@ -295,7 +298,8 @@ func TestOrphansOneByOne(t *testing.T) {
 	require.Zero(t, code)
 	requireConform(t, "adopt", out)
 	require.EqualValues(t, 7, f.adopted)
-	require.Equal(t, map[string]godbus.Variant{"owner": godbus.MakeVariant("vm1"), "label": godbus.MakeVariant("disk"), "uid": godbus.MakeVariant(uint32(0)),
+	require.Equal(t, map[string]godbus.Variant{"owner": godbus.MakeVariant("vm1"), "label": godbus.MakeVariant("disk"),
+		"uid":      godbus.MakeVariant(uint32(0)),
 		"resource": godbus.MakeVariant("disk1"), "mode": godbus.MakeVariant("EX")}, f.options)
 	code, _, errs = program(t, bus, "adopt", "vms", "8")
 	require.Equal(t, exitNotThere, code)

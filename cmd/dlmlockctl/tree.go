@@ -35,7 +35,8 @@ func (p process) over() bool { return p.state == 'Z' || p.state == 'X' }
 func processes() ([]process, error) {
 	// The /proc of another pid namespace would show other processes under our pids.
 	if self, err := os.Readlink("/proc/self"); err != nil || self != strconv.Itoa(os.Getpid()) {
-		return nil, fmt.Errorf("/proc belongs to another pid namespace than this program: %w", errors.Join(err, fs.ErrInvalid))
+		return nil, fmt.Errorf("/proc belongs to another pid namespace than this program: %w", errors.Join(err,
+			fs.ErrInvalid))
 	}
 	dir, err := os.Open("/proc")
 	if err != nil {

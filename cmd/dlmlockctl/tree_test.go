@@ -54,10 +54,11 @@ func TestReleasedForTheEnd(t *testing.T) {
 	in, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	h := &hold{a: &app{err: io.Discard}, child: &child{proc: cmd.Process, done: make(chan struct{})}, lifetime: client.Process,
-		opts: runOptions{onLost: lostWarn}}
+	h := &hold{a: &app{err: io.Discard}, child: &child{proc: cmd.Process, done: make(chan struct{})},
+		lifetime: client.Process,
+		opts:     runOptions{onLost: lostWarn}}
 	s := &supervision{hold: h}
-	s.notHeld("it is not there any more")
+	s.notHeld("it no longer exists")
 	require.NotEmpty(t, s.lost, "the command runs")
 	s.lost = ""
 	require.NoError(t, in.Close())
@@ -65,18 +66,19 @@ func TestReleasedForTheEnd(t *testing.T) {
 		p, err := readProcess(cmd.Process.Pid)
 		return err == nil && p.over()
 	}, 20*time.Second, time.Millisecond)
-	s.notHeld("it is not there any more")
+	s.notHeld("it no longer exists")
 	require.Empty(t, s.lost)
 	require.NoError(t, cmd.Wait())
-	s.notHeld("it is not there any more")
+	s.notHeld("it no longer exists")
 	require.Empty(t, s.lost)
 	h.lifetime = client.Connection
-	s.notHeld("it is not there any more")
+	s.notHeld("it no longer exists")
 	require.NotEmpty(t, s.lost)
 }
 
 func TestChangedEnvironment(t *testing.T) {
-	require.Equal(t, []string{"A=1", "C", "B=new", "D="}, changed([]string{"A=1", "B=old", "B=older", "C", "GONE=x"}, []string{"B=new", "GONE", "D="}))
+	require.Equal(t, []string{"A=1", "C", "B=new", "D="}, changed([]string{"A=1", "B=old", "B=older", "C", "GONE=x"},
+		[]string{"B=new", "GONE", "D="}))
 	require.Empty(t, changed(nil, []string{"GONE"}))
 }
 
@@ -92,7 +94,8 @@ func TestEscapeJSON(t *testing.T) {
 		require.Equal(t, in, out)
 		require.Equal(t, string(text), visible(string(text)))
 	})
-	require.Equal(t, "\"\\u009b\\u202e\\u2066\\u200f\\u2028\\ufeff\\udb40\\udc41\"\n", string(escapeJSON([]byte("\"\u009b\u202e\u2066\u200f\u2028\ufeff\U000e0041\"\n"))))
+	require.Equal(t, "\"\\u009b\\u202e\\u2066\\u200f\\u2028\\ufeff\\udb40\\udc41\"\n",
+		string(escapeJSON([]byte("\"\u009b\u202e\u2066\u200f\u2028\ufeff\U000e0041\"\n"))))
 	same := []byte("{\n \"größe\": \"☃\"}\n")
 	require.True(t, bytes.Equal(same, escapeJSON(same)))
 }

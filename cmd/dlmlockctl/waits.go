@@ -83,7 +83,8 @@ func (a *app) tree(ctx context.Context, c *client.Client, f client.Filter, looks
 	}
 	forest := growForest(waits)
 	if unseen > 0 && !a.quiet {
-		fmt.Fprintf(a.err, "dlmlockctl: %s without a waiter on this node not looked at; see --looks\n", plural(unseen, "resource"))
+		fmt.Fprintf(a.err, "dlmlockctl: %s without a waiter on this node not looked at; see --looks\n", plural(unseen,
+			"resource"))
 	}
 	return a.show(waits, func() {
 		if len(waits) == 0 {

@@ -16,7 +16,7 @@ var hints = map[client.Kind]string{
 	client.NotRunning:          `start it with "systemctl start dlmlockd"; "journalctl -u dlmlockd" says why it ended`,
 	client.NoBus:               "is the system bus running? --bus and DBUS_SYSTEM_BUS_ADDRESS name another",
 	client.NoAnswer:            `it is not known whether this was done; "dlmlockctl list" shows what is held`,
-	client.AccessDenied:        "run it as root, or have an administrator allow it: a polkit rule, or group in /etc/dlmlockd.toml",
+	client.AccessDenied:        "run it as root, or allow it with a polkit rule, or with group in /etc/dlmlockd.toml",
 	client.InteractionRequired: "run it on a terminal, where polkit can ask for a password, or as root",
 	client.NoSuchLockspace:     `"dlmlockctl join %L" joins it; "dlmlockctl lockspaces" lists those that are joined`,
 	client.WouldBlock:          `"dlmlockctl inspect %L %R" shows who holds it; --wait=60s queues for it`,
@@ -56,14 +56,16 @@ var sentences = map[client.Kind]string{
 // sentencesOf take the place of sentences for some calls.
 var sentencesOf = map[string]map[client.Kind]string{
 	"AdoptOrphan": {client.NotHeld: "the orphan is gone"},
-	"Purge":       {client.NotHeld: "an orphan is gone", client.InvalidArgs: "the orphans have changed; nothing was removed"},
+	"Purge": {client.NotHeld: "an orphan is gone",
+		client.InvalidArgs: "the orphans have changed; nothing was removed"},
 }
 
 // verbs name the calls in messages.
 var verbs = map[string]string{
 	"Acquire": "acquire", "AcquireMany": "acquire", "Request": "acquire", "Convert": "convert", "Release": "release",
-	"ReleaseOwner": "release-owner", "Inspect": "inspect", "ListLocks": "list", "JoinLockspace": "join", "LeaveLockspace": "leave",
-	"ListOrphans": "orphans", "AdoptOrphan": "adopt", "Purge": "purge",
+	"ReleaseOwner": "release-owner", "Inspect": "inspect", "ListLocks": "list", "JoinLockspace": "join",
+	"LeaveLockspace": "leave",
+	"ListOrphans":    "orphans", "AdoptOrphan": "adopt", "Purge": "purge",
 }
 
 // sentence says what went wrong. f tells which lock it is about; without it, and

@@ -25,8 +25,8 @@ var (
 
 // longLinesYet are the files and directories that still have longer lines. Nothing is ever added here.
 var longLinesYet = []string{
-	"CHANGELOG.md", "docs/design.md", "client/", "cmd/dlmlockctl/",
-	"cmd/dlmlockd/messages.go", "cockpit/", "man/dlmlockctl.1",
+	"CHANGELOG.md", "docs/design.md",
+	"cmd/dlmlockd/messages.go", "cockpit/",
 	"dbus/contract_test.go", "dbus/hostile_test.go", "lockd/",
 }
 
