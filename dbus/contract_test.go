@@ -162,7 +162,7 @@ func TestContractDocumentation(t *testing.T) {
 		"ListLocks": keys(frontend.ListOptions), "ListLost": keys(frontend.ListLostOptions), "JoinLockspace": keys(frontend.JoinOptions),
 		"LeaveLockspace": keys(frontend.LeaveOptions), "Lockspace.Leave": keys(frontend.LeaveOptions),
 		"Purge": keys(frontend.PurgeOptions), "AdoptOrphan": keys(frontend.AdoptOptions),
-		"Lock.Convert": keys(convertLockOptions),
+		"Lock.Convert": keys(convertLockOptions), "Lock.Release": keys(releaseLockOptions),
 	}
 	eachInterface(t, func(text string, x xmlInterface, _ *iface) {
 		if !strings.HasPrefix(x.Name, Name) {

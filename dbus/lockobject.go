@@ -68,22 +68,33 @@ func lockChildren(c *call) ([]string, error) {
 	return names, err
 }
 
-// releaseLock is Release of a lock, without options so far.
-type releaseLock struct{ own }
+// releaseLockOptions are those of Release that don't say which lock is meant.
+var releaseLockOptions = only(frontend.ReleaseOptions, api.ArgReason)
+
+// releaseLock is Release of a lock.
+type releaseLock struct{ release }
 
 func parseLockRelease(body *reader) (request, error) {
-	var none []frontend.Option[frontend.Release]
-	return releaseLock{}, parseOptions("release", none, body, new(frontend.Release))
+	r := new(releaseLock)
+	return r, parseOptions("release", releaseLockOptions, body, &r.Release)
 }
 
+// Validate implements frontend.Method. The names are not known yet.
+func (*releaseLock) Validate() error { return nil }
+
 // serve is Release of the root object, with this lock named.
-func (releaseLock) serve(c *call) {
+func (r *releaseLock) serve(c *call) {
 	l, err := c.findLock()
 	if err != nil {
 		c.Fail(err)
 		return
 	}
-	(&release{frontend.Release{Lockspace: l.Lockspace, Resource: l.Resource, Selector: api.Selector{Ref: l.Ref}}}).serve(c)
+	r.Lockspace, r.Resource, r.Selector.Ref = l.Lockspace, l.Resource, l.Ref
+	if err := r.release.Validate(); err != nil {
+		c.Fail(err)
+		return
+	}
+	r.release.serve(c)
 }
 
 // convertLockOptions are those of Convert that don't say which lock is meant.

@@ -1,74 +1,69 @@
 package frontend_test
 
 import (
-	"context"
 	"fmt"
 
-	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// call is a call of a door whose messages are Go values.
+// releasing is as much of a service as the example needs.
+type releasing struct{ api.Service }
+
+func (releasing) Lockspaces(done func([]api.LockspaceInfo, error)) { done(nil, nil) }
+
+func (releasing) Release(c api.Caller, lockspace, resource string, _ api.Selector, done func(error)) {
+	fmt.Println(c.Session, "of user", c.UID, "releases", lockspace+"/"+resource)
+	done(&api.Error{Op: "release", Lockspace: lockspace, Resource: resource, Kind: api.NotHeld,
+		Text: "no lock here matches", Hint: api.HintListLocks})
+}
+
+// call is a door's own type of a call, with what it needs to answer.
 type call struct {
 	frontend.Call
-	acquire frontend.Acquire
-	answer  chan string
+	method *frontend.Release
+	done   chan struct{}
 }
 
-// Serve runs the method at the call's turn.
-func (c *call) Serve() {
-	c.acquire.Run(&c.Call, func(g api.Grant, err error) {
-		if err != nil {
-			c.Fail(err)
-			return
-		}
-		c.reply(fmt.Sprint("granted, token ", g.Token))
-	})
-}
+// words are how this door words errors.
+var words = api.Wording{Hints: map[api.Hint]string{api.HintListLocks: "try LIST"}}
 
-// Fail words an error as this door does.
-func (c *call) Fail(err error) { c.reply("refused: " + err.Error()) }
+// Serve implements frontend.Handler: it is the call's turn.
+func (c *call) Serve() { c.method.Run(&c.Call, c.answer) }
 
-// reply answers once, whoever comes first.
-func (c *call) reply(text string) {
+// Fail implements frontend.Handler.
+func (c *call) Fail(err error) { c.answer(err) }
+
+func (c *call) answer(err error) {
 	if !c.Answer() {
-		return
+		return // it has been answered
 	}
-	c.Release()
-	c.answer <- text
-	c.Sent(len(text))
+	c.Release() // the client may call again as soon as it reads the answer
+	n, _ := fmt.Println("answer:", words.Message(err))
+	c.Sent(n)
+	close(c.done)
 }
 
-// grants stands in for the lock service.
-type grants struct{ api.Service }
-
-func (grants) Acquire(_ api.Caller, _ []api.Want, _ api.AcquireOptions, done func([]api.Grant, error)) {
-	done([]api.Grant{{Token: 42}}, nil)
-}
-func (grants) Lockspaces(done func([]api.LockspaceInfo, error)) { done(nil, nil) }
-func (grants) SessionGone(api.Session)                          {}
-func (grants) Watch(bool)                                       {}
-
-// A door decodes a message into a method struct, submits it to the session of its sender, and encodes
-// the result. The order of calls, limits, turns, validation and authorisation are common to all doors.
+// A door decodes a message into a method, submits it to the session of its
+// connection, and encodes the answer.
 func Example() {
 	core := frontend.New(frontend.Config{})
-	core.Start(grants{})
-	door := core.Door(api.MakeSession("example", "1", ""), frontend.DoorConfig{})
-	session := door.Open("client", func(context.Context) (frontend.Credentials, error) {
-		return frontend.Credentials{UID: 0}, nil // a real door asks the kernel or the bus
-	})
-	defer session.Close()
+	defer core.Close()
+	core.Start(releasing{}) // lockd.Service, in the daemon
+	door := core.Door(api.MakeSession("telnet", "example", ""), frontend.DoorConfig{Serial: true})
+	session := door.OpenAs("7", frontend.Credentials{UID: 0})
 
-	for _, resource := range []string{"disk1", ""} {
-		c := &call{answer: make(chan string, 1)}
-		c.acquire.Want = api.Want{Lockspace: "vms", Resource: resource, Mode: dlm.EX}
-		session.Submit(&c.Call, c, &c.acquire)
-		fmt.Println(<-c.answer)
+	c := &call{done: make(chan struct{}), method: &frontend.Release{Lockspace: "vms"}}
+	for i := range frontend.ReleaseOptions {
+		if o := &frontend.ReleaseOptions[i]; o.Name == api.ArgOwner {
+			_ = o.Set(c.method, "vm1")
+		}
 	}
-
+	c.method.Resource = "disk1"
+	c.Name, c.Size = "RELEASE", len("RELEASE vms disk1 owner=vm1")
+	session.Submit(&c.Call, c, c.method)
+	<-c.done
 	// Output:
-	// granted, token 42
-	// refused: acquire vms: a resource name has at least one byte
+	// telnet:example/7 of user 0 releases vms/disk1
+	// answer: release vms/disk1: no lock here matches; try LIST
 }

@@ -56,11 +56,15 @@ func (m *Join) Run(c *Call, done func(error)) {
 // Leave leaves a lockspace.
 type Leave struct {
 	Lockspace string
-	Force     bool // also with locks held in it, which are lost then
+	Force     bool   // also with locks held in it, which are lost then
+	Reason    string // logged
 }
 
 // LeaveOptions are the options of Leave.
-var LeaveOptions = []Option[Leave]{flag(api.ArgForce, func(m *Leave) *bool { return &m.Force })}
+var LeaveOptions = []Option[Leave]{
+	flag(api.ArgForce, func(m *Leave) *bool { return &m.Force }),
+	reason(func(m *Leave) *string { return &m.Reason }),
+}
 
 // Op implements Method.
 func (*Leave) Op() string { return "leave" }
@@ -69,15 +73,18 @@ func (*Leave) Op() string { return "leave" }
 func (*Leave) Cost() Cost { return Cost{} }
 
 // Validate implements Method.
-func (m *Leave) Validate() error { return invalid(m.Op(), checkLockspace(m.Lockspace)) }
+func (m *Leave) Validate() error {
+	return invalid(m.Op(), cmp.Or(checkLockspace(m.Lockspace), checkReason(m.Reason)))
+}
 
 // Run leaves the lockspace.
 func (m *Leave) Run(c *Call, done func(error)) {
-	if err := c.Authorize(api.ActManageLockspaces, About{Op: m.Op(), Lockspace: m.Lockspace}); err != nil {
+	w := About{Op: m.Op(), Lockspace: m.Lockspace}
+	if err := c.Authorize(api.ActManageLockspaces, w); err != nil {
 		done(err)
 		return
 	}
-	c.core.service.Leave(c.Caller(), m.Lockspace, m.Force, containedError(c, done))
+	c.core.service.Leave(c.Caller(), m.Lockspace, m.Force, containedError(c, withReason(c, w, m.Reason, done)))
 }
 
 // ListOrphans lists the orphans of a lockspace that no record explains.
@@ -148,11 +155,15 @@ func (m *AdoptOrphan) Run(c *Call, done func(api.Grant, error)) {
 type Purge struct {
 	Lockspace string
 	Expect    []dlm.LockID
-	Some      bool // removes those expected, if all of them are there, and no others
+	Some      bool   // removes those expected, if all of them are there, and no others
+	Reason    string // logged
 }
 
 // PurgeOptions are the options of Purge.
-var PurgeOptions = []Option[Purge]{flag(api.ArgSome, func(m *Purge) *bool { return &m.Some })}
+var PurgeOptions = []Option[Purge]{
+	flag(api.ArgSome, func(m *Purge) *bool { return &m.Some }),
+	reason(func(m *Purge) *string { return &m.Reason }),
+}
 
 // Op implements Method.
 func (*Purge) Op() string { return "purge" }
@@ -166,14 +177,16 @@ func (m *Purge) Validate() error {
 		return &api.Error{Op: m.Op(), Kind: api.InvalidArgs, Mode: dlm.None,
 			Text: fmt.Sprintf("more than %d lockids", MaxPurge)}
 	}
-	return invalid(m.Op(), checkLockspace(m.Lockspace))
+	return invalid(m.Op(), cmp.Or(checkLockspace(m.Lockspace), checkReason(m.Reason)))
 }
 
 // Run removes the orphans and says how many they were.
 func (m *Purge) Run(c *Call, done func(purged uint32, err error)) {
-	if err := c.Authorize(api.ActPurge, About{Op: m.Op(), Lockspace: m.Lockspace}); err != nil {
+	w := About{Op: m.Op(), Lockspace: m.Lockspace}
+	if err := c.Authorize(api.ActPurge, w); err != nil {
 		done(0, err)
 		return
 	}
-	c.core.service.Purge(c.Caller(), m.Lockspace, m.Expect, m.Some, contained(c, done))
+	c.core.service.Purge(c.Caller(), m.Lockspace, m.Expect, m.Some,
+		contained(c, countedWithReason(c, w, m.Reason, done)))
 }

@@ -1,6 +1,8 @@
 package frontend
 
 import (
+	"cmp"
+
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
@@ -9,10 +11,13 @@ import (
 type Release struct {
 	Lockspace, Resource string
 	Selector            api.Selector // which of the resource's locks, where there are several
+	Reason              string       // logged
 }
 
 // ReleaseOptions are the options of Release.
-var ReleaseOptions = selectorOptions(func(m *Release) *api.Selector { return &m.Selector })
+var ReleaseOptions = append(
+	selectorOptions(func(m *Release) *api.Selector { return &m.Selector }),
+	reason(func(m *Release) *string { return &m.Reason }))
 
 // Op implements Method.
 func (*Release) Op() string { return "release" }
@@ -25,7 +30,7 @@ func (m *Release) Validate() error {
 	if err := checkNames(m.Lockspace, m.Resource); err != nil {
 		return invalid(m.Op(), err)
 	}
-	return invalid(m.Op(), checkOwner(m.Selector.Owner, m.Selector.HasOwner))
+	return invalid(m.Op(), cmp.Or(checkOwner(m.Selector.Owner, m.Selector.HasOwner), checkReason(m.Reason)))
 }
 
 // Run releases the lock.
@@ -33,7 +38,7 @@ func (m *Release) Run(c *Call, done func(error)) {
 	w := About{Op: m.Op(), Lockspace: m.Lockspace, Resource: m.Resource, Owner: m.Selector.Owner}
 	c.othersToo(w, func(who api.Caller, done func(error)) {
 		c.core.service.Release(who, m.Lockspace, m.Resource, m.Selector, done)
-	}, done)
+	}, withReason(c, w, m.Reason, done))
 }
 
 // ReleaseOwner releases everything of one owner of the caller's uid; where root
@@ -82,6 +87,7 @@ type ReleaseMany struct {
 	Resources []api.Want // without modes
 	Owner     string
 	Labels    []string
+	Reason    string // logged
 }
 
 // ReleaseManyOptions are the options of ReleaseMany. The owner is required.
@@ -94,6 +100,7 @@ var ReleaseManyOptions = []Option[ReleaseMany]{
 		}
 		return checkLabels(m.Labels)
 	}},
+	reason(func(m *ReleaseMany) *string { return &m.Reason }),
 }
 
 // Op implements Method.
@@ -114,7 +121,7 @@ func (m *ReleaseMany) Validate() error {
 			return invalid(m.Op(), err)
 		}
 	}
-	if err := checkLabels(m.Labels); err != nil {
+	if err := cmp.Or(checkLabels(m.Labels), checkReason(m.Reason)); err != nil {
 		return invalid(m.Op(), err)
 	}
 	return invalid(m.Op(), needOwner(m.Owner, "it is missing or empty"))
@@ -122,5 +129,7 @@ func (m *ReleaseMany) Validate() error {
 
 // Run releases the locks and says how many they were.
 func (m *ReleaseMany) Run(c *Call, done func(released uint32, err error)) {
-	c.core.service.ReleaseMany(c.Caller(), m.Resources, m.Owner, m.Labels, contained(c, done))
+	w := About{Op: m.Op(), Owner: m.Owner}
+	c.core.service.ReleaseMany(c.Caller(), m.Resources, m.Owner, m.Labels,
+		contained(c, countedWithReason(c, w, m.Reason, done)))
 }

@@ -35,6 +35,7 @@ const (
 	ArgLimit      Argument = "limit"
 	ArgForce      Argument = "force"
 	ArgSome       Argument = "some"
+	ArgReason     Argument = "reason"
 )
 
 // Hint says what a caller can do about an error. It is a code, because the words
