@@ -29,6 +29,7 @@ type Session struct {
 	queue      []*Call // not yet begun
 	working    bool    // work runs
 	inFlight   *Call   // with Door.serial: the call that was begun and is not answered
+	closed     bool    // Close was called; the context also ends with the Core
 	reported   bool    // the service knows that the session is gone
 }
 
@@ -60,6 +61,7 @@ func (s *Session) UID() (uint32, bool) {
 func (s *Session) Close() {
 	s.cancel()
 	s.mu.Lock()
+	s.closed = true
 	s.begin()
 	s.core.requests.gone(s)
 	s.core.hub.gone(s)
@@ -150,9 +152,8 @@ func (s *Session) begin() {
 func (s *Session) work() {
 	for {
 		s.mu.Lock()
-		gone := s.ctx.Err() != nil
-		queue := s.next(gone)
-		if len(queue) == 0 && (!gone || s.reported) {
+		queue := s.next()
+		if len(queue) == 0 && (!s.closed || s.reported) {
 			s.working = false
 			s.mu.Unlock()
 			return
@@ -172,9 +173,9 @@ func (s *Session) work() {
 }
 
 // next takes the calls that may begin now. s.mu is held.
-func (s *Session) next(gone bool) []*Call {
+func (s *Session) next() []*Call {
 	queue := s.queue
-	if !s.door.serial || gone || len(queue) == 0 {
+	if !s.door.serial || s.closed || len(queue) == 0 {
 		s.queue = nil
 		return queue
 	}

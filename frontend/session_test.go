@@ -211,3 +211,27 @@ func TestShutdownAnswers(t *testing.T) {
 	cancel()
 	require.NoError(t, core.Shutdown(ctx, nil), "nothing is left to be waited for")
 }
+
+// The end of the Core is not the end of a connection: its locks stay.
+func TestCoreEndsAndSessionsStay(t *testing.T) {
+	f := newFakeService()
+	core := newCore(t, f)
+	s := core.Door("dbus:x/", DoorConfig{}).OpenAs(":1.1", Credentials{})
+	serving, ended := make(chan bool), make(chan bool)
+	c := &testCall{answers: make(chan error, 2), run: func(c *testCall) {
+		serving <- true
+		<-ended
+		c.done(nil)
+	}}
+	s.Submit(&c.Call, c, &Release{Lockspace: "vms", Resource: "r"})
+	receive(t, serving)
+	core.Close()
+	close(ended)
+	require.NoError(t, receive(t, c.answers))
+	require.Eventually(t, func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return !s.working
+	}, patience, time.Millisecond)
+	require.Empty(t, f.gone)
+}
