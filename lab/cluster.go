@@ -40,7 +40,7 @@ type Config struct {
 	Artefacts string
 	// Concurrent allows another lab to run on this machine at the same time.
 	Concurrent bool
-	// Found is told about complaints of a node's kernel, as they are seen.
+	// Found gets each complaint of a node's kernel as it is seen.
 	Found func(n *Node, f console.Finding)
 	// BeforeFence is called before a node is powered off for another one, which
 	// waits for it: a test that wants to see that wait can make it last.

@@ -62,7 +62,7 @@ func (u *user) persist(c dlm.Cookie, m dlm.Mode, v *dlm.Value) {
 	require.Equal(u.t, dlm.StatusOK, u.events.Completed(u.t, c).Status)
 }
 
-// withoutCluster is told before corosync and dlm_controld run.
+// withoutCluster runs before corosync and dlm_controld do.
 func withoutCluster(t *testing.T, r *rig) {
 	p := r.start(t, 0)
 	defer p.Kill()
@@ -151,7 +151,7 @@ func storyOrphans(t *testing.T, r *rig) {
 	require.NoError(t, err)
 	require.Equal(t, want, got)
 
-	third := r.user(t, 0, shared) // to which the lock of alive is another's
+	third := r.user(t, 0, shared) // the lock of alive belongs to another process
 	got, err = third.Orphans(ctx, shared)
 	require.NoError(t, err)
 	require.Equal(t, want, got)

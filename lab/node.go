@@ -199,7 +199,7 @@ func ended(m *qemu.Machine) bool {
 	}
 }
 
-// Up tells whether the machine is running.
+// Up reports whether the machine is running.
 func (n *Node) Up() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()

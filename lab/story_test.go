@@ -102,7 +102,8 @@ func (p *place) end() {
 // Place implements story.Backend.
 func (p *place) Place() story.Place { return story.Nodes }
 
-// Settle implements story.Backend: nobody can know when nodes have come to rest.
+// Settle implements story.Backend. It does nothing: there is no way to know when nodes
+// have come to rest.
 func (p *place) Settle() {}
 
 // Running implements story.Backend.
@@ -119,8 +120,8 @@ func (p *place) Process(node int, name string) (pid uint32, start uint64, ok boo
 // callersGroup is the group of callers other than root: users.
 const callersGroup = 100
 
-// admitCallers gives the users with whom stories call an account, without which a
-// message bus talks to nobody, and lets polkit allow them what their own locks need.
+// admitCallers gives an account to each user that a story calls as, because a message
+// bus refuses users without one, and has polkit allow them what their own locks need.
 func admitCallers(ctx context.Context, n *lab.Node) error {
 	root, err := lab.Repository()
 	if err != nil {

@@ -195,7 +195,7 @@ func TestUnit(t *testing.T) {
 
 // usersAreSeen leaves a lockspace that other processes have open, of root with all
 // capabilities and of another user: the service sees them from its sandbox. Without
-// the capabilities that it takes it does not take that for "nobody".
+// the capabilities for it, the service does not conclude that there is none.
 func usersAreSeen(t *testing.T, r unitRig) {
 	const call = "busctl call org.example.DlmLock /org/example/DlmLock org.example.DlmLock "
 	const leave = call + "LeaveLockspace 'sa{sv}' pool 1 force b true"

@@ -52,7 +52,7 @@ func (s *Server) Serve() error {
 	}
 }
 
-// hungUp tells whether the error is the other side's going away. Which one it
+// hungUp reports whether the error means that the other side has gone. Which error it
 // is depends on who of yamux's goroutines notices first.
 func hungUp(err error) bool {
 	for _, end := range []error{io.EOF, io.ErrClosedPipe, net.ErrClosed, yamux.ErrSessionShutdown} {
@@ -84,7 +84,7 @@ func handle(stream net.Conn) {
 	if err := readJSON(stream, frameRequest, &req); err != nil {
 		return
 	}
-	// A failed write means that the host is gone: nobody is left to tell.
+	// A failed write means that the host is gone, and with it whoever wanted the answer.
 	switch req.Op {
 	case "hello":
 		_ = out.writeJSON(frameReply, reply{PID: os.Getpid()})

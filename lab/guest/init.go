@@ -275,7 +275,7 @@ func Reap() error {
 			return fmt.Errorf("wait: %w", err)
 		case pid == agent.Process.Pid:
 			// The host has hung up, or the agent is broken: either way
-			// nobody can use this node any more.
+			// the node can no longer be used.
 			say("the agent has ended, power off")
 			return unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 		}

@@ -204,7 +204,7 @@ func MAC(number int) net.HardwareAddr {
 	return net.HardwareAddr{0x52, 0x54, 0, 0x1a, 0xb0, byte(number)}
 }
 
-// meantFor tells whether the frame's destination is the port's address, or
+// meantFor reports whether the frame's destination is the port's address, or
 // one that the switch does not know or that means many.
 func meantFor(number int, frame []byte) bool {
 	if len(frame) < 4+6 {

@@ -47,7 +47,7 @@ type server struct {
 	spaces map[uint64]dlm.Lockspace
 }
 
-// send sends a message. If the client is gone, nobody misses it.
+// send sends a message. If the client is gone, the message is lost, which does no harm.
 func (s *server) send(m *message) {
 	s.sending.Lock()
 	defer s.sending.Unlock()

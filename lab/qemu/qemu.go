@@ -34,7 +34,7 @@ type Config struct {
 	Errors  io.Writer // gets what QEMU itself complains about
 }
 
-// Accelerated tells whether KVM can run the machine's kernel here: this user may
+// Accelerated reports whether KVM can run the machine's kernel here: this user may
 // use it, and the processor virtualizes. Without it the machine is emulated,
 // about ten times slower. A KVM on a processor without that (PVM, on some hosts
 // that are virtual themselves) has a /dev/kvm too, and runs only kernels made

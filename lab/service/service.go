@@ -135,7 +135,7 @@ func (s *Service) Start(ctx context.Context, args ...string) error {
 	}
 }
 
-// Running tells whether the daemon's process is there.
+// Running reports whether the daemon's process is there.
 func (s *Service) Running() bool {
 	if s.daemon == nil {
 		return false

@@ -77,7 +77,7 @@ func demo(ctx context.Context, kernel, daemon string) error {
 	return nil
 }
 
-// plain leaves out of a log line what nobody wants to see here.
+// plain leaves out of a log line what is noise in the demo.
 func plain(groups []string, a slog.Attr) slog.Attr {
 	if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey) {
 		return slog.Attr{}
