@@ -2,7 +2,8 @@
 # make install-cockpit and the packages need neither node nor a network.
 
 DEPS_COCKPIT := nodejs
-DEPS_COCKPIT_TEST := $(DEPS_COCKPIT) appstream chromium cockpit-bridge cockpit-ws dbus fonts-dejavu-core python3 systemd util-linux
+DEPS_COCKPIT_TEST := $(DEPS_COCKPIT) appstream chromium cockpit-bridge cockpit-ws dbus fonts-dejavu-core \
+	python3 systemd util-linux
 
 COCKPIT_FILES = index.html manifest.json index.js.LEGAL.txt
 COCKPIT_DIR ?= $(DATADIR)/cockpit/dlmlock
@@ -38,7 +39,8 @@ install-cockpit: ## the page for Cockpit; honours DESTDIR and DATADIR
 
 .PHONY: check-cockpit
 check-cockpit: cockpit-deps ## the page's types, unit tests, translations, size; that dist/ is what src/ builds to
-	cd cockpit && npx tsc --noEmit && node po.mjs --check && node test/unit/run.mjs && node build.mjs --check && node test/size.mjs
+	cd cockpit && npx tsc --noEmit && node po.mjs --check && node test/unit/run.mjs && \
+		node build.mjs --check && node test/size.mjs
 	appstreamcli validate --no-net cockpit/$(COCKPIT_METAINFO)
 
 # The page as it is installed: with the Cockpit of Debian, and with the one of

@@ -182,8 +182,9 @@ function table(columns, churned) {
         row("JavaScript heap", "heap", "40 MB", mb),
         "",
         `JavaScript ${size("index.js").toLocaleString("en-US")} bytes compressed (goal: 200,000), style sheet ` +
-            `${size("index.css").toLocaleString("en-US")}. Heap after ${churned.changes.toLocaleString("en-US")} more changes with 10,000 ` +
-            `locks: ${mb(churned.heap)} (goal: 40 MB after an hour).\nA block under 50 ms counts as 0.`,
+            `${size("index.css").toLocaleString("en-US")}. ` +
+            `Heap after ${churned.changes.toLocaleString("en-US")} more changes with 10,000 locks: ` +
+            `${mb(churned.heap)} (goal: 40 MB after an hour).\nA block under 50 ms counts as 0.`,
     ].join("\n");
 }
 
@@ -222,8 +223,8 @@ async function main([path, other]) {
     const changes = Number(process.env.CHURN ?? 40_000);
     const text = table(columns, { changes, heap: await churn(changes) });
     const machine =
-        `${cpus()[0].model}, ${cpus().length} cores, node ${process.version}, ${new Date().toISOString().slice(0, 10)}, ` +
-        `load ${loadavg()[0].toFixed(2)}. Medians of ${RUNS} runs.`;
+        `${cpus()[0].model}, ${cpus().length} cores, node ${process.version}, ` +
+        `${new Date().toISOString().slice(0, 10)}, load ${loadavg()[0].toFixed(2)}. Medians of ${RUNS} runs.`;
     write(path, `${machine}\n\n${text}`);
     console.log(text);
 }

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -25,13 +26,15 @@ var (
 
 // longLinesYet are the files and directories that still have longer lines. Nothing is ever added here.
 var longLinesYet = []string{
-	"CHANGELOG.md", "docs/design.md",
-	"cmd/dlmlockd/messages.go", "cockpit/",
+	"CHANGELOG.md", "docs/design.md", "cmd/dlmlockd/messages.go",
 	"dbus/contract_test.go", "dbus/hostile_test.go", "lockd/",
 }
 
+// translatable is a line that is one message for translators: cockpit/po.mjs finds only whole literals.
+var translatable = regexp.MustCompile(`^(?:"[^"]*"|'[^']*'),$`)
+
 // Lines fit on a screen beside another file. A tab counts as one column. The rows of a Markdown table can't
-// be wrapped, and neither can a line that is one long word.
+// be wrapped, and neither can a line that is one long word, or one message of the page.
 func TestLinesAreShort(t *testing.T) {
 	out, err := exec.Command("git", "-C", root, "ls-files", "-z").Output()
 	require.NoError(t, err)
@@ -71,5 +74,15 @@ func waits(name string) bool {
 
 func mayBeLong(name, line string) bool {
 	line = strings.TrimSpace(line)
-	return !strings.Contains(line, " ") || strings.HasSuffix(name, ".md") && strings.HasPrefix(line, "|")
+	switch filepath.Ext(name) {
+	case ".md":
+		if strings.HasPrefix(line, "|") {
+			return true
+		}
+	case ".tsx":
+		if translatable.MatchString(line) {
+			return true
+		}
+	}
+	return !strings.Contains(line, " ")
 }

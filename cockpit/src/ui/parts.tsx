@@ -96,7 +96,9 @@ export function Button({
                 type="button"
                 {...rest}
                 onClick={off ? event => event.preventDefault() : onClick}
-                class={`pf-v6-c-button pf-m-${kind}${inline ? " pf-m-inline pf-m-small" : ""}${off ? " pf-m-aria-disabled" : ""}`}
+                class={`pf-v6-c-button pf-m-${kind}${inline ? " pf-m-inline pf-m-small" : ""}${
+                    off ? " pf-m-aria-disabled" : ""
+                }`}
                 aria-label={label}
                 aria-disabled={off || undefined}
                 title={refused}

@@ -157,7 +157,8 @@ export class Machine {
             join(bin, "systemctl"),
             `#!/bin/sh\n[ "$1 $2" = "start dlmlockd.service" ] || exit 1\n` +
                 `touch ${this.dir}/start-asked\n` +
-                `for i in $(seq 100); do [ -e ${this.dir}/started ] && exit 0; sleep 0.05; done; echo "no such unit" >&2; exit 5\n`,
+                `for i in $(seq 100); do [ -e ${this.dir}/started ] && exit 0; sleep 0.05; done\n` +
+                `echo "no such unit" >&2; exit 5\n`,
         );
         await chmod(join(bin, "systemctl"), 0o755);
         await writeFile(join(this.dir, "journal"), "");
