@@ -307,6 +307,15 @@ func TestOrphansOneByOne(t *testing.T) {
 	code, _, _ = program(t, bus, "adopt", "vms", "disk1")
 	require.Equal(t, exitUsage, code)
 
+	// Completion goes on behind a lockid, and does not offer the same one again.
+	code, out, _ = program(t, bus, "__complete", "purge", "vms", "")
+	require.Zero(t, code)
+	require.Contains(t, out, "7\tEX disk1 web\n9\tPR disk2\n")
+	code, out, _ = program(t, bus, "__complete", "purge", "vms", "7", "")
+	require.Zero(t, code)
+	require.Contains(t, out, "9\tPR disk2\n")
+	require.NotContains(t, out, "disk1")
+
 	code, _, _ = program(t, bus, "purge", "vms", "9", "--yes")
 	require.Zero(t, code)
 	require.Equal(t, []uint32{9}, f.take())
