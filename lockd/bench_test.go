@@ -32,8 +32,10 @@ func (d *daemon) fill(tb testing.TB, n int) {
 		ended := make(chan error, batch)
 		asked := 0
 		for j := i; j < min(i+batch, n); j++ {
-			o := api.AcquireOptions{Owner: fmt.Sprintf("1b4e28ba-2fa1-11d2-883f-%012d", j), HasOwner: true, Label: fmt.Sprintf("/var/lib/images/%d", j)}
-			d.Acquire(root, []api.Want{wantOf("vms", fmt.Sprintf("disk-%08d", j), dlm.EX)}, o, func(_ []api.Grant, err error) { ended <- err })
+			o := api.AcquireOptions{Owner: fmt.Sprintf("1b4e28ba-2fa1-11d2-883f-%012d", j), HasOwner: true,
+				Label: fmt.Sprintf("/var/lib/images/%d", j)}
+			d.Acquire(root, []api.Want{wantOf("vms", fmt.Sprintf("disk-%08d", j), dlm.EX)}, o,
+				func(_ []api.Grant, err error) { ended <- err })
 			asked++
 		}
 		for range asked {

@@ -21,7 +21,8 @@ func crowd(t *testing.T, d *daemon, c api.Caller, n int, m dlm.Mode, o api.Acqui
 	started := make(chan error, n)
 	ended = make(chan error, n)
 	for range n {
-		d.Request(c, wantOf("vms", "busy", m), o, func(_ api.Ref, err error) { started <- err }, func(_ api.Grant, err error) { ended <- err })
+		d.Request(c, wantOf("vms", "busy", m), o, func(_ api.Ref, err error) { started <- err },
+			func(_ api.Grant, err error) { ended <- err })
 	}
 	for range n {
 		require.NoError(t, <-started)
@@ -54,7 +55,8 @@ func TestVanishingInSlices(t *testing.T) {
 		for range n {
 			require.ErrorIs(t, <-ended, api.Canceled)
 		}
-		require.Eventually(t, func() bool { return len(d.list(api.Filter{UID: 7, HasUID: true})) == 0 }, 20*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return len(d.list(api.Filter{UID: 7, HasUID: true})) == 0 },
+			20*time.Second, time.Millisecond)
 		d.stop()
 		require.NoError(t, d.t.Check())
 	}

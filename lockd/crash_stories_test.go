@@ -233,19 +233,20 @@ var crashStories = []story{
 			a.released(call, "vm1", g[0])
 		}
 	}},
-	{name: "release fails, and the state file breaks after the first mark", play: func(r *crashRig, armed func()) func(*after) {
-		g := r.hold("vm1", vmsA)
-		armed()
-		r.breakAfterNext()
-		r.failOn("unlock", "a")
-		call := r.v.releaseOf(alice, "vm1", "vms", "a")
-		return func(a *after) {
-			_, there := a.find("vm1", "vms", "a")
-			require.False(a.t, call.ok() && there)
-			require.True(a.t, a.died || !there, "that it is let go of was written down")
-			_ = g
-		}
-	}},
+	{name: "release fails, and the state file breaks after the first mark",
+		play: func(r *crashRig, armed func()) func(*after) {
+			g := r.hold("vm1", vmsA)
+			armed()
+			r.breakAfterNext()
+			r.failOn("unlock", "a")
+			call := r.v.releaseOf(alice, "vm1", "vms", "a")
+			return func(a *after) {
+				_, there := a.find("vm1", "vms", "a")
+				require.False(a.t, call.ok() && there)
+				require.True(a.t, a.died || !there, "that it is let go of was written down")
+				_ = g
+			}
+		}},
 	{name: "release owner, the state file is broken", play: func(r *crashRig, armed func()) func(*after) {
 		g := r.hold("vm1", vmsA, poolC)
 		armed()
@@ -260,7 +261,8 @@ var crashStories = []story{
 	}},
 	{name: "connection ends, the state file is broken for a while", play: func(r *crashRig, armed func()) func(*after) {
 		call := &told{}
-		r.v.Acquire(alice, []api.Want{vmsA, poolC}, api.AcquireOptions{Owner: "gui", HasOwner: true, Lifetime: state.Connection}, call.doneGrants())
+		r.v.Acquire(alice, []api.Want{vmsA, poolC}, api.AcquireOptions{Owner: "gui", HasOwner: true,
+			Lifetime: state.Connection}, call.doneGrants())
 		armed()
 		r.host.journal.SetFail(syscall.EIO)
 		r.v.SessionGone(alice.Session)
@@ -318,7 +320,8 @@ var crashStories = []story{
 	}},
 	{name: "connection ends", play: func(r *crashRig, armed func()) func(*after) {
 		call := &told{}
-		r.v.Acquire(alice, []api.Want{vmsA, poolC}, api.AcquireOptions{Owner: "gui", HasOwner: true, Lifetime: state.Connection}, call.doneGrants())
+		r.v.Acquire(alice, []api.Want{vmsA, poolC}, api.AcquireOptions{Owner: "gui", HasOwner: true,
+			Lifetime: state.Connection}, call.doneGrants())
 		kept := r.hold("vm2", vmsB)
 		armed()
 		r.v.SessionGone(alice.Session)

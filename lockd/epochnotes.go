@@ -47,7 +47,8 @@ func (n *epochNotes) run(done <-chan struct{}) {
 			written, failing = epoch, false
 			return
 		case !failing:
-			n.log.Warn("the token clock can't be saved in the state directory, so after a restart fencing tokens rely on the wall clock; "+
+			n.log.Warn("the token clock can't be saved in the state directory, so after a restart fencing tokens rely "+
+				"on the wall clock; "+
 				"the service tries again", "err", err)
 			failing = true
 		}

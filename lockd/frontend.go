@@ -25,7 +25,8 @@ func (s *Service) Acquire(c api.Caller, want []api.Want, o api.AcquireOptions, d
 // Request queues for a lock without a deadline. started gets the number by
 // which CancelRequest knows it, or why it can't wait; then done gets how it
 // ended. It ends as well when the caller leaves the bus.
-func (s *Service) Request(c api.Caller, w api.Want, o api.AcquireOptions, started func(api.Ref, error), done func(api.Grant, error)) {
+func (s *Service) Request(c api.Caller, w api.Want, o api.AcquireOptions, started func(api.Ref, error),
+	done func(api.Grant, error)) {
 	proc, err := s.findProcess(c, &o)
 	if err != nil {
 		if e, ok := errors.AsType[*api.Error](err); ok {
@@ -34,17 +35,20 @@ func (s *Service) Request(c api.Caller, w api.Want, o api.AcquireOptions, starte
 		s.tell(func() { started(0, err) })
 		return
 	}
-	s.submit(table.Request{Caller: c, Want: w, Options: o, Process: proc}, &waitingCall{process: proc, started: started, done: grantTo(done)})
+	s.submit(table.Request{Caller: c, Want: w, Options: o, Process: proc},
+		&waitingCall{process: proc, started: started, done: grantTo(done)})
 }
 
 // Convert changes the mode of a lock in place.
-func (s *Service) Convert(c api.Caller, w api.Want, sel api.Selector, o api.ConvertOptions, done func(api.Grant, error)) {
+func (s *Service) Convert(c api.Caller, w api.Want, sel api.Selector, o api.ConvertOptions,
+	done func(api.Grant, error)) {
 	s.submit(table.Convert{Caller: c, Want: w, Selector: sel, Options: o}, &waitingCall{done: grantTo(done)})
 }
 
 // Release releases one lock.
 func (s *Service) Release(c api.Caller, lockspace, resource string, sel api.Selector, done func(error)) {
-	s.submit(table.Release{Caller: c, Lockspace: lockspace, Resource: resource, Selector: sel}, &waitingCall{done: errorTo(done)})
+	s.submit(table.Release{Caller: c, Lockspace: lockspace, Resource: resource, Selector: sel},
+		&waitingCall{done: errorTo(done)})
 }
 
 // ReleaseOwner releases everything of one owner.
@@ -54,8 +58,10 @@ func (s *Service) ReleaseOwner(c api.Caller, lockspace, owner string, done func(
 
 // ReleaseMany releases what one owner holds of some resources, and with some
 // labels.
-func (s *Service) ReleaseMany(c api.Caller, resources []api.Want, owner string, labels []string, done func(uint32, error)) {
-	s.submit(table.ReleaseMany{Caller: c, Resources: resources, Owner: owner, Labels: labels}, &waitingCall{done: countTo(done)})
+func (s *Service) ReleaseMany(c api.Caller, resources []api.Want, owner string, labels []string,
+	done func(uint32, error)) {
+	s.submit(table.ReleaseMany{Caller: c, Resources: resources, Owner: owner, Labels: labels},
+		&waitingCall{done: countTo(done)})
 }
 
 // Inspect tells all that is known of one resource.
@@ -93,7 +99,8 @@ func (s *Service) Orphans(lockspace string, done func([]api.Orphan, error)) {
 }
 
 // AdoptOrphan makes one of the orphans the lock of an owner.
-func (s *Service) AdoptOrphan(c api.Caller, lockspace string, id dlm.LockID, o api.AdoptOptions, done func(api.Grant, error)) {
+func (s *Service) AdoptOrphan(c api.Caller, lockspace string, id dlm.LockID, o api.AdoptOptions,
+	done func(api.Grant, error)) {
 	s.submit(table.AdoptOrphan{Caller: c, Lockspace: lockspace, LockID: id, Options: o}, &waitingCall{done: grantTo(done)})
 }
 

@@ -88,7 +88,8 @@ func (c *historyClient) gone() bool {
 }
 
 func (c *historyClient) forget(resource string, at int64) {
-	c.history = append(c.history, porcupine.Operation{ClientId: c.id, Input: input{verbGone, c.id, resource, dlm.None}, Call: at, Output: output{}, Return: c.now()})
+	c.history = append(c.history, porcupine.Operation{ClientId: c.id,
+		Input: input{verbGone, c.id, resource, dlm.None}, Call: at, Output: output{}, Return: c.now()})
 	delete(c.has, resource)
 }
 
@@ -192,7 +193,8 @@ func (c *historyClient) call(d *life, in input) output {
 }
 
 // request asks with a Request, which is canceled after a while.
-func (c *historyClient) request(d *life, w api.Want, o api.AcquireOptions, patience time.Duration, answer chan<- output) {
+func (c *historyClient) request(d *life, w api.Want, o api.AcquireOptions, patience time.Duration,
+	answer chan<- output) {
 	o.Wait = 0
 	d.Request(c.caller(), w, o, func(ref api.Ref, err error) {
 		if err != nil {

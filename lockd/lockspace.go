@@ -116,7 +116,8 @@ func (s *Service) closeLockspace(id table.LockspaceID) {
 		defer close(closed)
 		if err := h.Close(); err != nil {
 			s.post(func() {
-				s.t.Log(slog.LevelWarn, "closing the lockspace failed", slog.String("lockspace", sp.name), slog.String("err", err.Error()))
+				s.t.Log(slog.LevelWarn, "closing the lockspace failed", slog.String("lockspace", sp.name),
+					slog.String("err", err.Error()))
 			})
 		}
 	})

@@ -17,7 +17,8 @@ import (
 // holdGuarded takes locks that have a helper.
 func (r *crashRig) holdGuarded(owner string, want ...api.Want) {
 	a := &told{}
-	r.v.Acquire(alice, want, api.AcquireOptions{Owner: owner, HasOwner: true, Label: "disk", OnLost: &api.OnLost{Helper: "guard", Data: "pause"}}, a.doneGrants())
+	r.v.Acquire(alice, want, api.AcquireOptions{Owner: owner, HasOwner: true, Label: "disk",
+		OnLost: &api.OnLost{Helper: "guard", Data: "pause"}}, a.doneGrants())
 	r.v.settle()
 	require.NoError(r.t, a.err)
 }
@@ -71,7 +72,8 @@ func TestHelperOutlastsAStop(t *testing.T) {
 			}
 		}
 		d := h.start(t)
-		g, err := d.acquire(root, "x", dlm.EX, api.AcquireOptions{Owner: "vm", HasOwner: true, OnLost: &api.OnLost{Helper: "guard"}})
+		g, err := d.acquire(root, "x", dlm.EX, api.AcquireOptions{Owner: "vm", HasOwner: true,
+			OnLost: &api.OnLost{Helper: "guard"}})
 		require.NoError(t, err)
 		require.Equal(t, "guard", d.list(api.Filter{})[0].OnLost)
 		require.Equal(t, "1 locks have a helper that is run if they are lost", d.needed())
@@ -114,7 +116,8 @@ func TestHelperAfterAReboot(t *testing.T) {
 		h.config.Helpers = map[string]api.HelperPolicy{"guard": {}}
 		h.config.RunLost = func(r api.LostRun, _ func()) { runs = append(runs, r) }
 		d := h.start(t)
-		_, err := d.acquire(root, "x", dlm.EX, api.AcquireOptions{Owner: "vm", HasOwner: true, OnLost: &api.OnLost{Helper: "guard", Data: "d"}})
+		_, err := d.acquire(root, "x", dlm.EX, api.AcquireOptions{Owner: "vm", HasOwner: true,
+			OnLost: &api.OnLost{Helper: "guard", Data: "d"}})
 		require.NoError(t, err)
 		d.stop()
 		h.node.Crash()

@@ -332,7 +332,8 @@ func checkHistories(t *testing.T, clients []*historyClient, kills, crashes int, 
 			bad = part
 		}
 	}
-	t.Logf("%d operations in %v, checked in %v; %d kills, %d crashes of a node, %d operations without an answer; outcomes %v",
+	t.Logf("%d operations in %v, checked in %v; %d kills, %d crashes of a node, %d operations without an answer; "+
+		"outcomes %v",
 		len(all), took.Round(time.Millisecond), time.Since(began).Round(time.Millisecond), kills, crashes, lost, outcomes)
 	if bad != nil {
 		showHistory(t, bad)
@@ -341,9 +342,11 @@ func checkHistories(t *testing.T, clients []*historyClient, kills, crashes int, 
 	require.Positive(t, lost)
 	require.Positive(t, crashes)
 	require.Greater(t, outcomes[""], len(all)/4, "too little success to mean anything")
-	require.Greater(t, outcomes[api.Timeout]+outcomes[api.WouldBlock]+outcomes[api.Canceled], len(all)/200, "too little contention to mean anything")
+	require.Greater(t, outcomes[api.Timeout]+outcomes[api.WouldBlock]+outcomes[api.Canceled], len(all)/200,
+		"too little contention to mean anything")
 	for kind := range outcomes {
-		require.Contains(t, []api.Kind{"", api.Timeout, api.WouldBlock, api.Canceled, api.NotHeld, api.Deadlock, api.ShuttingDown}, kind)
+		require.Contains(t, []api.Kind{"", api.Timeout, api.WouldBlock, api.Canceled, api.NotHeld, api.Deadlock,
+			api.ShuttingDown}, kind)
 	}
 }
 
@@ -367,9 +370,11 @@ func showHistory(t *testing.T, part []porcupine.Operation) {
 	for _, o := range part[max(0, n-40):min(len(part), n+5)] {
 		in, out := o.Input.(input), o.Output.(output)
 		t.Logf("%9.3f %9.3f ms  client %2d %s %s -> %q lost=%v mode=%s token=%d", float64(o.Call)/1e6, float64(o.Return)/1e6,
-			in.client, [...]string{"acquire", "convert", "release", "read", "gone"}[in.verb], in.mode, out.kind, out.lost, out.mode, out.token)
+			in.client, [...]string{"acquire", "convert", "release", "read",
+				"gone"}[in.verb], in.mode, out.kind, out.lost, out.mode, out.token)
 	}
-	require.Fail(t, "the history has no order", "the resource is %s, the last operation shown but five ends the hope", part[0].Input.(input).resource)
+	require.Fail(t, "the history has no order",
+		"the resource is %s, the last operation shown but five ends the hope", part[0].Input.(input).resource)
 }
 
 // The specification refuses what must not be.
@@ -385,22 +390,33 @@ func TestHistoryModel(t *testing.T) {
 	}{
 		"one after the other": {[]op{at(1, 2, verbAcquire, 0, dlm.EX, ok(5)), at(3, 4, verbRelease, 0, dlm.None, ok(0)),
 			at(5, 6, verbAcquire, 1, dlm.EX, ok(6))}, true},
-		"two at once":       {[]op{at(1, 2, verbAcquire, 0, dlm.EX, ok(5)), at(3, 4, verbAcquire, 1, dlm.PR, ok(5))}, false},
-		"two that fit":      {[]op{at(1, 2, verbAcquire, 0, dlm.PW, ok(5)), at(3, 4, verbAcquire, 1, dlm.CR, ok(5))}, true},
-		"a token goes back": {[]op{at(1, 2, verbAcquire, 0, dlm.PW, ok(5)), at(3, 4, verbRelease, 0, dlm.None, ok(0)), at(5, 6, verbAcquire, 1, dlm.EX, ok(5))}, false},
-		"a shared token is old": {[]op{at(1, 2, verbAcquire, 0, dlm.NL, ok(3)), at(3, 4, verbAcquire, 1, dlm.EX, ok(5)), at(5, 6, verbRelease, 1, dlm.None, ok(0)),
+		"two at once":  {[]op{at(1, 2, verbAcquire, 0, dlm.EX, ok(5)), at(3, 4, verbAcquire, 1, dlm.PR, ok(5))}, false},
+		"two that fit": {[]op{at(1, 2, verbAcquire, 0, dlm.PW, ok(5)), at(3, 4, verbAcquire, 1, dlm.CR, ok(5))}, true},
+		"a token goes back": {[]op{at(1, 2, verbAcquire, 0, dlm.PW, ok(5)), at(3, 4, verbRelease, 0, dlm.None, ok(0)),
+			at(5, 6, verbAcquire, 1, dlm.EX, ok(5))}, false},
+		"a shared token is old": {[]op{at(1, 2, verbAcquire, 0, dlm.NL, ok(3)),
+			at(3, 4, verbAcquire, 1, dlm.EX, ok(5)), at(5, 6, verbRelease, 1, dlm.None, ok(0)),
 			at(7, 8, verbConvert, 0, dlm.PR, ok(3))}, false},
-		"a shared token is current": {[]op{at(1, 2, verbAcquire, 0, dlm.NL, ok(3)), at(3, 4, verbAcquire, 1, dlm.EX, ok(5)), at(5, 6, verbRelease, 1, dlm.None, ok(0)),
+		"a shared token is current": {[]op{at(1, 2, verbAcquire, 0, dlm.NL, ok(3)),
+			at(3, 4, verbAcquire, 1, dlm.EX, ok(5)), at(5, 6, verbRelease, 1, dlm.None, ok(0)),
 			at(7, 8, verbConvert, 0, dlm.PR, ok(5))}, true},
-		"a token below a shared one": {[]op{at(1, 2, verbAcquire, 0, dlm.PR, ok(7)), at(3, 4, verbConvert, 0, dlm.EX, ok(7))}, false},
-		"a refused conversion that was done": {[]op{at(1, 2, verbAcquire, 0, dlm.EX, ok(5)), at(3, 4, verbConvert, 0, dlm.NL, output{kind: api.Timeout}),
+		"a token below a shared one": {[]op{at(1, 2, verbAcquire, 0, dlm.PR, ok(7)),
+			at(3, 4, verbConvert, 0, dlm.EX, ok(7))}, false},
+		"a refused conversion that was done": {[]op{at(1, 2, verbAcquire, 0, dlm.EX, ok(5)),
+			at(3, 4, verbConvert, 0, dlm.NL, output{kind: api.Timeout}),
 			at(5, 6, verbAcquire, 1, dlm.EX, ok(6))}, false},
-		"not held, and it was":         {[]op{at(1, 2, verbAcquire, 0, dlm.EX, ok(5)), at(3, 4, verbRelease, 0, dlm.None, output{kind: api.NotHeld})}, false},
-		"lost, and done":               {[]op{at(1, 4, verbAcquire, 0, dlm.EX, output{lost: true}), at(5, 6, verbRead, 0, dlm.None, output{mode: dlm.EX})}, true},
-		"lost, and not done":           {[]op{at(1, 4, verbAcquire, 0, dlm.EX, output{lost: true}), at(5, 6, verbRead, 0, dlm.None, output{mode: dlm.None})}, true},
-		"gone with the node":           {[]op{at(1, 2, verbAcquire, 0, dlm.EX, ok(5)), at(3, 7, verbGone, 0, dlm.None, output{}), at(5, 6, verbAcquire, 1, dlm.EX, ok(6))}, true},
-		"another before the node died": {[]op{at(1, 2, verbAcquire, 0, dlm.EX, ok(5)), at(3, 4, verbAcquire, 1, dlm.EX, ok(6)), at(5, 7, verbGone, 0, dlm.None, output{})}, false},
-		"forgotten":                    {[]op{at(1, 2, verbAcquire, 0, dlm.EX, ok(5)), at(5, 6, verbRead, 0, dlm.None, output{mode: dlm.None})}, false},
+		"not held, and it was": {[]op{at(1, 2, verbAcquire, 0, dlm.EX, ok(5)),
+			at(3, 4, verbRelease, 0, dlm.None, output{kind: api.NotHeld})}, false},
+		"lost, and done": {[]op{at(1, 4, verbAcquire, 0, dlm.EX, output{lost: true}),
+			at(5, 6, verbRead, 0, dlm.None, output{mode: dlm.EX})}, true},
+		"lost, and not done": {[]op{at(1, 4, verbAcquire, 0, dlm.EX, output{lost: true}),
+			at(5, 6, verbRead, 0, dlm.None, output{mode: dlm.None})}, true},
+		"gone with the node": {[]op{at(1, 2, verbAcquire, 0, dlm.EX, ok(5)),
+			at(3, 7, verbGone, 0, dlm.None, output{}), at(5, 6, verbAcquire, 1, dlm.EX, ok(6))}, true},
+		"another before the node died": {[]op{at(1, 2, verbAcquire, 0, dlm.EX, ok(5)),
+			at(3, 4, verbAcquire, 1, dlm.EX, ok(6)), at(5, 7, verbGone, 0, dlm.None, output{})}, false},
+		"forgotten": {[]op{at(1, 2, verbAcquire, 0, dlm.EX, ok(5)),
+			at(5, 6, verbRead, 0, dlm.None, output{mode: dlm.None})}, false},
 	} {
 		require.Equal(t, c.fits, porcupine.CheckOperations(historyModel, c.history), name)
 	}

@@ -33,7 +33,8 @@ func (h *host) session(name string) api.Session { return api.MakeSession("dbus",
 func session(name string) api.Session { return api.MakeSession("dbus", "bus", name) }
 
 func newHost(node *local.Node) *host {
-	return &host{node: node, journal: teststate.New(), boot: "boot-1", bus: "bus", config: Config{Lockspaces: []string{"vms"}}}
+	return &host{node: node, journal: teststate.New(), boot: "boot-1", bus: "bus",
+		config: Config{Lockspaces: []string{"vms"}}}
 }
 
 // daemon is one process of the service on a host.

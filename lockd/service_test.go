@@ -48,8 +48,10 @@ func TestEveryCallIsAnswered(t *testing.T) {
 					e, _ := err.(*api.Error)
 					ended <- e != nil && e.Kind == api.ShuttingDown
 				}
-				d.Acquire(c, []api.Want{wantOf("vms", "x", dlm.CR)}, api.AcquireOptions{}, func(_ []api.Grant, err error) { done(err) })
-				d.Convert(c, wantOf("vms", "x", dlm.PR), api.Selector{}, api.ConvertOptions{}, func(_ api.Grant, err error) { done(err) })
+				d.Acquire(c, []api.Want{wantOf("vms", "x", dlm.CR)}, api.AcquireOptions{},
+					func(_ []api.Grant, err error) { done(err) })
+				d.Convert(c, wantOf("vms", "x", dlm.PR), api.Selector{}, api.ConvertOptions{},
+					func(_ api.Grant, err error) { done(err) })
 				d.Release(c, "vms", "x", api.Selector{}, done)
 				d.ReleaseOwner(c, "", "vm1", func(_ uint32, err error) { done(err) })
 				d.Inspect("vms", "x", func(_ api.Inspection, err error) { done(err) })

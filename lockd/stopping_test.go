@@ -63,8 +63,10 @@ func callEverything(d *Service, b *answerBook, turn int) {
 		}, func(api.Grant, error) { ended() })
 	}
 	d.Acquire(who, []api.Want{wantOf("vms", held, dlm.EX)}, own, grants("acquire"))
-	d.Acquire(who, []api.Want{wantOf("vms", held+"a", dlm.EX), wantOf("vms", held+"b", dlm.PR)}, api.AcquireOptions{}, grants("acquire-many"))
-	d.Acquire(root, []api.Want{wantOf("vms", held, dlm.EX)}, api.AcquireOptions{Wait: api.MaxWait}, grants("acquire that waits"))
+	d.Acquire(who, []api.Want{wantOf("vms", held+"a", dlm.EX), wantOf("vms", held+"b", dlm.PR)},
+		api.AcquireOptions{}, grants("acquire-many"))
+	d.Acquire(root, []api.Want{wantOf("vms", held, dlm.EX)}, api.AcquireOptions{Wait: api.MaxWait},
+		grants("acquire that waits"))
 	d.Acquire(who, []api.Want{wantOf("vms", "x", dlm.EX)}, nobody, grants("acquire for nobody"))
 	d.Acquire(root, []api.Want{wantOf("vms", held+"p", dlm.EX)}, somebody, grants("acquire for a process"))
 	d.Acquire(root, []api.Want{wantOf("vms", held, dlm.EX)}, somebody, grants("acquire for a process that is refused"))
@@ -146,7 +148,8 @@ func TestEveryCallIsAnsweredWhileStopping(t *testing.T) {
 func stopAt(t *testing.T, step int) (reached bool) {
 	h := newHost(local.NewCluster("test").AddNode(1))
 	book := &answerBook{calls: map[string]int{}}
-	procs := &fakeProcesses{alive: map[process.ID]uint32{{PID: 42, Start: 1}: 0}, watched: map[process.ID]func(process.ID, process.State, error){}, held: map[process.ID]int{}}
+	procs := &fakeProcesses{alive: map[process.ID]uint32{{PID: 42, Start: 1}: 0},
+		watched: map[process.ID]func(process.ID, process.State, error){}, held: map[process.ID]int{}}
 	for turn := range uint32(4) {
 		procs.alive[process.ID{PID: 1100 + turn, Start: 1}] = 1000 + turn
 	}

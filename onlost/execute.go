@@ -78,7 +78,7 @@ func (r *Runner) execute(run *api.LostRun) {
 	case err == nil || errors.Is(err, exec.ErrWaitDelay):
 		log.Info("the helper of a lost lock has ended", slog.Int("status", 0))
 	case errors.As(err, &exit):
-		log.Error("the helper of a lost lock has failed", slog.Int("status", exit.ExitCode()),
+		log.Error(msgHelperFailed.String(), slog.Int("status", exit.ExitCode()),
 			slog.String("err", exit.String()))
 	default:
 		log.Error("the helper of a lost lock could not be started", slog.String("err", err.Error()))

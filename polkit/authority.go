@@ -241,7 +241,7 @@ func (a *Authority) note(absent bool) {
 	}
 	a.pidfds.Store(0) // the next one may be of another version
 	if absent {
-		a.log.Warn("no polkit on the bus: root and the configured group alone may change locks")
+		a.log.Warn(msgNoPolkit.String())
 	} else {
 		a.log.Info("polkit is on the bus: it decides")
 	}

@@ -155,7 +155,7 @@ func (f *File) start(o Options) (Contents, error) {
 		if err != nil {
 			return Contents{}, writeError("quarantine", f.Path(), err)
 		}
-		f.log.Error("the damaged state file is kept", "path", filepath.Join(f.dir.path, l.Quarantined))
+		f.log.Error(msgDamagedFileKept.String(), "path", filepath.Join(f.dir.path, l.Quarantined))
 	case f.fd == nil:
 	case !sameBoot:
 		if err := f.dir.setAside(previousBootName); err != nil {

@@ -292,7 +292,7 @@ func (d *daemon) open(ctx context.Context) error {
 	d.serveVarlink()
 	d.notices.open()
 	d.systemd.tell("READY=1\n" + statusLine(d.service.Status()))
-	d.log.Info("ready", "engine", d.engine.Name(), "locks", d.service.Status().Locks)
+	d.log.Info(msgReady.String(), "engine", d.engine.Name(), "locks", d.service.Status().Locks)
 	return nil
 }
 

@@ -43,7 +43,7 @@ func (d *daemon) watchIdle(ctx context.Context, idle chan<- struct{}) {
 			why = d.varlinkNeeded()
 		}
 		if why == "" && d.core.Calls() == calls {
-			d.log.Info("nobody needs the service; it ends until the next call", "idle", quiet.Round(time.Millisecond))
+			d.log.Info(msgNotNeeded.String(), "idle", quiet.Round(time.Millisecond))
 			close(idle)
 			return
 		}

@@ -107,7 +107,7 @@ func leaveAll(ctx context.Context, service *lockd.Service, held map[string]bool,
 	return leaveUnused(ctx, service, used, held, log)
 }
 
-const keptMessage = "lockspace kept; the other nodes will fence this one"
+var keptMessage = msgLockspaceKept.String()
 
 // leaveUnused leaves every lockspace except those that a process uses. If a lockspace with recorded
 // locks could not be opened, that is not known, and it is kept.

@@ -10,6 +10,8 @@ import (
 	"unicode"
 
 	"github.com/coreos/go-systemd/v22/journal"
+
+	"github.com/dlmlock/dlmlockd/internal/message"
 )
 
 // journalSend is journal.Send or a stand-in for it.
@@ -68,7 +70,7 @@ func (h *journalHandler) Handle(ctx context.Context, r slog.Record) error {
 	fields := make(map[string]string, len(h.fields)+r.NumAttrs()+1)
 	// The native protocol adds none, and "journalctl -t" needs it.
 	fields["SYSLOG_IDENTIFIER"] = logIdentifier
-	if id := messageIDs[r.Message]; id != "" {
+	if id := message.ID(r.Message); id != "" {
 		fields["MESSAGE_ID"] = id
 	}
 	for k, v := range h.fields {

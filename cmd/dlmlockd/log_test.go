@@ -7,6 +7,8 @@ import (
 
 	"github.com/coreos/go-systemd/v22/journal"
 	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/internal/message"
 )
 
 type entry struct {
@@ -32,7 +34,7 @@ func TestJournalFields(t *testing.T) {
 	require.Equal(t, []entry{
 		{
 			`lock lost lockspace=vms resource="disk 1" lkid=7 uid=1000 took-ms=3`, journal.PriWarning,
-			map[string]string{"SYSLOG_IDENTIFIER": "dlmlockd", "MESSAGE_ID": messageIDs["lock lost"],
+			map[string]string{"SYSLOG_IDENTIFIER": "dlmlockd", "MESSAGE_ID": message.ID("lock lost"),
 				"DLM_LOCKSPACE": "vms", "DLM_RESOURCE": "disk 1", "DLM_LKID": "7", "CALLER_UID": "1000",
 				"DLMLOCKD_TOOK_MS": "3"},
 		},
@@ -42,7 +44,7 @@ func TestJournalFields(t *testing.T) {
 				"DLMLOCKD_START_IN_LOCKSPACE": "x"},
 		},
 		{"ready", journal.PriInfo, map[string]string{"SYSLOG_IDENTIFIER": "dlmlockd",
-			"MESSAGE_ID": messageIDs["ready"]}},
+			"MESSAGE_ID": message.ID(msgReady.String())}},
 	}, sent)
 }
 

@@ -5,11 +5,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/internal/message"
 )
 
 const catalogFile = "../../data/dlmlockd.catalog"
@@ -31,30 +32,15 @@ func explained(t *testing.T) map[string]string {
 // Each message with an id is explained, and nothing else is.
 func TestCatalogIsComplete(t *testing.T) {
 	entries := explained(t)
-	require.Len(t, messageIDs, len(entries))
-	for message, id := range messageIDs {
-		require.Regexp(t, `^[0-9a-f]{32}$`, id, message)
-		require.Contains(t, entries, id, message)
+	require.Len(t, message.All(), len(entries))
+	for text, id := range message.All() {
+		require.Regexp(t, `^[0-9a-f]{32}$`, id, text)
+		require.Contains(t, entries, id, text)
 	}
 }
 
-// Each message is one that the service logs, word for word, and what its entry shows is a field
-// that its log line can have.
+// What the entry of a message shows is a field that its log line can have.
 func TestCatalogIsTrue(t *testing.T) {
-	var source strings.Builder
-	for _, dir := range []string{".", "../../lockd", "../../lockd/table", "../../state", "../../polkit",
-		"../../onlost", "../../dlm/libdlm"} {
-		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
-		require.NoError(t, err)
-		for _, f := range files {
-			if strings.HasSuffix(f, "_test.go") || filepath.Base(f) == "messages.go" {
-				continue
-			}
-			text, err := os.ReadFile(f)
-			require.NoError(t, err)
-			source.Write(text)
-		}
-	}
 	known := map[string]bool{}
 	for _, field := range journalFields {
 		known[field] = true
@@ -63,10 +49,9 @@ func TestCatalogIsTrue(t *testing.T) {
 		known[fieldName(key)] = true
 	}
 	entries := explained(t)
-	for message, id := range messageIDs {
-		require.Contains(t, source.String(), strconv.Quote(message))
+	for text, id := range message.All() {
 		for _, m := range regexp.MustCompile(`@([A-Z_]+)@`).FindAllStringSubmatch(entries[id], -1) {
-			require.True(t, known[m[1]], "%s shows %s", message, m[1])
+			require.True(t, known[m[1]], "%s shows %s", text, m[1])
 		}
 	}
 }
@@ -86,7 +71,7 @@ func TestCatalogCompiles(t *testing.T) {
 	require.Empty(t, string(out), "no complaints")
 	out, err = exec.Command("journalctl", "--dump-catalog", "--root="+root).CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	for _, id := range messageIDs {
+	for _, id := range message.All() {
 		require.Contains(t, string(out), "-- "+id)
 	}
 }

@@ -64,7 +64,7 @@ func (n notifier) feed(ctx context.Context, healthy func(context.Context, time.D
 	interval time.Duration) {
 	if err := healthy(ctx, interval/2); err != nil {
 		if ctx.Err() == nil {
-			n.log.Error("the service does not answer; the watchdog is not fed", "err", err)
+			n.log.Error(msgNotAnswering.String(), "err", err)
 		}
 		return
 	}

@@ -78,7 +78,7 @@ func lookupGroup(name string) (uint32, error) {
 // tellFaults logs which helpers can't be run at present.
 func tellFaults(log *slog.Logger, faults config.Errors) {
 	for _, f := range faults {
-		log.Error("a helper for lost locks can't be run; nothing will be done for the locks that name it", "err", f)
+		log.Error(msgHelperUnusable.String(), "err", f)
 	}
 }
 

@@ -102,7 +102,7 @@ func (d *daemon) reload() error {
 		err = mistakes
 	}
 	if err != nil {
-		d.log.Error("the configuration has mistakes; the one before stays in force", "err", err)
+		d.log.Error(msgConfigurationWrong.String(), "err", err)
 		return err
 	}
 	d.settings.take(conf)

@@ -269,7 +269,7 @@ var recheckPause = time.Second
 // recheckLater schedules another check, and logs once that the last one failed.
 func (e *Engine) recheckLater(name string, err error) {
 	if !e.blind.Swap(true) {
-		e.log.Error("can't tell whether this node has left the lockspace; treating it as joined", "lockspace", name,
+		e.log.Error(msgLeftUnknown.String(), "lockspace", name,
 			"err", err)
 	}
 	if e.rechecking.Swap(true) {

@@ -341,7 +341,8 @@ type Service interface {
 	ReleaseOwner(c Caller, lockspace, owner string, done func(released uint32, err error))
 	// ReleaseMany lets go of what one owner of the caller's uid holds of some
 	// resources (the modes are ignored), and of whatever resource with one of
-	// these labels, and tells how many locks that were. Where a lockspace can't be used now, what is in the others is released
+	// these labels, and tells how many locks that were. Where a lockspace can't be used now, what is
+	// in the others is released
 	// all the same, and the call fails.
 	ReleaseMany(c Caller, resources []Want, owner string, labels []string, done func(released uint32, err error))
 	Inspect(lockspace, resource string, done func(Inspection, error))

@@ -75,7 +75,8 @@ func (g GroupAuthorizer) refusal(a Action) string {
 	case a == ActAcquire:
 		return "only root may change locks; an administrator can name a group in /etc/dlmlockd.toml (group = \"...\")"
 	case a == ActReleaseOthers:
-		return "it belongs to another user, and without polkit only root may release the locks of others or cancel their requests"
+		return "it belongs to another user, and without polkit only root may release the locks of others or cancel " +
+			"their requests"
 	case a == ActManageLockspaces:
 		return "without polkit only root may join and leave lockspaces"
 	case a == ActPurge:

@@ -15,7 +15,8 @@ import (
 func TestHolderRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		h := Holder{
-			Node: rapid.Uint32().Draw(t, "node"), Token: rapid.Uint64().Draw(t, "token"), Owner: rapid.Uint32().Draw(t, "owner"), Who: cutWho(rapid.String().Draw(t, "who")),
+			Node: rapid.Uint32().Draw(t, "node"), Token: rapid.Uint64().Draw(t, "token"), Owner: rapid.Uint32().Draw(t,
+				"owner"), Who: cutWho(rapid.String().Draw(t, "who")),
 			Mode: rapid.SampledFrom(append([]dlm.Mode{dlm.None}, dlm.Modes[:]...)).Draw(t, "mode"),
 		}
 		got, ok := DecodeHolder(h.Encode())
@@ -61,7 +62,8 @@ func TestCutWho(t *testing.T) {
 // can be printed in one line, and is written again as it was.
 func FuzzDecodeHolder(f *testing.F) {
 	f.Add([]byte{})
-	for _, h := range []Holder{{}, {Node: 1, Mode: dlm.EX, Token: 1, Who: "web"}, {Mode: dlm.None, Token: ^uint64(0)}, {Node: 2, Mode: dlm.PW, Owner: 7, Who: "日本"}} {
+	for _, h := range []Holder{{}, {Node: 1, Mode: dlm.EX, Token: 1, Who: "web"},
+		{Mode: dlm.None, Token: ^uint64(0)}, {Node: 2, Mode: dlm.PW, Owner: 7, Who: "日本"}} {
 		v := h.Encode()
 		f.Add(v[:])
 	}

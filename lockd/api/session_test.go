@@ -31,7 +31,8 @@ func TestSessionIn(t *testing.T) {
 	name, ok := MakeSession("dbus", "0f1e", ":1.5").In(bus)
 	require.True(t, ok)
 	require.Equal(t, ":1.5", name)
-	for _, s := range []Session{"", ":1.5", MakeSession("dbus", "0f1f", ":1.5"), MakeSession("varlink", "0f1e", "5"), MakeSession("dbus", "0f1", "e/:1.5")} {
+	for _, s := range []Session{"", ":1.5", MakeSession("dbus", "0f1f", ":1.5"),
+		MakeSession("varlink", "0f1e", "5"), MakeSession("dbus", "0f1", "e/:1.5")} {
 		_, ok := s.In(bus)
 		require.False(t, ok, s)
 	}

@@ -20,7 +20,8 @@ func TestParseLockState(t *testing.T) {
 		require.False(t, ok, "%q", s)
 	}
 	require.Equal(t, "unknown", api.LockState(0).String())
-	for st, want := range map[api.SpaceState]string{0: "unknown", api.SpaceJoining: "joining", api.SpaceReady: "ready", api.SpaceLeaving: "leaving", api.SpaceFailed: "failed"} {
+	for st, want := range map[api.SpaceState]string{0: "unknown", api.SpaceJoining: "joining",
+		api.SpaceReady: "ready", api.SpaceLeaving: "leaving", api.SpaceFailed: "failed"} {
 		require.Equal(t, want, st.String())
 	}
 }
@@ -57,7 +58,8 @@ func TestGroupAuthorizer(t *testing.T) {
 
 func TestPrintable(t *testing.T) {
 	for in, want := range map[string]string{
-		"disk1": "disk1", "größe 日本": "größe 日本", "a\x00b": `a\x00b`, "\xff": `\xff`, "tab\t": `tab\t`, `quote"`: `quote"`,
+		"disk1": "disk1", "größe 日本": "größe 日本", "a\x00b": `a\x00b`, "\xff": `\xff`, "tab\t": `tab\t`,
+		`quote"`: `quote"`,
 	} {
 		require.Equal(t, want, api.Printable(in))
 	}

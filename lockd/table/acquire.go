@@ -90,7 +90,8 @@ func (o *acquireOp) waitsFor() obstacle {
 	}
 	b := o.t.obstacleOf(o.locks, w.Lockspace, w.Resource, w.Mode)
 	b.queued = o.stage == acquireChecking || o.stage == acquireLocking
-	b.recording = o.stage == acquireRecording || o.stage == acquireMarking || o.stage == acquireUnmarking || o.stage == acquireForgetting
+	b.recording = o.stage == acquireRecording || o.stage == acquireMarking || o.stage == acquireUnmarking ||
+		o.stage == acquireForgetting
 	return b
 }
 
@@ -111,7 +112,7 @@ func (o *acquireOp) start() {
 	if e == nil {
 		if e = o.makeLocks(); e != nil {
 			for _, l := range o.fresh {
-				o.t.remove(l)
+				l.remove()
 			}
 			o.fresh = nil
 		}
@@ -143,7 +144,7 @@ func (o *acquireOp) goOn() {
 		return
 	}
 	if len(o.fresh) < len(o.locks) {
-		t.enterLines(&o.call, o.heldKeys(), false)
+		t.calls.enterLines(&o.call, o.heldKeys(), false)
 	}
 	o.askAll()
 }
@@ -387,11 +388,11 @@ func (o *acquireOp) granted() {
 	for _, l := range o.fresh {
 		l.phase = state.Held
 		t.counters.Granted++
-		t.logHistory("acquired", l, slog.String("label", l.label), slog.String("session", string(l.session)),
+		t.logHistory(msgAcquired.String(), l, slog.String("label", l.label), slog.String("session", string(l.session)),
 			slog.Duration("waited", t.now.Sub(o.begun)))
 	}
 	o.reply()
 	for _, l := range o.fresh {
-		t.idle(l)
+		l.idle()
 	}
 }

@@ -37,7 +37,7 @@ func (t *Table) Activate(c state.Contents, sameBoot bool, join []string) {
 	if !sameBoot {
 		why = "the node was booted since the lock was taken"
 		if len(homeless) > 0 {
-			t.log(slog.LevelWarn, "the state file is from before the last boot, its locks are gone", slog.Int("locks", len(homeless)))
+			t.log(slog.LevelWarn, msgBootedSince.String(), slog.Int("locks", len(homeless)))
 		}
 	}
 	t.voidEach(homeless, why)
@@ -73,7 +73,7 @@ func (t *Table) load(r state.Lock) *lock {
 	l.sp.highToken = max(l.sp.highToken, l.token)
 	t.see(l.token)
 	t.locks.add(l)
-	t.bind(l, process.ID{PID: r.PID, Start: r.PIDStart})
+	l.bind(process.ID{PID: r.PID, Start: r.PIDStart})
 	if l.lifetime == state.Connection && !t.mayLive(l.session) {
 		l.bound.dead = true
 	}
@@ -150,6 +150,7 @@ func (t *Table) adoptNext(a *adoption) {
 
 // adopted takes the answer of one adoption.
 func (sp *lockspace) adopted(ev dlm.Event) {
+	t := sp.t
 	if then := sp.others[ev.Cookie]; then != nil {
 		delete(sp.others, ev.Cookie)
 		then(ev)
@@ -162,15 +163,16 @@ func (sp *lockspace) adopted(ev dlm.Event) {
 	delete(sp.adoptions, ev.Cookie)
 	switch {
 	case ev.Status.OK():
-		sp.t.match(a, ev)
+		t.match(a, ev)
 	case ev.Status == dlm.StatusAgain && len(a.modes) > 1:
 		a.modes = a.modes[1:]
 	case ev.Status == dlm.StatusAgain, ev.Status == dlm.StatusNotFound:
 		left := a.left
 		a.left = nil
-		sp.t.voidEach(left, "the lock manager has no such lock")
+		t.voidEach(left, "the lock manager has no such lock")
 	default:
-		sp.t.log(slog.LevelError, "adoption failed", slog.String("lockspace", sp.name), slog.String("resource", api.Printable(a.resource)), slog.String("err", ev.Status.String()))
+		t.log(slog.LevelError, "adoption failed", slog.String("lockspace", sp.name),
+			slog.String("resource", api.Printable(a.resource)), slog.String("err", ev.Status.String()))
 		// The others go on: the handle stays open, because closing it would take
 		// as long as the kernel likes, and only then could they be adopted anew.
 		a.left = nil
@@ -178,7 +180,7 @@ func (sp *lockspace) adopted(ev dlm.Event) {
 			Text: "a recorded lock could not be adopted: " + ev.Status.String()}
 	}
 	if len(a.left) > 0 {
-		sp.t.adoptNext(a)
+		t.adoptNext(a)
 		return
 	}
 	if len(sp.adoptions) == 0 {
@@ -203,7 +205,8 @@ func (t *Table) match(a *adoption, ev dlm.Event) {
 	}
 	if l.mode != a.modes[0] {
 		old := renewsToken(l.mode, a.modes[0]) && !a.sp.raw && l.phase == state.Held
-		t.logLock(slog.LevelWarn, "adopted in another mode than recorded: a conversion was under way", l, slog.String("granted", a.modes[0].String()))
+		t.logLock(slog.LevelWarn, "adopted in another mode than recorded: a conversion was under way", l,
+			slog.String("granted", a.modes[0].String()))
 		l.mode = a.modes[0]
 		if old { // finishCalls writes both
 			a.sp.stronger = append(a.sp.stronger, l)
@@ -225,7 +228,7 @@ func (sp *lockspace) finishCalls() {
 	sp.stronger = nil
 	for _, l := range stronger {
 		if t.locks.byRef[l.ref] == l && l.busy == nil {
-			t.renew(l)
+			l.renew()
 		}
 	}
 	sp.finishEnded()
@@ -253,7 +256,7 @@ func (sp *lockspace) finishEnded() {
 		switch {
 		case l.sp != sp || l.bound == nil || !l.bound.dead:
 		case l.busy != nil:
-			sp.t.endOf(l).follow(l.busy, l)
+			l.endOf().follow(l.busy, l)
 		case l.phase == state.Held:
 			ended = append(ended, l)
 		}
@@ -287,7 +290,7 @@ func (t *Table) voidEach(in []*lock, why string) {
 		}
 		t.logLock(slog.LevelInfo, "record of an unfinished call dropped", l)
 		t.append(true, []state.Change{state.Mark{ID: uint64(l.ref), Phase: state.Gone}}, nil)
-		t.remove(l)
+		l.remove()
 	}
 	t.loseAll(lost, why)
 }

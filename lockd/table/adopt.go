@@ -135,11 +135,12 @@ func (o *adoptOp) valueRead(ev dlm.Event) {
 		o.refuse(e)
 		return
 	}
-	t.remove(orphan)
+	orphan.remove()
 	l := &lock{ref: t.locks.nextRef(), cookie: orphan.cookie, sp: o.sp, resource: o.resource, lockid: orphan.lockid,
 		mode: orphan.mode, wanted: orphan.mode, blocked: dlm.None, state: lockChanging, busy: &o.call,
 		since: t.now.UnixMicro(), phase: state.Held, asked: o.seq,
-		client: client{owner: o.opts.Owner, hasOwner: o.opts.HasOwner, label: o.opts.Label, lifetime: state.Persistent, uid: uid}}
+		client: client{owner: o.opts.Owner, hasOwner: o.opts.HasOwner, label: o.opts.Label,
+			lifetime: state.Persistent, uid: uid}}
 	if uid == o.caller.UID {
 		l.pid, l.session = o.caller.PID, o.caller.Session
 	}
@@ -188,7 +189,7 @@ func (o *adoptOp) written(err error) {
 		o.lost()
 	default:
 		o.sp.orphans = max(o.sp.orphans-1, 0)
-		t.logLock(slog.LevelInfo, "orphan adopted", l, slog.String("session", string(o.caller.Session)))
+		t.logLock(slog.LevelInfo, msgOrphanAdopted.String(), l, slog.String("session", string(o.caller.Session)))
 		if l.mode < dlm.PW || o.sp.raw {
 			o.end()
 			return
@@ -204,7 +205,7 @@ func (o *adoptOp) notRecorded(err error) {
 	t, l := o.t, o.l
 	l.phase = 0
 	t.append(true, marks([]*lock{l}, state.Gone), nil) // without effect, and ends the state
-	t.remove(l)
+	l.remove()
 	o.l = nil
 	if l.mode != dlm.None {
 		t.keepUnknown(o.sp, l.cookie, l.resource, l.lockid, l.mode)
@@ -249,7 +250,7 @@ func (o *adoptOp) end() {
 		o.t.counters.Converted++
 	}
 	o.reply()
-	o.t.idle(o.l)
+	o.l.idle()
 }
 
 // lost ends an adoption whose lock has ended meanwhile.
@@ -258,5 +259,5 @@ func (o *adoptOp) lost() {
 	o.fail(o.errorOf(api.NotHeld, o.lockspace, o.resource, o.l.mode, "the lock was lost while it was being adopted"))
 	o.logRefused()
 	o.reply()
-	o.t.lose(o.l, "the lock manager no longer knows it")
+	o.l.lose("the lock manager no longer knows it")
 }

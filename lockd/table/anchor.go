@@ -36,7 +36,9 @@ import (
 //
 // "No" means that the kernel says there is no orphan of that name; after any other
 // failure the service tries again. So it does after a look that fails, unless debugfs
-// does not exist at all: then no orphans are seen, and nothing is taken over. A
+// does not exist at all: then no orphans are seen, and nothing is taken over; with a
+// record "creating" the service tries again then as well, because somebody may have
+// made the lockspace since. A
 // foreign lockspace is opened only for that look and never removed, and a leave only
 // forgets it.
 //
@@ -53,11 +55,13 @@ import (
 func (sp *lockspace) makeAnchor() {
 	sp.step = spaceMakingAnchor
 	sp.anchor.cookie = dlm.Cookie(sp.t.locks.nextRef())
-	sp.t.do(LockAction{Lockspace: sp.id, Cookie: sp.anchor.cookie, Resource: sp.anchor.name, Mode: dlm.NL, Flags: dlm.NoQueue})
+	sp.t.do(LockAction{Lockspace: sp.id, Cookie: sp.anchor.cookie, Resource: sp.anchor.name, Mode: dlm.NL,
+		Flags: dlm.NoQueue})
 }
 
 // anchorEvent takes the events of the anchor.
 func (sp *lockspace) anchorEvent(ev dlm.Event) {
+	t := sp.t
 	switch {
 	case ev.Op == dlm.OpUnlock: // of one that could not be made persistent
 	case ev.Kind == dlm.Ended:
@@ -65,17 +69,18 @@ func (sp *lockspace) anchorEvent(ev dlm.Event) {
 	case sp.step == spaceAdoptingAnchor:
 		sp.anchorAdopted(ev)
 	case !ev.Status.OK() && sp.state == api.SpaceReady:
-		sp.t.log(slog.LevelError, "the anchor of the lockspace could not be taken again", slog.String("lockspace", sp.name), slog.String("err", ev.Status.String()))
+		t.log(slog.LevelError, "the anchor of the lockspace could not be taken again",
+			slog.String("lockspace", sp.name), slog.String("err", ev.Status.String()))
 		if sp.step == spacePersistingAnchor {
-			sp.t.do(UnlockAction{Lockspace: sp.id, Cookie: sp.anchor.cookie})
+			t.do(UnlockAction{Lockspace: sp.id, Cookie: sp.anchor.cookie})
 		}
-		sp.step, sp.anchor.id, sp.retryAt = spaceIdle, 0, sp.t.now.Add(retryMax)
+		sp.step, sp.anchor.id, sp.retryAt = spaceIdle, 0, t.now.Add(retryMax)
 	case !ev.Status.OK():
 		sp.fail(&api.Error{Op: "join", Lockspace: sp.name, Kind: api.KernelError, Errno: ev.Status.Errno(),
 			Text: "the anchor lock of the lockspace could not be taken: " + ev.Status.String()}, true)
 	case sp.step == spaceMakingAnchor:
 		sp.step, sp.anchor.id = spacePersistingAnchor, ev.LockID
-		sp.t.do(ConvertAction{Lockspace: sp.id, Cookie: sp.anchor.cookie, Mode: dlm.NL, Flags: dlm.Persistent})
+		t.do(ConvertAction{Lockspace: sp.id, Cookie: sp.anchor.cookie, Mode: dlm.NL, Flags: dlm.Persistent})
 	case sp.step == spacePersistingAnchor:
 		sp.recordAnchor()
 	}
@@ -122,7 +127,8 @@ func (sp *lockspace) anchorAdopted(ev dlm.Event) {
 		sp.finishLeave()
 	case ev.Status.OK() && sp.recorded == state.Joined:
 		if ev.LockID != sp.anchor.id {
-			sp.t.log(slog.LevelWarn, "anchor has another lockid than recorded", slog.String("lockspace", sp.name), slog.Uint64("lkid", uint64(ev.LockID)))
+			sp.t.log(slog.LevelWarn, "anchor has another lockid than recorded", slog.String("lockspace", sp.name),
+				slog.Uint64("lkid", uint64(ev.LockID)))
 		}
 		sp.anchor.id = ev.LockID
 		sp.adoptAll()
@@ -152,19 +158,21 @@ func (sp *lockspace) lookInto(then func(Looked)) {
 // unanchored decides what a lockspace is that exists and has no anchor of ours.
 func (sp *lockspace) unanchored(k Looked) {
 	switch found := sp.recordedIn(k.Orphans); {
-	case !k.HasOrphans && !errors.Is(k.OrphansErr, errNoTables):
+	case !k.HasOrphans && (sp.recorded == state.Creating || !errors.Is(k.OrphansErr, errNoTables)):
 		sp.fail(unseen(sp, "which locks are in it", k.OrphansErr), true)
 	case k.UsersErr != nil && (found || sp.recorded == state.Creating):
 		sp.fail(unseen(sp, "whether another process uses it", k.UsersErr), true)
 	case found && len(k.Users) > 0:
-		sp.fail(&api.Error{Op: "join", Lockspace: sp.name, Kind: api.LockspaceInUse, Text: "somebody removed the anchor of the lockspace, and " +
-			usersText(k.Users) + "; stop what uses it first"}, true)
+		sp.fail(&api.Error{Op: "join", Lockspace: sp.name, Kind: api.LockspaceInUse,
+			Text: "somebody removed the anchor of the lockspace, and " +
+				usersText(k.Users) + "; stop what uses it first"}, true)
 	case found:
 		sp.t.log(slog.LevelError, "somebody else removed the anchor of the lockspace", slog.String("lockspace", sp.name))
 		sp.proven, sp.anchor.id = true, 0
 		sp.goOn()
 	default:
-		sp.takeOver(slices.DeleteFunc(slices.Clone(k.Orphans), func(o dlm.Orphan) bool { return !isAnchor(o.Resource) || o.Mode != dlm.NL }), k)
+		sp.takeOver(slices.DeleteFunc(slices.Clone(k.Orphans),
+			func(o dlm.Orphan) bool { return !isAnchor(o.Resource) || o.Mode != dlm.NL }), k)
 	}
 }
 
@@ -225,7 +233,7 @@ func (sp *lockspace) takeOver(left []dlm.Orphan, k Looked) {
 
 // tookOver goes on with a lockspace of the service whose map is lost.
 func (sp *lockspace) tookOver() {
-	sp.t.log(slog.LevelError, "the lockspace belongs to this service, but the state file that says who holds its locks is lost", slog.String("lockspace", sp.name))
+	sp.t.log(slog.LevelError, msgMapLost.String(), slog.String("lockspace", sp.name))
 	sp.mapLost = true
 	sp.voidAll("another instance of the service has made the lockspace again since the lock was taken")
 	if sp.recorded == state.Leaving {
@@ -244,11 +252,11 @@ func (sp *lockspace) unclaimed(k Looked) {
 		sp.proven = true
 		sp.makeAnchor()
 	case sp.recorded == state.Leaving:
-		sp.t.log(slog.LevelWarn, "another program has made the lockspace again; it is not touched", slog.String("lockspace", sp.name))
+		sp.t.log(slog.LevelWarn, msgMadeAgain.String(), slog.String("lockspace", sp.name))
 		sp.left("the lockspace was left and made again by somebody else since the lock was taken")
 	default:
 		if sp.recorded == state.Joined {
-			sp.t.log(slog.LevelWarn, "lockspace was left and joined again, recorded locks in it are void", slog.String("lockspace", sp.name), slog.Int("locks", sp.locks))
+			sp.t.log(slog.LevelWarn, msgJoinedAgain.String(), slog.String("lockspace", sp.name), slog.Int("locks", sp.locks))
 			sp.voidAll("the lockspace was left and joined again since the lock was taken")
 		}
 		sp.foreign(k)
@@ -260,12 +268,14 @@ func (sp *lockspace) unclaimed(k Looked) {
 // a file system is never right.
 func (sp *lockspace) foreign(k Looked) {
 	e := &api.Error{Op: "join", Lockspace: sp.name, Kind: api.LockspaceForeign,
-		Text: "the lockspace exists on this node and was not made by this service, so it is left alone; choose another name, or leave it with dlm_tool leave if nobody uses it"}
+		Text: "the lockspace exists on this node and was not made by this service, so it is left alone; choose " +
+			"another name, or leave it with dlm_tool leave if nobody uses it"}
 	switch {
 	case len(k.Users) > 0:
 		e.Text += " (" + usersText(k.Users) + ")"
 	case k.OrphansErr != nil:
-		e.Text += " (if this service made it and has lost its state file, only debugfs can show that: mount debugfs at /sys/kernel/debug, then join again)"
+		e.Text += " (if this service made it and has lost its state file, only debugfs can show that: mount debugfs " +
+			"at /sys/kernel/debug, then join again)"
 	}
 	if sp.recorded != 0 {
 		sp.notMade()

@@ -13,7 +13,7 @@ import (
 // blocking takes the news that l is in the way of m. Before the holder has an
 // answer they can't know which lock that is about, so it is kept until then: the
 // DLM does not repeat it.
-func (t *Table) blocking(l *lock, m dlm.Mode) {
+func (l *lock) blocking(m dlm.Mode) {
 	switch {
 	case l.kind != clientLock, l.public() == api.Releasing:
 	case l.told:
@@ -39,9 +39,9 @@ func (sp *lockspace) tellBlocking(l *lock, m dlm.Mode) {
 	switch t := sp.t; {
 	case dlm.Compatible(l.mode, m): // a conversion has made room meanwhile
 	case sp.waitsHere(l, m):
-		t.notifyBlocking(l, m, t.conf.Node.ID)
+		l.notifyBlocking(m, t.conf.Node.ID)
 	case sp.state != api.SpaceReady || len(sp.contended) >= maxContended:
-		t.notifyBlocking(l, m, 0)
+		l.notifyBlocking(m, 0)
 	default:
 		sp.contended = append(sp.contended, contention{l, m})
 		if len(sp.contended) == 1 {
@@ -50,8 +50,8 @@ func (sp *lockspace) tellBlocking(l *lock, m dlm.Mode) {
 	}
 }
 
-func (t *Table) notifyBlocking(l *lock, m dlm.Mode, node uint32) {
-	t.do(NotifyAction{api.BlockingNotice{LockInfo: l.info(), Blocked: m, Node: node}})
+func (l *lock) notifyBlocking(m dlm.Mode, node uint32) {
+	l.sp.t.do(NotifyAction{api.BlockingNotice{LockInfo: l.info(), Blocked: m, Node: node}})
 }
 
 // lookWhoWaits looks for the first of those who are to be told, then for the next.
@@ -60,7 +60,7 @@ func (sp *lockspace) lookWhoWaits() {
 	t.look(sp, Question{Resource: c.l.resource, Brief: true}, lookerFunc(func(k Looked) {
 		sp.contended = sp.contended[1:]
 		if t.locks.byRef[c.l.ref] == c.l && c.l.public() != api.Releasing && !dlm.Compatible(c.l.mode, c.mode) {
-			t.notifyBlocking(c.l, c.mode, waitingNode(k.Queues, c.mode))
+			c.l.notifyBlocking(c.mode, waitingNode(k.Queues, c.mode))
 		}
 		if len(sp.contended) > 0 {
 			sp.lookWhoWaits()

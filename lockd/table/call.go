@@ -155,8 +155,8 @@ func (c *call) reply() {
 	t := c.t
 	t.calls.disarm(c)
 	t.calls.unlist(c)
-	t.leaveLines(c)
-	t.wakeFollowers(c)
+	t.calls.leaveLines(c)
+	t.calls.wakeFollowers(c)
 	if c.id == 0 {
 		return
 	}
@@ -192,7 +192,7 @@ func (c *call) stopWaiting(e *api.Error) {
 		return
 	}
 	c.fail(e)
-	c.t.unfollow(c)
+	c.t.calls.unfollow(c)
 	c.op.giveUp()
 	c.reply()
 }

@@ -127,7 +127,8 @@ func TestUnlockIsTriedAgain(t *testing.T) {
 			return s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "x", dlm.EX), wantOf("vms", "z", dlm.EX))
 		},
 		"undo a wait": func(s *sim) *simCall {
-			return s.acquire(alice, api.AcquireOptions{Wait: time.Second}, wantOf("vms", "x", dlm.EX), wantOf("vms", "z", dlm.EX))
+			return s.acquire(alice, api.AcquireOptions{Wait: time.Second}, wantOf("vms", "x", dlm.EX),
+				wantOf("vms", "z", dlm.EX))
 		},
 		"inspect": func(s *sim) *simCall { return s.inspect("vms", "x") },
 	} {
@@ -151,12 +152,14 @@ func TestUnlockIsTriedAgain(t *testing.T) {
 // A release of whose failure nobody hears does not leave the lock held.
 func TestReleaseOfTheDeadIsTriedAgain(t *testing.T) {
 	s, cluster := simWith(t, "vms")
-	require.NoError(t, s.done(s.acquire(alice, api.AcquireOptions{Lifetime: state.Connection}, wantOf("vms", "x", dlm.EX))))
+	require.NoError(t, s.done(s.acquire(alice, api.AcquireOptions{Lifetime: state.Connection},
+		wantOf("vms", "x", dlm.EX))))
 	failing(cluster, "unlock", syscall.ENOMEM)
 	s.turn(func() { s.tab.SessionGone(alice.Session) })
 	s.pass(time.Minute)
 	require.Equal(t, 1, s.tab.locks.count())
-	require.ErrorIs(t, s.done(s.acquire(alice, api.AcquireOptions{Lifetime: state.Connection}, wantOf("vms", "y", dlm.EX))), api.InvalidArgs)
+	require.ErrorIs(t, s.done(s.acquire(alice, api.AcquireOptions{Lifetime: state.Connection},
+		wantOf("vms", "y", dlm.EX))), api.InvalidArgs)
 	cluster.Fail(nil)
 	s.pass(retryInterval)
 	require.Zero(t, s.tab.locks.count())
@@ -167,7 +170,8 @@ func TestReleaseOfTheDeadIsTriedAgain(t *testing.T) {
 // A lock whose connection ends while it is converted is released after that.
 func TestConnectionEndsWhileConverting(t *testing.T) {
 	s, _ := simWith(t, "vms")
-	require.NoError(t, s.done(s.acquire(alice, api.AcquireOptions{Lifetime: state.Connection}, wantOf("vms", "x", dlm.PR))))
+	require.NoError(t, s.done(s.acquire(alice, api.AcquireOptions{Lifetime: state.Connection},
+		wantOf("vms", "x", dlm.PR))))
 	c := s.convert(bob, wantOf("vms", "x", dlm.EX), api.Selector{}, 0)
 	s.turn(func() { s.tab.SessionGone(alice.Session) })
 	require.NoError(t, s.done(c))
@@ -179,7 +183,8 @@ func TestConnectionEndsWhileConverting(t *testing.T) {
 // Nor does it when a release that somebody waits for has failed before.
 func TestReleaseOfTheDeadAfterOneThatFailed(t *testing.T) {
 	s, cluster := simWith(t, "vms")
-	require.NoError(t, s.done(s.acquire(alice, api.AcquireOptions{Lifetime: state.Connection}, wantOf("vms", "x", dlm.EX))))
+	require.NoError(t, s.done(s.acquire(alice, api.AcquireOptions{Lifetime: state.Connection},
+		wantOf("vms", "x", dlm.EX))))
 	failing(cluster, "unlock", syscall.ENOMEM)
 	c := s.release(root, "vms", "x", api.Selector{})
 	s.turn(func() { s.tab.SessionGone(alice.Session) })
@@ -296,7 +301,8 @@ func TestGrantInTheLastMoment(t *testing.T) {
 func TestLateErrors(t *testing.T) {
 	s, cluster := simWith(t, "vms")
 	require.NoError(t, s.done(s.acquire(root, api.AcquireOptions{Label: "web"}, wantOf("vms", "x", dlm.EX))))
-	waits := s.acquire(alice, api.AcquireOptions{Wait: time.Second}, wantOf("vms", "y", dlm.PR), wantOf("vms", "x", dlm.PR))
+	waits := s.acquire(alice, api.AcquireOptions{Wait: time.Second}, wantOf("vms", "y", dlm.PR),
+		wantOf("vms", "x", dlm.PR))
 	s.pass(time.Second)
 	require.ErrorIs(t, waits.err, api.Timeout)
 	require.ErrorContains(t, waits.err, "acquire vms/x", "the one that was not granted is named")
@@ -357,7 +363,8 @@ func TestProbesAreBounded(t *testing.T) {
 // A conversion whose wait ends in the moment of its grant is told the truth: a
 // lock that has another mode is never called unchanged.
 func TestLateConversion(t *testing.T) {
-	for _, m := range [][2]dlm.Mode{{dlm.EX, dlm.PR}, {dlm.PR, dlm.NL}, {dlm.CW, dlm.PR}, {dlm.PR, dlm.CW}, {dlm.PR, dlm.EX}} {
+	for _, m := range [][2]dlm.Mode{{dlm.EX, dlm.PR}, {dlm.PR, dlm.NL}, {dlm.CW, dlm.PR}, {dlm.PR, dlm.CW},
+		{dlm.PR, dlm.EX}} {
 		s, _ := simWith(t, "vms")
 		require.NoError(t, s.done(s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "x", m[0]))))
 		c := s.convert(alice, wantOf("vms", "x", m[1]), api.Selector{}, time.Second)
@@ -404,7 +411,8 @@ func TestManyWaitInOrder(t *testing.T) {
 	o := api.AcquireOptions{Wait: 10 * time.Second}
 	many := s.acquire(alice, o, wantOf("vms", "c", dlm.EX), wantOf("vms", "b", dlm.EX), wantOf("vms", "a", dlm.EX))
 	s.rest()
-	require.ErrorIs(t, s.done(s.acquire(bob, api.AcquireOptions{}, wantOf("vms", "a", dlm.EX))), api.WouldBlock, "it comes before b")
+	require.ErrorIs(t, s.done(s.acquire(bob, api.AcquireOptions{}, wantOf("vms", "a", dlm.EX))), api.WouldBlock,
+		"it comes before b")
 	behind := s.acquire(bob, api.AcquireOptions{}, wantOf("vms", "c", dlm.EX))
 	require.NoError(t, s.done(behind), "it comes after b")
 	require.Equal(t, 1, s.tab.Status().Waiting)
@@ -413,7 +421,8 @@ func TestManyWaitInOrder(t *testing.T) {
 	require.Zero(t, many.answers, "now it waits for c")
 	require.NoError(t, s.done(s.release(bob, "vms", "c", api.Selector{LockID: behind.grants[0].LockID})))
 	require.NoError(t, s.done(many))
-	require.Equal(t, []string{"c", "b", "a"}, []string{many.grants[0].Resource, many.grants[1].Resource, many.grants[2].Resource})
+	require.Equal(t, []string{"c", "b", "a"}, []string{many.grants[0].Resource, many.grants[1].Resource,
+		many.grants[2].Resource})
 	require.Zero(t, s.tab.Status().Waiting)
 	s.agree("a", "b", "c")
 }

@@ -19,14 +19,18 @@ func (t *Table) Check() (err error) {
 			err = c
 		}
 	}()
-	t.checkOrder()
-	t.checkChains()
-	t.checkOwners()
-	t.checkUsage()
-	t.checkCalls()
-	t.checkRetries()
+	k := checked{t}
+	k.checkOrder()
+	k.checkChains()
+	k.checkOwners()
+	k.checkUsage()
+	k.checkCalls()
+	k.checkRetries()
 	return nil
 }
+
+// checked is a table that is looked through.
+type checked struct{ *Table }
 
 // contradiction is what Check finds.
 type contradiction struct{ text string }
@@ -40,7 +44,7 @@ func claim(so bool, format string, a ...any) {
 	}
 }
 
-func (t *Table) checkRetries() {
+func (t checked) checkRetries() {
 	for l := range t.retries.cancels {
 		claim(l.inFlight(), "%d is canceled and nothing of it is under way", l.ref)
 		claim(t.locks.byRef[l.ref] == l, "a canceled lock that is not in the table")
@@ -54,7 +58,7 @@ func (t *Table) checkRetries() {
 	}
 }
 
-func (t *Table) checkOrder() {
+func (t checked) checkOrder() {
 	holes, seen := 0, map[api.Ref]bool{}
 	for i, o := range t.locks.order {
 		claim(i == 0 || t.locks.order[i-1].ref < o.ref, "order is not sorted")
@@ -70,13 +74,14 @@ func (t *Table) checkOrder() {
 		claim(ref == l.ref && ref <= t.locks.last, "lock %d is under %d", l.ref, ref)
 		claim(seen[ref] == (l.kind == clientLock), "lock %d in order", ref)
 		claim(l.sp.step == spaceAdopting || t.locks.byCookie(l.cookie) == l, "lock %d is not found by its cookie", ref)
-		claim(l.busy != nil || l.phase != state.Held || l.public() == api.Held, "lock %d is %s with nothing under way", ref, l.public())
+		claim(l.busy != nil || l.phase != state.Held || l.public() == api.Held,
+			"lock %d is %s with nothing under way", ref, l.public())
 		claim(l.busy == nil || l.public() != api.Held, "lock %d is held with a call under way", ref)
 	}
 	claim(len(seen) == t.locks.count(), "%d locks are counted as %d", len(seen), t.locks.count())
 }
 
-func (t *Table) checkChains() {
+func (t checked) checkChains() {
 	total := 0
 	for name, sp := range t.spaces {
 		claim(name == sp.name && t.byID[sp.id] == sp, "lockspace %s is under %s", sp.name, name)
@@ -96,12 +101,13 @@ func (t *Table) checkChains() {
 	claim(total == t.locks.count(), "a lock in a lockspace that the table does not know")
 }
 
-func (t *Table) checkOwners() {
+func (t checked) checkOwners() {
 	owned, inChains, inHash := 0, 0, 0
 	for _, l := range t.locks.byRef {
 		if l.hasOwner {
 			owned++
-			claim(t.locks.findOwned(l.sp, l.resource, l.uid, l.owner) == l, "an owner has two locks on a resource, or a hash chain is broken")
+			claim(t.locks.findOwned(l.sp, l.resource, l.uid, l.owner) == l,
+				"an owner has two locks on a resource, or a hash chain is broken")
 		}
 	}
 	for k, head := range t.locks.owners {
@@ -117,10 +123,11 @@ func (t *Table) checkOwners() {
 			inHash++
 		}
 	}
-	claim(owned == inChains && owned == inHash, "%d locks with owners, %d in chains, %d in hash chains", owned, inChains, inHash)
+	claim(owned == inChains && owned == inHash, "%d locks with owners, %d in chains, %d in hash chains", owned,
+		inChains, inHash)
 }
 
-func (t *Table) checkUsage() {
+func (t checked) checkUsage() {
 	want := map[uint32]usage{}
 	waiters := map[*lockspace]int{}
 	for _, l := range t.locks.byRef {
@@ -141,13 +148,14 @@ func (t *Table) checkUsage() {
 	for uid, u := range t.locks.perUID {
 		claim(*u != usage{}, "uid %d uses nothing and is kept", uid)
 		claim(want[uid] == *u, "uid %d uses %+v and not %+v", uid, want[uid], *u)
-		claim(u.locks <= t.conf.Limits.LocksPerUID && u.waiting <= t.conf.Limits.WaitingPerUID, "uid %d is above its limits", uid)
+		claim(u.locks <= t.conf.Limits.LocksPerUID && u.waiting <= t.conf.Limits.WaitingPerUID,
+			"uid %d is above its limits", uid)
 	}
 	claim(len(t.locks.perUID) == len(want), "a uid is not counted")
 }
 
 // checkCalls holds the unanswered calls against deadlines, sessions and lines.
-func (t *Table) checkCalls() {
+func (t checked) checkCalls() {
 	for i, c := range t.calls.deadlines {
 		claim(i == c.heapIdx && !c.answered, "a deadline of a call that needs none")
 	}
@@ -167,12 +175,13 @@ func (t *Table) checkCalls() {
 }
 
 // checkSession checks the calls of a session, and returns how many follow others.
-func (t *Table) checkSession(name api.Session, s *session) int {
+func (t checked) checkSession(name api.Session, s *session) int {
 	claim(s.calls != nil || s.requests != nil || len(s.inLine) > 0, "session %q has no calls and is kept", name)
 	for _, head := range []*call{s.calls, s.requests} {
 		for c := head; c != nil; c = c.place.older {
 			claim(c.place.older == nil || c.place.older.place.newer == c, "the chain of the calls of %q is broken", name)
-			claim(!c.answered && name == c.caller.Session && (head == s.requests) == (c.request != 0), "a call in the wrong chain")
+			claim(!c.answered && name == c.caller.Session && (head == s.requests) == (c.request != 0),
+				"a call in the wrong chain")
 			claim(c.heapIdx >= 0 || t.calls.requests[c.request] != nil, "an unanswered call without deadline")
 		}
 	}

@@ -37,11 +37,13 @@ func (o *acquireOp) checkOptions() *api.Error {
 	opts, limits := &o.opts, &o.t.conf.Limits
 	switch {
 	case len(o.want) > limits.BatchLocks:
-		return bad(api.LimitExceeded, "%d locks in one call, at most %d are allowed; use several calls", len(o.want), limits.BatchLocks)
+		return bad(api.LimitExceeded, "%d locks in one call, at most %d are allowed; use several calls", len(o.want),
+			limits.BatchLocks)
 	case opts.Labels != nil && opts.Label != "":
 		return bad(api.InvalidArgs, "label and labels can't be given together")
 	case opts.Labels != nil && len(opts.Labels) != len(o.want):
-		return bad(api.InvalidArgs, "%d labels for %d locks; give one for each, or label for all", len(opts.Labels), len(o.want))
+		return bad(api.InvalidArgs, "%d labels for %d locks; give one for each, or label for all", len(opts.Labels),
+			len(o.want))
 	case o.wait < 0 || o.wait > api.MaxWait && o.request == 0:
 		return bad(api.InvalidArgs, "the wait is longer than %s", api.MaxWait)
 	}
@@ -220,11 +222,13 @@ func (o *acquireOp) checkRoom() *api.Error {
 	limits := &t.conf.Limits
 	if u.locks+n > limits.LocksPerUID {
 		return o.errorOf(api.LimitExceeded, "", "", dlm.None, fmt.Sprintf(
-			"uid %d has %d locks and may have %d (limits.locks-per-uid); release some", o.caller.UID, u.locks, limits.LocksPerUID))
+			"uid %d has %d locks and may have %d (limits.locks-per-uid); release "+
+				"some", o.caller.UID, u.locks, limits.LocksPerUID))
 	}
 	if o.wait > 0 && u.waiting+n > limits.WaitingPerUID {
 		return o.errorOf(api.LimitExceeded, "", "", dlm.None, fmt.Sprintf(
-			"uid %d has %d requests waiting and may have %d (limits.waiting-per-uid)", o.caller.UID, u.waiting, limits.WaitingPerUID))
+			"uid %d has %d requests waiting and may have %d "+
+				"(limits.waiting-per-uid)", o.caller.UID, u.waiting, limits.WaitingPerUID))
 	}
 	return nil
 }
@@ -241,7 +245,8 @@ func (o *acquireOp) makeLocks() *api.Error {
 		if o.opts.HasOwner {
 			if l := t.locks.findOwned(sp, w.Resource, o.caller.UID, o.opts.Owner); l != nil {
 				if l.wanted != w.Mode {
-					return o.errorOf(api.AlreadyHeld, w.Lockspace, w.Resource, w.Mode, "one owner wants the resource in two modes in one call")
+					return o.errorOf(api.AlreadyHeld, w.Lockspace, w.Resource, w.Mode,
+						"one owner wants the resource in two modes in one call")
 				}
 				o.locks[i] = l
 				continue
@@ -249,7 +254,7 @@ func (o *acquireOp) makeLocks() *api.Error {
 		}
 		l := o.newLock(sp, w, o.opts.LabelAt(i))
 		t.locks.add(l)
-		t.bind(l, o.proc)
+		l.bind(o.proc)
 		o.locks[i] = l
 		o.fresh = append(o.fresh, l)
 	}

@@ -115,7 +115,7 @@ func (o *convertOp) start() {
 		return
 	}
 	l.busy, l.state, l.wanted = &o.call, lockChanging, w.Mode
-	o.t.tell(l)
+	l.tell()
 	o.convert(w.Mode, o.wait == 0)
 }
 
@@ -176,7 +176,7 @@ func (o *convertOp) converted(ev dlm.Event) {
 	from := l.mode
 	l.mode = ev.Mode
 	l.noteValue(ev)
-	o.t.renewToken(l, from, ev)
+	l.renewToken(from, ev)
 	o.extend()
 	switch {
 	case o.takeBack():
@@ -252,16 +252,16 @@ func (o *convertOp) end() {
 	if o.err == nil {
 		o.grants = []api.Grant{l.grant()}
 		t.counters.Converted++
-		t.logHistory("converted", l, slog.String("session", string(o.caller.Session)),
+		t.logHistory(msgConverted.String(), l, slog.String("session", string(o.caller.Session)),
 			slog.Duration("waited", t.now.Sub(o.begun)))
 	}
 	o.reply()
-	t.idle(l)
+	l.idle()
 }
 
 // endFailed ends a conversion that failed: the lock is what it was, or lost.
 func (o *convertOp) endFailed() {
-	t, l := o.t, o.l
+	l := o.l
 	o.stage = convertDone
 	if l.mode == dlm.None {
 		o.fail(o.errorOf(api.NotHeld, l.sp.name, l.resource, o.want.Mode, "the lock was lost while it was being converted"))
@@ -274,10 +274,10 @@ func (o *convertOp) endFailed() {
 		o.reply()
 	}
 	if l.mode == dlm.None {
-		t.lose(l, "the lock manager no longer knows it")
+		l.lose("the lock manager no longer knows it")
 		return
 	}
-	t.idle(l)
+	l.idle()
 }
 
 // valueRead takes the value block that tells who is in the way or, where a crash
@@ -325,13 +325,13 @@ func (o *convertOp) withdraw() bool {
 // is done, because also the way back down writes it into the value block, where
 // it must never be smaller than what is there. In a shared mode it is the current
 // one, since others may have had the resource while the lock was weaker.
-func (t *Table) renewToken(l *lock, from dlm.Mode, ev dlm.Event) {
+func (l *lock) renewToken(from dlm.Mode, ev dlm.Event) {
 	switch {
 	case l.sp.raw, !renewsToken(from, l.mode):
 	case l.mode >= dlm.PW:
-		l.token = t.token(l.sp, l.mode, ev)
+		l.token = l.sp.t.token(l.sp, l.mode, ev)
 	case ev.HasValue:
-		l.token = max(l.token, t.token(l.sp, l.mode, ev))
+		l.token = max(l.token, l.sp.t.token(l.sp, l.mode, ev))
 	}
 }
 
@@ -345,10 +345,10 @@ func renewsToken(from, to dlm.Mode) bool {
 // old one may be smaller than what others were given since. In an exclusive mode it
 // would go into the value block when the lock is released; in a shared one storage
 // would refuse the reader.
-func (t *Table) renew(l *lock) {
+func (l *lock) renew() {
 	o := &convertOp{want: api.Want{Lockspace: l.sp.name, Resource: l.resource, Mode: l.mode}, l: l,
 		from: l.mode, recorded: l.mode, token: l.token, stage: convertReading}
-	o.call = call{t: t, op: o, name: "convert", heapIdx: -1, answered: true, seq: math.MaxUint64}
+	o.call = call{t: l.sp.t, op: o, name: "convert", heapIdx: -1, answered: true, seq: math.MaxUint64}
 	l.busy, l.state, l.wanted = &o.call, lockChanging, l.mode
-	t.readValue(l.sp, l.resource, o)
+	l.sp.t.readValue(l.sp, l.resource, o)
 }

@@ -29,22 +29,22 @@ func (t *Table) Event(id LockspaceID, ev dlm.Event) {
 	}
 	switch ev.Kind {
 	case dlm.Blocking:
-		t.blocking(l, ev.Mode)
+		l.blocking(ev.Mode)
 	case dlm.Ended:
-		t.ended(l)
+		l.ended()
 	case dlm.Completed:
 		if l.inFlight() {
-			t.completed(l, ev)
+			l.completed(ev)
 		}
 	}
 }
 
 // completed takes the end of the operation of l that was in flight.
-func (t *Table) completed(l *lock, ev dlm.Event) {
+func (l *lock) completed(ev dlm.Event) {
 	l.state = l.state.landed()
-	delete(t.retries.cancels, l)
+	delete(l.sp.t.retries.cancels, l)
 	if l.kind != clientLock {
-		t.probeEvent(l, ev)
+		l.probeEvent(ev)
 		return
 	}
 	l.busy.op.completed(l, ev)
@@ -52,30 +52,30 @@ func (t *Table) completed(l *lock, ev dlm.Event) {
 
 // endedAs ends the operation of l that is in flight as if the lock manager had said
 // so.
-func (t *Table) endedAs(l *lock, st dlm.Status) {
-	t.completed(l, dlm.Event{Kind: dlm.Completed, Cookie: l.cookie, Status: st, Mode: dlm.None})
+func (l *lock) endedAs(st dlm.Status) {
+	l.completed(dlm.Event{Kind: dlm.Completed, Cookie: l.cookie, Status: st, Mode: dlm.None})
 }
 
 // ended takes the news that somebody else removed the lock.
-func (t *Table) ended(l *lock) {
+func (l *lock) ended() {
 	switch {
 	case l.inFlight():
-		t.endedAs(l, dlm.StatusNotFound)
+		l.endedAs(dlm.StatusNotFound)
 	case l.kind != clientLock:
-		t.remove(l)
+		l.remove()
 	case l.busy != nil:
-		t.vanish(l)
+		l.vanish()
 	default:
-		t.lose(l, "another process on this node unlocked it")
+		l.lose("another process on this node unlocked it")
 	}
 }
 
 // vanish notes that a lock is gone while its call is between two operations of
 // the DLM. The call finds out at its next step.
-func (t *Table) vanish(l *lock) {
-	if _, ok := t.retries.unlocks[l]; ok {
-		delete(t.retries.unlocks, l)
-		t.endedAs(l, dlm.StatusNotFound)
+func (l *lock) vanish() {
+	if _, ok := l.sp.t.retries.unlocks[l]; ok {
+		delete(l.sp.t.retries.unlocks, l)
+		l.endedAs(dlm.StatusNotFound)
 		return
 	}
 	l.mode = dlm.None

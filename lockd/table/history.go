@@ -52,7 +52,7 @@ func (t *Table) tellsHistory() bool {
 	}
 	ok, missed := t.history.room(t.now)
 	if missed > 0 {
-		t.log(slog.LevelWarn, "the history of the locks is not complete: there were too many lines", slog.Int("lines", missed))
+		t.log(slog.LevelWarn, msgHistoryIncomplete.String(), slog.Int("lines", missed))
 	}
 	return ok
 }
@@ -90,7 +90,7 @@ func (c *call) logWait() {
 			mode = w.Mode
 		}
 	}
-	t.log(slog.LevelInfo, "waited in vain", slog.String("lockspace", c.err.Lockspace),
+	t.log(slog.LevelInfo, msgWaitedInVain.String(), slog.String("lockspace", c.err.Lockspace),
 		slog.String("resource", api.Printable(c.err.Resource)), slog.String("mode", mode.String()),
 		slog.String("owner", owner), slog.Uint64("uid", uint64(c.caller.UID)),
 		slog.String("session", string(c.caller.Session)), slog.Duration("waited", waited),

@@ -267,7 +267,8 @@ func (x *locks) unuse(uid uint32) {
 
 // remove takes l out of the table, and wakes the calls that follow what is under way
 // with it.
-func (t *Table) remove(l *lock) {
+func (l *lock) remove() {
+	t := l.sp.t
 	t.retries.drop(l)
 	if l.kind != clientLock {
 		t.locks.drop(l)
@@ -277,12 +278,12 @@ func (t *Table) remove(l *lock) {
 		}
 		return
 	}
-	t.tellGone(l)
-	t.unbind(l)
+	l.tellGone()
+	l.unbind()
 	t.locks.drop(l)
 	if c := l.busy; c != nil {
 		l.busy = nil
-		t.wakeFollowers(c)
+		t.calls.wakeFollowers(c)
 	}
 	l.sp.forget()
 }

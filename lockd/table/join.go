@@ -53,7 +53,8 @@ func (o *joinOp) start() {
 		o.reply()
 		return
 	case sp != nil && sp.state == api.SpaceLeaving:
-		o.refuse(o.errorOf(api.LockspaceInUse, o.lockspace, "", dlm.None, "the lockspace is being left; try again in a moment"))
+		o.refuse(o.errorOf(api.LockspaceInUse, o.lockspace, "", dlm.None,
+			"the lockspace is being left; try again in a moment"))
 		return
 	case t.degraded != "":
 		o.refuse(o.errorOf(api.StateWriteFailed, o.lockspace, "", dlm.None, t.degraded))
@@ -198,7 +199,8 @@ func (sp *lockspace) countOrphans() {
 		}
 		sp.orphans = len(sp.unexplained(k.Orphans))
 		if sp.orphans > 0 {
-			sp.t.log(slog.LevelWarn, "orphans that no record explains; list them, and adopt or remove each", slog.String("lockspace", sp.name), slog.Int("orphans", sp.orphans))
+			sp.t.log(slog.LevelWarn, msgOrphansFound.String(), slog.String("lockspace", sp.name),
+				slog.Int("orphans", sp.orphans))
 		}
 	}))
 }
@@ -247,7 +249,7 @@ func (sp *lockspace) shut() {
 	sp.clock = spaceClock{}
 	clear(sp.adoptions)
 	for _, l := range sp.unknown {
-		sp.t.remove(l)
+		l.remove()
 	}
 	for ck, then := range sp.others {
 		delete(sp.others, ck)
@@ -265,14 +267,15 @@ func (sp *lockspace) shut() {
 
 // unusable notes why the lockspace can't be used now.
 func (sp *lockspace) unusable(e *api.Error, retry bool) {
-	sp.t.log(slog.LevelError, "lockspace not usable", slog.String("lockspace", sp.name), slog.String("err", e.Text))
+	t := sp.t
+	t.log(slog.LevelError, msgLockspaceNotUsable.String(), slog.String("lockspace", sp.name), slog.String("err", e.Text))
 	sp.settle()
 	sp.state, sp.step, sp.err = api.SpaceFailed, spaceIdle, e
 	if retry && (sp.configured || sp.recorded != 0) {
 		sp.backoff = min(max(2*sp.backoff, retryFirst), retryMax)
-		sp.retryAt = sp.t.now.Add(sp.backoff)
+		sp.retryAt = t.now.Add(sp.backoff)
 	}
-	sp.t.do(NotifyAction{api.LockspaceChanged{LockspaceInfo: sp.info()}})
+	t.do(NotifyAction{api.LockspaceChanged{LockspaceInfo: sp.info()}})
 	told := *e
 	if !sp.retryAt.IsZero() {
 		told.Text += "; the service tries again by itself"
@@ -283,13 +286,14 @@ func (sp *lockspace) unusable(e *api.Error, retry bool) {
 
 // settle counts a lockspace whose activation has ended.
 func (sp *lockspace) settle() {
+	t := sp.t
 	if !sp.settling {
 		return
 	}
 	sp.settling = false
-	sp.t.settling--
-	if sp.t.settling == 0 {
-		sp.t.ready = true
+	t.settling--
+	if t.settling == 0 {
+		t.ready = true
 	}
 }
 
@@ -318,9 +322,10 @@ func (sp *lockspace) forget() {
 }
 
 func (sp *lockspace) erase() {
-	delete(sp.t.spaces, sp.name)
-	delete(sp.t.byID, sp.id)
-	sp.t.do(ForgetAction{sp.id})
+	t := sp.t
+	delete(t.spaces, sp.name)
+	delete(t.byID, sp.id)
+	t.do(ForgetAction{sp.id})
 }
 
 // drop is forget of a lockspace that front ends know of and were not told
@@ -348,7 +353,8 @@ func (sp *lockspace) closed() {
 
 func goneError(sp *lockspace) *api.Error {
 	if sp.recorded == state.Leaving {
-		return &api.Error{Op: "leave", Lockspace: sp.name, Kind: api.NoSuchLockspace, Text: "somebody else removed the lockspace from this node"}
+		return &api.Error{Op: "leave", Lockspace: sp.name, Kind: api.NoSuchLockspace,
+			Text: "somebody else removed the lockspace from this node"}
 	}
 	return &api.Error{Op: "join", Lockspace: sp.name, Kind: api.NoSuchLockspace,
 		Text: "somebody else removed the lockspace from this node; it is joined again in a moment"}
@@ -357,8 +363,9 @@ func goneError(sp *lockspace) *api.Error {
 // closeLocks ends every lock of a lockspace that is gone. What is under way
 // ends as if the DLM had said so.
 func (sp *lockspace) closeLocks(why string) {
+	t := sp.t
 	var in []*lock
-	for _, l := range sp.t.locks.byRef {
+	for _, l := range t.locks.byRef {
 		if l.sp == sp {
 			in = append(in, l)
 		}
@@ -367,18 +374,18 @@ func (sp *lockspace) closeLocks(why string) {
 	var idle []*lock
 	for _, l := range in {
 		switch {
-		case sp.t.locks.byRef[l.ref] != l: // its call has ended with another of its locks
+		case t.locks.byRef[l.ref] != l: // its call has ended with another of its locks
 		case l.inFlight():
-			sp.t.endedAs(l, dlm.StatusGone)
+			l.endedAs(dlm.StatusGone)
 		case l.busy != nil:
-			sp.t.vanish(l)
+			l.vanish()
 		case l.kind != clientLock:
-			sp.t.remove(l)
+			l.remove()
 		default:
 			idle = append(idle, l)
 		}
 	}
-	sp.t.voidEach(idle, why)
+	t.voidEach(idle, why)
 }
 
 // spaceError turns an engine's error about a whole lockspace into ours.
@@ -420,7 +427,7 @@ func (t *Table) SetHealth(name string, h dlm.Health, ok bool) {
 		return
 	}
 	if sp.stopped() {
-		t.log(slog.LevelWarn, "lockspace stopped", slog.String("lockspace", sp.name), slog.String("err", h.Reason))
+		t.log(slog.LevelWarn, msgLockspaceStopped.String(), slog.String("lockspace", sp.name), slog.String("err", h.Reason))
 	}
 	t.do(NotifyAction{api.LockspaceChanged{LockspaceInfo: sp.info()}})
 }

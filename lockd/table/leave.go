@@ -121,13 +121,15 @@ func (sp *lockspace) leaveUnopened() {
 // join the lockspace again, and call every lock lost that was in it.
 func (sp *lockspace) stayUnwritten(was state.SpacePhase, err error) {
 	sp.recorded = was
-	sp.stay((&call{name: "leave"}).writeError(sp.name, "", "the lockspace was not left, because that can't be recorded: ", err))
+	sp.stay((&call{name: "leave"}).writeError(sp.name, "",
+		"the lockspace was not left, because that can't be recorded: ", err))
 }
 
 // forgetForeign answers the leave of a lockspace that is not ours: it is not ours
 // to leave.
 func (o *leaveOp) forgetForeign(sp *lockspace) {
-	o.t.log(slog.LevelInfo, "the lockspace is not the service's, so it is forgotten and left as it is", slog.String("lockspace", sp.name))
+	o.t.log(slog.LevelInfo, "the lockspace is not the service's, so it is forgotten and left as it is",
+		slog.String("lockspace", sp.name))
 	sp.configured, sp.retryAt = false, time.Time{}
 	o.t.do(NotifyAction{api.LockspaceChanged{LockspaceInfo: sp.info(), Gone: true}})
 	sp.forget()
@@ -167,15 +169,18 @@ func (sp *lockspace) cantLeave(k Looked) *api.Error {
 func inUse(lockspace string, users []dlm.User, err error) *api.Error {
 	e := &api.Error{Op: "leave", Lockspace: lockspace, Kind: api.LockspaceInUse, Err: err}
 	if len(users) > 0 {
-		e.Text = "the lockspace was not left, because that would end locks of others: " + usersText(users) + "; stop what uses it first"
+		e.Text = "the lockspace was not left, because that would end locks of others: " + usersText(users) + "; stop " +
+			"what uses it first"
 		return e
 	}
-	e.Text = fmt.Sprintf("the lockspace was not left, because the service can't tell whether another process uses it: %v", err)
+	e.Text = fmt.Sprintf("the lockspace was not left, because the service can't tell whether another process uses "+
+		"it: %v", err)
 	return e
 }
 
 // stay ends a leave that is refused: the lockspace is again what it was.
 func (sp *lockspace) stay(e *api.Error) {
+	t := sp.t
 	begun := sp.recorded == state.Leaving
 	from := sp.from
 	sp.configured = sp.configured || sp.wasConfigured
@@ -190,15 +195,15 @@ func (sp *lockspace) stay(e *api.Error) {
 		c.reply()
 	}
 	if begun {
-		sp.t.log(slog.LevelWarn, "leaving the lockspace was abandoned; it stays joined", slog.String("lockspace", sp.name), slog.String("err", e.Text))
+		t.log(slog.LevelWarn, msgLeaveAbandoned.String(), slog.String("lockspace", sp.name), slog.String("err", e.Text))
 		sp.recorded = state.Joined
-		sp.t.append(true, []state.Change{sp.record()}, nil)
+		t.append(true, []state.Change{sp.record()}, nil)
 	}
 	switch from {
 	case api.SpaceReady:
 		sp.state, sp.step = api.SpaceReady, spaceIdle
 		if begun {
-			sp.t.do(NotifyAction{api.LockspaceChanged{LockspaceInfo: sp.info()}})
+			t.do(NotifyAction{api.LockspaceChanged{LockspaceInfo: sp.info()}})
 		}
 		sp.answer(nil)
 		sp.finishEnded()
@@ -207,7 +212,7 @@ func (sp *lockspace) stay(e *api.Error) {
 		}
 	case api.SpaceFailed: // some records could not be adopted
 		sp.state, sp.step = api.SpaceFailed, spaceIdle
-		sp.retryAt = sp.t.now.Add(sp.backoff)
+		sp.retryAt = t.now.Add(sp.backoff)
 	default:
 		sp.state = api.SpaceJoining
 		if sp.anchor.id == 0 {
@@ -287,7 +292,8 @@ func (sp *lockspace) left(why string) {
 		sp.settle()
 		sp.t.do(NotifyAction{api.LockspaceChanged{LockspaceInfo: sp.info(), Gone: true}})
 		sp.answer(nil)
-		sp.state, sp.err = api.SpaceFailed, &api.Error{Op: "leave", Lockspace: sp.name, Kind: api.NoSuchLockspace, Text: "the lockspace was left"}
+		sp.state, sp.err = api.SpaceFailed, &api.Error{Op: "leave", Lockspace: sp.name, Kind: api.NoSuchLockspace,
+			Text: "the lockspace was left"}
 		sp.forget()
 	})
 }

@@ -2,6 +2,7 @@ package table
 
 import (
 	"context"
+	"io/fs"
 	"slices"
 	"syscall"
 	"testing"
@@ -249,6 +250,25 @@ func TestDiedBeforeTheAnchor(t *testing.T) {
 	s.agree()
 }
 
+// Without debugfs nothing shows what is in a lockspace. One that was being made when the
+// service died is not taken for ours then: somebody else may have made it since.
+func TestDiedBeforeTheAnchorAndCantSee(t *testing.T) {
+	s, _ := simWith(t)
+	s.join(root, "vms")
+	for len(s.memberOf()) == 0 {
+		require.True(t, s.deliver() || s.write() || s.toil(0))
+	}
+	s.blind = fs.ErrNotExist // there is no debugfs; who has the device open is seen
+	s.spaces = []string{"vms"}
+	s.restart()
+	require.Equal(t, api.SpaceFailed, s.tab.spaces["vms"].state)
+	require.Len(t, s.journal.Contents("").Spaces, 1, "the record stays")
+	s.blind = nil
+	s.pass(retryMax)
+	require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
+	s.agree()
+}
+
 // A join that was refused because there is no cluster is not done later behind the
 // caller's back, and leaves no record by which somebody else's lockspace would be
 // taken for ours. What the configuration names is joined as soon as it can be.
@@ -399,7 +419,8 @@ func TestAdoptOrphan(t *testing.T) {
 	s, _ := simWith(t, "vms")
 	o, sel := vm("vm1")
 	o.Label = "disk.img"
-	want := []api.Want{wantOf("vms", "x", dlm.EX), wantOf("vms", "y", dlm.PR), wantOf("vms", "z", dlm.PW), wantOf("vms", "zz", dlm.PR)}
+	want := []api.Want{wantOf("vms", "x", dlm.EX), wantOf("vms", "y", dlm.PR), wantOf("vms", "z", dlm.PW),
+		wantOf("vms", "zz", dlm.PR)}
 	c := s.acquire(root, o, want...)
 	require.NoError(t, s.done(c))
 	g := c.grants
@@ -416,17 +437,20 @@ func TestAdoptOrphan(t *testing.T) {
 
 	require.ErrorIs(t, s.done(s.adopt(root, "vms", 99, api.AdoptOptions{})), api.NotHeld)
 	require.ErrorIs(t, s.done(s.adopt(root, "vms", g[0].LockID, api.AdoptOptions{Resource: "y"})), api.InvalidArgs)
-	require.ErrorIs(t, s.done(s.adopt(root, "vms", g[0].LockID, api.AdoptOptions{Mode: dlm.PR, HasMode: true})), api.InvalidArgs)
+	require.ErrorIs(t, s.done(s.adopt(root, "vms", g[0].LockID, api.AdoptOptions{Mode: dlm.PR, HasMode: true})),
+		api.InvalidArgs)
 	s.now = s.now.Add(1 << 20)
 	for _, want := range g[:3] {
-		a := s.adopt(root, "vms", want.LockID, api.AdoptOptions{Owner: "vm1", HasOwner: true, Label: "disk.img", Resource: want.Resource})
+		a := s.adopt(root, "vms", want.LockID, api.AdoptOptions{Owner: "vm1", HasOwner: true, Label: "disk.img",
+			Resource: want.Resource})
 		require.NoError(t, s.done(a))
 		require.Equal(t, want.LockID, a.grants[0].LockID)
 		if want.Resource != "y" {
 			require.Equal(t, want.Token, a.grants[0].Token, want.Resource)
 		}
 	}
-	require.ErrorIs(t, s.done(s.adopt(root, "vms", g[0].LockID, api.AdoptOptions{})), api.NotHeld, "it is no orphan any more")
+	require.ErrorIs(t, s.done(s.adopt(root, "vms", g[0].LockID, api.AdoptOptions{})), api.NotHeld,
+		"it is no orphan any more")
 	s.agree("x", "y", "z")
 	s.restart()
 	s.agree("x", "y", "z")

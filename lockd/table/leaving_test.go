@@ -107,12 +107,14 @@ func TestLeaveMeetsAdoption(t *testing.T) {
 func TestOverdueIsSaidOnce(t *testing.T) {
 	alice := user(7, ":1.7")
 	s, _ := simWith(t, "vms")
-	require.NoError(t, s.done(s.acquire(alice, api.AcquireOptions{Lifetime: state.Connection}, wantOf("vms", "x", dlm.EX))))
+	require.NoError(t, s.done(s.acquire(alice, api.AcquireOptions{Lifetime: state.Connection},
+		wantOf("vms", "x", dlm.EX))))
 	s.journal.SetFail(syscall.EIO)
 	s.turn(func() { s.tab.SessionGone(alice.Session) })
 	s.pass(10 * retryInterval)
 	require.Equal(t, 1, s.tab.locks.count())
-	require.Equal(t, 1, s.said["the lifetime of the lock is over, but its release can't be recorded; it is held until it can"])
+	require.Equal(t, 1,
+		s.said["the lifetime of the lock is over, but its release can't be recorded; it is held until it can"])
 	s.journal.SetFail(0)
 	s.pass(retryInterval)
 	require.Zero(t, s.tab.locks.count())

@@ -50,7 +50,8 @@ type bindKey struct {
 }
 
 // bind hangs l on its session or process, as its lifetime says.
-func (t *Table) bind(l *lock, proc process.ID) {
+func (l *lock) bind(proc process.ID) {
+	t := l.sp.t
 	k := bindKey{}
 	switch l.lifetime {
 	case state.Connection:
@@ -72,7 +73,8 @@ func (t *Table) bind(l *lock, proc process.ID) {
 	l.bound = b
 }
 
-func (t *Table) unbind(l *lock) {
+func (l *lock) unbind() {
+	t := l.sp.t
 	b := l.bound
 	if b == nil {
 		return
@@ -111,7 +113,7 @@ func (t *Table) endBinding(k bindKey, why string) {
 			l.busy.stopWaiting(l.busy.errorOf(api.Canceled, l.sp.name, l.resource, l.wanted, why))
 		case l.sp.state != api.SpaceReady:
 		case l.busy != nil:
-			t.endOf(l).follow(l.busy, l)
+			l.endOf().follow(l.busy, l)
 		default:
 			idle = append(idle, l)
 		}
@@ -160,7 +162,7 @@ func (t *Table) ProcessState(proc process.ID, state process.State, err error) {
 		t.isUnknown(b, err)
 	case b.unknown != "":
 		known()
-		t.log(slog.LevelInfo, "the process that locks are tied to is alive",
+		t.log(slog.LevelInfo, msgProcessAlive.String(),
 			slog.Uint64("pid", uint64(b.proc.PID)), slog.Int("locks", len(b.locks)))
 	}
 }
@@ -175,7 +177,7 @@ const (
 func (t *Table) isUnknown(b *binding, err error) {
 	x := &t.lifetimes
 	if b.unknown == "" {
-		t.log(slog.LevelError, "can't tell whether a process that locks are tied to is alive; its locks are kept",
+		t.log(slog.LevelError, msgProcessUnknown.String(),
 			slog.Uint64("pid", uint64(b.proc.PID)), slog.Int("locks", len(b.locks)), slog.String("err", err.Error()))
 	}
 	b.unknown = err.Error() + process.Advice(err)

@@ -164,19 +164,19 @@ func (l *lock) noteMode(ev dlm.Event) {
 
 // idle ends the operation of l: it is held, and the calls that follow the one under
 // way look again.
-func (t *Table) idle(l *lock) {
+func (l *lock) idle() {
 	c := l.busy
 	l.busy, l.wanted, l.state = nil, dlm.None, lockHeld
 	if !l.sp.open {
 		l.state = lockRecorded // its handle has gone meanwhile
 	}
-	t.tell(l)
+	l.tell()
 	if m := l.blocked; m != dlm.None {
 		l.blocked = dlm.None
 		l.sp.tellBlocking(l, m)
 	}
 	if c != nil {
-		t.wakeFollowers(c)
+		l.sp.t.calls.wakeFollowers(c)
 	}
 }
 

@@ -44,7 +44,8 @@ func (c *call) checkOnLost(o *api.OnLost) *api.Error {
 			"see uids and group of [on-lost.%s] in /etc/dlmlockd.toml", c.caller.UID, o.Helper, o.Helper)
 	case len(o.Data) > c.t.conf.Limits.LabelBytes:
 		return bad(api.LimitExceeded, api.ArgOnLostData,
-			"the data for the helper have %d bytes, at most %d are allowed (limits.label-bytes)", len(o.Data), c.t.conf.Limits.LabelBytes)
+			"the data for the helper have %d bytes, at most %d are allowed "+
+				"(limits.label-bytes)", len(o.Data), c.t.conf.Limits.LabelBytes)
 	case !utf8.ValidString(o.Data) || strings.ContainsRune(o.Data, 0):
 		return bad(api.InvalidArgs, api.ArgOnLostData, "the data for the helper must be UTF-8 without zero bytes")
 	}
@@ -52,7 +53,7 @@ func (c *call) checkOnLost(o *api.OnLost) *api.Error {
 }
 
 // lostChange is what is written down of a lock that is lost.
-func (t *Table) lostChange(l *lock, why string) state.Change {
+func (l *lock) lostChange(why string) state.Change {
 	if l.onLost == nil {
 		return state.Mark{ID: uint64(l.ref), Phase: state.Gone}
 	}
@@ -65,9 +66,9 @@ func (t *Table) lostChange(l *lock, why string) state.Change {
 }
 
 // runLost has the helper of a lost lock run, if it names one.
-func (t *Table) runLost(l *lock, lost api.Lost) {
+func (l *lock) runLost(lost api.Lost) {
 	if l.onLost != nil {
-		t.startRun(api.LostRun{Lost: lost, Helper: l.onLost.Helper, Data: l.onLost.Data, PIDStart: l.procStart()})
+		l.sp.t.startRun(api.LostRun{Lost: lost, Helper: l.onLost.Helper, Data: l.onLost.Data, PIDStart: l.procStart()})
 	}
 }
 
@@ -96,7 +97,8 @@ func (t *Table) loseAgain(r state.Lock, recorded bool) {
 		State: api.Held, Token: r.Token, Owner: r.Owner, HasOwner: r.HasOwner, Label: r.Label, Lifetime: r.Lifetime,
 		UID: r.UID, PID: r.PID, Session: api.RecordedSession(r.Sender, r.BusID), Since: r.Since, OnLost: r.OnLost,
 	}}
-	t.log(slog.LevelWarn, "the service ended before the helper of a lost lock did, it is run again", slog.String("lockspace", r.Lockspace),
+	t.log(slog.LevelWarn, "the service ended before the helper of a lost lock did, it is run again",
+		slog.String("lockspace", r.Lockspace),
 		slog.String("resource", api.Printable(r.Resource)), slog.String("owner", r.Owner), slog.String("on-lost", r.OnLost))
 	t.tellLost(lost)
 	t.startRun(api.LostRun{Lost: lost, Helper: r.OnLost, Data: r.OnLostData, PIDStart: r.PIDStart})
@@ -138,7 +140,7 @@ func (t *Table) Lost(f api.Filter) []api.Lost {
 }
 
 // lose ends a lock that is not there any more, and tells front ends.
-func (t *Table) lose(l *lock, why string) { t.loseAll([]*lock{l}, why) }
+func (l *lock) lose(why string) { l.sp.t.loseAll([]*lock{l}, why) }
 
 func (t *Table) loseAll(in []*lock, why string) {
 	if len(in) == 0 {
@@ -146,14 +148,14 @@ func (t *Table) loseAll(in []*lock, why string) {
 	}
 	changes := make([]state.Change, len(in))
 	for i, l := range in {
-		changes[i] = t.lostChange(l, why)
+		changes[i] = l.lostChange(why)
 	}
 	t.append(true, changes, nil)
 	for _, l := range in {
 		lost := api.Lost{LockInfo: l.info(), Reason: why, At: t.now}
-		t.logLock(slog.LevelError, "lock lost", l, slog.String("err", why))
+		t.logLock(slog.LevelError, msgLockLost.String(), l, slog.String("err", why))
 		t.tellLost(lost)
-		t.runLost(l, lost)
-		t.remove(l)
+		l.runLost(lost)
+		l.remove()
 	}
 }

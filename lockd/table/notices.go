@@ -16,7 +16,8 @@ func (t *Table) Snapshot(limit int) ([]api.LockspaceInfo, []api.LockInfo) {
 }
 
 // tell notes that l has another state. Held for the first time, it is new.
-func (t *Table) tell(l *lock) {
+func (l *lock) tell() {
+	t := l.sp.t
 	switch {
 	case !l.told && l.public() == api.Held:
 		l.told = true
@@ -30,9 +31,9 @@ func (t *Table) tell(l *lock) {
 }
 
 // tellGone says that l, which is about to be removed, is gone.
-func (t *Table) tellGone(l *lock) {
-	if l.told && t.watched {
-		t.do(NotifyAction{api.LockRemoved{LockInfo: l.info()}})
+func (l *lock) tellGone() {
+	if l.told && l.sp.t.watched {
+		l.sp.t.do(NotifyAction{api.LockRemoved{LockInfo: l.info()}})
 	}
 }
 

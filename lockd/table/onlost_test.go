@@ -25,8 +25,12 @@ func TestHelpersAreForThoseNamed(t *testing.T) {
 	require.Equal(t, api.AccessDenied, ask(api.Caller{UID: 7}, "root", "").Kind)
 	require.Equal(t, api.AccessDenied, ask(api.Caller{UID: 7}, "group", "").Kind)
 	require.Equal(t, api.AccessDenied, ask(grouped, "uids", "").Kind)
-	require.EqualError(t, ask(grouped, "uids", ""), `acquire: uid 8 may not use the helper "uids"; see uids and group of [on-lost.uids] in /etc/dlmlockd.toml`)
-	require.EqualError(t, ask(api.Caller{}, "/bin/sh", ""), `acquire: on-lost: no helper "/bin/sh" is configured here; an administrator can add [on-lost.NAME] to /etc/dlmlockd.toml`)
+	require.EqualError(t, ask(grouped, "uids", ""),
+		`acquire: uid 8 may not use the helper "uids"; see uids and group of [on-lost.uids] in /etc/dlmlockd.toml`)
+	require.EqualError(t, ask(api.Caller{}, "/bin/sh", ""),
+
+		`acquire: on-lost: no helper "/bin/sh" is configured here; `+
+			`an administrator can add [on-lost.NAME] to /etc/dlmlockd.toml`)
 	require.Equal(t, api.LimitExceeded, ask(api.Caller{}, "root", string(make([]byte, 1025))).Kind)
 	require.Equal(t, api.InvalidArgs, ask(api.Caller{}, "root", "a\x00").Kind)
 	require.Equal(t, api.InvalidArgs, ask(api.Caller{}, "root", "\xff").Kind)

@@ -125,9 +125,11 @@ func TestOneCallerInOrder(t *testing.T) {
 		var want []outcome
 		draw := func() (string, api.AcquireOptions, api.Selector, api.Want) {
 			owner := rapid.SampledFrom([]string{"", "vm1", "vm2"}).Draw(rt, "owner")
-			w := wantOf(rapid.SampledFrom([]string{"a", "b"}).Draw(rt, "space"), rapid.SampledFrom([]string{"x", "y"}).Draw(rt, "resource"),
+			w := wantOf(rapid.SampledFrom([]string{"a", "b"}).Draw(rt, "space"),
+				rapid.SampledFrom([]string{"x", "y"}).Draw(rt, "resource"),
 				rapid.SampledFrom([]dlm.Mode{dlm.NL, dlm.CR}).Draw(rt, "mode")) // nothing is in the way of each other
-			return owner, api.AcquireOptions{Owner: owner, HasOwner: owner != ""}, api.Selector{Owner: owner, HasOwner: owner != ""}, w
+			return owner, api.AcquireOptions{Owner: owner, HasOwner: owner != ""}, api.Selector{Owner: owner,
+				HasOwner: owner != ""}, w
 		}
 		rt.Repeat(map[string]func(*rapid.T){
 			"acquire": func(rt *rapid.T) {

@@ -28,28 +28,30 @@ func (t *Table) readValue(sp *lockspace, resource string, to valueReader) {
 		kind: valueProbe, state: lockLocking}
 	t.locks.add(l)
 	t.probes[l] = to
-	t.do(LockAction{Lockspace: sp.id, Cookie: l.cookie, Resource: resource, Mode: dlm.NL, Flags: dlm.Expedite | dlm.ValueBlock})
+	t.do(LockAction{Lockspace: sp.id, Cookie: l.cookie, Resource: resource, Mode: dlm.NL,
+		Flags: dlm.Expedite | dlm.ValueBlock})
 }
 
 // probeEvent takes the end of the operation of one of the table's own locks.
-func (t *Table) probeEvent(l *lock, ev dlm.Event) {
+func (l *lock) probeEvent(ev dlm.Event) {
+	t := l.sp.t
 	to := t.probes[l]
 	switch {
 	case to == nil && unlocked(ev.Status):
-		t.remove(l)
+		l.remove()
 		return
 	case to == nil:
-		t.unlockLater(l, ev.Status)
+		l.unlockLater(ev.Status)
 		return
 	case l.kind == unknownOrphan: // the unlock that a Purge asked for
 		if l.state = lockHeld; unlocked(ev.Status) {
-			t.remove(l)
+			l.remove()
 		}
 	case ev.Status.OK():
 		l.mode, l.lockid, l.state = dlm.NL, ev.LockID, lockUnlocking
 		t.do(UnlockAction{Lockspace: l.sp.id, Cookie: l.cookie})
 	default:
-		t.remove(l)
+		l.remove()
 	}
 	delete(t.probes, l)
 	to.valueRead(ev)

@@ -54,7 +54,8 @@ var (
 )
 
 func newChaos(rt *rapid.T) *chaos {
-	c := &chaos{rt: rt, cluster: local.NewCluster("c"), other: map[string]dlm.Lockspace{}, theirs: map[dlm.Cookie]dlm.Mode{},
+	c := &chaos{rt: rt, cluster: local.NewCluster("c"), other: map[string]dlm.Lockspace{},
+		theirs: map[dlm.Cookie]dlm.Mode{},
 		strays: map[string]int{}, halted: map[string]bool{}, owed: map[api.Ref]*promise{}, excused: map[api.Ref]bool{}}
 	c.sim = newSim(rt, c.cluster.AddNode(1), chaosSpaces...)
 	c.limits.LocksPerUID, c.limits.WaitingPerUID = 8, 3
@@ -118,7 +119,8 @@ func (p *promise) meant(o Operation) bool {
 
 func (c *chaos) lost(l api.Lost) {
 	p := c.owed[l.Ref]
-	require.True(c.rt, p != nil || c.excused[l.Ref], "lock %d was called lost, and nobody was told that he has it: %s", l.Ref, l.Reason)
+	require.True(c.rt, p != nil || c.excused[l.Ref],
+		"lock %d was called lost, and nobody was told that he has it: %s", l.Ref, l.Reason)
 	delete(c.owed, l.Ref)
 }
 
@@ -132,7 +134,8 @@ func (c *chaos) drop(match func(*promise) bool) {
 }
 
 func (c *chaos) want() api.Want {
-	return wantOf(rapid.SampledFrom(chaosSpaces).Draw(c.rt, "space"), rapid.SampledFrom(chaosResources).Draw(c.rt, "resource"),
+	return wantOf(rapid.SampledFrom(chaosSpaces).Draw(c.rt, "space"),
+		rapid.SampledFrom(chaosResources).Draw(c.rt, "resource"),
 		rapid.SampledFrom(dlm.Modes[:]).Draw(c.rt, "mode"))
 }
 
@@ -390,9 +393,10 @@ func TestChaos(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		c := newChaos(rt)
 		rt.Repeat(map[string]func(*rapid.T){
-			"acquire": c.doAcquire, "acquire2": c.doAcquire, "convert": c.doConvert, "release": c.doRelease, "releaseOwner": c.doReleaseOwner,
-			"releaseMany": c.doReleaseMany,
-			"space":       c.doSpace, "contend": c.doContend, "foreign": c.doForeign, "halt": c.doHalt, "break": c.doBreak,
+			"acquire": c.doAcquire, "acquire2": c.doAcquire, "convert": c.doConvert, "release": c.doRelease,
+			"releaseOwner": c.doReleaseOwner,
+			"releaseMany":  c.doReleaseMany,
+			"space":        c.doSpace, "contend": c.doContend, "foreign": c.doForeign, "halt": c.doHalt, "break": c.doBreak,
 			"request": c.doRequest, "cancel": c.doCancel, "remove": c.doRemove, "stray": c.doStray, "purge": c.doPurge,
 			"kill": c.doKill, "stop": c.doStop, "steps": c.doSteps, "steps2": c.doSteps, "steps3": c.doSteps,
 			"gone": c.doGone,
@@ -471,7 +475,8 @@ func (c *chaos) compare() {
 		_, purges := sc.what.(Purge)
 		undone, acquires := sc.op.(*acquireOp) // its marks can't be taken back yet, so no answer would be true
 		unmarking := acquires && undone.stage == acquireUnmarking
-		waits := sc.wait > 0 || unmarking || sc.place.follows != nil || joins || leaves || purges || c.broken || c.halted["a"] || c.halted["b"]
+		waits := sc.wait > 0 || unmarking || sc.place.follows != nil || joins || leaves || purges || c.broken ||
+			c.halted["a"] || c.halted["b"]
 		require.True(c.rt, waits || sc.answers == 1, "%s waits, and was not to", sc.name)
 		require.False(c.rt, sc.answers == 0 && sc.heapIdx >= 0 && sc.deadline.Before(c.now), "%s is late", sc.name)
 	}

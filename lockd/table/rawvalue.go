@@ -16,8 +16,9 @@ func (c *call) checkValue(value *dlm.Value, w api.Want, mode dlm.Mode) *api.Erro
 	case value == nil:
 		return nil
 	case !sp.raw:
-		return c.errorOf(api.InvalidArgs, w.Lockspace, w.Resource, w.Mode, "the value blocks of this lockspace hold fencing tokens; "+
-			"to have the raw value, name the lockspace under raw-value-lockspaces in /etc/dlmlockd.toml, on every node")
+		return c.errorOf(api.InvalidArgs, w.Lockspace, w.Resource, w.Mode,
+			"the value blocks of this lockspace hold fencing tokens; "+
+				"to have the raw value, name the lockspace under raw-value-lockspaces in /etc/dlmlockd.toml, on every node")
 	case mode < dlm.PW:
 		return c.errorOf(api.InvalidArgs, w.Lockspace, w.Resource, w.Mode, "a value can be written in mode PW or EX only")
 	}
@@ -25,10 +26,10 @@ func (c *call) checkValue(value *dlm.Value, w api.Want, mode dlm.Mode) *api.Erro
 }
 
 // holder is what the value block says while l is held in mode.
-func (t *Table) holder(l *lock, mode dlm.Mode) api.Holder {
+func (l *lock) holder(mode dlm.Mode) api.Holder {
 	h := api.Holder{Mode: dlm.None, Token: l.token}
 	if mode >= dlm.PW {
-		h.Mode, h.Node, h.Owner, h.Who = mode, t.conf.Node.ID, api.OwnerHash(l.uid, l.owner), l.label
+		h.Mode, h.Node, h.Owner, h.Who = mode, l.sp.t.conf.Node.ID, api.OwnerHash(l.uid, l.owner), l.label
 		if h.Who == "" {
 			h.Who = l.owner
 		}
@@ -45,7 +46,7 @@ func (t *Table) holder(l *lock, mode dlm.Mode) api.Holder {
 // (recover_lvb in fs/dlm/recover.c).
 func (t *Table) publishing(c *call, value *dlm.Value, l *lock, to dlm.Mode) (dlm.Flags, *dlm.Value) {
 	if !l.sp.raw {
-		v := t.holder(l, to).Encode()
+		v := l.holder(to).Encode()
 		return dlm.ValueBlock, &v
 	}
 	if dlm.TransferOf(l.mode, to) != dlm.Writes {
@@ -78,20 +79,22 @@ func (l *lock) noteValue(ev dlm.Event) {
 func (o *acquireOp) rewrite() {
 	l := o.locks[0]
 	if l.busy != nil {
-		o.fail(o.errorOf(api.NotHeld, l.sp.name, l.resource, o.want[0].Mode, "another call was made for the lock meanwhile; ask again"))
+		o.fail(o.errorOf(api.NotHeld, l.sp.name, l.resource, o.want[0].Mode,
+			"another call was made for the lock meanwhile; ask again"))
 		o.stage = acquireDone
 		o.reply()
 		return
 	}
 	o.stage = acquireRewriting
 	l.busy, l.state, l.value = &o.call, lockConverting, o.opts.Value
-	o.t.do(ConvertAction{Lockspace: l.sp.id, Cookie: l.cookie, Mode: l.mode, Flags: dlm.Persistent | dlm.ValueBlock, Value: l.value})
+	o.t.do(ConvertAction{Lockspace: l.sp.id, Cookie: l.cookie, Mode: l.mode,
+		Flags: dlm.Persistent | dlm.ValueBlock, Value: l.value})
 }
 
 func (o *acquireOp) rewritten(l *lock, ev dlm.Event) {
 	if ev.Status.OK() {
 		o.granted()
-		o.t.idle(l)
+		l.idle()
 		return
 	}
 	l.noteMode(ev)
@@ -99,8 +102,8 @@ func (o *acquireOp) rewritten(l *lock, ev dlm.Event) {
 	o.stage = acquireDone
 	o.reply()
 	if l.mode == dlm.None {
-		o.t.lose(l, "the lock manager no longer knows it")
+		l.lose("the lock manager no longer knows it")
 		return
 	}
-	o.t.idle(l)
+	l.idle()
 }

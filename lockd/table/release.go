@@ -83,11 +83,11 @@ func (o *releaseOp) release(locks []*lock) {
 	}
 	o.stage = releaseMarking
 	if o.id != 0 {
-		t.enterLines(&o.call, keysOf(locks), false)
+		t.calls.enterLines(&o.call, keysOf(locks), false)
 	}
 	for _, l := range locks {
 		l.busy, l.state = &o.call, lockReleasing
-		t.tell(l)
+		l.tell()
 		if l.phase == state.Held {
 			o.marked = append(o.marked, l)
 		}
@@ -127,17 +127,18 @@ func (o *releaseOp) keep(err error) {
 	o.reply()
 	for _, l := range o.locks {
 		if l.mode == dlm.None { // meanwhile
-			t.lose(l, "it was removed by somebody else before it could be released")
+			l.lose("it was removed by somebody else before it could be released")
 			continue
 		}
 		if o.lifetimeOver && l.bound != nil && l.bound.dead {
 			if !o.again {
-				t.logLock(slog.LevelError, "the lifetime of the lock is over, but its release can't be recorded; it is held until it can",
+				t.logLock(slog.LevelError,
+					"the lifetime of the lock is over, but its release can't be recorded; it is held until it can",
 					l, slog.String("err", err.Error()))
 			}
 			t.retries.overdue[l] = struct{}{}
 		}
-		t.idle(l)
+		l.idle()
 	}
 }
 
@@ -151,7 +152,7 @@ func (o *releaseOp) unlock() {
 	}
 	for _, l := range o.locks {
 		if l.mode != dlm.None {
-			o.t.unlock(l)
+			l.unlock()
 		}
 	}
 	if o.pending == 0 {
@@ -165,7 +166,7 @@ func (o *releaseOp) completed(l *lock, ev dlm.Event) {
 	case unlocked(ev.Status):
 		l.mode = dlm.None
 	case o.answered || o.id == 0:
-		o.t.unlockLater(l, ev.Status)
+		l.unlockLater(ev.Status)
 		return
 	default:
 		o.fail(o.statusError(l, dlm.None, ev.Status))
@@ -197,7 +198,7 @@ func (o *releaseOp) end(err error) {
 		if l.mode == dlm.None {
 			o.count++
 			t.counters.Released++
-			t.logHistory("released", l, slog.String("session", string(o.caller.Session)))
+			t.logHistory(msgReleased.String(), l, slog.String("session", string(o.caller.Session)))
 		}
 	}
 	o.reply()
@@ -205,12 +206,12 @@ func (o *releaseOp) end(err error) {
 	for _, l := range o.locks {
 		switch {
 		case l.mode == dlm.None:
-			t.remove(l)
+			l.remove()
 		case err != nil:
 			left = append(left, l)
 		default:
 			l.phase = state.Held
-			t.idle(l)
+			l.idle()
 		}
 	}
 	o.unlockAgain(left)
@@ -248,14 +249,14 @@ func (o *releaseOp) waitsFor() obstacle {
 
 // unlock asks the lock manager to end l. What is in the state file may have put our
 // name into the value block, so that is taken out.
-func (t *Table) unlock(l *lock) {
+func (l *lock) unlock() {
 	l.state = lockUnlocking
 	var value *dlm.Value
 	if l.mode >= dlm.PW && l.phase != 0 && !l.sp.raw {
-		v := t.holder(l, dlm.None).Encode()
+		v := l.holder(dlm.None).Encode()
 		value = &v
 	}
-	t.do(UnlockAction{Lockspace: l.sp.id, Cookie: l.cookie, Value: value})
+	l.sp.t.do(UnlockAction{Lockspace: l.sp.id, Cookie: l.cookie, Value: value})
 }
 
 // releaseAll releases locks for the table itself, in one call.
@@ -271,9 +272,9 @@ func (t *Table) releaseAll(in []*lock, o releaseOp) {
 
 // endOf is a release of exactly l, whose lifetime is over, for when nothing is
 // under way with it any more.
-func (t *Table) endOf(l *lock) *call {
+func (l *lock) endOf() *call {
 	o := &releaseOp{lifetimeOver: true, means: oneLock{l.sp.name, l.resource, api.Selector{Ref: l.ref}}}
-	o.call = call{t: t, op: o, name: "release", heapIdx: -1, seq: 1<<64 - 1,
+	o.call = call{t: l.sp.t, op: o, name: "release", heapIdx: -1, seq: 1<<64 - 1,
 		caller: api.Caller{UID: l.uid, Privileged: true}}
 	return &o.call
 }

@@ -12,7 +12,8 @@ func (t *Table) CancelRequest(who api.Caller, ref api.Ref) error {
 		return &api.Error{Op: "cancel", Kind: api.NotHeld, Text: "the request does not wait any more"}
 	}
 	if c.caller.UID != who.UID && !who.Privileged {
-		return &api.Error{Op: "cancel", Kind: api.AccessDenied, Lockspace: c.want[0].Lockspace, Resource: c.want[0].Resource, Mode: c.want[0].Mode,
+		return &api.Error{Op: "cancel", Kind: api.AccessDenied, Lockspace: c.want[0].Lockspace,
+			Resource: c.want[0].Resource, Mode: c.want[0].Mode,
 			Text: "the request belongs to another user"}
 	}
 	w := c.want[0]

@@ -54,7 +54,7 @@ func (t *Table) retry() {
 	}
 	for _, l := range slices.SortedFunc(maps.Keys(r.unlocks), byRef) {
 		delete(r.unlocks, l)
-		t.unlock(l)
+		l.unlock()
 	}
 }
 
@@ -81,7 +81,7 @@ func (t *Table) writeAgain() {
 
 // unlockLater has an unlock that failed tried again, for as long as it takes:
 // nobody else knows of the lock, or its holder was told that it is released.
-func (t *Table) unlockLater(l *lock, st dlm.Status) {
-	t.logLock(slog.LevelError, "unlock failed, it is tried again", l, slog.String("err", st.String()))
-	t.retries.unlocks[l] = struct{}{}
+func (l *lock) unlockLater(st dlm.Status) {
+	l.sp.t.logLock(slog.LevelError, "unlock failed, it is tried again", l, slog.String("err", st.String()))
+	l.sp.t.retries.unlocks[l] = struct{}{}
 }

@@ -101,7 +101,7 @@ func (o *releaseOp) isThere(l *lock) bool {
 // followOccupant has the release follow the call that has to be done with l before
 // it, if there is one.
 func (o *releaseOp) followOccupant(l *lock) bool {
-	p := o.t.occupant(&o.call, l)
+	p := o.t.calls.occupant(&o.call, l)
 	if p == nil {
 		return false
 	}
@@ -257,7 +257,7 @@ func (c *call) exact(sp *lockspace, resource string, sel api.Selector) *lock {
 // unlessBusy returns l, or has the call follow the one that has to be done with it
 // before.
 func (c *call) unlessBusy(l *lock) (*lock, *api.Error) {
-	if p := c.t.occupant(c, l); p != nil {
+	if p := c.t.calls.occupant(c, l); p != nil {
 		c.follow(p, l)
 		return nil, nil
 	}

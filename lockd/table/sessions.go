@@ -68,14 +68,14 @@ const (
 
 // start begins a call, or begins it again, unless it has to follow another one.
 func (t *Table) start(c *call) {
-	if p := t.predecessor(c); p != nil {
+	if p := t.calls.predecessor(c); p != nil {
 		c.follow(p, p.anyLock())
 		return
 	}
 	c.op.start()
 	if c.place.follows == nil {
 		c.place.started, c.place.behind = true, nil
-		t.wakeFollowers(c)
+		t.calls.wakeFollowers(c)
 	}
 }
 
@@ -94,8 +94,8 @@ func (c *call) anyLock() *lock {
 
 // predecessor returns a call of the same session that c has to follow before it
 // begins, whatever locks it turns out to mean; nil if there is none.
-func (t *Table) predecessor(c *call) *call {
-	s := t.calls.of(c)
+func (b *calls) predecessor(c *call) *call {
+	s := b.of(c)
 	if s == nil || len(s.inLine) == 0 {
 		return nil
 	}
@@ -132,11 +132,11 @@ func newest(line []*call, c *call, follow func(*call) bool) *call {
 // occupant returns the call that has to be done with l before c can begin with it:
 // one that has an operation under way with it, or an earlier acquire of the same
 // session that names it beside locks which it still takes. nil if there is none.
-func (t *Table) occupant(c *call, l *lock) *call {
+func (b *calls) occupant(c *call, l *lock) *call {
 	if l.busy != nil {
 		return l.busy
 	}
-	s := t.calls.of(c)
+	s := b.of(c)
 	if s == nil || len(s.inLine) == 0 {
 		return nil
 	}
@@ -153,7 +153,8 @@ func (c *call) follow(p *call, because *lock) {
 	keys, all := c.op.resources()
 	if c.id != 0 && (len(p.place.followers) >= maxFollowers ||
 		s != nil && (s.following >= maxFollowers || s.places+len(keys) > maxPlaces)) {
-		e := c.errorOf(api.LimitExceeded, "", "", dlm.None, "too many calls wait for what is under way with this lock; try again")
+		e := c.errorOf(api.LimitExceeded, "", "", dlm.None,
+			"too many calls wait for what is under way with this lock; try again")
 		if because != nil {
 			e.Lockspace, e.Resource = because.sp.name, because.resource
 		}
@@ -165,17 +166,17 @@ func (c *call) follow(p *call, because *lock) {
 	t.calls.following++
 	if s != nil {
 		s.following++
-		t.enterLines(c, keys, all)
+		t.calls.enterLines(c, keys, all)
 	}
 }
 
 // enterLines has a call stand in lines.
-func (t *Table) enterLines(c *call, keys []resourceKey, all bool) {
-	s := t.calls.of(c)
+func (b *calls) enterLines(c *call, keys []resourceKey, all bool) {
+	s := b.of(c)
 	if s == nil || c.answered || len(keys) == 0 && !all {
 		return
 	}
-	t.leaveLines(c)
+	b.leaveLines(c)
 	if c.place.all = all; all {
 		s.all = inOrder(s.all, c)
 	}
@@ -199,8 +200,8 @@ func inOrder(line []*call, c *call) []*call {
 func bySeq(a, b *call) int { return cmp.Compare(a.seq, b.seq) }
 
 // leaveLines has a call stand in no line.
-func (t *Table) leaveLines(c *call) {
-	s := t.calls.of(c)
+func (b *calls) leaveLines(c *call) {
+	s := b.of(c)
 	if s == nil || len(c.place.lines) == 0 && !c.place.all {
 		return
 	}
@@ -216,33 +217,33 @@ func (t *Table) leaveLines(c *call) {
 	s.inLine = slices.DeleteFunc(s.inLine, is)
 	s.places -= len(c.place.lines)
 	c.place.lines, c.place.all = nil, false
-	t.calls.forget(c.caller.Session, s)
+	b.forget(c.caller.Session, s)
 }
 
 // moveOn notes that a call follows no other one any more.
-func (t *Table) moveOn(c *call) {
+func (b *calls) moveOn(c *call) {
 	c.place.follows = nil
-	t.calls.following--
-	if s := t.calls.of(c); s != nil {
+	b.following--
+	if s := b.of(c); s != nil {
 		s.following--
 	}
-	t.leaveLines(c)
+	b.leaveLines(c)
 }
 
 // unfollow ends the waiting of a call that follows another one.
-func (t *Table) unfollow(c *call) {
+func (b *calls) unfollow(c *call) {
 	if p := c.place.follows; p != nil {
 		p.place.followers = slices.DeleteFunc(p.place.followers, func(f *call) bool { return f == c })
-		t.moveOn(c)
+		b.moveOn(c)
 	}
 }
 
 // wakeFollowers has the calls that follow p started anew at the end of the turn.
 // What they find may be busy again; then they follow again.
-func (t *Table) wakeFollowers(p *call) {
+func (b *calls) wakeFollowers(p *call) {
 	for _, c := range p.place.followers {
-		t.moveOn(c)
-		t.calls.awake = inOrder(t.calls.awake, c)
+		b.moveOn(c)
+		b.awake = inOrder(b.awake, c)
 	}
 	p.place.followers = nil
 }

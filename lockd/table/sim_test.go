@@ -48,6 +48,7 @@ type sim struct {
 	steps   int
 	chore   bool // one is in work
 	lastID  CallID
+	blind   error // why the engine shows no lock tables
 }
 
 // simMessage is a function or an event.
@@ -64,7 +65,8 @@ const testOpTimeout = 10 * time.Second
 func testTable() *Table { return testTableWith(api.DefaultLimits(), "test") }
 
 func testTableWith(limits api.Limits, inst string) *Table {
-	return New(Config{Settings: Settings{Limits: limits, OpTimeout: testOpTimeout}, Instance: inst, Engine: "local", Sessions: []api.Session{busSession("")}, Seed: maphash.MakeSeed()})
+	return New(Config{Settings: Settings{Limits: limits, OpTimeout: testOpTimeout}, Instance: inst,
+		Engine: "local", Sessions: []api.Session{busSession("")}, Seed: maphash.MakeSeed()})
 }
 
 // simCall is one call with what came back.
@@ -83,7 +85,8 @@ type simCall struct {
 var simBoot = time.Date(2025, 12, 31, 0, 0, 0, 0, time.UTC)
 
 func newSim(t reporter, node *local.Node, spaces ...string) *sim {
-	return &sim{t: t, node: node, journal: teststate.New(), limits: api.DefaultLimits(), spaces: spaces, inst: "test", said: map[string]int{},
+	return &sim{t: t, node: node, journal: teststate.New(), limits: api.DefaultLimits(), spaces: spaces,
+		inst: "test", said: map[string]int{},
 		now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
 }
 
@@ -182,7 +185,8 @@ func (s *sim) carryOut(a Action) {
 		s.open(a.Lockspace, a.Name, s.engine.Create)
 	case RemoveAction:
 		s.later(func() func() {
-			err := RemoveUnused(simLooker{s.engine}, a.Name, func(name string) error { return s.engine.Remove(context.Background(), name) })
+			err := RemoveUnused(simLooker{s.engine, s.blind}, a.Name,
+				func(name string) error { return s.engine.Remove(context.Background(), name) })
 			return func() { s.tab.Removed(a.Lockspace, err) }
 		})
 	case CloseAction:
@@ -192,7 +196,7 @@ func (s *sim) carryOut(a Action) {
 		}
 	case LookAction:
 		s.later(func() func() {
-			k := LookAt(simLooker{s.engine}, a)
+			k := LookAt(simLooker{s.engine, s.blind}, a)
 			return func() { s.tab.Looked(a.ID, k) }
 		})
 	case ClockAction:
@@ -207,13 +211,19 @@ func (s *sim) carryOut(a Action) {
 }
 
 // simLooker is the engine's Looker without contexts.
-type simLooker struct{ e *local.Engine }
+type simLooker struct {
+	e     *local.Engine
+	blind error // why there are no lock tables
+}
 
 func (l simLooker) Queues(lockspace, resource string) (dlm.Queues, error) {
 	return l.e.Queues(context.Background(), lockspace, resource)
 }
 
 func (l simLooker) Orphans(lockspace string) ([]dlm.Orphan, error) {
+	if l.blind != nil {
+		return nil, l.blind
+	}
 	return l.e.Orphans(context.Background(), lockspace)
 }
 

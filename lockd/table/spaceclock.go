@@ -73,16 +73,18 @@ func (c *spaceClock) newMembers() { c.rounds, c.askAt = 0, time.Time{} }
 
 // syncClock does what is due for the clock of a lockspace.
 func (sp *lockspace) syncClock() {
-	if sp.raw || sp.state != api.SpaceReady || !sp.open || sp.stopped() || len(sp.health.Members) < 2 || sp.t.now.Before(sp.clock.askAt) {
+	t := sp.t
+	if sp.raw || sp.state != api.SpaceReady || !sp.open || sp.stopped() || len(sp.health.Members) < 2 ||
+		t.now.Before(sp.clock.askAt) {
 		return
 	}
 	switch c := &sp.clock; {
 	case c.step == clockOff:
 		c.step = clockReading
-		sp.t.do(ClockAction{Lockspace: sp.id, Mode: dlm.NL, First: true})
+		t.do(ClockAction{Lockspace: sp.id, Mode: dlm.NL, First: true})
 	case c.step == clockIdle:
 		c.step, c.blocked = clockAsking, false
-		sp.t.do(ClockAction{Lockspace: sp.id, Mode: dlm.PW})
+		t.do(ClockAction{Lockspace: sp.id, Mode: dlm.PW})
 	case c.step == clockHeld && c.blocked:
 		sp.yieldClock()
 	}
@@ -97,6 +99,7 @@ func (sp *lockspace) yieldClock() {
 
 // clockEvent takes the events of the lock.
 func (sp *lockspace) clockEvent(ev dlm.Event) {
+	t := sp.t
 	c := &sp.clock
 	switch {
 	case ev.Kind == dlm.Blocking:
@@ -107,24 +110,24 @@ func (sp *lockspace) clockEvent(ev dlm.Event) {
 	case ev.Kind == dlm.Ended || ev.Status == dlm.StatusNotFound || ev.Status == dlm.StatusGone,
 		!ev.Status.OK() && c.step == clockReading:
 		*c = spaceClock{rounds: clockRounds}
-		c.later(sp.t.now)
+		c.later(t.now)
 	case !ev.Status.OK() && c.step == clockYielding:
-		c.step, c.blocked, c.askAt = clockHeld, true, sp.t.now.Add(clockInterval)
+		c.step, c.blocked, c.askAt = clockHeld, true, t.now.Add(clockInterval)
 	case !ev.Status.OK():
-		c.step, c.askAt = clockIdle, sp.t.now.Add(clockInterval)
+		c.step, c.askAt = clockIdle, t.now.Add(clockInterval)
 	case c.step == clockReading:
-		sp.t.readClock(ev)
+		t.readClock(ev)
 		c.step = clockIdle
 		sp.syncClock()
 	case c.step == clockAsking:
-		sp.t.readClock(ev)
+		t.readClock(ev)
 		c.step = clockHeld
 		if c.blocked {
 			sp.yieldClock()
 		}
 	case c.step == clockYielding:
 		c.step = clockIdle
-		c.later(sp.t.now)
+		c.later(t.now)
 	}
 }
 

@@ -31,7 +31,8 @@ func (t *Table) Lockspaces() []api.LockspaceInfo {
 
 // Status is a snapshot of the service.
 func (t *Table) Status() api.Status {
-	s := api.Status{Ready: t.ready, Engine: t.conf.Engine, Node: t.conf.Node, Quorum: t.knownQuorum(), Locks: t.locks.count(),
+	s := api.Status{Ready: t.ready, Engine: t.conf.Engine, Node: t.conf.Node, Quorum: t.knownQuorum(),
+		Locks:      t.locks.count(),
 		Lockspaces: len(t.spaces), Degraded: t.degradation(), Counters: t.counters, Helpers: len(t.losses.running)}
 	for _, u := range t.locks.perUID {
 		s.Waiting += u.waiting
@@ -59,11 +60,12 @@ func (t *Table) knownQuorum() api.Quorum {
 func (t *Table) JournalHealth(err error) {
 	if err == nil {
 		t.degraded = ""
-		t.log(slog.LevelInfo, "state file can be written again")
+		t.log(slog.LevelInfo, msgStateWritable.String())
 		return
 	}
-	t.degraded = "new locks are refused, because the state file can't be written: " + err.Error() + "; " + state.Advice(err)
-	t.log(slog.LevelError, "state file can't be written, new locks are refused", slog.String("err", err.Error()))
+	t.degraded = "new locks are refused, because the state file can't be written: " + err.Error() + "; " +
+		"" + state.Advice(err)
+	t.log(slog.LevelError, msgStateNotWritable.String(), slog.String("err", err.Error()))
 }
 
 // Needed finds what would go wrong, or stay undone, if the process ended now; "" if

@@ -220,9 +220,9 @@ func (t *Table) rebind(o *acquireOp) (changes []state.Change, hangs bool) {
 			continue
 		}
 		if l.lifetime == state.Connection {
-			t.unbind(l)
+			l.unbind()
 			l.session = session
-			t.bind(l, process.ID{})
+			l.bind(process.ID{})
 			hangs = true
 		}
 		l.session = session

@@ -23,7 +23,9 @@ func newTestTable() (*Table, *lockspace) {
 }
 
 func addHeld(t *Table, sp *lockspace, resource string, uid uint32, owner string) *lock {
-	l := &lock{ref: t.locks.nextRef(), sp: sp, resource: resource, client: client{uid: uid, owner: owner, hasOwner: owner != ""}, blocked: dlm.None, mode: dlm.NL, wanted: dlm.None, state: lockHeld}
+	l := &lock{ref: t.locks.nextRef(), sp: sp, resource: resource,
+		client: client{uid: uid, owner: owner,
+			hasOwner: owner != ""}, blocked: dlm.None, mode: dlm.NL, wanted: dlm.None, state: lockHeld}
 	t.locks.add(l)
 	return l
 }
@@ -49,7 +51,7 @@ func TestIndices(t *testing.T) {
 			"remove": func(rt *rapid.T) {
 				if len(live) > 0 {
 					i := rapid.IntRange(0, len(live)-1).Draw(rt, "which")
-					tab.remove(live[i])
+					live[i].remove()
 					live = slices.Delete(live, i, i+1)
 				}
 			},
@@ -70,7 +72,7 @@ func TestHolesAreClosed(t *testing.T) {
 	}
 	for len(live) > 10 {
 		i := len(live) * 7 / 11 // neither end
-		tab.remove(live[i])
+		live[i].remove()
 		live = slices.Delete(live, i, i+1)
 		require.LessOrEqual(t, len(tab.locks.order), 2*len(live)+64)
 	}
@@ -104,7 +106,7 @@ func TestPaging(t *testing.T) {
 		res := []string{"x", "y", "z"}[i%3]
 		l := addHeld(tab, sp, res, uint32(i%2), "")
 		if i%10 == 9 {
-			tab.remove(l)
+			l.remove()
 			continue
 		}
 		all = append(all, l.ref)
@@ -128,7 +130,8 @@ func TestPaging(t *testing.T) {
 	for name, f := range map[string]api.Filter{
 		"no such lockspace": {Lockspace: "nowhere"}, "no such resource": {Lockspace: "vms", Resource: "w"},
 		"no such owner": {HasOwner: true, Owner: "vm1"}, "no such mode": {HasMode: true, Mode: dlm.EX},
-		"no such state": {State: api.Converting}, "after the last": {After: all[len(all)-1]}, "after everything": {After: ^api.Ref(0)},
+		"no such state": {State: api.Converting}, "after the last": {After: all[len(all)-1]}, "after " +
+			"everything": {After: ^api.Ref(0)},
 	} {
 		page, next := tab.list(f)
 		require.Empty(t, page, name)
@@ -286,14 +289,19 @@ func TestLimits(t *testing.T) {
 		kind api.Kind
 	}{
 		{"locks of a uid", func(s *sim) *simCall {
-			return s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "x", dlm.NL), wantOf("vms", "y", dlm.NL), wantOf("vms", "z", dlm.NL))
+			return s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "x", dlm.NL), wantOf("vms", "y", dlm.NL),
+				wantOf("vms", "z", dlm.NL))
 		}, api.LimitExceeded},
-		{"of another uid", func(s *sim) *simCall { return s.acquire(root, api.AcquireOptions{}, wantOf("vms", "x", dlm.NL)) }, ""},
+		{"of another uid", func(s *sim) *simCall {
+			return s.acquire(root, api.AcquireOptions{},
+				wantOf("vms", "x", dlm.NL))
+		}, ""},
 		{"just as many", func(s *sim) *simCall {
 			return s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "x", dlm.NL), wantOf("vms", "y", dlm.NL))
 		}, ""},
 		{"waiting", func(s *sim) *simCall {
-			return s.acquire(alice, api.AcquireOptions{Wait: time.Second}, wantOf("vms", "x", dlm.NL), wantOf("vms", "y", dlm.NL))
+			return s.acquire(alice, api.AcquireOptions{Wait: time.Second}, wantOf("vms", "x", dlm.NL),
+				wantOf("vms", "y", dlm.NL))
 		}, api.LimitExceeded},
 		{"batch", func(s *sim) *simCall {
 			return s.acquire(alice, api.AcquireOptions{}, make([]api.Want, 5)...)
@@ -316,9 +324,16 @@ func TestLimits(t *testing.T) {
 		{"negative wait", func(s *sim) *simCall {
 			return s.acquire(alice, api.AcquireOptions{Wait: -1}, wantOf("vms", "x", dlm.NL))
 		}, api.InvalidArgs},
-		{"mode", func(s *sim) *simCall { return s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "x", 6)) }, api.InvalidMode},
-		{"no mode", func(s *sim) *simCall { return s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "x", dlm.None)) }, api.InvalidMode},
-		{"no name", func(s *sim) *simCall { return s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "", dlm.NL)) }, api.InvalidName},
+		{"mode", func(s *sim) *simCall { return s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "x", 6)) },
+			api.InvalidMode},
+		{"no mode", func(s *sim) *simCall {
+			return s.acquire(alice, api.AcquireOptions{},
+				wantOf("vms", "x", dlm.None))
+		}, api.InvalidMode},
+		{"no name", func(s *sim) *simCall {
+			return s.acquire(alice, api.AcquireOptions{},
+				wantOf("vms", "", dlm.NL))
+		}, api.InvalidName},
 		{"reserved name", func(s *sim) *simCall {
 			return s.acquire(alice, api.AcquireOptions{}, wantOf("vms", api.AnchorName("test"), dlm.NL))
 		}, api.InvalidName},
@@ -328,7 +343,10 @@ func TestLimits(t *testing.T) {
 		{"reserved name, released", func(s *sim) *simCall {
 			return s.release(root, "vms", api.AnchorName("test"), api.Selector{})
 		}, api.InvalidName},
-		{"lockspace", func(s *sim) *simCall { return s.acquire(alice, api.AcquireOptions{}, wantOf("a/b", "x", dlm.NL)) }, api.InvalidName},
+		{"lockspace", func(s *sim) *simCall {
+			return s.acquire(alice, api.AcquireOptions{},
+				wantOf("a/b", "x", dlm.NL))
+		}, api.InvalidName},
 		{"nothing", func(s *sim) *simCall { return s.acquire(alice, api.AcquireOptions{}) }, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -68,7 +68,8 @@ func (r *tokenRig) release(node int) {
 func (r *tokenRig) grows(node int, when string) {
 	r.t.Helper()
 	token := r.take(node)
-	require.Greater(r.t, token, r.last, "node %d, %s: smaller by %s", node, when, time.Duration(r.last-token)*time.Microsecond)
+	require.Greater(r.t, token, r.last, "node %d, %s: smaller by %s", node, when,
+		time.Duration(r.last-token)*time.Microsecond)
 	r.last = token
 	r.release(node)
 }

@@ -47,7 +47,7 @@ func (o *acquireOp) undo() {
 	}
 	for _, l := range o.fresh {
 		if l.mode != dlm.None {
-			o.t.unlock(l)
+			l.unlock()
 		}
 	}
 	if o.pending == 0 {
@@ -58,7 +58,7 @@ func (o *acquireOp) undo() {
 // unlocked takes the end of one Unlock.
 func (o *acquireOp) unlocked(l *lock, ev dlm.Event) {
 	if !unlocked(ev.Status) {
-		o.t.unlockLater(l, ev.Status)
+		l.unlockLater(ev.Status)
 		o.reply() // why is known, and how long it takes is not
 		return
 	}
@@ -90,7 +90,7 @@ func (o *acquireOp) endUndone() {
 		o.reply()
 	}
 	for _, l := range o.fresh {
-		o.t.remove(l)
+		l.remove()
 	}
 }
 

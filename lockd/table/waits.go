@@ -77,7 +77,8 @@ func (t *Table) localWaits(sp *lockspace, in *api.Inspection) []api.Wait {
 	var out []api.Wait
 	here, _ := sp.holding(in.Resource)
 	for _, l := range queuedHere(here) {
-		w := api.Wait{Waiter: api.Party{Node: t.conf.Node.ID, LockID: l.lockid, Mode: l.wanted, Who: l.who()}, For: api.Party{Mode: dlm.None}}
+		w := api.Wait{Waiter: api.Party{Node: t.conf.Node.ID, LockID: l.lockid, Mode: l.wanted, Who: l.who()},
+			For: api.Party{Mode: dlm.None}}
 		if h := in.Holder; in.HasHolder && h.Node != 0 && h.Node != t.conf.Node.ID {
 			w.For = api.Party{Node: h.Node, Mode: h.Mode, Who: h.Who}
 		}

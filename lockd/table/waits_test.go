@@ -22,18 +22,25 @@ func TestWaits(t *testing.T) {
 		in   api.Inspection
 		want string
 	}{
-		"nobody": {api.Inspection{HasQueues: true, Queues: dlm.Queues{Complete: true, Granted: []dlm.Held{held(1, 1, dlm.EX, none)}}}, ""},
-		"a chain": {api.Inspection{HasQueues: true, Queues: dlm.Queues{Complete: true, Granted: []dlm.Held{held(1, 1, dlm.EX, none)},
+		"nobody": {api.Inspection{HasQueues: true, Queues: dlm.Queues{Complete: true,
+			Granted: []dlm.Held{held(1, 1, dlm.EX, none)}}}, ""},
+		"a chain": {api.Inspection{HasQueues: true, Queues: dlm.Queues{Complete: true,
+			Granted: []dlm.Held{held(1, 1, dlm.EX, none)},
 			Waiting: []dlm.Held{held(2, 2, none, dlm.PR), held(3, 3, none, dlm.PR), held(2, 4, none, dlm.EX)}}},
 			"2/2 PR > 1/1 EX, 3/3 PR > 2/2 PR, 2/4 EX > 3/3 PR"},
 		"several holders": {api.Inspection{HasQueues: true, Queues: dlm.Queues{Complete: true,
-			Granted: []dlm.Held{held(1, 1, dlm.PR, none), held(2, 2, dlm.PR, none), held(2, 5, dlm.NL, none)}, Waiting: []dlm.Held{held(3, 3, none, dlm.EX)}}},
+			Granted: []dlm.Held{held(1, 1, dlm.PR, none), held(2, 2, dlm.PR, none),
+				held(2, 5, dlm.NL, none)}, Waiting: []dlm.Held{held(3, 3, none, dlm.EX)}}},
 			"3/3 EX > 1/1 PR, 3/3 EX > 2/2 PR"},
-		"conversions first": {api.Inspection{HasQueues: true, Queues: dlm.Queues{Complete: true, Granted: []dlm.Held{held(2, 2, dlm.CR, none)},
-			Converting: []dlm.Held{held(1, 1, dlm.CR, dlm.EX), held(3, 3, dlm.NL, dlm.CR)}, Waiting: []dlm.Held{held(2, 4, none, dlm.CR)}}},
+		"conversions first": {api.Inspection{HasQueues: true,
+			Queues: dlm.Queues{Complete: true, Granted: []dlm.Held{held(2, 2, dlm.CR, none)},
+				Converting: []dlm.Held{held(1, 1, dlm.CR, dlm.EX),
+					held(3, 3, dlm.NL, dlm.CR)}, Waiting: []dlm.Held{held(2, 4, none, dlm.CR)}}},
 			"1/1 EX > 2/2 CR, 3/3 CR > 1/1 CR, 2/4 CR > 3/3 NL"},
-		"the name that was published": {api.Inspection{HasQueues: true, HasHolder: true, Holder: api.Holder{Node: 2, Mode: dlm.EX, Who: "vm2"},
-			Queues: dlm.Queues{Complete: true, Granted: []dlm.Held{held(2, 2, dlm.EX, none)}, Waiting: []dlm.Held{held(3, 3, none, dlm.CR)}}},
+		"the name that was published": {api.Inspection{HasQueues: true, HasHolder: true,
+			Holder: api.Holder{Node: 2, Mode: dlm.EX, Who: "vm2"},
+			Queues: dlm.Queues{Complete: true, Granted: []dlm.Held{held(2, 2, dlm.EX, none)},
+				Waiting: []dlm.Held{held(3, 3, none, dlm.CR)}}},
 			"3/3 CR > vm2 2/2 EX"},
 	} {
 		tab := testTable()
@@ -51,9 +58,11 @@ func TestWaits(t *testing.T) {
 
 // Of ten thousand that wait, a hundred are shown.
 func TestWaitsAreBounded(t *testing.T) {
-	in := api.Inspection{HasQueues: true, Queues: dlm.Queues{Complete: true, Granted: []dlm.Held{{Node: 1, LockID: 1, Mode: dlm.EX, Wanted: dlm.None}}}}
+	in := api.Inspection{HasQueues: true, Queues: dlm.Queues{Complete: true,
+		Granted: []dlm.Held{{Node: 1, LockID: 1, Mode: dlm.EX, Wanted: dlm.None}}}}
 	for i := range 10_000 {
-		in.Queues.Waiting = append(in.Queues.Waiting, dlm.Held{Node: 2, LockID: dlm.LockID(i + 2), Mode: dlm.None, Wanted: dlm.EX})
+		in.Queues.Waiting = append(in.Queues.Waiting, dlm.Held{Node: 2, LockID: dlm.LockID(i + 2), Mode: dlm.None,
+			Wanted: dlm.EX})
 	}
 	tab := testTable()
 	require.Len(t, tab.waits(tab.space("vms"), &in), maxWaits)
