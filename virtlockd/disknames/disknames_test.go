@@ -1,6 +1,7 @@
 package disknames
 
 import (
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
@@ -75,4 +76,47 @@ func TestUnescape(t *testing.T) {
 	} {
 		require.Equal(t, want, unescape(in), in)
 	}
+}
+
+// Without openat2, which the sandbox of the unit forbids, the names are the same.
+func TestWithoutOpenat2(t *testing.T) {
+	defer noOpenat2.Store(noOpenat2.Load())
+	dir := t.TempDir()
+	require.NoError(t, os.MkdirAll(dir+"/img/sub", 0o755))
+	require.NoError(t, os.MkdirAll(dir+"/far/deep", 0o755))
+	for _, name := range []string{"/img/a.img", "/far/a.img"} {
+		require.NoError(t, os.WriteFile(dir+name, nil, 0o644))
+	}
+	require.NoError(t, os.Link(dir+"/far/a.img", dir+"/far/hard.img"))
+	for link, to := range map[string]string{"img/link": "a.img", "img/abs": dir + "/img/a.img", "dir": "img", "root": "/",
+		"dirs": "dir/../dir/./", "img/loop": "loop", "img/out": "../far/deep", "img/none": "nothing",
+		"up": "../../../../../.."} {
+		require.NoError(t, os.Symlink(to, dir+"/"+link))
+	}
+	words := []string{"img", "far", "dir", "dirs", "deep", "sub", "out", ".", "..", "", "a.img", "link", "hard.img", "abs",
+		"loop", "none", "nothing", "root", "up"}
+	random, me := rand.New(rand.NewPCG(5, 6)), uint32(os.Getpid())
+	for range 10000 {
+		path := dir
+		for range 1 + random.IntN(6) {
+			path += "/" + words[random.IntN(len(words))]
+		}
+		noOpenat2.Store(false)
+		want, wantErr := Of(me, path)
+		noOpenat2.Store(true)
+		got, err := Of(me, path)
+		require.Equal(t, wantErr, err, path)
+		require.Equal(t, want, got, path)
+	}
+	_, plain := Plain(me, dir+"/img/a.img")
+	require.False(t, plain, "storage is asked elsewhere")
+	before, err := os.ReadDir("/proc/self/fd")
+	require.NoError(t, err)
+	for range 100 {
+		_, _ = Of(me, dir+"/root/"+dir+"/dirs/link")
+		_, _ = Of(me, dir+"/img/loop/x")
+	}
+	after, err := os.ReadDir("/proc/self/fd")
+	require.NoError(t, err)
+	require.InDelta(t, len(before), len(after), 3, "descriptors")
 }

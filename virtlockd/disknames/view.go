@@ -3,7 +3,9 @@ package disknames
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,15 +27,111 @@ func open(pid uint32) (*view, error) {
 
 func (v *view) close() { _ = unix.Close(v.root) }
 
+// noOpenat2 is set where the kernel has no openat2(2), or systemd does not let the
+// service use it: RestrictSUIDSGID=, which the unit has, makes it fail with ENOSYS,
+// because a filter can't see its arguments (seccomp_restrict_suid_sgid in systemd).
+var noOpenat2 atomic.Bool
+
 // openPath opens a path of the process, and nothing of what is there.
 func (v *view) openPath(path string, flags, resolve uint64) (fd int, err error) {
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC | flags, Resolve: unix.RESOLVE_IN_ROOT | resolve}
-	for {
+	for !noOpenat2.Load() {
 		fd, err = unix.Openat2(v.root, path, &how)
-		if !errors.Is(err, unix.EINTR) {
+		switch {
+		case errors.Is(err, unix.ENOSYS):
+			noOpenat2.Store(true)
+		case !errors.Is(err, unix.EINTR):
 			return fd, err
 		}
 	}
+	if resolve&resolveCached != 0 {
+		return -1, unix.EAGAIN // only openat2 can do that
+	}
+	return v.walk(path, flags&unix.O_NOFOLLOW == 0)
+}
+
+// walk is openPath without openat2: it follows links itself, because the kernel would
+// take one with an absolute target for a path of this process.
+func (v *view) walk(path string, follow bool) (fd int, err error) {
+	var names []string // of the directories that lead to fd; none of them is a link
+	fd, err = v.inRoot(nil)
+	for rest, links := components(path), 0; err == nil && len(rest) > 0; {
+		name := rest[0]
+		rest = rest[1:]
+		here := name
+		if name == ".." {
+			here = "." // which fails if that is no directory
+		}
+		var next int
+		if next, err = unix.Openat(fd, here, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err != nil {
+			break
+		}
+		if here == "." {
+			fd, err = replace(fd)(next, nil)
+			if name == ".." {
+				names = names[:max(len(names)-1, 0)]
+				fd, err = replace(fd)(v.inRoot(names))
+			}
+			continue
+		}
+		target, isLink, e := linkAt(next)
+		if e != nil || !isLink || len(rest) == 0 && !follow {
+			names = append(names, name)
+			fd, err = replace(fd)(next, e)
+			continue
+		}
+		_ = unix.Close(next)
+		if links++; links > mostLinks {
+			err = unix.ELOOP
+			break
+		}
+		if strings.HasPrefix(target, "/") {
+			names = nil
+			fd, err = replace(fd)(v.inRoot(nil))
+		}
+		rest = append(components(target), rest...)
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// inRoot opens a directory by names of which none is a link.
+func (v *view) inRoot(names []string) (int, error) {
+	return unix.Openat(v.root, "./"+strings.Join(names, "/"), unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+}
+
+// replace closes a descriptor when the next one is open, or could not be opened.
+func replace(old int) func(next int, err error) (int, error) {
+	return func(next int, err error) (int, error) {
+		_ = unix.Close(old)
+		return next, err
+	}
+}
+
+// components are those of a path that say something. A "/" at the end says that it is
+// a directory.
+func components(path string) []string {
+	if strings.HasSuffix(path, "/") {
+		path += "."
+	}
+	return slices.DeleteFunc(strings.Split(path, "/"), func(c string) bool { return c == "" })
+}
+
+// linkAt returns where the link leads to that is open.
+func linkAt(fd int) (target string, isLink bool, err error) {
+	var st unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_TYPE, &st); err != nil {
+		return "", false, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
+		return "", false, nil
+	}
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(fd, "", buf)
+	return string(buf[:max(n, 0)]), true, err
 }
 
 const statWanted = unix.STATX_BASIC_STATS | unix.STATX_MNT_ID
@@ -55,16 +153,7 @@ func (v *view) readlink(path string) (target string, isLink bool, err error) {
 		return "", false, err
 	}
 	defer unix.Close(fd)
-	var st unix.Statx_t
-	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_TYPE, &st); err != nil {
-		return "", false, err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
-		return "", false, nil
-	}
-	buf := make([]byte, unix.PathMax)
-	n, err := unix.Readlinkat(fd, "", buf)
-	return string(buf[:max(n, 0)]), true, err
+	return linkAt(fd)
 }
 
 // mostLinks is how many links a path may lead through, as for the kernel
