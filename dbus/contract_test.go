@@ -63,7 +63,8 @@ func (m xmlMember) signature(direction string) string {
 // contracts are the XML files with what serves them.
 func contracts() map[string]*node {
 	t := newTree()
-	all := map[string]*node{data.Introspection: t.nodes[string(Path)], data.LogControlIntrospection: t.nodes[string(logControlPath)]}
+	all := map[string]*node{data.Introspection: t.nodes[string(Path)],
+		data.LogControlIntrospection: t.nodes[string(logControlPath)]}
 	for _, k := range t.kinds {
 		all[k.node.xml] = k.node
 	}
@@ -159,7 +160,8 @@ func TestContractDocumentation(t *testing.T) {
 		"Acquire": keys(frontend.AcquireOptions), "AcquireMany": keys(frontend.AcquireManyOptions),
 		"Request": keys(frontend.RequestOptions), "Convert": keys(frontend.ConvertOptions),
 		"Release": keys(frontend.ReleaseOptions), "ReleaseMany": keys(frontend.ReleaseManyOptions),
-		"ListLocks": keys(frontend.ListOptions), "ListLost": keys(frontend.ListLostOptions), "JoinLockspace": keys(frontend.JoinOptions),
+		"ListLocks": keys(frontend.ListOptions), "ListLost": keys(frontend.ListLostOptions),
+		"JoinLockspace":  keys(frontend.JoinOptions),
 		"LeaveLockspace": keys(frontend.LeaveOptions), "Lockspace.Leave": keys(frontend.LeaveOptions),
 		"Purge": keys(frontend.PurgeOptions), "AdoptOrphan": keys(frontend.AdoptOptions),
 		"Lock.Convert": keys(convertLockOptions), "Lock.Release": keys(releaseLockOptions),
@@ -232,7 +234,8 @@ func matches(re *regexp.Regexp, s string) []string {
 func TestIntrospect(t *testing.T) {
 	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
 		nobody := newRig(t, b, rigConfig{}).dial(testbus.Nobody)
-		for p, want := range map[godbus.ObjectPath]string{Path: data.Introspection, logControlPath: data.LogControlIntrospection} {
+		for p, want := range map[godbus.ObjectPath]string{Path: data.Introspection,
+			logControlPath: data.LogControlIntrospection} {
 			testLeads(t, nobody, string(p))
 			require.Equal(t, want, introspect(t, nobody, string(p)))
 		}
@@ -245,13 +248,15 @@ func testLeads(t *testing.T, nobody *client, to string) {
 	for _, child := range strings.Split(strings.Trim(to, "/"), "/") {
 		var n xmlNode
 		require.NoError(t, xml.Unmarshal([]byte(introspect(t, nobody, path)), &n))
-		require.True(t, slices.ContainsFunc(n.Nodes, func(c xmlNode) bool { return c.Name == child }), "%s below %s", child, path)
+		require.True(t, slices.ContainsFunc(n.Nodes, func(c xmlNode) bool { return c.Name == child }), "%s below %s",
+			child, path)
 		path = strings.TrimSuffix(path, "/") + "/" + child
 	}
 }
 
 func introspect(t *testing.T, c *client, path string) string {
 	var text string
-	require.NoError(t, c.conn.Object(Name, godbus.ObjectPath(path)).Call(ifaceIntrospectable+".Introspect", 0).Store(&text))
+	require.NoError(t, c.conn.Object(Name, godbus.ObjectPath(path)).
+		Call(ifaceIntrospectable+".Introspect", 0).Store(&text))
 	return text
 }

@@ -43,43 +43,59 @@ func TestBadInput(t *testing.T) {
 		{invalidMode, "shared", "Acquire", []any{"vms", "r", "XX", opt()}},
 		{invalidMode, "", "Acquire", []any{"vms", "r", "", opt()}},
 		{invalidMode, "...", "Acquire", []any{"vms", "r", strings.Repeat("é", 5000), opt()}},
-		{errInvalidArgs, "unknown option \"ownr\"; known here: label, lifetime, on-lost, on-lost-data, owner, pid, start-time, value, wait-usec", "Acquire", []any{"vms", "r", "EX", opt("ownr", "x")}},
-		{errInvalidArgs, "option owner: it takes the type s, not u", "Acquire", []any{"vms", "r", "EX", opt("owner", uint32(1))}},
-		{errInvalidArgs, "wait-usec: it takes a number (of type t, or of any other integer type), not the type s", "Acquire", []any{"vms", "r", "EX", opt("wait-usec", "1")}},
+		{errInvalidArgs,
+			"unknown option \"ownr\"; known here: label, lifetime, on-lost, on-lost-data, owner, pid, start-time, " +
+				"value, wait-usec", "Acquire", []any{"vms", "r", "EX", opt("ownr", "x")}},
+		{errInvalidArgs, "option owner: it takes the type s, not u", "Acquire",
+			[]any{"vms", "r", "EX", opt("owner", uint32(1))}},
+		{errInvalidArgs, "wait-usec: it takes a number (of type t, or of any other integer type), not the type s",
+			"Acquire", []any{"vms", "r", "EX", opt("wait-usec", "1")}},
 		{errInvalidArgs, "not the type d", "Acquire", []any{"vms", "r", "EX", opt("wait-usec", 1.0)}},
 		{errInvalidArgs, "not the type b", "Release", []any{"vms", "r", opt("lockid", true)}},
-		{errInvalidArgs, "option wait-usec: -1 is negative", "Acquire", []any{"vms", "r", "EX", opt("wait-usec", int32(-1))}},
+		{errInvalidArgs, "option wait-usec: -1 is negative", "Acquire",
+			[]any{"vms", "r", "EX", opt("wait-usec", int32(-1))}},
 		{errInvalidArgs, "option token: -1 is negative", "Release", []any{"vms", "r", opt("token", int64(-1))}},
 		{errInvalidArgs, "option uid: -2 is negative", "ListLocks", []any{opt("uid", int16(-2))}},
-		{errInvalidArgs, "option lockid: 4294967296 is too large", "Release", []any{"vms", "r", opt("lockid", int64(1)<<32)}},
-		{errInvalidArgs, "option pid: 4294967296 is too large", "Acquire", []any{"vms", "r", "EX", opt("lifetime", "process", "pid", uint64(1)<<32)}},
+		{errInvalidArgs, "option lockid: 4294967296 is too large", "Release",
+			[]any{"vms", "r", opt("lockid", int64(1)<<32)}},
+		{errInvalidArgs, "option pid: 4294967296 is too large", "Acquire",
+			[]any{"vms", "r", "EX", opt("lifetime", "process", "pid", uint64(1)<<32)}},
 		{errInvalidArgs, "1 to 10000", "ListLocks", []any{opt("limit", int64(10001))}},
 		{errInvalidArgs, "20000000", "Acquire", []any{"vms", "r", "EX", opt("wait-usec", int64(20000001))}},
 		{errInvalidArgs, "20000000", "Acquire", []any{"vms", "r", "EX", opt("wait-usec", uint64(20000001))}},
 		{errInvalidArgs, "20000000", "Convert", []any{"vms", "r", "EX", opt("wait-usec", ^uint64(0))}},
 		{errInvalidArgs, "leave it out", "Acquire", []any{"vms", "r", "EX", opt("owner", "")}},
 		{errInvalidArgs, "at most 4096", "Acquire", []any{"vms", "r", "EX", opt("owner", strings.Repeat("o", 4097))}},
-		{errInvalidArgs, "persistent, connection, process", "Acquire", []any{"vms", "r", "EX", opt("lifetime", "eternal")}},
+		{errInvalidArgs, "persistent, connection, process", "Acquire",
+			[]any{"vms", "r", "EX", opt("lifetime", "eternal")}},
 		{errInvalidArgs, "lifetime", "Acquire", []any{"vms", "r", "EX", opt("pid", uint32(1))}},
-		{errInvalidArgs, "0 is no process", "Acquire", []any{"vms", "r", "EX", opt("lifetime", "process", "pid", uint32(0))}},
+		{errInvalidArgs, "0 is no process", "Acquire",
+			[]any{"vms", "r", "EX", opt("lifetime", "process", "pid", uint32(0))}},
 		{errInvalidArgs, "Acquire takes (sssa{sv}), the call has (sss)", "Acquire", []any{"vms", "r", "EX"}},
 		{errInvalidArgs, "the call has ()", "Acquire", nil},
 		{errInvalidArgs, "the call has (sssas)", "Acquire", []any{"vms", "r", "EX", []string{}}},
 		{errInvalidArgs, "the call has (sssa{ss})", "Acquire", []any{"vms", "r", "EX", map[string]string{}}},
 		{invalidName, "", "AcquireMany", []any{[]wantRow{{"vms", "good", "EX"}, {"vms", "", "EX"}}, opt()}},
 		{invalidMode, "", "AcquireMany", []any{[]wantRow{{"vms", "good", "EX"}, {"vms", "r", "?"}}, opt()}},
-		{errInvalidArgs, "2 labels for 1 locks", "AcquireMany", []any{[]wantRow{{"vms", "r", "EX"}}, opt("labels", []string{"a", "b"})}},
-		{errInvalidArgs, "labels", "AcquireMany", []any{[]wantRow{{"vms", "r", "EX"}}, opt("label", "a", "labels", []string{"b"})}},
-		{errInvalidArgs, "4097 bytes", "AcquireMany", []any{[]wantRow{{"vms", "r", "EX"}}, opt("labels", []string{strings.Repeat("l", 4097)})}},
+		{errInvalidArgs, "2 labels for 1 locks", "AcquireMany",
+			[]any{[]wantRow{{"vms", "r", "EX"}}, opt("labels", []string{"a", "b"})}},
+		{errInvalidArgs, "labels", "AcquireMany",
+			[]any{[]wantRow{{"vms", "r", "EX"}}, opt("label", "a", "labels", []string{"b"})}},
+		{errInvalidArgs, "4097 bytes", "AcquireMany",
+			[]any{[]wantRow{{"vms", "r", "EX"}}, opt("labels", []string{strings.Repeat("l", 4097)})}},
 		{errInvalidArgs, "labels", "Acquire", []any{"vms", "r", "EX", opt("labels", []string{"b"})}},
-		{ErrorPrefix + "LimitExceeded", "", "AcquireMany", []any{slices.Repeat([]wantRow{{"vms", "r", "EX"}}, frontend.MaxLocks+1), opt()}},
+		{ErrorPrefix + "LimitExceeded", "", "AcquireMany",
+			[]any{slices.Repeat([]wantRow{{"vms", "r", "EX"}}, frontend.MaxLocks+1), opt()}},
 		{ErrorPrefix + "NotHeld", "ListLocks", "Convert", []any{"vms", "r", "EX", opt()}},
-		{errInvalidArgs, "lock, lockid, owner, token, value, wait-usec", "Convert", []any{"vms", "r", "EX", opt("label", "x")}},
+		{errInvalidArgs, "lock, lockid, owner, token, value, wait-usec", "Convert",
+			[]any{"vms", "r", "EX", opt("label", "x")}},
 		{ErrorPrefix + "NotHeld", "ListLocks", "Release", []any{"vms", "r", opt()}},
-		{errInvalidArgs, "lock, lockid, owner, reason, token", "Release", []any{"vms", "r", opt("wait-usec", uint64(0))}},
+		{errInvalidArgs, "lock, lockid, owner, reason, token", "Release",
+			[]any{"vms", "r", opt("wait-usec", uint64(0))}},
 		{errInvalidArgs, "0 is no lockid", "Release", []any{"vms", "r", opt("lockid", uint32(0))}},
 		{errInvalidArgs, "path of a lock", "Release", []any{"vms", "r", opt("lock", godbus.ObjectPath("/x"))}},
-		{errInvalidArgs, "path of a lock", "Release", []any{"vms", "r", opt("lock", godbus.ObjectPath(LockPrefix+"01"))}},
+		{errInvalidArgs, "path of a lock", "Release",
+			[]any{"vms", "r", opt("lock", godbus.ObjectPath(LockPrefix+"01"))}},
 		{errInvalidArgs, "released one by one", "ReleaseOwner", []any{"", ""}},
 		{errInvalidArgs, "4097 bytes", "ReleaseOwner", []any{"", strings.Repeat("o", 4097)}},
 		{errInvalidArgs, "missing or empty", "ReleaseMany", []any{[]nameRow{{"vms", "r"}}, opt()}},
@@ -88,7 +104,8 @@ func TestBadInput(t *testing.T) {
 			[]any{[]nameRow{}, opt("owner", "o", "labels", slices.Repeat([]string{"l"}, frontend.MaxLocks+1))}},
 		{errInvalidArgs, "at most", "ReleaseMany",
 			[]any{[]nameRow{}, opt("owner", "o", "labels", []string{strings.Repeat("l", frontend.MaxText+1)})}},
-		{ErrorPrefix + "LimitExceeded", "", "ReleaseMany", []any{slices.Repeat([]nameRow{{"vms", "r"}}, frontend.MaxLocks+1), opt("owner", "o")}},
+		{ErrorPrefix + "LimitExceeded", "", "ReleaseMany",
+			[]any{slices.Repeat([]nameRow{{"vms", "r"}}, frontend.MaxLocks+1), opt("owner", "o")}},
 		{ErrorPrefix + "NoSuchLockspace", "", "ReleaseMany", []any{[]nameRow{{"nowhere", "r"}}, opt("owner", "o")}},
 		{invalidName, "", "ReleaseOwner", []any{"a/b", "o"}},
 		{invalidName, "", "Inspect", []any{"vms", ""}},
@@ -112,7 +129,8 @@ func TestBadInput(t *testing.T) {
 		{ErrorPrefix + "NoSuchLockspace", "", "AdoptOrphan", []any{"nothere", uint32(7), opt()}},
 		{invalidName, "", "AdoptOrphan", []any{"", uint32(7), opt()}},
 		{errInvalidArgs, "owner", "AdoptOrphan", []any{"vms", uint32(7), opt("owner", "")}},
-		{errInvalidArgs, "known here: label, mode, owner, resource, uid", "AdoptOrphan", []any{"vms", uint32(7), opt("lifetime", "process")}},
+		{errInvalidArgs, "known here: label, mode, owner, resource, uid", "AdoptOrphan",
+			[]any{"vms", uint32(7), opt("lifetime", "process")}},
 		{errUnknownMethod, "Introspect", "Aquire", nil},
 		{errUnknownInterface, "org.example.Other", "org.example.Other.Acquire", nil},
 		{errInvalidArgs, "", ifaceIntrospectable + ".Introspect", []any{1}},
@@ -168,7 +186,8 @@ func TestUnknown(t *testing.T) {
 			require.Error(t, err)
 			require.Equal(t, name, err.(godbus.Error).Name, "%s %s", path, method)
 		}
-		for _, p := range []godbus.ObjectPath{"/org/example/Other", "/x", Path + "/", godbus.ObjectPath(LockPrefix) + "1/2", Path + "/locks/1"} {
+		for _, p := range []godbus.ObjectPath{"/org/example/Other", "/x", Path + "/",
+			godbus.ObjectPath(LockPrefix) + "1/2", Path + "/locks/1"} {
 			if p.IsValid() {
 				refused(errUnknownObject, p, Name+".ListLockspaces")
 				refused(errUnknownObject, p, ifaceIntrospectable+".Introspect")
@@ -210,7 +229,8 @@ func TestDescriptors(t *testing.T) {
 			c.ok(ifacePeer + ".Ping")
 			before := openFiles(t)
 			for _, m := range newTree().nodes[string(Path)].iface(Name).methods {
-				for _, body := range [][]any{{fd}, {"vms", "r", "EX", map[string]godbus.Variant{"owner": godbus.MakeVariant(fd)}}} {
+				for _, body := range [][]any{{fd},
+					{"vms", "r", "EX", map[string]godbus.Variant{"owner": godbus.MakeVariant(fd)}}} {
 					for _, dest := range []string{Name, r.server.bus.conn.Names()[0]} {
 						ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 						err := c.conn.Object(dest, Path).CallWithContext(ctx, Name+"."+m.name, 0, body...).Err
@@ -348,13 +368,15 @@ func dialRaw(t *testing.T, b *testbus.Bus) *rawClient {
 	require.True(t, strings.HasPrefix(line, "OK "), line)
 	_, err = c.Write([]byte("BEGIN\r\n"))
 	require.NoError(t, err)
-	require.NoError(t, r.send(godbus.TypeMethodCall, "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "Hello", "", nil))
+	require.NoError(t, r.send(godbus.TypeMethodCall, "org.freedesktop.DBus", "/org/freedesktop/DBus",
+		"org.freedesktop.DBus", "Hello", "", nil))
 	r.answer(t)
 	return r
 }
 
 // send sends a message whose header godbus makes and whose body is given.
-func (r *rawClient) send(kind godbus.Type, dest string, path godbus.ObjectPath, iface, member, sig string, body []byte) error {
+func (r *rawClient) send(kind godbus.Type, dest string, path godbus.ObjectPath, iface, member, sig string,
+	body []byte) error {
 	msg := &godbus.Message{Type: kind, Headers: map[godbus.HeaderField]godbus.Variant{
 		godbus.FieldDestination: godbus.MakeVariant(dest), godbus.FieldPath: godbus.MakeVariant(path),
 		godbus.FieldInterface: godbus.MakeVariant(iface), godbus.FieldMember: godbus.MakeVariant(member)}}
@@ -480,6 +502,7 @@ func TestKilledCaller(t *testing.T) {
 		receive(t, waiting)
 		require.NoError(t, cmd.Process.Signal(syscall.SIGKILL))
 		_ = cmd.Wait()
-		require.Eventually(t, func() bool { return len(root.list(opt("state", "acquiring"))) == 0 }, patience, 5*time.Millisecond)
+		require.Eventually(t, func() bool { return len(root.list(opt("state", "acquiring"))) == 0 }, patience,
+			5*time.Millisecond)
 	})
 }
