@@ -1,12 +1,12 @@
 #!/bin/bash
 # check.sh DIRECTORY OLDER: checks the packages in a directory. lintian and rpmlint find
 # nothing to warn of; no link in a document or in the file system is dead; both kinds of
-# package have the same files; and rpm installs its packages in a root of their own after
-# the older ones in another directory, and removes them.
+# package have the same files; and rpm and dpkg install their packages, each in a root of its
+# own, after the older ones of another directory, and remove them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# rpm changes root to run the scripts, so this needs to be root somewhere.
+# Both change root to run the scripts, so this needs to be root somewhere.
 if [[ ${1-} != --as-root ]]; then
     exec unshare --map-root-user --mount packaging/check.sh --as-root "$@"
 fi
@@ -82,9 +82,15 @@ userland() {
     mkdir -p "$1/bin" "$1/dev" "$1/run" "$1/var/lib/rpm"
     : >"$1/dev/null"
     cp /bin/busybox "$1/bin/"
-    for program in sh cat grep basename rm; do
+    for program in sh basename cat dirname grep mkdir rm rmdir; do
         ln -s busybox "$1/bin/$program"
     done
+    # What dh_apparmor writes calls it with a long option, to make an empty file.
+    cat >"$1/bin/install" <<'EOF'
+#!/bin/sh
+: >"$4"
+EOF
+    chmod 755 "$1/bin/install"
 }
 
 # rpm_in ROOT ARGUMENT...: dependencies are names of another distribution here.
@@ -133,6 +139,47 @@ life_of_rpms() {
     fi
 }
 
+# dpkg_in ROOT ARGUMENT...: nothing that the packages depend on is in that root.
+dpkg_in() {
+    local root=$1
+    shift
+    dpkg --root="$root" --force-depends --force-confold --log=/dev/null "$@" \
+        >"$work/dpkg" 2>&1 || {
+        cat "$work/dpkg" >&2
+        return 1
+    }
+}
+
+# life_of_debs: the same for dpkg, and a purge.
+life_of_debs() {
+    local root=$work/debian
+    userland "$root"
+    mkdir -p "$root/var/lib/dpkg/info" "$root/var/lib/dpkg/updates"
+    : >"$root/var/lib/dpkg/status"
+    dpkg_in "$root" --install "$older"/*.deb
+    echo '# changed' >>"$root/etc/dlmlockd.toml"
+    dpkg_in "$root" --install "$packages"/*.deb
+    grep -q '^# changed$' "$root/etc/dlmlockd.toml" || fail 'the upgrade has replaced a changed configuration'
+    diff <(cd "$work/deb" && find . ! -type d | sort) <(cd "$root" && find etc usr ! -type d -printf './%p\n' |
+        grep -v '^./etc/apparmor.d/local/' | sort) || fail 'other files were installed than the packages have'
+    if (cd "$root" && md5sum --quiet --check var/lib/dpkg/info/*.md5sums) | grep .; then
+        fail 'these installed files are not as they were packed'
+    fi
+
+    mkdir -p "$root/run/dlmlockd"
+    touch "$root/run/dlmlockd/state.toml"
+    if dpkg_in "$root" --remove cockpit-dlmlock dlmlockd-libvirt dlmlockd 2>"$work/refused"; then
+        fail 'a package was removed although there may be locks'
+    fi
+    grep -q '^dlmlockd is not removed: it holds locks' "$work/refused" ||
+        fail "the refusal reads: $(cat "$work/refused")"
+    rm "$root/run/dlmlockd/state.toml"
+    dpkg_in "$root" --purge cockpit-dlmlock dlmlockd-libvirt dlmlockd
+    if find "$root" -name '*dlmlock*' ! -path "$root/var/lib/dpkg/*" | grep .; then
+        fail 'these are left after the purge'
+    fi
+}
+
 # First, because rpmlint unpacks with cpio, too.
 unpack
 lint
@@ -140,4 +187,5 @@ same_files
 dead_links "$work/deb"
 dead_links "$work/rpm"
 life_of_rpms
-echo 'check-packages: lintian, rpmlint, files, links, and the life of the rpm packages: nothing found'
+life_of_debs
+echo 'check-packages: lintian, rpmlint, files, links, and the life of the packages: nothing found'

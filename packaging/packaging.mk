@@ -50,11 +50,11 @@ stage-docs:
 	$(GO) run ./packaging/docs -changelog $(DOCS_CHANGELOG) bin/doc
 
 .PHONY: check-packages
-check-packages: ## lintian, rpmlint, dead links, the files, and the life of the rpm packages
+check-packages: ## lintian, rpmlint, dead links, the files, and the life of the packages
 	@scripts/deps.sh $(DEPS_BUILD) $(DEPS_LIBVIRT_BUILD) $(DEPS_PACKAGES) $(DEPS_PACKAGES_CHECK)
 	rm -rf bin/check
 	@$(MAKE) --no-print-directory build-deb build-rpm PACKAGES=bin/check/packages PACKAGE_ROOT=bin/check/root
-	@$(MAKE) --no-print-directory build-rpm PACKAGES=bin/check/older PACKAGE_ROOT=bin/check/root \
+	@$(MAKE) --no-print-directory build-deb build-rpm PACKAGES=bin/check/older PACKAGE_ROOT=bin/check/root \
 		PACKAGE_VERSION=0~0
 	packaging/check.sh bin/check/packages bin/check/older
 
