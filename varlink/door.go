@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"sync"
 
@@ -130,12 +132,19 @@ func (h handler) Open(w *wire.Conn) {
 	p := &w.Peer
 	c.creds = frontend.Credentials{UID: p.UID, GIDs: append([]uint32{p.GID}, p.GIDs...), PID: p.PID}
 	if p.UID != 0 { // nobody is asked about root
-		if start, err := p.Start(); err == nil {
-			c.creds.Start = start
+		start, err := p.Start()
+		if err != nil && !errors.Is(err, wire.ErrNoPidfd) {
+			start = noStart
 		}
+		c.creds.Start = start
 	}
 	w.Data = c
 }
+
+// noStart is the start time of no process. A caller whose process has ended before
+// its connection was accepted is refused by it; without a start time the configured
+// group would decide, and polkit would not be asked.
+const noStart = math.MaxUint64
 
 // name makes the name of one more session of this connection. c.mu is held.
 func (c *conn) name() string {
