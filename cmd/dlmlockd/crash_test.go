@@ -50,9 +50,16 @@ type slot struct {
 
 func (s *slot) String() string { return s.resource + " of " + s.owner }
 
+// locker is a client of either door.
+type locker interface {
+	acquire(space, resource, mode string, pairs ...any) (lockid uint32, err error)
+	convert(space, resource, mode string, pairs ...any) error
+	release(space, resource string, pairs ...any) error
+}
+
 // worker is one client with its slots.
 type worker struct {
-	client
+	locker
 	rand     *rand.Rand
 	slots    []*slot
 	answered atomic.Int64
@@ -65,10 +72,14 @@ var crashSpace = cmp.Or(os.Getenv("DLMLOCKD_TEST_LOCKSPACE"), "vms")
 
 var crashModes = []string{"NL", "CR", "CW", "PR", "PW", "EX"}
 
-func newWorkers(t *testing.T, b *testbus.Bus, n int, seed uint64) []*worker {
+// newWorkers makes workers, every other one of which uses Varlink.
+func newWorkers(t *testing.T, b *testbus.Bus, dir string, n int, seed uint64) []*worker {
 	var ws []*worker
 	for i := range n {
-		w := &worker{client: newClient(b.Dial(t)), rand: rand.New(rand.NewPCG(seed, uint64(i)))}
+		w := &worker{locker: newClient(b.Dial(t)), rand: rand.New(rand.NewPCG(seed, uint64(i)))}
+		if i%2 == 1 {
+			w.locker = &varlinkLocker{socket: crashSocket(dir)}
+		}
 		for r := range 6 {
 			// Resources are shared, so that some calls are refused; owners are not.
 			w.slots = append(w.slots, &slot{resource: fmt.Sprintf("disk%d", r), owner: fmt.Sprintf("vm%d", i)})
@@ -398,16 +409,16 @@ func TestCrashAtRandomPoints(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, seed))
 	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
-	ws := newWorkers(t, bus, 6, seed)
+	ws := newWorkers(t, bus, dir, 6, seed)
 	c := newClient(bus.Dial(t))
-	p := start(t, bus, dir)
+	p := startBoth(t, bus, dir)
 	require.NoError(t, c.join(crashSpace))
 	for range rounds {
 		crashRound(t, ws, p, dir, func() {
 			aLife(random).live(ws)
 			p.kill()
 		})
-		p = start(t, bus, dir)
+		p = startBoth(t, bus, dir)
 		checkService(t, c, slotsOf(ws))
 		if t.Failed() {
 			return
@@ -435,7 +446,8 @@ func hooked(t *testing.T) string { return built(t, "DLMLOCKD_TEST_HOOKED", "godb
 // it got ready before.
 func launchHooked(t *testing.T, b *testbus.Bus, dir string, n int) (p *running, ready bool) {
 	t.Helper()
-	p = launch(t, hooked(t), b.Address, dir, []string{fmt.Sprintf("DLMLOCKD_CRASH_STEP=%d", n)})
+	p = launch(t, hooked(t), b.Address, dir, []string{fmt.Sprintf("DLMLOCKD_CRASH_STEP=%d", n)},
+		"--varlink="+crashSocket(dir))
 	return p, p.readyOrDead(t)
 }
 
@@ -452,12 +464,22 @@ var story = []struct {
 // first, second ... step of the activation that follows.
 func TestCrashAtEveryStep(t *testing.T) {
 	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
+	crashAtEveryStep(t, bus, dir, newClient(bus.Dial(t)))
+}
+
+// TestCrashAtEveryStepOverVarlink is the same with a client of the other door.
+func TestCrashAtEveryStepOverVarlink(t *testing.T) {
+	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
+	crashAtEveryStep(t, bus, dir, &varlinkLocker{socket: crashSocket(dir)})
+}
+
+func crashAtEveryStep(t *testing.T, bus *testbus.Bus, dir string, l locker) {
 	c := newClient(bus.Dial(t))
-	w := &worker{client: newClient(bus.Dial(t)), slots: []*slot{
+	w := &worker{locker: l, slots: []*slot{
 		{resource: "disk", owner: "a"}, {resource: "disk", owner: "b"}, {resource: "other", owner: "a"},
 	}}
 	slots := slotsOf([]*worker{w})
-	p := start(t, bus, dir)
+	p := startBoth(t, bus, dir)
 	require.NoError(t, c.join(crashSpace))
 	p.kill()
 	first, stride := shareOfSteps(t)
@@ -470,7 +492,7 @@ func TestCrashAtEveryStep(t *testing.T) {
 		<-p.exited
 		checkFile(t, dir, slots)
 		recoverWithCrashes(t, bus, dir, slots, n/stride)
-		p = start(t, bus, dir)
+		p = startBoth(t, bus, dir)
 		checkService(t, c, slots)
 		for _, s := range w.slots {
 			if s.now.mode != "" {
@@ -532,9 +554,9 @@ func TestCrashAtRandomStepsUnderLoad(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, seed))
 	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
-	ws := newWorkers(t, bus, 6, seed)
+	ws := newWorkers(t, bus, dir, 6, seed)
 	c := newClient(bus.Dial(t))
-	p := start(t, bus, dir)
+	p := startBoth(t, bus, dir)
 	require.NoError(t, c.join(crashSpace))
 	const early, late = 20, 1020
 	for _, share := range random.Perm(rounds) { // a step of each part of the range
@@ -543,7 +565,7 @@ func TestCrashAtRandomStepsUnderLoad(t *testing.T) {
 			p, ready = launchHooked(t, bus, dir, early+(late-early)*share/rounds+random.IntN((late-early)/rounds))
 		}
 		crashRound(t, ws, p, dir, nil)
-		p = start(t, bus, dir)
+		p = startBoth(t, bus, dir)
 		checkService(t, c, slotsOf(ws))
 		if t.Failed() {
 			return
@@ -559,7 +581,7 @@ func TestCrashInAcquireMany(t *testing.T) {
 	three := []want{{crashSpace, "a", "EX"}, {crashSpace, "b", "PR"}, {crashSpace, "c", "CW"}}
 	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
 	c := newClient(bus.Dial(t))
-	p := start(t, bus, dir)
+	p := startBoth(t, bus, dir)
 	require.NoError(t, c.join(crashSpace))
 	p.kill()
 	first, stride := shareOfSteps(t)
@@ -577,7 +599,7 @@ func TestCrashInAcquireMany(t *testing.T) {
 			p.kill()
 		}
 		<-p.exited
-		p = start(t, bus, dir)
+		p = startBoth(t, bus, dir)
 		locks := c.list(t)
 		switch {
 		case released:
