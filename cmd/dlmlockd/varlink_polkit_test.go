@@ -80,7 +80,8 @@ polkit.addRule(function(action, subject) {
 	const denied, interactive = "org.varlink.service.PermissionDenied", "io.systemd.InteractiveAuthenticationRequired"
 	asking := acquire("asks", "b")
 	asking["parameters"].(fields)["allowInteractiveAuthentication"] = true
-	r := callAs(t, testbus.Nobody, socket, "plain", acquire("vms", "a"), acquire("backup", "a"), acquire("asks", "a"), asking)
+	r := callAs(t, testbus.Nobody, socket, "plain",
+		acquire("vms", "a"), acquire("backup", "a"), acquire("asks", "a"), asking)
 	require.NotNil(t, r[0].Parameters["granted"], "%v", r[0])
 	require.Equal(t, denied, r[1].Error)
 	require.Contains(t, r[1].Parameters["message"], "polkit refuses org.example.DlmLock.acquire")
