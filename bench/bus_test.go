@@ -87,7 +87,8 @@ func (s *site) start(tb testing.TB) time.Duration {
 	must(tb, conn.SetReadDeadline(time.Now().Add(time.Minute)))
 	s.cmd = s.run(daemonPath(tb), []string{"NOTIFY_SOCKET=" + socket}, "--engine=local",
 		"--state-dir="+filepath.Join(s.dir, "state"),
-		"--config="+filepath.Join(s.dir, "c.toml"), "--log-level=warn", "--bus="+s.bus.Address)
+		"--config="+filepath.Join(s.dir, "c.toml"), "--log-level=warn", "--bus="+s.bus.Address,
+		"--varlink="+s.varlinkSocket())
 	began := time.Now()
 	must(tb, s.cmd.Start())
 	tb.Cleanup(func() { s.kill() })
@@ -108,6 +109,9 @@ func (s *site) start(tb testing.TB) time.Duration {
 		}
 	}
 }
+
+// varlinkSocket is where the daemon serves Varlink.
+func (s *site) varlinkSocket() string { return filepath.Join(s.dir, "varlink") }
 
 func (s *site) run(path string, env []string, args ...string) *exec.Cmd {
 	cmd := exec.Command(path, args...)

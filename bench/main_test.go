@@ -14,15 +14,20 @@ import (
 
 // With these in the environment the test program plays another role.
 const (
-	envFloor  = "BENCH_FLOOR_BUS" // the service with the empty method, on this bus
-	envFlood  = "BENCH_FLOOD"     // the number of a kind of flood, and the bus
-	envReport = "BENCH_REPORT"    // the file to write the table to
-	envDaemon = "BENCH_DLMLOCKD"  // the daemon to measure
+	envFloor        = "BENCH_FLOOR_BUS"     // the service with the empty method, on this bus
+	envFlood        = "BENCH_FLOOD"         // the number of a kind of flood, and the bus
+	envVarlinkFloor = "BENCH_FLOOR_VARLINK" // the same over Varlink, at this socket
+	envReport       = "BENCH_REPORT"        // the file to write the table to
+	envDaemon       = "BENCH_DLMLOCKD"      // the daemon to measure
 )
 
 func TestMain(m *testing.M) {
 	if address := os.Getenv(envFloor); address != "" {
 		serveFloor(address)
+		return
+	}
+	if socket := os.Getenv(envVarlinkFloor); socket != "" {
+		serveVarlinkFloor(socket)
 		return
 	}
 	if arg := os.Getenv(envFlood); arg != "" {

@@ -50,13 +50,6 @@ type slot struct {
 
 func (s *slot) String() string { return s.resource + " of " + s.owner }
 
-// locker is a client of either door.
-type locker interface {
-	acquire(space, resource, mode string, pairs ...any) (lockid uint32, err error)
-	convert(space, resource, mode string, pairs ...any) error
-	release(space, resource string, pairs ...any) error
-}
-
 // worker is one client with its slots.
 type worker struct {
 	locker
@@ -427,18 +420,6 @@ func TestCrashAtRandomPoints(t *testing.T) {
 	tally(t, ws, rounds)
 }
 
-func tally(t *testing.T, ws []*worker, kills int) {
-	var answered, unknown, refused int
-	for _, w := range ws {
-		answered += int(w.answered.Load())
-		unknown += w.unknown
-		refused += w.refused
-	}
-	t.Logf("%d kills, %d calls answered (%d of them with a refusal), %d unanswered", kills, answered, refused, unknown)
-	require.Positive(t, unknown)
-	require.Greater(t, answered, 10*kills, "too little work to mean anything")
-}
-
 // hooked is the program with the crash hook.
 func hooked(t *testing.T) string { return built(t, "DLMLOCKD_TEST_HOOKED", "godbus_no_tcp crashtest") }
 
@@ -465,12 +446,6 @@ var story = []struct {
 func TestCrashAtEveryStep(t *testing.T) {
 	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
 	crashAtEveryStep(t, bus, dir, newClient(bus.Dial(t)))
-}
-
-// TestCrashAtEveryStepOverVarlink is the same with a client of the other door.
-func TestCrashAtEveryStepOverVarlink(t *testing.T) {
-	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
-	crashAtEveryStep(t, bus, dir, &varlinkLocker{socket: crashSocket(dir)})
 }
 
 func crashAtEveryStep(t *testing.T, bus *testbus.Bus, dir string, l locker) {

@@ -9,9 +9,23 @@ import (
 	"testing"
 
 	godbus "github.com/godbus/dbus/v5"
+	"github.com/stretchr/testify/require"
 
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 )
+
+// locker is a client of either door.
+type locker interface {
+	acquire(space, resource, mode string, pairs ...any) (lockid uint32, err error)
+	convert(space, resource, mode string, pairs ...any) error
+	release(space, resource string, pairs ...any) error
+}
+
+// TestCrashAtEveryStepOverVarlink is the same with a client of the other door.
+func TestCrashAtEveryStepOverVarlink(t *testing.T) {
+	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
+	crashAtEveryStep(t, bus, dir, &varlinkLocker{socket: crashSocket(dir)})
+}
 
 // crashSocket is where the daemon on a state directory serves Varlink.
 func crashSocket(dir string) string { return dir + ".varlink" }
@@ -107,4 +121,16 @@ func (l *varlinkLocker) convert(space, resource, mode string, pairs ...any) erro
 func (l *varlinkLocker) release(space, resource string, pairs ...any) error {
 	_, err := l.call("Release", selecting(space, resource, pairs))
 	return err
+}
+
+func tally(t *testing.T, ws []*worker, kills int) {
+	var answered, unknown, refused int
+	for _, w := range ws {
+		answered += int(w.answered.Load())
+		unknown += w.unknown
+		refused += w.refused
+	}
+	t.Logf("%d kills, %d calls answered (%d of them with a refusal), %d unanswered", kills, answered, refused, unknown)
+	require.Positive(t, unknown)
+	require.Greater(t, answered, 10*kills, "too little work to mean anything")
 }

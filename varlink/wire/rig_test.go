@@ -157,7 +157,10 @@ func newRig(t testing.TB, change ...func(*Config)) *rig {
 		_ = r.Shutdown(ctx)
 		require.NoError(t, <-done)
 		require.Zero(t, r.Connections())
-		require.Empty(t, r.users)
+		for _, u := range r.users {
+			require.Zero(t, u.conns)
+			require.Zero(t, u.bytes.Load())
+		}
 	})
 	return r
 }

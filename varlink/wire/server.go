@@ -20,6 +20,11 @@ const (
 	DefaultMaxConnections = 4096
 	// DefaultMaxPerUser is how many of them one user may have, root aside.
 	DefaultMaxPerUser = 1024
+	// connectionsPerSecond is how many connections a user may open in the long run, and
+	// connectionBurst how many at once, root aside: a connection costs more than
+	// many a call.
+	connectionsPerSecond = 500
+	connectionBurst      = 2000
 	// MaxMessage is how many bytes a message to the service may have.
 	MaxMessage = 8 << 20
 	// maxUserBytes is how many bytes of unfinished messages, of calls that wait
@@ -70,8 +75,20 @@ type Server struct {
 
 // user is what the connections of one user id take together.
 type user struct {
-	conns int          // guarded by Server.mu
 	bytes atomic.Int64 // in memory
+
+	// Guarded by Server.mu.
+	conns  int
+	credit float64   // connections that may be opened; at most connectionBurst
+	at     time.Time // of credit
+}
+
+// grow lets the time pass.
+func (u *user) grow(now time.Time) {
+	if d := now.Sub(u.at); d > 0 {
+		u.credit = min(connectionBurst, u.credit+d.Seconds()*connectionsPerSecond)
+		u.at = now
+	}
 }
 
 // New makes a Server that listens nowhere yet.
@@ -168,21 +185,21 @@ func (s *Server) admit(c *Conn) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	root := c.Peer.UID == 0
-	u := s.users[c.Peer.UID]
-	if u == nil {
-		u = new(user)
-	}
+	u := s.user(c.Peer.UID, time.Now())
 	switch {
 	case s.ending:
 		return errors.New("the service is about to end")
 	case !root && u.conns >= s.cfg.MaxPerUser:
 		return fmt.Errorf("user %d has %d connections already", c.Peer.UID, u.conns)
+	case !root && u.credit < 1:
+		return fmt.Errorf("user %d opens more than %d connections a second", c.Peer.UID, connectionsPerSecond)
 	case !root && s.others >= s.cfg.MaxConnections:
 		return fmt.Errorf("there are %d connections already", s.others)
 	case root && u.conns >= s.cfg.MaxConnections:
 		return fmt.Errorf("root has %d connections already", u.conns)
 	}
-	s.users[c.Peer.UID], c.user = u, u
+	c.user = u
+	u.credit--
 	s.last++
 	c.ID = s.last
 	s.conns[c] = struct{}{}
@@ -192,6 +209,28 @@ func (s *Server) admit(c *Conn) error {
 	}
 	s.work.Add(1)
 	return nil
+}
+
+// maxIdleUsers is how many users without a connection are kept. They are, so that
+// nobody has new credit for it.
+const maxIdleUsers = 64
+
+// user finds or makes a user. s.mu is held.
+func (s *Server) user(uid uint32, now time.Time) *user {
+	u := s.users[uid]
+	if u == nil {
+		if len(s.users) >= maxIdleUsers {
+			for other, u := range s.users {
+				if u.grow(now); u.conns == 0 && u.credit == connectionBurst {
+					delete(s.users, other)
+				}
+			}
+		}
+		u = &user{credit: connectionBurst, at: now}
+		s.users[uid] = u
+	}
+	u.grow(now)
+	return u
 }
 
 // complain logs what somebody has brought about who can do so without end: one
@@ -217,9 +256,7 @@ func (s *Server) forget(c *Conn) {
 	if c.Peer.UID != 0 {
 		s.others--
 	}
-	if c.user.conns--; c.user.conns == 0 {
-		delete(s.users, c.Peer.UID)
-	}
+	c.user.conns--
 	s.work.Done()
 }
 

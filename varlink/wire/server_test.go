@@ -193,6 +193,40 @@ func TestConnectionLimits(t *testing.T) {
 	require.NoError(t, s.admit(conn(4)))
 }
 
+// A user can't open more connections than so many a second, except for root, and
+// has no new credit for coming again.
+func TestConnectionRate(t *testing.T) {
+	s := New(Config{Handler: newEcho()})
+	try := func(uid uint32) error {
+		c := &Conn{srv: s, Peer: Peer{UID: uid}}
+		err := s.admit(c)
+		if err == nil {
+			s.forget(c)
+		}
+		return err
+	}
+	s.mu.Lock()
+	u := s.user(1, time.Now())
+	u.credit, u.at = 1.5, time.Now().Add(time.Hour)
+	s.mu.Unlock()
+	require.NoError(t, try(1))
+	require.ErrorContains(t, try(1), "user 1 opens more than 500 connections a second")
+	require.NoError(t, try(2))
+	for range connectionBurst + 1 {
+		require.NoError(t, try(0))
+	}
+	now := time.Now()
+	idle := user{at: now}
+	idle.grow(now.Add(time.Second))
+	require.InDelta(t, connectionsPerSecond, idle.credit, 1)
+	idle.grow(now.Add(time.Hour))
+	require.EqualValues(t, connectionBurst, idle.credit)
+	for uid := range uint32(2 * maxIdleUsers) {
+		_ = try(uid)
+	}
+	require.Contains(t, s.users, uint32(1))
+}
+
 // Ten thousand connections that come and go leave nothing behind.
 func TestManyConnections(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.MaxConnections = 500 })
