@@ -154,6 +154,9 @@ func TestDocumentsNameFoldersThatAreThere(t *testing.T) {
 				require.DirExists(t, "../../"+name, "design.md, section 3: %s", line)
 			}
 		}
+		if strings.HasPrefix(line, " ") {
+			continue // the entry above goes on
+		}
 		first := folder.FindStringSubmatch(line)
 		require.NotNil(t, first, line)
 		require.DirExists(t, "../../"+first[1], "design.md, section 3: %s", line)
