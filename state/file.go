@@ -76,11 +76,14 @@ type File struct {
 	buf        []byte
 	sizes      []int // the size of each change in buf
 	compacting bool
-	retryAt    int64     // after a failed compaction: no new one below this size
-	sick       error     // why nothing new can be recorded; nil if it can
-	triedAt    time.Time // when the file was last tried to grow
-	epoch      int64     // the last epoch that NoteEpoch was given or Epoch has found
-	astray     bool      // the file has lost its name, and the log says so
+	retryAt    int64 // after a failed compaction: no new one below this size
+	sick       error // why nothing new can be recorded; nil if it can
+	// refused is how much room, in bytes, the fresh change needed that was refused last. Until there
+	// is as much, nothing new can be recorded: room for nothing at all is not enough to say so.
+	refused int64
+	triedAt time.Time // when the file was last tried to grow
+	epoch   int64     // the last epoch that NoteEpoch was given or Epoch has found
+	astray  bool      // the file has lost its name, and the log says so
 	// written is when this package last wrote to the file. A later modification is somebody else's.
 	written time.Time
 	// suspect says that somebody else has modified the file, and that it has yet to be checked.
@@ -295,12 +298,17 @@ func (f *File) Append(changes []Change) error {
 		err = f.put(b)
 	}
 	if err != nil {
+		if fresh {
+			f.refused = min(int64(len(b))+f.mirror.need-f.mirror.needBefore, maxRefused)
+		}
 		f.mirror.rollback()
 		f.sick = err
 		return err
 	}
 	f.mirror.commit()
-	f.sick = short
+	if f.sick = short; short == nil {
+		f.refused = 0
+	}
 	f.size += int64(len(b))
 	f.alloc = max(f.alloc, f.size)
 	for i, c := range changes {
@@ -309,6 +317,10 @@ func (f *File) Append(changes []Change) error {
 	f.compactIfWorth()
 	return nil
 }
+
+// maxRefused bounds File.refused: a change that adds very many locks may not fit where one that adds
+// a single lock does.
+const maxRefused = 4 << 10
 
 // encode writes changes into the buffer and adds them to the mirror.
 func (f *File) encode(changes []Change) (b []byte, fresh bool, err error) {

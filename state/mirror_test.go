@@ -223,6 +223,28 @@ func TestFileWithoutPaddingInAFullDirectory(t *testing.T) {
 	require.NoError(t, f.Append([]Change{aLock(9)}))
 }
 
+// A lock that does not fit is refused, and Tend does not find room for it where there is only less.
+func TestTendKeepsWhatDoesNotFit(t *testing.T) {
+	dir := tinyFS(t, "64k")
+	f, _ := mustOpen(t, dir, testOptions())
+	filler := fill(t, dir)
+	for id := uint64(1); ; id++ {
+		if err := f.Append([]Change{aLock(id)}); err != nil {
+			require.ErrorIs(t, err, unix.ENOSPC)
+			break
+		}
+		require.Less(t, id, uint64(1000), "the file never fills")
+	}
+	for range 3 {
+		f.Tend()
+		require.ErrorIs(t, f.Health(), unix.ENOSPC, "the same lock would be refused again")
+	}
+	require.NoError(t, os.Remove(filler))
+	f.Tend()
+	require.NoError(t, f.Health())
+	require.NoError(t, f.Append([]Change{aLock(1000)}))
+}
+
 // A failed write leaves nothing; if it has left something, that is made padding again before
 // anything else is written.
 func TestFailedWriteIsMadePadding(t *testing.T) {

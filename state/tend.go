@@ -47,9 +47,10 @@ func (f *File) tend() error {
 		return err
 	}
 	f.triedAt = f.triedAt.Add(-extendRetry)
-	if _, err := f.makeRoom(0, true); err != nil {
+	if _, err := f.makeRoom(f.refused, true); err != nil {
 		return err
 	}
+	f.refused = 0
 	if f.spare == nil {
 		f.makeSpare()
 	}
