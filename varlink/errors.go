@@ -33,8 +33,19 @@ const noSuchLock api.Kind = "NoSuchLock"
 var wording = api.Wording{
 	Argument: func(e *api.Error) string { return field(e.Argument) },
 	Hints: map[api.Hint]string{
-		api.HintInspect:    "call Inspect to see what is held",
-		api.HintReleaseOne: "locks without owner are released one by one with Release",
+		api.HintWait:           "try again later or wait with waitUSec",
+		api.HintInspect:        "call Inspect to see what is held",
+		api.HintListLocks:      "call ListLocks to see what is held",
+		api.HintOwnerOrLockID:  "say which one with the owner or lockId of select",
+		api.HintConvert:        "use Convert to change the mode",
+		api.HintReleaseOne:     "locks without owner are released one by one with Release",
+		api.HintJoin:           "call JoinLockspace, or name it under lockspaces in /etc/dlmlockd.toml",
+		api.HintListLockspaces: "call ListLockspaces to see which there are",
+		api.HintLockspaceState: "ListLockspaces shows its state",
+		api.HintForce:          "release them, or leave with force and lose them",
+		api.HintListOrphans:    "call ListOrphans again",
+		api.HintClearOrphans: "list them with ListOrphans, adopt each with AdoptOrphan or remove it with Purge, " +
+			"then leave again",
 	},
 }
 

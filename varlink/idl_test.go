@@ -265,3 +265,22 @@ func TestStandardInterfaces(t *testing.T) {
 	}
 	require.Empty(t, all, fmt.Sprint("not served: ", all))
 }
+
+// Every hint is worded for those who call over Varlink, and the words name methods and fields that
+// the interface has.
+func TestHintsAreWorded(t *testing.T) {
+	named := regexp.MustCompile(`\b(?:[A-Z][a-z]+(?:[A-Z][A-Za-z]+)?|[a-z]+[A-Z][A-Za-z]*)\b`)
+	for _, h := range api.Hints {
+		words := wording.Hints[h]
+		require.NotEmpty(t, words, h)
+		require.NotContains(t, words, "-usec", h)
+		for _, name := range named.FindAllString(words, -1) {
+			require.Regexp(t, `(?m)^(method `+name+`\(|  `+name+`: )`, data.Varlink, "%s: %s", h, name)
+		}
+	}
+	e := &api.Error{Op: "acquire", Lockspace: "vms", Resource: "r", Mode: dlm.EX, Kind: api.WouldBlock,
+		Text: "another lock is in the way", Hint: api.HintWait, Holder: "node 2 (EX)"}
+	require.Equal(t,
+		"acquire vms/r EX: another lock is in the way; try again later or wait with waitUSec; held by node 2 (EX)",
+		wording.Message(e))
+}
