@@ -213,7 +213,11 @@ func (a *app) showChecks(checks []check) {
 	}
 	var sum []string
 	for _, r := range []string{checkFailed, checkWarning, checkUnknown} {
-		if counts[r] > 0 {
+		switch {
+		case counts[r] == 0:
+		case r == checkWarning:
+			sum = append(sum, plural(counts[r], r))
+		default:
 			sum = append(sum, fmt.Sprintf("%d %s", counts[r], r))
 		}
 	}

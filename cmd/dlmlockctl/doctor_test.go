@@ -107,7 +107,7 @@ func TestDoctorOnLockspaces(t *testing.T) {
 	require.Contains(t, b.String(),
 		"failed   lockspace stopped: it is stopped: fencing node 2\n         -> it goes on by itself")
 	require.Contains(t, b.String(), `bring nodes back until there is a majority`)
-	require.True(t, strings.HasSuffix(b.String(), "3 failed, 2 warning\n"), b.String())
+	require.True(t, strings.HasSuffix(b.String(), "3 failed, 2 warnings\n"), b.String())
 
 	x = examination{}
 	x.lockspaces(nil)

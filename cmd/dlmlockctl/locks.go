@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -49,9 +51,26 @@ nothing, so a script that is started again can simply acquire again.`,
 	return cmd
 }
 
+// hexFlag is the bytes of a lock value block, in hexadecimal.
+type hexFlag struct{ b *[]byte }
+
+func (h hexFlag) String() string { return "" }
+
+// Set implements pflag.Value.
+func (h hexFlag) Set(s string) error {
+	b, err := hex.DecodeString(s)
+	if err != nil {
+		return errors.New("not hexadecimal, two digits for each byte, such as 01ff")
+	}
+	*h.b = b
+	return nil
+}
+
+func (h hexFlag) Type() string { return "HEX" }
+
 // valueFlag adds --value.
 func valueFlag(cmd *cobra.Command, to *[]byte) {
-	cmd.Flags().BytesHexVar(to, "value", nil,
+	cmd.Flags().Var(hexFlag{to}, "value",
 		"in a lockspace for raw values: what to write into the lock value block, in hexadecimal")
 }
 
