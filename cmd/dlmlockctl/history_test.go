@@ -15,14 +15,14 @@ import (
 
 // The ids of the messages are those that the service gives them.
 func TestHistoryKnowsTheMessages(t *testing.T) {
-	text, err := os.ReadFile("../dlmlockd/messages.go")
+	text, err := os.ReadFile("../../lockd/table/messages.go")
 	require.NoError(t, err)
 	for message, id := range map[string]string{
 		"acquired": msgAcquired, "converted": msgConverted, "released": msgReleased, "lock lost": msgLost,
 		"waited in vain": msgWaited, "orphan adopted": msgAdopted,
 		"the history of the locks is not complete: there were too many lines": msgIncomplete,
 	} {
-		require.Regexp(t, `(?m)^\s*`+regexp.QuoteMeta(fmt.Sprintf("%q:", message))+` +"`+id+`",$`, string(text))
+		require.Regexp(t, `message\.New\("`+id+`",\s+`+regexp.QuoteMeta(fmt.Sprintf("%q", message))+`\)`, string(text))
 	}
 }
 

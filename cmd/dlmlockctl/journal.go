@@ -15,7 +15,7 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// The ids of the messages that the history is made of (cmd/dlmlockd/messages.go).
+// The ids of the messages that the history is made of (lockd/table/messages.go).
 const (
 	msgAcquired   = "88b55be4318a4bf681188156fc4cd800"
 	msgConverted  = "de7cca23b8864813bc621b6a3aba21c6"
