@@ -128,8 +128,8 @@ func (m *member) arguments(direction string) string {
 
 var emits = map[string]string{
 	"const": "never changes while the service runs",
-	"true":  "changes are told with the new value",
-	"false": "changes are not told",
+	"true":  "changes are signalled with the new value",
+	"false": "changes are not signalled",
 }
 
 func (m *member) writeProperty(b *strings.Builder) {
