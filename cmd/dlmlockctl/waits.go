@@ -32,11 +32,11 @@ func (a *app) treeCmd() *cobra.Command {
 		Short: "Show who waits for whom",
 		Long: `Shows who waits for whom, over all resources on which the service has locks on
 this node. Below each holder stand those that wait for it, and below them those
-that wait for them, also for other resources. Circles, in which nobody will ever
-get a lock, are marked.
+that wait for them, also for other resources. Deadlocks, circles in which nobody will
+ever get a lock, are marked.
 
-Each resource with a waiter on this node is looked at, and up to --looks others, for
-waiters on other nodes. The node that keeps the queues of a resource sees all its
+To find waiters on other nodes, it looks at each resource with a waiter on this node
+and at up to --looks others. The node that keeps the queues of a resource sees all its
 waiters; others see their own.`,
 		SuggestFor:        []string{"waits", "blockers", "graph"},
 		Args:              needs(0, "LOCKSPACE", "RESOURCE"),

@@ -37,12 +37,12 @@ Distributed Lock Manager. Runs in the foreground; usually systemd starts it.
   --config=FILE       configuration file (default: /etc/dlmlockd.toml, which
                       may be absent)
   --state-dir=DIR     where the locks are recorded (default:
-                      $RUNTIME_DIRECTORY or /run/dlmlockd). It must not
-                      survive a reboot more than the locks do: a tmpfs.
+                      $RUNTIME_DIRECTORY or /run/dlmlockd). Use a
+                      tmpfs: like the locks, it must not survive a reboot.
   --bus=ADDRESS       D-Bus address (default: the system bus, that is
-                      $DBUS_SYSTEM_BUS_ADDRESS or its well-known place)
-                      "none": on no bus; it is called over Varlink alone,
-                      and polkit can't be asked
+                      $DBUS_SYSTEM_BUS_ADDRESS or its well-known place).
+                      none: use no bus. The service is called over Varlink
+                      alone then, and polkit can't be asked.
   --varlink=PATH      serve Varlink at this socket (default: a socket that
                       systemd passes on)
   --virtlockd=PATH    answer at this socket as virtlockd does, for libvirt's own
@@ -56,13 +56,13 @@ Distributed Lock Manager. Runs in the foreground; usually systemd starts it.
   --version           print version, commit and build date, and exit
   --help              print this and exit
 
-Options win over the configuration file.
+Options override the configuration file.
 
 SIGTERM and SIGINT end the service and keep every persistent lock. SIGHUP has
 it read the configuration again.
 
 Exit codes:
-  0  ended in order        5  the engine asked for is not in this build
+  0  ended normally        5  the engine asked for is not in this build
   1  failed; see the log   6  bad configuration file
   2  bad command line
 `
