@@ -49,7 +49,10 @@ func Load(dir string) ([]*Story, error) {
 func Parse(path, text string) (*Story, error) {
 	s := &Story{Path: path, Name: strings.TrimSuffix(filepath.Base(path), ".txt"), Places: Both, Nodes: 1}
 	p := &parser{story: s, callers: map[string]bool{rootName: true}, jobs: map[string]bool{}}
-	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	lines := strings.Split(strings.TrimRight(text, " \n"), "\n")
+	for i := range lines {
+		lines[i] = strings.TrimRight(lines[i], " ") // a line of spaces is empty, too
+	}
 	if err := p.header(lines); err != nil {
 		return nil, err
 	}
@@ -148,7 +151,7 @@ func (p *parser) block(lines []string, from, to int) error {
 		line := lines[i]
 		switch {
 		case b.answered:
-			b.want = append(b.want, strings.TrimRight(line, " "))
+			b.want = append(b.want, line)
 		case line == "----":
 			b.answered = true
 			if len(b.commands) == 0 {
