@@ -87,14 +87,14 @@ func (d *daemon) serveVarlink() {
 
 // closeVarlink answers the calls that are under way and closes the sockets.
 func (d *daemon) closeVarlink(ctx context.Context) {
+	if d.varlink != nil {
+		// It knows now that it ends, and does not take the closed sockets for a failure.
+		if err := d.varlink.Shutdown(ctx); err != nil {
+			d.log.Warn("the Varlink connections did not end in order", "err", err)
+		}
+	}
 	for _, l := range d.varlinkSockets {
-		_ = l.Close()
-	}
-	if d.varlink == nil {
-		return
-	}
-	if err := d.varlink.Shutdown(ctx); err != nil {
-		d.log.Warn("the Varlink connections did not end in order", "err", err)
+		_ = l.Close() // those that were never served
 	}
 }
 

@@ -137,6 +137,7 @@ func TestVarlinkSocket(t *testing.T) {
 		dialVarlink(t, socket).ok("io.systemd.service.Ping", fields{})
 		require.Equal(t, exitOK, p.stop(t))
 		require.NoFileExists(t, socket)
+		require.NotContains(t, p.log(), "level=ERROR", "a stop is no failure")
 	})
 	t.Run("systemd", func(t *testing.T) {
 		// It starts the daemon in its place at the first connection.
@@ -154,6 +155,7 @@ func TestVarlinkSocket(t *testing.T) {
 		dialVarlink(t, socket).ok("io.systemd.service.Ping", fields{})
 		require.Equal(t, exitOK, p.stop(t))
 		require.FileExists(t, socket, "it is systemd's")
+		require.NotContains(t, p.log(), "level=ERROR", "a stop is no failure")
 	})
 }
 
