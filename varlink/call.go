@@ -14,7 +14,7 @@ import (
 // because the client does not read.
 const maxReplies = 1024
 
-// call is one call of the service's own interface.
+// call is one call.
 type call struct {
 	frontend.Call
 	door    *Door
@@ -60,34 +60,56 @@ func (silent) allow() bool { return false }
 
 // Serve implements wire.Handler.
 func (h handler) Serve(ctx context.Context, w *wire.Call) {
-	d := h.d
-	if m, known := standard[w.Method]; known {
-		m(d, w)
-		return
-	}
-	m, known := methods[w.Method]
-	switch {
-	case !known:
-		d.unknown(w)
-		return
-	case m.needsMore && !w.More:
-		fail(w, errExpectedMore, nil)
-		return
-	}
 	cn := w.Conn.Data.(*conn)
-	c := &call{door: d, conn: cn, wire: w, in: m.input(), replies: queue.New[message](0)}
-	c.Name, c.Size = m.name, w.Size()
+	c := &call{door: h.d, conn: cn, wire: w, replies: queue.New[message](0)}
+	c.Name, c.in = inputOf(w)
+	c.Size = w.Size()
 	session := cn.begin(w.Oneway)
 	defer cn.finish()
 	c.submit(session)
 	c.write(ctx)
 }
 
+// inputOf finds the method of a call, and its name for the log.
+func inputOf(w *wire.Call) (name string, in input) {
+	if answer, known := standard[w.Method]; known {
+		return w.Method, &direct{answer: answer}
+	}
+	m, known := methods[w.Method]
+	switch {
+	case !known:
+		return "an unknown method", &direct{answer: unknown}
+	case m.needsMore && !w.More:
+		return m.name, &direct{answer: expectMore}
+	}
+	return m.name, m.input()
+}
+
+// direct is a call that the door answers without the service. It waits for its turn
+// and costs its user what every call costs.
+type direct struct {
+	silent
+	answer func(*Door, *wire.Call) // reads the parameters, too
+}
+
+func (*direct) method(*wire.Call) (frontend.Method, error) { return nil, nil }
+
+func (m *direct) run(c *call) {
+	c.fill(func(c *call) error {
+		m.answer(c.door, c.wire)
+		n, err := c.wire.Written()
+		c.pay(n)
+		return err
+	})
+}
+
 // submit reads the parameters and submits the call.
 func (c *call) submit(session *frontend.Session) {
-	if err := wire.Decode(c.wire.Parameters, c.in); err != nil {
-		session.Refuse(&c.Call, c, parameterError(err))
-		return
+	if _, alone := c.in.(*direct); !alone {
+		if err := wire.Decode(c.wire.Parameters, c.in); err != nil {
+			session.Refuse(&c.Call, c, parameterError(err))
+			return
+		}
 	}
 	m, err := c.in.method(c.wire)
 	if err != nil {
@@ -206,6 +228,7 @@ func (c *call) leave(why error) {
 func (c *call) writeOne(m *message) (last bool) {
 	switch {
 	case m.dropped:
+		c.wire.Drop()
 		c.ended(context.Canceled)
 		return true
 	case m.pump != nil:

@@ -50,7 +50,8 @@ type rigConfig struct {
 	auth   api.Authorizer
 	raw    []string
 	limits api.Limits
-	after  *rig // a service that has ended, on whose node and directory this one starts
+	now    func() time.Time // by which users get credit; nil: time.Now
+	after  *rig             // a service that has ended, on whose node and directory this one starts
 }
 
 const membersGID = 4242
@@ -90,7 +91,7 @@ func newRig(t testing.TB, cfg rigConfig) *rig {
 	if cfg.auth == nil {
 		cfg.auth = api.GroupAuthorizer{GID: membersGID, HasGroup: true, Group: "members"}
 	}
-	r.core = frontend.New(frontend.Config{Authorizer: cfg.auth, Log: log})
+	r.core = frontend.New(frontend.Config{Authorizer: cfg.auth, Log: log, Now: cfg.now})
 	noReload := func() error { return errors.New("line 7: no") }
 	r.door = New(Config{Core: r.core, Log: log, LogLevel: &r.level, Reload: noReload,
 		Version: "1.2.3", Commit: "0123abc", BuildDate: "2026-01-02T03:04:05Z", StateFile: file.Path()})

@@ -16,8 +16,8 @@ var interfaces = []struct{ name, description string }{
 	{"org.varlink.service", data.ServiceVarlink},
 }
 
-// standard are the methods of the standard interfaces. They need neither a turn
-// nor the service.
+// standard are the methods of the standard interfaces. They need a turn, like every
+// call, but not the service.
 var standard = map[string]func(*Door, *wire.Call){
 	"org.varlink.service.GetInfo":                 (*Door).getInfo,
 	"org.varlink.service.GetInterfaceDescription": getInterfaceDescription,
@@ -29,7 +29,7 @@ var standard = map[string]func(*Door, *wire.Call){
 }
 
 // unknown ends a call of a method that there is not.
-func (d *Door) unknown(w *wire.Call) {
+func unknown(_ *Door, w *wire.Call) {
 	of, _ := splitMethod(w.Method)
 	for _, i := range interfaces {
 		if i.name == of {
@@ -39,6 +39,9 @@ func (d *Door) unknown(w *wire.Call) {
 	}
 	fail(w, errInterfaceNotFound, map[string]string{"interface": of})
 }
+
+// expectMore ends a call without "more" of a method that needs it.
+func expectMore(_ *Door, w *wire.Call) { fail(w, errExpectedMore, nil) }
 
 func splitMethod(method string) (of, name string) {
 	if i := strings.LastIndexByte(method, '.'); i >= 0 {

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Call is one call that is being served. Exactly one of Reply and Fail ends it;
+// Call is one call that is being served. Exactly one of Reply, Fail and Drop ends it;
 // Continue and Stage may come before, any number of times, where More is set. For
 // a oneway call they do nothing. They return how many bytes they have written,
 // and wait while the client does not read.
@@ -22,12 +22,22 @@ type Call struct {
 
 	size     int // of the message
 	answered bool
+	dropped  bool
+	written  int // bytes of replies
 	staged   []byte
 	failed   error // a reply could not be written
 }
 
 // Size is how many bytes the message had.
 func (c *Call) Size() int { return c.size }
+
+// Written is how many bytes of replies were written so far; err is why the rest of
+// them was not.
+func (c *Call) Written() (n int, err error) { return c.written, c.failed }
+
+// Drop ends the call without an answer, since the client is gone or the service
+// ends.
+func (c *Call) Drop() { c.dropped = true }
 
 // Reply ends the call with parameters, which json.Marshal makes an object of.
 func (c *Call) Reply(parameters any) (n int, err error) {
@@ -115,6 +125,7 @@ func (c *Call) write(text []byte, f *os.File) (n int, err error) {
 	} else {
 		n, c.failed = c.Conn.sendFile(text, f)
 	}
+	c.written += n
 	return n, c.failed
 }
 

@@ -245,7 +245,7 @@ func (c *Conn) serveOne(call *Call) bool {
 	}
 	c.srv.cfg.Handler.Serve(ctx, call)
 	switch {
-	case call.failed != nil:
+	case call.failed != nil, call.dropped:
 		return c.noticeHangup()
 	case !call.Oneway && !call.answered:
 		c.srv.log.Error("a Varlink call was not answered", "method", call.Method)

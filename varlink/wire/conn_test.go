@@ -289,3 +289,16 @@ func TestNotAnswered(t *testing.T) {
 	require.Equal(t, "EOF", c.receive())
 	require.Contains(t, r.log.String(), "was not answered")
 }
+
+// A call that is dropped because its client is gone is no fault, and the oneway calls
+// behind it are served.
+func TestDropped(t *testing.T) {
+	r := newRig(t)
+	c := r.dial(t)
+	c.send(`{"method":"test.Drop"}`, `{"method":"test.Echo","parameters":{"text":"left behind"},"oneway":true}`)
+	r.h.await(t, "test.Drop")
+	require.NoError(t, c.Close())
+	r.h.await(t, "close")
+	require.Equal(t, []string{"test.Drop ", "test.Echo left behind"}, r.h.list())
+	require.Empty(t, r.log.String())
+}

@@ -16,7 +16,7 @@ import (
 
 // echo is a Handler: test.Echo answers its text, test.Wait waits until the
 // client is gone, or until hold is closed, test.Count sends as many replies as asked for, test.Mute does not
-// answer, test.Long answers very much, test.Fail fails.
+// answer, test.Drop drops the call when the client is gone, test.Long answers very much, test.Fail fails.
 type echo struct {
 	hold chan struct{}
 
@@ -86,6 +86,9 @@ func (h *echo) Serve(ctx context.Context, c *Call) {
 	case "test.Long":
 		_, _ = c.Reply(map[string]string{"text": string(bytes.Repeat([]byte("x"), int(*in.Count)))})
 	case "test.Mute":
+	case "test.Drop":
+		<-ctx.Done()
+		c.Drop()
 	case "test.Fail":
 		_, _ = c.Fail("test.Failed", nil)
 	default:
