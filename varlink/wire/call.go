@@ -120,26 +120,17 @@ func (c *Call) write(text []byte, f *os.File) (n int, err error) {
 		return 0, c.failed
 	}
 	defer c.Conn.srv.charge(c.Conn, -len(text))
-	if f == nil {
-		n, c.failed = c.Conn.sock.Write(text)
-	} else {
-		n, c.failed = c.Conn.sendFile(text, f)
-	}
+	n, c.failed = c.Conn.transmit(text, f)
 	c.written += n
 	return n, c.failed
 }
 
-// sendFile writes the message, the descriptor with its first byte.
+// sendFile writes the message, or the beginning of it, with the descriptor.
 func (c *Conn) sendFile(text []byte, f *os.File) (n int, err error) {
 	raw, err := f.SyscallConn() // Fd would make it blocking
 	if err != nil {
 		return 0, err
 	}
 	cerr := raw.Control(func(fd uintptr) { n, _, err = c.sock.WriteMsgUnix(text, unix.UnixRights(int(fd)), nil) })
-	if err = errors.Join(cerr, err); err == nil && n < len(text) {
-		var rest int
-		rest, err = c.sock.Write(text[n:])
-		n += rest
-	}
-	return n, err
+	return n, errors.Join(cerr, err)
 }

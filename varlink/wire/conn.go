@@ -48,6 +48,7 @@ type Conn struct {
 	closed  bool  // serve has come to its end
 	paused  bool  // read waits for room in the queue
 	gone    bool  // the Handler knows that the client is gone
+	sending sending
 }
 
 func newConn(s *Server, sock *net.UnixConn) (*Conn, error) {
@@ -192,11 +193,15 @@ func (c *Conn) resume() {
 	}
 }
 
-// finish closes the connection as soon as no call is being served.
+// finish closes the connection as soon as no call is being served. It does not wait
+// long for a client that does not read.
 func (c *Conn) finish() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closing = true
+	if c.sending.active {
+		c.limitWrite()
+	}
 	c.wake.Signal()
 }
 

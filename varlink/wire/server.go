@@ -278,7 +278,8 @@ func (s *Server) Connections() int {
 }
 
 // Shutdown accepts no more connections, closes each as soon as no call of it is
-// being served, and returns when all are closed. When ctx ends first, it cancels
+// being served, or its client does not read the answer, and returns when all are
+// closed. When ctx ends first, it cancels
 // the calls and closes what is left.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()

@@ -3,6 +3,7 @@ package wire
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
@@ -282,6 +284,52 @@ func TestShutdown(t *testing.T) {
 	cancel()
 	require.ErrorIs(t, r.Shutdown(ctx), context.Canceled)
 	require.Zero(t, r.Connections())
+}
+
+// Shutdown does not wait for clients that do not read, or hardly, but for those that do.
+func TestShutdownUnread(t *testing.T) {
+	const long = `{"method":"test.Long","parameters":{"count":2000000}}`
+	r := newRig(t)
+	mute, slow, reader := r.dial(t), r.dial(t), r.dial(t)
+	for _, c := range []*client{mute, slow, reader} {
+		c.send(long)
+	}
+	blocked := func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		n := 0
+		for c := range r.conns {
+			c.mu.Lock()
+			if c.sending.active && c.unread() > 0 {
+				n++
+			}
+			c.mu.Unlock()
+		}
+		return n == 3
+	}
+	require.Eventually(t, blocked, 20*time.Second, time.Millisecond)
+	took := make(chan time.Duration)
+	go func() {
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		assert.NoError(t, r.Shutdown(ctx))
+		took <- time.Since(began)
+	}()
+	ended := make(chan struct{})
+	go func() { // it takes less than a reply in maxUnreadTime
+		defer close(ended)
+		for {
+			time.Sleep(unreadTime / 4)
+			if _, err := io.ReadFull(slow, make([]byte, 50_000)); err != nil {
+				return
+			}
+		}
+	}()
+	require.Len(t, reader.receive(), 2_000_000+len(`{"parameters":{"text":""}}`))
+	require.Equal(t, "EOF", reader.receive())
+	t.Logf("it took %v", <-took)
+	<-ended
 }
 
 // Where descriptors run out, the server waits for some and goes on.
