@@ -197,8 +197,9 @@ func (a *acquire) granted(c *call, g api.Grant, err error) {
 	out := acquireOut{Granted: grantOf(&g)}
 	switch {
 	case a.pipe != nil:
-		a.pipe.ref, out.LockFileDescriptor = g.Ref, some(0)
+		out.LockFileDescriptor = some(0)
 		if c.Answer() {
+			a.pipe.granted(g.Ref)
 			c.replies.Add(message{parameters: out, file: a.pipe})
 		}
 	case a.holds:
@@ -210,6 +211,7 @@ func (a *acquire) granted(c *call, g api.Grant, err error) {
 	default:
 		c.reply(out)
 	}
+	c.door.asked(&g)
 }
 
 // acquireMany is AcquireMany.
@@ -264,6 +266,7 @@ func (a *acquireMany) run(c *call) {
 		out := acquireManyOut{Granted: make([]grant, len(grants))}
 		for i := range grants {
 			out.Granted[i] = *grantOf(&grants[i])
+			c.door.asked(&grants[i])
 		}
 		c.reply(out)
 	})

@@ -52,14 +52,14 @@ type Door struct {
 	holders map[api.Ref]map[*call]struct{} // the calls that go on after their grant
 	watches map[*call]*watch               // the calls that want each change of the service
 	looking bool                           // look runs
-	pipes   map[*pipe]struct{}             // the descriptors that locks hang on
+	pipes   map[api.Ref]map[*pipe]struct{} // the descriptors that locks hang on
 	work    sync.WaitGroup                 // of pipes, and of whoever looks after holders
 }
 
 // New makes a Door that serves nobody yet.
 func New(cfg Config) *Door {
 	d := &Door{cfg: cfg, log: cfg.Log, holders: make(map[api.Ref]map[*call]struct{}),
-		watches: make(map[*call]*watch), pipes: make(map[*pipe]struct{})}
+		watches: make(map[*call]*watch), pipes: make(map[api.Ref]map[*pipe]struct{})}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
@@ -90,7 +90,11 @@ func (d *Door) Adopt(conn *net.UnixConn) { d.server.Adopt(conn) }
 func (d *Door) Connections() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.server.Connections() + len(d.pipes)
+	n := d.server.Connections()
+	for _, pipes := range d.pipes {
+		n += len(pipes)
+	}
+	return n
 }
 
 // Shutdown accepts no more connections, answers the calls that are under way,
@@ -101,8 +105,10 @@ func (d *Door) Shutdown(ctx context.Context) error {
 	d.end()
 	err := d.server.Shutdown(ctx)
 	d.mu.Lock()
-	for p := range d.pipes {
-		_ = p.ours.Close()
+	for _, pipes := range d.pipes {
+		for p := range pipes {
+			p.lose()
+		}
 	}
 	d.mu.Unlock()
 	d.work.Wait()

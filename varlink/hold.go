@@ -2,6 +2,8 @@ package varlink
 
 import (
 	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/dlmlock/dlmlockd/frontend"
@@ -22,11 +24,7 @@ func (d *Door) hold(ref api.Ref, c *call) {
 		d.holders[ref] = make(map[*call]struct{})
 	}
 	d.holders[ref][c] = struct{}{}
-	if len(d.holders) == 1 && len(d.holders[ref]) == 1 && !d.looking {
-		d.looking = true
-		d.work.Add(1)
-		go d.look()
-	}
+	d.startLooking()
 }
 
 // unhold ends what hold began.
@@ -53,8 +51,18 @@ func (d *Door) holding(ref api.Ref, end bool) []*call {
 	return calls
 }
 
-// look finds the locks that were released by somebody else, while there are
-// callers who want to hear of that.
+// startLooking has look run while there are locks to look at. d.mu is held.
+func (d *Door) startLooking() {
+	if d.looking || d.ending.Err() != nil {
+		return
+	}
+	d.looking = true
+	d.work.Add(1)
+	go d.look()
+}
+
+// look finds the locks that were released by somebody else or have moved, while
+// there are callers who want to hear of that, or have a descriptor.
 func (d *Door) look() {
 	defer d.work.Done()
 	every := time.NewTicker(lookEvery)
@@ -66,22 +74,41 @@ func (d *Door) look() {
 			return
 		}
 		d.mu.Lock()
-		refs := make([]api.Ref, 0, len(d.holders))
-		for ref := range d.holders {
-			refs = append(refs, ref)
-		}
+		refs := slices.AppendSeq(slices.Collect(maps.Keys(d.holders)), maps.Keys(d.pipes))
 		d.looking = len(refs) > 0
 		d.mu.Unlock()
 		if len(refs) == 0 {
 			return
 		}
 		for _, ref := range refs {
-			d.cfg.Core.Service().Lock(ref, func(_ api.LockInfo, err error) {
-				if errors.Is(err, api.NotHeld) {
-					d.released(ref)
-				}
-			})
+			d.check(ref)
 		}
+	}
+}
+
+// check finds out whether a lock is still there, and what it hangs on.
+func (d *Door) check(ref api.Ref) {
+	d.cfg.Core.Service().Lock(ref, func(l api.LockInfo, err error) {
+		switch {
+		case errors.Is(err, api.NotHeld):
+			d.released(ref)
+		case err == nil:
+			d.losePipes(ref, l.Session)
+		}
+	})
+}
+
+// asked takes a grant. A lock that its owner held already hangs on what it was
+// asked for with last, so an earlier descriptor ends.
+func (d *Door) asked(g *api.Grant) {
+	if g.New {
+		return
+	}
+	d.mu.Lock()
+	piped := len(d.pipes[g.Ref]) > 0
+	d.mu.Unlock()
+	if piped {
+		d.check(g.Ref)
 	}
 }
 
@@ -89,6 +116,7 @@ func (d *Door) released(ref api.Ref) {
 	for _, c := range d.holding(ref, true) {
 		c.reply(acquireOut{Released: some(true)})
 	}
+	d.losePipes(ref, "")
 }
 
 // event takes what the service says unasked. It never blocks.
@@ -98,7 +126,7 @@ func (d *Door) event(e frontend.Event) {
 		for _, c := range d.holding(n.Ref, true) {
 			c.reply(acquireOut{Lost: some(lostOf(&n.Lost))})
 		}
-		d.loseDescriptor(n.Ref)
+		d.losePipes(n.Ref, "")
 	case api.BlockingNotice:
 		for _, c := range d.holding(n.Ref, false) {
 			c.tell(acquireOut{Blocking: blockingOf(&n)})
@@ -108,11 +136,13 @@ func (d *Door) event(e frontend.Event) {
 	}
 }
 
-func (d *Door) loseDescriptor(ref api.Ref) {
+// losePipes ends the descriptors of a lock, but for that of the session that it
+// hangs on; "" if there is none.
+func (d *Door) losePipes(ref api.Ref, but api.Session) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for p := range d.pipes {
-		if p.ref == ref {
+	for p := range d.pipes[ref] {
+		if p.session.Name() != but {
 			p.lose()
 		}
 	}

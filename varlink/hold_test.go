@@ -232,7 +232,7 @@ func TestOneway(t *testing.T) {
 func (r *rig) held(resource string) bool {
 	c := r.dial()
 	defer c.Close()
-	c.send("ListLocks", `{"resource":"`+resource+`"}`, "more")
+	c.send("ListLocks", `{"resource":"`+resource+`","state":"held"}`, "more")
 	return c.receive().Error == ""
 }
 

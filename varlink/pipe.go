@@ -19,7 +19,7 @@ type pipe struct {
 	ours    *os.File
 	theirs  *os.File
 	session *frontend.Session
-	ref     api.Ref // the lock; 0 until it is granted
+	ref     api.Ref // the lock; 0 until it is granted. Written with door.mu held
 	once    sync.Once
 }
 
@@ -36,21 +36,51 @@ func (p *pipe) open(c *call) (err error) {
 	return nil
 }
 
-// sent goes on after the reply with the descriptor was written, or was not.
+// granted notes the lock that hangs on the pipe. It runs with the grant, on the
+// goroutine that the service's notices come on: a loss finds the pipe, also before
+// the reply is written.
+func (p *pipe) granted(ref api.Ref) {
+	d := p.door
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p.ref = ref
+	if d.pipes[ref] == nil {
+		d.pipes[ref] = make(map[*pipe]struct{})
+	}
+	d.pipes[ref][p] = struct{}{}
+	d.startLooking()
+}
+
+// sent goes on after the reply with the descriptor was written, or was not. If the
+// lock was lost meanwhile, watch ends at once.
 func (p *pipe) sent(err error) {
 	if err != nil || p.ref == 0 {
 		p.close()
+		p.forget()
 		return
 	}
 	_ = p.theirs.Close()
 	d := p.door
 	d.mu.Lock()
+	ending := d.ending.Err() != nil
+	if !ending {
+		d.work.Add(1)
+		go p.watch()
+	}
+	d.mu.Unlock()
+	if ending {
+		p.lose()
+		p.forget()
+	}
+}
+
+// forget undoes granted.
+func (p *pipe) forget() {
+	d := p.door
+	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.pipes[p] = struct{}{}
-	d.work.Add(1)
-	go p.watch()
-	if d.ending.Err() != nil {
-		_ = p.ours.Close()
+	if delete(d.pipes[p.ref], p); len(d.pipes[p.ref]) == 0 {
+		delete(d.pipes, p.ref)
 	}
 }
 
@@ -77,15 +107,13 @@ func (p *pipe) watch() {
 			return err == nil && poll[0].Revents&unix.POLLHUP != 0
 		})
 	}
-	d.mu.Lock()
-	delete(d.pipes, p)
-	d.mu.Unlock()
+	p.forget()
 	if d.ending.Err() != nil && errors.Is(err, os.ErrClosed) {
 		return
 	}
 	p.close()
 }
 
-// lose tells whoever has the descriptor that the lock is lost: a write into it
-// fails, and poll(2) says POLLERR.
+// lose tells whoever has the descriptor that the lock does not hang on it any more:
+// a write into it fails, and poll(2) says POLLERR.
 func (p *pipe) lose() { _ = p.ours.Close() }
