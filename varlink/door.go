@@ -21,7 +21,7 @@ type Config struct {
 	Core      *frontend.Core // started before the Door serves
 	Log       *slog.Logger   // nil: nothing is logged
 	LogLevel  LogLevel       // the log of this process; nil: it can't be changed
-	Reload    func() error   // reads the configuration again; nil: it can't
+	Reload    func() error   // reads the configuration again; nil: it can't. See reload
 	Version   string         // of the service
 	Commit    string
 	BuildDate string

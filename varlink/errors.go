@@ -29,6 +29,10 @@ const (
 // such error: a list of no locks is one there.
 const noSuchLock api.Kind = "NoSuchLock"
 
+// invalidConfiguration is the kind of error of Reload where the configuration is
+// wrong.
+const invalidConfiguration api.Kind = "InvalidConfiguration"
+
 // wording is how errors of calls are worded here.
 var wording = api.Wording{
 	Argument: func(e *api.Error) string { return field(e.Argument) },

@@ -58,6 +58,10 @@ func TestWait(t *testing.T) {
 	quiet.send("Acquire", disk, "more")
 	for part(r.dial().ok("Describe", ""), "service", "waitingCount") != 1.0 {
 	}
+	for _, l := range r.dial().all("ListLocks", "") {
+		granted := part(l, "lock", "mode") != nil
+		require.Equal(t, granted, part(l, "lock", "sinceUSec") != nil, "%v", l)
+	}
 	told.send("Acquire", with(`"progress":true,"lifetime":"connection"`), "more")
 	w := told.receive()
 	require.True(t, w.Continues)

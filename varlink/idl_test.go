@@ -208,7 +208,7 @@ func TestErrorsAreDescribed(t *testing.T) {
 		api.InvalidMode, api.InvalidName, api.LimitExceeded, api.NotQuorate, api.LockspaceStopped, api.LockspaceInUse,
 		api.LockspaceForeign, api.ClusterUnavailable, api.StateWriteFailed, api.KernelError, api.ShuttingDown,
 		api.NotSupported,
-		api.Internal, noSuchLock,
+		api.Internal, noSuchLock, invalidConfiguration,
 	}
 	for _, k := range kinds {
 		require.Contains(t, i.errors, string(k))

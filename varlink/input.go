@@ -90,6 +90,8 @@ func (s *setter[T]) selector(sel *selector) {
 	if sel == nil {
 		return
 	}
+	before := s.err
+	s.err = nil
 	given(s, api.ArgOwner, sel.Owner)
 	given(s, api.ArgLockID, sel.LockID)
 	given(s, api.ArgToken, sel.Token)
@@ -97,6 +99,9 @@ func (s *setter[T]) selector(sel *selector) {
 	var e *api.Error
 	if errors.As(s.err, &e) && e.Argument != "" {
 		e.Argument = "select." + api.Argument(field(e.Argument))
+	}
+	if before != nil {
+		s.err = before
 	}
 }
 

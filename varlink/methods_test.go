@@ -7,6 +7,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 const disk = `{"lockspace":"vms","resource":"disk1","mode":"ex"}`
@@ -179,6 +182,8 @@ func TestLockspaces(t *testing.T) {
 	require.NotEmpty(t, e.Error)
 }
 
+var longValue = base64.StdEncoding.EncodeToString(make([]byte, 33))
+
 func TestRawValues(t *testing.T) {
 	r := newRig(t, rigConfig{raw: []string{"vms"}})
 	c := r.dial()
@@ -194,8 +199,7 @@ func TestRawValues(t *testing.T) {
 	require.Equal(t, "\xff", value())
 	e := c.fails(errInvalidParameter, "Convert", `{"lockspace":"vms","resource":"disk1","mode":"pr","value":"!"}`)
 	require.Equal(t, "value", e["parameter"])
-	long := base64.StdEncoding.EncodeToString(make([]byte, 33))
-	e = c.fails(errInvalidParameter, "Acquire", `{"lockspace":"vms","resource":"d","mode":"ex","value":"`+long+`"}`)
+	e = c.fails(errInvalidParameter, "Acquire", `{"lockspace":"vms","resource":"d","mode":"ex","value":"`+longValue+`"}`)
 	require.Equal(t, "value", e["parameter"])
 	require.Contains(t, e["message"], "33 bytes")
 }
@@ -240,6 +244,10 @@ func TestInvalidParameters(t *testing.T) {
 		{"Release", `{"lockspace":"vms","resource":"a","select":{"x":1}}`, "select.x", "no such field"},
 		{"AcquireMany", `{"wanted":[{"lockspace":"vms","resource":"a"}]}`, "wanted[0].mode", "missing"},
 		{"Convert", `{"lockspace":"vms","resource":"a","mode":"ex","waitUSec":20000001}`, "waitUSec", "20s"},
+		{"Convert", `{"lockspace":"vms","resource":"a","mode":"ex","waitUSec":20000001,"select":{"lock":"x"}}`,
+			"waitUSec", "20s"},
+		{"Convert", `{"lockspace":"vms","resource":"a","mode":"ex","value":"` + longValue + `","select":{"owner":"o"}}`,
+			"value", "33 bytes"},
 		{"ReleaseMany", `{"resources":[],"owner":""}`, "owner", "missing or empty"},
 		{"Describe", `{"x":1}`, "x", "no such field"},
 	} {
@@ -276,6 +284,9 @@ func TestStandardMethods(t *testing.T) {
 	require.EqualValues(t, 7, c.ok("io.systemd.service.GetLogLevel", "")["level"])
 	c.fails(errInvalidParameter, "io.systemd.service.SetLogLevel", `{"level":8}`)
 	require.NotEmpty(t, c.ok("io.systemd.service.GetEnvironment", "")["environment"])
-	e = c.fails("Internal", "io.systemd.service.Reload", "")
-	require.Contains(t, e["message"], "line 7")
+	e = c.fails("InvalidConfiguration", "io.systemd.service.Reload", "")
+	require.Equal(t, "reload: line 7: no", e["message"])
+	r.door.cfg.Reload = func() error { return &api.Error{Op: "reload", Kind: api.Timeout, Mode: dlm.None, Text: "busy"} }
+	e = c.fails("Timeout", "io.systemd.service.Reload", "")
+	require.Equal(t, "reload: busy", e["message"])
 }

@@ -36,12 +36,12 @@ func mode(m dlm.Mode) *string {
 
 func modeName(m dlm.Mode) string { return strings.ToLower(m.String()) }
 
-// usec is a time of a clock; none is null.
+// usec is a time of a clock; none is null. The service says 1970 for none.
 func usec(t time.Time) *int64 {
 	if t.IsZero() {
 		return nil
 	}
-	return some(t.UnixMicro())
+	return unless0(t.UnixMicro())
 }
 
 func lockName(r api.Ref) string { return strconv.FormatUint(uint64(r), 10) }

@@ -1,10 +1,13 @@
 package varlink
 
 import (
+	"errors"
 	"os"
 	"strings"
 
 	"github.com/dlmlock/dlmlockd/data"
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/varlink/wire"
 )
 
@@ -116,6 +119,8 @@ func privileged(w *wire.Call) bool {
 	return false
 }
 
+// reload reads the configuration again. An error of Config.Reload says what is
+// wrong with the configuration, unless it is an *api.Error.
 func (d *Door) reload(w *wire.Call) {
 	if !read(w, &nothing{}) || !privileged(w) {
 		return
@@ -125,7 +130,11 @@ func (d *Door) reload(w *wire.Call) {
 		return
 	}
 	if err := d.cfg.Reload(); err != nil {
-		fail(w, Interface+".Internal", failure{Message: printable(err.Error())})
+		var e *api.Error
+		if !errors.As(err, &e) {
+			err = &api.Error{Op: "reload", Kind: invalidConfiguration, Mode: dlm.None, Text: err.Error(), Err: err}
+		}
+		_, _ = writeError(w, err)
 		return
 	}
 	_, _ = w.Reply(nothing{})

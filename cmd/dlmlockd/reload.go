@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -14,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/lockd"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
@@ -73,14 +73,16 @@ func (d *daemon) serveReloads(ctx context.Context) {
 // reloadTimeout is how long a caller waits for its turn.
 const reloadTimeout = 10 * time.Second
 
-// askReload has the configuration read again. The error says what is wrong with it.
+// askReload has the configuration read again. The error says what is wrong with it, or it is an
+// *api.Error: the configuration was not read.
 func (d *daemon) askReload() error {
 	done := make(chan error, 1)
 	select {
 	case d.reloads <- done:
 		return <-done
 	case <-time.After(reloadTimeout):
-		return errors.New("the service is about to end, or busy with another reload")
+		return &api.Error{Op: "reload", Kind: api.Timeout, Mode: dlm.None,
+			Text: "the service is about to end, or busy with another reload; try again later"}
 	}
 }
 

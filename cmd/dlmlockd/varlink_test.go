@@ -244,7 +244,7 @@ func TestVarlinkReload(t *testing.T) {
 	c.ok("io.systemd.service.Reload", fields{})
 	require.NoError(t, os.WriteFile(file, []byte("lockspaces = [\"vms\"]\nbogus = 1\n"), 0o600))
 	r := c.call("io.systemd.service.Reload", fields{})
-	require.NotEmpty(t, r.Error)
+	require.Equal(t, "org.example.DlmLock.InvalidConfiguration", r.Error)
 	require.Contains(t, r.Parameters["message"], "bogus")
 	c.ok("io.systemd.service.SetLogLevel", fields{"level": 7})
 	require.EqualValues(t, 7, c.ok("io.systemd.service.GetLogLevel", fields{})["level"])
