@@ -22,9 +22,9 @@ type Call struct {
 	handler   Handler
 	refusal   error // what the call is answered with at its turn, instead of being served
 	cost      Cost
-	weight    int32 // how much of the session's room it takes
-	entered   bool  // it had its turn, and ends it with the answer
-	unchecked bool  // the user was not known when it came
+	weight    int32         // how much of the session's room it takes
+	turn      atomic.Uint32 // turnAwaited, turnTaken or turnOver
+	unchecked bool          // the user was not known when it came
 	answered  atomic.Bool
 }
 
@@ -104,10 +104,21 @@ func (c *Call) Release() {
 	}
 }
 
+// The turn of a call. A door may answer one whose client has gone before it has had
+// its turn, on another goroutine than that of the session.
+const (
+	turnAwaited uint32 = iota
+	turnTaken          // it is being served, and the turn ends with the answer
+	turnOver
+)
+
+// Answered reports whether the call has been answered or dropped.
+func (c *Call) Answered() bool { return c.answered.Load() }
+
 // Sent is called once, after Release, when the answer of so many bytes is
 // written or not wanted.
 func (c *Call) Sent(bytes int) {
-	if c.entered {
+	if c.turn.Swap(turnOver) == turnTaken {
 		c.core.sched.leave(c.session.user.account, c.cost.Room, bytes)
 	}
 	if c.session != nil {

@@ -227,7 +227,10 @@ func (s *Session) serve(c *Call) {
 		c.Drop()
 		return
 	}
-	c.entered = true
+	if !c.turn.CompareAndSwap(turnAwaited, turnTaken) { // it has been answered meanwhile
+		s.core.sched.leave(s.user.account, c.cost.Room, 0)
+		return
+	}
 	if c.refusal != nil {
 		c.handler.Fail(c.refusal)
 		return

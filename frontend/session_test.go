@@ -170,7 +170,7 @@ func TestReleaseOfOthers(t *testing.T) {
 	err := receive(t, release(s).answers)
 	requireKind(t, api.AccessDenied, err)
 	require.EqualError(t, err, "release vms/r: no")
-	receive(t, asked)
+	<-asked
 	require.NoError(t, receive(t, release(door.OpenAs(":1.2", Credentials{})).answers))
 	require.Empty(t, asked, "root is not asked about")
 }
@@ -234,4 +234,28 @@ func TestCoreEndsAndSessionsStay(t *testing.T) {
 		return !s.working
 	}, patience, time.Millisecond)
 	require.Empty(t, f.gone)
+}
+
+// A call that its door has answered before its turn, because the client is gone, is not served, and
+// leaves nothing taken.
+func TestAnsweredBeforeItsTurn(t *testing.T) {
+	asked, who := make(chan struct{}), make(chan Credentials)
+	core := newCore(t, newFakeService())
+	s := core.Door("varlink:x/", DoorConfig{}).Open("1", func(context.Context) (Credentials, error) {
+		close(asked)
+		return <-who, nil
+	})
+	early := &testCall{answers: make(chan error, 2), run: func(*testCall) { t.Error("it was served") }}
+	s.Submit(&early.Call, early, &ListLocks{})
+	<-asked
+	gone := errors.New("the client is gone")
+	early.Fail(gone)
+	require.True(t, early.Answered())
+	who <- Credentials{UID: 7}
+	require.NoError(t, receive(t, release(s).answers)) // behind it in the queue
+	require.Equal(t, gone, receive(t, early.answers))
+	usage := core.Usage(7)
+	require.Zero(t, usage.Room)
+	require.Zero(t, usage.Unanswered)
+	require.Zero(t, core.Pending())
 }

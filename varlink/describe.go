@@ -25,6 +25,9 @@ func (*describe) run(c *call) {
 	w := new(watch)
 	c.door.mu.Lock()
 	c.door.watches[c] = w
+	if c.Answered() { // its client has gone meanwhile, and leave has found nothing to end
+		delete(c.door.watches, c)
+	}
 	c.door.mu.Unlock()
 	w.tell(c)
 }
@@ -36,10 +39,10 @@ func (c *call) status() any {
 
 // leave implements leaver.
 func (*describe) leave(c *call, why error) {
+	c.Fail(why) // first: run looks for it behind its entry
 	c.door.mu.Lock()
 	delete(c.door.watches, c)
 	c.door.mu.Unlock()
-	c.Fail(why)
 }
 
 // watch is a caller who wants to hear of each change. Changes that come while the
