@@ -31,7 +31,7 @@ func TestAppArmorProfile(t *testing.T) {
 	broken := filepath.Join(t.TempDir(), "dlmlockd")
 	for _, mistake := range []string{"/srv/** rwz,\n}", "capability sys_nothing,\n}", "include <no/such/file>\n}"} {
 		require.NoError(t, os.WriteFile(broken, regexp.MustCompile(`\}\n$`).ReplaceAll(text, []byte(mistake)), 0o644))
-		out, err = parse(broken)
+		_, err = parse(broken)
 		require.Error(t, err, mistake)
 	}
 }
