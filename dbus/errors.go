@@ -4,10 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"unicode/utf8"
 
 	godbus "github.com/godbus/dbus/v5"
 
+	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
@@ -120,24 +120,8 @@ func candidates(locks []api.LockInfo) string {
 	return b.String()
 }
 
-// printable makes any text fit for a D-Bus string, which is UTF-8 without NUL
-// (D-Bus specification, "Basic types"): what is not is written as \xNN.
-func printable(s string) string {
-	if utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); {
-		r, n := utf8.DecodeRuneInString(s[i:])
-		if r == 0 || r == utf8.RuneError && n == 1 {
-			fmt.Fprintf(&b, `\x%02x`, s[i])
-		} else {
-			b.WriteString(s[i : i+n])
-		}
-		i += n
-	}
-	return b.String()
-}
+// printable makes any bytes a D-Bus string that carries them.
+func printable(s string) string { return frontend.Transportable(s) }
 
 // errorReply makes the message that answers a call with an error.
 func errorReply(dest string, serial uint32, err error) *godbus.Message {

@@ -1,13 +1,12 @@
 package varlink
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
@@ -202,21 +201,5 @@ func (d *Door) describe(st *api.Status) describeOut {
 	return describeOut{s, done}
 }
 
-// printable makes any bytes a JSON string that carries them: what is not UTF-8, and
-// NUL, is written as \xNN.
-func printable(s string) string {
-	if utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); {
-		r, n := utf8.DecodeRuneInString(s[i:])
-		if r == 0 || r == utf8.RuneError && n == 1 {
-			fmt.Fprintf(&b, `\x%02x`, s[i])
-		} else {
-			b.WriteString(s[i : i+n])
-		}
-		i += n
-	}
-	return b.String()
-}
+// printable makes any bytes a JSON string that carries them.
+func printable(s string) string { return frontend.Transportable(s) }
