@@ -254,4 +254,23 @@ func startTime(t *testing.T, pid int) string {
 	return strings.Fields(string(text[strings.LastIndexByte(string(text), ')'):]))[20]
 }
 
-func (r *rig) signalDaemon(s syscall.Signal) { require.NoError(r.t, r.daemon.Process.Signal(s)) }
+// signalDaemon signals the daemon. SIGSTOP has stopped each of its threads when it returns: kill(2)
+// comes back before that, and a thread that still runs could answer a call.
+func (r *rig) signalDaemon(s syscall.Signal) {
+	require.NoError(r.t, r.daemon.Process.Signal(s))
+	if s != syscall.SIGSTOP {
+		return
+	}
+	require.Eventually(r.t, func() bool {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", r.daemon.Process.Pid))
+		require.NoError(r.t, err)
+		require.NotEmpty(r.t, threads)
+		for _, path := range threads {
+			text, err := os.ReadFile(path)
+			if err == nil && !strings.Contains(string(text), ") T ") {
+				return false
+			}
+		}
+		return true
+	}, patience, time.Millisecond)
+}
