@@ -184,7 +184,8 @@ func TestInterface(t *testing.T) {
 	for name, out := range map[string]any{
 		"Acquire": acquireOut{}, "AcquireMany": acquireManyOut{}, "Convert": convertOut{}, "Release": nothing{},
 		"ReleaseOwner": releasedOut{}, "ReleaseMany": releasedOut{}, "Inspect": inspectOut{}, "ListLocks": listLocksOut{},
-		"ListLockspaces": listLockspacesOut{}, "JoinLockspace": nothing{}, "LeaveLockspace": nothing{},
+		"ListLost": listLostOut{}, "ListLockspaces": listLockspacesOut{},
+		"JoinLockspace": nothing{}, "LeaveLockspace": nothing{},
 		"ListOrphans": listOrphansOut{}, "AdoptOrphan": adoptOut{}, "Purge": purgeOut{}, "Describe": describeOut{},
 		"Monitor": monitorOut{},
 	} {
@@ -196,7 +197,7 @@ func TestInterface(t *testing.T) {
 		delete(i.methods, name)
 	}
 	require.Empty(t, i.methods)
-	require.Len(t, methods, 16)
+	require.Len(t, methods, 17)
 }
 
 // Each kind of error that a call can end with is described.

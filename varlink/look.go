@@ -143,3 +143,32 @@ func writeList[T any](c *call, list []T, reply func(*T) any, none error) {
 		return err
 	})
 }
+
+// listLost is ListLost.
+type listLost struct {
+	listLostIn
+	silent
+	m frontend.ListLost
+}
+
+func (l *listLost) method(*wire.Call) (frontend.Method, error) {
+	l.m.Filter.Limit = frontend.MaxLost
+	s := setter[frontend.ListLost]{table: frontend.ListLostOptions, into: &l.m}
+	given(&s, api.ArgLockspace, l.Lockspace)
+	given(&s, api.ArgResource, l.Resource)
+	given(&s, api.ArgOwner, l.Owner)
+	given(&s, api.ArgUID, l.UserID)
+	given(&s, api.ArgLimit, l.Limit)
+	return s.done(l.m.Op())
+}
+
+func (l *listLost) run(c *call) {
+	l.m.Run(&c.Call, func(list []api.Lost, err error) {
+		if err != nil {
+			c.Fail(err)
+			return
+		}
+		writeList(c, list, func(l *api.Lost) any { return listLostOut{lostOf(l)} },
+			missing(l.m.Op(), noSuchLock, "no lost lock matches"))
+	})
+}

@@ -16,6 +16,7 @@ func (r *release) method(*wire.Call) (frontend.Method, error) {
 	r.m.Lockspace, r.m.Resource = r.Lockspace, r.Resource
 	s := setter[frontend.Release]{table: frontend.ReleaseOptions, into: &r.m}
 	s.selector(r.Select)
+	given(&s, api.ArgReason, r.Reason)
 	return s.done("release")
 }
 
@@ -67,6 +68,7 @@ func (r *releaseMany) method(*wire.Call) (frontend.Method, error) {
 	if r.Labels != nil {
 		s.set(api.ArgLabels, r.Labels)
 	}
+	given(&s, api.ArgReason, r.Reason)
 	return s.done("release")
 }
 

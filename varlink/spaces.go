@@ -46,8 +46,11 @@ type leave struct {
 }
 
 func (l *leave) method(*wire.Call) (frontend.Method, error) {
-	l.m = frontend.Leave{Lockspace: l.Lockspace, Force: isTrue(l.Force)}
-	return &l.m, nil
+	l.m = frontend.Leave{Lockspace: l.Lockspace}
+	s := setter[frontend.Leave]{table: frontend.LeaveOptions, into: &l.m}
+	given(&s, api.ArgForce, l.Force)
+	given(&s, api.ArgReason, l.Reason)
+	return s.done(l.m.Op())
 }
 
 func (l *leave) run(c *call) { l.m.Run(&c.Call, c.plain) }
@@ -109,11 +112,14 @@ type purge struct {
 }
 
 func (p *purge) method(*wire.Call) (frontend.Method, error) {
-	p.m = frontend.Purge{Lockspace: p.Lockspace, Some: isTrue(p.Some)}
+	p.m = frontend.Purge{Lockspace: p.Lockspace}
 	for _, id := range p.LockIDs {
 		p.m.Expect = append(p.m.Expect, dlm.LockID(id))
 	}
-	return &p.m, nil
+	s := setter[frontend.Purge]{table: frontend.PurgeOptions, into: &p.m}
+	given(&s, api.ArgSome, p.Some)
+	given(&s, api.ArgReason, p.Reason)
+	return s.done(p.m.Op())
 }
 
 func (p *purge) run(c *call) {

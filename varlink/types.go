@@ -230,6 +230,7 @@ type convertOut struct {
 type releaseIn struct {
 	name
 	Select *selector `json:"select"`
+	Reason *string   `json:"reason"`
 	interactive
 }
 
@@ -248,6 +249,7 @@ type releaseManyIn struct {
 	Resources []name   `json:"resources"`
 	Owner     string   `json:"owner"`
 	Labels    []string `json:"labels,omitempty"`
+	Reason    *string  `json:"reason"`
 }
 
 type inspectOut struct {
@@ -278,6 +280,18 @@ type listLocksOut struct {
 	Lock lock `json:"lock"`
 }
 
+type listLostIn struct {
+	Lockspace *string `json:"lockspace"`
+	Resource  *string `json:"resource"`
+	Owner     *string `json:"owner"`
+	UserID    *uint32 `json:"userId"`
+	Limit     *uint32 `json:"limit"`
+}
+
+type listLostOut struct {
+	Lost lost `json:"lost"`
+}
+
 type listLockspacesOut struct {
 	Lockspace lockspace `json:"lockspace"`
 }
@@ -288,8 +302,9 @@ type joinIn struct {
 }
 
 type leaveIn struct {
-	Lockspace string `json:"lockspace"`
-	Force     *bool  `json:"force"`
+	Lockspace string  `json:"lockspace"`
+	Force     *bool   `json:"force"`
+	Reason    *string `json:"reason"`
 	interactive
 }
 
@@ -321,6 +336,7 @@ type purgeIn struct {
 	Lockspace string   `json:"lockspace"`
 	LockIDs   []uint32 `json:"lockIds"`
 	Some      *bool    `json:"some"`
+	Reason    *string  `json:"reason"`
 	interactive
 }
 

@@ -74,6 +74,8 @@ var doorSteps = []step{
 	{method: "Release", args: fields{"resource": "a"}, nobody: true},
 	{method: "Release", args: fields{"resource": "nothing"}},
 	{method: "Release", args: fields{"resource": "a", "select": fields{"token": 1}}},
+	{method: "Release", args: fields{"resource": "a", "reason": strings.Repeat("r", 1025)}},
+	{method: "Release", args: fields{"resource": "nothing", "reason": "why not"}},
 	{method: "Release", args: fields{"resource": "a", "select": fields{"owner": "vm1"}}},
 	{method: "Release", args: fields{"resource": "a", "select": fields{"owner": "vm1"}}},
 	{method: "AcquireMany", args: fields{"owner": "vm3", "wanted": []fields{
@@ -87,6 +89,8 @@ var doorSteps = []step{
 	{method: "ReleaseMany", args: fields{"owner": "vm3", "resources": []fields{{"resource": "m1"}, {"resource": "none"}}}},
 	{method: "ReleaseMany", args: fields{"owner": "vm3", "resources": []fields{}, "labels": []string{"two"}}},
 	{method: "ReleaseMany", args: fields{"owner": "", "resources": []fields{}}},
+	{method: "ReleaseMany", args: fields{"owner": "vm3", "resources": []fields{}, "reason": "why not"}},
+	{method: "ReleaseMany", args: fields{"owner": "vm3", "resources": []fields{}, "reason": strings.Repeat("r", 1025)}},
 	{method: "ReleaseOwner", args: fields{"owner": "vm3"}},
 	{method: "Acquire", args: fields{"resource": "o", "mode": "ex", "owner": "vm4"}},
 	{method: "ReleaseOwner", args: fields{"owner": "vm4"}, nobody: true},
@@ -101,14 +105,26 @@ var doorSteps = []step{
 	{method: "Purge", args: fields{"lockIds": []int{4711}}},
 	{method: "Purge", args: fields{"lockIds": []int{4711}, "some": true}},
 	{method: "Purge", args: fields{"lockIds": []int{}}, nobody: true},
+	{method: "Purge", args: fields{"lockIds": []int{}, "reason": "why not"}},
+	{method: "Purge", args: fields{"lockIds": []int{}, "reason": strings.Repeat("r", 1025)}},
 	{method: "JoinLockspace"},
 	{method: "JoinLockspace", args: fields{"lockspace": ".x"}},
 	{method: "JoinLockspace", args: fields{"lockspace": "other"}, nobody: true},
 	{method: "LeaveLockspace", args: fields{"lockspace": "none"}},
 	{method: "LeaveLockspace"}, // locks are held
 	{method: "LeaveLockspace", nobody: true},
-	{method: "LeaveLockspace", args: fields{"force": true}},
+	{method: "LeaveLockspace", args: fields{"reason": strings.Repeat("r", 1025)}},
+	{method: "ListLost"},
+	{method: "LeaveLockspace", args: fields{"force": true, "reason": "why not"}},
 	{method: "ListLocks"},
+	{method: "ListLost"},
+	{method: "ListLost", nobody: true},
+	{method: "ListLost", args: fields{"owner": "nobody's"}},
+	{method: "ListLost", args: fields{"resource": "b", "userId": 0, "limit": 1}},
+	{method: "ListLost", args: fields{"resource": ""}},
+	{method: "ListLost", args: fields{"limit": 0}},
+	{method: "ListLost", args: fields{"limit": 1001}},
+	{method: "ListLost", args: fields{"state": "held"}},
 	{method: "Acquire", args: fields{"resource": "a", "mode": "ex"}},
 }
 
@@ -185,13 +201,21 @@ func overVarlink(c *varlinkClient, s step) string {
 		if !list {
 			return varlinkResult(s.method, r.Parameters)
 		}
-		l, _ := r.Parameters["lock"].(fields)
-		rows = append(rows, fmt.Sprint(l["resource"], l["mode"], l["state"], cmp.Or(fmt.Sprint(l["owner"]), "<nil>"),
-			l["label"], l["lifetime"], l["userId"]))
+		rows = append(rows, varlinkRow(r.Parameters))
 		if !r.Continues {
 			return fmt.Sprint(rows)
 		}
 	}
+}
+
+// varlinkRow is what is compared of an element of a list.
+func varlinkRow(p fields) string {
+	if l, ok := p["lost"].(fields); ok {
+		return fmt.Sprint(l["resource"], l["mode"], l["owner"], l["label"], l["reason"], l["lostUSec"].(float64) > 0)
+	}
+	l, _ := p["lock"].(fields)
+	return fmt.Sprint(l["resource"], l["mode"], l["state"], cmp.Or(fmt.Sprint(l["owner"]), "<nil>"),
+		l["label"], l["lifetime"], l["userId"])
 }
 
 func varlinkKind(name string) string {
@@ -305,6 +329,8 @@ func dbusCall(t *testing.T, c client, method string, a fields) (*godbus.Call, fu
 		return c.call(method, space, resource), func(call *godbus.Call) string { return dbusInspection(t, call) }
 	case "ListLocks":
 		return c.call(method, dbusOptions(a)), func(call *godbus.Call) string { return dbusRows(t, call) }
+	case "ListLost":
+		return c.call(method, dbusOptions(a)), func(call *godbus.Call) string { return dbusLost(t, call) }
 	case "ListOrphans":
 		return c.call(method, space), func(call *godbus.Call) string { return fmt.Sprint(call.Body[0]) }
 	case "AdoptOrphan":
@@ -368,15 +394,35 @@ func dbusInspection(t *testing.T, call *godbus.Call) string {
 	return fmt.Sprint(len(rows), len(granted), strings.ToLower(holder.Mode))
 }
 
+// null is a text as Varlink has it.
+func null(s string) any {
+	if s == "" {
+		return nil
+	}
+	return s
+}
+
+func dbusLost(t *testing.T, call *godbus.Call) string {
+	var lost []struct {
+		Lock                godbus.ObjectPath
+		Lockspace, Resource string
+		LockID              uint32
+		Mode, Owner, Label  string
+		When                uint64
+		Reason              string
+	}
+	require.NoError(t, call.Store(&lost))
+	var rows []string
+	for _, l := range lost {
+		rows = append(rows, fmt.Sprint(l.Resource, strings.ToLower(l.Mode), null(l.Owner), null(l.Label), l.Reason,
+			l.When > 0))
+	}
+	return fmt.Sprint(rows)
+}
+
 func dbusRows(t *testing.T, call *godbus.Call) string {
 	var page []row
 	require.NoError(t, call.Store(&page))
-	null := func(s string) any {
-		if s == "" {
-			return nil
-		}
-		return s
-	}
 	var rows []string
 	for _, l := range page {
 		rows = append(rows, fmt.Sprint(l.Resource, strings.ToLower(l.Mode), l.State, fmt.Sprint(null(l.Owner)), null(l.Label),
