@@ -28,6 +28,13 @@ type QuorumLooker interface {
 	Quorum(ctx context.Context) (quorate bool, err error)
 }
 
+// NameLooker is implemented by engines that know what the administrator calls the nodes. A node
+// without a name is not in the map. An error means that the names are not known, not that there
+// are none. NodeNames may block like the methods of Engine.
+type NameLooker interface {
+	NodeNames(ctx context.Context) (map[uint32]string, error)
+}
+
 // Queues are the three queues of a resource, each in the DLM's order.
 type Queues struct {
 	Master     uint32 // the node that keeps the queues; 0 if unknown

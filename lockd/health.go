@@ -56,6 +56,10 @@ func (s *Service) lookNode() {
 	}
 	q := AskQuorum(ctx, s.cfg.Engine)
 	s.post(func() { s.t.SetQuorum(q) })
+	if l, ok := s.cfg.Engine.(dlm.NameLooker); ok {
+		names, err := l.NodeNames(ctx)
+		s.post(func() { s.t.SetNames(names, err) })
+	}
 }
 
 // AskQuorum asks an engine for the cluster's quorum.

@@ -2,6 +2,7 @@ package lockd
 
 import (
 	"context"
+	"io/fs"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -79,6 +80,60 @@ func TestQuorumFollowsTheCluster(t *testing.T) {
 			}
 		}
 		require.Equal(t, []api.Quorum{api.QuorumUnknown, api.Quorate, api.Inquorate, api.QuorumUnknown}, changes)
+		stop()
+		require.NoError(t, <-ended)
+	})
+}
+
+// namesGone is an engine whose names of nodes can become unreadable.
+type namesGone struct {
+	*local.Engine
+	gone *atomic.Bool
+}
+
+func (e namesGone) NodeNames(ctx context.Context) (map[uint32]string, error) {
+	if e.gone.Load() {
+		return nil, fs.ErrPermission
+	}
+	return e.Engine.NodeNames(ctx)
+}
+
+// The status has the names of the nodes. When they can't be read any more, it keeps those that it
+// has, and says why.
+func TestNamesOfTheNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cluster := local.NewCluster("test")
+		h := newHost(cluster.AddNode(1))
+		cluster.AddNode(2)
+		h.config.Lockspaces = nil
+		var gone atomic.Bool
+		gone.Store(true)
+		cfg := h.config
+		cfg.Engine, cfg.Journal, cfg.Contents = namesGone{h.node.Engine(), &gone}, h.journal, h.journal.Contents(h.boot)
+		cfg.BootID = h.boot
+		s := New(cfg)
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- s.Run(ctx) }()
+		look := func() api.NodeNames {
+			time.Sleep(cfg.HealthInterval + 2*time.Second)
+			synctest.Wait()
+			return s.Status().Names
+		}
+		names := look()
+		require.Empty(t, names.Map())
+		require.Contains(t, names.Missing, "permission")
+
+		gone.Store(false)
+		both := map[uint32]string{1: "node1", 2: "node2"}
+		names = look()
+		require.Equal(t, both, names.Map())
+		require.Empty(t, names.Missing)
+
+		gone.Store(true)
+		names = look()
+		require.Equal(t, both, names.Map())
+		require.NotEmpty(t, names.Missing)
 		stop()
 		require.NoError(t, <-ended)
 	})

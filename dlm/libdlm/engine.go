@@ -15,8 +15,8 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm/cluster"
 )
 
-// Engine is this process's access to the kernel's DLM. It implements dlm.Engine, dlm.Looker and
-// dlm.QuorumLooker.
+// Engine is this process's access to the kernel's DLM. It implements dlm.Engine, dlm.Looker,
+// dlm.QuorumLooker and dlm.NameLooker.
 type Engine struct {
 	library library
 	host    *cluster.Host
@@ -41,6 +41,7 @@ var (
 	_ dlm.Looker = (*Engine)(nil)
 
 	_ dlm.QuorumLooker = (*Engine)(nil)
+	_ dlm.NameLooker   = (*Engine)(nil)
 )
 
 func newEngine(l library, log *slog.Logger) *Engine {
@@ -382,6 +383,11 @@ func (e *Engine) Health(ctx context.Context, lockspace string) (dlm.Health, erro
 
 // Quorum implements dlm.QuorumLooker by asking dlm_controld.
 func (e *Engine) Quorum(ctx context.Context) (bool, error) { return e.host.Quorum(ctx) }
+
+// NodeNames implements dlm.NameLooker from corosync's configuration.
+func (e *Engine) NodeNames(ctx context.Context) (map[uint32]string, error) {
+	return e.host.NodeNames(ctx)
+}
 
 // Orphans implements dlm.Looker from debugfs. Since 6.4, kernels don't show there whether a
 // persistent lock is an orphan; see cluster.Host.Orphans for how that is found out.

@@ -25,6 +25,7 @@ var (
 	_ dlm.Looker = (*Engine)(nil)
 
 	_ dlm.QuorumLooker = (*Engine)(nil)
+	_ dlm.NameLooker   = (*Engine)(nil)
 )
 
 // New returns the engine of a daemon without a cluster: one node, number 1, with the given name and

@@ -126,6 +126,21 @@ func (e *Engine) Quorum(ctx context.Context) (quorate bool, err error) {
 	return !c.inquorum, nil
 }
 
+// NodeNames returns the names of the simulated nodes that run.
+func (e *Engine) NodeNames(ctx context.Context) (map[uint32]string, error) {
+	c := e.node.cluster
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := e.usable(ctx, "names", ""); err != nil {
+		return nil, err
+	}
+	names := make(map[uint32]string, len(c.nodes))
+	for id, n := range c.nodes {
+		names[id] = n.name
+	}
+	return names, nil
+}
+
 func (e *Engine) look(ctx context.Context, lockspace string) (*member, error) {
 	if err := e.usable(ctx, "look", lockspace); err != nil {
 		return nil, err

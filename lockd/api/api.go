@@ -257,6 +257,7 @@ type Status struct {
 	Ready      bool
 	Engine     string
 	Node       dlm.NodeInfo
+	Names      NodeNames // of all nodes, as far as the engine knows them
 	Quorum     Quorum
 	Locks      int
 	Waiting    int

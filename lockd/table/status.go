@@ -31,7 +31,7 @@ func (t *Table) Lockspaces() []api.LockspaceInfo {
 
 // Status is a snapshot of the service.
 func (t *Table) Status() api.Status {
-	s := api.Status{Ready: t.ready, Engine: t.conf.Engine, Node: t.conf.Node, Quorum: t.knownQuorum(),
+	s := api.Status{Ready: t.ready, Engine: t.conf.Engine, Node: t.conf.Node, Names: t.names, Quorum: t.knownQuorum(),
 		Locks:      t.locks.count(),
 		Lockspaces: len(t.spaces), Degraded: t.degradation(), Counters: t.counters, Helpers: len(t.losses.running)}
 	for _, u := range t.locks.perUID {

@@ -15,6 +15,7 @@ import (
 // tells what has to be done. Not safe for concurrent use.
 type Table struct {
 	conf  Config
+	names api.NodeNames // of the nodes of the cluster
 	now   time.Time
 	clock tokenClock
 	turn
@@ -109,6 +110,19 @@ func (t *Table) SetDebug(on bool) { t.debug = on }
 
 // SetNode takes what is known of this node.
 func (t *Table) SetNode(n dlm.NodeInfo) { t.conf.Node = n }
+
+// SetNames takes what the nodes are called, or why that could not be looked up: then the names that
+// were read last stay, because nodes do not lose their names with a file that can't be read.
+func (t *Table) SetNames(names map[uint32]string, err error) {
+	if err == nil {
+		t.names = api.NamesOf(names)
+		return
+	}
+	if t.names.Missing == "" {
+		t.log(slog.LevelInfo, "the names of the nodes can't be read", slog.String("err", err.Error()))
+	}
+	t.names.Missing = err.Error()
+}
 
 // SetQuorum takes what is known of the cluster's quorum.
 func (t *Table) SetQuorum(q api.Quorum) { t.conf.Quorum = q }
