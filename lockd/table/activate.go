@@ -19,7 +19,7 @@ func (t *Table) Activate(c state.Contents, sameBoot bool, join []string) {
 		for _, s := range c.Spaces {
 			sp := t.space(s.Name)
 			sp.recorded, sp.anchor.id = s.Phase, s.AnchorID
-			sp.force = s.Phase == state.Leaving // what could be lost was looked at
+			sp.leave.force = s.Phase == state.Leaving // what could be lost was looked at
 		}
 	}
 	var homeless []*lock
@@ -44,17 +44,17 @@ func (t *Table) Activate(c state.Contents, sameBoot bool, join []string) {
 	for _, name := range join {
 		t.space(name).configured = true
 	}
-	for _, sp := range t.spaces {
+	for _, sp := range t.spaces.byName {
 		if sp.recorded == 0 && sp.locks == 0 && !sp.configured {
 			sp.erase()
 		}
 	}
-	t.settling = len(t.spaces)
-	t.ready = t.settling == 0
+	t.ready = len(t.spaces.byName) == 0
+	for _, sp := range t.spaces.byName {
+		t.spaces.settling[sp] = struct{}{}
+	}
 	for _, name := range t.LockspaceNames() {
-		sp := t.spaces[name]
-		sp.settling = true
-		sp.join()
+		t.spaces.byName[name].join()
 	}
 }
 
@@ -90,6 +90,16 @@ func (t *Table) mayLive(s api.Session) bool {
 	})
 }
 
+// adopting is the adoption of the recorded locks of a lockspace.
+type adopting struct {
+	sp        *lockspace
+	adoptions map[dlm.Cookie]*adoption // one at a time for each resource
+	failed    *api.Error               // why a record could not be adopted this time
+	// stronger are the locks that were adopted in a mode that gives them a new token,
+	// which they do not have yet.
+	stronger []*lock
+}
+
 // adoption joins the records of one resource with the orphans of its name.
 type adoption struct {
 	sp       *lockspace
@@ -99,8 +109,9 @@ type adoption struct {
 }
 
 // adoptAll adopts every record of the lockspace.
-func (sp *lockspace) adoptAll() {
-	sp.step = spaceAdopting
+func (x *adopting) adoptAll() {
+	sp := x.sp
+	sp.state = spaceAdopting
 	for oldest := range sp.t.locks.all {
 		if oldest.sp != sp || oldest.nextRes != nil {
 			continue // not here, or not the oldest of its resource
@@ -120,50 +131,63 @@ func (sp *lockspace) adoptAll() {
 				a.modes = append(a.modes, m)
 			}
 		}
-		sp.t.adoptNext(a)
+		a.next()
 	}
-	if len(sp.adoptions) == 0 {
-		sp.adoptedAll()
+	if len(x.adoptions) == 0 {
+		x.end()
 	}
 }
 
-// adoptedAll ends an adoption of all records.
-func (sp *lockspace) adoptedAll() {
-	if e := sp.unadopted; e != nil {
-		sp.unadopted = nil
-		sp.unusable(e, true)
+// end ends an adoption of all records.
+func (x *adopting) end() {
+	if e := x.failed; e != nil {
+		x.failed = nil
+		x.sp.unusable(e, true)
 		return
 	}
-	sp.becomeReady()
-	sp.finishCalls()
+	x.sp.becomeReady()
+	x.sp.finishCalls()
 }
 
-// adoptNext asks for one more orphan of the resource.
-func (t *Table) adoptNext(a *adoption) {
+// next asks for one more orphan of the resource.
+func (a *adoption) next() {
+	t := a.sp.t
 	ck := dlm.Cookie(a.left[0].ref)
 	if t.locks.alias[ck] != nil {
 		ck = dlm.Cookie(t.locks.nextRef())
 	}
-	a.sp.adoptions[ck] = a
+	a.sp.records.adoptions[ck] = a
 	t.do(AdoptAction{Lockspace: a.sp.id, Cookie: ck, Resource: a.resource, Mode: a.modes[0]})
 }
 
 // adopted takes the answer of one adoption.
 func (sp *lockspace) adopted(ev dlm.Event) {
-	t := sp.t
-	if then := sp.others[ev.Cookie]; then != nil {
-		delete(sp.others, ev.Cookie)
-		then(ev)
+	if to := sp.orphans.adoptions[ev.Cookie]; to != nil {
+		delete(sp.orphans.adoptions, ev.Cookie)
+		to.orphanAdopted(ev)
 		return
 	}
-	a := sp.adoptions[ev.Cookie]
+	a := sp.records.adoptions[ev.Cookie]
 	if a == nil {
 		return
 	}
-	delete(sp.adoptions, ev.Cookie)
+	delete(sp.records.adoptions, ev.Cookie)
+	if a.answered(ev); len(a.left) > 0 {
+		a.next()
+		return
+	}
+	if len(sp.records.adoptions) == 0 {
+		sp.records.end()
+	}
+}
+
+// answered takes what the lock manager says to one adoption. The resource is done when
+// no record is left without its lock.
+func (a *adoption) answered(ev dlm.Event) {
+	sp, t := a.sp, a.sp.t
 	switch {
 	case ev.Status.OK():
-		t.match(a, ev)
+		a.match(ev)
 	case ev.Status == dlm.StatusAgain && len(a.modes) > 1:
 		a.modes = a.modes[1:]
 	case ev.Status == dlm.StatusAgain, ev.Status == dlm.StatusNotFound:
@@ -176,24 +200,18 @@ func (sp *lockspace) adopted(ev dlm.Event) {
 		// The others go on: the handle stays open, because closing it would take
 		// as long as the kernel likes, and only then could they be adopted anew.
 		a.left = nil
-		sp.unadopted = &api.Error{Op: "join", Lockspace: sp.name, Kind: api.KernelError, Errno: ev.Status.Errno(),
+		sp.records.failed = &api.Error{Op: "join", Lockspace: sp.name, Kind: api.KernelError, Errno: ev.Status.Errno(),
 			Text: "a recorded lock could not be adopted: " + ev.Status.String()}
-	}
-	if len(a.left) > 0 {
-		t.adoptNext(a)
-		return
-	}
-	if len(sp.adoptions) == 0 {
-		sp.adoptedAll()
 	}
 }
 
 // match gives an adopted orphan to the record with its lockid. One that no
 // record explains is kept (see unknownOrphan).
-func (t *Table) match(a *adoption, ev dlm.Event) {
+func (a *adoption) match(ev dlm.Event) {
+	sp, t := a.sp, a.sp.t
 	i := slices.IndexFunc(a.left, func(l *lock) bool { return l.lockid == ev.LockID })
 	if i < 0 {
-		l := t.keepUnknown(a.sp, ev.Cookie, a.resource, ev.LockID, a.modes[0])
+		l := sp.orphans.keep(ev.Cookie, a.resource, ev.LockID, a.modes[0])
 		t.logLock(slog.LevelWarn, "orphan that no record explains", l)
 		return
 	}
@@ -204,12 +222,12 @@ func (t *Table) match(a *adoption, ev dlm.Event) {
 		l.state = lockReleasing // as soon as all are adopted
 	}
 	if l.mode != a.modes[0] {
-		old := renewsToken(l.mode, a.modes[0]) && !a.sp.raw && l.phase == state.Held
+		old := renewsToken(l.mode, a.modes[0]) && !sp.raw && l.phase == state.Held
 		t.logLock(slog.LevelWarn, "adopted in another mode than recorded: a conversion was under way", l,
 			slog.String("granted", a.modes[0].String()))
 		l.mode = a.modes[0]
 		if old { // finishCalls writes both
-			a.sp.stronger = append(a.sp.stronger, l)
+			sp.records.stronger = append(sp.records.stronger, l)
 		} else {
 			t.append(true, []state.Change{state.Mark{ID: uint64(l.ref), Mode: l.mode, HasMode: true, Token: l.token}}, nil)
 		}
@@ -224,8 +242,8 @@ func (t *Table) match(a *adoption, ev dlm.Event) {
 // cut short.
 func (sp *lockspace) finishCalls() {
 	t := sp.t
-	stronger := sp.stronger
-	sp.stronger = nil
+	stronger := sp.records.stronger
+	sp.records.stronger = nil
 	for _, l := range stronger {
 		if t.locks.byRef[l.ref] == l && l.busy == nil {
 			l.renew()

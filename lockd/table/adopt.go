@@ -83,7 +83,7 @@ func (o *adoptOp) start() {
 		o.refuse(e)
 		return
 	}
-	o.sp = o.t.spaces[o.lockspace]
+	o.sp = o.t.spaces.byName[o.lockspace]
 }
 
 // looked finds the orphan and adopts it.
@@ -105,14 +105,17 @@ func (o *adoptOp) looked(k Looked) {
 		return
 	}
 	o.stage, o.resource = adoptAdopting, found[i].Resource
-	o.t.takeUnknown(o.sp, found[i], func(l *lock) {
-		if l == nil {
-			o.refuse(o.gone())
-			return
-		}
-		o.stage, o.orphan = adoptReading, l
-		o.t.readValue(l.sp, l.resource, o)
-	})
+	o.sp.orphans.take(found[i], o)
+}
+
+// orphanTaken reads the value block of the orphan, once it is adopted.
+func (o *adoptOp) orphanTaken(l *lock) {
+	if l == nil {
+		o.refuse(o.gone())
+		return
+	}
+	o.stage, o.orphan = adoptReading, l
+	o.t.probes.read(l.sp, l.resource, o)
 }
 
 func (o *adoptOp) gone() *api.Error {
@@ -144,7 +147,7 @@ func (o *adoptOp) valueRead(ev dlm.Event) {
 	if uid == o.caller.UID {
 		l.pid, l.session = o.caller.PID, o.caller.Session
 	}
-	if h, ok := t.publishedBy(dlm.Orphan{Mode: l.mode}, ev); ok && !o.sp.raw {
+	if h, ok := t.publishedBy(l.mode, ev); ok && !o.sp.raw {
 		l.token = h.Token
 		o.sp.highToken = max(o.sp.highToken, h.Token)
 	} else {
@@ -164,7 +167,7 @@ func (o *adoptOp) checkTake(uid uint32) *api.Error {
 	}
 	limit := t.conf.Limits.LocksPerUID
 	switch {
-	case o.sp.unknown[l.lockid] != l || l.inFlight():
+	case o.sp.orphans.adopted[l.lockid] != l || l.inFlight():
 		return o.gone()
 	case o.opts.HasOwner && t.locks.findOwned(o.sp, l.resource, uid, o.opts.Owner) != nil:
 		return o.errorOf(api.AlreadyHeld, o.lockspace, l.resource, dlm.None,
@@ -188,7 +191,7 @@ func (o *adoptOp) written(err error) {
 	case l.mode == dlm.None:
 		o.lost()
 	default:
-		o.sp.orphans = max(o.sp.orphans-1, 0)
+		o.sp.orphans.unexplained = max(o.sp.orphans.unexplained-1, 0)
 		t.logLock(slog.LevelInfo, msgOrphanAdopted.String(), l, slog.String("session", string(o.caller.Session)))
 		if l.mode < dlm.PW || o.sp.raw {
 			o.end()
@@ -208,7 +211,7 @@ func (o *adoptOp) notRecorded(err error) {
 	l.remove()
 	o.l = nil
 	if l.mode != dlm.None {
-		t.keepUnknown(o.sp, l.cookie, l.resource, l.lockid, l.mode)
+		o.sp.orphans.keep(l.cookie, l.resource, l.lockid, l.mode)
 	}
 	e := o.errorOf(api.StateWriteFailed, o.lockspace, o.resource, dlm.None,
 		"the orphan was not adopted, because the state file can't be written: "+err.Error())

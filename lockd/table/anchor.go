@@ -46,117 +46,154 @@ import (
 //
 //	takeOver      Adopt the old anchor         the old anchor, as before
 //	              append "creating"            the same, and the next start goes on here
-//	makeAnchor    Lock, Convert PERSISTENT     both anchors: ours is found first
-//	recordAnchor  append "joined"              the same
+//	anchor.make   Lock, Convert PERSISTENT     both anchors: ours is found first
+//	anchor.record append "joined"              the same
 //	              Unlock the old anchor        its name is no lock of anybody: it is not listed
 
-// makeAnchor takes the lock by which a later start knows that the lockspace is
-// still the same: in two steps, as every persistent lock.
-func (sp *lockspace) makeAnchor() {
-	sp.step = spaceMakingAnchor
-	sp.anchor.cookie = dlm.Cookie(sp.t.locks.nextRef())
-	sp.t.do(LockAction{Lockspace: sp.id, Cookie: sp.anchor.cookie, Resource: sp.anchor.name, Mode: dlm.NL,
-		Flags: dlm.NoQueue})
+// anchor is the lock by which a later start knows the lockspace again. It is made in two
+// steps, as every persistent lock.
+type anchor struct {
+	sp     *lockspace
+	state  anchorState
+	name   string     // of its resource
+	cookie dlm.Cookie // of the last operation that made or adopted it
+	id     dlm.LockID // 0: there is none
+	// old are the anchors of earlier instances, which were taken over. They are released
+	// when ours is written down.
+	old []dlm.Cookie
 }
 
-// anchorEvent takes the events of the anchor.
-func (sp *lockspace) anchorEvent(ev dlm.Event) {
-	t := sp.t
+// anchorState is how far making the anchor has got, in spaceAnchoring and
+// spaceReanchoring.
+type anchorState uint8
+
+const (
+	anchorIdle       anchorState = iota // nothing is under way
+	anchorMaking                        // Lock, without PERSISTENT, is in flight
+	anchorPersisting                    // Convert in place, PERSISTENT, is in flight
+	anchorRecording                     // "joined" is being written
+)
+
+// make begins to make the anchor. A lockspace that can be used can be used meanwhile.
+func (a *anchor) make() {
+	sp := a.sp
+	if again := sp.ready(); again {
+		sp.state = spaceReanchoring
+	} else {
+		sp.state = spaceAnchoring
+	}
+	a.state, a.cookie = anchorMaking, dlm.Cookie(sp.t.locks.nextRef())
+	sp.t.do(LockAction{Lockspace: sp.id, Cookie: a.cookie, Resource: a.name, Mode: dlm.NL, Flags: dlm.NoQueue})
+}
+
+// prove asks for the anchor that an earlier start has made.
+func (a *anchor) prove() {
+	sp := a.sp
+	a.cookie = dlm.Cookie(sp.t.locks.nextRef())
+	sp.t.do(AdoptAction{Lockspace: sp.id, Cookie: a.cookie, Resource: a.name, Mode: dlm.NL})
+}
+
+// forget forgets what belongs to a handle that is closed. The lockid stays: the next
+// handle has to find the same anchor.
+func (a *anchor) forget() { a.state, a.old = anchorIdle, nil }
+
+// event takes the events of the anchor.
+func (a *anchor) event(ev dlm.Event) {
+	sp, t := a.sp, a.sp.t
 	switch {
 	case ev.Op == dlm.OpUnlock: // of one that could not be made persistent
 	case ev.Kind == dlm.Ended:
-		sp.anchorEnded()
-	case sp.step == spaceAdoptingAnchor:
-		sp.anchorAdopted(ev)
-	case !ev.Status.OK() && sp.state == api.SpaceReady:
+		a.ended()
+	case sp.state == spaceProving:
+		a.adopted(ev)
+	case !ev.Status.OK() && sp.ready():
 		t.log(slog.LevelError, "the anchor of the lockspace could not be taken again",
 			slog.String("lockspace", sp.name), slog.String("err", ev.Status.String()))
-		if sp.step == spacePersistingAnchor {
-			t.do(UnlockAction{Lockspace: sp.id, Cookie: sp.anchor.cookie})
+		if a.state == anchorPersisting {
+			t.do(UnlockAction{Lockspace: sp.id, Cookie: a.cookie})
 		}
-		sp.step, sp.anchor.id, sp.retryAt = spaceIdle, 0, t.now.Add(retryMax)
+		sp.state, a.state, a.id, sp.retryAt = spaceReady, anchorIdle, 0, t.now.Add(retryMax)
 	case !ev.Status.OK():
 		sp.fail(&api.Error{Op: "join", Lockspace: sp.name, Kind: api.KernelError, Errno: ev.Status.Errno(),
 			Text: "the anchor lock of the lockspace could not be taken: " + ev.Status.String()}, true)
-	case sp.step == spaceMakingAnchor:
-		sp.step, sp.anchor.id = spacePersistingAnchor, ev.LockID
-		t.do(ConvertAction{Lockspace: sp.id, Cookie: sp.anchor.cookie, Mode: dlm.NL, Flags: dlm.Persistent})
-	case sp.step == spacePersistingAnchor:
-		sp.recordAnchor()
+	case a.state == anchorMaking:
+		a.state, a.id = anchorPersisting, ev.LockID
+		t.do(ConvertAction{Lockspace: sp.id, Cookie: a.cookie, Mode: dlm.NL, Flags: dlm.Persistent})
+	case a.state == anchorPersisting:
+		a.record()
 	}
 }
 
-// anchorEnded takes the news that another process removed the anchor. The locks
+// ended takes the news that another process removed the anchor. The locks
 // are as good as before, but the next start would take them for void, so
 // another one is made as soon as nothing else is under way.
-func (sp *lockspace) anchorEnded() {
-	if sp.step == spaceMakingAnchor || sp.step == spacePersistingAnchor {
+func (a *anchor) ended() {
+	if a.state == anchorMaking || a.state == anchorPersisting {
 		return // the operation under way ends badly
 	}
-	sp.t.log(slog.LevelError, "somebody else removed the anchor of the lockspace", slog.String("lockspace", sp.name))
-	sp.anchor.id = 0
-	if sp.state == api.SpaceReady && sp.step == spaceIdle {
-		sp.makeAnchor()
+	a.sp.t.log(slog.LevelError, "somebody else removed the anchor of the lockspace", slog.String("lockspace", a.sp.name))
+	a.id = 0
+	if a.sp.state == spaceReady {
+		a.make()
 	}
 }
 
-func (sp *lockspace) recordAnchor() {
-	sp.step, sp.recorded = spaceRecordingAnchor, state.Joined
-	sp.writePhase(true, func(error) {
-		switch {
-		case sp.anchor.id == 0:
-			sp.makeAnchor()
-			return
-		case sp.state == api.SpaceReady:
-			sp.step = spaceIdle
-		default:
-			sp.adoptAll()
-		}
-		for _, ck := range sp.anchor.old {
-			sp.t.do(UnlockAction{Lockspace: sp.id, Cookie: ck})
-		}
-		sp.anchor.old = nil
-	})
+// record writes down that the lockspace is joined, and which anchor it has.
+func (a *anchor) record() {
+	a.state = anchorRecording
+	if a.sp.state == spaceProving { // an earlier start made it, and did not write that down
+		a.sp.state = spaceAnchoring
+	}
+	a.sp.recorded = state.Joined
+	a.sp.writePhase(true)
 }
 
-// anchorAdopted takes the answer of the lock manager whether our anchor is there.
-func (sp *lockspace) anchorAdopted(ev dlm.Event) {
-	sp.proven = ev.Status.OK()
+// recorded goes on once the anchor is written down, or kept to be written.
+func (a *anchor) recorded() {
+	sp := a.sp
+	a.state = anchorIdle
+	switch {
+	case a.id == 0: // removed meanwhile
+		a.make()
+		return
+	case sp.state == spaceReanchoring:
+		sp.state = spaceReady
+	default:
+		sp.records.adoptAll()
+	}
+	for _, ck := range a.old {
+		sp.t.do(UnlockAction{Lockspace: sp.id, Cookie: ck})
+	}
+	a.old = nil
+}
+
+// adopted takes the answer of the lock manager whether our anchor is there.
+func (a *anchor) adopted(ev dlm.Event) {
+	sp := a.sp
 	switch {
 	case ev.Status.OK() && sp.recorded == state.Leaving:
 		sp.finishLeave()
 	case ev.Status.OK() && sp.recorded == state.Joined:
-		if ev.LockID != sp.anchor.id {
+		if ev.LockID != a.id {
 			sp.t.log(slog.LevelWarn, "anchor has another lockid than recorded", slog.String("lockspace", sp.name),
 				slog.Uint64("lkid", uint64(ev.LockID)))
 		}
-		sp.anchor.id = ev.LockID
-		sp.adoptAll()
+		a.id = ev.LockID
+		sp.records.adoptAll()
 	case ev.Status.OK(): // made, and not yet written down
-		sp.anchor.id = ev.LockID
-		sp.recordAnchor()
+		a.id = ev.LockID
+		a.record()
 	case ev.Status != dlm.StatusNotFound && ev.Status != dlm.StatusAgain:
 		sp.fail(&api.Error{Op: "join", Lockspace: sp.name, Kind: api.KernelError, Errno: ev.Status.Errno(),
 			Text: "the anchor lock could not be adopted: " + ev.Status.String()}, true)
 	default:
-		sp.lookInto(func(k Looked) { sp.unanchored(k) })
+		sp.state = spaceExamining
+		sp.lookInto()
 	}
 }
 
-// lookInto looks who else is in the lockspace and which orphans are. then is not
-// called if the lockspace went away meanwhile.
-func (sp *lockspace) lookInto(then func(Looked)) {
-	attempt := sp.attempt
-	sp.step = spaceLooking
-	sp.t.look(sp, Question{Users: true}, lookerFunc(func(k Looked) {
-		if sp.attempt == attempt && sp.step == spaceLooking {
-			then(k)
-		}
-	}))
-}
-
-// unanchored decides what a lockspace is that exists and has no anchor of ours.
-func (sp *lockspace) unanchored(k Looked) {
+// examined decides what a lockspace is that exists and has no anchor of ours.
+func (sp *lockspace) examined(k Looked) {
 	switch found := sp.recordedIn(k.Orphans); {
 	case !k.HasOrphans && (sp.recorded == state.Creating || !errors.Is(k.OrphansErr, errNoTables)):
 		sp.fail(unseen(sp, "which locks are in it", k.OrphansErr), true)
@@ -168,21 +205,16 @@ func (sp *lockspace) unanchored(k Looked) {
 				usersText(k.Users) + "; stop what uses it first"}, true)
 	case found:
 		sp.t.log(slog.LevelError, "somebody else removed the anchor of the lockspace", slog.String("lockspace", sp.name))
-		sp.proven, sp.anchor.id = true, 0
-		sp.goOn()
+		sp.anchor.id = 0
+		if sp.recorded == state.Leaving {
+			sp.finishLeave()
+			return
+		}
+		sp.anchor.make()
 	default:
-		sp.takeOver(slices.DeleteFunc(slices.Clone(k.Orphans),
-			func(o dlm.Orphan) bool { return !isAnchor(o.Resource) || o.Mode != dlm.NL }), k)
+		sp.takeOver(&takeover{sp: sp, attempt: sp.attempt, seen: k, left: slices.DeleteFunc(slices.Clone(k.Orphans),
+			func(o dlm.Orphan) bool { return !isAnchor(o.Resource) || o.Mode != dlm.NL })})
 	}
-}
-
-// goOn goes on with a lockspace that has turned out to be ours without its anchor.
-func (sp *lockspace) goOn() {
-	if sp.recorded == state.Leaving {
-		sp.finishLeave()
-		return
-	}
-	sp.makeAnchor()
 }
 
 // recordedIn tells whether one of the orphans is a recorded lock.
@@ -200,48 +232,58 @@ func (sp *lockspace) recordedIn(orphans []dlm.Orphan) bool {
 // isAnchor tells whether a resource is the anchor of an instance, whichever.
 func isAnchor(resource string) bool { return strings.HasPrefix(resource, api.AnchorName("")) }
 
-// takeOver adopts the anchors of earlier instances, whose state files are lost. That
-// of an instance that runs is no orphan, and so can't be adopted.
-func (sp *lockspace) takeOver(left []dlm.Orphan, k Looked) {
+// takeover is the adoption of the anchors of earlier instances, whose state files are
+// lost. That of an instance that runs is no orphan, and so can't be adopted.
+type takeover struct {
+	sp      *lockspace
+	attempt int
+	seen    Looked       // the look that found them
+	left    []dlm.Orphan // still to be adopted; the first one is in flight
+	cookie  dlm.Cookie   // of the adoption that is in flight
+}
+
+// takeOver asks for the next anchor; where none is left, it is decided whose the
+// lockspace is.
+func (sp *lockspace) takeOver(o *takeover) {
 	switch {
-	case len(left) > 0:
-	case !sp.proven:
-		sp.unclaimed(k)
-		return
-	default:
+	case len(o.left) > 0:
+		sp.state, o.cookie = spaceTakingOver, dlm.Cookie(sp.t.locks.nextRef())
+		sp.orphans.adopt(o.cookie, o.left[0].Resource, dlm.NL, o)
+	case len(sp.anchor.old) > 0:
 		sp.tookOver()
+	default:
+		sp.unclaimed(o.seen)
+	}
+}
+
+// orphanAdopted takes the end of the adoption of one of the anchors.
+func (o *takeover) orphanAdopted(ev dlm.Event) {
+	sp := o.sp
+	switch {
+	case sp.attempt != o.attempt:
+		return
+	case ev.Status.OK():
+		sp.anchor.old = append(sp.anchor.old, o.cookie)
+	case ev.Status != dlm.StatusNotFound && ev.Status != dlm.StatusAgain:
+		sp.fail(&api.Error{Op: "join", Lockspace: sp.name, Kind: api.KernelError, Errno: ev.Status.Errno(),
+			Text: "the anchor lock of an earlier instance could not be adopted: " + ev.Status.String()}, true)
 		return
 	}
-	sp.step = spaceTakingOver
-	attempt, ck := sp.attempt, dlm.Cookie(sp.t.locks.nextRef())
-	sp.others[ck] = func(ev dlm.Event) {
-		switch {
-		case sp.attempt != attempt:
-			return
-		case ev.Status.OK():
-			sp.proven = true
-			sp.anchor.old = append(sp.anchor.old, ck)
-		case ev.Status != dlm.StatusNotFound && ev.Status != dlm.StatusAgain:
-			sp.fail(&api.Error{Op: "join", Lockspace: sp.name, Kind: api.KernelError, Errno: ev.Status.Errno(),
-				Text: "the anchor lock of an earlier instance could not be adopted: " + ev.Status.String()}, true)
-			return
-		}
-		sp.takeOver(left[1:], k)
-	}
-	sp.t.do(AdoptAction{Lockspace: sp.id, Cookie: ck, Resource: left[0].Resource, Mode: dlm.NL})
+	o.left = o.left[1:]
+	sp.takeOver(o)
 }
 
 // tookOver goes on with a lockspace of the service whose map is lost.
 func (sp *lockspace) tookOver() {
 	sp.t.log(slog.LevelError, msgMapLost.String(), slog.String("lockspace", sp.name))
-	sp.mapLost = true
+	sp.orphans.mapLost = true
 	sp.voidAll("another instance of the service has made the lockspace again since the lock was taken")
 	if sp.recorded == state.Leaving {
 		sp.finishLeave()
 		return
 	}
-	sp.recorded, sp.anchor.id = state.Creating, 0
-	sp.writePhase(true, func(error) { sp.makeAnchor() })
+	sp.state, sp.recorded, sp.anchor.id = spaceReclaiming, state.Creating, 0
+	sp.writePhase(true)
 }
 
 // unclaimed decides about a lockspace that no instance of the service has an anchor
@@ -249,8 +291,7 @@ func (sp *lockspace) tookOver() {
 func (sp *lockspace) unclaimed(k Looked) {
 	switch {
 	case sp.recorded == state.Creating && len(k.Users) == 0 && len(k.Orphans) == 0:
-		sp.proven = true
-		sp.makeAnchor()
+		sp.anchor.make()
 	case sp.recorded == state.Leaving:
 		sp.t.log(slog.LevelWarn, msgMadeAgain.String(), slog.String("lockspace", sp.name))
 		sp.left("the lockspace was left and made again by somebody else since the lock was taken")

@@ -17,7 +17,7 @@ func (l *lock) blocking(m dlm.Mode) {
 	switch {
 	case l.kind != clientLock, l.public() == api.Releasing:
 	case l.told:
-		l.sp.tellBlocking(l, m)
+		l.sp.blocked.tell(l, m)
 	case l.blocked == dlm.None || dlm.Stronger(m, l.blocked):
 		l.blocked = m
 	}
@@ -30,22 +30,29 @@ type contention struct {
 	mode dlm.Mode
 }
 
+// blockedHolders are the holders of a lockspace who are still to be told, the first one
+// of whom is looked for.
+type blockedHolders struct {
+	sp    *lockspace
+	queue []contention
+}
+
 // maxContended bounds those of one lockspace. A look costs the lock manager's
 // whole table, so there is one at a time; holders beyond are told without.
 const maxContended = 64
 
-// tellBlocking tells the holder, with the node that waits where it can be known.
-func (sp *lockspace) tellBlocking(l *lock, m dlm.Mode) {
-	switch t := sp.t; {
+// tell tells the holder of l, with the node that waits where it can be known.
+func (x *blockedHolders) tell(l *lock, m dlm.Mode) {
+	switch sp := x.sp; {
 	case dlm.Compatible(l.mode, m): // a conversion has made room meanwhile
 	case sp.waitsHere(l, m):
-		l.notifyBlocking(m, t.conf.Node.ID)
-	case sp.state != api.SpaceReady || len(sp.contended) >= maxContended:
+		l.notifyBlocking(m, sp.t.conf.Node.ID)
+	case !sp.ready() || len(x.queue) >= maxContended:
 		l.notifyBlocking(m, 0)
 	default:
-		sp.contended = append(sp.contended, contention{l, m})
-		if len(sp.contended) == 1 {
-			sp.lookWhoWaits()
+		x.queue = append(x.queue, contention{l, m})
+		if len(x.queue) == 1 {
+			x.look()
 		}
 	}
 }
@@ -54,18 +61,21 @@ func (l *lock) notifyBlocking(m dlm.Mode, node uint32) {
 	l.sp.t.do(NotifyAction{api.BlockingNotice{LockInfo: l.info(), Blocked: m, Node: node}})
 }
 
-// lookWhoWaits looks for the first of those who are to be told, then for the next.
-func (sp *lockspace) lookWhoWaits() {
-	t, c := sp.t, sp.contended[0]
-	t.look(sp, Question{Resource: c.l.resource, Brief: true}, lookerFunc(func(k Looked) {
-		sp.contended = sp.contended[1:]
-		if t.locks.byRef[c.l.ref] == c.l && c.l.public() != api.Releasing && !dlm.Compatible(c.l.mode, c.mode) {
-			c.l.notifyBlocking(c.mode, waitingNode(k.Queues, c.mode))
-		}
-		if len(sp.contended) > 0 {
-			sp.lookWhoWaits()
-		}
-	}))
+// look looks for who waits for the first holder in the queue.
+func (x *blockedHolders) look() {
+	x.sp.t.look(x.sp, Question{Resource: x.queue[0].l.resource, Brief: true}, x)
+}
+
+// looked tells the first holder in the queue what was found, and looks for the next one.
+func (x *blockedHolders) looked(k Looked) {
+	c, t := x.queue[0], x.sp.t
+	x.queue = x.queue[1:]
+	if t.locks.byRef[c.l.ref] == c.l && c.l.public() != api.Releasing && !dlm.Compatible(c.l.mode, c.mode) {
+		c.l.notifyBlocking(c.mode, waitingNode(k.Queues, c.mode))
+	}
+	if len(x.queue) > 0 {
+		x.look()
+	}
 }
 
 // waitsHere reports whether a lock of this instance waits for m behind l. It

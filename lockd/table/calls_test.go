@@ -357,7 +357,7 @@ func TestProbesAreBounded(t *testing.T) {
 	cluster.Resume("vms")
 	s.pass(time.Second)
 	require.Empty(t, s.tab.locks.byRef)
-	require.Empty(t, s.tab.probes)
+	require.Empty(t, s.tab.probes.readers)
 }
 
 // A conversion whose wait ends in the moment of its grant is told the truth: a
@@ -441,7 +441,7 @@ func TestConversionKeepsTheToken(t *testing.T) {
 			for range 2 {
 				s.kill()
 				s.start()
-				for s.tab.spaces["vms"].state != api.SpaceReady {
+				for s.tab.spaces.byName["vms"].public() != api.SpaceReady {
 					_ = s.deliver() || s.write() || s.toil(0)
 				}
 			}
@@ -490,7 +490,7 @@ func TestConversionToSharedRenewsTheToken(t *testing.T) {
 		for range crashes {
 			s.kill()
 			s.start()
-			for s.tab.spaces["vms"].state != api.SpaceReady {
+			for s.tab.spaces.byName["vms"].public() != api.SpaceReady {
 				_ = s.deliver() || s.write() || s.toil(0)
 			}
 		}

@@ -49,7 +49,7 @@ func (t checked) checkRetries() {
 		claim(l.inFlight(), "%d is canceled and nothing of it is under way", l.ref)
 		claim(t.locks.byRef[l.ref] == l, "a canceled lock that is not in the table")
 	}
-	for l := range t.probes {
+	for l := range t.probes.readers {
 		claim(l.kind != clientLock && t.locks.byRef[l.ref] == l, "a probe that is not in the table")
 	}
 	for ck, l := range t.locks.alias {
@@ -73,7 +73,7 @@ func (t checked) checkOrder() {
 	for ref, l := range t.locks.byRef {
 		claim(ref == l.ref && ref <= t.locks.last, "lock %d is under %d", l.ref, ref)
 		claim(seen[ref] == (l.kind == clientLock), "lock %d in order", ref)
-		claim(l.sp.step == spaceAdopting || t.locks.byCookie(l.cookie) == l, "lock %d is not found by its cookie", ref)
+		claim(l.sp.state == spaceAdopting || t.locks.byCookie(l.cookie) == l, "lock %d is not found by its cookie", ref)
 		claim(l.busy != nil || l.phase != state.Held || l.public() == api.Held,
 			"lock %d is %s with nothing under way", ref, l.public())
 		claim(l.busy == nil || l.public() != api.Held, "lock %d is held with a call under way", ref)
@@ -83,8 +83,11 @@ func (t checked) checkOrder() {
 
 func (t checked) checkChains() {
 	total := 0
-	for name, sp := range t.spaces {
-		claim(name == sp.name && t.byID[sp.id] == sp, "lockspace %s is under %s", sp.name, name)
+	for name, sp := range t.spaces.byName {
+		claim(name == sp.name && t.spaces.byID[sp.id] == sp, "lockspace %s is under %s", sp.name, name)
+		claim(sp.state != spaceNew && sp.state != spaceClosed, "lockspace %s is between two states (%d)", name, sp.state)
+		claim((sp.err == nil) == (sp.public() != api.SpaceFailed) || !sp.state.idle(),
+			"lockspace %s is %s with the error %v", name, sp.public(), sp.err)
 		inSpace := 0
 		for res, head := range sp.byResource {
 			var prev *lock
@@ -97,7 +100,7 @@ func (t checked) checkChains() {
 		claim(inSpace == sp.locks, "%d locks in %s are counted as %d", inSpace, name, sp.locks)
 		total += inSpace
 	}
-	claim(len(t.byID) == len(t.spaces), "a lockspace without a name")
+	claim(len(t.spaces.byID) == len(t.spaces.byName), "a lockspace without a name")
 	claim(total == t.locks.count(), "a lock in a lockspace that the table does not know")
 }
 
@@ -142,7 +145,7 @@ func (t checked) checkUsage() {
 		}
 		want[l.uid] = u
 	}
-	for _, sp := range t.spaces {
+	for _, sp := range t.spaces.byName {
 		claim(sp.waiters == waiters[sp], "%d requests wait in %s and not %d", waiters[sp], sp.name, sp.waiters)
 	}
 	for uid, u := range t.locks.perUID {

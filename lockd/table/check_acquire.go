@@ -156,15 +156,15 @@ func adviceOf(err error) string {
 // usable returns the lockspace if it can take requests now.
 func (c *call) usable(lockspace, resource string) (*lockspace, *api.Error) {
 	bad := func(k api.Kind, text string) *api.Error { return c.errorOf(k, lockspace, resource, dlm.None, text) }
-	sp := c.t.spaces[lockspace]
+	sp := c.t.spaces.byName[lockspace]
 	switch {
 	case sp == nil:
 		return nil, bad(api.NoSuchLockspace, "the lockspace is not joined here").WithHint(api.HintJoin)
-	case sp.state == api.SpaceReady && sp.stopped() && c.wait == 0:
+	case sp.ready() && sp.stopped() && c.wait == 0:
 		return nil, c.stoppedError(sp, resource)
-	case sp.state == api.SpaceReady:
+	case sp.ready():
 		return sp, nil
-	case sp.state == api.SpaceLeaving:
+	case sp.public() == api.SpaceLeaving:
 		return nil, bad(api.NoSuchLockspace, "the lockspace is being left")
 	case sp.err != nil:
 		return nil, bad(sp.err.Kind, sp.err.Text).WithHint(sp.err.Hint)
@@ -183,7 +183,7 @@ func (o *acquireOp) findOwn() *api.Error {
 			return o.errorOf(api.AlreadyHeld, w.Lockspace, w.Resource, w.Mode,
 				fmt.Sprintf("owner %q holds it ", o.opts.Owner)+fmt.Sprintf(format, a...))
 		}
-		l := o.t.locks.findOwned(o.t.spaces[w.Lockspace], w.Resource, o.caller.UID, o.opts.Owner)
+		l := o.t.locks.findOwned(o.t.spaces.byName[w.Lockspace], w.Resource, o.caller.UID, o.opts.Owner)
 		switch {
 		case l == nil:
 			continue
@@ -241,7 +241,7 @@ func (o *acquireOp) makeLocks() *api.Error {
 		if o.locks[i] != nil {
 			continue
 		}
-		sp := t.spaces[w.Lockspace]
+		sp := t.spaces.byName[w.Lockspace]
 		if o.opts.HasOwner {
 			if l := t.locks.findOwned(sp, w.Resource, o.caller.UID, o.opts.Owner); l != nil {
 				if l.wanted != w.Mode {

@@ -350,5 +350,5 @@ func (l *lock) renew() {
 		from: l.mode, recorded: l.mode, token: l.token, stage: convertReading}
 	o.call = call{t: l.sp.t, op: o, name: "convert", heapIdx: -1, answered: true, seq: math.MaxUint64}
 	l.busy, l.state, l.wanted = &o.call, lockChanging, l.mode
-	l.sp.t.readValue(l.sp, l.resource, o)
+	l.sp.t.probes.read(l.sp, l.resource, o)
 }

@@ -46,6 +46,50 @@
 // next step that it has no mode any more, and ends it. Without an open handle, held
 // is recorded.
 //
+// The states of a lockspace (lockspace.go), with what has to come for the next one. In
+// capitals: an operation of the engine is in flight. Between quotes: that is being
+// written.
+//
+//	         start, Join, next attempt
+//	                    |
+//	                    v     there is no such lockspace
+//	                 OPENING --------------------------> claiming "creating"
+//	                    | opened                             |
+//	                    v                                    v
+//	   our anchor    PROVING                             CREATING
+//	  +--------------+  |                                    |
+//	  |                 | not there                          |
+//	  |                 v        a recorded lock, or empty   v
+//	  |             examining -------------------------> ANCHORING "joined"
+//	  |                 | anchors of earlier instances    ^  |
+//	  |                 v                                 |  |
+//	  |            TAKING OVER ---> reclaiming "creating" +  |
+//	  |                                                      |
+//	  +---------> ADOPTING <---------------------------------+
+//	               |   ^ | a record could not be adopted
+//	           all |   | +--> stalled -----------+
+//	               v   +---------+               | Leave
+//	             ready                           |
+//	             |  ^ | the anchor has ended     |
+//	             |  | +--> REANCHORING "joined"  |
+//	       Leave |  +------------+               |
+//	             v                               |
+//	          checking <-------------------------+
+//	          |      | refused: as before
+//	          v      +--> ready, stalled
+//	        leaving "leaving"    rechecking <--- PROVING, if "leaving" is recorded,
+//	          |                      |           and stalled, if REMOVING has failed
+//	          v                      |
+//	       REMOVING <----------------+ refused: ready, stalled, or ANCHORING, ADOPTING
+//	          |
+//	          v
+//	        left "left": the lockspace leaves the table, or is OPENING for who wants it
+//
+// Whatever fails before that ends in failed, without a handle: foreign until somebody
+// asks again, otherwise OPENING after a time. A Leave of a failed lockspace is leaving
+// unopened "leaving", then OPENING. If the lockspace goes away underneath us, its locks are
+// lost and it has failed; an operation that has an end of its own is waited for first.
+//
 // Concurrency: a Table is not safe for concurrent use. The driver does one turn
 // after another: SetTime, one method that takes an event, EndTurn; and it carries
 // out the actions of a turn before it begins the next one.

@@ -4,20 +4,20 @@ import "github.com/dlmlock/dlmlockd/dlm"
 
 // Event takes one event of a lockspace.
 func (t *Table) Event(id LockspaceID, ev dlm.Event) {
-	sp := t.byID[id]
+	sp := t.spaces.byID[id]
 	switch {
 	case sp == nil:
 		return
 	case ev.Kind == dlm.Closed:
 		sp.closed()
 		return
-	case !sp.open:
+	case !sp.open():
 		return // of a handle that is closed
 	case ev.Cookie == clockCookie:
-		sp.clockEvent(ev)
+		sp.clock.event(ev)
 		return
 	case ev.Cookie == sp.anchor.cookie && ev.Kind != dlm.Blocking:
-		sp.anchorEvent(ev)
+		sp.anchor.event(ev)
 		return
 	case ev.Kind == dlm.Completed && ev.Op == dlm.OpAdopt:
 		sp.adopted(ev)

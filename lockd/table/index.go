@@ -272,9 +272,9 @@ func (l *lock) remove() {
 	t.retries.drop(l)
 	if l.kind != clientLock {
 		t.locks.drop(l)
-		delete(t.probes, l)
+		delete(t.probes.readers, l)
 		if l.kind == unknownOrphan {
-			delete(l.sp.unknown, l.lockid)
+			delete(l.sp.orphans.adopted, l.lockid)
 		}
 		return
 	}

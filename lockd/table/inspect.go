@@ -35,7 +35,7 @@ func (o *inspectOp) waitsFor() obstacle {
 func (o *inspectOp) start() {
 	e := o.checkName(o.lockspace, o.resource)
 	if e == nil {
-		if o.sp = o.t.spaces[o.lockspace]; o.sp == nil {
+		if o.sp = o.t.spaces.byName[o.lockspace]; o.sp == nil {
 			e = o.errorOf(api.NoSuchLockspace, o.lockspace, "", dlm.None, "the lockspace is not joined here").
 				WithHint(api.HintListLockspaces)
 		}
@@ -47,13 +47,13 @@ func (o *inspectOp) start() {
 	o.known()
 	o.pending = 1
 	switch sp := o.sp; {
-	case sp.state != api.SpaceReady:
-		o.missing("the lockspace is " + sp.state.String())
+	case !sp.ready():
+		o.missing("the lockspace is " + sp.public().String())
 	case sp.stopped():
 		o.missing("the value block can't be read while the lockspace is stopped")
 	default:
 		o.pending++
-		o.t.readValue(sp, o.resource, o)
+		o.t.probes.read(sp, o.resource, o)
 	}
 	o.t.look(o.sp, Question{Resource: o.resource}, o)
 }
@@ -64,7 +64,7 @@ func (o *inspectOp) missing(text ...string) { o.in.Missing = append(o.in.Missing
 // shows a page.
 func (o *inspectOp) known() {
 	t, sp := o.t, o.sp
-	o.in = api.Inspection{Lockspace: sp.name, Resource: o.resource, Health: sp.health, HasHealth: sp.hasHealth}
+	o.in = api.Inspection{Lockspace: sp.name, Resource: o.resource, Health: sp.health.Health, HasHealth: sp.health.known}
 	here, all := sp.holding(o.resource)
 	if most := min(t.conf.Limits.PageSize, inspectedShown); len(here) > most || !all {
 		o.missing("this service has more locks of the resource than are shown; a list of its locks has all")

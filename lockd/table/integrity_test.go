@@ -31,8 +31,8 @@ func checkIntegrity(t reporter, tab *Table) {
 // orphans, are left out.
 func checkEngine(t reporter, tab *Table, e *local.Engine, resources []string, unrest func(space string) bool) {
 	t.Helper()
-	for name, sp := range tab.spaces {
-		if sp.state != api.SpaceReady || sp.step != spaceIdle || unrest(name) {
+	for name, sp := range tab.spaces.byName {
+		if sp.state != spaceReady || unrest(name) {
 			continue
 		}
 		me, err := e.Node(context.Background())

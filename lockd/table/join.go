@@ -1,7 +1,6 @@
 package table
 
 import (
-	"cmp"
 	"errors"
 	"log/slog"
 	"slices"
@@ -47,12 +46,12 @@ func (o *joinOp) start() {
 		o.refuse(e)
 		return
 	}
-	sp := t.spaces[o.lockspace]
+	sp := t.spaces.byName[o.lockspace]
 	switch {
-	case sp != nil && sp.state == api.SpaceReady:
+	case sp != nil && sp.ready():
 		o.reply()
 		return
-	case sp != nil && sp.state == api.SpaceLeaving:
+	case sp != nil && sp.public() == api.SpaceLeaving:
 		o.refuse(o.errorOf(api.LockspaceInUse, o.lockspace, "", dlm.None,
 			"the lockspace is being left; try again in a moment"))
 		return
@@ -62,7 +61,7 @@ func (o *joinOp) start() {
 	}
 	sp = t.space(o.lockspace)
 	sp.waiting = append(sp.waiting, &o.call)
-	if sp.step == spaceIdle {
+	if sp.state.idle() {
 		sp.join()
 	}
 }
@@ -70,48 +69,56 @@ func (o *joinOp) start() {
 // join begins to join or to activate: an existing device first, because
 // opening has no side effects.
 func (sp *lockspace) join() {
-	if sp.open && sp.recorded == state.Leaving {
+	sp.retryAt = time.Time{}
+	switch {
+	case sp.open() && sp.recorded == state.Leaving: // it could not be removed
 		sp.finishLeave()
-		return
+	case sp.open(): // some records could not be adopted
+		sp.err = nil
+		sp.records.adoptAll()
+	default:
+		sp.state, sp.err = spaceOpening, nil
+		sp.t.do(OpenAction{sp.id, sp.name})
 	}
-	if sp.open { // some records could not be adopted
-		sp.state, sp.err, sp.retryAt = api.SpaceJoining, nil, time.Time{}
-		sp.adoptAll()
-		return
-	}
-	sp.state, sp.step, sp.err, sp.retryAt = api.SpaceJoining, spaceOpening, nil, time.Time{}
-	sp.t.do(OpenAction{sp.id, sp.name})
 }
 
 // Opened takes the end of OpenAction or CreateAction. unsettled says of a create
 // that failed that this node may be in the lockspace, or come to be in it, all the
 // same.
 func (t *Table) Opened(id LockspaceID, err error, unsettled bool) {
-	sp := t.byID[id]
-	sp.open = err == nil
-	if sp.stillborn && sp.open {
-		sp.stillborn = false
-		sp.fail(goneError(sp), true)
+	sp := t.spaces.byID[id]
+	if err == nil {
+		sp.opened()
 		return
 	}
-	sp.stillborn = false
+	sp.gone = false
+	creating := sp.state == spaceCreating
 	switch {
-	case err == nil && sp.step == spaceCreating:
-		sp.proven = true // it was made now, by us and by nobody else (DLM_LSFL_NEWEXCL)
-		sp.makeAnchor()
-	case err == nil:
-		sp.step = spaceAdoptingAnchor
-		sp.anchor.cookie = dlm.Cookie(t.locks.nextRef())
-		t.do(AdoptAction{Lockspace: sp.id, Cookie: sp.anchor.cookie, Resource: sp.anchor.name, Mode: dlm.NL})
-	case sp.step == spaceOpening && errors.Is(err, dlm.ErrNoLockspace):
+	case !creating && errors.Is(err, dlm.ErrNoLockspace):
 		sp.absent()
-	case sp.step == spaceCreating && errors.Is(err, dlm.ErrLockspaceExists):
+	case creating && errors.Is(err, dlm.ErrLockspaceExists):
 		sp.foreign(Looked{})
-	case sp.step == spaceCreating && !unsettled:
+	case creating && !unsettled:
 		sp.notMade()
 		sp.fail(spaceError(sp, err), true)
 	default:
 		sp.fail(spaceError(sp, err), true)
+	}
+}
+
+// opened goes on with the handle that an open or a create has given.
+func (sp *lockspace) opened() {
+	created := sp.state == spaceCreating
+	if sp.state = spaceProving; created {
+		sp.state = spaceAnchoring // it was made now, by us and by nobody else (DLM_LSFL_NEWEXCL)
+	}
+	switch {
+	case sp.gone: // before it was known to be opened
+		sp.fail(goneError(sp), true)
+	case created:
+		sp.anchor.make()
+	default:
+		sp.anchor.prove()
 	}
 }
 
@@ -152,32 +159,37 @@ func (sp *lockspace) notMade() {
 
 // create writes down that what is made now is ours, then makes it.
 func (sp *lockspace) create() {
-	sp.step = spaceCreating
-	sp.recorded, sp.anchor.id = state.Creating, 0
-	sp.writePhase(false, func(err error) {
-		if err != nil {
-			sp.notMade()
-			sp.fail(&api.Error{Op: "join", Lockspace: sp.name, Kind: api.StateWriteFailed, Err: err,
-				Text: "the lockspace is not joined, because the state file can't be written: " + err.Error()}, true)
-			return
-		}
-		sp.t.do(CreateAction{sp.id, sp.name})
-	})
+	sp.state, sp.recorded, sp.anchor.id = spaceClaiming, state.Creating, 0
+	sp.writePhase(false)
+}
+
+// claimed makes the lockspace once "creating" is written.
+func (sp *lockspace) claimed(err error) {
+	if err != nil {
+		sp.notMade()
+		sp.fail(&api.Error{Op: "join", Lockspace: sp.name, Kind: api.StateWriteFailed, Err: err,
+			Text: "the lockspace is not joined, because the state file can't be written: " + err.Error()}, true)
+		return
+	}
+	sp.state = spaceCreating
+	sp.t.do(CreateAction{sp.id, sp.name})
 }
 
 // becomeReady ends joining or activation well.
 func (sp *lockspace) becomeReady() {
-	sp.state, sp.step, sp.err, sp.backoff = api.SpaceReady, spaceIdle, nil, 0
+	sp.state, sp.err, sp.backoff = spaceReady, nil, 0
 	sp.t.log(slog.LevelInfo, "lockspace ready", slog.String("lockspace", sp.name), slog.Int("locks", sp.locks))
-	sp.countOrphans()
+	sp.orphans.look()
 	sp.settle()
-	sp.t.do(NotifyAction{api.LockspaceChanged{LockspaceInfo: sp.info()}})
+	sp.changed()
 	sp.answer(nil)
 	if sp.anchor.id == 0 { // removed while the records were adopted
-		sp.makeAnchor()
+		sp.anchor.make()
 	}
 }
 
+// answer answers the Joins and Leaves that wait for the lockspace; e is nil where they
+// have what they want.
 func (sp *lockspace) answer(e *api.Error) {
 	waiting := sp.waiting
 	sp.waiting = nil
@@ -187,42 +199,6 @@ func (sp *lockspace) answer(e *api.Error) {
 		}
 		c.reply()
 	}
-}
-
-// countOrphans looks for persistent locks that no record explains. They are
-// listed and never touched unasked.
-func (sp *lockspace) countOrphans() {
-	sp.t.look(sp, Question{}, lookerFunc(func(k Looked) {
-		if !k.HasOrphans {
-			sp.orphans = -1
-			return
-		}
-		sp.orphans = len(sp.unexplained(k.Orphans))
-		if sp.orphans > 0 {
-			sp.t.log(slog.LevelWarn, msgOrphansFound.String(), slog.String("lockspace", sp.name),
-				slog.Int("orphans", sp.orphans))
-		}
-	}))
-}
-
-// unexplained returns the orphans that are not locks of this instance, and the
-// unknown ones that it has adopted.
-func (sp *lockspace) unexplained(orphans []dlm.Orphan) []dlm.Orphan {
-	var out []dlm.Orphan
-	for _, o := range orphans {
-		known := o.LockID == sp.anchor.id && o.Resource == sp.anchor.name
-		for l := sp.byResource[o.Resource]; l != nil && !known; l = l.nextRes {
-			known = l.lockid == o.LockID
-		}
-		if !known && sp.unknown[o.LockID] == nil && !isAnchor(o.Resource) {
-			out = append(out, o)
-		}
-	}
-	for _, l := range sp.unknown {
-		out = append(out, dlm.Orphan{LockID: l.lockid, Resource: l.resource, Mode: l.mode})
-	}
-	slices.SortFunc(out, func(a, b dlm.Orphan) int { return cmp.Compare(a.LockID, b.LockID) })
-	return out
 }
 
 // Delays between attempts to join a lockspace that failed.
@@ -238,23 +214,19 @@ func (sp *lockspace) fail(e *api.Error, retry bool) {
 	sp.unusable(e, retry)
 }
 
-// shut closes the handle and forgets what was asked for through it.
+// shut closes the handle, if there is one, and forgets what was asked for through it.
+// The caller decides in which state the lockspace is after that.
 func (sp *lockspace) shut() {
+	open := sp.open()
 	sp.attempt++
-	sp.proven, sp.gone, sp.anchor.old = false, false, nil
-	if sp.open {
-		sp.open = false
+	sp.state, sp.gone = spaceClosed, false
+	if open {
 		sp.t.do(CloseAction{sp.id})
 	}
-	sp.clock = spaceClock{}
-	clear(sp.adoptions)
-	for _, l := range sp.unknown {
-		l.remove()
-	}
-	for ck, then := range sp.others {
-		delete(sp.others, ck)
-		then(dlm.Event{Kind: dlm.Completed, Op: dlm.OpAdopt, Cookie: ck, Status: dlm.StatusGone, Mode: dlm.None})
-	}
+	sp.clock.reset()
+	sp.anchor.forget()
+	clear(sp.records.adoptions)
+	sp.orphans.forget()
 	for _, head := range sp.byResource {
 		for l := head; l != nil; l = l.nextRes {
 			sp.t.locks.setCookie(l, dlm.Cookie(l.ref))
@@ -270,12 +242,15 @@ func (sp *lockspace) unusable(e *api.Error, retry bool) {
 	t := sp.t
 	t.log(slog.LevelError, msgLockspaceNotUsable.String(), slog.String("lockspace", sp.name), slog.String("err", e.Text))
 	sp.settle()
-	sp.state, sp.step, sp.err = api.SpaceFailed, spaceIdle, e
+	open := sp.open()
+	if sp.state, sp.err = spaceFailed, e; open {
+		sp.state = spaceStalled
+	}
 	if retry && (sp.configured || sp.recorded != 0) {
 		sp.backoff = min(max(2*sp.backoff, retryFirst), retryMax)
 		sp.retryAt = t.now.Add(sp.backoff)
 	}
-	t.do(NotifyAction{api.LockspaceChanged{LockspaceInfo: sp.info()}})
+	sp.changed()
 	told := *e
 	if !sp.retryAt.IsZero() {
 		told.Text += "; the service tries again by itself"
@@ -284,30 +259,29 @@ func (sp *lockspace) unusable(e *api.Error, retry bool) {
 	sp.drop()
 }
 
-// settle counts a lockspace whose activation has ended.
+// settle notes that the activation of the lockspace has ended, if it had not before. With
+// the last one the service is ready.
 func (sp *lockspace) settle() {
 	t := sp.t
-	if !sp.settling {
+	if _, was := t.spaces.settling[sp]; !was {
 		return
 	}
-	sp.settling = false
-	t.settling--
-	if t.settling == 0 {
-		t.ready = true
-	}
+	delete(t.spaces.settling, sp)
+	t.ready = t.ready || len(t.spaces.settling) == 0
 }
 
+// retrySpaces tries again what has failed, where it is time for that.
 func (t *Table) retrySpaces() {
 	for _, name := range t.LockspaceNames() {
-		sp := t.spaces[name]
+		sp := t.spaces.byName[name]
 		if sp.retryAt.IsZero() || sp.retryAt.After(t.now) {
 			continue
 		}
 		sp.retryAt = time.Time{}
 		switch {
-		case sp.step != spaceIdle:
-		case sp.state == api.SpaceReady:
-			sp.makeAnchor()
+		case !sp.state.idle():
+		case sp.ready():
+			sp.anchor.make()
 		default:
 			sp.join()
 		}
@@ -316,35 +290,39 @@ func (t *Table) retrySpaces() {
 
 // forget drops the entry of a lockspace that nothing is known of any more.
 func (sp *lockspace) forget() {
-	if !sp.configured && sp.recorded == 0 && sp.step == spaceIdle && sp.state == api.SpaceFailed && sp.locks == 0 {
+	if sp.state == spaceFailed && !sp.configured && sp.recorded == 0 && sp.locks == 0 {
 		sp.erase()
 	}
 }
 
 func (sp *lockspace) erase() {
 	t := sp.t
-	delete(t.spaces, sp.name)
-	delete(t.byID, sp.id)
+	delete(t.spaces.byName, sp.name)
+	delete(t.spaces.byID, sp.id)
 	t.do(ForgetAction{sp.id})
 }
 
 // drop is forget of a lockspace that front ends know of and were not told
 // to forget.
 func (sp *lockspace) drop() {
-	if sp.forget(); sp.t.spaces[sp.name] != sp {
-		sp.t.do(NotifyAction{api.LockspaceChanged{LockspaceInfo: sp.info(), Gone: true}})
+	if sp.forget(); sp.t.spaces.byName[sp.name] != sp {
+		sp.tellGone()
 	}
+}
+
+// tellGone tells front ends that the lockspace is no longer here.
+func (sp *lockspace) tellGone() {
+	sp.t.do(NotifyAction{api.LockspaceChanged{LockspaceInfo: sp.info(), Gone: true}})
 }
 
 // closed takes the news that the lockspace went away underneath us.
 func (sp *lockspace) closed() {
-	switch {
-	case sp.step == spaceRemoving:
-		sp.gone = true // removed will tell
+	switch sp.state {
+	case spaceOpening, spaceClaiming, spaceCreating, spaceLeaving, spaceLeavingUnopened, spaceRemoving:
+		sp.gone = true // for what takes the end of the operation under way
 		return
-	case sp.step == spaceOpening, sp.step == spaceCreating:
-		sp.stillborn = true
-		return
+	case spaceLeft:
+		return // which is why
 	}
 	sp.shut()
 	sp.closeLocks(whyRemoved)
@@ -398,36 +376,4 @@ func spaceError(sp *lockspace, err error) *api.Error {
 		e.Errno = d.Errno
 	}
 	return e
-}
-
-func (sp *lockspace) info() api.LockspaceInfo {
-	i := api.LockspaceInfo{Name: sp.name, State: sp.state, Locks: sp.locks, Orphans: sp.orphans, Waiting: sp.waiters,
-		Health: sp.health, HasHealth: sp.hasHealth, RawValues: sp.raw}
-	if sp.err != nil {
-		i.Error = sp.err.Text
-	}
-	return i
-}
-
-// SetHealth takes what was seen of a lockspace; ok is false where it could not be
-// looked at.
-func (t *Table) SetHealth(name string, h dlm.Health, ok bool) {
-	sp := t.spaces[name]
-	if sp == nil || sp.state != api.SpaceReady {
-		return
-	}
-	same := sp.hasHealth == ok && sp.health.Stopped == h.Stopped && sp.health.Quorate == h.Quorate &&
-		sp.health.Known == h.Known && sp.health.Reason == h.Reason && slices.Equal(sp.health.Members, h.Members)
-	if !slices.Equal(sp.health.Members, h.Members) {
-		sp.clock.newMembers()
-	}
-	sp.health, sp.hasHealth = h, ok
-	sp.syncClock()
-	if same {
-		return
-	}
-	if sp.stopped() {
-		t.log(slog.LevelWarn, msgLockspaceStopped.String(), slog.String("lockspace", sp.name), slog.String("err", h.Reason))
-	}
-	t.do(NotifyAction{api.LockspaceChanged{LockspaceInfo: sp.info()}})
 }

@@ -24,7 +24,7 @@ func (t *Table) obstacleOf(locks []*lock, lockspace, resource string, mode dlm.M
 			return obstacle{lockspace: l.sp.name, resource: l.resource, mode: l.wanted, sp: l.sp}
 		}
 	}
-	return obstacle{lockspace: lockspace, resource: resource, mode: mode, sp: t.spaces[lockspace]}
+	return obstacle{lockspace: lockspace, resource: resource, mode: mode, sp: t.spaces.byName[lockspace]}
 }
 
 // lateError says why a call has got no answer in time.

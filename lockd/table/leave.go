@@ -55,10 +55,21 @@ func (o *leaveOp) waitsFor() obstacle {
 	return w
 }
 
+// leaving is the leave under way, or the last one.
+type leaving struct {
+	force bool // it may lose locks
+	// from is the state in which it found the lockspace: spaceReady or spaceStalled;
+	// spaceNew if the handle was opened for it.
+	from       spaceState
+	recorded   state.SpacePhase // what the state file said then
+	configured bool             // the configuration named the lockspace then
+	why        string           // why the locks end that are in the lockspace then
+}
+
 // start begins to leave. The locks in the lockspace end with the membership, so a
 // forced leave reports each of them lost.
 func (o *leaveOp) start() {
-	sp := o.t.spaces[o.lockspace]
+	sp := o.t.spaces.byName[o.lockspace]
 	inUse := func(text string, h api.Hint) {
 		o.refuse(o.errorOf(api.LockspaceInUse, o.lockspace, "", dlm.None, text).WithHint(h))
 	}
@@ -66,61 +77,66 @@ func (o *leaveOp) start() {
 	case sp == nil:
 		o.refuse(o.errorOf(api.NoSuchLockspace, o.lockspace, "", dlm.None, "the lockspace is not joined here"))
 		return
-	case sp.step != spaceIdle:
+	case !sp.state.idle():
 		inUse("the lockspace is being joined or left; try again in a moment", "")
 		return
 	case sp.locks > 0 && !o.force:
 		inUse(heldText, api.HintForce)
 		return
-	case sp.recorded == 0 && !sp.proven:
+	case sp.recorded == 0:
 		o.forgetForeign(sp)
 		return
 	}
 	sp.waiting = append(sp.waiting, &o.call)
-	sp.force, sp.wasConfigured = o.force, sp.configured
-	if !sp.open {
+	sp.leave = leaving{force: o.force, from: sp.state, recorded: sp.recorded, configured: sp.configured}
+	sp.retryAt = time.Time{}
+	if !sp.open() {
 		sp.leaveUnopened()
 		return
 	}
-	sp.from, sp.retryAt = sp.state, time.Time{}
-	sp.lookInto(func(k Looked) {
-		if e := sp.cantLeave(k); e != nil {
-			sp.stay(e)
-			return
-		}
-		was := sp.recorded
-		sp.state, sp.step = api.SpaceLeaving, spaceRemoving
-		sp.configured, sp.recorded = false, state.Leaving
-		sp.writePhase(false, func(err error) {
-			if err != nil {
-				sp.stayUnwritten(was, err)
-				return
-			}
-			sp.remove()
-		})
-	})
+	sp.state = spaceChecking
+	sp.lookInto()
+}
+
+// checked writes down that the lockspace is being left, if the look says that it may be.
+func (sp *lockspace) checked(k Looked) {
+	if e := sp.cantLeave(k); e != nil {
+		sp.stay(e)
+		return
+	}
+	sp.state, sp.configured, sp.recorded = spaceLeaving, false, state.Leaving
+	sp.writePhase(false)
+}
+
+// leavingWritten removes the lockspace once "leaving" is written.
+func (sp *lockspace) leavingWritten(err error) {
+	if err != nil {
+		sp.stayUnwritten(err)
+		return
+	}
+	sp.remove()
 }
 
 // leaveUnopened begins to leave a lockspace that could not be opened so far.
 func (sp *lockspace) leaveUnopened() {
-	was := sp.recorded
-	sp.from, sp.retryAt = 0, time.Time{}
-	sp.state, sp.step = api.SpaceLeaving, spaceOpening
-	sp.configured, sp.recorded = false, state.Leaving
-	sp.writePhase(false, func(err error) {
-		if err != nil {
-			sp.from = api.SpaceFailed
-			sp.stayUnwritten(was, err)
-			return
-		}
-		sp.join()
-	})
+	sp.state, sp.configured, sp.recorded = spaceLeavingUnopened, false, state.Leaving
+	sp.writePhase(false)
+}
+
+// leavingUnopenedWritten opens the lockspace to be left, once "leaving" is written.
+func (sp *lockspace) leavingUnopenedWritten(err error) {
+	if err != nil {
+		sp.stayUnwritten(err)
+		return
+	}
+	sp.leave.from = spaceNew
+	sp.join()
 }
 
 // stayUnwritten refuses a leave that can't be written down: the next start would
 // join the lockspace again, and call every lock lost that was in it.
-func (sp *lockspace) stayUnwritten(was state.SpacePhase, err error) {
-	sp.recorded = was
+func (sp *lockspace) stayUnwritten(err error) {
+	sp.recorded = sp.leave.recorded
 	sp.stay((&call{name: "leave"}).writeError(sp.name, "",
 		"the lockspace was not left, because that can't be recorded: ", err))
 }
@@ -131,7 +147,7 @@ func (o *leaveOp) forgetForeign(sp *lockspace) {
 	o.t.log(slog.LevelInfo, "the lockspace is not the service's, so it is forgotten and left as it is",
 		slog.String("lockspace", sp.name))
 	sp.configured, sp.retryAt = false, time.Time{}
-	o.t.do(NotifyAction{api.LockspaceChanged{LockspaceInfo: sp.info(), Gone: true}})
+	sp.tellGone()
 	sp.forget()
 	o.reply()
 }
@@ -141,21 +157,21 @@ const heldText = "locks are held in the lockspace"
 // cantLeave tells why the lockspace must not be removed now, or nil.
 func (sp *lockspace) cantLeave(k Looked) *api.Error {
 	e := &api.Error{Op: "leave", Lockspace: sp.name, Kind: api.LockspaceInUse}
-	n := len(sp.unexplained(k.Orphans))
+	n := len(sp.orphans.among(k.Orphans))
 	switch {
 	case k.UsersErr != nil || len(k.Users) > 0:
 		return inUse(sp.name, k.Users, k.UsersErr)
-	case sp.locks > 0 && !sp.force:
+	case sp.locks > 0 && !sp.leave.force:
 		e.Text, e.Hint = heldText, api.HintForce
-	case len(sp.others) > 0: // it may be no orphan any more, and not be known to be adopted
+	case len(sp.orphans.adoptions) > 0: // it may be no orphan any more, and not be known to be adopted
 		e.Text = "an orphan of the lockspace is being adopted; try again in a moment"
 	case n > 0:
 		e.Text = fmt.Sprintf("the lockspace has orphans (%d) that no record explains, and what they protect may be in use", n)
 		e.Hint = api.HintClearOrphans
-	case !k.HasOrphans && (!sp.force || sp.mapLost || !errors.Is(k.OrphansErr, errNoTables)):
+	case !k.HasOrphans && (!sp.leave.force || sp.orphans.mapLost || !errors.Is(k.OrphansErr, errNoTables)):
 		e.Text = fmt.Sprintf("the service can't tell whether the lockspace has locks that no record explains (%v); "+
 			"mount debugfs at /sys/kernel/debug", k.OrphansErr)
-		if !sp.mapLost {
+		if !sp.orphans.mapLost {
 			e.Text += ", or leave with force"
 		}
 	default:
@@ -182,8 +198,45 @@ func inUse(lockspace string, users []dlm.User, err error) *api.Error {
 func (sp *lockspace) stay(e *api.Error) {
 	t := sp.t
 	begun := sp.recorded == state.Leaving
-	from := sp.from
-	sp.configured = sp.configured || sp.wasConfigured
+	sp.configured = sp.configured || sp.leave.configured
+	sp.answerLeaves(e)
+	if begun {
+		t.log(slog.LevelWarn, msgLeaveAbandoned.String(), slog.String("lockspace", sp.name), slog.String("err", e.Text))
+		sp.recorded = state.Joined
+		t.append(true, []state.Change{sp.record()}, nil)
+	}
+	switch sp.leave.from {
+	case spaceReady:
+		sp.stayReady(begun)
+	case spaceStalled, spaceFailed:
+		sp.state, sp.retryAt = sp.leave.from, t.now.Add(sp.backoff)
+	default: // it was opened for the leave
+		if sp.anchor.id == 0 {
+			sp.anchor.make()
+		} else {
+			sp.records.adoptAll()
+		}
+	}
+	if sp.gone { // while it was being left
+		sp.closed()
+	}
+}
+
+// stayReady goes on with a lockspace that could be used before the leave.
+func (sp *lockspace) stayReady(begun bool) {
+	sp.state = spaceReady
+	if begun {
+		sp.changed()
+	}
+	sp.answer(nil)
+	sp.finishEnded()
+	if sp.anchor.id == 0 { // removed meanwhile
+		sp.anchor.make()
+	}
+}
+
+// answerLeaves refuses the Leaves that wait for the lockspace; the Joins wait on.
+func (sp *lockspace) answerLeaves(e *api.Error) {
 	waiting := sp.waiting
 	sp.waiting = nil
 	for _, c := range waiting {
@@ -194,65 +247,35 @@ func (sp *lockspace) stay(e *api.Error) {
 		c.fail(e)
 		c.reply()
 	}
-	if begun {
-		t.log(slog.LevelWarn, msgLeaveAbandoned.String(), slog.String("lockspace", sp.name), slog.String("err", e.Text))
-		sp.recorded = state.Joined
-		t.append(true, []state.Change{sp.record()}, nil)
-	}
-	switch from {
-	case api.SpaceReady:
-		sp.state, sp.step = api.SpaceReady, spaceIdle
-		if begun {
-			t.do(NotifyAction{api.LockspaceChanged{LockspaceInfo: sp.info()}})
-		}
-		sp.answer(nil)
-		sp.finishEnded()
-		if sp.anchor.id == 0 { // removed meanwhile
-			sp.makeAnchor()
-		}
-	case api.SpaceFailed: // some records could not be adopted
-		sp.state, sp.step = api.SpaceFailed, spaceIdle
-		sp.retryAt = t.now.Add(sp.backoff)
-	default:
-		sp.state = api.SpaceJoining
-		if sp.anchor.id == 0 {
-			sp.makeAnchor()
-		} else {
-			sp.adoptAll()
-		}
-	}
-	if sp.gone { // while it was being left
-		sp.closed()
-	}
 }
 
 // finishLeave goes on with a leave that is written down, of a lockspace that is
 // open and ours.
 func (sp *lockspace) finishLeave() {
-	sp.state = api.SpaceLeaving
-	sp.lookInto(func(k Looked) {
-		if e := sp.cantLeave(k); e != nil {
-			sp.stay(e)
-			return
-		}
-		sp.remove()
-	})
+	sp.state = spaceRechecking
+	sp.lookInto()
 }
 
-// remove has the lockspace removed, if it is proven to be ours.
-func (sp *lockspace) remove() {
-	switch {
-	case sp.gone: // somebody else has removed it, and there may be another one of that name
-		sp.shut()
-		sp.closeLocks(whyRemoved)
-		sp.from = 0
-		sp.join()
-		return
-	case !sp.proven:
-		sp.fail(goneError(sp), true) // and whose it is, is found out anew
+// rechecked removes the lockspace, if the look says that it may be removed.
+func (sp *lockspace) rechecked(k Looked) {
+	if e := sp.cantLeave(k); e != nil {
+		sp.stay(e)
 		return
 	}
-	sp.state, sp.step = api.SpaceLeaving, spaceRemoving
+	sp.remove()
+}
+
+// remove has the lockspace removed. It comes from states only in which the lockspace is
+// proven to be ours (see anchor.go).
+func (sp *lockspace) remove() {
+	if sp.gone { // somebody else has removed it, and there may be another one of that name
+		sp.shut()
+		sp.closeLocks(whyRemoved)
+		sp.leave.from = spaceNew
+		sp.join()
+		return
+	}
+	sp.state = spaceRemoving
 	sp.t.do(RemoveAction{sp.id, sp.name})
 }
 
@@ -260,7 +283,7 @@ func (sp *lockspace) remove() {
 // through the same handle, or, where that has ended, through another one that has
 // to have the anchor.
 func (t *Table) Removed(id LockspaceID, err error) {
-	sp := t.byID[id]
+	sp := t.spaces.byID[id]
 	if e, ok := errors.AsType[*api.Error](err); ok { // the look before it
 		sp.stay(e)
 		return
@@ -279,21 +302,26 @@ func (t *Table) Removed(id LockspaceID, err error) {
 func (sp *lockspace) left(why string) {
 	sp.shut()
 	sp.closeLocks(why)
-	sp.recorded, sp.anchor.id, sp.mapLost = state.Left, 0, false
-	sp.writePhase(true, func(error) {
-		sp.step, sp.recorded = spaceIdle, 0
-		if why == whyLeft {
-			sp.t.log(slog.LevelInfo, "lockspace left", slog.String("lockspace", sp.name))
-		}
-		if sp.configured || slices.ContainsFunc(sp.waiting, (*call).joins) {
-			sp.join() // the leave was from before the last start
-			return
-		}
-		sp.settle()
-		sp.t.do(NotifyAction{api.LockspaceChanged{LockspaceInfo: sp.info(), Gone: true}})
-		sp.answer(nil)
-		sp.state, sp.err = api.SpaceFailed, &api.Error{Op: "leave", Lockspace: sp.name, Kind: api.NoSuchLockspace,
-			Text: "the lockspace was left"}
-		sp.forget()
-	})
+	sp.state, sp.leave.why = spaceLeft, why
+	sp.recorded, sp.anchor.id, sp.orphans.mapLost = state.Left, 0, false
+	sp.writePhase(true)
+}
+
+// hasLeft forgets the lockspace once "left" is written, or kept to be written; or joins
+// it again, where somebody wants it.
+func (sp *lockspace) hasLeft() {
+	sp.recorded = 0
+	if sp.leave.why == whyLeft {
+		sp.t.log(slog.LevelInfo, "lockspace left", slog.String("lockspace", sp.name))
+	}
+	if sp.configured || slices.ContainsFunc(sp.waiting, (*call).joins) {
+		sp.join() // the leave was from before the last start
+		return
+	}
+	sp.settle()
+	sp.tellGone()
+	sp.answer(nil)
+	sp.state, sp.err = spaceFailed, &api.Error{Op: "leave", Lockspace: sp.name, Kind: api.NoSuchLockspace,
+		Text: "the lockspace was left"}
+	sp.forget()
 }

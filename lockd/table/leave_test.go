@@ -75,7 +75,7 @@ func TestLeaveOfForeignLockspace(t *testing.T) {
 		owner.lock("VGLK", dlm.EX, 0)
 		s.start()
 		s.rest()
-		require.ErrorIs(t, s.tab.spaces["lvm_x"].err, api.LockspaceForeign)
+		require.ErrorIs(t, s.tab.spaces.byName["lvm_x"].err, api.LockspaceForeign)
 		require.NoError(t, s.done(s.leave(root, "lvm_x", force)))
 		require.Equal(t, []string{"vms"}, s.tab.LockspaceNames(), "it is forgotten")
 		require.Equal(t, []string{"lvm_x", "vms"}, s.memberOf())
@@ -104,11 +104,11 @@ func TestRecordIsNoProof(t *testing.T) {
 			s.start()
 			s.rest()
 			s.pass(2 * retryMax)
-			if s.tab.spaces["vms"] != nil {
-				require.ErrorIs(t, s.tab.spaces["vms"].err, api.LockspaceForeign)
+			if s.tab.spaces.byName["vms"] != nil {
+				require.ErrorIs(t, s.tab.spaces.byName["vms"].err, api.LockspaceForeign)
 				require.NoError(t, s.done(s.leave(root, "vms", true)))
 			}
-			require.Empty(t, s.tab.spaces)
+			require.Empty(t, s.tab.spaces.byName)
 			require.Empty(t, s.journal.Contents("").Spaces)
 			require.Equal(t, []string{"vms"}, s.memberOf(), "phase %d", phase)
 			refusedTo(t, other, "vms", "x", dlm.EX)
@@ -128,10 +128,10 @@ func TestLeaveOfUnopenedLockspace(t *testing.T) {
 		failing(cluster, "open", syscall.ENOMEM)
 		s.start()
 		s.rest()
-		require.Equal(t, api.SpaceFailed, s.tab.spaces["vms"].state)
+		require.Equal(t, api.SpaceFailed, s.tab.spaces.byName["vms"].public())
 		cluster.Fail(nil)
 		require.NoError(t, s.done(s.leave(root, "vms", true)))
-		require.Empty(t, s.tab.spaces)
+		require.Empty(t, s.tab.spaces.byName)
 		if theirs {
 			require.Equal(t, []string{"vms"}, s.memberOf())
 		} else {
@@ -151,7 +151,7 @@ func TestLeaveWhileOthersUseIt(t *testing.T) {
 	require.ErrorIs(t, s.done(s.leave(root, "vms", true)), api.LockspaceInUse)
 	require.NoError(t, s.done(s.release(root, "vms", "x", sel)))
 	require.ErrorIs(t, s.done(s.leave(root, "vms", false)), api.LockspaceInUse)
-	require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
+	require.Equal(t, api.SpaceReady, s.tab.spaces.byName["vms"].public())
 	s.agree("x")
 	s.restart()
 	s.agree("x")
@@ -169,7 +169,7 @@ func TestLeaveMeetsNewUser(t *testing.T) {
 		require.NoError(t, s.done(s.acquire(root, o, wantOf("vms", "x", dlm.EX))))
 		s.onLost = func(l api.Lost) { require.Fail(t, "lost", "%v", l) }
 		c := s.leave(root, "vms", true)
-		for s.tab.spaces["vms"].step != spaceRemoving || len(s.work) == 0 {
+		for s.tab.spaces.byName["vms"].state != spaceRemoving || len(s.work) == 0 {
 			require.True(t, s.deliver() || s.write() || s.toil(0))
 		}
 		p := strange(t, s.node, "vms")
@@ -181,9 +181,9 @@ func TestLeaveMeetsNewUser(t *testing.T) {
 			require.Equal(t, 1, c.answers)
 			require.ErrorIs(t, c.err, api.LockspaceInUse)
 		}
-		require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
+		require.Equal(t, api.SpaceReady, s.tab.spaces.byName["vms"].public())
 		require.Equal(t, state.Joined, s.journal.Contents("").Spaces[0].Phase)
-		require.True(t, s.tab.spaces["vms"].configured)
+		require.True(t, s.tab.spaces.byName["vms"].configured)
 		s.agree("x", "y2")
 		require.NoError(t, s.done(s.release(root, "vms", "x", sel)))
 	}
@@ -196,7 +196,7 @@ func TestLeaveWithoutLook(t *testing.T) {
 	for _, force := range []bool{false, true} {
 		require.ErrorIs(t, s.done(s.leave(root, "vms", force)), api.LockspaceInUse)
 	}
-	require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
+	require.Equal(t, api.SpaceReady, s.tab.spaces.byName["vms"].public())
 	cluster.Fail(nil)
 	require.NoError(t, s.done(s.leave(root, "vms", false)))
 }
@@ -223,13 +223,13 @@ func TestAnchorRemovedWhileDown(t *testing.T) {
 	o, sel := vm("vm1")
 	g := s.acquire(root, o, wantOf("vms", "x", dlm.EX))
 	require.NoError(t, s.done(g))
-	anchor := s.tab.spaces["vms"].anchor
+	anchor := s.tab.spaces.byName["vms"].anchor
 	s.kill()
 	require.True(t, s.node.Unlock("vms", anchor.id))
 	s.start()
 	s.onLost = func(l api.Lost) { require.Fail(t, "lost", "%v", l) }
 	s.rest()
-	require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
+	require.Equal(t, api.SpaceReady, s.tab.spaces.byName["vms"].public())
 	s.agree("x")
 	s.restart()
 	s.agree("x")
@@ -246,7 +246,7 @@ func TestDiedBeforeTheAnchor(t *testing.T) {
 	}
 	s.spaces = []string{"vms"}
 	s.restart()
-	require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
+	require.Equal(t, api.SpaceReady, s.tab.spaces.byName["vms"].public())
 	s.agree()
 }
 
@@ -261,11 +261,11 @@ func TestDiedBeforeTheAnchorAndCantSee(t *testing.T) {
 	s.blind = fs.ErrNotExist // there is no debugfs; who has the device open is seen
 	s.spaces = []string{"vms"}
 	s.restart()
-	require.Equal(t, api.SpaceFailed, s.tab.spaces["vms"].state)
+	require.Equal(t, api.SpaceFailed, s.tab.spaces.byName["vms"].public())
 	require.Len(t, s.journal.Contents("").Spaces, 1, "the record stays")
 	s.blind = nil
 	s.pass(retryMax)
-	require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
+	require.Equal(t, api.SpaceReady, s.tab.spaces.byName["vms"].public())
 	s.agree()
 }
 
@@ -277,11 +277,11 @@ func TestRefusedJoinIsForgotten(t *testing.T) {
 		s, cluster := simWith(t)
 		failing(cluster, "create", errno)
 		require.Error(t, s.done(s.join(root, "pool")))
-		require.Empty(t, s.tab.spaces)
+		require.Empty(t, s.tab.spaces.byName)
 		require.Empty(t, s.journal.Contents("").Spaces)
 		s.spaces = []string{"vms"}
 		s.restart()
-		require.Equal(t, api.SpaceFailed, s.tab.spaces["vms"].state)
+		require.Equal(t, api.SpaceFailed, s.tab.spaces.byName["vms"].public())
 		require.Empty(t, s.journal.Contents("").Spaces)
 		cluster.Fail(nil)
 		s.pass(2 * retryMax)
@@ -300,7 +300,7 @@ func TestReloadForgetsWhatFailed(t *testing.T) {
 	s.turn(func() { s.tab.Reconfigure(Settings{Limits: api.DefaultLimits()}) })
 	cluster.Fail(nil)
 	s.pass(2 * retryMax)
-	require.Empty(t, s.tab.spaces)
+	require.Empty(t, s.tab.spaces.byName)
 	require.Empty(t, s.memberOf())
 }
 
@@ -321,10 +321,10 @@ func TestStateFileLost(t *testing.T) {
 	require.NoError(t, s.done(g))
 	for range 2 { // once more, with the anchor that was made then
 		s.lose()
-		sp := s.tab.spaces["vms"]
-		require.Equal(t, api.SpaceReady, sp.state)
-		require.True(t, sp.mapLost)
-		require.Equal(t, 2, sp.orphans)
+		sp := s.tab.spaces.byName["vms"]
+		require.Equal(t, api.SpaceReady, sp.public())
+		require.True(t, sp.orphans.mapLost)
+		require.Equal(t, 2, sp.orphans.unexplained)
 		s.agree()
 		left, err := s.node.Engine().Orphans(context.Background(), "vms")
 		require.NoError(t, err)
@@ -333,8 +333,8 @@ func TestStateFileLost(t *testing.T) {
 			require.ErrorIs(t, s.done(s.leave(root, "vms", force)), api.LockspaceInUse)
 		}
 		s.restart()
-		require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
-		require.Equal(t, 2, s.tab.spaces["vms"].orphans)
+		require.Equal(t, api.SpaceReady, s.tab.spaces.byName["vms"].public())
+		require.Equal(t, 2, s.tab.spaces.byName["vms"].orphans.unexplained)
 	}
 	ids := []dlm.LockID{g.grants[0].LockID, g.grants[1].LockID}
 	require.NoError(t, s.done(s.call(Purge{Caller: root, Lockspace: "vms", Expect: ids, Some: false})))
@@ -357,8 +357,8 @@ func TestTakingOverMeetsTheEnd(t *testing.T) {
 			}
 		}
 		s.restart()
-		require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state, "after %d steps", steps)
-		require.Equal(t, 1, s.tab.spaces["vms"].orphans, "after %d steps", steps)
+		require.Equal(t, api.SpaceReady, s.tab.spaces.byName["vms"].public(), "after %d steps", steps)
+		require.Equal(t, 1, s.tab.spaces.byName["vms"].orphans.unexplained, "after %d steps", steps)
 		require.ErrorIs(t, s.done(s.leave(root, "vms", true)), api.LockspaceInUse)
 		s.agree()
 	}
@@ -373,10 +373,10 @@ func TestOtherInstanceIsNotTakenOver(t *testing.T) {
 	second.inst = "second"
 	second.start()
 	second.rest()
-	require.ErrorIs(t, second.tab.spaces["vms"].err, api.LockspaceForeign)
+	require.ErrorIs(t, second.tab.spaces.byName["vms"].err, api.LockspaceForeign)
 	require.NoError(t, second.done(second.leave(root, "vms", true)))
 	s.rest()
-	require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
+	require.Equal(t, api.SpaceReady, s.tab.spaces.byName["vms"].public())
 	s.agree("x")
 }
 
@@ -389,13 +389,13 @@ func TestNothingIsTakenOverBlindly(t *testing.T) {
 		require.NoError(t, s.done(s.acquire(root, o, wantOf("vms", "x", dlm.EX))))
 		failing(cluster, "look", errno)
 		s.lose()
-		require.Equal(t, api.SpaceFailed, s.tab.spaces["vms"].state)
+		require.Equal(t, api.SpaceFailed, s.tab.spaces.byName["vms"].public())
 		require.NoError(t, s.done(s.leave(root, "vms", true)))
 		require.Equal(t, []string{"vms"}, s.memberOf())
 		cluster.Fail(nil)
 		require.NoError(t, s.done(s.join(root, "vms")))
 		require.True(t, slices.Equal([]string{"vms"}, s.tab.LockspaceNames()))
-		require.Equal(t, 1, s.tab.spaces["vms"].orphans)
+		require.Equal(t, 1, s.tab.spaces.byName["vms"].orphans.unexplained)
 	}
 }
 

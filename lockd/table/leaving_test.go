@@ -19,7 +19,7 @@ func isLeft(t *testing.T, o api.AcquireOptions, c api.Caller) (*sim, *simCall) {
 	s, _ := simWith(t, "vms")
 	require.NoError(t, s.done(s.acquire(c, o, wantOf("vms", "x", dlm.EX))))
 	l := s.leave(root, "vms", true)
-	for s.tab.spaces["vms"].step != spaceRemoving {
+	for s.tab.spaces.byName["vms"].state != spaceLeaving {
 		require.True(t, s.deliver() || s.toil(0))
 	}
 	require.NotEmpty(t, s.appends)
@@ -42,7 +42,7 @@ func TestConnectionEndsWhileLeaving(t *testing.T) {
 		}
 		s.rest()
 		require.Error(t, c.err)
-		require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
+		require.Equal(t, api.SpaceReady, s.tab.spaces.byName["vms"].public())
 		require.Zero(t, s.tab.locks.count(), "it is held for ever")
 		s.agree("x")
 	}

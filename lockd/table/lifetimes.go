@@ -111,7 +111,7 @@ func (t *Table) endBinding(k bindKey, why string) {
 		case t.locks.byRef[l.ref] != l || l.bound != b: // gone by now
 		case l.public() == api.Acquiring && l.busy != nil:
 			l.busy.stopWaiting(l.busy.errorOf(api.Canceled, l.sp.name, l.resource, l.wanted, why))
-		case l.sp.state != api.SpaceReady:
+		case !l.sp.ready():
 		case l.busy != nil:
 			l.endOf().follow(l.busy, l)
 		default:

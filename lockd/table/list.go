@@ -97,10 +97,10 @@ func (t *Table) indexed(f *api.Filter) (in []*lock, ok bool) {
 		return true
 	}
 	switch {
-	case f.Lockspace != "" && t.spaces[f.Lockspace] == nil:
+	case f.Lockspace != "" && t.spaces.byName[f.Lockspace] == nil:
 		return nil, true
 	case f.Lockspace != "" && f.Resource != "":
-		ok = walk(t.spaces[f.Lockspace].byResource[f.Resource], func(l *lock) *lock { return l.nextRes })
+		ok = walk(t.spaces.byName[f.Lockspace].byResource[f.Resource], func(l *lock) *lock { return l.nextRes })
 		return in, ok
 	case f.HasOwner && len(t.locks.perUID) <= indexedMost:
 		for uid := range t.locks.perUID {

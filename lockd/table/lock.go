@@ -167,13 +167,13 @@ func (l *lock) noteMode(ev dlm.Event) {
 func (l *lock) idle() {
 	c := l.busy
 	l.busy, l.wanted, l.state = nil, dlm.None, lockHeld
-	if !l.sp.open {
+	if !l.sp.open() {
 		l.state = lockRecorded // its handle has gone meanwhile
 	}
 	l.tell()
 	if m := l.blocked; m != dlm.None {
 		l.blocked = dlm.None
-		l.sp.tellBlocking(l, m)
+		l.sp.blocked.tell(l, m)
 	}
 	if c != nil {
 		l.sp.t.calls.wakeFollowers(c)

@@ -1,6 +1,7 @@
 package table
 
 import (
+	"log/slog"
 	"slices"
 	"time"
 
@@ -9,116 +10,320 @@ import (
 	"github.com/dlmlock/dlmlockd/state"
 )
 
-// spaceStep is how far joining or activating a lockspace has got.
-type spaceStep uint8
+// spaceState is what the table is doing with a lockspace. doc.go draws how one state
+// follows another.
+type spaceState uint8
 
 const (
-	spaceIdle spaceStep = iota
+	// spaceNew: its name is known, and nothing was done yet. It lasts for no longer
+	// than the turn in which the name comes up.
+	spaceNew spaceState = iota
+	// spaceOpening: OpenAction is in flight.
 	spaceOpening
+	// spaceClaiming: "creating" is being written.
+	spaceClaiming
+	// spaceCreating: CreateAction is in flight.
 	spaceCreating
-	spaceAdoptingAnchor   // is the lockspace still the one that we joined?
-	spaceMakingAnchor     // Lock of the anchor, without PERSISTENT
-	spacePersistingAnchor // the conversion in place
-	spaceRecordingAnchor
-	spaceTakingOver // the anchor of an instance whose state file is lost
-	spaceAdopting   // the records
-	spaceLooking    // who else is in it, and what else
+	// spaceProving: our anchor is being adopted, which proves that the lockspace is
+	// the one that we made.
+	spaceProving
+	// spaceExamining: our anchor is not there, and a look tells whose the lockspace is.
+	spaceExamining
+	// spaceTakingOver: the anchors of earlier instances are being adopted.
+	spaceTakingOver
+	// spaceReclaiming: one was, and "creating" is being written.
+	spaceReclaiming
+	// spaceAnchoring: the anchor is being made and written down (anchorState).
+	spaceAnchoring
+	// spaceAdopting: the recorded locks are being adopted.
+	spaceAdopting
+	// spaceReady: it can be used, and nothing is under way.
+	spaceReady
+	// spaceReanchoring: it can be used, and the anchor is being made again.
+	spaceReanchoring
+	// spaceChecking: a leave is asked for, and a look tells whether that may be. The
+	// lockspace is as usable as it was.
+	spaceChecking
+	// spaceLeaving: "leaving" is being written.
+	spaceLeaving
+	// spaceLeavingUnopened: the same, without a handle. Then it is opened.
+	spaceLeavingUnopened
+	// spaceRechecking: a leave that is written down goes on, with a look.
+	spaceRechecking
+	// spaceRemoving: RemoveAction is in flight.
 	spaceRemoving
+	// spaceClosed: the handle was closed in this turn, and it is being decided how to
+	// go on. No turn ends in this state.
+	spaceClosed
+	// spaceLeft: "left" is being written.
+	spaceLeft
+	// spaceFailed: it can't be used, and there is no handle; lockspace.err says why.
+	spaceFailed
+	// spaceStalled: it can't be used as it is, because a record could not be adopted or
+	// the lockspace not be removed. That is tried again with the handle that is open.
+	spaceStalled
 )
+
+// spaceStates says of each state how front ends call it, whether there is a handle, and
+// whether nothing is under way, so that something else may begin.
+var spaceStates = [...]struct {
+	public     api.SpaceState
+	open, idle bool
+}{
+	spaceNew:             {api.SpaceJoining, false, true},
+	spaceOpening:         {api.SpaceJoining, false, false},
+	spaceClaiming:        {api.SpaceJoining, false, false},
+	spaceCreating:        {api.SpaceJoining, false, false},
+	spaceProving:         {api.SpaceJoining, true, false},
+	spaceExamining:       {api.SpaceJoining, true, false},
+	spaceTakingOver:      {api.SpaceJoining, true, false},
+	spaceReclaiming:      {api.SpaceJoining, true, false},
+	spaceAnchoring:       {api.SpaceJoining, true, false},
+	spaceAdopting:        {api.SpaceJoining, true, false},
+	spaceReady:           {api.SpaceReady, true, true},
+	spaceReanchoring:     {api.SpaceReady, true, false},
+	spaceChecking:        {0, true, false}, // as before: leave.from
+	spaceLeaving:         {api.SpaceLeaving, true, false},
+	spaceLeavingUnopened: {api.SpaceLeaving, false, false},
+	spaceRechecking:      {api.SpaceLeaving, true, false},
+	spaceRemoving:        {api.SpaceLeaving, true, false},
+	spaceClosed:          {api.SpaceLeaving, false, false},
+	spaceLeft:            {api.SpaceLeaving, false, false},
+	spaceFailed:          {api.SpaceFailed, false, true},
+	spaceStalled:         {api.SpaceFailed, true, true},
+}
+
+// open reports whether there is a handle in this state.
+func (s spaceState) open() bool { return spaceStates[s].open }
+
+// idle reports whether nothing is under way in this state.
+func (s spaceState) idle() bool { return spaceStates[s].idle }
 
 // lockspace is one lockspace of this instance.
 type lockspace struct {
-	t         *Table
-	id        LockspaceID
-	name      string
-	raw       bool // the value blocks are the clients'
-	state     api.SpaceState
-	step      spaceStep
-	open      bool       // there is a handle
-	err       *api.Error // SpaceFailed: why
-	health    dlm.Health
-	hasHealth bool
-	waiting   []*call // joins and leaves to answer
+	t     *Table
+	id    LockspaceID
+	name  string
+	raw   bool // the value blocks are the clients', and there are no tokens
+	state spaceState
+	// gone: the lockspace went away while an operation was under way that has an end of
+	// its own (Open, Create, Remove, the append of "leaving"). That is dealt with when
+	// the operation has ended, because the two may overtake each other.
+	gone bool
+	err  *api.Error // why it can't be used; spaceFailed and spaceStalled
+	// attempt counts the handles that were closed. What was asked for before the last
+	// of them is of no interest any more when it ends.
+	attempt int
+	health  health
 
-	byResource map[string]*lock // head of the resource's locks
-	locks      int
-	waiters    int          // requests for locks that wait in the lock manager's queues
-	highToken  uint64       // the highest token that this instance has seen here
-	contended  []contention // of whom it is being found out who waits for them
-	clock      spaceClock
-
+	contents
 	membership
-	leaving
-	anchor anchor
-	adopting
+	leave   leaving
+	anchor  anchor
+	records adopting
+	orphans orphans
+	blocked blockedHolders
+	clock   spaceClock
+}
+
+// contents are the locks of a lockspace.
+type contents struct {
+	byResource map[string]*lock // the youngest lock of each resource, which begins its chain
+	locks      int              // how many clients' locks the chains have together
+	waiters    int              // requests for locks that wait in the lock manager's queues
+	highToken  uint64           // the highest token that this instance has seen here
+}
+
+// health is what was seen of a lockspace last; known is false before the first look, and
+// where the last one has failed.
+type health struct {
+	dlm.Health
+	known bool
 }
 
 // membership is how the lockspace came to be here, and how it goes on.
 type membership struct {
-	configured bool             // named in the configuration, and not left since
-	recorded   state.SpacePhase // what the state file says; 0: nothing
-	proven     bool             // it is ours: made through the handle, or the handle holds the anchor
-	mapLost    bool             // taken over: orphans are this service's, and no record explains them
-	stillborn  bool             // closed before the opening was known to have ended
-	settling   bool             // counts in Table.settling
-	attempt    int              // counts the handles that were closed
-	retryAt    time.Time        // zero: nothing is tried again
-	backoff    time.Duration
+	// configured: the configuration names it, and nobody has left it since. It is joined
+	// again whatever happens to it.
+	configured bool
+	// recorded is what the state file says; 0: it does not mention the lockspace.
+	recorded state.SpacePhase
+	// waiting are the Joins and Leaves to be answered when the lockspace is idle again.
+	waiting []*call
+	retryAt time.Time     // zero: nothing is tried again
+	backoff time.Duration // how long it is until the next attempt but one
 }
 
-// leaving is the leave under way.
-type leaving struct {
-	force         bool           // it may lose locks
-	from          api.SpaceState // what the lockspace was when it began; 0: not open
-	wasConfigured bool           // configured, then
-	gone          bool           // the handle has ended meanwhile
+// public is the state in the words of front ends.
+func (sp *lockspace) public() api.SpaceState {
+	if sp.state == spaceChecking {
+		return spaceStates[sp.leave.from].public
+	}
+	return spaceStates[sp.state].public
 }
 
-// anchor is the lock by which a later start knows the lockspace again.
-type anchor struct {
-	name   string
-	cookie dlm.Cookie
-	id     dlm.LockID   // 0: there is none
-	old    []dlm.Cookie // anchors of earlier instances that are held now
-}
+// ready reports whether locks can be asked for.
+func (sp *lockspace) ready() bool { return sp.public() == api.SpaceReady }
 
-// adopting is what becomes of the orphans.
-type adopting struct {
-	adoptions map[dlm.Cookie]*adoption       // of records
-	others    map[dlm.Cookie]func(dlm.Event) // for a Purge, an AdoptOrphan or a takeover
-	unknown   map[dlm.LockID]*lock           // orphans that no record explains, adopted
-	orphans   int                            // how many no record explains; -1: not known
-	unadopted *api.Error                     // why a record could not be adopted this time
-	stronger  []*lock                        // adopted in a mode that gives them a new token, which they do not have yet
-}
+// open reports whether there is a handle.
+func (sp *lockspace) open() bool { return sp.state.open() }
 
-func (sp *lockspace) stopped() bool { return sp.hasHealth && sp.health.Stopped }
+// stopped reports whether the lock manager grants nothing here at present.
+func (sp *lockspace) stopped() bool { return sp.health.known && sp.health.Stopped }
 
+// record returns the state file's record of the lockspace.
 func (sp *lockspace) record() state.Lockspace {
 	return state.Lockspace{Name: sp.name, Phase: sp.recorded, AnchorID: sp.anchor.id}
 }
 
+// info describes the lockspace for front ends.
+func (sp *lockspace) info() api.LockspaceInfo {
+	i := api.LockspaceInfo{Name: sp.name, State: sp.public(), Locks: sp.locks, Orphans: sp.orphans.unexplained,
+		Waiting: sp.waiters, Health: sp.health.Health, HasHealth: sp.health.known, RawValues: sp.raw}
+	if sp.err != nil {
+		i.Error = sp.err.Text
+	}
+	return i
+}
+
+// changed tells front ends what the lockspace is now.
+func (sp *lockspace) changed() {
+	sp.t.do(NotifyAction{api.LockspaceChanged{LockspaceInfo: sp.info()}})
+}
+
+// spaces are the lockspaces that the table knows, by name and by number.
+type spaces struct {
+	byName map[string]*lockspace
+	byID   map[LockspaceID]*lockspace
+	last   LockspaceID
+	// settling are those whose activation has not ended. The service is ready when there
+	// is none left.
+	settling map[*lockspace]struct{}
+}
+
+func newSpaces() spaces {
+	return spaces{byName: map[string]*lockspace{}, byID: map[LockspaceID]*lockspace{},
+		settling: map[*lockspace]struct{}{}}
+}
+
+// LockspaceNames are the names of the lockspaces that the table knows, sorted.
+func (x *spaces) LockspaceNames() []string {
+	names := make([]string, 0, len(x.byName))
+	for n := range x.byName {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Lockspaces describes the lockspaces by name.
+func (x *spaces) Lockspaces() []api.LockspaceInfo {
+	out := make([]api.LockspaceInfo, 0, len(x.byName))
+	for _, n := range x.LockspaceNames() {
+		out = append(out, x.byName[n].info())
+	}
+	return out
+}
+
 // space returns the lockspace's entry, made if need be.
 func (t *Table) space(name string) *lockspace {
-	sp := t.spaces[name]
+	sp := t.spaces.byName[name]
 	if sp == nil {
-		t.lastSpace++
-		sp = &lockspace{t: t, id: t.lastSpace, name: name, raw: slices.Contains(t.conf.RawValues, name),
-			byResource: map[string]*lock{}, anchor: anchor{name: api.AnchorName(t.conf.Instance)},
-			adopting: adopting{adoptions: map[dlm.Cookie]*adoption{}, others: map[dlm.Cookie]func(dlm.Event){},
-				unknown: map[dlm.LockID]*lock{}, orphans: -1}}
-		t.spaces[name], t.byID[sp.id] = sp, sp
+		t.spaces.last++
+		sp = &lockspace{t: t, id: t.spaces.last, name: name, raw: slices.Contains(t.conf.RawValues, name),
+			contents: contents{byResource: map[string]*lock{}}}
+		sp.anchor = anchor{sp: sp, name: api.AnchorName(t.conf.Instance)}
+		sp.records = adopting{sp: sp, adoptions: map[dlm.Cookie]*adoption{}}
+		sp.orphans = newOrphans(sp)
+		sp.blocked.sp = sp
+		sp.clock.sp = sp
+		t.spaces.byName[name], t.spaces.byID[sp.id] = sp, sp
 	}
 	return sp
 }
 
-// writePhase writes down how far the membership has got. then is not called
-// if the attempt to join has failed meanwhile.
-func (sp *lockspace) writePhase(must bool, then func(error)) {
-	attempt := sp.attempt
-	sp.t.append(must, []state.Change{sp.record()}, writerFunc(func(err error) {
-		if sp.attempt == attempt {
-			then(err)
-		}
-	}))
+// SetHealth takes what was seen of a lockspace; ok is false where it could not be
+// looked at.
+func (t *Table) SetHealth(name string, h dlm.Health, ok bool) {
+	sp := t.spaces.byName[name]
+	if sp == nil || !sp.ready() {
+		return
+	}
+	was := sp.health
+	same := was.known == ok && was.Stopped == h.Stopped && was.Quorate == h.Quorate &&
+		was.Known == h.Known && was.Reason == h.Reason && slices.Equal(was.Members, h.Members)
+	if !slices.Equal(was.Members, h.Members) {
+		sp.clock.newMembers()
+	}
+	sp.health = health{h, ok}
+	sp.clock.sync()
+	if same {
+		return
+	}
+	if sp.stopped() {
+		t.log(slog.LevelWarn, msgLockspaceStopped.String(), slog.String("lockspace", sp.name), slog.String("err", h.Reason))
+	}
+	sp.changed()
+}
+
+// writePhase has written down how far the membership has got. phaseWritten takes the
+// outcome, unless the handle was closed meanwhile.
+func (sp *lockspace) writePhase(must bool) {
+	sp.t.append(must, []state.Change{sp.record()}, phaseWrite{sp, sp.attempt})
+}
+
+// phaseWrite is the append of a lockspace's record that is under way.
+type phaseWrite struct {
+	sp      *lockspace
+	attempt int
+}
+
+func (w phaseWrite) written(err error) {
+	if w.attempt == w.sp.attempt {
+		w.sp.phaseWritten(err)
+	}
+}
+
+// phaseWritten goes on when the record of the lockspace is written, or could not be.
+func (sp *lockspace) phaseWritten(err error) {
+	switch sp.state {
+	case spaceClaiming:
+		sp.claimed(err)
+	case spaceReclaiming:
+		sp.anchor.make()
+	case spaceAnchoring, spaceReanchoring:
+		sp.anchor.recorded()
+	case spaceLeaving:
+		sp.leavingWritten(err)
+	case spaceLeavingUnopened:
+		sp.leavingUnopenedWritten(err)
+	case spaceLeft:
+		sp.hasLeft()
+	}
+}
+
+// lookInto looks who else is in the lockspace and which orphans it has. lookedInto takes
+// what was found, unless the handle was closed meanwhile.
+func (sp *lockspace) lookInto() {
+	sp.t.look(sp, Question{Users: true}, spaceLook{sp, sp.attempt})
+}
+
+// spaceLook is the look into a lockspace that is under way.
+type spaceLook struct {
+	sp      *lockspace
+	attempt int
+}
+
+func (k spaceLook) looked(found Looked) {
+	if k.attempt != k.sp.attempt {
+		return
+	}
+	switch k.sp.state {
+	case spaceExamining:
+		k.sp.examined(found)
+	case spaceChecking:
+		k.sp.checked(found)
+	case spaceRechecking:
+		k.sp.rechecked(found)
+	}
 }

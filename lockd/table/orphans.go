@@ -20,15 +20,15 @@ func (c *call) lookForOrphans(lockspace string) *api.Error {
 // unknownIn returns the orphans that no record explains.
 func (c *call) unknownIn(sp *lockspace, k Looked) ([]dlm.Orphan, *api.Error) {
 	if !k.HasOrphans {
-		sp.orphans = -1
+		sp.orphans.unexplained = -1
 		text := "the lock manager's tables can't be read"
 		if len(k.Missing) > 0 {
 			text += ": " + k.Missing[0]
 		}
 		return nil, c.errorOf(api.NotSupported, sp.name, "", dlm.None, text)
 	}
-	out := sp.unexplained(k.Orphans)
-	sp.orphans = len(out)
+	out := sp.orphans.among(k.Orphans)
+	sp.orphans.unexplained = len(out)
 	return out, nil
 }
 
@@ -63,7 +63,7 @@ func (o *orphansOp) start() {
 		o.refuse(e)
 		return
 	}
-	o.sp = o.t.spaces[o.lockspace]
+	o.sp = o.t.spaces.byName[o.lockspace]
 }
 
 func (o *orphansOp) looked(k Looked) {
@@ -88,7 +88,7 @@ func (o *orphansOp) readOn() {
 		i := o.toRead[0]
 		o.toRead = o.toRead[1:]
 		o.reading++
-		o.t.readValue(o.sp, o.found[i].Resource, orphanReader{o, i})
+		o.t.probes.read(o.sp, o.found[i].Resource, orphanReader{o, i})
 	}
 	if o.reading == 0 && len(o.toRead) == 0 {
 		o.reply()
@@ -104,7 +104,7 @@ type orphanReader struct {
 func (r orphanReader) valueRead(ev dlm.Event) {
 	r.reading--
 	found := &r.found[r.i]
-	found.Holder, found.HasHolder = r.t.publishedBy(found.Orphan, ev)
+	found.Holder, found.HasHolder = r.t.publishedBy(found.Mode, ev)
 	r.readOn()
 }
 
@@ -142,7 +142,7 @@ func (o *purgeOp) start() {
 		o.refuse(e)
 		return
 	}
-	o.sp = o.t.spaces[o.lockspace]
+	o.sp = o.t.spaces.byName[o.lockspace]
 }
 
 func (o *purgeOp) looked(k Looked) {
@@ -170,27 +170,30 @@ func (o *purgeOp) looked(k Looked) {
 
 // next removes the next orphan.
 func (o *purgeOp) next() {
-	if !o.sp.open {
+	if !o.sp.open() {
 		o.fail(o.errorOf(api.NoSuchLockspace, o.sp.name, "", dlm.None,
 			"the lockspace went away while its orphans were removed"))
 		o.left = nil
 	}
 	if len(o.left) == 0 || o.answered {
-		o.sp.countOrphans()
+		o.sp.orphans.look()
 		o.reply()
 		return
 	}
 	orphan := o.left[0]
 	o.left = o.left[1:]
-	o.t.takeUnknown(o.sp, orphan, func(l *lock) {
-		if l == nil || l.inFlight() { // gone by itself; another Purge is at it
-			o.next()
-			return
-		}
-		o.unlocking, l.state = l, lockUnlocking
-		o.t.probes[l] = o
-		o.t.do(UnlockAction{Lockspace: l.sp.id, Cookie: l.cookie})
-	})
+	o.sp.orphans.take(orphan, o)
+}
+
+// orphanTaken unlocks the orphan, once it is adopted.
+func (o *purgeOp) orphanTaken(l *lock) {
+	if l == nil || l.inFlight() { // gone by itself; another Purge is at it
+		o.next()
+		return
+	}
+	o.unlocking, l.state = l, lockUnlocking
+	o.t.probes.readers[l] = o
+	o.t.do(UnlockAction{Lockspace: l.sp.id, Cookie: l.cookie})
 }
 
 // valueRead takes the end of the Unlock of an orphan, which is one of the table's

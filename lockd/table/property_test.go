@@ -223,9 +223,9 @@ func (c *chaos) doStray(rt *rapid.T) {
 
 func (c *chaos) doPurge(rt *rapid.T) {
 	space := rapid.SampledFrom(chaosSpaces).Draw(rt, "space")
-	if e, _ := c.engine.Orphans(context.Background(), space); c.tab.spaces[space] != nil {
+	if e, _ := c.engine.Orphans(context.Background(), space); c.tab.spaces.byName[space] != nil {
 		var ids []dlm.LockID
-		for _, o := range c.tab.spaces[space].unexplained(e) {
+		for _, o := range c.tab.spaces.byName[space].orphans.among(e) {
 			ids = append(ids, o.LockID)
 		}
 		c.call(Purge{Caller: chaosCallers[0], Lockspace: space, Expect: ids, Some: false})
@@ -294,7 +294,7 @@ func (c *chaos) doContend(rt *rapid.T) {
 // doForeign has another process unlock a lock of the service, or its anchor.
 func (c *chaos) doForeign(rt *rapid.T) {
 	space := rapid.SampledFrom(chaosSpaces).Draw(rt, "space")
-	sp := c.tab.spaces[space]
+	sp := c.tab.spaces.byName[space]
 	if sp == nil || c.halted[space] {
 		return
 	}
@@ -480,8 +480,8 @@ func (c *chaos) compare() {
 		require.True(c.rt, waits || sc.answers == 1, "%s waits, and was not to", sc.name)
 		require.False(c.rt, sc.answers == 0 && sc.heapIdx >= 0 && sc.deadline.Before(c.now), "%s is late", sc.name)
 	}
-	for name, sp := range c.tab.spaces {
-		if sp.state == api.SpaceReady {
+	for name, sp := range c.tab.spaces.byName {
+		if sp.ready() {
 			orphans, err := c.engine.Orphans(context.Background(), name)
 			require.NoError(c.rt, err)
 			require.True(c.rt, c.strays[name] > 0 || len(orphans) == 0, "locks that nobody knows of: %v", orphans)

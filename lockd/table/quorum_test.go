@@ -30,7 +30,7 @@ func TestQuorumIsKnownOrNot(t *testing.T) {
 			tab.space("unseen")
 			for i, h := range c.spaces {
 				sp := tab.space(string(rune('a' + i)))
-				sp.health, sp.hasHealth = h, true
+				sp.health = health{h, true}
 			}
 			require.Equal(t, c.want, tab.Status().Quorum)
 			require.Contains(t, []string{"quorate", "inquorate", "unknown"}, c.want.String())

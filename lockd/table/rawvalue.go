@@ -12,7 +12,7 @@ import (
 // checkValue checks that a value can be written by a lock that has mode before or
 // after the call.
 func (c *call) checkValue(value *dlm.Value, w api.Want, mode dlm.Mode) *api.Error {
-	switch sp := c.t.spaces[w.Lockspace]; {
+	switch sp := c.t.spaces.byName[w.Lockspace]; {
 	case value == nil:
 		return nil
 	case !sp.raw:

@@ -20,7 +20,7 @@ func (t *Table) Reconfigure(set Settings) {
 		return
 	}
 	t.conf.Settings = set
-	for _, sp := range t.spaces {
+	for _, sp := range t.spaces.byName {
 		sp.configured = false
 	}
 	for _, name := range set.Lockspaces {
@@ -28,11 +28,11 @@ func (t *Table) Reconfigure(set Settings) {
 		sp.configured = true
 		// One that is being left is joined again when that is done, and one
 		// that failed is tried again at once.
-		if sp.step == spaceIdle && sp.state != api.SpaceReady && sp.state != api.SpaceLeaving {
+		if sp.state.idle() && sp.state != spaceReady {
 			sp.join()
 		}
 	}
 	for _, name := range t.LockspaceNames() {
-		t.spaces[name].drop() // named no more, and not joined
+		t.spaces.byName[name].drop() // named no more, and not joined
 	}
 }

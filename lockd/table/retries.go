@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/dlmlock/dlmlockd/dlm"
-	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 // retries are what is asked for again and again until it succeeds.
@@ -69,7 +68,7 @@ func (t *Table) writeAgain() {
 	var in []*lock
 	for _, l := range slices.SortedFunc(maps.Keys(r.overdue), byRef) {
 		switch {
-		case l.bound == nil || !l.bound.dead, l.sp.state != api.SpaceReady:
+		case l.bound == nil || !l.bound.dead, !l.sp.ready():
 			delete(r.overdue, l) // it hangs on something else now, or is released when the lockspace is back
 		case l.busy == nil:
 			delete(r.overdue, l)

@@ -58,7 +58,7 @@ func (m locksOfOwner) pick(o *releaseOp) ([]*lock, *api.Error) {
 		if e := o.checkLockspaceName(m.lockspace); e != nil {
 			return nil, e
 		}
-		if t.spaces[m.lockspace] == nil {
+		if t.spaces.byName[m.lockspace] == nil {
 			return nil, o.errorOf(api.NoSuchLockspace, m.lockspace, "", dlm.None,
 				"the lockspace is not joined here").WithHint(api.HintListLockspaces)
 		}
@@ -79,7 +79,7 @@ func (m locksOfOwner) pick(o *releaseOp) ([]*lock, *api.Error) {
 		for l := t.locks.owners[ownerKey{uid, m.owner}]; l != nil; l = l.nextOwner {
 			switch {
 			case m.lockspace != "" && l.sp.name != m.lockspace, !o.isThere(l):
-			case l.sp.state != api.SpaceReady:
+			case !l.sp.ready():
 				_, e := o.usable(l.sp.name, l.resource)
 				o.fail(e)
 			case o.followOccupant(l):
@@ -137,8 +137,8 @@ func (m locksOfMany) pick(o *releaseOp) ([]*lock, *api.Error) {
 		if e := o.checkName(w.Lockspace, w.Resource); e != nil {
 			return nil, e
 		}
-		sp := t.spaces[w.Lockspace]
-		if sp == nil || sp.state != api.SpaceReady {
+		sp := t.spaces.byName[w.Lockspace]
+		if sp == nil || !sp.ready() {
 			_, e := o.usable(w.Lockspace, w.Resource)
 			o.fail(e)
 			continue
@@ -172,7 +172,7 @@ func (m locksOfMany) labelled(o *releaseOp) (locks []*lock) {
 		labels[label] = true
 	}
 	for l := o.t.locks.owners[ownerKey{o.caller.UID, m.owner}]; l != nil; l = l.nextOwner {
-		if labels[l.label] && l.sp.state == api.SpaceReady {
+		if labels[l.label] && l.sp.ready() {
 			locks = append(locks, l)
 		}
 	}
@@ -191,8 +191,8 @@ func (c *call) isBusyWith(l *lock) bool {
 // that is noted in it, and it returns nothing.
 func (c *call) findLock(lockspace, resource string, sel api.Selector, mode dlm.Mode) (*lock, *api.Error) {
 	t := c.t
-	sp := t.spaces[lockspace]
-	if sp == nil || sp.state != api.SpaceReady {
+	sp := t.spaces.byName[lockspace]
+	if sp == nil || !sp.ready() {
 		_, e := c.usable(lockspace, resource)
 		return nil, e
 	}

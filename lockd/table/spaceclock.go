@@ -55,6 +55,7 @@ const (
 
 // spaceClock is how far the lock of a lockspace's clock has got.
 type spaceClock struct {
+	sp      *lockspace
 	step    clockStep
 	blocked bool      // somebody else asks
 	askAt   time.Time // not before
@@ -68,17 +69,19 @@ func (c *spaceClock) later(now time.Time) {
 	}
 }
 
+// reset forgets the lock, which has ended with its handle.
+func (c *spaceClock) reset() { *c = spaceClock{sp: c.sp} }
+
 // newMembers has it asked for soon.
 func (c *spaceClock) newMembers() { c.rounds, c.askAt = 0, time.Time{} }
 
-// syncClock does what is due for the clock of a lockspace.
-func (sp *lockspace) syncClock() {
-	t := sp.t
-	if sp.raw || sp.state != api.SpaceReady || !sp.open || sp.stopped() || len(sp.health.Members) < 2 ||
-		t.now.Before(sp.clock.askAt) {
+// sync does what is due for the clock of a lockspace.
+func (c *spaceClock) sync() {
+	sp, t := c.sp, c.sp.t
+	if sp.raw || !sp.ready() || sp.stopped() || len(sp.health.Members) < 2 || t.now.Before(c.askAt) {
 		return
 	}
-	switch c := &sp.clock; {
+	switch {
 	case c.step == clockOff:
 		c.step = clockReading
 		t.do(ClockAction{Lockspace: sp.id, Mode: dlm.NL, First: true})
@@ -86,56 +89,64 @@ func (sp *lockspace) syncClock() {
 		c.step, c.blocked = clockAsking, false
 		t.do(ClockAction{Lockspace: sp.id, Mode: dlm.PW})
 	case c.step == clockHeld && c.blocked:
-		sp.yieldClock()
+		c.yield()
 	}
 }
 
-// yieldClock writes what the clock says and lets the next one have it.
-func (sp *lockspace) yieldClock() {
-	sp.clock.step, sp.clock.blocked = clockYielding, false
-	v := api.Holder{Mode: dlm.None, Token: sp.t.clock.read()}.Encode()
-	sp.t.do(ClockAction{Lockspace: sp.id, Mode: dlm.NL, Value: &v})
+// yield writes what the token clock says and lets the next node have the lock.
+func (c *spaceClock) yield() {
+	c.step, c.blocked = clockYielding, false
+	v := api.Holder{Mode: dlm.None, Token: c.sp.t.clock.read()}.Encode()
+	c.sp.t.do(ClockAction{Lockspace: c.sp.id, Mode: dlm.NL, Value: &v})
 }
 
-// clockEvent takes the events of the lock.
-func (sp *lockspace) clockEvent(ev dlm.Event) {
-	t := sp.t
-	c := &sp.clock
+// event takes the events of the lock.
+func (c *spaceClock) event(ev dlm.Event) {
+	t := c.sp.t
 	switch {
 	case ev.Kind == dlm.Blocking:
 		c.blocked = true
 		if c.step == clockHeld {
-			sp.yieldClock()
+			c.yield()
 		}
 	case ev.Kind == dlm.Ended || ev.Status == dlm.StatusNotFound || ev.Status == dlm.StatusGone,
 		!ev.Status.OK() && c.step == clockReading:
-		*c = spaceClock{rounds: clockRounds}
+		c.reset()
+		c.rounds = clockRounds
 		c.later(t.now)
 	case !ev.Status.OK() && c.step == clockYielding:
 		c.step, c.blocked, c.askAt = clockHeld, true, t.now.Add(clockInterval)
 	case !ev.Status.OK():
 		c.step, c.askAt = clockIdle, t.now.Add(clockInterval)
-	case c.step == clockReading:
-		t.readClock(ev)
-		c.step = clockIdle
-		sp.syncClock()
-	case c.step == clockAsking:
-		t.readClock(ev)
-		c.step = clockHeld
-		if c.blocked {
-			sp.yieldClock()
-		}
-	case c.step == clockYielding:
-		c.step = clockIdle
-		c.later(t.now)
+	default:
+		c.done(ev)
 	}
 }
 
-// readClock learns what the block says; one that is not valid is older than it
+// done goes on after an operation of the lock that has succeeded.
+func (c *spaceClock) done(ev dlm.Event) {
+	switch c.step {
+	case clockReading:
+		c.read(ev)
+		c.step = clockIdle
+		c.sync()
+	case clockAsking:
+		c.read(ev)
+		c.step = clockHeld
+		if c.blocked {
+			c.yield()
+		}
+	case clockYielding:
+		c.step = clockIdle
+		c.later(c.sp.t.now)
+	}
+}
+
+// read learns what the block says; one that is not valid is older than it
 // could be, and never too new.
-func (t *Table) readClock(ev dlm.Event) {
+func (c *spaceClock) read(ev dlm.Event) {
 	if h, ok := api.DecodeHolder(ev.Value); ok && ev.HasValue {
-		t.see(h.Token)
+		c.sp.t.see(h.Token)
 	}
 }
 

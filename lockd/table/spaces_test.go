@@ -51,7 +51,7 @@ func TestAnchorIsMadeAgain(t *testing.T) {
 	o, sel := vm("vm1")
 	g := s.acquire(root, o, wantOf("vms", "x", dlm.EX))
 	require.NoError(t, s.done(g))
-	require.True(t, s.node.Unlock("vms", s.tab.spaces["vms"].anchor.id))
+	require.True(t, s.node.Unlock("vms", s.tab.spaces.byName["vms"].anchor.id))
 	s.rest()
 	s.agree("x")
 	require.NoError(t, s.done(s.convert(root, wantOf("vms", "x", dlm.PR), sel, 0)))
@@ -69,9 +69,9 @@ func TestAnchorIsTriedAgain(t *testing.T) {
 			o, _ := vm("vm1")
 			require.NoError(t, s.done(s.acquire(root, o, wantOf("vms", "x", dlm.EX))))
 			failing(cluster, op, syscall.ENOMEM)
-			require.True(t, s.node.Unlock("vms", s.tab.spaces["vms"].anchor.id))
+			require.True(t, s.node.Unlock("vms", s.tab.spaces.byName["vms"].anchor.id))
 			s.rest()
-			require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
+			require.Equal(t, api.SpaceReady, s.tab.spaces.byName["vms"].public())
 			cluster.Fail(nil)
 			s.pass(retryMax)
 			s.agree("x")
@@ -89,12 +89,12 @@ func TestAnchorEndsWhileAdopting(t *testing.T) {
 	require.NoError(t, s.done(s.acquire(root, o, wantOf("vms", "x", dlm.EX))))
 	s.kill()
 	s.start()
-	for s.tab.spaces["vms"].step != spaceAdopting {
+	for s.tab.spaces.byName["vms"].state != spaceAdopting {
 		require.True(t, s.deliver() || s.write() || s.toil(0))
 	}
-	require.True(t, s.node.Unlock("vms", s.tab.spaces["vms"].anchor.id))
+	require.True(t, s.node.Unlock("vms", s.tab.spaces.byName["vms"].anchor.id))
 	s.rest()
-	require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
+	require.Equal(t, api.SpaceReady, s.tab.spaces.byName["vms"].public())
 	s.agree("x")
 }
 
@@ -120,11 +120,11 @@ func TestActivationIsTriedAgain(t *testing.T) {
 			})
 			s.restart()
 			require.True(t, s.tab.ready, "nobody waits for a lockspace that can't be had now")
-			require.Equal(t, api.SpaceFailed, s.tab.spaces["vms"].state)
+			require.Equal(t, api.SpaceFailed, s.tab.spaces.byName["vms"].public())
 			require.ErrorIs(t, s.done(s.release(root, "vms", "x", sel)), api.KernelError)
 			cluster.Fail(nil)
 			s.pass(retryMax)
-			require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
+			require.Equal(t, api.SpaceReady, s.tab.spaces.byName["vms"].public())
 			s.agree("x", "y", "z")
 			require.Equal(t, 3, s.tab.locks.count())
 			require.Len(t, s.handles(), 1, "a handle is left open")
@@ -135,8 +135,8 @@ func TestActivationIsTriedAgain(t *testing.T) {
 // handles returns what the engine's process has open, by closing it.
 func (s *sim) handles() []string {
 	var open []string
-	for name, sp := range s.tab.spaces {
-		if sp.open {
+	for name, sp := range s.tab.spaces.byName {
+		if sp.open() {
 			open = append(open, name)
 		}
 	}
@@ -153,8 +153,8 @@ func TestJoinIsTriedAgain(t *testing.T) {
 			require.ErrorIs(t, s.done(s.join(root, "vms")), api.KernelError)
 			cluster.Fail(nil)
 			s.pass(retryMax)
-			require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
-			q, err := s.engine.Queues(context.Background(), "vms", s.tab.spaces["vms"].anchor.name)
+			require.Equal(t, api.SpaceReady, s.tab.spaces.byName["vms"].public())
+			q, err := s.engine.Queues(context.Background(), "vms", s.tab.spaces.byName["vms"].anchor.name)
 			require.NoError(t, err)
 			require.Len(t, q.Granted, 1, "anchors of attempts that failed")
 			s.agree()
@@ -172,7 +172,7 @@ func TestRemovedWhileOpening(t *testing.T) {
 	s.inbox[0], s.inbox[1] = s.inbox[1], s.inbox[0] // the two may overtake each other
 	s.rest()
 	s.pass(retryMax)
-	require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
+	require.Equal(t, api.SpaceReady, s.tab.spaces.byName["vms"].public())
 	s.agree()
 }
 
@@ -188,12 +188,12 @@ func TestUnfinishedLeave(t *testing.T) {
 	s.write() // "leaving", and no more
 	s.restart()
 	require.Equal(t, []string{"vms"}, s.tab.LockspaceNames())
-	require.Equal(t, api.SpaceReady, s.tab.spaces["vms"].state)
+	require.Equal(t, api.SpaceReady, s.tab.spaces.byName["vms"].public())
 	names, err := s.engine.Lockspaces(context.Background())
 	require.NoError(t, err)
 	require.Equal(t, []string{"vms"}, names)
 	require.NoError(t, s.done(s.leave(root, "vms", false)))
-	require.Empty(t, s.tab.spaces, "left by a caller, it is not joined again")
+	require.Empty(t, s.tab.spaces.byName, "left by a caller, it is not joined again")
 }
 
 // A leave that fails is tried again; its locks are not usable and not lost
@@ -231,7 +231,7 @@ func TestReleasedIsNotLost(t *testing.T) {
 	s.rest()
 	cluster.Fail(nil)
 	require.NoError(t, s.done(s.leave(root, "vms", true)))
-	require.Empty(t, s.tab.spaces)
+	require.Empty(t, s.tab.spaces.byName)
 	require.Empty(t, s.journal.Contents("").Locks)
 }
 
@@ -269,7 +269,7 @@ func TestJoinWithoutStateFile(t *testing.T) {
 	s.retryJournal()
 	s.pass(retryMax)
 	require.Empty(t, s.tab.degraded)
-	require.Empty(t, s.tab.spaces)
+	require.Empty(t, s.tab.spaces.byName)
 	require.Empty(t, s.journal.Contents("").Spaces)
 	require.NoError(t, s.done(s.join(root, "vms")))
 }
@@ -366,14 +366,14 @@ func TestPurgeMeetsTheEnd(t *testing.T) {
 	h.Lock(1, "x", dlm.EX, dlm.NoQueue|dlm.Persistent)
 	require.NoError(t, e.Close())
 	c := s.call(Purge{Caller: root, Lockspace: "vms", Expect: []dlm.LockID{id}, Some: false})
-	for len(s.tab.spaces["vms"].others) == 0 {
+	for len(s.tab.spaces.byName["vms"].orphans.adoptions) == 0 {
 		require.True(t, s.deliver() || s.toil(0))
 	}
 	s.inbox = nil // the adoption is not heard of any more
-	s.turn(func() { s.tab.Event(s.tab.spaces["vms"].id, dlm.Event{Kind: dlm.Closed}) })
+	s.turn(func() { s.tab.Event(s.tab.spaces.byName["vms"].id, dlm.Event{Kind: dlm.Closed}) })
 	require.Equal(t, 1, c.answers)
 	require.ErrorIs(t, c.err, api.NoSuchLockspace)
-	require.Empty(t, s.tab.spaces["vms"].others)
+	require.Empty(t, s.tab.spaces.byName["vms"].orphans.adoptions)
 	s.pass(time.Minute)
 }
 

@@ -3,37 +3,17 @@ package table
 import (
 	"fmt"
 	"log/slog"
-	"slices"
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
-// LockspaceNames are the names of the lockspaces that the table knows, sorted.
-func (t *Table) LockspaceNames() []string {
-	names := make([]string, 0, len(t.spaces))
-	for n := range t.spaces {
-		names = append(names, n)
-	}
-	slices.Sort(names)
-	return names
-}
-
-// Lockspaces describes the lockspaces by name.
-func (t *Table) Lockspaces() []api.LockspaceInfo {
-	out := make([]api.LockspaceInfo, 0, len(t.spaces))
-	for _, n := range t.LockspaceNames() {
-		out = append(out, t.spaces[n].info())
-	}
-	return out
-}
-
 // Status is a snapshot of the service.
 func (t *Table) Status() api.Status {
 	s := api.Status{Ready: t.ready, Engine: t.conf.Engine, Node: t.conf.Node, Names: t.names, Quorum: t.knownQuorum(),
 		Locks:      t.locks.count(),
-		Lockspaces: len(t.spaces), Degraded: t.degradation(), Counters: t.counters, Helpers: len(t.losses.running)}
+		Lockspaces: len(t.spaces.byName), Degraded: t.degradation(), Counters: t.counters, Helpers: len(t.losses.running)}
 	for _, u := range t.locks.perUID {
 		s.Waiting += u.waiting
 	}
@@ -44,9 +24,9 @@ func (t *Table) Status() api.Status {
 // answers the bad one counts: they are of different moments.
 func (t *Table) knownQuorum() api.Quorum {
 	q := t.conf.Quorum
-	for _, sp := range t.spaces {
+	for _, sp := range t.spaces.byName {
 		switch {
-		case !sp.hasHealth || !sp.health.Known:
+		case !sp.health.known || !sp.health.Known:
 		case !sp.health.Quorate:
 			return api.Inquorate
 		case q == api.QuorumUnknown:
@@ -86,12 +66,12 @@ func (t *Table) Needed() string {
 		return fmt.Sprintf("helpers of %d lost locks run", len(t.losses.running))
 	case t.locks.guarded > 0:
 		return fmt.Sprintf("%d locks have a helper that is run if they are lost", t.locks.guarded)
-	case len(t.retries.cancels)+len(t.retries.unlocks)+len(t.probes) > 0:
+	case len(t.retries.cancels)+len(t.retries.unlocks)+len(t.probes.readers) > 0:
 		return "locks are being released"
 	}
-	for _, sp := range t.spaces {
-		if sp.step != spaceIdle || !sp.retryAt.IsZero() {
-			return fmt.Sprintf("lockspace %s is %s", sp.name, sp.state)
+	for _, sp := range t.spaces.byName {
+		if !sp.state.idle() || !sp.retryAt.IsZero() {
+			return fmt.Sprintf("lockspace %s is %s", sp.name, sp.public())
 		}
 	}
 	return ""

@@ -20,11 +20,9 @@ type Table struct {
 	clock tokenClock
 	turn
 
-	locks     locks
-	probes    map[*lock]valueReader // the table's own locks that have an operation in flight for somebody
-	spaces    map[string]*lockspace
-	byID      map[LockspaceID]*lockspace
-	lastSpace LockspaceID
+	locks  locks
+	probes probes
+	spaces
 	calls     calls
 	lifetimes lifetimes
 	retries   retries
@@ -33,7 +31,6 @@ type Table struct {
 	counters api.Counters
 	degraded string // why new locks are refused; "" if they are not
 	ready    bool
-	settling int // lockspaces whose activation has not ended
 	stopping bool
 }
 
@@ -59,15 +56,6 @@ type (
 	looker interface{ looked(k Looked) }
 )
 
-// writerFunc and lookerFunc are functions that do.
-type (
-	writerFunc func(err error)
-	lookerFunc func(k Looked)
-)
-
-func (f writerFunc) written(err error) { f(err) }
-func (f lookerFunc) looked(k Looked)   { f(k) }
-
 // Config is what a Table is made of.
 type Config struct {
 	Settings
@@ -83,15 +71,16 @@ type Config struct {
 
 // New returns a table that knows nothing yet; Activate comes next.
 func New(c Config) *Table {
-	return &Table{
+	t := &Table{
 		conf: c, clock: tokenClock{epoch: c.Epoch, noted: c.Epoch},
 		turn:  turn{appends: map[AppendID]writer{}, looks: map[LookID]looker{}},
-		locks: newLocks(c.Seed), probes: map[*lock]valueReader{},
-		spaces: map[string]*lockspace{}, byID: map[LockspaceID]*lockspace{},
+		locks: newLocks(c.Seed), spaces: newSpaces(),
 		calls:     calls{sessions: map[api.Session]*session{}, requests: map[api.Ref]*acquireOp{}},
 		lifetimes: lifetimes{bindings: map[bindKey]*binding{}, unknown: map[*binding]struct{}{}},
 		retries:   newRetries(), losses: losses{running: map[api.Ref]struct{}{}},
 	}
+	t.probes = probes{t, map[*lock]valueReader{}}
+	return t
 }
 
 // EndTurn ends what the driver begins with SetTime: it starts the calls that need
@@ -198,7 +187,7 @@ func (t *Table) Next() (at time.Time, ok bool) {
 			at, ok = when, true
 		}
 	}
-	for _, sp := range t.spaces {
+	for _, sp := range t.spaces.byName {
 		if !sp.retryAt.IsZero() {
 			earlier(sp.retryAt)
 		}

@@ -18,7 +18,7 @@ import (
 func newTestTable() (*Table, *lockspace) {
 	t := testTable()
 	sp := t.space("vms")
-	sp.state, sp.open = api.SpaceReady, true
+	sp.state = spaceReady
 	return t, sp
 }
 

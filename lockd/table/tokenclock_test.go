@@ -258,11 +258,11 @@ func TestTokenClockGoesOn(t *testing.T) {
 	}
 	for i := range 6 {
 		asks, has := r.nodes[1+i%2], r.nodes[2-i%2]
-		before := has.tab.spaces["vms"].clock.step
+		before := has.tab.spaces.byName["vms"].clock.step
 		asks.health()
 		r.settle()
-		require.Equal(t, clockHeld, asks.tab.spaces["vms"].clock.step, "node %d asks and gets it", 1+i%2)
-		require.Equal(t, clockIdle, has.tab.spaces["vms"].clock.step)
+		require.Equal(t, clockHeld, asks.tab.spaces.byName["vms"].clock.step, "node %d asks and gets it", 1+i%2)
+		require.Equal(t, clockIdle, has.tab.spaces.byName["vms"].clock.step)
 		require.True(t, i == 0 || before == clockHeld, "node %d had it", 2-i%2)
 		r.sleep(2 * clockInterval)
 	}
@@ -272,7 +272,7 @@ func TestTokenClockGoesOn(t *testing.T) {
 func TestTokenClockOfNobodyElse(t *testing.T) {
 	tab := testTable()
 	sp := tab.space("vms")
-	sp.state, sp.open = api.SpaceReady, true
+	sp.state = spaceReady
 	asked := func() bool {
 		out := tab.out
 		tab.out = nil

@@ -127,22 +127,22 @@ func (c *call) logRefused() {
 // value block read that may tell.
 func (c *call) nameHolder() {
 	e := c.err
-	sp := c.t.spaces[e.Lockspace]
+	sp := c.t.spaces.byName[e.Lockspace]
 	if sp == nil {
 		c.reply()
 		return
 	}
 	e.Holder = sp.localHolder(e.Resource, e.Mode, c)
-	if e.Holder != "" || sp.state != api.SpaceReady || sp.stopped() {
+	if e.Holder != "" || !sp.ready() || sp.stopped() {
 		c.reply()
 		return
 	}
-	c.t.readValue(sp, e.Resource, c.op)
+	c.t.probes.read(sp, e.Resource, c.op)
 }
 
 // nameFrom takes the holder from a value block.
 func (c *call) nameFrom(ev dlm.Event) {
-	sp := c.t.spaces[c.err.Lockspace]
+	sp := c.t.spaces.byName[c.err.Lockspace]
 	h, ok := api.DecodeHolder(ev.Value)
 	if ok && ev.HasValue && h.Node != c.t.conf.Node.ID && (sp == nil || !sp.raw) {
 		c.err.Holder = h.String()
