@@ -50,40 +50,40 @@
 // capitals: an operation of the engine is in flight. Between quotes: that is being
 // written.
 //
-//	         start, Join, next attempt
-//	                    |
-//	                    v     there is no such lockspace
-//	                 OPENING --------------------------> claiming "creating"
-//	                    | opened                             |
-//	                    v                                    v
-//	   our anchor    PROVING                             CREATING
-//	  +--------------+  |                                    |
-//	  |                 | not there                          |
-//	  |                 v        a recorded lock, or empty   v
-//	  |             examining -------------------------> ANCHORING "joined"
-//	  |                 | anchors of earlier instances    ^  |
-//	  |                 v                                 |  |
-//	  |            TAKING OVER ---> reclaiming "creating" +  |
-//	  |                                                      |
-//	  +---------> ADOPTING <---------------------------------+
-//	               |   ^ | a record could not be adopted
-//	           all |   | +--> stalled -----------+
-//	               v   +---------+               | Leave
-//	             ready                           |
-//	             |  ^ | the anchor has ended     |
-//	             |  | +--> REANCHORING "joined"  |
-//	       Leave |  +------------+               |
-//	             v                               |
-//	          checking <-------------------------+
-//	          |      | refused: as before
-//	          v      +--> ready, stalled
-//	        leaving "leaving"    rechecking <--- PROVING, if "leaving" is recorded,
-//	          |                      |           and stalled, if REMOVING has failed
-//	          v                      |
-//	       REMOVING <----------------+ refused: ready, stalled, or ANCHORING, ADOPTING
-//	          |
-//	          v
-//	        left "left": the lockspace leaves the table, or is OPENING for who wants it
+//	       start, Join, next attempt
+//	                  |
+//	                  v     there is no such lockspace
+//	               OPENING --------------------------> claiming "creating"
+//	                  | opened                             |
+//	                  v                                    v
+//	 our anchor    PROVING                             CREATING
+//	+--------------+  |                                    |
+//	|                 | not there                          |
+//	|                 v        a recorded lock, or empty   v
+//	|             examining -------------------------> ANCHORING "joined"
+//	|                 | anchors of earlier instances    ^  |
+//	|                 v                                 |  |
+//	|            TAKING OVER ---> reclaiming "creating" +  |
+//	|                                                      |
+//	+---------> ADOPTING <---------------------------------+
+//	             |   ^ | a record could not be adopted
+//	         all |   | +--> stalled -----------+
+//	             v   +---------+               | Leave
+//	           ready                           |
+//	           |  ^ | the anchor has ended     |
+//	           |  | +--> REANCHORING "joined"  |
+//	     Leave |  +------------+               |
+//	           v                               |
+//	        checking <-------------------------+
+//	        |      | refused: as before
+//	        v      +--> ready, stalled
+//	      leaving "leaving"    rechecking <--- PROVING, if "leaving" is recorded,
+//	        |                      |           and stalled, if REMOVING has failed
+//	        v                      |
+//	     REMOVING <----------------+ refused: ready, stalled, or ANCHORING, ADOPTING
+//	        |
+//	        v
+//	      left "left": the lockspace leaves the table, or is OPENING for who wants it
 //
 // Whatever fails before that ends in failed, without a handle: foreign until somebody
 // asks again, otherwise OPENING after a time. A Leave of a failed lockspace is leaving
