@@ -114,6 +114,10 @@ test-engine: deps-lab ## of test-lab: the engine and the crash test, on both ker
 
 ENGINE = ^TestTwoNodes$$/./^(lab|without_a_cluster|cluster|engine|crash)$$
 
+.PHONY: test-kernel-bugs
+test-kernel-bugs: deps-lab ## which of the DLM's known faults Debian's kernels have, up to that of testing
+	LAB=1 LAB_KERNELS="6.1 6.12 testing" $(GO) test -C lab -count=1 -timeout 30m -v -run '^TestKernelBugs$$' .
+
 HOSTS = ^(TestFailover|TestLibvirt|TestLibvirtBothDrivers|TestUnit|TestWalk)$$
 
 .PHONY: test-hosts

@@ -26,10 +26,16 @@ var complaints = regexp.MustCompile(strings.Join([]string{
 	`\bBUG: `, `\bBUG at `, `kernel BUG`,
 	`\bOops\b`, `general protection`, `list_(add|del) corruption|list corruption`,
 	`Call Trace:`, `Kernel panic`, `blocked for more than \d+ seconds`,
-	`dlm: .* (add|rem)wait error `, // a result is lost: dlm/libdlm/late.go
+	oneLine,
 	`refcount_t: `, `KASAN:`, `UBSAN:`, `Out of memory: Killed`,
-	`lab: init failed`,
 }, "|"))
+
+// oneLine are the complaints without a trace: the next one may be of something
+// else, also where the first is expected.
+const oneLine = `dlm: .* (add|rem)wait error ` + // a result is lost: dlm/libdlm/late.go
+	`|lab: init failed`
+
+var withoutTrace = regexp.MustCompile(oneLine)
 
 // traceLines is how many lines after a complaint belong to it at most, unless
 // the kernel says where its trace ends.
@@ -58,6 +64,7 @@ type Watcher struct {
 	findings []Finding
 	trace    int  // lines that may still belong to the last complaint
 	excused  bool // that complaint was expected
+	single   bool // that complaint has no trace
 	expected []*expectation
 }
 
@@ -125,7 +132,7 @@ func (w *Watcher) Write(p []byte) (int, error) {
 
 // take judges one line; true for the first line of a new finding.
 func (w *Watcher) take(line string) bool {
-	if w.trace > 0 {
+	if w.trace > 0 && !(w.single && complaints.MatchString(line)) {
 		// What follows a complaint is its trace, which holds more of the words.
 		w.trace--
 		if strings.Contains(line, "---[ end ") {
@@ -140,6 +147,7 @@ func (w *Watcher) take(line string) bool {
 		return false
 	}
 	w.trace = traceLines
+	w.single = withoutTrace.MatchString(line)
 	for _, e := range w.expected {
 		if w.excused = e.expr.MatchString(line); w.excused {
 			e.seen++

@@ -81,3 +81,12 @@ func TestExpectedComplaintsAreNoFindings(t *testing.T) {
 	_, _ = w.Write([]byte("Kernel panic - not syncing\n"))
 	require.Len(t, w.Findings(), 2, "expected no longer")
 }
+
+// An expected complaint without a trace must not excuse the next one.
+func TestAfterAComplaintOfOneLine(t *testing.T) {
+	w := &Watcher{}
+	stop := w.Expect(regexp.MustCompile("wait error"))
+	_, _ = w.Write([]byte("dlm: bugs: remwait error 2 reply 8 wait_type 2 overlap\nkernel BUG at lib/list_debug.c:56!\n"))
+	require.Equal(t, 1, stop())
+	require.Len(t, w.Findings(), 1)
+}

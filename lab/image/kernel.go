@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 )
 
@@ -15,11 +14,17 @@ import (
 // depend on its newest kernel: Debian 12 has 6.12 as a second kernel. The
 // kernels for clouds are no use, they come without the DLM.
 var metaPackages = map[string][]string{
-	"6.1":  {"linux-image-amd64", "linux-image-6.1-amd64"},
-	"6.12": {"linux-image-6.12-amd64", "linux-image-amd64"},
+	"6.1":   {"linux-image-amd64", "linux-image-6.1-amd64"},
+	"6.12":  {"linux-image-6.12-amd64", "linux-image-amd64"},
+	Testing: {"linux-image-amd64"},
 }
 
-// Series returns the kernel series that Prepare knows.
+// Testing is the series of the kernel in Debian's testing, whatever its number
+// is today. It shows which faults of the DLM newer kernels still have.
+const Testing = "testing"
+
+// Series returns the kernel series that every test of the lab runs on. Prepare
+// knows Testing beside them.
 func Series() []string { return []string{"6.1", "6.12"} }
 
 // kernel is one unpacked kernel package.
@@ -35,7 +40,7 @@ func (k kernel) modules() string { return filepath.Join(k.tree, "lib", "modules"
 // cache has none. To get a newer one, delete the cache's directory of it.
 func findKernel(ctx context.Context, cache, series string) (kernel, error) {
 	if _, ok := metaPackages[series]; !ok {
-		return kernel{}, fmt.Errorf("no kernel %q in the lab, it knows %v", series, Series())
+		return kernel{}, fmt.Errorf("no kernel %q in the lab, it knows %v and %s", series, Series(), Testing)
 	}
 	tree := filepath.Join(cache, "kernel-"+series)
 	k, err := kernelIn(tree)
@@ -62,13 +67,20 @@ func kernelIn(tree string) (kernel, error) {
 
 // fetchKernel downloads and unpacks the newest kernel package of a series.
 func fetchKernel(ctx context.Context, cache, series, tree string) error {
-	name, err := resolveKernel(ctx, series)
-	if err != nil {
-		// A new machine's package lists may be older than the kernel.
-		if err := updateLists(ctx); err != nil {
+	from := installed
+	if series == Testing {
+		var err error
+		if from, err = suite(ctx, cache, series); err != nil {
 			return err
 		}
-		if name, err = resolveKernel(ctx, series); err != nil {
+	}
+	name, err := from.resolveKernel(ctx, series)
+	if err != nil {
+		// A new machine's package lists may be older than the kernel.
+		if err := from.update(ctx); err != nil {
+			return err
+		}
+		if name, err = from.resolveKernel(ctx, series); err != nil {
 			return err
 		}
 	}
@@ -77,18 +89,11 @@ func fetchKernel(ctx context.Context, cache, series, tree string) error {
 		return err
 	}
 	defer os.RemoveAll(work)
-	if _, err := run(ctx, work, "apt-get", "download", name); err != nil {
-		return fmt.Errorf("%w (outdated package lists? do: apt-get update)", err)
-	}
-	debs, err := filepath.Glob(filepath.Join(work, "*.deb"))
-	if err != nil || len(debs) != 1 {
-		return fmt.Errorf("apt-get download %s left %v (%w)", name, debs, err)
-	}
+	release := strings.TrimPrefix(name, "linux-image-")
 	unpacked := filepath.Join(work, "tree")
-	if _, err := run(ctx, work, "dpkg-deb", "-x", debs[0], unpacked); err != nil {
+	if err := from.unpackKernel(ctx, work, unpacked, release, series); err != nil {
 		return err
 	}
-	release := strings.TrimPrefix(name, "linux-image-")
 	if _, err := run(ctx, work, "depmod", "-b", unpacked, release); err != nil {
 		return err
 	}
@@ -98,50 +103,66 @@ func fetchKernel(ctx context.Context, cache, series, tree string) error {
 	return os.Rename(unpacked, tree)
 }
 
-// updateLists has apt fetch its package lists anew, which only root may do.
-func updateLists(ctx context.Context) error {
-	argv := []string{"apt-get", "update", "-q"}
-	if os.Geteuid() != 0 {
-		argv = append([]string{"sudo", "-n"}, argv...)
+// unpackKernel downloads the packages of a kernel to a directory and unpacks
+// them. Until Debian 13 it is one.
+func (a apt) unpackKernel(ctx context.Context, dir, to, release, series string) error {
+	packages := []string{"linux-image-" + release}
+	if series == Testing {
+		packages = []string{"linux-base-" + release, "linux-binary-" + release, "linux-modules-" + release}
 	}
-	if _, err := run(ctx, "", argv[0], argv[1:]...); err != nil {
-		return fmt.Errorf("the package lists are outdated: %w", err)
+	if _, err := a.run(ctx, dir, "apt-get", append([]string{"download"}, packages...)...); err != nil {
+		return fmt.Errorf("%w (outdated package lists? do: apt-get update)", err)
+	}
+	if err := unpack(ctx, dir, to, len(packages)); err != nil {
+		return err
+	}
+	if series == Testing {
+		return oldLayout(to, release)
 	}
 	return nil
 }
 
-// resolveKernel asks apt for the kernel package behind the series' meta package.
-func resolveKernel(ctx context.Context, series string) (string, error) {
-	for _, meta := range metaPackages[series] {
-		// apt-cache fails for a package that this Debian doesn't have.
-		out, err := run(ctx, "", "apt-cache", "depends", meta)
-		if err != nil {
-			continue
-		}
-		if name := dependency(string(out), series); name != "" {
-			return name, nil
+// unpack unpacks the packages in a directory, of which there are n.
+func unpack(ctx context.Context, dir, to string, n int) error {
+	debs, err := filepath.Glob(filepath.Join(dir, "*.deb"))
+	if err != nil || len(debs) != n {
+		return fmt.Errorf("apt-get download left %v (%w)", debs, err)
+	}
+	for _, deb := range debs {
+		if _, err := run(ctx, dir, "dpkg-deb", "-x", deb, to); err != nil {
+			return err
 		}
 	}
-	return "", fmt.Errorf("apt knows no kernel %s behind %v; do: apt-get update (Debian 12 with its security archive "+
-		"has both kernels)",
-		series, metaPackages[series])
+	return nil
 }
 
-// dependency finds the kernel package of a series in apt-cache's output.
-func dependency(depends, series string) string {
-	re := regexp.MustCompile(`(?m)^\s*Depends: (linux-image-` + regexp.QuoteMeta(series) + `\.[0-9][^ ]*-amd64)$`)
-	if m := re.FindStringSubmatch(depends); m != nil && !strings.Contains(m[1], "cloud") {
-		return m[1]
+// oldLayout moves the files of a kernel of Debian 14, where all is in
+// /usr/lib/modules, to the places where a kernel of Debian 12 has them.
+func oldLayout(tree, release string) error {
+	if err := os.Rename(filepath.Join(tree, "usr", "lib"), filepath.Join(tree, "lib")); err != nil {
+		return err
 	}
-	return ""
+	if err := os.MkdirAll(filepath.Join(tree, "boot"), 0o755); err != nil {
+		return err
+	}
+	k := kernel{release: release, tree: tree}
+	return os.Rename(filepath.Join(k.modules(), "vmlinuz"), k.vmlinuz())
 }
 
 // run runs a command of the host, in no language but that of programs, and returns
 // its output; the error has what it said.
 func run(ctx context.Context, dir, name string, args ...string) ([]byte, error) {
+	return installed.run(ctx, dir, name, args...)
+}
+
+// run is the same with this configuration of apt.
+func (a apt) run(ctx context.Context, dir, name string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = dir
 	cmd.Env = append(cmd.Environ(), "LC_ALL=C")
+	if a.config != "" {
+		cmd.Env = append(cmd.Env, "APT_CONFIG="+a.config)
+	}
 	out, err := cmd.Output()
 	if err != nil {
 		var said string
