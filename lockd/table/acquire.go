@@ -130,7 +130,7 @@ func (o *acquireOp) start() {
 // already.
 func (o *acquireOp) goOn() {
 	t := o.t
-	again, hangs := t.rebind(o)
+	again, hangs := o.rebind()
 	if len(o.fresh) == 0 && hangs {
 		o.stage = acquireMarking
 		t.append(true, again, o)
@@ -147,6 +147,30 @@ func (o *acquireOp) goOn() {
 		t.calls.enterLines(&o.call, o.heldKeys(), false)
 	}
 	o.askAll()
+}
+
+// rebind notes that another session asks for what the owner has already: that session
+// gets the notices about the lock from now on, and a connection lock hangs on it.
+// hangs is whether there is one of those: then the call may be answered only when
+// the changes are written.
+func (o *acquireOp) rebind() (changes []state.Change, hangs bool) {
+	session := o.caller.Session
+	for _, l := range o.locks {
+		if l == nil || session == "" || l.session == session {
+			continue
+		}
+		if l.lifetime == state.Connection {
+			l.unbind()
+			l.session = session
+			l.bind(process.ID{})
+			hangs = true
+		}
+		l.session = session
+		m := state.Mark{ID: uint64(l.ref)}
+		m.Sender, m.BusID = l.session.Recorded()
+		changes = append(changes, m)
+	}
+	return changes, hangs
 }
 
 // heldKeys are the resources of the locks that the owner has already.
@@ -236,7 +260,7 @@ func (o *acquireOp) locked(l *lock, ev dlm.Event) {
 	o.pending--
 	if ev.Status.OK() {
 		l.lockid, l.mode, l.since = ev.LockID, ev.Mode, t.now.UnixMicro()
-		l.token = t.token(l.sp, l.mode, ev)
+		l.token = t.clock.token(l.sp, l.mode, ev)
 		l.noteValue(ev)
 	} else if o.err == nil {
 		o.fail(o.statusError(l, l.wanted, ev.Status))
@@ -320,7 +344,7 @@ func (o *acquireOp) recordWritten(err error) {
 	o.stage, o.pending = acquirePersisting, len(o.fresh)
 	for _, l := range o.fresh {
 		l.state = lockPersisting
-		flags, value := o.t.publishing(&o.call, o.opts.Value, l, l.mode)
+		flags, value := l.publishing(&o.call, o.opts.Value, l.mode)
 		o.t.do(ConvertAction{Lockspace: l.sp.id, Cookie: l.cookie, Mode: l.mode, Flags: dlm.Persistent | flags, Value: value})
 	}
 }

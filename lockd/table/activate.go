@@ -71,7 +71,7 @@ func (t *Table) load(r state.Lock) *lock {
 		l.onLost = &api.OnLost{Helper: r.OnLost, Data: r.OnLostData}
 	}
 	l.sp.highToken = max(l.sp.highToken, l.token)
-	t.see(l.token)
+	t.clock.see(l.token)
 	t.locks.add(l)
 	l.bind(process.ID{PID: r.PID, Start: r.PIDStart})
 	if l.lifetime == state.Connection && !t.mayLive(l.session) {

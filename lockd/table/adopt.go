@@ -151,7 +151,7 @@ func (o *adoptOp) valueRead(ev dlm.Event) {
 		l.token = h.Token
 		o.sp.highToken = max(o.sp.highToken, h.Token)
 	} else {
-		l.token = t.token(o.sp, l.mode, ev)
+		l.token = t.clock.token(o.sp, l.mode, ev)
 	}
 	t.locks.add(l)
 	o.stage, o.orphan, o.l = adoptRecording, nil, l
@@ -198,7 +198,7 @@ func (o *adoptOp) written(err error) {
 			return
 		}
 		o.stage, l.state = adoptPublishing, lockConverting
-		flags, value := t.publishing(&o.call, nil, l, l.mode)
+		flags, value := l.publishing(&o.call, nil, l.mode)
 		t.do(ConvertAction{Lockspace: o.sp.id, Cookie: l.cookie, Mode: l.mode, Flags: dlm.Persistent | flags, Value: value})
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 // calls are the unanswered calls, by session and by deadline.
 type calls struct {
+	t         *Table
 	lastSeq   uint64
 	sessions  map[api.Session]*session
 	requests  map[api.Ref]*acquireOp // those without a deadline: Requests that wait
@@ -135,10 +136,11 @@ func (b *calls) waiting() []*call {
 }
 
 // Submit takes a new call. Its answer is a ReplyAction with that id.
-func (t *Table) Submit(id CallID, o Operation) { t.enter(id, o) }
+func (b *calls) Submit(id CallID, o Operation) { b.t.enter(id, o) }
 
 // enter is the one way in.
-func (t *Table) enter(id CallID, o Operation) *call {
+func (b *calls) enter(id CallID, o Operation) *call {
+	t := b.t
 	op := o.operation(call{t: t, id: id, name: o.Name(), begun: t.now, heapIdx: -1})
 	c := op.base()
 	c.op = op
@@ -163,7 +165,8 @@ func (t *Table) enter(id CallID, o Operation) *call {
 }
 
 // announce says that a Request is under way.
-func (t *Table) announce(c *call) {
+func (b *calls) announce(c *call) {
+	t := b.t
 	if o, ok := c.op.(*acquireOp); ok && !o.announced {
 		o.announced = true
 		t.do(StartedAction{c.id, c.request})
@@ -172,7 +175,8 @@ func (t *Table) announce(c *call) {
 
 // SessionGone cancels what a session that has ended still waits for, in its order,
 // and ends the locks that hang on it.
-func (t *Table) SessionGone(name api.Session) {
+func (b *calls) SessionGone(name api.Session) {
+	t := b.t
 	var waiting []*call
 	if s := t.calls.sessions[name]; s != nil {
 		for _, head := range []*call{s.calls, s.requests} {
@@ -210,7 +214,8 @@ const goneText = "the caller has left the bus"
 var gone = &api.Error{Op: "acquire", Kind: api.Canceled, Mode: dlm.None, Text: goneText}
 
 // passDeadlines answers the calls whose time is over.
-func (t *Table) passDeadlines() {
+func (b *calls) passDeadlines() {
+	t := b.t
 	for len(t.calls.deadlines) > 0 && !t.calls.deadlines[0].deadline.After(t.now) {
 		c := t.calls.deadlines[0]
 		t.calls.disarm(c)

@@ -5,25 +5,28 @@ package table
 // between two batches of what has come in, so everything else waits for one part
 // at most, however many chores there are and however long they take.
 
+// chores is the long work under way.
+type chores struct{ work []func() (more bool) }
+
 // chore does the first part of some work now, and leaves the rest to Chore.
-func (t *Table) chore(part func() (more bool)) {
+func (x *chores) chore(part func() (more bool)) {
 	if part() {
-		t.chores = append(t.chores, part)
+		x.work = append(x.work, part)
 	}
 }
 
 // Busy reports whether there are chores.
-func (t *Table) Busy() bool { return len(t.chores) > 0 }
+func (x *chores) Busy() bool { return len(x.work) > 0 }
 
 // Chore does the next part of a chore. The chores take turns.
-func (t *Table) Chore() {
-	if len(t.chores) == 0 {
+func (x *chores) Chore() {
+	if len(x.work) == 0 {
 		return
 	}
-	part := t.chores[0]
-	t.chores[0] = nil
-	t.chores = t.chores[1:]
-	t.chore(part)
+	part := x.work[0]
+	x.work[0] = nil
+	x.work = x.work[1:]
+	x.chore(part)
 }
 
 // sliceLength is how many locks or calls a turn ends, at most.
@@ -31,7 +34,7 @@ const sliceLength = 32
 
 // slices does something n times, as many times in a turn as sliceLength says,
 // the first of them in this turn, and then calls done.
-func (t *Table) slices(n int, do func(i int), done func()) {
+func (x *chores) slices(n int, do func(i int), done func()) {
 	i := 0
 	part := func() bool {
 		for end := min(n, i+sliceLength); i < end; i++ {
@@ -43,5 +46,5 @@ func (t *Table) slices(n int, do func(i int), done func()) {
 		done()
 		return false
 	}
-	t.chore(part)
+	x.chore(part)
 }

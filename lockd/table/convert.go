@@ -138,7 +138,7 @@ func (o *convertOp) publish() {
 
 func (o *convertOp) ask(to dlm.Mode, flags dlm.Flags) {
 	l := o.l
-	more, value := o.t.publishing(&o.call, o.value, l, to)
+	more, value := l.publishing(&o.call, o.value, to)
 	l.state = lockConverting
 	o.t.do(ConvertAction{Lockspace: l.sp.id, Cookie: l.cookie, Mode: to, Flags: flags | more, Value: value})
 }
@@ -292,10 +292,10 @@ func (o *convertOp) valueRead(ev dlm.Event) {
 	case l.mode == dlm.None:
 		o.endFailed()
 	case l.mode < dlm.PW:
-		l.token = max(l.token, o.t.token(l.sp, l.mode, ev))
+		l.token = max(l.token, o.t.clock.token(l.sp, l.mode, ev))
 		o.record()
 	default:
-		l.token = o.t.token(l.sp, l.mode, ev)
+		l.token = o.t.clock.token(l.sp, l.mode, ev)
 		o.publish()
 	}
 }
@@ -329,9 +329,9 @@ func (l *lock) renewToken(from dlm.Mode, ev dlm.Event) {
 	switch {
 	case l.sp.raw, !renewsToken(from, l.mode):
 	case l.mode >= dlm.PW:
-		l.token = l.sp.t.token(l.sp, l.mode, ev)
+		l.token = l.sp.t.clock.token(l.sp, l.mode, ev)
 	case ev.HasValue:
-		l.token = max(l.token, l.sp.t.token(l.sp, l.mode, ev))
+		l.token = max(l.token, l.sp.t.clock.token(l.sp, l.mode, ev))
 	}
 }
 

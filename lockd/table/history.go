@@ -46,7 +46,7 @@ func (h *history) room(now time.Time) (ok bool, missed int) {
 
 // tellsHistory reports whether a line of the history is to be written. With the log level
 // debug all are.
-func (t *Table) tellsHistory() bool {
+func (t *turn) tellsHistory() bool {
 	if t.debug {
 		return true
 	}
@@ -58,7 +58,7 @@ func (t *Table) tellsHistory() bool {
 }
 
 // logHistory writes a line of the history about one lock.
-func (t *Table) logHistory(msg string, l *lock, more ...slog.Attr) {
+func (t *turn) logHistory(msg string, l *lock, more ...slog.Attr) {
 	if t.tellsHistory() {
 		t.logLock(slog.LevelInfo, msg, l, more...)
 	}

@@ -92,7 +92,7 @@ func (o *inspectOp) valueRead(ev dlm.Event) {
 func (o *inspectOp) looked(k Looked) {
 	in := &o.in
 	in.Queues, in.HasQueues = k.Queues, k.HasQueues
-	in.Queues.Granted = o.t.withoutProbes(o.sp, o.resource, in.Queues.Granted)
+	in.Queues.Granted = o.withoutProbes(in.Queues.Granted)
 	if k.HasHealth {
 		in.Health, in.HasHealth = k.Health, true
 	}
@@ -105,7 +105,7 @@ func (o *inspectOp) end() {
 	if o.pending--; o.pending > 0 {
 		return
 	}
-	o.in.Waits = o.t.waits(o.sp, &o.in)
+	o.in.Waits = waits(o.t, o.sp, &o.in)
 	o.shorten()
 	o.reply()
 }
@@ -131,8 +131,8 @@ func (o *inspectOp) shorten() {
 // withoutProbes takes out the null locks of this node that no entry explains:
 // they are this instance's own, made to read a value block and perhaps gone by
 // now. Nobody else locks here, and a null lock is in nobody's way.
-func (t *Table) withoutProbes(sp *lockspace, resource string, granted []dlm.Held) []dlm.Held {
-	here, all := sp.holding(resource)
+func (o *inspectOp) withoutProbes(granted []dlm.Held) []dlm.Held {
+	here, all := o.sp.holding(o.resource)
 	if !all {
 		return granted
 	}
@@ -141,7 +141,7 @@ func (t *Table) withoutProbes(sp *lockspace, resource string, granted []dlm.Held
 		ours[l.lockid] = true
 	}
 	return slices.DeleteFunc(granted, func(h dlm.Held) bool {
-		return h.Mode == dlm.NL && h.Node == t.conf.Node.ID && !ours[h.LockID]
+		return h.Mode == dlm.NL && h.Node == o.t.conf.Node.ID && !ours[h.LockID]
 	})
 }
 

@@ -26,6 +26,7 @@ import (
 
 // lifetimes are the sessions and processes that locks hang on.
 type lifetimes struct {
+	t        *Table
 	bindings map[bindKey]*binding
 	// unknown are the processes of which it is not known whether they live, and
 	// example the one that Degraded tells of.
@@ -93,7 +94,8 @@ func (l *lock) unbind() {
 
 // endBinding releases everything that hangs on a session or process that is gone.
 // Locks of a lockspace that is not ready are released when it is.
-func (t *Table) endBinding(k bindKey, why string) {
+func (x *lifetimes) endBinding(k bindKey, why string) {
+	t := x.t
 	b := t.lifetimes.bindings[k]
 	if b == nil || b.dead {
 		return
@@ -124,7 +126,8 @@ func (t *Table) endBinding(k bindKey, why string) {
 }
 
 // releaseEnded releases locks whose lifetime is over, in one call.
-func (t *Table) releaseEnded(in []*lock, why string) {
+func (x *lifetimes) releaseEnded(in []*lock, why string) {
+	t := x.t
 	for _, l := range in {
 		t.logLock(slog.LevelInfo, "lifetime over, releasing", l, slog.String("err", why))
 	}
@@ -133,7 +136,8 @@ func (t *Table) releaseEnded(in []*lock, why string) {
 
 // Sessions returns those that locks hang on, for the front ends, which know which
 // of them are still there.
-func (t *Table) Sessions() []api.Session {
+func (x *lifetimes) Sessions() []api.Session {
+	t := x.t
 	var out []api.Session
 	for k := range t.lifetimes.bindings {
 		if k.session != "" {
@@ -145,7 +149,8 @@ func (t *Table) Sessions() []api.Session {
 }
 
 // ProcessState takes what is known of a process that locks are tied to.
-func (t *Table) ProcessState(proc process.ID, state process.State, err error) {
+func (x *lifetimes) ProcessState(proc process.ID, state process.State, err error) {
+	t := x.t
 	b := t.lifetimes.bindings[bindKey{proc: proc}]
 	if b == nil || b.dead {
 		return
@@ -174,8 +179,8 @@ const (
 )
 
 // isUnknown notes that it is not known whether a process lives.
-func (t *Table) isUnknown(b *binding, err error) {
-	x := &t.lifetimes
+func (x *lifetimes) isUnknown(b *binding, err error) {
+	t := x.t
 	if b.unknown == "" {
 		t.log(slog.LevelError, msgProcessUnknown.String(),
 			slog.Uint64("pid", uint64(b.proc.PID)), slog.Int("locks", len(b.locks)), slog.String("err", err.Error()))
@@ -189,8 +194,8 @@ func (t *Table) isUnknown(b *binding, err error) {
 }
 
 // examineAgain examines again the processes whose state is not known.
-func (t *Table) examineAgain() {
-	x := &t.lifetimes
+func (x *lifetimes) examineAgain() {
+	t := x.t
 	if len(x.unknown) == 0 || t.now.Before(x.examineAt) {
 		return
 	}

@@ -23,6 +23,7 @@ const (
 
 // listing is one page on its way.
 type listing struct {
+	t     *Table
 	f     api.Filter
 	limit int
 	after api.Ref // the last lock that was looked at
@@ -30,7 +31,7 @@ type listing struct {
 }
 
 func (t *Table) newListing(f api.Filter) *listing {
-	g := &listing{f: f, limit: t.conf.Limits.PageSize, after: f.After}
+	g := &listing{t: t, f: f, limit: t.conf.Limits.PageSize, after: f.After}
 	if f.Limit > 0 {
 		g.limit = min(g.limit, f.Limit)
 	}
@@ -38,9 +39,10 @@ func (t *Table) newListing(f api.Filter) *listing {
 }
 
 // lookOn looks at a slice of the locks. It reports whether that was not all.
-func (t *Table) lookOn(g *listing) (more bool) {
+func (g *listing) lookOn() (more bool) {
+	t := g.t
 	if g.after == g.f.After {
-		if in, ok := t.indexed(&g.f); ok {
+		if in, ok := g.indexed(); ok {
 			g.take(in)
 			return false
 		}
@@ -83,7 +85,8 @@ func (g *listing) take(in []*lock) {
 // indexed finds the locks that match a filter which names a resource of a
 // lockspace, or an owner. It is false where there is no such index, or too much
 // in it.
-func (t *Table) indexed(f *api.Filter) (in []*lock, ok bool) {
+func (g *listing) indexed() (in []*lock, ok bool) {
+	t, f := g.t, &g.f
 	left := indexedMost
 	walk := func(l *lock, next func(*lock) *lock) bool {
 		for ; l != nil; l = next(l) {
@@ -116,7 +119,7 @@ func (t *Table) indexed(f *api.Filter) (in []*lock, ok bool) {
 // list returns one page, in one turn.
 func (t *Table) list(f api.Filter) (page []api.LockInfo, next api.Ref) {
 	g := t.newListing(f)
-	for t.lookOn(g) {
+	for g.lookOn() {
 	}
 	return g.page.Locks, g.page.Next
 }
@@ -148,7 +151,7 @@ func (o *listOp) patience() time.Duration { return 0 }
 func (o *listOp) start() {
 	g := o.t.newListing(o.filter)
 	o.t.chore(func() bool {
-		if o.t.lookOn(g) {
+		if g.lookOn() {
 			return true
 		}
 		o.page = g.page

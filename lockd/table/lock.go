@@ -114,8 +114,13 @@ type lock struct {
 	kind    lockKind
 	state   lockState
 	phase   state.Phase // what the state file says of it; 0: nothing
-	told    bool        // it was held once: those who watch know of it
-	dirty   bool        // its LockChanged is due at the end of the turn
+	noticed
+}
+
+// noticed is what those who watch the locks know of one.
+type noticed struct {
+	told  bool // it was held once: they know of it
+	dirty bool // its LockChanged is due at the end of the turn
 }
 
 // client is for whom a lock is.

@@ -72,13 +72,15 @@ func (l *lock) runLost(lost api.Lost) {
 	}
 }
 
-func (t *Table) startRun(r api.LostRun) {
+func (x *losses) startRun(r api.LostRun) {
+	t := x.t
 	t.losses.running[r.Ref] = struct{}{}
 	t.do(RunHelperAction{r})
 }
 
 // HelperEnded takes the end of a run.
-func (t *Table) HelperEnded(ref api.Ref) {
+func (x *losses) HelperEnded(ref api.Ref) {
+	t := x.t
 	if _, ok := t.losses.running[ref]; !ok {
 		return
 	}
@@ -88,7 +90,8 @@ func (t *Table) HelperEnded(ref api.Ref) {
 
 // loseAgain takes up the record of a loss whose helper has perhaps not run to
 // its end. recorded tells that the running file has the record.
-func (t *Table) loseAgain(r state.Lock, recorded bool) {
+func (x *losses) loseAgain(r state.Lock, recorded bool) {
+	t := x.t
 	if !recorded {
 		t.append(true, []state.Change{r}, nil)
 	}
@@ -106,6 +109,7 @@ func (t *Table) loseAgain(r state.Lock, recorded bool) {
 
 // losses are the locks that are lost.
 type losses struct {
+	t       *Table
 	lately  []api.Lost           // kept for Inspect and Lost, oldest first
 	running map[api.Ref]struct{} // those whose helper has not ended
 }
@@ -114,7 +118,8 @@ type losses struct {
 const lostKept = 1000
 
 // tellLost tells front ends that a lock is lost, and keeps it for Inspect.
-func (t *Table) tellLost(lost api.Lost) {
+func (x *losses) tellLost(lost api.Lost) {
+	t := x.t
 	t.counters.Lost++
 	lately := &t.losses.lately
 	if len(*lately) == 2*lostKept {
@@ -125,7 +130,8 @@ func (t *Table) tellLost(lost api.Lost) {
 }
 
 // Lost lists the locks that were lately lost and match, the last one first.
-func (t *Table) Lost(f api.Filter) []api.Lost {
+func (x *losses) Lost(f api.Filter) []api.Lost {
+	t := x.t
 	out := []api.Lost{}
 	for _, l := range slices.Backward(t.losses.lately) {
 		if f.Limit > 0 && len(out) == f.Limit {
@@ -142,7 +148,8 @@ func (t *Table) Lost(f api.Filter) []api.Lost {
 // lose ends a lock that is not there any more, and tells front ends.
 func (l *lock) lose(why string) { l.sp.t.loseAll([]*lock{l}, why) }
 
-func (t *Table) loseAll(in []*lock, why string) {
+func (x *losses) loseAll(in []*lock, why string) {
+	t := x.t
 	if len(in) == 0 {
 		return
 	}

@@ -7,7 +7,7 @@ import "github.com/dlmlock/dlmlockd/lockd/api"
 // Watch(false), and several changes in one turn are one notice.
 
 // Watch says whether LockAdded, LockChanged and LockRemoved are wanted.
-func (t *Table) Watch(on bool) { t.watched = on }
+func (t *turn) Watch(on bool) { t.watched = on }
 
 // Snapshot gives what watchers have to know to begin with.
 func (t *Table) Snapshot(limit int) ([]api.LockspaceInfo, []api.LockInfo) {

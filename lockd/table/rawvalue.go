@@ -44,7 +44,7 @@ func (l *lock) holder(mode dlm.Mode) api.Holder {
 // A raw value that is to stay is written again, if it is known: only locks whose
 // last conversion had VALBLK keep the block when the node that has the queues dies
 // (recover_lvb in fs/dlm/recover.c).
-func (t *Table) publishing(c *call, value *dlm.Value, l *lock, to dlm.Mode) (dlm.Flags, *dlm.Value) {
+func (l *lock) publishing(c *call, value *dlm.Value, to dlm.Mode) (dlm.Flags, *dlm.Value) {
 	if !l.sp.raw {
 		v := l.holder(to).Encode()
 		return dlm.ValueBlock, &v

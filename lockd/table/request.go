@@ -6,7 +6,8 @@ import (
 
 // CancelRequest withdraws a Request that still waits. Only its own uid or a
 // privileged caller may.
-func (t *Table) CancelRequest(who api.Caller, ref api.Ref) error {
+func (b *calls) CancelRequest(who api.Caller, ref api.Ref) error {
+	t := b.t
 	c := t.calls.requests[ref]
 	if c == nil {
 		return &api.Error{Op: "cancel", Kind: api.NotHeld, Text: "the request does not wait any more"}
@@ -27,7 +28,8 @@ const positionLimit = 1000
 
 // Position counts the older ones in the chain of the resource, which begins
 // with the youngest.
-func (t *Table) Position(ref api.Ref) int {
+func (b *calls) Position(ref api.Ref) int {
+	t := b.t
 	c := t.calls.requests[ref]
 	if c == nil || c.stage != acquireLocking || len(c.fresh) != 1 {
 		return 0

@@ -12,6 +12,7 @@ import (
 
 // retries are what is asked for again and again until it succeeds.
 type retries struct {
+	t       *Table
 	cancels map[*lock]struct{}      // waits that were canceled, and whose end has not come yet
 	unlocks map[*lock]struct{}      // locks whose unlock has failed
 	overdue map[*lock]struct{}      // locks whose lifetime is over, which could not be written down
@@ -23,8 +24,8 @@ type retries struct {
 // operation in the middle of a message.
 const retryInterval = 2 * time.Second
 
-func newRetries() retries {
-	return retries{cancels: map[*lock]struct{}{}, unlocks: map[*lock]struct{}{}, overdue: map[*lock]struct{}{},
+func newRetries(t *Table) retries {
+	return retries{t: t, cancels: map[*lock]struct{}{}, unlocks: map[*lock]struct{}{}, overdue: map[*lock]struct{}{},
 		unmarks: map[*acquireOp]struct{}{}}
 }
 
@@ -41,8 +42,8 @@ func (r *retries) drop(l *lock) {
 }
 
 // retry asks again for what has not succeeded, if it is time for that.
-func (t *Table) retry() {
-	r := &t.retries
+func (r *retries) retry() {
+	t := r.t
 	if r.pending() == 0 || t.now.Before(r.next) {
 		return
 	}
@@ -58,8 +59,8 @@ func (t *Table) retry() {
 }
 
 // writeAgain tries again what could not be written down.
-func (t *Table) writeAgain() {
-	r := &t.retries
+func (r *retries) writeAgain() {
+	t := r.t
 	byFirst := func(a, b *acquireOp) int { return cmp.Compare(a.fresh[0].ref, b.fresh[0].ref) }
 	for _, o := range slices.SortedFunc(maps.Keys(r.unmarks), byFirst) {
 		delete(r.unmarks, o)

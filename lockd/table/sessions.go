@@ -67,7 +67,8 @@ const (
 )
 
 // start begins a call, or begins it again, unless it has to follow another one.
-func (t *Table) start(c *call) {
+func (b *calls) start(c *call) {
+	t := b.t
 	if p := t.calls.predecessor(c); p != nil {
 		c.follow(p, p.anyLock())
 		return
@@ -250,7 +251,8 @@ func (b *calls) wakeFollowers(p *call) {
 
 // startAwake starts the calls that follow no other one any more, in the order in
 // which they came in.
-func (t *Table) startAwake() {
+func (b *calls) startAwake() {
+	t := b.t
 	for len(t.calls.awake) > 0 {
 		c := t.calls.awake[0]
 		t.calls.awake[0] = nil

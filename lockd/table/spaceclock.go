@@ -146,7 +146,7 @@ func (c *spaceClock) done(ev dlm.Event) {
 // could be, and never too new.
 func (c *spaceClock) read(ev dlm.Event) {
 	if h, ok := api.DecodeHolder(ev.Value); ok && ev.HasValue {
-		c.sp.t.see(h.Token)
+		c.sp.t.clock.see(h.Token)
 	}
 }
 

@@ -20,7 +20,7 @@ const maxToken = 1 << 63
 // of the nodes: docs/tokens.md says exactly when it holds.
 //
 // Weaker grants share the current number, which is the value block's.
-func (t *Table) token(sp *lockspace, mode dlm.Mode, ev dlm.Event) uint64 {
+func (c *tokenClock) token(sp *lockspace, mode dlm.Mode, ev dlm.Event) uint64 {
 	if sp.raw {
 		return 0
 	}
@@ -29,15 +29,15 @@ func (t *Table) token(sp *lockspace, mode dlm.Mode, ev dlm.Event) uint64 {
 		current = h.Token
 		if h.Token > sp.highToken { // not one of this instance
 			sp.highToken = h.Token
-			t.see(h.Token)
+			c.see(h.Token)
 		}
 	}
 	if mode < dlm.PW {
 		if current != 0 && !ev.ValueInvalid {
 			return current
 		}
-		return max(sp.highToken, t.clock.read())
+		return max(sp.highToken, c.read())
 	}
-	sp.highToken = max(sp.highToken, t.clock.read()) + 1
+	sp.highToken = max(sp.highToken, c.read()) + 1
 	return sp.highToken
 }

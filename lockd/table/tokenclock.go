@@ -19,6 +19,7 @@ import "time"
 
 // tokenClock is the clock of the tokens.
 type tokenClock struct {
+	turn  *turn
 	up    time.Duration // since the boot
 	epoch int64         // when the boot began by this clock, in microseconds since 1970
 	noted int64         // the epoch that was last given to be noted
@@ -32,7 +33,7 @@ func (c *tokenClock) read() uint64 { return uint64(max(c.epoch+c.up.Microseconds
 // the two does not look like a step of the clock.
 func (t *Table) SetTime(now time.Time, up time.Duration) {
 	t.now, t.clock.up = now, up
-	t.raiseEpoch((now.UnixNano() - int64(up)) / 1000)
+	t.clock.raise((now.UnixNano() - int64(up)) / 1000)
 }
 
 // maxAhead is by how much a token may be ahead of the clock and still be believed:
@@ -41,9 +42,9 @@ const maxAhead = 100 * 365 * 24 * 3600 * 1_000_000 // microseconds
 
 // see takes notice of a token that came from elsewhere. One that no clock can have
 // given is damage, or malice, and would stay with all nodes of the lockspace.
-func (t *Table) see(token uint64) {
-	if token <= t.clock.read()+maxAhead {
-		t.raiseEpoch(int64(token) - t.clock.up.Microseconds())
+func (c *tokenClock) see(token uint64) {
+	if token <= c.read()+maxAhead {
+		c.raise(int64(token) - c.up.Microseconds())
 	}
 }
 
@@ -51,14 +52,14 @@ func (t *Table) see(token uint64) {
 // again: it differs by less than that from reading to reading.
 const epochGrain = 1000
 
-func (t *Table) raiseEpoch(epoch int64) {
-	c := &t.clock
+// raise moves the epoch on, if it is later than the one that is known, and has it noted.
+func (c *tokenClock) raise(epoch int64) {
 	if epoch <= c.epoch {
 		return
 	}
 	c.epoch = epoch
 	if c.epoch-c.noted >= epochGrain {
 		c.noted = c.epoch
-		t.do(EpochAction{c.epoch})
+		c.turn.do(EpochAction{c.epoch})
 	}
 }

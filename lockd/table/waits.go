@@ -11,90 +11,110 @@ import (
 // maxWaits bounds the waits that an Inspection shows.
 const maxWaits = 100
 
-// waits finds out who waits for whom from the queues of the resource's master or,
+// waitGraph finds out who waits for whom, from the queues of the resource's master or,
 // where another node has them, from what this instance knows. The rules are those
 // of fs/dlm (_can_be_granted): a conversion waits for modes that it can't live
 // with, else for the conversion before it; a new lock for the one before it, the
 // first one for the modes that it can't live with, else for the conversions.
-func (t *Table) waits(sp *lockspace, in *api.Inspection) []api.Wait {
-	if !in.HasQueues || !in.Queues.Complete {
-		return t.localWaits(sp, in)
-	}
-	q := &in.Queues
-	holders := slices.Concat(q.Granted, q.Converting)
-	naming := t.naming(sp, in)
-	party := func(h dlm.Held) api.Party {
-		p := api.Party{Node: h.Node, LockID: h.LockID, Mode: h.Mode, Who: naming[h.LockID]}
-		if h.Mode == dlm.None {
-			p.Mode = h.Wanted
-		}
-		if v := in.Holder; p.Who == "" && in.HasHolder && v.Node == h.Node && v.Mode == h.Mode {
-			p.Who = v.Who
-		}
-		return p
-	}
-	var out []api.Wait
-	add := func(h dlm.Held, behind []dlm.Held) {
-		waiter := party(h)
-		waiter.Mode = h.Wanted
-		found := false
-		for _, o := range holders {
-			if len(out) >= maxWaits {
-				break
-			}
-			if o != h && o.Mode != dlm.None && !dlm.Compatible(o.Mode, h.Wanted) {
-				out, found = append(out, api.Wait{Waiter: waiter, For: party(o)}), true
-			}
-		}
-		if !found && len(behind) > 0 {
-			out = append(out, api.Wait{Waiter: waiter, For: party(behind[len(behind)-1])})
-		}
-	}
-	for i, h := range q.Converting {
-		if len(out) >= maxWaits {
-			break
-		}
-		add(h, q.Converting[:i])
-	}
-	for i, h := range q.Waiting {
-		if len(out) >= maxWaits {
-			break
-		}
-		if i == 0 {
-			add(h, q.Converting)
-			continue
-		}
-		waiter := party(h)
-		waiter.Mode = h.Wanted
-		out = append(out, api.Wait{Waiter: waiter, For: party(q.Waiting[i-1])})
-	}
-	return out[:min(len(out), maxWaits)]
+type waitGraph struct {
+	t     *Table
+	sp    *lockspace
+	in    *api.Inspection
+	names map[dlm.LockID]string // who is behind the lockids of this node
+	out   []api.Wait            // at most maxWaits
 }
 
-// localWaits are those of this instance's locks: each waits for a lock here, or
+// waits returns the waits of an inspected resource.
+func waits(t *Table, sp *lockspace, in *api.Inspection) []api.Wait {
+	g := waitGraph{t: t, sp: sp, in: in}
+	if !in.HasQueues || !in.Queues.Complete {
+		g.local()
+		return g.out
+	}
+	g.names = g.naming()
+	q := &in.Queues
+	for i, h := range q.Converting {
+		g.blockedBy(h, q.Converting[:i])
+	}
+	for i, h := range q.Waiting {
+		if i == 0 {
+			g.blockedBy(h, q.Converting)
+		} else {
+			g.add(g.waiter(h), g.party(q.Waiting[i-1]))
+		}
+	}
+	return g.out
+}
+
+// add adds a wait, if there is room for it.
+func (g *waitGraph) add(waiter, for_ api.Party) {
+	if len(g.out) < maxWaits {
+		g.out = append(g.out, api.Wait{Waiter: waiter, For: for_})
+	}
+}
+
+// party describes a lock of the queues.
+func (g *waitGraph) party(h dlm.Held) api.Party {
+	p := api.Party{Node: h.Node, LockID: h.LockID, Mode: h.Mode, Who: g.names[h.LockID]}
+	if h.Mode == dlm.None {
+		p.Mode = h.Wanted
+	}
+	if v := g.in.Holder; p.Who == "" && g.in.HasHolder && v.Node == h.Node && v.Mode == h.Mode {
+		p.Who = v.Who
+	}
+	return p
+}
+
+// waiter describes a lock of the queues by the mode that it waits for.
+func (g *waitGraph) waiter(h dlm.Held) api.Party {
+	p := g.party(h)
+	p.Mode = h.Wanted
+	return p
+}
+
+// blockedBy adds the holders whose modes h can't live with; where there are none, h
+// waits for the last of the locks before it.
+func (g *waitGraph) blockedBy(h dlm.Held, before []dlm.Held) {
+	if len(g.out) >= maxWaits {
+		return
+	}
+	waiter, found := g.waiter(h), false
+	for _, queue := range [][]dlm.Held{g.in.Queues.Granted, g.in.Queues.Converting} {
+		for _, o := range queue {
+			if len(g.out) < maxWaits && o != h && o.Mode != dlm.None && !dlm.Compatible(o.Mode, h.Wanted) {
+				g.add(waiter, g.party(o))
+				found = true
+			}
+		}
+	}
+	if !found && len(before) > 0 {
+		g.add(waiter, g.party(before[len(before)-1]))
+	}
+}
+
+// local adds the waits of this instance's locks: each waits for a lock here, or
 // for whoever has published that they hold the resource.
-func (t *Table) localWaits(sp *lockspace, in *api.Inspection) []api.Wait {
-	var out []api.Wait
-	here, _ := sp.holding(in.Resource)
+func (g *waitGraph) local() {
+	node := g.t.conf.Node.ID
+	here, _ := g.sp.holding(g.in.Resource)
 	for _, l := range queuedHere(here) {
-		w := api.Wait{Waiter: api.Party{Node: t.conf.Node.ID, LockID: l.lockid, Mode: l.wanted, Who: l.who()},
-			For: api.Party{Mode: dlm.None}}
-		if h := in.Holder; in.HasHolder && h.Node != 0 && h.Node != t.conf.Node.ID {
-			w.For = api.Party{Node: h.Node, Mode: h.Mode, Who: h.Who}
+		in := api.Party{Mode: dlm.None}
+		if h := g.in.Holder; g.in.HasHolder && h.Node != 0 && h.Node != node {
+			in = api.Party{Node: h.Node, Mode: h.Mode, Who: h.Who}
 		}
 		for _, o := range here {
-			if w.For.Node != 0 {
+			if in.Node != 0 {
 				break
 			}
 			if o != l && o.mode != dlm.None && !dlm.Compatible(o.mode, l.wanted) {
-				w.For = api.Party{Node: t.conf.Node.ID, LockID: o.lockid, Mode: o.mode, Who: o.who()}
+				in = api.Party{Node: node, LockID: o.lockid, Mode: o.mode, Who: o.who()}
 			}
 		}
-		if out = append(out, w); len(out) == maxWaits {
+		g.add(api.Party{Node: node, LockID: l.lockid, Mode: l.wanted, Who: l.who()}, in)
+		if len(g.out) == maxWaits {
 			break
 		}
 	}
-	return out
 }
 
 // queuedHere returns those locks of a resource that wait, in the order in which
@@ -113,9 +133,9 @@ func queuedHere(here []*lock) []*lock {
 // naming tells who is behind the lockids of this node in the queues. A lock that
 // waits for its first grant has no lockid here yet: those stand in the queue in
 // the order in which they were asked for.
-func (t *Table) naming(sp *lockspace, in *api.Inspection) map[dlm.LockID]string {
+func (g *waitGraph) naming() map[dlm.LockID]string {
 	names := map[dlm.LockID]string{}
-	here, all := sp.holding(in.Resource)
+	here, all := g.sp.holding(g.in.Resource)
 	for _, l := range here {
 		if l.mode != dlm.None {
 			names[l.lockid] = l.who()
@@ -127,7 +147,7 @@ func (t *Table) naming(sp *lockspace, in *api.Inspection) map[dlm.LockID]string 
 			new = append(new, l)
 		}
 	}
-	own := slices.DeleteFunc(slices.Clone(in.Queues.Waiting), func(h dlm.Held) bool { return h.Node != t.conf.Node.ID })
+	own := slices.DeleteFunc(slices.Clone(g.in.Queues.Waiting), func(h dlm.Held) bool { return h.Node != g.t.conf.Node.ID })
 	if !all || !slices.EqualFunc(new, own, func(l *lock, h dlm.Held) bool { return l.wanted == h.Wanted }) {
 		return names // the queues are from another moment, or too long
 	}

@@ -46,7 +46,7 @@ func TestWaits(t *testing.T) {
 		tab := testTable()
 		tab.conf.Node.ID = 1
 		var got []string
-		for _, w := range tab.waits(tab.space("vms"), &tc.in) {
+		for _, w := range waits(tab, tab.space("vms"), &tc.in) {
 			side := func(p api.Party) string {
 				return strings.TrimPrefix(fmt.Sprintf("%s %d/%d %s", p.Who, p.Node, p.LockID, p.Mode), " ")
 			}
@@ -65,5 +65,5 @@ func TestWaitsAreBounded(t *testing.T) {
 			Wanted: dlm.EX})
 	}
 	tab := testTable()
-	require.Len(t, tab.waits(tab.space("vms"), &in), maxWaits)
+	require.Len(t, waits(tab, tab.space("vms"), &in), maxWaits)
 }
