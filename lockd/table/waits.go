@@ -147,7 +147,8 @@ func (g *waitGraph) naming() map[dlm.LockID]string {
 			new = append(new, l)
 		}
 	}
-	own := slices.DeleteFunc(slices.Clone(g.in.Queues.Waiting), func(h dlm.Held) bool { return h.Node != g.t.conf.Node.ID })
+	node := g.t.conf.Node.ID
+	own := slices.DeleteFunc(slices.Clone(g.in.Queues.Waiting), func(h dlm.Held) bool { return h.Node != node })
 	if !all || !slices.EqualFunc(new, own, func(l *lock, h dlm.Held) bool { return l.wanted == h.Wanted }) {
 		return names // the queues are from another moment, or too long
 	}
