@@ -66,6 +66,26 @@ test-libvirt: ## the lock driver with real libvirtd and QEMU guests, emulated; s
 	@scripts/deps.sh $(DEPS_LIBVIRT_TEST)
 	LIBVIRT=1 $(GO) test -race -count=1 -timeout 15m -tags "$(TAGS)" $(TEST_EXEC) $(TESTFLAGS) ./libvirt/host
 
+# A newer libvirt in a root file system of its own, in which the same tests run; NEWER
+# chooses among them, and NEWER=. is all. SUITE may also be "testing".
+SUITE ?= trixie
+NEWER ?= ^(TestStart|TestStockStart|TestStockSays|TestServiceRestarts)$$
+LIBVIRT_ROOTS := $(CURDIR)/bin/libvirt-roots
+
+.PHONY: test-libvirt-newer
+test-libvirt-newer: ## the most important of test-libvirt with the libvirt and QEMU of Debian 13
+	@scripts/deps.sh $(DEPS_LIBVIRT_TEST)
+	@scripts/libvirt-root.sh $(LIBVIRT_ROOTS) $(SUITE)
+	LIBVIRT=1 LIBVIRT_ROOT=$(LIBVIRT_ROOTS)/$(SUITE) $(GO) test -count=1 -timeout 15m -tags "$(TAGS)" $(TEST_EXEC) \
+		$(TESTFLAGS) -run '$(NEWER)' ./libvirt/host
+
+.PHONY: test-virtqemud
+test-virtqemud: ## the same with libvirt's modular daemon virtqemud, which is built for that; half a gigabyte, minutes
+	@scripts/deps.sh $(DEPS_LIBVIRT_TEST)
+	@scripts/libvirt-root.sh --virtqemud $(LIBVIRT_ROOTS) $(SUITE)
+	LIBVIRT=1 LIBVIRT_DAEMON=virtqemud LIBVIRT_ROOT=$(LIBVIRT_ROOTS)/$(SUITE) $(GO) test -count=1 -timeout 15m \
+		-tags "$(TAGS)" $(TEST_EXEC) $(TESTFLAGS) -run '$(NEWER)' ./libvirt/host
+
 .PHONY: bench-libvirt
 bench-libvirt: ## the lock driver side by side with virtlockd, into docs/benchmarks.md
 	@scripts/deps.sh $(DEPS_LIBVIRT_TEST) dbus-broker

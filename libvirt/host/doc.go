@@ -1,7 +1,8 @@
 // Package host runs libvirt hosts on this machine for tests of the lock driver:
 // each is the real libvirtd in a mount and UTS namespace of its own, with its own
 // /etc/libvirt, /run, /var/lib/libvirt, host name and host UUID, and starts real
-// QEMU guests of 64 MiB under emulation.
+// QEMU guests of 64 MiB under emulation. A host may have another root file system, with
+// a newer libvirt and QEMU than this machine's.
 //
 //	func TestMain(m *testing.M) {
 //		host.Main() // this program is also the first process of each host

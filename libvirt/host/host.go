@@ -2,6 +2,7 @@ package host
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,6 +39,11 @@ type Config struct {
 	Preload string
 	// Cache keeps what libvirtd has found out about QEMU, for all hosts of the test program.
 	Cache string
+	// Root is a root file system with another libvirt and QEMU than this machine's, or
+	// "": then libvirtd runs in it, as chroot(8) does it.
+	Root string
+	// Daemon is "virtqemud" for libvirt's modular daemon in place of libvirtd.
+	Daemon string
 }
 
 // Host is a libvirt host.
@@ -46,6 +52,8 @@ type Host struct {
 
 	t       testing.TB
 	bus     string
+	root    string // Config.Root
+	daemon  string // libvirtd, or what Config.Daemon names
 	cmd     *exec.Cmd
 	control io.WriteCloser
 	started chan string
@@ -58,7 +66,8 @@ type Host struct {
 // Start makes a host and starts libvirtd on it, or fails the test. The host ends with the test.
 func Start(t testing.TB, c Config) *Host {
 	t.Helper()
-	h := &Host{Name: c.Name, t: t, bus: c.Bus, started: make(chan string), ends: map[int]chan struct{}{}}
+	h := &Host{Name: c.Name, t: t, bus: c.Bus, root: c.Root, daemon: cmp.Or(c.Daemon, "libvirtd"),
+		started: make(chan string), ends: map[int]chan struct{}{}}
 	// Not t.TempDir: the path of a socket may have only 107 bytes.
 	parent, err := os.MkdirTemp("", "host")
 	must(t, err)
@@ -80,6 +89,7 @@ func UUID(name string) string {
 // write makes the files of the host, and the list of what is mounted where.
 func (h *Host) write(c Config) error {
 	files := Files(UUID(c.Name), h.Log(), c.Driver)
+	files["/etc/libvirt/virtqemud.conf"] = files["/etc/libvirt/libvirtd.conf"]
 	if c.Virtlockd != "" {
 		files["/etc/libvirt/qemu.conf"] = strings.ReplaceAll(qemuConf, `"dlmlock"`, `"lockd"`)
 		files["/etc/libvirt/qemu-lockd.conf"] = c.Lockd
@@ -121,7 +131,7 @@ func (h *Host) write(c Config) error {
 		own[dir] = filepath.Join(h.Dir, dir)
 	}
 	for dir, from := range own {
-		if err := errors.Join(os.MkdirAll(from, 0o755), os.MkdirAll(dir, 0o755)); err != nil {
+		if err := errors.Join(os.MkdirAll(from, 0o755), os.MkdirAll(c.Root+dir, 0o755)); err != nil {
 			return err
 		}
 		binds = append(binds, from+" "+dir)
@@ -147,8 +157,8 @@ func (h *Host) run(preload string) error {
 		return err
 	}
 	h.cmd = exec.Command(self)
-	h.cmd.Env = append(os.Environ(), reaperDir+"="+h.Dir, reaperPreload+"="+preload, "DBUS_SYSTEM_BUS_ADDRESS="+h.bus,
-		"LC_ALL=C.UTF-8")
+	h.cmd.Env = append(os.Environ(), reaperDir+"="+h.Dir, reaperPreload+"="+preload, reaperRoot+"="+h.root,
+		reaperDaemon+"="+h.daemon, "DBUS_SYSTEM_BUS_ADDRESS="+h.bus, "LC_ALL=C.UTF-8")
 	h.cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS | unix.CLONE_NEWUTS, Setpgid: true}
 	h.cmd.Stderr = os.Stderr
 	if h.control, err = h.cmd.StdinPipe(); err != nil {
@@ -281,7 +291,11 @@ func (h *Host) Ended(pid int) <-chan struct{} {
 
 // URI is where this machine's libvirt clients reach the host.
 func (h *Host) URI() string {
-	return fmt.Sprintf("qemu+unix:///system?socket=/proc/%d/root/run/libvirt/libvirt-sock", h.cmd.Process.Pid)
+	socket := "libvirt-sock"
+	if h.daemon != "libvirtd" {
+		socket = h.daemon + "-sock"
+	}
+	return fmt.Sprintf("qemu+unix:///system?socket=/proc/%d/root/run/libvirt/%s", h.cmd.Process.Pid, socket)
 }
 
 // MountNamespace is the file of the host's own one.

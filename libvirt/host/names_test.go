@@ -221,7 +221,8 @@ func TestOneFileManyMounts(t *testing.T) {
 	h.virsh("start", "web")
 	r.now("web: img/a.img EX")
 	in := "--mount=" + h.MountNamespace()
-	out, err := exec.Command("nsenter", in, "mount", "--bind", r.dir+"/img", r.dir+"/bound").CombinedOutput()
+	dir := built.root + r.dir // libvirtd's root is a mount of its own
+	out, err := exec.Command("nsenter", in, "mount", "--bind", dir+"/img", dir+"/bound").CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	require.Contains(t, h.refused("start", "db"), "web: "+r.dir+"/img/a.img")
 	h.virsh("destroy", "web")

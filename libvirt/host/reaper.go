@@ -17,8 +17,13 @@ import (
 // reaperDir tells Main to be a host's first process, and names its directory.
 const reaperDir = "LIBVIRT_HOST_DIR"
 
-// reaperPreload becomes libvirtd's LD_PRELOAD.
-const reaperPreload = "LIBVIRT_HOST_PRELOAD"
+// What else the first process gets in its environment: libvirtd's LD_PRELOAD, the root
+// that it runs in ("" is this machine's), and its name.
+const (
+	reaperPreload = "LIBVIRT_HOST_PRELOAD"
+	reaperRoot    = "LIBVIRT_HOST_ROOT"
+	reaperDaemon  = "LIBVIRT_HOST_DAEMON"
+)
 
 // Main returns at once, unless this program was started as the first process of
 // a host; then it does not return. TestMain calls it first.
@@ -40,8 +45,8 @@ func Main() {
 	reap()
 }
 
-// enter makes the host, in the namespaces that this process was started in.
-// Directories in dir/root are put over those of this machine.
+// enter makes the host, in the namespaces that this process was started in. The file
+// dir/binds lists what is mounted over which path of the host's root.
 func enter(dir string) error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("becoming a subreaper: %w", err)
@@ -58,17 +63,41 @@ func enter(dir string) error {
 			return err
 		}
 	}
+	root := os.Getenv(reaperRoot)
+	if err := furnish(root); err != nil {
+		return err
+	}
 	binds, err := os.ReadFile(filepath.Join(dir, "binds"))
 	if err != nil {
 		return err
 	}
 	for line := range strings.Lines(string(binds)) {
 		from, to, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if err := unix.Mount(from, to, "", unix.MS_BIND, ""); err != nil {
-			return fmt.Errorf("mounting %s on %s: %w", from, to, err)
+		if err := unix.Mount(from, root+to, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("mounting %s on %s: %w", from, root+to, err)
 		}
 	}
 	fmt.Println("ready")
+	return nil
+}
+
+// furnish mounts in a root of its own what the host shares with this machine, and the
+// host's /run.
+func furnish(root string) error {
+	if root == "" {
+		return nil
+	}
+	if err := unix.Mount(root, root, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("mounting %s: %w", root, err)
+	}
+	for _, dir := range []string{"/dev", "/proc", "/sys", "/run", os.TempDir()} {
+		if err := os.MkdirAll(root+dir, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount(dir, root+dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+			return fmt.Errorf("mounting %s in %s: %w", dir, root, err)
+		}
+	}
 	return nil
 }
 
@@ -85,8 +114,9 @@ func obey() {
 			fmt.Println("error", err)
 			continue
 		}
-		p, err := os.StartProcess("/usr/sbin/libvirtd", []string{"libvirtd"}, &os.ProcAttr{
-			Env: libvirtdEnv(), Files: []*os.File{nil, out, out}, Sys: &unix.SysProcAttr{Setsid: true}})
+		name := os.Getenv(reaperDaemon)
+		p, err := os.StartProcess("/usr/sbin/"+name, []string{name}, &os.ProcAttr{Env: libvirtdEnv(), Dir: "/",
+			Files: []*os.File{nil, out, out}, Sys: &unix.SysProcAttr{Setsid: true, Chroot: os.Getenv(reaperRoot)}})
 		out.Close()
 		if err != nil {
 			fmt.Println("error", err)

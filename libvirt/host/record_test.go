@@ -25,9 +25,29 @@ import (
 var update = flag.Bool("update", false, "record what libvirtd says to virtlockd anew, with the libvirt that is "+
 	"installed")
 
-// recorded is what libvirtd 9.0.0 with its own lock driver has said to virtlockd, and
-// what that has answered. Package virtlockd holds the service against it.
-const recorded = root + "/virtlockd/testdata/libvirtd-9.0.0.golden"
+// recorded is the file with what a release of libvirtd with its own lock driver has
+// said to its virtlockd, and what that has answered. Package virtlockd holds the service
+// against it.
+func recorded(release string) string {
+	return root + "/virtlockd/testdata/libvirtd-" + release + ".golden"
+}
+
+// release is that of the libvirt which is used, such as "9.0.0".
+func release(t *testing.T) string {
+	cmd := inRoot("libvirtd", "--version")
+	out, err := cmd.Output()
+	require.NoError(t, err, cmd)
+	fields := strings.Fields(string(out))
+	return fields[len(fields)-1]
+}
+
+// inRoot is a command in the root file system of the libvirt which is used.
+func inRoot(argv ...string) *exec.Cmd {
+	if built.root != "" {
+		argv = append([]string{"chroot", built.root}, argv...)
+	}
+	return exec.Command(argv[0], argv[1:]...)
+}
 
 // recorder stands between libvirtd and what serves its lock driver.
 type recorder struct {
@@ -146,7 +166,7 @@ func (r *recorder) step(name string, do func()) {
 const fixed = "/dev/shm/virtlockd-golden"
 
 // TestStockSays has libvirtd say what it says to its lock daemon, and holds that
-// against the recording, which was made in front of the real virtlockd.
+// against the recording of its release, which was made in front of the real virtlockd.
 func TestStockSays(t *testing.T) {
 	r := startWith(t, stock, fmt.Sprintf("[virtlockd.lockspaces]\n%q = \"libvirt\"\n", fixed+"/files"))
 	_ = os.RemoveAll(fixed)
@@ -159,12 +179,13 @@ func TestStockSays(t *testing.T) {
 	at := filepath.Join(r.dir, "recorder")
 	rec := record(t, at, to)
 	rec.play(r, at)
-	text := "# What libvirtd 9.0.0 says to virtlockd, and is answered; recorded with\n" +
+	version := release(t)
+	text := "# What libvirtd " + version + " says to virtlockd, and is answered; recorded with\n" +
 		"# \"LIBVIRT=1 go test ./libvirt/host -run TestStockSays -update\".\n" + rec.story.String()
 	if *update {
-		require.NoError(t, os.WriteFile(recorded, []byte(text), 0o644))
+		require.NoError(t, os.WriteFile(recorded(version), []byte(text), 0o644))
 	}
-	want, err := os.ReadFile(recorded)
+	want, err := os.ReadFile(recorded(version))
 	require.NoError(t, err)
 	require.Equal(t, requests(string(want)), requests(text))
 }
@@ -186,8 +207,7 @@ func (rec *recorder) play(r *rig, at string) {
 	}
 	start := func(name, lockd string) (h *machine) {
 		rec.step("libvirtd starts: "+name, func() {
-			h = &machine{Host: host.Start(r.t, host.Config{Name: name, Bus: r.bus.Address, Virtlockd: at, Lockd: lockd,
-				Install: built.install, Cache: built.cache}), rig: r}
+			h = r.stockHostAt(at, name, lockd)
 		})
 		return h
 	}
@@ -206,8 +226,10 @@ func (rec *recorder) play(r *rig, at string) {
 
 // realVirtlockd starts virtlockd in a mount namespace of its own.
 func realVirtlockd(t *testing.T) (socket string) {
-	cmd := exec.Command("unshare", "--mount", "sh", "-ec",
-		"mount -t tmpfs tmpfs /run; exec virtlockd --config /dev/null --pid-file /run/virtlockd.pid")
+	virtlockd := inRoot("virtlockd", "--config", "/dev/null", "--pid-file", "/run/virtlockd.pid")
+	cmd := exec.Command("unshare", append([]string{"--mount", "sh", "-ec", `mount -t tmpfs tmpfs /run
+[ -z "$0" ] || for dir in dev proc sys run tmp; do mount --rbind /$dir "$0/$dir"; done
+exec "$@"`, built.root}, virtlockd.Args...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {

@@ -28,8 +28,9 @@ const (
 
 // built is what TestMain has made: the service, the lock driver as "make
 // install-libvirt" installs it, the runtime of its sanitizer if it has one, and a
-// place for libvirt's knowledge of QEMU.
-var built struct{ daemon, install, preload, cache string }
+// place for libvirt's knowledge of QEMU. root is the root file system that libvirtd
+// runs in, "" for this machine's, and libvirtd the name of the daemon that is used.
+var built struct{ daemon, install, preload, cache, root, libvirtd string }
 
 func TestMain(m *testing.M) {
 	host.Main()
@@ -51,8 +52,16 @@ func TestMain(m *testing.M) {
 }
 
 // build fills built. With LIBVIRT_SANITIZE=1 the lock driver is the one for the
-// address and undefined behaviour sanitizers.
+// address and undefined behaviour sanitizers. With LIBVIRT_ROOT the hosts run the
+// libvirt and QEMU of that root file system, and with LIBVIRT_DAEMON=virtqemud
+// libvirt's modular daemon.
 func build(dir string) error {
+	if built.libvirtd = os.Getenv("LIBVIRT_DAEMON"); os.Getenv("LIBVIRT_ROOT") != "" {
+		var err error
+		if built.root, err = filepath.Abs(os.Getenv("LIBVIRT_ROOT")); err != nil {
+			return err
+		}
+	}
 	built.daemon, built.install, built.cache = filepath.Join(dir, "dlmlockd"), filepath.Join(dir, "install"),
 		filepath.Join(dir, "cache")
 	install := []string{"make", "--no-print-directory", "-C", root, "install-libvirt", "DESTDIR=" + built.install}
@@ -136,8 +145,13 @@ func (r *rig) host(name, driver string) *machine {
 // stockHost starts a host with libvirt's own driver; lockd is the text of its
 // qemu-lockd.conf.
 func (r *rig) stockHost(name, lockd string) *machine {
-	return &machine{Host: host.Start(r.t, host.Config{Name: name, Bus: r.bus.Address, Virtlockd: r.virtlockd(),
-		Lockd: lockd, Install: built.install, Cache: built.cache}), rig: r}
+	return r.stockHostAt(r.virtlockd(), name, lockd)
+}
+
+// stockHostAt is stockHost with another socket in the place of virtlockd's.
+func (r *rig) stockHostAt(socket, name, lockd string) *machine {
+	return &machine{Host: host.Start(r.t, host.Config{Name: name, Bus: r.bus.Address, Virtlockd: socket, Lockd: lockd,
+		Install: built.install, Cache: built.cache, Root: built.root, Daemon: built.libvirtd}), rig: r}
 }
 
 // virtlockd is the socket for libvirt's own driver.
@@ -154,7 +168,8 @@ func (r *rig) inUse(domain, path string) string {
 // hostOn is host with another bus.
 func (r *rig) hostOn(bus, name, driver string) *machine {
 	return &machine{Host: host.Start(r.t, host.Config{Name: name, Bus: bus, Driver: driver,
-		Install: built.install, Preload: built.preload, Cache: built.cache}), rig: r}
+		Install: built.install, Preload: built.preload, Cache: built.cache, Root: built.root,
+		Daemon: built.libvirtd}), rig: r}
 }
 
 func (r *rig) startDaemon() {
