@@ -109,6 +109,15 @@ func (d *Door) OpenAs(name string, creds Credentials) *Session {
 	return s
 }
 
+// Reopen is OpenAs for a session of an earlier process, in the name space that it had
+// there, which was opened at the time seen since the boot; 0: not known.
+func (d *Door) Reopen(s api.Session, seen time.Duration, creds Credentials) *Session {
+	r := d.Open("", nil)
+	r.name, r.seen = s, seen
+	r.belong(&creds)
+	return r
+}
+
 // sinceBoot is the time in which start times of processes are counted (proc(5));
 // 0: it can't be told.
 func sinceBoot() time.Duration {

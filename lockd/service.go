@@ -43,7 +43,10 @@ type Config struct {
 	Quorum   api.Quorum     // what was known of it when the node was asked for
 	// Sessions are the name spaces of the sessions that the front ends serve.
 	// Recorded sessions of other name spaces have ended.
-	Sessions   []api.Session
+	Sessions []api.Session
+	// Kept are sessions of earlier processes that have not ended, whatever their
+	// name space: their connections were kept while no process served them.
+	Kept       map[api.Session]struct{}
 	Lockspaces []string // joined at the start
 	// RawValues names the lockspaces whose value blocks are the clients': there
 	// are no fencing tokens and no names of holders in them.
@@ -140,7 +143,7 @@ func New(cfg Config) *Service {
 	s.t = table.New(table.Config{
 		Settings: table.Settings{Limits: cfg.Limits, OpTimeout: cfg.OpTimeout, Helpers: cfg.Helpers},
 		Instance: cfg.Instance, Engine: cfg.Engine.Name(), Node: cfg.Node, Quorum: cfg.Quorum, Sessions: cfg.Sessions,
-		RawValues: cfg.RawValues, Epoch: cfg.TokenEpoch, Seed: maphash.MakeSeed(),
+		Kept: cfg.Kept, RawValues: cfg.RawValues, Epoch: cfg.TokenEpoch, Seed: maphash.MakeSeed(),
 	})
 	s.journal = journal.New(cfg.Journal, s.appended, func(err error) { s.post(func() { s.t.JournalHealth(err) }) })
 	s.status = s.t.Status()

@@ -179,14 +179,24 @@ func (a *acquire) leave(c *call, why error) {
 	a.mu.Unlock()
 	switch {
 	case held != 0:
-		c.door.unhold(held, c)
-		c.Fail(why)
+		c.endHeld(held, why)
 	case a.queues:
 		a.withdraw(c, why)
 	}
 	if a.pipe != nil && errors.Is(why, api.Canceled) {
 		a.pipe.close()
 	}
+}
+
+// endHeld ends a call that goes on about a lock. If the service ends, the next start
+// goes on with that of a kept connection.
+func (c *call) endHeld(ref api.Ref, why error) {
+	c.door.unhold(ref, c)
+	if c.conn.kept != "" && errors.Is(why, errEnding) {
+		c.Drop()
+		return
+	}
+	c.Fail(why)
 }
 
 func (a *acquire) granted(c *call, g api.Grant, err error) {
@@ -207,9 +217,9 @@ func (a *acquire) granted(c *call, g api.Grant, err error) {
 		a.held = g.Ref
 		a.mu.Unlock()
 		c.door.hold(g.Ref, c)
-		c.tell(out)
-	default:
-		c.reply(out)
+		c.replies.Add(message{make: func() any { return out }, more: true, keep: true, held: g.Ref})
+	case c.Answer():
+		c.replies.Add(message{parameters: out, keep: a.Lifetime != nil && *a.Lifetime == "connection"})
 	}
 	c.door.asked(&g)
 }
@@ -268,7 +278,10 @@ func (a *acquireMany) run(c *call) {
 			out.Granted[i] = *grantOf(&grants[i])
 			c.door.asked(&grants[i])
 		}
-		c.reply(out)
+		if c.Answer() {
+			keep := a.Lifetime != nil && *a.Lifetime == "connection" && len(grants) > 0
+			c.replies.Add(message{parameters: out, keep: keep})
+		}
 	})
 }
 

@@ -35,6 +35,8 @@ type message struct {
 	err        error               // instead of parameters
 	more       bool                // others follow
 	file       *pipe               // beside the message: its end for the client
+	keep       bool                // a lock hangs on the connection now
+	held       api.Ref             // with more and keep: the lock that the call goes on about
 	fill       func(c *call) error // instead of all that: writes all replies
 	pump       func(c *call) error // with more: writes many replies that others follow
 	dropped    bool                // nobody waits for an answer
@@ -62,7 +64,9 @@ func (silent) allow() bool { return false }
 func (h handler) Serve(ctx context.Context, w *wire.Call) {
 	cn := w.Conn.Data.(*conn)
 	c := &call{door: h.d, conn: cn, wire: w, replies: queue.New[message](0)}
-	c.Name, c.in = inputOf(w)
+	if c.Name, c.in = inputOf(w); w.Resumed != 0 {
+		c.Name, c.in = resume(w)
+	}
 	c.Size = w.Size()
 	session := cn.begin(w.Oneway)
 	defer cn.finish()
@@ -105,7 +109,7 @@ func (m *direct) run(c *call) {
 
 // submit reads the parameters and submits the call.
 func (c *call) submit(session *frontend.Session) {
-	if _, alone := c.in.(*direct); !alone {
+	if _, alone := c.in.(*direct); !alone && c.wire.Resumed == 0 {
 		if err := wire.Decode(c.wire.Parameters, c.in); err != nil {
 			session.Refuse(&c.Call, c, parameterError(err))
 			return
@@ -238,7 +242,9 @@ func (c *call) writeOne(m *message) (last bool) {
 		return false
 	case m.more:
 		c.unread.Add(-1)
+		c.keep(m)
 		n, err := c.wire.Continue(m.make())
+		c.stepKept("a reply of a kept connection is written")
 		if c.pay(n); err != nil {
 			c.leave(errUntaken)
 		}
@@ -249,7 +255,9 @@ func (c *call) writeOne(m *message) (last bool) {
 	// bytes go out.
 	c.Release()
 	c.Sent(0)
+	c.keep(m)
 	n, err := c.writeLast(m)
+	c.stepKept("the last reply of a kept connection is written")
 	c.pay(n)
 	c.ended(err)
 	return true
@@ -273,6 +281,26 @@ func (c *call) writeLast(m *message) (n int, err error) {
 		return c.wire.ReplyFile(m.parameters, m.file.theirs)
 	}
 	return c.wire.Reply(m.parameters)
+}
+
+// keep has what the lock hangs on kept, before its caller is told of the grant.
+func (c *call) keep(m *message) {
+	switch {
+	case m.file != nil:
+		m.file.keep()
+	case m.keep:
+		c.conn.keep(c.wire.Conn, m.held)
+		if m.held != 0 {
+			c.wire.GoOn()
+		}
+	}
+	c.stepKept("write a reply of a kept connection")
+}
+
+func (c *call) stepKept(name string) {
+	if c.conn.kept != "" {
+		c.door.step(name)
+	}
 }
 
 func (c *call) ended(err error) {

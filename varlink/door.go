@@ -10,6 +10,7 @@ import (
 	"math"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/lockd/api"
@@ -26,6 +27,13 @@ type Config struct {
 	Commit    string
 	BuildDate string
 	StateFile string // its path
+
+	// Keeper keeps connections and descriptors that locks hang on for the next start of
+	// the service; nil: they end with this one.
+	Keeper Keeper
+	// OnStep is called before each step in which something is kept, or said to somebody
+	// whose connection is. It is for tests that end the process there.
+	OnStep func(step string)
 
 	MaxConnections int // of all users but root; 0: wire.DefaultMaxConnections
 	MaxPerUser     int // 0: wire.DefaultMaxPerUser
@@ -47,6 +55,9 @@ type Door struct {
 	server *wire.Server
 	ending context.Context // ends with Shutdown: calls without an end of their own end then
 	end    context.CancelFunc
+	shelf  shelf
+	// inherited is what an earlier process has kept, from Inherit to Restore.
+	inherited []inheritance
 
 	mu      sync.Mutex
 	holders map[api.Ref]map[*call]struct{} // the calls that go on after their grant
@@ -69,6 +80,7 @@ func New(cfg Config) *Door {
 	d.door = cfg.Core.Door(d.space, frontend.DoorConfig{Serial: true})
 	d.server = wire.New(wire.Config{Handler: handler{d}, Log: d.log,
 		MaxConnections: cfg.MaxConnections, MaxPerUser: cfg.MaxPerUser})
+	d.shelf = shelf{keeper: cfg.Keeper, log: d.log, users: map[uint32]int{}}
 	d.door.Listen(d.event)
 	d.ending, d.end = context.WithCancel(context.Background())
 	return d
@@ -107,7 +119,7 @@ func (d *Door) Shutdown(ctx context.Context) error {
 	d.mu.Lock()
 	for _, pipes := range d.pipes {
 		for p := range pipes {
-			p.lose()
+			_ = p.ours.Close() // without telling who has the other end: a copy may be kept
 		}
 	}
 	d.mu.Unlock()
@@ -121,6 +133,9 @@ type conn struct {
 	door  *Door
 	creds frontend.Credentials
 	id    uint64
+	first api.Session   // the first session's name
+	seen  time.Duration // since the boot: when the client has connected
+	kept  string        // what it is kept as; "": it is not. For the goroutine that serves the calls
 
 	mu      sync.Mutex
 	session *frontend.Session // nil: none is open
@@ -134,8 +149,8 @@ type handler struct{ d *Door }
 
 // Open implements wire.Handler.
 func (h handler) Open(w *wire.Conn) {
-	c := &conn{door: h.d, id: w.ID}
 	p := &w.Peer
+	c := &conn{door: h.d, id: w.ID, first: h.d.space + api.Session(fmt.Sprint(w.ID)), seen: p.Seen}
 	c.creds = frontend.Credentials{UID: p.UID, GIDs: append([]uint32{p.GID}, p.GIDs...), PID: p.PID}
 	if p.UID != 0 { // nobody is asked about root
 		start, err := p.Start()
@@ -145,6 +160,9 @@ func (h handler) Open(w *wire.Conn) {
 		c.creds.Start = start
 	}
 	w.Data = c
+	if i, ok := w.Restored.(*inheritance); ok {
+		c.restore(i)
+	}
 }
 
 // noStart is the start time of no process. A caller whose process has ended before
@@ -202,12 +220,14 @@ func (handler) HungUp(w *wire.Conn) {
 }
 
 // Close implements wire.Handler. When the service ends, the locks of the
-// connection stay as they are; the next start releases them.
+// connection stay as they are; the next start releases them, unless the connection
+// is kept.
 func (h handler) Close(w *wire.Conn) {
 	c := w.Data.(*conn)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if h.d.ending.Err() == nil || c.gone {
 		c.closeSession()
+		c.unkeep()
 	}
 }

@@ -1,7 +1,6 @@
 package varlink
 
 import (
-	"errors"
 	"os"
 	"sync"
 
@@ -19,8 +18,11 @@ type pipe struct {
 	ours    *os.File
 	theirs  *os.File
 	session *frontend.Session
+	uid     uint32
 	ref     api.Ref // the lock; 0 until it is granted. Written with door.mu held
 	once    sync.Once
+	keptMu  sync.Mutex
+	kept    string // what a copy of ours is kept as; "" where there is none. keptMu guards it
 }
 
 // open makes the pipe and the session.
@@ -32,7 +34,7 @@ func (p *pipe) open(c *call) (err error) {
 	c.conn.mu.Lock()
 	session := c.conn.name()
 	c.conn.mu.Unlock()
-	p.session = c.door.door.OpenAs(session, c.conn.creds)
+	p.session, p.uid = c.door.door.OpenAs(session, c.conn.creds), c.conn.creds.UID
 	return nil
 }
 
@@ -60,6 +62,11 @@ func (p *pipe) sent(err error) {
 		return
 	}
 	_ = p.theirs.Close()
+	p.startWatch()
+}
+
+// startWatch has watch run, unless the service ends.
+func (p *pipe) startWatch() {
 	d := p.door
 	d.mu.Lock()
 	ending := d.ending.Err() != nil
@@ -69,7 +76,7 @@ func (p *pipe) sent(err error) {
 	}
 	d.mu.Unlock()
 	if ending {
-		p.lose()
+		_ = p.ours.Close()
 		p.forget()
 	}
 }
@@ -90,12 +97,13 @@ func (p *pipe) close() {
 		p.session.Close()
 		_ = p.ours.Close()
 		_ = p.theirs.Close()
+		p.unkeep()
 	})
 }
 
 // watch waits until nobody has the descriptor any more. What somebody writes into
-// the pipe is not read. When the service ends, the lock stays as it is, and the
-// next start releases it.
+// the pipe is not read. When the service ends, the lock stays as it is: the next
+// start goes on if there is a copy, and releases it otherwise.
 func (p *pipe) watch() {
 	d := p.door
 	defer d.work.Done()
@@ -108,12 +116,15 @@ func (p *pipe) watch() {
 		})
 	}
 	p.forget()
-	if d.ending.Err() != nil && errors.Is(err, os.ErrClosed) {
-		return
+	if d.ending.Err() != nil && err != nil {
+		return // it was closed here
 	}
 	p.close()
 }
 
 // lose tells whoever has the descriptor that the lock does not hang on it any more:
 // a write into it fails, and poll(2) says POLLERR.
-func (p *pipe) lose() { _ = p.ours.Close() }
+func (p *pipe) lose() {
+	_ = p.ours.Close()
+	p.unkeep()
+}

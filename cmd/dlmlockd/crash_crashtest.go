@@ -5,6 +5,7 @@ package main
 import (
 	"os"
 	"strconv"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,8 +26,9 @@ func init() {
 	if err != nil {
 		return
 	}
+	var steps atomic.Int64 // of the owner goroutine, and of connections
 	onStep = func(string) {
-		if n--; n == 0 {
+		if steps.Add(1) == int64(n) {
 			_ = unix.Kill(os.Getpid(), unix.SIGKILL)
 			select {} // the signal is on its way
 		}

@@ -71,6 +71,9 @@ type daemon struct {
 	varlink          *varlink.Door // nil: Varlink is not served
 	varlinkSockets   []*net.UnixListener
 	varlinkActivated bool // systemd listens, too
+
+	store *fdStore   // nil: there is none
+	kept  []*os.File // what an earlier process has put there, until the door has it
 }
 
 // serve runs the service until ctx ends or nobody needs it (nil), or something fails for good. read
@@ -88,10 +91,11 @@ func serve(ctx context.Context, o options, read func() (options, error), control
 	}
 	tellFaults(log, faults)
 	d.settings, d.helpers = newSettings(conf), conf.policies
-	inherited, err := inheritedSockets()
-	if err != nil {
-		return err
+	inherited := inheritDescriptors()
+	if d.store, err = newFDStore(os.Getenv, log); err != nil {
+		log.Warn("locks of Varlink connections end when the service is restarted", "err", err)
 	}
+	defer d.store.close()
 	if err := d.openState(ctx); err != nil {
 		return err
 	}
@@ -109,6 +113,7 @@ func serve(ctx context.Context, o options, read func() (options, error), control
 		}
 	}()
 	inherited.closeRest(log)
+	d.kept = inherited.kept
 	if err := d.connect(ctx); err != nil {
 		return err
 	}
@@ -223,6 +228,9 @@ func (d *daemon) build() {
 	d.notices.to = d.core.Notify
 	c := d.serviceConfig()
 	c.Sessions = d.sessions()
+	if d.varlink != nil {
+		c.Kept = d.varlink.Kept()
+	}
 	c.Lockspaces, c.Limits = d.lockspaces(d.opts), limits(d.opts.Limits)
 	c.Notify, c.OnStep = d.notices.notify, onStep
 	c.Helpers, c.RunLost = d.helpers, d.runner.Run

@@ -111,6 +111,7 @@ type running struct {
 	change *sync.Cond
 	told   []string // what it told systemd, line by line
 	stderr bytes.Buffer
+	keeps  *manager // takes its descriptors; nil: nobody does
 }
 
 // Write takes the daemon's log.
@@ -131,7 +132,13 @@ func (p *running) log() string {
 // for anything.
 func launch(t *testing.T, path, address, dir string, env []string, args ...string) *running {
 	t.Helper()
-	p := &running{exited: make(chan struct{})}
+	return launchKept(t, nil, path, address, dir, env, args...)
+}
+
+// launchKept is launch by a service manager with a store for descriptors.
+func launchKept(t *testing.T, m *manager, path, address, dir string, env []string, args ...string) *running {
+	t.Helper()
+	p := &running{exited: make(chan struct{}), keeps: m}
 	p.change = sync.NewCond(&p.mu)
 	socketDir, err := os.MkdirTemp("", "notify")
 	require.NoError(t, err)
@@ -143,6 +150,9 @@ func launch(t *testing.T, path, address, dir string, env []string, args ...strin
 	p.cmd.Stderr = p
 	p.cmd.Env = append(append(os.Environ(), "NOTIFY_SOCKET="+socket), env...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if m != nil {
+		m.passOn(t, p.cmd)
+	}
 	require.NoError(t, p.cmd.Start())
 	heard := make(chan struct{})
 	go func() {
@@ -174,9 +184,12 @@ func launch(t *testing.T, path, address, dir string, env []string, args ...strin
 const lastMessage = "X_END=1"
 
 func (p *running) listen(conn *net.UnixConn) {
-	buf := make([]byte, 64<<10)
+	buf, rights := make([]byte, 64<<10), make([]byte, 1024)
 	for {
-		n, err := conn.Read(buf)
+		n, nr, _, _, err := conn.ReadMsgUnix(buf, rights)
+		if p.keeps != nil {
+			p.keeps.take(string(buf[:n]), rights[:nr])
+		}
 		if err != nil || string(buf[:n]) == lastMessage {
 			return
 		}

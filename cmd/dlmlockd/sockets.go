@@ -1,40 +1,65 @@
 package main
 
 import (
+	"fmt"
 	"log/slog"
 	"net"
+	"os"
 
 	"github.com/coreos/go-systemd/v22/activation"
+
+	"github.com/dlmlock/dlmlockd/varlink"
 )
 
-// sockets are those that systemd has passed on, by FileDescriptorName=
-// (sd_listen_fds(3)), which is the unit's name unless the unit says otherwise.
-type sockets map[string][]net.Listener
+// inherited are the descriptors that systemd has passed on, by their names
+// (sd_listen_fds(3)).
+type inherited struct {
+	// sockets are those that systemd listens at, by FileDescriptorName=, which is the
+	// unit's name unless the unit says otherwise.
+	sockets map[string][]net.Listener
+	// kept are those that an earlier process has put into the store.
+	kept []*os.File
+	// odd are those that are neither.
+	odd []string
+}
 
-// inheritedSockets takes them over: no process that this one starts gets them.
-func inheritedSockets() (sockets, error) {
-	all, err := activation.ListenersWithNames()
-	return all, err
+// inheritDescriptors takes them over: no process that this one starts gets them.
+func inheritDescriptors() inherited {
+	all := inherited{sockets: map[string][]net.Listener{}}
+	for _, f := range activation.Files(true) {
+		if varlink.IsKept(f.Name()) {
+			all.kept = append(all.kept, f)
+			continue
+		}
+		if l, err := net.FileListener(f); err == nil {
+			all.sockets[f.Name()] = append(all.sockets[f.Name()], l)
+		} else {
+			all.odd = append(all.odd, fmt.Sprintf("%s (%v)", f.Name(), err))
+		}
+		_ = f.Close()
+	}
+	return all
 }
 
 // take returns the sockets of these names.
-func (s sockets) take(names ...string) (found []net.Listener) {
+func (i *inherited) take(names ...string) (found []net.Listener) {
 	for _, name := range names {
-		found = append(found, s[name]...)
-		delete(s, name)
+		found = append(found, i.sockets[name]...)
+		delete(i.sockets, name)
 	}
 	return found
 }
 
 // closeRest closes what nobody has taken: a client would wait there for ever.
-func (s sockets) closeRest(log *slog.Logger) {
-	for name, listeners := range s {
+func (i *inherited) closeRest(log *slog.Logger) {
+	for name, listeners := range i.sockets {
 		log.Error("systemd passes on a socket that the service has no use for; "+
 			"FileDescriptorName= in its unit must be varlink or virtlockd", "name", name)
 		for _, l := range listeners {
-			if l != nil {
-				_ = l.Close()
-			}
+			_ = l.Close()
 		}
+	}
+	for _, name := range i.odd {
+		log.Error("systemd passes on a descriptor that the service has no use for", "name", name)
 	}
 }

@@ -62,12 +62,32 @@ func listenForVarlink(path string) (*net.UnixListener, error) {
 // buildVarlink makes the door.
 func (d *daemon) buildVarlink() {
 	if len(d.varlinkSockets) == 0 {
+		d.dropKept()
 		return
 	}
-	d.varlink = varlink.New(varlink.Config{
+	c := varlink.Config{
 		Core: d.core, Log: d.log, LogLevel: d.control, Reload: d.askReload, StateFile: d.file.Path(),
-		Version: thisBuild().Version, Commit: thisBuild().Commit, BuildDate: thisBuild().Date,
-	})
+		Version: thisBuild().Version, Commit: thisBuild().Commit, BuildDate: thisBuild().Date, OnStep: onStep,
+	}
+	if d.store != nil {
+		c.Keeper = d.store
+	}
+	d.varlink = varlink.New(c)
+	for _, f := range d.kept {
+		d.varlink.Inherit(f.Name(), f)
+	}
+	d.kept = nil
+}
+
+// dropKept ends the connections of earlier processes, where Varlink is not served.
+func (d *daemon) dropKept() {
+	for _, f := range d.kept {
+		if d.store != nil {
+			d.store.Drop(f.Name())
+		}
+		_ = f.Close()
+	}
+	d.kept = nil
 }
 
 // serveVarlink lets callers in.
@@ -75,6 +95,7 @@ func (d *daemon) serveVarlink() {
 	if d.varlink == nil {
 		return
 	}
+	d.varlink.Restore()
 	for _, l := range d.varlinkSockets {
 		d.log.Info("Varlink is served", "path", l.Addr().String())
 		go func() {

@@ -82,8 +82,11 @@ func (t *Table) load(r state.Lock) *lock {
 
 // mayLive reports whether a session that an earlier process has recorded may still
 // be there. One of a front end that is not served any more, of another bus, or of
-// a bus that was restarted since, has ended.
+// a bus that was restarted since, has ended, unless it was kept.
 func (t *Table) mayLive(s api.Session) bool {
+	if _, kept := t.conf.Kept[s]; kept {
+		return true
+	}
 	return slices.ContainsFunc(t.conf.Sessions, func(space api.Session) bool {
 		_, ok := s.In(space)
 		return ok

@@ -43,10 +43,11 @@ type Config struct {
 	Instance  string // of the state file: part of the anchors' names
 	Engine    string // the engine's name
 	Node      dlm.NodeInfo
-	Quorum    api.Quorum    // what is known of it
-	Sessions  []api.Session // the name spaces of the front ends that are served
-	RawValues []string      // lockspaces whose value blocks are the clients'
-	Epoch     int64         // of the token clock, as it was noted last
+	Quorum    api.Quorum               // what is known of it
+	Sessions  []api.Session            // the name spaces of the front ends that are served
+	Kept      map[api.Session]struct{} // sessions of earlier processes that have not ended
+	RawValues []string                 // lockspaces whose value blocks are the clients'
+	Epoch     int64                    // of the token clock, as it was noted last
 	Seed      maphash.Seed
 }
 

@@ -18,10 +18,12 @@ type Call struct {
 	More       bool   // the caller takes any number of replies
 	Oneway     bool   // the caller takes none
 	Upgrade    bool   // the caller wants to speak another protocol afterwards
+	Resumed    Mark   // not 0: no new call, but what an earlier process was at (Server.Restore)
 	Conn       *Conn
 
 	size     int // of the message
 	answered bool
+	open     bool
 	dropped  bool
 	written  int // bytes of replies
 	staged   []byte
@@ -34,6 +36,10 @@ func (c *Call) Size() int { return c.size }
 // Written is how many bytes of replies were written so far; err is why the rest of
 // them was not.
 func (c *Call) Written() (n int, err error) { return c.written, c.failed }
+
+// GoOn says before a reply with Continue that the call goes on from then on, for as
+// long as the client likes: a kept connection keeps it.
+func (c *Call) GoOn() { c.open = true }
 
 // Drop ends the call without an answer, since the client is gone or the service
 // ends.
@@ -120,7 +126,7 @@ func (c *Call) write(text []byte, f *os.File) (n int, err error) {
 		return 0, c.failed
 	}
 	defer c.Conn.srv.charge(c.Conn, -len(text))
-	n, c.failed = c.Conn.transmit(text, f)
+	n, c.failed = c.Conn.transmit(text, f, c)
 	c.written += n
 	return n, c.failed
 }

@@ -27,6 +27,8 @@ type Conn struct {
 	Peer Peer
 	// Data is the Handler's own.
 	Data any
+	// Restored is what Restore was given; nil: the connection is a new one.
+	Restored any
 
 	srv  *Server
 	user *user
@@ -49,6 +51,7 @@ type Conn struct {
 	paused  bool  // read waits for room in the queue
 	gone    bool  // the Handler knows that the client is gone
 	sending sending
+	keeping keeping
 }
 
 func newConn(s *Server, sock *net.UnixConn) (*Conn, error) {
@@ -133,6 +136,7 @@ func (c *Conn) push(call *Call) bool {
 	c.mu.Lock()
 	c.queue = append(c.queue, call)
 	c.queued += call.size
+	c.remark()
 	c.wake.Signal()
 	for c.full() && !c.closed {
 		c.paused = true
@@ -172,13 +176,14 @@ func (c *Conn) next() *Call {
 	for len(c.queue) == 0 && !c.eof && !c.closing {
 		c.wake.Wait()
 	}
-	if len(c.queue) == 0 || c.closing {
+	if len(c.queue) == 0 || c.closing && !c.keeping.on {
 		return nil
 	}
 	call := c.queue[0]
 	c.queue[0] = nil
 	c.queue = c.queue[1:]
 	c.queued -= call.size
+	c.begun(call)
 	c.resume()
 	return call
 }
@@ -233,6 +238,7 @@ func (c *Conn) close() error {
 	c.closed = true
 	c.resume()
 	c.mu.Unlock()
+	c.hangUpKept()
 	_ = c.sock.Close()
 	<-c.ended
 	c.cancel()
@@ -251,6 +257,7 @@ func (c *Conn) serveOne(call *Call) bool {
 	c.srv.cfg.Handler.Serve(ctx, call)
 	switch {
 	case call.failed != nil, call.dropped:
+		c.keeping.left = call.dropped
 		return c.noticeHangup()
 	case !call.Oneway && !call.answered:
 		c.srv.log.Error("a Varlink call was not answered", "method", call.Method)
@@ -277,7 +284,7 @@ func (r *messageReader) run() error {
 		if err := r.grow(); err != nil {
 			return err
 		}
-		n, err := r.conn.sock.Read(r.buf[len(r.buf):cap(r.buf)])
+		n, err := r.conn.readSome(r.buf[len(r.buf):cap(r.buf)])
 		if err != nil || n == 0 {
 			return nil
 		}
@@ -287,6 +294,7 @@ func (r *messageReader) run() error {
 			return err
 		}
 		seen = len(r.buf)
+		r.conn.looked(seen > 0)
 	}
 }
 

@@ -175,9 +175,7 @@ func (s *Server) Adopt(sock *net.UnixConn) {
 		_ = sock.Close()
 		return
 	}
-	s.cfg.Handler.Open(c)
-	go c.read()
-	go c.serve()
+	s.start(c)
 }
 
 // admit takes a connection in, if there is room.
@@ -191,7 +189,7 @@ func (s *Server) admit(c *Conn) error {
 		return errors.New("the service is about to end")
 	case !root && u.conns >= s.cfg.MaxPerUser:
 		return fmt.Errorf("user %d has %d connections already", c.Peer.UID, u.conns)
-	case !root && u.credit < 1:
+	case !root && u.credit < 1 && c.Restored == nil:
 		return fmt.Errorf("user %d opens more than %d connections a second", c.Peer.UID, connectionsPerSecond)
 	case !root && s.others >= s.cfg.MaxConnections:
 		return fmt.Errorf("there are %d connections already", s.others)

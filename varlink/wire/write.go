@@ -24,10 +24,11 @@ type sending struct {
 	waited  time.Duration // for the client to read, since the service ends
 }
 
-// transmit writes text, with its first byte the descriptor f, if it is not nil.
-func (c *Conn) transmit(text []byte, f *os.File) (n int, err error) {
+// transmit writes replies of a call, and with the first byte the descriptor f, if it is
+// not nil.
+func (c *Conn) transmit(text []byte, f *os.File, of *Call) (n int, err error) {
 	c.beginWrite()
-	defer c.endWrite()
+	defer func() { c.endWrite(of, err) }()
 	for {
 		var some int
 		if f == nil {
@@ -47,17 +48,22 @@ func (c *Conn) transmit(text []byte, f *os.File) (n int, err error) {
 func (c *Conn) beginWrite() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.sending.active = true
+	c.sending.active, c.keeping.writing = true, true
+	c.remark()
 	if c.closing {
 		c.limitWrite()
 	}
 }
 
-func (c *Conn) endWrite() {
+func (c *Conn) endWrite(of *Call, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.sending.active = false
 	c.countWaited()
+	if err == nil {
+		c.keeping.writing, c.keeping.calling, c.keeping.open = false, !of.answered, of.open
+		c.remark()
+	}
 }
 
 // limitWrite has what is being written time out. c.mu is held.
