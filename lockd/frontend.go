@@ -80,6 +80,14 @@ func (s *Service) List(f api.Filter, done func(api.Page, error)) {
 	}})
 }
 
+// Waits returns a page of those that wait.
+func (s *Service) Waits(f api.Filter, done func(api.WaitsPage, error)) {
+	s.submit(table.Waits{Filter: f}, &waitingCall{done: func(r table.Reply, err error) {
+		listed, _ := r.(table.WaitsReply)
+		done(listed.Page, err)
+	}})
+}
+
 // Join joins a lockspace; one that is joined already is fine.
 func (s *Service) Join(c api.Caller, lockspace string, done func(error)) {
 	s.submit(table.Join{Caller: c, Lockspace: lockspace}, &waitingCall{done: errorTo(done)})

@@ -161,6 +161,10 @@ func (b boundLooker) Queues(lockspace, resource string) (dlm.Queues, error) {
 	return b.to.Queues(b.ctx, lockspace, resource)
 }
 
+func (b boundLooker) QueuesOf(lockspace string, resources []string) ([]dlm.Queues, error) {
+	return b.to.QueuesOf(b.ctx, lockspace, resources)
+}
+
 func (b boundLooker) Orphans(lockspace string) ([]dlm.Orphan, error) {
 	return b.to.Orphans(b.ctx, lockspace)
 }

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -12,34 +13,72 @@ import (
 // Queues reads a resource from the kernel's table in debugfs. The master of a resource has the
 // locks of all nodes there, other nodes only their own.
 func (h *Host) Queues(ctx context.Context, lockspace, name string) (dlm.Queues, error) {
-	if err := h.member(lockspace); err != nil {
+	all, err := h.QueuesOf(ctx, lockspace, []string{name})
+	if err != nil {
 		return dlm.Queues{}, err
 	}
-	if err := dlm.CheckResource(name); err != nil {
-		return dlm.Queues{}, err
+	return all[0], nil
+}
+
+// QueuesOf reads several resources, as Queues does, in one pass through the table. It stops at the
+// last of them, or when the context ends.
+func (h *Host) QueuesOf(ctx context.Context, lockspace string, names []string) ([]dlm.Queues, error) {
+	if err := h.member(lockspace); err != nil {
+		return nil, err
+	}
+	wanted := make(map[string]bool, len(names))
+	for _, name := range names {
+		if err := dlm.CheckResource(name); err != nil {
+			return nil, err
+		}
+		wanted[name] = true
 	}
 	var own uint32
 	if info, err := h.Node(ctx); err == nil {
 		own = info.ID
 	}
+	found, err := h.readQueues(ctx, lockspace, wanted, own)
+	all := make([]dlm.Queues, len(names))
+	for i, name := range names {
+		q, ok := found[name]
+		switch {
+		case ok:
+			all[i] = q
+		case err != nil:
+			all[i].Missing = unreadable(err)
+		default:
+			all[i] = h.unused(lockspace, name, own)
+		}
+	}
+	return all, nil
+}
+
+// readQueues reads the resources that are wanted. With an error it returns those that it found
+// before.
+func (h *Host) readQueues(ctx context.Context, lockspace string, wanted map[string]bool,
+	own uint32) (map[string]dlm.Queues, error) {
 	table, err := os.Open(h.path(debugfs, lockspace+"_all"))
 	if err != nil {
-		return dlm.Queues{Missing: unreadable(err)}, nil
+		return nil, err
 	}
 	defer table.Close()
-	var q dlm.Queues
-	found := false
-	err = readTable(table, func(n []byte) bool { return string(n) == name }, func(r *resource) bool {
-		q, found = r.queues(own), true
-		return false
+	found := make(map[string]dlm.Queues, len(wanted))
+	seen := 0
+	const check = 1024 // how often to look at the context, in resources
+	var over error
+	err = readTable(table, func(n []byte) bool {
+		if seen++; seen%check == 0 {
+			over = ctx.Err()
+		}
+		return over != nil || wanted[string(n)]
+	}, func(r *resource) bool {
+		if over != nil {
+			return false
+		}
+		found[r.name] = r.queues(own)
+		return len(found) < len(wanted)
 	})
-	switch {
-	case err != nil:
-		return dlm.Queues{Missing: unreadable(err)}, nil
-	case !found:
-		return h.unused(lockspace, name, own), nil
-	}
-	return q, nil
+	return found, cmp.Or(err, over)
 }
 
 func unreadable(err error) string {

@@ -376,6 +376,11 @@ func (e *Engine) Queues(ctx context.Context, lockspace, resource string) (dlm.Qu
 	return e.host.Queues(ctx, lockspace, resource)
 }
 
+// QueuesOf implements dlm.Looker from debugfs.
+func (e *Engine) QueuesOf(ctx context.Context, lockspace string, resources []string) ([]dlm.Queues, error) {
+	return e.host.QueuesOf(ctx, lockspace, resources)
+}
+
 // Health implements dlm.Looker from sysfs, configfs and dlm_controld.
 func (e *Engine) Health(ctx context.Context, lockspace string) (dlm.Health, error) {
 	return e.host.Health(ctx, lockspace)

@@ -41,6 +41,18 @@ func (e *Engine) Queues(ctx context.Context, lockspace, name string) (dlm.Queues
 	return q, nil
 }
 
+// QueuesOf returns several resources, each as Queues does.
+func (e *Engine) QueuesOf(ctx context.Context, lockspace string, names []string) ([]dlm.Queues, error) {
+	all := make([]dlm.Queues, len(names))
+	for i, name := range names {
+		var err error
+		if all[i], err = e.Queues(ctx, lockspace, name); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
 func (m *member) show(q *queue, all bool) []dlm.Held {
 	var held []dlm.Held
 	for l := q.head; l != nil; l = l.next {

@@ -183,6 +183,18 @@ func (c *Client) Queues(ctx context.Context, lockspace, resource string) (dlm.Qu
 	return m.Queues, nil
 }
 
+// QueuesOf implements dlm.Looker. It asks for one resource after the other.
+func (c *Client) QueuesOf(ctx context.Context, lockspace string, resources []string) ([]dlm.Queues, error) {
+	all := make([]dlm.Queues, len(resources))
+	for i, name := range resources {
+		var err error
+		if all[i], err = c.Queues(ctx, lockspace, name); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
 // Orphans implements dlm.Looker.
 func (c *Client) Orphans(ctx context.Context, lockspace string) ([]dlm.Orphan, error) {
 	m, err := c.call(ctx, request{Method: methodOrphans, Name: lockspace})

@@ -97,6 +97,7 @@ type Filter struct {
 	HasMode   bool
 	State     LockState // 0: every state
 	Granted   bool      // only those that were granted, and not undone
+	Queued    bool      // only those that stand in a queue
 	After     Ref       // only locks with a larger Ref
 	Limit     int       // at most so many; 0: the configured page size
 }
@@ -161,6 +162,7 @@ type LockInfo struct {
 	PID       uint32
 	Session   Session
 	Since     time.Time // when it was granted
+	Waiting   time.Time // acquiring, converting: since when it stands in a queue; zero: it does not
 	OnLost    string    // the helper that is run if it is lost; "" for none
 }
 
@@ -349,6 +351,9 @@ type Service interface {
 	Inspect(lockspace, resource string, done func(Inspection, error))
 	// List returns a page of locks by Ref.
 	List(f Filter, done func(Page, error))
+	// Waits returns a page of the locks that stand in a queue, by Ref, with what each
+	// waits for. Waits of other nodes are known to them.
+	Waits(f Filter, done func(WaitsPage, error))
 	// Lost lists locks that were lately lost here, the last one first, also those of
 	// lockspaces that were left since. Of the filter it takes Lockspace, Resource,
 	// Owner, UID and Limit.

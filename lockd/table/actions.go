@@ -126,9 +126,10 @@ type LookAction struct {
 
 // Question says what a look is to find out.
 type Question struct {
-	Resource string // whose queues; "": the orphans of the lockspace instead
-	Brief    bool   // the queues alone, and soon
-	Users    bool   // with the orphans: who else uses the lockspace
+	Resource  string   // whose queues; "": the orphans of the lockspace instead
+	Resources []string // instead of both: the queues of these, without the health of the lockspace
+	Brief     bool     // the queues alone, and soon
+	Users     bool     // with the orphans: who else uses the lockspace
 }
 
 // ReplyAction answers a call. It is given exactly once for each call.

@@ -132,7 +132,8 @@ func (l *lock) matches(f *api.Filter) bool {
 		(!f.HasUID || l.uid == f.UID) &&
 		(!f.HasMode || l.mode == f.Mode) &&
 		(f.State == 0 || l.public() == f.State) &&
-		(!f.Granted || l.told)
+		(!f.Granted || l.told) &&
+		(!f.Queued || l.queued())
 }
 
 // listOp gives a page of locks. It changes nothing:

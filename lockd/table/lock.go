@@ -210,11 +210,15 @@ func (l *lock) procStart() uint64 {
 
 // info describes l for front ends.
 func (l *lock) info() api.LockInfo {
-	return api.LockInfo{
+	i := api.LockInfo{
 		Ref: l.ref, Lockspace: l.sp.name, Resource: l.resource, LockID: l.lockid, Mode: l.mode, Wanted: l.wanted,
 		State: l.public(), Token: l.token, Owner: l.owner, HasOwner: l.hasOwner, Label: l.label, Lifetime: l.lifetime,
 		UID: l.uid, PID: l.pid, Session: l.session, Since: time.UnixMicro(l.since), OnLost: l.onLost.Name(),
 	}
+	if l.queued() {
+		i.Waiting = l.busy.begun
+	}
+	return i
 }
 
 // grant is what a caller is told of l.

@@ -13,6 +13,7 @@ import (
 type Looked struct {
 	Queues     dlm.Queues
 	HasQueues  bool
+	Many       []dlm.Queues // of Question.Resources, in their order; empty: could not be looked at
 	Orphans    []dlm.Orphan
 	HasOrphans bool
 	OrphansErr error      // why not; wraps errNoTables where there is nothing to look at
@@ -26,6 +27,7 @@ type Looked struct {
 // Looker is a dlm.Looker whose methods give up in time.
 type Looker interface {
 	Queues(lockspace, resource string) (dlm.Queues, error)
+	QueuesOf(lockspace string, resources []string) ([]dlm.Queues, error)
 	Orphans(lockspace string) ([]dlm.Orphan, error)
 	Users(lockspace string) ([]dlm.User, error)
 	Health(lockspace string) (dlm.Health, error)
@@ -39,10 +41,13 @@ func LookAt(looker Looker, a LookAction) (k Looked) {
 		return Looked{Missing: []string{err.Error()}, OrphansErr: err, UsersErr: err}
 	}
 	var err error
-	if a.Resource == "" {
+	switch {
+	case len(a.Resources) > 0:
+		k.Many, err = looker.QueuesOf(a.Name, a.Resources)
+	case a.Resource == "":
 		k.Orphans, err = looker.Orphans(a.Name)
 		k.HasOrphans, k.OrphansErr = err == nil, lookError(err)
-	} else {
+	default:
 		k.Queues, err = looker.Queues(a.Name, a.Resource)
 		k.HasQueues = err == nil
 		if err == nil && k.Queues.Missing != "" {
@@ -55,7 +60,7 @@ func LookAt(looker Looker, a LookAction) (k Looked) {
 	if a.Users {
 		k.Users, k.UsersErr = looker.Users(a.Name)
 	}
-	if !a.Brief {
+	if !a.Brief && len(a.Resources) == 0 {
 		if h, err := looker.Health(a.Name); err == nil {
 			k.Health, k.HasHealth = h, true
 		}

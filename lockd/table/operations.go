@@ -63,6 +63,8 @@ type (
 	Inspect struct{ Lockspace, Resource string }
 	// List gives a page of locks.
 	List struct{ Filter api.Filter }
+	// Waits gives a page of those that wait, with what each waits for.
+	Waits struct{ Filter api.Filter }
 	// Join joins a lockspace.
 	Join struct {
 		Caller    api.Caller
@@ -101,6 +103,7 @@ func (ReleaseOwner) Name() string { return "release-owner" }
 func (ReleaseMany) Name() string  { return "release" }
 func (Inspect) Name() string      { return "inspect" }
 func (List) Name() string         { return "list" }
+func (Waits) Name() string        { return "list-waits" }
 func (Join) Name() string         { return "join" }
 func (Leave) Name() string        { return "leave" }
 func (Orphans) Name() string      { return "list-orphans" }
@@ -142,6 +145,10 @@ func (o Inspect) operation(c call) operation {
 }
 
 func (o List) operation(c call) operation { return &listOp{call: c, filter: o.Filter} }
+
+func (o Waits) operation(c call) operation {
+	return &waitsOp{call: c, filter: o.Filter}
+}
 
 func (o Join) operation(c call) operation {
 	c.caller = o.Caller

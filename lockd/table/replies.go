@@ -20,6 +20,8 @@ type (
 	OrphansReply struct{ Orphans []api.Orphan }
 	// PageReply answers List.
 	PageReply struct{ Page api.Page }
+	// WaitsReply answers Waits.
+	WaitsReply struct{ Page api.WaitsPage }
 )
 
 func (DoneReply) reply()       {}
@@ -28,3 +30,4 @@ func (ReleasedReply) reply()   {}
 func (InspectionReply) reply() {}
 func (OrphansReply) reply()    {}
 func (PageReply) reply()       {}
+func (WaitsReply) reply()      {}

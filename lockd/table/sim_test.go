@@ -75,6 +75,7 @@ type simCall struct {
 	what       Operation
 	inspection api.Inspection
 	orphans    []api.Orphan
+	waits      api.WaitsPage
 	answers    int
 	err        error
 	grants     []api.Grant
@@ -220,6 +221,13 @@ func (l simLooker) Queues(lockspace, resource string) (dlm.Queues, error) {
 	return l.e.Queues(context.Background(), lockspace, resource)
 }
 
+func (l simLooker) QueuesOf(lockspace string, resources []string) ([]dlm.Queues, error) {
+	if l.blind != nil {
+		return nil, l.blind
+	}
+	return l.e.QueuesOf(context.Background(), lockspace, resources)
+}
+
 func (l simLooker) Orphans(lockspace string) ([]dlm.Orphan, error) {
 	if l.blind != nil {
 		return nil, l.blind
@@ -293,6 +301,8 @@ func (s *sim) answered(a ReplyAction) {
 		c.inspection = r.Inspection
 	case OrphansReply:
 		c.orphans = r.Orphans
+	case WaitsReply:
+		c.waits = r.Page
 	}
 	if a.Err == nil && s.onGrant != nil {
 		for _, g := range c.grants {

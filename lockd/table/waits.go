@@ -11,110 +11,69 @@ import (
 // maxWaits bounds the waits that an Inspection shows.
 const maxWaits = 100
 
-// waitGraph finds out who waits for whom, from the queues of the resource's master or,
-// where another node has them, from what this instance knows. The rules are those
-// of fs/dlm (_can_be_granted): a conversion waits for modes that it can't live
-// with, else for the conversion before it; a new lock for the one before it, the
-// first one for the modes that it can't live with, else for the conversions.
-type waitGraph struct {
-	t     *Table
-	sp    *lockspace
-	in    *api.Inspection
-	names map[dlm.LockID]string // who is behind the lockids of this node
-	out   []api.Wait            // at most maxWaits
-}
-
-// waits returns the waits of an inspected resource.
+// waits finds out who waits for whom from the queues of the resource's master or,
+// where another node has them, from what this instance knows.
 func waits(t *Table, sp *lockspace, in *api.Inspection) []api.Wait {
-	g := waitGraph{t: t, sp: sp, in: in}
 	if !in.HasQueues || !in.Queues.Complete {
-		g.local()
-		return g.out
+		return localWaits(t, sp, in)
 	}
-	g.names = g.naming()
-	q := &in.Queues
-	for i, h := range q.Converting {
-		g.blockedBy(h, q.Converting[:i])
-	}
-	for i, h := range q.Waiting {
-		if i == 0 {
-			g.blockedBy(h, q.Converting)
-		} else {
-			g.add(g.waiter(h), g.party(q.Waiting[i-1]))
+	v := viewQueues(t, sp, in)
+	var out []api.Wait
+	add := func(h dlm.Held, blockers []api.Party) {
+		for _, b := range blockers {
+			out = append(out, api.Wait{Waiter: v.waiter(h), For: b})
 		}
 	}
-	return g.out
-}
-
-// add adds a wait, if there is room for it.
-func (g *waitGraph) add(waiter, for_ api.Party) {
-	if len(g.out) < maxWaits {
-		g.out = append(g.out, api.Wait{Waiter: waiter, For: for_})
-	}
-}
-
-// party describes a lock of the queues.
-func (g *waitGraph) party(h dlm.Held) api.Party {
-	p := api.Party{Node: h.Node, LockID: h.LockID, Mode: h.Mode, Who: g.names[h.LockID]}
-	if h.Mode == dlm.None {
-		p.Mode = h.Wanted
-	}
-	if v := g.in.Holder; p.Who == "" && g.in.HasHolder && v.Node == h.Node && v.Mode == h.Mode {
-		p.Who = v.Who
-	}
-	return p
-}
-
-// waiter describes a lock of the queues by the mode that it waits for.
-func (g *waitGraph) waiter(h dlm.Held) api.Party {
-	p := g.party(h)
-	p.Mode = h.Wanted
-	return p
-}
-
-// blockedBy adds the holders whose modes h can't live with; where there are none, h
-// waits for the last of the locks before it.
-func (g *waitGraph) blockedBy(h dlm.Held, before []dlm.Held) {
-	if len(g.out) >= maxWaits {
-		return
-	}
-	waiter, found := g.waiter(h), false
-	for _, queue := range [][]dlm.Held{g.in.Queues.Granted, g.in.Queues.Converting} {
-		for _, o := range queue {
-			if len(g.out) < maxWaits && o != h && o.Mode != dlm.None && !dlm.Compatible(o.Mode, h.Wanted) {
-				g.add(waiter, g.party(o))
-				found = true
-			}
+	for i, h := range v.Converting {
+		add(h, v.converting(i, maxWaits-len(out)))
+		if len(out) >= maxWaits {
+			return out
 		}
 	}
-	if !found && len(before) > 0 {
-		g.add(waiter, g.party(before[len(before)-1]))
+	for i, h := range v.Waiting {
+		add(h, v.waiting(i, maxWaits-len(out)))
+		if len(out) >= maxWaits {
+			return out
+		}
 	}
+	return out
 }
 
-// local adds the waits of this instance's locks: each waits for a lock here, or
+// localWaits are those of this instance's locks: each waits for a lock here, or
 // for whoever has published that they hold the resource.
-func (g *waitGraph) local() {
-	node := g.t.conf.Node.ID
-	here, _ := g.sp.holding(g.in.Resource)
+func localWaits(t *Table, sp *lockspace, in *api.Inspection) []api.Wait {
+	var out []api.Wait
+	here, _ := sp.holding(in.Resource)
 	for _, l := range queuedHere(here) {
-		in := api.Party{Mode: dlm.None}
-		if h := g.in.Holder; g.in.HasHolder && h.Node != 0 && h.Node != node {
-			in = api.Party{Node: h.Node, Mode: h.Mode, Who: h.Who}
+		w := api.Wait{Waiter: api.Party{Node: t.conf.Node.ID, LockID: l.lockid, Mode: l.wanted, Who: l.who(), Queued: true},
+			For: api.Party{Mode: dlm.None}}
+		if b := localConflicts(t, l, here, in, 1); len(b) > 0 {
+			w.For = b[0]
 		}
-		for _, o := range here {
-			if in.Node != 0 {
-				break
-			}
-			if o != l && o.mode != dlm.None && !dlm.Compatible(o.mode, l.wanted) {
-				in = api.Party{Node: node, LockID: o.lockid, Mode: o.mode, Who: o.who()}
-			}
-		}
-		g.add(api.Party{Node: node, LockID: l.lockid, Mode: l.wanted, Who: l.who()}, in)
-		if len(g.out) == maxWaits {
+		if out = append(out, w); len(out) == maxWaits {
 			break
 		}
 	}
+	return out
+}
+
+// localConflicts are what l waits for as far as this instance knows: the holder on
+// another node that has published itself, or else locks here.
+func localConflicts(t *Table, l *lock, here []*lock, in *api.Inspection, most int) []api.Party {
+	if h := in.Holder; in.HasHolder && h.Node != 0 && h.Node != t.conf.Node.ID {
+		return []api.Party{{Node: h.Node, Mode: h.Mode, Who: h.Who}}
+	}
+	var found []api.Party
+	for _, o := range here {
+		if len(found) == most {
+			break
+		}
+		if o != l && o.mode != dlm.None && !dlm.Compatible(o.mode, l.wanted) {
+			found = append(found, api.Party{Node: t.conf.Node.ID, LockID: o.lockid, Mode: o.mode, Who: o.who(),
+				Queued: o.queued()})
+		}
+	}
+	return found
 }
 
 // queuedHere returns those locks of a resource that wait, in the order in which
@@ -131,31 +90,42 @@ func queuedHere(here []*lock) []*lock {
 }
 
 // naming tells who is behind the lockids of this node in the queues. A lock that
-// waits for its first grant has no lockid here yet: those stand in the queue in
-// the order in which they were asked for.
-func (g *waitGraph) naming() map[dlm.LockID]string {
+// waits for its first grant has no lockid here yet.
+func naming(t *Table, sp *lockspace, in *api.Inspection) map[dlm.LockID]string {
 	names := map[dlm.LockID]string{}
-	here, all := g.sp.holding(g.in.Resource)
+	here, _ := sp.holding(in.Resource)
 	for _, l := range here {
 		if l.mode != dlm.None {
 			names[l.lockid] = l.who()
 		}
 	}
-	var new []*lock
-	for _, l := range queuedHere(here) {
-		if l.mode == dlm.None {
-			new = append(new, l)
-		}
-	}
-	node := g.t.conf.Node.ID
-	own := slices.DeleteFunc(slices.Clone(g.in.Queues.Waiting), func(h dlm.Held) bool { return h.Node != node })
-	if !all || !slices.EqualFunc(new, own, func(l *lock, h dlm.Held) bool { return l.wanted == h.Wanted }) {
-		return names // the queues are from another moment, or too long
-	}
-	for i, h := range own {
-		names[h.LockID] = new[i].who()
+	fresh, places := ownQueue(t, sp, in)
+	for i, l := range fresh {
+		names[in.Queues.Waiting[places[i]].LockID] = l.who()
 	}
 	return names
+}
+
+// ownQueue finds the locks of this instance that wait for their first grant in the
+// waiting queue, where they stand in the order in which they were asked for. It finds
+// none if the queues are from another moment, or too long.
+func ownQueue(t *Table, sp *lockspace, in *api.Inspection) (fresh []*lock, places []int) {
+	here, all := sp.holding(in.Resource)
+	for _, l := range queuedHere(here) {
+		if l.mode == dlm.None {
+			fresh = append(fresh, l)
+		}
+	}
+	for i, h := range in.Queues.Waiting {
+		if h.Node == t.conf.Node.ID {
+			places = append(places, i)
+		}
+	}
+	same := all && slices.EqualFunc(fresh, places, func(l *lock, i int) bool { return l.wanted == in.Queues.Waiting[i].Wanted })
+	if !same {
+		return nil, nil
+	}
+	return fresh, places
 }
 
 // who says for people whom a lock is for.
