@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
-	"math"
 	"reflect"
 	"time"
 
@@ -30,6 +29,9 @@ type Lock struct {
 	UID       uint32            `json:"uid"`
 	PID       uint32            `json:"pid,omitempty"`  // of the caller, or of the process that the lock is tied to
 	Since     time.Time         `json:"since,omitzero"` // when it was granted; zero before
+	// Waiting is since when it stands in a queue; zero if it does not.
+	Waiting time.Time `json:"waiting_since,omitzero"`
+	OnLost  string    `json:"on_lost,omitempty"` // the helper that is run if it is lost
 }
 
 // Lost is a lock that was lost.
@@ -152,11 +154,25 @@ type lockRow struct {
 	Lifetime            string
 	UID, PID            uint32
 	Since               uint64
+	Details             details
 }
 
 func (r lockRow) lock() Lock {
 	return Lock{r.Lock, r.Lockspace, r.Resource, r.LockID, r.Mode, r.Wanted, r.State, r.Token,
-		r.Owner, r.Label, r.Lifetime, r.UID, r.PID, moment(r.Since)}
+		r.Owner, r.Label, r.Lifetime, r.UID, r.PID, moment(r.Since), r.Details.moment("waiting-since"),
+		r.Details.text("on-lost")}
+}
+
+// text is a detail that is a text, or "".
+func (d details) text(key string) string {
+	s, _ := d[key].Value().(string)
+	return s
+}
+
+// moment is a detail that is a time, or the zero time.
+func (d details) moment(key string) time.Time {
+	usec, _ := d[key].Value().(uint64)
+	return moment(usec)
 }
 
 // lostRow is a lost lock on the bus.
@@ -167,6 +183,7 @@ type lostRow struct {
 	Mode, Owner, Label  string
 	When                uint64
 	Reason              string
+	Details             details
 }
 
 // moment is a time on the bus: microseconds since 1970, 0 for none.
@@ -398,19 +415,12 @@ type Latency struct {
 	Buckets []Bucket `json:"buckets"`
 }
 
-// Bucket counts the calls that took no longer than Bound microseconds. The bound of
-// the last bucket is the largest number there is, and absent from the JSON: no
-// number in JSON is as large.
+// Bucket counts the calls that took no longer than Bound microseconds. Calls that
+// took longer than the last bound are in no bucket.
 type Bucket struct {
-	Bound Bound  `json:"le_usec,omitzero"`
+	Bound uint64 `json:"le_usec"`
 	Count uint64 `json:"count"`
 }
-
-// Bound is a number of microseconds, or the largest number for no bound.
-type Bound uint64
-
-// IsZero reports whether there is no bound.
-func (b Bound) IsZero() bool { return b == math.MaxUint64 }
 
 // Mean is the mean time; 0 without calls.
 func (l *Latency) Mean() time.Duration {
@@ -425,7 +435,7 @@ func (l *Latency) Mean() time.Duration {
 func (l *Latency) Within(part float64) (d time.Duration, ok bool) {
 	for _, b := range l.Buckets {
 		if l.Count > 0 && float64(b.Count) >= part*float64(l.Count) {
-			return time.Duration(b.Bound) * time.Microsecond, !b.Bound.IsZero()
+			return time.Duration(b.Bound) * time.Microsecond, true
 		}
 	}
 	return 0, false

@@ -73,6 +73,35 @@ func (e *encoder) texts(texts ...string) {
 	e.end(at, first)
 }
 
+// detail is an element of an a{sv}, with the type of its value.
+type detail struct {
+	key, sig string
+	value    any
+}
+
+// details writes an a{sv}.
+func (e *encoder) details(all []detail) {
+	at, first := e.begin(8)
+	for _, d := range all {
+		e.align(8)
+		e.text(d.key)
+		e.variant(d.sig, d.value)
+	}
+	e.end(at, first)
+}
+
+// variants are details for what godbus writes.
+func variants(all []detail) map[string]godbus.Variant {
+	m := make(map[string]godbus.Variant, len(all))
+	for _, d := range all {
+		if s, ok := d.value.(string); ok {
+			d.value = printable(s)
+		}
+		m[d.key] = godbus.MakeVariantWithSignature(d.value, godbus.ParseSignatureMust(d.sig))
+	}
+	return m
+}
+
 // variant writes a value of one of the types that properties have.
 func (e *encoder) variant(sig string, v any) {
 	e.signature(sig)

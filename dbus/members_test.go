@@ -26,7 +26,8 @@ func TestMembers(t *testing.T) {
 		require.Len(t, rows, 1)
 		row := rows[0]
 		require.NotZero(t, row.Since)
-		row.Since, row.PID = 0, 0
+		require.Empty(t, row.Details)
+		row.Since, row.PID, row.Details = 0, 0, nil
 		require.Equal(t, lockRow{Lock: lock, Lockspace: "vms", Resource: "disk1", LockID: id, Mode: "EX", State: "held",
 			Token: row.Token, Owner: "vm1", Label: "web", Lifetime: "persistent"}, row)
 
@@ -36,7 +37,7 @@ func TestMembers(t *testing.T) {
 		require.Empty(t, root.list(opt("mode", "EX")))
 
 		details := root.ok("Inspect", "vms", "disk1").Body[0].(options)
-		require.Equal(t, "a(ossussstsssuut)", details["locks"].Signature().String())
+		require.Equal(t, "a(ossussstsssuuta{sv})", details["locks"].Signature().String())
 		require.Len(t, details["locks"].Value(), 1)
 		require.Contains(t, details, "missing")
 

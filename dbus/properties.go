@@ -3,7 +3,6 @@ package dbus
 import (
 	"fmt"
 	"log/slog"
-	"math"
 	"sync"
 	"time"
 
@@ -78,16 +77,17 @@ type latencyRow struct {
 	Buckets []bucketRow
 }
 
-// bucketRow is how many took no longer than so many microseconds.
+// bucketRow is how many took no longer than so many microseconds. What took longer
+// than the last bound is in the count of all alone: a bound of 2^64 - 1 for "none"
+// loses its value in JSON, and with it in most tools.
 type bucketRow struct{ Bound, Count uint64 }
 
 func latencyOf(l *api.Latency) latencyRow {
-	row := latencyRow{Sum: uint64(l.Sum.Microseconds()), Buckets: make([]bucketRow, len(l.Buckets))}
+	row := latencyRow{Sum: uint64(l.Sum.Microseconds()), Buckets: make([]bucketRow, len(api.LatencyBounds))}
 	for i, n := range l.Buckets {
 		row.Count += n
-		row.Buckets[i] = bucketRow{math.MaxUint64, row.Count}
 		if i < len(api.LatencyBounds) {
-			row.Buckets[i].Bound = uint64(api.LatencyBounds[i].Microseconds())
+			row.Buckets[i] = bucketRow{uint64(api.LatencyBounds[i].Microseconds()), row.Count}
 		}
 	}
 	return row

@@ -40,7 +40,10 @@ func usec(t time.Time) uint64 {
 	return uint64(t.UnixMicro())
 }
 
-// lockRow is a lock in ListLocks and Inspect: (ossussstsssuut).
+// A row of a list has fixed fields, which every element has, and at its end details,
+// an a{sv} that can grow (docs/decisions/rows-that-grow.md).
+
+// lockRow is a lock in ListLocks and Inspect: (ossussstsssuuta{sv}).
 type lockRow struct {
 	Lock                godbus.ObjectPath
 	Lockspace, Resource string
@@ -51,6 +54,19 @@ type lockRow struct {
 	Lifetime            string
 	UID, PID            uint32
 	Since               uint64
+	Details             map[string]godbus.Variant
+}
+
+// lockDetails are the details of a lock.
+func lockDetails(l *api.LockInfo) []detail {
+	var d []detail
+	if l.OnLost != "" {
+		d = append(d, detail{"on-lost", "s", l.OnLost})
+	}
+	if !l.Waiting.IsZero() {
+		d = append(d, detail{"waiting-since", "t", usec(l.Waiting)})
+	}
+	return d
 }
 
 func lockRows(locks []api.LockInfo) []lockRow {
@@ -61,6 +77,7 @@ func lockRows(locks []api.LockInfo) []lockRow {
 			lockPath(l.Ref), printable(l.Lockspace), printable(l.Resource), uint32(l.LockID),
 			modeName(l.Mode), modeName(l.Wanted), l.State.String(), l.Token,
 			printable(l.Owner), printable(l.Label), l.Lifetime.String(), l.UID, l.PID, usec(l.Since),
+			variants(lockDetails(l)),
 		}
 	}
 	return rows
@@ -97,9 +114,10 @@ func (e *encoder) lockRow(l *api.LockInfo) {
 	e.uint32(l.UID)
 	e.uint32(l.PID)
 	e.uint64(usec(l.Since))
+	e.details(lockDetails(l))
 }
 
-// lostRow is a lost lock in Inspect: (ossusssts).
+// lostRow is a lost lock in ListLost and Inspect: (ossussstsa{sv}).
 type lostRow struct {
 	Lock                godbus.ObjectPath
 	Lockspace, Resource string
@@ -107,7 +125,11 @@ type lostRow struct {
 	Mode, Owner, Label  string
 	When                uint64
 	Reason              string
+	Details             map[string]godbus.Variant
 }
+
+// lostDetails are the details of a lost lock.
+func lostDetails(l *api.Lost) []detail { return []detail{{"uid", "u", l.UID}} }
 
 func lostRows(lost []api.Lost) []lostRow {
 	rows := make([]lostRow, len(lost))
@@ -116,6 +138,7 @@ func lostRows(lost []api.Lost) []lostRow {
 		rows[i] = lostRow{
 			lockPath(l.Ref), printable(l.Lockspace), printable(l.Resource), uint32(l.LockID),
 			modeName(l.Mode), printable(l.Owner), printable(l.Label), usec(l.At), printable(l.Reason),
+			variants(lostDetails(l)),
 		}
 	}
 	return rows
@@ -147,6 +170,7 @@ func (e *encoder) lostRow(l *api.Lost) {
 	e.text(l.Label)
 	e.uint64(usec(l.At))
 	e.text(l.Reason)
+	e.details(lostDetails(l))
 }
 
 // queueRow is a lock in one of the lock manager's queues: (uuss).

@@ -231,7 +231,7 @@ func TestBusctl(t *testing.T) {
 		run(testbus.Nobody, ".LockCount", "introspect", Name, path)
 		run(testbus.Nobody, path, "tree", Name)
 		run(testbus.Nobody, `s "1.2.3"`, "get-property", Name, path, Name, "Version")
-		run(testbus.Nobody, "(tta(tt)) 0 0 18 100 0 250 0 ", "get-property", Name, path, Name, "GrantLatency")
+		run(testbus.Nobody, "(tta(tt)) 0 0 17 100 0 250 0 ", "get-property", Name, path, Name, "GrantLatency")
 		run(testbus.Root, LockPrefix, "call", Name, path, Name, "Acquire", "sssa{sv}", "vms", "disk1", "EX", "1",
 			"owner", "s", "vm1")
 		run(testbus.Nobody, `"disk1"`, "call", Name, path, Name, "ListLocks", "a{sv}", "0")

@@ -25,6 +25,7 @@ type rowOnBus struct {
 	Lifetime            string
 	UID, PID            uint32
 	Since               uint64
+	Details             map[string]godbus.Variant
 }
 
 // sampleRows are locks whose names are short and long, of this year and of years
@@ -34,10 +35,12 @@ func sampleRows() []rowOnBus {
 	const uuid = "4d4b8f3c-6f0e-4b0a-9d52-1f1f6a3c2b11"
 	return []rowOnBus{
 		{"/org/example/DlmLock/lock/1", "vms", "disk1", 2, "EX", "", "held", 1741964966000000, uuid,
-			"/var/lib/libvirt/images/web.qcow2", "persistent", 0, 0, at},
+			"/var/lib/libvirt/images/web.qcow2", "persistent", 0, 0, at, nil},
 		{"/org/example/DlmLock/lock/2", "vms", "a-resource-whose-name-takes-almost-all-of-the-64-bytes-there-are", 3,
-			"PR", "EX", "converting", 1741964966000001, "backup", "nightly backup of the mail store", "persistent", 1000, 0, at},
-		{"/org/example/DlmLock/lock/3", "images", "größe", 4, "", "PR", "acquiring", 0, "", "", "connection", 1000, 0, 0},
+			"PR", "EX", "converting", 1741964966000001, "backup", "nightly backup of the mail store", "persistent", 1000, 0, at,
+			nil},
+		{"/org/example/DlmLock/lock/3", "images", "größe", 4, "", "PR", "acquiring", 0, "", "", "connection", 1000, 0,
+			0, nil},
 	}
 }
 

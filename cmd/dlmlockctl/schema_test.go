@@ -127,7 +127,8 @@ func TestTheSchemaFindsFaults(t *testing.T) {
 	require.Error(t, conform("list", `[{"lock":"/a"}]`))
 	const status = `{"version":"1","engine":"dlm","lock_count":0,` +
 		`"grant_latency":{"count":1,"sum_usec":1,"buckets":[{"count":1`
-	require.NoError(t, conform("status", status+`}]}}`))
+	require.NoError(t, conform("status", status+`,"le_usec":100}]}}`))
+	require.Error(t, conform("status", status+`}]}}`))
 	require.Error(t, conform("status", status+`,"le_usec":18446744073709551615}]}}`))
 	require.Error(t, conform("status", `{"Version":"1","version":"1","engine":"dlm","lock_count":0}`))
 	require.Error(t, conform("error", `{"error":"Usage"}`))

@@ -349,6 +349,7 @@ type row struct {
 	Lifetime  string
 	UID, PID  uint32
 	Since     uint64
+	Details   map_
 }
 
 func (c client) list(t *testing.T) []row {
