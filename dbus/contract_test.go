@@ -161,6 +161,7 @@ func TestContractDocumentation(t *testing.T) {
 		"Request": keys(frontend.RequestOptions), "Convert": keys(frontend.ConvertOptions),
 		"Release": keys(frontend.ReleaseOptions), "ReleaseMany": keys(frontend.ReleaseManyOptions),
 		"ListLocks": keys(frontend.ListOptions), "ListLost": keys(frontend.ListLostOptions),
+		"ListWaits":      keys(frontend.ListWaitsOptions),
 		"JoinLockspace":  keys(frontend.JoinOptions),
 		"LeaveLockspace": keys(frontend.LeaveOptions), "Lockspace.Leave": keys(frontend.LeaveOptions),
 		"Purge": keys(frontend.PurgeOptions), "AdoptOrphan": keys(frontend.AdoptOptions),
@@ -207,6 +208,7 @@ func TestContractDetails(t *testing.T) {
 	require.Equal(t, methods["AcquireMany"].out, sigOf([]grantRow{}))
 	require.Equal(t, methods["ListLocks"].out, sigOf([]lockRow{}))
 	require.Equal(t, methods["ListLost"].out, sigOf([]lostRow{}))
+	require.Equal(t, methods["ListWaits"].out, sigOf([]waiterRow{}))
 	require.Equal(t, methods["ListLockspaces"].out, sigOf([]spaceRow{}))
 	require.Equal(t, methods["ListOrphans"].out, sigOf([]orphanRow{}))
 }

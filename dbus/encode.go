@@ -3,6 +3,8 @@ package dbus
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
+	"slices"
 
 	godbus "github.com/godbus/dbus/v5"
 )
@@ -128,6 +130,14 @@ func (e *encoder) variant(sig string, v any) {
 			e.uint32(n)
 		}
 		e.end(at, first)
+	case map[uint32]string:
+		at, first := e.begin(8)
+		for _, n := range slices.Sorted(maps.Keys(v)) {
+			e.align(8)
+			e.uint32(n)
+			e.text(v[n])
+		}
+		e.end(at, first)
 	case latencyRow:
 		e.align(8)
 		e.uint64(v.Count)
@@ -153,9 +163,13 @@ func (e *encoder) values(i *iface, s *Server, of any, which func(*property) bool
 		if which != nil && !which(p) {
 			continue
 		}
+		v := p.get(s, of)
+		if v == nil {
+			continue
+		}
 		e.align(8)
 		e.text(p.name)
-		e.variant(p.sig.String(), p.get(s, of))
+		e.variant(p.sig.String(), v)
 	}
 	e.end(at, first)
 }

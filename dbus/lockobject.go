@@ -59,7 +59,9 @@ func lookLock(c *call) (any, error) { return c.findLock() }
 
 func lockChildren(c *call) ([]string, error) {
 	locks, err := ask(c, func(done func([]api.LockInfo)) {
-		c.srv.service().Snapshot(MaxListed, func(_ []api.LockspaceInfo, locks []api.LockInfo) { done(locks) })
+		c.srv.service().Snapshot(MaxListed, func(_ []api.LockspaceInfo, locks []api.LockInfo, _ func(api.Ref) int) {
+			done(locks)
+		})
 	})
 	names := make([]string, len(locks))
 	for i := range locks {

@@ -34,6 +34,24 @@ func (r *listLost) serve(c *call) {
 	})
 }
 
+// listWaits is ListWaits.
+type listWaits struct{ frontend.ListWaits }
+
+func parseListWaits(body *reader) (request, error) {
+	r := new(listWaits)
+	return r, parseOptions(r.Op(), frontend.ListWaitsOptions, body, &r.ListWaits)
+}
+
+func (r *listWaits) serve(c *call) {
+	r.Run(&c.Call, func(page api.WaitsPage, err error) {
+		if err != nil {
+			c.Fail(err)
+			return
+		}
+		c.write(func(e *encoder) { e.waiterRows(page.Waiters) })
+	})
+}
+
 // listLocks is ListLocks.
 type listLocks struct{ frontend.ListLocks }
 

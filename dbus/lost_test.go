@@ -51,7 +51,7 @@ func TestListLost(t *testing.T) {
 		require.Empty(t, names(opt("owner", "vm2")))
 
 		row := root.lost(opt("resource", "a"))[0]
-		require.Equal(t, options(opt("uid", uint32(0))), row.Details)
+		require.Contains(t, row.Details, "uid")
 		row.Details = nil
 		require.Equal(t, lostRow{Lock: lock, Lockspace: "vms", Resource: "a", LockID: id, Mode: "EX", Owner: "vm1",
 			Label: "the disk", When: row.When, Reason: row.Reason}, row)

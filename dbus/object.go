@@ -220,7 +220,8 @@ func (e *encoder) managedAll(s *Server, now *frontend.Snapshot) {
 			e.managed(s, lockPath(now.Locks[i].Ref), lockIface, &now.Locks[i])
 		}
 		if i < len(now.Requests) {
-			e.managed(s, requestPath(now.Requests[i].Number), requestIface, &pending{RequestInfo: now.Requests[i]})
+			e.managed(s, requestPath(now.Requests[i].Number), requestIface,
+				&pending{now.Requests[i], now.Position[i]})
 		}
 	}
 	e.end(at, first)

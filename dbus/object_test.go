@@ -220,7 +220,10 @@ func TestManagedObjects(t *testing.T) {
 		require.Len(t, all, 3)
 		require.Equal(t, map[string]options{lockIfaceName: root.at(lock).all(lockIfaceName)}, all[lock])
 		position := all[request][requestIfaceName]["Position"].Value()
-		require.Zero(t, position, "not looked up for many")
+		require.Equal(t, uint32(1), position)
+		second := root.request("r", opt())
+		require.Equal(t, uint32(2), list()[second][requestIfaceName]["Position"].Value())
+		root.at(second).ok(requestIfaceName + ".Cancel")
 		require.Equal(t, "waiting", all[request][requestIfaceName]["State"].Value())
 		require.Equal(t, "ready", all[spacePath("vms")][lockspaceIfaceName]["State"].Value())
 

@@ -3,6 +3,7 @@ package dbus
 import (
 	"fmt"
 	"log/slog"
+	"reflect"
 	"sync"
 	"time"
 
@@ -26,7 +27,7 @@ type property struct {
 	name  string
 	sig   godbus.Signature
 	emits emits
-	get   func(s *Server, of any) any // of: what the object is about
+	get   func(s *Server, of any) any // of: what the object is about; nil: it is left out, not being known
 }
 
 // prop makes a property of objects that are about a T.
@@ -53,6 +54,7 @@ var rootProperties = []property{
 	prop("StateFile", "s", emitsConst, func(s *Server, _ *api.Status) any { return printable(s.cfg.StateFile) }),
 	prop("NodeID", "u", emitsTrue, func(_ *Server, st *api.Status) any { return st.Node.ID }),
 	prop("NodeName", "s", emitsTrue, func(_ *Server, st *api.Status) any { return printable(st.Node.Name) }),
+	prop("Nodes", "a{us}", emitsTrue, func(_ *Server, st *api.Status) any { return nodeNames(&st.Names) }),
 	prop("ClusterName", "s", emitsTrue, func(_ *Server, st *api.Status) any { return printable(st.Node.Cluster) }),
 	prop("Quorate", "b", emitsTrue, func(_ *Server, st *api.Status) any { return st.Quorum == api.Quorate }),
 	prop("QuorumState", "s", emitsTrue, func(_ *Server, st *api.Status) any { return st.Quorum.String() }),
@@ -68,6 +70,15 @@ var rootProperties = []property{
 	prop("RequestsCanceled", "t", emitsFalse, func(_ *Server, st *api.Status) any { return st.Counters.Canceled }),
 	prop("GrantLatency", "(tta(tt))", emitsFalse,
 		func(_ *Server, st *api.Status) any { return latencyOf(&st.Counters.Latency) }),
+}
+
+// nodeNames are the names of the nodes, fit for the bus.
+func nodeNames(n *api.NodeNames) map[uint32]string {
+	names := n.Map()
+	for id, name := range names {
+		names[id] = printable(name)
+	}
+	return names
 }
 
 // latencyRow is how long grants took, on the bus.
@@ -217,7 +228,7 @@ func (w *propertyWatch) tell() {
 			continue
 		}
 		v := p.get(w.srv, &now)
-		if v == p.get(w.srv, &w.told) {
+		if reflect.DeepEqual(v, p.get(w.srv, &w.told)) {
 			continue
 		}
 		if changed == nil {

@@ -62,8 +62,12 @@ func failure(r *frontend.RequestInfo) (name, text string) {
 // pending is what an object of a Request is about.
 type pending struct {
 	frontend.RequestInfo
-	position int // looked up to be read
+	position int // looked up to be read; unknownPosition where it is not
 }
+
+// unknownPosition leaves the property Position out. 0 would say that the request does
+// not wait.
+const unknownPosition = -1
 
 // requestIface is the interface of a Request.
 var requestIface = newIface(requestIfaceName, []property{
@@ -80,7 +84,12 @@ var requestIface = newIface(requestIfaceName, []property{
 	prop("Token", "t", emitsTrue, func(_ *Server, p *pending) any { return p.Grant.Token }),
 	text("ErrorName", emitsTrue, func(p *pending) string { name, _ := failure(&p.RequestInfo); return name }),
 	text("ErrorMessage", emitsTrue, func(p *pending) string { _, text := failure(&p.RequestInfo); return text }),
-	prop("Position", "u", emitsFalse, func(_ *Server, p *pending) any { return uint32(p.position) }),
+	prop("Position", "u", emitsFalse, func(_ *Server, p *pending) any {
+		if p.position == unknownPosition {
+			return nil
+		}
+		return uint32(p.position)
+	}),
 }, &method{name: "Cancel", parse: func(*reader) (request, error) { return cancelRequest{}, nil }})
 
 // findRequest finds the Request that the call is for.

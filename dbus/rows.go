@@ -173,6 +173,81 @@ func (e *encoder) lostRow(l *api.Lost) {
 	e.details(lostDetails(l))
 }
 
+// waiterRow is a lock in ListWaits: (osssstsa(uussa{sv})a{sv}).
+type waiterRow struct {
+	Lock                godbus.ObjectPath
+	Lockspace, Resource string
+	Mode, Wanted        string
+	Since               uint64
+	Who                 string
+	For                 []blockerRow
+	Details             map[string]godbus.Variant
+}
+
+// blockerRow is a lock that a waiter waits for.
+type blockerRow struct {
+	Node, LockID uint32
+	Mode, Who    string
+	Details      map[string]godbus.Variant
+}
+
+// waiterRows writes an array of waiterRow, as many as frontend.LongAnswer has room
+// for, but one at least.
+func (e *encoder) waiterRows(waiters []api.Waiter) {
+	at, first := e.begin(8)
+	for i := range waiters {
+		before := len(e.b)
+		e.waiterRow(&waiters[i])
+		if len(e.b) > frontend.LongAnswer && i > 0 {
+			e.b = e.b[:before]
+			break
+		}
+	}
+	e.end(at, first)
+}
+
+func (e *encoder) waiterRow(w *api.Waiter) {
+	e.align(8)
+	e.text(string(lockPath(w.Ref)))
+	e.text(w.Lockspace)
+	e.text(w.Resource)
+	e.text(modeName(w.Mode))
+	e.text(modeName(w.Wanted))
+	e.uint64(usec(w.Waiting))
+	e.text(w.Who)
+	at, first := e.begin(8)
+	for _, b := range w.For {
+		e.align(8)
+		e.uint32(b.Node)
+		e.uint32(uint32(b.LockID))
+		e.text(modeName(b.Mode))
+		e.text(b.Who)
+		var d []detail
+		if b.Queued {
+			d = append(d, detail{"waits", "b", true})
+		}
+		e.details(d)
+	}
+	e.end(at, first)
+	e.details(waiterDetails(w))
+}
+
+// waiterDetails are the details of a waiter.
+func waiterDetails(w *api.Waiter) []detail {
+	d := []detail{{"uid", "u", w.UID}}
+	for key, text := range map[string]string{"owner": w.Owner, "label": w.Label, "missing": w.Missing} {
+		if text != "" {
+			d = append(d, detail{key, "s", text})
+		}
+	}
+	for key, n := range map[string]uint32{"pid": w.PID, "lockid": uint32(w.LockID), "master": w.Master} {
+		if n != 0 {
+			d = append(d, detail{key, "u", n})
+		}
+	}
+	return d
+}
+
 // queueRow is a lock in one of the lock manager's queues: (uuss).
 type queueRow struct {
 	LockID, Node uint32

@@ -54,9 +54,9 @@ func (s *Server) objectEvent(e frontend.Event) {
 	case api.LockRemoved:
 		s.subs.removed(lockPath(e.Ref), lockIface)
 	case frontend.RequestAdded:
-		s.subs.added(requestPath(e.Number), requestIface, &pending{RequestInfo: e.RequestInfo})
+		s.subs.added(requestPath(e.Number), requestIface, &pending{e.RequestInfo, unknownPosition})
 	case frontend.RequestChanged:
-		s.subs.changed(requestPath(e.Number), requestIface, &pending{RequestInfo: e.RequestInfo})
+		s.subs.changed(requestPath(e.Number), requestIface, &pending{e.RequestInfo, unknownPosition})
 	case frontend.RequestRemoved:
 		s.subs.removed(requestPath(e.Number), requestIface)
 	}

@@ -307,6 +307,9 @@ type Snapshot struct {
 	Lockspaces []api.LockspaceInfo
 	Locks      []api.LockInfo // that were granted
 	Requests   []RequestInfo
+	// Position is the place in the queue of each of Requests, as Requests.Position
+	// tells it; 0: it does not wait, or its place is not known.
+	Position []int
 }
 
 // Snapshot gives what there is, of locks and requests the oldest, at most limit
@@ -317,9 +320,16 @@ type Snapshot struct {
 // the last page is to be ignored until the last page has come: the lock is on a
 // page that comes.
 func (c *Core) Snapshot(limit int, done func(Snapshot)) {
-	c.service.Snapshot(limit, func(spaces []api.LockspaceInfo, locks []api.LockInfo) {
+	c.service.Snapshot(limit, func(spaces []api.LockspaceInfo, locks []api.LockInfo, place func(api.Ref) int) {
 		c.hub.deliver.Lock()
 		defer c.hub.deliver.Unlock()
-		done(Snapshot{spaces, locks, c.requests.List(limit)})
+		requests := c.requests.List(limit)
+		positions := make([]int, len(requests))
+		for i := range requests {
+			if requests[i].State == RequestWaiting {
+				positions[i] = place(requests[i].Ref)
+			}
+		}
+		done(Snapshot{spaces, locks, requests, positions})
 	})
 }

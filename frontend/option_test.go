@@ -50,6 +50,7 @@ func TestOptionTables(t *testing.T) {
 	checkTable(t, "release many", ReleaseManyOptions)
 	checkTable(t, "list", ListOptions)
 	checkTable(t, "list lost", ListLostOptions)
+	checkTable(t, "list waits", ListWaitsOptions)
 	checkTable(t, "leave", LeaveOptions)
 	checkTable(t, "purge", PurgeOptions)
 	checkTable(t, "adopt", AdoptOptions)

@@ -72,8 +72,8 @@ func (f *fakeService) CancelRequest(_ api.Caller, ref api.Ref, done func(error))
 	done(nil)
 }
 
-func (f *fakeService) Snapshot(_ int, done func([]api.LockspaceInfo, []api.LockInfo)) {
-	done(nil, []api.LockInfo{{Ref: 1}})
+func (f *fakeService) Snapshot(_ int, done func([]api.LockspaceInfo, []api.LockInfo, func(api.Ref) int)) {
+	done(nil, []api.LockInfo{{Ref: 1}}, nil)
 }
 
 // newCore makes a started Core over a service.

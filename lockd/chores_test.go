@@ -114,7 +114,7 @@ func TestConnectionLocksEndInSlices(t *testing.T) {
 	releasing := make(chan int, 1)
 	d.post(func() {
 		d.t.SessionGone(alice.Session)
-		_, locks := d.t.Snapshot(10 * n)
+		_, locks, _ := d.t.Snapshot(10 * n)
 		k := 0
 		for _, l := range locks {
 			if l.State == api.Releasing {

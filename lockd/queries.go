@@ -59,9 +59,9 @@ func (s *Service) Lockspaces(done func([]api.LockspaceInfo, error)) {
 func (s *Service) Watch(on bool) { s.post(func() { s.t.Watch(on) }) }
 
 // Snapshot gives what watchers have to know to begin with.
-func (s *Service) Snapshot(limit int, done func([]api.LockspaceInfo, []api.LockInfo)) {
+func (s *Service) Snapshot(limit int, done func([]api.LockspaceInfo, []api.LockInfo, func(api.Ref) int)) {
 	if !s.post(func() { done(s.t.Snapshot(limit)) }) {
-		done(nil, nil)
+		done(nil, nil, func(api.Ref) int { return 0 })
 	}
 }
 

@@ -91,9 +91,13 @@ func callEverything(d *Service, b *answerBook, turn int) {
 		done := b.expect("lockspaces")
 		return func([]api.LockspaceInfo, error) { done() }
 	}())
-	d.Snapshot(10, func() func([]api.LockspaceInfo, []api.LockInfo) {
+	d.Snapshot(10, func() func([]api.LockspaceInfo, []api.LockInfo, func(api.Ref) int) {
 		done := b.expect("snapshot")
-		return func([]api.LockspaceInfo, []api.LockInfo) { done() }
+		return func(_ []api.LockspaceInfo, _ []api.LockInfo, place func(api.Ref) int) { place(1); done() }
+	}())
+	d.Waits(api.Filter{}, func() func(api.WaitsPage, error) {
+		done := b.expect("waits")
+		return func(api.WaitsPage, error) { done() }
 	}())
 	d.Position(1, func() func(int) { done := b.expect("position"); return func(int) { done() } }())
 	d.Lock(1, func() func(api.LockInfo, error) {

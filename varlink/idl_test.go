@@ -175,6 +175,7 @@ func TestInterface(t *testing.T) {
 		"Lock": lock{}, "Lost": lost{}, "Queued": queued{}, "Queues": queues{}, "Wait": wait{}, "Blocking": blocking{},
 		"Health": health{}, "Lockspace": lockspace{}, "Orphan": orphan{}, "Bucket": bucket{}, "Latency": latency{},
 		"Counters": counters{}, "Service": service{}, "Request": request{},
+		"Blocker": blocker{}, "Waiter": waiter{}, "NodeName": nodeName{},
 	} {
 		require.Contains(t, i.types, name)
 		i.requireSame(t, i.types[name], of, name)
@@ -184,7 +185,7 @@ func TestInterface(t *testing.T) {
 	for name, out := range map[string]any{
 		"Acquire": acquireOut{}, "AcquireMany": acquireManyOut{}, "Convert": convertOut{}, "Release": nothing{},
 		"ReleaseOwner": releasedOut{}, "ReleaseMany": releasedOut{}, "Inspect": inspectOut{}, "ListLocks": listLocksOut{},
-		"ListLost": listLostOut{}, "ListLockspaces": listLockspacesOut{},
+		"ListLost": listLostOut{}, "ListWaits": listWaitsOut{}, "ListLockspaces": listLockspacesOut{},
 		"JoinLockspace": nothing{}, "LeaveLockspace": nothing{},
 		"ListOrphans": listOrphansOut{}, "AdoptOrphan": adoptOut{}, "Purge": purgeOut{}, "Describe": describeOut{},
 		"Monitor": monitorOut{},
@@ -197,7 +198,7 @@ func TestInterface(t *testing.T) {
 		delete(i.methods, name)
 	}
 	require.Empty(t, i.methods)
-	require.Len(t, methods, 17)
+	require.Len(t, methods, 18)
 }
 
 // Each kind of error that a call can end with is described.

@@ -25,6 +25,7 @@ var methods = index([]method{
 	{"ReleaseMany", false, func() input { return new(releaseMany) }},
 	{"Inspect", false, func() input { return new(inspect) }},
 	{"ListLocks", true, func() input { return new(listLocks) }},
+	{"ListWaits", true, func() input { return new(listWaits) }},
 	{"ListLost", true, func() input { return new(listLost) }},
 	{"ListLockspaces", true, func() input { return new(listLockspaces) }},
 	{"JoinLockspace", false, func() input { return new(join) }},

@@ -66,49 +66,101 @@ func (l *listLocks) run(c *call) {
 	})
 }
 
-// write writes the pages from this one on. One lock is kept back, because the last
-// one has to be known as such.
 func (l *listLocks) write(c *call, page api.Page) error {
-	var before *listLocksOut
+	return writePages(c, page.Locks, page.Next, &l.left, func(l *api.LockInfo) any { return listLocksOut{lockOf(l)} },
+		func(after api.Ref) ([]api.LockInfo, api.Ref, error) {
+			l.m.Filter.After = after
+			page, err := next(c, l.m.Run)
+			return page.Locks, page.Next, err
+		}, missing("list", noSuchLock, "no lock matches"))
+}
+
+// writePages writes a page and those that follow it, an element with each reply, as
+// many as are left. One element is kept back, because the last one has to be known
+// as such.
+func writePages[T any](c *call, page []T, after api.Ref, left *uint64, reply func(*T) any,
+	next func(after api.Ref) ([]T, api.Ref, error), none error) error {
+	var before any
 	for {
-		for i := range page.Locks {
-			if l.left == 0 {
+		for i := range page {
+			if *left == 0 {
 				break
 			}
-			l.left--
+			*left--
 			if before != nil {
-				if err := c.stage(*before); err != nil {
+				if err := c.stage(before); err != nil {
 					return err
 				}
 			}
-			before = &listLocksOut{lockOf(&page.Locks[i])}
+			before = reply(&page[i])
 		}
-		if page.Next == 0 || l.left == 0 {
+		if after == 0 || *left == 0 {
 			break
 		}
-		l.m.Filter.After = page.Next
 		var err error
-		if page, err = l.next(c); err != nil {
+		if page, after, err = next(after); err != nil {
 			return c.writeLate(err)
 		}
 	}
 	if before == nil {
-		return c.writeLate(missing("list", noSuchLock, "no lock matches"))
+		return c.writeLate(none)
 	}
-	n, err := c.wire.Reply(*before)
+	n, err := c.wire.Reply(before)
 	c.pay(n)
 	return err
 }
 
-// next returns the next page.
-func (l *listLocks) next(c *call) (page api.Page, err error) {
+// next has a method list its next page.
+func next[P any](c *call, run func(*frontend.Call, func(P, error))) (page P, err error) {
 	done := make(chan struct{})
-	l.m.Run(&c.Call, func(p api.Page, e error) {
+	run(&c.Call, func(p P, e error) {
 		page, err = p, e
 		close(done)
 	})
 	<-done
 	return page, err
+}
+
+// listWaits is ListWaits. Its pages are those of ListLocks.
+type listWaits struct {
+	listWaitsIn
+	silent
+	m    frontend.ListWaits
+	left uint64 // how many more
+}
+
+func (l *listWaits) method(*wire.Call) (frontend.Method, error) {
+	s := setter[frontend.ListWaits]{table: frontend.ListWaitsOptions, into: &l.m}
+	given(&s, api.ArgLockspace, l.Lockspace)
+	given(&s, api.ArgResource, l.Resource)
+	given(&s, api.ArgOwner, l.Owner)
+	given(&s, api.ArgUID, l.UserID)
+	s.lock(api.ArgAfter, l.After)
+	if l.left = math.MaxUint64; l.Limit != nil {
+		if l.left = *l.Limit; l.left == 0 {
+			s.set(api.ArgLimit, uint32(0))
+		}
+	}
+	return s.done(l.m.Op())
+}
+
+func (l *listWaits) run(c *call) {
+	l.m.Run(&c.Call, func(page api.WaitsPage, err error) {
+		if err != nil {
+			c.Fail(err)
+			return
+		}
+		c.fill(func(c *call) error { return l.write(c, page) })
+	})
+}
+
+func (l *listWaits) write(c *call, page api.WaitsPage) error {
+	return writePages(c, page.Waiters, page.Next, &l.left, func(w *api.Waiter) any { return listWaitsOut{waiterOf(w)} },
+		func(after api.Ref) ([]api.Waiter, api.Ref, error) {
+			l.m.Filter.After = after
+			page, err := next(c, l.m.Run)
+			return page.Waiters, page.Next, err
+		}, missing(l.m.Op(), noSuchLock, "nobody waits"))
 }
 
 // stage writes one of very many replies.

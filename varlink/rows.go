@@ -1,6 +1,8 @@
 package varlink
 
 import (
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -63,12 +65,31 @@ func lockOf(l *api.LockInfo) lock {
 		Lock: lockName(l.Ref), Lockspace: printable(l.Lockspace), Resource: printable(l.Resource),
 		LockID: uint32(l.LockID), Mode: mode(l.Mode), WantedMode: mode(l.Wanted), State: l.State.String(), Token: l.Token,
 		Label: text(l.Label), Lifetime: l.Lifetime.String(), OnLost: text(l.OnLost), UserID: l.UID,
-		ProcessID: unless0(l.PID), SinceUSec: usec(l.Since),
+		ProcessID: unless0(l.PID), SinceUSec: usec(l.Since), WaitingSinceUSec: usec(l.Waiting),
 	}
 	if l.HasOwner {
 		r.Owner = some(printable(l.Owner))
 	}
 	return r
+}
+
+func waiterOf(w *api.Waiter) waiter {
+	r := waiter{Lock: lockOf(&w.LockInfo), Who: printable(w.Who), Blockers: make([]blocker, len(w.For)),
+		MasterNodeID: unless0(w.Master), Missing: text(w.Missing)}
+	for i := range w.For {
+		b := &w.For[i]
+		r.Blockers[i] = blocker{unless0(b.Node), unless0(uint32(b.LockID)), mode(b.Mode), text(b.Who), b.Queued}
+	}
+	return r
+}
+
+func nodeNames(n *api.NodeNames) []nodeName {
+	names := n.Map()
+	rows := make([]nodeName, 0, len(names))
+	for _, id := range slices.Sorted(maps.Keys(names)) {
+		rows = append(rows, nodeName{id, printable(names[id])})
+	}
+	return rows
 }
 
 func locks(infos []api.LockInfo) []lock {
@@ -191,6 +212,7 @@ func (d *Door) describe(st *api.Status) describeOut {
 	s := service{
 		Version: d.cfg.Version, Commit: d.cfg.Commit, BuildDate: d.cfg.BuildDate, Engine: st.Engine,
 		StateFile: printable(d.cfg.StateFile), NodeID: unless0(uint32(st.Node.ID)), NodeName: printable(st.Node.Name),
+		Nodes:       nodeNames(&st.Names),
 		ClusterName: text(st.Node.Cluster), LockCount: st.Locks, WaitingCount: st.Waiting, LockspaceCount: st.Lockspaces,
 		Degraded: text(st.Degraded),
 	}

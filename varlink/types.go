@@ -58,6 +58,24 @@ type lock struct {
 	UserID     uint32  `json:"userId"`
 	ProcessID  *uint32 `json:"processId,omitempty"`
 	SinceUSec  *int64  `json:"sinceUSec,omitempty"`
+
+	WaitingSinceUSec *int64 `json:"waitingSinceUSec,omitempty"`
+}
+
+type blocker struct {
+	NodeID *uint32 `json:"nodeId,omitempty"`
+	LockID *uint32 `json:"lockId,omitempty"`
+	Mode   *string `json:"mode,omitempty"`
+	Who    *string `json:"who,omitempty"`
+	Waits  bool    `json:"waits"`
+}
+
+type waiter struct {
+	Lock         lock      `json:"lock"`
+	Who          string    `json:"who"`
+	Blockers     []blocker `json:"blockers"`
+	MasterNodeID *uint32   `json:"masterNodeId,omitempty"`
+	Missing      *string   `json:"missing,omitempty"`
 }
 
 type lost struct {
@@ -152,14 +170,22 @@ type counters struct {
 	GrantLatency     latency `json:"grantLatency"`
 }
 
+type nodeName struct {
+	NodeID uint32 `json:"nodeId"`
+	Name   string `json:"name"`
+}
+
 type service struct {
-	Version        string  `json:"version"`
-	Commit         string  `json:"commit"`
-	BuildDate      string  `json:"buildDate"`
-	Engine         string  `json:"engine"`
-	StateFile      string  `json:"stateFile"`
-	NodeID         *uint32 `json:"nodeId,omitempty"`
-	NodeName       string  `json:"nodeName"`
+	Version   string  `json:"version"`
+	Commit    string  `json:"commit"`
+	BuildDate string  `json:"buildDate"`
+	Engine    string  `json:"engine"`
+	StateFile string  `json:"stateFile"`
+	NodeID    *uint32 `json:"nodeId,omitempty"`
+	NodeName  string  `json:"nodeName"`
+
+	Nodes []nodeName `json:"nodes"`
+
 	ClusterName    *string `json:"clusterName,omitempty"`
 	Quorate        *bool   `json:"quorate,omitempty"`
 	LockCount      int     `json:"lockCount"`
@@ -278,6 +304,19 @@ type listLocksIn struct {
 
 type listLocksOut struct {
 	Lock lock `json:"lock"`
+}
+
+type listWaitsIn struct {
+	Lockspace *string `json:"lockspace"`
+	Resource  *string `json:"resource"`
+	Owner     *string `json:"owner"`
+	UserID    *uint32 `json:"userId"`
+	After     *string `json:"after"`
+	Limit     *uint64 `json:"limit"`
+}
+
+type listWaitsOut struct {
+	Waiter waiter `json:"waiter"`
 }
 
 type listLostIn struct {

@@ -115,6 +115,15 @@ var doorSteps = []step{
 	{method: "LeaveLockspace", nobody: true},
 	{method: "LeaveLockspace", args: fields{"reason": strings.Repeat("r", 1025)}},
 	{method: "ListLost"},
+	{method: "ListWaits"},
+	{method: "Request"}, // by somebody else, for b
+	{method: "ListWaits"},
+	{method: "ListWaits", nobody: true},
+	{method: "ListWaits", args: fields{"owner": "nobody's"}},
+	{method: "ListWaits", args: fields{"resource": "b", "userId": 0, "limit": 1}},
+	{method: "ListWaits", args: fields{"resource": ""}},
+	{method: "ListWaits", args: fields{"limit": 0}},
+	{method: "ListWaits", args: fields{"mode": "pr"}},
 	{method: "LeaveLockspace", args: fields{"force": true, "reason": "why not"}},
 	{method: "ListLocks"},
 	{method: "ListLost"},
@@ -141,6 +150,13 @@ func TestDoorsAgree(t *testing.T) {
 	dbusDoors := map[bool]client{false: root, true: newClient(bus.DialAs(t, testbus.Nobody))}
 	varlinkDoors := map[bool]*varlinkClient{false: dialVarlink(t, socket), true: newVarlinkClient(t, nobody)}
 	for n, s := range doorSteps {
+		if s.method == "Request" { // only D-Bus has it
+			waiter := newClient(bus.Dial(t))
+			for _, space := range []string{"dbus", "varlink"} {
+				require.NoError(t, waiter.call("Request", space, "b", "EX", opts("owner", "vm5@"+space, "label", "five")).Err)
+			}
+			continue
+		}
 		text, err := json.Marshal(s.args)
 		require.NoError(t, err)
 		what := fmt.Sprintf("step %d: %s %s, nobody: %v", n, s.method, text, s.nobody)
@@ -210,12 +226,27 @@ func overVarlink(c *varlinkClient, s step) string {
 
 // varlinkRow is what is compared of an element of a list.
 func varlinkRow(p fields) string {
+	if w, ok := p["waiter"].(fields); ok {
+		return waiterRow(w)
+	}
 	if l, ok := p["lost"].(fields); ok {
 		return fmt.Sprint(l["resource"], l["mode"], l["owner"], l["label"], l["reason"], l["lostUSec"].(float64) > 0)
 	}
 	l, _ := p["lock"].(fields)
 	return fmt.Sprint(l["resource"], l["mode"], l["state"], cmp.Or(fmt.Sprint(l["owner"]), "<nil>"),
 		l["label"], l["lifetime"], l["userId"])
+}
+
+// waiterRow is what is compared of one that waits.
+func waiterRow(w fields) string {
+	l := w["lock"].(fields)
+	var blockers []string
+	for _, b := range w["blockers"].([]any) {
+		b := b.(fields)
+		blockers = append(blockers, fmt.Sprint(b["nodeId"], b["mode"], b["who"], b["waits"]))
+	}
+	return fmt.Sprint(l["resource"], l["mode"], l["wantedMode"], l["waitingSinceUSec"].(float64) > 0, w["who"], l["owner"],
+		l["label"], l["userId"], w["masterNodeId"], blockers)
 }
 
 func varlinkKind(name string) string {
@@ -331,6 +362,8 @@ func dbusCall(t *testing.T, c client, method string, a fields) (*godbus.Call, fu
 		return c.call(method, dbusOptions(a)), func(call *godbus.Call) string { return dbusRows(t, call) }
 	case "ListLost":
 		return c.call(method, dbusOptions(a)), func(call *godbus.Call) string { return dbusLost(t, call) }
+	case "ListWaits":
+		return c.call(method, dbusOptions(a)), func(call *godbus.Call) string { return dbusWaits(t, call) }
 	case "ListOrphans":
 		return c.call(method, space), func(call *godbus.Call) string { return fmt.Sprint(call.Body[0]) }
 	case "AdoptOrphan":
@@ -402,6 +435,35 @@ func null(s string) any {
 	return s
 }
 
+func dbusWaits(t *testing.T, call *godbus.Call) string {
+	var waiters []struct {
+		Lock                godbus.ObjectPath
+		Lockspace, Resource string
+		Mode, Wanted        string
+		Since               uint64
+		Who                 string
+		For                 []struct {
+			Node, LockID uint32
+			Mode, Who    string
+			Details      map_
+		}
+		Details map_
+	}
+	require.NoError(t, call.Store(&waiters))
+	var rows []string
+	for _, w := range waiters {
+		var blockers []string
+		for _, b := range w.For {
+			queued, _ := b.Details["waits"].Value().(bool)
+			blockers = append(blockers, fmt.Sprint(b.Node, strings.ToLower(b.Mode), b.Who, queued))
+		}
+		rows = append(rows, fmt.Sprint(w.Resource, null(strings.ToLower(w.Mode)), strings.ToLower(w.Wanted), w.Since > 0,
+			w.Who, w.Details["owner"].Value(), w.Details["label"].Value(), w.Details["uid"].Value(),
+			w.Details["master"].Value(), blockers))
+	}
+	return fmt.Sprint(rows)
+}
+
 func dbusLost(t *testing.T, call *godbus.Call) string {
 	var lost []struct {
 		Lock                godbus.ObjectPath
@@ -410,6 +472,7 @@ func dbusLost(t *testing.T, call *godbus.Call) string {
 		Mode, Owner, Label  string
 		When                uint64
 		Reason              string
+		Details             map_
 	}
 	require.NoError(t, call.Store(&lost))
 	var rows []string

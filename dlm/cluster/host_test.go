@@ -5,11 +5,13 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -125,6 +127,51 @@ func TestQueuesFromFiles(t *testing.T) {
 	q, err = h.Queues(t.Context(), "bar", "x")
 	require.NoError(t, err)
 	require.Contains(t, q.Missing, "can't be read", "no debugfs, as under lockdown")
+}
+
+// Several resources are read in one pass, each as if it were alone.
+func TestQueuesOfFromFiles(t *testing.T) {
+	h := machine(t)
+	names := []string{"only-2", "nobody's", "only-1", "only-2"}
+	all, err := h.QueuesOf(t.Context(), "foo", names)
+	require.NoError(t, err)
+	require.Len(t, all, len(names))
+	for i, name := range names {
+		alone, err := h.Queues(t.Context(), "foo", name)
+		require.NoError(t, err)
+		require.Equal(t, alone, all[i], name)
+	}
+	all, err = h.QueuesOf(t.Context(), "foo", nil)
+	require.NoError(t, err)
+	require.Empty(t, all)
+	_, err = h.QueuesOf(t.Context(), "none", names)
+	require.ErrorIs(t, err, dlm.ErrNoLockspace)
+	_, err = h.QueuesOf(t.Context(), "foo", []string{"only-2", ""})
+	require.ErrorIs(t, err, dlm.ErrName)
+	all, err = h.QueuesOf(t.Context(), "bar", names)
+	require.NoError(t, err)
+	require.Contains(t, all[3].Missing, "can't be read")
+}
+
+// Somebody who does not wait any longer ends the reading of a long table.
+func TestQueuesOfEnds(t *testing.T) {
+	h := machine(t)
+	var b strings.Builder
+	for i := range 5000 {
+		name := fmt.Sprintf("r%04d", i)
+		fmt.Fprintf(&b, "rsb ptr 0 0 0 0 0 0 %d str %s\n", len(name), name)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := h.readQueues(ended, "foo", map[string]bool{"only-2": true}, 2)
+	require.NoError(t, err, "a short one")
+	rows := strings.ReplaceAll(b.String(), "rsb ptr", "rsb 00000000")
+	require.NoError(t, os.WriteFile(h.path(debugfs, "foo_all"), []byte(rows), 0o600))
+	_, err = h.readQueues(ended, "foo", map[string]bool{"r4999": true}, 2)
+	require.ErrorIs(t, err, context.Canceled)
+	found, err := h.readQueues(t.Context(), "foo", map[string]bool{"r4999": true}, 2)
+	require.NoError(t, err)
+	require.Contains(t, found, "r4999")
 }
 
 func TestOrphansFromFiles(t *testing.T) {

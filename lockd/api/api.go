@@ -364,8 +364,8 @@ type Service interface {
 	Watch(on bool)
 	// Snapshot is the lockspaces and, of one page of List, the locks that were
 	// granted, at one moment: notices that came before it are in it, later
-	// ones are not.
-	Snapshot(limit int, done func([]LockspaceInfo, []LockInfo))
+	// ones are not. place is Position at this moment, and good until done returns.
+	Snapshot(limit int, done func(spaces []LockspaceInfo, locks []LockInfo, place func(Ref) int))
 	Join(c Caller, lockspace string, done func(error))
 	// Leave leaves a lockspace. With locks held in it, it is refused unless
 	// force; then each is reported lost. With force or without it is refused

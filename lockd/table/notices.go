@@ -9,10 +9,13 @@ import "github.com/dlmlock/dlmlockd/lockd/api"
 // Watch says whether LockAdded, LockChanged and LockRemoved are wanted.
 func (t *turn) Watch(on bool) { t.watched = on }
 
-// Snapshot gives what watchers have to know to begin with.
-func (t *Table) Snapshot(limit int) ([]api.LockspaceInfo, []api.LockInfo) {
+// Snapshot gives what watchers have to know to begin with. place, which is good for
+// this turn, is Position; it is cheap for those asked for in the order of their
+// numbers.
+func (t *Table) Snapshot(limit int) (spaces []api.LockspaceInfo, locks []api.LockInfo, place func(api.Ref) int) {
 	page, _ := t.list(api.Filter{Granted: true, Limit: limit})
-	return t.Lockspaces(), page
+	known := map[*lock]int{}
+	return t.Lockspaces(), page, func(ref api.Ref) int { return t.calls.place(ref, known) }
 }
 
 // tell notes that l has another state. Held for the first time, it is new.

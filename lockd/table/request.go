@@ -28,20 +28,30 @@ const positionLimit = 1000
 
 // Position counts the older ones in the chain of the resource, which begins
 // with the youngest.
-func (b *calls) Position(ref api.Ref) int {
-	t := b.t
-	c := t.calls.requests[ref]
+func (b *calls) Position(ref api.Ref) int { return b.place(ref, nil) }
+
+// place is Position. Places that are known save the rest of the way, and what is found
+// is added to them.
+func (b *calls) place(ref api.Ref, known map[*lock]int) int {
+	c := b.requests[ref]
 	if c == nil || c.stage != acquireLocking || len(c.fresh) != 1 {
 		return 0
 	}
 	place, seen := 1, 0
 	for l := c.fresh[0].nextRes; l != nil; l = l.nextRes {
+		if before, ok := known[l]; ok && before > 0 {
+			place += before
+			break
+		}
 		if seen++; seen > positionLimit {
 			return 0
 		}
 		if l.state == lockLocking && l.busy.wait > 0 {
 			place++
 		}
+	}
+	if known != nil {
+		known[c.fresh[0]] = place
 	}
 	return place
 }

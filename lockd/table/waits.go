@@ -121,8 +121,8 @@ func ownQueue(t *Table, sp *lockspace, in *api.Inspection) (fresh []*lock, place
 			places = append(places, i)
 		}
 	}
-	same := all && slices.EqualFunc(fresh, places, func(l *lock, i int) bool { return l.wanted == in.Queues.Waiting[i].Wanted })
-	if !same {
+	same := func(l *lock, place int) bool { return l.wanted == in.Queues.Waiting[place].Wanted }
+	if !all || !slices.EqualFunc(fresh, places, same) {
 		return nil, nil
 	}
 	return fresh, places

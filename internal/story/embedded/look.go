@@ -259,7 +259,7 @@ func (n *node) ask(ctx context.Context, cmd *story.Command, out *story.Output) e
 		return nil
 	case "snapshot":
 		locks, err := call(ctx, s, func(d *daemon, done func([]api.LockInfo, error)) {
-			d.Snapshot(100, func(_ []api.LockspaceInfo, locks []api.LockInfo) { done(locks, nil) })
+			d.Snapshot(100, func(_ []api.LockspaceInfo, locks []api.LockInfo, _ func(api.Ref) int) { done(locks, nil) })
 		})
 		out.Locks(locksOf(locks))
 		return err
