@@ -78,8 +78,10 @@ func newRig(t testing.TB, bus *testbus.Bus, cfg rigConfig) *rig {
 		Node: dlm.NodeInfo{ID: 1, Name: "node1", Cluster: "test"}, Sessions: []api.Session{conn.Sessions()},
 		Lockspaces: []string{"vms"}, RawValues: cfg.raw, Limits: cfg.limits, Notify: r.core.Notify, Log: log,
 		HealthInterval: 50 * time.Millisecond,
-		Helpers:        map[string]api.HelperPolicy{"guard": {GID: membersGID, HasGroup: true}, "admin": {}},
-		RunLost:        func(run api.LostRun, ended func()) { r.lost <- run; ended() },
+		OnLost: lockd.OnLost{
+			Helpers: map[string]api.HelperPolicy{"guard": {GID: membersGID, HasGroup: true}, "admin": {}},
+			RunLost: func(run api.LostRun, ended func()) { r.lost <- run; ended() },
+		},
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)

@@ -61,27 +61,38 @@ type Config struct {
 	// Processes tells when the process ends that a lock hangs on. Nil: locks of
 	// lifetime process are refused.
 	Processes Processes
-	// Helpers are those that a lock may name with OnLost, by name. RunLost
-	// starts one, on the owner goroutine: it must not block. ended is to be
-	// called once, from any goroutine, when the helper has ended or is not to be
-	// run; without that it is run again by the next start.
-	Helpers map[string]api.HelperPolicy
-	RunLost func(r api.LostRun, ended func())
+	OnLost
 	// Notify gets what the service says unasked, on the owner goroutine; it
 	// must not block. May be nil.
 	Notify func(api.Notice)
 	Log    *slog.Logger // nil: discard
+	TokenClock
+	// OnStep, where set, is called before each step of the order of events
+	// with its name. Tests end the process in it.
+	OnStep func(step string)
+}
+
+// OnLost is what runs the helpers of lost locks.
+type OnLost struct {
+	// Helpers are those that a lock may name with OnLost, by name.
+	Helpers map[string]api.HelperPolicy
+	// RunLost starts one, on the owner goroutine: it must not block. ended is to be
+	// called once, from any goroutine, when the helper has ended or is not to be
+	// run; without that it is run again by the next start. Nil: no helper is run.
+	RunLost func(r api.LostRun, ended func())
+}
+
+// TokenClock is what the fencing tokens are made from.
+type TokenClock struct {
 	// Clock reads the wall clock and after it the time since the boot, suspend
 	// included. Nil: time.Now, and the time since New.
 	Clock func() (wall time.Time, up time.Duration)
 	// TokenEpoch is what NoteEpoch was last given in this boot, by whatever
-	// process; 0: nothing. NoteEpoch keeps it until the next start, so that a
-	// clock that is set back takes no token back; it may block. Nil: it is not kept.
+	// process; 0: nothing.
 	TokenEpoch int64
-	NoteEpoch  func(epoch int64) error
-	// OnStep, where set, is called before each step of the order of events
-	// with its name. Tests end the process in it.
-	OnStep func(step string)
+	// NoteEpoch keeps the epoch until the next start, so that a clock that is set
+	// back takes no token back; it may block. Nil: it is not kept.
+	NoteEpoch func(epoch int64) error
 }
 
 const defaultOpTimeout = 10 * time.Second

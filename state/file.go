@@ -64,36 +64,53 @@ type File struct {
 	header     Header
 	background sync.WaitGroup // waits for the compaction that runs, if any
 
-	mu         sync.Mutex
-	fd         *os.File
-	id         fileID
-	size       int64 // where the next record goes
-	alloc      int64 // where the padding, and so the file, ends
-	dirtyTo    int64 // up to here there may be the remains of a failed write in place of padding
+	mu sync.Mutex // guards the rest
+	image
 	mirror     *mirror
-	spare      *os.File // nil if it could not be made
 	use        usage
-	buf        []byte
-	sizes      []int // the size of each change in buf
+	buf        []byte // of the last Append, for the next one
+	sizes      []int  // the size of each change in buf
 	compacting bool
 	retryAt    int64 // after a failed compaction: no new one below this size
-	sick       error // why nothing new can be recorded; nil if it can
+	shortage
+	tampering
+	epoch  int64 // the last epoch that NoteEpoch was given or Epoch has found
+	closed bool
+}
+
+// image is the file as it is on disk: records from the beginning, then padding up to the end, over
+// which the next records are written. An Append that fits into the padding needs no room of the file
+// system, so it can't fail for want of it.
+type image struct {
+	path    string // for errors
+	fd      *os.File
+	id      fileID
+	size    int64 // where the next record goes
+	alloc   int64 // where the padding, and so the file, ends
+	dirtyTo int64 // up to here there may be the remains of a failed write in place of padding
+	// written is when this package last wrote to the file. A later modification is somebody else's.
+	written time.Time
+	spare   *os.File // takes the place of a new file where there is no room for one; nil if it could not be made
+}
+
+// shortage is why nothing new can be recorded, and what it would take.
+type shortage struct {
+	sick error // nil: everything can be recorded
 	// refused is how much room, in bytes, the fresh change needed that was refused last. Until there
 	// is as much, nothing new can be recorded: room for nothing at all is not enough to say so.
 	refused int64
 	triedAt time.Time // when the file was last tried to grow
-	epoch   int64     // the last epoch that NoteEpoch was given or Epoch has found
-	astray  bool      // the file has lost its name, and the log says so
-	// written is when this package last wrote to the file. A later modification is somebody else's.
-	written time.Time
-	// suspect says that somebody else has modified the file, and that it has yet to be checked.
-	suspect bool
+}
+
+// tampering is what somebody else has done to the file or its name.
+type tampering struct {
+	astray  bool // the file has lost its name, and the log says so
+	suspect bool // somebody else has modified the file, and it has yet to be checked
 	// damaged says that somebody has cut the file short or edited it, that the log says so, and
 	// that the file has not been written again yet.
 	damaged    bool
 	repairedAt time.Time // when writing it again was last tried
 	repairErr  error     // why that failed
-	closed     bool
 }
 
 // maxKeptBuffer is the largest buffer, in bytes, that Append keeps for the next call.
@@ -127,7 +144,7 @@ func Open(dir string, o Options) (*File, Contents, error) {
 	if err != nil {
 		return nil, Contents{}, err
 	}
-	f := &File{dir: d, log: o.Log, compactMin: o.CompactMin}
+	f := &File{dir: d, log: o.Log, compactMin: o.CompactMin, image: image{path: filepath.Join(d.path, stateName)}}
 	c, err := f.start(o)
 	if err != nil {
 		f.closed = true
@@ -344,7 +361,7 @@ func (f *File) encode(changes []Change) (b []byte, fresh bool, err error) {
 func (f *File) Header() Header { return f.header }
 
 // Path returns the name of the file.
-func (f *File) Path() string { return filepath.Join(f.dir.path, stateName) }
+func (f *File) Path() string { return f.path }
 
 // Close waits for a compaction that is running, closes the file and releases the directory. Calling
 // it again does nothing.

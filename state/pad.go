@@ -107,42 +107,42 @@ func (f *File) makeRoom(n int64, fresh bool) (short, err error) {
 }
 
 // extend makes the file at least as long as the offset to. On an error its length is unchanged.
-func (f *File) extend(to int64) error {
-	if to <= f.alloc {
+func (i *image) extend(to int64) error {
+	if to <= i.alloc {
 		return nil
 	}
-	if err := writePadding(f.fd, f.alloc, to); err != nil {
-		_ = f.fd.Truncate(f.alloc) // if that fails, there is more padding, which does no harm
-		f.written = time.Now()
+	if err := writePadding(i.fd, i.alloc, to); err != nil {
+		_ = i.fd.Truncate(i.alloc) // if that fails, there is more padding, which does no harm
+		i.written = time.Now()
 		return err
 	}
-	f.alloc, f.written = to, time.Now()
+	i.alloc, i.written = to, time.Now()
 	return nil
 }
 
 // put writes b over the padding.
-func (f *File) put(b []byte) error {
-	_, err := f.fd.WriteAt(b, f.size)
-	f.written = time.Now()
+func (i *image) put(b []byte) error {
+	_, err := i.fd.WriteAt(b, i.size)
+	i.written = time.Now()
 	if err != nil {
-		f.dirtyTo = max(f.dirtyTo, f.size+int64(len(b)))
-		_ = f.clean() // if that fails, the next Append tries again
-		return writeError("append", f.Path(), err)
+		i.dirtyTo = max(i.dirtyTo, i.size+int64(len(b)))
+		_ = i.clean() // if that fails, the next Append tries again
+		return writeError("append", i.path, err)
 	}
 	return nil
 }
 
 // clean turns the remains of a failed write, or of a crash, into padding again.
-func (f *File) clean() error {
-	if f.dirtyTo <= f.size {
+func (i *image) clean() error {
+	if i.dirtyTo <= i.size {
 		return nil
 	}
-	err := writePadding(f.fd, f.size, f.dirtyTo)
-	f.written = time.Now()
+	err := writePadding(i.fd, i.size, i.dirtyTo)
+	i.written = time.Now()
 	if err != nil {
-		return writeError("clean", f.Path(), err)
+		return writeError("clean", i.path, err)
 	}
-	f.dirtyTo = 0
+	i.dirtyTo = 0
 	return nil
 }
 
@@ -170,13 +170,13 @@ func (f *File) reclaim(n int64) bool {
 }
 
 // free is how many bytes a new file may take: the free space of the file system and the spare file.
-func (f *File) free() int64 {
+func (i *image) free() int64 {
 	var fs unix.Statfs_t
-	if err := unix.Fstatfs(int(f.fd.Fd()), &fs); err != nil {
+	if err := unix.Fstatfs(int(i.fd.Fd()), &fs); err != nil {
 		return 0
 	}
 	free := int64(fs.Bavail) * fs.Bsize
-	if f.spare != nil {
+	if i.spare != nil {
 		free += spareSize
 	}
 	return free

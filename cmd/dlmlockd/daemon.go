@@ -44,29 +44,19 @@ type daemon struct {
 	opts    options
 	log     *slog.Logger
 	control *logControl
-	read    func() (options, error)
-	hangups <-chan os.Signal
 	systemd notifier
+	reloading
+	recorded
 
-	settings *settings
-	engine   dlm.Engine
-	file     *state.File
-	found    state.Contents // the contents of the state file
-	// epoch is that of the token clock, as it was saved in this boot.
-	epoch   int64
-	node    dlm.NodeInfo
-	quorum  api.Quorum
-	bootID  string
+	helpers map[string]api.HelperPolicy
 	core    *frontend.Core
 	bus     *dbus.Bus
 	server  busServer
 	watcher *process.Watcher
 	service *lockd.Service
 	notices startupNotices
-	helpers map[string]api.HelperPolicy
 	runner  *onlost.Runner
 	libvirt *virtlockd.Door // nil: libvirt's own lock driver is not served
-	reloads chan chan error // asked for by a caller
 
 	varlink          *varlink.Door // nil: Varlink is not served
 	varlinkSockets   []*net.UnixListener
@@ -76,12 +66,32 @@ type daemon struct {
 	kept  []*os.File // what an earlier process has put there, until the door has it
 }
 
+// reloading is what reading the configuration again takes.
+type reloading struct {
+	read     func() (options, error)
+	hangups  <-chan os.Signal
+	reloads  chan chan error // asked for by a caller, who waits for the error
+	settings *settings
+}
+
+// recorded is what openState finds: where the locks are, and what an earlier process has recorded of
+// them.
+type recorded struct {
+	engine dlm.Engine
+	file   *state.File
+	found  state.Contents // the contents of the state file, until the service has them
+	epoch  int64          // of the token clock, as it was saved in this boot
+	node   dlm.NodeInfo
+	quorum api.Quorum
+	bootID string
+}
+
 // serve runs the service until ctx ends or nobody needs it (nil), or something fails for good. read
 // reads the options again.
 func serve(ctx context.Context, o options, read func() (options, error), control *logControl,
 	log *slog.Logger) (err error) {
-	d := &daemon{opts: o, read: read, log: log, control: control, systemd: notifier{log: log},
-		reloads: make(chan chan error)}
+	d := &daemon{opts: o, log: log, control: control, systemd: notifier{log: log},
+		reloading: reloading{read: read, reloads: make(chan chan error)}}
 	var stop func()
 	d.hangups, stop = hangups()
 	defer stop()
@@ -220,7 +230,7 @@ func (d *daemon) serviceConfig() lockd.Config {
 		Engine: d.engine, Journal: d.file, Contents: d.found, BootID: d.bootID, Instance: d.file.Header().Instance,
 		Node: d.node, Quorum: d.quorum, RawValues: d.opts.RawValueLockspaces, OpTimeout: d.opts.OpTimeout,
 		Processes: d.watcher, Log: d.log,
-		Clock: clocks, TokenEpoch: d.epoch, NoteEpoch: d.file.NoteEpoch,
+		TokenClock: lockd.TokenClock{Clock: clocks, TokenEpoch: d.epoch, NoteEpoch: d.file.NoteEpoch},
 	}
 }
 
@@ -233,7 +243,7 @@ func (d *daemon) build() {
 	}
 	c.Lockspaces, c.Limits = d.lockspaces(d.opts), limits(d.opts.Limits)
 	c.Notify, c.OnStep = d.notices.notify, onStep
-	c.Helpers, c.RunLost = d.helpers, d.runner.Run
+	c.OnLost = lockd.OnLost{Helpers: d.helpers, RunLost: d.runner.Run}
 	d.service = lockd.New(c)
 	d.found = state.Contents{} // the service has the contents now
 }

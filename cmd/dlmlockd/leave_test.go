@@ -140,7 +140,7 @@ func TestLeaveKnowsRawLockspaces(t *testing.T) {
 }
 
 func TestLeaveWaitsForHelpers(t *testing.T) {
-	d := &daemon{found: state.Contents{Locks: []state.Lock{{Phase: state.Held}}}}
+	d := &daemon{recorded: recorded{found: state.Contents{Locks: []state.Lock{{Phase: state.Held}}}}}
 	require.False(t, d.helpersDue())
 	d.found.Locks = append(d.found.Locks, state.Lock{Phase: state.Lost, OnLost: "libvirt"})
 	require.True(t, d.helpersDue())

@@ -39,19 +39,25 @@ type Conn struct {
 	cancel context.CancelFunc
 	ended  chan struct{} // closed by read
 
-	mu      sync.Mutex
-	wake    sync.Cond // of serve: queue, eof or closing has changed
-	room    sync.Cond // of read, when the client is gone: there is room in the queue
-	queue   []*Call
-	queued  int   // bytes of them
-	eof     bool  // nothing comes any more
-	broken  error // why: what came is not Varlink
-	closing bool  // the service ends
-	closed  bool  // serve has come to its end
-	paused  bool  // read waits for room in the queue
-	gone    bool  // the Handler knows that the client is gone
+	mu sync.Mutex // guards the rest
+	callQueue
+	closing bool // the service ends
+	closed  bool // serve has come to its end
+	gone    bool // the Handler knows that the client is gone
 	sending sending
 	keeping keeping
+}
+
+// callQueue is what read has read ahead and serve has yet to serve, in the order in which it came.
+// Both goroutines of a connection wait at it: serve for calls, read for room.
+type callQueue struct {
+	wake   sync.Cond // of serve: queue, eof or closing has changed
+	room   sync.Cond // of read, when the client is gone: there is room in the queue
+	queue  []*Call
+	queued int   // bytes of them
+	paused bool  // read waits for room in the queue
+	eof    bool  // nothing comes any more
+	broken error // why: what came is not Varlink
 }
 
 func newConn(s *Server, sock *net.UnixConn) (*Conn, error) {
@@ -167,7 +173,7 @@ func (c *Conn) awaitRoom() {
 	}
 }
 
-func (c *Conn) full() bool { return len(c.queue) >= maxQueue || c.queued >= maxQueueBytes }
+func (q *callQueue) full() bool { return len(q.queue) >= maxQueue || q.queued >= maxQueueBytes }
 
 // next returns the next call to serve; nil when there is none any more.
 func (c *Conn) next() *Call {

@@ -30,26 +30,36 @@ type node struct {
 	id      int
 	cluster *local.Cluster
 	sim     *local.Node
-	up      bool
-	boots   int
-	booted  time.Time
-	dir     string // of the state file
-	saved   []byte // the state file that was put aside
-	disk    disk
-	procs   *processes
-	holder  *local.Engine // a process of another program that has a lock
-	log     logBuffer
-	clock   atomic.Int64 // how far the wall clock was moved, as a Duration
+	power
+	dir    string // of the state file
+	saved  []byte // the state file that was put aside
+	disk   disk
+	procs  *processes
+	holder *local.Engine // a process of another program that has a lock
+	log    logBuffer
+	clock  atomic.Int64 // how far the wall clock was moved, as a Duration
 
 	lockspaces, raw []string
 	limits          api.Limits
 
-	mu       sync.Mutex // guards what jobs and the daemon use as well
-	daemon   *daemon    // nil: none runs
-	bus      int        // which message bus it is
-	dialed   int        // connections that were made to it
-	listen   []*listener
+	mu     sync.Mutex // guards what jobs and the daemon use as well
+	daemon *daemon    // nil: none runs
+	messageBus
 	requests map[string]api.Ref // of jobs with wait=forever
+}
+
+// messageBus stands in for the message bus of a node.
+type messageBus struct {
+	bus    int // which one it is: each start of a bus has another number
+	dialed int // connections that were made to it
+	listen []*listener
+}
+
+// power is whether a node runs, and since when.
+type power struct {
+	up     bool
+	boots  int
+	booted time.Time
 }
 
 // daemon is one process of the service.
@@ -63,7 +73,7 @@ type daemon struct {
 }
 
 func newNode(t *testing.T, sim *local.Cluster, id int) *node {
-	return &node{t: t, id: id, cluster: sim, sim: sim.AddNode(uint32(id)), up: true, booted: time.Now(),
+	return &node{t: t, id: id, cluster: sim, sim: sim.AddNode(uint32(id)), power: power{up: true, booted: time.Now()},
 		dir:   filepath.Join(t.TempDir(), "state"),
 		procs: newProcesses(), lockspaces: []string{"vms"}, raw: []string{"raw"}, limits: api.DefaultLimits(),
 		requests: map[string]api.Ref{}}
@@ -129,10 +139,10 @@ func (n *node) config(ctx context.Context, d *daemon) (lockd.Config, error) {
 		Instance: d.file.Header().Instance, Node: info, Sessions: []api.Session{n.session("")},
 		Lockspaces: n.lockspaces, RawValues: n.raw, Limits: n.limits, OpTimeout: opTime,
 		HealthInterval: n.healthInterval(), Processes: n.procs, Notify: n.notify, Log: slog.New(n.log.handler()),
-		Clock: func() (time.Time, time.Duration) {
-			return time.Now().Add(time.Duration(n.clock.Load())), time.Since(booted)
-		},
-		TokenEpoch: epoch, NoteEpoch: d.file.NoteEpoch,
+		TokenClock: lockd.TokenClock{TokenEpoch: epoch, NoteEpoch: d.file.NoteEpoch,
+			Clock: func() (time.Time, time.Duration) {
+				return time.Now().Add(time.Duration(n.clock.Load())), time.Since(booted)
+			}},
 	}, err
 }
 
