@@ -26,17 +26,23 @@ const (
 
 // app is one run of the program.
 type app struct {
-	in  io.Reader
+	in io.Reader
+	printer
+
+	bus     string
+	timeout time.Duration
+	started bool // the command line was parsed
+}
+
+// printer writes what a command has to say, to people or to programs, as the flags ask for it.
+type printer struct {
 	out *output
 	err io.Writer
 
-	bus     string
-	json    bool
-	wide    bool // --output=wide
-	quiet   bool
-	timeout time.Duration
+	json  bool
+	wide  bool // --output=wide
+	quiet bool
 
-	started bool // the command line was parsed
 	// What has been done, and how to undo it, for an error message if the output
 	// can't be written.
 	done, undo string
@@ -47,7 +53,7 @@ type app struct {
 func Main(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) int {
 	// SIGPIPE must not end the program between taking a lock and reporting it.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	a := &app{in: in, out: &output{to: out}, err: errs}
+	a := &app{in: in, printer: printer{out: &output{to: out}, err: errs}}
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(in)

@@ -196,9 +196,9 @@ func stoppedAdvice(s client.Lockspace) string {
 }
 
 // showChecks shows the results to people: one line each, with the advice below.
-func (a *app) showChecks(checks []check) {
+func (p *printer) showChecks(checks []check) {
 	colours := map[string]colour{checkOK: green, checkWarning: yellow, checkFailed: red, checkUnknown: yellow}
-	paint := coloured(a.out)
+	paint := coloured(p.out)
 	counts := map[string]int{}
 	for _, c := range checks {
 		counts[c.Result]++
@@ -206,9 +206,9 @@ func (a *app) showChecks(checks []check) {
 		if paint && colours[c.Result] != plain {
 			result = string(colours[c.Result]) + result + "\x1b[0m"
 		}
-		a.printf("%s %s: %s\n", result, visible(c.Name), visible(c.Message))
+		p.printf("%s %s: %s\n", result, visible(c.Name), visible(c.Message))
 		if c.Advice != "" {
-			a.printf("%9s-> %s\n", "", visible(c.Advice))
+			p.printf("%9s-> %s\n", "", visible(c.Advice))
 		}
 	}
 	var sum []string
@@ -224,5 +224,5 @@ func (a *app) showChecks(checks []check) {
 	if len(sum) == 0 {
 		sum = append(sum, "all is well")
 	}
-	a.printf("%s\n", strings.Join(sum, ", "))
+	p.printf("%s\n", strings.Join(sum, ", "))
 }

@@ -102,7 +102,7 @@ func TestDoctorOnLockspaces(t *testing.T) {
 		"lockspace joining": checkWarning, "lockspace orphans": checkWarning,
 	}, results(&x))
 	var b bytes.Buffer
-	a := &app{out: &output{to: &b}}
+	a := &app{printer: printer{out: &output{to: &b}}}
 	a.showChecks(x.checks)
 	require.Contains(t, b.String(),
 		"failed   lockspace stopped: it is stopped: fencing node 2\n         -> it goes on by itself")

@@ -270,19 +270,19 @@ func thisBoot() (host, boot string) {
 }
 
 // historyTable shows periods to people.
-func (a *app) historyTable(all []*period, noLegend bool) *table {
+func (p *printer) historyTable(all []*period, noLegend bool) *table {
 	t := &table{heading: []string{"RESOURCE", "MODE", "OWNER", "FROM", "HELD", "END"}, noLegend: noLegend,
 		elastic: []string{"RESOURCE", "OWNER", "END"}}
-	several := slices.ContainsFunc(all, func(p *period) bool { return p.Host != all[0].Host })
-	if a.wide {
+	several := slices.ContainsFunc(all, func(one *period) bool { return one.Host != all[0].Host })
+	if p.wide {
 		t.heading = []string{"RESOURCE", "MODE", "LOCKID", "UID", "OWNER", "FROM", "UNTIL", "HELD", "WAITED", "HOST",
 			"LABEL", "END"}
 		t.elastic = nil
 	} else if several {
 		t.heading = slices.Insert(t.heading, 1, "HOST")
 	}
-	for _, p := range all {
-		row := p.cells(a.wide)
+	for _, one := range all {
+		row := one.cells(p.wide)
 		cells := make([]cell, len(t.heading))
 		for i, h := range t.heading {
 			cells[i] = row[h]

@@ -103,21 +103,21 @@ func (l *listing) choose(usual, wide []string, isWide bool) ([]string, error) {
 
 // lockTable makes a table of locks. Its columns are shortened on a terminal, except
 // with --output=wide.
-func (a *app) lockTable(locks []client.Lock, columns []string, noLegend bool) *table {
+func (p *printer) lockTable(locks []client.Lock, columns []string, noLegend bool) *table {
 	t := &table{noLegend: noLegend}
 	var shown []column
 	for _, name := range columns {
 		c := lockColumns[slices.IndexFunc(lockColumns, func(c column) bool { return c.name == name })]
 		shown = append(shown, c)
 		t.heading = append(t.heading, strings.ToUpper(name))
-		if c.elastic && !a.wide {
+		if c.elastic && !p.wide {
 			t.elastic = append(t.elastic, strings.ToUpper(name))
 		}
 	}
 	for i := range locks {
 		row := make([]cell, len(shown))
 		for j, c := range shown {
-			row[j] = c.cell(&locks[i], a.wide)
+			row[j] = c.cell(&locks[i], p.wide)
 		}
 		t.add(row...)
 	}

@@ -33,15 +33,15 @@ func (a *app) inspectCmd() *cobra.Command {
 }
 
 // inspection shows a resource to people.
-func (a *app) inspection(space, resource string, in *client.Inspection) {
-	a.printf("%s/%s: %s\n", visible(space), visible(resource), situation(in))
+func (p *printer) inspection(space, resource string, in *client.Inspection) {
+	p.printf("%s/%s: %s\n", visible(space), visible(resource), situation(in))
 	if len(in.Locks) > 0 {
-		a.printf("\nLocks of this service:\n")
+		p.printf("\nLocks of this service:\n")
 		columns := inspectColumns
-		if a.wide {
+		if p.wide {
 			columns = wideColumns
 		}
-		a.lockTable(in.Locks, columns, false).write(a.out)
+		p.lockTable(in.Locks, columns, false).write(p.out)
 	}
 	queues := table{heading: []string{"QUEUE", "NODE", "LOCKID", "MODE"}}
 	for _, q := range []struct {
@@ -53,28 +53,28 @@ func (a *app) inspection(space, resource string, in *client.Inspection) {
 		}
 	}
 	if len(queues.rows) > 0 {
-		a.printf("\nWhat the lock manager shows (%s):\n", sight(in))
-		queues.write(a.out)
+		p.printf("\nWhat the lock manager shows (%s):\n", sight(in))
+		queues.write(p.out)
 	}
 	if len(in.Waits) > 0 {
-		a.printf("\nWho waits for whom:\n")
+		p.printf("\nWho waits for whom:\n")
 	}
 	for _, w := range in.Waits {
-		a.printf("%s waits for %s\n", party(w.Who, w.Node, w.Mode), party(w.ForWho, w.ForNode, w.ForMode))
+		p.printf("%s waits for %s\n", party(w.Who, w.Node, w.Mode), party(w.ForWho, w.ForNode, w.ForMode))
 	}
 	if h := in.Holder; h != nil && h.Node != 0 {
-		a.printf("\nLast holder to write the lock value block: %s, node %d, %s, token %d\n",
+		p.printf("\nLast holder to write the lock value block: %s, node %d, %s, token %d\n",
 			orDash(h.Who), h.Node, visible(h.Mode), h.Token)
 	}
 	if in.ValueInvalid != nil && *in.ValueInvalid {
-		a.printf("\nThe lock value block is not valid: a node died holding the lock.\n")
+		p.printf("\nThe lock value block is not valid: a node died holding the lock.\n")
 	}
 	for _, l := range in.Lost {
-		a.printf("\nLOST: lockid %d %s, owner %s, at %s: %s\n",
+		p.printf("\nLOST: lockid %d %s, owner %s, at %s: %s\n",
 			l.LockID, visible(l.Mode), orDash(l.Owner), clock(l.When).text, visible(l.Reason))
 	}
 	for _, m := range in.Missing {
-		a.printf("\nNot known: %s\n", visible(m))
+		p.printf("\nNot known: %s\n", visible(m))
 	}
 }
 

@@ -94,12 +94,12 @@ func visible(s string) string {
 }
 
 // printJSON writes one value, indented.
-func (a *app) printJSON(v any) error {
-	return a.encodeJSON(v, "  ")
+func (p *printer) printJSON(v any) error {
+	return p.encodeJSON(v, "  ")
 }
 
 // encodeJSON writes one value and a line feed, in one line without an indent.
-func (a *app) encodeJSON(v any, indent string) error {
+func (p *printer) encodeJSON(v any, indent string) error {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
@@ -107,7 +107,7 @@ func (a *app) encodeJSON(v any, indent string) error {
 	if err := e.Encode(v); err != nil {
 		return err
 	}
-	_, err := a.out.Write(escapeJSON(b.Bytes()))
+	_, err := p.out.Write(escapeJSON(b.Bytes()))
 	return err
 }
 
@@ -135,11 +135,11 @@ func escapeJSON(text []byte) []byte {
 
 // show writes v as JSON with --json, and calls people otherwise; with --quiet it
 // does neither.
-func (a *app) show(v any, people func()) error {
+func (p *printer) show(v any, people func()) error {
 	switch {
-	case a.quiet:
-	case a.json:
-		return a.printJSON(v)
+	case p.quiet:
+	case p.json:
+		return p.printJSON(v)
 	default:
 		people()
 	}
@@ -147,14 +147,14 @@ func (a *app) show(v any, people func()) error {
 }
 
 // say writes what was done.
-func (a *app) say() { a.printf("%s\n", visible(a.done)) }
+func (p *printer) say() { p.printf("%s\n", visible(p.done)) }
 
 // printf writes text for people.
-func (a *app) printf(format string, args ...any) { fmt.Fprintf(a.out, format, args...) }
+func (p *printer) printf(format string, args ...any) { fmt.Fprintf(p.out, format, args...) }
 
 // none says on standard error that there is nothing to list. The output stays
 // empty, for scripts.
-func (a *app) none(what string) { fmt.Fprintf(a.err, "No %s.\n", what) }
+func (p *printer) none(what string) { fmt.Fprintf(p.err, "No %s.\n", what) }
 
 // clock shows a time as local time.
 func clock(t time.Time) cell {

@@ -129,7 +129,7 @@ func TestEventLine(t *testing.T) {
 // What an older or a poorer service leaves out is not shown as something else.
 func TestInspectionPoorerAndRicher(t *testing.T) {
 	var b bytes.Buffer
-	a := &app{out: &output{to: &b}, err: &b}
+	a := &app{printer: printer{out: &output{to: &b}, err: &b}}
 	a.inspection("vms", "d", &client.Inspection{Missing: []string{"no debugfs"}})
 	require.Equal(t, "vms/d: not held, as far as known\n\nNot known: no debugfs\n", b.String())
 

@@ -35,7 +35,7 @@ func (a *app) lockspacesCmd() *cobra.Command {
 	}
 }
 
-func (a *app) spaceTable(spaces []client.Lockspace) {
+func (p *printer) spaceTable(spaces []client.Lockspace) {
 	t := table{heading: []string{"LOCKSPACE", "STATE", "LOCKS", "ORPHANS", "NODES", "REMARK"}}
 	for _, s := range spaces {
 		st, remark := s.State, s.Error
@@ -51,7 +51,7 @@ func (a *app) spaceTable(spaces []client.Lockspace) {
 		t.add(text(s.Name), state(st), number(s.Locks), orphans,
 			text(strings.Trim(strings.ReplaceAll(fmt.Sprint(s.Members), " ", ","), "[]")), text(remark))
 	}
-	t.write(a.out)
+	t.write(p.out)
 }
 
 func (a *app) joinCmd() *cobra.Command {
@@ -182,7 +182,7 @@ record of the service. The service never touches them by itself.`,
 	}
 }
 
-func (a *app) orphanTable(orphans []client.Orphan) {
+func (p *printer) orphanTable(orphans []client.Orphan) {
 	t := table{heading: []string{"LOCKID", "RESOURCE", "MODE", "WHO", "TOKEN"}}
 	for _, o := range orphans {
 		token := text("")
@@ -191,7 +191,7 @@ func (a *app) orphanTable(orphans []client.Orphan) {
 		}
 		t.add(number(o.LockID), text(o.Resource), text(o.Mode), text(o.Who), token)
 	}
-	t.write(a.out)
+	t.write(p.out)
 }
 
 func (a *app) purgeCmd() *cobra.Command {

@@ -54,7 +54,7 @@ func TestReleasedForTheEnd(t *testing.T) {
 	in, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	h := &hold{a: &app{err: io.Discard}, child: &child{proc: cmd.Process, done: make(chan struct{})},
+	h := &hold{a: &app{printer: printer{err: io.Discard}}, child: &child{proc: cmd.Process, done: make(chan struct{})},
 		lifetime: client.Process,
 		opts:     runOptions{onLost: lostWarn}}
 	s := &supervision{hold: h}
