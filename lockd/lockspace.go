@@ -17,38 +17,45 @@ type lockspace struct {
 	closing chan struct{} // nil, or closed when an earlier handle is
 }
 
+// lockspaces are the handles of the engine, and what is done with whole lockspaces. That
+// takes its time, so each operation has a goroutine of its own, which posts the outcome.
+type lockspaces struct {
+	*Service
+	byID map[table.LockspaceID]*lockspace
+}
+
 // lockspace returns the entry of a lockspace, which it makes if need be.
-func (s *Service) lockspace(id table.LockspaceID, name string) *lockspace {
-	sp := s.spaces[id]
+func (s *lockspaces) lockspace(id table.LockspaceID, name string) *lockspace {
+	sp := s.byID[id]
 	if sp == nil {
 		sp = &lockspace{name: name, handle: goneHandle{}}
-		s.spaces[id] = sp
+		s.byID[id] = sp
 	}
 	return sp
 }
 
 // handle returns the handle of a lockspace.
-func (s *Service) handle(id table.LockspaceID) dlm.Lockspace {
-	if sp := s.spaces[id]; sp != nil {
+func (s *lockspaces) handle(id table.LockspaceID) dlm.Lockspace {
+	if sp := s.byID[id]; sp != nil {
 		return sp.handle
 	}
 	return goneHandle{}
 }
 
-// carryOutLockspace starts an action that is about a whole lockspace; false if it
+// carryOut starts an action that is about a whole lockspace; false if it
 // is none of them.
-func (s *Service) carryOutLockspace(a table.Action) bool {
+func (s *lockspaces) carryOut(a table.Action) bool {
 	switch a := a.(type) {
 	case table.OpenAction:
-		s.openLockspace(a.Lockspace, a.Name, s.cfg.Engine.Open)
+		s.open(a.Lockspace, a.Name, s.cfg.Engine.Open)
 	case table.CreateAction:
-		s.openLockspace(a.Lockspace, a.Name, s.cfg.Engine.Create)
+		s.open(a.Lockspace, a.Name, s.cfg.Engine.Create)
 	case table.RemoveAction:
-		s.removeLockspace(a)
+		s.remove(a)
 	case table.CloseAction:
-		s.closeLockspace(a.Lockspace)
+		s.close(a.Lockspace)
 	case table.ForgetAction:
-		delete(s.spaces, a.Lockspace)
+		delete(s.byID, a.Lockspace)
 	case table.LookAction:
 		s.look(a)
 	default:
@@ -63,7 +70,7 @@ const spaceTimeout = 60 * time.Second
 
 type opener func(context.Context, string, dlm.Sink) (dlm.Lockspace, error)
 
-func (s *Service) openLockspace(id table.LockspaceID, name string, open opener) {
+func (s *lockspaces) open(id table.LockspaceID, name string, open opener) {
 	sp := s.lockspace(id, name)
 	before := sp.closing
 	s.work.Go(func() {
@@ -94,7 +101,7 @@ func unsettled(err error) bool {
 	return ok && d.Unsettled || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 }
 
-func (s *Service) removeLockspace(a table.RemoveAction) {
+func (s *lockspaces) remove(a table.RemoveAction) {
 	s.work.Go(func() {
 		ctx, cancel := context.WithTimeout(s.ctx, spaceTimeout)
 		defer cancel()
@@ -103,8 +110,8 @@ func (s *Service) removeLockspace(a table.RemoveAction) {
 	})
 }
 
-func (s *Service) closeLockspace(id table.LockspaceID) {
-	sp := s.spaces[id]
+func (s *lockspaces) close(id table.LockspaceID) {
+	sp := s.byID[id]
 	if sp == nil {
 		return
 	}
@@ -130,7 +137,7 @@ const (
 	briefTimeout = 500 * time.Millisecond
 )
 
-func (s *Service) look(a table.LookAction) {
+func (s *lockspaces) look(a table.LookAction) {
 	limit := lookTimeout
 	if a.Brief {
 		limit = briefTimeout

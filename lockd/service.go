@@ -107,7 +107,7 @@ type Service struct {
 	t       *table.Table
 	out     []table.Action // of the turn under way
 	answers answers
-	spaces  map[table.LockspaceID]*lockspace
+	spaces  lockspaces
 	ctx     context.Context // of Run; work in flight ends with it
 	cancel  context.CancelFunc
 	work    sync.WaitGroup
@@ -150,7 +150,7 @@ func New(cfg Config) *Service {
 	s.epochs = newEpochNotes(cfg.NoteEpoch, cfg.Log)
 	s.looker, _ = cfg.Engine.(dlm.Looker)
 	s.answers.init()
-	s.spaces = map[table.LockspaceID]*lockspace{}
+	s.spaces = lockspaces{s, map[table.LockspaceID]*lockspace{}}
 	s.t = table.New(table.Config{
 		Settings: table.Settings{Limits: cfg.Limits, OpTimeout: cfg.OpTimeout, Helpers: cfg.Helpers},
 		Instance: cfg.Instance, Engine: cfg.Engine.Name(), Node: cfg.Node, Quorum: cfg.Quorum, Sessions: cfg.Sessions,
@@ -290,7 +290,7 @@ func (s *Service) carryOut(a table.Action) {
 			s.cfg.OnStep(step)
 		}
 	}
-	if s.carryOutLock(a) || s.carryOutLockspace(a) {
+	if s.carryOutLock(a) || s.spaces.carryOut(a) {
 		return
 	}
 	switch a := a.(type) {
@@ -324,17 +324,17 @@ func (s *Service) carryOut(a table.Action) {
 func (s *Service) carryOutLock(a table.Action) bool {
 	switch a := a.(type) {
 	case table.LockAction:
-		s.handle(a.Lockspace).Lock(a.Cookie, a.Resource, a.Mode, a.Flags)
+		s.spaces.handle(a.Lockspace).Lock(a.Cookie, a.Resource, a.Mode, a.Flags)
 	case table.ConvertAction:
-		s.handle(a.Lockspace).Convert(a.Cookie, a.Mode, a.Flags, a.Value)
+		s.spaces.handle(a.Lockspace).Convert(a.Cookie, a.Mode, a.Flags, a.Value)
 	case table.UnlockAction:
-		s.handle(a.Lockspace).Unlock(a.Cookie, a.Value)
+		s.spaces.handle(a.Lockspace).Unlock(a.Cookie, a.Value)
 	case table.CancelAction:
-		s.handle(a.Lockspace).Cancel(a.Cookie)
+		s.spaces.handle(a.Lockspace).Cancel(a.Cookie)
 	case table.AdoptAction:
-		s.handle(a.Lockspace).Adopt(a.Cookie, a.Resource, a.Mode, dlm.Persistent|dlm.ValueBlock)
+		s.spaces.handle(a.Lockspace).Adopt(a.Cookie, a.Resource, a.Mode, dlm.Persistent|dlm.ValueBlock)
 	case table.ClockAction:
-		table.CarryOutClock(s.handle(a.Lockspace), a)
+		table.CarryOutClock(s.spaces.handle(a.Lockspace), a)
 	default:
 		return false
 	}
@@ -404,7 +404,7 @@ func (s *Service) shutdown() {
 		s.doChores()
 	}
 	s.cancel()
-	for _, sp := range s.spaces {
+	for _, sp := range s.spaces.byID {
 		if h := sp.handle; h != nil {
 			if err := h.Close(); err != nil {
 				s.cfg.Log.Warn("closing the lockspace failed", "lockspace", sp.name, "err", err)
