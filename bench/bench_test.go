@@ -125,7 +125,7 @@ func contents(n int) state.Contents {
 			Mode:  dlm.EX,
 			Phase: state.Held, Token: 1, Owner: fmt.Sprintf("vm-%d", i), HasOwner: true,
 			Label: fmt.Sprintf("/images/disk-%d.qcow2", i),
-			UID:   1000, PID: 4711, Sender: ":1.42", BusID: "bus", Since: time.Now(),
+			UID:   1000, PID: 4711, Session: ":1.42", SessionBus: "bus", Since: time.Now(),
 		})
 	}
 	return c
@@ -190,7 +190,7 @@ func BenchmarkStateRecord(b *testing.B) {
 	record := state.Lock{
 		ID: 1, Lockspace: space, Resource: "disk1", LockID: 7, Mode: dlm.EX, Phase: state.Granted, Token: 1,
 		Owner: "web", HasOwner: true,
-		Label: "/images/disk1.qcow2", UID: 1000, PID: 4711, Sender: ":1.42", BusID: "d8506a40a1288a003cccf1bc6b03696e",
+		Label: "/images/disk1.qcow2", UID: 1000, PID: 4711, Session: ":1.42", SessionBus: "d8506a40a1288a003cccf1bc6b03696e",
 		Since: time.Now(),
 	}
 	before := size(b, f.Path())

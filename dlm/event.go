@@ -23,10 +23,10 @@ const (
 	StatusCanceled Status = 0x10001                 // DLM_ECANCEL
 	StatusUnlocked Status = 0x10002                 // DLM_EUNLOCK: the normal end of an Unlock
 	StatusProgress Status = 0x10003                 // EINPROG
-	// StatusUnheard: the kernel no longer reports completions of this lock, so it can be unlocked
+	// StatusCompletionLost: the kernel no longer reports completions of this lock, so it can be unlocked
 	// but not converted.
-	StatusUnheard Status = Status(syscall.ENOMSG)
-	StatusGone    Status = Status(syscall.ENOTCONN) // the lockspace handle is closed or was removed
+	StatusCompletionLost Status = Status(syscall.ENOMSG)
+	StatusGone           Status = Status(syscall.ENOTCONN) // the lockspace handle is closed or was removed
 )
 
 // OK reports success: granted, converted, adopted or unlocked.

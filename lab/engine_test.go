@@ -288,7 +288,7 @@ func (r *rig) adoptAfterKill(t *testing.T, name string, id dlm.LockID, run int) 
 		u.space.Convert(1, dlm.PR, dlm.Persistent|dlm.ValueBlock, nil)
 		ev := u.events.Completed(t, 1)
 		t.Logf("the conversion ended with %v", ev.Status)
-		require.Contains(t, []dlm.Status{dlm.StatusOK, dlm.StatusUnheard}, ev.Status)
+		require.Contains(t, []dlm.Status{dlm.StatusOK, dlm.StatusCompletionLost}, ev.Status)
 	}
 	began := time.Now()
 	u.space.Unlock(1, &dlm.Value{2})

@@ -58,7 +58,7 @@ func (f *fakeProcesses) Watch(id process.ID, _ uint32, tell func(process.ID, pro
 	switch {
 	case err != nil && f.held[id] == 0:
 		// After all that happens at once, for the sake of one order.
-		time.AfterFunc(time.Millisecond, func() { tell(id, process.Unknown, err) })
+		time.AfterFunc(time.Millisecond, func() { tell(id, process.Undetermined, err) })
 	case !alive:
 		go tell(id, process.Ended, nil)
 	case f.held[id] == 0:

@@ -365,7 +365,7 @@ func (s *Service) startHelper(r api.LostRun) {
 func (s *Service) watch(a table.WatchAction) {
 	tell := func(p process.ID, st process.State, err error) { s.post(func() { s.t.ProcessState(p, st, err) }) }
 	if s.cfg.Processes == nil {
-		tell(a.Process, process.Unknown, errors.New("processes are not watched here"))
+		tell(a.Process, process.Undetermined, errors.New("processes are not watched here"))
 		return
 	}
 	s.cfg.Processes.Watch(a.Process, a.UID, tell)

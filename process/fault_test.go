@@ -99,7 +99,7 @@ func TestFailureIsNotTheEnd(t *testing.T) {
 				id := ID{pid, start}
 				w.Watch(id, 0, tell)
 				n := next(t, news)
-				require.Equal(t, Unknown, n.state)
+				require.Equal(t, Undetermined, n.state)
 				require.ErrorAs(t, n.err, &pe)
 				require.Equal(t, before, descriptors(t), "a descriptor is left")
 				delete(f.fail, call)
@@ -156,7 +156,7 @@ func TestHeldInDoubt(t *testing.T) {
 	news, tell := listener()
 	f.fail["pidfd_open"] = unix.EMFILE
 	w.Watch(ID{pid, start}, 0, tell)
-	require.Equal(t, Unknown, next(t, news).state)
+	require.Equal(t, Undetermined, next(t, news).state)
 	delete(f.fail, "pidfd_open")
 	_, err = w.Hold(pid, 0)
 	require.NoError(t, err)
@@ -285,7 +285,7 @@ func TestDescriptorsRunOut(t *testing.T) {
 	start, err := Start(cmds[39])
 	require.NoError(t, err)
 	w.Watch(ID{cmds[39], start}, 0, tell)
-	require.Equal(t, Unknown, next(t, news).state)
+	require.Equal(t, Undetermined, next(t, news).state)
 	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &old)) // prlimit(1)
 	w.Watch(ID{cmds[39], start}, 0, tell)
 	require.Equal(t, Alive, next(t, news).state)

@@ -88,7 +88,7 @@ func TestThreads(t *testing.T) {
 	require.NoError(t, err)
 	news, tell := listener()
 	w.Watch(ID{thread, start}, 0, tell)
-	require.Equal(t, Unknown, next(t, news).state)
+	require.Equal(t, Undetermined, next(t, news).state)
 	// It began later than what was recorded: the pid belonged to another process.
 	w.Watch(ID{thread, start - 1}, 0, tell)
 	require.Equal(t, Ended, next(t, news).state)

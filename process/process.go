@@ -51,8 +51,8 @@ type State uint8
 const (
 	Alive State = iota + 1 // it is alive, and its end will be reported
 	Ended                  // the kernel says that it has ended
-	// Unknown says neither; the error that comes with it says why.
-	Unknown
+	// Undetermined says neither; the error that comes with it says why.
+	Undetermined
 )
 
 func (s State) String() string {
@@ -61,8 +61,8 @@ func (s State) String() string {
 		return "alive"
 	case Ended:
 		return "ended"
-	case Unknown:
-		return "unknown"
+	case Undetermined:
+		return "undetermined"
 	}
 	return "invalid"
 }

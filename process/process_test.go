@@ -265,6 +265,6 @@ func TestRecordsAboveTheLimit(t *testing.T) {
 func TestErrors(t *testing.T) {
 	require.False(t, errors.Is(failed(1, "x", errFormat), ErrGone))
 	require.Equal(t, "process 1: x: its format is not that of proc(5)", failed(1, "x", errFormat).Error())
-	require.Equal(t, "alive ended unknown invalid",
-		Alive.String()+" "+Ended.String()+" "+Unknown.String()+" "+State(0).String())
+	require.Equal(t, "alive ended undetermined invalid",
+		Alive.String()+" "+Ended.String()+" "+Undetermined.String()+" "+State(0).String())
 }

@@ -47,13 +47,13 @@ type Watcher struct {
 
 // watch is one process that somebody holds or watches.
 type watch struct {
-	info  Info
-	fd    int    // pidfd; -1: not open (yet), or the process has ended
-	user  uint32 // the user for whom it counts, if fd is open
-	holds int
-	over  bool // it has ended
-	doubt bool // the last report was Unknown
-	tell  func(ID, State, error)
+	info         Info
+	fd           int    // pidfd; -1: not open (yet), or the process has ended
+	user         uint32 // the user for whom it counts, if fd is open
+	holds        int
+	over         bool // it has ended
+	undetermined bool // the last report was Undetermined
+	tell         func(ID, State, error)
 }
 
 type notice struct {
@@ -254,7 +254,7 @@ func (w *Watcher) Drop(id ID) {
 }
 
 // Watch has tell called, on the watcher's goroutine, with what is known about the process: Ended
-// once at its end; before that, if nobody holds the process, whether it is Alive, or Unknown with
+// once at its end; before that, if nobody holds the process, whether it is Alive, or Undetermined with
 // the reason, after which Watch can be called again. A second Watch of the same process replaces
 // the first.
 //
@@ -277,7 +277,7 @@ func (w *Watcher) Watch(id ID, user uint32, tell func(ID, State, error)) {
 		w.end(x)
 	case x.fd < 0:
 		w.queue = append(w.queue, id)
-	case x.doubt:
+	case x.undetermined:
 		w.report(x, Alive, nil)
 	default:
 		return
@@ -333,7 +333,7 @@ func (w *Watcher) end(x *watch) {
 
 // report has the goroutine report a state. The mutex is held.
 func (w *Watcher) report(x *watch, s State, err error) {
-	x.doubt = s == Unknown
+	x.undetermined = s == Undetermined
 	w.news = append(w.news, notice{x.info.ID, s, err, x.tell})
 }
 
@@ -461,7 +461,7 @@ func (w *Watcher) lookFor(id ID) {
 	case errors.Is(err, ErrGone) || x.over:
 		w.end(x)
 	case err != nil:
-		w.report(x, Unknown, err)
+		w.report(x, Undetermined, err)
 	default:
 		w.report(x, Alive, nil)
 	}

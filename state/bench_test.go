@@ -28,7 +28,7 @@ func benchLock(id uint64) Lock {
 		ID: id, Lockspace: "vms", Resource: fmt.Sprintf("pool0/volume-%08d", id), LockID: dlm.LockID(id), Mode: dlm.EX,
 		Phase: Granted, Token: id, Owner: fmt.Sprintf("5f3c1f9e-66f0-4a9b-8f6d-%012d", id), HasOwner: true,
 		Label: fmt.Sprintf("/var/lib/libvirt/images/volume-%08d.qcow2", id), UID: 0, PID: 4242, PIDStart: 123456,
-		Sender: ":1.42", BusID: "0123456789abcdef0123456789abcdef", Since: time.Unix(1767225600, int64(id)*1000).UTC(),
+		Session: ":1.42", SessionBus: "0123456789abcdef0123456789abcdef", Since: time.Unix(1767225600, int64(id)*1000).UTC(),
 	}
 }
 

@@ -111,10 +111,10 @@ func (d *decoder) lock(l *Lock) {
 	l.PID = uint32(d.optional("pid = ", math.MaxUint32))
 	l.PIDStart = d.optional("pid-start = ", math.MaxInt64)
 	if d.has(keySender) {
-		l.Sender = d.str(keySender, d.last.Sender)
+		l.Session = d.str(keySender, d.last.Session)
 	}
 	if d.has(keyBusID) {
-		l.BusID = d.str(keyBusID, d.last.BusID)
+		l.SessionBus = d.str(keyBusID, d.last.SessionBus)
 	}
 	if d.peek("since = ") {
 		l.Since = d.time("since = ")
@@ -141,8 +141,8 @@ func (d *decoder) mark(m *Mark) {
 		m.Token = d.token()
 	}
 	if d.has(keySender) {
-		m.Sender = d.str(keySender, d.last.Sender)
-		m.BusID = d.str(keyBusID, d.last.BusID)
+		m.Session = d.str(keySender, d.last.Session)
+		m.SessionBus = d.str(keyBusID, d.last.SessionBus)
 	}
 }
 

@@ -122,11 +122,11 @@ func appendLock(b []byte, l *Lock) []byte {
 	if l.PIDStart != 0 {
 		b = appendInt(b, "pid-start = ", l.PIDStart)
 	}
-	if l.Sender != "" {
-		b = appendString(b, keySender, l.Sender)
+	if l.Session != "" {
+		b = appendString(b, keySender, l.Session)
 	}
-	if l.BusID != "" {
-		b = appendString(b, keyBusID, l.BusID)
+	if l.SessionBus != "" {
+		b = appendString(b, keyBusID, l.SessionBus)
 	}
 	if !l.Since.IsZero() {
 		b = appendTime(b, "since = ", l.Since)
@@ -153,9 +153,9 @@ func appendMark(b []byte, m *Mark) []byte {
 		b = appendWord(b, "mode = \"", m.Mode.String())
 		b = appendToken(b, m.Token)
 	}
-	if m.Sender != "" {
-		b = appendString(b, keySender, m.Sender)
-		b = appendString(b, keyBusID, m.BusID)
+	if m.Session != "" {
+		b = appendString(b, keySender, m.Session)
+		b = appendString(b, keyBusID, m.SessionBus)
 	}
 	return appendCheck(b, start)
 }

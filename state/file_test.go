@@ -56,7 +56,7 @@ func aLock(id uint64) Lock {
 		Phase: Granted,
 		Token: id << 40, Owner: "5f3c1f9e-66f0-4a9b-8f6d-2f8a3f1f0c11", HasOwner: true,
 		Label: "/var/lib/libvirt/images/a b.qcow2",
-		UID:   107, PID: 4242, PIDStart: 99887766, Sender: ":1.42", BusID: "0123456789abcdef0123456789abcdef",
+		UID:   107, PID: 4242, PIDStart: 99887766, Session: ":1.42", SessionBus: "0123456789abcdef0123456789abcdef",
 		Since: aTime,
 	}
 }
@@ -76,7 +76,7 @@ func sampleChanges() []Change {
 		aLock(1), Mark{ID: 1, Phase: Held},
 		aLock(2), Mark{ID: 2, Phase: Held}, Mark{ID: 2, Phase: Releasing}, Mark{ID: 2, Phase: Gone},
 		odd, Mark{ID: 3, Phase: Held}, Mark{ID: 3, Mode: dlm.EX, Token: 1 << 63, HasMode: true},
-		bare, Mark{ID: 4, Sender: ":1.77", BusID: "guid"}, lostOf(bare),
+		bare, Mark{ID: 4, Session: ":1.77", SessionBus: "guid"}, lostOf(bare),
 	}
 }
 

@@ -141,7 +141,7 @@ func TestDocumentedExample(t *testing.T) {
 		Lock{
 			ID: 41, Lockspace: "vms", Resource: "disk1", LockID: 2, Mode: dlm.EX, Phase: Granted, Token: 17,
 			Owner: "5f3c1f9e-66f0-4a9b-8f6d-2f8a3f1f0c11", HasOwner: true, Label: "/var/lib/libvirt/images/disk1.qcow2",
-			UID: 0, PID: 2210, Sender: ":1.42", BusID: "3e8a5d0f7c1b4e6299a0b1c2d3e4f506",
+			UID: 0, PID: 2210, Session: ":1.42", SessionBus: "3e8a5d0f7c1b4e6299a0b1c2d3e4f506",
 			Since: aTime.Add(93 * time.Second),
 		},
 		Mark{ID: 41, Phase: Held},

@@ -329,8 +329,8 @@ func (l *loader) mark(m *Mark) {
 	if m.HasMode {
 		lk.Mode, lk.Token = m.Mode, m.Token
 	}
-	if m.Sender != "" {
-		lk.Sender, lk.BusID = m.Sender, m.BusID
+	if m.Session != "" {
+		lk.Session, lk.SessionBus = m.Session, m.SessionBus
 	}
 }
 

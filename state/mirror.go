@@ -148,13 +148,13 @@ func (m *mirror) mark(k *Mark) {
 	if k.Phase != 0 {
 		e.phase = k.Phase
 	}
-	if k.HasMode || k.Sender != "" {
+	if k.HasMode || k.Session != "" {
 		l := *e.record
 		if k.HasMode {
 			l.Mode, l.Token = k.Mode, k.Token
 		}
-		if k.Sender != "" {
-			l.Sender, l.BusID = k.Sender, k.BusID
+		if k.Session != "" {
+			l.Session, l.SessionBus = k.Session, k.SessionBus
 		}
 		e.record = &l
 	}

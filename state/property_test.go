@@ -30,21 +30,21 @@ var anyID = rapid.Uint64Range(1, 12)
 
 var anyLock = rapid.Custom(func(t *rapid.T) Lock {
 	l := Lock{
-		ID:        rapid.OneOf(anyID, rapid.Uint64Range(1, 1<<63-2)).Draw(t, "id"),
-		Lockspace: rapid.OneOf(rapid.SampledFrom([]string{"a", "b"}), anyName).Draw(t, "lockspace"),
-		Resource:  anyName.Draw(t, "resource"),
-		LockID:    dlm.LockID(rapid.Uint32().Draw(t, "lockid")),
-		Mode:      rapid.SampledFrom(dlm.Modes[:]).Draw(t, "mode"),
-		Phase:     rapid.SampledFrom([]Phase{Granted, Held, Releasing}).Draw(t, "phase"),
-		Token:     rapid.Uint64().Draw(t, "token"),
-		HasOwner:  rapid.Bool().Draw(t, "has owner"),
-		Label:     anyName.Draw(t, "label"),
-		Lifetime:  rapid.SampledFrom([]Lifetime{Persistent, Connection, Process}).Draw(t, "lifetime"),
-		UID:       rapid.Uint32().Draw(t, "uid"),
-		PID:       rapid.Uint32().Draw(t, "pid"),
-		PIDStart:  rapid.Uint64Range(0, 1<<63-1).Draw(t, "pid start"),
-		Sender:    anyName.Draw(t, "sender"),
-		BusID:     anyName.Draw(t, "bus id"),
+		ID:         rapid.OneOf(anyID, rapid.Uint64Range(1, 1<<63-2)).Draw(t, "id"),
+		Lockspace:  rapid.OneOf(rapid.SampledFrom([]string{"a", "b"}), anyName).Draw(t, "lockspace"),
+		Resource:   anyName.Draw(t, "resource"),
+		LockID:     dlm.LockID(rapid.Uint32().Draw(t, "lockid")),
+		Mode:       rapid.SampledFrom(dlm.Modes[:]).Draw(t, "mode"),
+		Phase:      rapid.SampledFrom([]Phase{Granted, Held, Releasing}).Draw(t, "phase"),
+		Token:      rapid.Uint64().Draw(t, "token"),
+		HasOwner:   rapid.Bool().Draw(t, "has owner"),
+		Label:      anyName.Draw(t, "label"),
+		Lifetime:   rapid.SampledFrom([]Lifetime{Persistent, Connection, Process}).Draw(t, "lifetime"),
+		UID:        rapid.Uint32().Draw(t, "uid"),
+		PID:        rapid.Uint32().Draw(t, "pid"),
+		PIDStart:   rapid.Uint64Range(0, 1<<63-1).Draw(t, "pid start"),
+		Session:    anyName.Draw(t, "sender"),
+		SessionBus: anyName.Draw(t, "bus id"),
 	}
 	if l.HasOwner {
 		l.Owner = anyName.Draw(t, "owner")
@@ -61,8 +61,8 @@ var anyMark = rapid.Custom(func(t *rapid.T) Mark {
 	if m.HasMode = rapid.Bool().Draw(t, "has mode"); m.HasMode {
 		m.Mode, m.Token = rapid.SampledFrom(dlm.Modes[:]).Draw(t, "mode"), rapid.Uint64().Draw(t, "token")
 	}
-	if m.Sender = anyName.Draw(t, "sender"); m.Sender != "" {
-		m.BusID = anyName.Draw(t, "bus id")
+	if m.Session = anyName.Draw(t, "sender"); m.Session != "" {
+		m.SessionBus = anyName.Draw(t, "bus id")
 	}
 	return m
 })
@@ -104,8 +104,8 @@ func (m *model) apply(c Change) {
 		if c.HasMode {
 			l.Mode, l.Token = c.Mode, c.Token
 		}
-		if c.Sender != "" {
-			l.Sender, l.BusID = c.Sender, c.BusID
+		if c.Session != "" {
+			l.Session, l.SessionBus = c.Session, c.SessionBus
 		}
 		m.locks[c.ID] = l
 		if l.Phase == Gone {
@@ -217,32 +217,32 @@ type (
 		CheckString string    `toml:"check"`
 	}
 	foreignTable struct {
-		ID           int64     `toml:"id"`
-		Lockspace    string    `toml:"lockspace"`
-		LockspaceHex string    `toml:"lockspace-hex"`
-		Name         string    `toml:"name"`
-		NameHex      string    `toml:"name-hex"`
-		Resource     string    `toml:"resource"`
-		ResourceHex  string    `toml:"resource-hex"`
-		LockID       uint32    `toml:"lockid"`
-		AnchorID     uint32    `toml:"anchor-lockid"`
-		Mode         string    `toml:"mode"`
-		Phase        string    `toml:"phase"`
-		Token        string    `toml:"token"`
-		Owner        *string   `toml:"owner"`
-		OwnerHex     string    `toml:"owner-hex"`
-		Label        string    `toml:"label"`
-		LabelHex     string    `toml:"label-hex"`
-		Lifetime     string    `toml:"lifetime"`
-		UID          uint32    `toml:"uid"`
-		PID          uint32    `toml:"pid"`
-		PIDStart     int64     `toml:"pid-start"`
-		Sender       string    `toml:"sender"`
-		SenderHex    string    `toml:"sender-hex"`
-		BusID        string    `toml:"bus-id"`
-		BusIDHex     string    `toml:"bus-id-hex"`
-		Since        time.Time `toml:"since"`
-		CheckString  string    `toml:"check"`
+		ID            int64     `toml:"id"`
+		Lockspace     string    `toml:"lockspace"`
+		LockspaceHex  string    `toml:"lockspace-hex"`
+		Name          string    `toml:"name"`
+		NameHex       string    `toml:"name-hex"`
+		Resource      string    `toml:"resource"`
+		ResourceHex   string    `toml:"resource-hex"`
+		LockID        uint32    `toml:"lockid"`
+		AnchorID      uint32    `toml:"anchor-lockid"`
+		Mode          string    `toml:"mode"`
+		Phase         string    `toml:"phase"`
+		Token         string    `toml:"token"`
+		Owner         *string   `toml:"owner"`
+		OwnerHex      string    `toml:"owner-hex"`
+		Label         string    `toml:"label"`
+		LabelHex      string    `toml:"label-hex"`
+		Lifetime      string    `toml:"lifetime"`
+		UID           uint32    `toml:"uid"`
+		PID           uint32    `toml:"pid"`
+		PIDStart      int64     `toml:"pid-start"`
+		Session       string    `toml:"sender"`
+		SessionHex    string    `toml:"sender-hex"`
+		SessionBus    string    `toml:"bus-id"`
+		SessionBusHex string    `toml:"bus-id-hex"`
+		Since         time.Time `toml:"since"`
+		CheckString   string    `toml:"check"`
 	}
 )
 
@@ -273,7 +273,7 @@ func (r foreignTable) lock() Change {
 		LockID: dlm.LockID(r.LockID), Mode: r.mode(), Phase: Phase(slices.Index(phaseNames[:], r.Phase)),
 		Token: r.token(),
 		Label: either(r.Label, r.LabelHex), UID: r.UID, PID: r.PID, PIDStart: uint64(r.PIDStart),
-		Sender: either(r.Sender, r.SenderHex), BusID: either(r.BusID, r.BusIDHex), Since: r.Since,
+		Session: either(r.Session, r.SessionHex), SessionBus: either(r.SessionBus, r.SessionBusHex), Since: r.Since,
 	}
 	l.Lifetime, _ = ParseLifetime(r.Lifetime)
 	if r.Owner != nil || r.OwnerHex != "" {
@@ -290,7 +290,7 @@ func deref(s *string) string {
 }
 
 func (r foreignTable) mark() Change {
-	m := Mark{ID: uint64(r.ID), Sender: either(r.Sender, r.SenderHex), BusID: either(r.BusID, r.BusIDHex)}
+	m := Mark{ID: uint64(r.ID), Session: either(r.Session, r.SessionHex), SessionBus: either(r.SessionBus, r.SessionBusHex)}
 	if r.Phase != "" {
 		m.Phase = Phase(slices.Index(phaseNames[:], r.Phase))
 	}

@@ -46,16 +46,16 @@ type Lock struct {
 	Token     uint64
 	// Owner is meaningful with HasOwner; without it the lock has no owner and belongs to one
 	// Acquire.
-	Owner    string
-	HasOwner bool
-	Label    string
-	Lifetime Lifetime
-	UID      uint32
-	PID      uint32 // the process that asked, or with Lifetime Process the one whose end ends the lock
-	PIDStart uint64 // start time of PID in clock ticks since boot (/proc/PID/stat, field 22); 0 unknown
-	Sender   string // the unique bus name of the client that asked last
-	BusID    string // the GUID of the bus that assigned Sender
-	Since    time.Time
+	Owner      string
+	HasOwner   bool
+	Label      string
+	Lifetime   Lifetime
+	UID        uint32
+	PID        uint32 // the process that asked, or with Lifetime Process the one whose end ends the lock
+	PIDStart   uint64 // start time of PID in clock ticks since boot (/proc/PID/stat, field 22); 0 unknown
+	Session    string // of the client that asked last: a unique bus name, or with its door's name
+	SessionBus string // the GUID of the bus that assigned Session; "" for other doors
+	Since      time.Time
 
 	OnLost     string // the configured helper to run if the lock is lost; "" for none
 	OnLostData string // data from the client for the helper
@@ -64,13 +64,13 @@ type Lock struct {
 
 // Mark changes a Lock that was recorded before: a [[mark]] table. Zero fields change nothing.
 type Mark struct {
-	ID      uint64
-	Phase   Phase    // 0: unchanged
-	Mode    dlm.Mode // with HasMode
-	Token   uint64   // with HasMode
-	Sender  string   // "": unchanged; the new connection of a Connection lock
-	BusID   string   // goes with Sender
-	HasMode bool
+	ID         uint64
+	Phase      Phase    // 0: unchanged
+	Mode       dlm.Mode // with HasMode
+	Token      uint64   // with HasMode
+	Session    string   // "": unchanged; the new connection of a Connection lock
+	SessionBus string   // goes with Session
+	HasMode    bool
 }
 
 // SpacePhase says how much of a membership in a lockspace has been recorded.

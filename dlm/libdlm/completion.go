@@ -22,7 +22,7 @@ import (
 //     carried out (DLM_IFL_ENDOFLIFE).
 //   - A Convert of it is preceded by a probe: a conversion in place, which never
 //     waits. If a second probe is accepted without a result of the first, the
-//     completions are lost. Then the Convert ends with StatusUnheard and has done
+//     completions are lost. Then the Convert ends with StatusCompletionLost and has done
 //     nothing, because the kernel could not report how it ended.
 //
 // A repeated Unlock can't hit another lock. The kernel keeps a reference to a lock whose
@@ -121,7 +121,7 @@ func (s *lockspace) endUnreported(l *lock, why string) {
 func (s *lockspace) completionLost(l *lock) {
 	s.log.Warn("the kernel reports nothing about a lock that was adopted: it is held and can be released, but not "+
 		"converted", "lkid", l.id, "mode", l.mode)
-	status := dlm.StatusUnheard
+	status := dlm.StatusCompletionLost
 	if l.canceled {
 		status = dlm.StatusCanceled
 	}

@@ -157,7 +157,7 @@ func TestLostCompletionIsNotConverted(t *testing.T) {
 		require.Equal(t, dlm.EX, again.mode)
 		again.returns(0, nil)
 		synctest.Wait()
-		require.Equal(t, []dlm.Event{end(dlm.OpConvert, 1, dlm.StatusUnheard, 3, dlm.EX)}, ev.take())
+		require.Equal(t, []dlm.Event{end(dlm.OpConvert, 1, dlm.StatusCompletionLost, 3, dlm.EX)}, ev.take())
 
 		s.Unlock(1, nil) // through NL, because its flags may still have VALBLK
 		call := d.next("convert")

@@ -123,8 +123,8 @@ func (j *Journal) apply(c state.Change) {
 		if c.HasMode {
 			l.Mode, l.Token = c.Mode, c.Token
 		}
-		if c.Sender != "" {
-			l.Sender, l.BusID = c.Sender, c.BusID
+		if c.Session != "" {
+			l.Session, l.SessionBus = c.Session, c.SessionBus
 		}
 		j.Locks[c.ID] = l
 	case state.Lockspace:

@@ -167,7 +167,7 @@ func (o *acquireOp) rebind() (changes []state.Change, hangs bool) {
 		}
 		l.session = session
 		m := state.Mark{ID: uint64(l.ref)}
-		m.Sender, m.BusID = l.session.Recorded()
+		m.Session, m.SessionBus = l.session.Recorded()
 		changes = append(changes, m)
 	}
 	return changes, hangs

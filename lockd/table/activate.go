@@ -64,7 +64,7 @@ func (t *Table) load(r state.Lock) *lock {
 		ref: api.Ref(r.ID), sp: t.space(r.Lockspace), resource: r.Resource, lockid: r.LockID, mode: r.Mode, wanted: dlm.None,
 		blocked: dlm.None, state: lockRecorded, phase: r.Phase, token: r.Token, since: r.Since.UnixMicro(),
 		client: client{owner: r.Owner, hasOwner: r.HasOwner, label: r.Label, lifetime: r.Lifetime, uid: r.UID, pid: r.PID,
-			session: api.RecordedSession(r.Sender, r.BusID)},
+			session: api.RecordedSession(r.Session, r.SessionBus)},
 	}
 	l.told = l.phase != state.Granted
 	if r.OnLost != "" {

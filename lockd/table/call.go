@@ -115,7 +115,7 @@ func (c *call) statusError(l *lock, mode dlm.Mode, st dlm.Status) *api.Error {
 	case dlm.StatusGone:
 		e.Kind = api.NoSuchLockspace
 		e.Text = "the lockspace was left while the request was under way; join it again"
-	case dlm.StatusUnheard:
+	case dlm.StatusCompletionLost:
 		e.Text = "the kernel reports nothing of this lock any more, because the service was killed in the middle of an " +
 			"operation; release it and acquire it again"
 	default:

@@ -379,7 +379,7 @@ func TestLateConversion(t *testing.T) {
 
 // A lock manager that does not hear the cancel can't keep a conversion from
 // being answered. What it grants after that is taken back.
-func TestConversionTimesOutUnheard(t *testing.T) {
+func TestConversionTimesOutWithoutCompletion(t *testing.T) {
 	s := newSim(t, local.NewCluster("c").AddNode(1), "vms")
 	d := &deafSpace{deaf: true}
 	s.wrap = func(h dlm.Lockspace) dlm.Lockspace { d.Lockspace = h; return d }
@@ -525,5 +525,5 @@ func TestRebindNotWritten(t *testing.T) {
 	s.retryJournal()
 	s.rest()
 	require.NoError(t, s.done(s.acquire(again, o, wantOf("vms", "x", dlm.EX))))
-	require.Equal(t, ":1.99", s.journal.Contents("").Locks[0].Sender)
+	require.Equal(t, ":1.99", s.journal.Contents("").Locks[0].Session)
 }

@@ -18,7 +18,7 @@ import (
 // examined again until its state is known:
 //
 //	state Held, watch asked for   the record and the lock stay as they are
-//	Unknown                       nothing is written, nothing is unlocked
+//	Undetermined                  nothing is written, nothing is unlocked
 //	Alive                         the same; from here on its end is seen
 //	Ended                         a release like any other (release.go)
 //
@@ -28,21 +28,21 @@ import (
 type lifetimes struct {
 	t        *Table
 	bindings map[bindKey]*binding
-	// unknown are the processes of which it is not known whether they live, and
+	// undetermined are the processes of which it is not known whether they live, and
 	// example the one that Degraded tells of.
-	unknown   map[*binding]struct{}
-	example   *binding
-	examineAt time.Time     // when they are examined again
-	pause     time.Duration // how long that is after the last time
+	undetermined map[*binding]struct{}
+	example      *binding
+	examineAt    time.Time     // when they are examined again
+	pause        time.Duration // how long that is after the last time
 }
 
 // binding is what a lock of lifetime connection or process hangs on: a session or a
 // process. When that ends, so do the locks.
 type binding struct {
 	bindKey
-	locks   map[*lock]struct{}
-	dead    bool
-	unknown string // why it is not known whether the process lives; "" if it is
+	locks        map[*lock]struct{}
+	dead         bool
+	undetermined string // why it is not known whether the process lives; "" if it is
 }
 
 type bindKey struct {
@@ -86,7 +86,7 @@ func (l *lock) unbind() {
 		return
 	}
 	delete(t.lifetimes.bindings, b.bindKey)
-	delete(t.lifetimes.unknown, b)
+	delete(t.lifetimes.undetermined, b)
 	if b.proc != (process.ID{}) {
 		t.do(UnwatchAction{b.proc})
 	}
@@ -156,16 +156,16 @@ func (x *lifetimes) ProcessState(proc process.ID, state process.State, err error
 		return
 	}
 	known := func() {
-		b.unknown = ""
-		delete(t.lifetimes.unknown, b)
+		b.undetermined = ""
+		delete(t.lifetimes.undetermined, b)
 	}
 	switch {
 	case state == process.Ended:
 		known()
 		t.endBinding(b.bindKey, "the process has ended")
-	case state == process.Unknown:
-		t.isUnknown(b, err)
-	case b.unknown != "":
+	case state == process.Undetermined:
+		t.isUndetermined(b, err)
+	case b.undetermined != "":
 		known()
 		t.log(slog.LevelInfo, msgProcessAlive.String(),
 			slog.Uint64("pid", uint64(b.proc.PID)), slog.Int("locks", len(b.locks)))
@@ -178,30 +178,30 @@ const (
 	examineMax   = 30 * time.Second
 )
 
-// isUnknown notes that it is not known whether a process lives.
-func (x *lifetimes) isUnknown(b *binding, err error) {
+// isUndetermined notes that it is not known whether a process lives.
+func (x *lifetimes) isUndetermined(b *binding, err error) {
 	t := x.t
-	if b.unknown == "" {
+	if b.undetermined == "" {
 		t.log(slog.LevelError, msgProcessUnknown.String(),
 			slog.Uint64("pid", uint64(b.proc.PID)), slog.Int("locks", len(b.locks)), slog.String("err", err.Error()))
 	}
-	b.unknown = err.Error() + process.Advice(err)
-	if len(x.unknown) == 0 {
+	b.undetermined = err.Error() + process.Advice(err)
+	if len(x.undetermined) == 0 {
 		x.pause = examineFirst
 		x.examineAt = t.now.Add(x.pause)
 	}
-	x.unknown[b] = struct{}{}
+	x.undetermined[b] = struct{}{}
 }
 
 // examineAgain examines again the processes whose state is not known.
 func (x *lifetimes) examineAgain() {
 	t := x.t
-	if len(x.unknown) == 0 || t.now.Before(x.examineAt) {
+	if len(x.undetermined) == 0 || t.now.Before(x.examineAt) {
 		return
 	}
 	x.pause = min(2*x.pause, examineMax)
 	x.examineAt = t.now.Add(x.pause)
-	for _, b := range x.unknownInOrder() {
+	for _, b := range x.undeterminedInOrder() {
 		uid := uint32(0)
 		for l := range b.locks {
 			uid = max(uid, l.uid) // whichever: one that is not root's is bounded
@@ -210,25 +210,25 @@ func (x *lifetimes) examineAgain() {
 	}
 }
 
-// unknownInOrder lists the processes whose state is not known, in a fixed order.
-func (x *lifetimes) unknownInOrder() []*binding {
-	return slices.SortedFunc(maps.Keys(x.unknown), func(a, b *binding) int {
+// undeterminedInOrder lists the processes whose state is not known, in a fixed order.
+func (x *lifetimes) undeterminedInOrder() []*binding {
+	return slices.SortedFunc(maps.Keys(x.undetermined), func(a, b *binding) int {
 		return cmp.Or(cmp.Compare(a.proc.PID, b.proc.PID), cmp.Compare(a.proc.Start, b.proc.Start))
 	})
 }
 
-// firstUnknown is one of them. It stays the same while its state is not known,
+// firstUndetermined is one of them. It stays the same while its state is not known,
 // because it is asked for after every turn.
-func (x *lifetimes) firstUnknown() *binding {
-	if _, ok := x.unknown[x.example]; !ok {
-		x.example = x.unknownInOrder()[0]
+func (x *lifetimes) firstUndetermined() *binding {
+	if _, ok := x.undetermined[x.example]; !ok {
+		x.example = x.undeterminedInOrder()[0]
 	}
 	return x.example
 }
 
 // degradation says what is out of order, for people; "" if nothing is.
 func (t *Table) degradation() string {
-	text, n := t.degraded, len(t.lifetimes.unknown)
+	text, n := t.degraded, len(t.lifetimes.undetermined)
 	if n == 0 {
 		return text
 	}
@@ -239,5 +239,5 @@ func (t *Table) degradation() string {
 	if n > 1 {
 		what = fmt.Sprintf("the locks of %d processes are kept, because the service can't tell whether they are alive", n)
 	}
-	return text + what + ": " + t.lifetimes.firstUnknown().unknown
+	return text + what + ": " + t.lifetimes.firstUndetermined().undetermined
 }

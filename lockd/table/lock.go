@@ -193,7 +193,7 @@ func (l *lock) record(p state.Phase) state.Lock {
 		Lifetime: l.lifetime, UID: l.uid, PID: l.pid, Since: time.UnixMicro(l.since),
 		PIDStart: l.procStart(),
 	}
-	r.Sender, r.BusID = l.session.Recorded()
+	r.Session, r.SessionBus = l.session.Recorded()
 	if l.onLost != nil {
 		r.OnLost, r.OnLostData = l.onLost.Helper, l.onLost.Data
 	}

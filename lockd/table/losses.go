@@ -98,7 +98,7 @@ func (x *losses) loseAgain(r state.Lock, recorded bool) {
 	lost := api.Lost{Reason: r.Reason, At: t.now, LockInfo: api.LockInfo{
 		Ref: api.Ref(r.ID), Lockspace: r.Lockspace, Resource: r.Resource, LockID: r.LockID, Mode: r.Mode, Wanted: dlm.None,
 		State: api.Held, Token: r.Token, Owner: r.Owner, HasOwner: r.HasOwner, Label: r.Label, Lifetime: r.Lifetime,
-		UID: r.UID, PID: r.PID, Session: api.RecordedSession(r.Sender, r.BusID), Since: r.Since, OnLost: r.OnLost,
+		UID: r.UID, PID: r.PID, Session: api.RecordedSession(r.Session, r.SessionBus), Since: r.Since, OnLost: r.OnLost,
 	}}
 	t.log(slog.LevelWarn, "the service ended before the helper of a lost lock did, it is run again",
 		slog.String("lockspace", r.Lockspace),

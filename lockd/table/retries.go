@@ -41,42 +41,72 @@ func (r *retries) drop(l *lock) {
 	delete(r.overdue, l)
 }
 
-// retry asks again for what has not succeeded, if it is time for that.
+// retry asks again for what has not succeeded, if it is time for that: for a slice of each
+// kind in this turn, because there may be as many as there are locks.
 func (r *retries) retry() {
 	t := r.t
 	if r.pending() == 0 || t.now.Before(r.next) {
 		return
 	}
 	r.next = t.now.Add(retryInterval)
-	t.writeAgain()
-	for _, l := range slices.SortedFunc(maps.Keys(r.cancels), byRef) {
-		t.do(CancelAction{Lockspace: l.sp.id, Cookie: l.cookie})
-	}
-	for _, l := range slices.SortedFunc(maps.Keys(r.unlocks), byRef) {
-		delete(r.unlocks, l)
-		l.unlock()
-	}
+	r.unmarkAgain()
+	r.releaseAgain()
+	cancels := slices.SortedFunc(maps.Keys(r.cancels), byRef)
+	t.slices(len(cancels), func(i int) {
+		if l := cancels[i]; has(r.cancels, l) {
+			t.do(CancelAction{Lockspace: l.sp.id, Cookie: l.cookie})
+		}
+	}, func() {})
+	unlocks := slices.SortedFunc(maps.Keys(r.unlocks), byRef)
+	t.slices(len(unlocks), func(i int) {
+		if l := unlocks[i]; has(r.unlocks, l) {
+			delete(r.unlocks, l)
+			l.unlock()
+		}
+	}, func() {})
 }
 
-// writeAgain tries again what could not be written down.
-func (r *retries) writeAgain() {
-	t := r.t
+// has reports whether a set has a member. One that was to be tried again in a later turn may
+// have succeeded meanwhile.
+func has[K comparable](set map[K]struct{}, k K) bool {
+	_, ok := set[k]
+	return ok
+}
+
+// unmarkAgain takes marks "held" back that could not be taken back before.
+func (r *retries) unmarkAgain() {
 	byFirst := func(a, b *acquireOp) int { return cmp.Compare(a.fresh[0].ref, b.fresh[0].ref) }
-	for _, o := range slices.SortedFunc(maps.Keys(r.unmarks), byFirst) {
-		delete(r.unmarks, o)
-		o.unmark()
-	}
+	unmarks := slices.SortedFunc(maps.Keys(r.unmarks), byFirst)
+	r.t.slices(len(unmarks), func(i int) {
+		if o := unmarks[i]; has(r.unmarks, o) {
+			delete(r.unmarks, o)
+			o.unmark()
+		}
+	}, func() {})
+}
+
+// releaseAgain releases locks whose lifetime is over, and whose release could not be written
+// down before: those of a slice in one call.
+func (r *retries) releaseAgain() {
+	overdue := slices.SortedFunc(maps.Keys(r.overdue), byRef)
 	var in []*lock
-	for _, l := range slices.SortedFunc(maps.Keys(r.overdue), byRef) {
-		switch {
+	release := func() {
+		r.t.releaseAll(in, releaseOp{lifetimeOver: true, again: true})
+		in = nil
+	}
+	r.t.slices(len(overdue), func(i int) {
+		switch l := overdue[i]; {
+		case !has(r.overdue, l):
 		case l.bound == nil || !l.bound.dead, !l.sp.ready():
 			delete(r.overdue, l) // it hangs on something else now, or is released when the lockspace is back
 		case l.busy == nil:
 			delete(r.overdue, l)
 			in = append(in, l)
 		}
-	}
-	t.releaseAll(in, releaseOp{lifetimeOver: true, again: true})
+		if (i+1)%sliceLength == 0 {
+			release()
+		}
+	}, release)
 }
 
 // unlockLater has an unlock that failed tried again, for as long as it takes:

@@ -57,7 +57,7 @@ func New(c Config) *Table {
 	t.clock = tokenClock{turn: &t.turn, epoch: c.Epoch, noted: c.Epoch}
 	t.probes = probes{t, map[*lock]valueReader{}}
 	t.calls = calls{t: t, sessions: map[api.Session]*session{}, requests: map[api.Ref]*acquireOp{}}
-	t.lifetimes = lifetimes{t: t, bindings: map[bindKey]*binding{}, unknown: map[*binding]struct{}{}}
+	t.lifetimes = lifetimes{t: t, bindings: map[bindKey]*binding{}, undetermined: map[*binding]struct{}{}}
 	t.retries = newRetries(t)
 	t.losses = losses{t: t, running: map[api.Ref]struct{}{}}
 	return t
@@ -119,7 +119,7 @@ func (t *Table) Next() (at time.Time, ok bool) {
 	if t.retries.pending() > 0 {
 		earlier(t.retries.next)
 	}
-	if len(t.lifetimes.unknown) > 0 {
+	if len(t.lifetimes.undetermined) > 0 {
 		earlier(t.lifetimes.examineAt)
 	}
 	return at, ok

@@ -44,12 +44,12 @@ func TestStatusError(t *testing.T) {
 		kind api.Kind
 		text string
 	}{
-		dlm.StatusAgain:    {api.WouldBlock, "try again later"},
-		dlm.StatusDeadlock: {api.Deadlock, "release it or try again"},
-		dlm.StatusNotFound: {api.NotHeld, "does not know the lock"},
-		dlm.StatusGone:     {api.NoSuchLockspace, "join it again"},
-		dlm.StatusUnheard:  {api.KernelError, "release it and acquire it again"},
-		dlm.Status(5):      {api.KernelError, "input/output error"},
+		dlm.StatusAgain:          {api.WouldBlock, "try again later"},
+		dlm.StatusDeadlock:       {api.Deadlock, "release it or try again"},
+		dlm.StatusNotFound:       {api.NotHeld, "does not know the lock"},
+		dlm.StatusGone:           {api.NoSuchLockspace, "join it again"},
+		dlm.StatusCompletionLost: {api.KernelError, "release it and acquire it again"},
+		dlm.Status(5):            {api.KernelError, "input/output error"},
 	} {
 		err := c.statusError(l, dlm.PR, st)
 		require.ErrorIs(t, err, want.kind, "%v", st)

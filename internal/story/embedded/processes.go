@@ -129,7 +129,7 @@ func (p *processes) Watch(id process.ID, _ uint32, tell func(process.ID, process
 	switch {
 	case err != nil && p.held[id] == 0:
 		// After everything that happens at once, so that there is one order.
-		time.AfterFunc(time.Millisecond, func() { tell(id, process.Unknown, err) })
+		time.AfterFunc(time.Millisecond, func() { tell(id, process.Undetermined, err) })
 	case !alive:
 		go tell(id, process.Ended, nil)
 	case p.held[id] == 0:
