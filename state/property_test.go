@@ -290,7 +290,8 @@ func deref(s *string) string {
 }
 
 func (r foreignTable) mark() Change {
-	m := Mark{ID: uint64(r.ID), Session: either(r.Session, r.SessionHex), SessionBus: either(r.SessionBus, r.SessionBusHex)}
+	m := Mark{ID: uint64(r.ID), Session: either(r.Session, r.SessionHex),
+		SessionBus: either(r.SessionBus, r.SessionBusHex)}
 	if r.Phase != "" {
 		m.Phase = Phase(slices.Index(phaseNames[:], r.Phase))
 	}
