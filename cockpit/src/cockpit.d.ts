@@ -86,6 +86,7 @@ declare namespace cockpit {
 
     function dbus(name: string | null, options?: DBusOptions): DBusClient;
     function spawn(args: string[], options?: SpawnOptions): Process;
+    function user(): Promise<{ name: string }>;
     function permission(options: { admin?: boolean }): Permission;
     function addEventListener(event: "locationchanged", callback: () => void): void;
     function removeEventListener(event: "locationchanged", callback: () => void): void;

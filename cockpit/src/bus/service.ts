@@ -6,6 +6,7 @@
 // other page and tab, so this never calls Unsubscribe (another tab would go deaf)
 // and never takes a lock.
 
+import { kind } from "./errors";
 import {
     Details,
     Dict,
@@ -15,18 +16,38 @@ import {
     NAME,
     Orphan,
     ROOT,
+    Lost,
     Request,
     REQUEST,
+    Waiter,
     detailsOf,
     lockOfRow,
     lockspaceOf,
+    lostOf,
     orphanOf,
     requestOfProperties,
     values,
+    waiterOfRow,
 } from "./wire";
 
 const TIMEOUT = 60_000;
 const PAGE = 1000; // the service gives as many as it likes, and fewer where they are long
+const LOST = 1000; // the service knows as many
+const AT_ONCE = 8;
+const REASON = 900; // bytes; the service takes 1,024, with the name of the user
+
+/** The beginning of a text that has at most so many bytes. */
+function cut(text: string, bytes: number): string {
+    const encoder = new TextEncoder();
+    let size = 0;
+    let kept = "";
+    for (const char of text) {
+        size += encoder.encode(char).length;
+        if (size > bytes) break;
+        kept += char;
+    }
+    return kept;
+}
 
 export type Signal = { path: string; iface: string; member: string; args: unknown[] };
 
@@ -92,6 +113,26 @@ export class Service {
         }
     }
 
+    /** Those that wait, the oldest first; at most so many and a page. */
+    async waits(most: number): Promise<Waiter[]> {
+        const waiters: Waiter[] = [];
+        for (let after = ""; waiters.length < most;) {
+            const arg: Dict = after ? { after: { t: "o", v: after } } : {};
+            const [rows] = await this.call("ListWaits", "a{sv}", [arg]);
+            const page = (rows as unknown[]).map(waiterOfRow);
+            if (page.length === 0) break;
+            waiters.push(...page);
+            after = page.at(-1)!.path;
+        }
+        return waiters;
+    }
+
+    /** The locks that were lost lately, also of lockspaces that were left, the last one first. */
+    async lost(): Promise<Lost[]> {
+        const [rows] = await this.call("ListLost", "a{sv}", [{ limit: { t: "u", v: LOST } }]);
+        return (rows as unknown[][]).map(lostOf);
+    }
+
     async lockspaces(): Promise<Lockspace[]> {
         const [rows] = await this.call("ListLockspaces", "", []);
         return (rows as [string, string, number, number, Dict][]).map(row => lockspaceOf(...row));
@@ -139,25 +180,48 @@ export class Service {
         }
     }
 
+    /**
+     * Why, with the name of Cockpit's user: the service sees root, whoever it is, and
+     * logs the reason beside it.
+     */
+    private async reason(why: string): Promise<Dict> {
+        const user = await cockpit.user().then(
+            ({ name }) => name,
+            () => "",
+        );
+        const said = [cut(why.trim(), REASON), user && `Cockpit: ${user}`].filter(Boolean).join(" – ");
+        return said ? { reason: { t: "s", v: said } } : {};
+    }
+
     /** Path and token are named, so that another lock of that name can't be hit. */
-    async release(lock: Lock): Promise<void> {
-        const options: Dict = { lock: { t: "o", v: lock.path } };
+    async release(lock: Lock, why: string): Promise<void> {
+        const options: Dict = { lock: { t: "o", v: lock.path }, ...(await this.reason(why)) };
         if (lock.token > 0) options["token"] = { t: "t", v: lock.token };
         await this.change(ROOT, NAME, "Release", "ssa{sv}", [lock.lockspace, lock.resource, options]);
     }
 
-    async releaseOwner(lockspace: string, owner: string): Promise<number> {
-        const [released] = await this.change(ROOT, NAME, "ReleaseOwner", "ss", [lockspace, owner]);
-        return Number(released);
+    /** Releases exactly these. Those that have gone meanwhile are no error; any other stops it. */
+    async releaseAll(locks: Lock[], why: string): Promise<void> {
+        const left = [...locks];
+        const worker = async () => {
+            for (let lock = left.shift(); lock; lock = left.shift())
+                await this.release(lock, why).catch((error: unknown) => {
+                    if (kind(error) === "NotHeld") return;
+                    left.length = 0;
+                    throw error;
+                });
+        };
+        await Promise.all(Array.from({ length: AT_ONCE }, worker));
     }
 
     async cancel(request: Request): Promise<void> {
         await this.change(request.path, REQUEST, "Cancel", "", []);
     }
 
-    async purge(lockspace: string, orphans: Orphan[]): Promise<number> {
+    async purge(lockspace: string, orphans: Orphan[], why: string): Promise<number> {
         const ids = orphans.map(orphan => orphan.lockid);
-        const [purged] = await this.change(ROOT, NAME, "Purge", "saua{sv}", [lockspace, ids, {}]);
+        const options = await this.reason(why);
+        const [purged] = await this.change(ROOT, NAME, "Purge", "saua{sv}", [lockspace, ids, options]);
         return Number(purged);
     }
 
@@ -173,8 +237,8 @@ export class Service {
         await this.change(ROOT, NAME, "JoinLockspace", "sa{sv}", [lockspace, {}], 4 * TIMEOUT);
     }
 
-    async leave(lockspace: string, force: boolean): Promise<void> {
-        const options: Dict = force ? { force: { t: "b", v: true } } : {};
+    async leave(lockspace: string, force: boolean, why: string): Promise<void> {
+        const options: Dict = { ...(force ? { force: { t: "b", v: true } } : {}), ...(await this.reason(why)) };
         await this.change(ROOT, NAME, "LeaveLockspace", "sa{sv}", [lockspace, options], 4 * TIMEOUT);
     }
 }

@@ -24,6 +24,25 @@ export interface Lock {
     uid: number;
     pid: number;
     since: number; // microseconds since 1970; 0 while it waits
+    waiting: number; // since when it stands in a queue; 0: it does not, or a signal told of it
+}
+
+/** A lock of this service that stands in a queue, and what it waits for. */
+export interface Waiter {
+    path: string;
+    lockspace: string;
+    resource: string;
+    mode: string; // that it holds meanwhile, or ""
+    wanted: string;
+    since: number;
+    who: string;
+    behind: Party[];
+    owner: string;
+    label: string;
+    uid: number;
+    pid: number;
+    master: number; // 0: not known
+    missing: string;
 }
 
 export interface Request {
@@ -116,6 +135,7 @@ export interface Info {
     Engine: string;
     NodeID: number;
     NodeName: string;
+    Nodes?: Record<string, string>; // names by numbers
     ClusterName: string;
     QuorumState: string;
     LockCount: number;
@@ -156,12 +176,59 @@ type Row = [
     number,
     number,
     number,
+    Dict?,
 ];
 
 export function lockOfRow(row: unknown): Lock {
-    const [path, lockspace, resource, lockid, mode, wanted, state, token, owner, label, lifetime, uid, pid, since] =
+    const [path, lockspace, resource, lockid, mode, wanted, state, token, owner, label, lifetime, uid, pid, since, d] =
         row as Row;
-    return { path, lockspace, resource, lockid, mode, wanted, state, token, owner, label, lifetime, uid, pid, since };
+    return {
+        path,
+        lockspace,
+        resource,
+        lockid,
+        mode,
+        wanted,
+        state,
+        token,
+        owner,
+        label,
+        lifetime,
+        uid,
+        pid,
+        since,
+        waiting: d ? number(d, "waiting-since") : 0,
+    };
+}
+
+export function waiterOfRow(row: unknown): Waiter {
+    const [path, lockspace, resource, mode, wanted, since, who, behind, d] = row as [
+        string,
+        string,
+        string,
+        string,
+        string,
+        number,
+        string,
+        [number, number, string, string, Dict][],
+        Dict,
+    ];
+    return {
+        path,
+        lockspace,
+        resource,
+        mode,
+        wanted,
+        since,
+        who,
+        behind: behind.map(([node, lockid, mode, who]) => ({ node, lockid, mode, who })),
+        owner: text(d, "owner"),
+        label: text(d, "label"),
+        uid: number(d, "uid"),
+        pid: number(d, "pid"),
+        master: number(d, "master"),
+        missing: text(d, "missing"),
+    };
 }
 
 export function lockOfProperties(path: string, d: Dict): Lock {
@@ -180,6 +247,7 @@ export function lockOfProperties(path: string, d: Dict): Lock {
         uid: number(d, "UID"),
         pid: number(d, "PID"),
         since: number(d, "Since"),
+        waiting: 0,
     };
 }
 
@@ -249,7 +317,7 @@ function waitOf(row: unknown[]): Wait {
     };
 }
 
-function lostOf(row: unknown[]): Lost {
+export function lostOf(row: unknown[]): Lost {
     const [path, lockspace, resource, , mode, owner, label, when, reason] = row as [
         string,
         string,

@@ -3,11 +3,12 @@
 
 import type { Lost } from "../bus/wire";
 
-const MOST = 200;
+const MOST = 1000; // the service lists as many
 
 interface Memory {
     lost: Lost[];
     counted: number; // how many losses of the service's counter are dismissed
+    until: number; // when the last of those that are dismissed was lost
 }
 
 export class LostLocks {
@@ -33,11 +34,15 @@ export class LostLocks {
         try {
             const memory = JSON.parse(this.storage.getItem(this.key) ?? "null") as Memory | null;
             if (memory && Array.isArray(memory.lost))
-                return { lost: memory.lost, counted: Number(memory.counted) || 0 };
+                return {
+                    lost: memory.lost,
+                    counted: Number(memory.counted) || 0,
+                    until: Number(memory.until) || 0,
+                };
         } catch {
             // What can't be read is as if nothing had been kept.
         }
-        return { lost: [], counted: 0 };
+        return { lost: [], counted: 0, until: 0 };
     }
 
     private write(): void {
@@ -53,26 +58,29 @@ export class LostLocks {
         return this.memory.lost;
     }
 
-    /** How many were lost that this browser has not been told of one by one. */
+    /** How many were lost that the service can't list any more. */
     untold(counter: number): number {
         return Math.max(0, counter - this.memory.counted - this.memory.lost.length);
     }
 
-    add(lost: Lost): void {
+    /** Takes the service's list; what was dismissed stays away. */
+    listed(lost: Lost[]): void {
         this.memory = this.read();
-        const others = this.memory.lost.filter(other => other.path !== lost.path);
-        const before = this.memory.lost.find(other => other.path === lost.path);
-        this.memory.lost = [{ ...before, ...lost, owner: lost.owner || before?.owner || "" }, ...others].slice(
-            0,
-            MOST,
-        );
+        const known = new Set(this.memory.lost.map(other => other.path));
+        const fresh = lost.filter(one => one.when > this.memory.until && !known.has(one.path));
+        if (fresh.length === 0) return;
+        this.memory.lost = [...fresh, ...this.memory.lost].slice(0, MOST);
         this.write();
     }
 
     dismiss(counter: number): void {
-        // The counter may be a second behind what the signals have told.
-        const told = this.memory.counted + this.memory.lost.length;
-        this.memory = { lost: [], counted: Math.max(counter, told) };
+        // The counter may be a second behind what the list has told.
+        const { counted, lost, until } = this.memory;
+        this.memory = {
+            lost: [],
+            counted: Math.max(counter, counted + lost.length),
+            until: Math.max(until, ...lost.map(one => one.when)),
+        };
         this.write();
     }
 

@@ -36,7 +36,6 @@ export class Store {
     locks = new Locks();
     lockspaces: Lockspace[] | null = null;
     requests = new Map<string, Request>();
-    seen = new Map<string, number>(); // when this page saw a waiter first, in microseconds
     subscribed = true;
     admin: boolean | null = null;
     readonly lost: LostLocks;
@@ -130,6 +129,7 @@ export class Store {
         if (old.size === 0) this.locks = locks;
         this.incoming = locks;
         this.requests.clear();
+        this.lostListed = null;
         await Promise.all([this.loadInfo(service, current), this.subscribe(service)]);
         if (!current()) return;
         if (this.phase !== "ready") this.phase = "loading";
@@ -153,7 +153,7 @@ export class Store {
         this.changed();
     }
 
-    /** Those that came before the subscription; only they know since when they wait. */
+    /** Those that came before the subscription; only a Request can be canceled. */
     private async loadRequests(service: Service, current: () => boolean): Promise<void> {
         try {
             const requests = await service.requests();
@@ -161,7 +161,7 @@ export class Store {
                 for (const request of requests)
                     if (!this.requests.has(request.path)) this.requests.set(request.path, request);
         } catch {
-            // Then the page says since when it has seen them.
+            // Then they can't be canceled here.
         }
     }
 
@@ -172,6 +172,7 @@ export class Store {
         if (current()) {
             this.info = info;
             this.lost.countedAnew(info.LocksLost);
+            if (info.LocksLost !== this.lostListed) void this.loadLost(service, info.LocksLost);
             this.changed();
         }
     }
@@ -207,7 +208,6 @@ export class Store {
             const waiting: Parameters<Locks["setAcquiring"]>[0] = [];
             await service.eachPage({ state: "acquiring" }, page => waiting.push(...page), current);
             if (!current()) return;
-            this.sawWaiters(waiting.map(lock => lock.path));
             if (this.locks.setAcquiring(waiting)) this.changed();
             if (!this.subscribed || this.info) await this.loadInfo(service, current);
         } catch {
@@ -215,15 +215,9 @@ export class Store {
         }
     }
 
-    private sawWaiters(paths: string[]): void {
-        const before = this.seen;
-        const now = Date.now() * 1000;
-        this.seen = new Map(paths.map(path => [path, before.get(path) ?? now]));
-    }
-
     private signal({ path, iface, member, args }: Signal): void {
         if (iface === NAME) {
-            this.rootSignal(member, args);
+            this.rootSignal(member);
             return;
         }
         const change = lockSignal(path, member, args);
@@ -238,10 +232,10 @@ export class Store {
         }
     }
 
-    private rootSignal(member: string, args: unknown[]): void {
+    private rootSignal(member: string): void {
         if (member === "SubscriptionLost") this.connect();
         else if (member === "LockspaceChanged") this.look.ask();
-        else if (member === "LockLost") void this.lockLost(args as string[]);
+        else if (member === "LockLost" && this.service) void this.loadLost(this.service, null);
     }
 
     private otherObject(path: string, member: string, args: unknown[]): void {
@@ -263,27 +257,16 @@ export class Store {
         this.changed();
     }
 
-    /** The signal does not name the owner; the page's own list or Inspect may. */
-    private async lockLost([path, lockspace, resource, mode, reason]: string[]): Promise<void> {
-        if (!path || !lockspace || !resource) return;
-        const known = this.locks.get(path) ?? this.incoming.get(path);
-        const lost = {
-            path,
-            lockspace,
-            resource,
-            mode: mode ?? "",
-            reason: reason ?? "",
-            when: Date.now() * 1000,
-            owner: known?.owner ?? "",
-            label: known?.label ?? "",
-        };
-        this.lost.add(lost);
+    private lostListed: number | null = null; // the counter when the list was asked for last
+
+    /** What was lost, with its owner: the signal does not name it, and only root gets the signal. */
+    private async loadLost(service: Service, counter: number | null): Promise<void> {
+        this.lostListed = counter;
         try {
-            const details = await this.service?.inspect(lockspace, resource);
-            const found = details?.lost.find(other => other.path === path);
-            if (found) this.lost.add(found);
+            const lost = await service.lost();
+            if (service === this.service) this.lost.listed(lost);
         } catch {
-            // The lockspace has been left: the owner can't be had any more.
+            this.lostListed = null; // asked again with the next look at the counter
         }
     }
 }

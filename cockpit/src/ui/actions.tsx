@@ -57,6 +57,7 @@ export function ReleaseDialog({ store, lock, onClose }: Close & { lock: Lock }) 
         ? store.locks.all().filter(other => other.owner === lock.owner && other.path !== lock.path)
         : [];
     const [all, setAll] = useState(false);
+    const [why, setWhy] = useState("");
     const box = useId();
     return (
         <Dialog
@@ -65,8 +66,8 @@ export function ReleaseDialog({ store, lock, onClose }: Close & { lock: Lock }) 
             onClose={onClose}
             verb={all ? counted("Release $0 lock", "Release $0 locks", others.length + 1) : _("Release")}
             act={async () => {
-                if (all) await service(store).releaseOwner("", lock.owner);
-                else await service(store).release(lock);
+                if (all) await service(store).releaseAll([lock, ...others], why);
+                else await service(store).release(lock, why);
             }}
         >
             <p>
@@ -93,6 +94,7 @@ export function ReleaseDialog({ store, lock, onClose }: Close & { lock: Lock }) 
                     </label>
                 </div>
             )}
+            <ReasonField value={why} onInput={setWhy} />
         </Dialog>
     );
 }
@@ -126,7 +128,22 @@ export function CancelDialog({ store, request, onClose }: Close & { request: Req
     );
 }
 
-function TextField({ label, value, onInput }: { label: string; value: string; onInput: (value: string) => void }) {
+/** Why something is done, for the log: who reads it later sees only that it was root. */
+function ReasonField({ value, onInput }: { value: string; onInput: (value: string) => void }) {
+    return <TextField label={_("Reason, for the log (not required)")} value={value} onInput={onInput} dir="auto" />;
+}
+
+function TextField({
+    label,
+    value,
+    onInput,
+    dir = "ltr",
+}: {
+    label: string;
+    value: string;
+    onInput: (value: string) => void;
+    dir?: "ltr" | "auto";
+}) {
     const id = useId();
     return (
         <div class="pf-v6-c-form__group dl-gap">
@@ -140,7 +157,7 @@ function TextField({ label, value, onInput }: { label: string; value: string; on
                     value={value}
                     autocomplete="off"
                     spellcheck={false}
-                    dir="ltr"
+                    dir={dir}
                     onInput={event => onInput(event.currentTarget.value)}
                 />
             </span>
@@ -176,6 +193,7 @@ export function LeaveDialog({ store, lockspace, onClose }: Close & { lockspace: 
     const [refused, setRefused] = useState("");
     const force = refused !== "";
     const [typed, setTyped] = useState("");
+    const [why, setWhy] = useState("");
     const held = store.locks.all().filter(lock => lock.lockspace === lockspace).length;
     return (
         <Dialog
@@ -195,7 +213,7 @@ export function LeaveDialog({ store, lockspace, onClose }: Close & { lockspace: 
                 if (kind(error) === "LockspaceInUse") setRefused(words(error));
             }}
             act={async () => {
-                await service(store).leave(lockspace, force);
+                await service(store).leave(lockspace, force, why);
                 await store.loadLockspaces();
             }}
         >
@@ -228,6 +246,7 @@ export function LeaveDialog({ store, lockspace, onClose }: Close & { lockspace: 
                     )}
                 </p>
             )}
+            <ReasonField value={why} onInput={setWhy} />
         </Dialog>
     );
 }
@@ -244,6 +263,7 @@ export function PurgeDialog({
     done: () => void;
 }) {
     const [typed, setTyped] = useState("");
+    const [why, setWhy] = useState("");
     return (
         <Dialog
             title={_("Purge these orphans?")}
@@ -253,7 +273,7 @@ export function PurgeDialog({
             verb={counted("Purge $0 orphan", "Purge $0 orphans", orphans.length)}
             onError={done}
             act={async () => {
-                await service(store).purge(lockspace, orphans);
+                await service(store).purge(lockspace, orphans, why);
                 done();
                 await store.loadLockspaces();
             }}
@@ -281,6 +301,7 @@ export function PurgeDialog({
             </ul>
             {orphans.length > 20 && <p>{counted("and $0 more", "and $0 more", orphans.length - 20)}</p>}
             <TextField label={format(_("Type $0 to purge them"), lockspace)} value={typed} onInput={setTyped} />
+            <ReasonField value={why} onInput={setWhy} />
         </Dialog>
     );
 }

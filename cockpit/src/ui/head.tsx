@@ -103,7 +103,7 @@ export function Alerts() {
                 <Alert tone="info" title={_("Read-only")}>
                     <p>
                         {_(
-                            "This session has no administrative access: nothing can be changed, and lost locks are not announced here. Turn on administrative access in the top bar.",
+                            "This session has no administrative access: nothing can be changed. Turn it on in the top bar.",
                         )}
                     </p>
                 </Alert>
@@ -168,7 +168,7 @@ function LostAlert({ store }: { store: Store }) {
     );
 }
 
-/** The service counts losses, but can't list those that nobody was told of. */
+/** The service counts all losses since its start, and lists the last of them. */
 function UntoldAlert({ store, counter }: { store: Store; counter: number }) {
     const [, go] = usePlace();
     const n = store.lost.untold(counter);
@@ -176,8 +176,8 @@ function UntoldAlert({ store, counter }: { store: Store; counter: number }) {
         <Alert
             tone="danger"
             title={counted(
-                "$0 lock was lost before this page was open",
-                "$0 locks were lost before this page was open",
+                "$0 more lock was lost",
+                "$0 more locks were lost",
                 n,
             )}
             closeLabel={_("Dismiss the lost locks")}
@@ -188,7 +188,7 @@ function UntoldAlert({ store, counter }: { store: Store; counter: number }) {
                 </Button>
             }
         >
-            <p>{_("The service counts them since its start and cannot list them. Its journal names each.")}</p>
+            <p>{_("The service lists the last thousand. Its journal names each.")}</p>
         </Alert>
     );
 }

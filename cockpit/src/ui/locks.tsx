@@ -160,7 +160,15 @@ function LockRow({
                 {lock.since || !waits(lock) ? (
                     <Ago micros={lock.since} />
                 ) : (
-                    <span class="dl-muted">{_("not granted")}</span>
+                    <span class="dl-muted">
+                        {lock.waiting > 0 ? (
+                            <>
+                                {_("asked for")} <Ago micros={lock.waiting} />
+                            </>
+                        ) : (
+                            _("not granted")
+                        )}
+                    </span>
                 )}
             </Cell>
             <Cell name={name(8)} kind="action">

@@ -8,7 +8,7 @@ import type { Store } from "../model/store";
 import { _, counted, format } from "../text";
 import { JoinDialog, LeaveDialog, refusal } from "./actions";
 import { usePlace, useStore } from "./hooks";
-import { Alert, Button, Card, Empty, Fact, Facts, Foreign, Icon, Label, Loading } from "./parts";
+import { Alert, Button, Card, Empty, Fact, Facts, Foreign, Icon, Label, Loading, nodeName } from "./parts";
 
 const stateText = (state: string): string =>
     ({ joining: _("joining"), ready: _("ready"), leaving: _("leaving"), failed: _("failed") })[state] ?? state;
@@ -123,27 +123,29 @@ function SpaceCard({ store, space, onLeave }: { store: Store; space: Lockspace; 
     );
 }
 
-/** The members by number. Only this node's name is known. */
+/** The members, by their names as far as they are known, and by number. */
 function NodeMap({ store, members }: { store: Store; members: number[] | null }) {
     const own = store.info?.NodeID ?? 0;
     if (!members || members.length === 0) return <p class="dl-muted">{_("The members are not known.")}</p>;
     return (
         <ul class="dl-nodes" aria-label={_("Members")}>
-            {members.map(node => (
-                <li key={node} class={node === own ? "dl-node dl-own" : "dl-node"}>
-                    <Icon name="node" />
-                    <span>
-                        {node === own ? (
-                            <b>
-                                <Foreign text={store.info?.NodeName ?? ""} />
-                            </b>
-                        ) : (
-                            format(_("Node $0"), node)
-                        )}
-                    </span>
-                    <span class="dl-muted">{node === own ? format(_("node $0, this one"), node) : _("member")}</span>
-                </li>
-            ))}
+            {members.map(node => {
+                const name = nodeName(node, store.info);
+                const title = name ? <Foreign text={name} /> : format(_("Node $0"), node);
+                return (
+                    <li key={node} class={node === own ? "dl-node dl-own" : "dl-node"}>
+                        <Icon name="node" />
+                        <span>{node === own ? <b>{title}</b> : title}</span>
+                        <span class="dl-muted">
+                            {node === own
+                                ? format(_("node $0, this one"), node)
+                                : name
+                                  ? format(_("node $0"), node)
+                                  : _("member")}
+                        </span>
+                    </li>
+                );
+            })}
         </ul>
     );
 }

@@ -4,6 +4,7 @@
 import type { ComponentChildren, JSX } from "preact";
 import { useId } from "preact/hooks";
 
+import type { Info } from "../bus/wire";
 import { _, ago, format, fullTime, pieces, plain } from "../text";
 import { useClock } from "./hooks";
 
@@ -331,9 +332,12 @@ export function Card({
 // The name stands for itself, whatever direction the sentence around it has.
 const isolated = (text: string): string => `\u2068${plain(text)}\u2069`;
 
-export const nodeText = (node: number, own: number, ownName: string): string =>
-    node === 0
-        ? _("a node that is not known")
-        : node === own && ownName
-          ? format(_("$0, node $1"), isolated(ownName), node)
-          : format(_("node $0"), node);
+/** What a node is called, where that is known, and its number. */
+export function nodeText(node: number, info: Info | null): string {
+    if (node === 0) return _("a node that is not known");
+    const name = nodeName(node, info);
+    return name ? format(_("$0, node $1"), isolated(name), node) : format(_("node $0"), node);
+}
+
+export const nodeName = (node: number, info: Info | null): string =>
+    (info && node === info.NodeID && info.NodeName) || info?.Nodes?.[node] || "";

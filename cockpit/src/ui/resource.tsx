@@ -64,7 +64,7 @@ export function ResourceView({ lockspace, name }: { lockspace: string; name: str
 }
 
 function Known({ store, details }: { store: Store; details: Details }) {
-    const nodeName = (node: number) => nodeText(node, store.info?.NodeID ?? 0, store.info?.NodeName ?? "");
+    const nodeName = (node: number) => nodeText(node, store.info);
     return (
         <>
             {details.stopped && (
@@ -266,7 +266,7 @@ function Block({ details, nodeName }: Names) {
                 )}
                 {holder && <Fact name={_("Token")}>{holder.token || "–"}</Fact>}
                 <Fact name={_("Master")}>{nodeName(details.master)}</Fact>
-                {details.members && <Fact name={_("Members")}>{details.members.join(", ") || "–"}</Fact>}
+                {details.members && <Fact name={_("Members")}>{details.members.map(nodeName).join("; ") || "–"}</Fact>}
                 <Fact name={_("Value")}>
                     {value ? (
                         <pre class="dl-hex" dir="ltr">

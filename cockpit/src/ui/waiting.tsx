@@ -1,67 +1,39 @@
-// Who waits, for what, behind whom, since when.
-//
-// The bus has no list of that: what waits comes from the locks, in whose way it is
-// from one Inspect for each resource. So the page asks for some resources at a
-// time, the rest behind a button.
+// Who waits on this node, for what, behind whom, since when: the service's own list.
 
 import { useMemo, useState } from "preact/hooks";
 
-import type { Details, Lock, Party, Request } from "../bus/wire";
-import { natural, waits } from "../model/query";
+import { words } from "../bus/errors";
+import type { Request, Waiter } from "../bus/wire";
+import { natural } from "../model/query";
 import type { Store } from "../model/store";
 import { _, counted, plain, format } from "../text";
 import { CancelDialog, refusal } from "./actions";
 import { useCall, usePlace, useStore } from "./hooks";
-import { Ago, Button, Cut, Empty, Foreign, Label, Loading, nodeText } from "./parts";
+import { Ago, Alert, Button, Cut, Empty, Foreign, Label, Loading, nodeText } from "./parts";
 import { Cell, Row, Table } from "./table";
 
-const FIRST = 50;
-const AT_ONCE = 8;
-const EVERY = 3000;
+const MOST = 1000; // waiters that are asked for
+const FIRST = 100; // rows that are drawn, and as many more each time
+const EVERY = 2000;
 
-interface Place {
-    lockspace: string;
-    resource: string;
-    locks: Lock[];
-}
-
-function placesOf(locks: Lock[]): Place[] {
-    const places = new Map<string, Place>();
-    for (const lock of locks) {
-        if (!waits(lock)) continue;
-        const key = lock.lockspace + "\n" + lock.resource;
-        const place = places.get(key) ?? { lockspace: lock.lockspace, resource: lock.resource, locks: [] };
-        place.locks.push(lock);
-        places.set(key, place);
-    }
-    return [...places.values()].sort((a, b) => (natural(a.resource) < natural(b.resource) ? -1 : 1));
-}
-
-/** Inspects several at once, but not all: null where it could not be looked. */
-async function inspectAll(store: Store, places: Place[]): Promise<Map<string, Details | null>> {
-    const found = new Map<string, Details | null>();
-    const left = [...places];
-    const worker = async () => {
-        for (let place = left.shift(); place; place = left.shift()) {
-            const details = (await store.service?.inspect(place.lockspace, place.resource).catch(() => null)) ?? null;
-            found.set(place.lockspace + "\n" + place.resource, details);
-        }
-    };
-    await Promise.all(Array.from({ length: AT_ONCE }, worker));
-    return found;
+/** By resource, and on each in the order in which they came. */
+function inOrder(waiters: Waiter[]): Waiter[] {
+    const keyed = waiters.map(waiter => ({ waiter, key: natural(waiter.resource) + "\n" + waiter.lockspace }));
+    keyed.sort((a, b) => (a.key < b.key ? -1 : a.key > b.key ? 1 : a.waiter.since - b.waiter.since));
+    return keyed.map(({ waiter }) => waiter);
 }
 
 /** The Request object of a waiter, where it is one: the same lock by all that both tell. */
-export function requestOf(store: Store, lock: Lock): Request | undefined {
+function requestOf(store: Store, waiter: Waiter): Request | undefined {
     const same = [...store.requests.values()].filter(
         request =>
             request.state === "waiting" &&
-            request.resource === lock.resource &&
-            request.lockspace === lock.lockspace &&
-            request.owner === lock.owner &&
-            request.uid === lock.uid &&
-            request.label === lock.label &&
-            request.mode === (lock.wanted || lock.mode),
+            request.resource === waiter.resource &&
+            request.lockspace === waiter.lockspace &&
+            request.owner === waiter.owner &&
+            request.uid === waiter.uid &&
+            request.label === waiter.label &&
+            request.mode === waiter.wanted,
     );
     return same.length === 1 ? same[0] : undefined; // of several alike nobody knows which
 }
@@ -70,11 +42,21 @@ export function WaitingView() {
     const store = useStore();
     const [shown, setShown] = useState(FIRST);
     const [canceling, setCanceling] = useState<Request | null>(null);
-    const places = useMemo(() => placesOf(store.locks.all()), [store.locks, store.locks.version]);
-    const visible = places.slice(0, shown);
-    const details = useCall("waits " + shown, () => inspectAll(store, visible), EVERY);
-    if (places.length === 0 && store.phase !== "ready") return <Loading text={_("Loading the locks")} />;
-    if (places.length === 0)
+    const service = store.service;
+    const { value, error } = useCall(
+        `waits ${service ? "on" : "off"} ${store.phase}`,
+        () => (service ? service.waits(MOST) : Promise.reject({ problem: "not-found" } satisfies cockpit.Failure)),
+        EVERY,
+    );
+    const waiters = useMemo(() => inOrder(value ?? []), [value]);
+    if (!value && error === null) return <Loading text={_("Listing those that wait")} />;
+    if (!value)
+        return (
+            <Alert tone="danger" title={_("Those that wait could not be listed")}>
+                <bdi class="dl-foreign">{words(error)}</bdi>
+            </Alert>
+        );
+    if (waiters.length === 0)
         return (
             <Empty icon="clock" title={_("Nobody waits")}>
                 {_("Every lock that was asked for on this node is granted.")}
@@ -94,27 +76,17 @@ export function WaitingView() {
                     width: ["auto", "9rem", "auto", "auto", "9rem", "13rem"][index] ?? "auto",
                 }))}
             >
-                {visible.flatMap(place =>
-                    place.locks.map(lock => (
-                        <WaitRow
-                            key={lock.path}
-                            store={store}
-                            lock={lock}
-                            names={names}
-                            details={details.value?.get(place.lockspace + "\n" + place.resource)}
-                            onCancel={setCanceling}
-                        />
-                    )),
-                )}
+                {waiters.slice(0, shown).map(waiter => (
+                    <WaitRow key={waiter.path} store={store} waiter={waiter} names={names} onCancel={setCanceling} />
+                ))}
             </Table>
-            {places.length > shown && (
+            {waiters.length > shown && (
                 <Button kind="secondary" onClick={() => setShown(shown + FIRST)}>
-                    {counted(
-                        "Show $0 more resource",
-                        "Show $0 more resources",
-                        Math.min(FIRST, places.length - shown),
-                    )}
+                    {counted("Show $0 more", "Show $0 more", Math.min(FIRST, waiters.length - shown))}
                 </Button>
+            )}
+            {value.length >= MOST && (
+                <p class="dl-muted">{_("There may be more: dlmlockctl tree shows all.")}</p>
             )}
             {canceling && <CancelDialog store={store} request={canceling} onClose={() => setCanceling(null)} />}
         </>
@@ -123,19 +95,17 @@ export function WaitingView() {
 
 function WaitRow({
     store,
-    lock,
+    waiter,
     names,
-    details,
     onCancel,
 }: {
     store: Store;
-    lock: Lock;
+    waiter: Waiter;
     names: string[];
-    details: Details | null | undefined;
     onCancel: (request: Request) => void;
 }) {
     const [, go] = usePlace();
-    const request = requestOf(store, lock);
+    const request = requestOf(store, waiter);
     const name = (index: number) => names[index] ?? "";
     return (
         <Row>
@@ -144,30 +114,30 @@ function WaitRow({
                     <Button
                         kind="link"
                         inline
-                        onClick={() => go({ resource: { lockspace: lock.lockspace, name: lock.resource } })}
+                        onClick={() => go({ resource: { lockspace: waiter.lockspace, name: waiter.resource } })}
                     >
-                        <Cut text={lock.resource} />
+                        <Cut text={waiter.resource} />
                     </Button>
                     <span class="dl-muted">
-                        <Cut text={lock.lockspace} />
+                        <Cut text={waiter.lockspace} />
                     </span>
                 </span>
             </Cell>
             <Cell name={name(1)}>
-                <Label tone="orange">{lock.wanted || lock.mode}</Label>
-                {lock.state === "converting" && <> {format(_("holds $0"), lock.mode)}</>}
+                <Label tone="orange">{waiter.wanted}</Label>
+                {waiter.mode && <> {format(_("holds $0"), waiter.mode)}</>}
             </Cell>
             <Cell name={name(2)} kind="flex">
                 <span class="dl-who">
-                    <Foreign text={lock.owner || lock.label} empty={_("no owner")} />
-                    <span class="dl-muted">{format(_("uid $0, process $1"), lock.uid, lock.pid)}</span>
+                    <Foreign text={waiter.owner || waiter.label} empty={_("no owner")} />
+                    <span class="dl-muted">{format(_("uid $0, process $1"), waiter.uid, waiter.pid)}</span>
                 </span>
             </Cell>
             <Cell name={name(3)} kind="wrap">
-                <Behind store={store} lock={lock} details={details} />
+                <Behind store={store} waiter={waiter} />
             </Cell>
             <Cell name={name(4)}>
-                <Since store={store} lock={lock} request={request} />
+                <Ago micros={waiter.since} />
             </Cell>
             <Cell name={name(5)} kind="action">
                 {request && (
@@ -175,7 +145,7 @@ function WaitRow({
                         inline
                         refused={refusal(store)}
                         onClick={() => onCancel(request)}
-                        label={format(_("Stop waiting for $0"), plain(lock.resource))}
+                        label={format(_("Stop waiting for $0"), plain(waiter.resource))}
                     >
                         {_("Stop waiting")}
                     </Button>
@@ -185,50 +155,32 @@ function WaitRow({
     );
 }
 
-function Since({ store, lock, request }: { store: Store; lock: Lock; request: Request | undefined }) {
-    if (request) return <Ago micros={request.since} />;
-    const seen = store.seen.get(lock.path);
-    return seen ? (
-        <span class="dl-who">
-            <Ago micros={seen} />
-            <span class="dl-muted">{_("or longer")}</span>
-        </span>
-    ) : (
-        <span class="dl-muted">{_("not known")}</span>
-    );
-}
-
-function blockers(details: Details, lock: Lock): Party[] {
-    const mine = details.waits.filter(({ waiter }) => lock.lockid !== 0 && waiter.lockid === lock.lockid);
-    const likely =
-        mine.length > 0
-            ? mine
-            : details.waits.filter(
-                  ({ waiter }) =>
-                      waiter.mode === (lock.wanted || lock.mode) &&
-                      (waiter.who === lock.owner || waiter.who === lock.label),
-              );
-    return likely.map(wait => wait.blocker);
-}
-
-function Behind({ store, lock, details }: { store: Store; lock: Lock; details: Details | null | undefined }) {
-    if (details === undefined) return <span class="dl-muted">{_("looking")}</span>;
-    if (details === null) return <span class="dl-muted">{_("could not be looked at")}</span>;
-    const parties = blockers(details, lock);
-    if (parties.length === 0)
-        return <span class="dl-muted">{details.stopped ? _("the lockspace stands still") : _("not known")}</span>;
-    const shown = parties.slice(0, 3);
+function Behind({ store, waiter }: { store: Store; waiter: Waiter }) {
+    const { behind } = waiter;
+    if (behind.length === 0) {
+        const stopped = store.lockspaces?.find(space => space.name === waiter.lockspace)?.stopped;
+        return (
+            <span class="dl-muted">
+                {stopped
+                    ? _("the lockspace stands still")
+                    : waiter.master && waiter.master !== store.info?.NodeID
+                      ? format(_("not known here: ask $0"), nodeText(waiter.master, store.info))
+                      : _("not known")}
+            </span>
+        );
+    }
+    const shown = behind.slice(0, 3);
     return (
         <ul class="dl-plain">
             {shown.map((party, index) => (
                 <li key={index}>
                     <Foreign text={party.who} empty={_("somebody")} />{" "}
                     <span class="dl-muted">
-                        {party.mode}, {nodeText(party.node, store.info?.NodeID ?? 0, store.info?.NodeName ?? "")}
+                        {party.mode}, {nodeText(party.node, store.info)}
                     </span>
                 </li>
             ))}
-            {parties.length > 3 && <li>{counted("and $0 more", "and $0 more", parties.length - 3)}</li>}
+            {behind.length > 3 && <li>{counted("and $0 more", "and $0 more", behind.length - 3)}</li>}
         </ul>
     );
 }

@@ -45,3 +45,22 @@ test(
         await page.getByText("Nothing is locked").waitFor();
     }),
 );
+
+test(
+    "50,000 locks: all are loaded, and the page goes on answering",
+    onMachine({}, async (machine, open) => {
+        await machine.ctl("join", "vms");
+        await machine.takeMany("vms", "farm", 50_000);
+        const page = await open();
+        await until("the first rows", async () => (await shown(page)) === 50);
+        await page.getByRole("searchbox").fill("farm-49999");
+        await until("all are loaded", async () => (await count(page)) === "1 of 50,000 locks", 60_000);
+        await page.getByRole("searchbox").fill("");
+        await press(page, "Resource");
+        await until("sorted", async () => (await page.locator("tbody tr").first().innerText()).startsWith("farm-0"));
+        await press(page, "Resource");
+        await until("the other way round", async () =>
+            (await page.locator("tbody tr").first().innerText()).startsWith("farm-49999"),
+        );
+    }),
+);

@@ -94,6 +94,52 @@ export async function shoot(page, name) {
     await page.screenshot({ path: join(artefacts, name + ".png"), animations: "disabled" });
 }
 
+/** What is wider than the screen, or nothing. */
+export async function fits(page, what) {
+    const wide = await page.evaluate(() => {
+        const width = document.documentElement.clientWidth;
+        if (document.documentElement.scrollWidth <= width) return [];
+        return [...document.querySelectorAll("body *")]
+            .filter(element => element.getBoundingClientRect().right > width + 1)
+            .slice(-3)
+            .map(element => element.outerHTML.slice(0, 120));
+    });
+    assert.deepEqual(wide, [], `${what} is wider than the screen`);
+}
+
+/** A picture: all fits, and axe finds nothing. */
+export async function look(page, layout, name) {
+    await page.evaluate(() => document.activeElement?.blur?.());
+    await shoot(page, `${name}-${layout}`);
+    await fits(page, `${name} ${layout}`);
+    await accessible(page, `${name} ${layout}`);
+}
+
+/** A state in five layouts, without loading the page again: from right to left it keeps its language. */
+export async function lookAround(page, name) {
+    const before = page.viewportSize();
+    for (const [layout, [width, height]] of Object.entries({
+        desktop: [1680, 1130],
+        medium: [1040, 698],
+        mobile: [320, 1200],
+        dark: [1280, 900],
+        rtl: [1280, 900],
+    })) {
+        await page.setViewportSize({ width, height });
+        await page.emulateMedia({ colorScheme: layout === "dark" ? "dark" : "light" });
+        await page.evaluate(dir => document.documentElement.setAttribute("dir", dir), layout === "rtl" ? "rtl" : "ltr");
+        await until("the style", async () =>
+            page.evaluate(
+                dark => document.documentElement.classList.contains("pf-v6-theme-dark") === dark,
+                layout === "dark",
+            ),
+        );
+        await look(page, layout, name);
+    }
+    await page.evaluate(() => document.documentElement.setAttribute("dir", "ltr"));
+    await page.setViewportSize(before);
+}
+
 let axe;
 
 /** All of axe's rules, on what is to be seen now. */

@@ -56,15 +56,27 @@ test(
 );
 
 test(
-    "locks that were lost before the page was open are counted, and the history names them",
-    onMachine({}, async (machine, open) => {
+    "locks that were lost before the page was open are listed with their owners, also to nobody",
+    onMachine({ user: 65534 }, async (machine, open) => {
         await machine.ctl("join", "vms");
         await machine.ctl("acquire", "vms", "disk1", "EX", "--owner=web");
         await machine.ctl("leave", "vms", "--force");
         const page = await open();
-        await sees(page, "1 lock was lost before this page was open");
-        await press(page, "Show them in the history");
-        assert.match(page.url(), /history.*lost=1/);
+        await sees(page, "1 lock was lost");
+        const alert = page.locator(".pf-m-danger", { hasText: "1 lock was lost" });
+        for (const part of ["disk1", "web", "this node left the lockspace"])
+            assert.match(await alert.innerText(), new RegExp(part));
+        await machine.ctl("join", "vms");
+        await machine.ctl("acquire", "vms", "disk2", "EX", "--owner=db");
+        await machine.ctl("leave", "vms", "--force");
+        await sees(page, "2 locks were lost");
+        await press(page, "Dismiss the lost locks");
+        await alert.waitFor({ state: "detached" });
+        await machine.ctl("join", "vms");
+        await machine.ctl("acquire", "vms", "disk3", "EX", "--owner=mail");
+        await machine.ctl("leave", "vms", "--force");
+        await sees(page, "1 lock was lost");
+        assert.match(await page.locator(".pf-m-danger").first().innerText(), /disk3/);
     }),
 );
 
@@ -124,8 +136,12 @@ test(
         await machine.ctl("acquire", "vms", "disk2", "EX", "--owner=db");
         await rows(page, ["disk2", "disk1"], "it follows again");
         await press(page, "Release disk1");
+        await page.getByLabel("Reason, for the log (not required)").fill("the guest is gone");
         await page.locator("dialog[open]").getByRole("button", { name: "Release", exact: true }).click();
         await rows(page, ["disk2"]);
+        await until("the reason is logged, with who it was", () =>
+            /op=release.*disk1.*reason="the guest is gone – Cockpit: root"/.test(machine.service.log),
+        );
     }),
 );
 

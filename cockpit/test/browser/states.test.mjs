@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { after, test } from "node:test";
 
 import { until } from "./machine.mjs";
-import { accessible, closeBrowser, dialogText, onMachine, press, rows, sees, shoot } from "./page.mjs";
+import { closeBrowser, dialogText, look, lookAround, onMachine, press, rows, sees } from "./page.mjs";
 
 after(closeBrowser);
 
@@ -60,6 +60,7 @@ const cluster = (member, args, answer) => {
                 ClusterName: { t: "s", v: "production" },
                 NodeID: { t: "u", v: 2 },
                 NodeName: { t: "s", v: "node-b" },
+                Nodes: { t: "a{us}", v: { 1: "node-a", 2: "node-b" } },
                 QuorumState: { t: "s", v: "inquorate" },
                 Degraded: {
                     t: "s",
@@ -93,6 +94,7 @@ test(
         await machine.ctl("join", "vms");
         for (const [layout, settings] of [
             ["desktop", { width: 1680 }],
+            ["medium", { width: 1040, height: 698 }],
             ["dark", { dark: true }],
             ["mobile", { width: 320 }],
             ["rtl", { locale: "he-IL" }],
@@ -101,10 +103,10 @@ test(
             await page.locator(".dl-node").first().waitFor();
             assert.equal(await page.locator(".dl-node").count(), 3);
             assert.match(await page.locator(".dl-own").innerText(), /node-b/);
+            assert.match(await page.locator(".dl-node").first().innerText(), /node-a/, "the names of the others");
             for (const part of ["production", "no space left on device", "node 3 has failed and is not fenced yet"])
                 await sees(page, part);
-            await shoot(page, `trouble-${layout}`);
-            await accessible(page, `trouble ${layout}`);
+            await look(page, layout, "trouble");
         }
     }),
 );
@@ -136,13 +138,12 @@ test(
         await machine.ctl("join", "vms");
         const page = await openChanged(open, orphans, { hash: "orphans" });
         await rows(page, ["disk1", "<b>disk2</b>"]);
-        await shoot(page, "orphans-two");
+        await lookAround(page, "orphans-two");
         await press(page, "Purge 2 orphans");
         const purge = page.locator("dialog[open]").getByRole("button", { name: "Purge 2 orphans" });
         assert.equal(await purge.getAttribute("aria-disabled"), "true");
         await page.getByLabel("Type vms to purge them").fill("vms");
-        await shoot(page, "dialog-purge");
-        await accessible(page, "dialog purge");
+        await lookAround(page, "dialog-purge");
         await purge.click();
         await sees(page, "the orphans are others than those listed");
         assert.match(await dialogText(page), /disk1/);
@@ -177,8 +178,7 @@ test(
         const page = await openChanged(open, denied);
         await sees(page, "This user may not look at the locks");
         await sees(page, "only root and the group dlmlock");
-        await shoot(page, "denied");
-        await accessible(page, "denied");
+        await lookAround(page, "denied");
     }),
 );
 
@@ -199,7 +199,7 @@ test(
         const page = await openChanged(open, full);
         await rows(page, ["disk1"]);
         await sees(page, "Changes are not followed");
-        await accessible(page, "not subscribed");
+        await lookAround(page, "not-subscribed");
     }),
 );
 
@@ -234,8 +234,7 @@ test(
     onMachine({}, async (machine, open) => {
         const page = await openChanged(open, slow);
         await sees(page, "Loading the locks");
-        await shoot(page, "loading");
-        await accessible(page, "loading");
+        await lookAround(page, "loading");
         await page.evaluate(() => window.goOn());
         await sees(page, "Nothing is locked");
     }),
@@ -255,8 +254,7 @@ test(
         const adopt = page.locator("dialog[open]").getByRole("button", { name: "Adopt", exact: true });
         assert.equal(await adopt.getAttribute("aria-disabled"), "true");
         await page.getByLabel("Owner").fill("web");
-        await shoot(page, "dialog-adopt");
-        await accessible(page, "dialog adopt");
+        await lookAround(page, "dialog-adopt");
         await adopt.click();
         await page.locator("dialog[open]").waitFor({ state: "detached" });
         const calls = await page.evaluate(() => window.called.filter(([member]) => member === "AdoptOrphan"));
