@@ -31,17 +31,26 @@ import (
 // they hang on (append, then reply) and the raw value (Convert in place, then reply).
 type acquireOp struct {
 	call
-	want  []api.Want
-	opts  api.AcquireOptions
-	proc  process.ID // with lifetime process: the process that opts.PID meant when the call came in
+	// What is wanted, in the caller's order, which is also the order of the grants.
+	want []api.Want
+	opts api.AcquireOptions
+	proc process.ID // with lifetime process: the process that opts.PID meant when the call came in
+	// What has to come next; completed and written look at it, because an event says only
+	// which lock or append it is about.
 	stage acquireStage
 
-	locks    []*lock // parallel to want
-	fresh    []*lock // those of locks that this call makes
-	asked    int     // how many of fresh the lock manager was asked for
-	pending  int     // operations in flight
-	recorded bool    // the records are in the file
-	grants   []api.Grant
+	// Parallel to want: locks that the owner had already, and the fresh ones. An entry is
+	// nil only while start looks for them. Two entries may be the same lock.
+	locks []*lock
+	// Those of locks that this call makes, in the order in which they are asked for. Only
+	// they are undone if the call fails.
+	fresh   []*lock
+	asked   int // how many of fresh the lock manager was asked for
+	pending int // operations in flight
+	// The records are in the file, so undoing has to write that they are gone.
+	recorded bool
+	// The answer; it is made once all is written.
+	grants []api.Grant
 
 	announced bool // a Request: the front end knows the number
 }
@@ -66,6 +75,7 @@ func (o *acquireOp) ordered() bool     { return true }
 func (o *acquireOp) involved() []*lock { return o.locks }
 func (o *acquireOp) result() Reply     { return GrantedReply{o.grants} }
 
+// patience is that of any call, but for a Request, which waits for as long as it takes.
 func (o *acquireOp) patience() time.Duration {
 	if o.request != 0 {
 		return 0
@@ -73,6 +83,7 @@ func (o *acquireOp) patience() time.Duration {
 	return o.call.patience()
 }
 
+// resources names each resource once, so that the call stands once in each line.
 func (o *acquireOp) resources() ([]resourceKey, bool) {
 	keys := make([]resourceKey, 0, len(o.want))
 	for _, w := range o.want {
@@ -83,6 +94,8 @@ func (o *acquireOp) resources() ([]resourceKey, bool) {
 	return keys, false
 }
 
+// waitsFor names the lock that is in flight, or the first one that is wanted. Until all are
+// granted the call waits for other holders, and after that for the state file.
 func (o *acquireOp) waitsFor() obstacle {
 	var w api.Want
 	if w.Mode = dlm.None; len(o.want) > 0 {
@@ -317,6 +330,7 @@ func (c *call) extend() {
 	}
 }
 
+// record has all the locks written down in one append: all of them are recorded, or none.
 func (o *acquireOp) record() {
 	o.stage = acquireRecording
 	changes := make([]state.Change, len(o.fresh))

@@ -81,8 +81,9 @@ type (
 type ClockAction struct {
 	Lockspace LockspaceID
 	Mode      dlm.Mode
-	Value     *dlm.Value
-	First     bool // there is no lock yet
+	// What goes into the value block; nil where the lock does not leave PW.
+	Value *dlm.Value
+	First bool // there is no lock yet
 }
 
 // OpenAction, CreateAction, RemoveAction and CloseAction concern a whole
@@ -112,9 +113,13 @@ type (
 // is gone whether or not that can be written), so the journal keeps the changes
 // and tries again until they are written.
 type AppendAction struct {
-	ID      AppendID
+	// For Table.Appended. Appends that nobody waits for have a number as well.
+	ID AppendID
+	// In the order in which they apply. They are the journal's from now on, and the table
+	// does not touch them again.
 	Changes []state.Change
-	Must    bool
+	// What the changes say is true whether or not it can be written.
+	Must bool
 }
 
 // LookAction asks the engine's tables (see LookAt) and ends with Table.Looked.

@@ -31,14 +31,16 @@ import (
 type adoptOp struct {
 	call
 	lockspace string
-	id        dlm.LockID
-	opts      api.AdoptOptions
-	stage     adoptStage
-	sp        *lockspace
-	resource  string
-	orphan    *lock // adopted, and not the owner's yet
-	l         *lock // the owner's
-	grants    []api.Grant
+	// Which orphan; the caller has it from a list that may be out of date.
+	id    dlm.LockID
+	opts  api.AdoptOptions
+	stage adoptStage
+	sp    *lockspace
+	// The orphan's, known after the look.
+	resource string
+	orphan   *lock // adopted, and not the owner's yet
+	l        *lock // the owner's
+	grants   []api.Grant
 }
 
 type adoptStage uint8
@@ -55,6 +57,8 @@ const (
 
 func (o *adoptOp) result() Reply { return GrantedReply{o.grants} }
 
+// involved is the lock of the owner, once there is one: nothing can follow the call before
+// that, because nobody can name the lock.
 func (o *adoptOp) involved() []*lock {
 	if o.l == nil {
 		return nil
@@ -68,6 +72,7 @@ func (o *adoptOp) waitsFor() obstacle {
 	return w
 }
 
+// start checks what does not need a look, and looks for the orphan.
 func (o *adoptOp) start() {
 	var e *api.Error
 	if o.t.degraded != "" {
@@ -118,6 +123,8 @@ func (o *adoptOp) orphanTaken(l *lock) {
 	o.t.probes.read(l.sp, l.resource, o)
 }
 
+// gone is the refusal where the orphan has ended, or somebody else has taken it, since the
+// caller listed it.
 func (o *adoptOp) gone() *api.Error {
 	return o.errorOf(api.NotHeld, o.lockspace, o.resource, dlm.None, "the orphan is gone").WithHint(api.HintListOrphans)
 }
@@ -234,6 +241,8 @@ func (o *adoptOp) completed(l *lock, ev dlm.Event) {
 	o.t.append(true, []state.Change{state.Mark{ID: uint64(l.ref), Mode: l.mode, HasMode: true, Token: l.token}}, o)
 }
 
+// marked ends the call once the token is written. If it could not be written, the owner has
+// the lock all the same, and the error says so.
 func (o *adoptOp) marked(err error) {
 	if o.l.mode == dlm.None {
 		o.lost()

@@ -57,6 +57,8 @@ func (x *blockedHolders) tell(l *lock, m dlm.Mode) {
 	}
 }
 
+// notifyBlocking gives the notice to the front end of the holder; node is 0 where it is not
+// known which node waits.
 func (l *lock) notifyBlocking(m dlm.Mode, node uint32) {
 	l.sp.t.do(NotifyAction{api.BlockingNotice{LockInfo: l.info(), Blocked: m, Node: node}})
 }

@@ -47,22 +47,28 @@ type operation interface {
 // call is what the table keeps of every call: who made it, its place among the
 // calls of its session, how long it may take, and its answer.
 type call struct {
-	t      *Table
-	op     operation
-	id     CallID // 0: nobody waits for the answer
-	name   string // of the operation, in errors and logs
+	t *Table
+	// The operation that this call is part of. Both point to each other, so that lists of
+	// calls need not know the operations.
+	op   operation
+	id   CallID // 0: nobody waits for the answer
+	name string // of the operation, in errors and logs
+	// Who asks; the zero caller where the table does something of its own accord.
 	caller api.Caller
 	// wait is how long the call may stand in a queue of the lock manager; 0: it
 	// is refused instead.
-	wait     time.Duration
-	err      *api.Error // why it fails; what is left of the operation is undoing
+	wait time.Duration
+	err  *api.Error // why it fails; what is left of the operation is undoing
+	// The answer was given, or nobody waits for one. The operation may go on for a long
+	// time after that, to undo what it did or to finish what can't be undone.
 	answered bool
 
 	seq     uint64  // calls are numbered as they come in
 	request api.Ref // a Request: it has no deadline, and is known by this number
 	place   place   // among the calls of its session
 
-	begun    time.Time // when the service had it
+	begun time.Time // when the service had it
+	// When passDeadlines answers it; it counts only while the call is in the heap.
 	deadline time.Time
 	heapIdx  int // in deadlines; -1: it has no deadline
 }
@@ -80,6 +86,8 @@ func (c *call) ordered() bool                    { return false }
 func (c *call) resources() ([]resourceKey, bool) { return nil, false }
 func (c *call) involved() []*lock                { return nil }
 
+// patience is the time that the caller gave for waiting. A call that does not wait gets the
+// time within which the lock manager and the disk should have done it.
 func (c *call) patience() time.Duration {
 	if c.wait > 0 {
 		return c.wait

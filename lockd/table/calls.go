@@ -11,10 +11,15 @@ import (
 
 // calls are the unanswered calls, by session and by deadline.
 type calls struct {
-	t         *Table
-	lastSeq   uint64
-	sessions  map[api.Session]*session
-	requests  map[api.Ref]*acquireOp // those without a deadline: Requests that wait
+	t *Table
+	// The number of the youngest call. Numbers order the calls of all sessions by the
+	// moment in which they came in.
+	lastSeq uint64
+	// Those that have unanswered calls, and no others: a session leaves with its last
+	// call.
+	sessions map[api.Session]*session
+	requests map[api.Ref]*acquireOp // those without a deadline: Requests that wait
+	// The calls that have a deadline, the earliest first.
 	deadlines deadlineHeap
 	following int     // calls that follow another one
 	awake     []*call // that did and need not any more, by seq

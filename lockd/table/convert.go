@@ -31,17 +31,28 @@ import (
 // the old mode, and then that is recorded. A crash in between leaves one or the other.
 type convertOp struct {
 	call
-	want  api.Want
+	want api.Want
+	// Which of the caller's locks of the resource; it is looked up again each time the
+	// call has followed another one.
 	sel   api.Selector
 	value *dlm.Value // what the client wants to be written into the value block
+	// What has to come next, as in an acquire.
 	stage convertStage
 	l     *lock // nil until it is found
 
-	from     dlm.Mode   // the mode that the client knows of
-	token    uint64     // the token that goes with it
-	recorded dlm.Mode   // the mode in the state file
-	overdue  *api.Error // why it was withdrawn, if the lock manager received that in time
-	grants   []api.Grant
+	// The mode that the client knows of: where taking the conversion back leads to.
+	from dlm.Mode
+	// The token that goes with it. A conversion that is taken back must not leave the
+	// client with a token that it was never given.
+	token uint64
+	// The mode that the state file has by now. While it differs from the lock's, a crash
+	// would adopt in another mode than recorded, so no path ends without making them
+	// equal.
+	recorded dlm.Mode
+	// Why the conversion was withdrawn: the answer, if the lock manager says that the
+	// cancel came in time. Nil while it was not withdrawn.
+	overdue *api.Error
+	grants  []api.Grant
 }
 
 type convertStage uint8
@@ -58,6 +69,7 @@ const (
 func (o *convertOp) ordered() bool { return o.id != 0 }
 func (o *convertOp) result() Reply { return GrantedReply{o.grants} }
 
+// resources is the one resource that the lock is of, whichever lock that is.
 func (o *convertOp) resources() ([]resourceKey, bool) {
 	return []resourceKey{{o.want.Lockspace, o.want.Resource}}, false
 }
@@ -69,6 +81,8 @@ func (o *convertOp) involved() []*lock {
 	return []*lock{o.l}
 }
 
+// waitsFor also says what may still come of a conversion downward: that one can't be refused,
+// and so it may take effect after its call was answered.
 func (o *convertOp) waitsFor() obstacle {
 	w := o.t.obstacleOf(o.involved(), o.want.Lockspace, o.want.Resource, o.want.Mode)
 	w.queued = o.stage == convertFinding || o.stage == convertConverting
@@ -79,6 +93,8 @@ func (o *convertOp) waitsFor() obstacle {
 	return w
 }
 
+// late is what withdraw has noted as long as the lock manager has not answered the cancel: the
+// reason from before, and not that the lock manager is slow.
 func (o *convertOp) late() *api.Error {
 	if o.overdue != nil && o.stage == convertConverting {
 		return o.overdue
@@ -86,6 +102,8 @@ func (o *convertOp) late() *api.Error {
 	return o.call.late()
 }
 
+// start finds the lock, unless the call has to follow another one, and asks for the
+// conversion.
 func (o *convertOp) start() {
 	w := o.want
 	_, e := o.checkWant(w)
@@ -136,6 +154,7 @@ func (o *convertOp) publish() {
 	o.ask(o.l.mode, dlm.Persistent)
 }
 
+// ask has the lock converted; the value block goes with every conversion that may write it.
 func (o *convertOp) ask(to dlm.Mode, flags dlm.Flags) {
 	l := o.l
 	more, value := l.publishing(&o.call, o.value, to)
@@ -155,6 +174,8 @@ func (o *convertOp) completed(l *lock, ev dlm.Event) {
 	}
 }
 
+// notConverted ends a conversion that the lock manager has refused. If that was the way back
+// of one that was granted, the lock has a mode that is not recorded yet.
 func (o *convertOp) notConverted(ev dlm.Event) {
 	l := o.l
 	l.noteMode(ev)
@@ -171,6 +192,8 @@ func (o *convertOp) notConverted(ev dlm.Event) {
 	o.endFailed()
 }
 
+// converted goes on with a conversion that was granted. The token comes first: whatever
+// follows may write the value block, which must never go backwards.
 func (o *convertOp) converted(ev dlm.Event) {
 	l := o.l
 	from := l.mode
@@ -203,6 +226,8 @@ func (o *convertOp) takeBack() bool {
 	return true
 }
 
+// published goes on once the value block is written. A failure is no reason to give up what is
+// granted.
 func (o *convertOp) published(ev dlm.Event) {
 	l := o.l
 	if !ev.Status.OK() {
@@ -219,6 +244,8 @@ func (o *convertOp) published(ev dlm.Event) {
 	}
 }
 
+// record writes down the mode and the token. It must be written, since the lock manager has
+// granted the mode already.
 func (o *convertOp) record() {
 	l := o.l
 	o.stage, o.recorded = convertRecording, l.mode

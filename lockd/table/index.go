@@ -12,16 +12,27 @@ import (
 // lockspace.byResource), and by owner. Each change and each search costs the same
 // however many locks there are.
 type locks struct {
-	last   api.Ref
-	byRef  map[api.Ref]*lock
-	alias  map[dlm.Cookie]*lock // those whose cookie is not their ref
-	order  []ordered            // clients' locks by ref, with holes
+	// The youngest number. It is never smaller than one in the state file, so that no
+	// number means two locks.
+	last api.Ref
+	// All of them, the table's own as well.
+	byRef map[api.Ref]*lock
+	alias map[dlm.Cookie]*lock // those whose cookie is not their ref
+	// The locks of clients by ref, for lists, which give pages of them. A lock that is
+	// removed leaves a hole.
+	order []ordered
+	// How many entries of order are holes.
 	holes  int
 	owners map[ownerKey]*lock // head of the owner's locks
-	owned  map[uint64]*lock   // by hash of lockspace, resource, uid, owner
-	hash   func(space, resource string, uid uint32, owner string) uint64
+	// By the hash of lockspace, resource, uid and owner, because a key of four strings
+	// would take more memory than a lock. Equal hashes are chained.
+	owned map[uint64]*lock
+	hash  func(space, resource string, uid uint32, owner string) uint64
+	// What each user has; one who has nothing is not kept.
 	perUID map[uint32]*usage
 	// guarded is how many name a helper.
+	// How many locks name a helper. As long as there is one the service has to stay, to
+	// run it.
 	guarded int
 }
 
@@ -80,6 +91,8 @@ func (x *locks) add(l *lock) {
 	}
 }
 
+// addOwner enters l among the locks of its owner, and shares the owner's name with the others:
+// owners with many locks are usual.
 func (x *locks) addOwner(l *lock) {
 	k := ownerKey{l.uid, l.owner}
 	if head := x.owners[k]; head != nil {
@@ -131,6 +144,7 @@ func unlink(l *lock) {
 	}
 }
 
+// removeOwner takes l out of both chains of its owner.
 func (x *locks) removeOwner(l *lock) {
 	if l.prevOwner != nil {
 		l.prevOwner.nextOwner = l.nextOwner
@@ -236,6 +250,8 @@ func (x *locks) setCookie(l *lock, c dlm.Cookie) {
 	}
 }
 
+// byCookie finds the lock that an event of the engine is about, or nil. Nearly every lock has
+// its ref for a cookie.
 func (x *locks) byCookie(c dlm.Cookie) *lock {
 	if len(x.alias) > 0 {
 		if l := x.alias[c]; l != nil {
@@ -248,6 +264,7 @@ func (x *locks) byCookie(c dlm.Cookie) *lock {
 	return nil
 }
 
+// usage is what a user has, to be changed; unuse takes one lock off it.
 func (x *locks) usage(uid uint32) *usage {
 	u := x.perUID[uid]
 	if u == nil {

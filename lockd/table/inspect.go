@@ -17,10 +17,13 @@ type inspectOp struct {
 	call
 	lockspace, resource string
 	sp                  *lockspace
-	in                  api.Inspection
-	pending             int
+	// What was found so far; in.Missing gathers what could not be found out, and why.
+	in api.Inspection
+	// Of the look and the value block, how many have not ended.
+	pending int
 }
 
+// result leaves out what was found where the call has failed.
 func (o *inspectOp) result() Reply {
 	if o.err != nil {
 		return InspectionReply{}
@@ -32,6 +35,8 @@ func (o *inspectOp) waitsFor() obstacle {
 	return o.t.obstacleOf(nil, o.lockspace, o.resource, dlm.None)
 }
 
+// start asks for the look and the value block at the same time. A lockspace that can't be used
+// is described all the same, without its value block.
 func (o *inspectOp) start() {
 	e := o.checkName(o.lockspace, o.resource)
 	if e == nil {
@@ -78,6 +83,7 @@ func (o *inspectOp) known() {
 	}
 }
 
+// valueRead takes the value block. In a raw lockspace it has no holder to be shown.
 func (o *inspectOp) valueRead(ev dlm.Event) {
 	if in := &o.in; ev.HasValue {
 		in.Value, in.HasValue, in.ValueInvalid = ev.Value, true, ev.ValueInvalid
@@ -89,6 +95,7 @@ func (o *inspectOp) valueRead(ev dlm.Event) {
 	o.end()
 }
 
+// looked takes the queues. They are from a moment later than the rest, as waits has to know.
 func (o *inspectOp) looked(k Looked) {
 	in := &o.in
 	in.Queues, in.HasQueues = k.Queues, k.HasQueues

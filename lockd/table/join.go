@@ -295,6 +295,8 @@ func (sp *lockspace) forget() {
 	}
 }
 
+// erase takes the entry out of the table. Its number is not used again, so an event that is on
+// its way finds nothing.
 func (sp *lockspace) erase() {
 	t := sp.t
 	delete(t.spaces.byName, sp.name)
@@ -329,6 +331,7 @@ func (sp *lockspace) closed() {
 	sp.fail(goneError(sp), true)
 }
 
+// goneError is why a lockspace has failed that went away underneath us.
 func goneError(sp *lockspace) *api.Error {
 	if sp.recorded == state.Leaving {
 		return &api.Error{Op: "leave", Lockspace: sp.name, Kind: api.NoSuchLockspace,

@@ -39,7 +39,8 @@ import (
 type leaveOp struct {
 	call
 	lockspace string
-	force     bool
+	// The locks of the service in the lockspace may be lost by it, and nothing else may.
+	force bool
 }
 
 const (

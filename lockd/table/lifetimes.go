@@ -26,21 +26,27 @@ import (
 
 // lifetimes are the sessions and processes that locks hang on.
 type lifetimes struct {
-	t        *Table
+	t *Table
+	// Each session and process that a lock hangs on.
 	bindings map[bindKey]*binding
 	// undetermined are the processes of which it is not known whether they live, and
 	// example the one that Degraded tells of.
+	// The processes of which it is not known whether they live.
 	undetermined map[*binding]struct{}
-	example      *binding
-	examineAt    time.Time     // when they are examined again
-	pause        time.Duration // how long that is after the last time
+	// The one of them that Degraded names; see firstUndetermined.
+	example   *binding
+	examineAt time.Time     // when they are examined again
+	pause     time.Duration // how long that is after the last time
 }
 
 // binding is what a lock of lifetime connection or process hangs on: a session or a
 // process. When that ends, so do the locks.
 type binding struct {
 	bindKey
-	locks        map[*lock]struct{}
+	// The locks that hang on it. The binding goes with the last of them.
+	locks map[*lock]struct{}
+	// Its end is known. Locks that could not be released yet still hang on it, and no new
+	// lock may.
 	dead         bool
 	undetermined string // why it is not known whether the process lives; "" if it is
 }
@@ -74,6 +80,8 @@ func (l *lock) bind(proc process.ID) {
 	l.bound = b
 }
 
+// unbind takes l off what it hangs on; a process that nothing hangs on any more is not watched
+// any more.
 func (l *lock) unbind() {
 	t := l.sp.t
 	b := l.bound

@@ -23,13 +23,15 @@ const (
 
 // listing is one page on its way.
 type listing struct {
-	t     *Table
-	f     api.Filter
+	t *Table
+	f api.Filter
+	// How many locks the page may have: the client's wish, bounded by the configuration.
 	limit int
 	after api.Ref // the last lock that was looked at
 	page  api.Page
 }
 
+// newListing begins a page after the lock that the last page ended with.
 func (t *Table) newListing(f api.Filter) *listing {
 	g := &listing{t: t, f: f, limit: t.conf.Limits.PageSize, after: f.After}
 	if f.Limit > 0 {
@@ -149,6 +151,7 @@ type listOp struct {
 func (o *listOp) result() Reply           { return PageReply{o.page} }
 func (o *listOp) patience() time.Duration { return 0 }
 
+// start looks at the first slice of the locks now, and leaves the rest to later turns.
 func (o *listOp) start() {
 	g := o.t.newListing(o.filter)
 	o.t.chore(func() bool {

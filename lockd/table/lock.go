@@ -94,23 +94,33 @@ const (
 // lock is one lock of this instance, from the request to the end. The fields
 // are ordered for size: a hundred thousand of them are nothing unusual.
 type lock struct {
+	// The number by which clients know it; never used again.
 	ref    api.Ref
 	cookie dlm.Cookie // how the engine knows it; ref, but for some adopted ones
 	sp     *lockspace
 	client
 	links
 	resource string
-	busy     *call      // the call whose operation is under way
-	bound    *binding   // what its lifetime hangs on; nil for persistent
-	value    *dlm.Value // in PW or EX, in a lockspace for raw values: what the block holds; nil: not known
-	since    int64      // microseconds since 1970; when it was granted
-	token    uint64
-	asked    uint64 // seq of the call that made it; 0: an earlier process did
+	// The call whose operation is under way, through all its stages. Other calls for the
+	// lock follow it.
+	busy  *call
+	bound *binding   // what its lifetime hangs on; nil for persistent
+	value *dlm.Value // in PW or EX, in a lockspace for raw values: what the block holds; nil: not known
+	since int64      // microseconds since 1970; when it was granted
+	// The fencing token of the last grant in PW or EX, or the current one of the resource
+	// at the grant in a weaker mode; 0 in raw lockspaces.
+	token uint64
+	asked uint64 // seq of the call that made it; 0: an earlier process did
 
-	lockid  dlm.LockID
-	mode    dlm.Mode // granted in the DLM; None while it has nothing
-	wanted  dlm.Mode // what the operation under way asks for; else None
-	blocked dlm.Mode // somebody waits for it, and the holder, who has no answer yet, has not been told; else None
+	// The engine's number; 0 before the first grant. It is what the next start finds the
+	// lock by, so it is recorded.
+	lockid dlm.LockID
+	mode   dlm.Mode // granted in the DLM; None while it has nothing
+	// What the operation under way asks for; None if none is under way.
+	wanted dlm.Mode
+	// Somebody waits in this mode, and the holder, who has no answer yet, has not been
+	// told. None otherwise. Only the strongest one is kept.
+	blocked dlm.Mode
 	kind    lockKind
 	state   lockState
 	phase   state.Phase // what the state file says of it; 0: nothing
@@ -125,10 +135,16 @@ type noticed struct {
 
 // client is for whom a lock is.
 type client struct {
-	owner    string
-	label    string
-	session  api.Session
-	onLost   *api.OnLost // shared by the locks of a call; nil: nothing is run
+	// What the client calls itself; hasOwner tells "" from no owner. An owner has at most
+	// one lock of a resource.
+	owner string
+	label string
+	// Which session gets the notices about the lock; with lifetime connection its end ends
+	// the lock.
+	session api.Session
+	onLost  *api.OnLost // shared by the locks of a call; nil: nothing is run
+	// Whose lock it is: that user may convert and release it. pid is only for people to
+	// read.
 	uid, pid uint32
 	lifetime state.Lifetime
 	hasOwner bool

@@ -101,10 +101,13 @@ func (s spaceState) idle() bool { return spaceStates[s].idle }
 
 // lockspace is one lockspace of this instance.
 type lockspace struct {
-	t     *Table
-	id    LockspaceID
-	name  string
-	raw   bool // the value blocks are the clients', and there are no tokens
+	// The table that it is part of. It speaks and asks through it.
+	t *Table
+	// Its number in actions and events.
+	id   LockspaceID
+	name string
+	raw  bool // the value blocks are the clients', and there are no tokens
+	// What is being done with it; everything else here says what is known of it.
 	state spaceState
 	// gone: the lockspace went away while an operation was under way that has an end of
 	// its own (Open, Create, Remove, the append of "leaving"). That is dealt with when
@@ -118,12 +121,17 @@ type lockspace struct {
 
 	contents
 	membership
-	leave   leaving
-	anchor  anchor
+	// The leave under way, or the last one.
+	leave leaving
+	// The lock that proves to the next start that the lockspace is ours.
+	anchor anchor
+	// The adoption of the recorded locks, in spaceAdopting.
 	records adopting
 	orphans orphans
+	// Holders who are still to be told that somebody waits for them.
 	blocked blockedHolders
-	clock   spaceClock
+	// The lock that passes the token clock around among the nodes.
+	clock spaceClock
 }
 
 // contents are the locks of a lockspace.
@@ -195,7 +203,8 @@ func (sp *lockspace) changed() {
 type spaces struct {
 	byName map[string]*lockspace
 	byID   map[LockspaceID]*lockspace
-	last   LockspaceID
+	// The number of the youngest lockspace.
+	last LockspaceID
 	// settling are those whose activation has not ended. The service is ready when there
 	// is none left.
 	settling map[*lockspace]struct{}

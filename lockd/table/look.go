@@ -11,9 +11,11 @@ import (
 
 // Looked is what a LookAction has found.
 type Looked struct {
-	Queues     dlm.Queues
-	HasQueues  bool
-	Many       []dlm.Queues // of Question.Resources, in their order; empty: could not be looked at
+	// The locks of the resource, where one was asked for.
+	Queues    dlm.Queues
+	HasQueues bool
+	Many      []dlm.Queues // of Question.Resources, in their order; empty: could not be looked at
+	// The orphans of the lockspace, where no resource was asked for.
 	Orphans    []dlm.Orphan
 	HasOrphans bool
 	OrphansErr error      // why not; wraps errNoTables where there is nothing to look at
@@ -21,7 +23,8 @@ type Looked struct {
 	UsersErr   error      // why they are not known
 	Health     dlm.Health
 	HasHealth  bool
-	Missing    []string
+	// What could not be looked at, for people.
+	Missing []string
 }
 
 // Looker is a dlm.Looker whose methods give up in time.

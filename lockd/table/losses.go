@@ -72,6 +72,8 @@ func (l *lock) runLost(lost api.Lost) {
 	}
 }
 
+// startRun has the helper of a lost lock run. The loss is kept in running until HelperEnded,
+// because the record has to stay until then.
 func (x *losses) startRun(r api.LostRun) {
 	t := x.t
 	t.losses.running[r.Ref] = struct{}{}
@@ -148,6 +150,8 @@ func (x *losses) Lost(f api.Filter) []api.Lost {
 // lose ends a lock that is not there any more, and tells front ends.
 func (l *lock) lose(why string) { l.sp.t.loseAll([]*lock{l}, why) }
 
+// loseAll ends locks that are not there any more. That they are lost is written without
+// waiting: the locks are gone whether or not it can be written.
 func (x *losses) loseAll(in []*lock, why string) {
 	t := x.t
 	if len(in) == 0 {
