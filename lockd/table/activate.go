@@ -10,9 +10,9 @@ import (
 	"github.com/dlmlock/dlmlockd/state"
 )
 
-// Activate takes what the state file said and begins to join it again with
-// what the lock manager has. Records of another boot are history: a DLM lock
-// does not outlive its node.
+// Activate takes the contents of the state file and begins to match them with the locks
+// that the lock manager has. Records of another boot are history, because a DLM lock does
+// not outlive its node. The service is ready when each lockspace is, or has failed.
 func (t *Table) Activate(c state.Contents, sameBoot bool, join []string) {
 	t.locks.last = max(t.locks.last, api.Ref(max(c.NextID, 1))-1)
 	if sameBoot {
@@ -238,10 +238,10 @@ func (a *adoption) match(ev dlm.Event) {
 	t.logLock(slog.LevelDebug, "adopted", l)
 }
 
-// finishCalls ends what a crash has cut short: releases, and acquires that were
-// not marked held. Nobody was told that they have one of those, and of an acquire
-// of several locks there may be only some. It also ends the locks whose session or
-// process ended meanwhile, and gives new tokens to those whose conversion upward was
+// finishCalls ends what a crash has cut short: it finishes releases, and undoes acquires
+// that were not marked held. No client has received the grant of one of those, and of an
+// acquire of several locks only some may be there. It also releases the locks whose session
+// or process has ended meanwhile, and gives new tokens to those whose conversion upward was
 // cut short.
 func (sp *lockspace) finishCalls() {
 	t := sp.t
@@ -269,7 +269,7 @@ func (sp *lockspace) finishCalls() {
 	t.releaseAll(rest, releaseOp{})
 }
 
-// finishEnded ends the locks whose session or process has ended while their
+// finishEnded releases the locks whose session or process has ended while their
 // lockspace could not be used.
 func (sp *lockspace) finishEnded() {
 	var ended []*lock
@@ -285,7 +285,7 @@ func (sp *lockspace) finishEnded() {
 	sp.t.releaseEnded(ended, "the connection or process has ended while the lockspace could not be used")
 }
 
-// voidAll ends every record of a lockspace that turned out to have no locks.
+// voidAll ends every record of a lockspace in which this instance has no locks any more.
 func (sp *lockspace) voidAll(why string) {
 	var in []*lock
 	for _, head := range sp.byResource {
@@ -299,9 +299,9 @@ func (sp *lockspace) voidAll(why string) {
 	sp.t.voidEach(in, why)
 }
 
-// voidEach ends records without a lock. One that was never marked held, or was
-// marked releasing, belongs to an unfinished call and is dropped; any other
-// was lost, which is said aloud.
+// voidEach ends records whose lock does not exist. A record that was never marked held, or
+// is marked releasing, belongs to an unfinished call and is dropped. Any other lock is lost,
+// and is reported as such.
 func (t *Table) voidEach(in []*lock, why string) {
 	var lost []*lock
 	for _, l := range in {

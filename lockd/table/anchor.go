@@ -12,12 +12,12 @@ import (
 	"github.com/dlmlock/dlmlockd/state"
 )
 
-// Who owns a lockspace? The service touches only what it has made. One of two things
-// proves that it has made a lockspace: the handle that is open now made it, which the
-// kernel lets only one process do (DLM_LSFL_NEWEXCL), or the handle holds the anchor,
-// a persistent lock with the name of this instance. A record alone is no proof: the
-// lockspace may have been left, and made again by somebody else under the same name.
-// Where the device is there, this is what becomes of the lockspace at a start:
+// Which lockspaces are the service's? It touches only those that it has made. Two things
+// prove that: the handle that is open now has made the lockspace, which the kernel lets
+// only one process do (DLM_LSFL_NEWEXCL), or the handle holds the anchor, a persistent lock
+// with the name of this instance. A record alone proves nothing: the lockspace may have been
+// left since, and made again by somebody else under the same name. If the device of a
+// lockspace exists at a start, the service decides as follows:
 //
 //	record    anchor  what else is in it               decision
 //	any       ours    -                                ours: as recorded; "leaving" goes on
@@ -34,12 +34,11 @@ import (
 //	leaving   no      anything else                    its locks are lost, and it is not touched
 //	none      no      anything                         foreign
 //
-// "No" means that the kernel says there is no orphan of that name; after any other
-// failure the service tries again. So it does after a look that fails, unless debugfs
-// does not exist at all: then no orphans are seen, and nothing is taken over; with a
-// record "creating" the service tries again then as well, because somebody may have
-// made the lockspace since. A
-// foreign lockspace is opened only for that look and never removed, and a leave only
+// "No" means that the kernel says that it has no orphan of that name. After any other
+// failure the service tries again, and after a look that fails as well. If debugfs does not
+// exist at all, it goes on as if there were no orphans and takes nothing over; but with a
+// record "creating" it tries again even then, because somebody may have made the lockspace
+// since. A foreign lockspace is opened only for that look. It is never removed; a leave only
 // forgets it.
 //
 // Taking over, and what a crash between two lines leaves:
@@ -57,7 +56,7 @@ type anchor struct {
 	state  anchorState
 	name   string     // of its resource
 	cookie dlm.Cookie // of the last operation that made or adopted it
-	id     dlm.LockID // 0: there is none
+	id     dlm.LockID // 0: the lockspace has none now
 	// old are the anchors of earlier instances, which were taken over. They are released
 	// when ours is written down.
 	old []dlm.Cookie
@@ -232,8 +231,8 @@ func (sp *lockspace) recordedIn(orphans []dlm.Orphan) bool {
 // isAnchor tells whether a resource is the anchor of an instance, whichever.
 func isAnchor(resource string) bool { return strings.HasPrefix(resource, api.AnchorName("")) }
 
-// takeover is the adoption of the anchors of earlier instances, whose state files are
-// lost. That of an instance that runs is no orphan, and so can't be adopted.
+// takeover is the adoption of the anchors of earlier instances whose state files are lost.
+// The anchor of an instance that runs is not an orphan, so it can't be adopted.
 type takeover struct {
 	sp      *lockspace
 	attempt int

@@ -24,7 +24,7 @@ type locks struct {
 	// How many entries of order are holes.
 	holes  int
 	owners map[ownerKey]*lock // head of the owner's locks
-	// By the hash of lockspace, resource, uid and owner, because a key of four strings
+	// By the hash of lockspace, resource, uid and owner, because a key of all four
 	// would take more memory than a lock. Equal hashes are chained.
 	owned map[uint64]*lock
 	hash  func(space, resource string, uid uint32, owner string) uint64

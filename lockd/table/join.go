@@ -122,15 +122,15 @@ func (sp *lockspace) opened() {
 	}
 }
 
-// absent goes on with a lockspace that this node is not in. It is joined where
-// somebody wants it: the configuration, a caller who waits, or one who has an
-// answer.
+// absent goes on with a lockspace that this node is not in. It is made if the configuration
+// names it, if a Join waits for it, or if it is recorded as joined, because then a client has
+// the answer that it is.
 func (sp *lockspace) absent() {
 	switch {
 	case sp.recorded == state.Leaving:
 		sp.left(whyLeft)
 	case sp.recorded == state.Creating && !sp.configured && !sp.awaited():
-		sp.left(whyLeft) // nobody was told that it is joined
+		sp.left(whyLeft) // no client has an answer that it is joined
 	default:
 		sp.voidAll("this node has left the lockspace since the lock was taken")
 		sp.create()
@@ -148,9 +148,9 @@ func (c *call) joins() bool {
 	return joins
 }
 
-// notMade takes back that a lockspace is being made: it was not. Otherwise one
-// that somebody else makes before the next attempt would be taken for ours, and
-// a caller who was refused would find it joined later.
+// notMade takes the record "creating" back, after the lockspace could not be made.
+// Otherwise the next attempt would take one for ours that somebody else has made in the
+// meantime, and a caller whose Join was refused would find the lockspace joined later.
 func (sp *lockspace) notMade() {
 	sp.recorded = state.Left
 	sp.t.append(true, []state.Change{sp.record()}, nil)
@@ -207,8 +207,8 @@ const (
 	retryMax   = 30 * time.Second
 )
 
-// fail ends joining or activation badly; with retry it is tried again, with
-// another handle.
+// fail ends joining, activation or leaving with an error, and closes the handle. With retry
+// it is tried again after a time.
 func (sp *lockspace) fail(e *api.Error, retry bool) {
 	sp.shut()
 	sp.unusable(e, retry)
@@ -237,7 +237,9 @@ func (sp *lockspace) shut() {
 	}
 }
 
-// unusable notes why the lockspace can't be used now.
+// unusable notes why the lockspace can't be used now, and answers those who wait for it. A
+// lockspace that the configuration does not name and the state file does not mention is
+// forgotten.
 func (sp *lockspace) unusable(e *api.Error, retry bool) {
 	t := sp.t
 	t.log(slog.LevelError, msgLockspaceNotUsable.String(), slog.String("lockspace", sp.name), slog.String("err", e.Text))
@@ -304,8 +306,8 @@ func (sp *lockspace) erase() {
 	t.do(ForgetAction{sp.id})
 }
 
-// drop is forget of a lockspace that front ends know of and were not told
-// to forget.
+// drop is forget of a lockspace that front ends still show: they get the notice that it is
+// gone.
 func (sp *lockspace) drop() {
 	if sp.forget(); sp.t.spaces.byName[sp.name] != sp {
 		sp.tellGone()
@@ -317,7 +319,7 @@ func (sp *lockspace) tellGone() {
 	sp.t.do(NotifyAction{api.LockspaceChanged{LockspaceInfo: sp.info(), Gone: true}})
 }
 
-// closed takes the news that the lockspace went away underneath us.
+// closed takes the event that the lockspace was removed from this node by somebody else.
 func (sp *lockspace) closed() {
 	switch sp.state {
 	case spaceOpening, spaceClaiming, spaceCreating, spaceLeaving, spaceLeavingUnopened, spaceRemoving:
@@ -341,8 +343,8 @@ func goneError(sp *lockspace) *api.Error {
 		Text: "somebody else removed the lockspace from this node; it is joined again in a moment"}
 }
 
-// closeLocks ends every lock of a lockspace that is gone. What is under way
-// ends as if the DLM had said so.
+// closeLocks ends every lock of a lockspace that is gone. Operations in flight end as if
+// the lock manager had ended them with StatusGone.
 func (sp *lockspace) closeLocks(why string) {
 	t := sp.t
 	var in []*lock

@@ -23,14 +23,14 @@ import (
 //	append "left"                            nothing
 //	reply                                    nothing
 //
-// Removing a lockspace ends every lock of this node in it, no matter whose
+// Removing a lockspace ends every lock of this node in it, whoever has it
 // (dlm_release_lockspace with force; without force the kernel also refuses because
-// of locks of which this node only keeps the queues). So it is removed only if
-// it is proven to be ours (see anchor.go), if no other process has it open or has
-// locks in it, and if no orphan is there that no record explains; force loses the
-// locks of the service and nothing else. A look that fails is a refusal. The second
-// look stands immediately before the removal; what remains is a process that opens
-// the device between the two system calls.
+// of locks of which this node only keeps the queues). Therefore a lockspace is removed
+// only if it is proven to be ours (see anchor.go), if no other process has it open or has
+// locks in it, and if it has no orphan that no record explains. With force the locks of
+// the service are lost, and nothing else. If a look fails, the leave is refused. The second
+// look is made immediately before the removal; only a process that opens the device
+// between these two system calls can still be missed.
 //
 // If "leaving" can't be written the lockspace is not left: the next start would join
 // it again, and call its locks lost. A lockspace that is not open, because it failed,
@@ -142,8 +142,8 @@ func (sp *lockspace) stayUnwritten(err error) {
 		"the lockspace was not left, because that can't be recorded: ", err))
 }
 
-// forgetForeign answers the leave of a lockspace that is not ours: it is not ours
-// to leave.
+// forgetForeign answers the leave of a lockspace that the service has not made: it is
+// removed from the table, and the lockspace itself is not touched.
 func (o *leaveOp) forgetForeign(sp *lockspace) {
 	o.t.log(slog.LevelInfo, "the lockspace is not the service's, so it is forgotten and left as it is",
 		slog.String("lockspace", sp.name))
@@ -181,8 +181,8 @@ func (sp *lockspace) cantLeave(k Looked) *api.Error {
 	return e
 }
 
-// inUse refuses a leave for the sake of other processes, or because they can't be
-// seen.
+// inUse is the refusal of a leave because other processes use the lockspace, or because it
+// can't be seen whether any do.
 func inUse(lockspace string, users []dlm.User, err error) *api.Error {
 	e := &api.Error{Op: "leave", Lockspace: lockspace, Kind: api.LockspaceInUse, Err: err}
 	if len(users) > 0 {
@@ -195,7 +195,8 @@ func inUse(lockspace string, users []dlm.User, err error) *api.Error {
 	return e
 }
 
-// stay ends a leave that is refused: the lockspace is again what it was.
+// stay ends a leave that is refused: the lockspace is in the state again in which the leave
+// found it.
 func (sp *lockspace) stay(e *api.Error) {
 	t := sp.t
 	begun := sp.recorded == state.Leaving
@@ -299,7 +300,8 @@ func (t *Table) Removed(id LockspaceID, err error) {
 	sp.left(whyLeft)
 }
 
-// left ends the membership, or the claim to it, and every lock that was in it.
+// left ends the membership and every lock that was in it, and writes that down. It also
+// ends a membership that is only recorded.
 func (sp *lockspace) left(why string) {
 	sp.shut()
 	sp.closeLocks(why)

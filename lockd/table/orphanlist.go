@@ -8,8 +8,8 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// orphans are the orphans of a lockspace that no record explains. They are listed, and
-// never touched unasked.
+// orphans are the orphans of a lockspace that no record explains. The service lists them,
+// and touches them only for a Purge or an AdoptOrphan.
 type orphans struct {
 	sp *lockspace
 	// unexplained is how many there were at the last look; -1: not known.
@@ -85,8 +85,8 @@ func (x *orphans) keep(ck dlm.Cookie, resource string, id dlm.LockID, m dlm.Mode
 	return l
 }
 
-// forget forgets the orphans of a handle that is closed. Those who wait for an adoption
-// are told that the lockspace is gone.
+// forget forgets the orphans of a handle that is closed. Adoptions in flight end with
+// StatusGone.
 func (x *orphans) forget() {
 	for _, l := range x.adopted {
 		l.remove()

@@ -12,7 +12,7 @@ import (
 // whose lifetime is over or whose call a crash has cut short.
 //
 // The order of events of a release, and what a crash after each line leaves. Before
-// the first, the record is "held", and so is the lock: nobody was told otherwise.
+// the first, the record is "held", and so is the lock.
 //
 //	start   append "releasing"  record "releasing" and orphan: released at the next start
 //	unlock  Unlock              record "releasing", no lock: dropped, not lost
@@ -23,7 +23,7 @@ import (
 // written also when the file system is full. If "releasing" can't be written all
 // the same (the disk fails, the directory is read-only), the lock is not unlocked:
 // without its mark the next start would report it lost and run its helper, or hold
-// it again. The caller is told that the lock is still held; where nobody waits for
+// it again. The answer says that the lock is still held. If nobody waits for
 // an answer, because the lifetime is over, it is tried again until it succeeds.
 // Once "releasing" is written the release is durable: "gone" is tried again, and
 // the answer does not wait for that.

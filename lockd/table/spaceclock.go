@@ -7,36 +7,39 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// The clock of a lockspace. Nodes whose wall clocks differ would give tokens that
-// differ by as much, where the value block of a resource is forgotten between two
-// grants. So the nodes of a lockspace pass the token clock around, in the value
-// block of a resource of their own: each asks for it in PW now and then; the node
-// that has it is told so, writes what its token clock says at that moment and goes
-// down to NL; and the next one reads it. From then on the reader's token clock is
-// behind by no more than the time of those messages, whatever its wall clock says
-// (see).
+// The clock of a lockspace. If the value block of a resource is forgotten between two
+// grants, the tokens of two nodes differ by as much as their wall clocks. Therefore the
+// nodes of a lockspace pass the token clock around, in the value block of a resource that
+// exists only for this: each node asks for it in PW every few seconds. The node that has
+// the lock in PW gets a blocking notification, writes its token clock into the value block
+// while it converts to NL, and the next node reads it with its grant. From then on the
+// reader's token clock is behind the writer's by no more than the time that these messages
+// took, whatever its wall clock says (tokenClock.see).
 //
-//	off       Lock NL              reads what was written last, and waits for nobody
-//	reading   Convert to PW, queued
-//	asking    nothing, until the next one asks: then Convert to NL, which writes
-//	yielding  nothing, for clockInterval; then it asks again
+//	state     in flight            next
+//	off       nothing              Lock NL, which reads the last value without waiting
+//	reading   Lock NL              idle
+//	idle      nothing              after clockInterval: Convert to PW, queued
+//	asking    Convert to PW        held, with the value of the node before
+//	held      nothing              on a blocking notification: Convert to NL, which writes
+//	yielding  Convert to NL        idle
 //
-// The lock is not persistent: it ends with the process, and nothing is lost that
-// the next start would not read again. A node that hangs with the lock in PW
-// holds up nobody's grants, and the others' token clocks go on as they are. A lockspace
-// that is this node's alone has no such lock, and neither has one for raw values.
+// The lock is not persistent: it ends with the process, and the next start reads the value
+// again. A node that hangs with the lock in PW delays no grants; the token clocks of the
+// others go on as they are. A lockspace that only this node is in has no such lock, and
+// neither has a lockspace for raw values.
 
-// clockInterval is how often a node asks for the clock of a lockspace. Between
-// two times the clocks drift apart by what their crystals do: 0.1 ms at 20 ppm.
-// After a node has joined the others ask at once, and clockRounds times with
-// each look at the lockspace: who has written has not read what the other says.
+// clockInterval is how often a node asks for the clock of a lockspace. In between the
+// clocks drift apart as their crystals do: by 0.1 ms at 20 ppm. After a node has joined,
+// the others ask at once, and clockRounds times with each look at the lockspace, because a
+// node that has written has not yet read what the other one has.
 const (
 	clockInterval = 5 * time.Second
 	clockRounds   = 3
 )
 
-// clockName is the resource, and clockCookie the cookie of its lock in each
-// lockspace; a Ref never gets there.
+// clockName is the resource, and clockCookie the cookie of its lock in each lockspace. It
+// is larger than every Ref can become.
 const (
 	clockName              = api.ReservedPrefix + "clock"
 	clockCookie dlm.Cookie = 1 << 62
@@ -53,16 +56,17 @@ const (
 	clockYielding
 )
 
-// spaceClock is how far the lock of a lockspace's clock has got.
+// spaceClock is the lock of a lockspace's clock.
 type spaceClock struct {
 	sp      *lockspace
 	step    clockStep
-	blocked bool      // somebody else asks
-	askAt   time.Time // not before
-	rounds  int       // since the members were others
+	blocked bool      // another node waits for it
+	askAt   time.Time // it is not asked for before
+	rounds  int       // how often it was asked for since the members have changed
 }
 
-// later has it asked for again after a time.
+// later sets the time of the next round: at once for the first ones, then every
+// clockInterval.
 func (c *spaceClock) later(now time.Time) {
 	if c.rounds++; c.rounds > clockRounds {
 		c.askAt = now.Add(clockInterval)
@@ -72,10 +76,10 @@ func (c *spaceClock) later(now time.Time) {
 // reset forgets the lock, which has ended with its handle.
 func (c *spaceClock) reset() { *c = spaceClock{sp: c.sp} }
 
-// newMembers has it asked for soon.
+// newMembers begins with the first round again, because nodes have joined or left.
 func (c *spaceClock) newMembers() { c.rounds, c.askAt = 0, time.Time{} }
 
-// sync does what is due for the clock of a lockspace.
+// sync begins the operation of the lock that is due, if there is one.
 func (c *spaceClock) sync() {
 	sp, t := c.sp, c.sp.t
 	if sp.raw || !sp.ready() || sp.stopped() || len(sp.health.Members) < 2 || t.now.Before(c.askAt) {
@@ -93,7 +97,7 @@ func (c *spaceClock) sync() {
 	}
 }
 
-// yield writes what the token clock says and lets the next node have the lock.
+// yield writes the token clock into the value block and gives the lock to the next node.
 func (c *spaceClock) yield() {
 	c.step, c.blocked = clockYielding, false
 	v := api.Holder{Mode: dlm.None, Token: c.sp.t.clock.read()}.Encode()
@@ -142,8 +146,8 @@ func (c *spaceClock) done(ev dlm.Event) {
 	}
 }
 
-// read learns what the block says; one that is not valid is older than it
-// could be, and never too new.
+// read takes notice of the token in the value block. That of a block which is marked as
+// not valid may be old, but is never ahead of the cluster.
 func (c *spaceClock) read(ev dlm.Event) {
 	if h, ok := api.DecodeHolder(ev.Value); ok && ev.HasValue {
 		c.sp.t.clock.see(h.Token)

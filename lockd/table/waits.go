@@ -76,8 +76,8 @@ func localConflicts(t *Table, l *lock, here []*lock, in *api.Inspection, most in
 	return found
 }
 
-// queuedHere returns those locks of a resource that wait, in the order in which
-// they were asked for.
+// queuedHere returns the locks of a resource that wait, in the order in which they were
+// asked for.
 func queuedHere(here []*lock) []*lock {
 	var out []*lock
 	for _, l := range here {
@@ -128,7 +128,8 @@ func ownQueue(t *Table, sp *lockspace, in *api.Inspection) (fresh []*lock, place
 	return fresh, places
 }
 
-// who says for people whom a lock is for.
+// who names the holder of a lock for people: the owner, the label, the process or the user,
+// whichever is known.
 func (l *lock) who() string {
 	switch {
 	case l.owner != "":
