@@ -35,6 +35,7 @@ func rootMethods() []*method {
 // acquire is Acquire.
 type acquire struct{ frontend.Acquire }
 
+// parseAcquire reads lockspace, resource, mode and options.
 func parseAcquire(body *reader) (request, error) {
 	r := new(acquire)
 	var err error
@@ -51,6 +52,7 @@ func (r *acquire) serve(c *call) {
 // acquireMany is AcquireMany.
 type acquireMany struct{ frontend.AcquireMany }
 
+// parseAcquireMany reads the array of locks, and options for all of them.
 func parseAcquireMany(body *reader) (request, error) {
 	r := new(acquireMany)
 	for end := body.array(8); body.more(end); {
@@ -86,6 +88,7 @@ type grantRow struct {
 	Lock                godbus.ObjectPath
 }
 
+// grantRows makes the rows of the answer, in the order of the question.
 func grantRows(grants []api.Grant) []grantRow {
 	rows := make([]grantRow, len(grants))
 	for i, g := range grants {
@@ -97,6 +100,8 @@ func grantRows(grants []api.Grant) []grantRow {
 // convert is Convert.
 type convert struct{ frontend.Convert }
 
+// parseConvert reads lockspace, resource, the new mode and options, which say which of the
+// caller's locks is meant.
 func parseConvert(body *reader) (request, error) {
 	r := new(convert)
 	var err error

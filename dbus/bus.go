@@ -47,12 +47,17 @@ func SystemAddress() string {
 // a Server is started on it; until then it answers that the service is
 // starting.
 type Bus struct {
-	conn    *godbus.Conn
+	// godbus's connection, which authenticates and reads what is not a call.
+	conn *godbus.Conn
+	// What is between it and the socket: it takes the calls out of the stream.
 	wire    *wire
 	serials serials
-	guid    string
-	alien   string // why pids that the bus tells mean nothing here; "" if they are ours
-	server  atomic.Pointer[Server]
+	// The id of the bus, which is part of the names of the sessions: after a restart of
+	// the bus a unique name may be another connection's.
+	guid  string
+	alien string // why pids that the bus tells mean nothing here; "" if they are ours
+	// Gets the calls, once Start has been called.
+	server atomic.Pointer[Server]
 }
 
 // Connect connects to the bus at address ("" means SystemAddress). The context
@@ -76,6 +81,8 @@ func Connect(ctx context.Context, address string) (*Bus, error) {
 	return b, nil
 }
 
+// greet authenticates, gets a unique name and the id of the bus, and finds out whether pids of
+// the bus mean the same here.
 func (b *Bus) greet() (err error) {
 	b.conn, err = godbus.NewConn(b.wire,
 		godbus.WithSignalHandler(&signals{bus: b, rest: godbus.NewSequentialSignalHandler()}),

@@ -8,15 +8,20 @@ import (
 // call is one method call on its way from the reader to the send queue.
 type call struct {
 	frontend.Call
-	srv     *Server
-	from    *session // nil: answered in the reader, in no session's queue
-	sender  string
-	serial  uint32
+	srv  *Server
+	from *session // nil: answered in the reader, in no session's queue
+	// The unique name to which the answer goes.
+	sender string
+	// The serial number of the call, which its answer names.
+	serial uint32
+	// The caller has asked for no answer (NO_REPLY_EXPECTED); it still counts as
+	// unanswered until it is done.
 	noReply bool
-	method  *method
-	node    *node   // the object, or the kind of it
-	id      string  // which of the kind
-	req     request // nil with from nil
+	// The method that was found by interface and member.
+	method *method
+	node   *node   // the object, or the kind of it
+	id     string  // which of the kind
+	req    request // nil with from nil
 }
 
 // request is a call whose arguments were read. Many are methods of frontend, and

@@ -21,6 +21,7 @@ type encoder struct{ b []byte }
 
 var littleEndian = binary.LittleEndian
 
+// align writes zeros up to a multiple of n, as each type of D-Bus wants before it.
 func (e *encoder) align(n int) {
 	for len(e.b)&(n-1) != 0 {
 		e.b = append(e.b, 0)

@@ -98,6 +98,7 @@ func errorText(err error) string {
 // maxCandidates bounds the length of an error message.
 const maxCandidates = 10
 
+// candidates names the locks of an Ambiguous error, so that a person can choose one.
 func candidates(locks []api.LockInfo) string {
 	var b strings.Builder
 	for i := range locks {

@@ -57,6 +57,7 @@ func (c *call) findLock() (*api.LockInfo, error) {
 
 func lookLock(c *call) (any, error) { return c.findLock() }
 
+// lockChildren are the names of the objects of locks, for Introspect: of the first MaxListed.
 func lockChildren(c *call) ([]string, error) {
 	locks, err := ask(c, func(done func([]api.LockInfo)) {
 		c.srv.service().Snapshot(MaxListed, func(_ []api.LockspaceInfo, locks []api.LockInfo, _ func(api.Ref) int) {

@@ -48,6 +48,8 @@ type setLog struct {
 	iface, name, sig, value string
 }
 
+// parseSetLog reads the interface, the property and the value of a Set. Properties of the log
+// are texts; a value of another type is refused by serve.
 func parseSetLog(body *reader) (request, error) {
 	r := setLog{iface: body.text(), name: body.text(), sig: string(body.signature())}
 	if r.sig == "s" {

@@ -16,17 +16,20 @@ import (
 
 // header is the header of a message. The slices are parts of its frame.
 type header struct {
-	size   int  // of the whole message
-	cut    bool // it is too long, and its body was not read
+	size int  // of the whole message
+	cut  bool // it is too long, and its body was not read
+	// Call, answer, error or signal.
 	kind   godbus.Type
 	flags  godbus.Flags
 	serial uint32
+	// Empty where the message has no such field; so are the others.
 	path   []byte
 	iface  []byte
 	member []byte
 	sender []byte
-	sig    []byte
-	body   reader
+	// Of the body. A call is refused by it before its body is looked at.
+	sig  []byte
+	body reader
 }
 
 // headerSize is the fixed part of a header with the length of the array of
@@ -100,10 +103,13 @@ func parseHeader(frame []byte) (h header, ok bool) {
 // reader reads the values of a message's body, one after the other. What is
 // read behind the end is zero, and sets bad.
 type reader struct {
-	b     []byte
+	b []byte
+	// Where in b to read on. Alignment counts from the beginning of b.
 	at    int
 	order binary.ByteOrder
-	bad   bool
+	// Something did not fit; what is read from there on is zero, and the caller looks at
+	// bad once, at the end.
+	bad bool
 }
 
 // take returns the next n bytes.

@@ -159,6 +159,7 @@ func optionNames[T any](known []frontend.Option[T]) string {
 	return strings.Join(names, ", ")
 }
 
+// invalid is the refusal of arguments that don't have the form of the method.
 func invalid(op, format string, args ...any) error {
 	return &api.Error{Op: op, Kind: api.InvalidArgs, Mode: dlm.None, Text: fmt.Sprintf(format, args...)}
 }

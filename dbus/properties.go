@@ -24,8 +24,10 @@ const (
 
 // property is one read-only property.
 type property struct {
-	name  string
-	sig   godbus.Signature
+	// As in the interface's description, with which a test compares it.
+	name string
+	sig  godbus.Signature
+	// Whether PropertiesChanged tells of it.
 	emits emits
 	get   func(s *Server, of any) any // of: what the object is about; nil: it is left out, not being known
 }
@@ -93,6 +95,7 @@ type latencyRow struct {
 // loses its value in JSON, and with it in most tools.
 type bucketRow struct{ Bound, Count uint64 }
 
+// latencyOf makes the value of GrantLatency. Each bucket counts those before it as well.
 func latencyOf(l *api.Latency) latencyRow {
 	row := latencyRow{Sum: uint64(l.Sum.Microseconds()), Buckets: make([]bucketRow, len(api.LatencyBounds))}
 	for i, n := range l.Buckets {
@@ -189,11 +192,13 @@ type propertyWatch struct {
 	told   api.Status  // what the last signal said
 	unread uint64      // messages that the log knows of
 	timer  *time.Timer // runs tell; nil before begin and after end
-	soon   bool
+	// The timer was set to tellSoon, because something has changed.
+	soon bool
 }
 
 func newPropertyWatch(s *Server) *propertyWatch { return &propertyWatch{srv: s} }
 
+// begin starts to compare; st is what those who read the properties from now on get.
 func (w *propertyWatch) begin(st api.Status) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -247,6 +252,7 @@ func (w *propertyWatch) tell() {
 	}
 }
 
+// end stops it. A tell that runs at the moment may still send its signal.
 func (w *propertyWatch) end() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -47,6 +47,8 @@ func (s *Server) completed(of *session) func(frontend.RequestInfo) {
 	}
 }
 
+// requestPath is the object of a request. Its number never comes again, so no path means two
+// requests.
 func requestPath(number uint64) godbus.ObjectPath {
 	return godbus.ObjectPath(RequestPrefix + strconv.FormatUint(number, 10))
 }
@@ -111,6 +113,7 @@ func lookRequest(c *call) (any, error) {
 	return p, err
 }
 
+// requestChildren are the names of the objects of requests, for Introspect.
 func requestChildren(c *call) ([]string, error) {
 	var names []string
 	for _, r := range c.srv.core.Requests().List(MaxListed) {

@@ -69,6 +69,7 @@ func lockDetails(l *api.LockInfo) []detail {
 	return d
 }
 
+// lockRows makes the rows of a page of locks.
 func lockRows(locks []api.LockInfo) []lockRow {
 	rows := make([]lockRow, len(locks))
 	for i := range locks {
@@ -131,6 +132,7 @@ type lostRow struct {
 // lostDetails are the details of a lost lock.
 func lostDetails(l *api.Lost) []detail { return []detail{{"uid", "u", l.UID}} }
 
+// lostRows makes the rows of lost locks.
 func lostRows(lost []api.Lost) []lostRow {
 	rows := make([]lostRow, len(lost))
 	for i := range lost {
@@ -254,6 +256,7 @@ type queueRow struct {
 	Mode, Wanted string
 }
 
+// queueRows makes the rows of one queue of a resource.
 func queueRows(queue []dlm.Held) []queueRow {
 	rows := make([]queueRow, len(queue))
 	for i, h := range queue {
@@ -278,6 +281,7 @@ type waitRow struct {
 	ForMode, ForWho string
 }
 
+// waitRows makes the rows of an inspection's waits.
 func waitRows(waits []api.Wait) []waitRow {
 	rows := make([]waitRow, len(waits))
 	for i, w := range waits {
@@ -294,6 +298,8 @@ type orphanRow struct {
 	Details        map[string]godbus.Variant
 }
 
+// orphanRows makes the rows of orphans; the holder is there only where the value block names
+// one.
 func orphanRows(orphans []api.Orphan) []orphanRow {
 	rows := make([]orphanRow, len(orphans))
 	for i, o := range orphans {
@@ -316,6 +322,7 @@ type spaceRow struct {
 	Details     map[string]godbus.Variant
 }
 
+// spaceRows makes the rows of lockspaces.
 func spaceRows(spaces []api.LockspaceInfo) []spaceRow {
 	rows := make([]spaceRow, len(spaces))
 	for i := range spaces {
@@ -339,6 +346,7 @@ func spaceDetails(sp *api.LockspaceInfo) map[string]godbus.Variant {
 	return d
 }
 
+// addHealth adds what was seen of the cluster; what is not known is left out.
 func addHealth(d map[string]godbus.Variant, h *dlm.Health) {
 	d["stopped"] = godbus.MakeVariant(h.Stopped)
 	if h.Known {

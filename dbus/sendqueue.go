@@ -23,6 +23,7 @@ var (
 type message struct {
 	call *call            // whose answer it is
 	sig  godbus.Signature // of what it says
+	// The values of a short message, which godbus encodes.
 	body []any
 	fill func(*encoder) // writes a long body when it is the message's turn
 	raw  []byte         // a body that other messages have as well
@@ -32,6 +33,7 @@ type message struct {
 	class  class  // signal: what it counts as
 	weight int    // signal: bytes of memory that it takes, where they count
 	dest   string // signal: to whom, or "" for all
+	// Of a signal; so are iface and member.
 	path   godbus.ObjectPath
 	iface  string
 	member string
@@ -73,8 +75,9 @@ const (
 // posts, and the users take turns by bytes (deficit round robin): a user whose
 // messages were long is passed over until the others had as much.
 type sendQueue struct {
-	bus  *Bus
-	log  *slog.Logger
+	bus *Bus
+	log *slog.Logger
+	// What was posted and not sorted by user yet.
 	in   *queue.Queue[message]
 	done chan struct{} // closed when run has ended
 	busy stopwatch     // of the message that is being written
@@ -86,6 +89,7 @@ type sendQueue struct {
 	// These belong to run.
 	users map[uint32]*userQueue
 	ring  []*userQueue // those with messages; the next turn is the first one's
+	// An array for the next messages, kept so that most of them need no new memory.
 	spare []message
 }
 
@@ -218,6 +222,8 @@ func (q *sendQueue) run() {
 	}
 }
 
+// write writes a batch in as few system calls as it takes. Each call then learns how long its
+// answer was, and each user's debt grows by what was written for them.
 func (q *sendQueue) write(w *writer, batch []message) {
 	many := len(batch) > 1
 	if many {
@@ -274,11 +280,13 @@ func (q *sendQueue) writeOne(w *writer, m *message) (size int) {
 // writer makes D-Bus messages. It reuses one header map, because godbus
 // keeps nothing of a message once it is written, and the buffers of long ones.
 type writer struct {
-	bus     *Bus
+	bus *Bus
+	// The header fields of the message that godbus writes.
 	headers map[godbus.HeaderField]godbus.Variant
 	sent    chan *godbus.Call
-	body    encoder
-	whole   []byte
+	// Of a long message, whose fill writes it; its memory is used again.
+	body  encoder
+	whole []byte
 }
 
 // drop drops buffers that were made for a very long message.

@@ -31,15 +31,20 @@ type Config struct {
 
 // Server serves a frontend.Core on a bus.
 type Server struct {
-	bus   *Bus
-	log   *slog.Logger
-	cfg   Config
-	core  *frontend.Core
-	door  *frontend.Door
-	tree  *tree
-	out   *sendQueue
+	bus  *Bus
+	log  *slog.Logger
+	cfg  Config
+	core *frontend.Core
+	// The part of Core that belongs to D-Bus: its sessions and its requests.
+	door *frontend.Door
+	// The objects, which never change: those that come and go are looked up.
+	tree *tree
+	// All answers and signals go through it.
+	out *sendQueue
+	// Compares the properties of the root object from time to time, and tells of changes.
 	props *propertyWatch
-	subs  *subscribers
+	// Those who get signals about single locks.
+	subs *subscribers
 
 	mu       sync.Mutex
 	sessions map[string]*session // by unique name

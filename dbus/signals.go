@@ -62,6 +62,7 @@ func (s *Server) objectEvent(e frontend.Event) {
 	}
 }
 
+// signal makes a signal of the root object for everybody.
 func (s *Server) signal(member string, sig godbus.Signature, body ...any) message {
 	return message{user: noUser, path: Path, iface: Name, member: member, sig: sig, body: body}
 }

@@ -79,6 +79,7 @@ func (c *call) findSpace() (*api.LockspaceInfo, error) {
 
 func lookSpace(c *call) (any, error) { return c.findSpace() }
 
+// spaceChildren are the names of the objects of lockspaces, for Introspect.
 func spaceChildren(c *call) ([]string, error) {
 	spaces, err := c.spaces()
 	names := make([]string, 0, min(len(spaces), MaxListed))

@@ -41,7 +41,8 @@ type subscribers struct {
 	srv  *Server
 	list atomic.Pointer[[]subscriber] // for whoever sends
 
-	mu   sync.Mutex
+	mu sync.Mutex
+	// By session, so that a connection which vanishes is found at once.
 	subs map[*session]*subscribed
 }
 
@@ -100,6 +101,7 @@ func (u *subscribers) remove(of *session) {
 	}
 }
 
+// end ends a subscription. u.mu is held.
 func (u *subscribers) end(of *session) {
 	u.subs[of].Close()
 	delete(u.subs, of)

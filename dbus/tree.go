@@ -41,11 +41,13 @@ type method struct {
 
 // iface is one interface of an object.
 type iface struct {
-	name    string
+	name string
+	// By name.
 	methods map[string]*method
 	props   []property
 }
 
+// newIface makes an interface, and prepares the signatures of what its methods answer.
 func newIface(name string, props []property, methods ...*method) *iface {
 	i := &iface{name: name, props: props, methods: make(map[string]*method, len(methods))}
 	for _, m := range methods {
@@ -69,12 +71,12 @@ type node struct {
 	xml    string // what Introspect answers; "": see children
 	ifaces []*iface
 
-	// children lists the names below it, where these come and go. It runs on
-	// the line of the caller.
+	// children lists the names below it, where these come and go. It runs on a goroutine
+	// of the session.
 	children func(c *call) ([]string, error)
-	// look finds what an object of this kind is about: the object whose id the
-	// call has. It runs on the line of the caller. The error is a busError if
-	// there is no such object.
+	// look finds what an object of this kind is about: the object whose id the call has.
+	// It runs on a goroutine of the session. The error is a busError if there is no such
+	// object.
 	look func(c *call) (any, error)
 }
 
@@ -92,9 +94,12 @@ func (n *node) iface(name string) *iface {
 // for all of a kind, and what the object is about is looked up when it is
 // called: a lock costs the bus nothing.
 type tree struct {
+	// By path: the objects that are always there, and the places on the way to them.
 	nodes map[string]*node
+	// Objects that come and go; the path begins with the prefix of their kind.
 	kinds []kind
-	peer  *iface
+	// The interface that every path has, whether or not an object is there.
+	peer *iface
 }
 
 // kind is the objects whose path is a prefix and an id.
@@ -103,6 +108,8 @@ type kind struct {
 	node   *node
 }
 
+// newTree makes all objects with their interfaces. Every one of them has Introspectable and
+// Peer.
 func newTree() *tree {
 	peer := newIface(ifacePeer, nil,
 		&method{name: "Ping", inline: func(_ *Server, _ *node, c *call, _ *reader) { c.reply() }},
@@ -176,6 +183,8 @@ func (t *tree) find(h *header) (m *method, n *node, id string, err error) {
 	return m, n, id, nil
 }
 
+// lookup finds the method that a call means; n is the node of its path, or nil. Whether an
+// object that comes and goes exists is found out later, on a goroutine of the session.
 func (t *tree) lookup(n *node, h *header) (*method, error) {
 	if n == nil && string(h.iface) == ifacePeer {
 		// The Peer interface is that of the connection, whatever the path.

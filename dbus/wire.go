@@ -29,9 +29,11 @@ import (
 // Writes gather while corked, so that a batch of replies costs one system
 // call.
 type wire struct {
-	conn   *net.UnixConn
+	conn *net.UnixConn
+	// Since when nobody reads, for the watchdog.
 	idle   *idleReader
 	onCall func(*header) // runs in the reader; the header is good until it returns
+	// The stream from the bus.
 	in     *bufio.Reader
 	frame  []byte        // what godbus has not read yet of a line or message
 	buf    []byte        // what frame is a part of, for the next message
@@ -39,8 +41,9 @@ type wire struct {
 	unread atomic.Uint64 // messages that were dropped
 	wrote  atomic.Uint64 // bytes
 
-	mu     sync.Mutex
-	out    []byte
+	mu  sync.Mutex
+	out []byte
+	// Write gathers in out what flush then sends in one system call.
 	corked bool
 }
 
@@ -87,6 +90,7 @@ func (w *stopwatch) stop()  { w.since.Store(0) }
 // began is in front of every start of a stopwatch, so 0 is none.
 var began = time.Now().Add(-time.Hour)
 
+// shows is how long it has run; 0 if it does not run.
 func (w *stopwatch) shows() time.Duration {
 	if at := w.since.Load(); at != 0 {
 		return time.Since(began) - time.Duration(at)
@@ -186,6 +190,7 @@ func tryDecode(frame []byte) (ok bool) {
 	return err == nil || errors.As(err, &invalid) // godbus skips an invalid one itself
 }
 
+// Write takes what godbus writes. Between cork and flush it is only gathered.
 func (w *wire) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -220,6 +225,7 @@ func (w *wire) uncork() error {
 	return w.flush()
 }
 
+// flush sends what was gathered.
 func (w *wire) flush() error {
 	if len(w.out) == 0 {
 		return nil

@@ -17,15 +17,25 @@ type Call struct {
 	Size        int    // bytes of the message: long ones cost more
 	Interactive bool   // the caller allows that a person is asked for authorisation
 
-	core      *Core
-	session   *Session // nil: answered by the reader, in no session's queue
-	handler   Handler
-	refusal   error // what the call is answered with at its turn, instead of being served
-	cost      Cost
-	weight    int32         // how much of the session's room it takes
-	turn      atomic.Uint32 // turnAwaited, turnTaken or turnOver
-	unchecked bool          // the user was not known when it came
-	answered  atomic.Bool
+	core    *Core
+	session *Session // nil: answered by the reader, in no session's queue
+	handler Handler
+	// What the call is answered with at its turn, instead of being served. It waits for
+	// its turn all the same, so that refusals are in the order of the calls and cost as
+	// much as answers.
+	refusal error
+	// What the method costs by itself; toll adds what its message cost.
+	cost Cost
+	// How much of the room for unanswered calls of its session and its user it takes.
+	weight int32
+	// turnAwaited, turnTaken or turnOver: who may answer. A call can be answered while it
+	// waits for its turn, because the session or the service ends, and must not be served
+	// then.
+	turn      atomic.Uint32
+	unchecked bool // the user was not known when it came
+	// Set by whoever answers or drops the call first, on whatever goroutine. Nobody
+	// answers it after that.
+	answered atomic.Bool
 }
 
 // Handler is the door's side of a call.

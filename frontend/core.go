@@ -36,12 +36,16 @@ type Config struct {
 // Core is what all doors share: the users, whose limits hold across the doors,
 // and the service. There is one in a daemon.
 type Core struct {
-	auth     api.Authorizer
-	log      *slog.Logger
+	auth api.Authorizer
+	log  *slog.Logger
+	// How many unanswered calls a session may have, by weight, and maxUser all sessions of
+	// a user together.
 	maxCalls int32
 	maxUser  int32
 	service  api.Service // set by Start
-	gate     gate
+	// Counts the calls that are owed an answer, for the end of the service.
+	gate gate
+	// Gives out the turns: who has used much waits, whichever doors it came through.
 	sched    *scheduler
 	hub      *hub
 	requests *Requests
@@ -49,7 +53,9 @@ type Core struct {
 	ctx    context.Context // of every session
 	cancel context.CancelFunc
 
-	mu    sync.Mutex
+	mu sync.Mutex
+	// Those that have sessions, and others who have overspent, so that nobody gets new
+	// credit by connecting again.
 	users map[uint32]*user
 }
 
@@ -194,11 +200,13 @@ func (c *Core) Close() {
 
 // gate counts the calls that are owed an answer.
 type gate struct {
-	mu    sync.Mutex
+	mu sync.Mutex
+	// How many calls are owed an answer.
 	open  int
 	total uint64 // that came in, ever
-	down  bool
-	idle  chan struct{} // closed when down and none is open
+	// The service is ending: what comes in now is refused.
+	down bool
+	idle chan struct{} // closed when down and none is open
 }
 
 // enter counts a call. It reports false if the gate is shut; the call is to be
@@ -211,6 +219,7 @@ func (g *gate) enter() bool {
 	return !g.down
 }
 
+// leave counts the answer to a call.
 func (g *gate) leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -218,6 +227,7 @@ func (g *gate) leave() {
 	g.check()
 }
 
+// shut refuses the calls that come from now on; idle is closed with the last answer.
 func (g *gate) shut() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -225,6 +235,7 @@ func (g *gate) shut() {
 	g.check()
 }
 
+// check closes idle when nothing is owed any more. g.mu is held.
 func (g *gate) check() {
 	if !g.down || g.open > 0 {
 		return

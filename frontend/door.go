@@ -15,9 +15,11 @@ import (
 // Door is one front end's part of a Core. It has a name space of its own for
 // its sessions, so that it can't say anything about those of another door.
 type Door struct {
-	core   *Core
-	space  api.Session // with an empty name
+	core  *Core
+	space api.Session // with an empty name
+	// See DoorConfig.Serial.
 	serial bool
+	// See DoorConfig.KeepRequests.
 	keep   time.Duration
 	listen func(Event) // set by Listen
 }

@@ -48,9 +48,12 @@ type RequestRemoved struct{ RequestInfo }
 // Events are delivered one at a time, with deliver held. mu guards the rest, so
 // a receiver may end subscriptions.
 type hub struct {
-	core      *Core
-	deliver   sync.Mutex
-	receivers atomic.Pointer[receivers] // for publish
+	core *Core
+	// Held while an event is delivered, so that every receiver gets the events in one
+	// order.
+	deliver sync.Mutex
+	// A copy of who gets events, made anew with each change: publish reads it without mu.
+	receivers atomic.Pointer[receivers]
 
 	mu         sync.Mutex
 	doors      []*Door                      // that listen
@@ -197,8 +200,11 @@ func isDetail(e Event) bool {
 type Subscription struct {
 	hub     *hub
 	session *Session
-	sink    func(Event)
-	closed  atomic.Bool
+	// Gets the events, one at a time, on the goroutine that brings them; it must not
+	// block.
+	sink func(Event)
+	// Set at once by Close, for the event that is being delivered.
+	closed atomic.Bool
 }
 
 // Close ends the subscription. An event that is being delivered may still come.

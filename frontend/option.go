@@ -27,9 +27,12 @@ const (
 // Option is an optional argument of the method T. Names are canonical: each door
 // has a spelling of its own.
 type Option[T any] struct {
+	// Its canonical name. Each door has a spelling of its own for it.
 	Name api.Argument
+	// The type of its value, by which a door reads it off the wire.
 	Kind Kind
-	set  func(into *T, value any) error
+	// Checks the value as far as that needs nothing else, and stores it in the method.
+	set func(into *T, value any) error
 }
 
 // Set puts a value, whose type is that of Kind, into a method. The error is an

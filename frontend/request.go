@@ -114,18 +114,21 @@ func (s RequestState) String() string {
 
 // RequestInfo describes a request, of whatever door.
 type RequestInfo struct {
-	Number  uint64  // its name: it never comes again, not even after a restart
-	Ref     api.Ref // the service's number
+	Number uint64  // its name: it never comes again, not even after a restart
+	Ref    api.Ref // the service's number
+	// Whose it is: the end of the session cancels it.
 	Session api.Session
 	UID     uint32
-	Want    api.Want
-	Owner   string
-	Label   string
-	State   RequestState
-	Since   time.Time // when it began to wait
-	Ended   time.Time // zero while it waits
-	Grant   api.Grant // what it brought: zero unless State is RequestGranted
-	Err     error     // what it ended with, or nil
+	// What it waits for; its Mode is that of Grant when it is granted.
+	Want  api.Want
+	Owner string
+	Label string
+	// How far it has got. It changes once, from RequestWaiting to what it ended with.
+	State RequestState
+	Since time.Time // when it began to wait
+	Ended time.Time // zero while it waits
+	Grant api.Grant // what it brought: zero unless State is RequestGranted
+	Err   error     // what it ended with, or nil
 }
 
 // finish notes how the request ended.

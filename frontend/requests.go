@@ -29,14 +29,17 @@ type request struct {
 type Requests struct {
 	core *Core
 
-	mu       sync.Mutex
-	next     uint64
+	mu sync.Mutex
+	// The number of the next request.
+	next uint64
+	// By number: those that wait, and those that have ended and are kept for a while.
 	all      map[uint64]*request
 	sessions map[*Session]*sessionRequests
 	live     int // that wait, or whose end has not been told yet
-	down     bool
-	idle     chan struct{} // where somebody waits for live to be 0
-	sweep    *time.Timer   // runs while something has ended; nil otherwise
+	// The service is ending: no request begins any more.
+	down  bool
+	idle  chan struct{} // where somebody waits for live to be 0
+	sweep *time.Timer   // runs while something has ended; nil otherwise
 }
 
 // sessionRequests are those of one session.

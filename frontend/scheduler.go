@@ -56,7 +56,9 @@ func costOf(bytes int) int64 {
 
 // credit is what a user may still spend; negative is what has been overspent.
 type credit struct {
+	// How fast it grows, and up to what.
 	rate rate
+	// What may be spent; it was true at the time at.
 	left int64
 	at   time.Time
 }
@@ -85,9 +87,14 @@ type scheduler struct {
 	now   func() time.Time
 	total int // totalRoom
 
-	mu     sync.Mutex
-	users  []*account // with calls waiting; the next turn is the first one's
-	taken  int        // of total
+	mu sync.Mutex
+	// Accounts with calls that wait. The next turn is that of the first one who has credit
+	// and room, and who goes to the end with it.
+	users []*account
+	// How much of total is taken by answers on their way, of all users together.
+	taken int
+	// Runs goOn when the first of those who have overspent has credit again; nil until
+	// somebody has to wait for that.
 	timer  *time.Timer
 	ending bool // no call waits any more
 	closed bool
@@ -102,8 +109,14 @@ type account struct {
 
 // turn is one call that waits.
 type turn struct {
-	room  int
-	cost  int64
+	// Bytes of the answer, as far as that can be foretold; they are taken until it is
+	// written.
+	room int
+	// What is taken off the user's credit with the turn. A turn is given when the credit
+	// is above zero, so one that costs more than is left is given as well, and the next
+	// one waits longer.
+	cost int64
+	// Closed when it is the call's turn.
 	ready chan struct{}
 }
 

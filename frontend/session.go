@@ -14,23 +14,28 @@ import (
 // Session is one connection of a caller, with the queue of its calls. It lives
 // from Door.Open to Close.
 type Session struct {
-	door     *Door
-	core     *Core
-	name     api.Session
-	seen     time.Duration // since boot: when it was opened
-	ctx      context.Context
-	cancel   context.CancelFunc
+	door *Door
+	core *Core
+	// With the name space of the door, so that no two doors have sessions of one name.
+	name api.Session
+	seen time.Duration // since boot: when it was opened
+	// Ends when the session is closed, and when the Core is.
+	ctx    context.Context
+	cancel context.CancelFunc
+	// Finds out who is behind the session. It may block, so it is called with the first
+	// call that is served, and not in Open.
 	identify func(context.Context) (Credentials, error)
 	creds    atomic.Pointer[Credentials] // set once
 
 	mu         sync.Mutex
-	unanswered int32   // calls, by weight
-	user       *user   // set once; nil until the caller is known
-	queue      []*Call // not yet begun
-	working    bool    // work runs
-	inFlight   *Call   // with Door.serial: the call that was begun and is not answered
-	closed     bool    // Close was called; the context also ends with the Core
-	reported   bool    // the service knows that the session is gone
+	unanswered int32 // calls, by weight
+	user       *user // set once; nil until the caller is known
+	// Calls that have not been begun, in their order.
+	queue    []*Call
+	working  bool  // work runs
+	inFlight *Call // with Door.serial: the call that was begun and is not answered
+	closed   bool  // Close was called; the context also ends with the Core
+	reported bool  // the service knows that the session is gone
 }
 
 // Name is the session's name, with the door's name space: api.Caller.Session.
@@ -205,6 +210,8 @@ func (s *Session) answered(c *Call) {
 	s.begin()
 }
 
+// serve takes one call through its stages: who calls, whether that user has room for it, its
+// turn, and then the door's handler. Whatever comes in between answers it or drops it, once.
 func (s *Session) serve(c *Call) {
 	defer c.Contain()
 	if s.ctx.Err() != nil {
@@ -293,10 +300,13 @@ func tooMany(format string, args ...any) error {
 
 // user is all sessions of one user id.
 type user struct {
-	uid        uint32
+	// Root is a user like any other, but for its limits.
+	uid uint32
+	// Calls of all sessions, by weight.
 	unanswered atomic.Int32
 	sessions   int // guarded by Core.mu
-	account    *account
+	// What the scheduler charges. It is the same for all doors.
+	account *account
 }
 
 // full is the error for a call that does not fit any more. A caller that is not

@@ -80,6 +80,7 @@ func checkResource(lockspace, resource string) error {
 	return nil
 }
 
+// badName is the refusal of a name, with the rule that it breaks.
 func badName(arg api.Argument, lockspace string, err error) error {
 	e := &api.Error{Lockspace: lockspace, Mode: dlm.None, Kind: api.InvalidName, Argument: arg,
 		Text: err.Error(), Err: err}

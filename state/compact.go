@@ -21,6 +21,7 @@ type usage struct {
 	locks     int64
 }
 
+// add counts a record that was written. Records that replace others count only once.
 func (u *usage) add(c Change, size int) {
 	switch c := c.(type) {
 	case Lock:
@@ -45,6 +46,7 @@ func (u *usage) lock(size int) {
 	u.locks++
 }
 
+// mean is the size of a lock's record on the average, over all that were ever written.
 func (u *usage) mean() int64 {
 	if u.locks == 0 {
 		return 0

@@ -92,6 +92,8 @@ func (d *decoder) unfinished(text []byte) bool {
 	return d.change(text, &l, &m, &s) == 0 && d.short
 }
 
+// lock reads a [[lock]] table. The keys stand in the order in which the encoder writes them,
+// so reading is one walk; any other order is damage.
 func (d *decoder) lock(l *Lock) {
 	*l = Lock{ID: d.id()}
 	l.Lockspace = d.str(keyLockspace, d.last.Lockspace)
@@ -131,6 +133,7 @@ func (d *decoder) lock(l *Lock) {
 	d.last = *l
 }
 
+// mark reads a [[mark]] table.
 func (d *decoder) mark(m *Mark) {
 	*m = Mark{ID: d.id()}
 	if d.peek("phase = \"") {
@@ -146,6 +149,7 @@ func (d *decoder) mark(m *Mark) {
 	}
 }
 
+// space reads a [[lockspace]] table.
 func (d *decoder) space(s *Lockspace) {
 	*s = Lockspace{Name: d.str(keyName, "")}
 	s.Phase = SpacePhase(d.word("phase = \"", spacePhaseNames[:]))
@@ -175,6 +179,7 @@ func (d *decoder) lit(s string) bool {
 	return true
 }
 
+// must reads a text that has to stand here.
 func (d *decoder) must(s string) {
 	if !d.lit(s) {
 		d.bad = true
@@ -199,6 +204,7 @@ func (d *decoder) until(c byte) []byte {
 	return v
 }
 
+// optional reads a number that may be missing, and is 0 then.
 func (d *decoder) optional(key string, limit uint64) uint64 {
 	if !d.peek(key) {
 		return 0
@@ -247,6 +253,7 @@ func (d *decoder) mode() dlm.Mode {
 	return m
 }
 
+// word reads one of a few names, and returns its place among them.
 func (d *decoder) word(key string, names []string) uint8 {
 	d.must(key)
 	w := d.until('"')

@@ -16,10 +16,13 @@ const spareSize = 32 << 10
 
 // draft is a file that is to become the state file. It uses the spare file if there is one.
 type draft struct {
-	fd      *os.File
-	name    string
-	size    int64 // bytes written
-	alloc   int64 // size with padding
+	fd   *os.File
+	name string
+	// How many bytes of records it has.
+	size int64
+	// The same with the padding: the length of the file.
+	alloc int64
+	// It was the spare file, so it needs no room of the file system.
 	isSpare bool
 }
 
@@ -115,6 +118,8 @@ func (f *File) openSpare() {
 	}
 }
 
+// fillSpare makes fd the spare file. It is written, not only made longer: a file of holes
+// would find no room when it is needed.
 func (f *File) fillSpare(fd *os.File) {
 	err := writePadding(fd, 0, spareSize)
 	if err == nil {
@@ -128,6 +133,7 @@ func (f *File) fillSpare(fd *os.File) {
 	f.dir.remove(spareName)
 }
 
+// identify tells files apart by device and inode, whatever their names are.
 func identify(fd *os.File) (fileID, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(fd.Fd()), &st); err != nil {

@@ -98,6 +98,8 @@ func appendChange(b []byte, c Change) []byte {
 	return b
 }
 
+// appendLock writes a [[lock]] table. What is zero is left out, but for what every lock has;
+// the decoder expects the keys in this order.
 func appendLock(b []byte, l *Lock) []byte {
 	start := len(b)
 	b = append(b, lockTable...)
@@ -142,6 +144,7 @@ func appendLock(b []byte, l *Lock) []byte {
 	return appendCheck(b, start)
 }
 
+// appendMark writes a [[mark]] table with the keys that change something.
 func appendMark(b []byte, m *Mark) []byte {
 	start := len(b)
 	b = append(b, markTable...)
@@ -160,6 +163,7 @@ func appendMark(b []byte, m *Mark) []byte {
 	return appendCheck(b, start)
 }
 
+// appendSpace writes a [[lockspace]] table.
 func appendSpace(b []byte, s *Lockspace) []byte {
 	start := len(b)
 	b = append(b, spaceTable...)
@@ -176,6 +180,7 @@ func appendCheck(b []byte, start int) []byte {
 	return appendSum(b, crc32.Checksum(b[start:], castagnoli))
 }
 
+// appendSum ends a record with the checksum of its text.
 func appendSum(b []byte, sum uint32) []byte {
 	const digits = "0123456789abcdef"
 	b = append(b, checkKey...)
@@ -207,6 +212,8 @@ func appendTime(b []byte, key string, t time.Time) []byte {
 	return append(t.UTC().AppendFormat(append(b, key...), time.RFC3339Nano), '\n')
 }
 
+// appendString writes a text. One that is no printable UTF-8 is written in hexadecimal digits,
+// under the key with -hex.
 func appendString(b []byte, k key, s string) []byte {
 	if !readable(s) {
 		b = append(b, k.hex...)

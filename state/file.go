@@ -58,23 +58,30 @@ type Options struct {
 
 // File is the open state file. It holds the lock of its directory.
 type File struct {
-	dir        *directory
-	log        *slog.Logger
+	dir *directory
+	log *slog.Logger
+	// See Options.CompactMin.
 	compactMin int64
 	header     Header
 	background sync.WaitGroup // waits for the compaction that runs, if any
 
 	mu sync.Mutex // guards the rest
 	image
-	mirror     *mirror
-	use        usage
-	buf        []byte // of the last Append, for the next one
-	sizes      []int  // the size of each change in buf
+	// What the file says, in memory. If somebody destroys the file, it is written again
+	// from here.
+	mirror *mirror
+	// How much of the file is still of use, from which it is seen whether a compaction is
+	// worth it.
+	use   usage
+	buf   []byte // of the last Append, for the next one
+	sizes []int  // the size of each change in buf
+	// A compaction runs: it copies what the file had when it began, while Append goes on.
 	compacting bool
 	retryAt    int64 // after a failed compaction: no new one below this size
 	shortage
 	tampering
-	epoch  int64 // the last epoch that NoteEpoch was given or Epoch has found
+	epoch int64 // the last epoch that NoteEpoch was given or Epoch has found
+	// Nothing is written any more.
 	closed bool
 }
 
@@ -276,6 +283,7 @@ func headerFor(h, found Header, now time.Time) Header {
 // maxReported is how many pieces of damage get a log line of their own.
 const maxReported = 20
 
+// report logs what was found in the file, and what could not be used.
 func report(log *slog.Logger, path string, l *loaded) {
 	if l.Torn {
 		log.Warn(fmt.Sprintf("dropped the unfinished last record of %s, %d bytes: its success was never reported", path,

@@ -135,16 +135,21 @@ func load(r io.ReaderAt, size int64) (*loaded, error) {
 
 // loader folds records into Contents.
 type loader struct {
+	// Cuts the file into chunks, each of which begins after an empty line.
 	scan  scanner
 	dec   decoder
 	again []byte // a record as the encoder writes it
 	out   loaded
 
+	// The header at the top was sound, and hasCopy that its copy was.
 	hasTop, hasCopy bool
 	firstLines      string // where the format is to be found
 
-	locks  []Lock // with Gone ones
-	order  []int32
+	locks []Lock // with Gone ones
+	// Of each lock, the number of the record that it is from: a lockspace that was left
+	// ends those before that.
+	order []int32
+	// Where the lock with an ID is in locks.
 	index  map[uint64]int32
 	spaces map[string]Lockspace
 	left   map[string]int32 // lockspace -> out.found when it was left
@@ -285,6 +290,7 @@ func (l *loader) header(text []byte, top string, have *bool) bool {
 	return true
 }
 
+// lock takes a record of a lock; a later one of the same ID replaces an earlier one.
 func (l *loader) lock(lk *Lock) {
 	l.out.NextID = max(l.out.NextID, lk.ID+1)
 	i, ok := l.index[lk.ID]
@@ -334,6 +340,8 @@ func (l *loader) mark(m *Mark) {
 	}
 }
 
+// space takes a record of a lockspace. Left ends its locks as well, but those are only dropped
+// at the end, because a loss that was recorded stays.
 func (l *loader) space(s Lockspace) {
 	if s.Phase != Left {
 		l.spaces[s.Name] = s

@@ -16,6 +16,7 @@ import (
 type mirror struct {
 	need   int64  // bytes of padding that the remaining records take
 	nextID uint64 // larger than every ID that was added, as Contents.NextID
+	// The locks by ID. One that is gone is not kept.
 	locks  map[uint64]lockEntry
 	spaces map[string]spaceEntry
 	index  map[string]uint32 // a number for each name of a lockspace
@@ -23,8 +24,9 @@ type mirror struct {
 	// What the changes since the last commit have replaced, the newest last.
 	needBefore   int64
 	nextIDBefore uint64
-	oldLocks     []oldLock
-	oldSpaces    []oldSpace
+	// What rollback puts back; commit forgets it.
+	oldLocks  []oldLock
+	oldSpaces []oldSpace
 }
 
 // lockEntry is one lock. The record that it points to is never changed, because rollback may need it
@@ -125,6 +127,7 @@ func (m *mirror) add(c Change, size int) (fresh bool) {
 	return false
 }
 
+// addLock takes a record of a lock, which is size bytes long.
 func (m *mirror) addLock(l Lock, size int) {
 	i, ok := m.index[l.Lockspace]
 	if !ok {
@@ -139,6 +142,8 @@ func (m *mirror) addLock(l Lock, size int) {
 	m.set(l.ID, e, true)
 }
 
+// mark takes a mark. It copies the record that it changes, because rollback may need the old
+// one.
 func (m *mirror) mark(k *Mark) {
 	m.nextID = max(m.nextID, k.ID+1)
 	e, ok := m.locks[k.ID]
@@ -194,6 +199,7 @@ func (m *mirror) set(id uint64, e lockEntry, there bool) {
 	m.need += e.need(id)
 }
 
+// setSpace takes a record of a lockspace that is not left.
 func (m *mirror) setSpace(s Lockspace) {
 	e, had := m.spaces[s.Name]
 	m.oldSpaces = append(m.oldSpaces, oldSpace{s.Name, had, e})

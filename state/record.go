@@ -40,22 +40,29 @@ type Lock struct {
 	ID        uint64 // the number that this instance gave it, never reused
 	Lockspace string
 	Resource  string // any bytes
-	LockID    dlm.LockID
-	Mode      dlm.Mode
-	Phase     Phase
-	Token     uint64
+	// The lock manager's number: how the next start finds the lock again.
+	LockID dlm.LockID
+	// The mode that was last recorded. After a crash in the middle of a conversion the
+	// lock manager may say otherwise, and is right.
+	Mode dlm.Mode
+	// How far the client's call had got: whether the client may know of the lock.
+	Phase Phase
+	// The fencing token that the client was given.
+	Token uint64
 	// Owner is meaningful with HasOwner; without it the lock has no owner and belongs to one
 	// Acquire.
-	Owner      string
-	HasOwner   bool
-	Label      string
+	Owner    string
+	HasOwner bool
+	Label    string
+	// Which event ends the lock without a release.
 	Lifetime   Lifetime
 	UID        uint32
 	PID        uint32 // the process that asked, or with Lifetime Process the one whose end ends the lock
 	PIDStart   uint64 // start time of PID in clock ticks since boot (/proc/PID/stat, field 22); 0 unknown
 	Session    string // of the client that asked last: a unique bus name, or with its door's name
 	SessionBus string // the GUID of the bus that assigned Session; "" for other doors
-	Since      time.Time
+	// When it was granted.
+	Since time.Time
 
 	OnLost     string // the configured helper to run if the lock is lost; "" for none
 	OnLostData string // data from the client for the helper

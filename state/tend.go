@@ -30,6 +30,8 @@ func (f *File) Tend() {
 	}
 }
 
+// tend looks at the directory, the name of the file, its contents and the room for new
+// records, in this order: each is of use only if the one before is as it should be.
 func (f *File) tend() error {
 	moved, err := f.dir.moved()
 	if err != nil {
