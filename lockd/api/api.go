@@ -290,8 +290,8 @@ type LockspaceChanged struct {
 	Gone bool // left
 }
 
-// StatusChanged: a field of Status other than Locks, Waiting and the counters,
-// which change with every call, is another. Several changes may come as one.
+// StatusChanged: a field of Status has changed, other than Locks, Waiting and the counters,
+// which change with every call. Several changes may come as one.
 type StatusChanged struct{ Status }
 
 // LockAdded: a lock was granted and written down.
@@ -336,13 +336,13 @@ type Service interface {
 	Sessions(done func([]Session))
 	// Convert changes the mode of a lock of the caller in place.
 	Convert(c Caller, w Want, sel Selector, o ConvertOptions, done func(Grant, error))
-	// Release lets go of one lock.
+	// Release releases one lock.
 	Release(c Caller, lockspace, resource string, sel Selector, done func(error))
-	// ReleaseOwner lets go of everything of one owner of the caller's uid, in
+	// ReleaseOwner releases everything of one owner of the caller's uid, in
 	// one lockspace or, with "", in all. A privileged caller means the owners
 	// of that name of every uid.
 	ReleaseOwner(c Caller, lockspace, owner string, done func(released uint32, err error))
-	// ReleaseMany lets go of what one owner of the caller's uid holds of some
+	// ReleaseMany releases what one owner of the caller's uid holds of some
 	// resources (the modes are ignored), and of whatever resource with one of
 	// these labels, and tells how many locks that were. Where a lockspace can't be used now, what is
 	// in the others is released

@@ -9,8 +9,8 @@ type Counters struct {
 	Latency                            Latency
 }
 
-// LatencyBounds are the upper bounds of the buckets of Latency; of one more
-// bucket there is none.
+// LatencyBounds are the upper bounds of the buckets of Latency. The last bucket, after
+// these, is unbounded.
 var LatencyBounds = [...]time.Duration{
 	100 * time.Microsecond, 250 * time.Microsecond, 500 * time.Microsecond,
 	time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond,

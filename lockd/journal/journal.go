@@ -155,7 +155,7 @@ func (j *Writer) put(batch []Entry) error {
 }
 
 // overtakes reports whether changes mean the same before the backlog as behind
-// it: marks of other locks do. So what is let go of does not wait for what does
+// it: marks of other locks do. So a release does not wait for what does
 // not fit.
 func overtakes(changes, backlog []state.Change) bool {
 	ids := map[uint64]bool{}
