@@ -3,6 +3,7 @@ package conventions
 import (
 	"os"
 	"os/exec"
+	"path"
 	"regexp"
 	"strings"
 	"testing"
@@ -35,4 +36,36 @@ func TestSemanticsNamesTests(t *testing.T) {
 			require.FileExists(t, "../story/testdata/stories/"+name+".txt")
 		}
 	}
+}
+
+// The files and functions that docs/semantics.md names as those that keep a promise exist.
+func TestSemanticsNamesWhatKeepsPromises(t *testing.T) {
+	text, err := os.ReadFile("../../docs/semantics.md")
+	require.NoError(t, err)
+	functions := map[string]bool{}
+	for name := range declared(t) {
+		functions[name[strings.LastIndex(name, ".")+1:]] = true
+	}
+	out, err := exec.Command("git", "-C", "../..", "ls-files", "*.go").Output()
+	require.NoError(t, err)
+	files := map[string]bool{}
+	for name := range strings.FieldsSeq(string(out)) {
+		files[path.Base(name)] = true
+	}
+	named := 0
+	for line := range strings.Lines(string(text)) {
+		cells := strings.Split(line, "|")
+		if len(cells) != 5 {
+			continue // a promise, what keeps it, and the tests
+		}
+		for _, name := range regexp.MustCompile(`\b\w+\.go\b`).FindAllString(cells[2], -1) {
+			named++
+			require.True(t, files[name], "%s, in the row of %s", name, cells[1])
+		}
+		for _, name := range regexp.MustCompile(`\b[a-z]+[A-Z]\w*\b`).FindAllString(cells[2], -1) {
+			named++
+			require.True(t, functions[name], "%s, in the row of %s", name, cells[1])
+		}
+	}
+	require.Greater(t, named, 30)
 }
