@@ -98,6 +98,35 @@ static int set_helper(struct parser *p, const char *key, const struct value *v, 
 	return 0;
 }
 
+static int set_transport(struct parser *p, const char *key, const struct value *v, enum transport *out)
+{
+	static const char *const names[] = {
+		[TRANSPORT_AUTO] = "auto", [TRANSPORT_VARLINK] = "varlink", [TRANSPORT_DBUS] = "dbus",
+	};
+
+	if (need_text(p, key, v) < 0)
+		return -1;
+	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+		if (strcmp(v->text, names[i]) == 0) {
+			*out = (enum transport)i;
+			return 0;
+		}
+	}
+	return bad(p, "%s takes \"auto\", \"varlink\" or \"dbus\"", key);
+}
+
+static int set_socket(struct parser *p, const char *key, const struct value *v, char *out)
+{
+	size_t n = strlen(v->text);
+
+	if (need_text(p, key, v) < 0)
+		return -1;
+	if (v->text[0] != '/' || n > DLMLOCK_SOCKET_MAX)
+		return bad(p, "%s takes an absolute path of at most %d bytes", key, DLMLOCK_SOCKET_MAX);
+	memcpy(out, v->text, n + 1);
+	return 0;
+}
+
 static int set_key(struct parser *p, const char *key, const struct value *v)
 {
 	struct config *c = p->config;
@@ -123,6 +152,10 @@ static int set_key(struct parser *p, const char *key, const struct value *v)
 		c->timeout_usec = (uint64_t)v->number * USEC_PER_SEC;
 		return 0;
 	}
+	if (strcmp(key, "transport") == 0)
+		return set_transport(p, key, v, &c->transport);
+	if (strcmp(key, "varlink_socket") == 0)
+		return set_socket(p, key, v, c->varlink_socket);
 	if (strcmp(key, "readonly_disks") == 0) {
 		if (set_choice(p, key, v, "shared", "ignore", &choice) < 0)
 			return -1;
@@ -199,6 +232,7 @@ static void defaults(struct config *c)
 {
 	memset(c, 0, sizeof(*c));
 	strcpy(c->lockspace, "libvirt");
+	strcpy(c->varlink_socket, "/run/dlmlock/org.example.DlmLock");
 	c->auto_disk_leases = true;
 	c->timeout_usec = 5 * USEC_PER_SEC;
 }

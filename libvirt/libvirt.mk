@@ -10,7 +10,8 @@ DEPS_LIBVIRT_TEST := $(DEPS_LIBVIRT_BUILD) dbus libvirt-clients libvirt-daemon l
 PLUGIN ?= bin/dlmlock.so
 
 LIBVIRT_SOURCES := $(wildcard libvirt/*.c)
-LIBVIRT_LIBS = $(shell pkg-config --cflags --libs libsystemd gnutls)
+# Of libsystemd only the headers are needed: bus.c loads the library when it needs it.
+LIBVIRT_LIBS = $(shell pkg-config --cflags libsystemd) $(shell pkg-config --cflags --libs gnutls)
 CFLAGS ?= -O2 -g
 WARNINGS := -std=gnu11 -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes
 SANITIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
@@ -21,7 +22,7 @@ SHARED := -shared -fPIC -fvisibility=hidden -Wl,-z,nodelete,-z,relro,-z,now,--no
 .PHONY: libvirt
 libvirt: bin/dlmlock.so ## the lock driver for libvirt, bin/dlmlock.so
 
-bin/dlmlock.so: $(LIBVIRT_SOURCES) libvirt/plugin.h libvirt/libvirt.mk
+bin/dlmlock.so: $(LIBVIRT_SOURCES) $(wildcard libvirt/*.h) libvirt/libvirt.mk
 	@mkdir -p bin
 	$(CC) $(CPPFLAGS) $(CFLAGS) -ffile-prefix-map=$(CURDIR)=. $(WARNINGS) $(SHARED) -o $@ \
 		$(LIBVIRT_SOURCES) $(LIBVIRT_LIBS) $(LDFLAGS)
@@ -32,7 +33,7 @@ bin/lockdriver: $(wildcard libvirt/driver/*)
 	@mkdir -p bin
 	$(CC) $(CFLAGS) $(WARNINGS) -fvisibility=hidden -rdynamic -pthread -o $@ $(filter %.c,$^)
 
-bin/sanitize/dlmlock.so: $(LIBVIRT_SOURCES) libvirt/plugin.h libvirt/libvirt.mk
+bin/sanitize/dlmlock.so: $(LIBVIRT_SOURCES) $(wildcard libvirt/*.h) libvirt/libvirt.mk
 	@mkdir -p bin/sanitize
 	$(CC) $(SANITIZE) $(WARNINGS) $(filter-out -Wl%,$(SHARED)) -Wl,-z,nodelete -o $@ $(LIBVIRT_SOURCES) $(LIBVIRT_LIBS)
 
@@ -49,9 +50,13 @@ bin/sanitize/mounts: libvirt/driver/unit/mounts.c libvirt/mounts.c libvirt/plugi
 	@mkdir -p bin/sanitize
 	$(CC) $(SANITIZE) $(WARNINGS) -o $@ $<
 
+bin/sanitize/reply: libvirt/driver/unit/reply.c libvirt/varlink.c libvirt/json.c $(wildcard libvirt/*.h)
+	@mkdir -p bin/sanitize
+	$(CC) $(SANITIZE) $(WARNINGS) -o $@ $< libvirt/json.c
+
 .PHONY: libvirt-test-programs
 libvirt-test-programs: bin/dlmlock.so bin/lockdriver bin/sanitize/dlmlock.so bin/sanitize/lockdriver \
-	bin/sanitize/naming bin/sanitize/mounts
+	bin/sanitize/naming bin/sanitize/mounts bin/sanitize/reply
 
 .PHONY: install-libvirt
 install-libvirt: $(PLUGIN) ## the lock driver and its configuration; honours DESTDIR, PREFIX, LIBDIR

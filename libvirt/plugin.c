@@ -85,7 +85,7 @@ static int drv_init(unsigned int version, const char *config_file, unsigned int 
 		       ABI_VERSION);
 		return -1;
 	}
-	/* libvirtd must start even without bus or service. */
+	/* libvirtd must start even without the service. */
 	if (config_load(&config, config_file, why, sizeof(why)) < 0) {
 		report(REPORT_INTERNAL, "%s", why);
 		return -1;
@@ -95,7 +95,7 @@ static int drv_init(unsigned int version, const char *config_file, unsigned int 
 
 static int drv_deinit(void)
 {
-	bus_close();
+	service_close();
 	mounts_close();
 	return 0;
 }
@@ -290,10 +290,10 @@ static int acquire(struct domain *d, struct request *r)
 
 	r->resources = d->resources;
 	r->count = d->count;
-	o = bus_acquire(r, what, sizeof(what));
+	o = service_acquire(r, what, sizeof(what));
 	if (o == OUTCOME_HELD && d->bases) {
 		r->count = d->bases;
-		o = bus_acquire(r, what, sizeof(what));
+		o = service_acquire(r, what, sizeof(what));
 	}
 	return o == OUTCOME_OK ? 0 : refused(d, o, what);
 }
@@ -302,7 +302,8 @@ static int drv_acquire(struct manager *m, const char *state, unsigned int flags,
 {
 	struct domain *d = m->private;
 	struct request r = {
-		.pid = d->pid, .timeout_usec = config.timeout_usec, .deadline = clock_usec() + config.timeout_usec,
+		.config = &config, .pid = d->pid, .timeout_usec = config.timeout_usec,
+		.deadline = clock_usec() + config.timeout_usec,
 	};
 	struct owner own;
 	char data[512];
@@ -359,7 +360,9 @@ static void keep_base(const struct domain *d, struct request *r)
 static int drv_release(struct manager *m, char **state, unsigned int flags)
 {
 	struct domain *d = m->private;
-	struct request r = { .timeout_usec = config.timeout_usec, .deadline = clock_usec() + config.timeout_usec };
+	struct request r = {
+		.config = &config, .timeout_usec = config.timeout_usec, .deadline = clock_usec() + config.timeout_usec,
+	};
 	bool one = !state; /* a disk that is detached, and not all that a guest has which is paused */
 	struct owner own;
 	char what[1024];
@@ -385,7 +388,7 @@ static int drv_release(struct manager *m, char **state, unsigned int flags)
 	r.resources = d->resources;
 	r.count = d->count;
 	r.start = own.start;
-	o = bus_release(&r, what, sizeof(what));
+	o = service_release(&r, what, sizeof(what));
 	if (o == OUTCOME_OK && one)
 		keep_base(d, &r);
 	if (o == OUTCOME_OK || o == OUTCOME_NO_LOCKSPACE)

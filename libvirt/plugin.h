@@ -12,10 +12,13 @@
 
 #define DLMLOCK_NAME_MAX 64 /* bytes of a lockspace's or resource's name: the kernel's DLM_RESNAME_MAXLEN */
 
+#define DLMLOCK_SOCKET_MAX 107 /* bytes of the path of a socket: sun_path of unix(7), without the zero byte */
+
 /* config.c: qemu-dlmlock.conf */
 
 enum readonly_policy { READONLY_SHARED, READONLY_IGNORE };
 enum missing_policy { MISSING_REFUSE, MISSING_ALLOW };
+enum transport { TRANSPORT_AUTO, TRANSPORT_VARLINK, TRANSPORT_DBUS };
 
 struct config {
 	char lockspace[DLMLOCK_NAME_MAX + 1];      /* where disks are locked by path */
@@ -26,6 +29,8 @@ struct config {
 	bool require_lease_for_disks;
 	enum readonly_policy readonly_disks;
 	enum missing_policy on_service_missing;
+	enum transport transport; /* how the service is called; auto: over Varlink where somebody listens */
+	char varlink_socket[DLMLOCK_SOCKET_MAX + 1];
 	uint64_t timeout_usec; /* bounds everything that libvirtd waits for */
 };
 
@@ -115,7 +120,7 @@ extern const char *process_root;
  * Returns -1 with errno; only ESRCH means that there is no such process. */
 int process_start_time(uint32_t pid, uint64_t *start);
 
-/* bus.c: the calls of org.example.DlmLock */
+/* service.c: the calls of org.example.DlmLock */
 
 struct resource {
 	char lockspace[DLMLOCK_NAME_MAX + 1];
@@ -129,12 +134,13 @@ enum outcome {
 	OUTCOME_OK,
 	OUTCOME_BUSY,    /* somebody else has a lock that is in the way */
 	OUTCOME_HELD,    /* the owner has it already, in another mode */
-	OUTCOME_MISSING, /* bus or service are not there */
+	OUTCOME_MISSING, /* the service is not there, or nothing that leads to it */
 	OUTCOME_NO_LOCKSPACE, /* the node has not joined it, so nothing is held in it */
 	OUTCOME_FAILED,
 };
 
 struct request {
+	const struct config *config; /* how to reach the service */
 	const char *owner;
 	uint32_t pid; /* whose end ends the locks */
 	uint64_t start; /* its start time here: the service refuses if it is another there */
@@ -149,11 +155,11 @@ uint64_t clock_usec(void);
 
 /* Both may be called from any thread, and again after a failure: they ask for a state, not for a
  * change. what is the service's explanation of a failure. */
-enum outcome bus_acquire(const struct request *r, char *what, size_t what_size);
+enum outcome service_acquire(const struct request *r, char *what, size_t what_size);
 /* Also releases what the owner holds with the labels of the resources. */
-enum outcome bus_release(const struct request *r, char *what, size_t what_size);
+enum outcome service_release(const struct request *r, char *what, size_t what_size);
 /* Closes the connections that are kept for the next call. */
-void bus_close(void);
+void service_close(void);
 
 /* disks.c: from the disks of a domain to its locks */
 

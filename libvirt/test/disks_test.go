@@ -255,7 +255,7 @@ func TestMountsChange(t *testing.T) {
 	r := start(t, "")
 	d := images(t)
 	r.startDriverApart("tmpfs", d+"/far", "")
-	r.ok("init %s", r.write("qemu-dlmlock.conf", ""))
+	r.ok("init %s", r.write("qemu-dlmlock.conf", r.reach(overVarlink)))
 	in := fmt.Sprintf("--mount=/proc/%d/ns/mnt", r.driver.Process.Pid)
 	run := func(args ...string) {
 		out, err := exec.Command("nsenter", append([]string{in}, args...)...).CombinedOutput()
@@ -287,7 +287,7 @@ func TestStorageHangs(t *testing.T) {
 	require.NoError(t, err)
 	r.startDriverApart("fuse", dir, "fd=3,rootmode=40000,user_id=0,group_id=0", fuse)
 	t.Cleanup(func() { fuse.Close() }) // which ends the wait of the threads
-	r.ok("init %s", r.write("qemu-dlmlock.conf", "timeout = 1\n"))
+	r.ok("init %s", r.write("qemu-dlmlock.conf", r.reach(overVarlink)+"timeout = 1\n"))
 
 	began := time.Now()
 	answer := r.do(g, "acquire 0", "0 "+dir+"/a.img")
@@ -343,7 +343,7 @@ func TestLostHelperCantLook(t *testing.T) {
 // The service learns which process is meant, so a number that means a different one there is
 // refused.
 func TestStartTimeIsSent(t *testing.T) {
-	r := start(t, "")
+	r := startBy(t, overDBus, "")
 	g := r.guest(uuidA, "web")
 	monitor := r.bus.Dial(t)
 	seen := make(chan *godbus.Message, 100)

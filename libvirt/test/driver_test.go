@@ -18,10 +18,12 @@ import (
 )
 
 // Acquire and Release, once, again, and of nothing, on each kind of bus.
-func TestAcquireRelease(t *testing.T) { testbus.ForEach(t, acquireRelease) }
+func TestAcquireRelease(t *testing.T) {
+	testbus.ForEach(t, func(t *testing.T, bus *testbus.Bus) { acquireRelease(t, startOn(t, bus, overDBus, "")) })
+	t.Run(overVarlink, func(t *testing.T) { acquireRelease(t, start(t, "")) })
+}
 
-func acquireRelease(t *testing.T, bus *testbus.Bus) {
-	r := startOn(t, bus, "")
+func acquireRelease(t *testing.T, r *rig) {
 	g := r.guest(uuidA, "web")
 	r.ok("new 1 %s %s %d", g.uuid, g.name, g.pid)
 	r.ok("inquire 1")
@@ -46,8 +48,10 @@ func acquireRelease(t *testing.T, bus *testbus.Bus) {
 
 // Disks that several guests use, or only read, are locked shared. A refusal names the holder, and
 // releases what the same call has locked, and only that.
-func TestModesAndRefusal(t *testing.T) {
-	r := start(t, "")
+func TestModesAndRefusal(t *testing.T) { bothWays(t, modesAndRefusal) }
+
+func modesAndRefusal(t *testing.T, way string) {
+	r := startBy(t, way, "")
 	a, b := r.guest(uuidA, "web"), r.guest(uuidB, "db")
 	require.Equal(t, "ok", r.do(a, "acquire 0", "2 /img/shared", "1 /img/base", "0 /img/a"))
 	require.Equal(t, "ok", r.do(b, "acquire 0", "2 /img/shared", "1 /img/base", "0 /img/b"))
@@ -64,8 +68,10 @@ func TestModesAndRefusal(t *testing.T) {
 
 // The forked child's call needs no bus, and its parent's connection is not
 // touched.
-func TestRegister(t *testing.T) {
-	r := start(t, "timeout = 1\n")
+func TestRegister(t *testing.T) { bothWays(t, register) }
+
+func register(t *testing.T, way string) {
+	r := startBy(t, way, "timeout = 1\n")
 	g := r.guest(uuidA, "web")
 	require.Equal(t, "ok", r.do(g, "acquire 0", "0 /img/a"))
 	require.Equal(t, "ok", r.do(g, "fork 0", "0 /img/b"), "a child that really acquires has a connection of its own")
@@ -78,8 +84,10 @@ func TestRegister(t *testing.T) {
 
 // The end of the process ends its locks. The other side of a migration has the
 // same UUID and keeps its own.
-func TestGuestDies(t *testing.T) {
-	r := start(t, "")
+func TestGuestDies(t *testing.T) { bothWays(t, guestDies) }
+
+func guestDies(t *testing.T, way string) {
+	r := startBy(t, way, "")
 	source, target := r.guest(uuidA, "web"), r.guest(uuidA, "web")
 	require.Equal(t, "ok", r.do(source, "acquire 0", "0 /img/a"))
 	require.True(t, strings.HasPrefix(r.do(target, "acquire 0", "0 /img/a"), busy), "the source has not let go yet")
@@ -99,8 +107,10 @@ func TestGuestDies(t *testing.T) {
 
 // A restart of the service in between, or in the middle of a call, is not
 // noticed.
-func TestServiceRestarts(t *testing.T) {
-	r := start(t, "timeout = 20\n")
+func TestServiceRestarts(t *testing.T) { bothWays(t, serviceRestarts) }
+
+func serviceRestarts(t *testing.T, way string) {
+	r := startBy(t, way, "timeout = 20\n")
 	g := r.guest(uuidA, "web")
 	require.Equal(t, "ok", r.do(g, "acquire 0", "0 /img/a"))
 	r.stopDaemon()
@@ -124,8 +134,10 @@ func TestServiceRestarts(t *testing.T) {
 
 // A service that hangs holds up nobody longer than the timeout, and later does nothing with a call
 // that was given up. It is not missing: it may be waiting for a cluster that recovers.
-func TestServiceHangs(t *testing.T) {
-	r := start(t, "timeout = 1\non_service_missing = \"allow\"\n")
+func TestServiceHangs(t *testing.T) { bothWays(t, serviceHangs) }
+
+func serviceHangs(t *testing.T, way string) {
+	r := startBy(t, way, "timeout = 1\non_service_missing = \"allow\"\n")
 	g := r.guest(uuidA, "web")
 	require.Equal(t, "ok", r.do(g, "acquire 0", "0 /img/a"))
 	r.signalDaemon(syscall.SIGSTOP)
@@ -156,7 +168,7 @@ func TestBusHangs(t *testing.T) {
 	require.NoError(t, unix.Listen(listen, 1))
 	r.startDriver("unix:path=" + path)
 	// A bus that is there is not missing.
-	conf := r.write("qemu-dlmlock.conf", "timeout = 1\non_service_missing = \"allow\"\n")
+	conf := r.write("qemu-dlmlock.conf", r.reach("auto")+"timeout = 1\non_service_missing = \"allow\"\n")
 	require.Equal(t, "ok", r.say("init %s", conf))
 	g := r.guest(uuidA, "web")
 	answer := r.do(g, "acquire 0", "0 /img/a")
@@ -173,10 +185,12 @@ func TestBusHangs(t *testing.T) {
 	require.Contains(t, r.do(g, "release", "0 /img/a"), "the system bus can't be reached: ")
 }
 
-func TestServiceMissing(t *testing.T) {
+func TestServiceMissing(t *testing.T) { bothWays(t, serviceMissing) }
+
+func serviceMissing(t *testing.T, way string) {
 	for policy, want := range map[string]string{"refuse": failed, "allow": "ok"} {
 		t.Run(policy, func(t *testing.T) {
-			r := start(t, "timeout = 4\non_service_missing = \""+policy+"\"\n")
+			r := startBy(t, way, "timeout = 2\non_service_missing = \""+policy+"\"\n")
 			r.stopDaemon()
 			g := r.guest(uuidA, "web")
 			answer := r.do(g, "acquire 0", "0 /img/a")
@@ -189,9 +203,11 @@ func TestServiceMissing(t *testing.T) {
 }
 
 // Many threads, each with a connection of its own, at the same time.
-func TestThreads(t *testing.T) {
+func TestThreads(t *testing.T) { bothWays(t, threads) }
+
+func threads(t *testing.T, way string) {
 	const count = 24
-	r := start(t, "timeout = 30\n")
+	r := startBy(t, way, "timeout = 30\n")
 	for i := range count {
 		g := r.guest(uuidA, fmt.Sprint("guest", i))
 		r.ok("new %d %s %s %d", i+10, g.uuid, g.name, g.pid)
@@ -207,8 +223,10 @@ func TestThreads(t *testing.T) {
 }
 
 // Leases are locked in the lockspace that they name, beside or instead of disks.
-func TestLeases(t *testing.T) {
-	r := start(t, "auto_disk_leases = 0\n")
+func TestLeases(t *testing.T) { bothWays(t, leases) }
+
+func leases(t *testing.T, way string) {
+	r := startBy(t, way, "auto_disk_leases = 0\n")
 	g := r.guest(uuidA, "web")
 	require.Equal(t, "ok", r.do(g, "acquire 0", "0 /img/a", "lease leases key1"))
 	held, err := r.client.Locks(t.Context(), client.Filter{})
@@ -230,8 +248,10 @@ func TestLeases(t *testing.T) {
 }
 
 // A domain may have one disk more than once; the stronger mode counts.
-func TestSameDiskTwice(t *testing.T) {
-	r := start(t, "")
+func TestSameDiskTwice(t *testing.T) { bothWays(t, sameDiskTwice) }
+
+func sameDiskTwice(t *testing.T, way string) {
+	r := startBy(t, way, "")
 	g := r.guest(uuidA, "web")
 	require.Equal(t, "ok", r.do(g, "acquire 0", "1 /img/iso", "1 /img/iso", "2 /img/a", "0 /img/a", "1 /img/a"))
 	require.Equal(t, []string{"web: /img/iso PR", "web: /img/a EX"}, r.locks())
@@ -239,8 +259,10 @@ func TestSameDiskTwice(t *testing.T) {
 	require.Empty(t, r.locks())
 }
 
-func TestReadOnlyIgnored(t *testing.T) {
-	r := start(t, "readonly_disks = \"ignore\"\n")
+func TestReadOnlyIgnored(t *testing.T) { bothWays(t, readOnlyIgnored) }
+
+func readOnlyIgnored(t *testing.T, way string) {
+	r := startBy(t, way, "readonly_disks = \"ignore\"\n")
 	require.Equal(t, "ok", r.do(r.guest(uuidA, "web"), "acquire 0", "1 /img/iso", "0 /img/a"))
 	require.Equal(t, []string{"web: /img/a EX"}, r.locks())
 }
@@ -295,7 +317,7 @@ func TestExampleConfiguration(t *testing.T) {
 		require.Contains(t, string(text), "\n#"+key+" = ")
 		all = append(all, key)
 	}
-	require.Len(t, all, 9)
+	require.Len(t, all, 11)
 	r := start(t, "")
 	for line := range strings.Lines(string(text)) {
 		if key, _, ok := strings.Cut(line, " = "); ok && strings.HasPrefix(key, "#") && !strings.Contains(key, " ") {

@@ -63,31 +63,78 @@ func TestMain(m *testing.M) {
 
 // rig is a bus, a service, and a program that plays libvirtd.
 type rig struct {
-	t      *testing.T
-	bus    *testbus.Bus
-	dir    string
-	daemon *exec.Cmd
-	client *client.Client
-	in     io.WriteCloser
-	out    *bufio.Scanner
-	driver *exec.Cmd
+	t       *testing.T
+	bus     *testbus.Bus
+	dir     string
+	sockets string // the directory of the Varlink socket
+	// noVarlink has the service not listen there.
+	noVarlink bool
+	daemon    *exec.Cmd
+	client    *client.Client
+	in        io.WriteCloser
+	out       *bufio.Scanner
+	driver    *exec.Cmd
+}
+
+// The ways from the driver to the service. What only names disks goes the faster one.
+const (
+	overVarlink = "varlink"
+	overDBus    = "dbus"
+)
+
+// bothWays runs a test with each of them.
+func bothWays(t *testing.T, test func(t *testing.T, way string)) {
+	for _, way := range []string{overVarlink, overDBus} {
+		t.Run(way, func(t *testing.T) { test(t, way) })
+	}
 }
 
 // start starts them. conf is the text of qemu-dlmlock.conf.
-func start(t *testing.T, conf string) *rig { return startOn(t, testbus.Start(t, testbus.Daemon), conf) }
+func start(t *testing.T, conf string) *rig { return startBy(t, overVarlink, conf) }
 
-// startOn is start with a bus that is there.
-func startOn(t *testing.T, bus *testbus.Bus, conf string) *rig {
+// startBy is start with a driver that goes one way, and can't go the other one.
+func startBy(t *testing.T, way, conf string) *rig {
+	return startOn(t, testbus.Start(t, testbus.Daemon), way, conf)
+}
+
+// startOn is startBy with a bus that is there.
+func startOn(t *testing.T, bus *testbus.Bus, way, conf string) *rig {
 	r := &rig{t: t, bus: bus, dir: t.TempDir()}
-	r.startDaemon()
-	t.Cleanup(r.stopDaemon)
-	var err error
-	r.client, err = client.Dial(t.Context(), r.bus.Address)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, r.client.Close()) })
-	r.startDriver(r.bus.Address)
+	conf = r.reach(way) + conf
+	r.connect()
+	address := r.bus.Address
+	if way == overVarlink {
+		address = "unix:path=" + filepath.Join(r.dir, "no-bus")
+	}
+	r.startDriver(address)
 	require.Equal(t, "ok", r.say("init %s", r.write("qemu-dlmlock.conf", conf)))
 	return r
+}
+
+// connect starts the service and connects the rig's client.
+func (r *rig) connect() {
+	r.startDaemon()
+	r.t.Cleanup(r.stopDaemon)
+	var err error
+	r.client, err = client.Dial(r.t.Context(), r.bus.Address)
+	require.NoError(r.t, err)
+	r.t.Cleanup(func() { require.NoError(r.t, r.client.Close()) })
+}
+
+// reach is how qemu-dlmlock.conf names a way to the service.
+func (r *rig) reach(way string) string {
+	return fmt.Sprintf("transport = %q\nvarlink_socket = %q\n", way, r.socket())
+}
+
+// socket is where the service listens for Varlink. Not in t.TempDir, whose paths may be too long.
+func (r *rig) socket() string {
+	if r.sockets == "" {
+		dir, err := os.MkdirTemp("", "lockdriver")
+		require.NoError(r.t, err)
+		r.t.Cleanup(func() { _ = os.RemoveAll(dir) })
+		r.sockets = dir
+	}
+	return filepath.Join(r.sockets, "org.example.DlmLock")
 }
 
 func (r *rig) write(name, text string) string {
@@ -101,6 +148,9 @@ func (r *rig) startDaemon() {
 	state := filepath.Join(r.dir, "state")
 	require.NoError(r.t, os.MkdirAll(state, 0o700))
 	r.daemon = exec.Command(daemonPath, "--config", conf, "--state-dir", state, "--bus", r.bus.Address)
+	if !r.noVarlink {
+		r.daemon.Args = append(r.daemon.Args, "--varlink", r.socket())
+	}
 	ready, w, err := os.Pipe()
 	require.NoError(r.t, err)
 	r.daemon.Stderr = w
