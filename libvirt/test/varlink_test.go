@@ -357,6 +357,7 @@ func TestAuto(t *testing.T) {
 	require.Empty(t, r.locks())
 
 	r.stopDaemon()
+	r.ok("init %s", r.write("qemu-dlmlock.conf", r.reach("auto")+"timeout = 1\n"))
 	answer := r.do(g, "acquire 0", "0 /img/a")
 	require.True(t, strings.HasPrefix(answer, failed), answer)
 	for _, part := range []string{"dlmlockd can't be reached on the system bus: ", "systemctl status dlmlockd",
