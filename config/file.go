@@ -121,11 +121,10 @@ func trusted(path string) (string, error) {
 		}
 		next := filepath.Join(at, name)
 		info, err := os.Lstat(next)
+		if links > 0 && errors.Is(err, fs.ErrNotExist) { // not "missing": somebody wants the file
+			return "", fmt.Errorf("it is a symbolic link, and %s does not exist", next)
+		}
 		if err != nil {
-			if links > 0 && errors.Is(err, fs.ErrNotExist) {
-				// not "missing": somebody wants the file
-				return "", fmt.Errorf("it is a symbolic link, and %s does not exist", next)
-			}
 			return "", err
 		}
 		if info.Mode()&fs.ModeSymlink == 0 {
@@ -135,15 +134,12 @@ func trusted(path string) (string, error) {
 			at = next
 			continue
 		}
-		if err := owned(next, info); err != nil { // of a link only the owner counts
+		to, err := trustedLink(next, info)
+		if err != nil {
 			return "", err
 		}
 		if links++; links > maxLinks {
 			return "", errors.New("its symbolic links form a loop")
-		}
-		to, err := os.Readlink(next)
-		if err != nil {
-			return "", err
 		}
 		if filepath.IsAbs(to) {
 			at = "/"
@@ -151,6 +147,14 @@ func trusted(path string) (string, error) {
 		rest = append(strings.Split(to, "/"), rest...)
 	}
 	return at, nil
+}
+
+// trustedLink reads a link. Of a link only the owner counts; its mode means nothing.
+func trustedLink(path string, info fs.FileInfo) (string, error) {
+	if err := owned(path, info); err != nil {
+		return "", err
+	}
+	return os.Readlink(path)
 }
 
 // ours refuses a file or directory that others own or can write to. In a directory with the sticky

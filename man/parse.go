@@ -43,53 +43,65 @@ type entry struct{ name, typ, text string }
 // it, of the form that data/org.example.DlmLock.xml uses throughout.
 func parse(text string) ([]*iface, error) {
 	d := xml.NewDecoder(strings.NewReader(text))
-	var all []*iface
-	var in *iface
-	var at *member
-	comment := ""
-	var about []string
+	var p parser
 	for {
 		tok, err := d.Token()
 		if errors.Is(err, io.EOF) {
-			return all, nil
+			return p.all, nil
 		}
 		if err != nil {
 			return nil, err
 		}
 		switch tok := tok.(type) {
 		case xml.Comment:
-			comment = string(tok)
+			p.comment = string(tok)
 		case xml.StartElement:
-			attrs := attributes(tok)
-			switch {
-			case tok.Name.Local == "node":
-				if all == nil {
-					about, comment = paragraphs(comment), ""
-				}
-				in = nil
-			case tok.Name.Local == "interface":
-				in = nil
-				if strings.HasPrefix(attrs["name"], "org.example.DlmLock") {
-					in = &iface{name: attrs["name"], about: about}
-					all = append(all, in)
-				}
-			case in == nil:
-			case tok.Name.Local == "arg":
-				at.args = append(at.args, arg{attrs["name"], attrs["type"], attrs["direction"]})
-			case tok.Name.Local == "annotation":
-				if attrs["name"] == "org.freedesktop.DBus.Property.EmitsChangedSignal" {
-					at.emit = attrs["value"]
-				}
-			default:
-				at = &member{name: attrs["name"]}
-				if at.doc, err = parseDoc(at.name, comment); err != nil {
-					return nil, err
-				}
-				comment = ""
-				in.add(tok.Name.Local, at, attrs["type"])
+			if err := p.element(tok.Name.Local, attributes(tok)); err != nil {
+				return nil, err
 			}
 		}
 	}
+}
+
+// parser is how far parse has got.
+type parser struct {
+	all     []*iface
+	in      *iface   // nil: not in an interface of ours
+	at      *member  // the last one of in
+	comment string   // the last one that no member has taken
+	about   []string // the comment before the first node
+}
+
+// element takes the beginning of an element.
+func (p *parser) element(name string, attrs map[string]string) (err error) {
+	switch {
+	case name == "node":
+		if p.all == nil {
+			p.about, p.comment = paragraphs(p.comment), ""
+		}
+		p.in = nil
+	case name == "interface":
+		p.in = nil
+		if strings.HasPrefix(attrs["name"], "org.example.DlmLock") {
+			p.in = &iface{name: attrs["name"], about: p.about}
+			p.all = append(p.all, p.in)
+		}
+	case p.in == nil:
+	case name == "arg":
+		p.at.args = append(p.at.args, arg{attrs["name"], attrs["type"], attrs["direction"]})
+	case name == "annotation":
+		if attrs["name"] == "org.freedesktop.DBus.Property.EmitsChangedSignal" {
+			p.at.emit = attrs["value"]
+		}
+	default:
+		p.at = &member{name: attrs["name"]}
+		if p.at.doc, err = parseDoc(p.at.name, p.comment); err != nil {
+			return err
+		}
+		p.comment = ""
+		p.in.add(name, p.at, attrs["type"])
+	}
+	return nil
 }
 
 func attributes(e xml.StartElement) map[string]string {

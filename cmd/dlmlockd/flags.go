@@ -117,13 +117,7 @@ func readOptions(args []string, getenv func(string) string) (options, error) {
 	if err := checkFlags(given, engine, level, o); err != nil || o.showVersion {
 		return o, err
 	}
-	var err error
-	if given["config"] {
-		o.Config, err = config.Load(file)
-	} else {
-		o.Config, err = config.LoadDefault()
-	}
-	if err != nil {
+	if err := o.readFile(given["config"], file); err != nil {
 		return o, err
 	}
 	if given["engine"] {
@@ -137,6 +131,16 @@ func readOptions(args []string, getenv func(string) string) (options, error) {
 	}
 	o.StateDir = stateDir(o.StateDir, getenv)
 	return o, nil
+}
+
+// readFile reads the configuration from the file that is named, or else from where it usually is.
+func (o *options) readFile(named bool, file string) (err error) {
+	if named {
+		o.Config, err = config.Load(file)
+	} else {
+		o.Config, err = config.LoadDefault()
+	}
+	return err
 }
 
 // checkFlags refuses flags with an impossible value, before any file is read.

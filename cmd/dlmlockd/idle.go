@@ -35,13 +35,7 @@ func (d *daemon) watchIdle(ctx context.Context, idle chan<- struct{}) {
 			timer.Reset(max(limit-quiet, time.Millisecond))
 			continue
 		}
-		why := d.core.Needed(ctx)
-		if d.libvirt != nil && why == "" {
-			why = "libvirt's lock driver is served"
-		}
-		if why == "" {
-			why = d.varlinkNeeded()
-		}
+		why := d.needed(ctx)
 		if why == "" && d.core.Calls() == calls {
 			d.log.Info(msgNotNeeded.String(), "idle", quiet.Round(time.Millisecond))
 			close(idle)
@@ -53,4 +47,16 @@ func (d *daemon) watchIdle(ctx context.Context, idle chan<- struct{}) {
 		}
 		timer.Reset(limit / 4)
 	}
+}
+
+// needed says why somebody would miss the service; "" if nobody would.
+func (d *daemon) needed(ctx context.Context) string {
+	why := d.core.Needed(ctx)
+	switch {
+	case why != "":
+		return why
+	case d.libvirt != nil:
+		return "libvirt's lock driver is served"
+	}
+	return d.varlinkNeeded()
 }

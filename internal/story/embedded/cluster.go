@@ -147,33 +147,45 @@ func (n *node) program(ctx context.Context, cmd *story.Command, out *story.Outpu
 		}
 		return err
 	case "leave-orphan":
-		e, ev, err := n.take(ctx, cmd, dlm.NoQueue|dlm.Persistent)
-		if err != nil {
-			return err
-		}
-		e.Kill()
-		if !ev.Status.OK() {
-			return fmt.Errorf("the orphan to be: %v", ev.Status)
-		}
-		out.Say("orphan lkid=%s", out.NewOrphan(uint32(ev.LockID)))
+		return n.leaveOrphan(ctx, cmd, out)
 	case "hold":
-		e, ev, err := n.take(ctx, cmd, dlm.NoQueue)
-		if err != nil {
-			return err
-		}
-		if !ev.Status.OK() {
-			e.Kill()
-			out.Say("refused, %v", ev.Status)
-			return nil
-		}
-		n.holder = e
-		out.Say("has it")
+		return n.hold(ctx, cmd, out)
 	case "end-hold":
 		n.holder.Kill()
 		n.holder = nil
 	default:
 		return errOther
 	}
+	return nil
+}
+
+// leaveOrphan has a process take a persistent lock and end.
+func (n *node) leaveOrphan(ctx context.Context, cmd *story.Command, out *story.Output) error {
+	e, ev, err := n.take(ctx, cmd, dlm.NoQueue|dlm.Persistent)
+	if err != nil {
+		return err
+	}
+	e.Kill()
+	if !ev.Status.OK() {
+		return fmt.Errorf("the orphan to be: %v", ev.Status)
+	}
+	out.Say("orphan lkid=%s", out.NewOrphan(uint32(ev.LockID)))
+	return nil
+}
+
+// hold has a process take a lock and keep it until end-hold.
+func (n *node) hold(ctx context.Context, cmd *story.Command, out *story.Output) error {
+	e, ev, err := n.take(ctx, cmd, dlm.NoQueue)
+	if err != nil {
+		return err
+	}
+	if !ev.Status.OK() {
+		e.Kill()
+		out.Say("refused, %v", ev.Status)
+		return nil
+	}
+	n.holder = e
+	out.Say("has it")
 	return nil
 }
 
