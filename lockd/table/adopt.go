@@ -32,10 +32,13 @@ type adoptOp struct {
 	call
 	lockspace string
 	// Which orphan; the caller has it from a list that may be out of date.
-	id    dlm.LockID
-	opts  api.AdoptOptions
+	id dlm.LockID
+	// For whom the lock is to be, and what the caller expects it to be.
+	opts api.AdoptOptions
+	// What has to come next.
 	stage adoptStage
-	sp    *lockspace
+	// The lockspace; set once it is known to be usable.
+	sp *lockspace
 	// The orphan's, known after the look.
 	resource string
 	orphan   *lock // adopted, and not the owner's yet
@@ -66,6 +69,7 @@ func (o *adoptOp) involved() []*lock {
 	return []*lock{o.l}
 }
 
+// waitsFor is the lock while it is the owner's, and the lockspace before that.
 func (o *adoptOp) waitsFor() obstacle {
 	w := o.t.obstacleOf(o.involved(), o.lockspace, o.resource, dlm.None)
 	w.recording = o.stage == adoptRecording || o.stage == adoptMarking

@@ -44,6 +44,7 @@ func claim(so bool, format string, a ...any) {
 	}
 }
 
+// checkRetries: what is tried again is still there to be tried.
 func (t checked) checkRetries() {
 	for l := range t.retries.cancels {
 		claim(l.inFlight(), "%d is canceled and nothing of it is under way", l.ref)
@@ -58,6 +59,8 @@ func (t checked) checkRetries() {
 	}
 }
 
+// checkOrder: the list of clients' locks is sorted, counts its holes, and has each lock once;
+// each lock is found by its number and its cookie, and does what its state says.
 func (t checked) checkOrder() {
 	holes, seen := 0, map[api.Ref]bool{}
 	for i, o := range t.locks.order {
@@ -81,6 +84,8 @@ func (t checked) checkOrder() {
 	claim(len(seen) == t.locks.count(), "%d locks are counted as %d", len(seen), t.locks.count())
 }
 
+// checkChains: each lockspace is found by name and number and is in a state in which a turn
+// may end, and the chains of its resources have each of its locks once.
 func (t checked) checkChains() {
 	total := 0
 	for name, sp := range t.spaces.byName {
@@ -104,6 +109,7 @@ func (t checked) checkChains() {
 	claim(total == t.locks.count(), "a lock in a lockspace that the table does not know")
 }
 
+// checkOwners: the chains by owner and by hash have each lock with an owner once.
 func (t checked) checkOwners() {
 	owned, inChains, inHash := 0, 0, 0
 	for _, l := range t.locks.byRef {
@@ -130,6 +136,7 @@ func (t checked) checkOwners() {
 		inChains, inHash)
 }
 
+// checkUsage: what is counted for each user and lockspace is what the locks add up to.
 func (t checked) checkUsage() {
 	want := map[uint32]usage{}
 	waiters := map[*lockspace]int{}

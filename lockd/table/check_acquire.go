@@ -30,6 +30,7 @@ func (o *acquireOp) check() *api.Error {
 	return o.checkValue(o.opts.Value, o.want[0], o.want[0].Mode)
 }
 
+// checkOptions checks the options by themselves and against the limits.
 func (o *acquireOp) checkOptions() *api.Error {
 	bad := func(k api.Kind, format string, a ...any) *api.Error {
 		return o.errorOf(k, "", "", dlm.None, fmt.Sprintf(format, a...))
@@ -138,6 +139,8 @@ func (c *call) checkName(lockspace, resource string) *api.Error {
 	return nil
 }
 
+// checkLockspaceName checks the form of a name, before it is known whether there is such a
+// lockspace.
 func (c *call) checkLockspaceName(lockspace string) *api.Error {
 	if err := dlm.CheckLockspace(lockspace); err != nil {
 		return c.errorOf(api.InvalidName, lockspace, "", dlm.None, adviceOf(err))

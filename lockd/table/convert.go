@@ -31,6 +31,7 @@ import (
 // the old mode, and then that is recorded. A crash in between leaves one or the other.
 type convertOp struct {
 	call
+	// The lock's names and the mode that it is to have.
 	want api.Want
 	// Which of the caller's locks of the resource; it is looked up again each time the
 	// call has followed another one.
@@ -52,7 +53,8 @@ type convertOp struct {
 	// Why the conversion was withdrawn: the answer, if the lock manager says that the
 	// cancel came in time. Nil while it was not withdrawn.
 	overdue *api.Error
-	grants  []api.Grant
+	// The answer, once the new mode is written.
+	grants []api.Grant
 }
 
 type convertStage uint8
@@ -74,6 +76,7 @@ func (o *convertOp) resources() ([]resourceKey, bool) {
 	return []resourceKey{{o.want.Lockspace, o.want.Resource}}, false
 }
 
+// involved is the lock, once start has found it.
 func (o *convertOp) involved() []*lock {
 	if o.l == nil {
 		return nil

@@ -274,6 +274,7 @@ func (x *locks) usage(uid uint32) *usage {
 	return u
 }
 
+// unuse takes one lock off what a user has; one who has nothing is forgotten.
 func (x *locks) unuse(uid uint32) {
 	u := x.perUID[uid]
 	u.locks--

@@ -31,6 +31,7 @@ func (o *inspectOp) result() Reply {
 	return InspectionReply{o.in}
 }
 
+// waitsFor is the lockspace: both the look and the null lock wait if it is stopped.
 func (o *inspectOp) waitsFor() obstacle {
 	return o.t.obstacleOf(nil, o.lockspace, o.resource, dlm.None)
 }
@@ -164,6 +165,7 @@ func (sp *lockspace) holding(resource string) (in []*lock, all bool) {
 	return in, true
 }
 
+// infos describes locks for front ends, the oldest first.
 func infos(in []*lock) []api.LockInfo {
 	out := make([]api.LockInfo, len(in))
 	slices.SortFunc(in, byRef)

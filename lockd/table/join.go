@@ -34,12 +34,15 @@ const joinTimeout = 20 * time.Second
 
 func (o *joinOp) patience() time.Duration { return joinTimeout }
 
+// waitsFor says that joining goes on when the call has been answered.
 func (o *joinOp) waitsFor() obstacle {
 	w := o.t.obstacleOf(nil, o.lockspace, "", dlm.None)
 	w.text = "the lockspace is not joined yet; joining goes on"
 	return w
 }
 
+// start answers at once where the lockspace can be used, and otherwise has the call wait for
+// it. A Join that comes while an attempt is under way waits for that one.
 func (o *joinOp) start() {
 	t := o.t
 	if e := o.checkLockspaceName(o.lockspace); e != nil {

@@ -50,6 +50,7 @@ const (
 
 func (o *leaveOp) patience() time.Duration { return joinTimeout }
 
+// waitsFor says that leaving goes on when the call has been answered.
 func (o *leaveOp) waitsFor() obstacle {
 	w := o.t.obstacleOf(nil, o.lockspace, "", dlm.None)
 	w.text = "the lockspace is not left yet"

@@ -28,7 +28,8 @@ type listing struct {
 	// How many locks the page may have: the client's wish, bounded by the configuration.
 	limit int
 	after api.Ref // the last lock that was looked at
-	page  api.Page
+	// What was found so far.
+	page api.Page
 }
 
 // newListing begins a page after the lock that the last page ended with.
@@ -145,7 +146,8 @@ func (l *lock) matches(f *api.Filter) bool {
 type listOp struct {
 	call
 	filter api.Filter
-	page   api.Page
+	// The answer, once the last slice was looked at.
+	page api.Page
 }
 
 func (o *listOp) result() Reply           { return PageReply{o.page} }

@@ -23,10 +23,14 @@ const (
 //	all of this has ended: reply
 type waitsOp struct {
 	call
-	filter  api.Filter
-	locks   api.Page // those that waited when they were looked at
-	waited  map[resourceKey]*waitedFor
-	page    api.WaitsPage
+	filter api.Filter
+	locks  api.Page // those that waited when they were looked at
+	// The resources that somebody on the page waits for: each is looked at once, however
+	// many wait for it.
+	waited map[resourceKey]*waitedFor
+	// The answer, once pending is 0.
+	page api.WaitsPage
+	// How many looks and value blocks have not ended.
 	pending int
 }
 
@@ -37,6 +41,7 @@ type waitedFor struct {
 	in api.Inspection // its queues, and what its holder has published
 }
 
+// result leaves out what was found where the call has failed.
 func (o *waitsOp) result() Reply {
 	if o.err != nil {
 		return WaitsReply{}
@@ -44,6 +49,7 @@ func (o *waitsOp) result() Reply {
 	return WaitsReply{o.page}
 }
 
+// start looks for locks that wait, a slice in each turn.
 func (o *waitsOp) start() {
 	f := o.filter
 	f.Queued = true

@@ -97,9 +97,11 @@ type lock struct {
 	// The number by which clients know it; never used again.
 	ref    api.Ref
 	cookie dlm.Cookie // how the engine knows it; ref, but for some adopted ones
-	sp     *lockspace
+	// The lockspace that it is in.
+	sp *lockspace
 	client
 	links
+	// The name, of which all locks of the resource share the memory.
 	resource string
 	// The call whose operation is under way, through all its stages. Other calls for the
 	// lock follow it.
@@ -121,9 +123,11 @@ type lock struct {
 	// Somebody waits in this mode, and the holder, who has no answer yet, has not been
 	// told. None otherwise. Only the strongest one is kept.
 	blocked dlm.Mode
-	kind    lockKind
-	state   lockState
-	phase   state.Phase // what the state file says of it; 0: nothing
+	// Whose it is: a client's, or the table's own.
+	kind lockKind
+	// What it is doing; see doc.go.
+	state lockState
+	phase state.Phase // what the state file says of it; 0: nothing
 	noticed
 }
 
@@ -138,6 +142,7 @@ type client struct {
 	// What the client calls itself; hasOwner tells "" from no owner. An owner has at most
 	// one lock of a resource.
 	owner string
+	// What a person should read about the lock, where it is in somebody's way.
 	label string
 	// Which session gets the notices about the lock; with lifetime connection its end ends
 	// the lock.
@@ -146,6 +151,7 @@ type client struct {
 	// Whose lock it is: that user may convert and release it. pid is only for people to
 	// read.
 	uid, pid uint32
+	// Which event ends it without a release.
 	lifetime state.Lifetime
 	hasOwner bool
 }

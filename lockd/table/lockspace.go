@@ -104,7 +104,8 @@ type lockspace struct {
 	// The table that it is part of. It speaks and asks through it.
 	t *Table
 	// Its number in actions and events.
-	id   LockspaceID
+	id LockspaceID
+	// As the kernel has it.
 	name string
 	raw  bool // the value blocks are the clients', and there are no tokens
 	// What is being done with it; everything else here says what is known of it.
@@ -117,7 +118,8 @@ type lockspace struct {
 	// attempt counts the handles that were closed. What was asked for before the last
 	// of them is of no interest any more when it ends.
 	attempt int
-	health  health
+	// What was seen of the cluster's side of it: members, quorum, whether it is stopped.
+	health health
 
 	contents
 	membership
@@ -127,6 +129,7 @@ type lockspace struct {
 	anchor anchor
 	// The adoption of the recorded locks, in spaceAdopting.
 	records adopting
+	// The orphans in it that no record explains.
 	orphans orphans
 	// Holders who are still to be told that somebody waits for them.
 	blocked blockedHolders
@@ -287,6 +290,8 @@ type phaseWrite struct {
 	attempt int
 }
 
+// written is dropped if the handle was closed since: then it is being decided anew what the
+// lockspace is, and a later write says so.
 func (w phaseWrite) written(err error) {
 	if w.attempt == w.sp.attempt {
 		w.sp.phaseWritten(err)
@@ -323,6 +328,8 @@ type spaceLook struct {
 	attempt int
 }
 
+// looked goes on by the state, like phaseWritten. What a look has found through an earlier
+// handle is of no use any more.
 func (k spaceLook) looked(found Looked) {
 	if k.attempt != k.sp.attempt {
 		return

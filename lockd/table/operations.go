@@ -21,22 +21,29 @@ type Operation interface {
 type (
 	// Acquire takes all of Want or nothing.
 	Acquire struct {
-		Caller  api.Caller
-		Want    []api.Want
+		Caller api.Caller
+		// What to take: all of it, or nothing.
+		Want []api.Want
+		// The same for all of Want, but for the labels.
 		Options api.AcquireOptions
 		Process process.ID // with lifetime process: the process that Options.PID means
 	}
 	// Request queues for a lock without a deadline.
 	Request struct {
-		Caller  api.Caller
+		Caller api.Caller
+		// One lock: a request of several would hold some of them while it waits for
+		// others.
 		Want    api.Want
 		Options api.AcquireOptions
+		// As with Acquire.
 		Process process.ID
 	}
 	// Convert changes the mode of a lock in place.
 	Convert struct {
-		Caller   api.Caller
-		Want     api.Want
+		Caller api.Caller
+		// The resource of the lock, and the mode that it is to have.
+		Want api.Want
+		// Which of the resource's locks; it must mean exactly one.
 		Selector api.Selector
 		Options  api.ConvertOptions
 	}
@@ -44,7 +51,8 @@ type (
 	Release struct {
 		Caller              api.Caller
 		Lockspace, Resource string
-		Selector            api.Selector
+		// Which of the resource's locks; it must mean exactly one.
+		Selector api.Selector
 	}
 	// ReleaseOwner releases everything of one owner.
 	ReleaseOwner struct {
@@ -54,10 +62,12 @@ type (
 	// ReleaseMany releases what one owner holds of some resources, and with some
 	// labels.
 	ReleaseMany struct {
-		Caller    api.Caller
+		Caller api.Caller
+		// The modes don't count.
 		Resources []api.Want
 		Owner     string
-		Labels    []string
+		// Locks with one of these labels are released too, whatever their resource.
+		Labels []string
 	}
 	// Inspect tells all that is known of one resource.
 	Inspect struct{ Lockspace, Resource string }
@@ -74,7 +84,8 @@ type (
 	Leave struct {
 		Caller    api.Caller
 		Lockspace string
-		Force     bool
+		// The service's locks in it may be lost.
+		Force bool
 	}
 	// Orphans lists the orphans that no record explains.
 	Orphans struct{ Lockspace string }
@@ -82,15 +93,19 @@ type (
 	AdoptOrphan struct {
 		Caller    api.Caller
 		Lockspace string
-		LockID    dlm.LockID
-		Options   api.AdoptOptions
+		// Which orphan.
+		LockID  dlm.LockID
+		Options api.AdoptOptions
 	}
 	// Purge removes orphans.
 	Purge struct {
 		Caller    api.Caller
 		Lockspace string
-		Expect    []dlm.LockID
-		Some      bool
+		// The orphans that the caller has seen. If there are others, or some are gone,
+		// nothing is removed.
+		Expect []dlm.LockID
+		// Remove only those of Expect, and leave others alone.
+		Some bool
 	}
 )
 

@@ -113,12 +113,16 @@ func (x *orphans) take(o dlm.Orphan, to orphanTaker) {
 
 // orphanSearch is a search for one orphan that is under way.
 type orphanSearch struct {
-	in     *orphans
+	in *orphans
+	// The one that is wanted, by its lockid.
 	orphan dlm.Orphan
+	// Of the adoption in flight.
 	cookie dlm.Cookie
 	to     orphanTaker
 }
 
+// orphanAdopted keeps what was adopted, which the lock manager chose among those of one name
+// and mode, and goes on if it is another one.
 func (s orphanSearch) orphanAdopted(ev dlm.Event) {
 	if !ev.Status.OK() {
 		s.to.orphanTaken(nil)

@@ -42,9 +42,11 @@ type orphansOp struct {
 	call
 	lockspace string
 	sp        *lockspace
-	found     []api.Orphan
-	toRead    []int // places in found
-	reading   int
+	// What is listed; the holders are filled in as the value blocks are read.
+	found  []api.Orphan
+	toRead []int // places in found
+	// How many value blocks are being read.
+	reading int
 }
 
 // describeMost bounds how many value blocks one Orphans reads, and describeAtOnce
@@ -58,6 +60,7 @@ func (o *orphansOp) result() Reply { return OrphansReply{o.found} }
 
 func (o *orphansOp) waitsFor() obstacle { return o.t.obstacleOf(nil, o.lockspace, "", dlm.None) }
 
+// start looks for the orphans.
 func (o *orphansOp) start() {
 	if e := o.lookForOrphans(o.lockspace); e != nil {
 		o.refuse(e)
@@ -66,6 +69,8 @@ func (o *orphansOp) start() {
 	o.sp = o.t.spaces.byName[o.lockspace]
 }
 
+// looked begins to read the value blocks of those that may have published something: orphans
+// in PW and EX.
 func (o *orphansOp) looked(k Looked) {
 	found, e := o.unknownIn(o.sp, k)
 	if e != nil {
@@ -101,6 +106,7 @@ type orphanReader struct {
 	i int
 }
 
+// valueRead fills in the holder, and has the next value block read.
 func (r orphanReader) valueRead(ev dlm.Event) {
 	r.reading--
 	found := &r.found[r.i]
@@ -125,18 +131,23 @@ func (r orphanReader) valueRead(ev dlm.Event) {
 type purgeOp struct {
 	call
 	lockspace string
-	expect    []dlm.LockID
-	some      bool
-	sp        *lockspace
-	left      []dlm.Orphan
+	// What the caller has seen; see Purge.
+	expect []dlm.LockID
+	some   bool
+	sp     *lockspace
+	// Those that are still to be removed.
+	left []dlm.Orphan
+	// The one whose Unlock is in flight.
 	unlocking *lock
-	count     uint32
+	// How many are removed. It is part of the answer also if the call has failed.
+	count uint32
 }
 
 func (o *purgeOp) result() Reply { return ReleasedReply{o.count} }
 
 func (o *purgeOp) waitsFor() obstacle { return o.t.obstacleOf(nil, o.lockspace, "", dlm.None) }
 
+// start looks for the orphans.
 func (o *purgeOp) start() {
 	if e := o.lookForOrphans(o.lockspace); e != nil {
 		o.refuse(e)
@@ -145,6 +156,7 @@ func (o *purgeOp) start() {
 	o.sp = o.t.spaces.byName[o.lockspace]
 }
 
+// looked compares what is there with what the caller has seen, and begins with the first one.
 func (o *purgeOp) looked(k Looked) {
 	found, e := o.unknownIn(o.sp, k)
 	if e != nil {

@@ -91,6 +91,7 @@ func (o *acquireOp) rewrite() {
 		Flags: dlm.Persistent | dlm.ValueBlock, Value: l.value})
 }
 
+// rewritten ends the acquire once the value is written, or could not be.
 func (o *acquireOp) rewritten(l *lock, ev dlm.Event) {
 	if ev.Status.OK() {
 		o.granted()

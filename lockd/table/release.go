@@ -32,15 +32,22 @@ import (
 // session is gone, it is answered and goes on.
 type releaseOp struct {
 	call
+	// Which locks; what it picks depends on the moment, so start picks again each time the
+	// call has followed another one.
 	means selection
+	// What has to come next.
 	stage releaseStage
+	// What is being released; from here on nothing is added.
 	locks []*lock
 	// marked are those of locks that "releasing" is written for; the others are in
 	// a phase that ends at the next start anyway.
 	marked  []*lock
 	pending int // unlocks in flight
-	count   uint32
+	// How many are released, for the answer.
+	count uint32
 
+	// Nobody has asked for the release: what the locks hang on has ended. One that can't
+	// be written down is tried again until it can.
 	lifetimeOver bool
 	again        bool // with lifetimeOver: it could not be written down before, and that was said
 }

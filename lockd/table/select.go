@@ -36,6 +36,8 @@ func (m oneLock) resources() ([]resourceKey, bool) {
 	return []resourceKey{{m.lockspace, m.resource}}, false
 }
 
+// pick finds the one lock. That it is ambiguous, or not there, is an error here and nowhere
+// else.
 func (m oneLock) pick(o *releaseOp) ([]*lock, *api.Error) {
 	if e := o.checkName(m.lockspace, m.resource); e != nil {
 		return nil, e
@@ -52,6 +54,7 @@ type locksOfOwner struct{ lockspace, owner string }
 func (m locksOfOwner) names() (string, string)          { return m.lockspace, "" }
 func (m locksOfOwner) resources() ([]resourceKey, bool) { return nil, true }
 
+// pick finds the locks by the owner, of the caller's user or, for root, of every user.
 func (m locksOfOwner) pick(o *releaseOp) ([]*lock, *api.Error) {
 	t := o.t
 	if m.lockspace != "" {
@@ -113,11 +116,14 @@ func (o *releaseOp) followOccupant(l *lock) bool {
 // locksOfMany is what one owner holds of some resources, and of any resource with
 // some labels. What the owner does not hold is no error.
 type locksOfMany struct {
+	// Of these resources whatever the owner holds; the modes don't count.
 	resourcesOf []api.Want
 	owner       string
-	labels      []string
+	// And every lock of the owner with one of these labels.
+	labels []string
 }
 
+// names are those of the first resource, for errors about all of them.
 func (m locksOfMany) names() (lockspace, resource string) {
 	if len(m.resourcesOf) > 0 {
 		return m.resourcesOf[0].Lockspace, m.resourcesOf[0].Resource
@@ -127,6 +133,7 @@ func (m locksOfMany) names() (lockspace, resource string) {
 
 func (m locksOfMany) resources() ([]resourceKey, bool) { return nil, true }
 
+// pick gathers the locks of the resources and of the labels, each once.
 func (m locksOfMany) pick(o *releaseOp) ([]*lock, *api.Error) {
 	t := o.t
 	if m.owner == "" {

@@ -13,13 +13,18 @@ import (
 // tells what has to be done. Each of its parts is a type with a file of its own, whose
 // methods take the events that concern that part. Not safe for concurrent use.
 type Table struct {
+	// What it was made of. Settings, Node and Quorum change while it runs.
 	conf Config
 	turn
-	names    api.NodeNames // of the nodes of the cluster
-	clock    tokenClock
+	names api.NodeNames // of the nodes of the cluster
+	// The clock of the fencing tokens, which is not that of the deadlines.
+	clock tokenClock
+	// What is counted for the metrics.
 	counters api.Counters
 
-	locks  locks
+	// The locks, by everything that they are looked for by.
+	locks locks
+	// The table's own locks that are under way.
 	probes probes
 	spaces
 	calls

@@ -12,6 +12,7 @@ import (
 // and has no outcome yet. Every part of the table speaks through it.
 type turn struct {
 	now time.Time // by the wall clock; the same for the whole turn
+	// The actions of the turn, in the order in which they are to be carried out.
 	out []Action
 	chores
 	watched bool    // somebody wants notices about each lock
@@ -21,8 +22,9 @@ type turn struct {
 
 	lastAppend AppendID
 	lastLook   LookID
-	appends    map[AppendID]writer
-	looks      map[LookID]looker
+	// Who gets the outcome of an append that is under way; and of looks, likewise.
+	appends map[AppendID]writer
+	looks   map[LookID]looker
 }
 
 func newTurn() turn { return turn{appends: map[AppendID]writer{}, looks: map[LookID]looker{}} }
