@@ -9,7 +9,7 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 )
 
-// The writer of long answers and of what every subscriber is told. godbus
+// The writer of long answers and of what every subscriber gets. godbus
 // writes everything else; what is written here is so much that reflection is
 // felt, and it has to be known how long it is while it is made (D-Bus
 // specification, "Marshaling").

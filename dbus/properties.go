@@ -176,7 +176,7 @@ func (r getAllRoot) serve(c *call) {
 	c.write(func(e *encoder) { e.values(i, c.srv, &st, nil) })
 }
 
-// When changes are told: soon after something was said to have changed, so that
+// When changes are reported: soon after something was said to have changed, so that
 // several go in one signal; and what changes with every call, which nobody
 // says, within the longer time.
 const (

@@ -45,7 +45,7 @@ type class uint8
 
 const (
 	broadcast    class = iota // and what goes to one connection now and then
-	toSubscriber              // what a subscriber is told of every object
+	toSubscriber              // what subscribers get about every object
 	mustSend                  // bounded elsewhere: one for each Request, subscriber or lost lock
 	classes
 )

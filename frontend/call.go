@@ -234,7 +234,7 @@ func (c *Call) Authorize(a api.Action, w About) error {
 	return w.refusal(c.core.auth.Authorize(c.session.ctx, who.subject(c.Interactive), a, details))
 }
 
-// subject is who asks, for the authoriser.
+// subject describes the caller for the authoriser.
 func (who *Credentials) subject(interactive bool) api.Subject {
 	return api.Subject{BusName: who.BusName, UID: who.UID, GIDs: who.GIDs,
 		PID: who.PID, Start: who.Start, PIDFD: who.PIDFD, Interactive: interactive}

@@ -19,7 +19,7 @@ const (
 	MaxSubscribersPerUID = 8
 )
 
-// Event is what a door is told unasked. All doors get api.LockLost,
+// Event is what a door gets without asking. All doors get api.LockLost,
 // api.BlockingNotice, api.StatusChanged and LockspaceChanged. Subscriptions, and
 // doors that have some, also get api.LockAdded, api.LockChanged, api.LockRemoved,
 // RequestAdded, RequestChanged and RequestRemoved. api.Notice describes those of

@@ -82,7 +82,7 @@ func (b *Requests) add(r *request, ref api.Ref) (info RequestInfo, ok bool) {
 // at any more; ok is false if its session is gone. Otherwise told is to be
 // called when the door knows of the end: until then the request counts as one
 // that waits, or a shutdown that waits for the last of them would go on before
-// the requester was told.
+// the requester has the notice.
 func (b *Requests) end(r *request, g api.Grant, err error) (info RequestInfo, dropped []*request, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -121,7 +121,7 @@ func (of *sessionRequests) drop(b *Requests, n int) []*request {
 	return dropped
 }
 
-// told says that the requester was told what end has returned.
+// told notes that the requester has got the notice that end has returned.
 func (b *Requests) told() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

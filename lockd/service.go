@@ -56,7 +56,7 @@ type Config struct {
 	// named no time. Zero: 10 s. It must be below the 25 s of sd-bus clients.
 	OpTimeout time.Duration
 	// HealthInterval is how often each lockspace is looked at. Zero: 500 ms, so
-	// that what happens to one is told within a second.
+	// that a change of one is reported within a second.
 	HealthInterval time.Duration
 	// Processes tells when the process ends that a lock hangs on. Nil: locks of
 	// lifetime process are refused.

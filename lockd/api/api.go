@@ -11,7 +11,7 @@ import (
 // lock's object path.
 type Ref uint64
 
-// Caller is who asks. UID comes from the bus and decides; PID is only written
+// Caller is who makes a call. UID comes from the bus and decides; PID is only written
 // down, because a pid alone authorises nothing.
 type Caller struct {
 	UID  uint32

@@ -19,7 +19,7 @@ import (
 //	start          Lock without PERSISTENT        the kernel drops the lock with the process
 //	locked         all granted: append "granted"  a record without a lock: void, dropped
 //	recordWritten  Convert in place, PERSISTENT   record and orphan: released at the next
-//	                                              start, because nobody was told of the grant
+//	                                              start, because the client has no answer
 //	persisted      append "held"                  record and orphan: joined again
 //	marked         reply                          the same
 //

@@ -38,7 +38,8 @@ type blockedHolders struct {
 }
 
 // maxContended bounds those of one lockspace. A look costs the lock manager's
-// whole table, so there is one at a time; holders beyond are told without.
+// whole table, so there is one at a time. Holders beyond that get the notice without the
+// node.
 const maxContended = 64
 
 // tell tells the holder of l, with the node that waits where it can be known.

@@ -243,7 +243,7 @@ func (l *lock) info() api.LockInfo {
 	return i
 }
 
-// grant is what a caller is told of l.
+// grant is what the answer says about l.
 func (l *lock) grant() api.Grant {
 	return api.Grant{Ref: l.ref, Lockspace: l.sp.name, Resource: l.resource, LockID: l.lockid, Token: l.token}
 }

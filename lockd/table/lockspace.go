@@ -116,7 +116,7 @@ type lockspace struct {
 	gone bool
 	err  *api.Error // why it can't be used; spaceFailed and spaceStalled
 	// attempt counts the handles that were closed. What was asked for before the last
-	// of them is of no interest any more when it ends.
+	// of them does not count any more when it ends.
 	attempt int
 	// What was seen of the cluster's side of it: members, quorum, whether it is stopped.
 	health health

@@ -110,7 +110,7 @@ func (r *retries) releaseAgain() {
 }
 
 // unlockLater has an unlock that failed tried again, for as long as it takes:
-// nobody else knows of the lock, or its holder was told that it is released.
+// nobody else knows of the lock, or its holder has the answer that it is released.
 func (l *lock) unlockLater(st dlm.Status) {
 	l.sp.t.logLock(slog.LevelError, "unlock failed, it is tried again", l, slog.String("err", st.String()))
 	l.sp.t.retries.unlocks[l] = struct{}{}

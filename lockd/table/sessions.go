@@ -94,7 +94,7 @@ func (c *call) anyLock() *lock {
 }
 
 // predecessor returns a call of the same session that c has to follow before it
-// begins, whatever locks it turns out to mean; nil if there is none.
+// begins, whatever locks it turns out to mean, or nil.
 func (b *calls) predecessor(c *call) *call {
 	s := b.of(c)
 	if s == nil || len(s.inLine) == 0 {
