@@ -85,10 +85,17 @@
 //	        v
 //	      left "left": the lockspace leaves the table, or is OPENING for who wants it
 //
-// Whatever fails before that ends in failed, without a handle: foreign until somebody
-// asks again, otherwise OPENING after a time. A Leave of a failed lockspace is leaving
-// unopened "leaving", then OPENING. If the lockspace goes away underneath us, its locks are
-// lost and it has failed; an operation that has an end of its own is waited for first.
+// Without a handle, because something has failed:
+//
+//	failed ---> OPENING after a time, or for a Join; a foreign lockspace only for a Join
+//	  | Leave
+//	  v
+//	leaving unopened "leaving" ---> OPENING, PROVING, rechecking
+//
+// Every state with an operation in flight may end in failed. If somebody else removes the
+// lockspace, its locks are lost, and it is failed as well; but where an operation is in flight
+// that ends by itself (Open, Create, Remove, an append), that end is waited for first
+// (lockspace.gone).
 //
 // Concurrency: a Table is not safe for concurrent use. The driver does one turn
 // after another: SetTime, one method that takes an event, EndTurn; and it carries
