@@ -216,7 +216,7 @@ func TestHintsAreWorded(t *testing.T) {
 		require.False(t, strings.HasSuffix(wording.Hints[h], "."), h)
 	}
 	e := &api.Error{Op: "acquire", Lockspace: "vms", Resource: "r", Mode: dlm.EX, Kind: api.WouldBlock,
-		Text: "another lock is in the way", Hint: api.HintWait, Holder: "node 2 (EX)"}
+		Text: "another lock is in the way", Hint: api.HintWait, Holder: &api.HeldBy{Node: 2, Mode: dlm.EX}}
 	require.Equal(t,
 		"acquire vms/r EX: another lock is in the way; try again later or wait with wait-usec; held by node 2 (EX)",
 		errorText(e))

@@ -122,7 +122,7 @@ func writeError(w *wire.Call, err error) (n int, _ error) {
 	f := failure{Message: message}
 	switch e.Kind {
 	case api.WouldBlock, api.Timeout:
-		f.Holder = text(e.Holder)
+		f.Holder = text(e.Holder.String())
 	case api.Ambiguous:
 		f.Candidates = locks(e.Candidates)
 	case api.KernelError:

@@ -281,7 +281,7 @@ func TestHintsAreWorded(t *testing.T) {
 		}
 	}
 	e := &api.Error{Op: "acquire", Lockspace: "vms", Resource: "r", Mode: dlm.EX, Kind: api.WouldBlock,
-		Text: "another lock is in the way", Hint: api.HintWait, Holder: "node 2 (EX)"}
+		Text: "another lock is in the way", Hint: api.HintWait, Holder: &api.HeldBy{Node: 2, Mode: dlm.EX}}
 	require.Equal(t,
 		"acquire vms/r EX: another lock is in the way; try again later or wait with waitUSec; held by node 2 (EX)",
 		wording.Message(e))

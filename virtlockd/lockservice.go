@@ -59,8 +59,4 @@ func (s *lockSession) release(resources []api.Want, owner string, labels []strin
 	s.api.ReleaseMany(s.caller, resources, owner, labels, done)
 }
 
-func (s *lockSession) inspect(lockspace, resource string, done func(api.Inspection, error)) {
-	s.api.Inspect(lockspace, resource, done)
-}
-
 func (s *lockSession) close() { s.api.SessionGone(s.caller.Session) }

@@ -4,9 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
-	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
@@ -32,9 +30,6 @@ var wording = api.Wording{Hints: map[api.Hint]string{
 	api.HintListLocks:      "\"dlmlockctl list\" shows what is held",
 }}
 
-// inspectTime is how long a refusal waits for the name of who is in the way.
-const inspectTime = time.Second
-
 // busy is the answer where the disk is locked.
 func (o *operation) busy(err error) error {
 	if errors.Is(err, api.AlreadyHeld) {
@@ -43,46 +38,22 @@ func (o *operation) busy(err error) error {
 			o.domain.name))
 	}
 	who := "somebody else"
-	if e, ok := errors.AsType[*api.Error](err); ok {
-		if name := o.holder(e.Lockspace, e.Resource); name != "" {
-			who = name
-		} else if e.Holder != "" {
-			who = e.Holder
-		}
+	if e, ok := errors.AsType[*api.Error](err); ok && e.Holder != nil {
+		who = o.holder(e.Holder)
 	}
 	return newFault(codeResourceBusy, domainLockspace, fmt.Sprintf("'%s' is in use by %s; stop that domain first, "+
 		"or wait until it has ended", o.what, who))
 }
 
-// holder names who has a resource; "" if that can't be found out in time.
-func (o *operation) holder(lockspace, resource string) string {
-	deadline := time.Now().Add(inspectTime)
-	if o.deadline.Before(deadline) {
-		deadline = o.deadline
+// holder says who has the disk.
+func (o *operation) holder(h *api.HeldBy) string {
+	if h.Node != 0 {
+		return o.called(h.Label, "") + fmt.Sprintf(" on node %d", h.Node)
 	}
-	in, found, err := await(deadline, func(done func(api.Inspection, error)) {
-		o.session.inspect(lockspace, resource, done)
-	})
-	if err != nil || !found {
-		return ""
-	}
-	for i := range in.Locks {
-		l := &in.Locks[i]
-		if l.Mode != dlm.None && !dlm.Compatible(l.Mode, o.mode) && l.Owner != o.domain.owner() {
-			return o.called(l.Label, l.Owner) + o.here()
-		}
-	}
-	if in.HasHolder && in.Holder.Node != 0 {
-		return o.called(in.Holder.Who, "") + fmt.Sprintf(" on node %d", in.Holder.Node)
-	}
-	return ""
-}
-
-func (o *operation) here() string {
 	if n := o.door.service.node(); n != 0 {
-		return fmt.Sprintf(" on node %d (this one)", n)
+		return o.called(h.Label, h.Owner) + fmt.Sprintf(" on node %d (this one)", n)
 	}
-	return " on this node"
+	return o.called(h.Label, h.Owner) + " on this node"
 }
 
 // called makes words of a label, "DOMAIN: PATH", of which another node may tell the

@@ -11,7 +11,6 @@ import (
 type session interface {
 	acquire(want []api.Want, o api.AcquireOptions, done func([]api.Grant, error))
 	release(resources []api.Want, owner string, labels []string, done func(uint32, error))
-	inspect(lockspace, resource string, done func(api.Inspection, error))
 	// close withdraws the calls that are not answered.
 	close()
 }

@@ -17,7 +17,7 @@ func TestErrorText(t *testing.T) {
 		want string
 	}{
 		{Error{Op: "acquire", Lockspace: "vms", Resource: "disk1", Mode: dlm.EX, Kind: WouldBlock,
-			Text: "another lock is in the way", Holder: "node 2 (EX)"},
+			Text: "another lock is in the way", Holder: &HeldBy{Node: 2, Mode: dlm.EX}},
 			"acquire vms/disk1 EX: another lock is in the way; held by node 2 (EX)"},
 		{Error{Op: "release", Lockspace: "vms", Resource: "a\nb\xff", Mode: dlm.EX, Kind: NotHeld,
 			Text: "no lock here matches"},

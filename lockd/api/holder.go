@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -107,13 +108,36 @@ func cutWho(s string) string {
 	return b.String()
 }
 
-// String names the holder for an error message.
-func (h Holder) String() string {
+// HeldBy is the lock that is in the way of a refused call. Of a lock of this instance
+// all is known; of another node's only what its Holder tells, so that UID and Owner are
+// zero, and Label is its Who.
+type HeldBy struct {
+	Node  uint32 // 0: a lock of this instance
+	Mode  dlm.Mode
+	UID   uint32
+	Label string
+	Owner string
+}
+
+// By is the lock that the value block tells of, or nil.
+func (h Holder) By() *HeldBy {
 	if h.Node == 0 {
+		return nil
+	}
+	return &HeldBy{Node: h.Node, Mode: h.Mode, Label: h.Who}
+}
+
+// String names the holder for an error message; nil has no name.
+func (h *HeldBy) String() string {
+	if h == nil {
 		return ""
 	}
-	if h.Who == "" {
-		return fmt.Sprintf("node %d (%s)", h.Node, h.Mode)
+	where := fmt.Sprintf("this node (%s, uid %d", h.Mode, h.UID)
+	if h.Node != 0 {
+		where = fmt.Sprintf("node %d (%s", h.Node, h.Mode)
 	}
-	return fmt.Sprintf("node %d (%s, %q)", h.Node, h.Mode, h.Who)
+	if who := cmp.Or(h.Label, h.Owner); who != "" {
+		where += fmt.Sprintf(", %q", who)
+	}
+	return where + ")"
 }

@@ -113,8 +113,8 @@ func (w Wording) Message(err error) string {
 	if hint := w.hint(e.Hint); hint != "" {
 		b.WriteString("; " + hint)
 	}
-	if e.Holder != "" {
-		b.WriteString("; held by " + e.Holder)
+	if e.Holder != nil {
+		b.WriteString("; held by " + e.Holder.String())
 	}
 	if e.Errno != 0 {
 		fmt.Fprintf(&b, " (%s)", e.Errno.Error())

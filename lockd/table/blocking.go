@@ -1,8 +1,6 @@
 package table
 
 import (
-	"fmt"
-
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
@@ -111,22 +109,14 @@ func (l *lock) queued() bool {
 }
 
 // localHolder names a lock of this instance that is in the way of mode.
-func (sp *lockspace) localHolder(resource string, mode dlm.Mode, except *call) string {
+func (sp *lockspace) localHolder(resource string, mode dlm.Mode, except *call) *api.HeldBy {
 	for l := sp.byResource[resource]; l != nil; l = l.nextRes {
 		if l.mode == dlm.None || dlm.Compatible(l.mode, mode) || except != nil && l.busy == except {
 			continue
 		}
-		who := l.label
-		if who == "" {
-			who = l.owner
-		}
-		s := fmt.Sprintf("this node (%s, uid %d", l.mode, l.uid)
-		if who != "" {
-			s += ", " + fmt.Sprintf("%q", who)
-		}
-		return s + ")"
+		return &api.HeldBy{Mode: l.mode, UID: l.uid, Label: l.label, Owner: l.owner}
 	}
-	return ""
+	return nil
 }
 
 // waitingNode finds the node whose lock waits for m; 0 if the queues don't show it.

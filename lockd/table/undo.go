@@ -83,7 +83,7 @@ func (o *acquireOp) forget() {
 func (o *acquireOp) endUndone() {
 	o.stage = acquireDone
 	o.logRefused()
-	if o.err.Kind == api.WouldBlock && !o.answered && o.err.Holder == "" {
+	if o.err.Kind == api.WouldBlock && !o.answered && o.err.Holder == nil {
 		o.stage = acquireNaming
 		o.nameHolder()
 	} else {
@@ -133,7 +133,7 @@ func (c *call) nameHolder() {
 		return
 	}
 	e.Holder = sp.localHolder(e.Resource, e.Mode, c)
-	if e.Holder != "" || !sp.ready() || sp.stopped() {
+	if e.Holder != nil || !sp.ready() || sp.stopped() {
 		c.reply()
 		return
 	}
@@ -145,6 +145,6 @@ func (c *call) nameFrom(ev dlm.Event) {
 	sp := c.t.spaces.byName[c.err.Lockspace]
 	h, ok := api.DecodeHolder(ev.Value)
 	if ok && ev.HasValue && h.Node != c.t.conf.Node.ID && (sp == nil || !sp.raw) {
-		c.err.Holder = h.String()
+		c.err.Holder = h.By()
 	}
 }
