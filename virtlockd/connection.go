@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/dlmlock/dlmlockd/lockd/api"
@@ -23,6 +24,8 @@ type connection struct {
 	domain     *registration // nil: nobody has registered
 	restricted bool
 	guest      uint32 // whose start time is kept until this connection ends; 0: nobody's
+
+	writing atomic.Bool // an answer is on its way to the client
 
 	session session    // nil: no call has needed one yet, or the last one was closed
 	taken   []api.Want // what this connection has taken for it, that it did not hold before
@@ -46,7 +49,7 @@ func (c *connection) serve() {
 		if out = c.answer(out[:0], m); len(out) == 0 {
 			continue
 		}
-		if _, err = c.conn.Write(out); err != nil {
+		if err = c.write(out); err != nil {
 			c.ended(err)
 			return
 		}
@@ -92,12 +95,31 @@ func (c *connection) ended(err error) {
 	}
 }
 
-// end forgets the connection. Locks stay: they are the guest's.
+// end forgets the connection. Locks stay: they are the guest's. The session needs no
+// end: nothing hangs on it, and an ACQUIRE that was not answered in time has closed it.
 func (c *connection) end() {
 	c.forgetGuest()
-	c.closeSession()
 	_ = c.conn.Close()
 }
+
+// lastWrite is how long a client gets to read an answer once the door closes. What is
+// not read by then is in nobody's way: an answer fits into the socket's buffer.
+const lastWrite = 100 * time.Millisecond
+
+// write sends an answer. The client decides how long that takes, but for when the door
+// closes: then either this or Close sees the other one, and limits it.
+func (c *connection) write(answer []byte) error {
+	c.writing.Store(true)
+	defer c.writing.Store(false)
+	if c.door.isClosing() {
+		c.limitWrite()
+	}
+	_, err := c.conn.Write(answer)
+	return err
+}
+
+// limitWrite ends a write that the client does not take.
+func (c *connection) limitWrite() { _ = c.conn.SetWriteDeadline(time.Now().Add(lastWrite)) }
 
 // answer appends the answer of a message to out, if it has one.
 func (c *connection) answer(out []byte, m message) []byte {

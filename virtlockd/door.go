@@ -207,7 +207,7 @@ func (d *Door) sessionName() api.Session {
 
 // Close ends the sockets and the connections. Locks stay. A call that is under way
 // is answered first; it ends when the service answers, or stops. A client that does
-// not read its answers is not waited for.
+// not read its answers is waited for no longer than lastWrite.
 func (d *Door) Close() error {
 	d.mu.Lock()
 	if !d.isClosing() {
@@ -221,6 +221,9 @@ func (d *Door) Close() error {
 	}
 	for c := range d.connections {
 		_ = c.conn.SetReadDeadline(time.Unix(1, 0)) // who waits for a message ends
+		if c.writing.Load() {
+			c.limitWrite()
+		}
 	}
 	d.mu.Unlock()
 	late := time.AfterFunc(d.settings.Load().Timeout+time.Second, d.cut)

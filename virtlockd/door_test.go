@@ -224,6 +224,36 @@ func TestStoppedLockspace(t *testing.T) {
 	h.held("web: /b EX")
 }
 
+// The door closes at once, though a client does not read its answers: only what a call
+// waits for of the service is waited for.
+func TestCloseDoesNotWaitForReaders(t *testing.T) {
+	h := start(t, Settings{Timeout: time.Minute})
+	c := dial(t, h.socket)
+	request := c.request(t, strings.Fields("lockspace /spaces/files"))
+	go func() {
+		for {
+			if _, err := c.Write(request); err != nil {
+				return
+			}
+		}
+	}()
+	require.Eventually(t, func() bool {
+		h.door.mu.Lock()
+		defer h.door.mu.Unlock()
+		for c := range h.door.connections {
+			if !c.writing.Load() {
+				return false
+			}
+			time.Sleep(20 * time.Millisecond)
+			return c.writing.Load()
+		}
+		return false
+	}, patience, time.Millisecond, "the socket is full")
+	begun := time.Now()
+	require.NoError(t, h.door.Close())
+	require.Less(t, time.Since(begun), 10*time.Second)
+}
+
 // While the service starts, what needs it is refused in time, and what libvirtd
 // needs to start is good at once.
 func TestServiceStarts(t *testing.T) {

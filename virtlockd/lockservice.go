@@ -23,7 +23,7 @@ func (s *lockService) node() uint32 { return s.api.Status().Node.ID }
 
 func (s *lockService) open(c *connection) session {
 	return &lockSession{
-		api: s.api, direct: s.door.inOurs(c.pid),
+		api: s.api, door: s.door,
 		caller: api.Caller{UID: 0, PID: c.pid, Seen: c.seen, Session: s.door.sessionName()},
 	}
 }
@@ -41,12 +41,17 @@ func (d *Door) inOurs(pid uint32) bool {
 
 type lockSession struct {
 	api    api.Service
+	door   *Door
 	caller api.Caller
+	asked  bool // direct is known
 	direct bool // the caller's pids are ours
 }
 
 func (s *lockSession) acquire(want []api.Want, o api.AcquireOptions, done func([]api.Grant, error)) {
 	caller := s.caller
+	if !s.asked {
+		s.asked, s.direct = true, s.door.inOurs(s.caller.PID)
+	}
 	if s.direct {
 		// As if the guest itself had called: then nobody has to find out what its pid
 		// is here. Its start time says that it is the guest.

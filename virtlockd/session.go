@@ -11,7 +11,7 @@ import (
 type session interface {
 	acquire(want []api.Want, o api.AcquireOptions, done func([]api.Grant, error))
 	release(resources []api.Want, owner string, labels []string, done func(uint32, error))
-	// close withdraws the calls that are not answered.
+	// close withdraws the acquires that are not answered.
 	close()
 }
 

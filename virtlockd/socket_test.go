@@ -17,8 +17,9 @@ var units = map[string]string{
 		"SocketMode=0600\n",
 	"virtlockd-admin.socket": "[Unit]\nBindsTo=virtlockd.socket\nAfter=virtlockd.socket\n[Socket]\n" +
 		"ListenStream=/run/libvirt/virtlockd-admin-sock\nService=virtlockd.service\nSocketMode=0600\n",
+	// It notes an orderly stop, at which the real one ends guests.
 	"virtlockd.service": "[Unit]\nRequires=virtlockd.socket\nRequires=virtlockd-admin.socket\n[Service]\n" +
-		"Type=exec\nExecStart=/bin/sleep infinity\n",
+		"Type=exec\nExecStart=/bin/sh -c 'trap \"touch /run/guests-ended; exit\" TERM; while :; do sleep 0.1; done'\n",
 	"libvirtd.service": "[Unit]\nRequires=virtlockd.socket\n[Service]\nType=exec\nExecStart=/bin/sleep infinity\n",
 	"dlmlockd.service": "[Service]\nType=exec\nExecStart=/bin/sleep infinity\n",
 }
@@ -55,6 +56,7 @@ systemctl start dlmlockd virtlockd.socket virtlockd-admin.socket libvirtd virtlo
 pid=$(systemctl show -P MainPID libvirtd)
 tell before
 "$tool" enable
+[ ! -e /run/guests-ended ] || echo 'virtlockd was stopped in order, and has ended its guests'
 tell enabled
 "$tool" enable
 systemctl stop dlmlockd

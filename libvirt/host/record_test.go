@@ -174,7 +174,7 @@ func TestStockSays(t *testing.T) {
 	t.Cleanup(func() { _ = os.RemoveAll(fixed) })
 	to := r.virtlockd()
 	if *update {
-		to = realVirtlockd(t)
+		to, _ = realVirtlockd(t)
 	}
 	at := filepath.Join(r.dir, "recorder")
 	rec := record(t, at, to)
@@ -225,9 +225,9 @@ func (rec *recorder) play(r *rig, at string) {
 }
 
 // realVirtlockd starts virtlockd in a mount namespace of its own.
-func realVirtlockd(t *testing.T) (socket string) {
+func realVirtlockd(t *testing.T) (socket string, cmd *exec.Cmd) {
 	virtlockd := inRoot("virtlockd", "--config", "/dev/null", "--pid-file", "/run/virtlockd.pid")
-	cmd := exec.Command("unshare", append([]string{"--mount", "sh", "-ec", `mount -t tmpfs tmpfs /run
+	cmd = exec.Command("unshare", append([]string{"--mount", "sh", "-ec", `mount -t tmpfs tmpfs /run
 [ -z "$0" ] || for dir in dev proc sys run tmp; do mount --rbind /$dir "$0/$dir"; done
 exec "$@"`, built.root}, virtlockd.Args...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -244,5 +244,5 @@ exec "$@"`, built.root}, virtlockd.Args...)...)
 		}
 		return err == nil
 	}, patience, 5*time.Millisecond, "virtlockd")
-	return socket
+	return socket, cmd
 }
