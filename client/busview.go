@@ -16,16 +16,19 @@ type BusView struct {
 // polkitName is the name of polkit on the bus.
 const polkitName = "org.freedesktop.PolicyKit1"
 
-// View asks the message bus. Nothing is started for that.
-func (c *Client) View(ctx context.Context) (BusView, error) {
+// View asks the message bus. Nothing is started for that. The error is of kind
+// NotSupported where there is no bus: the client uses Varlink.
+func (c *Client) View(ctx context.Context) (BusView, error) { return c.transport().view(ctx) }
+
+func (b *bus) view(ctx context.Context) (BusView, error) {
 	var v BusView
 	var startable []string
 	var polkit bool
-	bus := c.conn.BusObject()
+	daemon := b.conn.BusObject()
 	err := errors.Join(
-		bus.CallWithContext(ctx, "org.freedesktop.DBus.NameHasOwner", 0, Name).Store(&v.Running),
-		bus.CallWithContext(ctx, "org.freedesktop.DBus.NameHasOwner", 0, polkitName).Store(&polkit),
-		bus.CallWithContext(ctx, "org.freedesktop.DBus.ListActivatableNames", 0).Store(&startable),
+		daemon.CallWithContext(ctx, "org.freedesktop.DBus.NameHasOwner", 0, Name).Store(&v.Running),
+		daemon.CallWithContext(ctx, "org.freedesktop.DBus.NameHasOwner", 0, polkitName).Store(&polkit),
+		daemon.CallWithContext(ctx, "org.freedesktop.DBus.ListActivatableNames", 0).Store(&startable),
 	)
 	v.Activated = slices.Contains(startable, Name)
 	v.Polkit = polkit || slices.Contains(startable, polkitName)

@@ -1,12 +1,13 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
-	"strconv"
+	"strings"
+	"sync"
 
 	godbus "github.com/godbus/dbus/v5"
 )
@@ -15,13 +16,58 @@ import (
 const (
 	Name                   = "org.example.DlmLock"
 	Path godbus.ObjectPath = "/org/example/DlmLock"
+
+	// VarlinkSocket is where the service listens for Varlink.
+	VarlinkSocket = "/run/dlmlock/" + Name
+	// AddressVariable is the environment variable that says how Open connects: the path
+	// of a Varlink socket, which begins with "/", or a D-Bus address.
+	AddressVariable = "DLMLOCK_ADDRESS"
 )
 
-// Client is a connection to the service.
+// Client is a connection to the service, over D-Bus or over Varlink.
 type Client struct {
-	conn  *godbus.Conn
-	end   context.CancelFunc
-	flags godbus.Flags
+	// redial connects anew; nil: that is not possible.
+	redial func(context.Context) (transport, error)
+
+	mu   sync.Mutex
+	base transport // with the settings
+	set  settings
+	kept keeper // the locks of Hold
+}
+
+// Config says how to connect. Its zero value is right for a program on a host.
+type Config struct {
+	// Bus is the address of a message bus.
+	Bus string
+	// Varlink is the path of a Varlink socket of the service. It comes before Bus.
+	Varlink string
+}
+
+// Open connects to the service: over what the Config says; else over what the
+// environment variable DLMLOCK_ADDRESS says; else over the system bus; else, where
+// there is no system bus, over the Varlink socket at VarlinkSocket.
+//
+// The service need not run: the first call starts it where systemd is set up for that.
+// The context bounds the connecting alone. The error is of kind NoBus if there is
+// neither a bus nor a socket.
+func Open(ctx context.Context, cfg Config) (*Client, error) {
+	if cfg == (Config{}) {
+		if a := os.Getenv(AddressVariable); strings.HasPrefix(a, "/") {
+			cfg.Varlink = a
+		} else {
+			cfg.Bus = a
+		}
+	}
+	if cfg.Varlink != "" {
+		return OpenVarlink(cfg.Varlink), nil
+	}
+	c, err := Dial(ctx, cfg.Bus)
+	if errors.Is(err, NoBus) && cfg.Bus == "" && ctx.Err() == nil {
+		if _, serr := os.Stat(VarlinkSocket); serr == nil {
+			return OpenVarlink(VarlinkSocket), nil
+		}
+	}
+	return c, err
 }
 
 // Dial connects to the message bus at address, or to the system bus for "".
@@ -29,32 +75,12 @@ type Client struct {
 // connecting alone. The error is of kind NoBus; it is the context's, too, if the
 // context has ended.
 func Dial(ctx context.Context, address string) (*Client, error) {
-	life, end := context.WithCancel(context.Background())
-	stop := context.AfterFunc(ctx, end)
-	opts := []godbus.ConnOption{
-		godbus.WithContext(life),
-		godbus.WithSignalHandler(godbus.NewSequentialSignalHandler()),
-		// Only the kernel's word on who we are; no cookies in a home directory.
-		godbus.WithAuth(godbus.AuthExternal(strconv.Itoa(os.Geteuid()))),
-	}
-	var conn *godbus.Conn
-	var err error
-	if address == "" {
-		address = "the system bus"
-		conn, err = godbus.ConnectSystemBus(opts...)
-	} else {
-		conn, err = godbus.Connect(address, opts...)
-	}
-	if !stop() && err == nil {
-		err = ctx.Err()
-	}
+	redial := func(ctx context.Context) (transport, error) { return dialBus(ctx, address) }
+	t, err := redial(ctx)
 	if err != nil {
-		end()
-		err = errors.Join(err, ctx.Err())
-		return nil, &Error{Op: "connect", Kind: NoBus, Err: err,
-			Message: fmt.Sprintf("can't connect to the message bus (%s): %v", address, err)}
+		return nil, err
 	}
-	return &Client{conn: conn, end: end}, nil
+	return &Client{base: t, redial: redial}, nil
 }
 
 // Over uses a stream that is already connected to a message bus, for a bus that has no
@@ -62,90 +88,73 @@ func Dial(ctx context.Context, address string) (*Client, error) {
 // bus sees at the other end. The context limits only the connecting. The stream is
 // closed with the Client, and if connecting fails; the error is of kind NoBus.
 func Over(ctx context.Context, stream io.ReadWriteCloser) (*Client, error) {
-	life, end := context.WithCancel(context.Background())
-	stop := context.AfterFunc(ctx, func() { stream.Close() })
-	conn, err := godbus.NewConn(stream, godbus.WithContext(life),
-		godbus.WithSignalHandler(godbus.NewSequentialSignalHandler()))
-	if err == nil {
-		err = conn.Auth([]godbus.Auth{godbus.AuthExternal(strconv.Itoa(os.Geteuid()))})
-	}
-	if err == nil {
-		err = conn.Hello()
-	}
-	if !stop() && err == nil {
-		err = ctx.Err()
-	}
+	t, err := busOver(ctx, stream)
 	if err != nil {
-		end()
-		stream.Close()
-		return nil, &Error{Op: "connect", Kind: NoBus, Err: errors.Join(err, ctx.Err()),
-			Message: fmt.Sprintf("can't connect to the message bus: %v", errors.Join(err, ctx.Err()))}
+		return nil, err
 	}
-	return &Client{conn: conn, end: end}, nil
+	return &Client{base: t}, nil
+}
+
+// OpenVarlink uses the Varlink socket at path, or at VarlinkSocket for "". Calls
+// connect when they need a connection, so a service that does not run is an error of
+// kind NotRunning of the first call.
+func OpenVarlink(path string) *Client {
+	path = cmp.Or(path, VarlinkSocket)
+	redial := func(context.Context) (transport, error) { return newVarlink(path), nil }
+	t, _ := redial(context.Background())
+	return &Client{base: t, redial: redial}
 }
 
 // Close closes the connection. Locks with the lifetime "connection" end with it, and so
 // do calls that have not been answered.
 func (c *Client) Close() error {
-	defer c.end()
-	return c.conn.Close()
+	c.kept.stop()
+	return c.transport().close()
 }
 
-// Done is closed when the connection to the bus ends.
-func (c *Client) Done() <-chan struct{} { return c.conn.Context().Done() }
+// Done is closed when the connection to the bus ends or, over Varlink, by Close.
+func (c *Client) Done() <-chan struct{} { return c.transport().done() }
 
-// Conn returns the connection, for everything that this package does not do.
-func (c *Client) Conn() *godbus.Conn { return c.conn }
+// Conn returns the connection to the bus, for everything that this package does not
+// do; nil over Varlink.
+func (c *Client) Conn() *godbus.Conn {
+	if b, ok := c.transport().(*bus); ok {
+		return b.conn
+	}
+	return nil
+}
+
+// Varlink returns the path of the Varlink socket that the client uses; "" over D-Bus.
+func (c *Client) Varlink() string {
+	if v, ok := c.transport().(*varlink); ok {
+		return v.pool.path
+	}
+	return ""
+}
 
 // AllowInteraction lets polkit ask a person for a password where it would refuse
 // otherwise. Calls may then take minutes. It must not be called during other calls.
-func (c *Client) AllowInteraction(allow bool) { c.set(godbus.FlagAllowInteractiveAuthorization, allow) }
+func (c *Client) AllowInteraction(allow bool) { c.change(func(s *settings) { s.interaction = allow }) }
 
 // AutoStart says whether calls start the service if it does not run, which they do by
-// default. It must not be called during other calls.
-func (c *Client) AutoStart(start bool) { c.set(godbus.FlagNoAutoStart, !start) }
+// default. Over Varlink systemd decides that. It must not be called during other
+// calls.
+func (c *Client) AutoStart(start bool) { c.change(func(s *settings) { s.noAutoStart = !start }) }
 
-func (c *Client) set(f godbus.Flags, on bool) {
-	c.flags &^= f
-	if on {
-		c.flags |= f
-	}
+func (c *Client) change(what func(*settings)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	what(&c.set)
+	c.base = c.base.with(c.set)
 }
 
-// call calls a member of the service's interface.
-func (c *Client) call(ctx context.Context, member string, out []any, args ...any) error {
-	return c.callOn(ctx, Path, Name, member, out, args...)
-}
-
-// callOn calls a member of an object. The message is built here because
-// godbus's Object.Call drops the flag that allows interaction.
-func (c *Client) callOn(ctx context.Context, path godbus.ObjectPath, iface, member string, out []any,
-	args ...any) error {
-	msg := &godbus.Message{
-		Type:  godbus.TypeMethodCall,
-		Flags: c.flags,
-		Headers: map[godbus.HeaderField]godbus.Variant{
-			godbus.FieldDestination: godbus.MakeVariant(Name),
-			godbus.FieldPath:        godbus.MakeVariant(path),
-			godbus.FieldInterface:   godbus.MakeVariant(iface),
-			godbus.FieldMember:      godbus.MakeVariant(member),
-		},
-		Body: args,
-	}
-	if len(args) > 0 {
-		msg.Headers[godbus.FieldSignature] = godbus.MakeVariant(godbus.SignatureOf(args...))
-	}
-	done := c.conn.SendWithContext(ctx, msg, make(chan *godbus.Call, 1)).Done
-	return wrap(member, (<-done).Store(out...))
+func (c *Client) transport() transport {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.base
 }
 
 // SeesPIDs reports whether pids of the service mean the same processes to this
-// program: whether the bus, whose word the service takes, knows this program by
-// the pid that it has here. It is false between a container and its host.
-func (c *Client) SeesPIDs(ctx context.Context) bool {
-	var pid uint32
-	err := c.conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.GetConnectionUnixProcessID", 0,
-		c.conn.Names()[0]).
-		Store(&pid)
-	return err == nil && pid == uint32(os.Getpid())
-}
+// program, as far as that can be found out. It is false between a container and its
+// host.
+func (c *Client) SeesPIDs(ctx context.Context) bool { return c.transport().seesPIDs(ctx) }

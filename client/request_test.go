@@ -88,7 +88,7 @@ func TestGrantedInTheEnd(t *testing.T) {
 		called <- member
 		return nil, nil
 	})
-	events, err := c.watch(t.Context(), true)
+	events, err := c.base.(*bus).listen(t.Context(), true)
 	require.NoError(t, err)
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -97,7 +97,7 @@ func TestGrantedInTheEnd(t *testing.T) {
 		s.complete(t, requestPath, "granted", "")
 	}
 	go grant()
-	done, why := c.await(gone, events, requestPath, nil)
+	done, why := c.base.(*bus).await(gone, events, requestPath, nil)
 	require.Error(t, why)
 	want := Want{"vms", "d", "EX"}
 	g, err, final := new(Options).outcome(want, done, why)
@@ -109,7 +109,7 @@ func TestGrantedInTheEnd(t *testing.T) {
 		asked := make(chan requested, 1)
 		asked <- requested{path: requestPath}
 		go grant()
-		c.abandon(asked, events, func() {}, want, Options{Owner: owner})
+		c.base.(*bus).abandon(asked, events, func() {}, want, Options{Owner: owner})
 		if owner == "" {
 			require.Equal(t, "Release", <-called)
 			require.Equal(t, map[string]godbus.Variant{"lock": godbus.MakeVariant(g.Lock)}, s.last().Body[2])
@@ -202,7 +202,8 @@ func TestLongWaitWithoutAService(t *testing.T) {
 	require.NoError(t, err)
 	result := make(chan error, 1)
 	go func() {
-		_, err := c.queued(t.Context(), Want{"vms", "d", "EX"}, Options{Wait: stopTime + 500*time.Millisecond, Owner: "vm1"})
+		_, err := c.base.queued(t.Context(), Want{"vms", "d", "EX"},
+			Options{Wait: stopTime + 500*time.Millisecond, Owner: "vm1"})
 		result <- err
 	}()
 	require.Eventually(t, func() bool { return len(s.all()) == 1 }, 10*time.Second, time.Millisecond)

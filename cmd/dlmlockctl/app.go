@@ -30,6 +30,7 @@ type app struct {
 	printer
 
 	bus     string
+	varlink string // the path of a socket; "": D-Bus, or what the environment says
 	timeout time.Duration
 	started bool // the command line was parsed
 }
@@ -141,6 +142,8 @@ restart of the service, but not the end of the node.`,
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	f := root.PersistentFlags()
 	f.StringVar(&a.bus, "bus", "", "D-Bus `ADDRESS` (default: the system bus)")
+	f.StringVar(&a.varlink, "varlink", "", "use Varlink, over the socket at `PATH` (default: "+client.VarlinkSocket+")")
+	f.Lookup("varlink").NoOptDefVal = client.VarlinkSocket
 	f.BoolVar(&a.json, "json", false, "the same as --output=json: write JSON, and errors as JSON")
 	f.VarP(formatFlag{a}, "output", "o", "table (the default), wide or json")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "write nothing but errors")
@@ -191,11 +194,19 @@ func replaceHelp(root *cobra.Command) {
 	}
 }
 
-// connect connects to the bus. The caller closes the client.
+// dial connects to the service as the command line and the environment say.
+func (a *app) dial(ctx context.Context) (*client.Client, error) {
+	if a.bus != "" && a.varlink != "" {
+		return nil, wrongUsage("--bus and --varlink contradict each other")
+	}
+	return client.Open(ctx, client.Config{Bus: a.bus, Varlink: a.varlink})
+}
+
+// connect connects to the service. The caller closes the client.
 func (a *app) connect(ctx context.Context) (*client.Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.patience())
 	defer cancel()
-	c, err := client.Dial(ctx, a.bus)
+	c, err := a.dial(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -34,7 +34,7 @@ func asking(find func(ctx context.Context, c *client.Client, args []string) []st
 	return func(a *app, args []string) []string {
 		ctx, cancel := context.WithTimeout(context.Background(), completeTime)
 		defer cancel()
-		c, err := client.Dial(ctx, a.bus)
+		c, err := a.dial(ctx)
 		if err != nil {
 			return nil
 		}

@@ -89,13 +89,10 @@ func (x *examination) service(ctx context.Context, a *app) {
 	defer cancel()
 	c.AutoStart(false)
 	c.AllowInteraction(false)
-	view, err := c.View(ctx)
+	view, err := x.way(ctx, c)
 	if err != nil {
-		x.add("bus", checkFailed, hints[client.NoBus], "%v", err)
 		return
 	}
-	x.add("bus", checkOK, "", "the message bus answers")
-	x.activation(view)
 	switch x.status, err = c.Status(ctx); {
 	case errors.Is(err, client.AccessDenied):
 		x.add("service", checkFailed, "install org.example.DlmLock.conf in /usr/share/dbus-1/system.d, and reload the bus",
@@ -110,13 +107,31 @@ func (x *examination) service(ctx context.Context, a *app) {
 		return
 	}
 	x.running()
-	x.polkit(view)
+	if view != nil {
+		x.polkit(*view)
+	}
 	spaces, err := c.Lockspaces(ctx)
 	if err != nil {
 		x.add("lockspaces", checkUnknown, "", "the lockspaces can't be listed: %v", err)
 		return
 	}
 	x.lockspaces(spaces)
+}
+
+// way checks how the service is reached. The view is nil if that is not the bus.
+func (x *examination) way(ctx context.Context, c *client.Client) (*client.BusView, error) {
+	if path := c.Varlink(); path != "" {
+		x.add("bus", checkSkipped, "", "the service is asked over Varlink, at %s", path)
+		return nil, nil
+	}
+	view, err := c.View(ctx)
+	if err != nil {
+		x.add("bus", checkFailed, hints[client.NoBus], "%v", err)
+		return nil, err
+	}
+	x.add("bus", checkOK, "", "the message bus answers")
+	x.activation(view)
+	return &view, nil
 }
 
 // activation checks that a call starts the service.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
@@ -64,24 +63,19 @@ func (a *app) hold(ctx context.Context, o runOptions) error {
 	if err != nil {
 		return err
 	}
-	h := &hold{a: a, c: c, opts: o, owner: "dlmlockctl-hold-" + rand.Text(), lifetime: client.Process}
-	defer func() { _ = h.c.Close() }()
-	if h.events, err = c.Watch(context.WithoutCancel(ctx)); err != nil {
-		return err
-	}
+	defer func() { _ = c.Close() }()
 	label := o.label
 	if label == "" {
 		label = fmt.Sprintf("dlmlockctl hold (pid %d)", os.Getpid())
 	}
 	notify("STATUS=Waiting for " + o.want[0].Lockspace + "/" + o.want[0].Resource)
-	if err := h.takeFor(ctx, label); err != nil {
-		if maybeGranted(err) {
-			h.withdraw(ctx)
-		}
-		return aboutWants(ctx, h.c, err, o.want, o.wait.d)
+	held, err := a.takeAndWatch(ctx, c, o.want, client.Options{Owner: "dlmlockctl-hold-" + rand.Text(), Label: label,
+		Lifetime: client.Process, PID: uint32(os.Getpid()), Wait: o.wait.d})
+	if err != nil {
+		return aboutWants(ctx, c, err, o.want, o.wait.d)
 	}
-	defer h.end()
-	g := h.grants[0]
+	defer a.release(held)
+	g := held.Grants()[0]
 	notify("READY=1", fmt.Sprintf("STATUS=Holding %s/%s in %s, token %d", g.Lockspace, g.Resource, g.Mode, g.Token))
 	if a.json && !a.quiet {
 		if err := a.encodeJSON(g, ""); err != nil {
@@ -90,95 +84,15 @@ func (a *app) hold(ctx context.Context, o runOptions) error {
 	} else if !a.quiet {
 		a.printf("holding %s/%s in %s, token %d\n", visible(g.Lockspace), visible(g.Resource), visible(g.Mode), g.Token)
 	}
-	why := h.keep(ctx)
-	if why == "" {
+	select {
+	case <-ctx.Done():
 		notify("STOPPING=1")
 		return nil
+	case <-held.Lost():
 	}
-	notify("STATUS=Lost: " + why)
-	return exitWith(exitLost, fmt.Errorf("the lock on %s/%s is lost: %s", g.Lockspace, g.Resource, why))
-}
-
-// takeFor takes the lock for this process.
-func (h *hold) takeFor(ctx context.Context, label string) (err error) {
-	ctx, cancel := h.a.bound(ctx, h.opts.wait.d)
-	defer cancel()
-	defer h.a.progress(ctx, h.opts.want, h.opts.wait.d)()
-	h.grants, err = take(ctx, h.c, h.opts.want, client.Options{
-		Owner: h.owner, Label: label, Lifetime: client.Process, PID: uint32(os.Getpid()), Wait: h.opts.wait.d,
-	})
-	return err
-}
-
-// keep waits until a signal comes, and returns "", or until the lock is gone, and
-// returns why.
-func (h *hold) keep(ctx context.Context) (why string) {
-	for {
-		gone, stop := h.askHeld()
-		why, again := h.watch(ctx, gone)
-		stop()
-		if !again {
-			return why
-		}
-		if !h.reconnect(ctx) {
-			return ""
-		}
-		// Nothing was heard meanwhile.
-		if why := h.missing(); why != "" {
-			return why
-		}
-	}
-}
-
-// watch waits for the end of the lock, a signal, or the end of the connection to the
-// bus; then again is true.
-func (h *hold) watch(ctx context.Context, gone <-chan string) (why string, again bool) {
-	for {
-		select {
-		case <-ctx.Done():
-			return "", false
-		case why := <-gone:
-			return why, false
-		case e, ok := <-h.events:
-			if !ok {
-				return "", true
-			}
-			if why := h.lostBy(e); why != "" {
-				return why, false
-			}
-		}
-	}
-}
-
-// redialEvery is how often a bus that has gone is looked for.
-const redialEvery = time.Second
-
-// reconnect waits for the message bus to come back, and reports whether it has; a
-// signal ends the waiting. The lock stays meanwhile: it is tied to this process and
-// not to the connection.
-func (h *hold) reconnect(ctx context.Context) bool {
-	if !h.a.quiet {
-		fmt.Fprintln(h.a.err, "dlmlockctl: the connection to the message bus is gone; the lock is still held")
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return false
-		case <-time.After(redialEvery):
-		}
-		c, err := h.a.connect(ctx)
-		if err != nil {
-			continue
-		}
-		events, err := c.Watch(context.WithoutCancel(ctx))
-		if err != nil {
-			_ = c.Close()
-			continue
-		}
-		_ = h.c.Close()
-		h.c, h.events = c, events
-		return true
-	}
+	loss := held.Loss()
+	notify("STATUS=Lost: " + loss.Reason)
+	return exitWith(exitLost, loss)
 }
 
 // notify tells systemd about the state of this program, if systemd has started it

@@ -122,20 +122,17 @@ func (a *app) run(ctx context.Context, o runOptions) error {
 	if err != nil {
 		return exitWith(exitNoExec, err)
 	}
-	h, err := a.holdFor(ctx, c, ch, o)
+	held, err := a.holdFor(ctx, c, ch, o)
 	if err != nil {
 		ch.giveUp()
-		if h != nil && maybeGranted(err) {
-			h.withdraw(ctx)
-		}
 		if s, ok := ch.killed(); ok {
 			// Ctrl-C ended the child first, and the service noticed that.
 			return interrupted{sig: s}
 		}
 		return o.refused(aboutWants(ctx, c, err, o.want, o.wait.d))
 	}
-	defer h.end()
-	return h.supervise(ctx)
+	defer a.release(held)
+	return (&hold{a: a, child: ch, opts: o, held: held, lifetime: held.Lifetime()}).supervise(ctx)
 }
 
 // findCommand finds the program as execvp(3) does. It is called before a lock is
@@ -171,49 +168,42 @@ func (o *runOptions) refused(err error) error {
 // hold is the locks of run, and the command that they are held for.
 type hold struct {
 	a        *app
-	c        *client.Client
 	child    *child
 	opts     runOptions
-	owner    string // of these locks and no others
-	lifetime string // what ends them if this program does not release them
-	grants   []client.Grant
-	events   <-chan client.Event
+	held     *client.Held
+	lifetime string // what ends the locks if this program does not release them
 }
 
-// ownerPrefix is the beginning of the owners that run makes up.
-const ownerPrefix = "dlmlockctl-run-"
-
 // holdFor takes the locks for a child that waits to become the command.
-func (a *app) holdFor(ctx context.Context, c *client.Client, ch *child, o runOptions) (*hold, error) {
-	h := &hold{a: a, c: c, child: ch, opts: o, owner: ownerPrefix + rand.Text()}
-	var err error
-	// Close ends the watching. A signal, which ends ctx, must not.
-	if h.events, err = c.Watch(context.WithoutCancel(ctx)); err != nil {
-		return nil, err
-	}
+func (a *app) holdFor(ctx context.Context, c *client.Client, ch *child, o runOptions) (*client.Held, error) {
 	if o.label == "" {
 		o.label = shorten(strings.Join(o.argv, " "))
 	}
-	ctx, cancel := a.bound(ctx, o.wait.d)
-	defer cancel()
-	defer a.progress(ctx, o.want, o.wait.d)()
-	// The best lifetime that the service has: an older one knows fewer.
-	for _, h.lifetime = range []string{client.Process, client.Connection, client.Persistent} {
-		opts := client.Options{Owner: h.owner, Label: o.label, Lifetime: h.lifetime, Wait: o.wait.d}
-		if h.lifetime == client.Process {
-			opts.PID = ch.pid()
-		}
-		h.grants, err = take(ctx, c, o.want, opts)
-		if !errors.Is(err, client.NotSupported) && !errors.Is(err, client.InvalidArgs) {
-			break
-		}
-	}
-	return h, err
+	return a.takeAndWatch(ctx, c, o.want, client.Options{Owner: "dlmlockctl-run-" + rand.Text(), Label: o.label,
+		PID: ch.pid(), Wait: o.wait.d})
 }
 
-// maybeGranted reports whether the lock may have been granted despite the error.
-func maybeGranted(err error) bool {
-	return errors.Is(err, client.NoAnswer) || errors.Is(err, client.Canceled)
+// takeAndWatch takes locks whose owner nobody else has, shows meanwhile what is waited
+// for, and says what becomes of the connection. A service that does not answer in time
+// is an error, as of every command.
+func (a *app) takeAndWatch(ctx context.Context, c *client.Client, want []client.Want,
+	o client.Options) (*client.Held, error) {
+	o.OwnerUnique = true
+	if !a.quiet {
+		c.Notify(func(text string) { fmt.Fprintf(a.err, "dlmlockctl: %s\n", text) })
+	}
+	// The locks outlive what limits the call.
+	calling, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	if o.Wait >= 0 {
+		defer time.AfterFunc(o.Wait+a.patience(), func() { end(context.DeadlineExceeded) }).Stop()
+	}
+	defer a.progress(ctx, want, o.Wait)()
+	held, err := c.Hold(calling, want, o)
+	if err != nil && errors.Is(context.Cause(calling), context.DeadlineExceeded) {
+		err = &client.Error{Op: "Acquire", Kind: client.NoAnswer, Message: "the service did not answer in time", Err: err}
+	}
+	return held, err
 }
 
 // shorten makes a label of a command line.

@@ -63,40 +63,68 @@ func TestMain(m *testing.M) {
 //	until COMMAND...                 runs it until it succeeds, 10 s at most
 //	signal SIG PIDFILE               sends a signal to the process in a file
 //	json NAME FILE                   holds JSON against data/dlmlockctl.schema.json
+//
+// Each is played twice: dlmlockctl uses D-Bus and then, by DLMLOCK_ADDRESS, Varlink. The
+// condition [varlink] is for what is different.
 func TestScripts(t *testing.T) {
 	scripts, err := filepath.Glob("testdata/script/*.txt")
 	require.NoError(t, err)
 	require.NotEmpty(t, scripts)
 	for _, script := range scripts {
-		t.Run(strings.TrimSuffix(filepath.Base(script), ".txt"), func(t *testing.T) {
-			s := &stage{t: t, bus: testbus.Start(t, testbus.Daemon, testpolkit.BusPolicy(t))}
-			s.watch = s.bus.Dial(t)
-			testscript.Run(t, testscript.Params{
-				Files:              []string{script},
-				UpdateScripts:      os.Getenv("UPDATE_SCRIPTS") != "",
-				RequireUniqueNames: true,
-				Setup:              s.setup,
-				Cmds: map[string]func(*testscript.TestScript, bool, []string){
-					"daemon": s.daemonCmd, "exits": s.exits, "polkit": s.polkit, "nobody": s.nobody, "until": s.until,
-					"signal": s.signal,
-					"json":   s.conforms,
-				},
-			})
-		})
+		name := strings.TrimSuffix(filepath.Base(script), ".txt")
+		t.Run(name, func(t *testing.T) { playScript(t, script, false) })
+		t.Run(name+" over varlink", func(t *testing.T) { playScript(t, script, true) })
 	}
+}
+
+func playScript(t *testing.T, script string, varlink bool) {
+	s := &stage{t: t, bus: testbus.Start(t, testbus.Daemon, testpolkit.BusPolicy(t)), varlink: varlink}
+	s.watch = s.bus.Dial(t)
+	testscript.Run(t, testscript.Params{
+		Files:              []string{script},
+		UpdateScripts:      os.Getenv("UPDATE_SCRIPTS") != "" && !varlink,
+		RequireUniqueNames: true,
+		Setup:              s.setup,
+		Condition: func(cond string) (bool, error) {
+			if cond != "varlink" {
+				return false, fmt.Errorf("unknown condition %q", cond)
+			}
+			return varlink, nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"daemon": s.daemonCmd, "exits": s.exits, "polkit": s.polkit, "nobody": s.nobody, "until": s.until,
+			"signal": s.signal,
+			"json":   s.conforms,
+		},
+	})
 }
 
 // stage is what one script plays on.
 type stage struct {
-	t      *testing.T
-	bus    *testbus.Bus
-	watch  *godbus.Conn
-	daemon *exec.Cmd
+	t       *testing.T
+	bus     *testbus.Bus
+	varlink bool // dlmlockctl uses Varlink
+	socket  string
+	watch   *godbus.Conn
+	daemon  *exec.Cmd
 }
 
 func (s *stage) setup(e *testscript.Env) error {
 	e.Setenv("PATH", programs+":"+os.Getenv("PATH"))
 	e.Setenv("DBUS_SYSTEM_BUS_ADDRESS", s.bus.Address)
+	if s.varlink {
+		// Users other than root reach the socket there.
+		dir, err := os.MkdirTemp("", "dlmlock-varlink")
+		if err == nil {
+			err = os.Chmod(dir, 0o755)
+		}
+		if err != nil {
+			return err
+		}
+		e.Defer(func() { _ = os.RemoveAll(dir) })
+		s.socket = filepath.Join(dir, "socket")
+		e.Setenv(client.AddressVariable, s.socket)
+	}
 	e.Setenv("TZ", "UTC")
 	e.Setenv("TERM", "xterm")
 	e.Defer(func() {
@@ -132,6 +160,9 @@ func (s *stage) daemonCmd(ts *testscript.TestScript, _ bool, args []string) {
 
 func (s *stage) start(ts *testscript.TestScript, options []string) {
 	args := append([]string{"--engine=local", "--state-dir=" + ts.MkAbs("state")}, options...)
+	if s.varlink {
+		args = append(args, "--varlink="+s.socket)
+	}
 	s.daemon = exec.Command(filepath.Join(programs, "dlmlockd"), args...)
 	log, err := os.OpenFile(ts.MkAbs("daemon.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	ts.Check(err)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,8 +18,9 @@ import (
 // LISTEN_PID it takes the sockets that it was given (sd_listen_fds(3)), and with
 // WATCHDOG_PID it feeds the watchdog (sd_watchdog_enabled(3)).
 func (h *hold) environment() []string {
-	g := h.grants[0]
-	all, _ := json.Marshal(h.grants) // strings and numbers can't fail
+	grants := h.held.Grants()
+	g := grants[0]
+	all, _ := json.Marshal(grants) // strings and numbers can't fail
 	env := []string{
 		"DLMLOCK_LOCKSPACE=" + g.Lockspace,
 		"DLMLOCK_RESOURCE=" + g.Resource,
@@ -39,14 +39,8 @@ func (h *hold) environment() []string {
 	return env
 }
 
-// How often the service is asked whether the locks are still held, since it does not
-// tell their holder of a release, and how often the command's processes are counted
-// while they end.
-const (
-	askHeldEvery  = 2 * time.Second
-	countEvery    = 50 * time.Millisecond
-	heldAskedTime = 10 * time.Second
-)
+// countEvery is how often the command's processes are counted while they end.
+const countEvery = 50 * time.Millisecond
 
 // supervision is the state of run while the command runs.
 type supervision struct {
@@ -76,27 +70,17 @@ func (h *hold) supervise(ctx context.Context) error {
 		}
 		return exitWith(exitNoExec, err)
 	}
-	gone, stopAsking := h.askHeld()
-	defer stopAsking()
 	s := &supervision{hold: h}
-	done := h.child.done
+	done, lost := h.child.done, h.held.Lost()
 	for !s.finished() {
 		select {
 		case <-done:
 			done, s.ended = nil, true
 		case sig := <-signals:
 			h.child.pass(sig)
-		case why := <-gone:
-			s.notHeld(why)
-		case e, ok := <-h.events:
-			if ok && e.Kind == client.LockLost {
-				s.gone(h.lostBy(e))
-			} else if ok {
-				s.notHeld(h.lostBy(e))
-			} else {
-				h.events = nil
-				s.gone(h.lostWithBus())
-			}
+		case <-lost:
+			lost = nil
+			s.gone(h.held.Loss())
 		case <-s.grace:
 			s.kill()
 		case <-s.count:
@@ -112,18 +96,15 @@ func (s *supervision) finished() bool {
 	return s.ended && (s.lost == "" || s.opts.onLost == lostWarn || s.over)
 }
 
-// notHeld is called when the service says that it does not have the lock. If the
-// command has just ended, the service may have released the lock for that reason.
-func (s *supervision) notHeld(why string) {
-	if s.lifetime != client.Process || !s.child.over() {
-		s.gone(why)
-	}
-}
-
-// gone is called with the reason why the lock is gone; "" means that it is not.
-func (s *supervision) gone(why string) {
-	if why == "" || s.lost != "" {
-		return
+// gone is called with how the lock was lost. If the command has just ended, the service
+// may have released the lock for that reason.
+func (s *supervision) gone(loss *client.LossError) {
+	why := loss.Reason
+	if loss.How != client.LossReported {
+		if s.lifetime == client.Process && s.child.over() {
+			return
+		}
+		why += " (" + loss.Grant.Lockspace + "/" + loss.Grant.Resource + ")"
 	}
 	s.lost = why
 	fmt.Fprintf(s.a.err, "dlmlockctl: the lock is lost: %s\n", visible(why))
@@ -207,149 +188,17 @@ func names(all []process) string {
 	return strings.Join(words, ", ")
 }
 
-// askHeld asks again and again whether the locks are still held, and sends one text
-// when one of them is not. Any other failure says nothing; an older service has no
-// objects of locks to ask about.
-func (h *hold) askHeld() (gone <-chan string, stop func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	told, done := make(chan string, 1), make(chan struct{})
-	go func() {
-		defer close(done)
-		tick := time.NewTicker(askHeldEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
-			if why := h.released(ctx); why != "" {
-				told <- why
-				return
-			}
-		}
-	}()
-	return told, func() {
-		cancel()
-		<-done
-	}
-}
+// releaseTime is how long the release at the end may take.
+const releaseTime = 30 * time.Second
 
-// released reports why one of the locks is no longer what was granted; "" if it is,
-// or if that is not known.
-func (h *hold) released(ctx context.Context) string {
-	ctx, cancel := context.WithTimeout(ctx, heldAskedTime)
+// release releases the locks, and tries again while the service restarts. If they are
+// tied to a process, the service releases them in any case.
+func (a *app) release(h *client.Held) {
+	ctx, cancel := context.WithTimeout(context.Background(), releaseTime)
 	defer cancel()
-	for _, g := range h.grants {
-		mode, err := h.c.Held(ctx, g.Lock)
-		name := g.Lockspace + "/" + g.Resource
-		switch {
-		case errors.Is(err, client.NotHeld) && h.missing() != "": // a service that is ending may say NotHeld, too
-			return h.whyGone(ctx, g) + " (" + name + ")"
-		case err == nil && mode != g.Mode:
-			return fmt.Sprintf("somebody else converted it to %s (%s)", mode, name)
-		}
-	}
-	return ""
-}
-
-// whyGone says whether a lock was lost, which the bus does not report to everybody, or
-// released by somebody else.
-func (h *hold) whyGone(ctx context.Context, g client.Grant) string {
-	in, err := h.c.Inspect(ctx, g.Lockspace, g.Resource)
-	if err != nil {
-		return "it no longer exists"
-	}
-	for _, l := range in.Lost {
-		if l.Lock == g.Lock {
-			return l.Reason
-		}
-	}
-	return "somebody else released it"
-}
-
-// lostBy returns why an event means that the lock is lost; "" if it does not.
-func (h *hold) lostBy(e client.Event) string {
-	switch e.Kind {
-	case client.LockLost:
-		for _, g := range h.grants {
-			if g.Lock == e.Lock {
-				return e.Reason
-			}
-		}
-	case client.ServiceStarted:
-		// Those who may not see LockLost find out here at the latest.
-		return h.missing()
-	}
-	return ""
-}
-
-// missing asks a service that was restarted whether it still has the locks.
-func (h *hold) missing() string {
-	ctx, cancel := h.a.bound(context.Background(), 0)
-	defer cancel()
-	locks, err := h.c.Locks(ctx, client.Filter{Owner: h.owner})
-	locks = slices.DeleteFunc(locks, func(l client.Lock) bool { return l.State == "releasing" })
-	if err != nil || len(locks) >= len(h.grants) {
-		return ""
-	}
-	return "the service was restarted and no longer has it"
-}
-
-// lostWithBus returns why the lock is lost when the connection to the bus ends; "" if
-// it is tied to the process, or to nothing, and so is still held.
-func (h *hold) lostWithBus() string {
-	if h.lifetime == client.Connection {
-		return "the connection to the message bus is gone, and the lock has ended with it"
-	}
-	if !h.a.quiet {
-		fmt.Fprintln(h.a.err, "dlmlockctl: the connection to the message bus is gone; "+
-			"the lock is still held, but its loss would go unnoticed")
-	}
-	return ""
-}
-
-// releaseTime is how long the release at the end may take; withdrawTime is how long
-// it may take when a signal has asked this program to end.
-const (
-	releaseTime  = 30 * time.Second
-	withdrawTime = 2 * time.Second
-)
-
-// end releases the locks, and tries again while the service restarts. If they are tied
-// to the process, the service releases them in any case.
-func (h *hold) end() { h.release(h.c, releaseTime) }
-
-// withdraw takes back a call that has not been answered. It closes the connection,
-// which takes the call out of the queue, and releases over a new one, because the
-// service answers the calls of one connection in order.
-func (h *hold) withdraw(ctx context.Context) {
-	_ = h.c.Close()
-	patience := releaseTime
-	if ctx.Err() != nil {
-		patience = withdrawTime
-	}
-	dial, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	c, err := client.Dial(dial, h.a.bus)
-	if err != nil {
-		return // the call ended with the bus, and a lock of the child ends with the child
-	}
-	defer func() { _ = c.Close() }()
-	h.release(c, patience)
-}
-
-func (h *hold) release(c *client.Client, patience time.Duration) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	c.AllowInteraction(false) // releasing one's own lock needs no password
-	err := client.Patiently(ctx, func() error {
-		_, err := c.ReleaseOwner(ctx, "", h.owner)
-		return err
-	})
-	if err != nil && h.lifetime == client.Persistent {
-		fmt.Fprintf(h.a.err,
+	if err := h.Release(ctx); err != nil && h.Lifetime() == client.Persistent {
+		fmt.Fprintf(a.err,
 			"dlmlockctl: the lock could not be released: %s\ndlmlockctl: hint: dlmlockctl release-owner %s\n",
-			visible(err.Error()), h.owner)
+			visible(err.Error()), h.Owner())
 	}
 }

@@ -58,7 +58,7 @@ func TestReleasedForTheEnd(t *testing.T) {
 		lifetime: client.Process,
 		opts:     runOptions{onLost: lostWarn}}
 	s := &supervision{hold: h}
-	s.notHeld("it no longer exists")
+	s.gone(&client.LossError{How: client.LossUnknown, Reason: "it no longer exists"})
 	require.NotEmpty(t, s.lost, "the command runs")
 	s.lost = ""
 	require.NoError(t, in.Close())
@@ -66,13 +66,13 @@ func TestReleasedForTheEnd(t *testing.T) {
 		p, err := readProcess(cmd.Process.Pid)
 		return err == nil && p.over()
 	}, 20*time.Second, time.Millisecond)
-	s.notHeld("it no longer exists")
+	s.gone(&client.LossError{How: client.LossUnknown, Reason: "it no longer exists"})
 	require.Empty(t, s.lost)
 	require.NoError(t, cmd.Wait())
-	s.notHeld("it no longer exists")
+	s.gone(&client.LossError{How: client.LossUnknown, Reason: "it no longer exists"})
 	require.Empty(t, s.lost)
 	h.lifetime = client.Connection
-	s.notHeld("it no longer exists")
+	s.gone(&client.LossError{How: client.LossUnknown, Reason: "it no longer exists"})
 	require.NotEmpty(t, s.lost)
 }
 

@@ -105,7 +105,7 @@ func (a *app) showProgress(ctx context.Context, want []client.Want, wait time.Du
 		return
 	case <-timer.C:
 	}
-	c, err := client.Dial(ctx, a.bus)
+	c, err := a.dial(ctx)
 	if err != nil {
 		return
 	}

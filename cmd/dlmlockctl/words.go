@@ -13,8 +13,9 @@ import (
 // not know how its caller is used. %L stands for the lockspace, %R for the
 // resource.
 var hints = map[client.Kind]string{
-	client.NotRunning:          `start it with "systemctl start dlmlockd"; "journalctl -u dlmlockd" says why it ended`,
-	client.NoBus:               "is the system bus running? --bus and DBUS_SYSTEM_BUS_ADDRESS name another",
+	client.NotRunning: `start it with "systemctl start dlmlockd"; "journalctl -u dlmlockd" says why it ended`,
+	client.NoBus: "is the system bus running? --bus and DBUS_SYSTEM_BUS_ADDRESS name another; " +
+		"--varlink uses none",
 	client.NoAnswer:            `it is not known whether this was done; "dlmlockctl list" shows what is held`,
 	client.AccessDenied:        "run it as root, or allow it with a polkit rule, or with group in /etc/dlmlockd.toml",
 	client.InteractionRequired: "run it on a terminal, where polkit can ask for a password, or as root",

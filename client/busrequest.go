@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
@@ -27,10 +26,10 @@ const cancelTime = 5 * time.Second
 
 // queued takes one lock by a Request, which keeps its place in the queue for as
 // long as it takes. The error is of kind Unknown if the service has none.
-func (c *Client) queued(ctx context.Context, w Want, o Options) (Grant, error) {
+func (b *bus) queued(ctx context.Context, w Want, o Options) (Grant, error) {
 	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
 	// Before the call: the signal may come right after the answer.
-	events, err := c.watch(watching, true)
+	events, err := b.listen(watching, true)
 	if err != nil {
 		stop()
 		return Grant{}, err
@@ -43,7 +42,7 @@ func (c *Client) queued(ctx context.Context, w Want, o Options) (Grant, error) {
 	}
 	for there := false; ; there = true {
 		asking, leave := context.WithCancel(ctx)
-		asked := c.ask(asking, w, o, there)
+		asked := b.ask(asking, w, o, there)
 		var r requested
 		var late error
 		select {
@@ -55,14 +54,18 @@ func (c *Client) queued(ctx context.Context, w Want, o Options) (Grant, error) {
 		}
 		leave()
 		if late != nil {
-			go c.abandon(asked, events, stop, w, o)
+			if o.sure {
+				b.abandon(asked, events, stop, w, o)
+			} else {
+				go b.abandon(asked, events, stop, w, o)
+			}
 			return Grant{}, late
 		}
 		if r.err != nil {
 			stop()
 			return Grant{}, r.err
 		}
-		done, why := c.await(ctx, events, r.path, over)
+		done, why := b.await(ctx, events, r.path, over)
 		if g, err, final := o.outcome(w, done, why); final {
 			stop()
 			return g, err
@@ -96,12 +99,12 @@ type requested struct {
 
 // ask calls the member Request, again and again if the service was restarted. The call
 // itself outlives the context, because its answer is needed to withdraw the request.
-func (c *Client) ask(ctx context.Context, w Want, o Options, patiently bool) <-chan requested {
+func (b *bus) ask(ctx context.Context, w Want, o Options, patiently bool) <-chan requested {
 	asked := make(chan requested, 1)
 	go func() {
 		var r requested
 		call := func() error {
-			return c.call(context.WithoutCancel(ctx), "Request", []any{&r.path}, w.Lockspace, w.Resource, w.Mode, o.variants(0))
+			return b.call(context.WithoutCancel(ctx), "Request", []any{&r.path}, w.Lockspace, w.Resource, w.Mode, o.variants(0))
 		}
 		if patiently {
 			r.err = Patiently(ctx, call)
@@ -115,19 +118,25 @@ func (c *Client) ask(ctx context.Context, w Want, o Options, patiently bool) <-c
 
 // abandon withdraws a request whose caller did not wait for the answer. If it has been
 // granted, the lock is released, unless it has an owner, who may have had it before.
-func (c *Client) abandon(asked <-chan requested, events <-chan Event, stop func(), w Want, o Options) {
+func (b *bus) abandon(asked <-chan requested, events <-chan Event, stop func(), w Want, o Options) {
 	defer stop()
-	r := <-asked
+	var r requested
+	select {
+	case r = <-asked:
+	case <-time.After(cancelTime):
+		// A service that does not answer grants nothing either; Close ends the call.
+		r.err = errOver
+	}
 	if r.err != nil {
 		return
 	}
 	gone, cancel := context.WithCancel(context.Background())
 	cancel()
-	done, _ := c.await(gone, events, r.path, nil)
+	done, _ := b.await(gone, events, r.path, nil)
 	if done != nil && done.state == "granted" && o.Owner == "" {
 		ctx, cancel := context.WithTimeout(context.Background(), cancelTime)
 		defer cancel()
-		_ = c.Release(ctx, w.Lockspace, w.Resource, Selector{Lock: done.lock}) // the caller no longer waits for an error
+		_ = b.release(ctx, w.Lockspace, w.Resource, Selector{Lock: done.lock}) // the caller no longer waits for an error
 	}
 }
 
@@ -140,7 +149,7 @@ var errOver = &Error{Op: "Request", Kind: Timeout, Message: "not granted in the 
 // await waits for the end of a request. If the service ends first, done and why are
 // nil. When the context or the time is over, the request is withdrawn; a grant that
 // came before that counts.
-func (c *Client) await(ctx context.Context, events <-chan Event, request godbus.ObjectPath,
+func (b *bus) await(ctx context.Context, events <-chan Event, request godbus.ObjectPath,
 	over <-chan time.Time) (done *completion, why error) {
 	quit := ctx.Done()
 	var enough <-chan time.Time
@@ -150,7 +159,7 @@ func (c *Client) await(ctx context.Context, events <-chan Event, request godbus.
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelTime)
 		defer cancel()
 		// An error means that it no longer waits, which is as good.
-		_ = c.callOn(cctx, request, Name+".Request", "Cancel", nil)
+		_ = b.callOn(cctx, request, Name+".Request", "Cancel", nil)
 		enough = time.After(cancelTime)
 	}
 	for {
@@ -181,20 +190,4 @@ func (c *Client) await(ctx context.Context, events <-chan Event, request godbus.
 			enough = time.After(stopTime)
 		}
 	}
-}
-
-// acquireLong acquires a lock with a wait that is too long for the member Acquire.
-func (c *Client) acquireLong(ctx context.Context, w Want, o Options) (Grant, error) {
-	g, err := c.queued(ctx, w, o)
-	if !errors.Is(err, Timeout) || ctx.Err() != nil {
-		return g, err
-	}
-	// One last try: its error names the holder.
-	o.Wait = 0
-	g, err = c.Acquire(ctx, w, o)
-	var e *Error
-	if errors.As(err, &e) && e.Kind == WouldBlock {
-		e.Kind = Timeout
-	}
-	return g, err
 }

@@ -1,0 +1,159 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	godbus "github.com/godbus/dbus/v5"
+)
+
+func (b *bus) watch(ctx context.Context) (<-chan Event, error) { return b.listen(ctx, false) }
+
+// listen watches the signals, and also sends the ends of Requests if asked to.
+func (b *bus) listen(ctx context.Context, requests bool) (<-chan Event, error) {
+	matches := [][]godbus.MatchOption{
+		{godbus.WithMatchSender(Name), godbus.WithMatchPathNamespace(Path)},
+		{godbus.WithMatchSender("org.freedesktop.DBus"), godbus.WithMatchInterface("org.freedesktop.DBus"),
+			godbus.WithMatchMember("NameOwnerChanged"), godbus.WithMatchArg(0, Name)},
+	}
+	signals := make(chan *godbus.Signal, 64)
+	b.conn.Signal(signals)
+	unwatch := func() {
+		b.conn.RemoveSignal(signals)
+		for _, m := range matches {
+			_ = b.conn.RemoveMatchSignal(m...) // fails only where the bus is gone
+		}
+	}
+	w := watcher{out: make(chan Event), requests: requests}
+	var err error
+	for _, m := range matches {
+		err = errors.Join(err, b.conn.AddMatchSignalContext(ctx, m...))
+	}
+	if err == nil {
+		// After the match, so that no change of the owner is missed.
+		err = b.conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.GetNameOwner", 0, Name).Store(&w.owner)
+	}
+	if err = wrap("Watch", err); err != nil && !errors.Is(err, NotRunning) {
+		unwatch()
+		return nil, err
+	}
+	go func() {
+		defer close(w.out)
+		defer unwatch()
+		w.run(ctx, signals)
+	}()
+	return w.out, nil
+}
+
+// watcher turns signals into events.
+type watcher struct {
+	out      chan Event
+	owner    string // the unique name of the service; "" if it does not run
+	before   string // its unique name before the last change
+	requests bool   // send the ends of Requests, too
+	lost     lostOnce
+}
+
+// lostOnce remembers the locks that were reported lost. A loss is signaled to the holder
+// and to those who may see all losses, so a holder who may see all gets it twice. A
+// service never uses a path again.
+type lostOnce map[godbus.ObjectPath]struct{}
+
+// maxLostOnce is how many paths are remembered; the two signals of one loss come close
+// together.
+const maxLostOnce = 1000
+
+func (o *lostOnce) first(lock godbus.ObjectPath) bool {
+	if _, again := (*o)[lock]; again {
+		return false
+	}
+	if *o == nil || len(*o) >= maxLostOnce {
+		*o = lostOnce{}
+	}
+	(*o)[lock] = struct{}{}
+	return true
+}
+
+func (w *watcher) run(ctx context.Context, signals <-chan *godbus.Signal) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case s, ok := <-signals:
+			if !ok {
+				return
+			}
+			e, ok := w.event(s)
+			if !ok {
+				continue
+			}
+			select {
+			case w.out <- e:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// event reads a signal. Anybody can send one that looks like the service's; only the
+// sender, which the bus fills in, proves that it is.
+func (w *watcher) event(s *godbus.Signal) (e Event, ok bool) {
+	e.Time = time.Now()
+	if s.Sender == "org.freedesktop.DBus" && s.Name == "org.freedesktop.DBus.NameOwnerChanged" {
+		return w.ownerChanged(s, e)
+	}
+	switch {
+	case s.Sender == w.owner && w.owner != "":
+	case s.Sender == w.before && w.before != "" && s.Name == Name+".Request.Completed": // sent as it ended
+	default:
+		return e, false
+	}
+	var d map[string]godbus.Variant
+	var err error
+	switch s.Name {
+	case Name + ".LockLost":
+		e.Kind = LockLost
+		err = godbus.Store(s.Body, &e.Lock, &e.Lockspace, &e.Resource, &e.Mode, &e.Reason)
+	case Name + ".Blocking":
+		e.Kind = Blocking
+		err = godbus.Store(s.Body, &e.Lock, &e.Resource, &e.Mode, &e.Node)
+	case Name + ".Lock.Lost":
+		e.Kind, e.Lock = LockLost, s.Path
+		err = godbus.Store(s.Body, &e.Lockspace, &e.Resource, &e.Mode, &e.Reason)
+	case Name + ".LockspaceChanged":
+		e.Kind = LockspaceChanged
+		err = godbus.Store(s.Body, &e.Lockspace, &e.State, &d)
+	case "org.freedesktop.DBus.Properties.PropertiesChanged":
+		var iface string
+		var gone []string
+		e.Kind = StatusChanged
+		err = godbus.Store(s.Body, &iface, &d, &gone)
+		if iface != Name || s.Path != Path {
+			return e, false
+		}
+	case Name + ".Request.Completed":
+		e.Kind, e.completed = requestCompleted, &completion{request: s.Path}
+		d := e.completed
+		err = godbus.Store(s.Body, &d.state, &d.lock, &d.lockid, &d.token, &d.name, &d.words)
+		return e, err == nil && w.requests
+	default:
+		return e, false
+	}
+	e.Details = values(d)
+	return e, err == nil && (e.Kind != LockLost || w.lost.first(e.Lock))
+}
+
+func (w *watcher) ownerChanged(s *godbus.Signal, e Event) (Event, bool) {
+	var name, before, now string
+	if godbus.Store(s.Body, &name, &before, &now) != nil || name != Name {
+		return e, false
+	}
+	w.owner, w.before, w.lost = now, before, nil
+	e.Kind = ServiceStarted
+	if now == "" {
+		e.Kind = ServiceStopped
+	}
+	return e, true
+}

@@ -1,0 +1,300 @@
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"time"
+)
+
+// ErrLost is the kind of error with which the context of a lock ends that its holder
+// has not released:
+//
+//	errors.Is(context.Cause(held), client.ErrLost)
+var ErrLost = errors.New("the lock is lost")
+
+// ErrReleased is the cause with which the context of a lock ends that its holder has
+// released.
+var ErrReleased = errors.New("the lock is released")
+
+// ErrClosed is the cause with which the contexts of locks end when the Client is
+// closed: a loss would not be noticed any more. The locks are still held, until they are
+// released or this process ends.
+var ErrClosed = errors.New("the client is closed")
+
+// LossError says how a lock was lost. It is an ErrLost.
+type LossError struct {
+	Grant  Grant
+	How    Loss
+	Reason string // for people
+}
+
+// Loss is a way to lose a lock.
+type Loss int
+
+// The ways to lose a lock.
+const (
+	// LossReported: the service says that the lock manager no longer has the lock.
+	LossReported Loss = iota + 1
+	// LossReleased: somebody else released it.
+	LossReleased
+	// LossConverted: somebody else converted it to another mode.
+	LossConverted
+	// LossUnknown: it is not there any more, and it is not known why.
+	LossUnknown
+)
+
+func (e *LossError) Error() string {
+	return fmt.Sprintf("the lock on %s/%s is lost: %s", e.Grant.Lockspace, e.Grant.Resource, e.Reason)
+}
+
+// Is makes every LossError an ErrLost.
+func (e *LossError) Is(target error) bool { return target == ErrLost }
+
+// Held is one or more locks, taken together, that this program watches until it releases
+// them.
+//
+// The order of events: the watch for losses is there first, then the locks are taken,
+// then each is compared with the losses that have been reported meanwhile. So no loss
+// falls between the grant and the watch. If this program dies before the grant, the call
+// ends with its connection; if it dies afterwards, the service releases the locks,
+// because they hang on the process. A restart of the service or of the bus ends no
+// such lock: the watch goes on with the next one, and asks first whether the locks
+// are still there.
+type Held struct {
+	c        *Client
+	owner    string
+	ownOwner bool // nobody else has this owner
+	lifetime string
+
+	ctx  context.Context
+	end  context.CancelCauseFunc
+	lost chan struct{}
+
+	mu     sync.Mutex
+	grants []Grant
+	// changes counts the beginnings and ends of Convert: what was asked before a change
+	// says nothing afterwards.
+	changes int
+	loss    *LossError
+	over    bool // lost or released
+}
+
+// ownerPrefix is the beginning of the owners that Hold makes up.
+const ownerPrefix = "go-"
+
+// Hold takes the locks, all or none, and watches them. Without o.Owner, each call
+// makes locks of its own. Without o.Lifetime, the locks end with the process o.PID (0:
+// this one) if they are not released before. The context is the parent of that of the
+// locks, and its end withdraws the call; it does not release locks that are held.
+//
+// The error is that of Acquire. Then no lock is left behind, unless the service did not
+// answer.
+func (c *Client) Hold(ctx context.Context, want []Want, o Options) (*Held, error) {
+	return c.hold(ctx, ctx, want, o)
+}
+
+// hold is Hold with another context for the call than for the locks.
+func (c *Client) hold(ctx, parent context.Context, want []Want, o Options) (*Held, error) {
+	h := &Held{c: c, owner: o.Owner, ownOwner: o.OwnerUnique, lost: make(chan struct{})}
+	if h.owner == "" {
+		h.owner, h.ownOwner = ownerPrefix+rand.Text(), true
+	}
+	o.Owner = h.owner
+	if err := c.kept.begin(c); err != nil {
+		return nil, err
+	}
+	var err error
+	if h.grants, err = h.take(ctx, want, o); err != nil {
+		if h.ownOwner && (errors.Is(err, NoAnswer) || errors.Is(err, Canceled)) {
+			h.withdraw(ctx)
+		}
+		c.kept.leave()
+		return nil, err
+	}
+	h.ctx, h.end = context.WithCancelCause(parent)
+	c.kept.add(h)
+	return h, nil
+}
+
+// take takes the locks with the best lifetime that the service has: an older one knows
+// fewer.
+func (h *Held) take(ctx context.Context, want []Want, o Options) (grants []Grant, err error) {
+	lifetimes := []string{o.Lifetime}
+	if o.Lifetime == "" {
+		lifetimes = []string{Process, Connection, Persistent}
+	}
+	pid := o.PID
+	for _, h.lifetime = range lifetimes {
+		if o.Lifetime, o.PID = h.lifetime, 0; h.lifetime == Process {
+			if o.PID = pid; pid == 0 {
+				o.PID = uint32(os.Getpid())
+			}
+		}
+		if grants, err = h.c.takeAll(ctx, want, o); !errors.Is(err, NotSupported) && !errors.Is(err, InvalidArgs) {
+			break
+		}
+	}
+	return grants, err
+}
+
+// takeAll takes the locks by a call that the end of ctx withdraws.
+func (c *Client) takeAll(ctx context.Context, want []Want, o Options) ([]Grant, error) {
+	switch {
+	case len(want) == 1 && o.Wait == 0:
+		g, err := c.Acquire(ctx, want[0], o)
+		return []Grant{g}, err
+	case len(want) == 1:
+		o.sure = true
+		g, err := c.acquireLong(ctx, want[0], o)
+		if errors.Is(err, Unknown) {
+			g, err = c.Acquire(ctx, want[0], o)
+		}
+		return []Grant{g}, err
+	case o.Wait != 0 && o.Lifetime != Connection && c.redial != nil:
+		// A connection of its own: closing it takes the call out of the queue.
+		t, err := c.redial(ctx)
+		if err != nil {
+			return nil, err
+		}
+		aside := &Client{base: t.with(c.settings())}
+		defer func() { _ = t.close() }()
+		return aside.AcquireMany(ctx, want, o)
+	}
+	return c.AcquireMany(ctx, want, o)
+}
+
+func (c *Client) settings() settings {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.set
+}
+
+// How long the release of locks may take whose call was not answered, and what of it if
+// the caller does not want to wait.
+const (
+	releaseTime  = 30 * time.Second
+	withdrawTime = 2 * time.Second
+)
+
+// withdraw releases what was granted without an answer that came here.
+func (h *Held) withdraw(ctx context.Context) {
+	patience := releaseTime
+	if ctx.Err() != nil {
+		patience = withdrawTime
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	defer cancel()
+	_ = h.releaseAll(ctx) // the service releases it with the process
+}
+
+// releaseAll releases the locks, and tries again while the service restarts.
+func (h *Held) releaseAll(ctx context.Context) error {
+	quiet := h.c.settings()
+	quiet.interaction = false // releasing one's own lock needs no password
+	return Patiently(ctx, func() error {
+		t := h.c.transport().with(quiet)
+		if h.ownOwner {
+			_, err := t.releaseOwner(ctx, "", h.owner)
+			return err
+		}
+		for _, g := range h.Grants() {
+			err := t.release(ctx, g.Lockspace, g.Resource, Selector{Lock: g.Lock})
+			if err != nil && !errors.Is(err, NotHeld) {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Context ends when the locks are not held any more, or when the context of Hold ends.
+// context.Cause says why.
+func (h *Held) Context() context.Context { return h.ctx }
+
+// Lost is closed when one of the locks is lost, and only then.
+func (h *Held) Lost() <-chan struct{} { return h.lost }
+
+// Loss says how the locks were lost; nil if they were not.
+func (h *Held) Loss() *LossError {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.loss
+}
+
+// Grants are the locks, in the order in which they were asked for, in their present
+// modes and with their present tokens.
+func (h *Held) Grants() []Grant {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.grants)
+}
+
+// Token is the fencing token of the first lock: larger than that of every earlier grant
+// of the resource in PW or EX, on any node. Storage that refuses smaller tokens than
+// the largest that it has seen is safe from a holder that does not know yet that it has
+// lost the lock.
+func (h *Held) Token() uint64 { return h.Grants()[0].Token }
+
+// Owner is the owner that the locks have.
+func (h *Held) Owner() string { return h.owner }
+
+// Lifetime says what ends the locks if they are not released.
+func (h *Held) Lifetime() string { return h.lifetime }
+
+// Convert changes the mode of one of the locks without releasing it. wait is as
+// Options.Wait. When it fails, the lock keeps its mode.
+func (h *Held) Convert(ctx context.Context, to Want, wait time.Duration) error {
+	h.mu.Lock()
+	i := slices.IndexFunc(h.grants, func(g Grant) bool { return g.Lockspace == to.Lockspace && g.Resource == to.Resource })
+	if i < 0 || h.over {
+		h.mu.Unlock()
+		return &Error{Op: "Convert", Kind: NotHeld, Message: "the lock is not held"}
+	}
+	lock := h.grants[i].Lock
+	h.changes++
+	h.mu.Unlock()
+	token, err := h.c.Convert(ctx, to, Selector{Lock: lock}, wait)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.changes++
+	if err == nil {
+		h.grants[i].Mode, h.grants[i].Token = canonical(to.Mode), token
+	}
+	return err
+}
+
+// Release releases the locks and ends their context. It tries again while the service
+// restarts, until ctx ends. Locks that are lost are released as well, as far as they
+// are there. A second call does nothing.
+func (h *Held) Release(ctx context.Context) error {
+	h.mu.Lock()
+	first := !h.over
+	h.over = true
+	h.mu.Unlock()
+	if first {
+		h.end(ErrReleased)
+		h.c.kept.remove(h)
+	} else if h.Loss() == nil {
+		return nil
+	}
+	return h.releaseAll(ctx)
+}
+
+// lose ends the locks because one of them is lost.
+func (h *Held) lose(e *LossError) {
+	h.mu.Lock()
+	if h.over {
+		h.mu.Unlock()
+		return
+	}
+	h.over, h.loss = true, e
+	h.mu.Unlock()
+	close(h.lost)
+	h.end(e)
+	h.c.kept.remove(h)
+}

@@ -1,0 +1,100 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+)
+
+// Semaphore lets up to Places holders in at a time, on all nodes of the cluster
+// together.
+//
+// The lock manager has no semaphores. This one is a lock for each place, on the
+// resources RESOURCE/1 to RESOURCE/N. All who use it must agree on N: it is a part of
+// the name. Who finds no place free queues for all places at once, and keeps the first
+// that it gets. That serves waiters nearly in the order of arrival; the exception is
+// two places that become free at the same time, one of which may be offered to somebody
+// who has just been given the other, and goes to the next. It costs N requests for each
+// that waits, so it is meant for few places: up to MaxPlaces.
+//
+// A fencing token tells the earlier holders of one place from the later ones, and says
+// nothing about other places.
+type Semaphore struct {
+	Client              *Client
+	Lockspace, Resource string
+	Places              int
+	Options             Options // Wait is ignored
+}
+
+// MaxPlaces is how many places a Semaphore may have.
+const MaxPlaces = 64
+
+// Acquire takes a place, and waits for it if necessary, as Client.Lock does.
+func (s *Semaphore) Acquire(ctx context.Context) (held context.Context, release func() error, err error) {
+	held, release, err = s.TryAcquire(ctx)
+	if !errors.Is(err, WouldBlock) {
+		return held, release, err
+	}
+	queueing, enough := context.WithCancel(ctx)
+	defer enough()
+	type place struct {
+		h   *Held
+		err error
+	}
+	places := make(chan place, s.Places)
+	for i := range s.Places {
+		go func() {
+			o := s.Options
+			o.Wait = -1
+			// The lock outlives the queueing.
+			h, err := s.Client.hold(queueing, ctx, []Want{s.place(i)}, o)
+			places <- place{h, err}
+		}()
+	}
+	var first *Held
+	var failed error
+	for range s.Places {
+		p := <-places
+		switch {
+		case p.err != nil && queueing.Err() == nil:
+			failed = p.err // one place that can't be waited for: the others still can
+		case p.err != nil:
+		case first == nil:
+			first = p.h
+			enough()
+		default: // the next may have it
+			failed = errors.Join(failed, p.h.unlock())
+		}
+	}
+	switch {
+	case first != nil:
+		return context.WithValue(first.Context(), heldKey{}, first), first.unlock, nil
+	case failed != nil:
+		return nil, nil, failed
+	}
+	return nil, nil, &Error{Op: "Request", Kind: Canceled, Message: "canceled", Err: context.Cause(ctx)}
+}
+
+// TryAcquire takes a place that is free. If there is none, the error is of kind
+// WouldBlock.
+func (s *Semaphore) TryAcquire(ctx context.Context) (held context.Context, release func() error, err error) {
+	if s.Places < 1 || s.Places > MaxPlaces {
+		return nil, nil, &Error{Op: "Acquire", Kind: InvalidArgs,
+			Message: fmt.Sprintf("a semaphore has 1 to %d places, not %d", MaxPlaces, s.Places)}
+	}
+	// From a place of chance: those who try at once don't all try the same.
+	for i, first := 0, rand.IntN(s.Places); i < s.Places; i++ {
+		o := s.Options
+		o.Wait = 0
+		held, release, err = s.Client.lock(ctx, []Want{s.place((first + i) % s.Places)}, o)
+		if !errors.Is(err, WouldBlock) {
+			return held, release, err
+		}
+	}
+	return nil, nil, err
+}
+
+func (s *Semaphore) place(i int) Want {
+	return Want{s.Lockspace, fmt.Sprintf("%s/%d", s.Resource, i+1), "EX"}
+}

@@ -1,0 +1,177 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"reflect"
+	"time"
+)
+
+// redialMost is the longest pause between two attempts to find a service again that
+// has ended. Where systemd listens for it, an attempt starts it.
+const redialMost = 2 * time.Second
+
+// eventReply is a reply of Monitor.
+type eventReply struct {
+	Ready    *bool      `json:"ready"`
+	LockLost *lostReply `json:"lockLost"`
+	Blocking *struct {
+		Lock     string  `json:"lock"`
+		Resource string  `json:"resource"`
+		Mode     *string `json:"mode"`
+		NodeID   uint32  `json:"nodeId"`
+	} `json:"blocking"`
+	LockspaceChanged *lockspaceReply `json:"lockspaceChanged"`
+	ServiceChanged   *serviceReply   `json:"serviceChanged"`
+	Overflow         *bool           `json:"overflow"`
+}
+
+// varlinkWatcher is a watch of the service, over its restarts.
+type varlinkWatcher struct {
+	v   *varlink
+	ctx context.Context
+	out chan Event
+
+	first chan error // how the first attempt to watch ended; one element
+	told  bool       // first has it
+	there bool       // the service answers
+	known map[string]any
+}
+
+// watch returns when the service watches, or when it is known not to run.
+func (v *varlink) watch(ctx context.Context) (<-chan Event, error) {
+	w := &varlinkWatcher{v: v, ctx: ctx, out: make(chan Event), first: make(chan error, 1)}
+	go w.run()
+	if err := <-w.first; err != nil && !errors.Is(err, NotRunning) {
+		return nil, err
+	}
+	return w.out, nil
+}
+
+// run watches again when a watch has ended.
+func (w *varlinkWatcher) run() {
+	defer close(w.out)
+	wait := retryPause
+	for {
+		err := w.monitor()
+		if !w.told {
+			w.told = true
+			w.first <- err
+			if err != nil && !errors.Is(err, NotRunning) {
+				return
+			}
+		}
+		if w.ctx.Err() != nil || w.v.closed() {
+			return
+		}
+		if w.there {
+			w.there, wait = false, retryPause
+			if !w.send(Event{Kind: ServiceStopped}) {
+				return
+			}
+		}
+		if !pause(w.ctx, wait) {
+			return
+		}
+		wait = min(2*wait, redialMost)
+	}
+}
+
+// monitor is one call of Monitor.
+func (w *varlinkWatcher) monitor() error {
+	p := parameters{"existing": false, "events": []string{"lockLost", "blocking", "lockspaceChanged", "serviceChanged"}}
+	c, err := w.v.pool.dial(w.ctx)
+	if err != nil {
+		return varlinkError("Watch", err)
+	}
+	defer func() { _ = c.sock.Close() }()
+	return w.v.on(w.ctx, c, "Watch", Name+".Monitor", p, true, func(text json.RawMessage) error {
+		var r eventReply
+		if err := json.Unmarshal(text, &r); err != nil {
+			return err
+		}
+		for _, e := range w.events(&r) {
+			if !w.send(e) {
+				return w.ctx.Err()
+			}
+		}
+		return nil
+	})
+}
+
+// events are what a reply reports.
+func (w *varlinkWatcher) events(r *eventReply) (all []Event) {
+	if r.Ready != nil {
+		w.there = true
+		w.known, _ = w.v.status(w.ctx) // without it the next change shows everything
+		if w.told {
+			return []Event{{Kind: ServiceStarted}}
+		}
+		w.told = true
+		w.first <- nil
+	}
+	if l := r.LockLost; l != nil {
+		all = append(all, Event{Kind: LockLost, Lock: named(l.Lock), Lockspace: l.Lockspace, Resource: l.Resource,
+			Mode: upper(l.Mode), Reason: l.Reason})
+	}
+	if b := r.Blocking; b != nil {
+		all = append(all, Event{Kind: Blocking, Lock: named(b.Lock), Resource: b.Resource, Mode: upper(b.Mode),
+			Node: b.NodeID})
+	}
+	if s := r.LockspaceChanged; s != nil {
+		all = append(all, Event{Kind: LockspaceChanged, Lockspace: s.Name, State: s.State, Details: s.details()})
+	}
+	if s := r.ServiceChanged; s != nil {
+		if d := w.changed(s.properties()); len(d) > 0 {
+			all = append(all, Event{Kind: StatusChanged, Details: d})
+		}
+	}
+	return all
+}
+
+// changed returns the properties that are not as they were.
+func (w *varlinkWatcher) changed(now map[string]any) map[string]any {
+	d := map[string]any{}
+	for key, v := range now {
+		if !reflect.DeepEqual(w.known[key], v) {
+			d[key] = v
+		}
+	}
+	w.known = now
+	return d
+}
+
+func (w *varlinkWatcher) send(e Event) bool {
+	e.Time = time.Now()
+	select {
+	case w.out <- e:
+		return true
+	case <-w.ctx.Done():
+	case <-w.v.done():
+	}
+	return false
+}
+
+// details are as on the bus.
+func (r *lockspaceReply) details() map[string]any {
+	d := map[string]any{}
+	if r.Error != "" {
+		d["error"] = r.Error
+	}
+	h := r.Health
+	if h == nil {
+		return d
+	}
+	d["stopped"], d["recovery"] = h.Stopped, h.Recovery
+	if h.Quorate != nil {
+		d["quorate"] = *h.Quorate
+	}
+	if h.Reason != "" {
+		d["reason"] = h.Reason
+	}
+	if len(h.Members) > 0 {
+		d["members"] = h.Members
+	}
+	return d
+}
