@@ -423,11 +423,14 @@ func TestCrashAtRandomPoints(t *testing.T) {
 // hooked is the program with the crash hook.
 func hooked(t *testing.T) string { return built(t, "DLMLOCKD_TEST_HOOKED", "godbus_no_tcp crashtest") }
 
+// crashAt has the program with the crash hook die at its n-th step.
+func crashAt(n int) []string { return []string{fmt.Sprintf("DLMLOCKD_CRASH_STEP=%d", n)} }
+
 // launchHooked starts a daemon that dies at its n-th step, and reports whether
 // it got ready before.
 func launchHooked(t *testing.T, b *testbus.Bus, dir string, n int) (p *running, ready bool) {
 	t.Helper()
-	p = launch(t, hooked(t), b.Address, dir, []string{fmt.Sprintf("DLMLOCKD_CRASH_STEP=%d", n)},
+	p = launch(t, hooked(t), b.Address, dir, crashAt(n),
 		"--varlink="+crashSocket(dir))
 	return p, p.readyOrDead(t)
 }

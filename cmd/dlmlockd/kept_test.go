@@ -210,6 +210,7 @@ func TestKeptInTheMiddleOfACall(t *testing.T) {
 		return append(text[20:], 0)
 	}
 	read, unread, pipelined := r.hold("read", ""), r.hold("unread", ""), r.hold("pipelined", "more")
+	r.m.settle(t)
 	half(read)
 	pipelined.send("io.systemd.service.Ping", fields{}, "")
 	require.Eventually(t, func() bool { return unreadBytes(t, read) == 0 && unreadBytes(t, pipelined) == 0 },
