@@ -12,8 +12,8 @@
 // Each connection is a session of the service ("varlink:INSTANCE/7"), and so is
 // each file descriptor that a lock of lifetime descriptor hangs on
 // ("varlink:INSTANCE/7.2"). INSTANCE is made anew with each start of the service:
-// connections and descriptors don't outlive it, and so the next start releases
-// the locks that hung on them.
+// the next start releases the locks that hung on them, unless they were kept
+// (keep.go, restore.go).
 //
 // The way of a call: package wire has Serve run on a goroutine of the
 // connection, with one call at a time. Serve reads the parameters, submits the
