@@ -1,0 +1,100 @@
+package peers
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/dlmlock/dlmlockd/lockd/api"
+)
+
+// maxPage is how many locks one answer has at most.
+const maxPage = 512
+
+// answerAll answers the questions of other nodes, one after the other, and no faster than
+// answersPerSec.
+func (p *Peers) answerAll(ctx context.Context) {
+	for {
+		var a asked
+		select {
+		case <-ctx.Done():
+			return
+		case a = <-p.asked:
+		}
+		body, err := json.Marshal(p.answerTo(ctx, &a))
+		if err != nil || len(body) > MaxMessage-headerSize {
+			body, _ = json.Marshal(refuse(api.Internal, "the answer does not fit into a message"))
+		}
+		p.send(&message{version: version, kind: answer, to: a.from, id: a.id, body: body})
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Duration(len(body)) * time.Second / answersPerSec):
+		}
+	}
+}
+
+func refuse(k api.Kind, text string) *reply { return &reply{Error: &errorBody{string(k), text}} }
+
+// answerTo asks the service. One that does not answer is as silent to others.
+func (p *Peers) answerTo(ctx context.Context, a *asked) *reply {
+	if a.version != version {
+		return refuse(api.NotSupported, "its service is older and does not understand the question")
+	}
+	var q question
+	if err := json.Unmarshal(a.body, &q); err != nil {
+		return refuse(api.InvalidArgs, "its service can't read the question")
+	}
+	done := make(chan *reply, 1)
+	switch {
+	case q.List != nil:
+		f, ok := q.List.filter()
+		if f.Limit == 0 || f.Limit > maxPage {
+			f.Limit = maxPage
+		}
+		if !ok {
+			return refuse(api.NotSupported, "its service does not understand the filter")
+		}
+		p.cfg.Service.List(f, func(page api.Page, err error) { done <- pageOf(page, err) })
+	case q.Inspect != nil:
+		p.cfg.Service.Inspect(string(q.Inspect.Lockspace), string(q.Inspect.Resource),
+			func(in api.Inspection, err error) {
+				if err != nil {
+					done <- refusal(err)
+					return
+				}
+				done <- &reply{Inspect: inspectionOf(&in)}
+			})
+	default:
+		return refuse(api.NotSupported, "its service does not understand the question")
+	}
+	select {
+	case r := <-done:
+		return r
+	case <-ctx.Done():
+		return refuse(api.ShuttingDown, "its service is stopping")
+	case <-time.After(patience):
+		return refuse(api.ClusterUnavailable, "its service does not answer")
+	}
+}
+
+func refusal(err error) *reply {
+	var e *api.Error
+	if errors.As(err, &e) {
+		return refuse(e.Kind, e.Text)
+	}
+	return refuse(api.Internal, err.Error())
+}
+
+func pageOf(page api.Page, err error) *reply {
+	if err != nil {
+		return refusal(err)
+	}
+	r := &reply{Next: uint64(page.Next)}
+	r.Locks, _ = fit(page.Locks, maxAnswer)
+	if n := len(r.Locks); n < len(page.Locks) && n > 0 {
+		r.Next = uint64(page.Locks[n-1].Ref)
+	}
+	return r
+}

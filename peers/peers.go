@@ -1,0 +1,369 @@
+package peers
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
+)
+
+const (
+	maxOpen     = 64  // questions of this node that are open
+	maxAsked    = 32  // questions of others that wait to be answered
+	maxOutgoing = 128 // messages that wait to be sent
+
+	patience      = 3 * time.Second // how long an answer may take
+	redial        = 5 * time.Second // between attempts to reach the group
+	answersPerSec = 2 << 20         // bytes, of this node's answers
+)
+
+// Service is what others may ask about.
+type Service interface {
+	List(f api.Filter, done func(api.Page, error))
+	Inspect(lockspace, resource string, done func(api.Inspection, error))
+	Status() api.Status
+}
+
+// Config is what Peers is made of.
+type Config struct {
+	Service Service
+	// Members lists the nodes that are members of the cluster now. An error means that it is not
+	// known.
+	Members func(context.Context) ([]uint32, error)
+	Dial    func(context.Context) (Link, error)
+	Build   string // of this service
+	Log     *slog.Logger
+}
+
+// Peers asks the services of the other nodes, and answers them while Run runs.
+type Peers struct {
+	cfg      Config
+	outgoing chan []byte
+	asked    chan asked
+	wake     chan struct{} // a member has joined: say hello
+
+	mu      sync.Mutex
+	self    Member            // zero: not in the group
+	members []Member          // of the group
+	builds  map[Member]string // what they have said of themselves
+	why     string            // why this process is not in the group
+	open    map[uint64]*open
+	lastID  uint64
+	dropped int // messages that were for nobody, or did not fit
+}
+
+// open is a question of this node without an answer.
+type open struct {
+	to    Member
+	done  func(*reply, error)
+	timer *time.Timer
+}
+
+// asked is a question of another node.
+type asked struct {
+	from    Member
+	id      uint64
+	version uint8
+	body    []byte
+}
+
+var _ api.Peers = (*Peers)(nil)
+
+// New makes a Peers that is not in the group yet.
+func New(cfg Config) *Peers {
+	return &Peers{cfg: cfg, outgoing: make(chan []byte, maxOutgoing), asked: make(chan asked, maxAsked),
+		wake: make(chan struct{}, 1), open: map[uint64]*open{}, builds: map[Member]string{},
+		why: "this node's service has just been started"}
+}
+
+// Run stays in the group, or tries to get into it, until ctx ends.
+func (p *Peers) Run(ctx context.Context) {
+	var work sync.WaitGroup
+	defer work.Wait()
+	work.Go(func() { p.answerAll(ctx) })
+	work.Go(func() { p.report(ctx) })
+	for ctx.Err() == nil {
+		err := p.join(ctx)
+		p.left(err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(redial):
+		}
+	}
+}
+
+// join is in the group until the link or ctx ends.
+func (p *Peers) join(ctx context.Context) error {
+	link, err := p.cfg.Dial(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var work sync.WaitGroup
+	defer work.Wait()
+	defer cancel()
+	context.AfterFunc(ctx, func() { _ = link.Close() })
+	work.Go(func() { p.sendAll(ctx, link, cancel) })
+	for {
+		ev, err := link.Receive()
+		if err != nil {
+			return err
+		}
+		if ev.Data == nil {
+			p.membership(ev)
+		} else {
+			p.receive(ev.From, ev.Data)
+		}
+	}
+}
+
+// sendAll sends what is to be sent. A link that takes no message is ended.
+func (p *Peers) sendAll(ctx context.Context, link Link, end func()) {
+	defer end()
+	for {
+		var data []byte
+		select {
+		case <-ctx.Done():
+			return
+		case data = <-p.outgoing:
+		case <-p.wake:
+			body, _ := json.Marshal(helloBody{p.cfg.Build})
+			data = (&message{version: version, kind: hello, body: body}).encode()
+		}
+		if err := link.Send(data); err != nil {
+			return
+		}
+	}
+}
+
+// membership takes who is in the group. Questions to those who have left it will get no answer.
+func (p *Peers) membership(ev Event) {
+	p.mu.Lock()
+	joined := p.self == Member{} && ev.Self != Member{}
+	p.self, p.members, p.why = ev.Self, ev.Members, ""
+	fresh := false
+	for _, m := range ev.Members {
+		if _, known := p.builds[m]; !known {
+			p.builds[m], fresh = "", true
+		}
+	}
+	for m := range p.builds {
+		if !slices.Contains(ev.Members, m) {
+			delete(p.builds, m)
+		}
+	}
+	gone := p.takeOpen(func(o *open) bool { return !slices.Contains(ev.Members, o.to) })
+	p.mu.Unlock()
+	for _, o := range gone {
+		o.done(nil, p.unavailable(o.to.Node, "it has left the cluster, or its service has ended, before it answered"))
+	}
+	if joined {
+		p.cfg.Log.Info("the services of the other nodes can be asked", "members", len(ev.Members))
+	}
+	if fresh {
+		select {
+		case p.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// left forgets the group, and says why once.
+func (p *Peers) left(err error) {
+	p.mu.Lock()
+	was := p.self != Member{}
+	told := p.why
+	p.self, p.members, p.why = Member{}, nil, err.Error()
+	clear(p.builds)
+	gone := p.takeOpen(func(*open) bool { return true })
+	p.mu.Unlock()
+	for _, o := range gone {
+		o.done(nil, p.unavailable(o.to.Node, err.Error()))
+	}
+	if was || told != err.Error() {
+		p.cfg.Log.Info("the services of other nodes can't be asked", "err", err)
+	}
+}
+
+// takeOpen removes open questions. It must be called with mu held.
+func (p *Peers) takeOpen(which func(*open) bool) (taken []*open) {
+	for id, o := range p.open {
+		if which(o) {
+			o.timer.Stop()
+			delete(p.open, id)
+			taken = append(taken, o)
+		}
+	}
+	return taken
+}
+
+func (p *Peers) unavailable(node uint32, why string) error {
+	return &api.Error{Op: "list", Kind: api.ClusterUnavailable, Mode: dlm.None,
+		Text: fmt.Sprintf("node %d can't be asked: %s", node, why)}
+}
+
+// receive takes a message of the group, its own included.
+func (p *Peers) receive(from Member, data []byte) {
+	m, err := decode(data)
+	p.mu.Lock()
+	self := p.self
+	p.mu.Unlock()
+	switch {
+	case from == self:
+	case err != nil:
+		p.drop()
+	case !m.isFor(self):
+	case m.kind == hello && m.version == version:
+		p.greet(from, m.body)
+	case m.kind == ask:
+		select {
+		case p.asked <- asked{from, m.id, m.version, m.body}:
+		default:
+			p.drop()
+		}
+	case m.kind == answer && m.version == version:
+		p.answered(from, m.id, m.body)
+	}
+}
+
+func (p *Peers) drop() {
+	p.mu.Lock()
+	p.dropped++
+	p.mu.Unlock()
+}
+
+// maxBuild is the longest version of a build that is believed.
+const maxBuild = 100
+
+func (p *Peers) greet(from Member, body []byte) {
+	var h helloBody
+	if json.Unmarshal(body, &h) != nil || len(h.Build) > maxBuild {
+		p.drop()
+		return
+	}
+	p.mu.Lock()
+	if _, ok := p.builds[from]; ok {
+		p.builds[from] = h.Build
+	}
+	p.mu.Unlock()
+}
+
+func (p *Peers) answered(from Member, id uint64, body []byte) {
+	p.mu.Lock()
+	o := p.open[id]
+	if o == nil || o.to != from {
+		p.dropped++
+		p.mu.Unlock()
+		return
+	}
+	o.timer.Stop()
+	delete(p.open, id)
+	p.mu.Unlock()
+	var r reply
+	if err := json.Unmarshal(body, &r); err != nil {
+		o.done(nil, p.unavailable(from.Node, "its answer can't be read"))
+		return
+	}
+	if e := r.Error; e != nil {
+		o.done(nil, &api.Error{Op: "list", Kind: kindOf(e.Kind), Mode: dlm.None,
+			Text: fmt.Sprintf("node %d: %s", from.Node, e.Text)})
+		return
+	}
+	o.done(&r, nil)
+}
+
+// kindOf takes the kinds that the answer to a question may have. Others are those of a fault there.
+func kindOf(s string) api.Kind {
+	for _, k := range []api.Kind{api.NoSuchLockspace, api.InvalidName, api.InvalidArgs, api.LimitExceeded,
+		api.NotSupported, api.ShuttingDown} {
+		if s == string(k) {
+			return k
+		}
+	}
+	return api.ClusterUnavailable
+}
+
+// ask sends a question to the service on a node.
+func (p *Peers) ask(node uint32, q question, done func(*reply, error)) {
+	body, err := json.Marshal(q)
+	if err != nil {
+		done(nil, p.unavailable(node, err.Error()))
+		return
+	}
+	p.mu.Lock()
+	i := slices.IndexFunc(p.members, func(m Member) bool { return m.Node == node })
+	var refusal error
+	switch {
+	case p.why != "":
+		refusal = p.unavailable(node, p.why)
+	case i < 0:
+		refusal = p.unavailable(node, noService)
+	case len(p.open) >= maxOpen:
+		refusal = &api.Error{Op: "list", Kind: api.LimitExceeded, Mode: dlm.None, Hint: api.HintWait,
+			Text: fmt.Sprintf("%d questions to other nodes are open", maxOpen)}
+	}
+	if refusal != nil {
+		p.mu.Unlock()
+		done(nil, refusal)
+		return
+	}
+	p.lastID++
+	id, o := p.lastID, &open{to: p.members[i], done: done}
+	p.open[id] = o
+	o.timer = time.AfterFunc(patience, func() { p.giveUp(id, fmt.Sprintf("it does not answer within %v", patience)) })
+	p.mu.Unlock()
+	m := message{version: version, kind: ask, to: o.to, id: id, body: body}
+	if !p.send(&m) {
+		p.giveUp(id, "too many messages wait to be sent")
+	}
+}
+
+const noService = "no service there takes part: it does not run, is older than this one, or has all-nodes = false"
+
+func (p *Peers) giveUp(id uint64, why string) {
+	p.mu.Lock()
+	o := p.open[id]
+	delete(p.open, id)
+	p.mu.Unlock()
+	if o != nil {
+		o.done(nil, p.unavailable(o.to.Node, why))
+	}
+}
+
+func (p *Peers) send(m *message) bool {
+	select {
+	case p.outgoing <- m.encode():
+		return true
+	default:
+		p.drop()
+		return false
+	}
+}
+
+// reportEvery is how often the log says that messages were dropped.
+const reportEvery = time.Minute
+
+func (p *Peers) report(ctx context.Context) {
+	tick := time.NewTicker(reportEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		p.mu.Lock()
+		n := p.dropped
+		p.dropped = 0
+		p.mu.Unlock()
+		if n > 0 {
+			p.cfg.Log.Warn("messages of other nodes' services were dropped: too many, or not readable", "messages", n)
+		}
+	}
+}
