@@ -36,6 +36,8 @@ type Config struct {
 	// MetricsFile is the absolute path of the file to which the counters are written; "" for none.
 	MetricsFile string
 	Limits      Limits
+	// AllNodes says that the service answers those of other nodes, and asks them.
+	AllNodes bool
 	// OnLost holds the helpers that a lock may name, by name; nil if there are none.
 	OnLost    map[string]OnLost
 	Virtlockd Virtlockd
@@ -92,7 +94,7 @@ type Limits struct {
 
 // Default returns the configuration of an empty file.
 func Default() Config {
-	return Config{Engine: EngineDLM, LogLevel: slog.LevelInfo,
+	return Config{Engine: EngineDLM, LogLevel: slog.LevelInfo, AllNodes: true,
 		Virtlockd: Virtlockd{Lockspace: DefaultVirtlockdLockspace, Timeout: DefaultVirtlockdTimeout}}
 }
 

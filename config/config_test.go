@@ -23,6 +23,7 @@ group = "dlmlock"
 op-timeout = "5s"
 log-level = "debug"
 exit-on-idle = "10m"
+all-nodes = false
 metrics-file = "/var/cache/dlmlockd/dlmlockd.prom"
 [limits]
 locks-per-uid = 1
@@ -99,6 +100,8 @@ func TestMistakesSayWhere(t *testing.T) {
 			`x.toml:1:14: op-timeout: "soon" is not a duration; write it like "10s" or "500ms"`},
 		{"timeout long", "op-timeout = \"1m\"\n",
 			`x.toml:1:14: op-timeout: 1m is out of range; at least 100ms, at most 24s`},
+		{"all-nodes as text", "all-nodes = \"no\"\n",
+			`x.toml:1:13: all-nodes: use true or false, without quotes`},
 		{"idle too short", "exit-on-idle = \"10ms\"\n",
 			`x.toml:1:16: exit-on-idle: 10ms is out of range; at least 1s, at most 720h0m0s`},
 		{"socket of virtlockd", "[virtlockd]\nsocket = \"sock\"\n",
@@ -176,7 +179,7 @@ func TestShippedExample(t *testing.T) {
 	}
 	c, err = config.Parse("dlmlockd.toml", []byte(strings.Join(lines, "")))
 	require.NoError(t, err)
-	require.Equal(t, 28, keys, "every key and the headers of the tables are in the example")
+	require.Equal(t, 29, keys, "every key and the headers of the tables are in the example")
 	require.NotZero(t, c.Limits.PageSize)
 }
 

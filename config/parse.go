@@ -27,6 +27,7 @@ type file struct {
 	LogLevel   any `toml:"log-level"`
 	ExitOnIdle any `toml:"exit-on-idle"`
 	Metrics    any `toml:"metrics-file"`
+	AllNodes   any `toml:"all-nodes"`
 	Limits     struct {
 		LocksPerUID   any `toml:"locks-per-uid"`
 		LocksPerCall  any `toml:"locks-per-call"`
@@ -218,6 +219,13 @@ func (v *validator) config(f *file) Config {
 		if !filepath.IsAbs(s) || !strings.HasSuffix(s, ".prom") {
 			v.fail("metrics-file", "%q must be an absolute path that ends in .prom, which is what node_exporter reads",
 				s)
+		}
+	}
+	if f.AllNodes != nil {
+		if all, ok := f.AllNodes.(bool); ok {
+			c.AllNodes = all
+		} else {
+			v.fail("all-nodes", "use true or false, without quotes")
 		}
 	}
 	l := &f.Limits

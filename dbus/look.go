@@ -12,8 +12,24 @@ func parseInspect(body *reader) (request, error) {
 	return &inspect{frontend.Inspect{Lockspace: body.text(), Resource: body.text()}}, nil
 }
 
+// parseInspectNode reads InspectNode, which is Inspect on another node.
+func parseInspectNode(body *reader) (request, error) {
+	node := body.uint32()
+	r := &inspect{frontend.Inspect{Node: node, Lockspace: body.text(), Resource: body.text()}}
+	return r, frontend.CheckNode(r.Op(), node)
+}
+
 func (r *inspect) serve(c *call) {
 	r.Run(&c.Call, answer(c, func(in api.Inspection) []any { return []any{inspection(&in)} }))
+}
+
+// listNodes is ListNodes.
+type listNodes struct{ frontend.ListNodes }
+
+func parseListNodes(*reader) (request, error) { return new(listNodes), nil }
+
+func (r *listNodes) serve(c *call) {
+	r.Run(&c.Call, answer(c, func(nodes []api.NodeView) []any { return []any{nodeRows(nodes)} }))
 }
 
 // listLost is ListLost.

@@ -314,6 +314,27 @@ func orphanRows(orphans []api.Orphan) []orphanRow {
 	return rows
 }
 
+// nodeRow is a node in ListNodes: (ua{sv}).
+type nodeRow struct {
+	Node    uint32
+	Details map[string]godbus.Variant
+}
+
+func nodeRows(nodes []api.NodeView) []nodeRow {
+	rows := make([]nodeRow, len(nodes))
+	for i := range nodes {
+		n := &nodes[i]
+		d := map[string]godbus.Variant{"self": godbus.MakeVariant(n.Self), "answers": godbus.MakeVariant(n.Answers)}
+		for name, text := range map[string]string{"name": n.Name, "version": n.Version, "missing": n.Missing} {
+			if text != "" {
+				d[name] = godbus.MakeVariant(printable(text))
+			}
+		}
+		rows[i] = nodeRow{n.ID, d}
+	}
+	return rows
+}
+
 // spaceRow is a lockspace in ListLockspaces: (ssuia{sv}).
 type spaceRow struct {
 	Name, State string

@@ -38,6 +38,13 @@ type NameLooker interface {
 	NodeNames(ctx context.Context) (map[uint32]string, error)
 }
 
+// MemberLooker is implemented by engines that know the members of the cluster, even if this node is
+// in no lockspace. An error means that they are not known. Members may block like the methods of
+// Engine.
+type MemberLooker interface {
+	Members(ctx context.Context) ([]uint32, error)
+}
+
 // Queues are the three queues of a resource, each in the DLM's order.
 type Queues struct {
 	Master     uint32 // the node that keeps the queues; 0 if unknown

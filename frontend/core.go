@@ -43,6 +43,8 @@ type Core struct {
 	maxCalls int32
 	maxUser  int32
 	service  api.Service // set by Start
+	// The way to other nodes, set by SetPeers; nil: they are not asked.
+	peers api.Peers
 	// Counts the calls that are owed an answer, for the end of the service.
 	gate gate
 	// Gives out the turns: who has used much waits, whichever doors it came through.
@@ -89,6 +91,9 @@ func (c *Core) Start(service api.Service) {
 	c.service = service
 	service.Lockspaces(func(spaces []api.LockspaceInfo, _ error) { c.hub.begin(spaces) })
 }
+
+// SetPeers gives the Core the way to the services of other nodes. It comes before Start.
+func (c *Core) SetPeers(p api.Peers) { c.peers = p }
 
 // Service is the service, for what needs neither authorisation nor a turn, such
 // as Status.

@@ -5,8 +5,11 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// Inspect tells all that is known of one resource.
-type Inspect struct{ Lockspace, Resource string }
+// Inspect tells all that is known of one resource, on this node or, with Node, on another one.
+type Inspect struct {
+	Lockspace, Resource string
+	Node                uint32 // 0: this one
+}
 
 // Op implements Method.
 func (*Inspect) Op() string { return "inspect" }
@@ -23,12 +26,19 @@ func (m *Inspect) Run(c *Call, done func(api.Inspection, error)) {
 		done(api.Inspection{}, err)
 		return
 	}
+	if c.core.isElsewhere(m.Node) {
+		c.core.elsewhere().Inspect(m.Node, m.Lockspace, m.Resource, contained(c, done))
+		return
+	}
 	c.core.service.Inspect(m.Lockspace, m.Resource, contained(c, done))
 }
 
-// ListLocks lists locks, a page at a time. Page.Next is the Filter.After of the
-// next page, or 0 at the end.
-type ListLocks struct{ Filter api.Filter }
+// ListLocks lists locks, a page at a time, of this node or, with Node, of another one. Page.Next is
+// the Filter.After of the next page, or 0 at the end.
+type ListLocks struct {
+	Filter api.Filter
+	Node   uint32 // 0: this one
+}
 
 // ListOptions are the options of ListLocks.
 var ListOptions = []Option[ListLocks]{
@@ -50,6 +60,12 @@ var ListOptions = []Option[ListLocks]{
 			return bad(api.ArgState, `"%s" is not one of acquiring, held, converting, releasing`, Clip(v.(string)))
 		}
 		m.Filter.State = st
+		return nil
+	}},
+	{api.ArgNode, Uint32, func(m *ListLocks, v any) error {
+		if m.Node = v.(uint32); m.Node == 0 {
+			return badNode()
+		}
 		return nil
 	}},
 	ref(api.ArgAfter, func(m *ListLocks) *api.Ref { return &m.Filter.After }),
@@ -107,7 +123,11 @@ func (m *ListLocks) Run(c *Call, done func(api.Page, error)) {
 	if f.Limit == 0 || f.Limit > MaxRows {
 		f.Limit = MaxRows
 	}
-	c.core.service.List(f, contained(c, func(page api.Page, err error) {
+	list := c.core.service.List
+	if c.core.isElsewhere(m.Node) {
+		list = func(f api.Filter, done func(api.Page, error)) { c.core.elsewhere().List(m.Node, f, done) }
+	}
+	list(f, contained(c, func(page api.Page, err error) {
 		if err == nil {
 			c.core.sched.charge(c.session.user.account, lookCost*int64(page.Looked))
 		}

@@ -84,7 +84,7 @@ func TestValidate(t *testing.T) {
 		{"", api.LimitExceeded, &ReleaseMany{Resources: make([]api.Want, MaxLocks+1), Owner: "o"}},
 		{api.ArgOwner, api.InvalidArgs, &ReleaseMany{}},
 		{api.ArgOwner, api.InvalidArgs, &ReleaseOwner{}},
-		{api.ArgLimit, api.InvalidArgs, &ListLocks{api.Filter{Limit: MaxPage + 1}}},
+		{api.ArgLimit, api.InvalidArgs, &ListLocks{Filter: api.Filter{Limit: MaxPage + 1}}},
 		{api.ArgLimit, api.InvalidArgs, &ListLost{api.Filter{Limit: MaxLost + 1}}},
 		{api.ArgReason, api.InvalidArgs, &Leave{Lockspace: "vms", Reason: long}},
 		{"", api.InvalidArgs, &Purge{Lockspace: "vms", Expect: make([]dlm.LockID, MaxPurge+1)}},

@@ -172,7 +172,8 @@ func TestInterface(t *testing.T) {
 	for name, of := range map[string]any{
 		"Want": want{}, "Name": name{}, "Selector": selector{}, "Grant": grant{},
 		"Holder": holder{}, "Waiting": waiting{},
-		"Lock": lock{}, "Lost": lost{}, "Queued": queued{}, "Queues": queues{}, "Wait": wait{}, "Blocking": blocking{},
+		"Lock": lock{}, "Lost": lost{}, "ClusterNode": clusterNode{},
+		"Queued": queued{}, "Queues": queues{}, "Wait": wait{}, "Blocking": blocking{},
 		"Health": health{}, "Lockspace": lockspace{}, "Orphan": orphan{}, "Bucket": bucket{}, "Latency": latency{},
 		"Counters": counters{}, "Service": service{}, "Request": request{},
 		"Blocker": blocker{}, "Waiter": waiter{}, "NodeName": nodeName{},
@@ -185,7 +186,8 @@ func TestInterface(t *testing.T) {
 	for name, out := range map[string]any{
 		"Acquire": acquireOut{}, "AcquireMany": acquireManyOut{}, "Convert": convertOut{}, "Release": nothing{},
 		"ReleaseOwner": releasedOut{}, "ReleaseMany": releasedOut{}, "Inspect": inspectOut{}, "ListLocks": listLocksOut{},
-		"ListLost": listLostOut{}, "ListWaits": listWaitsOut{}, "ListLockspaces": listLockspacesOut{},
+		"ListLost": listLostOut{}, "ListNodes": listNodesOut{}, "ListWaits": listWaitsOut{},
+		"ListLockspaces": listLockspacesOut{},
 		"JoinLockspace": nothing{}, "LeaveLockspace": nothing{},
 		"ListOrphans": listOrphansOut{}, "AdoptOrphan": adoptOut{}, "Purge": purgeOut{}, "Describe": describeOut{},
 		"Monitor": monitorOut{},
@@ -198,7 +200,7 @@ func TestInterface(t *testing.T) {
 		delete(i.methods, name)
 	}
 	require.Empty(t, i.methods)
-	require.Len(t, methods, 18)
+	require.Len(t, methods, 19)
 }
 
 // Each kind of error that a call can end with is described.

@@ -27,6 +27,7 @@ var methods = index([]method{
 	{"ListLocks", true, func() input { return new(listLocks) }},
 	{"ListWaits", true, func() input { return new(listWaits) }},
 	{"ListLost", true, func() input { return new(listLost) }},
+	{"ListNodes", true, func() input { return new(listNodes) }},
 	{"ListLockspaces", true, func() input { return new(listLockspaces) }},
 	{"JoinLockspace", false, func() input { return new(join) }},
 	{"LeaveLockspace", false, func() input { return new(leave) }},

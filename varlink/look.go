@@ -10,13 +10,17 @@ import (
 
 // inspect is Inspect.
 type inspect struct {
-	name
+	inspectIn
 	silent
 	m frontend.Inspect
 }
 
 func (i *inspect) method(*wire.Call) (frontend.Method, error) {
 	i.m = frontend.Inspect{Lockspace: i.Lockspace, Resource: i.Resource}
+	if i.NodeID != nil {
+		i.m.Node = *i.NodeID
+		return &i.m, frontend.CheckNode(i.m.Op(), i.m.Node)
+	}
 	return &i.m, nil
 }
 
@@ -47,6 +51,7 @@ func (l *listLocks) method(*wire.Call) (frontend.Method, error) {
 	given(&s, api.ArgUID, l.UserID)
 	given(&s, api.ArgMode, l.Mode)
 	given(&s, api.ArgState, l.State)
+	given(&s, api.ArgNode, l.NodeID)
 	s.lock(api.ArgAfter, l.After)
 	if l.left = math.MaxUint64; l.Limit != nil {
 		if l.left = *l.Limit; l.left == 0 {
@@ -193,6 +198,25 @@ func writeList[T any](c *call, list []T, reply func(*T) any, none error) {
 		n, err := c.wire.Reply(reply(&list[last]))
 		c.pay(n)
 		return err
+	})
+}
+
+// listNodes is ListNodes.
+type listNodes struct {
+	silent
+	m frontend.ListNodes
+}
+
+func (l *listNodes) method(*wire.Call) (frontend.Method, error) { return &l.m, nil }
+
+func (l *listNodes) run(c *call) {
+	l.m.Run(&c.Call, func(nodes []api.NodeView, err error) {
+		if err != nil {
+			c.Fail(err)
+			return
+		}
+		writeList(c, nodes, func(n *api.NodeView) any { return listNodesOut{nodeOf(n)} },
+			missing(l.m.Op(), api.ClusterUnavailable, "no node is known"))
 	})
 }
 

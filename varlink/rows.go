@@ -159,6 +159,10 @@ func lockspaceOf(s *api.LockspaceInfo) lockspace {
 	return r
 }
 
+func nodeOf(n *api.NodeView) clusterNode {
+	return clusterNode{unless0(n.ID), text(n.Name), n.Self, n.Answers, text(n.Version), text(n.Missing)}
+}
+
 func orphanOf(o *api.Orphan) orphan {
 	r := orphan{LockID: uint32(o.LockID), Resource: printable(o.Resource), Mode: modeName(o.Mode)}
 	if o.HasHolder {

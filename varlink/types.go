@@ -278,6 +278,11 @@ type releaseManyIn struct {
 	Reason    *string  `json:"reason"`
 }
 
+type inspectIn struct {
+	name
+	NodeID *uint32 `json:"nodeId"`
+}
+
 type inspectOut struct {
 	Locks        []lock   `json:"locks"`
 	Lost         []lost   `json:"lost"`
@@ -300,6 +305,7 @@ type listLocksIn struct {
 	State     *string `json:"state"`
 	After     *string `json:"after"`
 	Limit     *uint64 `json:"limit"`
+	NodeID    *uint32 `json:"nodeId"`
 }
 
 type listLocksOut struct {
@@ -329,6 +335,19 @@ type listLostIn struct {
 
 type listLostOut struct {
 	Lost lost `json:"lost"`
+}
+
+type clusterNode struct {
+	NodeID  *uint32 `json:"nodeId,omitempty"`
+	Name    *string `json:"name,omitempty"`
+	Self    bool    `json:"self"`
+	Answers bool    `json:"answers"`
+	Version *string `json:"version,omitempty"`
+	Missing *string `json:"missing,omitempty"`
+}
+
+type listNodesOut struct {
+	Node clusterNode `json:"node"`
 }
 
 type listLockspacesOut struct {

@@ -18,6 +18,7 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/onlost"
+	"github.com/dlmlock/dlmlockd/peers"
 	"github.com/dlmlock/dlmlockd/polkit"
 	"github.com/dlmlock/dlmlockd/process"
 	"github.com/dlmlock/dlmlockd/state"
@@ -57,6 +58,8 @@ type daemon struct {
 	notices startupNotices
 	runner  *onlost.Runner
 	libvirt *virtlockd.Door // nil: libvirt's own lock driver is not served
+
+	peers *peers.Peers // nil: other nodes are not asked, and get no answers
 
 	varlink          *varlink.Door // nil: Varlink is not served
 	varlinkSockets   []*net.UnixListener
@@ -245,6 +248,7 @@ func (d *daemon) build() {
 	c.Notify, c.OnStep = d.notices.notify, onStep
 	c.OnLost = lockd.OnLost{Helpers: d.helpers, RunLost: d.runner.Run}
 	d.service = lockd.New(c)
+	d.buildPeers()
 	d.found = state.Contents{} // the service has the contents now
 }
 
@@ -336,6 +340,7 @@ func (d *daemon) wait(ctx context.Context, ended <-chan error) (idle bool, err e
 	work.Go(func() { d.watchIdle(ctx, unneeded) })
 	work.Go(func() { d.writeMetrics(ctx, d.settings.metricsChanged) })
 	work.Go(func() { d.serveReloads(ctx) })
+	work.Go(func() { d.runPeers(ctx) })
 	select {
 	case <-ctx.Done():
 		return false, nil

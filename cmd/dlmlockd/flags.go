@@ -53,6 +53,9 @@ Distributed Lock Manager. Runs in the foreground; usually systemd starts it.
   --leave             make this node leave the lockspaces of the service, which
                       must not be running, and exit. Refused while locks are
                       held, unless the host is going down: they end then.
+  --relay-cpg         copy messages between the service and corosync, by which
+                      the services of the nodes answer each other. It reads no
+                      configuration; dlmlockd-cpg.service runs it.
   --version           print version, commit and build date, and exit
   --help              print this and exit
 
@@ -77,6 +80,7 @@ type options struct {
 	varlink  string // --varlink
 
 	leave bool // leave the lockspaces instead of serving
+	relay bool // be the relay to corosync instead of serving
 
 	showVersion, showHelp, check bool
 }
@@ -102,6 +106,7 @@ func readOptions(args []string, getenv func(string) string) (options, error) {
 	fs.StringVar(&level, "log-level", "", "")
 	fs.BoolVar(&o.check, "check", false, "")
 	fs.BoolVar(&o.leave, "leave", false, "")
+	fs.BoolVar(&o.relay, "relay-cpg", false, "")
 	fs.BoolVar(&o.showVersion, "version", false, "")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
 		o.showHelp = true
@@ -114,7 +119,7 @@ func readOptions(args []string, getenv func(string) string) (options, error) {
 	}
 	given := map[string]bool{}
 	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
-	if err := checkFlags(given, engine, level, o); err != nil || o.showVersion {
+	if err := checkFlags(given, engine, level, o); err != nil || o.showVersion || o.relay {
 		return o, err
 	}
 	if err := o.readFile(given["config"], file); err != nil {

@@ -127,10 +127,11 @@ func (d *daemon) reload() error {
 			"lockspaces", left)
 	}
 	engine, raw, socket := d.opts.Engine, d.opts.RawValueLockspaces, d.opts.Virtlockd.Socket
+	all := d.opts.AllNodes
 	d.opts = o
 	// those in force, so the next reload reports them again
 	d.opts.Engine, d.opts.RawValueLockspaces = engine, raw
-	d.opts.Virtlockd.Socket = socket
+	d.opts.Virtlockd.Socket, d.opts.AllNodes = socket, all
 	return nil
 }
 
@@ -138,6 +139,9 @@ func (d *daemon) reload() error {
 func needRestart(before, after options) (keys []string) {
 	if before.Engine != after.Engine {
 		keys = append(keys, "engine")
+	}
+	if before.AllNodes != after.AllNodes {
+		keys = append(keys, "all-nodes")
 	}
 	if !slices.Equal(before.RawValueLockspaces, after.RawValueLockspaces) {
 		keys = append(keys, "raw-value-lockspaces")

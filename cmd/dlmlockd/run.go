@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
 
 	"github.com/dlmlock/dlmlockd/config"
@@ -27,6 +28,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	case o.check:
 		return check(o, stdout, stderr)
 	}
+	if o.relay {
+		return runRelay(ctx, stderr)
+	}
 	control := newLogControl(stderr, o.LogLevel)
 	log := control.logger()
 	log.Info("starting", "version", thisBuild().Version, "commit", thisBuild().Commit, "options", o)
@@ -41,6 +45,16 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return exitCode(err)
 	}
 	log.Info("ended")
+	return exitOK
+}
+
+// runRelay is run for dlmlockd --relay-cpg.
+func runRelay(ctx context.Context, stderr io.Writer) int {
+	log := newLogControl(stderr, slog.LevelInfo).logger()
+	if err := relayCPG(ctx, log); err != nil {
+		log.Error("ended", "err", err)
+		return exitFailed
+	}
 	return exitOK
 }
 

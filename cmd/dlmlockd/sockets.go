@@ -54,7 +54,7 @@ func (i *inherited) take(names ...string) (found []net.Listener) {
 func (i *inherited) closeRest(log *slog.Logger) {
 	for name, listeners := range i.sockets {
 		log.Error("systemd passes on a socket that the service has no use for; "+
-			"FileDescriptorName= in its unit must be varlink or virtlockd", "name", name)
+			"FileDescriptorName= in its unit must be varlink, virtlockd or cpg", "name", name)
 		for _, l := range listeners {
 			_ = l.Close()
 		}

@@ -86,6 +86,26 @@ func (h *Host) Members(lockspace string) []uint32 {
 	return ids
 }
 
+// ClusterMembers lists the members of the cluster, this node included, sorted, as dlm_controld last
+// told the kernel.
+func (h *Host) ClusterMembers(ctx context.Context) ([]uint32, error) {
+	if _, err := h.Node(ctx); err != nil {
+		return nil, err
+	}
+	names, err := h.names(configfs, "comms")
+	if err != nil {
+		return nil, &dlm.Error{Op: "members", Err: err}
+	}
+	var ids []uint32
+	for _, n := range names {
+		if id, err := h.number(10, configfs, "comms", n, "nodeid"); err == nil {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids, nil
+}
+
 // LockspaceID returns the number by which the nodes of a cluster know a lockspace: a checksum of
 // its name.
 func (h *Host) LockspaceID(lockspace string) (uint32, error) {

@@ -42,6 +42,7 @@ var (
 
 	_ dlm.QuorumLooker = (*Engine)(nil)
 	_ dlm.NameLooker   = (*Engine)(nil)
+	_ dlm.MemberLooker = (*Engine)(nil)
 )
 
 func newEngine(l library, log *slog.Logger) *Engine {
@@ -393,6 +394,9 @@ func (e *Engine) Quorum(ctx context.Context) (bool, error) { return e.host.Quoru
 func (e *Engine) NodeNames(ctx context.Context) (map[uint32]string, error) {
 	return e.host.NodeNames(ctx)
 }
+
+// Members implements dlm.MemberLooker from configfs.
+func (e *Engine) Members(ctx context.Context) ([]uint32, error) { return e.host.ClusterMembers(ctx) }
 
 // Orphans implements dlm.Looker from debugfs. Since 6.4, kernels don't show there whether a
 // persistent lock is an orphan; see cluster.Host.Orphans for how that is found out.

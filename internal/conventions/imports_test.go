@@ -141,6 +141,8 @@ var arrows = map[string][]string{
 	"frontend":             {"dlm", "state", "lockd/api"},
 	"dbus":                 {"dlm", "lockd/api", "frontend", "data", "internal/queue"},
 	"polkit":               {"dlm", "process", "lockd/api", "data", "internal/message"},
+	"peers":                {"dlm", "state", "lockd/api"},
+	"peers/cpg":            {},
 	"varlink/wire":         {},
 	"varlink":              {"dlm", "lockd/api", "frontend", "data", "internal/queue", "varlink/wire"},
 	"virtlockd":            {"dlm", "state", "process", "lockd/api", "virtlockd/disknames"},
@@ -196,7 +198,7 @@ func mine(all map[string]*pkg, path string) bool { return all[path] != nil }
 
 // only lists who may import a foreign package (by prefix).
 var only = map[string][]string{
-	"C": {"dlm/libdlm"},
+	"C": {"dlm/libdlm", "peers/cpg"},
 	"github.com/godbus/dbus": {"dbus", "polkit", "client", "cmd/dlmlockctl", "internal/story",
 		"internal/story/embedded",
 		"internal/testbus", "internal/testpolkit"},

@@ -14,7 +14,8 @@ import (
 // in the units give the reason for each tenth.
 var exposure = map[string]string{
 	"dlmlockd.service": "18", "dlmlockd-lockspaces.service": "23", "dlmlockd-controld.service": "8",
-	"dlmlock@.service": "12",
+	"dlmlockd-cpg.service": "14",
+	"dlmlock@.service":     "12",
 }
 
 func systemdAnalyze(t *testing.T, args ...string) (string, error) {
@@ -27,7 +28,8 @@ func systemdAnalyze(t *testing.T, args ...string) (string, error) {
 
 // shippedUnits are the units of the project; the first is the service.
 var shippedUnits = []string{"dlmlockd.service", "dlmlockd-lockspaces.service", "dlmlockd-controld.socket",
-	"dlmlockd-controld.service", "dlmlockd-varlink.socket", "dlmlock@.service"}
+	"dlmlockd-controld.service", "dlmlockd-cpg.socket", "dlmlockd-cpg.service", "dlmlockd-varlink.socket",
+	"dlmlock@.service"}
 
 // unitRoot makes a root directory with the unit and everything that it names, so that verify does
 // not complain about this machine.
@@ -125,7 +127,8 @@ func TestUnitSays(t *testing.T) {
 		"Type=notify", "NotifyAccess=main", "BusName=org.example.DlmLock", "RuntimeDirectory=dlmlockd",
 		"RuntimeDirectoryMode=0700", "RuntimeDirectoryPreserve=yes", "Restart=on-failure",
 		"After=dlm.service dbus.socket dlmlockd-lockspaces.service dlmlockd-controld.socket dlmlockd-varlink.socket",
-		"Wants=dlmlockd-lockspaces.service dlmlockd-controld.socket dlmlockd-varlink.socket", "PrivateNetwork=yes",
+		"Wants=dlmlockd-lockspaces.service dlmlockd-controld.socket dlmlockd-cpg.socket dlmlockd-varlink.socket",
+		"PrivateNetwork=yes",
 		"PartOf=dlmlockd-lockspaces.service",
 		"RestartPreventExitStatus=2 5 6", "LimitNOFILE=524288",
 		"CapabilityBoundingSet=CAP_SYS_ADMIN CAP_DAC_READ_SEARCH CAP_SYS_PTRACE", "DeviceAllow=char-misc rw",

@@ -36,6 +36,7 @@ const (
 	ArgForce      Argument = "force"
 	ArgSome       Argument = "some"
 	ArgReason     Argument = "reason"
+	ArgNode       Argument = "node"
 )
 
 // Hint says what a caller can do about an error. It is a code, because the words

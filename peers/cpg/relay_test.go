@@ -56,10 +56,10 @@ func serve(t *testing.T, library string) func(context.Context) (peers.Link, erro
 	return peers.DialRelay(path)
 }
 
-func (f *fakes) set(t *testing.T, what string) {
+// setFault makes the fake libcpg fail in a way; "": it does not.
+func setFault(t *testing.T, what string) {
 	require.NoError(t, os.WriteFile(fault, []byte(what), 0o600))
 }
-
 
 func receive(t *testing.T, l peers.Link) peers.Event {
 	ev, err := l.Receive()

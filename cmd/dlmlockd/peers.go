@@ -1,0 +1,28 @@
+package main
+
+import (
+	"context"
+
+	"github.com/dlmlock/dlmlockd/config"
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/peers"
+)
+
+// buildPeers makes the way to the services of other nodes, where there is one. It comes after the
+// service is made and before callers are admitted.
+func (d *daemon) buildPeers() {
+	members, ok := d.engine.(dlm.MemberLooker)
+	if !ok || d.engine.Name() != config.EngineDLM || !d.opts.AllNodes {
+		return
+	}
+	d.peers = peers.New(peers.Config{Service: d.service, Members: members.Members,
+		Dial: peers.DialRelay(peers.RelaySocket), Build: thisBuild().Version, Log: d.log})
+	d.core.SetPeers(d.peers)
+}
+
+// runPeers asks and answers the other nodes until ctx ends.
+func (d *daemon) runPeers(ctx context.Context) {
+	if d.peers != nil {
+		d.peers.Run(ctx)
+	}
+}
