@@ -69,6 +69,7 @@ type lockBody struct {
 	PID       uint32  `json:"pid,omitempty"`
 	Since     int64   `json:"since,omitempty"` // microseconds since 1970, by that node's clock
 	OnLost    string  `json:"onLost,omitempty"`
+	Waiting   int64   `json:"waiting,omitempty"` // as Since
 }
 
 type inspectionBody struct {
@@ -169,6 +170,9 @@ func lockOf(l *api.LockInfo) *lockBody {
 	if !l.Since.IsZero() {
 		b.Since = l.Since.UnixMicro()
 	}
+	if !l.Waiting.IsZero() {
+		b.Waiting = l.Waiting.UnixMicro()
+	}
 	return b
 }
 
@@ -183,6 +187,9 @@ func (b *lockBody) info() api.LockInfo {
 	}
 	if b.Since != 0 {
 		l.Since = time.UnixMicro(b.Since)
+	}
+	if b.Waiting != 0 {
+		l.Waiting = time.UnixMicro(b.Waiting)
 	}
 	return l
 }

@@ -188,7 +188,7 @@ func TestInterface(t *testing.T) {
 		"ReleaseOwner": releasedOut{}, "ReleaseMany": releasedOut{}, "Inspect": inspectOut{}, "ListLocks": listLocksOut{},
 		"ListLost": listLostOut{}, "ListNodes": listNodesOut{}, "ListWaits": listWaitsOut{},
 		"ListLockspaces": listLockspacesOut{},
-		"JoinLockspace": nothing{}, "LeaveLockspace": nothing{},
+		"JoinLockspace":  nothing{}, "LeaveLockspace": nothing{},
 		"ListOrphans": listOrphansOut{}, "AdoptOrphan": adoptOut{}, "Purge": purgeOut{}, "Describe": describeOut{},
 		"Monitor": monitorOut{},
 	} {

@@ -114,6 +114,9 @@ var doorSteps = []step{
 	{method: "LeaveLockspace"}, // locks are held
 	{method: "LeaveLockspace", nobody: true},
 	{method: "LeaveLockspace", args: fields{"reason": strings.Repeat("r", 1025)}},
+	{method: "ListLocks", args: fields{"nodeId": 7}}, // the embedded engine has no other nodes
+	{method: "ListLocks", args: fields{"nodeId": 1}}, // this one
+	{method: "ListLocks", args: fields{"nodeId": 0}},
 	{method: "ListLost"},
 	{method: "ListWaits"},
 	{method: "Request"}, // by somebody else, for b
@@ -286,7 +289,7 @@ func varlinkResult(method string, p fields) string {
 
 // dbusNames are the options' names on the bus.
 var dbusNames = map[string]string{"processId": "pid", "onLost": "on-lost", "onLostData": "on-lost-data",
-	"waitUSec": "wait-usec", "lockId": "lockid", "userId": "uid"}
+	"waitUSec": "wait-usec", "lockId": "lockid", "userId": "uid", "nodeId": "node"}
 
 // dbusOptions makes options of the fields that are no arguments.
 func dbusOptions(args fields, but ...string) map_ {

@@ -13,11 +13,9 @@ import (
 // relayCPG is dlmlockd --relay-cpg: it copies messages between the service and corosync, at the
 // socket that systemd passes on, or else at one that it makes.
 func relayCPG(ctx context.Context, log *slog.Logger) error {
-	inherited, err := inheritedSockets()
-	if err != nil {
-		return err
-	}
+	inherited := inheritDescriptors()
 	var l net.Listener
+	var err error
 	if found := inherited.take("cpg", "dlmlockd-cpg.socket"); len(found) > 0 {
 		l = found[0]
 	}
