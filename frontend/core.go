@@ -95,6 +95,9 @@ func (c *Core) Start(service api.Service) {
 // SetPeers gives the Core the way to the services of other nodes. It comes before Start.
 func (c *Core) SetPeers(p api.Peers) { c.peers = p }
 
+// Peers is the way to the services of other nodes; nil if they are not asked.
+func (c *Core) Peers() api.Peers { return c.peers }
+
 // Service is the service, for what needs neither authorisation nor a turn, such
 // as Status.
 func (c *Core) Service() api.Service { return c.service }

@@ -18,7 +18,6 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/onlost"
-	"github.com/dlmlock/dlmlockd/peers"
 	"github.com/dlmlock/dlmlockd/polkit"
 	"github.com/dlmlock/dlmlockd/process"
 	"github.com/dlmlock/dlmlockd/state"
@@ -58,8 +57,6 @@ type daemon struct {
 	notices startupNotices
 	runner  *onlost.Runner
 	libvirt *virtlockd.Door // nil: libvirt's own lock driver is not served
-
-	peers *peers.Peers // nil: other nodes are not asked, and get no answers
 
 	varlink          *varlink.Door // nil: Varlink is not served
 	varlinkSockets   []*net.UnixListener

@@ -15,14 +15,13 @@ func (d *daemon) buildPeers() {
 	if !ok || d.engine.Name() != config.EngineDLM || !d.opts.AllNodes {
 		return
 	}
-	d.peers = peers.New(peers.Config{Service: d.service, Members: members.Members,
-		Dial: peers.DialRelay(peers.RelaySocket), Build: thisBuild().Version, Log: d.log})
-	d.core.SetPeers(d.peers)
+	d.core.SetPeers(peers.New(peers.Config{Service: d.service, Members: members.Members,
+		Dial: peers.DialRelay(peers.RelaySocket), Build: thisBuild().Version, Log: d.log}))
 }
 
 // runPeers asks and answers the other nodes until ctx ends.
 func (d *daemon) runPeers(ctx context.Context) {
-	if d.peers != nil {
-		d.peers.Run(ctx)
+	if p, ok := d.core.Peers().(*peers.Peers); ok {
+		p.Run(ctx)
 	}
 }
