@@ -225,7 +225,7 @@ func (rec *recorder) play(r *rig, at string) {
 }
 
 // realVirtlockd starts virtlockd in a mount namespace of its own.
-func realVirtlockd(t *testing.T) (socket string, cmd *exec.Cmd) {
+func realVirtlockd(t testing.TB) (socket string, cmd *exec.Cmd) {
 	virtlockd := inRoot("virtlockd", "--config", "/dev/null", "--pid-file", "/run/virtlockd.pid")
 	cmd = exec.Command("unshare", append([]string{"--mount", "sh", "-ec", `mount -t tmpfs tmpfs /run
 [ -z "$0" ] || for dir in dev proc sys run tmp; do mount --rbind /$dir "$0/$dir"; done

@@ -87,7 +87,7 @@ func build(dir string) error {
 // rig is a bus with the shipped policy, the service with the embedded engine, and
 // a directory of disk images.
 type rig struct {
-	t      *testing.T
+	t      testing.TB
 	bus    *testbus.Bus
 	dir    string
 	conf   string // what more is in dlmlockd.toml
@@ -120,7 +120,7 @@ func bothDrivers(t *testing.T, test func(t *testing.T, r *rig)) {
 }
 
 // startWith is start with hosts of a driver, and more in dlmlockd.toml.
-func startWith(t *testing.T, driver, conf string) *rig {
+func startWith(t testing.TB, driver, conf string) *rig {
 	if os.Getenv("LIBVIRT") != "1" {
 		t.Skip("set LIBVIRT=1 or run make test-libvirt")
 	}

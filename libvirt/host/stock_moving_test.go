@@ -3,9 +3,11 @@ package host_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -78,4 +80,29 @@ func TestVirtlockdEndsItsGuests(t *testing.T) {
 	require.NoError(t, virtlockd.Process.Signal(syscall.SIGTERM))
 	_ = virtlockd.Wait()
 	r.until("virtlockd has ended the guest", func() bool { return h.state("web") == "shut off" })
+}
+
+// BenchmarkLibvirtdStarts compares how long libvirtd takes to start, up to its first
+// answer, with virtlockd and with the service behind its lock driver.
+func BenchmarkLibvirtdStarts(b *testing.B) {
+	r := startWith(b, stock, "")
+	theirs, _ := realVirtlockd(b)
+	hosts := map[string]*machine{}
+	for name, socket := range map[string]string{"theirs": theirs, "ours": r.virtlockd()} {
+		hosts[name] = r.stockHostAt(socket, name, "file_lockspace_dir = \""+r.dir+"/files\"\n")
+	}
+	require.NoError(b, os.MkdirAll(r.dir+"/files", 0o755))
+	took := map[string][]time.Duration{}
+	for b.Loop() {
+		for name, h := range hosts {
+			h.StopLibvirtd(syscall.SIGTERM)
+			begun := time.Now()
+			h.StartLibvirtd()
+			took[name] = append(took[name], time.Since(begun))
+		}
+	}
+	for name, all := range took {
+		slices.Sort(all)
+		b.ReportMetric(float64(all[len(all)/2].Milliseconds()), name+"-ms")
+	}
 }
