@@ -133,6 +133,6 @@ func BenchmarkRaw(b *testing.B) {
 	}
 	fmt.Print("\n", t.String())
 	if path := os.Getenv("BENCH_REPORT"); path != "" {
-		require.NoError(b, benchreport.Write(path, "bench-libvirt-raw", machine()+"\n"+t.String()))
+		require.NoError(b, benchreport.Write(path, "bench-libvirt (bare protocol)", machine()+"\n"+t.String()))
 	}
 }
