@@ -58,6 +58,19 @@ test-cockpit: check-cockpit ## the page in a real browser, against real Cockpit,
 	$(COCKPIT_RUN) COCKPIT_ROOT=$(CURDIR)/$(COCKPIT_BACKPORT) node --test --test-concurrency=1 \
 		$(filter-out %/pictures.test.mjs,$(COCKPIT_TESTS))
 
+# Cockpit's shell, unpacked, for the picture with its navigation.
+COCKPIT_SHELL := bin/cockpit-shell
+
+$(COCKPIT_SHELL)/usr/share/cockpit/shell/index.html:
+	mkdir -p $(COCKPIT_SHELL)
+	cd $(COCKPIT_SHELL) && apt-get download cockpit-system && dpkg --extract cockpit-system_*.deb .
+	@touch $@
+
+.PHONY: test-cockpit-lab
+test-cockpit-lab: deps-lab cockpit-deps $(COCKPIT_SHELL)/usr/share/cockpit/shell/index.html ## the page on a node of a real cluster, while another node is fenced
+	LAB=1 COCKPIT_SHELL=$(CURDIR)/$(COCKPIT_SHELL) $(GO) test -C lab -count=1 -timeout 20m -v \
+		-tags "$(TAGS)" -run '^TestCockpit$$' .
+
 .PHONY: bench-cockpit
 bench-cockpit: cockpit-deps ## how fast the page is, into docs/benchmarks.md
 	@$(MAKE) --no-print-directory build

@@ -202,7 +202,6 @@ cockpit.locale({"":{"plural-forms":n=>n!=1,"language":"de","language-direction":
 "a node that is not known":[null,"ein Knoten, der nicht bekannt ist"],
 "and $0 more":[null,"und $0 weitere","und $0 weitere"],
 "are the clients' own; there are no fencing tokens":[null,"gehören den Clients; es gibt keine Fencing-Tokens"],
-"asked for":[null,"verlangt"],
 "cannot be told":[null,"nicht feststellbar"],
 "connection":[null,"Verbindung"],
 "converting":[null,"wandelt um"],

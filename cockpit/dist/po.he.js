@@ -202,7 +202,6 @@ cockpit.locale({"":{"plural-forms":n=>n!=1,"language":"he","language-direction":
 "a node that is not known":[null,"צומת לא ידוע"],
 "and $0 more":[null,"ועוד $0","ועוד $0"],
 "are the clients' own; there are no fencing tokens":[null,"שייכים ללקוחות; אין אסימוני גידור"],
-"asked for":[null,"התבקשה"],
 "cannot be told":[null,"לא ניתן לומר"],
 "connection":[null,"חיבור"],
 "converting":[null,"מומרת"],

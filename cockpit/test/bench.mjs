@@ -143,6 +143,40 @@ async function measure(locks) {
     }
 }
 
+/** First contentful paint and compressed JavaScript of one of Cockpit's own pages, which finds nothing to show here. */
+async function other(name) {
+    const machine = await Machine.start({ pages: [name] });
+    const address = machine.address.replace("/dlmlock/", `/${name}/`);
+    const paints = [];
+    let script = 0;
+    try {
+        for (let n = 0; n < RUNS; n++) {
+            await closeBrowser();
+            const blank = await open(machine);
+            const page = await blank.context().newPage();
+            await blank.close();
+            await page.goto(address);
+            await until("painted", () =>
+                page.evaluate(() => performance.getEntriesByName("first-contentful-paint").length > 0),
+            );
+            paints.push(
+                await page.evaluate(() => performance.getEntriesByName("first-contentful-paint")[0].startTime),
+            );
+            script = await page.evaluate(() =>
+                performance
+                    .getEntriesByType("resource")
+                    .filter(({ name }) => name.endsWith(".js") && !name.includes("/base1/"))
+                    .reduce((sum, { encodedBodySize }) => sum + encodedBodySize, 0),
+            );
+        }
+    } finally {
+        await closeBrowser();
+        await machine.stop();
+    }
+    if (script === 0) throw new Error(`the page of cockpit-${name} is not served`);
+    return { name, paint: median(paints), script };
+}
+
 /** An hour's worth of changes in some minutes: what the heap is at the end. */
 async function churn(changes) {
     const machine = await Machine.start();
@@ -165,7 +199,7 @@ async function churn(changes) {
 const size = name => gzipSync(readFileSync(join(cockpitDir, "dist", name)), { level: 9 }).length;
 const ms = value => `${Math.round(value)} ms`;
 
-function table(columns, churned) {
+function table(columns, churned, others) {
     const row = (name, key, goal, show = ms) =>
         `| ${name} | ${goal} | ${columns.map(({ figures }) => show(figures[key])).join(" | ")} |`;
     const mb = value => `${value.toFixed(1)} MB`;
@@ -185,6 +219,16 @@ function table(columns, churned) {
             `${size("index.css").toLocaleString("en-US")}. ` +
             `Heap after ${churned.changes.toLocaleString("en-US")} more changes with 10,000 locks: ` +
             `${mb(churned.heap)} (goal: 40 MB after an hour).\nA block under 50 ms counts as 0.`,
+        "",
+        "Cockpit's own pages on the newer bridge, with nothing to show (no libvirt, no podman): " +
+            others
+                .map(
+                    ({ name, paint, script }) =>
+                        `cockpit-${name} first contentful paint ${ms(paint)}, ` +
+                        `${script.toLocaleString("en-US")} bytes of JavaScript`,
+                )
+                .join("; ") +
+            ".",
     ].join("\n");
 }
 
@@ -209,19 +253,21 @@ const version = root =>
         { encoding: "utf8" },
     ).trim() || "?";
 
-async function main([path, other]) {
+async function main([path, newer]) {
     const columns = [];
-    for (const root of ["", other].filter(root => root !== undefined)) {
+    const others = [];
+    for (const root of ["", newer].filter(root => root !== undefined)) {
         if (root) process.env.COCKPIT_ROOT = root;
         for (const locks of root ? [10_000] : [10_000, 50_000])
             columns.push({
                 title: `Cockpit ${version(root)}, ${locks.toLocaleString("en-US")} locks`,
                 figures: await measure(locks),
             });
+        if (root) for (const name of ["machines", "podman"]) others.push(await other(name));
     }
     delete process.env.COCKPIT_ROOT;
     const changes = Number(process.env.CHURN ?? 40_000);
-    const text = table(columns, { changes, heap: await churn(changes) });
+    const text = table(columns, { changes, heap: await churn(changes) }, others);
     const machine =
         `${cpus()[0].model}, ${cpus().length} cores, node ${process.version}, ` +
         `${new Date().toISOString().slice(0, 10)}, load ${loadavg()[0].toFixed(2)}. Medians of ${RUNS} runs.`;

@@ -43,7 +43,11 @@ export class Store {
 
     private readonly listeners = new Set<() => void>();
     private readonly draw = new Pace(() => this.flush(), DRAW);
-    private readonly look = new Pace(() => void this.loadLockspaces(), 500);
+    private readonly look = new Pace(() => {
+        void this.loadLockspaces();
+        const { service } = this; // with a lockspace those that wait in it come and go
+        if (service && this.phase === "ready") void this.loadWaiters(service, () => service === this.service);
+    }, 500);
     private readonly permission = cockpit.permission({ admin: true });
     private waiters: number | undefined;
     private again: number | undefined;

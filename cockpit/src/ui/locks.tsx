@@ -161,13 +161,7 @@ function LockRow({
                     <Ago micros={lock.since} />
                 ) : (
                     <span class="dl-muted">
-                        {lock.waiting > 0 ? (
-                            <>
-                                {_("asked for")} <Ago micros={lock.waiting} />
-                            </>
-                        ) : (
-                            _("not granted")
-                        )}
+                        <Ago micros={lock.waiting} empty={_("not granted")} />
                     </span>
                 )}
             </Cell>

@@ -136,7 +136,7 @@ function Own({ store, locks }: { store: Store; locks: Lock[] }) {
                             </Cell>
                             <Cell name={name(3)}>{format(_("uid $0, process $1"), lock.uid, lock.pid)}</Cell>
                             <Cell name={name(4)}>
-                                <Ago micros={lock.since} empty={_("not granted")} />
+                                <Ago micros={lock.since || lock.waiting} empty={_("not granted")} />
                             </Cell>
                             <Cell name={name(5)}>{lock.token || "–"}</Cell>
                             <Cell name={name(6)}>{lock.lockid || "–"}</Cell>

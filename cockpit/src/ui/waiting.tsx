@@ -42,14 +42,16 @@ export function WaitingView() {
     const store = useStore();
     const [shown, setShown] = useState(FIRST);
     const [canceling, setCanceling] = useState<Request | null>(null);
-    const service = store.service;
+    // While the service is away, what it said last stays.
     const { value, error } = useCall(
-        `waits ${service ? "on" : "off"} ${store.phase}`,
-        () => (service ? service.waits(MOST) : Promise.reject({ problem: "not-found" } satisfies cockpit.Failure)),
+        "waits",
+        () =>
+            store.service?.waits(MOST) ?? Promise.reject({ problem: "not-found" } satisfies cockpit.Failure),
         EVERY,
     );
     const waiters = useMemo(() => inOrder(value ?? []), [value]);
-    if (!value && error === null) return <Loading text={_("Listing those that wait")} />;
+    if (!value && (error === null || store.phase === "connecting" || store.phase === "loading"))
+        return <Loading text={_("Listing those that wait")} />;
     if (!value)
         return (
             <Alert tone="danger" title={_("Those that wait could not be listed")}>

@@ -96,10 +96,11 @@ export class Machine {
         return machine;
     }
 
-    async prepare({ service = true, user = null, language = "", config = "" } = {}) {
+    async prepare({ service = true, user = null, language = "", config = "", pages = [] } = {}) {
         await chmod(this.dir, 0o755);
         this.user = user;
         this.language = language;
+        this.pages = pages; // of Cockpit's own: shown although what they are for is not installed
         this.environment = {
             ...process.env,
             DBUS_SYSTEM_BUS_ADDRESS: `unix:path=${this.dir}/bus`,
@@ -191,6 +192,12 @@ export class Machine {
         const manifest = join(data, "cockpit/dlmlock/manifest.json");
         const text = await readFile(manifest, "utf8");
         await writeFile(manifest, text.replace("/usr/share/dbus-1/system-services", join(root, "data")));
+        for (const page of this.pages) {
+            const own = join(data, "cockpit", page);
+            await cp(join(process.env.COCKPIT_ROOT, "usr/share/cockpit", page), own, { recursive: true });
+            const manifest = JSON.parse(await readFile(join(own, "manifest.json"), "utf8"));
+            await writeFile(join(own, "manifest.json"), JSON.stringify({ ...manifest, conditions: [] }));
+        }
         const home = join(this.dir, "home");
         await mkdir(home);
         await chmod(home, 0o777);

@@ -146,6 +146,22 @@ test(
 );
 
 test(
+    "who waited is still shown when the service has been killed",
+    onMachine({}, async (machine, open) => {
+        await machine.ctl("join", "vms");
+        await machine.ctl("acquire", "vms", "disk1", "EX", "--owner=web");
+        machine.waiter("vms", "disk1", "EX", "--owner=db");
+        const page = await open({ hash: "waiting" });
+        await rows(page, ["disk1"]);
+        await machine.killService();
+        await sees(page, "The lock service has stopped");
+        await rows(page, ["disk1"]);
+        await machine.startService(); // the waiter has ended with its call
+        await sees(page, "Nobody waits");
+    }),
+);
+
+test(
     "no service: the page says so and starts it",
     onMachine({ service: false }, async (machine, open) => {
         const page = await open();
