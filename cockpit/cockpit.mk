@@ -67,7 +67,8 @@ $(COCKPIT_SHELL)/usr/share/cockpit/shell/index.html:
 	@touch $@
 
 .PHONY: test-cockpit-lab
-test-cockpit-lab: deps-lab cockpit-deps $(COCKPIT_SHELL)/usr/share/cockpit/shell/index.html ## the page on a node of a real cluster, while another node is fenced
+test-cockpit-lab: $(COCKPIT_SHELL)/usr/share/cockpit/shell/index.html
+test-cockpit-lab: deps-lab cockpit-deps ## the page on a node of a real cluster, while another node is fenced
 	LAB=1 COCKPIT_SHELL=$(CURDIR)/$(COCKPIT_SHELL) $(GO) test -C lab -count=1 -timeout 20m -v \
 		-tags "$(TAGS)" -run '^TestCockpit$$' .
 

@@ -65,6 +65,7 @@ func (m *ListWaits) Run(c *Call, done func(api.WaitsPage, error)) {
 	c.core.service.Waits(m.Filter, contained(c, func(page api.WaitsPage, err error) {
 		if err == nil {
 			c.core.sched.charge(c.session.user.account, lookCost*int64(page.Looked))
+			c.payLocks(len(page.Waiters)) // a value block may have been read for each
 		}
 		done(page, err)
 	}))

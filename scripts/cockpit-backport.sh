@@ -1,7 +1,7 @@
 #!/bin/bash
 # cockpit-backport.sh DIRECTORY unpacks Cockpit from Debian's backports below a
-# directory, and two of its own pages to compare with, without installing them. It does nothing if the files exist already, and
-# does not touch the system's own package lists.
+# directory, and two of its own pages to compare with, without installing them. It does
+# nothing if the files exist already, and does not touch the system's own package lists.
 set -euo pipefail
 
 dir=$1

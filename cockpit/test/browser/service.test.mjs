@@ -156,7 +156,10 @@ test(
         await machine.killService();
         await sees(page, "The lock service has stopped");
         await rows(page, ["disk1"]);
-        await machine.startService(); // the waiter has ended with its call
+        await machine.startService();
+        await page.getByText("The lock service has stopped").waitFor({ state: "detached" });
+        await rows(page, ["disk1"], "dlmlockctl has asked again");
+        await machine.ctl("release", "vms", "disk1", "--owner=web");
         await sees(page, "Nobody waits");
     }),
 );
