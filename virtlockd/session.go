@@ -6,8 +6,9 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// session is what a connection needs of the lock service. The functions return at
-// once; done is called once, with the answer, from another goroutine.
+// session is what a connection needs of the lock service. The functions wait for nothing
+// but memory; done is called once, with the answer, before they return or from another
+// goroutine later.
 type session interface {
 	acquire(want []api.Want, o api.AcquireOptions, done func([]api.Grant, error))
 	release(resources []api.Want, owner string, labels []string, done func(uint32, error))
@@ -30,6 +31,11 @@ func await[T any](deadline time.Time, call func(done func(T, error))) (v T, in b
 	}
 	answered := make(chan answer, 1)
 	call(func(v T, err error) { answered <- answer{v, err} })
+	select {
+	case a := <-answered: // mostly: the call was carried through on this goroutine
+		return a.v, true, a.err
+	default:
+	}
 	timer := time.NewTimer(time.Until(deadline))
 	defer timer.Stop()
 	select {
