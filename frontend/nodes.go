@@ -60,7 +60,9 @@ func (a alone) Nodes(done func([]api.NodeView, error)) {
 	st := a.core.service.Status()
 	var views []api.NodeView
 	names := st.Names.Map()
-	names[st.Node.ID] = names[st.Node.ID]
+	if _, named := names[st.Node.ID]; !named {
+		names[st.Node.ID] = "" // it is listed all the same
+	}
 	for id := range names {
 		v := api.NodeView{ID: id, Name: names[id], Self: id == st.Node.ID, Answers: id == st.Node.ID}
 		if !v.Self {
