@@ -52,6 +52,10 @@ type lostRow struct {
 	Details             details
 }
 
+func (r lostRow) lost() Lost {
+	return Lost{r.Lock, r.Lockspace, r.Resource, r.LockID, r.Mode, r.Owner, r.Label, moment(r.When), r.Reason}
+}
+
 // moment is a time on the bus: microseconds since 1970, 0 for none.
 func moment(usec uint64) time.Time {
 	if usec == 0 {
@@ -80,6 +84,25 @@ func (b *bus) locks(ctx context.Context, f Filter, after LockName, limit int) ([
 		locks[i] = r.lock()
 	}
 	return locks, nil
+}
+
+func (b *bus) lost(ctx context.Context, f Filter) ([]Lost, error) {
+	opts := map[string]godbus.Variant{"limit": godbus.MakeVariant(uint32(f.Limit))}
+	for key, v := range map[string]string{"lockspace": f.Lockspace, "resource": f.Resource, "owner": f.Owner} {
+		set(opts, key, v)
+	}
+	if f.HasUID {
+		opts["uid"] = godbus.MakeVariant(f.UID)
+	}
+	var rows []lostRow
+	if err := b.call(ctx, "ListLost", []any{&rows}, opts); err != nil {
+		return nil, err
+	}
+	lost := make([]Lost, len(rows))
+	for i, r := range rows {
+		lost[i] = r.lost()
+	}
+	return lost, nil
 }
 
 func (b *bus) held(ctx context.Context, g Grant) (mode string, err error) {
@@ -122,7 +145,7 @@ func (b *bus) inspect(ctx context.Context, lockspace, resource string) (Inspecti
 		in.Locks[i] = r.lock()
 	}
 	for i, r := range lost {
-		in.Lost[i] = Lost{r.Lock, r.Lockspace, r.Resource, r.LockID, r.Mode, r.Owner, r.Label, moment(r.When), r.Reason}
+		in.Lost[i] = r.lost()
 	}
 	return in, nil
 }

@@ -203,6 +203,23 @@ func (c *Client) Locks(ctx context.Context, f Filter) ([]Lock, error) {
 	return locks, nil
 }
 
+// lostMost is how many lost locks the service lists, at most.
+const lostMost = 1000
+
+// Lost lists the locks that were lost lately on this node, the last one first, also
+// of lockspaces that were left (member ListLost). The filter's Mode and State are
+// not used.
+func (c *Client) Lost(ctx context.Context, f Filter) ([]Lost, error) {
+	if f.Limit <= 0 || f.Limit > lostMost {
+		f.Limit = lostMost
+	}
+	lost, err := c.transport().lost(ctx, f)
+	if lost == nil && err == nil {
+		lost = []Lost{}
+	}
+	return lost, err
+}
+
 // Held returns the mode in which the lock of a grant is held now. The error is of kind
 // NotHeld if the lock does not exist, or is being released. The call does not start
 // the service.

@@ -21,6 +21,9 @@ type transport interface {
 
 	// locks returns one page of the locks: those after one, limit at most.
 	locks(ctx context.Context, f Filter, after LockName, limit int) ([]Lock, error)
+	// lost returns locks that were lost, the last one first; of the filter it takes
+	// Lockspace, Resource, Owner, UID and Limit.
+	lost(ctx context.Context, f Filter) ([]Lost, error)
 	held(ctx context.Context, g Grant) (mode string, err error)
 	inspect(ctx context.Context, lockspace, resource string) (Inspection, error)
 	lockspaces(ctx context.Context) ([]Lockspace, error)

@@ -160,6 +160,26 @@ func (v *varlink) locks(ctx context.Context, f Filter, after LockName, limit int
 	return locks, emptyIs(err, noSuchLock)
 }
 
+func (v *varlink) lost(ctx context.Context, f Filter) ([]Lost, error) {
+	p := parameters{"limit": f.Limit}
+	for key, s := range map[string]string{"lockspace": f.Lockspace, "resource": f.Resource, "owner": f.Owner} {
+		put(p, key, s)
+	}
+	if f.HasUID {
+		p["userId"] = f.UID
+	}
+	var lost []Lost
+	err := v.each(ctx, "ListLost", Name+".ListLost", p, true, func(text json.RawMessage) error {
+		var r struct {
+			Lost lostReply `json:"lost"`
+		}
+		err := json.Unmarshal(text, &r)
+		lost = append(lost, r.Lost.lost())
+		return err
+	})
+	return lost, emptyIs(err, noSuchLock)
+}
+
 func (v *varlink) held(ctx context.Context, g Grant) (mode string, err error) {
 	for after := LockName(""); ; {
 		locks, err := v.locks(ctx, Filter{Lockspace: g.Lockspace, Resource: g.Resource}, after, pageSize)

@@ -127,15 +127,20 @@ func (p *printer) lockTable(locks []client.Lock, columns []string, noLegend bool
 func (a *app) listCmd() *cobra.Command {
 	var f client.Filter
 	var l listing
+	lost := false
 	cmd := &cobra.Command{
-		Use:     "list [LOCKSPACE [RESOURCE]] [--owner=OWNER] [--uid=UID] [--mode=MODE] [--state=STATE]",
+		Use:     "list [LOCKSPACE [RESOURCE]] [--owner=OWNER] [--uid=UID] [--mode=MODE] [--state=STATE] [--lost]",
 		Aliases: []string{"ls"},
 		Short:   "List the locks of the service on this node",
 		Long: `Lists the locks of the service on this node. Locks of other nodes are shown by
 "inspect" and "tree".
 
+With --lost, lists instead the locks that were lost lately, the last one first, also
+of lockspaces that this node has left.
+
 On a terminal long names are shortened to fit the line; -o wide shows everything.`,
 		Example: `  dlmlockctl list vms --owner=$uuid
+  dlmlockctl list --lost
   dlmlockctl list --columns=resource,owner --no-legend`,
 		SuggestFor:        []string{"locks", "ps", "lslocks"},
 		Args:              needs(0, "LOCKSPACE", "RESOURCE"),
@@ -150,6 +155,9 @@ On a terminal long names are shortened to fit the line; -o wide shows everything
 			f.HasUID = cmd.Flags().Changed("uid")
 			if cmd.Flags().Changed("limit") && f.Limit < 1 {
 				return wrongUsage("--limit=%d: use 1 or more", f.Limit)
+			}
+			if lost {
+				return a.listLost(cmd, f, &l)
 			}
 			columns, err := l.choose(usualColumns, wideColumns, a.wide)
 			if err != nil {
@@ -168,11 +176,42 @@ On a terminal long names are shortened to fit the line; -o wide shows everything
 	fl.IntVar(&f.Limit, "limit", 0, "at most this many (default: all)")
 	fl.StringSliceVar(&l.columns, "columns", nil, "the `COLUMNS` to show: some of "+strings.Join(columnNames(), ","))
 	fl.BoolVar(&l.noLegend, "no-legend", false, "without the heading")
+	fl.BoolVar(&lost, "lost", false, "the locks that were lost lately")
 	a.completeFlag(cmd, "owner", owners)
 	a.completeFlag(cmd, "mode", modes)
 	a.completeFlag(cmd, "state", fixed("acquiring", "held", "converting", "releasing"))
 	a.completeFlag(cmd, "columns", fixed(columnNames()...))
 	return cmd
+}
+
+// listLost lists the locks that were lost. They have other columns, and no state.
+func (a *app) listLost(cmd *cobra.Command, f client.Filter, l *listing) error {
+	for _, name := range []string{"mode", "state", "columns"} {
+		if cmd.Flags().Changed(name) {
+			return wrongUsage("--%s: not with --lost", name)
+		}
+	}
+	return a.with(cmd.Context(), 0, func(ctx context.Context, c *client.Client) error {
+		lost, err := c.Lost(ctx, f)
+		if err != nil {
+			return about(err, f.Lockspace, f.Resource)
+		}
+		return a.show(lost, func() {
+			if len(lost) == 0 {
+				a.none("lost locks")
+				return
+			}
+			t := &table{noLegend: l.noLegend, heading: []string{"RESOURCE", "MODE", "LOST", "OWNER", "LABEL", "REASON"}}
+			if !a.wide {
+				t.elastic = []string{"RESOURCE", "OWNER", "LABEL", "REASON"}
+			}
+			for _, o := range lost {
+				t.add(text(o.Lockspace+"/"+o.Resource), text(o.Mode), since(o.When, a.wide), text(o.Owner), text(o.Label),
+					text(o.Reason))
+			}
+			t.write(a.out)
+		})
+	})
 }
 
 func (a *app) list(ctx context.Context, c *client.Client, f client.Filter, columns []string, noLegend bool) error {
