@@ -22,7 +22,7 @@ GOFLAGS_BUILD := -trimpath -buildvcs=false -buildmode=pie -tags "$(TAGS)" \
 # Debian packages: to build, to try it out, to test everything, to boot nodes.
 DEPS_BUILD := gcc libc6-dev pkg-config libdlm-dev
 DEPS_DEMO := dbus systemd
-DEPS_TEST := apparmor dbus-broker git groff-base libgnutls28-dev libsystemd-dev polkitd bash-completion prometheus shellcheck spin systemd util-linux
+DEPS_TEST := apparmor dbus-broker git groff-base libgnutls28-dev libsystemd-dev mypy polkitd python3 bash-completion prometheus shellcheck spin systemd util-linux
 DEPS_LAB := $(shell sed 's/\#.*//' lab/packages.txt)
 
 # What only root may do (own the bus name, act as another user) runs through sudo

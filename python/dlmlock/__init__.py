@@ -1,0 +1,375 @@
+"""Cluster-wide locks of dlmlockd.
+
+    with dlmlock.Lock("vms", "backup", label="nightly backup") as lock:
+        for part in parts:
+            lock.check()  # raises LockLost
+            copy(part, token=lock.token)
+
+A lock can be lost while its holder works: the node leaves the lockspace, or an
+administrator releases the lock. `on_lost` is then called, `lost` is true, and `check`
+raises. A restart of the service loses no lock. A lock ends with the process that took
+it, in whichever way that ends; a child after os.fork does not hold it.
+
+The service is reached over Varlink: the environment variable DLMLOCK_ADDRESS, if it is a
+path, names the socket. Nothing but the standard library is needed.
+
+A Lock is used by one thread; `lost`, `reason` and `check` by any.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from types import TracebackType
+from typing import Any, Callable, Dict, Iterator, Optional, Type
+
+__all__ = [
+    "AccessDenied", "Error", "Lock", "LockLost", "NotRunning", "Service", "Timeout", "WouldBlock", "SOCKET",
+]
+
+SOCKET = "/run/dlmlock/org.example.DlmLock"
+INTERFACE = "org.example.DlmLock."
+
+# How often, and for how long, a service that restarts is looked for.
+_RETRY = 0.2
+_RELEASE_TIME = 30.0
+
+
+class Error(Exception):
+    """What the service says is wrong.
+
+    name is the name of the error in org.example.DlmLock(5), without the interface.
+    """
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+class WouldBlock(Error):
+    """Somebody else holds the lock, and the call does not wait."""
+
+
+class Timeout(Error):
+    """The lock was not granted in the time given."""
+
+
+class AccessDenied(Error):
+    """The caller may not do that."""
+
+
+class NotRunning(Error):
+    """The service can't be reached, or ended during a call."""
+
+
+class LockLost(Error):
+    """The lock is not held any more, and its holder has not released it."""
+
+
+_ERRORS: Dict[str, Type[Error]] = {
+    "WouldBlock": WouldBlock, "Timeout": Timeout, "PermissionDenied": AccessDenied,
+    "InteractiveAuthenticationRequired": AccessDenied,
+}
+
+
+def _error(name: str, parameters: Dict[str, Any]) -> Error:
+    short = name.rpartition(".")[2]
+    return _ERRORS.get(short, Error)(short, str(parameters.get("message") or name))
+
+
+class Service:
+    """One connection to the service. It has one call at a time."""
+
+    def __init__(self, path: Optional[str] = None) -> None:
+        address = os.environ.get("DLMLOCK_ADDRESS", "")
+        self.path = path or (address if address.startswith("/") else SOCKET)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.connect(self.path)
+        except OSError as e:
+            self._socket.close()
+            raise NotRunning("NotRunning", f"can't connect to the service at {self.path}: {e}") from e
+        self._file = self._socket.makefile("rb")
+
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection, also while another thread waits for a reply."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self._socket.close()
+        self._file.close()  # the descriptor is open until then
+
+    def call(self, method: str, **parameters: Any) -> Dict[str, Any]:
+        """Makes a call with one reply, and returns its parameters."""
+        return next(self._replies(method, False, parameters))
+
+    def replies(self, method: str, **parameters: Any) -> Iterator[Dict[str, Any]]:
+        """Makes a call with any number of replies ("more")."""
+        return self._replies(method, True, parameters)
+
+    def _replies(self, method: str, more: bool, parameters: Dict[str, Any]) -> Iterator[Dict[str, Any]]:
+        sent = {name: value for name, value in parameters.items() if value is not None}
+        message = {"method": INTERFACE + method, "parameters": sent, "more": more}
+        try:
+            self._socket.sendall(json.dumps(message).encode() + b"\0")
+            while True:
+                reply = json.loads(self._read())
+                if reply.get("error"):
+                    raise _error(reply["error"], reply.get("parameters") or {})
+                yield reply.get("parameters") or {}
+                if not reply.get("continues"):
+                    return
+        except (OSError, ValueError) as e:
+            raise NotRunning("NoAnswer", f"the service ended during the call: {e}") from e
+
+    def _read(self) -> bytes:
+        message = bytearray()
+        while True:
+            byte = self._file.read(1)
+            if not byte:
+                raise ConnectionResetError("the connection is closed")
+            if byte == b"\0":
+                return bytes(message)
+            message += byte
+
+
+def _start_ticks(pid: int) -> int:
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as f:
+        return int(f.read().rpartition(")")[2].split()[19])
+
+
+class Lock:
+    """A lock on a resource in a lockspace, as a context manager.
+
+    mode is "ex" (exclusive), "pr" (shared, with other readers) or another one of the lock
+    manager's. wait is how many seconds to wait for the lock: None is without limit, 0 is
+    not at all. label is what others read about the lock.
+
+    on_lost is called with the reason, on a thread of its own, when the lock is lost. It
+    is not called for a release.
+    """
+
+    def __init__(self, lockspace: str, resource: str, mode: str = "ex", *, wait: Optional[float] = None,
+                 label: Optional[str] = None, on_lost: Optional[Callable[[str], None]] = None,
+                 path: Optional[str] = None) -> None:
+        self.lockspace, self.resource, self.mode = lockspace, resource, mode
+        self.wait, self.label, self.on_lost, self.path = wait, label, on_lost, path
+        self.token = 0
+        """The fencing token: larger than that of every earlier grant in pw or ex, on any node."""
+        self.lockid = 0
+        self.reason = ""
+        """Why the lock is lost."""
+        self._owner = ""
+        self._name = ""
+        self._lost = threading.Event()
+        self._ending = False
+        self._changes = 0  # the beginnings and ends of convert: what was asked before one says nothing after it
+        self._mutex = threading.Lock()
+        self._watching: Optional[Service] = None
+        self._thread: Optional[threading.Thread] = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether the lock is lost."""
+        return self._lost.is_set()
+
+    def check(self) -> None:
+        """Raises LockLost if the lock is lost."""
+        if self.lost:
+            raise LockLost("LockLost", self.reason)
+
+    def wait_lost(self, timeout: Optional[float] = None) -> bool:
+        """Waits until the lock is lost; False: the time is over."""
+        return self._lost.wait(timeout)
+
+    def __enter__(self) -> Lock:
+        self.acquire()
+        return self
+
+    def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException],
+                 trace: Optional[TracebackType]) -> None:
+        self.release()
+
+    def acquire(self) -> None:
+        """Takes the lock. The watch for its loss is there before."""
+        if self._thread is not None:
+            raise RuntimeError("the lock is held already")
+        self._owner, self._ending, self.reason = f"python-{uuid.uuid4()}", False, ""
+        self._lost.clear()
+        watch = _watch(self.path, self.lockspace)
+        try:
+            granted = self._take()
+        except BaseException:
+            watch[0].close()
+            self._withdraw()
+            raise
+        self._name, self.token, self.lockid = granted["lock"], granted["token"], granted["lockId"]
+        self._watching = watch[0]
+        self._thread = threading.Thread(target=self._watch, args=watch, daemon=True, name="dlmlock")
+        self._thread.start()
+
+    def _take(self) -> Dict[str, Any]:
+        end = None if self.wait is None else time.monotonic() + self.wait
+        again = False
+        while True:
+            left = None if end is None else max(0, int((end - time.monotonic()) * 1e6))
+            if self.wait and left == 0:
+                left = 1
+            try:
+                with Service(self.path) as service:
+                    options = {"owner": self._owner, "label": self.label, "lifetime": "process",
+                               "processId": os.getpid(), "processStartTicks": _start_ticks(os.getpid()),
+                               "waitUSec": left}
+                    replies = service.replies("Acquire", lockspace=self.lockspace, resource=self.resource,
+                                              mode=self.mode, **options)
+                    granted: Dict[str, Any] = next(replies)["granted"]
+                    return granted
+            except Error as e:
+                # Asking again for the same owner returns what it may have by now.
+                restarting = isinstance(e, NotRunning) or e.name == "ShuttingDown"
+                if not restarting or (e.name == "NotRunning" and not again) or left == 0 or left == 1:
+                    raise
+            again = True
+            time.sleep(_RETRY)
+
+    def _withdraw(self) -> None:
+        """Releases what may have been granted to a call that has no answer."""
+        try:
+            with Service(self.path) as service:
+                service.call("ReleaseOwner", owner=self._owner)
+        except Error:
+            pass  # the service releases it at the end of this process
+
+    def release(self) -> None:
+        """Releases the lock, and waits for the service if it is just being restarted."""
+        with self._mutex:
+            self._ending = True
+            watching, thread, self._thread = self._watching, self._thread, None
+        if thread is None:
+            return
+        if watching is not None:
+            watching.close()
+        if thread is not threading.current_thread():
+            thread.join()
+        end = time.monotonic() + _RELEASE_TIME
+        while True:
+            try:
+                with Service(self.path) as service:
+                    service.call("ReleaseOwner", owner=self._owner)
+                return
+            except Error as e:
+                if not (isinstance(e, NotRunning) or e.name == "ShuttingDown") or time.monotonic() > end:
+                    raise
+            time.sleep(_RETRY)
+
+    def convert(self, mode: str, wait: float = 0) -> None:
+        """Changes the mode without releasing the lock. When it fails, the mode stays."""
+        with self._mutex:
+            self._changes += 1
+        try:
+            with Service(self.path) as service:
+                reply = service.call("Convert", lockspace=self.lockspace, resource=self.resource, mode=mode,
+                                     select={"lock": self._name}, waitUSec=int(wait * 1e6))
+            self.mode, self.token = mode, reply["token"]
+        finally:
+            with self._mutex:
+                self._changes += 1
+
+    def _watch(self, service: Service, events: Iterator[Dict[str, Any]]) -> None:
+        while not self._ending:
+            try:
+                why = self._gone() or next(filter(None, map(self._read, events)), "")
+                if why:
+                    self._lose(why)
+                    return
+            except Error:
+                pass
+            # The service has ended, or events were dropped.
+            while not self._ending:
+                try:
+                    service, events = _watch(self.path, self.lockspace)
+                    with self._mutex:
+                        self._watching = service
+                        if self._ending:
+                            service.close()
+                    break
+                except Error:
+                    time.sleep(_RETRY)
+
+    def _read(self, event: Dict[str, Any]) -> str:
+        """Why an event means that the lock is lost; "" if it does not."""
+        lost = event.get("lockLost")
+        if lost and lost["lock"] == self._name:
+            return str(lost["reason"])
+        if event.get("lockRemoved") == self._name:
+            return "somebody else released it"
+        changed = event.get("lockChanged")
+        if changed and changed["lock"] == self._name and changed.get("mode") != self.mode.lower() \
+                and changed.get("state") == "held":
+            return self._gone()
+        return ""
+
+    def _gone(self) -> str:
+        """Asks why the lock is not there any more; "" if it is."""
+        with self._mutex:
+            changes, mode = self._changes, {"exclusive": "ex", "shared": "pr"}.get(self.mode, self.mode.lower())
+        with Service(self.path) as service:
+            try:
+                for row in service.replies("ListLocks", lockspace=self.lockspace, resource=self.resource,
+                                           owner=self._owner):
+                    lock = row["lock"]
+                    if lock["lock"] != self._name or lock["state"] == "releasing":
+                        continue
+                    with self._mutex:
+                        own = changes % 2 == 1 or changes != self._changes
+                    if own or lock.get("mode") == mode or lock["state"] == "converting":
+                        return ""
+                    return f"somebody else converted it to {lock.get('mode')}"
+            except Error as e:
+                if e.name not in ("NoSuchLock", "NoSuchLockspace"):
+                    raise
+        return self._reason()
+
+    def _reason(self) -> str:
+        with Service(self.path) as service:
+            try:
+                for row in service.replies("ListLost", lockspace=self.lockspace, resource=self.resource):
+                    if row["lost"]["lock"] == self._name:
+                        return str(row["lost"]["reason"])
+            except Error as e:
+                if e.name != "NoSuchLock":
+                    raise
+        return "somebody else released it"
+
+    def _lose(self, why: str) -> None:
+        with self._mutex:
+            if self._ending:
+                return
+            self.reason = why
+            self._lost.set()
+        if self.on_lost is not None:
+            self.on_lost(why)
+
+
+def _watch(path: Optional[str], lockspace: str) -> "tuple[Service, Iterator[Dict[str, Any]]]":
+    """Watches a lockspace; nothing is missed after the return."""
+    service = Service(path)
+    try:
+        events = service.replies("Monitor", events=["lockLost", "lockRemoved", "lockChanged"], lockspace=lockspace,
+                                 ownOnly=True, existing=False)
+        next(event for event in events if event.get("ready"))
+    except BaseException:
+        service.close()
+        raise
+    return service, events

@@ -1,0 +1,118 @@
+"""Tests against the real service, which the Go test that runs them has started: the
+environment variable DLMLOCK_ADDRESS is its socket. "restart" on standard output asks
+that test to kill the service and start it again; a line on standard input says that it
+has."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+import unittest
+
+import dlmlock
+
+
+def held(resource: str) -> int:
+    with dlmlock.Service() as service:
+        try:
+            return sum(1 for row in service.replies("ListLocks", lockspace="vms", resource=resource)
+                       if row["lock"]["state"] == "held")
+        except dlmlock.Error as e:
+            if e.name != "NoSuchLock":
+                raise
+            return 0
+
+
+class LockTest(unittest.TestCase):
+    def test_holds_and_releases(self) -> None:
+        last = 0
+        for _ in range(2):
+            with dlmlock.Lock("vms", "a", label="test") as lock:
+                self.assertEqual(held("a"), 1)
+                self.assertGreater(lock.token, last)
+                last = lock.token
+                lock.check()
+                with self.assertRaises(dlmlock.WouldBlock):
+                    dlmlock.Lock("vms", "a", wait=0).acquire()
+                with self.assertRaises(dlmlock.Timeout):
+                    dlmlock.Lock("vms", "a", wait=0.05).acquire()
+            self.assertEqual(held("a"), 0)
+            self.assertFalse(lock.lost)
+
+    def test_waits(self) -> None:
+        first = dlmlock.Lock("vms", "w")
+        first.acquire()
+        timer = threading.Timer(0.1, first.release)
+        timer.start()
+        with dlmlock.Lock("vms", "w", wait=20) as second:
+            self.assertGreater(second.token, first.token)
+        timer.join()
+
+    def test_readers(self) -> None:
+        with dlmlock.Lock("vms", "r", "pr", wait=0), dlmlock.Lock("vms", "r", "pr", wait=0):
+            self.assertEqual(held("r"), 2)
+
+    def test_convert_is_no_loss(self) -> None:
+        with dlmlock.Lock("vms", "c", "pr") as lock:
+            lock.convert("ex", wait=1)
+            self.assertEqual(lock.mode, "ex")
+            self.assertFalse(lock.wait_lost(0.3), lock.reason)
+
+    def lose(self, resource: str, how: str) -> str:
+        told: "list[str]" = []
+        with dlmlock.Lock("vms", resource, on_lost=told.append) as lock:
+            with dlmlock.Service() as service:
+                if how == "release":
+                    service.call("Release", lockspace="vms", resource=resource)
+                elif how == "convert":
+                    service.call("Convert", lockspace="vms", resource=resource, mode="nl")
+                else:
+                    service.call("LeaveLockspace", lockspace="vms", force=True)
+                    service.call("JoinLockspace", lockspace="vms")
+            self.assertTrue(lock.wait_lost(20))
+            with self.assertRaises(dlmlock.LockLost):
+                lock.check()
+        end = time.monotonic() + 20
+        while not told and time.monotonic() < end:
+            time.sleep(0.01)
+        self.assertEqual(told, [lock.reason])
+        return lock.reason
+
+    def test_every_loss_is_told(self) -> None:
+        self.assertEqual(self.lose("l", "release"), "somebody else released it")
+        self.assertEqual(self.lose("l", "convert"), "somebody else converted it to nl")
+        self.assertNotIn("somebody else", self.lose("l", "leave"))
+
+    def test_restart(self) -> None:
+        lock = dlmlock.Lock("vms", "restart")
+        lock.acquire()
+        lockid = lock.lockid
+        print("restart", flush=True)
+        sys.stdin.readline()
+        self.assertFalse(lock.wait_lost(1), lock.reason)
+        with dlmlock.Service() as service:
+            row = next(service.replies("ListLocks", lockspace="vms", resource="restart"))
+            self.assertEqual(row["lock"]["lockId"], lockid)
+            service.call("Release", lockspace="vms", resource="restart")
+        self.assertTrue(lock.wait_lost(20))
+        lock.release()
+
+    def test_ends_with_the_process(self) -> None:
+        child = subprocess.run([sys.executable, "-c", "import dlmlock, os\n"
+                                "dlmlock.Lock('vms', 'dies').acquire()\nos._exit(0)"], check=True)
+        self.assertEqual(child.returncode, 0)
+        with dlmlock.Lock("vms", "dies", wait=20):
+            pass
+
+    def test_errors(self) -> None:
+        with self.assertRaises(dlmlock.NotRunning):
+            dlmlock.Lock("vms", "a", path="/nonexistent").acquire()
+        with self.assertRaises(dlmlock.Error) as caught:
+            dlmlock.Lock("nowhere", "a").acquire()
+        self.assertEqual(caught.exception.name, "NoSuchLockspace")
+        self.assertIn("DLMLOCK_ADDRESS", os.environ)
+
+
+if __name__ == "__main__":
+    unittest.main()
