@@ -23,6 +23,7 @@ type runOptions struct {
 	conflict int    // exit code if somebody else holds the lock
 	onLost   string // what to do if the lock is lost or somebody else releases it
 	grace    waitFlag
+	once     waitFlag // the command does not run if it began within that time on any node; 0: it does
 	argv     []string
 }
 
@@ -75,6 +76,9 @@ locks as JSON in DLMLOCK_LOCKS.`,
 	r.add(f, &o)
 	f.StringVar(&o.label, "label", "", "a text for people: what the lock is for (default: the command)")
 	f.IntVarP(&o.conflict, "conflict-exit-code", "E", exitRefused, "the exit code if somebody else holds the lock")
+	f.Var(&o.once, "once-per", "do not run the command if it began less than this time ago, on any node;\n"+
+		"for a nightly job 12h")
+	f.Lookup("once-per").DefValue = ""
 	f.StringVar(&o.onLost, "on-lost", lostTerm, "what to do if the lock is lost or somebody else releases it:\n"+
 		"term or kill everything that the command has started, or only warn")
 	f.VarP(&o.grace, "kill-after", "k",
@@ -90,6 +94,12 @@ func (o *runOptions) check() error {
 	switch {
 	case o.onLost != lostTerm && o.onLost != lostKill && o.onLost != lostWarn:
 		return wrongUsage("--on-lost=%s: use term, kill or warn", o.onLost)
+	case o.once.d < 0:
+		return wrongUsage("--once-per=forever: use a time")
+	case o.once.d > 0 && len(o.want) > 1:
+		return wrongUsage("--once-per takes one resource")
+	case o.once.d > 0 && canonicalMode(o.want[0].Mode) != "EX":
+		return wrongUsage("--once-per needs mode EX")
 	case o.conflict < 0 || o.conflict > 255:
 		return wrongUsage("--conflict-exit-code=%d: use 0 to 255", o.conflict)
 	}
@@ -132,7 +142,25 @@ func (a *app) run(ctx context.Context, o runOptions) error {
 		return o.refused(aboutWants(ctx, c, err, o.want, o.wait.d))
 	}
 	defer a.release(held)
+	if o.once.d != 0 {
+		if err := a.beginPeriod(ctx, c, held, o.once.d); err != nil {
+			ch.giveUp()
+			return o.tooEarly(a, err)
+		}
+	}
 	return (&hold{a: a, child: ch, opts: o, held: held, lifetime: held.Lifetime()}).supervise(ctx)
+}
+
+// tooEarly is how run ends whose command has run within the period: like a job that
+// another node has done.
+func (o *runOptions) tooEarly(a *app, err error) error {
+	if !errors.Is(err, errTooEarly) {
+		return err
+	}
+	if !a.quiet {
+		fmt.Fprintf(a.err, "dlmlockctl: not run: %v\n", err)
+	}
+	return quietExit(exitOK)
 }
 
 // findCommand finds the program as execvp(3) does. It is called before a lock is
