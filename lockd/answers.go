@@ -7,7 +7,7 @@ import (
 )
 
 // answers are the calls that have no answer yet, by their number. Only the owner
-// goroutine touches them.
+// touches them.
 type answers struct {
 	last    table.CallID
 	waiting map[table.CallID]*waitingCall
@@ -30,11 +30,16 @@ func (a *answers) add(w *waitingCall) table.CallID {
 	return a.last
 }
 
-// submit hands a call to the owner goroutine, or answers it at once when the
-// service has stopped.
-func (s *Service) submit(o table.Operation, w *waitingCall) {
+// submit gives a call to the table, or answers it at once when the service has stopped.
+func (s *Service) submit(o table.Operation, w *waitingCall) { s.submitBy(s.post, o, w) }
+
+// carry is submit by the goroutine of the call, which carries it as far as nothing is in
+// its way. What the call is answered with may have been given to it before carry returns.
+func (s *Service) carry(o table.Operation, w *waitingCall) { s.submitBy(s.bring, o, w) }
+
+func (s *Service) submitBy(way func(func()) bool, o table.Operation, w *waitingCall) {
 	w.op = o.Name()
-	if !s.post(func() { s.t.Submit(s.answers.add(w), o) }) {
+	if !way(func() { s.t.Submit(s.answers.add(w), o) }) {
 		s.end(w, nil, stopped(w.op))
 	}
 }
@@ -44,8 +49,8 @@ func stopped(op string) error {
 	return &api.Error{Op: op, Kind: api.ShuttingDown, Text: "the service has stopped; ask again when it is back"}
 }
 
-// tell has fn answer a call that the table knows nothing of, on the owner
-// goroutine like all answers, or at once when the service has stopped.
+// tell has fn answer a call that the table knows nothing of, by the owner like
+// all answers, or at once when the service has stopped.
 func (s *Service) tell(fn func()) {
 	if !s.post(fn) {
 		fn()

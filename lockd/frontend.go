@@ -15,7 +15,7 @@ func (s *Service) Acquire(c api.Caller, want []api.Want, o api.AcquireOptions, d
 		s.tell(func() { done(nil, err) })
 		return
 	}
-	s.submit(table.Acquire{Caller: c, Want: want, Options: o, Process: proc}, &waitingCall{process: proc,
+	s.carry(table.Acquire{Caller: c, Want: want, Options: o, Process: proc}, &waitingCall{process: proc,
 		done: func(r table.Reply, err error) {
 			granted, _ := r.(table.GrantedReply)
 			done(granted.Grants, err)
@@ -42,25 +42,25 @@ func (s *Service) Request(c api.Caller, w api.Want, o api.AcquireOptions, starte
 // Convert changes the mode of a lock in place.
 func (s *Service) Convert(c api.Caller, w api.Want, sel api.Selector, o api.ConvertOptions,
 	done func(api.Grant, error)) {
-	s.submit(table.Convert{Caller: c, Want: w, Selector: sel, Options: o}, &waitingCall{done: grantTo(done)})
+	s.carry(table.Convert{Caller: c, Want: w, Selector: sel, Options: o}, &waitingCall{done: grantTo(done)})
 }
 
 // Release releases one lock.
 func (s *Service) Release(c api.Caller, lockspace, resource string, sel api.Selector, done func(error)) {
-	s.submit(table.Release{Caller: c, Lockspace: lockspace, Resource: resource, Selector: sel},
+	s.carry(table.Release{Caller: c, Lockspace: lockspace, Resource: resource, Selector: sel},
 		&waitingCall{done: errorTo(done)})
 }
 
 // ReleaseOwner releases everything of one owner.
 func (s *Service) ReleaseOwner(c api.Caller, lockspace, owner string, done func(uint32, error)) {
-	s.submit(table.ReleaseOwner{Caller: c, Lockspace: lockspace, Owner: owner}, &waitingCall{done: countTo(done)})
+	s.carry(table.ReleaseOwner{Caller: c, Lockspace: lockspace, Owner: owner}, &waitingCall{done: countTo(done)})
 }
 
 // ReleaseMany releases what one owner holds of some resources, and with some
 // labels.
 func (s *Service) ReleaseMany(c api.Caller, resources []api.Want, owner string, labels []string,
 	done func(uint32, error)) {
-	s.submit(table.ReleaseMany{Caller: c, Resources: resources, Owner: owner, Labels: labels},
+	s.carry(table.ReleaseMany{Caller: c, Resources: resources, Owner: owner, Labels: labels},
 		&waitingCall{done: countTo(done)})
 }
 

@@ -40,6 +40,7 @@ func TestHealthyNoticesWhatIsStuck(t *testing.T) {
 				<-block
 			}
 		}
+		h.config.HandOver = true
 		d := h.spawnWith(t, h.config, j)
 		synctest.Wait()
 		ask := func() error {
@@ -54,7 +55,7 @@ func TestHealthyNoticesWhatIsStuck(t *testing.T) {
 		j.gate = shut
 		err := ask()
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		require.ErrorContains(t, err, "the state file's goroutine is stuck")
+		require.ErrorContains(t, err, "the writing of the state file is stuck")
 		close(shut)
 		synctest.Wait()
 		require.NoError(t, ask())
@@ -63,7 +64,7 @@ func TestHealthyNoticesWhatIsStuck(t *testing.T) {
 		hang = true
 		d.Acquire(root, []api.Want{wantOf("vms", "a", dlm.EX)}, api.AcquireOptions{}, func([]api.Grant, error) { <-block })
 		synctest.Wait()
-		require.ErrorContains(t, ask(), "the owner goroutine is stuck")
+		require.ErrorContains(t, ask(), "the table is stuck")
 		close(block)
 		synctest.Wait()
 		require.NoError(t, ask())

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -70,6 +71,9 @@ type Config struct {
 	// OnStep, where set, is called before each step of the order of events
 	// with its name. Tests end the process in it.
 	OnStep func(step string)
+	// HandOver has no goroutine but that of Run take turns: for tests that end it, or
+	// make it hang.
+	HandOver bool
 }
 
 // OnLost is what runs the helpers of lost locks.
@@ -104,23 +108,30 @@ type Service struct {
 	journal *journal.Writer
 	logs    *logQueue
 	epochs  *epochNotes
-	t       *table.Table
-	out     []table.Action // of the turn under way
-	answers answers
-	spaces  lockspaces
-	ctx     context.Context // of Run; work in flight ends with it
-	cancel  context.CancelFunc
-	work    sync.WaitGroup
-	ready   chan struct{}
-	done    chan struct{}
+	role    sync.Mutex // of the owner (see drive.go), who alone touches owned
+	owned
+	ctx    context.Context // of Run; work in flight ends with it
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+	ready  chan struct{}
+	done   chan struct{}
 
 	statusMu sync.Mutex
 	status   api.Status
 
 	choreTime time.Duration // how long the loop does chores at a time
+	looker    dlm.Looker
+}
 
-	told   api.Status // last StatusChanged
-	looker dlm.Looker
+// owned is what the owner's role is about.
+type owned struct {
+	t       *table.Table
+	out     []table.Action // of the turn under way
+	spare   []message      // the array of the batch before last
+	answers answers
+	spaces  lockspaces
+	alarm   time.Time  // when the goroutine of Run looks by itself
+	told    api.Status // last StatusChanged
 }
 
 var _ api.Service = (*Service)(nil)
@@ -158,6 +169,7 @@ func New(cfg Config) *Service {
 	})
 	s.journal = journal.New(cfg.Journal, s.appended, func(err error) { s.post(func() { s.t.JournalHealth(err) }) })
 	s.status = s.t.Status()
+	s.role.Lock() // until Run has activated the table: what comes before that has to wait
 	return s
 }
 
@@ -166,7 +178,11 @@ func New(cfg Config) *Service {
 // the lockspaces: every persistent lock stays. It returns when every goroutine
 // of the service has ended.
 func (s *Service) Run(ctx context.Context) error {
-	s.work.Go(s.journal.Run)
+	after := s.drive
+	if s.cfg.HandOver {
+		after = s.inbox.Nudge
+	}
+	s.work.Go(func() { s.journal.Run(after) })
 	s.work.Go(s.logs.run)
 	s.work.Go(func() { s.epochs.run(s.ctx.Done()) })
 	if s.looker != nil {
@@ -176,6 +192,7 @@ func (s *Service) Run(ctx context.Context) error {
 		s.t.Activate(s.cfg.Contents, s.cfg.Contents.Header.BootID == s.cfg.BootID, s.cfg.Lockspaces)
 		s.cfg.Contents = state.Contents{} // the table has them now
 	})
+	s.role.Unlock()
 	s.loop(ctx)
 	s.shutdown()
 	return nil
@@ -185,9 +202,9 @@ func (s *Service) Run(ctx context.Context) error {
 // or has failed.
 func (s *Service) Ready() <-chan struct{} { return s.ready }
 
-// Healthy makes a round trip through the owner goroutine, and from there one
-// through the journal goroutine. An error means that one of them did not come
-// back before ctx ended.
+// Healthy makes a round trip through the table, and from there one through the
+// writing of the state file. An error means that one of them did not come back before
+// ctx ended.
 func (s *Service) Healthy(ctx context.Context) error {
 	var owner atomic.Bool
 	back := make(chan struct{})
@@ -203,42 +220,32 @@ func (s *Service) Healthy(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	if owner.Load() {
-		return fmt.Errorf("the state file's goroutine is stuck: %w", ctx.Err())
+		return fmt.Errorf("the writing of the state file is stuck: %w", ctx.Err())
 	}
-	return fmt.Errorf("the owner goroutine is stuck: %w", ctx.Err())
+	return fmt.Errorf("the table is stuck: %w", ctx.Err())
 }
 
-// loop is the owner goroutine: the only one that touches the table. However
-// much there is to do, deadlines and the end are looked at after every batch.
+// loop does what nobody else does: deadlines, chores, the end, and the messages of those
+// who may not do it themselves. However much there is to do, deadlines and the end are
+// looked at again and again.
 func (s *Service) loop(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	stop := ctx.Done()
 	always := make(chan struct{})
 	close(always)
-	var batch []message
 	var drain <-chan time.Time
 	for {
-		batch = s.inbox.Take(batch).Items
-		s.serve(batch)
-		s.doChores()
-		at, ok := s.t.Next()
-		if ok && !at.After(time.Now()) {
-			s.turn(s.t.Tick)
-			at, ok = s.t.Next()
-		}
-		s.publish()
-		if s.t.Stopping() && s.t.Quiet() {
+		idle, ended := s.tend()
+		if ended {
 			return
 		}
+		s.drive()
 		var more chan struct{}
-		switch {
-		case len(batch) > 0 || s.t.Busy():
+		if idle > 0 {
+			timer.Reset(idle)
+		} else {
 			more = always
-		case ok:
-			timer.Reset(time.Until(at))
-		default:
-			timer.Reset(time.Hour)
 		}
 		select {
 		case <-more:
@@ -247,23 +254,10 @@ func (s *Service) loop(ctx context.Context) {
 		case <-stop:
 			stop = nil
 			drain = time.After(drainTime)
-			s.turn(s.t.Stop)
+			s.locked(s.t.Stop)
 		case <-drain:
 			return
 		}
-	}
-}
-
-// serve gives the table what has come in.
-func (s *Service) serve(batch []message) {
-	for i := range batch {
-		m := &batch[i]
-		if m.fn != nil {
-			s.turn(m.fn)
-		} else {
-			s.turn(func() { s.t.Event(m.lockspace, m.ev) })
-		}
-		*m = message{}
 	}
 }
 
@@ -343,11 +337,11 @@ func (s *Service) carryOutLock(a table.Action) bool {
 
 // appended gives the table the outcome of appends.
 func (s *Service) appended(ids []uint64, err error) {
-	s.post(func() {
+	s.inbox.Put(message{fn: func() {
 		for _, id := range ids {
 			s.t.Appended(table.AppendID(id), err)
 		}
-	})
+	}}) // whoever writes drives
 }
 
 // startHelper has the helper of a lost lock run.
@@ -397,12 +391,13 @@ func (s *Service) publish() {
 // shutdown closes everything. Persistent locks become orphans, which the next
 // start adopts.
 func (s *Service) shutdown() {
+	s.role.Lock()
 	close(s.done)
 	s.inbox.Close()
-	s.serve(s.inbox.Take(nil).Items) // who came in time gets an answer
-	for s.t.Busy() {
-		s.doChores()
+	for s.serve(math.MaxInt); s.t.Busy() || !s.inbox.Empty(); s.serve(math.MaxInt) {
+		s.doChores() // who came in time gets an answer
 	}
+	s.role.Unlock()
 	s.cancel()
 	for _, sp := range s.spaces.byID {
 		if h := sp.handle; h != nil {
@@ -417,7 +412,7 @@ func (s *Service) shutdown() {
 	s.refuseAll()
 }
 
-// Status does not wait for the owner goroutine.
+// Status does not wait for a turn.
 func (s *Service) Status() api.Status {
 	s.statusMu.Lock()
 	defer s.statusMu.Unlock()

@@ -63,6 +63,14 @@ func openDirectory(path string) (*directory, error) {
 	return d, nil
 }
 
+// inMemory reports whether the directory is in a file system without a device, where a write waits
+// for nothing but memory.
+func (d *directory) inMemory() bool {
+	var st unix.Statfs_t
+	err := unix.Fstatfs(int(d.self.Fd()), &st)
+	return err == nil && (st.Type == unix.TMPFS_MAGIC || st.Type == unix.RAMFS_MAGIC)
+}
+
 // take checks and locks the directory, and writes our pid for daemons that come later.
 func (d *directory) take() error {
 	info, err := d.self.Stat()

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -64,6 +65,7 @@ type File struct {
 	compactMin int64
 	header     Header
 	background sync.WaitGroup // waits for the compaction that runs, if any
+	prompt     atomic.Bool    // what Prompt says
 
 	mu sync.Mutex // guards the rest
 	image
@@ -152,6 +154,7 @@ func Open(dir string, o Options) (*File, Contents, error) {
 		return nil, Contents{}, err
 	}
 	f := &File{dir: d, log: o.Log, compactMin: o.CompactMin, image: image{path: filepath.Join(d.path, stateName)}}
+	f.prompt.Store(d.inMemory())
 	c, err := f.start(o)
 	if err != nil {
 		f.closed = true
@@ -364,6 +367,10 @@ func (f *File) encode(changes []Change) (b []byte, fresh bool, err error) {
 	}
 	return b, fresh, nil
 }
+
+// Prompt reports whether Append waits for no device: the directory is on a tmpfs, as /run is. On any
+// other file system it may take as long as a disk or a server does, and may never return.
+func (f *File) Prompt() bool { return f.prompt.Load() }
 
 // Header returns the header of this run, with the instance it got.
 func (f *File) Header() Header { return f.header }

@@ -195,7 +195,9 @@ func (f *File) restore() error {
 			"as soon as possible", f.Path()))
 	}
 	if err == nil && moved {
-		err = f.dir.follow()
+		if err = f.dir.follow(); err == nil {
+			f.prompt.Store(f.dir.inMemory())
+		}
 	}
 	if err != nil {
 		return writeError("restore", f.Path(), err)

@@ -1,8 +1,8 @@
 // Package queue owns the queue with which goroutines of this module hand over work: adding to it
 // never blocks, and the reader takes everything in it at once.
 //
-// Concurrency: any number of goroutines may add. One goroutine reads, that is, calls Take and waits
-// for Wake.
+// Concurrency: any number of goroutines may add. One goroutine reads at a time, that is, calls Take
+// and waits for Wake.
 package queue
 
 import "sync"
@@ -27,23 +27,39 @@ func New[T any](limit int) *Queue[T] {
 // Add adds v at the end. It returns false, and drops v, if the queue is closed or full. It never
 // blocks.
 func (q *Queue[T]) Add(v T) bool {
-	q.mu.Lock()
-	if q.closed {
-		q.mu.Unlock()
-		return false
-	}
-	full := q.limit > 0 && len(q.items) >= q.limit
-	if full {
-		q.dropped++
-	} else {
-		q.items = append(q.items, v)
-	}
-	first := len(q.items) == 1
-	q.mu.Unlock()
+	added, first := q.put(v)
 	if first {
-		q.signal()
+		q.Nudge()
 	}
-	return !full
+	return added
+}
+
+// Put is Add without a token for the reader. It is for a queue that several goroutines read, one at
+// a time: whoever adds sees to it that one of them looks.
+func (q *Queue[T]) Put(v T) bool {
+	added, _ := q.put(v)
+	return added
+}
+
+func (q *Queue[T]) put(v T) (added, first bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch {
+	case q.closed:
+		return false, false
+	case q.limit > 0 && len(q.items) >= q.limit:
+		q.dropped++
+		return false, len(q.items) == 1
+	}
+	q.items = append(q.items, v)
+	return true, len(q.items) == 1
+}
+
+// Empty reports whether there is nothing to take at this moment.
+func (q *Queue[T]) Empty() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.items) == 0
 }
 
 // Batch is the result of Take.
@@ -74,10 +90,11 @@ func (q *Queue[T]) Close() {
 	q.mu.Lock()
 	q.closed = true
 	q.mu.Unlock()
-	q.signal()
+	q.Nudge()
 }
 
-func (q *Queue[T]) signal() {
+// Nudge has the reader look, as Add does.
+func (q *Queue[T]) Nudge() {
 	select {
 	case q.wake <- struct{}{}:
 	default: // one token is enough

@@ -1,22 +1,28 @@
-// Package journal owns the goroutine that writes the state file, and what could
-// not be written yet and must be.
+// Package journal owns the writing of the state file, and what could not be written
+// yet and must be.
 //
 // It refuses to know what the changes mean, but for which of them may overtake
 // others.
 //
-// Concurrency: the methods may be called from any goroutine and do not block.
-// Written and Health are called on the goroutine of Run and must not block.
+// There is one writer at a time, which takes all that was added. On a file that no
+// device can hold up (File, Prompt) that is whichever goroutine calls Work; on any
+// other one it is the goroutine of Run, and Work only wakes it. So nobody but that
+// goroutine ever waits for a disk.
+//
+// Concurrency: the methods may be called from any goroutine, and do not block. written
+// and health are called on the goroutine that writes, one call after the other, and
+// must not block or call the Writer, except for Add.
 package journal
 
 import (
 	"errors"
+	"sync"
 	"time"
 
-	"github.com/dlmlock/dlmlockd/internal/queue"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
-// File is the state file; *state.File is one. One goroutine calls it.
+// File is the state file; *state.File is one. One goroutine at a time calls it.
 type File interface {
 	// Append writes all of the changes or none. What brings a lock to its end
 	// has its room from the time that the lock was written down.
@@ -26,6 +32,10 @@ type File interface {
 	// Tend looks after the file: its place, its room.
 	Tend()
 }
+
+// prompt is a File that knows whether a write can be held up by a device. One that is
+// not prompt may stand still.
+type prompt interface{ Prompt() bool }
 
 // Entry is what is written together, all or nothing.
 type Entry struct {
@@ -44,13 +54,18 @@ type Writer struct {
 	to      File
 	written func(ids []uint64, err error)
 	health  func(error)
+	wake    chan struct{} // holds a token while Run is to look
 
-	asked *queue.Queue[Entry]
+	mu     sync.Mutex
+	asked  []Entry
+	closed bool
 
-	// Only Run touches these.
+	role sync.Mutex // of the writer, who alone touches these:
+
 	backlog []state.Change // must be written, could not be yet
 	buf     []state.Change
-	told    string // what health was called with last
+	spare   []Entry // the array of the batch before last
+	told    string  // what health was called with last
 }
 
 // tendInterval is how often the state file is looked after, whether or not
@@ -62,51 +77,114 @@ const tendInterval = time.Second
 // which they were added; health gets why nothing new can be written, or nil, when
 // that changes.
 func New(to File, written func(ids []uint64, err error), health func(error)) *Writer {
-	return &Writer{to: to, written: written, health: health, asked: queue.New[Entry](0)}
+	return &Writer{to: to, written: written, health: health, wake: make(chan struct{}, 1)}
 }
 
-// Add has an entry written.
-func (j *Writer) Add(e Entry) { j.asked.Add(e) }
+// Add adds an entry, which is written when Work is called next.
+func (j *Writer) Add(e Entry) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.asked = append(j.asked, e)
+}
 
-// Ping has fn called behind what was added so far, whether or not anything can be
-// written.
+// Ping adds fn, to be called behind what was added so far, whether or not anything can
+// be written. Work has to follow, as with Add.
 func (j *Writer) Ping(fn func()) { j.Add(Entry{ping: fn}) }
 
-// Close has Run return after it has written what was asked for.
-func (j *Writer) Close() { j.asked.Close() }
+// Work writes what waits to be written, if no device can hold that up and nobody
+// writes already; whoever does takes what is added meanwhile, too. Otherwise Run does
+// it. It reports whether anything was written here.
+func (j *Writer) Work() (wrote bool) {
+	if p, ok := j.to.(prompt); ok && p.Prompt() {
+		return j.writeWaiting()
+	}
+	if j.waiting() {
+		j.Nudge()
+	}
+	return false
+}
 
-// Run writes until Close.
-func (j *Writer) Run() {
-	tend := time.NewTicker(tendInterval)
-	defer tend.Stop()
-	var spare []Entry
-	for {
-		b := j.asked.Take(spare)
-		if spare = b.Items; len(b.Items) > 0 {
-			j.Write(b.Items)
-		} else if b.Closed {
-			return
-		}
-		wake := j.asked.Wake()
-		if len(b.Items) > 0 {
-			wake = always
-		}
-		select {
-		case <-tend.C:
-			j.Tend()
-		case <-wake:
-		}
+// Nudge has Run write what waits to be written.
+func (j *Writer) Nudge() {
+	select {
+	case j.wake <- struct{}{}:
+	default: // one token is enough
 	}
 }
 
-// always is a channel that never makes anybody wait.
-var always = func() <-chan struct{} {
-	c := make(chan struct{})
-	close(c)
-	return c
-}()
+// waiting reports whether there is an entry to be written.
+func (j *Writer) waiting() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return len(j.asked) > 0
+}
 
-// Write writes a batch behind the backlog, and tells each how it went. Run calls
+// writeWaiting writes until nothing waits. Whoever adds an entry while the
+// role is taken has added it before the role is given back, and so it is seen here.
+func (j *Writer) writeWaiting() (wrote bool) {
+	for j.waiting() && j.role.TryLock() {
+		j.writeAll()
+		j.role.Unlock()
+		wrote = true
+	}
+	return wrote
+}
+
+// writeAll writes what was added. The caller has the role.
+func (j *Writer) writeAll() {
+	j.mu.Lock()
+	batch := j.asked
+	j.asked = j.spare[:0]
+	j.mu.Unlock()
+	if j.spare = batch; len(batch) > 0 {
+		j.Write(batch)
+	}
+}
+
+// Close has Run return after it has written what was asked for.
+func (j *Writer) Close() {
+	j.mu.Lock()
+	j.closed = true
+	j.mu.Unlock()
+	j.Nudge()
+}
+
+func (j *Writer) isClosed() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.closed
+}
+
+// Run writes what Work leaves to it, and looks after the file, until Close. It calls
+// after each time, without the writer's role.
+func (j *Writer) Run(after func()) {
+	tend := time.NewTicker(tendInterval)
+	defer tend.Stop()
+	for !j.isClosed() {
+		select {
+		case <-tend.C:
+			j.look()
+		case <-j.wake:
+			j.writeWaiting()
+		}
+		after()
+	}
+	j.role.Lock()
+	defer j.role.Unlock()
+	j.writeAll()
+}
+
+// look tends the file. If somebody writes, the next second will do.
+func (j *Writer) look() {
+	if j.role.TryLock() {
+		j.writeAll()
+		j.Tend()
+		j.role.Unlock()
+	}
+	j.writeWaiting()
+}
+
+// Write writes a batch behind the backlog, and tells each how it went. The writer calls
 // it; tests may do so instead.
 func (j *Writer) Write(batch []Entry) {
 	err := j.put(batch)
@@ -184,8 +262,7 @@ func (j *Writer) Tend() {
 	j.news()
 }
 
-// Backlog is what must be written and could not be yet. It is for the goroutine of
-// Run.
+// Backlog is what must be written and could not be yet. It is for the writer.
 func (j *Writer) Backlog() []state.Change { return j.backlog }
 
 // news tells when the file's health has changed.

@@ -30,10 +30,11 @@ func TestJournalKeepsEverything(t *testing.T) {
 	var called []uint64
 	j := New(to, func(ids []uint64, _ error) { called = append(called, ids...) }, func(error) {})
 	var wg sync.WaitGroup
-	wg.Go(j.Run)
+	wg.Go(func() { j.Run(func() {}) })
 	const n = 20000
 	for i := range n {
 		j.Add(Entry{ID: uint64(i), Changes: []state.Change{state.Mark{ID: uint64(i)}}})
+		j.Work()
 	}
 	j.Close()
 	wg.Wait()
