@@ -102,7 +102,7 @@ type victim struct {
 func rise(t *testing.T, h *host, f fate) *victim {
 	v := &victim{gate: newGate(h.journal), fate: f, begun: make(chan struct{})}
 	cfg := h.config
-	cfg.OnStep, cfg.HandOver = v.step, true
+	cfg.OnStep, h.handOver = v.step, true
 	cfg.Notify = func(n api.Notice) {
 		if l, ok := n.(api.LockLost); ok {
 			v.lost = append(v.lost, l.Lost)

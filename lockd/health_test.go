@@ -40,7 +40,7 @@ func TestHealthyNoticesWhatIsStuck(t *testing.T) {
 				<-block
 			}
 		}
-		h.config.HandOver = true
+		h.handOver = true
 		d := h.spawnWith(t, h.config, j)
 		synctest.Wait()
 		ask := func() error {

@@ -37,7 +37,7 @@ func (s *Service) postMessage(m message) bool {
 // it holds no mutex, and functions of front ends may be called on it, for this call
 // and for others.
 func (s *Service) bring(fn func()) bool {
-	if s.cfg.HandOver {
+	if s.handOver {
 		return s.post(fn)
 	}
 	if !s.inbox.Put(message{fn: fn}) {

@@ -21,9 +21,11 @@ type host struct {
 	journal *teststate.Journal
 	boot    string
 	bus     string // its GUID
-	config  Config // a template: limits, lockspaces, notify
-	ranMu   sync.Mutex
-	ran     []api.LostRun // helpers that have come to their end, whoever started them
+	// Only the goroutine of Run takes turns in its daemons (see Service).
+	handOver bool
+	config   Config // a template: limits, lockspaces, notify
+	ranMu    sync.Mutex
+	ran      []api.LostRun // helpers that have come to their end, whoever started them
 }
 
 // session is the session of a connection to the host's bus.
@@ -67,6 +69,7 @@ func (h *host) spawnWith(t testing.TB, cfg Config, j Journal) *daemon {
 	require.NoError(t, err)
 	cfg.Node = node
 	d.Service = New(cfg)
+	d.Service.handOver = h.handOver
 	var ctx context.Context
 	ctx, d.cancel = context.WithCancel(context.Background())
 	go func() {

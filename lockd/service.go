@@ -71,9 +71,6 @@ type Config struct {
 	// OnStep, where set, is called before each step of the order of events
 	// with its name. Tests end the process in it.
 	OnStep func(step string)
-	// HandOver has no goroutine but that of Run take turns: for tests that end it, or
-	// make it hang.
-	HandOver bool
 }
 
 // OnLost is what runs the helpers of lost locks.
@@ -120,6 +117,7 @@ type Service struct {
 	status   api.Status
 
 	choreTime time.Duration // how long the loop does chores at a time
+	handOver  bool          // no goroutine but that of Run takes turns; for tests that end it, or make it hang
 	looker    dlm.Looker
 }
 
@@ -179,7 +177,7 @@ func New(cfg Config) *Service {
 // of the service has ended.
 func (s *Service) Run(ctx context.Context) error {
 	after := s.drive
-	if s.cfg.HandOver {
+	if s.handOver {
 		after = s.inbox.Nudge
 	}
 	s.work.Go(func() { s.journal.Run(after) })
