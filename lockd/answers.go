@@ -31,13 +31,14 @@ func (a *answers) add(w *waitingCall) table.CallID {
 }
 
 // submit gives a call to the table, or answers it at once when the service has stopped.
-func (s *Service) submit(o table.Operation, w *waitingCall) { s.submitBy(s.post, o, w) }
+func (s *Service) submit(o table.Operation, w *waitingCall) { w.enter(s, s.post, o) }
 
 // carry is submit by the goroutine of the call, which carries it as far as nothing is in
 // its way. What the call is answered with may have been given to it before carry returns.
-func (s *Service) carry(o table.Operation, w *waitingCall) { s.submitBy(s.bring, o, w) }
+func (s *Service) carry(o table.Operation, w *waitingCall) { w.enter(s, s.bring, o) }
 
-func (s *Service) submitBy(way func(func()) bool, o table.Operation, w *waitingCall) {
+// enter has the call entered by post or bring.
+func (w *waitingCall) enter(s *Service, way func(func()) bool, o table.Operation) {
 	w.op = o.Name()
 	if !way(func() { s.t.Submit(s.answers.add(w), o) }) {
 		s.end(w, nil, stopped(w.op))

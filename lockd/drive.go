@@ -114,12 +114,16 @@ func failHard() {
 	}
 }
 
-// tend does what is due, with the owner's role: chores and deadlines. It returns how long
-// there is nothing to do, and whether the service has come to its end.
-func (s *Service) tend() (idle time.Duration, ended bool) {
+// tend does what is due, with the owner's role: chores, deadlines, and with stop the
+// beginning of the end. It returns how long there is nothing to do, and whether the
+// service has come to its end.
+func (s *Service) tend(stop bool) (idle time.Duration, ended bool) {
 	s.role.Lock()
 	defer s.role.Unlock()
 	defer failHard()
+	if stop {
+		s.turn(s.t.Stop)
+	}
 	s.serve(maxMessages)
 	s.doChores()
 	at, ok := s.t.Next()
@@ -135,12 +139,4 @@ func (s *Service) tend() (idle time.Duration, ended bool) {
 		s.alarm = at
 	}
 	return time.Until(s.alarm), s.t.Stopping() && s.t.Quiet()
-}
-
-// locked does one turn on a goroutine of the service itself.
-func (s *Service) locked(fn func()) {
-	s.role.Lock()
-	defer s.role.Unlock()
-	defer failHard()
-	s.turn(fn)
 }

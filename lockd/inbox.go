@@ -20,9 +20,9 @@ type message struct {
 // whose owner takes it, too; false if the service has stopped. It is for whoever may
 // not carry out the turn: because it holds a mutex that an action may want, or must
 // return at once.
-func (s *Service) post(fn func()) bool { return s.postMessage(message{fn: fn}) }
+func (s *Service) post(fn func()) bool { return message{fn: fn}.post(s) }
 
-func (s *Service) postMessage(m message) bool {
+func (m message) post(s *Service) bool {
 	if !s.inbox.Put(m) {
 		return false
 	}

@@ -81,7 +81,7 @@ func (s *lockspaces) open(id table.LockspaceID, name string, open opener) {
 		}
 		// Events may come before the call returns; none does before the first
 		// operation, which needs the handle.
-		h, err := open(ctx, name, func(ev dlm.Event) { s.postMessage(message{lockspace: id, ev: ev}) })
+		h, err := open(ctx, name, func(ev dlm.Event) { message{lockspace: id, ev: ev}.post(s.Service) })
 		ok := s.post(func() {
 			if err == nil {
 				sp.handle = h

@@ -233,9 +233,9 @@ func (s *Service) loop(ctx context.Context) {
 	always := make(chan struct{})
 	close(always)
 	var drain <-chan time.Time
-	for {
-		idle, ended := s.tend()
-		if ended {
+	for stopNow := false; ; {
+		idle, ended := s.tend(stopNow)
+		if stopNow = false; ended {
 			return
 		}
 		s.drive()
@@ -252,7 +252,7 @@ func (s *Service) loop(ctx context.Context) {
 		case <-stop:
 			stop = nil
 			drain = time.After(drainTime)
-			s.locked(s.t.Stop)
+			stopNow = true
 		case <-drain:
 			return
 		}
