@@ -19,6 +19,8 @@ type Door struct {
 	space api.Session // with an empty name
 	// See DoorConfig.Serial.
 	serial bool
+	// See DoorConfig.Direct.
+	direct bool
 	// See DoorConfig.KeepRequests.
 	keep   time.Duration
 	listen func(Event) // set by Listen
@@ -31,6 +33,10 @@ type DoorConfig struct {
 	// are handed to the service in their order and are answered whenever the
 	// service answers.
 	Serial bool
+	// Direct has Submit serve a call on its own goroutine where nothing can hold that up:
+	// the caller is root, who is not asked about, and has credit. It is for doors that
+	// have a goroutine for each connection, and no mutex in Submit.
+	Direct bool
 	// KeepRequests is how long a request can be looked at after it has ended.
 	KeepRequests time.Duration
 }
@@ -39,7 +45,7 @@ type DoorConfig struct {
 // (api.MakeSession), must differ from those of other doors, and wherever a name
 // that was given to a session once may be given to another one.
 func (c *Core) Door(space api.Session, cfg DoorConfig) *Door {
-	return &Door{core: c, space: space, serial: cfg.Serial, keep: cfg.KeepRequests}
+	return &Door{core: c, space: space, serial: cfg.Serial, direct: cfg.Direct, keep: cfg.KeepRequests}
 }
 
 // Core is what the door is a part of.

@@ -163,6 +163,14 @@ func (s *scheduler) enter(ctx context.Context, a *account, room int, cost int64)
 	}
 }
 
+// ready reports whether a call with a short answer could begin at once.
+func (s *scheduler) ready(a *account) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a.credit.grow(s.now())
+	return len(a.queue) == 0 && (s.ending || a.credit.left > 0)
+}
+
 // admit begins a turn if there are credit and room for it. A call whose answer
 // is longer than all the room goes when there is nothing else.
 func (s *scheduler) admit(a *account, room int, cost int64) bool {

@@ -117,7 +117,20 @@ func (s *Session) push(c *Call) {
 		s.user.unanswered.Add(weight)
 	}
 	s.queue = append(s.queue, c)
-	s.begin()
+	if !s.goesDirect(c) {
+		s.begin()
+		return
+	}
+	s.working = true
+	s.mu.Unlock()
+	s.work()
+}
+
+// goesDirect reports whether the call can be served by the goroutine that has submitted
+// it. s.mu is held.
+func (s *Session) goesDirect(c *Call) bool {
+	return s.door.direct && !s.working && !s.closed && s.inFlight == nil && len(s.queue) == 1 &&
+		s.user != nil && s.user.uid == 0 && c.cost.Room == 0 && s.core.sched.ready(s.user.account)
 }
 
 // full is the error for a call that does not fit any more. s.mu is held.

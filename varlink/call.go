@@ -197,7 +197,10 @@ func (c *call) write(ctx context.Context) {
 				return
 			}
 		}
-		spare = batch.Items
+		if spare = batch.Items; len(batch.Items) > 0 {
+			continue
+		}
+		c.wire.Wait()
 		select {
 		case <-c.replies.Wake():
 		case <-gone:
@@ -236,6 +239,7 @@ func (c *call) writeOne(m *message) (last bool) {
 		c.ended(context.Canceled)
 		return true
 	case m.pump != nil:
+		c.wire.Wait()
 		if m.pump(c) != nil {
 			c.leave(errUntaken)
 		}
@@ -276,6 +280,7 @@ func (c *call) writeLast(m *message) (n int, err error) {
 	case m.err != nil:
 		return writeError(c.wire, m.err)
 	case m.fill != nil:
+		c.wire.Wait()
 		return 0, m.fill(c)
 	case m.file != nil:
 		return c.wire.ReplyFile(m.parameters, m.file.theirs)

@@ -77,7 +77,7 @@ func New(cfg Config) *Door {
 	instance := make([]byte, 16)
 	_, _ = rand.Read(instance) // it never fails (crypto/rand)
 	d.space = api.MakeSession("varlink", hex.EncodeToString(instance), "")
-	d.door = cfg.Core.Door(d.space, frontend.DoorConfig{Serial: true})
+	d.door = cfg.Core.Door(d.space, frontend.DoorConfig{Serial: true, Direct: true})
 	d.server = wire.New(wire.Config{Handler: handler{d}, Log: d.log,
 		MaxConnections: cfg.MaxConnections, MaxPerUser: cfg.MaxPerUser})
 	d.shelf = shelf{keeper: cfg.Keeper, log: d.log, users: map[uint32]int{}}

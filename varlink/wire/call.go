@@ -41,6 +41,10 @@ func (c *Call) Written() (n int, err error) { return c.written, c.failed }
 // long as the client likes: a kept connection keeps it.
 func (c *Call) GoOn() { c.open = true }
 
+// Wait is to be called before the call waits for anything: the goroutine that serves it
+// may be the one that reads the connection, and another one has to go on with that.
+func (c *Call) Wait() { c.Conn.relieve() }
+
 // Drop ends the call without an answer, since the client is gone or the service
 // ends.
 func (c *Call) Drop() { c.dropped = true }

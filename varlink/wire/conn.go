@@ -43,6 +43,10 @@ type Conn struct {
 	callQueue
 	closing bool // the service ends
 	closed  bool // serve has come to its end
+	serving bool // a call is being served
+	over    bool // a call that the reader has served is the last one
+	// The reader that serves a call itself, until it is relieved.
+	inline  *messageReader
 	gone    bool // the Handler knows that the client is gone
 	sending sending
 	keeping keeping
@@ -76,11 +80,14 @@ func newConn(s *Server, sock *net.UnixConn) (*Conn, error) {
 func (c *Conn) Done() <-chan struct{} { return c.ctx.Done() }
 
 // read takes calls off the socket until nothing comes any more, and then waits
-// for the end of the connection.
-func (c *Conn) read() {
-	defer close(c.ended)
-	r := messageReader{conn: c}
+// for the end of the connection. A call that nothing is in front of, and nothing behind,
+// it serves itself; if that call has to wait, another goroutine reads on.
+func (c *Conn) read(r *messageReader) {
 	err := r.run()
+	if errors.Is(err, errRelieved) {
+		return
+	}
+	defer close(c.ended)
 	r.release()
 	c.stopReading(err)
 	// A client that has only shut down its own side gets its answers.
@@ -164,6 +171,57 @@ func (c *Conn) push(call *Call) bool {
 	return ok
 }
 
+// errRelieved ends a read that another goroutine goes on with.
+var errRelieved = errors.New("another goroutine reads")
+
+// takeOver has the reader serve a call itself, if it is the only one there is. A client that
+// has left already is not to be given a lock, so then the reader goes on and notices that.
+func (c *Conn) takeOver(r *messageReader, call *Call) bool {
+	gone := true
+	_ = c.raw.Control(func(fd uintptr) { gone = hungUp(fd) })
+	if gone {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.serving || len(c.queue) > 0 || c.closing || c.closed || c.gone || c.keeping.on {
+		return false
+	}
+	c.serving, c.inline = true, r
+	c.keeping.reading, c.keeping.partial = false, false
+	c.begun(call)
+	return true
+}
+
+// relieve has another goroutine read on, if the one that serves the call has read it.
+func (c *Conn) relieve() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.inline != nil {
+		go c.read(c.inline)
+		c.inline = nil
+	}
+}
+
+// serveRead serves a call that takeOver was asked for. If nobody has relieved the reader
+// meanwhile, it reads on.
+func (c *Conn) serveRead(call *Call) (goOn bool, err error) {
+	goOn = true
+	if c.ctx.Err() == nil || call.Oneway {
+		goOn = c.serveOne(call)
+	}
+	c.srv.charge(c, -call.size)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.inline == nil {
+		err = errRelieved
+	}
+	c.serving, c.inline = false, nil
+	c.over = !goOn
+	c.wake.Signal()
+	return goOn, err
+}
+
 // awaitRoom waits as push does, where there is no hang-up to be noticed.
 func (c *Conn) awaitRoom() {
 	c.mu.Lock()
@@ -179,12 +237,13 @@ func (q *callQueue) full() bool { return len(q.queue) >= maxQueue || q.queued >=
 func (c *Conn) next() *Call {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for len(c.queue) == 0 && !c.eof && !c.closing {
+	for c.serving || len(c.queue) == 0 && !c.eof && !c.closing && !c.over {
 		c.wake.Wait()
 	}
-	if len(c.queue) == 0 || c.closing && !c.keeping.on {
+	if c.over || len(c.queue) == 0 || c.closing && !c.keeping.on {
 		return nil
 	}
+	c.serving = true
 	call := c.queue[0]
 	c.queue[0] = nil
 	c.queue = c.queue[1:]
@@ -192,6 +251,13 @@ func (c *Conn) next() *Call {
 	c.begun(call)
 	c.resume()
 	return call
+}
+
+// served ends what next began.
+func (c *Conn) served() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.serving = false
 }
 
 // resume has push look again whether there is room.
@@ -224,6 +290,7 @@ func (c *Conn) serve() {
 			goOn = c.serveOne(call)
 		}
 		c.srv.charge(c, -call.size)
+		c.served()
 		if goOn {
 			call = c.next()
 		}
@@ -339,16 +406,29 @@ func (r *messageReader) split(seen int) (goOn bool, err error) {
 			return false, err
 		}
 		rest, seen = rest[end+1:], 0
+		if len(rest) == 0 && r.conn.takeOver(r, call) {
+			r.empty()
+			return r.conn.serveRead(call)
+		}
 		if !r.conn.push(call) {
 			return false, nil
 		}
 	}
-	if len(rest) == 0 && cap(r.buf) > maxQueueBytes {
-		r.release()
+	if len(rest) == 0 {
+		r.empty()
 		return true, nil
 	}
 	r.buf = r.buf[:copy(r.buf, rest)]
 	return true, nil
+}
+
+// empty makes room for the next message where all that was read is taken.
+func (r *messageReader) empty() {
+	if cap(r.buf) > maxQueueBytes {
+		r.release()
+		return
+	}
+	r.buf = r.buf[:0]
 }
 
 // release gives the memory back.

@@ -191,7 +191,7 @@ func (s *Server) Restore(sock *net.UnixConn, m Mark, restored any) error {
 // start has an admitted connection served.
 func (s *Server) start(c *Conn) {
 	s.cfg.Handler.Open(c)
-	go c.read()
+	go c.read(&messageReader{conn: c})
 	go c.serve()
 }
 

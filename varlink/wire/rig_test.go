@@ -69,6 +69,7 @@ func (h *echo) Serve(ctx context.Context, c *Call) {
 	h.tell(c.Method)
 	switch c.Method {
 	case "test.Wait":
+		c.Wait()
 		select {
 		case <-ctx.Done():
 		case <-h.hold:

@@ -38,10 +38,11 @@ type Handler interface {
 	Open(*Conn)
 	// Serve serves a call and returns when it is answered. ctx ends when the
 	// client is gone; for a oneway call, which a client need not wait for, it ends
-	// with the server only. Calls of one connection come one after the other.
+	// with the server only. Calls of one connection come one after the other. Before
+	// it waits for anything, Serve has to call Call.Wait.
 	Serve(ctx context.Context, c *Call)
-	// HungUp is called as soon as the client is gone, from another goroutine
-	// than Serve, and not at all if the service closes the connection.
+	// HungUp is called as soon as the client is gone, also while Serve waits, from
+	// another goroutine then, and not at all if the service closes the connection.
 	HungUp(*Conn)
 	// Close is called once, after the last call of the connection was served.
 	Close(*Conn)
