@@ -43,8 +43,6 @@ type Conn struct {
 	callQueue
 	closing bool // the service ends
 	closed  bool // serve has come to its end
-	serving bool // a call is being served
-	over    bool // a call that the reader has served is the last one
 	// The reader that serves a call itself, until it is relieved.
 	inline  *messageReader
 	gone    bool // the Handler knows that the client is gone
@@ -62,6 +60,9 @@ type callQueue struct {
 	paused bool  // read waits for room in the queue
 	eof    bool  // nothing comes any more
 	broken error // why: what came is not Varlink
+	// A call is being served, by either of them.
+	serving bool
+	over    bool // a call that read has served is the last one
 }
 
 func newConn(s *Server, sock *net.UnixConn) (*Conn, error) {
