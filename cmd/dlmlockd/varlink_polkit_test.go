@@ -16,7 +16,7 @@ import (
 
 // varlinkPerl calls the service from a process of its own: SOCKET, HOW, and calls. It
 // prints the reply to each. HOW is "plain"; "child": a child makes the calls while its parent, who
-// has connected, lives; "orphan": after the parent has ended.
+// has connected, lives; "orphan": after the parent has ended, and is no zombie any more.
 const varlinkPerl = `
 my ($socket, $how, @calls) = @ARGV;
 my $s = IO::Socket::UNIX->new($socket) or die "connect: $!";
@@ -27,7 +27,7 @@ if ($how ne "plain") {
 	$parent = $$;
 	my $pid = fork;
 	if ($pid) { close $w; exit 0 if $how eq "orphan"; <$r>; exit 0 }
-	while ($how eq "orphan" && getppid == $parent) { select undef, undef, undef, 0.001 }
+	while ($how eq "orphan" && -e "/proc/$parent") { select undef, undef, undef, 0.001 }
 }
 local $/ = "\0";
 for (@calls) { print $s "$_\0"; my $reply = <$s>; chomp $reply; print "$reply\n" }
