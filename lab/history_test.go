@@ -49,15 +49,21 @@ const (
 
 func (h *history) now() int64 { return int64(time.Since(h.begin)) }
 
-// add notes a call. One without an answer may take effect at any later time.
-func (h *history) add(d deed, call int64, end told) {
+// add notes a call and returns its place. One without an answer may take effect at
+// any later time.
+func (h *history) add(d deed, call int64, end told) int {
 	op := porcupine.Operation{Input: d, Call: call, Output: end, Return: h.now()}
 	if end == unknown {
 		op.Return = math.MaxInt64
 	}
+	return h.append(op)
+}
+
+func (h *history) append(op porcupine.Operation) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.ops = append(h.ops, op)
+	return len(h.ops) - 1
 }
 
 // holding is one resource: owner to mode.
