@@ -40,6 +40,7 @@ var kernelBugs = []kernelBug{
 	{"quecvt-warning", everyKernel, (*bugRig).warning},
 	{"lost-completion", []string{"6.1"}, (*bugRig).lostCompletion},
 	{"late-cancel", everyKernel, (*bugRig).lateCancel},
+	{"stuck-lookup", everyKernel, (*bugRig).stuckLookup},
 	{"purge-ghost", everyKernel, (*bugRig).purgeGhost},
 }
 
@@ -201,6 +202,18 @@ func (r *bugRig) lateCancel() bool {
 	r.enter(canceler)
 	err := canceler.Wait(ctx)
 	require.NoError(r.t, keeper.Kill(ctx))
+	return r.present(out.String(), err)
+}
+
+// stuckLookup loses node 2.
+func (r *bugRig) stuckLookup() bool {
+	ctx := lab.Context(r.t, "stuck lookup", bugTime)
+	var out bytes.Buffer
+	asking := r.start(1, &out, "stuck-lookup", bugSpace)
+	r.cluster.Node(2).Isolate()
+	r.enter(asking)
+	err := asking.Wait(ctx)
+	require.NoError(r.t, r.cluster.Node(2).Crash())
 	return r.present(out.String(), err)
 }
 
