@@ -81,13 +81,22 @@ func (s *lockspace) stillUnconfirmed(l *lock) bool {
 	if !l.unconfirmed {
 		return false
 	}
-	for _, other := range s.locks {
-		if other != l && other.id == l.id {
-			s.endUnreported(l, "its lockid belongs to another lock now")
-			return false
-		}
+	if s.lockidReused(l) {
+		s.endUnreported(l, "its lockid belongs to another lock now")
+		return false
 	}
 	return true
+}
+
+// lockidReused reports whether another lock of this handle has the lockid of l. New lockids are
+// assigned only in calls of the same queue.
+func (s *lockspace) lockidReused(l *lock) bool {
+	for _, other := range s.locks {
+		if other != l && other.id == l.id {
+			return true
+		}
+	}
+	return false
 }
 
 // retried handles the return of a repeated call.

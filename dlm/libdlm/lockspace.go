@@ -247,8 +247,9 @@ func (s *lockspace) Cancel(c dlm.Cookie) {
 }
 
 // cancel withdraws a new lock or a conversion. An operation that is with the kernel can be canceled
-// only once, and only if it may wait: a request with NOQUEUE ends without help, and its lockid may
-// belong to another lock by the time the cancel arrives.
+// only once, and at once only if it may wait: what can't wait ends without help, and its lockid may
+// belong to another lock by the time the cancel arrives. See stuck.go for a request that does not
+// end.
 func (s *lockspace) cancel(l *lock) {
 	if l.canceled || l.op != dlm.OpLock && l.op != dlm.OpConvert {
 		return
@@ -266,8 +267,12 @@ func (s *lockspace) cancel(l *lock) {
 }
 
 func (s *lockspace) sendCancel(l *lock) {
-	if l.asked&dlm.NoQueue == 0 {
-		s.calls.Add(kernelCall{lock: l, seq: l.seq, kind: callCancel})
+	call := kernelCall{lock: l, seq: l.seq, kind: callCancel}
+	switch {
+	case l.asked&dlm.NoQueue == 0:
+		s.calls.Add(call)
+	case l.op == dlm.OpLock:
+		s.cancelIfStuck(call)
 	}
 }
 

@@ -294,6 +294,35 @@ func TestCancel(t *testing.T) {
 			d.next("request").returns(4, nil)
 		})
 	})
+	t.Run("what can't wait and does not end", func(t *testing.T) {
+		story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
+			s.Lock(1, "disk", dlm.EX, dlm.NoQueue)
+			d.next("request").returns(3, nil)
+			synctest.Wait()
+			s.Cancel(1)
+			s.Cancel(1)
+			began := time.Now()
+			d.next("cancel").returns(0, nil) // the kernel was in the middle of a message
+			again := d.next("cancel")
+			require.Equal(t, 2*stuckWait, time.Since(began))
+			require.Equal(t, dlm.LockID(3), again.id)
+			again.returns(0, nil)
+			d.result(result{cookie: 1, id: 3, status: dlm.StatusCanceled})
+			synctest.Wait()
+			require.Equal(t, []dlm.Event{end(dlm.OpLock, 1, dlm.StatusCanceled, 3, dlm.None)}, ev.take())
+			time.Sleep(2 * stuckWait)
+			d.noCall()
+
+			s.Lock(1, "disk", dlm.EX, dlm.NoQueue)
+			d.next("request").returns(3, nil)
+			synctest.Wait()
+			s.Cancel(1)
+			s.Lock(2, "disk", dlm.EX, dlm.NoQueue)
+			d.next("request").returns(3, nil) // the result of the first is lost: its lockid is in use again
+			time.Sleep(2 * stuckWait)
+			d.noCall()
+		})
+	})
 	t.Run("a conversion keeps its mode", func(t *testing.T) {
 		story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
 			granted(s, d, 1, 3, dlm.PR, 0)

@@ -115,6 +115,9 @@ func (s *lockspace) calling(r *kernelCall) (dlm.LockID, bool) {
 	}
 	switch r.kind {
 	case callCancel:
+		if l.asked&dlm.NoQueue != 0 && s.lockidReused(l) {
+			return 0, false
+		}
 		l.cancelSent = true
 	case callProbeRetry, callUnlockRetry:
 		return l.id, s.stillUnconfirmed(l)
@@ -139,6 +142,9 @@ func (s *lockspace) returned(r *kernelCall, id dlm.LockID, err error) (more *ker
 	case s.closed:
 		return nil
 	case r.kind == callCancel:
+		if l.seq == r.seq && l.asked&dlm.NoQueue != 0 {
+			s.cancelIfStuck(*r)
+		}
 		return nil // the result of the canceled operation reports everything
 	case r.kind == callProbeRetry, r.kind == callUnlockRetry:
 		s.retried(r, err)

@@ -73,7 +73,7 @@ int main(int argc, char **argv)
 		dlm_ls_unlock(ls, first[i].sb_lkid, LKF_CANCEL, &first[i], &first[i]); /* fails if it is granted */
 		request(&second[i], LKM_NLMODE, LKF_NOQUEUE, i);
 	}
-	dispatch(60000);
+	dispatch(30000);
 	if (ended_first < NAMES)
 		die("a request that was canceled has not ended: the cluster has not recovered?");
 	if (ended_second == NAMES) {

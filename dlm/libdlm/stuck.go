@@ -1,0 +1,27 @@
+package libdlm
+
+import "time"
+
+// A request can be stuck in the kernel (on 6.1, 6.12 and 7.2, docs/kernel-bugs/07.md). The first
+// request of a node for a resource asks the directory node for the master, and the others for that
+// resource wait in a list until it knows. If the first is canceled while it asks, and the node that
+// it asks fails, the recovery ends it and forgets that others wait for it
+// (dlm_recover_waiters_post does not call confirm_master): they wait for ever, and so does every
+// later request of this node for that resource, even one with NOQUEUE. A cancel takes a request out
+// of that list. When the last is out, the kernel frees the resource, and the next request begins
+// anew.
+//
+// So a request with NOQUEUE that was to be canceled and has not ended after a while is canceled
+// after all, again and again. Such a cancel could hit another lock that has got its lockid: not one
+// of this handle, because those are compared in the queue of the calls that assign lockids, but
+// one of another program that uses the lockspace, if the result that frees the lockid comes in just
+// this moment. After so long it does not.
+
+// stuckWait is how long a request with NOQUEUE may go on after it was to be canceled. The reply of
+// another node takes no longer than the network.
+const stuckWait = 5 * time.Second
+
+// cancelIfStuck sends a cancel later. It is void if the operation has ended by then.
+func (s *lockspace) cancelIfStuck(call kernelCall) {
+	time.AfterFunc(stuckWait, func() { s.calls.Add(call) })
+}
