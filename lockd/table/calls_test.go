@@ -527,3 +527,46 @@ func TestRebindNotWritten(t *testing.T) {
 	require.NoError(t, s.done(s.acquire(again, o, wantOf("vms", "x", dlm.EX))))
 	require.Equal(t, ":1.99", s.journal.Contents("").Locks[0].Session)
 }
+
+// forgetful is a lock manager that has forgotten every request: only a cancel ends one.
+type forgetful struct {
+	dlm.Lockspace
+	asked    map[dlm.Cookie]dlm.Flags
+	canceled map[dlm.Cookie]dlm.Flags
+}
+
+func (f *forgetful) Lock(c dlm.Cookie, _ string, _ dlm.Mode, flags dlm.Flags) { f.asked[c] = flags }
+
+func (f *forgetful) Cancel(c dlm.Cookie) { f.canceled[c] = f.asked[c] }
+
+// A request that can't wait, and a null lock that only reads, are canceled as well when
+// their time is over: the kernel may have forgotten them, and as long as they are there
+// nobody on the node can lock the resource.
+func TestForgottenRequestsAreCanceled(t *testing.T) {
+	s, _ := simWith(t, "vms")
+	sp := s.tab.spaces.byName["vms"]
+	f := &forgetful{Lockspace: s.opened[sp.id], asked: map[dlm.Cookie]dlm.Flags{},
+		canceled: map[dlm.Cookie]dlm.Flags{}}
+	s.opened[sp.id] = f
+	acquire := s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "x", dlm.EX))
+	inspect := s.inspect("vms", "y")
+	s.rest()
+	require.Len(t, f.asked, 2)
+	s.pass(testOpTimeout)
+	require.Error(t, acquire.err)
+	require.Equal(t, 1, inspect.answers)
+	require.Equal(t, f.asked, f.canceled)
+	at, ok := s.tab.Next()
+	require.True(t, ok)
+	require.False(t, at.After(s.now.Add(retryInterval)), "and canceled again if that was ignored")
+	for c := range f.asked {
+		s.turn(func() {
+			s.tab.Event(sp.id, dlm.Event{Kind: dlm.Completed, Op: dlm.OpLock, Cookie: c, Status: dlm.StatusCanceled,
+				Mode: dlm.None})
+		})
+	}
+	s.rest()
+	require.Empty(t, s.tab.locks.byRef)
+	require.Empty(t, s.tab.probes.readers)
+	checkIntegrity(t, s.tab)
+}

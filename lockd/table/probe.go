@@ -1,6 +1,8 @@
 package table
 
 import (
+	"time"
+
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
@@ -21,6 +23,15 @@ const maxProbes = 1024
 type probes struct {
 	t       *Table
 	readers map[*lock]valueReader
+	sent    []sentProbe // in the order in which they were asked for; some may have ended
+}
+
+// sentProbe is a null lock that is canceled if it has not been granted by then. Nothing is
+// in the way of a null lock, but the kernel may have forgotten it, and a request that stays
+// keeps the resource from being freed (dlm/libdlm/stuck.go).
+type sentProbe struct {
+	lock     *lock
+	deadline time.Time
 }
 
 // read reads the value block of a resource with a null lock, which contends
@@ -36,8 +47,31 @@ func (x *probes) read(sp *lockspace, resource string, to valueReader) {
 		kind: valueProbe, state: lockLocking}
 	t.locks.add(l)
 	x.readers[l] = to
+	x.dropEnded()
+	x.sent = append(x.sent, sentProbe{l, t.now.Add(t.conf.OpTimeout)})
 	t.do(LockAction{Lockspace: sp.id, Cookie: l.cookie, Resource: resource, Mode: dlm.NL,
 		Flags: dlm.Expedite | dlm.ValueBlock})
+}
+
+// dropEnded forgets the probes at the head that have ended.
+func (x *probes) dropEnded() {
+	for len(x.sent) > 0 && x.t.locks.byRef[x.sent[0].lock.ref] != x.sent[0].lock {
+		x.sent[0] = sentProbe{}
+		x.sent = x.sent[1:]
+	}
+}
+
+// cancelLate cancels the probes that were not granted in time.
+func (x *probes) cancelLate() {
+	for x.dropEnded(); len(x.sent) > 0 && !x.sent[0].deadline.After(x.t.now); x.dropEnded() {
+		l := x.sent[0].lock
+		x.sent[0] = sentProbe{}
+		x.sent = x.sent[1:]
+		if l.state == lockLocking {
+			x.t.do(CancelAction{Lockspace: l.sp.id, Cookie: l.cookie})
+			x.t.retries.cancels[l] = struct{}{}
+		}
+	}
 }
 
 // probeEvent takes the end of the operation of one of the table's own locks.

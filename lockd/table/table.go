@@ -60,7 +60,7 @@ type Config struct {
 func New(c Config) *Table {
 	t := &Table{conf: c, turn: newTurn(), locks: newLocks(c.Seed), spaces: newSpaces()}
 	t.clock = tokenClock{turn: &t.turn, epoch: c.Epoch, noted: c.Epoch}
-	t.probes = probes{t, map[*lock]valueReader{}}
+	t.probes = probes{t: t, readers: map[*lock]valueReader{}}
 	t.calls = calls{t: t, sessions: map[api.Session]*session{}, requests: map[api.Ref]*acquireOp{}}
 	t.lifetimes = lifetimes{t: t, bindings: map[bindKey]*binding{}, undetermined: map[*binding]struct{}{}}
 	t.retries = newRetries(t)
@@ -101,6 +101,7 @@ func (t *Table) SetQuorum(q api.Quorum) { t.conf.Quorum = q }
 // Tick passes the time: deadlines, and what is tried again.
 func (t *Table) Tick() {
 	t.passDeadlines()
+	t.probes.cancelLate()
 	t.retry()
 	t.retrySpaces()
 	t.examineAgain()
@@ -120,6 +121,9 @@ func (t *Table) Next() (at time.Time, ok bool) {
 	}
 	if len(t.calls.deadlines) > 0 {
 		earlier(t.calls.deadlines[0].deadline)
+	}
+	if len(t.probes.sent) > 0 {
+		earlier(t.probes.sent[0].deadline)
 	}
 	if t.retries.pending() > 0 {
 		earlier(t.retries.next)

@@ -22,9 +22,10 @@ import (
 // earlier answer would not be true if the process died.
 
 // giveUp withdraws what the acquire waits for; the stage that is under way ends in
-// undo, because err is set.
+// undo, because err is set. That is also for a request that can't wait: the kernel may
+// have forgotten it (dlm/libdlm/stuck.go).
 func (o *acquireOp) giveUp() {
-	if o.wait > 0 && o.stage == acquireLocking {
+	if o.stage == acquireLocking {
 		o.cancelWaits(o.locks)
 	}
 }
