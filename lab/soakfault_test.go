@@ -170,9 +170,13 @@ func (s *soak) pauseNode(ctx context.Context, n *lab.Node) error {
 }
 
 func (s *soak) powerOff(ctx context.Context, n *lab.Node) error {
-	at := s.history.now()
+	at, before := s.history.now(), len(s.rig.cluster.Fenced())
 	if err := n.Crash(); err != nil {
 		return err
+	}
+	// A node that is up again before the others have it fenced goes off once more.
+	for len(s.rig.cluster.Fenced()) == before && ctx.Err() == nil {
+		pause(ctx, 100*time.Millisecond)
 	}
 	return s.bootAgain(ctx, n, at)
 }
