@@ -3,7 +3,7 @@
 
 LIBDIR ?= $(PREFIX)/lib/$(shell gcc -print-multiarch 2>/dev/null)
 DEPS_LIBVIRT_BUILD := gcc libc6-dev pkg-config libsystemd-dev libgnutls28-dev
-DEPS_LIBVIRT_TEST := $(DEPS_LIBVIRT_BUILD) dbus libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu \
+DEPS_LIBVIRT_TEST := $(DEPS_LIBVIRT_BUILD) dbus iproute2 libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu \
 	qemu-system-x86 qemu-utils util-linux
 
 # What is installed; the tests install the one for the sanitizers, too.

@@ -47,6 +47,9 @@ func (s *subject) run(b *testing.B, count, disks int, how string) sample {
 	b.Helper()
 	args := slices.Concat(s.command, []string{"bench", s.config, strconv.Itoa(count), strconv.Itoa(disks), how},
 		s.preload)
+	if slices.Contains(s.command, "raw") {
+		args = slices.Concat(s.command, []string{s.config, strconv.Itoa(count), how})
+	}
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), s.env...)
 	var stderr bytes.Buffer
@@ -94,6 +97,16 @@ func (s *subject) serverTime(b *testing.B) time.Duration {
 	return total
 }
 
+// overVarlink is dlmlock.so with dlmlockd over Varlink. There is no bus that the driver could reach.
+func overVarlink(b *testing.B) *subject {
+	s := service(b, testbus.Daemon, "dlmlockd, Varlink")
+	dir := filepath.Dir(s.config)
+	s.config = dir + "/varlink.conf"
+	write(b, s.config, fmt.Sprintf("transport = \"varlink\"\nvarlink_socket = %q\n", dir+"/varlink"))
+	s.env = []string{"DBUS_SYSTEM_BUS_ADDRESS=unix:path=" + dir + "/none"}
+	return s
+}
+
 // service is dlmlock.so with dlmlockd on a bus of its own.
 func service(b *testing.B, kind testbus.Kind, name string) *subject {
 	bus := testbus.Start(b, kind)
@@ -103,7 +116,7 @@ func service(b *testing.B, kind testbus.Kind, name string) *subject {
 	write(b, dir+"/dlmlockd.toml", "engine = \"local\"\nlockspaces = [\"libvirt\"]\nlog-level = \"error\"\n")
 	launch(b, exec.Command(abs(b, "bin/dlmlockd"), "--bus="+bus.Address, "--config="+dir+"/dlmlockd.toml",
 		"--state-dir="+dir+"/state",
-		"--virtlockd="+dir+"/virtlockd-sock"))
+		"--virtlockd="+dir+"/virtlockd-sock", "--varlink="+dir+"/varlink"))
 	watch := bus.Dial(b)
 	require.Eventually(b, func() bool {
 		var has bool
@@ -111,9 +124,10 @@ func service(b *testing.B, kind testbus.Kind, name string) *subject {
 			"org.example.DlmLock").Store(&has) == nil && has
 	}, patience, 5*time.Millisecond, "dlmlockd")
 	require.NoError(b, watch.Close())
-	return &subject{name: name, command: []string{abs(b, "bin/lockdriver"), abs(b, "bin/dlmlock.so")}, config: dir +
-		"/none",
-		env: []string{"DBUS_SYSTEM_BUS_ADDRESS=" + bus.Address}, servers: bus.Dir}
+	write(b, dir+"/dbus.conf", "transport = \"dbus\"\n")
+	return &subject{name: name, command: []string{abs(b, "bin/lockdriver"), abs(b, "bin/dlmlock.so")},
+		config: dir + "/dbus.conf",
+		env:    []string{"DBUS_SYSTEM_BUS_ADDRESS=" + bus.Address}, servers: bus.Dir}
 }
 
 // stock is libvirt's own lock driver with dlmlockd in the place of virtlockd.
@@ -213,7 +227,7 @@ func medians(b *testing.B, subjects []*subject, count, disks int, how string) []
 // BenchmarkSideBySide writes the tables.
 func BenchmarkSideBySide(b *testing.B) {
 	runtime.GOMAXPROCS(1)
-	subjects := []*subject{virtlockd(b), stock(b), service(b, testbus.Daemon, "dlmlockd, dbus-daemon"),
+	subjects := []*subject{virtlockd(b), overVarlink(b), stock(b), service(b, testbus.Daemon, "dlmlockd, dbus-daemon"),
 		service(b, testbus.Broker, "dlmlockd, dbus-broker")}
 	var t strings.Builder
 	t.WriteString("| workers | disks | | pairs/s | to virtlockd | p50 | p99 | processor time |\n| --- | --- | --- | " +
@@ -234,9 +248,31 @@ func BenchmarkSideBySide(b *testing.B) {
 		fmt.Fprintf(&t, "| %s | %.0f | %.0f us | %.0f us | %.1f ms |\n", subjects[i].name, m.pairs, m.p50, m.p99,
 			m.most/1000)
 	}
+	raw(b, &t, subjects[0], subjects[1])
 	fmt.Print("\n", t.String())
 	if path := os.Getenv("BENCH_REPORT"); path != "" {
 		require.NoError(b, benchreport.Write(path, "bench-libvirt", machine()+"\n"+t.String()))
+	}
+}
+
+// raw compares the protocols themselves: a client that keeps its connection, without a lock driver.
+func raw(b *testing.B, t *strings.Builder, virtlockd, varlink *subject) {
+	dir := filepath.Dir(varlink.config)
+	direct := []*subject{
+		{name: "virtlockd's protocol", command: append(slices.Clone(virtlockd.command[:2]), abs(b, "bin/lockdriver"), "raw",
+			"/run/libvirt/virtlockd-sock"), config: "virtlockd", servers: virtlockd.servers},
+		{name: "Varlink", command: []string{abs(b, "bin/lockdriver"), "raw", dir + "/varlink"}, config: "varlink",
+			servers: varlink.servers},
+	}
+	t.WriteString("\nThe protocols alone, each worker with a connection that it keeps, one Acquire and one Release of a " +
+		"lock:\n\n| workers | | pairs/s | to virtlockd | p50 | p99 | processor time |\n" +
+		"| --- | --- | --- | --- | --- | --- | --- |\n")
+	for _, workers := range []int{1, 4, 8} {
+		m := medians(b, direct, workers, 1, turn)
+		for i, s := range direct {
+			fmt.Fprintf(t, "| %d | %s | %.0f | %.2f | %.0f us | %.0f us | %.0f us |\n", workers, s.name, m[i].pairs,
+				m[i].pairs/m[0].pairs, m[i].p50, m[i].p99, m[i].cpu)
+		}
 	}
 }
 

@@ -61,4 +61,7 @@ void clear_error(void);
 /* bench.c */
 int bench(int argc, char **argv);
 
+/* raw.c */
+int raw(int argc, char **argv);
+
 #endif

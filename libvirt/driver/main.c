@@ -13,7 +13,8 @@
  *   fork N FLAGS           acquire in a forked child, as libvirtd does before exec
  *   threads COUNT ROUNDS FROM  acquire and release of managers FROM..FROM+COUNT-1 at the same time
  *
- * "driver LOCKDRIVER.so bench ..." measures (bench.c). */
+ * "driver LOCKDRIVER.so bench ..." measures a lock driver (bench.c), "driver raw ..." a protocol
+ * (raw.c). */
 #define _GNU_SOURCE
 #include "driver.h"
 
@@ -264,6 +265,8 @@ int main(int argc, char **argv)
 	char *line = NULL;
 	size_t size = 0;
 
+	if (argc > 1 && strcmp(argv[1], "raw") == 0)
+		return raw(argc, argv);
 	if (argc > 2 && strcmp(argv[2], "bench") == 0)
 		return bench(argc, argv);
 	if (argc != 2) {

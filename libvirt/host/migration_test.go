@@ -141,7 +141,7 @@ func TestMigrationGap(t *testing.T) {
 // The service is killed in the gap, when the source releases its locks. The guest moves
 // nevertheless.
 func TestMigrationWhileTheServiceIsKilled(t *testing.T) {
-	r := start(t)
+	r := startOver(t, dbus)
 	a, b := r.host("alpha", "timeout = 30\n"), r.host("beta", "timeout = 30\n")
 	image := r.image("a.img")
 	a.virsh("create", r.file("web", domain("web", host.Disk{Path: image}).XML()))
@@ -161,7 +161,7 @@ func TestMigrationWhileTheServiceIsKilled(t *testing.T) {
 // The target's libvirtd dies in the gap. The guest runs on one host, where it has its disk, or is
 // paused on the source, if the target already had the disk when the source wanted to go on.
 func TestMigrationWhileTheTargetDies(t *testing.T) {
-	r := start(t)
+	r := startOver(t, dbus)
 	a, b := r.host("alpha", ""), r.host("beta", "")
 	image := r.image("a.img")
 	a.virsh("create", r.file("web", domain("web", host.Disk{Path: image}).XML()))

@@ -86,7 +86,7 @@ func testManyGuests(t *testing.T, r *rig) {
 // driver keeps must not grow with the guests. A bus allows a user 256 connections.
 func TestConnections(t *testing.T) {
 	const guests = 12
-	r := start(t)
+	r := startOver(t, dbus)
 	h := r.host("alpha", "")
 	var want []string
 	for i := range guests {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"syscall"
@@ -133,10 +134,16 @@ func testServiceRestarts(t *testing.T, r *rig) {
 // The service is killed while it is asked for a guest's locks, and at other moments of a guest's
 // start. The guest starts and has its locks.
 func TestServiceKilledWhileAGuestStarts(t *testing.T) {
-	r := start(t)
+	bothWays(t, testServiceKilledWhileAGuestStarts)
+}
+
+func testServiceKilledWhileAGuestStarts(t *testing.T, r *rig) {
 	h := r.host("alpha", "timeout = 30\n")
 	h.define("web", host.Disk{Path: r.image("a.img")}, host.Disk{Path: r.image("b.img")})
-	asked := r.calls("AcquireMany")
+	asked := make(<-chan *godbus.Message)
+	if r.way == dbus {
+		asked = r.calls("AcquireMany")
+	}
 	for _, after := range []time.Duration{-1, 0, 100, 200, 300, 400, 500, 700} {
 		if after < 0 { // with the call in its hands
 			require.NoError(t, r.daemon.Process.Signal(syscall.SIGSTOP))
@@ -145,8 +152,10 @@ func TestServiceKilledWhileAGuestStarts(t *testing.T) {
 			<-asked
 		}
 		done := h.try("start", "web")
-		if after < 0 {
+		if after < 0 && r.way == dbus {
 			<-asked
+		} else if after < 0 {
+			r.untilSent()
 		} else {
 			time.Sleep(after * time.Millisecond) // any time will do
 		}
@@ -158,6 +167,22 @@ func TestServiceKilledWhileAGuestStarts(t *testing.T) {
 		h.virsh("destroy", "web")
 		r.held()
 	}
+}
+
+// untilSent waits until the service, which is stopped, has a call over Varlink to read, or a
+// connection to accept, whose call follows at once.
+func (r *rig) untilSent() {
+	r.t.Helper()
+	r.until("a call is sent", func() bool {
+		out, err := exec.Command("ss", "-Haxn", "src", r.socket).Output()
+		require.NoError(r.t, err, "ss of the package iproute2")
+		for line := range strings.Lines(string(out)) {
+			if f := strings.Fields(line); len(f) > 2 && f[2] != "0" {
+				return true
+			}
+		}
+		return false
+	})
 }
 
 // calls reports each call of a member of the service, when the bus has it.
@@ -172,8 +197,9 @@ func (r *rig) calls(member string) <-chan *godbus.Message {
 }
 
 // A service that hangs refuses guests after the given time, and blocks nobody else.
-func TestServiceHangs(t *testing.T) {
-	r := start(t)
+func TestServiceHangs(t *testing.T) { bothWays(t, testServiceHangs) }
+
+func testServiceHangs(t *testing.T, r *rig) {
 	h := r.host("alpha", "timeout = 3\n")
 	h.define("web", host.Disk{Path: r.image("a.img")})
 	h.define("db", host.Disk{Path: r.image("b.img")})
@@ -218,7 +244,7 @@ func TestServiceHangs(t *testing.T) {
 // Without bus or service libvirtd starts, lists guests, and starts guests paused: a start registers
 // in a forked child, which needs neither. Whether guests run is the administrator's choice.
 func TestServiceMissing(t *testing.T) {
-	r := start(t)
+	r := startOver(t, dbus)
 	a := r.image("a.img")
 	r.killDaemon()
 	t.Run("refuse", func(t *testing.T) {

@@ -92,6 +92,8 @@ type rig struct {
 	dir    string
 	conf   string // what more is in dlmlockd.toml
 	driver string // of its hosts
+	way    string // from dlmlock to the service
+	socket string // where the service listens for Varlink
 	daemon *exec.Cmd
 	client *client.Client
 }
@@ -107,6 +109,27 @@ const (
 	ours  = "dlmlock"
 	stock = "lockd"
 )
+
+// The ways from dlmlock to the service. Guests are started over Varlink where a test is not about
+// one of them.
+const (
+	varlink = "varlink"
+	dbus    = "dbus"
+)
+
+// bothWays runs a test with hosts whose driver goes one way, and then the other.
+func bothWays(t *testing.T, test func(t *testing.T, r *rig)) {
+	for _, way := range []string{varlink, dbus} {
+		t.Run(way, func(t *testing.T) { test(t, startOver(t, way)) })
+	}
+}
+
+// startOver is start with one way.
+func startOver(t *testing.T, way string) *rig {
+	r := start(t)
+	r.way = way
+	return r
+}
 
 // bothDrivers runs a test on hosts with each of them.
 func bothDrivers(t *testing.T, test func(t *testing.T, r *rig)) {
@@ -124,10 +147,13 @@ func startWith(t testing.TB, driver, conf string) *rig {
 	if os.Getenv("LIBVIRT") != "1" {
 		t.Skip("set LIBVIRT=1 or run make test-libvirt")
 	}
-	r := &rig{t: t, bus: testbus.Start(t, testbus.Daemon), dir: t.TempDir(), driver: driver, conf: conf}
+	sockets, err := os.MkdirTemp("", "varlink") // not t.TempDir, whose paths may be too long for a socket
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(sockets) })
+	r := &rig{t: t, bus: testbus.Start(t, testbus.Daemon), dir: t.TempDir(), driver: driver, conf: conf, way: varlink,
+		socket: filepath.Join(sockets, "org.example.DlmLock")}
 	r.startDaemon()
 	t.Cleanup(r.endDaemon)
-	var err error
 	r.client, err = client.Dial(t.Context(), r.bus.Address)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = r.client.Close() })
@@ -139,7 +165,11 @@ func (r *rig) host(name, driver string) *machine {
 	if r.driver == stock {
 		return r.stockHost(name, "")
 	}
-	return r.hostOn(r.bus.Address, name, driver)
+	bus := r.bus.Address
+	if r.way == varlink {
+		bus = "unix:path=" + filepath.Join(r.dir, "no-bus")
+	}
+	return r.hostOn(bus, name, driver)
 }
 
 // stockHost starts a host with libvirt's own driver; lockd is the text of its
@@ -167,6 +197,7 @@ func (r *rig) inUse(domain, path string) string {
 
 // hostOn is host with another bus.
 func (r *rig) hostOn(bus, name, driver string) *machine {
+	driver = fmt.Sprintf("transport = %q\nvarlink_socket = %q\n%s", r.way, r.socket, driver)
 	return &machine{Host: host.Start(r.t, host.Config{Name: name, Bus: bus, Driver: driver,
 		Install: built.install, Preload: built.preload, Cache: built.cache, Root: built.root,
 		Daemon: built.libvirtd}), rig: r}
@@ -182,7 +213,7 @@ func (r *rig) startDaemon() {
 	require.NoError(r.t, err)
 	defer log.Close()
 	r.daemon = exec.Command(built.daemon, "--config", conf, "--state-dir", state, "--bus", r.bus.Address,
-		"--virtlockd", r.virtlockd())
+		"--virtlockd", r.virtlockd(), "--varlink", r.socket)
 	r.daemon.Stderr = log
 	r.daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	require.NoError(r.t, r.daemon.Start())
