@@ -258,9 +258,11 @@ func BenchmarkSideBySide(b *testing.B) {
 // raw compares the protocols themselves: a client that keeps its connection, without a lock driver.
 func raw(b *testing.B, t *strings.Builder, virtlockd, varlink *subject) {
 	dir := filepath.Dir(varlink.config)
+	inside := append(slices.Clone(virtlockd.command[:2]), abs(b, "bin/lockdriver"), "raw", "/run/libvirt/virtlockd-sock")
 	direct := []*subject{
-		{name: "virtlockd's protocol", command: append(slices.Clone(virtlockd.command[:2]), abs(b, "bin/lockdriver"), "raw",
-			"/run/libvirt/virtlockd-sock"), config: "virtlockd", servers: virtlockd.servers},
+		{name: "virtlockd, by path", command: inside, config: "virtlockd", servers: virtlockd.servers},
+		{name: "virtlockd, file_lockspace_dir", command: inside, config: "virtlockd=" + virtlockd.servers + "/files",
+			servers: virtlockd.servers},
 		{name: "Varlink", command: []string{abs(b, "bin/lockdriver"), "raw", dir + "/varlink"}, config: "varlink",
 			servers: varlink.servers},
 	}

@@ -2,9 +2,10 @@
  *
  * Measures a protocol, without a lock driver:
  *
- *   driver raw SOCKET varlink|virtlockd WORKERS SECONDS
+ *   driver raw SOCKET varlink|virtlockd|virtlockd=DIRECTORY WORKERS SECONDS
  *
- * Each worker is a thread with a connection that it keeps, and with a guest (a process that sleeps),
+ * virtlockd locks a file by its path, as with libvirt's defaults, or a name in the DIRECTORY of
+ * file_lockspace_dir. Each worker is a thread with a connection that it keeps, and with a guest (a process that sleeps),
  * for which it acquires and releases one lock without pause. Printed is what bench.c prints. */
 #define _GNU_SOURCE
 #include "driver.h"
@@ -34,6 +35,7 @@ struct message {
 
 struct worker {
 	const char *socket;
+	const char *directory; /* NULL: none */
 	bool varlink;
 	int index, fd;
 	pid_t guest;
@@ -117,10 +119,16 @@ static void call(struct worker *w, const struct message *m)
 	}
 }
 
+/* The file that a worker's guest uses. */
+static void image(const struct worker *w, char *path, size_t size)
+{
+	snprintf(path, size, "/dev/shm/lockdriver-raw-%d-%d.img", (int)getpid(), w->index);
+}
+
 static void prepare_virtlockd(struct worker *w)
 {
 	struct message m;
-	char path[64];
+	char path[80];
 
 	begin(&m, 1);
 	m.bytes[m.length] = 0xbe;
@@ -132,16 +140,22 @@ static void prepare_virtlockd(struct worker *w)
 	number(&m, 0);
 	end(&m);
 	call(w, &m);
-	/* The name of a file that virtlockd locks. */
-	snprintf(path, sizeof(path), "/dev/shm/lockdriver-raw-%d-%d.img", (int)getpid(), w->index);
+	image(w, path, sizeof(path));
 	fclose(fopen(path, "we"));
+	if (w->directory) {
+		begin(&m, 8);
+		text(&m, w->directory);
+		end(&m);
+		call(w, &m);
+		snprintf(path, sizeof(path), "%063d%d", (int)getpid(), w->index % 10);
+	}
 	begin(&w->acquire, 6);
-	text(&w->acquire, "");
+	text(&w->acquire, w->directory ? w->directory : "");
 	text(&w->acquire, path);
-	number(&w->acquire, 0);
+	number(&w->acquire, w->directory ? 2 : 0); /* the driver has its file made then */
 	end(&w->acquire);
 	begin(&w->release, 7);
-	text(&w->release, "");
+	text(&w->release, w->directory ? w->directory : "");
 	text(&w->release, path);
 	number(&w->release, 0);
 	end(&w->release);
@@ -218,7 +232,7 @@ static void finish(struct worker *workers, int count, double seconds)
 		n += w->samples;
 		free(w->usec);
 		close(w->fd);
-		snprintf(path, sizeof(path), "/dev/shm/lockdriver-raw-%d-%d.img", (int)getpid(), w->index);
+		image(w, path, sizeof(path));
 		unlink(path);
 		kill(w->guest, SIGKILL);
 		waitpid(w->guest, NULL, 0);
@@ -236,7 +250,7 @@ int raw(int argc, char **argv)
 	int count;
 
 	if (argc != 6) {
-		fprintf(stderr, "usage: %s raw SOCKET varlink|virtlockd WORKERS SECONDS\n", argv[0]);
+		fprintf(stderr, "usage: %s raw SOCKET varlink|virtlockd|virtlockd=DIRECTORY WORKERS SECONDS\n", argv[0]);
 		return 2;
 	}
 	count = atoi(argv[4]);
@@ -245,6 +259,8 @@ int raw(int argc, char **argv)
 		die("memory");
 	for (int i = 0; i < count; i++) {
 		workers[i] = (struct worker){ .socket = argv[2], .varlink = strcmp(argv[3], "varlink") == 0, .index = i };
+		if (strncmp(argv[3], "virtlockd=", 10) == 0)
+			workers[i].directory = argv[3] + 10;
 		start(&workers[i]);
 	}
 	began = now();
