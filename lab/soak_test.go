@@ -354,9 +354,9 @@ func (s *soak) write(r sliceReport) {
 	require.NoError(s.t, err)
 	_, err = f.Write(append(line, '\n'))
 	require.NoError(s.t, errors.Join(err, f.Close()))
-	fmt.Printf("soak %s: %d calls in %v: %d done, %d refused, %d open %v; %d descriptors, %d KB; all in all %d calls, %v\n",
-		s.kernel, r.Calls, time.Since(s.history.begin).Round(time.Second), r.Granted, r.Refused, r.Unknown, s.why,
-		r.Descriptors, r.ResidentKB, s.total.Calls, s.total.Faults)
+	fmt.Printf("soak %s: %d calls in %v: %d done, %d refused, %d open %v; %d descriptors, %d KB; "+
+		"all in all %d calls, %v\n", s.kernel, r.Calls, time.Since(s.history.begin).Round(time.Second), r.Granted,
+		r.Refused, r.Unknown, s.why, r.Descriptors, r.ResidentKB, s.total.Calls, s.total.Faults)
 }
 
 // text is the history, a line for each call.

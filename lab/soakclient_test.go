@@ -136,7 +136,8 @@ func (c *soakClient) acquire(name string, mode dlm.Mode) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), callTime)
 	defer cancel()
 	begin := c.soak.history.now()
-	g, err := c.bus.Load().Acquire(ctx, client.Want{Lockspace: soakSpace, Resource: name, Mode: mode.String()}, c.options())
+	want := client.Want{Lockspace: soakSpace, Resource: name, Mode: mode.String()}
+	g, err := c.bus.Load().Acquire(ctx, want, c.options())
 	end := c.note(name, mode, begin, err)
 	if end == granted {
 		c.soak.sawToken(name, mode, begin, g.Token)

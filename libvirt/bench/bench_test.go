@@ -266,8 +266,8 @@ func raw(b *testing.B, t *strings.Builder, virtlockd, varlink *subject) {
 		{name: "Varlink", command: []string{abs(b, "bin/lockdriver"), "raw", dir + "/varlink"}, config: "varlink",
 			servers: varlink.servers},
 	}
-	t.WriteString("\nThe protocols alone, each worker with a connection that it keeps, one Acquire and one Release of a " +
-		"lock:\n\n| workers | | pairs/s | to virtlockd | p50 | p99 | processor time |\n" +
+	t.WriteString("\nThe protocols alone, each worker with a connection that it keeps, one Acquire and one Release of " +
+		"a\nlock:\n\n| workers | | pairs/s | to virtlockd | p50 | p99 | processor time |\n" +
 		"| --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, workers := range []int{1, 4, 8} {
 		m := medians(b, direct, workers, 1, turn)

@@ -5,8 +5,9 @@
  *   driver raw SOCKET varlink|virtlockd|virtlockd=DIRECTORY WORKERS SECONDS
  *
  * virtlockd locks a file by its path, as with libvirt's defaults, or a name in the DIRECTORY of
- * file_lockspace_dir. Each worker is a thread with a connection that it keeps, and with a guest (a process that sleeps),
- * for which it acquires and releases one lock without pause. Printed is what bench.c prints. */
+ * file_lockspace_dir. Each worker is a thread with a connection that it keeps, and with a guest (a
+ * process that sleeps), for which it acquires and releases one lock without pause. Printed is what
+ * bench.c prints. */
 #define _GNU_SOURCE
 #include "driver.h"
 

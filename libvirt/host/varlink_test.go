@@ -112,7 +112,8 @@ func (r *rig) callVarlink(method, parameters string) (replies []json.RawMessage,
 	defer c.Close()
 	require.NoError(r.t, c.SetDeadline(time.Now().Add(patience)))
 	more := strings.HasPrefix(method, "List")
-	_, err = fmt.Fprintf(c, `{"method":"org.example.DlmLock.%s","parameters":%s,"more":%v}`+"\x00", method, parameters, more)
+	_, err = fmt.Fprintf(c, `{"method":"org.example.DlmLock.%s","parameters":%s,"more":%v}`+"\x00", method, parameters,
+		more)
 	require.NoError(r.t, err)
 	for in := bufio.NewReader(c); ; {
 		text, err := in.ReadBytes(0)
