@@ -1,0 +1,108 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// userManager starts systemd as the manager of a user's units, in a mount namespace of its own
+// with an empty /run and its own cgroups: everything that a service manager does is real, and
+// nothing of the host is touched. It returns a shell in that namespace.
+func userManager(t *testing.T, units string) *container {
+	t.Helper()
+	cmd := exec.Command("unshare", "-m", "--propagation", "private", "sh")
+	cmd.Env = append(os.Environ(), "XDG_RUNTIME_DIR=/run/user/0", "XDG_CONFIG_HOME="+units, "HOME="+units)
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	in, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start(), "the package util-linux")
+	c := &container{t, cmd, in, bufio.NewScanner(out)}
+	group := fmt.Sprintf("/sys/fs/cgroup/dlmlockd-test-%d", os.Getpid())
+	c.run("set -e; mount -t tmpfs none /run; mkdir -p /run/systemd/system /run/user/0; chmod 700 /run/user/0; " +
+		"umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; mkdir " + group + "; " +
+		"echo $$ >" + group + "/cgroup.procs; set +e; " +
+		"/lib/systemd/systemd --user --log-target=console </dev/null >" + units + "/log 2>&1 & manager=$!")
+	t.Cleanup(func() {
+		c.run("systemctl --user exit; wait $manager; echo $$ >/sys/fs/cgroup/cgroup.procs; " +
+			"find " + group + " -depth -type d -exec rmdir {} +")
+		_ = in.Close()
+		_ = cmd.Wait()
+		if t.Failed() {
+			log, _ := os.ReadFile(units + "/log")
+			t.Logf("systemd said:\n%s", log)
+		}
+	})
+	require.Eventually(t, func() bool {
+		return strings.Contains(c.run("systemctl --user show -p Version"), "Version=")
+	}, patience, 20*time.Millisecond, "the package systemd")
+	return c
+}
+
+// installUnits writes the units of the service for the manager of a user, with the lines about
+// descriptors of those that are shipped.
+func installUnits(t *testing.T, units, socket, state string) {
+	t.Helper()
+	shipped, err := os.ReadFile("../../systemd/dlmlockd.service")
+	require.NoError(t, err)
+	kept := regexp.MustCompile(`(?m)^(Type|NotifyAccess|Restart|KillMode|FileDescriptorStoreMax|Environment)=.*$`).
+		FindAllString(string(shipped), -1)
+	require.Len(t, kept, 6)
+	dir := filepath.Join(units, "systemd", "user")
+	require.NoError(t, os.MkdirAll(dir, 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "dlmlockd.service"), []byte(
+		"[Unit]\nStartLimitIntervalSec=0\n[Service]\n"+strings.Join(kept, "\n")+"\nRestartSec=20ms\nExecStart="+program(t)+
+			" --engine=local --bus=none --config=/dev/null --state-dir="+state+"\nStandardError=file:"+units+"/daemon\n"), 0o644))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "dlmlockd.socket"), []byte(
+		"[Socket]\nListenStream="+socket+"\nFileDescriptorName=varlink\n"), 0o644))
+}
+
+// TestDescriptorStore has the real service manager keep connections and descriptors over a restart
+// and over kill -9, and drop them when the other end is closed and at a stop.
+func TestDescriptorStore(t *testing.T) {
+	units, dir := t.TempDir(), t.TempDir()
+	socket := filepath.Join(dir, "varlink")
+	installUnits(t, units, socket, filepath.Join(dir, "state"))
+	shell := userManager(t, units)
+	require.Equal(t, "0", shell.run("systemctl --user start dlmlockd.socket; echo $?"))
+	r := &keptRig{t: t, m: &manager{socket: socket}}
+	r.dial().ok("JoinLockspace", fields{"lockspace": "vms"})
+	idle, holder, fd := r.hold("idle", ""), r.hold("holder", "more"), r.descriptor("fd")
+	before := lockids(r.dial())
+	stored := func() string { return shell.run("systemctl --user show --value -p NFileDescriptorStore dlmlockd") }
+	require.Eventually(t, func() bool { return stored() == "3" }, patience, time.Millisecond)
+	for _, end := range []string{
+		"systemctl --user restart dlmlockd; echo $?",
+		"systemctl --user kill -s KILL dlmlockd; echo $?",
+		"systemctl --user kill -s KILL dlmlockd; echo $?",
+		"systemctl --user daemon-reexec; systemctl --user restart dlmlockd; echo $?",
+	} {
+		require.Equal(t, "0", shell.run(end))
+		require.Len(t, idle.ok("Inspect", fields{"lockspace": "vms", "resource": "idle"})["locks"], 1)
+		require.Equal(t, before, lockids(r.dial()), end)
+	}
+	waiter := r.dial()
+	waiter.send("Acquire", want("holder", "persistent"), "more")
+	require.NotNil(t, holder.receive().Parameters["blocking"])
+	require.NoError(t, holder.conn.Close())
+	require.NotNil(t, waiter.receive().Parameters["granted"])
+	require.NoError(t, fd.Close())
+	r.becomes("idle", "holder")
+	require.Eventually(t, func() bool { return stored() == "1" }, patience, time.Millisecond)
+
+	require.Equal(t, "0", shell.run("systemctl --user stop dlmlockd.service; echo $?"))
+	require.Empty(t, idle.receive())
+	r.becomes("holder")
+}
