@@ -62,8 +62,8 @@ func errorName(err error) string {
 // wording is how errors are worded for callers on the bus.
 var wording = api.Wording{
 	Argument: func(e *api.Error) string {
-		if e.Op == "release-owner" {
-			return "" // its arguments are no options
+		if e.Op == "release-owner" || e.Argument == api.ArgLockIDs {
+			return "" // they are no options
 		}
 		return "option " + optionName(e.Argument)
 	},

@@ -174,7 +174,7 @@ func (m *Purge) Cost() Cost { return Cost{Weight: int32(len(m.Expect) / 1024)} }
 // Validate implements Method.
 func (m *Purge) Validate() error {
 	if len(m.Expect) > MaxPurge {
-		return &api.Error{Op: m.Op(), Kind: api.InvalidArgs, Mode: dlm.None,
+		return &api.Error{Op: m.Op(), Kind: api.InvalidArgs, Mode: dlm.None, Argument: api.ArgLockIDs,
 			Text: fmt.Sprintf("more than %d lockids", MaxPurge)}
 	}
 	return invalid(m.Op(), cmp.Or(checkLockspace(m.Lockspace), checkReason(m.Reason)))

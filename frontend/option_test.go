@@ -87,7 +87,7 @@ func TestValidate(t *testing.T) {
 		{api.ArgLimit, api.InvalidArgs, &ListLocks{Filter: api.Filter{Limit: MaxPage + 1}}},
 		{api.ArgLimit, api.InvalidArgs, &ListLost{api.Filter{Limit: MaxLost + 1}}},
 		{api.ArgReason, api.InvalidArgs, &Leave{Lockspace: "vms", Reason: long}},
-		{"", api.InvalidArgs, &Purge{Lockspace: "vms", Expect: make([]dlm.LockID, MaxPurge+1)}},
+		{api.ArgLockIDs, api.InvalidArgs, &Purge{Lockspace: "vms", Expect: make([]dlm.LockID, MaxPurge+1)}},
 		{api.ArgLockspace, api.InvalidName, &Join{"a/b"}},
 		{api.ArgLockspace, api.InvalidName, &ListOrphans{}},
 		{api.ArgOwner, api.InvalidArgs, &AdoptOrphan{Lockspace: "vms", Options: api.AdoptOptions{HasOwner: true}}},

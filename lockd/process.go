@@ -67,13 +67,13 @@ func (s *Service) mayName(c api.Caller, o *api.AcquireOptions, info process.Info
 	case c.UID != 0 && info.UID != c.UID: // root may name any process
 		return processError(api.AccessDenied, "only root may name a process of another user", nil)
 	case o.HasStart && info.Start != o.Start:
-		return processError(api.InvalidArgs,
-			fmt.Sprintf("process %d started at clock tick %d, not at %d as start-time says: "+
+		return argumentError(api.ArgStartTime,
+			fmt.Sprintf("process %d started at clock tick %d, not at %d: "+
 				"the pid means another process here, or the one that was meant has ended; check both", named(c,
 				o), info.Start, o.Start), nil)
 	case o.PID == 0 && c.Seen != 0 && info.Start > uint64(c.Seen/clockTick):
-		return processError(api.InvalidArgs,
-			"the process that connected to the bus has ended, and another process has its pid now; name a process with pid", nil)
+		return argumentError(api.ArgPID,
+			"the calling process has ended, and another process has its pid now; name a process", nil)
 	}
 	return nil
 }
@@ -86,6 +86,13 @@ func named(c api.Caller, o *api.AcquireOptions) uint32 {
 	return c.PID
 }
 
+// argumentError is processError about an argument.
+func argumentError(arg api.Argument, text string, err error) *api.Error {
+	e := processError(api.InvalidArgs, text, err)
+	e.Argument = arg
+	return e
+}
+
 func processError(k api.Kind, text string, err error) *api.Error {
 	return &api.Error{Op: "acquire", Mode: dlm.None, Kind: k, Text: text, Err: err}
 }
@@ -96,20 +103,20 @@ func explainProcess(pid uint32, c api.Caller, err error) error {
 	switch {
 	case errors.Is(err, process.ErrElsewhere) && c.PID == 0:
 		return processError(api.NotSupported,
-			"the message bus can't identify the calling process by a pid in this service's pid namespace; "+instead, err)
+			"the calling process has no pid in this service's pid namespace; "+instead, err)
 	case errors.Is(err, process.ErrElsewhere):
-		return processError(api.InvalidArgs,
+		return argumentError(api.ArgPID,
 			fmt.Sprintf("the caller is in another pid namespace (a container), and pid %d is neither the caller nor one "+
 				"of its children, "+
-				"so the service can't tell which process is meant; leave pid out for the caller itself, %s, or call from "+
+				"so the service can't tell which process is meant; leave it out for the caller itself, %s, or call from "+
 				"the host", pid, instead), err)
 	case errors.Is(err, process.ErrGone):
-		return processError(api.InvalidArgs, "there is no process with that pid", err)
+		return argumentError(api.ArgPID, "there is no process with that pid", err)
 	case errors.Is(err, process.ErrThread):
-		return processError(api.InvalidArgs, fmt.Sprintf("pid %d: %s; name the process (Tgid in /proc/%d/status)",
+		return argumentError(api.ArgPID, fmt.Sprintf("pid %d: %s; name the process (Tgid in /proc/%d/status)",
 			pid, process.ErrThread, pid), err)
 	case errors.Is(err, process.ErrKernelThread):
-		return processError(api.InvalidArgs, fmt.Sprintf("pid %d: %s; name a process", pid, process.ErrKernelThread), err)
+		return argumentError(api.ArgPID, fmt.Sprintf("pid %d: %s; name a process", pid, process.ErrKernelThread), err)
 	case errors.Is(err, process.ErrUserLimit):
 		return processError(api.LimitExceeded,
 			fmt.Sprintf("uid %d has locks on as many processes as it may have (limits.processes-per-uid, and half of "+

@@ -36,6 +36,13 @@ const invalidConfiguration api.Kind = "InvalidConfiguration"
 // wording is how errors of calls are worded here.
 var wording = api.Wording{
 	Argument: func(e *api.Error) string { return field(e.Argument) },
+	Operations: map[string]string{
+		"request":         "acquire",
+		"release-owner":   "release",
+		"list-lost":       "list lost locks",
+		"list-lockspaces": "list lockspaces",
+		"list-orphans":    "list orphans",
+	},
 	Hints: map[api.Hint]string{
 		api.HintWait:           "try again later or wait with waitUSec",
 		api.HintInspect:        "call Inspect to see what is held",
@@ -61,6 +68,7 @@ var fields = map[api.Argument]string{
 	api.ArgOnLostData: "onLostData",
 	api.ArgWait:       "waitUSec",
 	api.ArgLockID:     "lockId",
+	api.ArgLockIDs:    "lockIds",
 	api.ArgUID:        "userId",
 }
 

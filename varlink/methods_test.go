@@ -250,11 +250,21 @@ func TestInvalidParameters(t *testing.T) {
 			"value", "33 bytes"},
 		{"ReleaseMany", `{"resources":[],"owner":""}`, "owner", "missing or empty"},
 		{"Describe", `{"x":1}`, "x", "no such field"},
+		{"Acquire", with(`"lifetime":"process","processId":4194304`), "processId", "no process with that pid"},
+		{"Acquire", with(`"lifetime":"process","processId":1,"processStartTicks":1`), "processStartTicks", "not at 1:"},
+		{"Acquire", with(`"value":"AAE="`), "value", "fencing tokens"},
+		{"Purge", `{"lockspace":"vms","lockIds":[4711]}`, "lockIds", "not those that were named; call ListOrphans"},
+		{"ReleaseOwner", `{"owner":""}`, "owner", "release: owner: the owner is empty"},
 	} {
 		e := c.fails(errInvalidParameter, x.method, x.parameters)
 		require.Equal(t, x.field, e["parameter"], x.parameters)
 		require.Contains(t, e["message"], x.says, x.parameters)
 	}
+	// The operations have the words of this door, too.
+	c.send("ListOrphans", `{"lockspace":"a/b"}`, "more")
+	require.Contains(t, c.receive().Parameters["message"], "list orphans a/b: ")
+	c.send("Acquire", `{"lockspace":"none","resource":"a","mode":"ex"}`, "more")
+	require.Contains(t, c.receive().Parameters["message"], "acquire none/a: ")
 	e := c.fails("InvalidMode", "Acquire", `{"lockspace":"vms","resource":"a","mode":"xx"}`)
 	require.Contains(t, e["message"], "acquire vms/a: ")
 	c.fails("InvalidName", "Acquire", `{"lockspace":"v/ms","resource":"a","mode":"ex"}`)

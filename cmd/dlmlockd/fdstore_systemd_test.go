@@ -64,7 +64,8 @@ func installUnits(t *testing.T, units, socket, state string) {
 	require.NoError(t, os.MkdirAll(dir, 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "dlmlockd.service"), []byte(
 		"[Unit]\nStartLimitIntervalSec=0\n[Service]\n"+strings.Join(kept, "\n")+"\nRestartSec=20ms\nExecStart="+program(t)+
-			" --engine=local --bus=none --config=/dev/null --state-dir="+state+"\nStandardError=file:"+units+"/daemon\n"), 0o644))
+			" --engine=local --bus=none --config=/dev/null --state-dir="+state+
+			"\nStandardError=file:"+units+"/daemon\n"), 0o644))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "dlmlockd.socket"), []byte(
 		"[Socket]\nListenStream="+socket+"\nFileDescriptorName=varlink\n"), 0o644))
 }

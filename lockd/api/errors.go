@@ -70,6 +70,12 @@ func (e *Error) WithHint(h Hint) *Error {
 	return e
 }
 
+// WithArgument sets the argument that is wrong and returns the error.
+func (e *Error) WithArgument(a Argument) *Error {
+	e.Argument = a
+	return e
+}
+
 // Unwrap lets errors.Is see the kind and the cause.
 func (e *Error) Unwrap() []error {
 	if e.Err != nil {

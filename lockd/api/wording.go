@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -37,6 +38,7 @@ const (
 	ArgSome       Argument = "some"
 	ArgReason     Argument = "reason"
 	ArgNode       Argument = "node"
+	ArgLockIDs    Argument = "lockids"
 )
 
 // Hint says what a caller can do about an error. It is a code, because the words
@@ -88,6 +90,9 @@ type Wording struct {
 	// as "option owner"; "" where the text needs no such beginning. It is asked
 	// about errors of kind InvalidArgs alone.
 	Argument func(*Error) string
+	// Operations are the names of operations, where they have another one at the
+	// front end.
+	Operations map[string]string
 	// Hints are the words for hints, as a clause without a full stop. What is not
 	// in it is worded neutrally.
 	Hints map[Hint]string
@@ -104,7 +109,7 @@ func (w Wording) Message(err error) string {
 		return err.Error()
 	}
 	var b strings.Builder
-	e.tried(&b)
+	e.tried(&b, w.Operations)
 	if e.Kind == InvalidArgs && e.Argument != "" {
 		if about := w.argument(e); about != "" {
 			b.WriteString(about + ": ")
@@ -123,12 +128,12 @@ func (w Wording) Message(err error) string {
 	return b.String()
 }
 
-// tried writes the operation and what it was about.
-func (e *Error) tried(b *strings.Builder) {
+// tried writes the operation, by a name of names if it is there, and what it was about.
+func (e *Error) tried(b *strings.Builder, names map[string]string) {
 	if e.Op == "" {
 		return
 	}
-	b.WriteString(e.Op)
+	b.WriteString(cmp.Or(names[e.Op], e.Op))
 	if e.Lockspace != "" {
 		b.WriteString(" " + Printable(e.Lockspace))
 	}

@@ -91,7 +91,7 @@ func (o *acquireOp) checkLifetime() *api.Error {
 	switch o.opts.Lifetime {
 	case state.Persistent:
 		if o.opts.PID != 0 || o.opts.HasStart {
-			return bad("pid and start-time are allowed only with the lifetime process")
+			return bad("a process is named only with the lifetime process")
 		}
 		return nil
 	case state.Connection:

@@ -173,7 +173,7 @@ func (o *purgeOp) looked(k Looked) {
 	}
 	if !slices.EqualFunc(ids, found, func(id dlm.LockID, orphan dlm.Orphan) bool { return id == orphan.LockID }) {
 		o.refuse(o.errorOf(api.InvalidArgs, o.lockspace, "", dlm.None,
-			"the orphans are not those that were named").WithHint(api.HintListOrphans))
+			"the orphans are not those that were named").WithArgument(api.ArgLockIDs).WithHint(api.HintListOrphans))
 		return
 	}
 	o.left = found

@@ -18,9 +18,11 @@ func (c *call) checkValue(value *dlm.Value, w api.Want, mode dlm.Mode) *api.Erro
 	case !sp.raw:
 		return c.errorOf(api.InvalidArgs, w.Lockspace, w.Resource, w.Mode,
 			"the value blocks of this lockspace hold fencing tokens; "+
-				"to have the raw value, name the lockspace under raw-value-lockspaces in /etc/dlmlockd.toml, on every node")
+				"to have the raw value, name the lockspace under raw-value-lockspaces in /etc/dlmlockd.toml, on every node").
+			WithArgument(api.ArgValue)
 	case mode < dlm.PW:
-		return c.errorOf(api.InvalidArgs, w.Lockspace, w.Resource, w.Mode, "a value can be written in mode PW or EX only")
+		return c.errorOf(api.InvalidArgs, w.Lockspace, w.Resource, w.Mode,
+			"a value can be written in mode PW or EX only").WithArgument(api.ArgValue)
 	}
 	return nil
 }
