@@ -74,6 +74,7 @@ func (b *bus) locks(ctx context.Context, f Filter, after LockName, limit int) ([
 	if f.HasUID {
 		opts["uid"] = godbus.MakeVariant(f.UID)
 	}
+	set(opts, "node", f.Node)
 	set(opts, "after", after)
 	var rows []lockRow
 	if err := b.call(ctx, "ListLocks", []any{&rows}, opts); err != nil {
@@ -123,10 +124,35 @@ func (b *bus) held(ctx context.Context, g Grant) (mode string, err error) {
 	return mode, nil
 }
 
-func (b *bus) inspect(ctx context.Context, lockspace, resource string) (Inspection, error) {
+func (b *bus) nodes(ctx context.Context) ([]Node, error) {
+	var rows []struct {
+		ID      uint32
+		Details map[string]godbus.Variant
+	}
+	if err := b.call(ctx, "ListNodes", []any{&rows}); err != nil {
+		return nil, err
+	}
+	nodes := make([]Node, len(rows))
+	for i, r := range rows {
+		n := Node{ID: r.ID}
+		err := details(r.Details).store(map[string]any{"name": &n.Name, "self": &n.Self, "answers": &n.Answers,
+			"version": &n.Version, "missing": &n.Missing}, new(Health))
+		if err != nil {
+			return nil, wrap("ListNodes", err)
+		}
+		nodes[i] = n
+	}
+	return nodes, nil
+}
+
+func (b *bus) inspect(ctx context.Context, node uint32, lockspace, resource string) (Inspection, error) {
 	var d details
 	var in Inspection
-	if err := b.call(ctx, "Inspect", []any{&d}, lockspace, resource); err != nil {
+	member, args := "Inspect", []any{lockspace, resource}
+	if node != 0 {
+		member, args = "InspectNode", []any{node, lockspace, resource}
+	}
+	if err := b.call(ctx, member, []any{&d}, args...); err != nil {
 		return in, err
 	}
 	var locks []lockRow

@@ -136,7 +136,8 @@ type Filter struct {
 	Lockspace, Resource, Owner, Mode, State string
 	UID                                     uint32
 	HasUID                                  bool
-	Limit                                   int // at most so many; 0: all
+	Limit                                   int    // at most so many; 0: all
+	Node                                    uint32 // of the service on that node; 0: of this one
 }
 
 // pageSize is how many locks one call of ListLocks asks for, at most.
@@ -229,8 +230,26 @@ func (c *Client) Held(ctx context.Context, g Grant) (mode string, err error) {
 
 // Inspect returns all that is known of one resource (member Inspect).
 func (c *Client) Inspect(ctx context.Context, lockspace, resource string) (Inspection, error) {
-	return c.transport().inspect(ctx, lockspace, resource)
+	return c.transport().inspect(ctx, 0, lockspace, resource)
 }
+
+// InspectNode is Inspect on another node (member InspectNode).
+func (c *Client) InspectNode(ctx context.Context, node uint32, lockspace, resource string) (Inspection, error) {
+	return c.transport().inspect(ctx, node, lockspace, resource)
+}
+
+// Node is a node of the cluster.
+type Node struct {
+	ID      uint32 `json:"node"`
+	Name    string `json:"name,omitempty"`    // what the administrator calls it
+	Self    bool   `json:"self"`              // that of this service
+	Answers bool   `json:"answers"`           // its service can be asked
+	Version string `json:"version,omitempty"` // of its service
+	Missing string `json:"missing,omitempty"` // why it can't be asked
+}
+
+// Nodes lists the nodes of the cluster (member ListNodes).
+func (c *Client) Nodes(ctx context.Context) ([]Node, error) { return c.transport().nodes(ctx) }
 
 // Lockspaces lists the lockspaces of the service (member ListLockspaces).
 func (c *Client) Lockspaces(ctx context.Context) ([]Lockspace, error) {

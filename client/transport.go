@@ -25,7 +25,9 @@ type transport interface {
 	// Lockspace, Resource, Owner, UID and Limit.
 	lost(ctx context.Context, f Filter) ([]Lost, error)
 	held(ctx context.Context, g Grant) (mode string, err error)
-	inspect(ctx context.Context, lockspace, resource string) (Inspection, error)
+	// inspect inspects a resource on a node; 0: on this one.
+	inspect(ctx context.Context, node uint32, lockspace, resource string) (Inspection, error)
+	nodes(ctx context.Context) ([]Node, error)
 	lockspaces(ctx context.Context) ([]Lockspace, error)
 	join(ctx context.Context, lockspace string) error
 	leave(ctx context.Context, lockspace string, force bool) error

@@ -148,6 +148,9 @@ func (v *varlink) locks(ctx context.Context, f Filter, after LockName, limit int
 	if f.HasUID {
 		p["userId"] = f.UID
 	}
+	if f.Node != 0 {
+		p["nodeId"] = f.Node
+	}
 	var locks []Lock
 	err := v.each(ctx, "ListLocks", Name+".ListLocks", p, true, func(text json.RawMessage) error {
 		var r struct {
@@ -198,7 +201,27 @@ func (v *varlink) held(ctx context.Context, g Grant) (mode string, err error) {
 	}
 }
 
-func (v *varlink) inspect(ctx context.Context, lockspace, resource string) (in Inspection, err error) {
+func (v *varlink) nodes(ctx context.Context) ([]Node, error) {
+	var nodes []Node
+	err := v.each(ctx, "ListNodes", Name+".ListNodes", nil, true, func(text json.RawMessage) error {
+		var r struct {
+			Node struct {
+				ID      uint32 `json:"nodeId"`
+				Name    string `json:"name"`
+				Self    bool   `json:"self"`
+				Answers bool   `json:"answers"`
+				Version string `json:"version"`
+				Missing string `json:"missing"`
+			} `json:"node"`
+		}
+		err := json.Unmarshal(text, &r)
+		nodes = append(nodes, Node(r.Node))
+		return err
+	})
+	return nodes, err
+}
+
+func (v *varlink) inspect(ctx context.Context, node uint32, lockspace, resource string) (in Inspection, err error) {
 	var r struct {
 		Locks        []lockReply  `json:"locks"`
 		Lost         []lostReply  `json:"lost"`
@@ -211,7 +234,11 @@ func (v *varlink) inspect(ctx context.Context, lockspace, resource string) (in I
 		Health       *healthReply `json:"health"`
 		Missing      []string     `json:"missing"`
 	}
-	err = v.call(ctx, "Inspect", Name+".Inspect", parameters{"lockspace": lockspace, "resource": resource}, &r)
+	p := parameters{"lockspace": lockspace, "resource": resource}
+	if node != 0 {
+		p["nodeId"] = node
+	}
+	err = v.call(ctx, "Inspect", Name+".Inspect", p, &r)
 	if err != nil {
 		return in, err
 	}

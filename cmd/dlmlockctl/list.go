@@ -127,13 +127,15 @@ func (p *printer) lockTable(locks []client.Lock, columns []string, noLegend bool
 func (a *app) listCmd() *cobra.Command {
 	var f client.Filter
 	var l listing
-	lost := false
+	lost, all := false, false
 	cmd := &cobra.Command{
-		Use:     "list [LOCKSPACE [RESOURCE]] [--owner=OWNER] [--uid=UID] [--mode=MODE] [--state=STATE] [--lost]",
+		Use: "list [LOCKSPACE [RESOURCE]] [--all-nodes] [--owner=OWNER] [--uid=UID] [--mode=MODE] [--state=STATE] " +
+			"[--lost]",
 		Aliases: []string{"ls"},
 		Short:   "List the locks of the service on this node",
-		Long: `Lists the locks of the service on this node. Locks of other nodes are shown by
-"inspect" and "tree".
+		Long: `Lists the locks of the service on this node, or with --all-nodes those of the
+services on all nodes. A node that can't be asked is named on standard error, and
+with --json in "nodes", with the reason.
 
 With --lost, lists instead the locks that were lost lately, the last one first, also
 of lockspaces that this node has left.
@@ -164,11 +166,15 @@ On a terminal long names are shortened to fit the line; -o wide shows everything
 				return err
 			}
 			return a.with(cmd.Context(), 0, func(ctx context.Context, c *client.Client) error {
+				if all {
+					return a.listAll(ctx, c, f, columns, l.noLegend)
+				}
 				return a.list(ctx, c, f, columns, l.noLegend)
 			})
 		},
 	}
 	fl := cmd.Flags()
+	fl.BoolVar(&all, "all-nodes", false, "the locks of the services on all nodes")
 	fl.StringVar(&f.Owner, "owner", "", "only of this owner")
 	fl.Uint32Var(&f.UID, "uid", 0, "only of this user id")
 	fl.StringVarP(&f.Mode, "mode", "m", "", "only in this mode")

@@ -13,14 +13,18 @@ import (
 )
 
 func (a *app) inspectCmd() *cobra.Command {
-	return &cobra.Command{
-		Use:               "inspect LOCKSPACE RESOURCE",
+	all := false
+	cmd := &cobra.Command{
+		Use:               "inspect LOCKSPACE RESOURCE [--all-nodes]",
 		Short:             "Show what is known of a resource, on this node and others",
 		SuggestFor:        []string{"show", "info", "describe", "who", "stat"},
 		Args:              needs(2, "LOCKSPACE", "RESOURCE"),
 		ValidArgsFunction: a.complete(lockspaces, resources),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(cmd.Context(), 0, func(ctx context.Context, c *client.Client) error {
+				if all {
+					return a.inspectAll(ctx, c, args[0], args[1])
+				}
 				in, err := c.Inspect(ctx, args[0], args[1])
 				if err != nil {
 					return about(err, args[0], args[1])
@@ -30,6 +34,8 @@ func (a *app) inspectCmd() *cobra.Command {
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&all, "all-nodes", false, "ask the services on all nodes, too")
+	return cmd
 }
 
 // inspection shows a resource to people.

@@ -26,9 +26,9 @@ type waitOn struct {
 const defaultLooks = 100
 
 func (a *app) treeCmd() *cobra.Command {
-	looks := defaultLooks
+	looks, all := defaultLooks, false
 	cmd := &cobra.Command{
-		Use:   "tree [LOCKSPACE [RESOURCE]] [--looks=N]",
+		Use:   "tree [LOCKSPACE [RESOURCE]] [--all-nodes] [--looks=N]",
 		Short: "Show who waits for whom",
 		Long: `Shows who waits for whom, over all resources on which the service has locks on
 this node. Below each holder stand those that wait for it, and below them those
@@ -37,7 +37,8 @@ ever get a lock, are marked.
 
 To find waiters on other nodes, it looks at each resource with a waiter on this node
 and at up to --looks others. The node that keeps the queues of a resource sees all its
-waiters; others see their own.`,
+waiters; others see their own. With --all-nodes it asks the services on all nodes,
+which know every waiter, its owner and where the queues are kept.`,
 		SuggestFor:        []string{"waits", "blockers", "graph"},
 		Args:              needs(0, "LOCKSPACE", "RESOURCE"),
 		ValidArgsFunction: a.complete(lockspaces, resources),
@@ -53,10 +54,14 @@ waiters; others see their own.`,
 				return wrongUsage("--looks=%d: use 0 or more", looks)
 			}
 			return a.with(cmd.Context(), 0, func(ctx context.Context, c *client.Client) error {
+				if all {
+					return a.treeAll(ctx, c, f)
+				}
 				return a.tree(ctx, c, f, looks)
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&all, "all-nodes", false, "ask the services on all nodes")
 	cmd.Flags().IntVar(&looks, "looks", looks, "how many resources without a waiter on this node to look at")
 	return cmd
 }
