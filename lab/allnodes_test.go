@@ -91,7 +91,7 @@ type allNodes struct {
 }
 
 func (v *allNodes) lock(node int, args ...string) {
-	_, err := v.cluster.Node(node).Run(lab.Context(v.t, "lock", commandTime), "dlmlockctl", args...)
+	_, err := v.cluster.Node(node).Run(lab.Context(v.t, "lock", commandTime), append([]string{"dlmlockctl"}, args...)...)
 	require.NoError(v.t, err)
 }
 
