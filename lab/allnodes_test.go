@@ -131,11 +131,13 @@ func (o *allView) names() (names []string) {
 // until asks until it is as it should be.
 func (v *allNodes) until(node int, good func(*allView) bool) *allView {
 	v.t.Helper()
-	ctx, cancel := context.WithTimeout(v.t.Context(), joinTime)
+	ctx, cancel := context.WithTimeout(v.t.Context(), time.Minute)
 	defer cancel()
+	last := ""
 	for {
 		out, err := v.cluster.Node(node).Run(ctx, "dlmlockctl", "list", "--all-nodes", "--json", "--quiet")
-		require.NoError(v.t, err, "%s", out)
+		require.NoError(v.t, err, "%s; before: %s", out, last)
+		last = out
 		o := new(allView)
 		if i := strings.Index(out, "{"); i >= 0 {
 			require.NoError(v.t, json.NewDecoder(strings.NewReader(out[i:])).Decode(o), "%s", out)
