@@ -192,7 +192,7 @@ On a terminal long names are shortened to fit the line; -o wide shows everything
 
 // listLost lists the locks that were lost. They have other columns, and no state.
 func (a *app) listLost(cmd *cobra.Command, f client.Filter, l *listing) error {
-	for _, name := range []string{"mode", "state", "columns"} {
+	for _, name := range []string{"mode", "state", "columns", "all-nodes"} {
 		if cmd.Flags().Changed(name) {
 			return wrongUsage("--%s: not with --lost", name)
 		}
