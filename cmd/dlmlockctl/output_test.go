@@ -48,6 +48,35 @@ func TestTable(t *testing.T) {
 		"b      -       -\n", b.String())
 }
 
+// Columns stay aligned on a terminal, whatever the width of the characters in them.
+func TestTableInCells(t *testing.T) {
+	for in, want := range map[string]int{
+		"": 0, "disk": 4, "größe": 5, "gro\u0308ße": 5, "磁盘": 4, "ﾃﾞ": 2, "ｄ": 2, "💾": 2, "각": 2,
+		"\u1100\u1161\u11a8": 2, visible("a\u200db"): 8, visible("\x1b"): 4,
+	} {
+		require.Equal(t, want, cellsOf(in), "%q", in)
+	}
+	for _, tc := range []struct {
+		in   string
+		most int
+		want string
+	}{
+		{"磁盘", 4, "磁盘"}, {"磁盘", 3, "磁…"}, {"磁盘一", 4, "磁…"}, {"磁盘一", 5, "磁盘…"}, {"a\u0308bc", 2, "a\u0308…"},
+		{"disk", 1, "…"}, {"disk", 0, "…"},
+	} {
+		require.Equal(t, tc.want, shortened(tc.in, tc.most), "%q in %d", tc.in, tc.most)
+	}
+	var b bytes.Buffer
+	tab := table{heading: []string{"RESOURCE", "C"}, elastic: []string{"RESOURCE"}}
+	tab.add(text("vms/磁盘一二三四五"), text("end"))
+	tab.add(text("vms/gro\u0308ße"), text("end"))
+	tab.print(&b, 18)
+	require.Equal(t, ""+
+		"RESOURCE       C\n"+
+		"vms/磁盘一二…  end\n"+
+		"vms/gro\u0308ße      end\n", b.String())
+}
+
 func TestWaitFlag(t *testing.T) {
 	for in, want := range map[string]time.Duration{
 		"90s": 90 * time.Second, "5m": 5 * time.Minute, "1h30m": 90 * time.Minute, "10": 10 * time.Second,

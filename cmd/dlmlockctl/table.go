@@ -6,7 +6,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
@@ -55,7 +54,7 @@ func (t *table) print(w io.Writer, limit int) {
 			c.text = shortened(c.text, width[i])
 			pad := 0
 			if i < len(row)-1 {
-				pad = width[i] + gap - utf8.RuneCountInString(c.text)
+				pad = width[i] + gap - cellsOf(c.text)
 			}
 			if paint && c.colour != plain {
 				c.text = string(c.colour) + c.text + "\x1b[0m"
@@ -75,7 +74,7 @@ func (t *table) widths() []int {
 	width := make([]int, len(t.heading))
 	if !t.noLegend {
 		for i, h := range t.heading {
-			width[i] = utf8.RuneCountInString(h)
+			width[i] = cellsOf(h)
 		}
 	}
 	for _, row := range t.rows {
@@ -83,7 +82,7 @@ func (t *table) widths() []int {
 			if row[i].text == "" {
 				row[i].text = "-"
 			}
-			width[i] = max(width[i], utf8.RuneCountInString(row[i].text))
+			width[i] = max(width[i], cellsOf(row[i].text))
 		}
 	}
 	return width
@@ -128,16 +127,6 @@ func (t *table) isElastic(heading string) bool {
 		}
 	}
 	return false
-}
-
-// shortened returns at most width characters of a text, the last of them an
-// ellipsis if it is longer.
-func shortened(s string, width int) string {
-	if utf8.RuneCountInString(s) <= width {
-		return s
-	}
-	runes := []rune(s)
-	return string(runes[:max(width-1, 0)]) + "…"
 }
 
 // terminalWidth is the number of columns of a terminal: COLUMNS, or what the
