@@ -148,12 +148,7 @@ On a terminal long names are shortened to fit the line; -o wide shows everything
 		Args:              needs(0, "LOCKSPACE", "RESOURCE"),
 		ValidArgsFunction: a.complete(lockspaces, resources),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				f.Lockspace = args[0]
-			}
-			if len(args) > 1 {
-				f.Resource = args[1]
-			}
+			f.Lockspace, f.Resource = scope(args)
 			f.HasUID = cmd.Flags().Changed("uid")
 			if cmd.Flags().Changed("limit") && f.Limit < 1 {
 				return wrongUsage("--limit=%d: use 1 or more", f.Limit)
@@ -188,6 +183,12 @@ On a terminal long names are shortened to fit the line; -o wide shows everything
 	a.completeFlag(cmd, "state", fixed("acquiring", "held", "converting", "releasing"))
 	a.completeFlag(cmd, "columns", fixed(columnNames()...))
 	return cmd
+}
+
+// scope reads the arguments [LOCKSPACE [RESOURCE]]; "" stands for all.
+func scope(args []string) (lockspace, resource string) {
+	args = append(slices.Clone(args), "", "")
+	return args[0], args[1]
 }
 
 // listLost lists the locks that were lost. They have other columns, and no state.

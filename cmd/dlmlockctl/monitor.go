@@ -33,12 +33,7 @@ With --json each line is one object; dlmlockctl(1) describes it.`,
 		ValidArgsFunction: a.complete(lockspaces, resources),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var f client.Filter
-			if len(args) > 0 {
-				f.Lockspace = args[0]
-			}
-			if len(args) > 1 {
-				f.Resource = args[1]
-			}
+			f.Lockspace, f.Resource = scope(args)
 			return a.monitor(cmd.Context(), f)
 		},
 	}

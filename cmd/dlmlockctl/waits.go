@@ -44,12 +44,7 @@ which know every waiter, its owner and where the queues are kept.`,
 		ValidArgsFunction: a.complete(lockspaces, resources),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var f client.Filter
-			if len(args) > 0 {
-				f.Lockspace = args[0]
-			}
-			if len(args) > 1 {
-				f.Resource = args[1]
-			}
+			f.Lockspace, f.Resource = scope(args)
 			if looks < 0 {
 				return wrongUsage("--looks=%d: use 0 or more", looks)
 			}
