@@ -154,6 +154,9 @@ func judge(cmd *cobra.Command, err error) verdict {
 		}
 	case errors.As(err, &e):
 		v.Error, v.Message = string(e.Kind), sentence(e, f)
+		if e.Kind == client.InvalidArgs {
+			v.Message = inOptions(cmd, v.Message, f)
+		}
 		v.Exit = exits[e.Kind]
 		if v.Exit == 0 {
 			v.Exit = exitInternal // a kind that only a newer service knows

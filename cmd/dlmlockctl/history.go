@@ -208,12 +208,7 @@ request was not granted), or unknown, where the journal does not tell.`,
 		Args:              needs(0, "LOCKSPACE", "RESOURCE"),
 		ValidArgsFunction: a.complete(lockspaces, resources),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				q.lockspace = args[0]
-			}
-			if len(args) > 1 {
-				q.resource = args[1]
-			}
+			q.lockspace, q.resource = scope(args)
 			return a.history(cmd.Context(), &q, owner, limit, noLegend)
 		},
 	}
@@ -234,7 +229,7 @@ request was not granted), or unknown, where the journal does not tell.`,
 func (a *app) history(ctx context.Context, q *journalQuery, owner string, limit int, noLegend bool) error {
 	c := newChronicle()
 	if err := q.read(ctx, c.add); err != nil {
-		return err
+		return q.why(ctx, err)
 	}
 	if q.directory == "" { // what was held before this boot has ended, even if nothing was logged since
 		c.rebooted(thisBoot())

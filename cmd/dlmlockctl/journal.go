@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -46,6 +47,18 @@ type journalQuery struct {
 	directory           string // "": the journal of this host
 }
 
+// bounds returns the options that limit the time.
+func (q *journalQuery) bounds() []string {
+	var args []string
+	if q.since != "" {
+		args = append(args, "--since="+q.since)
+	}
+	if q.until != "" {
+		args = append(args, "--until="+q.until)
+	}
+	return args
+}
+
 // command returns the command that reads the entries. Only root can write what the
 // service writes: journald itself fills in _UID.
 func (q *journalQuery) command(ctx context.Context) *exec.Cmd {
@@ -54,12 +67,7 @@ func (q *journalQuery) command(ctx context.Context) *exec.Cmd {
 	if q.directory != "" {
 		args = append(args, "--directory="+q.directory)
 	}
-	if q.since != "" {
-		args = append(args, "--since="+q.since)
-	}
-	if q.until != "" {
-		args = append(args, "--until="+q.until)
-	}
+	args = append(args, q.bounds()...)
 	args = append(args, "SYSLOG_IDENTIFIER=dlmlockd", "_UID=0")
 	if q.lockspace != "" {
 		args = append(args, "DLM_LOCKSPACE="+q.lockspace)
@@ -107,6 +115,36 @@ func (q *journalQuery) read(ctx context.Context, each func(entry)) error {
 		return exitWith(exitUnavailable, fmt.Errorf("the journal can't be read: %w", err))
 	}
 	return nil
+}
+
+// timeForms are examples of what journalctl reads as a time (systemd.time(7)).
+const timeForms = `use for example today, yesterday, -2h, "2 days ago", "2026-01-02 03:04" or @UNIXTIME`
+
+// why finds out whether reading failed for err because of --since or --until, and
+// returns a usage error then; otherwise it returns err.
+func (q *journalQuery) why(ctx context.Context, err error) error {
+	empty, tempErr := os.MkdirTemp("", "dlmlockctl-")
+	if tempErr != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(empty) }()
+	// A journal without entries leaves journalctl nothing to fail for but its options.
+	refused := func(q journalQuery) bool {
+		args := append([]string{"--quiet", "--no-pager", "--directory=" + empty}, q.bounds()...)
+		var exit *exec.ExitError
+		return errors.As(exec.CommandContext(ctx, "journalctl", args...).Run(), &exit) && exit.Exited()
+	}
+	switch {
+	case refused(journalQuery{}):
+		return err
+	case q.since != "" && refused(journalQuery{since: q.since}):
+		return wrongUsage("--since=%s: not a time; %s", q.since, timeForms)
+	case q.until != "" && refused(journalQuery{until: q.until}):
+		return wrongUsage("--until=%s: not a time; %s", q.until, timeForms)
+	case refused(*q):
+		return wrongUsage("--since=%s is later than --until=%s", q.since, q.until)
+	}
+	return err
 }
 
 // parseEntry reads a line of "journalctl --output=json".

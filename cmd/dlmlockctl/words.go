@@ -1,9 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"strings"
 	"time"
+
+	"github.com/spf13/cobra"
 
 	"github.com/dlmlock/dlmlockd/client"
 	"github.com/dlmlock/dlmlockd/dlm"
@@ -32,9 +35,17 @@ var hints = map[client.Kind]string{
 	client.Unknown:             "the service is older than this program; restart it after the upgrade (no lock is lost)",
 }
 
+const listSpaces = `"dlmlockctl lockspaces" lists those that are joined`
+
 // hintsOf take the place of hints for calls where the same kind of error means
 // something else.
 var hintsOf = map[string]map[client.Kind]string{
+	// These are about what is there already, which joining a lockspace does not bring.
+	"LeaveLockspace": {client.NoSuchLockspace: listSpaces},
+	"Release":        {client.NoSuchLockspace: listSpaces},
+	"ReleaseOwner":   {client.NoSuchLockspace: listSpaces},
+	"Convert":        {client.NoSuchLockspace: listSpaces},
+	"ListLocks":      {client.NoSuchLockspace: listSpaces},
 	"AdoptOrphan": {
 		client.NotHeld:     `"dlmlockctl orphans %L" shows the orphans that are left`,
 		client.InvalidArgs: `"dlmlockctl orphans %L" shows the orphans as they are now`,
@@ -96,6 +107,36 @@ func sentence(e *client.Error, f *failure) string {
 		text += "; held by " + f.holder
 	}
 	return subject + ": " + text
+}
+
+// optionNames are the options whose fields have other names over Varlink or D-Bus.
+var optionNames = map[string]string{
+	"processId": "pid", "onLost": "on-lost", "onLostData": "on-lost-data", "lockId": "lockid", "userId": "uid",
+	"waitUSec": "wait", "wait-usec": "wait",
+}
+
+// inOptions replaces the name that the service gives an argument by the option of
+// the command. The text is "OPERATION [LOCKSPACE/RESOURCE MODE]: ARGUMENT: ...".
+// Anything else stays as it is.
+func inOptions(cmd *cobra.Command, text string, f *failure) string {
+	begin := 0
+	if f != nil && f.resource != "" { // a resource may have anything in its name
+		if name := f.lockspace + "/" + f.resource; strings.Contains(text, name) {
+			begin = strings.Index(text, name) + len(name)
+		}
+	}
+	colon := strings.Index(text[begin:], ": ")
+	if cmd == nil || colon < 0 {
+		return text
+	}
+	begin += colon + len(": ")
+	word, rest, _ := strings.Cut(text[begin:], ": ")
+	word = strings.TrimPrefix(strings.TrimPrefix(word, "option "), "select.")
+	name := cmp.Or(optionNames[word], word)
+	if rest == "" || cmd.Flags().Lookup(name) == nil {
+		return text
+	}
+	return text[:begin] + "--" + name + ": " + rest
 }
 
 // hint says what to do about an error; "" if nothing is known, or if the hint
