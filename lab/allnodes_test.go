@@ -135,7 +135,7 @@ func (v *allNodes) until(node int, good func(*allView) bool) *allView {
 	defer cancel()
 	last := ""
 	for {
-		out, err := v.cluster.Node(node).Run(ctx, "dlmlockctl", "list", "--all-nodes", "--json", "--quiet")
+		out, err := v.cluster.Node(node).Run(ctx, "dlmlockctl", "list", "--all-nodes", "--json")
 		require.NoError(v.t, err, "%s; before: %s", out, last)
 		last = out
 		o := new(allView)
