@@ -43,7 +43,7 @@ var (
 )
 
 // ask asks the service and waits for the answer, or for the caller to go.
-// The owner goroutine answers such questions at once.
+// The table answers such questions at once.
 func ask[T any](c *call, question func(done func(T))) (v T, err error) {
 	answer := make(chan T, 1)
 	question(func(v T) { answer <- v })

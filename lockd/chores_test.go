@@ -153,7 +153,7 @@ func TestListingLetsOthersGoFirst(t *testing.T) {
 	d := newHost(node).start(t)
 	defer d.stop()
 	d.fill(t, 20_000)
-	var order []string // written on the owner goroutine
+	var order []string // written by the owner
 	ended := make(chan struct{})
 	d.post(func() {
 		d.choreTime = 0 // a part between two looks at what has come in

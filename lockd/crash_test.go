@@ -131,7 +131,7 @@ func (v *victim) arm(f fate) {
 	v.steps, v.fate, v.lostAt = nil, f, len(v.lost)
 }
 
-// step is called on the owner goroutine before each step. To die there is to
+// step is called by the owner before each step. To die there is to
 // end that goroutine: nothing after it is asked for or answered.
 func (v *victim) step(name string) {
 	v.mu.Lock()

@@ -10,7 +10,7 @@ import (
 )
 
 // logQueue writes log lines on a goroutine of its own, because a journal or a
-// terminal that does not read must not hold up the owner goroutine. When it is
+// terminal that does not read must not hold up the owner. When it is
 // full, lines are dropped and counted.
 type logQueue struct {
 	log   *slog.Logger

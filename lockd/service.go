@@ -63,7 +63,7 @@ type Config struct {
 	// lifetime process are refused.
 	Processes Processes
 	OnLost
-	// Notify gets what the service says unasked, on the owner goroutine; it
+	// Notify gets what the service says unasked, from the owner; it
 	// must not block. May be nil.
 	Notify func(api.Notice)
 	Log    *slog.Logger // nil: discard
@@ -77,7 +77,7 @@ type Config struct {
 type OnLost struct {
 	// Helpers are those that a lock may name with OnLost, by name.
 	Helpers map[string]api.HelperPolicy
-	// RunLost starts one, on the owner goroutine: it must not block. ended is to be
+	// RunLost starts one, from the owner: it must not block. ended is to be
 	// called once, from any goroutine, when the helper has ended or is not to be
 	// run; without that it is run again by the next start. Nil: no helper is run.
 	RunLost func(r api.LostRun, ended func())

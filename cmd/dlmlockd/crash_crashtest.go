@@ -11,7 +11,7 @@ import (
 )
 
 // With this build tag DLMLOCKD_CRASH_STEP=N ends the process, as kill -9 does, before the N-th step
-// of the order of events. DLMLOCKD_STALL_STEP=FILE makes the owner goroutine hang for ever before
+// of the order of events. DLMLOCKD_STALL_STEP=FILE makes the owner hang for ever before
 // the next step once that file exists. The file is removed, so the next process does not hang.
 func init() {
 	if file := os.Getenv("DLMLOCKD_STALL_STEP"); file != "" {
@@ -26,7 +26,7 @@ func init() {
 	if err != nil {
 		return
 	}
-	var steps atomic.Int64 // of the owner goroutine, and of connections
+	var steps atomic.Int64 // of the owner, and of connections
 	onStep = func(string) {
 		if steps.Add(1) == int64(n) {
 			_ = unix.Kill(os.Getpid(), unix.SIGKILL)

@@ -318,7 +318,7 @@ func (d *daemon) open(ctx context.Context) error {
 var errBusGone = errors.New("the connection to the message bus is gone; locks stay, and a restart serves them again")
 
 // healthy reports whether nothing hangs that should never stand still for as long as limit: the
-// owner goroutine, the journal, the bus reader and the send queue.
+// owner, the journal, the bus reader and the send queue.
 func (d *daemon) healthy(ctx context.Context, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

@@ -387,6 +387,6 @@ type Service interface {
 	// Idle tells why the service is needed while nobody calls it, or "" if a
 	// daemon that the next call starts would do as well.
 	Idle(done func(needed string))
-	// Status never blocks and needs no answer from the owner goroutine.
+	// Status never blocks and needs no answer from the owner.
 	Status() Status
 }

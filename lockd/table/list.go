@@ -9,7 +9,7 @@ import (
 )
 
 // A page of a listing. It ends when it is full or when no lock is left, however
-// many locks have to be looked at for that: the owner goroutine looks at a slice
+// many locks have to be looked at for that: the owner looks at a slice
 // of them at a time, and at everything else that has come in between the slices.
 
 const (

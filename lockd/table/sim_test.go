@@ -38,7 +38,7 @@ type sim struct {
 	opened  map[LockspaceID]dlm.Lockspace
 	writer  *journal.Writer // the real one, without its goroutine
 	inbox   []simMessage    // what the driver has not taken yet
-	appends []journal.Entry // what the journal goroutine has not written yet
+	appends []journal.Entry // what the writer has not written yet
 	work    []func()        // what workers have not done yet
 	calls   []*simCall
 	onGrant func(*simCall, api.Grant)
@@ -243,7 +243,7 @@ func (l simLooker) Health(lockspace string) (dlm.Health, error) {
 	return l.e.Health(context.Background(), lockspace)
 }
 
-// later has do run on a worker and what it returns on the owner goroutine.
+// later has do run on a worker and what it returns to the owner.
 func (s *sim) later(do func() func()) {
 	tab := s.tab
 	s.work = append(s.work, func() {
@@ -356,7 +356,7 @@ func (s *sim) inspect(space, resource string) *simCall {
 	return s.call(Inspect{Lockspace: space, Resource: resource})
 }
 
-// deliver has the owner goroutine take one message; false if there is none.
+// deliver has the owner take one message; false if there is none.
 func (s *sim) deliver() bool {
 	if len(s.inbox) == 0 {
 		return false
@@ -373,7 +373,7 @@ func (s *sim) deliver() bool {
 	return true
 }
 
-// write has the journal goroutine write what was asked for.
+// write has the writer write what was asked for.
 func (s *sim) write() bool {
 	if len(s.appends) == 0 {
 		return false
@@ -426,7 +426,7 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// retryJournal tries the backlog again, as the journal goroutine does each second.
+// retryJournal tries the backlog again, as the journal does each second.
 func (s *sim) retryJournal() { s.writer.Tend() }
 
 // recordOf returns what the state file says of a lock.
