@@ -51,7 +51,13 @@ func serveOne(ctx context.Context, conn *net.UnixConn) error {
 		return err
 	}
 	defer func() { _ = file.Close() }()
-	stop := context.AfterFunc(ctx, func() { _ = syscall.Shutdown(int(file.Fd()), syscall.SHUT_RDWR) })
+	raw, err := file.SyscallConn() // which, unlike Fd, may be used while the file is being closed
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() {
+		_ = raw.Control(func(fd uintptr) { _ = syscall.Shutdown(int(fd), syscall.SHUT_RDWR) })
+	})
 	defer stop()
 	return relay(file, Group)
 }

@@ -88,6 +88,7 @@ func (h *echo) Serve(ctx context.Context, c *Call) {
 		_, _ = c.Reply(map[string]string{"text": string(bytes.Repeat([]byte("x"), int(*in.Count)))})
 	case "test.Mute":
 	case "test.Drop":
+		c.Wait()
 		<-ctx.Done()
 		c.Drop()
 	case "test.Fail":
