@@ -69,7 +69,7 @@ func TestAllNodes(t *testing.T) {
 		require.Empty(t, view.Nodes[1].Missing)
 		require.Contains(t, view.Nodes[2].Missing, "no service there takes part", "an older one, or one that is switched off")
 		tree := v.text(node, "tree", "--all-nodes")
-		require.Contains(t, tree, "web (node1)\n└─ backup (node2) waits for vms/a EX, held in EX")
+		require.Contains(t, tree, "web (node 1, node1)\n└─ backup (node 2, node2) waits for vms/a EX, held in EX")
 		require.Contains(t, tree, "node 3 (node3) is missing")
 	}
 	require.Contains(t, v.text(1, "inspect", "--all-nodes", "vms", "b"), "Locks of the service on node 2 (node2):")

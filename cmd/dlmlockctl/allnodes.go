@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/dlmlock/dlmlockd/client"
@@ -65,14 +64,15 @@ func askNodes(ctx context.Context, c *client.Client, f client.Filter) (*everywhe
 	return all, nil
 }
 
-// name is how people know a node.
-func (e *everywhere) name(node uint32) string {
+// names are the names of the nodes.
+func (e *everywhere) names() nodeNames {
+	names := nodeNames{}
 	for _, n := range e.Nodes {
-		if n.ID == node && n.Name != "" {
-			return fmt.Sprintf("%d (%s)", node, visible(n.Name))
+		if n.Name != "" {
+			names[n.ID] = n.Name
 		}
 	}
-	return fmt.Sprint(node)
+	return names
 }
 
 // tellMissing says which nodes are missing in what is shown. It is part of the answer, and is said
@@ -80,7 +80,7 @@ func (e *everywhere) name(node uint32) string {
 func (a *app) tellMissing(e *everywhere) {
 	for _, n := range e.Nodes {
 		if n.Missing != "" {
-			fmt.Fprintf(a.err, "dlmlockctl: node %s is missing: %s\n", e.name(n.ID), visible(n.Missing))
+			fmt.Fprintf(a.err, "dlmlockctl: %s is missing: %s\n", e.names().node(n.ID), visible(n.Missing))
 		}
 	}
 }
@@ -188,7 +188,7 @@ func (a *app) inspectAll(ctx context.Context, c *client.Client, lockspace, resou
 	forgetPIDs(ctx, c, in.Locks)
 	a.tellMissing(all)
 	return a.show(inspectedAll{in, *all}, func() {
-		a.inspection(lockspace, resource, &in)
+		a.inspection(lockspace, resource, &in, all.names())
 		for _, n := range all.Nodes {
 			var locks []client.Lock
 			for _, l := range all.Locks {
@@ -197,7 +197,7 @@ func (a *app) inspectAll(ctx context.Context, c *client.Client, lockspace, resou
 				}
 			}
 			if len(locks) > 0 {
-				a.printf("\nLocks of the service on node %s:\n", all.name(n.ID))
+				a.printf("\nLocks of the service on %s:\n", all.names().node(n.ID))
 				a.lockTable(locks, inspectColumns, false).write(a.out)
 			}
 		}
@@ -221,25 +221,17 @@ func (a *app) treeAll(ctx context.Context, c *client.Client, f client.Filter) er
 		locks = append(locks, l.Lock)
 	}
 	contended, _ := resourcesOf(locks)
-	waits := []waitOn{}
+	waits, names := []waitOn{}, all.names()
 	for _, r := range contended {
 		in, err := fullView(ctx, c, r[0], r[1], all)
 		if err != nil {
 			return about(err, r[0], r[1])
 		}
 		for _, w := range in.Waits {
-			waits = append(waits, waitOn{Lockspace: r[0], Resource: r[1], Wait: w})
+			waits = append(waits, names.wait(r[0], r[1], w))
 		}
 	}
 	forest := growForest(waits)
-	for party, name := range forest.names {
-		for _, n := range all.Nodes {
-			if n.Name != "" {
-				name = strings.ReplaceAll(name, fmt.Sprintf("(node %d)", n.ID), fmt.Sprintf("(%s)", visible(n.Name)))
-			}
-		}
-		forest.names[party] = name
-	}
 	a.tellMissing(all)
 	return a.show(treeAllOut{waits, all.Nodes}, func() {
 		if len(waits) == 0 {

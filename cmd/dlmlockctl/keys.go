@@ -36,7 +36,9 @@ func snake(name string) string {
 func properties(st map[string]any) map[string]any {
 	out := map[string]any{}
 	for name, v := range st {
+		names, named := v.(map[uint32]string)
 		switch {
+		case named && len(names) == 0:
 		case v == "", name == "NodeID" && v == uint32(0):
 		case name == "Quorate" && (st["QuorumState"] == nil || st["QuorumState"] == "unknown"):
 		default:

@@ -30,7 +30,8 @@ func (a *app) inspectCmd() *cobra.Command {
 					return about(err, args[0], args[1])
 				}
 				forgetPIDs(ctx, c, in.Locks)
-				return a.show(in, func() { a.inspection(args[0], args[1], &in) })
+				out := inspected{in, namesOf(ctx, c)}
+				return a.show(out, func() { a.inspection(args[0], args[1], &in, out.Names) })
 			})
 		},
 	}
@@ -38,9 +39,15 @@ func (a *app) inspectCmd() *cobra.Command {
 	return cmd
 }
 
+// inspected is what inspect writes as JSON.
+type inspected struct {
+	client.Inspection
+	Names nodeNames `json:"node_names,omitempty"`
+}
+
 // inspection shows a resource to people.
-func (p *printer) inspection(space, resource string, in *client.Inspection) {
-	p.printf("%s/%s: %s\n", visible(space), visible(resource), situation(in))
+func (p *printer) inspection(space, resource string, in *client.Inspection, names nodeNames) {
+	p.printf("%s/%s: %s\n", visible(space), visible(resource), situation(in, names))
 	if len(in.Locks) > 0 {
 		p.printf("\nLocks of this service:\n")
 		columns := inspectColumns
@@ -49,28 +56,20 @@ func (p *printer) inspection(space, resource string, in *client.Inspection) {
 		}
 		p.lockTable(in.Locks, columns, false).write(p.out)
 	}
-	queues := table{heading: []string{"QUEUE", "NODE", "LOCKID", "MODE"}}
-	for _, q := range []struct {
-		name string
-		in   []client.Queued
-	}{{"granted", in.Granted}, {"converting", in.Converting}, {"waiting", in.Waiting}} {
-		for _, l := range q.in {
-			queues.add(text(q.name), number(l.Node), number(l.LockID), text(modes2(l.Mode, l.Wanted)))
-		}
-	}
-	if len(queues.rows) > 0 {
-		p.printf("\nWhat the lock manager shows (%s):\n", sight(in))
+	if queues := queueTable(in, names); len(queues.rows) > 0 {
+		p.printf("\nWhat the lock manager shows (%s):\n", sight(in, names))
 		queues.write(p.out)
 	}
 	if len(in.Waits) > 0 {
 		p.printf("\nWho waits for whom:\n")
 	}
 	for _, w := range in.Waits {
-		p.printf("%s waits for %s\n", party(w.Who, w.Node, w.Mode), party(w.ForWho, w.ForNode, w.ForMode))
+		p.printf("%s waits for %s\n", names.party(w.Who, w.Node, w.Mode),
+			names.party(w.ForWho, w.ForNode, w.ForMode))
 	}
 	if h := in.Holder; h != nil && h.Node != 0 {
-		p.printf("\nLast holder to write the lock value block: %s, node %d, %s, token %d\n",
-			orDash(h.Who), h.Node, visible(h.Mode), h.Token)
+		p.printf("\nLast holder to write the lock value block: %s, %s, %s, token %d\n",
+			orDash(h.Who), names.node(h.Node), visible(h.Mode), h.Token)
 	}
 	if in.ValueInvalid != nil && *in.ValueInvalid {
 		p.printf("\nThe lock value block is not valid: a node died holding the lock.\n")
@@ -84,15 +83,34 @@ func (p *printer) inspection(space, resource string, in *client.Inspection) {
 	}
 }
 
+// queueTable shows the queues of the lock manager. The names of the nodes, where they
+// are known, come last: the other columns keep their numbers.
+func queueTable(in *client.Inspection, names nodeNames) *table {
+	t := &table{heading: []string{"QUEUE", "NODE", "LOCKID", "MODE"}}
+	if len(names) > 0 {
+		t.heading = append(t.heading, "NAME")
+	}
+	for _, q := range []struct {
+		name string
+		in   []client.Queued
+	}{{"granted", in.Granted}, {"converting", in.Converting}, {"waiting", in.Waiting}} {
+		for _, l := range q.in {
+			row := []cell{text(q.name), number(l.Node), number(l.LockID), text(modes2(l.Mode, l.Wanted)), text(names[l.Node])}
+			t.add(row[:len(t.heading)]...)
+		}
+	}
+	return t
+}
+
 // party describes one side of a wait.
-func party(who string, node uint32, mode string) string {
+func (n nodeNames) party(who string, node uint32, mode string) string {
 	switch {
 	case node == 0:
 		return "somebody on another node"
 	case who == "":
-		return fmt.Sprintf("node %d (%s)", node, visible(mode))
+		return n.node(node, mode)
 	}
-	return fmt.Sprintf("%s (node %d, %s)", visible(who), node, visible(mode))
+	return n.on(node, who, mode)
 }
 
 func orDash(s string) string {
@@ -103,9 +121,9 @@ func orDash(s string) string {
 }
 
 // situation summarizes the state of a resource.
-func situation(in *client.Inspection) string {
+func situation(in *client.Inspection, names nodeNames) string {
 	var parts []string
-	if who := holders(in, ""); who != "" {
+	if who := holders(in, "", names); who != "" {
 		parts = append(parts, "held by "+who)
 	} else {
 		parts = append(parts, "not held, as far as known")
@@ -123,12 +141,12 @@ func situation(in *client.Inspection) string {
 }
 
 // sight says which part of the queues this node sees.
-func sight(in *client.Inspection) string {
+func sight(in *client.Inspection, names nodeNames) string {
 	switch {
 	case in.Complete != nil && *in.Complete:
 		return "locks of all nodes"
 	case in.Master != 0:
-		return fmt.Sprintf("this node's locks; node %d has the rest", in.Master)
+		return fmt.Sprintf("this node's locks; %s has the rest", names.node(in.Master))
 	}
 	return "this node's locks"
 }
@@ -174,14 +192,18 @@ func latency(l *client.Latency) string {
 // status shows the properties to people: first the important ones, in this order,
 // and then all others, which a newer service may have more of.
 func (a *app) status(st map[string]any) {
-	first := []string{"Version", "Commit", "BuildDate", "Engine", "ClusterName", "NodeID", "NodeName", "QuorumState",
+	first := []string{"Version", "Commit", "BuildDate", "Engine", "ClusterName", "NodeID", "NodeName", "Nodes",
+		"QuorumState",
 		"Quorate",
 		"LockspaceCount", "LockCount", "WaitingCount", "Degraded"}
 	paint := coloured(a.out)
 	line := func(name string) {
 		v := visible(fmt.Sprint(st[name]))
-		if l, ok := st[name].(client.Latency); ok {
-			v = latency(&l)
+		switch special := st[name].(type) {
+		case client.Latency:
+			v = latency(&special)
+		case map[uint32]string:
+			v = nodeNames(special).String()
 		}
 		bad := name == "Degraded" && st[name] != "" || name == "QuorumState" && st[name] != "quorate" ||
 			name == "Quorate" && st[name] == false

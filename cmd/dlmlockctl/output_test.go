@@ -124,7 +124,7 @@ func TestHolders(t *testing.T) {
 		{client.Inspection{Holder: &client.Holder{Node: 2, Mode: "EX", Who: "vm2"}}, "vm2 (node 2, EX)"},
 		{client.Inspection{Holder: &client.Holder{Node: 0, Mode: "NL", Who: "vm2"}}, ""},
 	} {
-		require.Equal(t, tc.want, holders(&tc.in, ""))
+		require.Equal(t, tc.want, holders(&tc.in, "", nil))
 	}
 }
 
@@ -159,7 +159,7 @@ func TestEventLine(t *testing.T) {
 func TestInspectionPoorerAndRicher(t *testing.T) {
 	var b bytes.Buffer
 	a := &app{printer: printer{out: &output{to: &b}, err: &b}}
-	a.inspection("vms", "d", &client.Inspection{Missing: []string{"no debugfs"}})
+	a.inspection("vms", "d", &client.Inspection{Missing: []string{"no debugfs"}}, nil)
 	require.Equal(t, "vms/d: not held, as far as known\n\nNot known: no debugfs\n", b.String())
 
 	b.Reset()
@@ -170,7 +170,7 @@ func TestInspectionPoorerAndRicher(t *testing.T) {
 		Holder: &client.Holder{Node: 2, Mode: "EX", Token: 7, Who: "vm2"}, ValueInvalid: &yes,
 		Health: client.Health{Stopped: &yes, Quorate: &no, Reason: "fencing node 2"},
 		Lost:   []client.Lost{{LockID: 4, Mode: "EX", When: time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local), Reason: "gone"}},
-	})
+	}, nil)
 	require.Equal(t, `vms/d: held by vm2 (node 2, EX); 1 waiting; `+
 		`the lockspace is STOPPED: fencing node 2; the cluster has NO QUORUM
 
@@ -185,4 +185,76 @@ The lock value block is not valid: a node died holding the lock.
 
 LOST: lockid 4 EX, owner -, at 2026-01-02 03:04:05: gone
 `, b.String())
+}
+
+// The names of the nodes stand beside their numbers, as far as they are known.
+func TestInspectionWithNames(t *testing.T) {
+	var b bytes.Buffer
+	a := &app{printer: printer{out: &output{to: &b}, err: &b}}
+	no := false
+	a.inspection("vms", "d", &client.Inspection{
+		Granted: []client.Queued{queued(1, 2, "PR", ""), queued(4, 3, "PR", ""), queued(6, 4, "PR", "")},
+		Waiting: []client.Queued{queued(5, 1, "", "EX")}, Master: 2, Complete: &no,
+		Holder: &client.Holder{Node: 2, Mode: "PR", Token: 7, Who: "vm2"},
+		Waits: []client.Wait{{Node: 1, LockID: 5, Mode: "EX", Who: "web", ForNode: 2, ForID: 1, ForMode: "PR"},
+			{Node: 1, LockID: 5, Mode: "EX", Who: "web", ForNode: 4, ForID: 6, ForMode: "PR"}},
+	}, nodeNames{1: "alpha", 2: "beta", 3: "ga\x1bmma"})
+	require.Equal(t, `vms/d: held by vm2 (node 2, beta, PR), node 3 (ga\x1bmma, PR), node 4 (PR); 1 waiting
+
+What the lock manager shows (this node's locks; node 2 (beta) has the rest):
+QUEUE    NODE  LOCKID  MODE  NAME
+granted  2     1       PR    beta
+granted  3     4       PR    ga\x1bmma
+granted  4     6       PR    -
+waiting  1     5       ->EX  alpha
+
+Who waits for whom:
+web (node 1, alpha, EX) waits for node 2 (beta, PR)
+web (node 1, alpha, EX) waits for node 4 (PR)
+
+Last holder to write the lock value block: vm2, node 2 (beta), PR, token 7
+`, b.String())
+
+	b.Reset()
+	a.status(map[string]any{"NodeID": uint32(1), "Nodes": map[uint32]string{2: "beta", 1: "alpha"}})
+	require.Equal(t, "NodeID:           1\nNodes:            1 (alpha), 2 (beta)\n", b.String())
+	b.Reset()
+	a.status(map[string]any{"Nodes": map[uint32]string{}})
+	require.Equal(t, "Nodes:            -\n", b.String())
+}
+
+func TestTreeWithNames(t *testing.T) {
+	names := nodeNames{1: "alpha", 2: "be\x1bta"}
+	forest := growForest([]waitOn{
+		names.wait("vms", "d", client.Wait{Node: 1, LockID: 5, Mode: "EX", Who: "web", ForNode: 2, ForID: 1, ForMode: "PR"}),
+		names.wait("vms", "d", client.Wait{Node: 3, LockID: 6, Mode: "EX", Who: "db", ForNode: 1, ForID: 5, ForMode: "EX",
+			ForWho: "web"}),
+	})
+	var b bytes.Buffer
+	forest.write(&b)
+	require.Equal(t, `somebody on node 2 (be\x1bta)
+└─ web (node 1, alpha) waits for vms/d EX, held in PR
+   └─ db (node 3) waits for vms/d EX, behind EX in the queue
+`, b.String())
+}
+
+// The JSON of commands that show nodes has their names, where they are known.
+func TestNamesInJSON(t *testing.T) {
+	names := nodeNames{1: "alpha", 2: "beta"}
+	wait := client.Wait{Node: 1, LockID: 5, Mode: "EX", ForNode: 2, ForID: 1, ForMode: "PR"}
+	write := func(v any) string {
+		var b bytes.Buffer
+		require.NoError(t, (&printer{out: &output{to: &b}}).printJSON(v))
+		return b.String()
+	}
+	tree := write([]waitOn{names.wait("vms", "d", wait)})
+	requireConform(t, "tree", tree)
+	require.Contains(t, tree, `"for_node_name": "beta"`)
+	in := client.Inspection{Locks: []client.Lock{}, Lost: []client.Lost{}, Waits: []client.Wait{wait}}
+	requireConform(t, "inspect", write(inspected{in, names}))
+	require.Contains(t, write(inspected{in, names}), `"2": "beta"`)
+	require.NotContains(t, write(inspected{in, nil}), "names")
+	requireConform(t, "status", write(properties(map[string]any{"Version": "1", "Engine": "dlm", "LockCount": uint32(0),
+		"Nodes": map[uint32]string(names)})))
+	require.NotContains(t, properties(map[string]any{"Nodes": map[uint32]string{}}), "nodes")
 }

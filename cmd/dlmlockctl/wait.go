@@ -151,8 +151,8 @@ func inTheWay(ctx context.Context, c *client.Client, want []client.Want) (client
 		if err != nil {
 			return client.Want{}, ""
 		}
-		if who := holders(&in, w.Mode); who != "" {
-			return w, who
+		if holders(&in, w.Mode, nil) != "" {
+			return w, holders(&in, w.Mode, namesOf(ctx, c))
 		}
 	}
 	return client.Want{}, ""
@@ -169,7 +169,7 @@ func inWay(held, wanted string) bool {
 // holders names for people who holds a resource in a mode that is in the way of
 // the one wanted, or, with "", in any: locks of this node by label or owner, those
 // of other nodes by node and by what the last holder has published.
-func holders(in *client.Inspection, wanted string) string {
+func holders(in *client.Inspection, wanted string, nodes nodeNames) string {
 	var names []string
 	seen := map[uint32]bool{}
 	for _, l := range in.Locks {
@@ -194,15 +194,15 @@ func holders(in *client.Inspection, wanted string) string {
 		if seen[q.LockID] || q.Mode == "NL" || wanted != "" && !inWay(q.Mode, wanted) {
 			continue
 		}
-		name := fmt.Sprintf("node %d (%s)", q.Node, q.Mode)
+		name := nodes.node(q.Node, q.Mode)
 		if published != nil && published.Node == q.Node && published.Who != "" {
-			name = fmt.Sprintf("%s (node %d, %s)", visible(published.Who), q.Node, q.Mode)
+			name = nodes.on(q.Node, published.Who, q.Mode)
 			published = nil
 		}
 		names = append(names, name)
 	}
 	if len(names) == 0 && published != nil && published.Node != 0 && (wanted == "" || inWay(published.Mode, wanted)) {
-		names = append(names, fmt.Sprintf("%s (node %d, %s)", visible(published.Who), published.Node, published.Mode))
+		names = append(names, nodes.on(published.Node, published.Who, published.Mode))
 	}
 	return strings.Join(names, ", ")
 }

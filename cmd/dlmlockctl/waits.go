@@ -18,7 +18,10 @@ type waitOn struct {
 	Lockspace string `json:"lockspace"`
 	Resource  string `json:"resource"`
 	client.Wait
-	Deadlock bool `json:"deadlock,omitempty"` // it is part of a circle of waits
+	// The names of the nodes of the wait; "" where they are not known.
+	NodeName    string `json:"node_name,omitempty"`
+	ForNodeName string `json:"for_node_name,omitempty"`
+	Deadlock    bool   `json:"deadlock,omitempty"` // it is part of a circle of waits
 }
 
 // defaultLooks is how many resources without a waiter of this node are looked at
@@ -71,14 +74,14 @@ func (a *app) tree(ctx context.Context, c *client.Client, f client.Filter, looks
 	}
 	contended, others := resourcesOf(locks)
 	unseen := max(len(others)-looks, 0)
-	waits := []waitOn{}
+	waits, names := []waitOn{}, namesOf(ctx, c)
 	for _, r := range append(contended, others[:len(others)-unseen]...) {
 		in, err := c.Inspect(ctx, r[0], r[1])
 		if err != nil {
 			return about(err, r[0], r[1])
 		}
 		for _, w := range in.Waits {
-			waits = append(waits, waitOn{Lockspace: r[0], Resource: r[1], Wait: w})
+			waits = append(waits, names.wait(r[0], r[1], w))
 		}
 	}
 	forest := growForest(waits)
@@ -134,7 +137,8 @@ func growForest(waits []waitOn) *forest {
 	for i := range waits {
 		w := &waits[i]
 		from, to := w.parties()
-		f.names[from], f.names[to] = partyName(w.Who, w.Node), partyName(w.ForWho, w.ForNode)
+		f.names[from] = partyName(w.Who, w.Node, w.NodeName)
+		f.names[to] = partyName(w.ForWho, w.ForNode, w.ForNodeName)
 		f.below[to] = append(f.below[to], w)
 		f.waiting[from] = append(f.waiting[from], w)
 		if w.LockID != 0 {
@@ -165,16 +169,22 @@ func (w *waitOn) parties() (from, to string) {
 	return party(w.Node, w.Who, w.LockID), party(w.ForNode, w.ForWho, w.ForID)
 }
 
-func partyName(who string, node uint32) string {
+// wait adds the resource and the names of the nodes to a wait.
+func (n nodeNames) wait(lockspace, resource string, w client.Wait) waitOn {
+	return waitOn{Lockspace: lockspace, Resource: resource, Wait: w, NodeName: n[w.Node], ForNodeName: n[w.ForNode]}
+}
+
+func partyName(who string, node uint32, name string) string {
+	names := nodeNames{node: name}
 	switch {
 	case node == 0 && who == "":
 		return "somebody on another node"
 	case node == 0:
 		return visible(who)
 	case who == "":
-		return fmt.Sprintf("somebody on node %d", node)
+		return "somebody on " + names.node(node)
 	}
-	return fmt.Sprintf("%s (node %d)", visible(who), node)
+	return names.on(node, who)
 }
 
 // reaches reports whether one party waits for another, directly or through others.
