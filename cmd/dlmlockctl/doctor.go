@@ -44,9 +44,9 @@ func (a *app) doctorCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "doctor",
 		Short: "Look for what keeps locks from working, and say what to do",
-		Long: `Checks the message bus, the service, polkit, the cluster's quorum, dlm_controld,
-fencing, debugfs, the clock, and the lockspaces of this node, and says what to do
-about what is wrong. It changes and starts nothing. As root it sees more.
+		Long: `Checks the message bus, the service, polkit, the versions of the services on the
+other nodes, the cluster's quorum, dlm_controld, fencing, debugfs, the clock, and the
+lockspaces of this node, and says what to do about what is wrong. It changes and starts nothing. As root it sees more.
 
 The exit code is 0 if nothing has failed, and 1 otherwise. Warnings are no failures.`,
 		SuggestFor:        []string{"check", "diagnose", "health"},
@@ -110,6 +110,7 @@ func (x *examination) service(ctx context.Context, a *app) {
 	if view != nil {
 		x.polkit(*view)
 	}
+	x.nodes(c.Nodes(ctx))
 	spaces, err := c.Lockspaces(ctx)
 	if err != nil {
 		x.add("lockspaces", checkUnknown, "", "the lockspaces can't be listed: %v", err)
@@ -165,6 +166,40 @@ func (x *examination) running() {
 			"the embedded engine is used: locks hold on this node only")
 	} else {
 		x.add("engine", checkOK, "", "the kernel's DLM is used")
+	}
+}
+
+// nodes compares the versions of the services on the other nodes with that of this one.
+// What could not be looked at says nothing about the node.
+func (x *examination) nodes(nodes []client.Node, err error) {
+	switch {
+	case err != nil:
+		x.add("nodes", checkUnknown, "", "could not look at the services of the other nodes: %v", err)
+		return
+	case x.local:
+		x.add("nodes", checkSkipped, "", "the embedded engine has no other nodes")
+		return
+	}
+	names, others := (&everywhere{Nodes: nodes}).names(), 0
+	for _, n := range nodes {
+		if n.Self {
+			continue
+		}
+		others++
+		switch name := names.node(n.ID); {
+		case n.Missing != "":
+			x.add(name, checkUnknown, "", "could not look: %s", n.Missing)
+		case n.Version == "":
+			x.add(name, checkUnknown, "", "could not look: its service does not tell its version")
+		case n.Version != x.text("Version"):
+			x.add(name, checkWarning, "install the same version on all nodes; an upgrade loses no lock",
+				"dlmlockd %s runs there, and %s here", n.Version, x.text("Version"))
+		default:
+			x.add(name, checkOK, "", "dlmlockd %s runs there, as here", n.Version)
+		}
+	}
+	if others == 0 {
+		x.add("nodes", checkUnknown, "", "the service knows of no other node")
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -115,4 +116,37 @@ func TestDoctorOnLockspaces(t *testing.T) {
 	x.activation(client.BusView{})
 	require.Equal(t, map[string]string{"lockspaces": checkWarning, "polkit": checkWarning, "activation": checkWarning},
 		results(&x))
+}
+
+func TestDoctorOnOtherNodes(t *testing.T) {
+	x := examination{status: map[string]any{"Version": "1.2"}}
+	x.nodes([]client.Node{
+		{ID: 1, Name: "alpha", Self: true, Answers: true, Version: "1.2"},
+		{ID: 2, Name: "beta", Answers: true, Version: "1.2"},
+		{ID: 3, Answers: true, Version: "1.1"},
+		{ID: 4, Name: "delta", Missing: "it is not a member of the cluster now"},
+		{ID: 5, Answers: true},
+	}, nil)
+	require.Equal(t, []check{
+		{"node 2 (beta)", checkOK, "dlmlockd 1.2 runs there, as here", ""},
+		{"node 3", checkWarning, "dlmlockd 1.1 runs there, and 1.2 here",
+			"install the same version on all nodes; an upgrade loses no lock"},
+		{"node 4 (delta)", checkUnknown, "could not look: it is not a member of the cluster now", ""},
+		{"node 5", checkUnknown, "could not look: its service does not tell its version", ""},
+	}, x.checks)
+
+	for name, tc := range map[string]struct {
+		x    examination
+		err  error
+		want check
+	}{
+		"an older service": {err: errors.New("no such method"), want: check{"nodes", checkUnknown,
+			"could not look at the services of the other nodes: no such method", ""}},
+		"embedded": {x: examination{local: true}, want: check{"nodes", checkSkipped,
+			"the embedded engine has no other nodes", ""}},
+		"alone": {want: check{"nodes", checkUnknown, "the service knows of no other node", ""}},
+	} {
+		tc.x.nodes(nil, tc.err)
+		require.Equal(t, []check{tc.want}, tc.x.checks, name)
+	}
 }
