@@ -53,12 +53,15 @@ const composed = [
     "xl",
 ].map(name => "pf-m-" + name);
 
-/** Of PatternFly's stylesheets only what the page names: rules by class, then variables until none is idle. */
+/**
+ * Of PatternFly's stylesheets only what the page names: rules by class, then variables until none is idle.
+ * The page's own rules (dl-) all stay: some of their names are put together at run time.
+ */
 async function pruneStyle(file, script) {
     const [{ css }] = await new PurgeCSS().purge({
         content: [{ raw: script, extension: "js" }],
         css: [{ raw: await readFile(file, "utf8") }],
-        safelist: { standard: ["html", "body", ":root", "pf-v6-theme-dark", ...composed, "open", "rtl"] },
+        safelist: { standard: ["html", "body", ":root", "pf-v6-theme-dark", ...composed, "open", "rtl", /^dl-/] },
         defaultExtractor: text => text.match(/[\w-]+/g) ?? [],
         keyframes: true,
         fontFace: false,

@@ -19,12 +19,12 @@ export function words(error: unknown): string {
         case "access-denied":
             return _("This session has no administrative access. Turn it on in the top bar and try again.");
         case "not-found":
-            return _("The lock service is not there.");
+            return _("The lock service is not running.");
         case "timeout":
-            return _("The lock service has not answered in time. What was asked for may still happen.");
+            return _("The lock service did not answer in time. The action may still be carried out.");
         case "disconnected":
         case "terminated":
-            return _("The connection to this machine was lost. What was asked for may have happened.");
+            return _("The connection to this machine was lost. The action may have been carried out.");
     }
     return failure?.message || failure?.problem || String(error);
 }

@@ -11,6 +11,9 @@ interface Memory {
     until: number; // when the last of those that are dismissed was lost
 }
 
+/** The service numbers its locks anew after a boot, so the path alone does not tell two losses apart. */
+const idOf = (lost: Lost): string => `${lost.path} ${lost.when}`;
+
 export class LostLocks {
     private readonly key: string;
     private memory: Memory;
@@ -66,8 +69,8 @@ export class LostLocks {
     /** Takes the service's list; what was dismissed stays away. */
     listed(lost: Lost[]): void {
         this.memory = this.read();
-        const known = new Set(this.memory.lost.map(other => other.path));
-        const fresh = lost.filter(one => one.when > this.memory.until && !known.has(one.path));
+        const known = new Set(this.memory.lost.map(idOf));
+        const fresh = lost.filter(one => one.when > this.memory.until && !known.has(idOf(one)));
         if (fresh.length === 0) return;
         this.memory.lost = [...fresh, ...this.memory.lost].slice(0, MOST);
         this.write();

@@ -38,6 +38,7 @@ export class Store {
     requests = new Map<string, Request>();
     subscribed = true;
     admin: boolean | null = null;
+    reader = 0; // another number where the reading side may be another user than before
     readonly lost: LostLocks;
     service: Service | null = null;
 
@@ -80,7 +81,10 @@ export class Store {
     private permitted(): void {
         const before = this.admin;
         this.admin = this.permission.allowed;
-        if (before !== null && before !== this.admin) this.connect(); // the reading side may be another user now
+        if (before !== null && before !== this.admin) {
+            this.reader++;
+            this.connect();
+        }
         this.changed();
     }
 

@@ -17,7 +17,7 @@ export const needsAdmin = (): string => _("Changing anything needs administrativ
 /** What each action needs before it can be offered; why not, or undefined. */
 export const refusal = (store: Store): string | undefined =>
     store.phase === "absent" || !store.service
-        ? _("The lock service is not there.")
+        ? _("The lock service is not running.")
         : store.admin === false
           ? needsAdmin()
           : undefined;
@@ -54,7 +54,12 @@ function LockFacts({ store, lock }: { store: Store; lock: Lock }) {
 
 export function ReleaseDialog({ store, lock, onClose }: Close & { lock: Lock }) {
     const others = lock.owner
-        ? store.locks.all().filter(other => other.owner === lock.owner && other.path !== lock.path)
+        ? store.locks
+              .all()
+              .filter(
+                  // One that still waits for its first grant can't be released.
+                  other => other.owner === lock.owner && other.path !== lock.path && other.state !== "acquiring",
+              )
         : [];
     const [all, setAll] = useState(false);
     const [why, setWhy] = useState("");
@@ -72,7 +77,7 @@ export function ReleaseDialog({ store, lock, onClose }: Close & { lock: Lock }) 
         >
             <p>
                 {_(
-                    "Whoever holds it is not asked, and goes on as if it still had the lock. Another node can then use the same thing at the same time. Release it only if you know that the holder has stopped.",
+                    "The holder is not asked, and carries on as if it still had the lock. Another node can then use the same resource at the same time. Release the lock only if you know that the holder has stopped.",
                 )}
             </p>
             <LockFacts store={store} lock={lock} />
@@ -108,7 +113,7 @@ export function CancelDialog({ store, request, onClose }: Close & { request: Req
             onClose={onClose}
             act={() => service(store).cancel(request)}
         >
-            <p>{_("The one that waits is told that the request was canceled.")}</p>
+            <p>{_("The program that waits gets the answer that its request was canceled.")}</p>
             <Facts>
                 <Fact name={_("Resource")}>
                     <Foreign text={request.resource} />
@@ -130,7 +135,7 @@ export function CancelDialog({ store, request, onClose }: Close & { request: Req
 
 /** Why something is done, for the log: who reads it later sees only that it was root. */
 function ReasonField({ value, onInput }: { value: string; onInput: (value: string) => void }) {
-    return <TextField label={_("Reason, for the log (not required)")} value={value} onInput={onInput} dir="auto" />;
+    return <TextField label={_("Reason for the log (optional)")} value={value} onInput={onInput} dir="auto" />;
 }
 
 function TextField({
@@ -180,7 +185,7 @@ export function JoinDialog({ store, onClose }: Close) {
         >
             <p>
                 {_(
-                    "A lockspace is a set of names that the nodes of the cluster share. This node becomes a member. It may take ten seconds and more.",
+                    "A lockspace is a set of names that the nodes of the cluster share. This node becomes a member of it, which may take ten seconds or more.",
                 )}
             </p>
             <TextField label={_("Name of the lockspace")} value={name} onInput={setName} />
@@ -219,15 +224,15 @@ export function LeaveDialog({ store, lockspace, onClose }: Close & { lockspace: 
         >
             {force ? (
                 <>
-                    <Alert tone="danger" live title={_("The service has refused")}>
+                    <Alert tone="danger" live title={_("The service refused")}>
                         <p>
                             <bdi class="dl-foreign">{refused}</bdi>
                         </p>
                         {held > 0 && (
                             <p>
                                 {counted(
-                                    "$0 lock would be lost. What it protects is not protected any more, and other nodes can use it at once.",
-                                    "$0 locks would be lost. What they protect is not protected any more, and other nodes can use it at once.",
+                                    "$0 lock would be lost. What it protects would no longer be protected, and other nodes could use it at once.",
+                                    "$0 locks would be lost. What they protect would no longer be protected, and other nodes could use it at once.",
                                     held,
                                 )}
                             </p>
@@ -242,7 +247,7 @@ export function LeaveDialog({ store, lockspace, onClose }: Close & { lockspace: 
             ) : (
                 <p>
                     {_(
-                        "This node is no member any more. If locks are held in it, the service refuses, and nothing happens.",
+                        "This node stops being a member. If it holds locks in the lockspace, the service refuses and nothing changes.",
                     )}
                 </p>
             )}
@@ -280,7 +285,7 @@ export function PurgeDialog({
         >
             <p>
                 {_(
-                    "No process has these locks and no record explains them. They may still protect something, for example a disk of a guest that runs. Exactly these are purged; if the service finds others by now, it refuses.",
+                    "No process holds these locks and no record explains them. They may still protect something, for example a disk of a running guest. Only the locks listed here are purged; if the service finds others by now, it refuses.",
                 )}
             </p>
             <ul class="dl-list">
@@ -335,7 +340,7 @@ export function AdoptDialog({
         >
             <p>
                 {_(
-                    "It becomes a persistent lock of the owner that you name, of user root, and is never let go of meanwhile. Then it can be released like any other.",
+                    "It becomes a persistent lock of user root, with the owner that you name, and stays held throughout. After that it can be released like any other lock.",
                 )}
             </p>
             <Facts>

@@ -43,7 +43,7 @@ function Body({ store }: { store: Store }) {
         return (
             <Empty
                 icon="lock"
-                title={_("This user may not look at the locks")}
+                title={_("You are not allowed to see the locks")}
                 actions={
                     <Button kind="secondary" onClick={() => store.connect()}>
                         {_("Try again")}
@@ -57,8 +57,8 @@ function Body({ store }: { store: Store }) {
         );
     if (store.phase === "absent" && store.locks.size === 0)
         return (
-            <Empty icon="danger" title={_("The lock service is not there")} actions={<StartButton store={store} />}>
-                <p>{_("dlmlockd is not running and nothing starts it. Start it here, or with:")}</p>
+            <Empty icon="danger" title={_("The lock service is not running")} actions={<StartButton store={store} />}>
+                <p>{_("dlmlockd is not running, and nothing starts it automatically. Start it here, or with:")}</p>
                 <p>
                     <code dir="ltr">systemctl enable --now dlmlockd</code>
                 </p>

@@ -79,7 +79,7 @@ export function Dialog({ title, verb, danger = false, ready = true, act, onClose
                         type="submit"
                         kind={danger ? "danger" : "primary"}
                         busy={busy}
-                        refused={ready ? undefined : _("Fill in what is asked for above.")}
+                        refused={ready ? undefined : _("Fill in the required fields first.")}
                         onClick={() => undefined}
                     >
                         {verb}

@@ -67,17 +67,17 @@ export function Alerts() {
             {store.lost.all().length > 0 && <LostAlert store={store} />}
             {info && store.lost.untold(info.LocksLost) > 0 && <UntoldAlert store={store} counter={info.LocksLost} />}
             {info?.Degraded && (
-                <Alert tone="danger" title={_("Something is out of order")}>
+                <Alert tone="danger" title={_("The service has a problem")}>
                     <bdi>{info.Degraded}</bdi>
                 </Alert>
             )}
             {info?.QuorumState === "inquorate" && (
                 <Alert tone="danger" title={_("The cluster has no quorum")}>
-                    <p>{_("Nothing is granted until enough nodes are there again. What is held stays held.")}</p>
+                    <p>{_("No lock is granted until enough nodes are back. What is held stays held.")}</p>
                 </Alert>
             )}
             {info?.Engine === "local" && (
-                <Alert tone="warning" title={_("These locks hold on this machine alone")}>
+                <Alert tone="warning" title={_("These locks are valid on this machine only")}>
                     <p>
                         {_(
                             'The service runs with its embedded lock manager (engine = "local"). Other nodes do not see these locks.',
@@ -111,16 +111,16 @@ export function Alerts() {
             {!store.subscribed && store.phase === "ready" && (
                 <Alert
                     tone="warning"
-                    title={_("Changes are not followed")}
+                    title={_("Live updates are off")}
                     actions={
                         <Button kind="link" inline onClick={() => store.connect()}>
-                            {_("Load again")}
+                            {_("Reload")}
                         </Button>
                     }
                 >
                     <p>
                         {_(
-                            "The service has no room for another subscriber. The list is as it was when it was loaded.",
+                            "The service accepts no more subscribers. The list shows the locks as they were when it was loaded.",
                         )}
                     </p>
                 </Alert>
@@ -143,12 +143,12 @@ function LostAlert({ store }: { store: Store }) {
         >
             <p>
                 {_(
-                    "Nobody released them, and they are not held any more. Other nodes may have locked the same things by now. Stop what relied on them.",
+                    "Nobody released them, but they are no longer held. Other nodes may have locked the same resources by now. Stop whatever relied on them.",
                 )}
             </p>
             <ul class="dl-list">
                 {lost.slice(0, 10).map(one => (
-                    <li key={one.path}>
+                    <li key={one.path + one.when}>
                         <Button
                             kind="link"
                             inline
@@ -188,7 +188,7 @@ function UntoldAlert({ store, counter }: { store: Store; counter: number }) {
                 </Button>
             }
         >
-            <p>{_("The service lists the last thousand. Its journal names each.")}</p>
+            <p>{_("The service lists only the last thousand. Its journal names all of them.")}</p>
         </Alert>
     );
 }
@@ -230,7 +230,7 @@ function AbsentAlert({ store }: { store: Store }) {
     return (
         <Alert live tone="danger" title={_("The lock service has stopped")} actions={<StartButton store={store} />}>
             <p>
-                {_("What is shown is what it said last. Persistent locks are still held: they live in the kernel.")}
+                {_("The page shows the last known state. Persistent locks are still held: they live in the kernel.")}
             </p>
         </Alert>
     );

@@ -6,7 +6,7 @@ import { words } from "../bus/errors";
 import { Entry, Lines, MOST, entryOf, journalCommand } from "../model/journal";
 import { Pace } from "../model/pace";
 import { _, counted, fullTime } from "../text";
-import { usePlace } from "./hooks";
+import { usePlace, useStore } from "./hooks";
 import { Alert, Button, Cut, Empty, Foreign, Label, Loading } from "./parts";
 import { Cell, Row, Table } from "./table";
 
@@ -16,11 +16,15 @@ interface Journal {
     quiet: boolean; // the first answer is there, or has not come in time
 }
 
-/** Follows the journal for as long as the key is the same. */
-function useJournal(resource: { lockspace: string; name: string } | null, lost: boolean): Journal {
+/** Follows the journal for as long as the key is the same; another reader may see other messages. */
+function useJournal(
+    resource: { lockspace: string; name: string } | null,
+    lost: boolean,
+    reader: number,
+): Journal {
     const [, redraw] = useReducer((n: number) => n + 1, 0);
     const journal = useRef<Journal>({ entries: [], error: null, quiet: false });
-    const key = JSON.stringify([resource, lost]);
+    const key = JSON.stringify([resource, lost, reader]);
     useEffect(() => {
         const now: Journal = { entries: [], error: null, quiet: false };
         journal.current = now;
@@ -60,7 +64,7 @@ const FIRST = 100;
 
 export function HistoryView() {
     const [place, go] = usePlace();
-    const { entries, error, quiet } = useJournal(place.resource, place.lost);
+    const { entries, error, quiet } = useJournal(place.resource, place.lost, useStore().reader);
     const [shown, setShown] = useState(FIRST);
     const filter = place.resource ? (
         <>
@@ -100,7 +104,7 @@ export function HistoryView() {
                 error === null &&
                 (quiet ? (
                     <Empty icon="clock" title={_("Nothing in the journal")}>
-                        {_("There is no message of the service, or this session may not read the journal.")}
+                        {_("The journal has no messages from the service, or this session is not allowed to read it.")}
                     </Empty>
                 ) : (
                     <Loading text={_("Reading the journal")} />

@@ -16,7 +16,16 @@ export function useStore(): Store {
     return store;
 }
 
-const here = (): Place => parsePlace(cockpit.location.path, cockpit.location.options);
+/** An address that can't be decoded is replaced by the page's own: else nothing would be drawn at all. */
+function here(): Place {
+    try {
+        return parsePlace(cockpit.location.path, cockpit.location.options);
+    } catch (error) {
+        if (!(error instanceof URIError)) throw error;
+        window.history.replaceState(null, "", "#/");
+        return parsePlace([], {});
+    }
+}
 
 /** The place, and how to go to another: with a step back in the browser's history, or without. */
 export function usePlace(): [Place, (change: Partial<Place>, step?: boolean) => void] {

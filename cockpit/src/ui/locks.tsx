@@ -44,9 +44,9 @@ const heads = (): Head<Column>[] => [
     { name: _("State"), column: "state", width: "8rem" },
     { name: _("Owner"), column: "owner" },
     { name: _("User"), column: "uid", width: "6.5rem" },
-    { name: _("Ends with"), column: "lifetime", width: "8rem" },
+    { name: _("Lifetime"), column: "lifetime", width: "8rem" },
     { name: _("Since"), column: "since", width: "9rem" },
-    { name: _("Actions"), hidden: true, width: "8rem" },
+    { name: _("Actions"), hidden: true, width: "9rem" },
 ];
 
 export function LocksView() {
@@ -67,7 +67,7 @@ export function LocksView() {
         if (store.locks.size === 0)
             return (
                 <Empty icon="lock" title={_("Nothing is locked")}>
-                    {_("No program holds a lock of this service on this node, and none waits for one.")}
+                    {_("No program on this node holds a lock of this service or waits for one.")}
                 </Empty>
             );
         if (view.matches === 0)
@@ -81,7 +81,7 @@ export function LocksView() {
                         </Button>
                     }
                 >
-                    {_("Other locks are there. Change the filters to see them.")}
+                    {_("There are other locks. Change the filters to see them.")}
                 </Empty>
             );
         return (

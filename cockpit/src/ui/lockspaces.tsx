@@ -95,7 +95,7 @@ function SpaceCard({ store, space, onLeave }: { store: Store; space: Lockspace; 
                 </Fact>
                 <Fact name={_("Orphans")}>
                     {space.orphans < 0 ? (
-                        _("cannot be told")
+                        _("not known")
                     ) : space.orphans === 0 ? (
                         _("none")
                     ) : (

@@ -90,7 +90,7 @@ function SpaceOrphans({ store, space }: { store: Store; space: Lockspace }) {
                     heads={names.map((name, index) => ({
                         name,
                         hidden: index === 5,
-                        width: ["auto", "6rem", "auto", "13rem", "9rem", "8rem"][index] ?? "auto",
+                        width: ["auto", "6rem", "auto", "13rem", "9rem", "9rem"][index] ?? "auto",
                     }))}
                 >
                     {orphans.slice(0, MOST).map(orphan => (

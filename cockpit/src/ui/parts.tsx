@@ -334,7 +334,7 @@ const isolated = (text: string): string => `\u2068${plain(text)}\u2069`;
 
 /** What a node is called, where that is known, and its number. */
 export function nodeText(node: number, info: Info | null): string {
-    if (node === 0) return _("a node that is not known");
+    if (node === 0) return _("an unknown node");
     const name = nodeName(node, info);
     return name ? format(_("$0, node $1"), isolated(name), node) : format(_("node $0"), node);
 }

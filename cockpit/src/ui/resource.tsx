@@ -26,7 +26,7 @@ export function ResourceView({ lockspace, name }: { lockspace: string; name: str
         () =>
             service
                 ? service.inspect(lockspace, name)
-                : Promise.reject(new Error(_("The lock service is not there."))),
+                : Promise.reject(new Error(_("The lock service is not running."))),
         EVERY,
     );
     return (
@@ -50,14 +50,14 @@ export function ResourceView({ lockspace, name }: { lockspace: string; name: str
                     tone={value ? "warning" : "danger"}
                     title={
                         value
-                            ? _("It could not be looked at again; what is shown is older")
-                            : _("This resource could not be looked at")
+                            ? _("The resource could not be read again; what is shown may be out of date")
+                            : _("This resource could not be read")
                     }
                 >
                     <bdi class="dl-foreign">{words(error)}</bdi>
                 </Alert>
             )}
-            {!value && busy && <Loading text={_("Looking at the resource")} />}
+            {!value && busy && <Loading text={_("Reading the resource")} />}
             {value && <Known store={store} details={value} />}
         </article>
     );
@@ -73,7 +73,7 @@ function Known({ store, details }: { store: Store; details: Details }) {
                 </Alert>
             )}
             {details.missing.length > 0 && (
-                <Alert tone="info" title={_("Not everything could be looked at")}>
+                <Alert tone="info" title={_("Some details could not be determined")}>
                     <ul class="dl-list">
                         {details.missing.map(text => (
                             <li key={text}>
@@ -106,7 +106,7 @@ function Own({ store, locks }: { store: Store; locks: Lock[] }) {
                     heads={names.map((text, index) => ({
                         name: text,
                         hidden: index === 7,
-                        width: ["auto", "8rem", "8rem", "14rem", "9rem", "12rem", "8rem", "8rem"][index] ?? "auto",
+                        width: ["auto", "8rem", "8rem", "14rem", "9rem", "12rem", "8rem", "9rem"][index] ?? "auto",
                     }))}
                 >
                     {locks.map(lock => (
@@ -215,14 +215,14 @@ function Queues({ details, nodeName }: Names) {
     const names = [_("Queue"), _("Node"), _("Mode"), _("Wants"), _("Lockid")];
     const name = (index: number) => names[index] ?? "";
     return (
-        <Card title={_("What the lock manager shows")}>
+        <Card title={_("Queues of the lock manager")}>
             {details.complete === false && (
-                <p class="dl-note">{_("Another node keeps the queues; these are the locks of this node.")}</p>
+                <p class="dl-note">{_("Another node keeps the queues, so only the locks of this node are shown.")}</p>
             )}
             {count === 0 ? (
                 <Empty title={_("No lock")}>{_("The lock manager knows no lock on this resource.")}</Empty>
             ) : (
-                <Table label={_("What the lock manager shows")} heads={names.map(text => ({ name: text }))}>
+                <Table label={_("Queues of the lock manager")} heads={names.map(text => ({ name: text }))}>
                     {rows.flatMap(([queue, tone, list]) =>
                         list.slice(0, 200).map((lock, index) => (
                             <Row key={queue + index}>
@@ -261,7 +261,7 @@ function Block({ details, nodeName }: Names) {
                 {holder && (
                     <Fact name={_("Last exclusive holder")}>
                         <Foreign text={holder.who} empty={_("not named")} /> ({holder.mode || "–"},{" "}
-                        {holder.node === 0 ? _("has let go") : nodeName(holder.node)})
+                        {holder.node === 0 ? _("has released it") : nodeName(holder.node)})
                     </Fact>
                 )}
                 {holder && <Fact name={_("Token")}>{holder.token || "–"}</Fact>}
@@ -273,7 +273,7 @@ function Block({ details, nodeName }: Names) {
                             {hex(value)}
                         </pre>
                     ) : (
-                        _("could not be looked at")
+                        _("could not be read")
                     )}
                     {details.valueInvalid && (
                         <Label tone="orange">{_("may be older than the last write: a holder died")}</Label>

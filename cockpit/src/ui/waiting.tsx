@@ -51,17 +51,17 @@ export function WaitingView() {
     );
     const waiters = useMemo(() => inOrder(value ?? []), [value]);
     if (!value && (error === null || store.phase === "connecting" || store.phase === "loading"))
-        return <Loading text={_("Listing those that wait")} />;
+        return <Loading text={_("Loading the waiters")} />;
     if (!value)
         return (
-            <Alert tone="danger" title={_("Those that wait could not be listed")}>
+            <Alert tone="danger" title={_("The waiters could not be listed")}>
                 <bdi class="dl-foreign">{words(error)}</bdi>
             </Alert>
         );
     if (waiters.length === 0)
         return (
             <Empty icon="clock" title={_("Nobody waits")}>
-                {_("Every lock that was asked for on this node is granted.")}
+                {_("Every lock requested on this node has been granted.")}
             </Empty>
         );
     const names = [_("Resource"), _("Wants"), _("Who"), _("Behind"), _("Waiting since"), _("Actions")];

@@ -91,10 +91,24 @@ test(
         await press(page, "Cancel");
         assert.match((await machine.ctl("list")).stdout, /other/, "another lock of that name is never hit");
 
+        machine.waiter("vms", "disk2", "EX", "--owner=web");
+        await until("it waits", async () => (await page.locator("tbody tr").count()) === 5);
         await press(page, "Release disk10");
         await page.getByLabel(/other lock of this owner/).check();
-        await press(page, "Release 2 locks");
-        await rows(page, ["disk2", "nightly"]);
+        await press(page, "Release 2 locks"); // the one that waits is not held
+        await rows(page, ["disk2", "disk2", "nightly"]);
+    }),
+);
+
+test(
+    "an address that can't be decoded shows the list",
+    onMachine({}, async (machine, open) => {
+        await some(machine);
+        const page = await open({ hash: "waiting?resource=%" });
+        await rows(page, ["nightly", "disk2", "disk10"]);
+        await press(page, "Waiting", "tab");
+        await sees(page, "Nobody waits");
+        page.faults = page.faults.filter(fault => !/URIError/.test(fault)); // Cockpit's own script says so too
     }),
 );
 
@@ -185,10 +199,10 @@ test(
             await page.getByLabel("Filter by resource, owner or label").fill(name);
             await until(name, async () => (await page.locator("tbody tr").count()) === 1);
             await page.locator("tbody td:first-child button").click();
-            await sees(page, "What the lock manager shows");
+            await sees(page, "Queues of the lock manager");
             const again = await page.locator("h2#dl-resource-title").innerText();
             await page.reload();
-            await sees(page, "What the lock manager shows");
+            await sees(page, "Queues of the lock manager");
             assert.equal(
                 await page.locator("h2#dl-resource-title").innerText(),
                 again,

@@ -90,7 +90,7 @@ async function dialogs(page, layout) {
     await open(".dl-toolbar button", "dialog-join");
     await page.locator("section .pf-v6-c-card__actions button").last().click();
     await page.locator("dialog[open] button[type=submit]").click();
-    await page.locator("dialog[open] input").waitFor();
+    await page.locator("dialog[open] input").nth(1).waitFor(); // the reason, and since the refusal the name
     await look(page, layout, "dialog-leave-by-force");
     await page.keyboard.press("Escape");
 }
@@ -177,6 +177,10 @@ test(
         await until("all", async () => (await german.locator("tbody tr").count()) === 8);
         assert.equal(await german.title(), "Cluster-Sperren");
         await look(german, "4k", "locks-german");
+        const cut = await german.$$eval("td.dl-action", cells =>
+            cells.filter(cell => cell.scrollWidth > cell.clientWidth).map(cell => cell.innerText),
+        );
+        assert.deepEqual(cut, [], "buttons that are cut off");
         for (const tab of ["waiting", "lockspaces", "orphans", "history"]) {
             await german.locator("#tab-" + tab).click();
             await german.locator("tbody tr, section").first().waitFor();

@@ -1,7 +1,7 @@
 // Lockspaces, lost locks, orphans, history, and a service that is not always there.
 
 import assert from "node:assert/strict";
-import { appendFile, writeFile } from "node:fs/promises";
+import { appendFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { after, test } from "node:test";
 
@@ -35,7 +35,7 @@ test(
         await until("two locks", async () => /2 locks/.test(await page.locator(".dl-facts-line").innerText()));
         await press(page, "Leave vms");
         await page.locator("dialog[open]").getByRole("button", { name: "Leave", exact: true }).click();
-        await sees(page, "The service has refused");
+        await sees(page, "The service refused");
         const force = page.getByRole("button", { name: "Leave and lose 2 locks" });
         assert.equal(await force.getAttribute("aria-disabled"), "true");
         await force.click({ force: true });
@@ -80,6 +80,26 @@ test(
     }),
 );
 
+test(
+    "a lock that is lost after a boot is shown beside one from before it that has the same number",
+    onMachine({}, async (machine, open) => {
+        const lose = async resource => {
+            await machine.ctl("join", "vms");
+            await machine.ctl("acquire", "vms", resource, "EX", "--owner=web");
+            await machine.ctl("leave", "vms", "--force");
+        };
+        await lose("disk1");
+        const page = await open();
+        await sees(page, "1 lock was lost");
+        await machine.killService();
+        await rm(join(machine.dir, "state"), { recursive: true }); // it is in /run
+        await machine.startService();
+        await lose("disk2");
+        await sees(page, "2 locks were lost");
+        assert.match(await page.locator(".pf-m-danger").first().innerText(), /disk2/);
+    }),
+);
+
 const line = (n, fields) =>
     JSON.stringify({ __CURSOR: `c${n}`, __REALTIME_TIMESTAMP: String(1.79e15 + n * 1e6), PRIORITY: "6", ...fields }) +
     "\n";
@@ -103,6 +123,9 @@ test(
         const page = await open({ hash: "history" });
         await sees(page, "lock lost <b>");
         assert.equal(await page.locator("tbody tr").count(), 2);
+        const message = page.locator("tbody td:last-child").first();
+        const breaks = await message.evaluate(cell => getComputedStyle(cell).whiteSpace);
+        assert.equal(breaks, "normal", "a long message is shown in full");
         await appendFile(journal, line(3, { MESSAGE: "released", DLM_LOCKSPACE: "vms", DLM_RESOURCE: "disk1" }));
         await until("the new one on top", async () =>
             /released/.test(await page.locator("tbody tr").first().innerText()),
@@ -136,7 +159,7 @@ test(
         await machine.ctl("acquire", "vms", "disk2", "EX", "--owner=db");
         await rows(page, ["disk2", "disk1"], "it follows again");
         await press(page, "Release disk1");
-        await page.getByLabel("Reason, for the log (not required)").fill("the guest is gone");
+        await page.getByLabel("Reason for the log (optional)").fill("the guest is gone");
         await page.locator("dialog[open]").getByRole("button", { name: "Release", exact: true }).click();
         await rows(page, ["disk2"]);
         await until("the reason is logged, with who it was", () =>
@@ -168,7 +191,7 @@ test(
     "no service: the page says so and starts it",
     onMachine({ service: false }, async (machine, open) => {
         const page = await open();
-        await sees(page, "The lock service is not there");
+        await sees(page, "The lock service is not running");
         await press(page, "Start the service");
         await until("systemctl was asked", () => machine.read("start-asked").then(() => true));
         await machine.startService();

@@ -38,6 +38,13 @@ function intercept(source) {
             const dbus = real.dbus;
             real.dbus = (name, options) =>
                 name === "org.example.DlmLock" ? wrap(dbus(name, options)) : dbus(name, options);
+            const { permission, spawn } = real;
+            real.permission = options => (window.permission = permission(options));
+            window.spawned = [];
+            real.spawn = (argv, options) => {
+                window.spawned.push(argv[0]);
+                return spawn(argv, options);
+            };
         },
     });
 }
@@ -176,7 +183,7 @@ test(
     "who may not look is told so, in the service's words",
     onMachine({}, async (machine, open) => {
         const page = await openChanged(open, denied);
-        await sees(page, "This user may not look at the locks");
+        await sees(page, "You are not allowed to see the locks");
         await sees(page, "only root and the group dlmlock");
         await lookAround(page, "denied");
     }),
@@ -198,7 +205,7 @@ test(
         await machine.ctl("acquire", "vms", "disk1", "EX");
         const page = await openChanged(open, full);
         await rows(page, ["disk1"]);
-        await sees(page, "Changes are not followed");
+        await sees(page, "Live updates are off");
         await lookAround(page, "not-subscribed");
     }),
 );
@@ -260,5 +267,21 @@ test(
         const calls = await page.evaluate(() => window.called.filter(([member]) => member === "AdoptOrphan"));
         const options = { resource: { t: "s", v: "disk1" }, mode: { t: "s", v: "EX" }, owner: { t: "s", v: "web" } };
         assert.deepEqual(calls, [["AdoptOrphan", ["vms", 11, options]]]);
+    }),
+);
+
+test(
+    "the journal is read again when the session gets administrative access or loses it",
+    onMachine({}, async (machine, open) => {
+        const page = await openChanged(open, () => undefined, { hash: "history" });
+        await sees(page, "Nothing in the journal");
+        const readers = () => page.evaluate(() => window.spawned.filter(name => name === "journalctl").length);
+        const before = await readers();
+        await page.evaluate(() => {
+            window.permission.allowed = false;
+            window.permission.dispatchEvent("changed");
+        });
+        await sees(page, "Read-only");
+        await until("read again", async () => (await readers()) > before);
     }),
 );
