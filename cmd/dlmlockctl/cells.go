@@ -19,7 +19,7 @@ func cellsOf(s string) int {
 // runeCells follows wcwidth(3) of the C library, which terminals agree with: two cells
 // for the wide characters of East Asia and for emoji, and none for marks that combine
 // with the character before them. What Unicode leaves ambiguous takes one. Of all that
-// glibc 2.41 knows, the hexagrams and eight circled numbers alone are wider there.
+// glibc 2.36 knows, the hexagrams and eight circled numbers alone are wider there.
 func runeCells(r rune) int {
 	switch {
 	case r < unicode.MaxLatin1:
