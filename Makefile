@@ -118,14 +118,13 @@ ENGINE = ^TestTwoNodes$$/./^(lab|without_a_cluster|cluster|engine|crash)$$
 test-kernel-bugs: deps-lab ## which of the DLM's known faults Debian's kernels have, up to that of testing
 	LAB=1 LAB_KERNELS="6.1 6.12 testing" $(GO) test -C lab -count=1 -timeout 30m -v -run '^TestKernelBugs$$' .
 
-HOSTS = ^(TestFailover|TestLibvirt|TestLibvirtBothDrivers|TestLibvirtUnits|TestUnit|TestWalk)$$
 .PHONY: soak
 soak: deps-lab ## clients and faults of all kinds for SOAK=1h, or until SOAK_OPS calls were made; see lab/SOAK.md
 	@$(MAKE) --no-print-directory build
 	LAB=1 SOAK="$(SOAK)" SOAK_OPS="$(SOAK_OPS)" LAB_KERNELS="$(or $(LAB_KERNELS),6.12)" $(GO) test -C lab -count=1 \
 		-timeout 0 -tags "$(TAGS)" $(TESTFLAGS) -v -run '^TestSoak$$' .
 
-HOSTS = ^(TestFailover|TestLibvirt|TestLibvirtBothDrivers|TestUnit|TestWalk)$$
+HOSTS = ^(TestFailover|TestLibvirt|TestLibvirtBothDrivers|TestLibvirtUnits|TestUnit|TestWalk)$$
 
 .PHONY: test-hosts
 test-hosts: deps-lab ## units, package and libvirt on real nodes with systemd, as administrators use them
