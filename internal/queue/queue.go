@@ -93,6 +93,13 @@ func (q *Queue[T]) Close() {
 	q.Nudge()
 }
 
+// Closed reports whether Close was called.
+func (q *Queue[T]) Closed() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.closed
+}
+
 // Nudge has the reader look, as Add does.
 func (q *Queue[T]) Nudge() {
 	select {

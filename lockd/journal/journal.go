@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dlmlock/dlmlockd/internal/queue"
 	"github.com/dlmlock/dlmlockd/state"
 )
 
@@ -54,11 +55,7 @@ type Writer struct {
 	to      File
 	written func(ids []uint64, err error)
 	health  func(error)
-	wake    chan struct{} // holds a token while Run is to look
-
-	mu     sync.Mutex
-	asked  []Entry
-	closed bool
+	asked   *queue.Queue[Entry]
 
 	role sync.Mutex // of the writer, who alone touches these:
 
@@ -77,15 +74,11 @@ const tendInterval = time.Second
 // which they were added; health gets why nothing new can be written, or nil, when
 // that changes.
 func New(to File, written func(ids []uint64, err error), health func(error)) *Writer {
-	return &Writer{to: to, written: written, health: health, wake: make(chan struct{}, 1)}
+	return &Writer{to: to, written: written, health: health, asked: queue.New[Entry](0)}
 }
 
 // Add adds an entry, which is written when Work is called next.
-func (j *Writer) Add(e Entry) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.asked = append(j.asked, e)
-}
+func (j *Writer) Add(e Entry) { j.asked.Put(e) }
 
 // Ping adds fn, to be called behind what was added so far, whether or not anything can
 // be written. Work has to follow, as with Add.
@@ -98,31 +91,19 @@ func (j *Writer) Work() (wrote bool) {
 	if p, ok := j.to.(prompt); ok && p.Prompt() {
 		return j.writeWaiting()
 	}
-	if j.waiting() {
+	if !j.asked.Empty() {
 		j.Nudge()
 	}
 	return false
 }
 
 // Nudge has Run write what waits to be written.
-func (j *Writer) Nudge() {
-	select {
-	case j.wake <- struct{}{}:
-	default: // one token is enough
-	}
-}
-
-// waiting reports whether there is an entry to be written.
-func (j *Writer) waiting() bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return len(j.asked) > 0
-}
+func (j *Writer) Nudge() { j.asked.Nudge() }
 
 // writeWaiting writes until nothing waits. Whoever adds an entry while the
 // role is taken has added it before the role is given back, and so it is seen here.
 func (j *Writer) writeWaiting() (wrote bool) {
-	for j.waiting() && j.role.TryLock() {
+	for !j.asked.Empty() && j.role.TryLock() {
 		j.writeAll()
 		j.role.Unlock()
 		wrote = true
@@ -132,39 +113,25 @@ func (j *Writer) writeWaiting() (wrote bool) {
 
 // writeAll writes what was added. The caller has the role.
 func (j *Writer) writeAll() {
-	j.mu.Lock()
-	batch := j.asked
-	j.asked = j.spare[:0]
-	j.mu.Unlock()
+	batch := j.asked.Take(j.spare).Items
 	if j.spare = batch; len(batch) > 0 {
 		j.Write(batch)
 	}
 }
 
 // Close has Run return after it has written what was asked for.
-func (j *Writer) Close() {
-	j.mu.Lock()
-	j.closed = true
-	j.mu.Unlock()
-	j.Nudge()
-}
-
-func (j *Writer) isClosed() bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.closed
-}
+func (j *Writer) Close() { j.asked.Close() }
 
 // Run writes what Work leaves to it, and looks after the file, until Close. It calls
 // after each time, without the writer's role.
 func (j *Writer) Run(after func()) {
 	tend := time.NewTicker(tendInterval)
 	defer tend.Stop()
-	for !j.isClosed() {
+	for !j.asked.Closed() {
 		select {
 		case <-tend.C:
 			j.look()
-		case <-j.wake:
+		case <-j.asked.Wake():
 			j.writeWaiting()
 		}
 		after()
