@@ -84,13 +84,13 @@ func lockRows(locks []api.LockInfo) []lockRow {
 	return rows
 }
 
-// lockRows writes an array of lockRow, as many as frontend.LongAnswer has room for, but
-// one at least.
-func (e *encoder) lockRows(locks []api.LockInfo) {
+// longRows writes an array of rows, as many as frontend.LongAnswer has room for, but one at
+// least.
+func longRows[T any](e *encoder, of []T, write func(*T)) {
 	at, first := e.begin(8)
-	for i := range locks {
+	for i := range of {
 		before := len(e.b)
-		e.lockRow(&locks[i])
+		write(&of[i])
 		if len(e.b) > frontend.LongAnswer && i > 0 {
 			e.b = e.b[:before]
 			break
@@ -98,6 +98,9 @@ func (e *encoder) lockRows(locks []api.LockInfo) {
 	}
 	e.end(at, first)
 }
+
+// lockRows writes an array of lockRow.
+func (e *encoder) lockRows(locks []api.LockInfo) { longRows(e, locks, e.lockRow) }
 
 func (e *encoder) lockRow(l *api.LockInfo) {
 	e.align(8)
@@ -146,20 +149,8 @@ func lostRows(lost []api.Lost) []lostRow {
 	return rows
 }
 
-// lostRows writes an array of lostRow, as many as frontend.LongAnswer has room
-// for, but one at least.
-func (e *encoder) lostRows(lost []api.Lost) {
-	at, first := e.begin(8)
-	for i := range lost {
-		before := len(e.b)
-		e.lostRow(&lost[i])
-		if len(e.b) > frontend.LongAnswer && i > 0 {
-			e.b = e.b[:before]
-			break
-		}
-	}
-	e.end(at, first)
-}
+// lostRows writes an array of lostRow.
+func (e *encoder) lostRows(lost []api.Lost) { longRows(e, lost, e.lostRow) }
 
 func (e *encoder) lostRow(l *api.Lost) {
 	e.align(8)
@@ -193,20 +184,8 @@ type blockerRow struct {
 	Details      map[string]godbus.Variant
 }
 
-// waiterRows writes an array of waiterRow, as many as frontend.LongAnswer has room
-// for, but one at least.
-func (e *encoder) waiterRows(waiters []api.Waiter) {
-	at, first := e.begin(8)
-	for i := range waiters {
-		before := len(e.b)
-		e.waiterRow(&waiters[i])
-		if len(e.b) > frontend.LongAnswer && i > 0 {
-			e.b = e.b[:before]
-			break
-		}
-	}
-	e.end(at, first)
-}
+// waiterRows writes an array of waiterRow.
+func (e *encoder) waiterRows(waiters []api.Waiter) { longRows(e, waiters, e.waiterRow) }
 
 func (e *encoder) waiterRow(w *api.Waiter) {
 	e.align(8)
