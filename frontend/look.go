@@ -87,21 +87,25 @@ func (*ListLocks) Cost() Cost { return Cost{Room: LongAnswer} }
 
 // Validate implements Method.
 func (m *ListLocks) Validate() error {
-	f := &m.Filter
+	return checkFilter(m.Op(), &m.Filter, MaxPage, badLimit)
+}
+
+// checkFilter is the validation of a list with a filter, of at most so many elements.
+func checkFilter(op string, f *api.Filter, most int, badLimit func() error) error {
 	if f.Lockspace != "" {
 		if err := checkLockspace(f.Lockspace); err != nil {
-			return invalid(m.Op(), err)
+			return invalid(op, err)
 		}
 	}
 	if f.Resource != "" {
 		if err := checkResource("", f.Resource); err != nil {
-			return invalid(m.Op(), err)
+			return invalid(op, err)
 		}
 	}
-	if f.Limit < 0 || f.Limit > MaxPage {
-		return invalid(m.Op(), badLimit())
+	if f.Limit < 0 || f.Limit > most {
+		return invalid(op, badLimit())
 	}
-	return invalid(m.Op(), checkOwner(f.Owner, f.HasOwner))
+	return invalid(op, checkOwner(f.Owner, f.HasOwner))
 }
 
 const (

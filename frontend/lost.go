@@ -1,8 +1,6 @@
 package frontend
 
 import (
-	"cmp"
-
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
@@ -47,20 +45,7 @@ func (*ListLost) Op() string { return "list-lost" }
 func (*ListLost) Cost() Cost { return Cost{Room: LongAnswer} }
 
 // Validate implements Method.
-func (m *ListLost) Validate() error {
-	f := &m.Filter
-	var names error
-	if f.Lockspace != "" {
-		names = checkLockspace(f.Lockspace)
-	}
-	if f.Resource != "" {
-		names = cmp.Or(names, checkResource("", f.Resource))
-	}
-	if f.Limit < 0 || f.Limit > MaxLost {
-		return invalid(m.Op(), badLostLimit())
-	}
-	return invalid(m.Op(), cmp.Or(names, checkOwner(f.Owner, f.HasOwner)))
-}
+func (m *ListLost) Validate() error { return checkFilter(m.Op(), &m.Filter, MaxLost, badLostLimit) }
 
 // Run lists the locks.
 func (m *ListLost) Run(c *Call, done func([]api.Lost, error)) {

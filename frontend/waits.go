@@ -1,8 +1,6 @@
 package frontend
 
 import (
-	"cmp"
-
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
@@ -40,20 +38,7 @@ func (*ListWaits) Op() string { return "list-waits" }
 func (*ListWaits) Cost() Cost { return Cost{Locks: 16, Room: LongAnswer} }
 
 // Validate implements Method.
-func (m *ListWaits) Validate() error {
-	f := &m.Filter
-	var names error
-	if f.Lockspace != "" {
-		names = checkLockspace(f.Lockspace)
-	}
-	if f.Resource != "" {
-		names = cmp.Or(names, checkResource("", f.Resource))
-	}
-	if f.Limit < 0 || f.Limit > MaxPage {
-		return invalid(m.Op(), badLimit())
-	}
-	return invalid(m.Op(), cmp.Or(names, checkOwner(f.Owner, f.HasOwner)))
-}
+func (m *ListWaits) Validate() error { return checkFilter(m.Op(), &m.Filter, MaxPage, badLimit) }
 
 // Run lists a page.
 func (m *ListWaits) Run(c *Call, done func(api.WaitsPage, error)) {
