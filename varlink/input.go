@@ -2,6 +2,7 @@ package varlink
 
 import (
 	"errors"
+	"math"
 
 	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/lockd/api"
@@ -86,6 +87,26 @@ func (s *setter[T]) lock(name api.Argument, v *string) {
 		return
 	}
 	s.set(name, ref)
+}
+
+// scope puts in what a list is narrowed to.
+func (s *setter[T]) scope(in *scope) {
+	given(s, api.ArgLockspace, in.Lockspace)
+	given(s, api.ArgResource, in.Resource)
+	given(s, api.ArgOwner, in.Owner)
+	given(s, api.ArgUID, in.UserID)
+}
+
+// pages puts in where a list begins, and returns how many elements it has at most.
+func (s *setter[T]) pages(in *pages) (left uint64) {
+	s.lock(api.ArgAfter, in.After)
+	if in.Limit == nil {
+		return math.MaxUint64
+	}
+	if *in.Limit == 0 {
+		s.set(api.ArgLimit, uint32(0)) // which is refused
+	}
+	return *in.Limit
 }
 
 // selector puts a Selector in.

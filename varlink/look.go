@@ -1,8 +1,6 @@
 package varlink
 
 import (
-	"math"
-
 	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/varlink/wire"
@@ -45,19 +43,11 @@ type listLocks struct {
 
 func (l *listLocks) method(*wire.Call) (frontend.Method, error) {
 	s := setter[frontend.ListLocks]{table: frontend.ListOptions, into: &l.m}
-	given(&s, api.ArgLockspace, l.Lockspace)
-	given(&s, api.ArgResource, l.Resource)
-	given(&s, api.ArgOwner, l.Owner)
-	given(&s, api.ArgUID, l.UserID)
+	s.scope(&l.scope)
 	given(&s, api.ArgMode, l.Mode)
 	given(&s, api.ArgState, l.State)
 	given(&s, api.ArgNode, l.NodeID)
-	s.lock(api.ArgAfter, l.After)
-	if l.left = math.MaxUint64; l.Limit != nil {
-		if l.left = *l.Limit; l.left == 0 {
-			s.set(api.ArgLimit, uint32(0))
-		}
-	}
+	l.left = s.pages(&l.pages)
 	return s.done("list")
 }
 
@@ -136,16 +126,8 @@ type listWaits struct {
 
 func (l *listWaits) method(*wire.Call) (frontend.Method, error) {
 	s := setter[frontend.ListWaits]{table: frontend.ListWaitsOptions, into: &l.m}
-	given(&s, api.ArgLockspace, l.Lockspace)
-	given(&s, api.ArgResource, l.Resource)
-	given(&s, api.ArgOwner, l.Owner)
-	given(&s, api.ArgUID, l.UserID)
-	s.lock(api.ArgAfter, l.After)
-	if l.left = math.MaxUint64; l.Limit != nil {
-		if l.left = *l.Limit; l.left == 0 {
-			s.set(api.ArgLimit, uint32(0))
-		}
-	}
+	s.scope(&l.scope)
+	l.left = s.pages(&l.pages)
 	return s.done(l.m.Op())
 }
 
@@ -230,10 +212,7 @@ type listLost struct {
 func (l *listLost) method(*wire.Call) (frontend.Method, error) {
 	l.m.Filter.Limit = frontend.MaxLost
 	s := setter[frontend.ListLost]{table: frontend.ListLostOptions, into: &l.m}
-	given(&s, api.ArgLockspace, l.Lockspace)
-	given(&s, api.ArgResource, l.Resource)
-	given(&s, api.ArgOwner, l.Owner)
-	given(&s, api.ArgUID, l.UserID)
+	s.scope(&l.scope)
 	given(&s, api.ArgLimit, l.Limit)
 	return s.done(l.m.Op())
 }

@@ -296,16 +296,26 @@ type inspectOut struct {
 	Missing      []string `json:"missing"`
 }
 
-type listLocksIn struct {
+// scope is what all lists of locks can be narrowed to.
+type scope struct {
 	Lockspace *string `json:"lockspace"`
 	Resource  *string `json:"resource"`
 	Owner     *string `json:"owner"`
 	UserID    *uint32 `json:"userId"`
-	Mode      *string `json:"mode"`
-	State     *string `json:"state"`
-	After     *string `json:"after"`
-	Limit     *uint64 `json:"limit"`
-	NodeID    *uint32 `json:"nodeId"`
+}
+
+// pages is where a list that the service has in pages begins and ends.
+type pages struct {
+	After *string `json:"after"`
+	Limit *uint64 `json:"limit"`
+}
+
+type listLocksIn struct {
+	scope
+	pages
+	Mode   *string `json:"mode"`
+	State  *string `json:"state"`
+	NodeID *uint32 `json:"nodeId"`
 }
 
 type listLocksOut struct {
@@ -313,12 +323,8 @@ type listLocksOut struct {
 }
 
 type listWaitsIn struct {
-	Lockspace *string `json:"lockspace"`
-	Resource  *string `json:"resource"`
-	Owner     *string `json:"owner"`
-	UserID    *uint32 `json:"userId"`
-	After     *string `json:"after"`
-	Limit     *uint64 `json:"limit"`
+	scope
+	pages
 }
 
 type listWaitsOut struct {
@@ -326,11 +332,8 @@ type listWaitsOut struct {
 }
 
 type listLostIn struct {
-	Lockspace *string `json:"lockspace"`
-	Resource  *string `json:"resource"`
-	Owner     *string `json:"owner"`
-	UserID    *uint32 `json:"userId"`
-	Limit     *uint32 `json:"limit"`
+	scope
+	Limit *uint32 `json:"limit"`
 }
 
 type listLostOut struct {
