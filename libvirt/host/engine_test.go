@@ -69,23 +69,7 @@ func TestStockEngineHangs(t *testing.T) {
 	h.virsh("start", "web")
 	cluster.Stop("libvirt", "a test")
 
-	done := h.try("start", "db")
-	answers, longest := 0, time.Duration(0)
-	var got result
-	for got == (result{}) {
-		began := time.Now()
-		require.Contains(t, h.virsh("list"), "web")
-		require.Equal(t, "running", h.state("web"))
-		answers, longest = answers+1, max(longest, time.Since(began))
-		select {
-		case got = <-done:
-		default:
-		}
-	}
-	t.Logf("while the start waited, virsh list and domstate were answered %d times, after at most %v", answers,
-		longest.Round(time.Millisecond))
-	require.Greater(t, answers, 1)
-	require.Error(t, got.err)
+	got := startWaits(t, h)
 	t.Log(got.out)
 	require.Contains(t, got.out, "of domain 'db' can't be locked: ")
 	require.Equal(t, "shut off", h.state("db"))

@@ -196,16 +196,10 @@ func (r *rig) calls(member string) <-chan *godbus.Message {
 	return seen
 }
 
-// A service that hangs refuses guests after the given time, and blocks nobody else.
-func TestServiceHangs(t *testing.T) { bothWays(t, testServiceHangs) }
-
-func testServiceHangs(t *testing.T, r *rig) {
-	h := r.host("alpha", "timeout = 3\n")
-	h.define("web", host.Disk{Path: r.image("a.img")})
-	h.define("db", host.Disk{Path: r.image("b.img")})
-	h.virsh("start", "web")
-	require.NoError(t, r.daemon.Process.Signal(syscall.SIGSTOP))
-
+// startWaits starts the guest "db", which can't be locked, and sees that libvirtd answers
+// about "web" meanwhile. It returns how the start failed.
+func startWaits(t *testing.T, h *machine) result {
+	t.Helper()
 	done := h.try("start", "db")
 	answers, longest := 0, time.Duration(0)
 	var got result
@@ -223,6 +217,20 @@ func testServiceHangs(t *testing.T, r *rig) {
 		longest.Round(time.Millisecond))
 	require.Greater(t, answers, 1)
 	require.Error(t, got.err)
+	return got
+}
+
+// A service that hangs refuses guests after the given time, and blocks nobody else.
+func TestServiceHangs(t *testing.T) { bothWays(t, testServiceHangs) }
+
+func testServiceHangs(t *testing.T, r *rig) {
+	h := r.host("alpha", "timeout = 3\n")
+	h.define("web", host.Disk{Path: r.image("a.img")})
+	h.define("db", host.Disk{Path: r.image("b.img")})
+	h.virsh("start", "web")
+	require.NoError(t, r.daemon.Process.Signal(syscall.SIGSTOP))
+
+	got := startWaits(t, h)
 	require.Contains(t, got.out, "dlmlockd has not answered for 3 s; it hangs, or the cluster is recovering")
 	require.Equal(t, "shut off", h.state("db"))
 	h.virsh("suspend", "web") // which libvirt does in any case
