@@ -2,10 +2,11 @@
 # Unpacks packages of a Debian suite into the directory DIR, from the mirror that apt
 # uses here. Nothing is installed, and no package is configured.
 #
-#   unpack-packages.sh [--with-dependencies | --source] DIR SUITE PACKAGE...
+#   unpack-packages.sh [--with-dependencies | --source | --depends] DIR SUITE PACKAGE...
 #
 # --with-dependencies makes DIR a root file system for chroot(8). --source puts the
-# original sources of the packages there, as they are.
+# original sources of the packages there, as they are. --depends unpacks nothing, and
+# prints what the packages depend on as apt-cache(8) does.
 set -euo pipefail
 
 how=
@@ -44,6 +45,10 @@ Acquire::Languages "none";
 CONFIG
 apt-get update -qq
 case $how in
+--depends)
+    LC_ALL=C apt-cache depends "$@"
+    exit
+    ;;
 --source)
     # What the distribution changed is not needed, so it need not be there.
     cd "$dir"

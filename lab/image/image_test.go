@@ -74,7 +74,7 @@ func TestKernelInNeedsAFinishedTree(t *testing.T) {
 }
 
 func TestUnknownSeries(t *testing.T) {
-	_, err := findKernel(t.Context(), t.TempDir(), "5.10")
+	_, err := findKernel(t.Context(), "../..", t.TempDir(), "5.10")
 	require.ErrorContains(t, err, "5.10")
 }
 

@@ -41,7 +41,7 @@ func Prepare(ctx context.Context, root, cache, series string) (Image, error) {
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return Image{}, err
 	}
-	k, err := findKernel(ctx, cache, series)
+	k, err := findKernel(ctx, root, cache, series)
 	if err != nil {
 		return Image{}, err
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 )
 
@@ -37,15 +38,16 @@ func (k kernel) vmlinuz() string { return filepath.Join(k.tree, "boot", "vmlinuz
 func (k kernel) modules() string { return filepath.Join(k.tree, "lib", "modules", k.release) }
 
 // findKernel returns the unpacked kernel of a series, downloading it if the
-// cache has none. To get a newer one, delete the cache's directory of it.
-func findKernel(ctx context.Context, cache, series string) (kernel, error) {
+// cache has none, by the scripts of the repository at root. To get a newer one, delete
+// the cache's directory of it.
+func findKernel(ctx context.Context, root, cache, series string) (kernel, error) {
 	if _, ok := metaPackages[series]; !ok {
 		return kernel{}, fmt.Errorf("no kernel %q in the lab, it knows %v and %s", series, Series(), Testing)
 	}
 	tree := filepath.Join(cache, "kernel-"+series)
 	k, err := kernelIn(tree)
 	if errors.Is(err, os.ErrNotExist) {
-		if err = fetchKernel(ctx, cache, series, tree); err == nil {
+		if err = fetchKernel(ctx, root, cache, series, tree); err == nil {
 			k, err = kernelIn(tree)
 		}
 	}
@@ -65,33 +67,21 @@ func kernelIn(tree string) (kernel, error) {
 	return kernel{release: filepath.Base(filepath.Dir(found[0])), tree: tree}, nil
 }
 
-// fetchKernel downloads and unpacks the newest kernel package of a series.
-func fetchKernel(ctx context.Context, cache, series, tree string) error {
-	from := installed
-	if series == Testing {
-		var err error
-		if from, err = suite(ctx, cache, series); err != nil {
-			return err
-		}
-	}
-	name, err := from.resolveKernel(ctx, series)
-	if err != nil {
-		// A new machine's package lists may be older than the kernel.
-		if err := from.update(ctx); err != nil {
-			return err
-		}
-		if name, err = from.resolveKernel(ctx, series); err != nil {
-			return err
-		}
-	}
+// fetchKernel downloads and unpacks the newest kernel of a series.
+func fetchKernel(ctx context.Context, root, cache, series, tree string) error {
 	work, err := os.MkdirTemp(cache, "kernel-new-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(work)
-	release := strings.TrimPrefix(name, "linux-image-")
 	unpacked := filepath.Join(work, "tree")
-	if err := from.unpackKernel(ctx, work, unpacked, release, series); err != nil {
+	var release string
+	if series == Testing {
+		release, err = unpackTesting(ctx, root, work, unpacked)
+	} else {
+		release, err = unpackSeries(ctx, series, work, unpacked)
+	}
+	if err != nil {
 		return err
 	}
 	if _, err := run(ctx, work, "depmod", "-b", unpacked, release); err != nil {
@@ -103,66 +93,105 @@ func fetchKernel(ctx context.Context, cache, series, tree string) error {
 	return os.Rename(unpacked, tree)
 }
 
-// unpackKernel downloads the packages of a kernel to a directory and unpacks
-// them. Until Debian 13 it is one.
-func (a apt) unpackKernel(ctx context.Context, dir, to, release, series string) error {
-	packages := []string{"linux-image-" + release}
-	if series == Testing {
-		packages = []string{"linux-base-" + release, "linux-binary-" + release, "linux-modules-" + release}
-	}
-	if _, err := a.run(ctx, dir, "apt-get", append([]string{"download"}, packages...)...); err != nil {
-		return fmt.Errorf("%w (outdated package lists? do: apt-get update)", err)
-	}
-	if err := unpack(ctx, dir, to, len(packages)); err != nil {
-		return err
-	}
-	if series == Testing {
-		return oldLayout(to, release)
-	}
-	return nil
-}
-
-// unpack unpacks the packages in a directory, of which there are n.
-func unpack(ctx context.Context, dir, to string, n int) error {
-	debs, err := filepath.Glob(filepath.Join(dir, "*.deb"))
-	if err != nil || len(debs) != n {
-		return fmt.Errorf("apt-get download left %v (%w)", debs, err)
-	}
-	for _, deb := range debs {
-		if _, err := run(ctx, dir, "dpkg-deb", "-x", deb, to); err != nil {
-			return err
+// unpackSeries unpacks a kernel of this machine's Debian, which is one package.
+func unpackSeries(ctx context.Context, series, work, to string) (release string, err error) {
+	name, err := resolveKernel(ctx, series)
+	if err != nil {
+		// A new machine's package lists may be older than the kernel.
+		if err := updateLists(ctx); err != nil {
+			return "", err
+		}
+		if name, err = resolveKernel(ctx, series); err != nil {
+			return "", err
 		}
 	}
+	if _, err := run(ctx, work, "apt-get", "download", name); err != nil {
+		return "", fmt.Errorf("%w (outdated package lists? do: apt-get update)", err)
+	}
+	debs, err := filepath.Glob(filepath.Join(work, "*.deb"))
+	if err != nil || len(debs) != 1 {
+		return "", fmt.Errorf("apt-get download %s left %v (%w)", name, debs, err)
+	}
+	_, err = run(ctx, work, "dpkg-deb", "-x", debs[0], to)
+	return strings.TrimPrefix(name, "linux-image-"), err
+}
+
+// unpackTesting unpacks the kernel of Debian's testing, which is three packages with all
+// in /usr/lib/modules, and moves it to where a kernel of Debian 12 is.
+func unpackTesting(ctx context.Context, root, work, to string) (release string, err error) {
+	script := filepath.Join(root, "scripts", "unpack-packages.sh")
+	meta := metaPackages[Testing][0]
+	out, err := run(ctx, "", script, "--depends", filepath.Join(work, "none"), Testing, meta)
+	if err != nil {
+		return "", err
+	}
+	name := dependency(string(out), Testing)
+	if name == "" {
+		return "", fmt.Errorf("no kernel behind %s of %s: %s", meta, Testing, out)
+	}
+	release = strings.TrimPrefix(name, "linux-image-")
+	if _, err := run(ctx, "", script, to, Testing, "linux-base-"+release, "linux-binary-"+release,
+		"linux-modules-"+release); err != nil {
+		return "", err
+	}
+	k := kernel{release: release, tree: to}
+	if err := os.Rename(filepath.Join(to, "usr", "lib"), filepath.Join(to, "lib")); err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(filepath.Join(to, "boot"), 0o755); err != nil {
+		return "", err
+	}
+	return release, os.Rename(filepath.Join(k.modules(), "vmlinuz"), k.vmlinuz())
+}
+
+// updateLists has apt fetch its package lists anew, which only root may do.
+func updateLists(ctx context.Context) error {
+	argv := []string{"apt-get", "update", "-q"}
+	if os.Geteuid() != 0 {
+		argv = append([]string{"sudo", "-n"}, argv...)
+	}
+	if _, err := run(ctx, "", argv[0], argv[1:]...); err != nil {
+		return fmt.Errorf("the package lists are outdated: %w", err)
+	}
 	return nil
 }
 
-// oldLayout moves the files of a kernel of Debian 14, where all is in
-// /usr/lib/modules, to the places where a kernel of Debian 12 has them.
-func oldLayout(tree, release string) error {
-	if err := os.Rename(filepath.Join(tree, "usr", "lib"), filepath.Join(tree, "lib")); err != nil {
-		return err
+// resolveKernel asks apt for the kernel package behind the series' meta package.
+func resolveKernel(ctx context.Context, series string) (string, error) {
+	for _, meta := range metaPackages[series] {
+		// apt-cache fails for a package that this Debian doesn't have.
+		out, err := run(ctx, "", "apt-cache", "depends", meta)
+		if err != nil {
+			continue
+		}
+		if name := dependency(string(out), series); name != "" {
+			return name, nil
+		}
 	}
-	if err := os.MkdirAll(filepath.Join(tree, "boot"), 0o755); err != nil {
-		return err
+	return "", fmt.Errorf("apt knows no kernel %s behind %v; do: apt-get update (Debian 12 with its security archive "+
+		"has both kernels)",
+		series, metaPackages[series])
+}
+
+// dependency finds the kernel package of a series in apt-cache's output.
+func dependency(depends, series string) string {
+	version := regexp.QuoteMeta(series) + `\.`
+	if series == Testing {
+		version = ""
 	}
-	k := kernel{release: release, tree: tree}
-	return os.Rename(filepath.Join(k.modules(), "vmlinuz"), k.vmlinuz())
+	re := regexp.MustCompile(`(?m)^\s*Depends: (linux-image-` + version + `[0-9][^ ]*-amd64)$`)
+	if m := re.FindStringSubmatch(depends); m != nil && !strings.Contains(m[1], "cloud") {
+		return m[1]
+	}
+	return ""
 }
 
 // run runs a command of the host, in no language but that of programs, and returns
 // its output; the error has what it said.
 func run(ctx context.Context, dir, name string, args ...string) ([]byte, error) {
-	return installed.run(ctx, dir, name, args...)
-}
-
-// run is the same with this configuration of apt.
-func (a apt) run(ctx context.Context, dir, name string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = dir
 	cmd.Env = append(cmd.Environ(), "LC_ALL=C")
-	if a.config != "" {
-		cmd.Env = append(cmd.Env, "APT_CONFIG="+a.config)
-	}
 	out, err := cmd.Output()
 	if err != nil {
 		var said string
