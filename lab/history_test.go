@@ -66,6 +66,12 @@ func (h *history) append(op porcupine.Operation) int {
 	return len(h.ops) - 1
 }
 
+// ended notes that what an owner had ended at a time or later.
+func (h *history) ended(resource, owner string, at int64) {
+	h.append(porcupine.Operation{Input: deed{resource, owner, dlm.None}, Call: at, Output: granted,
+		Return: math.MaxInt64})
+}
+
 // holding is one resource: owner to mode.
 type holding map[string]dlm.Mode
 
@@ -219,10 +225,7 @@ func (c *historyClient) release(ctx context.Context, bus *client.Client, name st
 // it had asked for, ended then at the earliest.
 func (c *historyClient) died(at int64) {
 	for name := range c.held {
-		c.history.mu.Lock()
-		c.history.ops = append(c.history.ops, porcupine.Operation{Input: deed{name, c.owner, dlm.None}, Call: at,
-			Output: granted, Return: math.MaxInt64})
-		c.history.mu.Unlock()
+		c.history.ended(name, c.owner, at)
 	}
 }
 

@@ -264,10 +264,17 @@ func (s *soak) inspect(r *sliceReport, n *lab.Node) {
 	require.Less(s.t, resident, 200<<10, "%s: memory in KB", n.Name)
 }
 
+// keep writes the history of a slice that fails, and returns where: the name of all that
+// is kept of the slice, without its extension.
+func (s *soak) keep(r *sliceReport) (name string) {
+	name = filepath.Join(s.rig.cluster.Artefacts(), fmt.Sprintf("soak-%d", r.Seed))
+	_ = os.WriteFile(name+".txt", []byte(s.history.text()), 0o644)
+	return name
+}
+
 // dump keeps what the nodes know of the lockspace, and the history.
 func (s *soak) dump(r *sliceReport) {
-	name := filepath.Join(s.rig.cluster.Artefacts(), fmt.Sprintf("soak-%d", r.Seed))
-	_ = os.WriteFile(name+".txt", []byte(s.history.text()), 0o644)
+	name := s.keep(r)
 	for _, n := range s.rig.cluster.Nodes() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		text, err := n.Shell(ctx, "for f in /sys/kernel/debug/dlm/"+soakSpace+"*; do echo \"== $f\"; cat $f; done; "+
@@ -295,9 +302,7 @@ func (s *soak) judge(r *sliceReport) {
 	model := lockModel.ToModel()
 	result, info := porcupine.CheckOperationsVerbose(model, s.history.ops, checkTime)
 	if result != porcupine.Ok {
-		name := filepath.Join(s.rig.cluster.Artefacts(), fmt.Sprintf("soak-%d", r.Seed))
-		_ = porcupine.VisualizePath(model, info, name+".html")
-		_ = os.WriteFile(name+".txt", []byte(s.history.text()), 0o644)
+		_ = porcupine.VisualizePath(model, info, s.keep(r)+".html")
 	}
 	require.Equal(s.t, porcupine.Ok, result, "seed %d: two holders at one time, or no time to search", r.Seed)
 	for name, seen := range s.tokens {

@@ -3,13 +3,10 @@ package lab_test
 import (
 	"context"
 	"errors"
-	"math"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/anishathalye/porcupine"
 
 	"github.com/dlmlock/dlmlockd/client"
 	"github.com/dlmlock/dlmlockd/dlm"
@@ -40,6 +37,11 @@ type soakClient struct {
 
 // callTime is how long a client waits for an answer.
 const callTime = 20 * time.Second
+
+// callContext bounds a call. It does not end with the slice: the answer counts.
+func callContext() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), callTime)
+}
 
 var soakModes = []dlm.Mode{dlm.EX, dlm.EX, dlm.EX, dlm.PW, dlm.PR, dlm.PR, dlm.CW, dlm.CR}
 
@@ -72,7 +74,7 @@ func (c *soakClient) connected() bool {
 	if !c.soak.rig.cluster.Node(c.node).Up() {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), callTime)
+	ctx, cancel := callContext()
 	defer cancel()
 	bus, err := c.soak.rig.services[c.node].Dial(ctx)
 	if err != nil {
@@ -101,7 +103,7 @@ func (c *soakClient) tidy() bool {
 	if !c.lost {
 		return true
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), callTime)
+	ctx, cancel := callContext()
 	defer cancel()
 	_, err := c.bus.Load().ReleaseOwner(ctx, soakSpace, c.owner)
 	c.lost = err != nil
@@ -133,7 +135,7 @@ func (c *soakClient) options() client.Options {
 }
 
 func (c *soakClient) acquire(name string, mode dlm.Mode) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), callTime)
+	ctx, cancel := callContext()
 	defer cancel()
 	begin := c.soak.history.now()
 	want := client.Want{Lockspace: soakSpace, Resource: name, Mode: mode.String()}
@@ -153,7 +155,7 @@ func (c *soakClient) acquireMany(mode dlm.Mode) bool {
 	for _, name := range names {
 		want = append(want, client.Want{Lockspace: soakSpace, Resource: name, Mode: mode.String()})
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), callTime)
+	ctx, cancel := callContext()
 	defer cancel()
 	begin := c.soak.history.now()
 	_, err := c.bus.Load().AcquireMany(ctx, want, c.options())
@@ -165,7 +167,7 @@ func (c *soakClient) acquireMany(mode dlm.Mode) bool {
 }
 
 func (c *soakClient) convert(name string, mode dlm.Mode) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), callTime)
+	ctx, cancel := callContext()
 	defer cancel()
 	begin := c.soak.history.now()
 	_, err := c.bus.Load().Convert(ctx, client.Want{Lockspace: soakSpace, Resource: name, Mode: mode.String()},
@@ -193,7 +195,7 @@ func (c *soakClient) note(name string, mode dlm.Mode, begin int64, err error) to
 }
 
 func (c *soakClient) release(name string) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), callTime)
+	ctx, cancel := callContext()
 	defer cancel()
 	begin := c.soak.history.now()
 	err := c.bus.Load().Release(ctx, soakSpace, name, client.Selector{Owner: c.owner})
@@ -240,8 +242,7 @@ func (c *soakClient) finish(ctx context.Context) (left []string) {
 // died notes that what the client had ended at a time or later.
 func (c *soakClient) died(at int64) {
 	for name := range c.held {
-		c.soak.history.append(porcupine.Operation{Input: deed{name, c.owner, dlm.None}, Call: at, Output: granted,
-			Return: math.MaxInt64})
+		c.soak.history.ended(name, c.owner, at)
 	}
 	clear(c.held)
 	clear(c.open)
