@@ -3,6 +3,7 @@ package lockd
 import (
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -24,6 +25,12 @@ func TestALoneCallIsCarriedThrough(t *testing.T) {
 		h := newHost(local.NewCluster("test").AddNode(1))
 		d := h.spawnWith(t, h.config, promptJournal{h.journal})
 		<-d.Ready()
+		// A call that waits has the earliest deadline of all, so that the goroutine of Run
+		// is not woken to note another one, and has no part in the calls below.
+		_, err := d.acquire(root, "b", dlm.EX, api.AcquireOptions{})
+		require.NoError(t, err)
+		d.Acquire(alice, []api.Want{wantOf("vms", "b", dlm.EX)}, api.AcquireOptions{Wait: time.Second},
+			func([]api.Grant, error) {})
 		synctest.Wait()
 		for range 3 {
 			var granted, released bool
