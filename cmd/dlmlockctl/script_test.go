@@ -20,6 +20,7 @@ import (
 	"github.com/dlmlock/dlmlockd/client"
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 	"github.com/dlmlock/dlmlockd/internal/testpolkit"
+	"github.com/dlmlock/dlmlockd/internal/testprocess"
 )
 
 // programs is where TestMain has built the real dlmlockd and dlmlockctl.
@@ -147,7 +148,7 @@ func (s *stage) daemonCmd(ts *testscript.TestScript, _ bool, args []string) {
 	case "kill":
 		s.end(syscall.SIGKILL)
 	case "freeze":
-		ts.Check(s.daemon.Process.Signal(syscall.SIGSTOP))
+		ts.Check(testprocess.Stop(s.daemon.Process))
 	case "thaw":
 		ts.Check(s.daemon.Process.Signal(syscall.SIGCONT))
 	case "restart":

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dlmlock/dlmlockd/internal/testbus"
+	"github.com/dlmlock/dlmlockd/internal/testprocess"
 )
 
 // keptRig is a daemon that a manager keeps descriptors for.
@@ -216,7 +217,7 @@ func TestKeptInTheMiddleOfACall(t *testing.T) {
 	require.Eventually(t, func() bool { return unreadBytes(t, read) == 0 && unreadBytes(t, pipelined) == 0 },
 		patience, time.Millisecond)
 	r.dial().ok("Describe", fields{})
-	require.NoError(t, r.p.cmd.Process.Signal(syscall.SIGSTOP))
+	require.NoError(t, testprocess.Stop(r.p.cmd.Process))
 	rest := half(unread)
 	r.p.kill()
 	r.start()

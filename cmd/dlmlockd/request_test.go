@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dlmlock/dlmlockd/internal/testbus"
+	"github.com/dlmlock/dlmlockd/internal/testprocess"
 )
 
 // clientEnv makes the test program a client of the bus that it names.
@@ -148,7 +149,7 @@ func killRequester(t *testing.T, c client, bus *testbus.Bus, stage, lifetime str
 		c.becomes(t)
 		return
 	case "granted unheard":
-		p.signal(t, syscall.SIGSTOP)
+		require.NoError(t, testprocess.Stop(p.cmd.Process))
 		require.NoError(t, c.release("vms", "r", "owner", "holder"))
 	case "completed":
 		require.NoError(t, c.release("vms", "r", "owner", "holder"))

@@ -156,7 +156,8 @@ var arrows = map[string][]string{
 	"internal/conventions": {},
 	"internal/testbus":     {"data"},
 	"internal/teststate":   {"state"},
-	"internal/testpolkit":  {"internal/testbus"},
+	"internal/testpolkit":  {"internal/testbus", "internal/testprocess"},
+	"internal/testprocess": {},
 	"internal/story":       {"client", "state"},
 	"internal/story/embedded": {
 		"dlm", "dlm/local", "process", "state", "lockd", "lockd/api", "client", "internal/story"},

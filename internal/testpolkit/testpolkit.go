@@ -25,6 +25,7 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 
 	"github.com/dlmlock/dlmlockd/internal/testbus"
+	"github.com/dlmlock/dlmlockd/internal/testprocess"
 )
 
 // The files of the package polkitd, and its name on the bus.
@@ -129,8 +130,14 @@ func (p *Polkitd) Stop() {
 	p.cmd = nil
 }
 
-// Signal sends a signal; SIGSTOP makes polkitd hang.
-func (p *Polkitd) Signal(s syscall.Signal) { _ = syscall.Kill(-p.cmd.Process.Pid, s) }
+// Signal sends a signal. SIGSTOP makes polkitd hang: it has stopped when Signal returns.
+func (p *Polkitd) Signal(s syscall.Signal) {
+	p.t.Helper()
+	_ = syscall.Kill(-p.cmd.Process.Pid, s)
+	if s == syscall.SIGSTOP {
+		p.must(testprocess.Stop(p.cmd.Process))
+	}
+}
 
 func (p *Polkitd) must(err error) {
 	p.t.Helper()

@@ -14,6 +14,7 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/dlmlock/dlmlockd/internal/testprocess"
 	"github.com/dlmlock/dlmlockd/libvirt/host"
 )
 
@@ -146,7 +147,7 @@ func testServiceKilledWhileAGuestStarts(t *testing.T, r *rig) {
 	}
 	for _, after := range []time.Duration{-1, 0, 100, 200, 300, 400, 500, 700} {
 		if after < 0 { // with the call in its hands
-			require.NoError(t, r.daemon.Process.Signal(syscall.SIGSTOP))
+			require.NoError(t, testprocess.Stop(r.daemon.Process))
 		}
 		for len(asked) > 0 {
 			<-asked
@@ -228,7 +229,7 @@ func testServiceHangs(t *testing.T, r *rig) {
 	h.define("web", host.Disk{Path: r.image("a.img")})
 	h.define("db", host.Disk{Path: r.image("b.img")})
 	h.virsh("start", "web")
-	require.NoError(t, r.daemon.Process.Signal(syscall.SIGSTOP))
+	require.NoError(t, testprocess.Stop(r.daemon.Process))
 
 	got := startWaits(t, h)
 	require.Contains(t, got.out, "dlmlockd has not answered for 3 s; it hangs, or the cluster is recovering")
@@ -243,7 +244,7 @@ func testServiceHangs(t *testing.T, r *rig) {
 	h.virsh("resume", "web")
 	h.virsh("start", "db")
 	r.now("db: b.img EX", "web: a.img EX")
-	require.NoError(t, r.daemon.Process.Signal(syscall.SIGSTOP))
+	require.NoError(t, testprocess.Stop(r.daemon.Process))
 	h.virsh("destroy", "web")
 	require.NoError(t, r.daemon.Process.Signal(syscall.SIGCONT))
 	r.held("db: b.img EX")

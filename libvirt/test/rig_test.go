@@ -19,6 +19,7 @@ import (
 
 	"github.com/dlmlock/dlmlockd/client"
 	"github.com/dlmlock/dlmlockd/internal/testbus"
+	"github.com/dlmlock/dlmlockd/internal/testprocess"
 )
 
 // patience bounds every wait for another process.
@@ -304,23 +305,11 @@ func startTime(t *testing.T, pid int) string {
 	return strings.Fields(string(text[strings.LastIndexByte(string(text), ')'):]))[20]
 }
 
-// signalDaemon signals the daemon. SIGSTOP has stopped each of its threads when it returns: kill(2)
-// comes back before that, and a thread that still runs could answer a call.
+// signalDaemon signals the daemon. SIGSTOP has stopped each of its threads when it returns.
 func (r *rig) signalDaemon(s syscall.Signal) {
-	require.NoError(r.t, r.daemon.Process.Signal(s))
-	if s != syscall.SIGSTOP {
+	if s == syscall.SIGSTOP {
+		require.NoError(r.t, testprocess.Stop(r.daemon.Process))
 		return
 	}
-	require.Eventually(r.t, func() bool {
-		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", r.daemon.Process.Pid))
-		require.NoError(r.t, err)
-		require.NotEmpty(r.t, threads)
-		for _, path := range threads {
-			text, err := os.ReadFile(path)
-			if err == nil && !strings.Contains(string(text), ") T ") {
-				return false
-			}
-		}
-		return true
-	}, patience, time.Millisecond)
+	require.NoError(r.t, r.daemon.Process.Signal(s))
 }
