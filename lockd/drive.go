@@ -66,8 +66,8 @@ func (s *Service) takeTurns() {
 }
 
 // own does the turns of the messages that have come in, with the owner's role, and makes
-// known what they have changed. It reports whether there are chores, which the goroutine
-// of Run does, with other messages in between.
+// known what they have changed. It reports whether there are chores left, with which the
+// goroutine of Run goes on.
 func (s *Service) own() (busy bool) {
 	defer failHard()
 	s.serve(maxMessages)
@@ -79,9 +79,11 @@ func (s *Service) own() (busy bool) {
 	return busy
 }
 
-// serve gives the table what has come in: about so many messages at most, and no more than
-// came before the last turn where there are chores to be done.
+// serve does a part of the chores, if there are any, and then gives the table what has come
+// in: about so many messages at most, and no more than came before the last turn where
+// there are chores to be done. So chores and messages take turns, whoever has the role.
 func (s *Service) serve(limit int) {
+	s.doChores()
 	for n := 0; n < limit; {
 		batch := s.inbox.Take(s.spare).Items
 		s.spare = batch // the queue has the other array now
@@ -125,7 +127,6 @@ func (s *Service) tend(stop bool) (idle time.Duration, ended bool) {
 		s.turn(s.t.Stop)
 	}
 	s.serve(maxMessages)
-	s.doChores()
 	at, ok := s.t.Next()
 	if ok && !at.After(time.Now()) {
 		s.turn(s.t.Tick)

@@ -392,8 +392,8 @@ func (s *Service) shutdown() {
 	s.role.Lock()
 	close(s.done)
 	s.inbox.Close()
-	for s.serve(math.MaxInt); s.t.Busy() || !s.inbox.Empty(); s.serve(math.MaxInt) {
-		s.doChores() // who came in time gets an answer
+	for s.serve(math.MaxInt); s.t.Busy() || !s.inbox.Empty(); {
+		s.serve(math.MaxInt) // who came in time gets an answer
 	}
 	s.role.Unlock()
 	s.cancel()
