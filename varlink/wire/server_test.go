@@ -271,6 +271,7 @@ func TestShutdown(t *testing.T) {
 	require.Equal(t, "EOF", idle.receive())
 	_, err := net.Dial("unix", r.path)
 	require.Error(t, err)
+	require.Eventually(t, r.allClosing, 10*time.Second, time.Millisecond)
 	close(r.h.hold)
 	require.Contains(t, busy.receive(), "text")
 	require.Equal(t, "EOF", busy.receive())
@@ -284,6 +285,21 @@ func TestShutdown(t *testing.T) {
 	cancel()
 	require.ErrorIs(t, r.Shutdown(ctx), context.Canceled)
 	require.Zero(t, r.Connections())
+}
+
+// allClosing reports whether Shutdown has come to every connection that is left.
+func (r *rig) allClosing() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for c := range r.conns {
+		c.mu.Lock()
+		closing := c.closing
+		c.mu.Unlock()
+		if !closing {
+			return false
+		}
+	}
+	return true
 }
 
 // Shutdown does not wait for clients that do not read, or hardly, but for those that do.
