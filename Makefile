@@ -22,7 +22,7 @@ GOFLAGS_BUILD := -trimpath -buildvcs=false -buildmode=pie -tags "$(TAGS)" \
 # Debian packages: to build, to try it out, to test everything, to boot nodes.
 DEPS_BUILD := gcc libc6-dev pkg-config libdlm-dev
 DEPS_DEMO := dbus systemd
-DEPS_TEST := apparmor dbus-broker git groff-base libgnutls28-dev libsystemd-dev mypy polkitd python3 bash-completion prometheus shellcheck spin systemd util-linux
+DEPS_TEST := apparmor curl dbus-broker git groff-base libgnutls28-dev libsystemd-dev mypy polkitd python3 bash-completion prometheus shellcheck spin systemd util-linux
 DEPS_LAB := $(shell sed 's/\#.*//' lab/packages.txt)
 
 # What only root may do (own the bus name, act as another user) runs through sudo
@@ -163,6 +163,10 @@ run-lint:
 	$(GO) test ./internal/conventions
 	shellcheck .ci/run scripts/*.sh packaging/*.sh packaging/deb/* packaging/rpm/* packaging/before-removal \
 		debian/*.p* debian/tests/locks libvirt/lost/libvirt-lost virtlockd/virtlockd-socket
+
+.PHONY: vulncheck
+vulncheck: deps ## govulncheck: known vulnerabilities in what is called; GOVULNDB=file:///DIRECTORY: with a copy of the database
+	@scripts/vulncheck.sh "$(TAGS)"
 
 .PHONY: install
 install: $(BINS) install-files install-man install-completions ## everything; honours DESTDIR and PREFIX
