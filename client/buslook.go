@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"reflect"
 	"time"
@@ -104,6 +105,56 @@ func (b *bus) lost(ctx context.Context, f Filter) ([]Lost, error) {
 		lost[i] = r.lost()
 	}
 	return lost, nil
+}
+
+// waiterRow is a lock that waits, on the bus.
+type waiterRow struct {
+	Lock                godbus.ObjectPath
+	Lockspace, Resource string
+	Mode, Wanted        string
+	Since               uint64
+	Who                 string
+	For                 []struct {
+		Node, LockID uint32
+		Mode, Who    string
+		Details      details
+	}
+	Details details
+}
+
+func (r *waiterRow) waiter() (Waiter, error) {
+	w := Waiter{Lock: r.Lock, Lockspace: r.Lockspace, Resource: r.Resource, Mode: r.Mode, Wanted: r.Wanted,
+		Since: moment(r.Since), Who: r.Who, For: make([]Blocker, len(r.For))}
+	err := r.Details.store(map[string]any{"owner": &w.Owner, "label": &w.Label, "uid": &w.UID, "pid": &w.PID,
+		"lockid": &w.LockID, "master": &w.Master, "missing": &w.Missing}, new(Health))
+	for i, b := range r.For {
+		w.For[i] = Blocker{Node: b.Node, LockID: b.LockID, Mode: b.Mode, Who: b.Who}
+		err = errors.Join(err, b.Details.store(map[string]any{"waits": &w.For[i].Waits}, new(Health)))
+	}
+	return w, err
+}
+
+func (b *bus) waits(ctx context.Context, f Filter, after LockName, limit int) ([]Waiter, error) {
+	opts := map[string]godbus.Variant{"limit": godbus.MakeVariant(uint32(limit))}
+	for key, v := range map[string]string{"lockspace": f.Lockspace, "resource": f.Resource, "owner": f.Owner} {
+		set(opts, key, v)
+	}
+	if f.HasUID {
+		opts["uid"] = godbus.MakeVariant(f.UID)
+	}
+	set(opts, "after", after)
+	var rows []waiterRow
+	if err := b.call(ctx, "ListWaits", []any{&rows}, opts); err != nil {
+		return nil, err
+	}
+	waiters := make([]Waiter, len(rows))
+	for i := range rows {
+		var err error
+		if waiters[i], err = rows[i].waiter(); err != nil {
+			return nil, wrap("ListWaits", err)
+		}
+	}
+	return waiters, nil
 }
 
 func (b *bus) held(ctx context.Context, g Grant) (mode string, err error) {

@@ -71,6 +71,36 @@ type Wait struct {
 	ForWho  string `json:"for_who,omitempty"`
 }
 
+// Waiter is a lock of the service that stands in a queue, for its first grant or for
+// another mode.
+type Waiter struct {
+	Lock      LockName  `json:"lock"`
+	Lockspace string    `json:"lockspace"`
+	Resource  string    `json:"resource"`
+	LockID    uint32    `json:"lockid,omitempty"` // of one that waits for another mode
+	Mode      string    `json:"mode,omitempty"`   // granted, or ""
+	Wanted    string    `json:"wanted"`           // waited for
+	Since     time.Time `json:"waiting_since"`
+	Who       string    `json:"who"` // owner, label or process
+	Owner     string    `json:"owner,omitempty"`
+	Label     string    `json:"label,omitempty"`
+	UID       uint32    `json:"uid"`
+	PID       uint32    `json:"pid,omitempty"`
+	// For is what it waits for, 16 at most. Empty: that can't be seen from this node.
+	For     []Blocker `json:"for"`
+	Master  uint32    `json:"master,omitempty"`  // the node that keeps the queues; 0: not known
+	Missing string    `json:"missing,omitempty"` // why the queues are not known
+}
+
+// Blocker is a lock that is in the way of a Waiter.
+type Blocker struct {
+	Node   uint32 `json:"node,omitempty"`   // 0: not known
+	LockID uint32 `json:"lockid,omitempty"` // on this node; 0: not known
+	Mode   string `json:"mode,omitempty"`   // held, or wanted if it waits itself
+	Who    string `json:"who,omitempty"`    // owner, label or process
+	Waits  bool   `json:"waits,omitempty"`  // it stands in the queue itself
+}
+
 // Inspection is all that is known of one resource. A nil pointer and a nil list
 // were not looked at; Missing says why.
 type Inspection struct {
@@ -203,6 +233,32 @@ func (c *Client) Locks(ctx context.Context, f Filter) ([]Lock, error) {
 	}
 	return locks, nil
 }
+
+// Waits lists the locks of the service that wait, the longest wait first, and what each
+// waits for (member ListWaits). The filter's Mode, State and Node are not used.
+func (c *Client) Waits(ctx context.Context, f Filter) ([]Waiter, error) {
+	waiters := []Waiter{}
+	after := LockName("")
+	for f.Limit <= 0 || len(waiters) < f.Limit {
+		limit := waitsPage
+		if f.Limit > 0 {
+			limit = min(limit, f.Limit-len(waiters))
+		}
+		page, err := c.transport().waits(ctx, f, after, limit)
+		if err != nil {
+			return nil, err
+		}
+		if len(page) == 0 {
+			break
+		}
+		waiters, after = append(waiters, page...), page[len(page)-1].Lock
+	}
+	return waiters, nil
+}
+
+// waitsPage is how many locks one call of ListWaits asks for, at most: as many as the
+// service puts into one answer.
+const waitsPage = 256
 
 // lostMost is how many lost locks the service lists, at most.
 const lostMost = 1000

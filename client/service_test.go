@@ -8,11 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -214,6 +217,11 @@ func TestBothSayTheSame(t *testing.T) {
 	compare("locks", func(c *Client) (any, error) { return c.Locks(ctx, Filter{}) })
 	compare("one lock", func(c *Client) (any, error) { return c.Locks(ctx, Filter{Mode: "PR", Limit: 1, HasUID: true}) })
 	compare("no lock", func(c *Client) (any, error) { return c.Locks(ctx, Filter{Owner: "nobody"}) })
+	waits := waitsBehind(t, bus, w)
+	compare("waits", func(c *Client) (any, error) { return c.Waits(ctx, Filter{Lockspace: "vms", Resource: "disk"}) })
+	compare("a page of one", func(c *Client) (any, error) { return c.Waits(ctx, Filter{Owner: "waits1", Limit: 1}) })
+	compare("no waiter", func(c *Client) (any, error) { return c.Waits(ctx, Filter{Owner: "o", HasUID: true}) })
+	waits()
 	compare("held", func(c *Client) (any, error) { return c.Held(ctx, g) })
 	compare("inspect", func(c *Client) (any, error) { return c.Inspect(ctx, "vms", "two") })
 	compare("lockspaces", func(c *Client) (any, error) { return c.Lockspaces(ctx) })
@@ -251,6 +259,44 @@ func TestBothSayTheSame(t *testing.T) {
 	n, err = varlink.ReleaseOwner(ctx, "", "o")
 	require.NoError(t, err)
 	require.EqualValues(t, 1, n)
+}
+
+// waitsBehind has two locks wait for a shared lock, one behind the other, and looks at
+// what is said of them. The function ends the waits.
+func waitsBehind(t *testing.T, c *Client, w Want) (end func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	var found []Waiter
+	for i := range 2 {
+		wg.Go(func() {
+			_, err := c.Acquire(ctx, Want{w.Lockspace, w.Resource, "EX"},
+				Options{Owner: fmt.Sprint("waits", i), Label: "l", Lifetime: Process, PID: uint32(os.Getpid()), Wait: time.Hour})
+			assert.ErrorIs(t, err, context.Canceled)
+		})
+		require.Eventually(t, func() bool {
+			var err error
+			found, err = c.Waits(t.Context(), Filter{Resource: w.Resource})
+			require.NoError(t, err)
+			return len(found) == i+1
+		}, patience, time.Millisecond)
+	}
+	first, second := found[0], found[1]
+	require.Equal(t, []string{"vms", "disk", "", "EX", "waits0", "waits0", "l"}, []string{first.Lockspace, first.Resource,
+		first.Mode, first.Wanted, first.Who, first.Owner, first.Label})
+	require.Len(t, first.For, 1)
+	require.Equal(t, []any{"PR", "o", false}, []any{first.For[0].Mode, first.For[0].Who, first.For[0].Waits})
+	require.False(t, second.Since.Before(first.Since))
+	require.True(t, slices.ContainsFunc(second.For, func(b Blocker) bool { return b.Waits && b.Who == "waits0" }),
+		second.For)
+	return func() {
+		cancel()
+		wg.Wait()
+		require.Eventually(t, func() bool {
+			found, err := c.Waits(t.Context(), Filter{})
+			require.NoError(t, err)
+			return len(found) == 0
+		}, patience, time.Millisecond)
+	}
 }
 
 // A lock of lifetime connection ends with the client, and not with other calls.

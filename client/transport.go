@@ -24,6 +24,9 @@ type transport interface {
 	// lost returns locks that were lost, the last one first; of the filter it takes
 	// Lockspace, Resource, Owner, UID and Limit.
 	lost(ctx context.Context, f Filter) ([]Lost, error)
+	// waits returns one page of the locks that wait, as locks does; of the filter it takes
+	// Lockspace, Resource, Owner and UID.
+	waits(ctx context.Context, f Filter, after LockName, limit int) ([]Waiter, error)
 	held(ctx context.Context, g Grant) (mode string, err error)
 	// inspect inspects a resource on a node; 0: on this one.
 	inspect(ctx context.Context, node uint32, lockspace, resource string) (Inspection, error)

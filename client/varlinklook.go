@@ -61,6 +61,19 @@ type (
 		BlockerMode   *string `json:"blockerMode"`
 		Blocker       string  `json:"blocker"`
 	}
+	waiterReply struct {
+		Lock     lockReply `json:"lock"`
+		Who      string    `json:"who"`
+		Blockers []struct {
+			NodeID uint32  `json:"nodeId"`
+			LockID uint32  `json:"lockId"`
+			Mode   *string `json:"mode"`
+			Who    string  `json:"who"`
+			Waits  bool    `json:"waits"`
+		} `json:"blockers"`
+		Master  uint32 `json:"masterNodeId"`
+		Missing string `json:"missing"`
+	}
 	healthReply struct {
 		Stopped  bool     `json:"stopped"`
 		Quorate  *bool    `json:"quorate"`
@@ -107,6 +120,17 @@ func (r *lockReply) candidate() string {
 func (r *lostReply) lost() Lost {
 	return Lost{Lock: named(r.Lock), Lockspace: r.Lockspace, Resource: r.Resource, LockID: r.LockID, Mode: upper(r.Mode),
 		Owner: r.Owner, Label: r.Label, When: moment(r.LostUSec), Reason: r.Reason}
+}
+
+func (r *waiterReply) waiter() Waiter {
+	l := r.Lock.lock()
+	w := Waiter{Lock: l.Lock, Lockspace: l.Lockspace, Resource: l.Resource, LockID: l.LockID, Mode: l.Mode,
+		Wanted: l.Wanted, Since: l.Waiting, Who: r.Who, Owner: l.Owner, Label: l.Label, UID: l.UID, PID: l.PID,
+		For: make([]Blocker, len(r.Blockers)), Master: r.Master, Missing: r.Missing}
+	for i, b := range r.Blockers {
+		w.For[i] = Blocker{Node: b.NodeID, LockID: b.LockID, Mode: upper(b.Mode), Who: b.Who, Waits: b.Waits}
+	}
+	return w
 }
 
 func queue(rows []queuedReply) []Queued {
@@ -181,6 +205,27 @@ func (v *varlink) lost(ctx context.Context, f Filter) ([]Lost, error) {
 		return err
 	})
 	return lost, emptyIs(err, noSuchLock)
+}
+
+func (v *varlink) waits(ctx context.Context, f Filter, after LockName, limit int) ([]Waiter, error) {
+	p := parameters{"limit": limit}
+	for key, s := range map[string]string{"lockspace": f.Lockspace, "resource": f.Resource, "owner": f.Owner,
+		"after": number(after)} {
+		put(p, key, s)
+	}
+	if f.HasUID {
+		p["userId"] = f.UID
+	}
+	var waiters []Waiter
+	err := v.each(ctx, "ListWaits", Name+".ListWaits", p, true, func(text json.RawMessage) error {
+		var r struct {
+			Waiter waiterReply `json:"waiter"`
+		}
+		err := json.Unmarshal(text, &r)
+		waiters = append(waiters, r.Waiter.waiter())
+		return err
+	})
+	return waiters, emptyIs(err, noSuchLock)
 }
 
 func (v *varlink) held(ctx context.Context, g Grant) (mode string, err error) {

@@ -160,8 +160,9 @@ func (a *app) addCommands(root *cobra.Command) {
 	root.AddGroup(&cobra.Group{ID: "locks", Title: "Locks:"}, &cobra.Group{ID: "look", Title: "Looking:"},
 		&cobra.Group{ID: "spaces", Title: "Lockspaces:"})
 	for group, cmds := range map[string][]*cobra.Command{
-		"locks":  {a.acquireCmd(), a.releaseCmd(), a.releaseOwnerCmd(), a.convertCmd(), a.runCmd(), a.holdCmd()},
-		"look":   {a.inspectCmd(), a.listCmd(), a.treeCmd(), a.monitorCmd(), a.historyCmd(), a.statusCmd(), a.doctorCmd()},
+		"locks": {a.acquireCmd(), a.releaseCmd(), a.releaseOwnerCmd(), a.convertCmd(), a.runCmd(), a.holdCmd()},
+		"look": {a.inspectCmd(), a.listCmd(), a.waitsCmd(), a.treeCmd(), a.monitorCmd(), a.historyCmd(), a.statusCmd(),
+			a.doctorCmd()},
 		"spaces": {a.lockspacesCmd(), a.joinCmd(), a.leaveCmd(), a.orphansCmd(), a.adoptCmd(), a.purgeCmd()},
 	} {
 		for _, c := range cmds {

@@ -42,7 +42,7 @@ To find waiters on other nodes, it looks at each resource with a waiter on this 
 and at up to --looks others. The node that keeps the queues of a resource sees all its
 waiters; others see their own. With --all-nodes it asks the services on all nodes,
 which know every waiter, its owner and where the queues are kept.`,
-		SuggestFor:        []string{"waits", "blockers", "graph"},
+		SuggestFor:        []string{"blockers", "graph"},
 		Args:              needs(0, "LOCKSPACE", "RESOURCE"),
 		ValidArgsFunction: a.complete(lockspaces, resources),
 		RunE: func(cmd *cobra.Command, args []string) error {
