@@ -39,7 +39,10 @@ var wording = api.Wording{
 	Operations: map[string]string{
 		"request":         "acquire",
 		"release-owner":   "release",
+		"subscribe":       "monitor",
+		"list-waits":      "list waits",
 		"list-lost":       "list lost locks",
+		"list-nodes":      "list nodes",
 		"list-lockspaces": "list lockspaces",
 		"list-orphans":    "list orphans",
 	},
@@ -70,6 +73,7 @@ var fields = map[api.Argument]string{
 	api.ArgLockID:     "lockId",
 	api.ArgLockIDs:    "lockIds",
 	api.ArgUID:        "userId",
+	api.ArgNode:       "nodeId",
 }
 
 func field(a api.Argument) string {

@@ -2,6 +2,8 @@ package varlink
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -287,4 +289,35 @@ func TestHintsAreWorded(t *testing.T) {
 	require.Equal(t,
 		"acquire vms/r EX: another lock is in the way; try again later or wait with waitUSec; held by node 2 (EX)",
 		wording.Message(e))
+}
+
+// Every argument and every operation that an error can be about has a name of this interface.
+func TestErrorsSpeakVarlink(t *testing.T) {
+	sources := func(dirs ...string) (text string) {
+		for _, dir := range dirs {
+			files, err := filepath.Glob("../" + dir + "/*.go")
+			require.NoError(t, err)
+			require.NotEmpty(t, files, dir)
+			for _, file := range files {
+				b, err := os.ReadFile(file)
+				require.NoError(t, err)
+				text += string(b)
+			}
+		}
+		return text
+	}
+	arguments := regexp.MustCompile(`Arg\w+ +Argument = "(.+)"`).FindAllStringSubmatch(sources("lockd/api"), -1)
+	require.Greater(t, len(arguments), 20)
+	for _, a := range arguments {
+		require.Regexp(t, `(?m)^  `+field(api.Argument(a[1]))+`: `, data.Varlink, a[1])
+	}
+	operations := regexp.MustCompile(`\) (?:Op|Name)\(\) string +{ return "(.+)" }`).
+		FindAllStringSubmatch(sources("frontend", "lockd/table"), -1)
+	require.Greater(t, len(operations), 20)
+	for _, o := range operations {
+		message := wording.Message(&api.Error{Op: o[1], Mode: dlm.None, Text: "t"})
+		require.Regexp(t, `^[a-z ]+: t$`, message)
+		require.NotContains(t, message, "subscribe", "Varlink has Monitor")
+		require.NotContains(t, message, "request", "Varlink has Acquire")
+	}
 }

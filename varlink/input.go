@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 
+	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/varlink/wire"
@@ -103,8 +104,10 @@ func (s *setter[T]) pages(in *pages) (left uint64) {
 	if in.Limit == nil {
 		return math.MaxUint64
 	}
-	if *in.Limit == 0 {
-		s.set(api.ArgLimit, uint32(0)) // which is refused
+	if *in.Limit == 0 && s.err == nil {
+		// A list has no longest page here, as it has in package frontend.
+		s.err = &api.Error{Kind: api.InvalidArgs, Mode: dlm.None, Argument: api.ArgLimit,
+			Text: "it is at least 1; leave it out for all"}
 	}
 	return *in.Limit
 }

@@ -255,6 +255,7 @@ func TestInvalidParameters(t *testing.T) {
 		{"Acquire", with(`"value":"AAE="`), "value", "fencing tokens"},
 		{"Purge", `{"lockspace":"vms","lockIds":[4711]}`, "lockIds", "not those that were named; call ListOrphans"},
 		{"ReleaseOwner", `{"owner":""}`, "owner", "release: owner: the owner is empty"},
+		{"Inspect", `{"lockspace":"vms","resource":"a","nodeId":0}`, "nodeId", "not the number of a node"},
 	} {
 		e := c.fails(errInvalidParameter, x.method, x.parameters)
 		require.Equal(t, x.field, e["parameter"], x.parameters)

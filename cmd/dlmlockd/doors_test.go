@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -48,6 +49,12 @@ var doorSteps = []step{
 	{method: "Acquire", args: fields{"resource": "c", "mode": "ex", "lifetime": "process", "processId": 1 << 22}},
 	{method: "Acquire", args: fields{"resource": "c", "mode": "ex", "onLost": "no such helper"}},
 	{method: "Acquire", args: fields{"resource": "c", "mode": "ex", "onLostData": "x"}},
+	{method: "Acquire", args: fields{"resource": "c", "mode": "ex", "onLost": "no such helper", "onLostData": "x"}},
+	{method: "Acquire", args: fields{"resource": "c", "mode": "ex", "processStartTicks": 1}},
+	{method: "Acquire", args: fields{"resource": "c", "mode": "ex", "lifetime": "process", "processStartTicks": 1}},
+	{method: "Acquire", args: fields{"resource": "c", "mode": "ex", "lifetime": "process", "processId": 1,
+		"processStartTicks": 1}},
+	{method: "Acquire", args: fields{"resource": "c", "mode": "ex", "lifetime": "process", "processId": 1}, nobody: true},
 	{method: "Acquire", args: fields{"resource": "c", "mode": "ex", "value": "AAE="}},
 	{method: "Acquire", args: fields{"resource": "c", "mode": "ex", "label": strings.Repeat("l", 5000)}},
 	{method: "Acquire", args: fields{"resource": "c", "mode": "ex", "frobnicate": 1}},
@@ -57,6 +64,11 @@ var doorSteps = []step{
 	{method: "ListLocks"},
 	{method: "ListLocks", args: fields{"owner": "vm1"}},
 	{method: "ListLocks", args: fields{"mode": "pr", "state": "held", "limit": 1}},
+	{method: "ListLocks", args: fields{"resource": "b", "userId": 0}},
+	{method: "ListLocks", args: fields{"userId": 4711}},
+	{method: "ListLocks", args: fields{"after": "999999"}},
+	{method: "ListLocks", args: fields{"after": "x"}},
+	{method: "ListLocks", args: fields{"after": "0"}},
 	{method: "ListLocks", args: fields{"limit": 0}},
 	{method: "ListLocks", args: fields{"state": "odd"}},
 	{method: "ListLocks", args: fields{"mode": "odd"}},
@@ -64,16 +76,30 @@ var doorSteps = []step{
 	{method: "Inspect", args: fields{"resource": "a"}},
 	{method: "Inspect", args: fields{"resource": "a"}, nobody: true},
 	{method: "Inspect", args: fields{"lockspace": "none", "resource": "a"}},
+	{method: "Inspect", args: fields{"resource": "a", "nodeId": 1}},
+	{method: "Inspect", args: fields{"resource": "a", "nodeId": 7}},
+	{method: "Inspect", args: fields{"resource": "a", "nodeId": 0}},
+	{method: "ListLockspaces"},
+	{method: "ListLockspaces", nobody: true},
+	{method: "ListNodes"},
+	{method: "ListNodes", nobody: true},
 	{method: "Convert", args: fields{"resource": "a", "mode": "pr"}},
 	{method: "Convert", args: fields{"resource": "a", "mode": "ex", "select": fields{"owner": "vm2"}}},
 	{method: "Convert", args: fields{"resource": "a", "mode": "ex", "select": fields{"owner": "vm1"}, "waitUSec": 1000}},
 	{method: "Convert", args: fields{"resource": "a", "mode": "ex", "waitUSec": 20000001}},
+	{method: "Convert", args: fields{"resource": "a", "mode": "ex", "value": "AAE="}},
+	{method: "Convert", args: fields{"resource": "a", "mode": "xx"}},
+	{method: "Convert", args: fields{"resource": "a", "mode": "ex", "select": fields{"lock": "999999"}}},
+	{method: "Convert", args: fields{"resource": "a", "mode": "ex", "select": fields{"lock": "x"}}},
+	{method: "Convert", args: fields{"resource": "a", "mode": "ex", "select": fields{"lockId": 4711, "token": 1}}},
 	{method: "Convert", args: fields{"resource": "a", "mode": "pr"}, nobody: true},
 	{method: "Release", args: fields{"resource": "b"}}, // two of them
 	{method: "Release", args: fields{"resource": "b", "select": fields{"lockId": 0}}},
 	{method: "Release", args: fields{"resource": "a"}, nobody: true},
 	{method: "Release", args: fields{"resource": "nothing"}},
 	{method: "Release", args: fields{"resource": "a", "select": fields{"token": 1}}},
+	{method: "Release", args: fields{"resource": "a", "select": fields{"lock": "999999"}}},
+	{method: "Release", args: fields{"resource": "a", "select": fields{"lock": "007"}}},
 	{method: "Release", args: fields{"resource": "a", "reason": strings.Repeat("r", 1025)}},
 	{method: "Release", args: fields{"resource": "nothing", "reason": "why not"}},
 	{method: "Release", args: fields{"resource": "a", "select": fields{"owner": "vm1"}}},
@@ -85,6 +111,15 @@ var doorSteps = []step{
 	{method: "AcquireMany", args: fields{"wanted": []fields{
 		{"resource": "m3", "mode": "ex"}, {"resource": "m3", "mode": "ex"}}}},
 	{method: "AcquireMany", args: fields{"wanted": []fields{}}},
+	{method: "AcquireMany", args: fields{"owner": "vm6", "label": "all", "waitUSec": 1000, "lifetime": "process",
+		"processId": os.Getpid(), "wanted": []fields{{"resource": "m5", "mode": "ex"}, {"resource": "m6", "mode": "pw"}}}},
+	{method: "AcquireMany", args: fields{"lifetime": "process", "processId": 1, "processStartTicks": 1,
+		"wanted": []fields{{"resource": "m7", "mode": "ex"}}}},
+	{method: "AcquireMany", args: fields{"onLost": "no such helper", "onLostData": "x",
+		"wanted": []fields{{"resource": "m7", "mode": "ex"}}}},
+	{method: "AcquireMany", args: fields{"waitUSec": 20000001, "wanted": []fields{{"resource": "m7", "mode": "ex"}}}},
+	{method: "ListLocks", args: fields{"owner": "vm6"}},
+	{method: "ReleaseOwner", args: fields{"owner": "vm6"}},
 	{method: "AcquireMany", args: fields{"wanted": []fields{{"resource": "m3", "mode": "zz"}}}},
 	{method: "ReleaseMany", args: fields{"owner": "vm3", "resources": []fields{{"resource": "m1"}, {"resource": "none"}}}},
 	{method: "ReleaseMany", args: fields{"owner": "vm3", "resources": []fields{}, "labels": []string{"two"}}},
@@ -101,6 +136,9 @@ var doorSteps = []step{
 	{method: "AdoptOrphan", args: fields{"lockId": 4711, "owner": "x"}},
 	{method: "AdoptOrphan", args: fields{"lockId": 4711, "mode": "zz"}},
 	{method: "AdoptOrphan", args: fields{"lockId": 4711}, nobody: true},
+	{method: "AdoptOrphan", args: fields{"lockId": 4711, "owner": "", "label": "l"}},
+	{method: "AdoptOrphan", args: fields{"lockId": 4711, "userId": 7, "resource": "r", "mode": "ex"}},
+	{method: "AdoptOrphan", args: fields{"lockId": 0}},
 	{method: "Purge", args: fields{"lockIds": []int{}}},
 	{method: "Purge", args: fields{"lockIds": []int{4711}}},
 	{method: "Purge", args: fields{"lockIds": []int{4711}, "some": true}},
@@ -127,6 +165,7 @@ var doorSteps = []step{
 	{method: "ListWaits", args: fields{"resource": ""}},
 	{method: "ListWaits", args: fields{"limit": 0}},
 	{method: "ListWaits", args: fields{"mode": "pr"}},
+	{method: "ListWaits", args: fields{"after": "999999"}},
 	{method: "LeaveLockspace", args: fields{"force": true, "reason": "why not"}},
 	{method: "ListLocks"},
 	{method: "ListLost"},
@@ -202,6 +241,9 @@ func in(space string, args fields) fields {
 // overVarlink makes the call over Varlink.
 func overVarlink(c *varlinkClient, s step) string {
 	args := in("varlink", s.args)
+	if s.method == "ListLockspaces" || s.method == "ListNodes" {
+		args = fields{} // all of them
+	}
 	list := strings.HasPrefix(s.method, "List")
 	if list {
 		c.send(s.method, args, "more")
@@ -211,10 +253,14 @@ func overVarlink(c *varlinkClient, s step) string {
 	var rows []string
 	for {
 		r := c.receive()
-		if r.Error == "org.example.DlmLock.NoSuchLock" {
-			return "[]"
-		}
 		if r.Error != "" {
+			text, _ := json.Marshal(s.args)
+			requireWords(c.t, s.method+" "+string(text), s.method, r)
+		}
+		switch {
+		case r.Error == "org.example.DlmLock.NoSuchLock":
+			return "[]"
+		case r.Error != "":
 			return varlinkKind(r.Error)
 		}
 		if !list {
@@ -234,6 +280,12 @@ func varlinkRow(p fields) string {
 	}
 	if l, ok := p["lost"].(fields); ok {
 		return fmt.Sprint(l["resource"], l["mode"], l["owner"], l["label"], l["reason"], l["lostUSec"].(float64) > 0)
+	}
+	if l, ok := p["lockspace"].(fields); ok {
+		return fmt.Sprint(l["name"] == "varlink", l["state"], l["locks"] != nil)
+	}
+	if n, ok := p["node"].(fields); ok {
+		return fmt.Sprint(n["nodeId"], n["name"], n["self"], n["answers"])
 	}
 	l, _ := p["lock"].(fields)
 	return fmt.Sprint(l["resource"], l["mode"], l["state"], cmp.Or(fmt.Sprint(l["owner"]), "<nil>"),
@@ -289,7 +341,7 @@ func varlinkResult(method string, p fields) string {
 
 // dbusNames are the options' names on the bus.
 var dbusNames = map[string]string{"processId": "pid", "onLost": "on-lost", "onLostData": "on-lost-data",
-	"waitUSec": "wait-usec", "lockId": "lockid", "userId": "uid", "nodeId": "node"}
+	"waitUSec": "wait-usec", "lockId": "lockid", "userId": "uid", "nodeId": "node", "processStartTicks": "start-time"}
 
 // dbusOptions makes options of the fields that are no arguments.
 func dbusOptions(args fields, but ...string) map_ {
@@ -304,8 +356,11 @@ func dbusOptions(args fields, but ...string) map_ {
 			}
 			continue
 		}
-		if k == "value" {
+		switch name, _ := v.(string); k {
+		case "value":
 			v = []byte{0, 1}
+		case "after", "lock":
+			v = godbus.ObjectPath("/org/example/DlmLock/lock/" + name)
 		}
 		if n, ok := v.(int); ok {
 			v = uint64(n)
@@ -360,9 +415,17 @@ func dbusCall(t *testing.T, c client, method string, a fields) (*godbus.Call, fu
 		}
 		return c.call(method, names, dbusOptions(a, "resources")), number
 	case "Inspect":
+		if node, ok := a["nodeId"].(int); ok {
+			return c.call("InspectNode", uint32(node), space, resource),
+				func(call *godbus.Call) string { return dbusInspection(t, call) }
+		}
 		return c.call(method, space, resource), func(call *godbus.Call) string { return dbusInspection(t, call) }
 	case "ListLocks":
 		return c.call(method, dbusOptions(a)), func(call *godbus.Call) string { return dbusRows(t, call) }
+	case "ListLockspaces":
+		return c.call(method), func(call *godbus.Call) string { return dbusLockspaces(t, call) }
+	case "ListNodes":
+		return c.call(method), func(call *godbus.Call) string { return dbusNodes(t, call) }
 	case "ListLost":
 		return c.call(method, dbusOptions(a)), func(call *godbus.Call) string { return dbusLost(t, call) }
 	case "ListWaits":
@@ -482,6 +545,35 @@ func dbusLost(t *testing.T, call *godbus.Call) string {
 	for _, l := range lost {
 		rows = append(rows, fmt.Sprint(l.Resource, strings.ToLower(l.Mode), null(l.Owner), null(l.Label), l.Reason,
 			l.When > 0))
+	}
+	return fmt.Sprint(rows)
+}
+
+func dbusLockspaces(t *testing.T, call *godbus.Call) string {
+	var spaces []struct {
+		Name, State string
+		Locks       uint32
+		Orphans     int32
+		Details     map_
+	}
+	require.NoError(t, call.Store(&spaces))
+	var rows []string
+	for _, s := range spaces {
+		rows = append(rows, fmt.Sprint(s.Name == "varlink", s.State, true))
+	}
+	return fmt.Sprint(rows)
+}
+
+func dbusNodes(t *testing.T, call *godbus.Call) string {
+	var nodes []struct {
+		ID      uint32
+		Details map_
+	}
+	require.NoError(t, call.Store(&nodes))
+	var rows []string
+	for _, n := range nodes {
+		rows = append(rows, fmt.Sprint(n.ID, n.Details["name"].Value(), n.Details["self"].Value(),
+			n.Details["answers"].Value()))
 	}
 	return fmt.Sprint(rows)
 }

@@ -104,10 +104,12 @@ func (o *adoptOp) looked(k Looked) {
 	case i < 0:
 		e = o.errorOf(api.NotHeld, o.lockspace, "", dlm.None,
 			fmt.Sprintf("no orphan has the lockid %d", o.id)).WithHint(api.HintListOrphans)
-	case opts.Resource != "" && opts.Resource != found[i].Resource && opts.Resource != api.Printable(found[i].Resource),
-		opts.HasMode && opts.Mode != found[i].Mode:
+	case opts.Resource != "" && opts.Resource != found[i].Resource && opts.Resource != api.Printable(found[i].Resource):
 		e = o.errorOf(api.InvalidArgs, o.lockspace, found[i].Resource, dlm.None,
-			"the orphan with that lockid has another resource or mode").WithHint(api.HintListOrphans)
+			"the orphan with that lockid has another resource").WithArgument(api.ArgResource).WithHint(api.HintListOrphans)
+	case opts.HasMode && opts.Mode != found[i].Mode:
+		e = o.errorOf(api.InvalidArgs, o.lockspace, found[i].Resource, dlm.None,
+			"the orphan with that lockid has another mode").WithArgument(api.ArgMode).WithHint(api.HintListOrphans)
 	}
 	if e != nil {
 		o.refuse(e)

@@ -25,7 +25,7 @@ func (o *acquireOp) check() *api.Error {
 		return nil
 	}
 	if len(o.want) != 1 {
-		return o.errorOf(api.InvalidArgs, "", "", dlm.None, "value goes with one lock only")
+		return o.errorOf(api.InvalidArgs, "", "", dlm.None, "value goes with one lock only").WithArgument(api.ArgValue)
 	}
 	return o.checkValue(o.opts.Value, o.want[0], o.want[0].Mode)
 }
@@ -41,12 +41,12 @@ func (o *acquireOp) checkOptions() *api.Error {
 		return bad(api.LimitExceeded, "%d locks in one call, at most %d are allowed; use several calls", len(o.want),
 			limits.BatchLocks)
 	case opts.Labels != nil && opts.Label != "":
-		return bad(api.InvalidArgs, "label and labels can't be given together")
+		return bad(api.InvalidArgs, "label and labels can't be given together").WithArgument(api.ArgLabels)
 	case opts.Labels != nil && len(opts.Labels) != len(o.want):
 		return bad(api.InvalidArgs, "%d labels for %d locks; give one for each, or label for all", len(opts.Labels),
-			len(o.want))
+			len(o.want)).WithArgument(api.ArgLabels)
 	case o.wait < 0 || o.wait > api.MaxWait && o.request == 0:
-		return bad(api.InvalidArgs, "the wait is longer than %s", api.MaxWait)
+		return bad(api.InvalidArgs, "the wait is longer than %s", api.MaxWait).WithArgument(api.ArgWait)
 	}
 	if e := o.checkOwner("", opts.Owner, opts.HasOwner, opts.Label); e != nil {
 		return e
@@ -56,7 +56,7 @@ func (o *acquireOp) checkOptions() *api.Error {
 		case len(label) > limits.LabelBytes:
 			return bad(api.LimitExceeded, "a label has %d bytes, at most %d are allowed", len(label), limits.LabelBytes)
 		case !utf8.ValidString(label):
-			return bad(api.InvalidArgs, "labels must be UTF-8")
+			return bad(api.InvalidArgs, "labels must be UTF-8").WithArgument(api.ArgLabels)
 		}
 	}
 	if e := o.checkOnLost(opts.OnLost); e != nil {
@@ -77,21 +77,26 @@ func (c *call) checkOwner(lockspace, owner string, hasOwner bool, label string) 
 	case len(label) > limits.LabelBytes:
 		return bad(api.LimitExceeded, "the label has %d bytes, at most %d are allowed", len(label), limits.LabelBytes)
 	case hasOwner && owner == "":
-		return bad(api.InvalidArgs, "the owner is empty; leave it out for a lock without owner")
-	case !utf8.ValidString(owner) || !utf8.ValidString(label):
-		return bad(api.InvalidArgs, "owner and label must be UTF-8")
+		return bad(api.InvalidArgs, "the owner is empty; leave it out for a lock without owner").
+			WithArgument(api.ArgOwner)
+	case !utf8.ValidString(owner):
+		return bad(api.InvalidArgs, "the owner must be UTF-8").WithArgument(api.ArgOwner)
+	case !utf8.ValidString(label):
+		return bad(api.InvalidArgs, "the label must be UTF-8").WithArgument(api.ArgLabel)
 	}
 	return nil
 }
 
 // checkLifetime checks what a lifetime needs.
 func (o *acquireOp) checkLifetime() *api.Error {
-	bad := func(text string) *api.Error { return o.errorOf(api.InvalidArgs, "", "", dlm.None, text) }
+	bad := func(text string) *api.Error {
+		return o.errorOf(api.InvalidArgs, "", "", dlm.None, text).WithArgument(api.ArgLifetime)
+	}
 	k := bindKey{}
 	switch o.opts.Lifetime {
 	case state.Persistent:
 		if o.opts.PID != 0 || o.opts.HasStart {
-			return bad("a process is named only with the lifetime process")
+			return bad("a process is named only with the lifetime process").WithArgument(api.ArgPID)
 		}
 		return nil
 	case state.Connection:
@@ -100,13 +105,17 @@ func (o *acquireOp) checkLifetime() *api.Error {
 		}
 	case state.Process:
 		if k.proc = o.proc; k == (bindKey{}) {
-			return bad("the lifetime process needs the pid of a process")
+			return bad("the lifetime process needs the pid of a process").WithArgument(api.ArgPID)
 		}
 	default:
 		return bad("the lifetime is persistent, connection or process")
 	}
 	if b := o.t.lifetimes.bindings[k]; b != nil && b.dead {
-		return bad("the connection or process that the lock would be tied to has ended")
+		e := bad("the connection or process that the lock would be tied to has ended")
+		if o.opts.PID != 0 {
+			e.Argument = api.ArgPID
+		}
+		return e
 	}
 	return nil
 }

@@ -67,7 +67,8 @@ func (m locksOfOwner) pick(o *releaseOp) ([]*lock, *api.Error) {
 		}
 	}
 	if m.owner == "" {
-		return nil, o.errorOf(api.InvalidArgs, m.lockspace, "", dlm.None, "the owner is empty").WithHint(api.HintReleaseOne)
+		return nil, o.errorOf(api.InvalidArgs, m.lockspace, "", dlm.None, "the owner is empty").
+			WithArgument(api.ArgOwner).WithHint(api.HintReleaseOne)
 	}
 	uids := []uint32{o.caller.UID}
 	if o.caller.Privileged {
@@ -137,7 +138,8 @@ func (m locksOfMany) resources() ([]resourceKey, bool) { return nil, true }
 func (m locksOfMany) pick(o *releaseOp) ([]*lock, *api.Error) {
 	t := o.t
 	if m.owner == "" {
-		return nil, o.errorOf(api.InvalidArgs, "", "", dlm.None, "the owner is empty").WithHint(api.HintReleaseOne)
+		return nil, o.errorOf(api.InvalidArgs, "", "", dlm.None, "the owner is empty").
+			WithArgument(api.ArgOwner).WithHint(api.HintReleaseOne)
 	}
 	var found []*lock
 	for _, w := range m.resourcesOf {
