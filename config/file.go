@@ -100,11 +100,15 @@ func regular(info fs.FileInfo) error {
 // trusted follows a path, and checks that nobody but root and the user of this process can decide
 // what is found there: by writing to the file, or by replacing it or a directory or link on the way
 // to it. It returns the path without links.
+//
+// It follows the links itself (path_resolution(7)), because realpath(3) returns where they lead and
+// not which directories and links on the way decided that.
 func trusted(path string) (string, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return "", err
 	}
+	// at has been checked and has no link in it; rest is still to be walked.
 	at, rest, links := "/", strings.Split(abs, "/"), 0
 	if err := ours(at); err != nil {
 		return "", err
@@ -116,27 +120,20 @@ func trusted(path string) (string, error) {
 		case "", ".":
 			continue
 		case "..":
-			at = filepath.Dir(at)
+			at = filepath.Dir(at) // at has no links, so this is the directory that the kernel goes up to
 			continue
 		}
 		next := filepath.Join(at, name)
-		info, err := os.Lstat(next)
+		to, isLink, err := step(next)
 		if links > 0 && errors.Is(err, fs.ErrNotExist) { // not "missing": somebody wants the file
 			return "", fmt.Errorf("it is a symbolic link, and %s does not exist", next)
 		}
 		if err != nil {
 			return "", err
 		}
-		if info.Mode()&fs.ModeSymlink == 0 {
-			if err := ours(next); err != nil {
-				return "", err
-			}
+		if !isLink {
 			at = next
 			continue
-		}
-		to, err := trustedLink(next, info)
-		if err != nil {
-			return "", err
 		}
 		if links++; links > maxLinks {
 			return "", errors.New("its symbolic links form a loop")
@@ -147,6 +144,19 @@ func trusted(path string) (string, error) {
 		rest = append(strings.Split(to, "/"), rest...)
 	}
 	return at, nil
+}
+
+// step checks one file, directory or link on the way, and returns where a link leads to.
+func step(path string) (to string, isLink bool, err error) {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return "", false, err
+	}
+	if info.Mode()&fs.ModeSymlink == 0 {
+		return "", false, ours(path)
+	}
+	to, err = trustedLink(path, info)
+	return to, true, err
 }
 
 // trustedLink reads a link. Of a link only the owner counts; its mode means nothing.

@@ -209,18 +209,7 @@ func (v *validator) config(f *file) Config {
 	if s, ok := v.text("exit-on-idle", f.ExitOnIdle); ok && s != never {
 		c.ExitOnIdle = v.duration("exit-on-idle", s, minExitOnIdle, maxExitOnIdle)
 	}
-	if s, ok := v.text("log-level", f.LogLevel); ok {
-		if c.LogLevel, ok = ParseLevel(s); !ok {
-			v.fail("log-level", "%q is not a level; use \"debug\", \"info\", \"warn\" or \"error\"", s)
-		}
-	}
-	if s, ok := v.text("metrics-file", f.Metrics); ok && s != "" {
-		c.MetricsFile = s
-		if !filepath.IsAbs(s) || !strings.HasSuffix(s, ".prom") {
-			v.fail("metrics-file", "%q must be an absolute path that ends in .prom, which is what node_exporter reads",
-				s)
-		}
-	}
+	v.observation(f, &c)
 	if f.AllNodes != nil {
 		if all, ok := f.AllNodes.(bool); ok {
 			c.AllNodes = all
@@ -228,8 +217,35 @@ func (v *validator) config(f *file) Config {
 			v.fail("all-nodes", "use true or false, without quotes")
 		}
 	}
+	c.Limits = v.limits(f)
+	c.OnLost = v.onLost(f.OnLost)
+	v.virtlockd(f, &c.Virtlockd)
+	return c
+}
+
+// observation reads the settings of what the service reports about itself: the log and the metrics.
+func (v *validator) observation(f *file, c *Config) {
+	if s, ok := v.text("log-level", f.LogLevel); ok {
+		if c.LogLevel, ok = ParseLevel(s); !ok {
+			v.fail("log-level", "%q is not a level; use \"debug\", \"info\", \"warn\" or \"error\"", s)
+		}
+	}
+	// Absolute, because the working directory of a service is / and nobody would look there.
+	if s, ok := v.text("metrics-file", f.Metrics); ok && s != "" {
+		c.MetricsFile = s
+		if !filepath.IsAbs(s) || !strings.HasSuffix(s, ".prom") {
+			v.fail("metrics-file", "%q must be an absolute path that ends in .prom, which is what node_exporter reads",
+				s)
+		}
+	}
+}
+
+// limits reads the table [limits]. A key that is missing is 0, which stands for the default of the service
+// (lockd/api.DefaultLimits). The upper bounds are typing errors rather than limits of the service, except
+// that a call and a page are made in one turn of the table: more than 100,000 rows would delay everybody.
+func (v *validator) limits(f *file) Limits {
 	l := &f.Limits
-	c.Limits = Limits{
+	return Limits{
 		LocksPerUID:   v.limit("limits.locks-per-uid", l.LocksPerUID, math.MaxInt32),
 		LocksPerCall:  v.limit("limits.locks-per-call", l.LocksPerCall, 100_000),
 		WaitingPerUID: v.limit("limits.waiting-per-uid", l.WaitingPerUID, math.MaxInt32),
@@ -238,9 +254,6 @@ func (v *validator) config(f *file) Config {
 		LabelBytes:    v.limit("limits.label-bytes", l.LabelBytes, 64<<10),
 		PageSize:      v.limit("limits.page-size", l.PageSize, 100_000),
 	}
-	c.OnLost = v.onLost(f.OnLost)
-	v.virtlockd(f, &c.Virtlockd)
-	return c
 }
 
 // text checks a value that must be a string; ok is false if it is missing or wrong.

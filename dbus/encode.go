@@ -114,11 +114,7 @@ func (e *encoder) variant(sig string, v any) {
 	case godbus.ObjectPath:
 		e.text(string(v))
 	case bool:
-		n := uint32(0)
-		if v {
-			n = 1
-		}
-		e.uint32(n)
+		e.bool(v)
 	case uint32:
 		e.uint32(v)
 	case int32:
@@ -140,19 +136,34 @@ func (e *encoder) variant(sig string, v any) {
 		}
 		e.end(at, first)
 	case latencyRow:
-		e.align(8)
-		e.uint64(v.Count)
-		e.uint64(v.Sum)
-		at, first := e.begin(8)
-		for _, b := range v.Buckets {
-			e.align(8)
-			e.uint64(b.Bound)
-			e.uint64(b.Count)
-		}
-		e.end(at, first)
+		e.latency(v)
 	default:
+		// A property of a new type, which every test of the tree would meet.
 		panic(fmt.Sprintf("no property has the type %T", v))
 	}
+}
+
+// bool writes a BOOLEAN, which D-Bus marshals as a UINT32.
+func (e *encoder) bool(v bool) {
+	n := uint32(0)
+	if v {
+		n = 1
+	}
+	e.uint32(n)
+}
+
+// latency writes the (tta(tt)) of GrantLatency.
+func (e *encoder) latency(v latencyRow) {
+	e.align(8)
+	e.uint64(v.Count)
+	e.uint64(v.Sum)
+	at, first := e.begin(8)
+	for _, b := range v.Buckets {
+		e.align(8)
+		e.uint64(b.Bound)
+		e.uint64(b.Count)
+	}
+	e.end(at, first)
 }
 
 // values writes the properties of an interface, or those of a kind, as an

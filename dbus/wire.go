@@ -111,7 +111,7 @@ func (w *wire) Read(p []byte) (int, error) {
 }
 
 // next reads the next line, or message, and leaves in frame what godbus is to
-// read of it.
+// read of it; frame stays empty if that is nothing. An error ends the connection.
 func (w *wire) next() error {
 	if !w.binary {
 		line, err := w.in.ReadSlice('\n')
@@ -129,30 +129,22 @@ func (w *wire) next() error {
 	if !ok {
 		return fmt.Errorf("the bus sent a message longer than %d bytes", maxMessage)
 	}
+	isCall := godbus.Type(head[1]) == godbus.TypeMethodCall
 	whole := size
 	if size > MaxCall {
 		whole = headSize(head)
 	}
-	isCall := godbus.Type(head[1]) == godbus.TypeMethodCall
+	// What is too long is no call, or one whose header alone is too long to be answered.
 	if whole < size && (!isCall || whole > maxHeader) {
 		w.unread.Add(1)
 		return w.skip(size)
 	}
-	if cap(w.buf) < whole || cap(w.buf) > maxKept {
-		w.buf = make([]byte, max(whole, 4096))
-	}
-	frame := w.buf[:whole]
-	if _, err := io.ReadFull(w.in, frame); err != nil {
-		return err
-	}
+	frame, err := w.readFrame(whole)
 	switch {
+	case err != nil:
+		return err
 	case isCall:
-		if h, ok := parseHeader(frame); ok {
-			h.size, h.cut = size, whole < size
-			w.onCall(&h)
-		} else {
-			w.unread.Add(1)
-		}
+		w.takeCall(frame, size)
 		return w.skip(size - whole)
 	case !readable(frame):
 		w.unread.Add(1)
@@ -160,6 +152,28 @@ func (w *wire) next() error {
 	}
 	w.frame = frame
 	return nil
+}
+
+// readFrame reads n bytes into the buffer that all messages share, so they are good until
+// the next one is read. A buffer that a long message needed is not kept for short ones.
+func (w *wire) readFrame(n int) ([]byte, error) {
+	if cap(w.buf) < n || cap(w.buf) > maxKept {
+		w.buf = make([]byte, max(n, 4096))
+	}
+	_, err := io.ReadFull(w.in, w.buf[:n])
+	return w.buf[:n], err
+}
+
+// takeCall hands over a method call, of which size bytes were sent and frame was read. One
+// without a valid header can't be answered, since nothing says to whom.
+func (w *wire) takeCall(frame []byte, size int) {
+	h, ok := parseHeader(frame)
+	if !ok {
+		w.unread.Add(1)
+		return
+	}
+	h.size, h.cut = size, len(frame) < size
+	w.onCall(&h)
 }
 
 // skip reads past what is not kept.

@@ -124,10 +124,16 @@ func (p *printer) lockTable(locks []client.Lock, columns []string, noLegend bool
 	return t
 }
 
+// listOptions are the flags of list, as they are typed.
+type listOptions struct {
+	filter   client.Filter
+	listing  listing
+	lost     bool
+	allNodes bool
+}
+
 func (a *app) listCmd() *cobra.Command {
-	var f client.Filter
-	var l listing
-	lost, all := false, false
+	var o listOptions
 	cmd := &cobra.Command{
 		Use: "list [LOCKSPACE [RESOURCE]] [--all-nodes] [--owner=OWNER] [--uid=UID] [--mode=MODE] [--state=STATE] " +
 			"[--lost]",
@@ -148,41 +154,54 @@ On a terminal long names are shortened to fit the line; -o wide shows everything
 		Args:              needs(0, "LOCKSPACE", "RESOURCE"),
 		ValidArgsFunction: a.complete(lockspaces, resources),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f.Lockspace, f.Resource = scope(args)
-			f.HasUID = cmd.Flags().Changed("uid")
-			if cmd.Flags().Changed("limit") && f.Limit < 1 {
-				return wrongUsage("--limit=%d: use 1 or more", f.Limit)
-			}
-			if lost {
-				return a.listLost(cmd, f, &l)
-			}
-			columns, err := l.choose(usualColumns, wideColumns, a.wide)
-			if err != nil {
-				return err
-			}
-			return a.with(cmd.Context(), 0, func(ctx context.Context, c *client.Client) error {
-				if all {
-					return a.listAll(ctx, c, f, columns, l.noLegend)
-				}
-				return a.list(ctx, c, f, columns, l.noLegend)
-			})
+			o.filter.Lockspace, o.filter.Resource = scope(args)
+			return o.run(a, cmd)
 		},
 	}
+	o.add(a, cmd)
+	return cmd
+}
+
+// add defines the flags, and what completes them.
+func (o *listOptions) add(a *app, cmd *cobra.Command) {
 	fl := cmd.Flags()
-	fl.BoolVar(&all, "all-nodes", false, "the locks of the services on all nodes")
-	fl.StringVar(&f.Owner, "owner", "", "only of this owner")
-	fl.Uint32Var(&f.UID, "uid", 0, "only of this user id")
-	fl.StringVarP(&f.Mode, "mode", "m", "", "only in this mode")
-	fl.StringVar(&f.State, "state", "", "only in this state: acquiring, held, converting, releasing")
-	fl.IntVar(&f.Limit, "limit", 0, "at most this many (default: all)")
-	fl.StringSliceVar(&l.columns, "columns", nil, "the `COLUMNS` to show: some of "+strings.Join(columnNames(), ","))
-	fl.BoolVar(&l.noLegend, "no-legend", false, "without the heading")
-	fl.BoolVar(&lost, "lost", false, "the locks that were lost lately")
+	fl.BoolVar(&o.allNodes, "all-nodes", false, "the locks of the services on all nodes")
+	fl.StringVar(&o.filter.Owner, "owner", "", "only of this owner")
+	fl.Uint32Var(&o.filter.UID, "uid", 0, "only of this user id")
+	fl.StringVarP(&o.filter.Mode, "mode", "m", "", "only in this mode")
+	fl.StringVar(&o.filter.State, "state", "", "only in this state: acquiring, held, converting, releasing")
+	fl.IntVar(&o.filter.Limit, "limit", 0, "at most this many (default: all)")
+	fl.StringSliceVar(&o.listing.columns, "columns", nil,
+		"the `COLUMNS` to show: some of "+strings.Join(columnNames(), ","))
+	fl.BoolVar(&o.listing.noLegend, "no-legend", false, "without the heading")
+	fl.BoolVar(&o.lost, "lost", false, "the locks that were lost lately")
 	a.completeFlag(cmd, "owner", owners)
 	a.completeFlag(cmd, "mode", modes)
 	a.completeFlag(cmd, "state", fixed("acquiring", "held", "converting", "releasing"))
 	a.completeFlag(cmd, "columns", fixed(columnNames()...))
-	return cmd
+}
+
+// run checks what the flags mean together, and lists one of three things: locks of
+// this node, locks of all nodes, or losses.
+func (o *listOptions) run(a *app, cmd *cobra.Command) error {
+	// 0 is a user id (root) and would be a limit, so only Changed tells whether they were given.
+	o.filter.HasUID = cmd.Flags().Changed("uid")
+	if cmd.Flags().Changed("limit") && o.filter.Limit < 1 {
+		return wrongUsage("--limit=%d: use 1 or more", o.filter.Limit)
+	}
+	if o.lost {
+		return a.listLost(cmd, o.filter, &o.listing)
+	}
+	columns, err := o.listing.choose(usualColumns, wideColumns, a.wide)
+	if err != nil {
+		return err
+	}
+	return a.with(cmd.Context(), 0, func(ctx context.Context, c *client.Client) error {
+		if o.allNodes {
+			return a.listAll(ctx, c, o.filter, columns, o.listing.noLegend)
+		}
+		return a.list(ctx, c, o.filter, columns, o.listing.noLegend)
+	})
 }
 
 // scope reads the arguments [LOCKSPACE [RESOURCE]]; "" stands for all.

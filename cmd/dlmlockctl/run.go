@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/dlmlock/dlmlockd/client"
 )
@@ -72,8 +73,18 @@ locks as JSON in DLMLOCK_LOCKS.`,
 			return a.run(cmd.Context(), o)
 		},
 	}
-	f := cmd.Flags()
-	r.add(f, &o)
+	r.add(cmd.Flags(), &o)
+	o.add(cmd.Flags())
+	a.completeFlag(cmd, "lockspace", lockspaces)
+	a.completeFlag(cmd, "resource", func(a *app, _ []string) []string { return resources(a, []string{r.space}) })
+	a.completeFlag(cmd, "mode", modes)
+	a.completeFlag(cmd, "on-lost", fixed(lostTerm, lostKill, lostWarn))
+	return cmd
+}
+
+// add adds the flags that say what becomes of the command. What is locked, and how, is
+// added by runFlags.
+func (o *runOptions) add(f *pflag.FlagSet) {
 	f.StringVar(&o.label, "label", "", "a text for people: what the lock is for (default: the command)")
 	f.IntVarP(&o.conflict, "conflict-exit-code", "E", exitRefused, "the exit code if somebody else holds the lock")
 	f.Var(&o.once, "once-per", "do not run the command if it began less than this time ago, on any node;\n"+
@@ -83,11 +94,6 @@ locks as JSON in DLMLOCK_LOCKS.`,
 		"term or kill everything that the command has started, or only warn")
 	f.VarP(&o.grace, "kill-after", "k",
 		"with --on-lost=term: when to send SIGKILL after SIGTERM, or \"forever\" for never")
-	a.completeFlag(cmd, "lockspace", lockspaces)
-	a.completeFlag(cmd, "resource", func(a *app, _ []string) []string { return resources(a, []string{r.space}) })
-	a.completeFlag(cmd, "mode", modes)
-	a.completeFlag(cmd, "on-lost", fixed(lostTerm, lostKill, lostWarn))
-	return cmd
 }
 
 func (o *runOptions) check() error {

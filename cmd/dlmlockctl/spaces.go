@@ -216,33 +216,17 @@ protected is no longer protected: make sure first that nobody uses it.`,
 	return cmd
 }
 
-// purge removes some orphans, or, with none named, all.
+// purge removes some orphans, or, with none named, all. It removes exactly what it has
+// shown: the service refuses if the orphans have changed meanwhile.
 func (a *app) purge(ctx context.Context, space string, some []uint32, yes bool) error {
 	c, err := a.connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = c.Close() }()
-	look, cancel := a.bound(ctx, 0)
-	defer cancel()
-	var orphans []client.Orphan
-	remove := c.PurgeSome
-	if len(some) > 0 {
-		orphans, err = chosen(look, c, space, some)
-	} else {
-		remove = c.Purge
-		if orphans, err = c.Orphans(look, space); err != nil {
-			err = about(err, space, "")
-		}
-	}
+	orphans, err := a.toPurge(ctx, c, space, some)
 	if err != nil {
 		return err
-	}
-	if !a.json && !a.quiet && len(orphans) > 0 {
-		a.orphanTable(orphans)
-	}
-	if a.out.err != nil {
-		return a.out.err // remove nothing that could not be shown
 	}
 	if len(orphans) > 0 && !yes {
 		if err := a.confirm(fmt.Sprintf("Remove %s of %s?", plural(len(orphans), "orphan"), visible(space))); err != nil {
@@ -253,9 +237,14 @@ func (a *app) purge(ctx context.Context, space string, some []uint32, yes bool) 
 	for i, o := range orphans {
 		ids[i] = o.LockID
 	}
+	remove := c.Purge
+	if len(some) > 0 {
+		remove = c.PurgeSome
+	}
 	var n uint32
 	if len(ids) > 0 {
-		act, cancel := a.bound(ctx, 0) // a person may have thought long
+		// The time of the call begins here: the person may have thought long.
+		act, cancel := a.bound(ctx, 0)
 		defer cancel()
 		if n, err = remove(act, space, ids); err != nil {
 			return about(err, space, "")
@@ -263,6 +252,28 @@ func (a *app) purge(ctx context.Context, space string, some []uint32, yes bool) 
 	}
 	a.done = fmt.Sprintf("removed %s of %s", plural(n, "orphan"), space)
 	return a.show(map[string]any{"lockspace": space, "purged": n}, a.say)
+}
+
+// toPurge looks for the orphans that are to be removed, and shows them. It fails if
+// they could not be shown (a full disk, a pipe that was closed), because nothing is
+// removed that nobody has seen.
+func (a *app) toPurge(ctx context.Context, c *client.Client, space string, some []uint32) ([]client.Orphan, error) {
+	look, cancel := a.bound(ctx, 0)
+	defer cancel()
+	var orphans []client.Orphan
+	var err error
+	if len(some) > 0 {
+		orphans, err = chosen(look, c, space, some)
+	} else if orphans, err = c.Orphans(look, space); err != nil {
+		err = about(err, space, "")
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !a.json && !a.quiet && len(orphans) > 0 {
+		a.orphanTable(orphans)
+	}
+	return orphans, a.out.err
 }
 
 // confirm asks a person on a terminal, and fails where there is none.

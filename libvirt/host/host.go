@@ -86,8 +86,37 @@ func UUID(name string) string {
 	return "5f0e1d2c-0000-4000-8000-" + digits
 }
 
-// write makes the files of the host, and the list of what is mounted where.
+// write makes the files of the host, and the list of what is mounted where: a line "FROM TO" for each,
+// which the host's first process reads (reaper.go).
 func (h *Host) write(c Config) error {
+	if err := h.writeFiles(c); err != nil {
+		return err
+	}
+	binds := []string{
+		filepath.Join(h.Dir, "etc/passwd") + " /etc/passwd",
+		filepath.Join(h.Dir, "etc/group") + " /etc/group",
+	}
+	driver, err := h.lockDriver(c)
+	if err != nil {
+		return err
+	}
+	binds = append(binds, driver...)
+	own := map[string]string{"/var/cache/libvirt": c.Cache}
+	for _, dir := range []string{"/etc/libvirt", "/var/lib/libvirt", "/var/log/libvirt"} {
+		own[dir] = filepath.Join(h.Dir, dir)
+	}
+	for dir, from := range own {
+		if err := errors.Join(os.MkdirAll(from, 0o755), os.MkdirAll(c.Root+dir, 0o755)); err != nil {
+			return err
+		}
+		binds = append(binds, from+" "+dir)
+	}
+	return write(filepath.Join(h.Dir, "binds"), strings.Join(binds, "\n")+"\n", 0o644)
+}
+
+// writeFiles writes the configuration of libvirt and QEMU, and the machine's users with the one that QEMU
+// runs as.
+func (h *Host) writeFiles(c Config) error {
 	files := Files(UUID(c.Name), h.Log(), c.Driver)
 	files["/etc/libvirt/virtqemud.conf"] = files["/etc/libvirt/libvirtd.conf"]
 	if c.Virtlockd != "" {
@@ -110,33 +139,20 @@ func (h *Host) write(c Config) error {
 			return err
 		}
 	}
-	binds := []string{
-		filepath.Join(h.Dir, "etc/passwd") + " /etc/passwd",
-		filepath.Join(h.Dir, "etc/group") + " /etc/group",
-	}
+	return nil
+}
+
+// lockDriver makes the lock driver available in the host: libvirt's own by a link to the socket that it
+// connects to, whose path it has compiled in, and dlmlock's by a mount over the directory of drivers.
+func (h *Host) lockDriver(c Config) (binds []string, err error) {
 	if c.Virtlockd != "" {
-		// Libvirt's driver has the path of its socket compiled in.
-		if err := os.Symlink(c.Virtlockd, filepath.Join(h.Dir, virtlockdLink)); err != nil {
-			return err
-		}
-	} else {
-		drivers, err := filepath.Glob(filepath.Join(c.Install, "usr/lib/*/libvirt/lock-driver"))
-		if err != nil || len(drivers) != 1 {
-			return fmt.Errorf("%s has %d directories of lock drivers, not one: %w", c.Install, len(drivers), err)
-		}
-		binds = append(binds, drivers[0]+" "+strings.TrimPrefix(drivers[0], c.Install))
+		return nil, os.Symlink(c.Virtlockd, filepath.Join(h.Dir, virtlockdLink))
 	}
-	own := map[string]string{"/var/cache/libvirt": c.Cache}
-	for _, dir := range []string{"/etc/libvirt", "/var/lib/libvirt", "/var/log/libvirt"} {
-		own[dir] = filepath.Join(h.Dir, dir)
+	drivers, err := filepath.Glob(filepath.Join(c.Install, "usr/lib/*/libvirt/lock-driver"))
+	if err != nil || len(drivers) != 1 {
+		return nil, fmt.Errorf("%s has %d directories of lock drivers, not one: %w", c.Install, len(drivers), err)
 	}
-	for dir, from := range own {
-		if err := errors.Join(os.MkdirAll(from, 0o755), os.MkdirAll(c.Root+dir, 0o755)); err != nil {
-			return err
-		}
-		binds = append(binds, from+" "+dir)
-	}
-	return write(filepath.Join(h.Dir, "binds"), strings.Join(binds, "\n")+"\n", 0o644)
+	return []string{drivers[0] + " " + strings.TrimPrefix(drivers[0], c.Install)}, nil
 }
 
 // virtlockdLink is the link in a host's directory that its /run/libvirt gets as
