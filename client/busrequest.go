@@ -26,6 +26,9 @@ const cancelTime = 5 * time.Second
 
 // queued takes one lock by a Request, which keeps its place in the queue for as
 // long as it takes. The error is of kind Unknown if the service has none.
+//
+// Acquire is not used for this, because the caller's bus library ends a call after
+// 25 s, and the service would then have to take the lock back.
 func (b *bus) queued(ctx context.Context, w Want, o Options) (Grant, error) {
 	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
 	// Before the call: the signal may come right after the answer.
@@ -41,19 +44,9 @@ func (b *bus) queued(ctx context.Context, w Want, o Options) (Grant, error) {
 		over = timer.C
 	}
 	for there := false; ; there = true {
-		asking, leave := context.WithCancel(ctx)
-		asked := b.ask(asking, w, o, there)
-		var r requested
-		var late error
-		select {
-		case r = <-asked:
-		case <-ctx.Done():
-			late = wrap("Request", ctx.Err())
-		case <-over:
-			late = errOver
-		}
-		leave()
+		asked, r, late := b.request(ctx, w, o, there, over)
 		if late != nil {
+			// stop is called when the request has been withdrawn, which needs the events.
 			if o.sure {
 				b.abandon(asked, events, stop, w, o)
 			} else {
@@ -73,6 +66,23 @@ func (b *bus) queued(ctx context.Context, w Want, o Options) (Grant, error) {
 		// The service is restarting. A request that has failed has left nothing
 		// behind, and with an owner the call is idempotent.
 	}
+}
+
+// request makes a request and waits for its number, the path r. If the context or the time
+// ends first, late says so; the request may then exist nevertheless, and asked gets its path.
+func (b *bus) request(ctx context.Context, w Want, o Options, patiently bool,
+	over <-chan time.Time) (asked <-chan requested, r requested, late error) {
+	asking, leave := context.WithCancel(ctx)
+	defer leave()
+	asked = b.ask(asking, w, o, patiently)
+	select {
+	case r = <-asked:
+	case <-ctx.Done():
+		late = wrap("Request", ctx.Err())
+	case <-over:
+		late = errOver
+	}
+	return asked, r, late
 }
 
 // outcome returns the result of a request that has ended; final is false if the

@@ -88,6 +88,10 @@ type recorded struct {
 
 // serve runs the service until ctx ends or nobody needs it (nil), or something fails for good. read
 // reads the options again.
+//
+// What a start needs is opened in the order in which it can fail without a trace: the state directory,
+// whose lock keeps a second daemon out, before anything is asked of the kernel; the sockets of the doors
+// before the bus, so that clients who come early wait in their queues. Nothing is changed before live.
 func serve(ctx context.Context, o options, read func() (options, error), control *logControl,
 	log *slog.Logger) (err error) {
 	d := &daemon{opts: o, log: log, control: control, systemd: notifier{log: log},
@@ -110,20 +114,11 @@ func serve(ctx context.Context, o options, read func() (options, error), control
 		return err
 	}
 	defer func() { err = errors.Join(err, d.engine.Close(), d.file.Close()) }()
-	if err := d.openVirtlockd(inherited.take("virtlockd", "virtlockd.socket")); err != nil {
+	// A door that opened before another failed is closed as well.
+	defer func() { err = errors.Join(err, d.closeSockets()) }()
+	if err := d.openSockets(&inherited); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, d.closeVirtlockd()) }()
-	if err := d.openVarlink(inherited.take("varlink", "dlmlockd-varlink.socket")); err != nil {
-		return err
-	}
-	defer func() {
-		for _, l := range d.varlinkSockets {
-			_ = l.Close()
-		}
-	}()
-	inherited.closeRest(log)
-	d.kept = inherited.kept
 	if err := d.connect(ctx); err != nil {
 		return err
 	}
@@ -136,6 +131,29 @@ func serve(ctx context.Context, o options, read func() (options, error), control
 	defer d.runner.Close()
 	d.build()
 	return d.live(ctx)
+}
+
+// openSockets listens for libvirt's lock driver and for Varlink, or takes over the sockets on which systemd
+// listens. What is left of the inherited descriptors are those of an earlier process (kept), and such as
+// nobody knows, which are closed.
+func (d *daemon) openSockets(from *inherited) error {
+	if err := d.openVirtlockd(from.take("virtlockd", "virtlockd.socket")); err != nil {
+		return err
+	}
+	if err := d.openVarlink(from.take("varlink", "dlmlockd-varlink.socket")); err != nil {
+		return err
+	}
+	from.closeRest(d.log)
+	d.kept = from.kept
+	return nil
+}
+
+// closeSockets may be called after a start that failed anywhere, and after live has closed the doors.
+func (d *daemon) closeSockets() error {
+	for _, l := range d.varlinkSockets {
+		_ = l.Close()
+	}
+	return d.closeVirtlockd()
 }
 
 // openState makes the engine, locks the state directory and loads the state file. It asks the lock

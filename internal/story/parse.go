@@ -203,8 +203,17 @@ func (p *parser) command(at int, line string) (Command, error) {
 	if err != nil {
 		return c, p.fail(at, "%v", err)
 	}
+	if err := p.words(at, &c, rest, words); err != nil {
+		return c, err
+	}
+	return c, p.check(at, &c)
+}
+
+// words reads what follows the job and the pattern: [[CALLER@]nN] VERB, then arguments and
+// options in any order. rest is the text of the words.
+func (p *parser) words(at int, c *Command, rest string, words []word) error {
 	if len(words) == 0 {
-		return c, p.fail(at, "expected a command")
+		return p.fail(at, "expected a command")
 	}
 	if m := subject.FindStringSubmatch(words[0].plain()); m != nil {
 		c.Node = int(m[2][0] - '0')
@@ -214,7 +223,7 @@ func (p *parser) command(at int, line string) (Command, error) {
 		words = words[1:]
 	}
 	if len(words) == 0 {
-		return c, p.fail(at, "expected a verb after %q", rest)
+		return p.fail(at, "expected a verb after %q", rest)
 	}
 	c.Verb = words[0].plain()
 	for _, w := range words[1:] {
@@ -222,12 +231,12 @@ func (p *parser) command(at int, line string) (Command, error) {
 		case w.option == "":
 			c.Args = append(c.Args, w.text)
 		case twice:
-			return c, p.fail(at, "the option %s stands there twice", w.option)
+			return p.fail(at, "the option %s stands there twice", w.option)
 		default:
 			c.Options[w.option] = w.text
 		}
 	}
-	return c, p.check(at, &c)
+	return nil
 }
 
 // until reads "until /PATTERN/" and returns what follows. A pattern ends at a

@@ -180,7 +180,7 @@ func (p *player) until(c *Command, out *Output) error {
 func (p *player) perform(ctx context.Context, c *Command, out *Output) (answer, error) {
 	switch c.Verb {
 	case "sleep":
-		d, _ := time.ParseDuration(c.Arg(0))
+		d, _ := time.ParseDuration(c.Arg(0)) // checked by the parser
 		time.Sleep(d)
 		return nil, nil
 	case "caller":
@@ -194,16 +194,27 @@ func (p *player) perform(ctx context.Context, c *Command, out *Output) (answer, 
 		return p.waitFor(ctx, c)
 	}
 	if v := verbOf(c.Verb); v.scope != ofCaller {
-		err := p.backend.Do(ctx, c, out)
-		switch {
-		case err != nil:
-		case c.Verb == "crash" || c.Verb == "boot":
-			p.names.booted(c.Node)
-		case c.Verb == "lose-state":
-			p.names.stateLost(c.Node)
-		}
-		return nil, err
+		return nil, p.toNode(ctx, c, out)
 	}
+	return p.asCaller(ctx, c, out)
+}
+
+// toNode has the backend do something to a node, its daemon or the network. It forgets the names that such an
+// event ends: a boot gives the same lockids to other locks, and a daemon without its state file the same numbers.
+func (p *player) toNode(ctx context.Context, c *Command, out *Output) error {
+	err := p.backend.Do(ctx, c, out)
+	switch {
+	case err != nil:
+	case c.Verb == "crash" || c.Verb == "boot":
+		p.names.booted(c.Node)
+	case c.Verb == "lose-state":
+		p.names.stateLost(c.Node)
+	}
+	return err
+}
+
+// asCaller does what a caller does over its connection to the service of a node.
+func (p *player) asCaller(ctx context.Context, c *Command, out *Output) (answer, error) {
 	s, err := p.service(ctx, c)
 	if err != nil {
 		return nil, err

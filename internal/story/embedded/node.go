@@ -184,36 +184,14 @@ func (n *node) endDaemon(end func(*daemon)) error {
 func (n *node) machine(_ context.Context, cmd *story.Command, out *story.Output) error {
 	switch cmd.Verb {
 	case "crash":
-		if n.current() != nil {
-			_ = n.endDaemon((*daemon).kill)
-		}
-		n.sim.Crash()
-		n.up = false
-		return os.RemoveAll(n.dir) // it is in memory
+		return n.crash()
 	case "boot":
-		if n.up {
-			return errors.New("the node is up")
-		}
-		n.sim, n.up = n.cluster.AddNode(uint32(n.id)), true
-		n.boots++
-		n.booted = time.Now()
-		n.log.reset()
+		return n.boot()
 	case "off":
 		if n.up {
-			return errors.New("the node is up")
+			return errUp
 		}
 		out.Say("is off")
-	case "process":
-		return n.procs.start(cmd.Arg(0), number(cmd.Options["uid"]), cmd.Options["pid-of"])
-	case "end-process":
-		return n.procs.end(cmd.Arg(0))
-	case "hide-processes":
-		n.procs.setBlind(true)
-	case "show-processes":
-		n.procs.setBlind(false)
-	case "watched-processes":
-		held, watched := n.procs.counts()
-		out.Say("held %d, watched %d", held, watched)
 	case "set-clock":
 		d, err := time.ParseDuration(cmd.Arg(0))
 		n.clock.Add(int64(d))
@@ -226,8 +204,33 @@ func (n *node) machine(_ context.Context, cmd *story.Command, out *story.Output)
 		n.bus++
 		n.dialed = 0 // names begin anew there
 	default:
-		return errOther
+		return n.procs.do(cmd, out)
 	}
+	return nil
+}
+
+var errUp = errors.New("the node is up")
+
+// crash takes the power from the node. What is in memory goes: the daemon, its locks in the
+// lock manager, and the state file, which is on a tmpfs.
+func (n *node) crash() error {
+	if n.current() != nil {
+		_ = n.endDaemon((*daemon).kill)
+	}
+	n.sim.Crash()
+	n.up = false
+	return os.RemoveAll(n.dir)
+}
+
+// boot makes a node of the same id that has a boot id of its own and knows nothing.
+func (n *node) boot() error {
+	if n.up {
+		return errUp
+	}
+	n.sim, n.up = n.cluster.AddNode(uint32(n.id)), true
+	n.boots++
+	n.booted = time.Now()
+	n.log.reset()
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/dlmlock/dlmlockd/internal/story"
 	"github.com/dlmlock/dlmlockd/process"
 )
 
@@ -26,6 +27,26 @@ func newProcesses() *processes {
 	return &processes{named: map[string]process.ID{}, last: process.ID{PID: 40, Start: 1000},
 		alive:   map[process.ID]uint32{},
 		watched: map[process.ID]func(process.ID, process.State, error){}, held: map[process.ID]int{}}
+}
+
+// do carries out the commands about processes, or returns errOther.
+func (p *processes) do(cmd *story.Command, out *story.Output) error {
+	switch cmd.Verb {
+	case "process":
+		return p.start(cmd.Arg(0), number(cmd.Options["uid"]), cmd.Options["pid-of"])
+	case "end-process":
+		return p.end(cmd.Arg(0))
+	case "hide-processes":
+		p.setBlind(true)
+	case "show-processes":
+		p.setBlind(false)
+	case "watched-processes":
+		held, watched := p.counts()
+		out.Say("held %d, watched %d", held, watched)
+	default:
+		return errOther
+	}
+	return nil
 }
 
 // start starts a process, with the pid of another that has ended if pidOf says so.
