@@ -27,8 +27,8 @@ const cancelTime = 5 * time.Second
 // queued takes one lock by a Request, which keeps its place in the queue for as
 // long as it takes. The error is of kind Unknown if the service has none.
 //
-// Acquire is not used for this, because the caller's bus library ends a call after
-// 25 s, and the service would then have to take the lock back.
+// Acquire can't do this: it waits for 20 s at most, because many bus libraries end
+// a call after 25 s, and a grant that comes later would reach nobody.
 func (b *bus) queued(ctx context.Context, w Want, o Options) (Grant, error) {
 	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
 	// Before the call: the signal may come right after the answer.

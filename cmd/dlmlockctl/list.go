@@ -190,7 +190,7 @@ func (o *listOptions) run(a *app, cmd *cobra.Command) error {
 		return wrongUsage("--limit=%d: use 1 or more", o.filter.Limit)
 	}
 	if o.lost {
-		return a.listLost(cmd, o.filter, &o.listing)
+		return o.listLost(a, cmd)
 	}
 	columns, err := o.listing.choose(usualColumns, wideColumns, a.wide)
 	if err != nil {
@@ -211,29 +211,29 @@ func scope(args []string) (lockspace, resource string) {
 }
 
 // listLost lists the locks that were lost. They have other columns, and no state.
-func (a *app) listLost(cmd *cobra.Command, f client.Filter, l *listing) error {
+func (o *listOptions) listLost(a *app, cmd *cobra.Command) error {
 	for _, name := range []string{"mode", "state", "columns", "all-nodes"} {
 		if cmd.Flags().Changed(name) {
 			return wrongUsage("--%s: not with --lost", name)
 		}
 	}
 	return a.with(cmd.Context(), 0, func(ctx context.Context, c *client.Client) error {
-		lost, err := c.Lost(ctx, f)
+		lost, err := c.Lost(ctx, o.filter)
 		if err != nil {
-			return about(err, f.Lockspace, f.Resource)
+			return about(err, o.filter.Lockspace, o.filter.Resource)
 		}
 		return a.show(lost, func() {
 			if len(lost) == 0 {
 				a.none("lost locks")
 				return
 			}
-			t := &table{noLegend: l.noLegend, heading: []string{"RESOURCE", "MODE", "LOST", "OWNER", "LABEL", "REASON"}}
+			t := &table{noLegend: o.listing.noLegend, heading: []string{"RESOURCE", "MODE", "LOST", "OWNER", "LABEL", "REASON"}}
 			if !a.wide {
 				t.elastic = []string{"RESOURCE", "OWNER", "LABEL", "REASON"}
 			}
-			for _, o := range lost {
-				t.add(text(o.Lockspace+"/"+o.Resource), text(o.Mode), since(o.When, a.wide), text(o.Owner), text(o.Label),
-					text(o.Reason))
+			for _, l := range lost {
+				t.add(text(l.Lockspace+"/"+l.Resource), text(l.Mode), since(l.When, a.wide), text(l.Owner), text(l.Label),
+					text(l.Reason))
 			}
 			t.write(a.out)
 		})
