@@ -112,7 +112,7 @@ func (c *varlinkConn) alive() bool {
 	quiet := false
 	cerr := raw.Control(func(fd uintptr) {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-		quiet = n == 0 && err == nil
+		quiet = n == 0 && err == nil || errors.Is(err, unix.EINTR) // a signal came, and nothing else
 	})
 	return cerr == nil && quiet && c.r.Buffered() == 0
 }

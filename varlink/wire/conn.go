@@ -106,7 +106,7 @@ func (c *Conn) hangUp() {
 	c.cancel()
 }
 
-// noticeHangup reports whether the client is gone, for serve, which may notice it
+// noticeHangup reports whether the client is gone, for serve, which has to notice it
 // before read does: then what is left of the queue is seen to, and no ordinary
 // call is served any more.
 func (c *Conn) noticeHangup() (gone bool) {
@@ -287,7 +287,8 @@ func (c *Conn) finish() {
 func (c *Conn) serve() {
 	goOn := true
 	for call := c.next(); call != nil && goOn; {
-		if c.ctx.Err() == nil || call.Oneway {
+		// The reader may not have come to the end of a client that left after its call.
+		if call.Oneway || c.ctx.Err() == nil && !c.noticeHangup() {
 			goOn = c.serveOne(call)
 		}
 		c.srv.charge(c, -call.size)

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -123,6 +124,47 @@ func TestOnewayAndGone(t *testing.T) {
 	require.Equal(t, strings.Join(want, ", "), strings.Join(r.h.list(), ", "))
 }
 
+// A call is dropped if its client was gone before the service came to it, and a oneway
+// call is not.
+func TestGoneBeforeItsCall(t *testing.T) {
+	const oneway = `{"method":"test.Echo","parameters":{"text":"oneway"},"oneway":true}`
+	r := newRig(t)
+	for range 200 {
+		ours, theirs := pair(t)
+		_, err := ours.Write([]byte(hello + "\x00" + oneway + "\x00"))
+		require.NoError(t, err)
+		require.NoError(t, ours.Close())
+		r.Adopt(theirs)
+		r.h.await(t, "close")
+	}
+	require.Equal(t, slices.Repeat([]string{"test.Echo oneway"}, 200), r.h.list())
+	for range 200 {
+		ours, theirs := pair(t)
+		_, err := ours.Write([]byte(hello + "\x00"))
+		require.NoError(t, err)
+		require.NoError(t, ours.Close())
+		r.Adopt(theirs)
+		r.h.await(t, "close")
+	}
+	require.Len(t, r.h.list(), 200)
+}
+
+// pair makes two sockets that are connected.
+func pair(t *testing.T) (a, b *net.UnixConn) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	var conns [2]*net.UnixConn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "pair")
+		conn, err := net.FileConn(f)
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+		conns[i] = conn.(*net.UnixConn)
+	}
+	return conns[0], conns[1]
+}
+
 // A client that has only shut down its own side gets its answers, and then the
 // end; if it is gone before, that is noticed.
 func TestHalfClosed(t *testing.T) {
@@ -189,6 +231,7 @@ func TestSlowSender(t *testing.T) {
 // What is no call ends the connection, after the answers to what was one.
 func TestNotVarlink(t *testing.T) {
 	r := newRig(t)
+	began := time.Now()
 	for _, bad := range []string{
 		"", "GET / HTTP/1.1\r\n\r\n", `{}`,
 		`{"method":"a","method":"b"}`, `{"method":"test.Echo","more":true,"oneway":true}`, "\xff",
@@ -200,7 +243,8 @@ func TestNotVarlink(t *testing.T) {
 		r.h.await(t, "close")
 	}
 	require.Contains(t, r.log.String(), "what came is not a call")
-	require.Equal(t, 1, strings.Count(r.log.String(), "\n"), "one line a second at most: %s", r.log)
+	seconds := int(time.Since(began) / time.Second)
+	require.LessOrEqual(t, strings.Count(r.log.String(), "\n"), 1+seconds, "one line a second at most: %s", r.log)
 }
 
 // A message without an end costs no more than the limit, and no other user
@@ -242,7 +286,9 @@ func TestMemoryOfUser(t *testing.T) {
 	r.mu.Lock()
 	u := r.users[uint32(os.Getuid())]
 	r.mu.Unlock()
-	require.LessOrEqual(t, u.bytes.Load(), int64(maxUserBytes))
+	// What is too much is counted for a moment, before it is refused.
+	bounded := func() bool { return u.bytes.Load() <= maxUserBytes }
+	require.Eventually(t, bounded, 20*time.Second, time.Millisecond)
 }
 
 // Replies that nobody reads are bounded as well, and go with the client.

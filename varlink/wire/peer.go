@@ -110,7 +110,11 @@ func (p *Peer) Start() (ticks uint64, err error) {
 	if ticks, err = startTime(p.PID); err != nil {
 		return 0, err
 	}
+	// A signal interrupts even a poll that does not wait, but none that has something to say.
 	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	if errors.Is(err, unix.EINTR) {
+		n, err = 0, nil
+	}
 	if err == nil && n != 0 {
 		err = errors.New("the peer has ended")
 	}

@@ -64,6 +64,10 @@ type Server struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup // of connections
 
+	// How long the end waits for a client that does not read (write.go). Set before Serve: a
+	// test of one that does read can't rely on the scheduler.
+	unreadTime, maxUnreadTime time.Duration
+
 	mu         sync.Mutex
 	ending     bool
 	listeners  []*net.UnixListener
@@ -94,7 +98,8 @@ func (u *user) grow(now time.Time) {
 
 // New makes a Server that listens nowhere yet.
 func New(cfg Config) *Server {
-	s := &Server{cfg: cfg, log: cfg.Log, conns: make(map[*Conn]struct{}), users: make(map[uint32]*user)}
+	s := &Server{cfg: cfg, log: cfg.Log, conns: make(map[*Conn]struct{}), users: make(map[uint32]*user),
+		unreadTime: defaultUnreadTime, maxUnreadTime: defaultMaxUnreadTime}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

@@ -9,11 +9,11 @@ import (
 )
 
 // A client that does not read holds up itself alone, except when the service ends: then
-// its connection is closed when it has taken nothing of a reply for unreadTime, or
-// when its replies together have waited for maxUnreadTime.
+// its connection is closed when it has taken nothing of a reply for the time unreadTime of the
+// Server, or when its replies together have waited for its maxUnreadTime.
 const (
-	unreadTime    = 500 * time.Millisecond
-	maxUnreadTime = 2 * time.Second
+	defaultUnreadTime    = 500 * time.Millisecond
+	defaultMaxUnreadTime = 2 * time.Second
 )
 
 // sending is how a Conn writes. It is guarded by Conn.mu.
@@ -70,7 +70,7 @@ func (c *Conn) endWrite(of *Call, err error) {
 func (c *Conn) limitWrite() {
 	s := &c.sending
 	s.limited, s.unread = time.Now(), c.unread()
-	_ = c.sock.SetWriteDeadline(s.limited.Add(min(unreadTime, maxUnreadTime-s.waited)))
+	_ = c.sock.SetWriteDeadline(s.limited.Add(min(c.srv.unreadTime, c.srv.maxUnreadTime-s.waited)))
 }
 
 // countWaited ends what limitWrite began. c.mu is held.
@@ -88,7 +88,7 @@ func (c *Conn) mayGoOn(progress bool) bool {
 	defer c.mu.Unlock()
 	progress = progress || c.unread() < c.sending.unread
 	c.countWaited()
-	if !progress || c.sending.waited >= maxUnreadTime {
+	if !progress || c.sending.waited >= c.srv.maxUnreadTime {
 		return false
 	}
 	c.limitWrite()

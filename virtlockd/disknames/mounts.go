@@ -2,6 +2,7 @@ package disknames
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -80,7 +81,7 @@ func forgetTables() {
 // asked, or since the file was opened.
 func (t *table) changed() bool {
 	n, err := unix.Poll([]unix.PollFd{{Fd: int32(t.file.Fd()), Events: unix.POLLPRI}}, 0)
-	return n != 0 || err != nil
+	return n != 0 && !errors.Is(err, unix.EINTR) // a signal came, and nothing else
 }
 
 // mostReads bounds how often a table that changes meanwhile is read.
