@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	godbus "github.com/godbus/dbus/v5"
 	"github.com/stretchr/testify/require"
@@ -87,6 +88,8 @@ func TestLockObjectRefusals(t *testing.T) {
 		require.Len(t, rows, 1)
 		bob.at(rows[0].Lock).refused(errUnknownObject, ifaceProperties+".GetAll", lockIfaceName)
 		root.at(second).ok(lockIfaceName+".Release", opt())
+		granted := func() bool { return len(bob.list(opt("state", "held"))) == 1 } // which is written down first
+		require.Eventually(t, granted, patience, time.Millisecond)
 		bob.at(rows[0].Lock).all(lockIfaceName)
 		require.Equal(t, rows[0].Lock, bob.at(waits).all(requestIfaceName)["Lock"].Value())
 	})

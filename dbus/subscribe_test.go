@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os/exec"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -141,18 +142,22 @@ func TestSubscribeThenLook(t *testing.T) {
 	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
 		r := newRig(t, b, rigConfig{})
 		root := r.dial(testbus.Root)
-		stop, churned := make(chan struct{}), make(chan int)
-		go churn(root, stop, churned)
+		stop, churned := make(chan struct{}), make(chan struct{})
+		var taken atomic.Int64
+		go churn(root, stop, churned, &taken)
 		heard := make(chan *godbus.Message, 1_000_000) // in the order of the bus
 		conn := b.DialAs(t, member, godbus.WithIncomingInterceptor(func(m *godbus.Message) { heard <- m }))
 		sub := &client{t, conn, conn.Object(Name, Path)}
-		for range 20 {
-			time.Sleep(time.Millisecond)
+		seen := int64(0) // how many were taken before the first look
+		for i := 0; i < 20 || taken.Load() < seen+50; i++ {
 			sub.ok("Subscribe")
 			sub.ok(ifaceManager + ".GetManagedObjects")
+			if i == 0 {
+				seen = taken.Load()
+			}
 		}
 		close(stop)
-		require.Greater(t, receive(t, churned), 20)
+		receiveClosed(t, churned)
 		want := map[godbus.ObjectPath]bool{spacePath("vms"): true}
 		for _, l := range sub.list(opt()) {
 			want[l.Lock] = true
@@ -192,15 +197,16 @@ func TestSubscribeThenLook(t *testing.T) {
 	})
 }
 
-// churn takes and releases locks until it is stopped, and tells how many.
-func churn(c *client, stop <-chan struct{}, done chan<- int) {
+// churn takes and releases locks until it is stopped, and counts them.
+func churn(c *client, stop <-chan struct{}, done chan<- struct{}, taken *atomic.Int64) {
+	defer close(done)
 	for i := 0; ; i++ {
 		select {
 		case <-stop:
-			done <- i
 			return
 		default:
 		}
+		taken.Store(int64(i))
 		_, lock := c.acquire(fmt.Sprint(i), opt())
 		if i%10 > 0 {
 			c.at(lock).ok(lockIfaceName+".Release", opt())
