@@ -2,7 +2,6 @@ package onlost
 
 import (
 	"bytes"
-	"fmt"
 	"log/slog"
 	"maps"
 	"os"
@@ -184,25 +183,27 @@ func TestCloseWhileItCanNotStart(t *testing.T) {
 
 // A helper that runs too long is killed with its children.
 func TestTimeoutKillsTheGroup(t *testing.T) {
-	r := newRig(t, 0, map[string]string{"hangs": "sleep 1000 & echo $! > child; wait"}, 300*time.Millisecond)
+	r := newRig(t, 0, map[string]string{"hangs": "exec 9> held; sleep 1000 & wait"}, 300*time.Millisecond)
+	// Both have the writing end of a pipe, however far they have come when the time is over.
+	pipe := filepath.Join(r.dir, "held")
+	require.NoError(t, unix.Mkfifo(pipe, 0o600))
+	read, err := unix.Open(pipe, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	require.NoError(t, err)
+	defer unix.Close(read)
 	r.start(lost(1, "hangs", "vm"))
 	r.wait()
 	require.Contains(t, r.log.String(), "its time was over")
-	pid, err := strconv.Atoi(strings.TrimSpace(r.read("child")))
-	require.NoError(t, err)
-	require.Eventually(t, func() bool { return !alive(pid) }, patience, time.Millisecond)
-}
-
-// alive reports whether a process is running; one that waits to be reaped is not.
-func alive(pid int) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	return err == nil && !strings.Contains(string(stat), ") Z ")
+	require.Eventually(t, func() bool {
+		n, err := unix.Read(read, make([]byte, 1))
+		return n == 0 && err == nil // nobody has it
+	}, patience, time.Millisecond)
 }
 
 // Helpers of one owner run one after the other, those of different owners beside each other, and
 // never more than allowed.
 func TestOrderAndBound(t *testing.T) {
-	r := newRig(t, 2, map[string]string{"waits": `mkdir "in-$DLM_OWNER" || echo twice > twice; echo x > "began-$DLM_LOCKID"
+	r := newRig(t, 2, map[string]string{"waits": `mkdir "in-$DLM_OWNER" || echo twice > twice
+		echo "$DLM_LOCKID" >> "order-$DLM_OWNER"; echo x > "began-$DLM_LOCKID"
 		while [ ! -e go ]; do sleep 0.01; done; rmdir "in-$DLM_OWNER"`}, time.Minute)
 	for i := range 6 {
 		run := lost(api.Ref(i), "waits", []string{"a", "a", "a", "b", "c", "c"}[i])
@@ -215,13 +216,11 @@ func TestOrderAndBound(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, began, 2, "two at once, the first of a and the first of b")
 	require.NoError(t, os.WriteFile(filepath.Join(r.dir, "go"), nil, 0o600))
-	order := map[api.Ref]int{}
-	for i := range 6 {
-		order[r.wait()] = i
+	for range 6 {
+		r.wait()
 	}
-	require.Less(t, order[0], order[1])
-	require.Less(t, order[1], order[2])
-	require.Less(t, order[4], order[5])
+	require.Equal(t, "0\n1\n2\n", r.read("order-a"))
+	require.Equal(t, "4\n5\n", r.read("order-c"))
 	require.NoFileExists(t, filepath.Join(r.dir, "twice"), "one owner's never overlap")
 	require.Empty(t, r.lines)
 }
