@@ -49,6 +49,13 @@ stage-docs:
 	rm -rf bin/doc
 	$(GO) run ./packaging/docs -changelog $(DOCS_CHANGELOG) bin/doc
 
+# Nothing but files: a web server, or a browser that opens bin/site/index.html, needs no more.
+.PHONY: site
+site: ## the documents and manual pages as a web site, in bin/site
+	@scripts/deps.sh groff-base
+	rm -rf bin/site
+	$(GO) run ./packaging/site -version "$(VERSION)" bin/site
+
 .PHONY: check-packages
 check-packages: ## lintian, rpmlint, dead links, the files, and the life of the packages
 	@scripts/deps.sh $(DEPS_BUILD) $(DEPS_LIBVIRT_BUILD) $(DEPS_PACKAGES) $(DEPS_PACKAGES_CHECK)
