@@ -57,6 +57,7 @@ func (a *app) monitor(ctx context.Context, f client.Filter) error {
 		fmt.Fprintln(a.err, "watching "+client.Name)
 	}
 	lost := map[godbus.ObjectPath]bool{}
+	names := a.nodesNow(ctx)
 	for {
 		var e client.Event
 		ok := true
@@ -71,13 +72,15 @@ func (a *app) monitor(ctx context.Context, f client.Filter) error {
 			return &client.Error{Op: "monitor", Kind: client.NoBus, Message: "the connection to the message bus is gone"}
 		case !concerns(e, f), lost[e.Lock] && (e.Kind == client.LockLost || e.Kind == lockReleased):
 			continue
+		case e.Kind == client.ServiceStarted:
+			names = a.nodesNow(ctx)
 		case e.Kind == client.LockLost:
 			if len(lost) > mostLost {
 				clear(lost)
 			}
 			lost[e.Lock] = true
 		}
-		if err := a.showEvent(e); err != nil {
+		if err := a.showEvent(e, names); err != nil {
 			return nil // a.out remembers the error
 		}
 	}
@@ -98,6 +101,19 @@ func (a *app) changes(ctx context.Context, f client.Filter) (<-chan client.Event
 	return watchLocks(ctx, c, f)
 }
 
+// nodesNow asks for the names of the nodes, over a connection of its own as well.
+func (a *app) nodesNow(ctx context.Context) nodeNames {
+	c, err := a.connect(ctx)
+	if err != nil {
+		return nil // numbers have to do
+	}
+	defer func() { _ = c.Close() }()
+	c.AutoStart(false)
+	ctx, cancel := a.bound(ctx, 0)
+	defer cancel()
+	return namesOf(ctx, c)
+}
+
 // concerns reports whether an event is about what is watched.
 func concerns(e client.Event, f client.Filter) bool {
 	switch {
@@ -109,16 +125,16 @@ func concerns(e client.Event, f client.Filter) bool {
 	return f.Resource == "" || e.Resource == f.Resource
 }
 
-func (a *app) showEvent(e client.Event) error {
+func (a *app) showEvent(e client.Event, names nodeNames) error {
 	if a.json {
 		return a.encodeJSON(details(e), "")
 	}
-	_, err := fmt.Fprintln(a.out, eventLine(e))
+	_, err := fmt.Fprintln(a.out, eventLine(e, names))
 	return err
 }
 
 // eventLine describes an event to people.
-func eventLine(e client.Event) string {
+func eventLine(e client.Event, names nodeNames) string {
 	parts := []string{clock(e.Time).text, string(e.Kind)}
 	name := e.Lockspace
 	if e.Resource != "" {
@@ -136,10 +152,14 @@ func eventLine(e client.Event) string {
 		parts = append(parts, "("+visible(e.Label)+")")
 	}
 	if e.Node != 0 {
-		parts = append(parts, fmt.Sprintf("for node %d", e.Node))
+		parts = append(parts, "for "+names.node(e.Node))
 	}
 	for _, k := range slices.Sorted(maps.Keys(e.Details)) {
-		parts = append(parts, visible(fmt.Sprintf("%s=%v", k, e.Details[k])))
+		value := e.Details[k]
+		if members, ok := value.([]uint32); ok {
+			value = "[" + names.list(members) + "]"
+		}
+		parts = append(parts, visible(fmt.Sprintf("%s=%v", k, value)))
 	}
 	line := strings.Join(parts, " ")
 	if e.Reason != "" {

@@ -49,11 +49,14 @@ func (n nodeNames) about(id uint32, more []string) []string {
 	return parts
 }
 
-// String lists the nodes: "1 (alpha), 2 (beta)".
-func (n nodeNames) String() string {
+// list lists some nodes: "1 (alpha), 2 (beta), 3".
+func (n nodeNames) list(ids []uint32) string {
 	var all []string
-	for _, id := range slices.Sorted(maps.Keys(n)) {
+	for _, id := range ids {
 		all = append(all, strings.TrimPrefix(n.node(id), "node "))
 	}
 	return strings.Join(all, ", ")
 }
+
+// String lists the nodes that have names.
+func (n nodeNames) String() string { return n.list(slices.Sorted(maps.Keys(n))) }

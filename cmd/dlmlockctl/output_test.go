@@ -148,11 +148,31 @@ func TestEventLine(t *testing.T) {
 		{client.Event{Kind: client.Blocking, Resource: "a", Mode: "EX", Node: 2}, "blocking a EX for node 2"},
 		{client.Event{Kind: client.LockspaceChanged, Lockspace: "vms", State: "ready",
 			Details: map[string]any{"stopped": false, "members": []uint32{1, 2}}},
-			"lockspace-changed vms ready members=[1 2] stopped=false"},
+			"lockspace-changed vms ready members=[1, 2] stopped=false"},
 	} {
 		tc.e.Time = at
-		require.Equal(t, "2026-01-02 03:04:05 "+tc.want, eventLine(tc.e))
+		require.Equal(t, "2026-01-02 03:04:05 "+tc.want, eventLine(tc.e, nil))
 	}
+	names := nodeNames{1: "alpha", 2: "beta"}
+	require.Equal(t, "2026-01-02 03:04:05 blocking a EX for node 2 (beta)",
+		eventLine(client.Event{Time: at, Kind: client.Blocking, Resource: "a", Mode: "EX", Node: 2}, names))
+	require.Equal(t, "2026-01-02 03:04:05 lockspace-changed vms ready members=[1 (alpha), 2 (beta), 3]",
+		eventLine(client.Event{Time: at, Kind: client.LockspaceChanged, Lockspace: "vms", State: "ready",
+			Details: map[string]any{"members": []uint32{1, 2, 3}}}, names))
+}
+
+// The nodes of a lockspace are shown by number and, as far as they are known, by name.
+func TestSpaceTableNamesNodes(t *testing.T) {
+	var b bytes.Buffer
+	a := &app{printer: printer{out: &output{to: &b}, err: &b}}
+	spaces := []client.Lockspace{{Name: "vms", State: "ready", Health: client.Health{Members: []uint32{1, 2, 3}}},
+		{Name: "new", State: "joining"}}
+	a.spaceTable(spaces, nodeNames{1: "alpha", 2: "beta"})
+	require.Regexp(t, `(?m)^vms +ready +0 +0 +1 \(alpha\), 2 \(beta\), 3 +-$`, b.String())
+	require.Regexp(t, `(?m)^new +joining +0 +0 +- +-$`, b.String())
+	b.Reset()
+	a.spaceTable(spaces, nil)
+	require.Regexp(t, `(?m)^vms +ready +0 +0 +1, 2, 3 +-$`, b.String())
 }
 
 // What an older or a poorer service leaves out is not shown as something else.

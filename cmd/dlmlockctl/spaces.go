@@ -28,14 +28,14 @@ func (a *app) lockspacesCmd() *cobra.Command {
 						a.none("lockspaces")
 						return
 					}
-					a.spaceTable(spaces)
+					a.spaceTable(spaces, namesOf(ctx, c))
 				})
 			})
 		},
 	}
 }
 
-func (p *printer) spaceTable(spaces []client.Lockspace) {
+func (p *printer) spaceTable(spaces []client.Lockspace, names nodeNames) {
 	t := table{heading: []string{"LOCKSPACE", "STATE", "LOCKS", "ORPHANS", "NODES", "REMARK"}}
 	for _, s := range spaces {
 		st, remark := s.State, s.Error
@@ -49,7 +49,7 @@ func (p *printer) spaceTable(spaces []client.Lockspace) {
 			orphans.colour = red
 		}
 		t.add(text(s.Name), state(st), number(s.Locks), orphans,
-			text(strings.Trim(strings.ReplaceAll(fmt.Sprint(s.Members), " ", ","), "[]")), text(remark))
+			text(names.list(s.Members)), text(remark))
 	}
 	t.write(p.out)
 }
