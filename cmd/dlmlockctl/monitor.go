@@ -57,7 +57,7 @@ func (a *app) monitor(ctx context.Context, f client.Filter) error {
 		fmt.Fprintln(a.err, "watching "+client.Name)
 	}
 	lost := map[godbus.ObjectPath]bool{}
-	names := a.nodesNow(ctx)
+	names := namesNow(ctx, a.connect)
 	for {
 		var e client.Event
 		ok := true
@@ -73,7 +73,7 @@ func (a *app) monitor(ctx context.Context, f client.Filter) error {
 		case !concerns(e, f), lost[e.Lock] && (e.Kind == client.LockLost || e.Kind == lockReleased):
 			continue
 		case e.Kind == client.ServiceStarted:
-			names = a.nodesNow(ctx)
+			names = namesNow(ctx, a.connect)
 		case e.Kind == client.LockLost:
 			if len(lost) > mostLost {
 				clear(lost)
@@ -99,19 +99,6 @@ func (a *app) changes(ctx context.Context, f client.Filter) (<-chan client.Event
 	context.AfterFunc(ctx, func() { _ = c.Close() })
 	c.AutoStart(false)
 	return watchLocks(ctx, c, f)
-}
-
-// nodesNow asks for the names of the nodes, over a connection of its own as well.
-func (a *app) nodesNow(ctx context.Context) nodeNames {
-	c, err := a.connect(ctx)
-	if err != nil {
-		return nil // numbers have to do
-	}
-	defer func() { _ = c.Close() }()
-	c.AutoStart(false)
-	ctx, cancel := a.bound(ctx, 0)
-	defer cancel()
-	return namesOf(ctx, c)
 }
 
 // concerns reports whether an event is about what is watched.

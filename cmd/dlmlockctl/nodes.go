@@ -25,6 +25,19 @@ func namesOf(ctx context.Context, c *client.Client) nodeNames {
 	return names
 }
 
+// namesNow is namesOf over a connection of its own. It does not start the service.
+func namesNow(ctx context.Context, connect func(context.Context) (*client.Client, error)) nodeNames {
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	c, err := connect(ctx)
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = c.Close() }()
+	c.AutoStart(false)
+	return namesOf(ctx, c)
+}
+
 // node describes a node, with more about what is there: "node 2 (alpha, EX)".
 func (n nodeNames) node(id uint32, more ...string) string {
 	if about := n.about(id, more); len(about) > 0 {

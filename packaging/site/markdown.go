@@ -20,12 +20,13 @@ import (
 )
 
 // The documents are written in GitHub's dialect. HTML in them would be left out; check notices that.
-var dialect = goldmark.New(goldmark.WithExtensions(extension.GFM), goldmark.WithParserOptions(parser.WithAutoHeadingID()),
-	goldmark.WithRendererOptions(html.WithXHTML()))
+var dialect = goldmark.New(goldmark.WithExtensions(extension.GFM),
+	goldmark.WithParserOptions(parser.WithAutoHeadingID()), goldmark.WithRendererOptions(html.WithXHTML()))
 
 // markdown renders a document. Whatever it links to will be on the site.
 func (s *site) markdown(file string, source []byte) (title, body string, err error) {
-	doc := dialect.Parser().Parse(text.NewReader(source), parser.WithContext(parser.NewContext(parser.WithIDs(anchors{}))))
+	ids := parser.NewContext(parser.WithIDs(anchors{}))
+	doc := dialect.Parser().Parse(text.NewReader(source), parser.WithContext(ids))
 	dropComments(doc, source)
 	var wrong []error
 	err = ast.Walk(doc, func(n ast.Node, entering bool) (ast.WalkStatus, error) {

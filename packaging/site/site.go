@@ -116,7 +116,8 @@ func (s *site) listing(dir string) error {
 	for _, f := range files {
 		file := path.Join(dir, f.Name())
 		s.want(file)
-		fmt.Fprintf(&b, "<li><a href=%q>%s</a></li>\n", s.relative(s.place(dir), s.place(file)), html.EscapeString(s.title(file)))
+		to := s.relative(s.place(dir), s.place(file))
+		fmt.Fprintf(&b, "<li><a href=%q>%s</a></li>\n", to, html.EscapeString(s.title(file)))
 	}
 	return s.page(dir, dir, b.String()+"</ul>\n")
 }

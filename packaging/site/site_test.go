@@ -104,7 +104,8 @@ func TestPagesThatAreNotWhole(t *testing.T) {
 
 func TestWhatDocumentsBecome(t *testing.T) {
 	source := place(t, map[string]string{
-		"README.md":   "# The `name` of it\n\n<!-- not for readers -->\n\n[d](docs/x.md#what-x--y-is) [f](data/f.toml) [all](docs)\n",
+		"README.md": "# The `name` of it\n\n<!-- not for readers -->\n\n[d](docs/x.md#what-x--y-is) " +
+			"[f](data/f.toml) [all](docs)\n",
 		"docs/x.md":   "# X\n\n## What: X & Y, is?\n\n## What: X & Y, is?\n\n[p](y.png) [again](#what-x--y-is-1)\n",
 		"docs/y.png":  "\x89PNG",
 		"data/f.toml": "a = \"<b>\"\f\n",
