@@ -10,6 +10,9 @@
 // permission, a /proc that shows only some processes) says nothing about the process, and is an
 // *Error.
 //
+// A process that is no longer needed stays watched for a while, where descriptors are plentiful, so
+// that the next question about it need not read /proc again.
+//
 // Concurrency: the methods of Watcher may be called from any goroutine. One goroutine waits for all
 // watched processes. Hold and Translate read /proc, a few callers at once; the other methods are
 // short.

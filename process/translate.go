@@ -13,7 +13,7 @@ import "errors"
 // seen is a time since boot, in clock ticks, at which the caller is known to have lived; 0 if no
 // such time is known. A process that began later merely has its pid.
 func (w *Watcher) Translate(caller, number uint32, seen uint64) (pid uint32, err error) {
-	who, err := w.look(caller)
+	who, err := w.acquainted(caller)
 	switch {
 	case err != nil:
 		return 0, err
@@ -63,6 +63,33 @@ func (w *Watcher) unchanged(who Info) error {
 		err = ErrGone
 	}
 	return err
+}
+
+// acquainted is look for what never changes of a process: who it is, and its numbers. It is watched
+// from then on for as long as there is room for idle watches, so that the next call of the same
+// caller costs little.
+func (w *Watcher) acquainted(pid uint32) (Info, error) {
+	w.mu.Lock()
+	if x := w.living(pid); x != nil {
+		defer w.mu.Unlock()
+		return x.info, nil
+	}
+	w.mu.Unlock()
+	fd, info, err := w.examine(pid)
+	if err != nil {
+		return info, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.watches[info.ID] != nil || fd >= w.usable()/2 || w.mostIdle() == 0 || w.closed {
+		_ = w.sys.close(fd)
+		return info, nil
+	}
+	x := &watch{fd: -1}
+	if w.arm(x, fd, info, info.UID, false) == nil {
+		w.check(x)
+	}
+	return info, nil
 }
 
 // look examines a process without watching it.

@@ -16,6 +16,11 @@ const DefaultPerUser = 4096
 // programs that it starts. If the limit is low it is a quarter of that.
 const reserve = 64
 
+// mostIdle is how many processes are watched that nobody needs at the moment, so that the next one
+// who asks for them need not examine them again. It takes no descriptor from others where these are
+// scarce (see idles).
+const mostIdle = 32
+
 // examiners is how many processes are examined at once for callers; each takes two descriptors for
 // a moment.
 const examiners = 8
@@ -37,6 +42,8 @@ type Watcher struct {
 	byPID   map[uint32]*watch // those with a pidfd of a process that has not ended
 	byFD    map[int32]*watch
 	users   map[uint32]int // how many pidfds are open for each
+	idle    []*watch       // nobody holds or watches these; the one that was needed last is the last
+	most    int            // of idle
 	perUser int
 	limit   int      // descriptors that this program may have; 0: not known
 	queue   []ID     // watched without Hold, not yet looked at
@@ -45,13 +52,14 @@ type Watcher struct {
 	done    chan struct{}
 }
 
-// watch is one process that somebody holds or watches.
+// watch is one process that somebody holds or watches, or did lately.
 type watch struct {
 	info         Info
 	fd           int    // pidfd; -1: not open (yet), or the process has ended
-	user         uint32 // the user for whom it counts, if fd is open
+	user         uint32 // the user for whom it counts, if fd is open and it is not idle
 	holds        int
 	over         bool // it has ended
+	idle         bool // it is in Watcher.idle
 	undetermined bool // the last report was Undetermined
 	tell         func(ID, State, error)
 }
@@ -68,7 +76,7 @@ func NewWatcher() (*Watcher, error) { return newWatcher(&linux) }
 
 func newWatcher(sys *kernel) (*Watcher, error) {
 	w := &Watcher{sys: sys, watches: map[ID]*watch{}, byPID: map[uint32]*watch{}, byFD: map[int32]*watch{},
-		users:   map[uint32]int{},
+		users: map[uint32]int{}, most: mostIdle,
 		perUser: DefaultPerUser, done: make(chan struct{}), slots: make(chan struct{}, examiners)}
 	var err error
 	if w.epoll, err = sys.epollCreate(unix.EPOLL_CLOEXEC); err != nil {
@@ -109,8 +117,9 @@ func (w *Watcher) LimitPerUser(n int) {
 // The error wraps ErrGone, ErrThread or ErrKernelThread if that is certain, and is an *Error
 // otherwise.
 func (w *Watcher) Hold(pid, user uint32) (Info, error) {
-	if info, ok := w.holdKnown(pid); ok {
-		return info, nil
+	info, known, err := w.holdKnown(pid, user)
+	if known {
+		return info, err
 	}
 	fd, info, err := w.examine(pid)
 	if err != nil {
@@ -118,15 +127,25 @@ func (w *Watcher) Hold(pid, user uint32) (Info, error) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	x, err := w.adopt(fd, info, user)
+	if err != nil {
+		return Info{}, err
+	}
+	x.holds++
+	return info, nil
+}
+
+// adopt finds or makes the watch of a process that was examined, and takes its pidfd over. The
+// mutex is held.
+func (w *Watcher) adopt(fd int, info Info, user uint32) (*watch, error) {
 	x := w.watches[info.ID]
 	if x == nil {
 		x = &watch{fd: -1}
 	}
 	if err := w.arm(x, fd, info, user, true); err != nil {
-		return Info{}, err
+		return nil, err
 	}
-	x.holds++
-	return info, nil
+	return x, w.need(x, user)
 }
 
 // examine calls kernel.examine, in a /proc that shows our own pid namespace, for a few callers at
@@ -160,29 +179,50 @@ func (w *Watcher) checkProc() error {
 }
 
 // holdKnown holds a process that is watched already: as long as its pidfd is not readable, it has
-// its pid. Its uid is read again, because it may change.
-func (w *Watcher) holdKnown(pid uint32) (Info, bool) {
+// its pid. Its uid is read again, because it may change, unless it is held for root, who may name
+// any process. The error is that of need.
+func (w *Watcher) holdKnown(pid, user uint32) (info Info, known bool, err error) {
 	w.mu.Lock()
-	x := w.byPID[pid]
+	defer w.mu.Unlock()
+	x := w.living(pid)
 	if x == nil {
-		w.mu.Unlock()
-		return Info{}, false
+		return Info{}, false, nil
+	}
+	if err := w.need(x, user); err != nil {
+		return Info{}, true, err
 	}
 	x.holds++
+	if user == 0 {
+		return x.info, true, nil
+	}
 	w.mu.Unlock()
 	w.slots <- struct{}{}
 	now, err := w.sys.describe(pid)
 	<-w.slots
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	if err == nil && now.ID == x.info.ID && x.fd >= 0 {
-		if over, err := w.sys.readable(x.fd); err == nil && !over {
-			return now, true
-		}
+	if err == nil && now.ID == x.info.ID && w.living(pid) == x {
+		return now, true, nil
 	}
 	x.holds--
 	w.check(x)
-	return Info{}, false
+	return Info{}, false, nil
+}
+
+// living returns the watch of the process that has pid, if there is one and the process is certainly
+// alive. The mutex is held.
+func (w *Watcher) living(pid uint32) *watch {
+	x := w.byPID[pid]
+	if x == nil {
+		return nil
+	}
+	switch over, err := w.sys.readable(x.fd); {
+	case err != nil:
+		return nil
+	case over:
+		w.end(x)
+		return nil
+	}
+	return x
 }
 
 // arm gives a watch the pidfd fd, which it takes over, and registers it so that its end is
@@ -275,6 +315,9 @@ func (w *Watcher) Watch(id ID, user uint32, tell func(ID, State, error)) {
 	switch {
 	case x.over:
 		w.end(x)
+	case x.idle:
+		w.count(x, user)
+		w.report(x, Alive, nil)
 	case x.fd < 0:
 		w.queue = append(w.queue, id)
 	case x.undetermined:
@@ -295,9 +338,13 @@ func (w *Watcher) Unwatch(id ID) {
 	}
 }
 
-// check forgets a watch that is no longer needed. The mutex is held.
+// check ends a watch that is no longer needed, or lays it by. The mutex is held.
 func (w *Watcher) check(x *watch) {
-	if x.holds > 0 || x.tell != nil {
+	if x.holds > 0 || x.tell != nil || x.idle {
+		return
+	}
+	if w.idles(x) {
+		w.rest(x)
 		return
 	}
 	w.disarm(x)
@@ -315,9 +362,11 @@ func (w *Watcher) disarm(x *watch) {
 	}
 	_ = w.sys.close(x.fd) // this also removes it from the epoll set
 	x.fd = -1
-	if w.users[x.user]--; w.users[x.user] == 0 {
-		delete(w.users, x.user)
+	if x.idle {
+		w.leaveIdle(x)
+		return
 	}
+	w.uncount(x)
 }
 
 // end notes that a process has ended, and has that reported once. The mutex is held.
