@@ -27,9 +27,9 @@ const (
 	connectionBurst      = 2000
 	// MaxMessage is how many bytes a message to the service may have.
 	MaxMessage = 8 << 20
-	// maxUserBytes is how many bytes of unfinished messages, of calls that wait
+	// defaultMaxUserBytes is how many bytes of unfinished messages, of calls that wait
 	// and of replies that are not read may be in memory for one user.
-	maxUserBytes = 32 << 20
+	defaultMaxUserBytes = 32 << 20
 )
 
 // Handler serves the calls.
@@ -64,9 +64,10 @@ type Server struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup // of connections
 
-	// How long the end waits for a client that does not read (write.go). Set before Serve: a
-	// test of one that does read can't rely on the scheduler.
+	// How long the end waits for a client that does not read (write.go), and how many bytes a
+	// user may have in memory. Tests on a busy machine change them.
 	unreadTime, maxUnreadTime time.Duration
+	maxUserBytes              int64
 
 	mu         sync.Mutex
 	ending     bool
@@ -99,7 +100,7 @@ func (u *user) grow(now time.Time) {
 // New makes a Server that listens nowhere yet.
 func New(cfg Config) *Server {
 	s := &Server{cfg: cfg, log: cfg.Log, conns: make(map[*Conn]struct{}), users: make(map[uint32]*user),
-		unreadTime: defaultUnreadTime, maxUnreadTime: defaultMaxUnreadTime}
+		unreadTime: defaultUnreadTime, maxUnreadTime: defaultMaxUnreadTime, maxUserBytes: defaultMaxUserBytes}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -267,7 +268,7 @@ func (s *Server) forget(c *Conn) {
 // charge counts bytes that are in memory for a connection; ok is false where
 // its user has too many.
 func (s *Server) charge(c *Conn, bytes int) (ok bool) {
-	if n := c.user.bytes.Add(int64(bytes)); bytes > 0 && n > maxUserBytes {
+	if n := c.user.bytes.Add(int64(bytes)); bytes > 0 && n > s.maxUserBytes {
 		c.user.bytes.Add(-int64(bytes))
 		return false
 	}
