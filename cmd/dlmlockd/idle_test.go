@@ -24,51 +24,65 @@ func logs(text string) func([]string, string) bool {
 	return func(_ []string, log string) bool { return strings.Contains(log, text) }
 }
 
+// staying is the configuration of a service that does not end by itself.
+const staying = "lockspaces = [\"vms\"]\nlog-level = \"debug\"\n"
+
+// mayGo has the service end when nobody has needed it for a second, from now on. Before that, a
+// second may pass between two calls of a test.
+func (p *running) mayGo(t *testing.T, file string) {
+	t.Helper()
+	require.NoError(t, os.WriteFile(file, []byte(staying+"exit-on-idle = \"1s\"\n"), 0o600))
+	require.NoError(t, p.cmd.Process.Signal(unix.SIGHUP))
+	p.await(t, "the configuration", logs("configuration read again"))
+}
+
 // A service that nobody needs ends in order, a persistent lock stays, and the
 // next start has it.
 func TestExitOnIdle(t *testing.T) {
 	testbus.ForEach(t, func(t *testing.T, bus *testbus.Bus) {
 		dir := t.TempDir()
-		file := configured(t, "lockspaces = [\"vms\"]\nexit-on-idle = \"1s\"\nlog-level = \"debug\"\n")
+		file := configured(t, staying)
 		p := start(t, bus, dir, "--config="+file)
 		conn := bus.Dial(t)
 		c := newClient(conn)
 		id, err := c.acquire("vms", "disk", "EX", "owner", "web")
 		require.NoError(t, err)
+		p.mayGo(t, file)
 		require.Equal(t, exitOK, p.wait(t), "the connection is still there, but needs nothing")
 		p.awaitTold(t, "STOPPING=1")
 		require.Contains(t, p.log(), "nobody needs the service")
 
-		start(t, bus, dir, "--config="+file)
+		start(t, bus, dir, "--config="+configured(t, staying))
 		again, err := c.acquire("vms", "disk", "EX", "owner", "web")
 		require.NoError(t, err)
 		require.Equal(t, id, again)
 	})
 }
 
-// Everything that needs the service keeps it running.
+// Everything that needs the service keeps it running. There is something at all times.
 func TestNeededService(t *testing.T) {
 	bus := testbus.Start(t, testbus.Daemon)
-	file := configured(t, "lockspaces = [\"vms\"]\nexit-on-idle = \"1s\"\nlog-level = \"debug\"\n")
+	file := configured(t, staying)
 	p := start(t, bus, t.TempDir(), "--config="+file)
 	conn := bus.Dial(t)
 	c := newClient(conn)
 
 	_, err := c.acquire("vms", "bound", "EX", "lifetime", "connection")
 	require.NoError(t, err)
+	p.mayGo(t, file)
 	p.await(t, "the reason", logs(`"idle, but needed" reason="locks are tied to 1 connections or processes"`))
-	require.NoError(t, c.release("vms", "bound"))
 
 	_, err = c.acquire("vms", "mine", "EX", "lifetime", "process")
 	require.NoError(t, err)
 	require.NoError(t, c.call("Subscribe").Err)
+	require.NoError(t, c.release("vms", "bound"))
 	p.await(t, "the reason", logs(`reason="1 connections are subscribed"`))
-	require.NoError(t, c.call("Unsubscribe").Err)
-	require.NoError(t, c.release("vms", "mine"))
 
 	_, err = c.acquire("vms", "held", "EX")
 	require.NoError(t, err)
 	require.NoError(t, c.call("Request", "vms", "held", "EX", opts()).Err)
+	require.NoError(t, c.call("Unsubscribe").Err)
+	require.NoError(t, c.release("vms", "mine"))
 	p.await(t, "the reason", logs(`reason="1 requests wait or have just ended"`))
 	require.NoError(t, conn.Close())
 	require.Equal(t, exitOK, p.wait(t))
