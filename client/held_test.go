@@ -115,6 +115,10 @@ func TestLockIsWithdrawn(t *testing.T) {
 			}, patience, 5*time.Millisecond)
 			cancel()
 			require.ErrorIs(t, <-done, context.Canceled)
+			require.Eventually(t, func() bool { // over Varlink the service sees the end of the connection
+				st, err := other.Status(t.Context())
+				return err == nil && st["WaitingCount"].(uint32) == 0
+			}, patience, 5*time.Millisecond)
 			require.NoError(t, unlock())
 			require.Eventually(t, func() bool {
 				st, err := other.Status(t.Context())
