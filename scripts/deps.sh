@@ -1,6 +1,7 @@
 #!/bin/bash
 # Installs those of the Debian packages named as arguments that are missing, with
-# apt-get, through sudo if this is not root. It says what it does.
+# apt-get, through sudo if this is not root. It says what it does. A machine that has
+# just started may be updating itself, and that is waited for.
 set -euo pipefail
 
 missing=()
@@ -25,7 +26,7 @@ if [[ $(id -u) != 0 ]]; then
 fi
 echo "Installing Debian packages: ${missing[*]}"
 install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive
-    apt-get install -y -q --no-install-recommends "${missing[@]}")
+    apt-get -o DPkg::Lock::Timeout=300 install -y -q --no-install-recommends "${missing[@]}")
 # The package lists may be old or missing: then try again with new ones.
 "${install[@]}" </dev/null || {
     "${as_root[@]}" apt-get update -q </dev/null

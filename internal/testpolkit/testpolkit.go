@@ -73,11 +73,13 @@ func New(t testing.TB, bus *testbus.Bus, rules string) *Polkitd {
 	p := &Polkitd{t: t, bus: bus, conn: bus.Dial(t), dir: filepath.Join(bus.Dir, "polkit")}
 	for _, d := range []string{"actions", "rules.d", "empty"} {
 		p.must(os.MkdirAll(filepath.Join(p.dir, d), 0o755))
+		p.must(os.Chmod(filepath.Join(p.dir, d), 0o755)) // whatever the umask is: polkitd is not root
 	}
+	p.must(os.Chmod(p.dir, 0o755))
 	_, here, _, _ := runtime.Caller(0)
 	policy, err := os.ReadFile(filepath.Join(filepath.Dir(here), "../../data/org.example.DlmLock.policy"))
 	p.must(err)
-	p.must(os.WriteFile(p.Actions(), policy, 0o644))
+	p.write(p.Actions(), policy)
 	p.Rules(rules)
 	t.Cleanup(p.Stop)
 	return p
@@ -91,7 +93,14 @@ func (p *Polkitd) Actions() string {
 // Rules replaces the administrator's rules. A running polkitd may take a moment to notice; one that
 // is started afterwards has them.
 func (p *Polkitd) Rules(text string) {
-	p.must(os.WriteFile(filepath.Join(p.dir, "rules.d", "50-test.rules"), []byte(text), 0o644))
+	p.write(filepath.Join(p.dir, "rules.d", "50-test.rules"), []byte(text))
+}
+
+// write writes a file that everybody may read.
+func (p *Polkitd) write(path string, text []byte) {
+	p.t.Helper()
+	p.must(os.WriteFile(path, text, 0o644))
+	p.must(os.Chmod(path, 0o644))
 }
 
 // Start runs polkitd and waits until it has its name.
