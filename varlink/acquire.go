@@ -16,6 +16,11 @@ const descriptor = "descriptor"
 
 // acquire is Acquire. What is to wait for longer than the service lets a call
 // wait is a Request there.
+//
+// It has two ends: the connection's goroutine, which reads, writes, and notices that
+// the client is gone (leave), and the owner of the table, which brings the start and
+// the grant (started, granted). mu guards what both use; it is held for a few
+// assignments only, since the owner must not be kept waiting.
 type acquire struct {
 	acquireIn
 	now    frontend.Acquire // a wait of MaxWait at most
@@ -26,12 +31,16 @@ type acquire struct {
 	pipe   *pipe            // lifetime descriptor
 
 	mu    sync.Mutex
-	ref   api.Ref // of the Request, while it waits
-	why   error   // how a wait ends that was ended here
-	ended chan struct{}
-	held  api.Ref // the lock that a call that goes on is about
+	ref   api.Ref       // of the Request, while it waits
+	why   error         // how a wait ends that was ended here; the first reason counts
+	ended chan struct{} // closed when a wait that queues has ended; nil if it does not queue
+	held  api.Ref       // the lock that a call that goes on is about
 }
 
+// method decides what the call is. The service knows no descriptors: such a lock is one
+// of lifetime connection on a session of its own, which ends with the descriptor. A call
+// without waitUSec does not wait, unless it has the flag more: then it waits for as long
+// as the client stays.
 func (a *acquire) method(w *wire.Call) (frontend.Method, error) {
 	fd := a.Lifetime != nil && *a.Lifetime == descriptor
 	if fd {
@@ -60,6 +69,8 @@ func (a *acquire) method(w *wire.Call) (frontend.Method, error) {
 	return s.done("acquire")
 }
 
+// request makes a Request of the call. The service puts no limit on its wait, so waitUSec
+// becomes a timer here (started).
 func (a *acquire) request(want api.Want, w *wire.Call) (frontend.Method, error) {
 	a.queue.Want, a.ended = want, make(chan struct{})
 	if a.WaitUSec != nil {
@@ -97,7 +108,8 @@ func (a *acquire) possible(w *wire.Call, fd bool) error {
 }
 
 // session implements sessionChooser: a lock of lifetime descriptor hangs on a
-// session of its own.
+// session of its own. The pipe is made before the lock is taken, because a grant could
+// not be answered without it.
 func (a *acquire) session(c *call, of *frontend.Session) (*frontend.Session, error) {
 	if a.pipe == nil {
 		return of, nil
@@ -111,6 +123,8 @@ func (a *acquire) session(c *call, of *frontend.Session) (*frontend.Session, err
 	return a.pipe.session, nil
 }
 
+// run implements input. The answers come on the owner's goroutine, maybe before run
+// returns.
 func (a *acquire) run(c *call) {
 	if a.queues {
 		a.queue.Run(&c.Call, func(r frontend.RequestInfo, err error) { a.started(c, r, err) },
@@ -120,7 +134,8 @@ func (a *acquire) run(c *call) {
 	a.now.Run(&c.Call, func(g api.Grant, err error) { a.granted(c, g, err) })
 }
 
-// started takes the number of a Request that waits.
+// started takes the number of a Request that waits. After an error there is no Request,
+// and granted does not come.
 func (a *acquire) started(c *call, r frontend.RequestInfo, err error) {
 	if err != nil {
 		c.Fail(err)
@@ -143,12 +158,16 @@ func (a *acquire) started(c *call, r frontend.RequestInfo, err error) {
 	}
 }
 
+// timeout is the error of a wait whose time is over, which looks like that of Acquire
+// in the service, apart from the holder, whom only the table knows.
 func (a *acquire) timeout() error {
 	return &api.Error{Op: "acquire", Lockspace: a.Lockspace, Resource: a.Resource, Mode: a.queue.Want.Mode,
 		Kind: api.Timeout, Text: "the lock was not granted in time", Hint: api.HintInspect}
 }
 
-// withdraw ends a wait. If the lock is granted all the same, the caller gets it.
+// withdraw ends a wait. If the lock is granted all the same, the caller gets it. Before
+// started has come there is nothing to cancel yet: why is noted, and started goes on
+// with it. The answer of CancelRequest is of no use, since granted comes in any case.
 func (a *acquire) withdraw(c *call, why error) {
 	a.mu.Lock()
 	ref := a.ref
@@ -172,7 +191,9 @@ func (a *acquire) reason(err error) error {
 	return err
 }
 
-// leave implements leaver.
+// leave implements leaver. What is left to do depends on how far the call has come: a
+// lock that is held stays for the session to release (HungUp), a wait is withdrawn, and
+// a call that waits for 20 s at most gets its answer by itself.
 func (a *acquire) leave(c *call, why error) {
 	a.mu.Lock()
 	held := a.held
@@ -183,6 +204,8 @@ func (a *acquire) leave(c *call, why error) {
 	case a.queues:
 		a.withdraw(c, why)
 	}
+	// Nobody will get the descriptor of a client that is gone. If only the service ends,
+	// the grant may still come, and with it a copy of the descriptor is kept.
 	if a.pipe != nil && errors.Is(why, api.Canceled) {
 		a.pipe.close()
 	}
@@ -199,6 +222,9 @@ func (c *call) endHeld(ref api.Ref, why error) {
 	c.Fail(why)
 }
 
+// granted takes the end of the wait, on the owner's goroutine. The order counts: the
+// door knows the lock (pipe.granted, hold) before the next notice of the service can
+// come, so a loss right after the grant is told after it.
 func (a *acquire) granted(c *call, g api.Grant, err error) {
 	if err != nil {
 		c.Fail(err)
@@ -218,7 +244,7 @@ func (a *acquire) granted(c *call, g api.Grant, err error) {
 		a.mu.Unlock()
 		c.door.hold(g.Ref, c)
 		c.replies.Add(message{make: func() any { return out }, more: true, keep: true, held: g.Ref})
-	case c.Answer():
+	case c.Answer(): // false: the call was answered otherwise, and its session releases the lock
 		c.replies.Add(message{parameters: out, keep: a.Lifetime != nil && *a.Lifetime == "connection"})
 	}
 	c.door.asked(&g)
@@ -230,6 +256,9 @@ type acquireMany struct {
 	m frontend.AcquireMany
 }
 
+// method puts the labels in. The service takes either one label for all locks or a
+// label for each; here a lock may have its own beside that of the call, so the call has
+// one for each as soon as one lock has.
 func (a *acquireMany) method(w *wire.Call) (frontend.Method, error) {
 	s := setter[frontend.AcquireMany]{table: frontend.AcquireManyOptions, into: &a.m}
 	s.options(&a.options, w)
@@ -249,7 +278,7 @@ func (a *acquireMany) method(w *wire.Call) (frontend.Method, error) {
 		}
 		labels = append(labels, deref(label))
 		if w.Label != nil {
-			s.set(api.ArgLabels, labels[i:])
+			s.set(api.ArgLabels, labels[i:]) // checked here alone, so that the error is about this one
 		}
 	}
 	if a.m.Options.Labels != nil {

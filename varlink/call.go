@@ -14,21 +14,25 @@ import (
 // because the client does not read.
 const maxReplies = 1024
 
-// call is one call.
+// call is one call. It lives on the connection's goroutine: Serve makes it, submits it
+// and then writes what others put into replies, until the last reply is written. All
+// others (the owner of the table, timers, notices) only add to replies, which never
+// blocks, so that a client that does not read delays nobody.
 type call struct {
 	frontend.Call
 	door    *Door
 	conn    *conn
 	wire    *wire.Call
 	in      input
-	replies *queue.Queue[message]
-	unread  atomic.Int32 // replies that are not written
+	replies *queue.Queue[message] // unbounded; unread bounds what may be in it
+	unread  atomic.Int32          // replies that are not written
 	// after runs on the connection's goroutine once the last message is written, or
 	// could not be.
 	after func(err error)
 }
 
-// message is one reply.
+// message is one reply, or several. What a long list takes in memory is made when the
+// client has read what was before it (make, fill, pump), not when the service answers.
 type message struct {
 	parameters any
 	make       func() any          // instead of parameters: makes them when they are written
@@ -55,12 +59,14 @@ type input interface {
 
 func (i *interactive) allow() bool { return i.Allow != nil && *i.Allow }
 
-// silent is embedded in the input of calls that ask nobody for authorisation.
+// silent is embedded in the input of calls without allowInteractiveAuthentication:
+// nobody is asked for a password because of them.
 type silent struct{}
 
 func (silent) allow() bool { return false }
 
-// Serve implements wire.Handler.
+// Serve implements wire.Handler. It returns when the last reply is written or dropped;
+// the next call of the connection is served only then.
 func (h handler) Serve(ctx context.Context, w *wire.Call) {
 	cn := w.Conn.Data.(*conn)
 	c := &call{door: h.d, conn: cn, wire: w, replies: queue.New[message](0)}
@@ -107,7 +113,9 @@ func (m *direct) run(c *call) {
 	})
 }
 
-// submit reads the parameters and submits the call.
+// submit reads the parameters and submits the call. A call that is refused here goes
+// through the session as well, so that it costs its user what a call costs, and is
+// logged.
 func (c *call) submit(session *frontend.Session) {
 	if _, alone := c.in.(*direct); !alone && c.wire.Resumed == 0 {
 		if err := wire.Decode(c.wire.Parameters, c.in); err != nil {
@@ -139,14 +147,16 @@ type sessionChooser interface {
 // Serve implements frontend.Handler.
 func (c *call) Serve() { c.in.run(c) }
 
-// Fail implements frontend.Handler.
+// Fail implements frontend.Handler. A call is answered once: Answer lets only the first
+// answer through, since the service and the end of the client may bring one each.
 func (c *call) Fail(err error) {
 	if c.Answer() {
 		c.replies.Add(message{err: err})
 	}
 }
 
-// Dropped implements frontend.Handler.
+// Dropped implements frontend.Handler: the session has ended before the call had its
+// turn.
 func (c *call) Dropped() { c.replies.Add(message{dropped: true}) }
 
 // reply ends the call.
@@ -186,7 +196,9 @@ func (c *call) plain(err error) {
 	c.reply(nothing{})
 }
 
-// write writes the replies until the last one.
+// write writes the replies until the last one. The client, or the service, may come to
+// its end before that: each is noticed once, and leave then sees to it that a last
+// reply comes. Other calls get theirs from the service in any case, within their wait.
 func (c *call) write(ctx context.Context) {
 	gone, ending := ctx.Done(), c.door.ending.Done()
 	var spare []message
@@ -200,6 +212,7 @@ func (c *call) write(ctx context.Context) {
 		if spare = batch.Items; len(batch.Items) > 0 {
 			continue
 		}
+		// Only a call that has to wait costs a second goroutine for the reader.
 		c.wire.Wait()
 		select {
 		case <-c.replies.Wake():
@@ -248,6 +261,8 @@ func (c *call) writeOne(m *message) (last bool) {
 		c.unread.Add(-1)
 		c.keep(m)
 		n, err := c.wire.Continue(m.make())
+		// A failed write does not end the call here: leave ends what the service has
+		// of it, and the last message comes as its answer.
 		c.stepKept("a reply of a kept connection is written")
 		if c.pay(n); err != nil {
 			c.leave(errUntaken)
@@ -275,6 +290,7 @@ func (c *call) pay(n int) {
 	}
 }
 
+// writeLast writes the reply that ends the call. fill pays for what it writes itself.
 func (c *call) writeLast(m *message) (n int, err error) {
 	switch {
 	case m.err != nil:
@@ -288,7 +304,8 @@ func (c *call) writeLast(m *message) (n int, err error) {
 	return c.wire.Reply(m.parameters)
 }
 
-// keep has what the lock hangs on kept, before its caller is told of the grant.
+// keep has what the lock hangs on kept, before its caller is told of the grant (the
+// table of events is in keep.go).
 func (c *call) keep(m *message) {
 	switch {
 	case m.file != nil:

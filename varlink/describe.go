@@ -13,6 +13,9 @@ type describe struct{ silent }
 
 func (*describe) method(*wire.Call) (frontend.Method, error) { return nil, nil }
 
+// run answers, or with more goes on until the client or the service ends. It runs on
+// the goroutine of the session, so that a client without the right to inspect is refused
+// there.
 func (*describe) run(c *call) {
 	if err := c.Authorize(api.ActInspect, frontend.About{Op: "describe"}); err != nil {
 		c.Fail(err)
@@ -47,17 +50,21 @@ func (*describe) leave(c *call, why error) {
 
 // watch is a caller who wants to hear of each change. Changes that come while the
 // caller has not read the last one are told as one.
-type watch struct{ due atomic.Bool }
+type watch struct {
+	due atomic.Bool // a reply is in the queue, and has yet to be made
+}
 
 func (w *watch) tell(c *call) {
 	if w.due.CompareAndSwap(false, true) {
 		c.tellLater(func() any {
+			// In this order: a change after status is told with one more reply.
 			w.due.Store(false)
 			return c.status()
 		})
 	}
 }
 
+// serviceChanged runs where the service's notices come from.
 func (d *Door) serviceChanged() {
 	d.mu.Lock()
 	defer d.mu.Unlock()

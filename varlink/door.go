@@ -47,10 +47,13 @@ type LogLevel interface {
 }
 
 // Door serves a frontend.Core over Varlink.
+//
+// mu is taken by the owner of the table, too (notices, grants), so nothing that may
+// block is done with it held. Lock order: Door.mu, then pipe.keptMu or shelf.mu.
 type Door struct {
 	cfg    Config
 	log    *slog.Logger
-	space  api.Session
+	space  api.Session // what the names of this start's sessions begin with
 	door   *frontend.Door
 	server *wire.Server
 	ending context.Context // ends with Shutdown: calls without an end of their own end then
@@ -94,11 +97,13 @@ func (d *Door) Sessions() api.Session { return d.space }
 // It takes the listener over.
 func (d *Door) Serve(l *net.UnixListener) error { return d.server.Serve(l) }
 
+// The order of a start: Inherit for each descriptor that was kept, Sessions and Kept for
+// the service's configuration, Core.Start, Restore, and Serve for each listener.
 // Adopt serves a connection that is there already, and takes it over.
 func (d *Door) Adopt(conn *net.UnixConn) { d.server.Adopt(conn) }
 
 // Connections is how many connections there are, and descriptors that locks hang
-// on.
+// on. A service with one of them is not idle.
 func (d *Door) Connections() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -119,7 +124,9 @@ func (d *Door) Shutdown(ctx context.Context) error {
 	d.mu.Lock()
 	for _, pipes := range d.pipes {
 		for p := range pipes {
-			_ = p.ours.Close() // without telling who has the other end: a copy may be kept
+			// It ends watch. Whoever has the other end notices nothing if a copy is kept,
+			// and sees POLLERR otherwise.
+			_ = p.ours.Close()
 		}
 	}
 	d.mu.Unlock()
@@ -147,7 +154,9 @@ type conn struct {
 // handler is the Door as package wire sees it.
 type handler struct{ d *Door }
 
-// Open implements wire.Handler.
+// Open implements wire.Handler. It runs on the goroutine that accepts, so it asks the
+// kernel for as little as possible: the start time of the client's process, by which
+// polkit tells it from another process that gets its pid later.
 func (h handler) Open(w *wire.Conn) {
 	p := &w.Peer
 	c := &conn{door: h.d, id: w.ID, first: h.d.space + api.Session(fmt.Sprint(w.ID)), seen: p.Seen}
@@ -170,7 +179,9 @@ func (h handler) Open(w *wire.Conn) {
 // group would decide, and polkit would not be asked.
 const noStart = math.MaxUint64
 
-// name makes the name of one more session of this connection. c.mu is held.
+// name makes the name of one more session of this connection. c.mu is held. The first
+// one has the number of the connection; later ones are those of descriptors, and of a
+// connection whose session has ended while it had a oneway call to serve.
 func (c *conn) name() string {
 	c.opened++
 	if c.opened == 1 {
@@ -209,7 +220,9 @@ func (c *conn) closeSession() {
 	}
 }
 
-// HungUp implements wire.Handler. A oneway call that is being served is finished.
+// HungUp implements wire.Handler. Ending the session here, and not in Close, cancels
+// the call that is being served, which may wait for days. A oneway call that is being
+// served is finished.
 func (handler) HungUp(w *wire.Conn) {
 	c := w.Data.(*conn)
 	c.mu.Lock()

@@ -33,7 +33,8 @@ const noSuchLock api.Kind = "NoSuchLock"
 // wrong.
 const invalidConfiguration api.Kind = "InvalidConfiguration"
 
-// wording is how errors of calls are worded here.
+// wording is how errors of calls are worded here: the operations and hints of package
+// api in the words of this interface. A test holds that no hint is missing.
 var wording = api.Wording{
 	Argument: func(e *api.Error) string { return field(e.Argument) },
 	Operations: map[string]string{
@@ -110,7 +111,9 @@ func parameterError(err error) error {
 	return badParameter{"parameters", err.Error()}
 }
 
-// writeError ends a call with what went wrong.
+// writeError ends a call with what went wrong. A kind of the service is an error of the
+// service's own interface under the same name, unless a standard interface has one for
+// it, which generic clients know.
 func writeError(w *wire.Call, err error) (n int, _ error) {
 	var bad badParameter
 	if errors.As(err, &bad) {

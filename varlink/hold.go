@@ -15,6 +15,11 @@ import (
 // somebody else.
 const lookEvery = 2 * time.Second
 
+// Three things end a lock without its holder's doing: a loss, which the service reports;
+// a release by somebody else; and a move, when the owner asks for the lock again on
+// another connection. The last two are found by looking (look), and a move by a call of
+// this door at once (asked).
+
 // hold has c hear of what becomes of a lock. It is called where the service's
 // notices come from as well, so none is missed.
 func (d *Door) hold(ref api.Ref, c *call) {
@@ -51,7 +56,8 @@ func (d *Door) holding(ref api.Ref, end bool) []*call {
 	return calls
 }
 
-// startLooking has look run while there are locks to look at. d.mu is held.
+// startLooking has look run while there are locks to look at. d.mu is held. Without any
+// there is no goroutine and no timer, so an idle service does not wake up.
 func (d *Door) startLooking() {
 	if d.looking || d.ending.Err() != nil {
 		return
@@ -86,7 +92,8 @@ func (d *Door) look() {
 	}
 }
 
-// check finds out whether a lock is still there, and what it hangs on.
+// check finds out whether a lock is still there, and what it hangs on. Any other error
+// says nothing about the lock, which is then looked at again later.
 func (d *Door) check(ref api.Ref) {
 	d.cfg.Core.Service().Lock(ref, func(l api.LockInfo, err error) {
 		switch {

@@ -13,8 +13,8 @@ import (
 // method is one of the service's own methods.
 type method struct {
 	name      string
-	needsMore bool
-	input     func() input
+	needsMore bool         // each of its replies is one element; varlink.org calls that "more"
+	input     func() input // a new one for each call: the parameters are read into it
 }
 
 // methods are those of the interface, by their whole names.
@@ -48,14 +48,17 @@ func index(list []method) map[string]*method {
 	return m
 }
 
-// setter puts fields that a call may have into a method of package frontend. The
-// first error stays.
+// setter puts fields that a call may have into a method of package frontend, by the
+// table of options that both doors share: what an option means and which values it
+// takes is decided there. The first error stays, so the callers check once (done).
 type setter[T any] struct {
 	table []frontend.Option[T]
 	into  *T
 	err   error
 }
 
+// set sets one option. v has the type that the option has in the table: the types here
+// are those of the interface, so anything else is a mistake in this package.
 func (s *setter[T]) set(name api.Argument, v any) {
 	for i := range s.table {
 		if o := &s.table[i]; o.Name == name {
@@ -112,7 +115,8 @@ func (s *setter[T]) pages(in *pages) (left uint64) {
 	return *in.Limit
 }
 
-// selector puts a Selector in.
+// selector puts a Selector in. The error names the field as the caller knows it, with
+// "select." before it, and only errors of these fields do.
 func (s *setter[T]) selector(sel *selector) {
 	if sel == nil {
 		return
@@ -132,7 +136,10 @@ func (s *setter[T]) selector(sel *selector) {
 	}
 }
 
-// options puts the fields that Acquire and AcquireMany share in.
+// options puts the fields that Acquire and AcquireMany share in. A lock of lifetime
+// process without processId is that of the process that has connected. Its start time is
+// added where the kernel can tell it, because the pid alone may be another process's by
+// now.
 func (s *setter[T]) options(o *options, w *wire.Call) {
 	given(s, api.ArgOwner, o.Owner)
 	given(s, api.ArgLifetime, o.Lifetime)
@@ -143,7 +150,7 @@ func (s *setter[T]) options(o *options, w *wire.Call) {
 	if o.Lifetime == nil || *o.Lifetime != "process" || o.ProcessID != nil || o.ProcessStartTicks != nil {
 		return
 	}
-	// The kernel ties the process to the connection, and not only its pid.
+	// The kernel ties the process to the connection, and not only its pid (SO_PEERPIDFD).
 	if start, err := w.Conn.Peer.Start(); err == nil {
 		s.set(api.ArgStartTime, start)
 	}

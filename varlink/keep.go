@@ -51,7 +51,9 @@ type Keeper interface {
 }
 
 const (
-	// keptConnection and keptDescriptor begin the names of what is kept.
+	// keptConnection and keptDescriptor begin the names of what is kept. The whole name is
+	// all that the next start learns (FDNAME= of sd_notify(3), at most 255 characters
+	// without a colon).
 	keptConnection = "varlink-connection"
 	keptDescriptor = "varlink-descriptor"
 	// userPart is the part of the Keeper's room that one user other than root may take.
@@ -64,12 +66,13 @@ type shelf struct {
 	log    *slog.Logger
 
 	mu         sync.Mutex
-	taken      int
-	users      map[uint32]int
-	complained time.Time // when it was last logged that something is not kept
+	taken      int            // descriptors that are kept, of all users
+	users      map[uint32]int // and of each; a user without any has no entry
+	complained time.Time      // when it was last logged that something is not kept
 }
 
-// take counts one more descriptor of a user, if there is room.
+// take counts one more descriptor of a user, if there is room. The Keeper would refuse
+// one too many as well, but not say whose share it was.
 func (s *shelf) take(uid uint32) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -127,6 +130,8 @@ func (c *conn) keep(w *wire.Conn, held api.Ref) {
 	case c.kept == name:
 		return
 	case c.kept != "":
+		// The name says which lock the call goes on about, so it has changed; the room that
+		// was taken goes on to the new name.
 		s.keeper.Drop(c.kept)
 	case !s.take(c.creds.UID):
 		err = errNoRoom
@@ -185,6 +190,7 @@ func (p *pipe) keep() {
 	p.keptMu.Unlock()
 }
 
+// putAway gives the Keeper a copy. An os.ErrClosed means that lose was faster.
 func (p *pipe) putAway(name string) error {
 	raw, err := p.ours.SyscallConn() // Fd would make it blocking
 	if err != nil {

@@ -61,6 +61,8 @@ func (l *listLocks) run(c *call) {
 	})
 }
 
+// write runs on the connection's goroutine, where waiting for the client to read and for
+// the service to list delays nobody else.
 func (l *listLocks) write(c *call, page api.Page) error {
 	return writePages(c, page.Locks, page.Next, &l.left, func(l *api.LockInfo) any { return listLocksOut{lockOf(l)} },
 		func(after api.Ref) ([]api.LockInfo, api.Ref, error) {
@@ -72,7 +74,9 @@ func (l *listLocks) write(c *call, page api.Page) error {
 
 // writePages writes a page and those that follow it, an element with each reply, as
 // many as are left. One element is kept back, because the last one has to be known
-// as such.
+// as such: it goes out without "continues". Locks that come or go while a list is
+// written may be in it or not; all others are, exactly once, since pages are in the
+// order of api.Ref.
 func writePages[T any](c *call, page []T, after api.Ref, left *uint64, reply func(*T) any,
 	next func(after api.Ref) ([]T, api.Ref, error), none error) error {
 	var before any
@@ -105,7 +109,8 @@ func writePages[T any](c *call, page []T, after api.Ref, left *uint64, reply fun
 	return err
 }
 
-// next has a method list its next page.
+// next has a method list its next page, and waits for it. The page needs no turn of its
+// own, since it is a part of the same call; it is authorised like the first one.
 func next[P any](c *call, run func(*frontend.Call, func(P, error))) (page P, err error) {
 	done := make(chan struct{})
 	run(&c.Call, func(p P, e error) {
@@ -150,7 +155,7 @@ func (l *listWaits) write(c *call, page api.WaitsPage) error {
 		}, missing(l.m.Op(), noSuchLock, "nobody waits"))
 }
 
-// stage writes one of very many replies.
+// stage writes one of very many replies. Several go out with one system call.
 func (c *call) stage(parameters any) error {
 	n, err := c.wire.Stage(parameters)
 	c.pay(n)

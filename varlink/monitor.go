@@ -19,7 +19,8 @@ const (
 	snapshotPage = frontend.MaxRows
 )
 
-// eventKinds are the fields of monitorOut that can be asked for.
+// eventKinds are the fields of monitorOut that can be asked for. The others, ready and
+// overflow, come in any case.
 var eventKinds = []string{"lockAdded", "lockChanged", "lockRemoved", "lockLost", "blocking", "lockspaceChanged",
 	"serviceChanged", "requestAdded", "requestRemoved"}
 
@@ -34,7 +35,7 @@ type monitor struct {
 	silent
 	kinds map[string]bool // nil: all
 	call  *call
-	sub   *frontend.Subscription
+	sub   *frontend.Subscription // nil: not yet, or no more
 
 	mu   sync.Mutex
 	upTo api.Ref // locks after it are on a page that comes
@@ -58,6 +59,8 @@ func (m *monitor) method(*wire.Call) (frontend.Method, error) {
 	return nil, nil
 }
 
+// run subscribes, and leaves the rest to the connection's goroutine (begin), which may
+// wait for the client. Events that come meanwhile queue behind it.
 func (m *monitor) run(c *call) {
 	m.call = c
 	existing := m.Existing == nil || *m.Existing
@@ -75,12 +78,14 @@ func (m *monitor) run(c *call) {
 	c.replies.Add(message{more: true, pump: func(c *call) error { return m.begin(c, existing) }})
 }
 
-// leave implements leaver.
+// leave implements leaver. Nothing else would end the call.
 func (m *monitor) leave(c *call, why error) {
 	m.end()
 	c.Fail(why)
 }
 
+// end ends the subscription; events may come for a moment still, and are dropped because
+// the call is answered.
 func (m *monitor) end() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -103,6 +108,8 @@ func (m *monitor) begin(c *call, existing bool) error {
 	return err
 }
 
+// snapshot tells what there is. Core.Snapshot calls back between two events, so covered
+// divides them: what happened before is on a page, and what happens afterwards is told.
 func (m *monitor) snapshot(c *call) error {
 	first := make(chan frontend.Snapshot, 1)
 	c.door.cfg.Core.Snapshot(snapshotPage, func(s frontend.Snapshot) {
@@ -152,6 +159,7 @@ func (m *monitor) pages(c *call, locks []api.LockInfo) error {
 		next := make(chan []api.LockInfo, 1)
 		f := api.Filter{Granted: true, After: locks[len(locks)-1].Ref, Limit: snapshotPage}
 		c.door.cfg.Core.Service().List(f, func(p api.Page, err error) {
+			// After an error no page comes any more, so no event may be held back.
 			m.covered(p.Locks, err != nil || len(p.Locks) < snapshotPage)
 			next <- p.Locks
 		})
@@ -172,7 +180,8 @@ func (m *monitor) stage(c *call, outs []monitorOut) error {
 	return nil
 }
 
-// event takes an event. It never blocks.
+// event takes an event, where the service's notices come from. It never blocks: a client
+// that has fallen too far behind gets Overflow as its last reply, and can begin anew.
 func (m *monitor) event(e frontend.Event) {
 	out := m.describe(e)
 	if out == (monitorOut{}) {
@@ -186,6 +195,8 @@ func (m *monitor) event(e frontend.Event) {
 	m.call.reply(monitorOut{Overflow: some(true)})
 }
 
+// describe makes the reply of an event; it is empty if the client does not want it, may
+// not see it, or will have it on a page.
 func (m *monitor) describe(e frontend.Event) (out monitorOut) {
 	switch e := e.(type) {
 	case api.LockAdded:
@@ -225,7 +236,9 @@ func (m *monitor) describe(e frontend.Event) (out monitorOut) {
 	return out
 }
 
-// told reports whether the lock is on a page that has come.
+// told reports whether the lock is on a page that has come. References only grow, and
+// pages are in their order, so one number is enough; a lock that is added later is after
+// all pages.
 func (m *monitor) told(ref api.Ref) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -238,6 +251,7 @@ func (m *monitor) wants(kind string, l *api.LockInfo) bool {
 	return m.kind(kind) && m.concerns(l.Lockspace, l.UID)
 }
 
+// concerns applies the two parameters that narrow all events about locks.
 func (m *monitor) concerns(lockspace string, uid uint32) bool {
 	return (m.Lockspace == nil || *m.Lockspace == lockspace) && (!isTrue(m.OwnOnly) || uid == m.call.UID())
 }

@@ -12,15 +12,19 @@ import (
 
 // pipe is a descriptor that a lock hangs on, with the session that ends with it.
 // The client gets the writing end; when its last copy is closed, by whatever
-// process has it then, the reading end, which is here, hangs up.
+// process has it then, the reading end, which is here, hangs up (pipe(7)). So the kernel
+// counts the copies, over fork(2), exec(2) and SCM_RIGHTS, as it does for flock(2).
+//
+// A pipe ends in one of three ways: the client has closed it (watch, close), the lock
+// has ended (lose), or the service ends (Shutdown), which leaves the lock.
 type pipe struct {
 	door    *Door
-	ours    *os.File
-	theirs  *os.File
-	session *frontend.Session
-	uid     uint32
-	ref     api.Ref // the lock; 0 until it is granted. Written with door.mu held
-	once    sync.Once
+	ours    *os.File          // the reading end; non-blocking, so that watch needs no thread
+	theirs  *os.File          // the writing end; closed here once the client has its copy
+	session *frontend.Session // the lock's; it has no other
+	uid     uint32            // whose share of the Keeper's room a copy takes
+	ref     api.Ref           // the lock; 0 until it is granted. Written with door.mu held
+	once    sync.Once         // of close
 	keptMu  sync.Mutex
 	kept    string // what a copy of ours is kept as; "" where there is none. keptMu guards it
 }
@@ -53,8 +57,9 @@ func (p *pipe) granted(ref api.Ref) {
 	d.startLooking()
 }
 
-// sent goes on after the reply with the descriptor was written, or was not. If the
-// lock was lost meanwhile, watch ends at once.
+// sent goes on after the reply with the descriptor was written, or was not: then nobody
+// has the descriptor, and nobody knows of the lock. If the lock was lost meanwhile, watch
+// ends at once.
 func (p *pipe) sent(err error) {
 	if err != nil || p.ref == 0 {
 		p.close()
@@ -109,6 +114,8 @@ func (p *pipe) watch() {
 	defer d.work.Done()
 	raw, err := p.ours.SyscallConn()
 	if err == nil {
+		// The runtime calls this at each event of the descriptor (epoll(7), edge-triggered),
+		// also when somebody writes; only POLLHUP means that no writer is left.
 		err = raw.Read(func(fd uintptr) bool {
 			poll := []unix.PollFd{{Fd: int32(fd)}}
 			_, err := unix.Poll(poll, 0)
@@ -123,7 +130,8 @@ func (p *pipe) watch() {
 }
 
 // lose tells whoever has the descriptor that the lock does not hang on it any more:
-// a write into it fails, and poll(2) says POLLERR.
+// a write into it fails, and poll(2) says POLLERR. Closing our end also ends watch, which
+// then closes the session.
 func (p *pipe) lose() {
 	_ = p.ours.Close()
 	p.unkeep()

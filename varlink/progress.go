@@ -12,7 +12,9 @@ import (
 // is doing.
 const progressEvery = time.Second
 
-// report tells the caller of a wait how it is doing, until it has ended.
+// report tells the caller of a wait how it is doing, until it has ended. It has a
+// goroutine of its own, since each look asks the service twice; the caller has asked for
+// that cost, and tell ends the call of one who does not read.
 func (a *acquire) report(c *call, number uint64) {
 	defer c.Contain()
 	// Who holds the lock is shown to whoever may inspect the resource.

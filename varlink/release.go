@@ -64,7 +64,7 @@ func (r *releaseMany) method(*wire.Call) (frontend.Method, error) {
 	for _, n := range r.Resources {
 		r.m.Resources = append(r.m.Resources, api.Want{Lockspace: n.Lockspace, Resource: n.Resource})
 	}
-	s.set(api.ArgOwner, r.Owner)
+	s.set(api.ArgOwner, r.Owner) // required here: without it anybody's locks would be meant
 	if r.Labels != nil {
 		s.set(api.ArgLabels, r.Labels)
 	}

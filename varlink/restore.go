@@ -14,6 +14,11 @@ import (
 	"github.com/dlmlock/dlmlockd/varlink/wire"
 )
 
+// What an earlier process has kept comes back in three steps, in the order of the start:
+// Inherit before the service reads its records, since Kept says which sessions live on;
+// then activation, which releases the locks of all others; then Restore, when the service
+// answers. A client that ends in between is noticed by Restore's readers.
+
 // inheritance is a connection or a descriptor that an earlier process has kept.
 type inheritance struct {
 	keptThing
@@ -36,6 +41,8 @@ func (d *Door) Inherit(name string, f *os.File) {
 	d.inherited = append(d.inherited, *i)
 }
 
+// dropInherited has the Keeper forget its copy: otherwise the client would not see its
+// connection end, and the next start would find it again.
 func (d *Door) dropInherited(name string) {
 	if d.shelf.keeper != nil {
 		d.shelf.keeper.Drop(name)
@@ -58,7 +65,9 @@ func inherit(name string, f *os.File) (*inheritance, error) {
 	return i, i.takePipe(f)
 }
 
-// takePipe makes a file of f that can be waited for, and closes f.
+// takePipe makes a file of f that can be waited for, and closes f. os.NewFile puts a
+// descriptor into the runtime's poller only if it is non-blocking when it is made, which
+// the descriptors of sd_listen_fds(3) are not known to be; hence another file.
 func (i *inheritance) takePipe(f *os.File) error {
 	defer f.Close()
 	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
@@ -97,6 +106,7 @@ func (i *inheritance) takeSocket(f *os.File) error {
 	return nil
 }
 
+// markOf returns where the conversation was, or why it can't go on.
 func markOf(sock *net.UnixConn) (wire.Mark, error) {
 	raw, err := sock.SyscallConn()
 	if err != nil {
@@ -121,7 +131,8 @@ func (d *Door) Kept() map[api.Session]struct{} {
 	return kept
 }
 
-// Restore goes on with what was inherited. It comes before the notices of the start.
+// Restore goes on with what was inherited. It comes before the notices of the start, so
+// that a loss that activation has found reaches whoever holds the connection.
 func (d *Door) Restore() {
 	for n := range d.inherited {
 		i := &d.inherited[n]
@@ -159,6 +170,8 @@ func (s *shelf) takeBack(uid uint32) {
 	s.users[uid]++
 }
 
+// restorePipe goes on with a descriptor. Its client has the other end and nothing to
+// say, so there is no connection for it.
 func (d *Door) restorePipe(i *inheritance) {
 	p := &pipe{door: d, ours: i.file, uid: uint32(i.number), kept: i.name}
 	p.session = d.door.Reopen(i.session, 0, frontend.Credentials{UID: p.uid})
@@ -168,7 +181,9 @@ func (d *Door) restorePipe(i *inheritance) {
 	d.check(i.ref) // it may have been lost or released meanwhile
 }
 
-// resumed is a call of before the restart.
+// resumed is a call of before the restart. Its caller still waits for a reply. What it
+// asked for is not known any more, except that a call which goes on about a lock was an
+// Acquire with more.
 type resumed struct {
 	silent
 	ref api.Ref // of the lock that it is about, if it goes on
@@ -192,6 +207,7 @@ func (r *resumed) run(c *call) {
 		return
 	}
 	c.wire.GoOn()
+	// First hold, then look: what happens after the look is reported.
 	c.door.hold(r.ref, c)
 	c.door.cfg.Core.Service().Lock(r.ref, func(_ api.LockInfo, err error) {
 		if errors.Is(err, api.NotHeld) {

@@ -45,9 +45,12 @@ func usec(t time.Time) *int64 {
 	return unless0(t.UnixMicro())
 }
 
+// lockName is the name of a lock on this door: its reference in decimal, as a string,
+// because it is a name and not a number.
 func lockName(r api.Ref) string { return strconv.FormatUint(uint64(r), 10) }
 
-// parseLockName reads what lockName writes.
+// parseLockName reads what lockName writes, and nothing else: "+1" or "01" would be a
+// second name of the same lock.
 func parseLockName(arg api.Argument, s string) (api.Ref, error) {
 	n, err := strconv.ParseUint(s, 10, 64)
 	if err != nil || n == 0 || lockName(api.Ref(n)) != s {
@@ -60,6 +63,7 @@ func grantOf(g *api.Grant) *grant {
 	return &grant{printable(g.Lockspace), printable(g.Resource), uint32(g.LockID), g.Token, lockName(g.Ref)}
 }
 
+// lockOf makes the row of a lock. An owner that is "" differs from none, hence HasOwner.
 func lockOf(l *api.LockInfo) lock {
 	r := lock{
 		Lock: lockName(l.Ref), Lockspace: printable(l.Lockspace), Resource: printable(l.Resource),
@@ -171,6 +175,9 @@ func orphanOf(o *api.Orphan) orphan {
 	return r
 }
 
+// inspectionOf makes the reply of Inspect. Has... says what could be found out; what
+// could not stays null. A value block that only the queues show has no flag for whether
+// it is valid.
 func inspectionOf(in *api.Inspection) inspectOut {
 	r := inspectOut{Locks: locks(in.Locks), Lost: make([]lost, len(in.Lost)), Waits: waitsOf(in.Waits),
 		Missing: make([]string, len(in.Missing))}
@@ -199,6 +206,7 @@ func inspectionOf(in *api.Inspection) inspectOut {
 	return r
 }
 
+// latencyOf adds up the buckets, which the service counts one by one.
 func latencyOf(l *api.Latency) latency {
 	r := latency{SumUSec: l.Sum.Microseconds(), Buckets: make([]bucket, len(l.Buckets))}
 	for i, n := range l.Buckets {
@@ -211,6 +219,8 @@ func latencyOf(l *api.Latency) latency {
 	return r
 }
 
+// describe makes the reply of Describe, and events of Monitor. What the build and the
+// configuration say is the door's; everything else comes from the service.
 func (d *Door) describe(st *api.Status) describeOut {
 	c := &st.Counters
 	s := service{

@@ -53,6 +53,9 @@ func splitMethod(method string) (of, name string) {
 	return method, ""
 }
 
+// The methods of the standard interfaces run on the connection's goroutine (direct), so
+// they may write their reply themselves. An error of writing is left to the connection.
+
 // read reads the parameters of a call of the standard interfaces; false: they are
 // wrong, and the call is answered.
 func read(w *wire.Call, into any) bool {
@@ -120,7 +123,8 @@ func privileged(w *wire.Call) bool {
 }
 
 // reload reads the configuration again. An error of Config.Reload says what is
-// wrong with the configuration, unless it is an *api.Error.
+// wrong with the configuration, unless it is an *api.Error. The answer comes when the new
+// settings are in force.
 func (d *Door) reload(w *wire.Call) {
 	if !read(w, &nothing{}) || !privileged(w) {
 		return
@@ -144,6 +148,8 @@ type logLevel struct {
 	Level int `json:"level"`
 }
 
+// setLogLevel logs who has changed the level, at level info: whoever makes the service
+// quieter leaves a trace.
 func (d *Door) setLogLevel(w *wire.Call) {
 	var in logLevel
 	switch {
@@ -168,6 +174,7 @@ func (d *Door) getLogLevel(w *wire.Call) {
 	}
 }
 
+// getEnvironment is privileged, because an environment may have secrets in it.
 func getEnvironment(_ *Door, w *wire.Call) {
 	if !read(w, &nothing{}) || !privileged(w) {
 		return

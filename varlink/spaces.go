@@ -113,6 +113,8 @@ type purge struct {
 
 func (p *purge) method(*wire.Call) (frontend.Method, error) {
 	p.m = frontend.Purge{Lockspace: p.Lockspace}
+	// What the caller has seen, not what is there: an orphan that nobody has looked at is
+	// never removed.
 	for _, id := range p.LockIDs {
 		p.m.Expect = append(p.m.Expect, dlm.LockID(id))
 	}

@@ -1,8 +1,21 @@
 package varlink
 
-// The types of data/org.example.DlmLock.varlink, whose documentation is there.
-// A pointer, and a slice with omitempty, is a nullable field (?T).
+// The types of data/org.example.DlmLock.varlink, whose documentation is there; the
+// comments here are about what a reader of the interface does not see. A test compares
+// names, types and nullability with the description, in both directions.
+//
+// A pointer, and a slice with omitempty, is a nullable field (?T). The fields of a
+// call (types in ...In, and selector, want, name, options) need no omitempty, because
+// they are read by wire.Decode alone: it takes null and a field that is left out for the
+// same. In replies a null is left out, as systemd's services do it.
+//
+// Whole numbers have a type of their own size, so that wire.Decode refuses what does
+// not fit, in place of the service. Times and durations are in microseconds, and their
+// names end in USec; those of a clock count from 1970 (CLOCK_REALTIME).
 
+// want is a lock of AcquireMany. Its order in the call is that of the grants in the
+// reply; the service itself takes locks in the order of their names, so that two calls
+// can't wait for each other.
 type want struct {
 	Lockspace string  `json:"lockspace"`
 	Resource  string  `json:"resource"`
@@ -10,11 +23,14 @@ type want struct {
 	Label     *string `json:"label"`
 }
 
+// name is embedded in every call that is about one resource.
 type name struct {
 	Lockspace string `json:"lockspace"`
 	Resource  string `json:"resource"`
 }
 
+// selector says which lock of a resource is meant, where a name does not. What is
+// given has to match altogether; nothing is given if one lock only can be meant.
 type selector struct {
 	Owner  *string `json:"owner"`
 	LockID *uint32 `json:"lockId"`
@@ -22,6 +38,7 @@ type selector struct {
 	Lock   *string `json:"lock"`
 }
 
+// grant is what a caller needs to use a lock and to name it again.
 type grant struct {
 	Lockspace string `json:"lockspace"`
 	Resource  string `json:"resource"`
@@ -30,6 +47,9 @@ type grant struct {
 	Lock      string `json:"lock"`
 }
 
+// holder is what the holder of a lock, maybe on another node, has written into the
+// lock value block of its resource (docs/tokens.md). It may be older than the queues
+// beside it.
 type holder struct {
 	NodeID *uint32 `json:"nodeId,omitempty"`
 	Mode   *string `json:"mode,omitempty"`
@@ -37,11 +57,14 @@ type holder struct {
 	Label  *string `json:"label,omitempty"`
 }
 
+// waiting is what a call with "progress" reports: null where it is not known, or not for
+// this caller.
 type waiting struct {
 	Position *int    `json:"position,omitempty"`
 	Holder   *holder `json:"holder,omitempty"`
 }
 
+// lock is a row of every list of locks, and an event of Monitor.
 type lock struct {
 	Lock       string  `json:"lock"`
 	Lockspace  string  `json:"lockspace"`
@@ -57,11 +80,13 @@ type lock struct {
 	OnLost     *string `json:"onLost,omitempty"`
 	UserID     uint32  `json:"userId"`
 	ProcessID  *uint32 `json:"processId,omitempty"`
-	SinceUSec  *int64  `json:"sinceUSec,omitempty"`
+	SinceUSec  *int64  `json:"sinceUSec,omitempty"` // when it was granted; null while it waits for that
 
-	WaitingSinceUSec *int64 `json:"waitingSinceUSec,omitempty"`
+	WaitingSinceUSec *int64 `json:"waitingSinceUSec,omitempty"` // the request or conversion that still waits
 }
 
+// blocker is a lock that somebody waits for. All but Waits is null where the node that
+// has it can't be asked, or does not know it.
 type blocker struct {
 	NodeID *uint32 `json:"nodeId,omitempty"`
 	LockID *uint32 `json:"lockId,omitempty"`
@@ -70,14 +95,17 @@ type blocker struct {
 	Waits  bool    `json:"waits"`
 }
 
+// waiter is a lock that waits, with those that are in its way.
 type waiter struct {
 	Lock         lock      `json:"lock"`
 	Who          string    `json:"who"`
 	Blockers     []blocker `json:"blockers"`
-	MasterNodeID *uint32   `json:"masterNodeId,omitempty"`
-	Missing      *string   `json:"missing,omitempty"`
+	MasterNodeID *uint32   `json:"masterNodeId,omitempty"` // whose queues were looked at
+	Missing      *string   `json:"missing,omitempty"`      // why Blockers may not be all
 }
 
+// lost is a lock that ended without a release. It is kept for a while after the lock
+// itself is forgotten, so it repeats what identifies it.
 type lost struct {
 	Lock      string  `json:"lock"`
 	Lockspace string  `json:"lockspace"`
@@ -90,6 +118,8 @@ type lost struct {
 	Reason    string  `json:"reason"`
 }
 
+// queued is an entry in a queue of the kernel, a lock of any program on any node. Who
+// it belongs to is known only if it is one of this service's (lock).
 type queued struct {
 	LockID     uint32  `json:"lockId"`
 	NodeID     uint32  `json:"nodeId"`
@@ -97,14 +127,17 @@ type queued struct {
 	WantedMode *string `json:"wantedMode,omitempty"`
 }
 
+// queues are those of the resource's master, or the part of them that this node has.
 type queues struct {
 	Granted    []queued `json:"granted"`
-	Converting []queued `json:"converting"`
+	Converting []queued `json:"converting"` // they are granted in one mode, and wait for another
 	Waiting    []queued `json:"waiting"`
-	Master     *uint32  `json:"master,omitempty"`
-	Complete   bool     `json:"complete"`
+	Master     *uint32  `json:"master,omitempty"` // the id of its node
+	Complete   bool     `json:"complete"`         // false: only the locks of this node are there
 }
 
+// wait is one edge of the graph of who waits for whom, with both ends in it, so that a
+// reader need not join it with other rows.
 type wait struct {
 	NodeID        uint32  `json:"nodeId"`
 	LockID        *uint32 `json:"lockId,omitempty"`
@@ -116,6 +149,7 @@ type wait struct {
 	Blocker       *string `json:"blocker,omitempty"`
 }
 
+// blocking tells a holder that somebody waits for a mode that its lock excludes.
 type blocking struct {
 	Lock     string  `json:"lock"`
 	Resource string  `json:"resource"`
@@ -123,24 +157,27 @@ type blocking struct {
 	NodeID   *uint32 `json:"nodeId,omitempty"`
 }
 
+// health is what was found out last about a lockspace.
 type health struct {
 	Stopped  bool     `json:"stopped"`
 	Quorate  *bool    `json:"quorate,omitempty"`
 	Reason   *string  `json:"reason,omitempty"`
 	Members  []uint32 `json:"members"`
-	Recovery uint32   `json:"recovery"`
+	Recovery uint32   `json:"recovery"` // the kernel's recover_status; 0 if it has none
 }
 
+// lockspace is a row of ListLockspaces and an event of Monitor.
 type lockspace struct {
 	Name      string  `json:"name"`
 	State     string  `json:"state"`
 	Locks     int     `json:"locks"`
-	Orphans   *int    `json:"orphans,omitempty"`
+	Orphans   *int    `json:"orphans,omitempty"` // null: they could not be counted, which is not 0
 	Error     *string `json:"error,omitempty"`
 	RawValues bool    `json:"rawValues"`
 	Health    *health `json:"health,omitempty"`
 }
 
+// orphan is a lock in the kernel that no record of this service explains.
 type orphan struct {
 	LockID      uint32  `json:"lockId"`
 	Resource    string  `json:"resource"`
@@ -149,17 +186,21 @@ type orphan struct {
 	HolderOwner *uint32 `json:"holderOwner,omitempty"`
 }
 
+// bucket counts the grants that took at most UpToUSec, those of the smaller buckets
+// included, as a histogram of Prometheus does. The last one has no bound.
 type bucket struct {
 	UpToUSec *int64 `json:"upToUSec,omitempty"`
 	Count    uint64 `json:"count"`
 }
 
+// latency is how long grants took since the service was started.
 type latency struct {
 	Count   uint64   `json:"count"`
 	SumUSec int64    `json:"sumUSec"`
 	Buckets []bucket `json:"buckets"`
 }
 
+// counters begin at 0 with each start of the service.
 type counters struct {
 	LocksGranted     uint64  `json:"locksGranted"`
 	LocksReleased    uint64  `json:"locksReleased"`
@@ -170,18 +211,21 @@ type counters struct {
 	GrantLatency     latency `json:"grantLatency"`
 }
 
+// nodeName stands in for a map, since the keys of a Varlink map are strings.
 type nodeName struct {
 	NodeID uint32 `json:"nodeId"`
 	Name   string `json:"name"`
 }
 
+// service is the state of the service. As an event of Monitor it comes without the
+// counters, which change with every call.
 type service struct {
 	Version   string  `json:"version"`
 	Commit    string  `json:"commit"`
 	BuildDate string  `json:"buildDate"`
-	Engine    string  `json:"engine"`
-	StateFile string  `json:"stateFile"`
-	NodeID    *uint32 `json:"nodeId,omitempty"`
+	Engine    string  `json:"engine"`           // dlm or local, as in the configuration
+	StateFile string  `json:"stateFile"`        // its path, for whoever has to save or mend it
+	NodeID    *uint32 `json:"nodeId,omitempty"` // null until the cluster could be asked
 	NodeName  string  `json:"nodeName"`
 
 	Nodes []nodeName `json:"nodes"`
@@ -191,25 +235,28 @@ type service struct {
 	LockCount      int     `json:"lockCount"`
 	WaitingCount   int     `json:"waitingCount"`
 	LockspaceCount int     `json:"lockspaceCount"`
-	Degraded       *string `json:"degraded,omitempty"`
+	Degraded       *string `json:"degraded,omitempty"` // what does not work, for people; null: all does
 }
 
-// interactive is the field of each call that an authoriser may refuse.
+// interactive is the field of each call that an authoriser may refuse. It has the name
+// that systemd's interfaces give it.
 type interactive struct {
 	Allow *bool `json:"allowInteractiveAuthentication"`
 }
 
 // options are the fields that Acquire and AcquireMany share.
 type options struct {
-	Owner             *string `json:"owner"`
+	Owner             *string `json:"owner"` // with one, also "", asking again is idempotent
 	Label             *string `json:"label"`
-	Lifetime          *string `json:"lifetime"`
-	ProcessID         *uint32 `json:"processId"`
-	ProcessStartTicks *uint64 `json:"processStartTicks"`
-	OnLost            *string `json:"onLost"`
-	OnLostData        *string `json:"onLostData"`
+	Lifetime          *string `json:"lifetime"`          // null: persistent
+	ProcessID         *uint32 `json:"processId"`         // in the pid namespace of the caller
+	ProcessStartTicks *uint64 `json:"processStartTicks"` // field 22 of proc_pid_stat(5)
+	OnLost            *string `json:"onLost"`            // the name of a helper in dlmlockd.toml
+	OnLostData        *string `json:"onLostData"`        // what the helper gets
 }
 
+// acquireIn are the parameters of Acquire. How long it waits depends on the flag
+// more as well (acquire.method).
 type acquireIn struct {
 	name
 	Mode string `json:"mode"`
@@ -220,15 +267,20 @@ type acquireIn struct {
 	interactive
 }
 
+// acquireOut is each reply of Acquire: with more, first any number of Waiting, then
+// Granted, then any number of Blocking, and at last Lost or Released. Exactly one of
+// these is there.
 type acquireOut struct {
 	Waiting            *waiting  `json:"waiting,omitempty"`
 	Granted            *grant    `json:"granted,omitempty"`
-	LockFileDescriptor *int      `json:"lockFileDescriptor,omitempty"`
+	LockFileDescriptor *int      `json:"lockFileDescriptor,omitempty"` // its index in the message: always 0
 	Lost               *lost     `json:"lost,omitempty"`
 	Blocking           *blocking `json:"blocking,omitempty"`
 	Released           *bool     `json:"released,omitempty"`
 }
 
+// acquireManyIn are the parameters of AcquireMany, which takes all locks or none. Unlike
+// Acquire it never goes on after the grant.
 type acquireManyIn struct {
 	Wanted []want `json:"wanted"`
 	options
@@ -236,10 +288,12 @@ type acquireManyIn struct {
 	interactive
 }
 
+// acquireManyOut has the grants in the order of the call.
 type acquireManyOut struct {
 	Granted []grant `json:"granted"`
 }
 
+// convertIn are the parameters of Convert.
 type convertIn struct {
 	name
 	Mode     string    `json:"mode"`
@@ -249,10 +303,12 @@ type convertIn struct {
 	interactive
 }
 
+// convertOut has the token of the lock in its new mode; 0 if that mode has none.
 type convertOut struct {
 	Token uint64 `json:"token"`
 }
 
+// releaseIn are the parameters of Release. Reason goes to the log and to the history.
 type releaseIn struct {
 	name
 	Select *selector `json:"select"`
@@ -260,17 +316,24 @@ type releaseIn struct {
 	interactive
 }
 
+// nothing is the parameters, or the reply, of a method that has none.
 type nothing struct{}
 
+// releaseOwnerIn are the parameters of ReleaseOwner. Null is all lockspaces; "" is
+// refused, since it could be a variable that was not set.
 type releaseOwnerIn struct {
 	Lockspace *string `json:"lockspace"`
 	Owner     string  `json:"owner"`
 }
 
+// releasedOut counts the locks that were released. That there was none is no error, so
+// that a caller whose first answer was lost can ask again.
 type releasedOut struct {
 	Released uint32 `json:"released"`
 }
 
+// releaseManyIn are the parameters of ReleaseMany. Labels adds to Resources, and does
+// not narrow them.
 type releaseManyIn struct {
 	Resources []name   `json:"resources"`
 	Owner     string   `json:"owner"`
@@ -278,11 +341,15 @@ type releaseManyIn struct {
 	Reason    *string  `json:"reason"`
 }
 
+// inspectIn are the parameters of Inspect. With NodeID the service of that node is
+// asked (package peers).
 type inspectIn struct {
 	name
 	NodeID *uint32 `json:"nodeId"`
 }
 
+// inspectOut is what could be found out about a resource. What could not is null, and
+// Missing says why, so that "not known" is never taken for "not there".
 type inspectOut struct {
 	Locks        []lock   `json:"locks"`
 	Lost         []lost   `json:"lost"`
@@ -307,9 +374,13 @@ type scope struct {
 // pages is where a list that the service has in pages begins and ends.
 type pages struct {
 	After *string `json:"after"`
-	Limit *uint64 `json:"limit"`
+	Limit *uint64 `json:"limit"` // of the whole list, not of a page of the service
 }
 
+// The lists have one element in each reply, as lists of systemd's interfaces do: a
+// client can begin with the first one, and no list is too long for a message.
+
+// listLocksIn are the parameters of ListLocks.
 type listLocksIn struct {
 	scope
 	pages
@@ -331,6 +402,8 @@ type listWaitsOut struct {
 	Waiter waiter `json:"waiter"`
 }
 
+// listLostIn are the parameters of ListLost, which has no pages: losses are kept up to
+// frontend.MaxLost.
 type listLostIn struct {
 	scope
 	Limit *uint32 `json:"limit"`
@@ -340,6 +413,8 @@ type listLostOut struct {
 	Lost lost `json:"lost"`
 }
 
+// clusterNode is a node that is, or could be, a member. Missing says why it does not
+// answer.
 type clusterNode struct {
 	NodeID  *uint32 `json:"nodeId,omitempty"`
 	Name    *string `json:"name,omitempty"`
@@ -357,11 +432,13 @@ type listLockspacesOut struct {
 	Lockspace lockspace `json:"lockspace"`
 }
 
+// joinIn are the parameters of JoinLockspace.
 type joinIn struct {
 	Lockspace string `json:"lockspace"`
 	interactive
 }
 
+// leaveIn are the parameters of LeaveLockspace. Force loses the locks that are held.
 type leaveIn struct {
 	Lockspace string  `json:"lockspace"`
 	Force     *bool   `json:"force"`
@@ -377,6 +454,8 @@ type listOrphansOut struct {
 	Orphan orphan `json:"orphan"`
 }
 
+// adoptIn are the parameters of AdoptOrphan. Resource and Mode are what the caller has
+// seen: nothing is adopted if the kernel has reused the lockid for another lock since.
 type adoptIn struct {
 	Lockspace string  `json:"lockspace"`
 	LockID    uint32  `json:"lockId"`
@@ -393,6 +472,8 @@ type adoptOut struct {
 	Lock  string `json:"lock"`
 }
 
+// purgeIn are the parameters of Purge: which orphans the caller has seen. Without Some
+// these have to be all that there are.
 type purgeIn struct {
 	Lockspace string   `json:"lockspace"`
 	LockIDs   []uint32 `json:"lockIds"`
@@ -405,7 +486,8 @@ type purgeOut struct {
 	Purged uint32 `json:"purged"`
 }
 
-// request is a call that waits.
+// request is a call that waits, for Monitor. Request is its number, by which
+// requestRemoved names it.
 type request struct {
 	Request   uint64  `json:"request"`
 	Lockspace string  `json:"lockspace"`
@@ -417,6 +499,7 @@ type request struct {
 	SinceUSec int64   `json:"sinceUSec"`
 }
 
+// monitorIn are the parameters of Monitor. Existing is true if it is left out.
 type monitorIn struct {
 	Events    []string `json:"events,omitempty"`
 	Lockspace *string  `json:"lockspace"`
@@ -424,8 +507,10 @@ type monitorIn struct {
 	Existing  *bool    `json:"existing"`
 }
 
+// monitorOut is one event; exactly one field is there. It has to be comparable, since
+// an empty one stands for an event that this caller does not get.
 type monitorOut struct {
-	Ready            *bool      `json:"ready,omitempty"`
+	Ready            *bool      `json:"ready,omitempty"` // all that there was has been told
 	LockAdded        *lock      `json:"lockAdded,omitempty"`
 	LockChanged      *lock      `json:"lockChanged,omitempty"`
 	LockRemoved      *string    `json:"lockRemoved,omitempty"`
@@ -435,18 +520,20 @@ type monitorOut struct {
 	ServiceChanged   *service   `json:"serviceChanged,omitempty"`
 	RequestAdded     *request   `json:"requestAdded,omitempty"`
 	RequestRemoved   *uint64    `json:"requestRemoved,omitempty"`
-	Overflow         *bool      `json:"overflow,omitempty"`
+	Overflow         *bool      `json:"overflow,omitempty"` // the last reply: the client reads too slowly
 }
 
+// describeOut is each reply of Describe.
 type describeOut struct {
 	Service  service  `json:"service"`
 	Counters counters `json:"counters"`
 }
 
-// failure are the fields of the errors.
+// failure are the fields of all errors of the interface together; each has the message,
+// and those that are its own.
 type failure struct {
-	Message    string  `json:"message"`
-	Holder     *string `json:"holder,omitempty"`
-	Candidates []lock  `json:"candidates,omitempty"`
-	Errno      *int    `json:"errno,omitempty"`
+	Message    string  `json:"message"`              // for people; programs go by the name of the error
+	Holder     *string `json:"holder,omitempty"`     // of WouldBlock and Timeout
+	Candidates []lock  `json:"candidates,omitempty"` // of Ambiguous
+	Errno      *int    `json:"errno,omitempty"`      // of KernelError, as in errno(3)
 }

@@ -21,13 +21,13 @@ type Call struct {
 	Resumed    Mark   // not 0: no new call, but what an earlier process was at (Server.Restore)
 	Conn       *Conn
 
-	size     int // of the message
-	answered bool
-	open     bool
-	dropped  bool
-	written  int // bytes of replies
-	staged   []byte
-	failed   error // a reply could not be written
+	size     int    // of the message
+	answered bool   // Reply or Fail was called
+	open     bool   // GoOn was
+	dropped  bool   // Drop was
+	written  int    // bytes of replies
+	staged   []byte // replies of Stage that are not written yet
+	failed   error  // a reply could not be written
 }
 
 // Size is how many bytes the message had.
@@ -97,7 +97,8 @@ func (c *Call) Stage(parameters any) (n int, err error) {
 	return c.write(nil, nil)
 }
 
-// encode makes the message of a reply.
+// encode makes the message of a reply. After an error nothing more is written: the
+// client could not tell where the next reply begins.
 func (c *Call) encode(r reply) ([]byte, error) {
 	if c.failed != nil || c.Oneway {
 		return nil, c.failed
@@ -110,6 +111,7 @@ func (c *Call) encode(r reply) ([]byte, error) {
 	return text, c.failed
 }
 
+// send writes a reply now, behind what is staged. f is the descriptor to go with it, or nil.
 func (c *Call) send(r reply, f *os.File) (n int, err error) {
 	text, err := c.encode(r)
 	if err != nil || c.Oneway {
@@ -135,7 +137,8 @@ func (c *Call) write(text []byte, f *os.File) (n int, err error) {
 	return n, c.failed
 }
 
-// sendFile writes the message, or the beginning of it, with the descriptor.
+// sendFile writes the message, or the beginning of it, with the descriptor. The kernel
+// ties SCM_RIGHTS to the first byte (unix(7)), so the client has it before the reply ends.
 func (c *Conn) sendFile(text []byte, f *os.File) (n int, err error) {
 	raw, err := f.SyscallConn() // Fd would make it blocking
 	if err != nil {

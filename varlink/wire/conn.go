@@ -16,12 +16,15 @@ const (
 	// firstBuffer is what a connection reads into at first.
 	firstBuffer = 2 << 10
 	// maxQueue and maxQueueBytes are how many calls, and how many bytes of them,
-	// are read ahead while one is being served. The rest waits in the socket.
+	// are read ahead while one is being served. The rest waits in the socket, where it
+	// holds up its sender.
 	maxQueue      = 32
 	maxQueueBytes = 64 << 10
 )
 
-// Conn is one connection.
+// Conn is one connection. Two goroutines belong to it, read and serve; read may serve a
+// call itself while nothing else is to be done (takeOver), which saves a hand-over for
+// each call of a client that calls, waits and calls again.
 type Conn struct {
 	ID   uint64 // its number; never reused
 	Peer Peer
@@ -31,9 +34,9 @@ type Conn struct {
 	Restored any
 
 	srv  *Server
-	user *user
-	sock *net.UnixConn
-	raw  syscall.RawConn
+	user *user           // set by admit
+	sock *net.UnixConn   // its deadlines are used to interrupt, not to limit
+	raw  syscall.RawConn // of sock
 
 	ctx    context.Context // ends when the client is gone
 	cancel context.CancelFunc
@@ -65,6 +68,7 @@ type callQueue struct {
 	over    bool // a call that read has served is the last one
 }
 
+// newConn makes a Conn that is not yet counted (admit) and has no goroutines (start).
 func newConn(s *Server, sock *net.UnixConn) (*Conn, error) {
 	c := &Conn{srv: s, sock: sock, ended: make(chan struct{})}
 	c.wake.L, c.room.L = &c.mu, &c.mu
@@ -123,7 +127,8 @@ func (c *Conn) isGone() bool {
 	return c.gone
 }
 
-// stopReading has serve come to an end when the queue is empty.
+// stopReading has serve come to an end when the queue is empty. A broken message is the
+// last thing that is read: where the next one begins can't be relied on.
 func (c *Conn) stopReading(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -131,7 +136,8 @@ func (c *Conn) stopReading(err error) {
 	c.wake.Signal()
 }
 
-// hungUp reports whether the client is gone: both directions are shut.
+// hungUp reports whether the client is gone: both directions are shut. A unix socket
+// reports POLLHUP then (unix_poll, net/unix/af_unix.c), and POLLERR after a reset.
 func hungUp(fd uintptr) bool {
 	p := []unix.PollFd{{Fd: int32(fd)}}
 	_, err := unix.Poll(p, 0)
@@ -139,13 +145,15 @@ func hungUp(fd uintptr) bool {
 }
 
 // awaitHangup waits until the client is gone; false: the service has closed the
-// connection, or there may be room in the queue again.
+// connection, or there may be room in the queue again. It reads nothing: the runtime's
+// poller calls hungUp whenever something about the socket has changed.
 func (c *Conn) awaitHangup() bool {
 	return c.raw.Read(hungUp) == nil
 }
 
 // push puts a call into the queue and waits until there is room for another;
-// false: the connection is closed.
+// false: the connection is closed. The wait is one for a hang-up, so that the death of a
+// client that has sent many calls is noticed, too; a deadline in the past ends it (resume).
 func (c *Conn) push(call *Call) bool {
 	c.mu.Lock()
 	c.queue = append(c.queue, call)
@@ -194,7 +202,8 @@ func (c *Conn) takeOver(r *messageReader, call *Call) bool {
 	return true
 }
 
-// relieve has another goroutine read on, if the one that serves the call has read it.
+// relieve has another goroutine read on, if the one that serves the call has read it:
+// somebody has to notice that the client is gone while the call waits.
 func (c *Conn) relieve() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -234,7 +243,9 @@ func (c *Conn) awaitRoom() {
 
 func (q *callQueue) full() bool { return len(q.queue) >= maxQueue || q.queued >= maxQueueBytes }
 
-// next returns the next call to serve; nil when there is none any more.
+// next returns the next call to serve; nil when there is none any more. At the end of the
+// service the calls that were read stay unserved, unless the connection is kept: then the
+// next start could not read them again, so they are served now.
 func (c *Conn) next() *Call {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -261,6 +272,7 @@ func (c *Conn) served() {
 	c.serving = false
 }
 
+// c.mu is held where a method of callQueue is called.
 // resume has push look again whether there is room.
 func (c *Conn) resume() {
 	c.room.Signal()
@@ -307,7 +319,8 @@ func (c *Conn) serve() {
 }
 
 // close closes the socket, waits for read, and drops what was not served. It
-// returns what was wrong with the last message.
+// returns what was wrong with the last message. Once read has ended nobody else uses the
+// queue, so no lock is needed for it.
 func (c *Conn) close() error {
 	c.mu.Lock()
 	c.closed = true
@@ -323,7 +336,10 @@ func (c *Conn) close() error {
 	return c.broken
 }
 
-// serveOne reports whether the connection can go on.
+// serveOne has a call served, and reports whether the connection can go on. It can't
+// after a reply that could not be written, or a call without one: the client would take
+// the next reply for that of this call. If it is the client that is gone, the queue is
+// worked off for the sake of its oneway calls.
 func (c *Conn) serveOne(call *Call) bool {
 	ctx := c.ctx
 	if call.Oneway {
@@ -335,13 +351,15 @@ func (c *Conn) serveOne(call *Call) bool {
 		c.keeping.left = call.dropped
 		return c.noticeHangup()
 	case !call.Oneway && !call.answered:
+		// A mistake in the Handler.
 		c.srv.log.Error("a Varlink call was not answered", "method", call.Method)
 		return false
 	}
 	return true
 }
 
-// messageReader finds the messages in what comes.
+// messageReader finds the messages in what comes. One goroutine at a time uses it; it is
+// handed over as a whole when the reader is relieved.
 type messageReader struct {
 	conn    *Conn
 	buf     []byte // what was read and is no whole message yet
@@ -353,7 +371,8 @@ var (
 	errNoRoom  = errors.New("the unfinished messages of this user take up too much memory")
 )
 
-// run reads until nothing comes (nil) or what comes can't be read.
+// run reads until nothing comes (nil) or what comes can't be read. An error of the socket
+// counts as nothing: it means that the client, or this end, has closed.
 func (r *messageReader) run() error {
 	for seen := 0; ; {
 		if err := r.grow(); err != nil {
@@ -373,7 +392,9 @@ func (r *messageReader) run() error {
 	}
 }
 
-// grow sees to it that there is room to read into.
+// grow sees to it that there is room to read into. Buffers double, and the user is
+// charged for them before a message is whole, since its length is not known before its
+// end.
 func (r *messageReader) grow() error {
 	switch {
 	case len(r.buf) < cap(r.buf):
@@ -408,6 +429,8 @@ func (r *messageReader) split(seen int) (goOn bool, err error) {
 			return false, err
 		}
 		rest, seen = rest[end+1:], 0
+		// A client that sends the next call before it has the reply of this one
+		// needs the reader.
 		if len(rest) == 0 && r.conn.takeOver(r, call) {
 			r.empty()
 			return r.conn.serveRead(call)
@@ -439,7 +462,8 @@ func (r *messageReader) release() {
 	r.buf, r.charged = nil, 0
 }
 
-// newCall reads the envelope and keeps what the call needs of the text.
+// newCall reads the envelope and keeps what the call needs of the text, in memory of its
+// own: the reader's buffer is used again for the next message.
 func (c *Conn) newCall(text []byte) (*Call, error) {
 	e, err := parseCall(text)
 	if err != nil {

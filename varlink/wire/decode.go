@@ -27,7 +27,7 @@ func (e *FieldError) Error() string { return e.Field + ": " + e.Text }
 // pointers of these.
 //
 // The error is a *FieldError, or a *SyntaxError where the text is not JSON. No
-// text at all is the empty object.
+// text at all is the empty object. After an error into is in no defined state.
 func Decode(text []byte, into any) (err error) {
 	defer guard(&err)
 	v := reflect.ValueOf(into).Elem()
@@ -41,13 +41,14 @@ func Decode(text []byte, into any) (err error) {
 	return nil
 }
 
-// shape is how a struct looks as an object.
+// shape is how a struct looks as an object. It is made once for each type.
 type shape struct {
 	members  []member
-	index    map[string]int
-	required uint64 // a bit for each member
+	index    map[string]int // of members, by name
+	required uint64         // a bit for each member, which is why there are 64 at most
 }
 
+// member is a field of a struct.
 type member struct {
 	name     string
 	field    []int // for FieldByIndex
@@ -100,11 +101,15 @@ func (s *shape) missing(path string, seen uint64) {
 	}
 }
 
-// maxElements is how many elements an array may have.
+// maxElements is how many elements an array may have. Each may take much more memory
+// than the two bytes that it takes in the message, which is all that the user pays for.
 const maxElements = 1 << 16
 
+// decoder reads values of known types. Its methods panic, as those of cursor do.
 type decoder struct{ cursor }
 
+// refuse ends the decoding. path names the field for the caller; text is never echoed
+// unless it was clipped.
 func (d *decoder) refuse(path, format string, args ...any) {
 	if path == "" {
 		path = "parameters"
@@ -255,7 +260,7 @@ func (d *decoder) kind() string {
 	return "a number"
 }
 
-// clip shortens what a caller has sent, for a message.
+// clip shortens what a caller has sent, for a message, and leaves it valid UTF-8.
 func clip(s string) string {
 	const most = 64
 	if len(s) <= most {

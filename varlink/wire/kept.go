@@ -121,7 +121,10 @@ func (c *Conn) Unkeep() {
 	c.keeping.on = false
 }
 
-// readSome is Read of the socket, with the mark set meanwhile.
+// readSome is Read of the socket, with the mark set meanwhile. Taking the bytes and
+// setting the mark can't be one step, so a kept connection is marked Unclear first, and
+// only where bytes are certain to come: a mark that is Unclear all the time while the
+// client is silent would lose its locks at each kill.
 func (c *Conn) readSome(buf []byte) (n int, err error) {
 	cerr := c.raw.Read(func(fd uintptr) bool {
 		c.mu.Lock()
@@ -144,6 +147,8 @@ func (c *Conn) readSome(buf []byte) (n int, err error) {
 	return n, errors.Join(cerr, err)
 }
 
+// readable reports whether a read would not wait. An error of poll counts as that: the
+// read then says what is wrong.
 func readable(fd uintptr) bool {
 	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLRDHUP}}
 	n, err := unix.Poll(p, 0)
@@ -188,7 +193,8 @@ func (s *Server) Restore(sock *net.UnixConn, m Mark, restored any) error {
 	return nil
 }
 
-// start has an admitted connection served.
+// start has an admitted connection served. Open comes first, so the Handler knows the
+// connection before its first call and its end.
 func (s *Server) start(c *Conn) {
 	s.cfg.Handler.Open(c)
 	go c.read(&messageReader{conn: c})

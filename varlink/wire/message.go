@@ -76,11 +76,13 @@ type reply struct {
 	Error      string `json:"error,omitempty"`
 }
 
-// encodeReply returns the message with its NUL byte.
+// encodeReply returns the message with its NUL byte. encoding/json is good enough for
+// what this side makes: it writes valid UTF-8 and no U+0000 that is not escaped, so no
+// other NUL can be in the text.
 func encodeReply(r reply) ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
+	enc.SetEscapeHTML(false) // names would be hard to read in what varlinkctl prints
 	if err := enc.Encode(r); err != nil {
 		return nil, err
 	}

@@ -42,7 +42,8 @@ func refuseDescriptors(l *net.UnixListener) {
 	}
 }
 
-// readPeer asks the kernel who is there.
+// readPeer asks the kernel who is there. The kernel has noted it at connect(2), so it
+// stays the same when the process changes its user, or ends.
 func readPeer(raw syscall.RawConn) (Peer, error) {
 	p := Peer{raw: raw}
 	var err error
@@ -110,6 +111,8 @@ func (p *Peer) Start() (ticks uint64, err error) {
 	if ticks, err = startTime(p.PID); err != nil {
 		return 0, err
 	}
+	// A pidfd is readable once its process has ended (pidfd_open(2)). If it has not, the
+	// pid was not free to be given to another process when the file was read.
 	// A signal interrupts even a poll that does not wait, but none that has something to say.
 	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 	if errors.Is(err, unix.EINTR) {
@@ -121,6 +124,7 @@ func (p *Peer) Start() (ticks uint64, err error) {
 	return ticks, err
 }
 
+// startTime reads field 22 of /proc/PID/stat.
 func startTime(pid uint32) (uint64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

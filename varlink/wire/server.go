@@ -48,6 +48,10 @@ type Handler interface {
 	Close(*Conn)
 }
 
+// The limits are there because everybody may connect. They are counted for each user id,
+// since a process can have children, and since root, which could end the service anyway,
+// must be able to reach it while another user takes what it can get.
+
 // Config is what a Server needs. Handler is required.
 type Config struct {
 	Handler        Handler
@@ -73,10 +77,10 @@ type Server struct {
 	ending     bool
 	listeners  []*net.UnixListener
 	conns      map[*Conn]struct{}
-	others     int // connections of users other than root
-	last       uint64
-	users      map[uint32]*user
-	complained time.Time // when complain has logged something last
+	others     int              // connections of users other than root
+	last       uint64           // the id of the connection that was admitted last
+	users      map[uint32]*user // with connections now, or lately
+	complained time.Time        // when complain has logged something last
 }
 
 // user is what the connections of one user id take together.
@@ -141,13 +145,15 @@ func (s *Server) Serve(l *net.UnixListener) error {
 			}
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
 			s.rest(pause)
-		case errors.Is(err, unix.ECONNABORTED):
+		case errors.Is(err, unix.ECONNABORTED): // the client was gone before it was accepted
 		default:
 			return fmt.Errorf("accept Varlink connections on %s: %w", l.Addr(), err)
 		}
 	}
 }
 
+// isScarcity reports whether an accept failed for want of something that others may give
+// back.
 func isScarcity(err error) bool {
 	for _, errno := range []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOBUFS} {
 		if errors.Is(err, errno) {
@@ -196,7 +202,7 @@ func (s *Server) admit(c *Conn) error {
 		return errors.New("the service is about to end")
 	case !root && u.conns >= s.cfg.MaxPerUser:
 		return fmt.Errorf("user %d has %d connections already", c.Peer.UID, u.conns)
-	case !root && u.credit < 1 && c.Restored == nil:
+	case !root && u.credit < 1 && c.Restored == nil: // those of before a restart were paid for
 		return fmt.Errorf("user %d opens more than %d connections a second", c.Peer.UID, connectionsPerSecond)
 	case !root && s.others >= s.cfg.MaxConnections:
 		return fmt.Errorf("there are %d connections already", s.others)
@@ -266,7 +272,8 @@ func (s *Server) forget(c *Conn) {
 }
 
 // charge counts bytes that are in memory for a connection; ok is false where
-// its user has too many.
+// its user has too many. A negative number gives back, and always succeeds. Root is
+// charged as well: its programs can be wrong, too.
 func (s *Server) charge(c *Conn, bytes int) (ok bool) {
 	if n := c.user.bytes.Add(int64(bytes)); bytes > 0 && n > s.maxUserBytes {
 		c.user.bytes.Add(-int64(bytes))
@@ -309,6 +316,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 	}
+	// The calls end now, and with the sockets also what still reads or writes.
 	s.cancel()
 	for _, c := range conns {
 		_ = c.sock.Close()

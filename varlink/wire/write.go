@@ -8,9 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A client that does not read holds up itself alone, except when the service ends: then
-// its connection is closed when it has taken nothing of a reply for the time unreadTime of the
-// Server, or when its replies together have waited for its maxUnreadTime.
+// A client that does not read holds up itself alone (the goroutine of its connection waits
+// in write(2), and what it may leave unread is charged to its user), except when the service
+// ends: then its connection is closed when it has taken nothing of a reply for the time
+// unreadTime of the Server, or when its replies together have waited for its maxUnreadTime.
 const (
 	defaultUnreadTime    = 500 * time.Millisecond
 	defaultMaxUnreadTime = 2 * time.Second
@@ -45,6 +46,8 @@ func (c *Conn) transmit(text []byte, f *os.File, of *Call) (n int, err error) {
 	}
 }
 
+// beginWrite and endWrite enclose the writing of one or several replies. In between the mark
+// says Unclear. A write that has failed leaves it so, as part of a reply may have gone out.
 func (c *Conn) beginWrite() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -66,7 +69,8 @@ func (c *Conn) endWrite(of *Call, err error) {
 	}
 }
 
-// limitWrite has what is being written time out. c.mu is held.
+// limitWrite has what is being written time out. c.mu is held. The runtime allows a
+// deadline to be set while another goroutine is in Write (net.Conn).
 func (c *Conn) limitWrite() {
 	s := &c.sending
 	s.limited, s.unread = time.Now(), c.unread()
