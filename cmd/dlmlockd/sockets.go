@@ -2,9 +2,11 @@ package main
 
 import (
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
 
@@ -36,7 +38,7 @@ func inheritDescriptors() inherited {
 		} else {
 			all.odd = append(all.odd, fmt.Sprintf("%s (%v)", f.Name(), err))
 		}
-		_ = f.Close()
+		_ = f.Close() // FileListener has made a copy
 	}
 	return all
 }
@@ -48,6 +50,20 @@ func (i *inherited) take(names ...string) (found []net.Listener) {
 		delete(i.sockets, name)
 	}
 	return found
+}
+
+// vacate makes room for a socket at a path where a program that has ended has left one
+// behind. It returns false if another program listens there.
+func vacate(path string) bool {
+	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		_ = conn.Close()
+		return false
+	}
+	// Nothing but a socket is removed: the path may be a mistake.
+	if info, err := os.Lstat(path); err == nil && info.Mode()&fs.ModeSocket != 0 {
+		_ = os.Remove(path)
+	}
+	return true
 }
 
 // closeRest closes what nobody has taken: a client would wait there for ever.

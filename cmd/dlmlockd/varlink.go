@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
-	"time"
 
 	"github.com/dlmlock/dlmlockd/varlink"
 )
@@ -41,12 +39,8 @@ func (d *daemon) openVarlink(inherited []net.Listener) error {
 // the place of another program.
 func listenForVarlink(path string) (*net.UnixListener, error) {
 	bad := func(err error) error { return &usageError{fmt.Sprintf("--varlink=%s: %v", path, err)} }
-	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		_ = conn.Close()
+	if !vacate(path) {
 		return nil, bad(errors.New("another program listens there"))
-	}
-	if info, err := os.Lstat(path); err == nil && info.Mode()&fs.ModeSocket != 0 {
-		_ = os.Remove(path) // that of a program which has ended
 	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
@@ -59,7 +53,8 @@ func listenForVarlink(path string) (*net.UnixListener, error) {
 	return l, nil
 }
 
-// buildVarlink makes the door.
+// buildVarlink makes the door, and gives it what an earlier process has kept. That comes before the
+// service is made, which has to know whose locks go on (sessions, Kept).
 func (d *daemon) buildVarlink() {
 	if len(d.varlinkSockets) == 0 {
 		d.dropKept()
@@ -90,7 +85,7 @@ func (d *daemon) dropKept() {
 	d.kept = nil
 }
 
-// serveVarlink lets callers in.
+// serveVarlink lets callers in: first those of before the restart, who still hold what others want.
 func (d *daemon) serveVarlink() {
 	if d.varlink == nil {
 		return

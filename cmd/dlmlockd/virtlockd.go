@@ -3,11 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
 	"slices"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -54,14 +52,11 @@ func listenForLibvirt(path string) (net.Listener, error) {
 	bad := func(text string, err error) error {
 		return &config.Error{File: "configuration", Key: "virtlockd.socket", Text: text, Err: err}
 	}
-	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		_ = conn.Close()
+	if !vacate(path) {
 		return nil, bad(fmt.Sprintf("another program, probably virtlockd, listens at %s; stop virtlockd.service and "+
 			"virtlockd.socket", path), nil)
 	}
-	if info, err := os.Lstat(path); err == nil && info.Mode()&fs.ModeSocket != 0 {
-		_ = os.Remove(path) // that of a program which has ended
-	}
+
 	l, err := net.Listen("unix", path)
 	if err == nil {
 		err = os.Chmod(path, 0o600)
@@ -77,7 +72,7 @@ func listenForLibvirt(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// closeVirtlockd ends the door. Calls that the service has are answered first.
+// closeVirtlockd ends the door. Calls that the service has are answered first. It may be called again.
 func (d *daemon) closeVirtlockd() error {
 	if d.libvirt == nil {
 		return nil
