@@ -34,6 +34,7 @@ func (l *Latency) Count() (n uint64) {
 	return n
 }
 
+// Observe counts one duration.
 func (l *Latency) Observe(d time.Duration) {
 	i := 0
 	for i < len(LatencyBounds) && d > LatencyBounds[i] {

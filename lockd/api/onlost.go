@@ -15,6 +15,8 @@ type HelperPolicy struct {
 	HasGroup bool
 }
 
+// Allows reports whether a caller may name the helper. The groups are those that the
+// kernel, or the bus, has of the caller.
 func (p HelperPolicy) Allows(c Caller) bool {
 	return c.UID == 0 || slices.Contains(p.UIDs, c.UID) || p.HasGroup && slices.Contains(c.GIDs, p.GID)
 }
@@ -27,6 +29,7 @@ type LostRun struct {
 	PIDStart uint64 // start time of PID with Lifetime Process, in clock ticks since boot; 0 unknown
 }
 
+// Name returns the name of the helper; "" if o is nil, that is if nothing is to be done.
 func (o *OnLost) Name() string {
 	if o == nil {
 		return ""
