@@ -15,8 +15,8 @@ import (
 // calls are made.
 type bus struct {
 	conn  *godbus.Conn
-	end   context.CancelFunc
-	flags godbus.Flags
+	end   context.CancelFunc // of the context of conn
+	flags godbus.Flags       // of every call: whether it may start the service, or a password may be asked for
 }
 
 func busOptions(life context.Context) []godbus.ConnOption {
@@ -49,7 +49,8 @@ func dialBus(ctx context.Context, address string) (transport, error) {
 	return &bus{conn: conn, end: end}, nil
 }
 
-// busOver uses a stream that is connected to a bus.
+// busOver uses a stream that is connected to a bus. Closing the stream is all that can
+// interrupt the handshake, since a stream need not have deadlines.
 func busOver(ctx context.Context, stream io.ReadWriteCloser) (transport, error) {
 	life, end := context.WithCancel(context.Background())
 	stop := context.AfterFunc(ctx, func() { stream.Close() })
@@ -119,6 +120,7 @@ func (b *bus) callOn(ctx context.Context, path godbus.ObjectPath, iface, member 
 	return wrap(member, (<-done).Store(out...))
 }
 
+// seesPIDs compares this process's own pid with the one that the bus sees.
 func (b *bus) seesPIDs(ctx context.Context) bool {
 	var pid uint32
 	err := b.conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.GetConnectionUnixProcessID", 0,

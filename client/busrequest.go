@@ -86,7 +86,8 @@ func (b *bus) request(ctx context.Context, w Want, o Options, patiently bool,
 }
 
 // outcome returns the result of a request that has ended; final is false if the
-// request should be made again.
+// request should be made again. That is so if the service ended in order, or if it ended
+// otherwise and there is an owner: then asking again finds a lock that was granted.
 func (o *Options) outcome(w Want, done *completion, why error) (g Grant, err error, final bool) {
 	switch {
 	case done != nil && done.state == "granted":
@@ -103,7 +104,7 @@ func (o *Options) outcome(w Want, done *completion, why error) (g Grant, err err
 
 // requested is the answer of the member Request.
 type requested struct {
-	path godbus.ObjectPath
+	path godbus.ObjectPath // the object of the request, which has the member Cancel
 	err  error
 }
 
@@ -191,7 +192,8 @@ func (b *bus) await(ctx context.Context, events <-chan Event, request godbus.Obj
 			return done, why
 		}
 		// A service that stops in an orderly way sends both, in either order. A new
-		// one must not be called before all signals of the old one have come.
+		// one must not be called before all signals of the old one have come, or the end of
+		// the old request could be taken for that of the new one.
 		ending := done != nil && kindOf(done.name) == ShuttingDown
 		switch {
 		case done != nil && (stopped || !ending):

@@ -17,6 +17,7 @@ func (b *bus) listen(ctx context.Context, requests bool) (<-chan Event, error) {
 		{godbus.WithMatchSender("org.freedesktop.DBus"), godbus.WithMatchInterface("org.freedesktop.DBus"),
 			godbus.WithMatchMember("NameOwnerChanged"), godbus.WithMatchArg(0, Name)},
 	}
+	// The sequential handler (busOptions) keeps the order and waits for a slow reader.
 	signals := make(chan *godbus.Signal, 64)
 	b.conn.Signal(signals)
 	unwatch := func() {
@@ -50,7 +51,7 @@ func (b *bus) listen(ctx context.Context, requests bool) (<-chan Event, error) {
 type watcher struct {
 	out      chan Event
 	owner    string // the unique name of the service; "" if it does not run
-	before   string // its unique name before the last change
+	before   string // its unique name before the last change, whose last signals may still come
 	requests bool   // send the ends of Requests, too
 	lost     lostOnce
 }
@@ -113,13 +114,13 @@ func (w *watcher) event(s *godbus.Signal) (e Event, ok bool) {
 	var d map[string]godbus.Variant
 	var err error
 	switch s.Name {
-	case Name + ".LockLost":
+	case Name + ".LockLost": // to everybody who may see all losses
 		e.Kind = LockLost
 		err = godbus.Store(s.Body, &e.Lock, &e.Lockspace, &e.Resource, &e.Mode, &e.Reason)
 	case Name + ".Blocking":
 		e.Kind = Blocking
 		err = godbus.Store(s.Body, &e.Lock, &e.Resource, &e.Mode, &e.Node)
-	case Name + ".Lock.Lost":
+	case Name + ".Lock.Lost": // to the holder
 		e.Kind, e.Lock = LockLost, s.Path
 		err = godbus.Store(s.Body, &e.Lockspace, &e.Resource, &e.Mode, &e.Reason)
 	case Name + ".LockspaceChanged":
@@ -145,6 +146,8 @@ func (w *watcher) event(s *godbus.Signal) (e Event, ok bool) {
 	return e, err == nil && (e.Kind != LockLost || w.lost.first(e.Lock))
 }
 
+// ownerChanged notes which process is the service now. A change straight from one to
+// another counts as a start.
 func (w *watcher) ownerChanged(s *godbus.Signal, e Event) (Event, bool) {
 	var name, before, now string
 	if godbus.Store(s.Body, &name, &before, &now) != nil || name != Name {

@@ -30,7 +30,7 @@ type Client struct {
 	redial func(context.Context) (transport, error)
 
 	mu   sync.Mutex
-	base transport // with the settings
+	base transport // with the settings; keeper.reconnect replaces it
 	set  settings
 	kept keeper // the locks of Hold
 }
@@ -141,6 +141,7 @@ func (c *Client) AllowInteraction(allow bool) { c.change(func(s *settings) { s.i
 // calls.
 func (c *Client) AutoStart(start bool) { c.change(func(s *settings) { s.noAutoStart = !start }) }
 
+// change makes a transport with other settings. Calls under way have the old one.
 func (c *Client) change(what func(*settings)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -18,26 +18,26 @@ type Kind string
 
 // The errors of the service (org.example.DlmLock.Error.*) and of the bus.
 const (
-	WouldBlock         Kind = "WouldBlock"
-	Timeout            Kind = "Timeout"
-	Canceled           Kind = "Canceled"
-	Deadlock           Kind = "Deadlock"
-	NotHeld            Kind = "NotHeld"
-	Ambiguous          Kind = "Ambiguous"
-	AlreadyHeld        Kind = "AlreadyHeld"
-	NoSuchLockspace    Kind = "NoSuchLockspace"
-	InvalidMode        Kind = "InvalidMode"
-	InvalidName        Kind = "InvalidName"
-	LimitExceeded      Kind = "LimitExceeded"
-	NotQuorate         Kind = "NotQuorate"
-	LockspaceStopped   Kind = "LockspaceStopped"
-	LockspaceInUse     Kind = "LockspaceInUse"
-	LockspaceForeign   Kind = "LockspaceForeign"
-	ClusterUnavailable Kind = "ClusterUnavailable"
-	StateWriteFailed   Kind = "StateWriteFailed"
-	KernelError        Kind = "KernelError"
-	ShuttingDown       Kind = "ShuttingDown"
-	NotSupported       Kind = "NotSupported"
+	WouldBlock         Kind = "WouldBlock"         // another lock is in the way, and the call does not wait
+	Timeout            Kind = "Timeout"            // it was still in the way when the wait was over
+	Canceled           Kind = "Canceled"           // the wait was withdrawn
+	Deadlock           Kind = "Deadlock"           // conversions wait for each other; this one is given up
+	NotHeld            Kind = "NotHeld"            // there is no such lock of the caller
+	Ambiguous          Kind = "Ambiguous"          // several match; the message lists them
+	AlreadyHeld        Kind = "AlreadyHeld"        // the owner has the resource in another mode
+	NoSuchLockspace    Kind = "NoSuchLockspace"    // this node is not in it
+	InvalidMode        Kind = "InvalidMode"        // no mode has this name
+	InvalidName        Kind = "InvalidName"        // of a lockspace or resource
+	LimitExceeded      Kind = "LimitExceeded"      // of the configuration, mostly for each user
+	NotQuorate         Kind = "NotQuorate"         // the cluster grants nothing until it has quorum
+	LockspaceStopped   Kind = "LockspaceStopped"   // nor does a lockspace while a node is being fenced
+	LockspaceInUse     Kind = "LockspaceInUse"     // it can't be left while there are locks in it
+	LockspaceForeign   Kind = "LockspaceForeign"   // another program has made it
+	ClusterUnavailable Kind = "ClusterUnavailable" // the cluster software does not answer
+	StateWriteFailed   Kind = "StateWriteFailed"   // the lock could not be recorded, so it is not held
+	KernelError        Kind = "KernelError"        // anything else that the lock manager reports
+	ShuttingDown       Kind = "ShuttingDown"       // the call has not begun; it may be made again
+	NotSupported       Kind = "NotSupported"       // the service, or the transport, does not have it
 
 	InvalidArgs         Kind = "InvalidArgs"
 	AccessDenied        Kind = "AccessDenied"

@@ -68,20 +68,20 @@ func (e *LossError) Is(target error) bool { return target == ErrLost }
 type Held struct {
 	c        *Client
 	owner    string
-	ownOwner bool // nobody else has this owner
-	lifetime string
+	ownOwner bool   // nobody else has this owner
+	lifetime string // the one that take has found to be known to the service
 
-	ctx  context.Context
-	end  context.CancelCauseFunc
-	lost chan struct{}
+	ctx  context.Context         // ends with the locks
+	end  context.CancelCauseFunc // of ctx
+	lost chan struct{}           // closed by lose
 
 	mu     sync.Mutex
-	grants []Grant
+	grants []Grant // in the order of Hold; Convert changes modes and tokens
 	// changes counts the beginnings and ends of Convert: what was asked before a change
 	// says nothing afterwards.
 	changes int
-	loss    *LossError
-	over    bool // lost or released
+	loss    *LossError // nil: not lost
+	over    bool       // lost or released; whichever comes first counts
 }
 
 // ownerPrefix is the beginning of the owners that Hold makes up.
@@ -181,7 +181,8 @@ const (
 	withdrawTime = 2 * time.Second
 )
 
-// withdraw releases what was granted without an answer that came here.
+// withdraw releases what was granted without an answer that came here. It goes by the
+// owner, since no name of a lock is known; hence only if nobody else has that owner.
 func (h *Held) withdraw(ctx context.Context) {
 	patience := releaseTime
 	if ctx.Err() != nil {
@@ -192,7 +193,8 @@ func (h *Held) withdraw(ctx context.Context) {
 	_ = h.releaseAll(ctx) // the service releases it with the process
 }
 
-// releaseAll releases the locks, and tries again while the service restarts.
+// releaseAll releases the locks, and tries again while the service restarts. Releasing
+// what is not held is no error: the first try may have been carried out unanswered.
 func (h *Held) releaseAll(ctx context.Context) error {
 	quiet := h.c.settings()
 	quiet.interaction = false // releasing one's own lock needs no password
@@ -256,6 +258,7 @@ func (h *Held) Convert(ctx context.Context, to Want, wait time.Duration) error {
 		return &Error{Op: "Convert", Kind: NotHeld, Message: "the lock is not held"}
 	}
 	lock := h.grants[i].Lock
+	// The count is odd during the call, when the keeper can't know which mode is right.
 	h.changes++
 	h.mu.Unlock()
 	token, err := h.c.Convert(ctx, to, Selector{Lock: lock}, wait)
@@ -285,7 +288,8 @@ func (h *Held) Release(ctx context.Context) error {
 	return h.releaseAll(ctx)
 }
 
-// lose ends the locks because one of them is lost.
+// lose ends the locks because one of them is lost. The others are still held: whoever
+// holds several needs them all, and decides about the rest with Release.
 func (h *Held) lose(e *LossError) {
 	h.mu.Lock()
 	if h.over {

@@ -24,10 +24,10 @@ type keeper struct {
 	// lost are the losses that were reported lately: one may be reported before Hold
 	// knows the name of its lock.
 	lost    map[LockName]Event
-	stopRun context.CancelFunc
-	done    sync.WaitGroup
-	closed  bool
-	notice  func(string)
+	stopRun context.CancelFunc // ends the run; nil: none goes on
+	done    sync.WaitGroup     // of the goroutines of a run
+	closed  bool               // by Client.Close; no run begins any more
+	notice  func(string)       // of Notify; nil: nobody wants to know
 }
 
 // How often each lock is asked about, and how many calls a second that may cost.
@@ -70,7 +70,8 @@ func (k *keeper) begin(c *Client) error {
 	return err
 }
 
-// start begins a run.
+// start begins a run. Its context is not that of Hold, whose end must not end the watch of
+// other locks.
 func (k *keeper) start(c *Client) error {
 	k.done.Wait() // the last run ends with its last lock
 	ctx, stop := context.WithCancel(context.Background())
@@ -97,6 +98,7 @@ func (k *keeper) leave() {
 	k.left()
 }
 
+// left is leave with k.mu held.
 func (k *keeper) left() {
 	if k.users--; k.users == 0 && k.stopRun != nil {
 		k.stopRun()
@@ -104,7 +106,8 @@ func (k *keeper) left() {
 	}
 }
 
-// add watches a lock that was granted.
+// add watches a lock that was granted. The lock takes over the place among the users that
+// begin has made for the call.
 func (k *keeper) add(h *Held) {
 	k.mu.Lock()
 	k.held = append(k.held, h)
@@ -124,6 +127,7 @@ func (k *keeper) add(h *Held) {
 	}
 }
 
+// remove ends the watch of a lock; a second call does nothing.
 func (k *keeper) remove(h *Held) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -133,7 +137,8 @@ func (k *keeper) remove(h *Held) {
 	}
 }
 
-// stop ends the watch when the Client is closed.
+// stop ends the watch when the Client is closed. Contexts of locks end then, though the
+// locks themselves do not: nobody would notice their loss any more.
 func (k *keeper) stop() {
 	k.mu.Lock()
 	if k.closed = true; k.stopRun != nil {
@@ -147,6 +152,7 @@ func (k *keeper) stop() {
 	k.done.Wait()
 }
 
+// all returns a copy, so that no call is made with k.mu held.
 func (k *keeper) all() []*Held {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -184,6 +190,8 @@ func (k *keeper) watch(ctx context.Context, c *Client, events <-chan Event) {
 	}
 }
 
+// event reads one event. A new service has adopted the locks or found them gone, and what it
+// found before the watch saw it was reported to nobody here: hence the questions.
 func (k *keeper) event(ctx context.Context, c *Client, e Event) {
 	switch e.Kind {
 	case LockLost:
@@ -213,6 +221,7 @@ func (k *keeper) reported(e Event) {
 // reconnect waits for the bus to come back. It returns nil at the end of ctx, or if
 // there is no way back; then losses are not noticed any more.
 func (k *keeper) reconnect(ctx context.Context, c *Client) <-chan Event {
+	// The bus tells the service that this connection has ended, and the service releases.
 	for _, h := range k.all() {
 		if h.lifetime == Connection {
 			h.lose(&LossError{h.Grants()[0], LossReported,
@@ -237,7 +246,7 @@ func (k *keeper) reconnect(ctx context.Context, c *Client) <-chan Event {
 	return nil
 }
 
-// swap uses another connection from now on.
+// swap uses another connection from now on. Calls under way on the old one fail.
 func (c *Client) swap(t transport) *Client {
 	c.mu.Lock()
 	old := c.base
@@ -247,7 +256,9 @@ func (c *Client) swap(t transport) *Client {
 	return c
 }
 
-// ask asks about one lock after the other.
+// ask asks about one lock after the other, each every askHeldEvery, unless there are so
+// many that the pause between two calls sets the pace. So a holder of many locks costs the
+// service 20 calls a second at most.
 func (k *keeper) ask(ctx context.Context, c *Client) {
 	wait := askHeldEvery
 	for pause(ctx, wait) {

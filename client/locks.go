@@ -178,6 +178,7 @@ func (c *Client) ReleaseMany(ctx context.Context, resources []Want, owner string
 const retryPause = 200 * time.Millisecond
 
 // again makes one call after the other, each at most MaxWait long, until wait is over.
+// Each joins the queue at its end, which is why a Request is better where there is one.
 // If the service restarts meanwhile, the call is made again, unless it may have been
 // carried out and is not idempotent.
 func again(ctx context.Context, wait time.Duration, idempotent bool, ask func(time.Duration) error) error {
@@ -197,6 +198,7 @@ func again(ctx context.Context, wait time.Duration, idempotent bool, ask func(ti
 		if !errors.As(err, &e) || wait > 0 && !time.Now().Before(end) {
 			return err
 		}
+		// A service that has never been there is not restarting.
 		there = there || e.Kind != NotRunning
 		switch {
 		case e.Kind == Timeout:

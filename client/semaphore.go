@@ -63,7 +63,7 @@ func (s *Semaphore) Acquire(ctx context.Context) (held context.Context, release 
 		case first == nil:
 			first = p.h
 			enough()
-		default: // the next may have it
+		default: // granted before its withdrawal arrived; the next may have it
 			failed = errors.Join(failed, p.h.unlock())
 		}
 	}
@@ -95,6 +95,7 @@ func (s *Semaphore) TryAcquire(ctx context.Context) (held context.Context, relea
 	return nil, nil, err
 }
 
+// place is the lock of a place. Places are numbered from 1, as people count them.
 func (s *Semaphore) place(i int) Want {
 	return Want{s.Lockspace, fmt.Sprintf("%s/%d", s.Resource, i+1), "EX"}
 }

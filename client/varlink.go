@@ -15,8 +15,8 @@ import (
 // varlink is the transport over Varlink. A call has a connection for itself while it
 // lasts, and so does a lock of lifetime "connection".
 type varlink struct {
-	pool *varlinkPool
-	settings
+	pool     *varlinkPool // shared by all copies with other settings
+	settings              // of the calls that this copy makes
 }
 
 func newVarlink(path string) *varlink {
@@ -71,7 +71,7 @@ func (v *varlink) each(ctx context.Context, op, method string, p parameters, mor
 		if errors.As(err, &e) && e.Name != "" {
 			v.pool.put(c) // it was answered
 		} else {
-			_ = c.sock.Close()
+			_ = c.sock.Close() // which also withdraws the call, if it waits
 		}
 		return err
 	}
@@ -91,7 +91,8 @@ func (v *varlink) on(ctx context.Context, c *varlinkConn, op, method string, p p
 	return varlinkError(op, err)
 }
 
-// checkStrings looks for a string that can't be sent.
+// checkStrings looks for a string that can't be sent. encoding/json would replace what is
+// not UTF-8, and the lock would be another one than the caller wants.
 func checkStrings(v any) error {
 	switch v := v.(type) {
 	case parameters:
@@ -169,7 +170,7 @@ func varlinkError(op string, err error) error {
 		return &Error{Op: op, Kind: Canceled, Message: "canceled", Err: err}
 	case errors.Is(err, context.DeadlineExceeded):
 		return &Error{Op: op, Kind: NoAnswer, Message: "the service did not answer in time", Err: err}
-	case errors.Is(err, os.ErrPermission):
+	case errors.Is(err, os.ErrPermission): // before dialError: the service may run, but not for this user
 		return &Error{Op: op, Kind: AccessDenied, Message: err.Error(), Err: err}
 	case errors.As(err, &d):
 		return &Error{Op: op, Kind: NotRunning, Message: err.Error(), Err: err}
@@ -179,7 +180,8 @@ func varlinkError(op string, err error) error {
 	return &Error{Op: op, Kind: Failed, Message: err.Error(), Err: err}
 }
 
-// lockPrefix is what the bus has in front of a lock's number.
+// lockPrefix is what the bus has in front of a lock's number. Names are the same over both
+// transports, so a program may take a lock over one and release it over the other.
 const lockPrefix = string(Path) + "/lock/"
 
 // named is the name of a lock from its number on Varlink.
@@ -227,6 +229,7 @@ func (c *varlinkConn) peer() (pid int32, err error) {
 	return cred.Pid, nil
 }
 
+// view is about a message bus, which is not used here.
 func (v *varlink) view(context.Context) (BusView, error) {
 	return BusView{}, &Error{Op: "View", Kind: NotSupported,
 		Message: "the service is used over Varlink, and no message bus was asked"}

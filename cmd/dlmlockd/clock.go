@@ -8,6 +8,9 @@ import (
 
 // clocks reads the wall clock and then the time since the boot, including the time for which the
 // host was suspended: CLOCK_BOOTTIME, which nobody can set.
+//
+// The token clock needs both: tokens grow with the wall clock, so that those of two nodes
+// compare, and the time since the boot says how far the wall clock was set (docs/tokens.md).
 func clocks() (wall time.Time, up time.Duration) {
 	wall = time.Now()
 	var ts unix.Timespec

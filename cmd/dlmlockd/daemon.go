@@ -41,36 +41,36 @@ const (
 
 // daemon holds the parts of the service, in the order in which they are started.
 type daemon struct {
-	opts    options
+	opts    options // those in force; only serveReloads changes them
 	log     *slog.Logger
-	control *logControl
+	control *logControl // the level and the target of log
 	systemd notifier
 	reloading
 	recorded
 
-	helpers map[string]api.HelperPolicy
-	core    *frontend.Core
-	bus     *dbus.Bus
-	server  busServer
-	watcher *process.Watcher
+	helpers map[string]api.HelperPolicy // of the start; a reload gives the service new ones
+	core    *frontend.Core              // what the doors D-Bus and Varlink share
+	bus     *dbus.Bus                   // nil: --bus=none
+	server  busServer                   // the D-Bus door, or its stand-in
+	watcher *process.Watcher            // of the processes that locks are tied to
 	service *lockd.Service
-	notices startupNotices
-	runner  *onlost.Runner
+	notices startupNotices  // between the service and core
+	runner  *onlost.Runner  // of the helpers for lost locks
 	libvirt *virtlockd.Door // nil: libvirt's own lock driver is not served
 
-	varlink          *varlink.Door // nil: Varlink is not served
-	varlinkSockets   []*net.UnixListener
-	varlinkActivated bool // systemd listens, too
+	varlink          *varlink.Door       // nil: Varlink is not served
+	varlinkSockets   []*net.UnixListener // open from the start on, so that early clients wait in their queues
+	varlinkActivated bool                // systemd listens, too: a call starts the service again
 
-	store *fdStore   // nil: there is none
+	store *fdStore   // nil: there is none, so nothing outlives the process
 	kept  []*os.File // what an earlier process has put there, until the door has it
 }
 
 // reloading is what reading the configuration again takes.
 type reloading struct {
-	read     func() (options, error)
-	hangups  <-chan os.Signal
-	reloads  chan chan error // asked for by a caller, who waits for the error
+	read     func() (options, error) // reads the command line and the file again
+	hangups  <-chan os.Signal        // SIGHUP
+	reloads  chan chan error         // asked for by a caller, who waits for the error
 	settings *settings
 }
 
@@ -78,7 +78,7 @@ type reloading struct {
 // them.
 type recorded struct {
 	engine dlm.Engine
-	file   *state.File
+	file   *state.File    // locked: no other daemon uses the directory
 	found  state.Contents // the contents of the state file, until the service has them
 	epoch  int64          // of the token clock, as it was saved in this boot
 	node   dlm.NodeInfo
@@ -220,7 +220,8 @@ func (d *daemon) connect(ctx context.Context) (err error) {
 	return nil
 }
 
-// closeBus closes a connection that nothing has been done with.
+// closeBus closes a connection that nothing has been done with. Once the server runs, its
+// Shutdown does that.
 func (d *daemon) closeBus() error {
 	if d.bus == nil {
 		return nil
@@ -252,6 +253,9 @@ func (d *daemon) serviceConfig() lockd.Config {
 	}
 }
 
+// build makes the service. It reads the records of found but does not act on them before live
+// has it run. The doors are there already, because the service needs to know which sessions may
+// be alive (sessions): it releases the locks of all others.
 func (d *daemon) build() {
 	d.notices.to = d.core.Notify
 	c := d.serviceConfig()
@@ -268,7 +272,13 @@ func (d *daemon) build() {
 }
 
 // live runs the service: activation, the bus name, READY, and at the end the same backwards.
+//
+// The end: the doors stop taking calls, and the service goes on for answerTime so that calls under
+// way get their real answers. Then stopService answers the rest with ShuttingDown, the doors write
+// these answers and close, and the service ends. Persistent locks are left as they are throughout;
+// nothing is written about them, since the records say all of it.
 func (d *daemon) live(ctx context.Context) error {
+	// Not ctx: the service outlives it by the time that the answers take.
 	serviceCtx, stopService := context.WithCancel(context.Background())
 	defer stopService()
 	ended := make(chan error, 1)
@@ -300,7 +310,12 @@ func (d *daemon) live(ctx context.Context) error {
 	return errors.Join(err, <-ended, <-libvirt)
 }
 
-// open waits for activation and then admits callers. It returns no error if ctx ends.
+// open waits for activation and then admits callers. It returns no error if ctx ends: a service
+// that is stopped while it starts has not failed.
+//
+// The bus name comes after everything that a caller could ask for: the bus keeps the messages of
+// callers who have started the service until then. READY comes last, as units ordered after this
+// one call at once.
 func (d *daemon) open(ctx context.Context) error {
 	d.systemd.tell("STATUS=adopting the locks of the state file")
 	select {
@@ -336,7 +351,8 @@ func (d *daemon) open(ctx context.Context) error {
 var errBusGone = errors.New("the connection to the message bus is gone; locks stay, and a restart serves them again")
 
 // healthy reports whether nothing hangs that should never stand still for as long as limit: the
-// owner, the journal, the bus reader and the send queue.
+// owner, the journal, the bus reader and the send queue. What may wait for others by right (an
+// authorisation, a join, a client that does not read) is not among them.
 func (d *daemon) healthy(ctx context.Context, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

@@ -50,7 +50,7 @@ func restore(e dlm.Engine, c state.Contents, bootID, instance string, log *slog.
 			"pieces", len(c.Damage), "kept", c.Quarantined)
 	}
 	if c.Header.BootID != bootID {
-		return
+		return // a reboot ends the locks of every engine
 	}
 	held := map[string][]dlm.Orphan{}
 	for _, l := range c.Locks {

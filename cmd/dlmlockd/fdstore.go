@@ -23,10 +23,10 @@ import (
 // What was sent is in the service manager's queue if this process dies: that takes
 // messages before it takes note of ended processes.
 type fdStore struct {
-	room  int
+	room  int // how many descriptors the service manager keeps (FileDescriptorStoreMax=)
 	log   *slog.Logger
-	queue chan storeMessage
-	ended chan struct{} // send has ended
+	queue chan storeMessage // one goroutine sends, so that a Drop never overtakes its Keep
+	ended chan struct{}     // send has ended
 }
 
 // storeMessage is a message to the service manager.
@@ -39,7 +39,8 @@ type storeMessage struct {
 const (
 	// storeTimeout is how long the service manager may take to take a message.
 	storeTimeout = time.Second
-	// storeQueue is how many messages may wait.
+	// storeQueue is how many messages may wait. It is twice the room of the unit, so that
+	// all connections may end at once.
 	storeQueue = 8192
 )
 
@@ -95,7 +96,8 @@ func (s *fdStore) send(conn *net.UnixConn) {
 }
 
 // sendTo sends a message to the other end of a connected socket, which
-// UnixConn.WriteMsgUnix does not do.
+// UnixConn.WriteMsgUnix does not do. Waiting for room is left to the runtime's poller, for
+// which the deadline counts.
 func sendTo(conn *net.UnixConn, text string, rights []byte) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -111,7 +113,8 @@ func sendTo(conn *net.UnixConn, text string, rights []byte) error {
 // Room implements varlink.Keeper.
 func (s *fdStore) Room() int { return s.room }
 
-// Keep implements varlink.Keeper.
+// Keep implements varlink.Keeper. The copy makes the message good after the caller has gone
+// on: it may time out here while the message is in the queue.
 func (s *fdStore) Keep(name string, fd uintptr) error {
 	own, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
@@ -137,7 +140,8 @@ func (s *fdStore) Keep(name string, fd uintptr) error {
 
 var errManagerHangs = errors.New("the service manager takes no messages")
 
-// Drop implements varlink.Keeper.
+// Drop implements varlink.Keeper. A descriptor that stays in the store is found by the next
+// start, which drops it if its other end is closed.
 func (s *fdStore) Drop(name string) {
 	select {
 	case s.queue <- storeMessage{text: "FDSTOREREMOVE=1\nFDNAME=" + name, fd: -1}:

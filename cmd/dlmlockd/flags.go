@@ -74,10 +74,10 @@ Exit codes:
 // configuration file.
 type options struct {
 	config.Config
-	StateDir string
+	StateDir string // absolute
 	Bus      string // "" is the system bus
 	socket   string // --virtlockd, which wins over the file's
-	varlink  string // --varlink
+	varlink  string // --varlink; not in the file, since systemd makes the socket otherwise
 
 	leave bool // leave the lockspaces instead of serving
 	relay bool // be the relay to corosync instead of serving
@@ -91,7 +91,8 @@ type usageError struct{ text string }
 func (e *usageError) Error() string { return e.text }
 
 // readOptions reads the command line and the file that it names. The error is
-// a *usageError or comes from package config.
+// a *usageError or comes from package config. It is called again at each reload, with the
+// same command line, so what a flag says stays in force whatever the file says.
 func readOptions(args []string, getenv func(string) string) (options, error) {
 	var o options
 	var engine, file, level string

@@ -8,6 +8,9 @@ import (
 
 // watchIdle closes idle when nobody has called for as long as the settings say and nobody needs the
 // service. Then, or when ctx ends, it returns.
+//
+// Calls are counted, not timed: nothing has to be written down with each call. One that comes after
+// the last look here is not lost, because Server.ShutdownIdle keeps it for the next start.
 func (d *daemon) watchIdle(ctx context.Context, idle chan<- struct{}) {
 	var seen, calls uint64 // the last count that was seen, and the current one
 	since := time.Now()

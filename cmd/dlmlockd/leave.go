@@ -72,7 +72,8 @@ func leave(ctx context.Context, o options, log *slog.Logger) (err error) {
 	return errors.Join(err, <-ended)
 }
 
-// heldLocks returns the lockspaces in which locks of this boot are recorded as held.
+// heldLocks returns the lockspaces in which locks of this boot are recorded as held. Locks whose
+// caller has had no answer (granted) or that are being released are nobody's.
 func (d *daemon) heldLocks() map[string]bool {
 	held := map[string]bool{}
 	if d.found.Header.BootID != d.bootID {
@@ -196,7 +197,8 @@ func ask[T any](ctx context.Context, call func(done func(T, error))) (T, error) 
 	}
 }
 
-// hostGoesDown asks systemd. If that gives no answer, the host stays up.
+// hostGoesDown asks systemd. If that gives no answer, the host stays up: then locks that are held
+// are a reason to refuse, which is the safe side.
 func hostGoesDown(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()

@@ -39,8 +39,10 @@ type journalHandler struct {
 
 	// prefix names the open groups for fields.
 	prefix string
-	fields map[string]string
+	fields map[string]string // of WithAttrs
 
+	// All handlers that come from one share a buffer: a text handler writes into what it was
+	// made with, also after WithAttrs.
 	mu   *sync.Mutex // guards line and the writes of text to it
 	line *bytes.Buffer
 	text slog.Handler
@@ -65,7 +67,8 @@ func newJournalHandler(level slog.Leveler, send journalSend) *journalHandler {
 // Enabled reports whether records of the level are sent.
 func (h *journalHandler) Enabled(_ context.Context, l slog.Level) bool { return l >= h.level.Level() }
 
-// Handle sends one record.
+// Handle sends one record. Whoever logs on the owner's behalf does so on the log's own goroutine
+// (lockd), so a slow journald delays nobody.
 func (h *journalHandler) Handle(ctx context.Context, r slog.Record) error {
 	fields := make(map[string]string, len(h.fields)+r.NumAttrs()+1)
 	// The native protocol adds none, and "journalctl -t" needs it.
@@ -116,6 +119,8 @@ func (h *journalHandler) WithGroup(name string) slog.Handler {
 	return &n
 }
 
+// addField adds an attribute as a field, and a group as one field for each of its members. Only
+// keys outside of groups are those that the service's messages have in common.
 func addField(fields map[string]string, prefix string, a slog.Attr) {
 	v := a.Value.Resolve()
 	if v.Kind() == slog.KindGroup {
@@ -149,6 +154,7 @@ func fieldName(key string) string {
 	}, key)
 }
 
+// priority returns the level as syslog(3) has it; journalctl -p goes by it.
 func priority(l slog.Level) journal.Priority {
 	switch {
 	case l >= slog.LevelError:

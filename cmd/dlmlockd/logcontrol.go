@@ -36,10 +36,10 @@ var logLevels = []struct {
 // implements dbus.LogControl.
 type logControl struct {
 	level     slog.LevelVar
-	toJournal atomic.Bool
+	toJournal atomic.Bool // else to standard error
 
-	auto      bool // the journal is the target for "auto"
-	available func() bool
+	auto      bool        // the journal is the target for "auto"
+	available func() bool // whether there is a journal; a stand-in for tests
 	handler   slog.Handler
 }
 
@@ -62,7 +62,8 @@ func newLogControl(stderr io.Writer, level slog.Level) *logControl {
 
 func (c *logControl) logger() *slog.Logger { return slog.New(c.handler) }
 
-// Level returns the name of the level.
+// Level returns the name of the level: the mildest one that is logged. A level of slog that
+// has no name of its own counts as the next worse one that has.
 func (c *logControl) Level() string {
 	at := c.level.Level()
 	for _, l := range logLevels {

@@ -2,7 +2,8 @@ package main
 
 import "github.com/dlmlock/dlmlockd/internal/message"
 
-// The log messages of this package that have a MESSAGE_ID.
+// The log messages of this package that have a MESSAGE_ID, by which journalctl shows an
+// explanation (data/dlmlockd.catalog) and monitoring finds them. An id stays when the text is reworded.
 var (
 	msgReady        = message.New("27a3cdfdf1b947e89f9a2804a73d6ecd", "ready")
 	msgNotAnswering = message.New("d549115d4f1842d8a3820f8153c15020",

@@ -124,6 +124,7 @@ func sample(value float64, labels ...string) *dto.Metric {
 	return s
 }
 
+// histogram adds up the buckets, which the service counts one by one.
 func histogram(l *api.Latency) *dto.Histogram {
 	h := new(dto.Histogram)
 	var n uint64

@@ -57,12 +57,13 @@ func (d *daemon) writeMetricsTo(ctx context.Context, path string) error {
 				thisBuild())
 		})
 	case <-ctx.Done():
-		return nil
+		return nil // the file is about to be removed
 	}
 }
 
 // replaceFile writes a file that everybody may read. A reader sees either the old or the new one,
-// complete. Collectors ignore its name while it is being written.
+// complete. Collectors ignore its name while it is being written. It is not synchronised with the
+// disk: after a crash of the host its numbers are of no use.
 func replaceFile(path string, write func(*os.File) error) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
@@ -97,6 +98,8 @@ func (f *metricsFile) note(err error) {
 	f.failing = text
 }
 
+// remove removes the file that was written last. One that somebody has put in its place (a link, a
+// directory) stays.
 func (f *metricsFile) remove() {
 	if f.path == "" {
 		return

@@ -12,12 +12,12 @@ const noBus = "none"
 
 // busServer is the door for the message bus: *dbus.Server, or withoutBus.
 type busServer interface {
-	Start(ctx context.Context) error
-	RequestName() error
-	Done() <-chan struct{}
-	Shutdown(ctx context.Context) error
-	ShutdownIdle(ctx context.Context) error
-	Healthy(limit time.Duration) error
+	Start(ctx context.Context) error        // calls are answered, for whoever knows the unique name
+	RequestName() error                     // and for everybody
+	Done() <-chan struct{}                  // the connection to the bus is gone
+	Shutdown(ctx context.Context) error     // answers calls under way and closes the connection
+	ShutdownIdle(ctx context.Context) error // and has the bus start the service again for what comes
+	Healthy(limit time.Duration) error      // nothing hangs for longer than limit
 }
 
 // withoutBus stands for the message bus where there is none: nobody calls, and the

@@ -16,6 +16,7 @@ import (
 // nothing.
 type notifier struct{ log *slog.Logger }
 
+// tell sends systemd a message; without NOTIFY_SOCKET nobody gets it.
 func (n notifier) tell(state string) {
 	if _, err := systemd.SdNotify(false, state); err != nil {
 		n.log.Warn("systemd could not be notified", "err", err)
@@ -26,7 +27,8 @@ func (n notifier) tell(state string) {
 const statusEvery = 2 * time.Second
 
 // keep sends systemd the status line when it changes, and feeds the watchdog as long as the service
-// is healthy, until ctx ends.
+// is healthy, until ctx ends. The watchdog's goroutine itself does nothing that can block for long:
+// Status is a copy, and healthy gives up after half the interval.
 func (n notifier) keep(ctx context.Context, s *lockd.Service, healthy func(context.Context, time.Duration) error) {
 	interval, err := systemd.SdWatchdogEnabled(false)
 	if err != nil {

@@ -27,6 +27,8 @@ type resolved struct {
 // are worth more than what is done when one is lost.
 func resolve(c config.Config) (r resolved, mistakes, faults config.Errors) {
 	r = resolved{Config: c, policies: make(map[string]api.HelperPolicy, len(c.OnLost))}
+	// Names are looked up now and not at each call: a lookup may ask a directory service, and the
+	// service must not wait for one.
 	group := func(key, name string) (gid uint32, ok bool) {
 		if name == "" {
 			return 0, false

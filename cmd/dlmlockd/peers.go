@@ -8,8 +8,8 @@ import (
 	"github.com/dlmlock/dlmlockd/peers"
 )
 
-// buildPeers makes the way to the services of other nodes, where there is one. It comes after the
-// service is made and before callers are admitted.
+// buildPeers makes the way to the services of other nodes, where there is one: in a cluster, unless
+// all-nodes is off. It comes after the service is made and before callers are admitted.
 func (d *daemon) buildPeers() {
 	members, ok := d.engine.(dlm.MemberLooker)
 	if !ok || d.engine.Name() != config.EngineDLM || !d.opts.AllNodes {

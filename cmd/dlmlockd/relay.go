@@ -11,7 +11,8 @@ import (
 )
 
 // relayCPG is dlmlockd --relay-cpg: it copies messages between the service and corosync, at the
-// socket that systemd passes on, or else at one that it makes.
+// socket that systemd passes on, or else at one that it makes. It is a process of its own, so that
+// the service needs neither libcpg nor the network namespace of corosync (package cpg).
 func relayCPG(ctx context.Context, log *slog.Logger) error {
 	inherited := inheritDescriptors()
 	var l net.Listener

@@ -24,7 +24,7 @@ type settings struct {
 	idle    atomic.Int64           // time.Duration; see config.Config.ExitOnIdle
 	metrics atomic.Pointer[string] // see config.Config.MetricsFile
 
-	idleChanged, metricsChanged chan struct{} // one slot each
+	idleChanged, metricsChanged chan struct{} // one slot each: what counts is the last change
 }
 
 func newSettings(c resolved) *settings {
@@ -56,7 +56,8 @@ func (s *settings) Authorize(ctx context.Context, subject api.Subject, a api.Act
 }
 
 // serveReloads reads the configuration again for each SIGHUP and each caller who asks for it, one
-// after the other, until ctx ends.
+// after the other, until ctx ends. Reading it may wait for a directory service (groups), which is
+// why it has a goroutine of its own.
 func (d *daemon) serveReloads(ctx context.Context) {
 	for {
 		select {
@@ -103,6 +104,7 @@ func (d *daemon) reload() error {
 	if err == nil && len(mistakes) > 0 {
 		err = mistakes
 	}
+	// All or nothing: half of a configuration with a mistake could be worse than the old one.
 	if err != nil {
 		d.log.Error(msgConfigurationWrong.String(), "err", err)
 		return err

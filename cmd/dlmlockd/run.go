@@ -28,7 +28,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	case o.check:
 		return check(o, stdout, stderr)
 	}
-	if o.relay {
+	if o.relay { // it reads no configuration, so that a mistake in it does not cut off this node's peers
 		return runRelay(ctx, stderr)
 	}
 	control := newLogControl(stderr, o.LogLevel)
@@ -83,7 +83,8 @@ func complain(stderr io.Writer, err error) int {
 	return exitConfig
 }
 
-// exitCode distinguishes a failure that another start may cure from one that it won't.
+// exitCode distinguishes a failure that another start may cure from one that it won't: the unit has
+// the latter in RestartPreventExitStatus=.
 func exitCode(err error) int {
 	var bad *config.Error
 	var usage *usageError

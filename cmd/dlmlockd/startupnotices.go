@@ -17,8 +17,8 @@ type startupNotices struct {
 	to func(api.Notice)
 
 	mu     sync.Mutex
-	opened bool
-	kept   []api.Notice
+	opened bool         // they are passed on at once from now on
+	kept   []api.Notice // in the order in which they came
 }
 
 func (s *startupNotices) notify(n api.Notice) {
@@ -33,7 +33,9 @@ func (s *startupNotices) notify(n api.Notice) {
 	}
 }
 
-// open passes on the notices that were kept, and every notice from then on.
+// open passes on the notices that were kept, and every notice from then on. The lock is held
+// meanwhile, so a new notice does not overtake those that were kept; passing one on adds it to a
+// queue and does not block.
 func (s *startupNotices) open() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
