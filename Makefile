@@ -200,6 +200,7 @@ INSTALLED := \
 	data/*.schema.json:$(DATADIR)/dlmlockd \
 	data/monitoring/*:$(DATADIR)/dlmlockd/monitoring \
 	data/org.example.DlmLock.varlink:$(DATADIR)/dlmlockd \
+	data/apparmor/*:$(DATADIR)/apparmor/extra-profiles \
 	data/examples/*:$(DATADIR)/doc/dlmlockd/examples
 
 .PHONY: install-files

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/dlmlock/dlmlockd/lab"
@@ -44,7 +45,7 @@ func TestWalk(t *testing.T) {
 	sections, err := parseWalk(string(script))
 	require.NoError(t, err)
 
-	c := lab.Start(t, lab.Config{Nodes: 2, Systemd: true, Fencing: true})
+	c := lab.Start(t, lab.Config{Nodes: 2, Systemd: true, Fencing: true, KernelArgs: withAppArmor})
 	require.NoError(t, c.JoinDLM(lab.Context(t, "joining", joinTime)))
 	debs, err := filepath.Glob(filepath.Join(packages, "dlmlockd_*.deb"))
 	require.NoError(t, err)
@@ -61,7 +62,10 @@ func TestWalk(t *testing.T) {
 	fmt.Fprintf(&w.out, "Two nodes, kernel %s; process 1 is systemd.\n", c.Release())
 	for _, s := range sections {
 		fmt.Fprintf(&w.out, "\n%s\n%s\n", s.title, strings.Repeat("=", len(s.title)))
-		t.Run(s.title, func(t *testing.T) { w.section(t, s) })
+		t.Run(s.title, func(t *testing.T) {
+			w.section(t, s)
+			w.nothingDenied(t)
+		})
 	}
 	require.Empty(t, c.Fenced(), "the node left in order")
 }
@@ -123,6 +127,13 @@ func fewPackages(t *testing.T, deb string) []byte {
 	}
 	return few.Bytes()
 }
+
+const (
+	// withAppArmor has the kernel confine programs by profiles.
+	withAppArmor = "apparmor=1 security=apparmor"
+	// denials prints what AppArmor has denied since the node has booted.
+	denials = `dmesg | grep 'apparmor="DENIED"' || true`
+)
 
 // step is one command of the walk and what is expected of it.
 type walkStep struct {
@@ -234,6 +245,17 @@ func (w *walk) section(t *testing.T, s walkSection) {
 			w.out.WriteString(step.text + "\n")
 		default:
 			w.step(t, step)
+		}
+	}
+}
+
+// nothingDenied fails if AppArmor has denied anything on a node that is up.
+func (w *walk) nothingDenied(t *testing.T) {
+	for _, n := range w.cluster.Nodes() {
+		if n.Up() {
+			out, err := n.Shell(lab.Context(t, "kernel log", commandTime), denials)
+			require.NoError(t, err)
+			assert.Empty(t, out, "%s", n.Name)
 		}
 	}
 }

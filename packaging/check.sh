@@ -82,7 +82,7 @@ userland() {
     mkdir -p "$1/bin" "$1/dev" "$1/run" "$1/var/lib/rpm"
     : >"$1/dev/null"
     cp /bin/busybox "$1/bin/"
-    for program in sh basename cat dirname grep mkdir rm rmdir; do
+    for program in sh basename cat dirname grep mkdir readlink rm rmdir unlink; do
         ln -s busybox "$1/bin/$program"
     done
     # What dh_apparmor writes calls it with a long option, to make an empty file.
@@ -107,6 +107,14 @@ intact() {
     fi
 }
 
+# confine ROOT: an administrator has switched the AppArmor profile on, by a link that is gone
+# after the removal.
+confine() {
+    mkdir -p "$1/etc/apparmor.d"
+    ln -s /usr/share/apparmor/extra-profiles/dlmlockd "$1/etc/apparmor.d/dlmlockd"
+    [[ -e $1$(readlink "$1/etc/apparmor.d/dlmlockd") ]] || fail 'the AppArmor profile is not where docs/security.md says'
+}
+
 # life_of_rpms: a first installation, an upgrade, a removal that is refused and one
 # that is not, with each file looked at.
 life_of_rpms() {
@@ -119,6 +127,7 @@ life_of_rpms() {
     intact "$root"
     diff <(cd "$work/rpm" && find . ! -type d | sort) <(cd "$root" && find etc usr ! -type d -printf './%p\n' | sort) ||
         fail 'other files were installed than the packages have'
+    confine "$root"
 
     mkdir -p "$root/run/dlmlockd"
     touch "$root/run/dlmlockd/state.toml"
@@ -165,6 +174,7 @@ life_of_debs() {
     if (cd "$root" && md5sum --quiet --check var/lib/dpkg/info/*.md5sums) | grep .; then
         fail 'these installed files are not as they were packed'
     fi
+    confine "$root"
 
     mkdir -p "$root/run/dlmlockd"
     touch "$root/run/dlmlockd/state.toml"

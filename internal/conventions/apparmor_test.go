@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-const profile = root + "/data/examples/apparmor-dlmlockd"
+const profile = root + "/data/apparmor/dlmlockd"
 
 // apparmor_parser takes the profile without a word, as it is shipped and with what an
 // administrator adds; a mistake in it is noticed.
