@@ -112,7 +112,7 @@ intact() {
 confine() {
     mkdir -p "$1/etc/apparmor.d"
     ln -s /usr/share/apparmor/extra-profiles/dlmlockd "$1/etc/apparmor.d/dlmlockd"
-    [[ -e $1$(readlink "$1/etc/apparmor.d/dlmlockd") ]] || fail 'the AppArmor profile is not where docs/security.md says'
+    [[ -e $1$(readlink "$1/etc/apparmor.d/dlmlockd") ]] || fail 'the AppArmor profile is in another place'
 }
 
 # life_of_rpms: a first installation, an upgrade, a removal that is refused and one
