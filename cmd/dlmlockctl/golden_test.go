@@ -54,6 +54,30 @@ func (*listed) ListLocks(o map[string]godbus.Variant) ([]rowOnBus, *godbus.Error
 	return sampleRows(), nil
 }
 
+// spaceOnBus is a lockspace in the answer of ListLockspaces.
+type spaceOnBus struct {
+	Name, State string
+	Locks       uint32
+	Orphans     int32
+	Details     map[string]godbus.Variant
+}
+
+// ListLockspaces answers with lockspaces of many nodes, stopped, and of which little is known.
+func (*listed) ListLockspaces() ([]spaceOnBus, *godbus.Error) {
+	v := godbus.MakeVariant
+	return []spaceOnBus{
+		{"vms", "ready", 12, 0, map[string]godbus.Variant{"members": v([]uint32{1, 2, 3}), "stopped": v(false)}},
+		{"images", "ready", 3, 2, map[string]godbus.Variant{"members": v([]uint32{1, 3}), "stopped": v(true),
+			"reason": v("node 2 is being fenced")}},
+		{"backup", "joining", 0, -1, nil},
+	}, nil
+}
+
+// GetAll answers with the names of two of the nodes.
+func (*listed) GetAll(string) (map[string]godbus.Variant, *godbus.Error) {
+	return map[string]godbus.Variant{"Nodes": godbus.MakeVariant(map[uint32]string{1: "alpha", 2: "beta"})}, nil
+}
+
 // golden compares a text with a file in testdata/golden, or writes it there with
 // UPDATE_SCRIPTS set.
 func golden(t *testing.T, name, text string) {
@@ -74,7 +98,7 @@ func TestListOnTerminals(t *testing.T) {
 	t.Setenv("NO_COLOR", "1")
 	t.Setenv("TZ", "UTC")
 	for _, args := range [][]string{{"list"}, {"list", "-o", "wide"}, {"list", "--columns=name,mode,token",
-		"--no-legend"}} {
+		"--no-legend"}, {"lockspaces"}, {"lockspaces", "-o", "wide"}} {
 		for _, width := range []int{60, 80, 200} {
 			tty := onTerminalOf(t, bus, width, args...)
 			require.Zero(t, tty.exit(), tty.text())

@@ -37,6 +37,9 @@ func (a *app) lockspacesCmd() *cobra.Command {
 
 func (p *printer) spaceTable(spaces []client.Lockspace, names nodeNames) {
 	t := table{heading: []string{"LOCKSPACE", "STATE", "LOCKS", "ORPHANS", "NODES", "REMARK"}}
+	if !p.wide {
+		t.elastic = []string{"LOCKSPACE", "NODES", "REMARK"}
+	}
 	for _, s := range spaces {
 		st, remark := s.State, s.Error
 		if s.Stopped != nil && *s.Stopped {
@@ -182,6 +185,7 @@ record of the service. The service never touches them by itself.`,
 	}
 }
 
+// orphanTable shows every name in full, because purge removes what it shows.
 func (p *printer) orphanTable(orphans []client.Orphan) {
 	t := table{heading: []string{"LOCKID", "RESOURCE", "MODE", "WHO", "TOKEN"}}
 	for _, o := range orphans {

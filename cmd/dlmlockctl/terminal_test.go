@@ -100,9 +100,17 @@ func startService(t *testing.T, f interface{ see(*godbus.Message) }) *testbus.Bu
 	bus := testbus.Start(t, testbus.Daemon)
 	conn := bus.Dial(t, godbus.WithIncomingInterceptor(f.see))
 	require.NoError(t, conn.Export(f, client.Path, client.Name))
+	if p, ok := f.(withProperties); ok {
+		require.NoError(t, conn.Export(p, client.Path, "org.freedesktop.DBus.Properties"))
+	}
 	_, err := conn.RequestName(client.Name, 0)
 	require.NoError(t, err)
 	return bus
+}
+
+// withProperties is a fake that has properties.
+type withProperties interface {
+	GetAll(string) (map[string]godbus.Variant, *godbus.Error)
 }
 
 // terminal is a pseudo-terminal (pts(4)) with a program on it.
