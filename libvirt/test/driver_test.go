@@ -71,7 +71,7 @@ func modesAndRefusal(t *testing.T, way string) {
 func TestRegister(t *testing.T) { bothWays(t, register) }
 
 func register(t *testing.T, way string) {
-	r := startBy(t, way, "timeout = 1\n")
+	r := startBy(t, way, "")
 	g := r.guest(uuidA, "web")
 	require.Equal(t, "ok", r.do(g, "acquire 0", "0 /img/a"))
 	require.Equal(t, "ok", r.do(g, "fork 0", "0 /img/b"), "a child that really acquires has a connection of its own")
@@ -137,9 +137,10 @@ func serviceRestarts(t *testing.T, way string) {
 func TestServiceHangs(t *testing.T) { bothWays(t, serviceHangs) }
 
 func serviceHangs(t *testing.T, way string) {
-	r := startBy(t, way, "timeout = 1\non_service_missing = \"allow\"\n")
+	r := startBy(t, way, "")
 	g := r.guest(uuidA, "web")
 	require.Equal(t, "ok", r.do(g, "acquire 0", "0 /img/a"))
+	r.ok("init %s", r.write("qemu-dlmlock.conf", r.reach(way)+"timeout = 1\non_service_missing = \"allow\"\n"))
 	r.signalDaemon(syscall.SIGSTOP)
 	began := time.Now()
 	answer := r.do(g, "acquire 0", "0 /img/b")
@@ -148,6 +149,7 @@ func serviceHangs(t *testing.T, way string) {
 	t.Logf("given up after %v", time.Since(began).Round(time.Millisecond))
 	require.Contains(t, r.do(g, "release", "0 /img/a"), "has not answered")
 	r.signalDaemon(syscall.SIGCONT)
+	r.ok("init %s", r.write("qemu-dlmlock.conf", r.reach(way)+"timeout = 20\n")) // the machine may be busy
 	require.Equal(t, "ok", r.do(g, "acquire 0", "0 /img/c"))
 	require.Eventually(t, func() bool {
 		return !strings.Contains(strings.Join(r.locks(), "\n"), "/img/b")
