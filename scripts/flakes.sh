@@ -52,9 +52,10 @@ exec </dev/null
 logs=${logs:-$(mktemp -d)}
 mkdir -p "$logs"
 work=$(mktemp -d)
-loops=()
 end() {
-    ((${#loops[@]} == 0)) || kill "${loops[@]}"
+    local started
+    mapfile -t started < <(jobs -p)
+    ((${#started[@]} == 0)) || kill "${started[@]}"
     rm -rf "$work"
 }
 trap end EXIT
@@ -64,14 +65,12 @@ if pkg-config --exists libdlm_lt; then
     tags+=' libdlm'
 fi
 
-# The tests of one package, once. The log stays if they fail.
+# The tests of one package, once, in place of the shell that calls this. Such a shell has
+# what it starts ignore Ctrl-C, which tests send.
 once() {
-    local dir=$1 log=$2 n=$3 status=0
-    cd "$dir"
-    GOMAXPROCS=$n nice -n 10 "$work/test" -test.paniconexit0 -test.count=1 -test.shuffle=on -test.timeout=20m \
-        -test.run="$run" >"$log" 2>&1 || status=$?
-    ((status != 0)) || rm "$log"
-    return "$status"
+    cd "$1"
+    GOMAXPROCS=$2 exec nice -n 10 env --default-signal=INT,QUIT "$work/test" -test.paniconexit0 -test.count=1 \
+        -test.shuffle=on -test.timeout=20m -test.run="$run"
 }
 
 # The names of the failed tests in a log, without the groups that they are in.
@@ -84,7 +83,6 @@ failed() {
 
 for ((i = 0; i < busy; i++)); do
     nice -n 10 sh -c 'while :; do :; done' &
-    loops+=($!)
 done
 
 bad=0
@@ -94,14 +92,19 @@ while read -r package dir; do
     began=$SECONDS
     name=${package//\//-}
     for ((i = 0; i < runs; i++)); do
-        pids=()
+        pids=() of=()
         for ((c = 0; c < copies; c++)); do
             n=${procs[(i + c) % ${#procs[@]}]}
-            (once "$dir" "$logs/$name.$i.$c.procs$n.log" "$n") &
+            of+=("$logs/$name.$i.$c.procs$n.log")
+            once "$dir" "$n" >"${of[c]}" 2>&1 &
             pids+=($!)
         done
-        for pid in "${pids[@]}"; do
-            wait "$pid" || bad=$((bad + 1))
+        for ((c = 0; c < copies; c++)); do
+            if wait "${pids[c]}"; then
+                rm "${of[c]}"
+            else
+                bad=$((bad + 1))
+            fi
         done
     done
     rm "$work/test"
