@@ -22,7 +22,7 @@ GOFLAGS_BUILD := -trimpath -buildvcs=false -buildmode=pie -tags "$(TAGS)" \
 # Debian packages: to build, to try it out, to test everything, to boot nodes.
 DEPS_BUILD := gcc libc6-dev pkg-config libdlm-dev
 DEPS_DEMO := dbus systemd
-DEPS_TEST := apparmor curl dbus-broker git groff-base libgnutls28-dev libsystemd-dev mypy polkitd python3 bash-completion prometheus shellcheck spin systemd util-linux
+DEPS_TEST := apparmor curl dbus-broker git groff-base jq libgnutls28-dev libsystemd-dev mypy polkitd python3 bash-completion prometheus shellcheck socat spin systemd util-linux
 DEPS_LAB := $(shell sed 's/\#.*//' lab/packages.txt)
 
 # What only root may do (own the bus name, act as another user) runs through sudo
@@ -217,16 +217,18 @@ install-files:
 	install -d "$(DESTDIR)$(SYSCONFDIR)"
 	[ -e "$(DESTDIR)$(SYSCONFDIR)/dlmlockd.toml" ] || install -m 644 data/dlmlockd.toml "$(DESTDIR)$(SYSCONFDIR)/dlmlockd.toml"
 
-.PHONY: uninstall uninstall-libvirt uninstall-cockpit
+.PHONY: uninstall uninstall-libvirt uninstall-cockpit uninstall-python
 uninstall: ## removes what install has installed, with the same variables; a changed configuration stays
 uninstall-libvirt: ## the same for install-libvirt
 uninstall-cockpit: ## the same for install-cockpit
-uninstall uninstall-libvirt uninstall-cockpit:
+uninstall-python: ## the same for install-python
+uninstall uninstall-libvirt uninstall-cockpit uninstall-python:
 	@DESTDIR="$(DESTDIR)" SYSCONFDIR="$(SYSCONFDIR)" scripts/uninstall.sh $(@:un%=%)
 
 include man/man.mk
 include libvirt/libvirt.mk
 include cockpit/cockpit.mk
+include python/python.mk
 include packaging/packaging.mk
 
 .PHONY: clean

@@ -2,7 +2,8 @@
 # check.sh DIRECTORY OLDER: checks the packages in a directory. lintian and rpmlint find
 # nothing to warn of; no link in a document or in the file system is dead; both kinds of
 # package have the same files; and rpm and dpkg install their packages, each in a root of its
-# own, after the older ones of another directory, and remove them.
+# own, after the older ones of another directory, and remove them. The tests of the Python
+# package run with what dpkg has installed, service and all.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -47,10 +48,13 @@ unpack() {
 same_files() {
     (cd "$work/deb" && find . -type f) | sed -E \
         -e 's,/usr/lib/[a-z0-9_]+-linux-gnu/,/usr/lib64/,' -e 's,/vendor-completions/,/site-functions/,' \
+        -e 's,/python3/dist-packages/,/python/site-packages/,' \
         -e '/\/lintian\//d' -e '/\/changelog(\.Debian)?\.gz$/d' -e '/\/doc\/[^/]*\/copyright$/d' |
         sort >"$work/deb.files"
-    (cd "$work/rpm" && find . -type f) | sed -E -e '/\/licenses\//d' -e '/\/CHANGELOG\.md$/d' | sort >"$work/rpm.files"
+    (cd "$work/rpm" && find . -type f) | sed -E -e '/\/licenses\//d' -e '/\/CHANGELOG\.md$/d' \
+        -e '/\/__pycache__\//d' -e 's,/python3\.[0-9]+/,/python/,' | sort >"$work/rpm.files"
     diff "$work/deb.files" "$work/rpm.files" || fail 'the packages of dpkg and of rpm have different files'
+    grep -q '/site-packages/dlmlock/py\.typed$' "$work/rpm.files" || fail 'there is no py.typed'
     for page in man1/dlmlockctl.1 man8/dlmlockd.8; do
         grep -q "/$page.gz$" "$work/rpm.files" || fail "there is no $page"
     done
@@ -90,7 +94,54 @@ userland() {
 #!/bin/sh
 : >"$4"
 EOF
-    chmod 755 "$1/bin/install"
+    # Python compiles the packages of others; what that leaves would be found after the removal.
+    cat >"$1/bin/py3compile" <<'EOF'
+#!/bin/sh
+mkdir -p /usr/lib/python3/dist-packages/dlmlock/__pycache__
+EOF
+    cat >"$1/bin/py3clean" <<'EOF'
+#!/bin/sh
+rmdir /usr/lib/python3/dist-packages/dlmlock/__pycache__
+EOF
+    chmod 755 "$1/bin/install" "$1/bin/py3compile" "$1/bin/py3clean"
+}
+
+# serve ROOT: starts the service that is installed in ROOT, with the engine for one node,
+# and returns when it answers. Its pid is in service.
+serve() {
+    local tries=0
+    "$1/usr/sbin/dlmlockd" --engine=local --bus=none --varlink="$work/socket" --config="$work/service.toml" \
+        --state-dir="$work/state" 2>>"$work/service.log" &
+    service=$!
+    until "$1/usr/bin/dlmlockctl" --varlink="$work/socket" status >/dev/null 2>&1; do
+        ((++tries < 200)) || fail "the service does not answer: $(cat "$work/service.log")"
+        sleep 0.1
+    done
+}
+
+# python_in ROOT DIRECTORY: the tests of the Python package that is installed in that
+# directory of ROOT, with the service that is installed there. One test has it killed.
+python_in() {
+    local line tests
+    echo 'lockspaces = ["vms"]' >"$work/service.toml"
+    serve "$1"
+    coproc tests {
+        PYTHONPATH=$1/$2 PYTHONDONTWRITEBYTECODE=1 DLMLOCK_ADDRESS=$work/socket \
+            python3 -W error python/tests/test_lock.py 2>"$work/tests.log" && echo passed
+    }
+    while read -r line <&"${tests[0]}" && [[ $line != passed ]]; do
+        if [[ $line == restart ]]; then
+            kill -KILL "$service"
+            { wait "$service" || true; } 2>/dev/null # bash says that it was killed
+            serve "$1"
+            echo restarted >&"${tests[1]}"
+        fi
+    done
+    kill "$service"
+    wait "$service" || true
+    [[ $line == passed ]] || fail "the tests of the installed Python package say: $(cat "$work/tests.log")"
+    (cd / && PYTHONPATH=$1/$2 PYTHONDONTWRITEBYTECODE=1 python3 -c 'import dlmlock; print(dlmlock.__file__)') |
+        grep -qx "$1/$2/dlmlock/__init__.py" || fail 'the tests had another Python package'
 }
 
 # rpm_in ROOT ARGUMENT...: dependencies are names of another distribution here.
@@ -129,6 +180,8 @@ life_of_rpms() {
         fail 'other files were installed than the packages have'
     confine "$root"
 
+    python_in "$root" "$(cd "$root" && echo usr/lib/python3.*/site-packages)"
+
     mkdir -p "$root/run/dlmlockd"
     touch "$root/run/dlmlockd/state.toml"
     if rpm_in "$root" --erase dlmlockd >"$work/refused" 2>&1; then
@@ -139,7 +192,7 @@ life_of_rpms() {
     intact "$root"
 
     rm "$root/run/dlmlockd/state.toml"
-    rpm_in "$root" --erase dlmlockd dlmlockd-libvirt cockpit-dlmlock
+    rpm_in "$root" --erase dlmlockd dlmlockd-libvirt cockpit-dlmlock python3-dlmlock
     if find "$root/etc" "$root/usr" "$root/run" ! -type d ! -name dlmlockd.toml.rpmsave | grep .; then
         fail 'these files are left after the removal'
     fi
@@ -176,6 +229,8 @@ life_of_debs() {
     fi
     confine "$root"
 
+    python_in "$root" usr/lib/python3/dist-packages
+
     mkdir -p "$root/run/dlmlockd"
     touch "$root/run/dlmlockd/state.toml"
     if dpkg_in "$root" --remove cockpit-dlmlock dlmlockd-libvirt dlmlockd 2>"$work/refused"; then
@@ -184,7 +239,7 @@ life_of_debs() {
     grep -q '^dlmlockd is not removed: it holds locks' "$work/refused" ||
         fail "the refusal reads: $(cat "$work/refused")"
     rm "$root/run/dlmlockd/state.toml"
-    dpkg_in "$root" --purge cockpit-dlmlock dlmlockd-libvirt dlmlockd
+    dpkg_in "$root" --purge cockpit-dlmlock dlmlockd-libvirt python3-dlmlock dlmlockd
     if find "$root" -name '*dlmlock*' ! -path "$root/var/lib/dpkg/*" | grep .; then
         fail 'these are left after the purge'
     fi

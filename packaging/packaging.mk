@@ -1,10 +1,10 @@
 # The packages: "make deb" and "make rpm" put them into bin/packages. What is in
-# them is what "make install", "make install-libvirt" and "make install-cockpit"
-# install, and the documents. debian/ and packaging/dlmlockd.spec are what the
+# them is what "make install", "make install-libvirt", "make install-cockpit" and
+# "make install-python" install, and the documents. debian/ and packaging/dlmlockd.spec are what the
 # tools of Debian and of rpm read. Included by the Makefile.
 
-DEPS_DEB := debhelper dpkg-dev git
-DEPS_RPM := git rpm
+DEPS_DEB := debhelper dh-python dpkg-dev git python3
+DEPS_RPM := git python3 rpm
 DEPS_PACKAGES := $(DEPS_DEB) $(DEPS_RPM)
 DEPS_PACKAGES_CHECK := busybox-static cpio lintian rpm rpmlint util-linux
 

@@ -91,7 +91,9 @@ func TestUninstall(t *testing.T) {
 	other := filepath.Join(dest, "usr/share/dbus-1/system.d/other.conf")
 	require.NoError(t, os.MkdirAll(filepath.Dir(other), 0o755))
 	require.NoError(t, os.WriteFile(other, nil, 0o644))
+	run("install-python")
 	run("uninstall-cockpit")
+	run("uninstall-python")
 	require.Equal(t, []string{"/usr/share/dbus-1/system.d/other.conf"}, left())
 
 	run("install")

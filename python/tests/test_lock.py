@@ -3,6 +3,7 @@ environment variable DLMLOCK_ADDRESS is its socket. "restart" on standard output
 that test to kill the service and start it again; a line on standard input says that it
 has."""
 
+import inspect
 import os
 import subprocess
 import sys
@@ -112,6 +113,56 @@ class LockTest(unittest.TestCase):
             dlmlock.Lock("nowhere", "a").acquire()
         self.assertEqual(caught.exception.name, "NoSuchLockspace")
         self.assertIn("DLMLOCK_ADDRESS", os.environ)
+
+    def test_the_names_stay(self) -> None:
+        """docs/versioning.md promises these to other programs."""
+        found = []
+        for name in sorted(dlmlock.__all__):
+            value = getattr(dlmlock, name)
+            if not isinstance(value, type):
+                found.append(f"{name} = {value!r}")
+                continue
+            found.append(f"class {name}({', '.join(base.__name__ for base in value.__bases__)})")
+            for member, of in sorted(vars(value).items()):
+                if member == "__init__" or not member.startswith("_"):
+                    shown = str(inspect.signature(of)) if inspect.isfunction(of) else ""
+                    found.append(f"{name}.{member}{shown}")
+        short = [line if len(line) < 100 else line.replace(", ", ",\n  ") for line in found]
+        self.assertEqual("\n".join(short), NAMES.strip())
+
+
+NAMES = """
+class AccessDenied(Error)
+class Error(Exception)
+Error.__init__(self, name: 'str', message: 'str') -> 'None'
+class Lock(object)
+Lock.__init__(self,
+  lockspace: 'str',
+  resource: 'str',
+  mode: 'str' = 'ex',
+  *,
+  wait: 'Optional[float]' = None,
+  label: 'Optional[str]' = None,
+  on_lost: 'Optional[Callable[[str],
+  None]]' = None,
+  path: 'Optional[str]' = None) -> 'None'
+Lock.acquire(self) -> 'None'
+Lock.check(self) -> 'None'
+Lock.convert(self, mode: 'str', wait: 'float' = 0) -> 'None'
+Lock.lost
+Lock.release(self) -> 'None'
+Lock.wait_lost(self, timeout: 'Optional[float]' = None) -> 'bool'
+class LockLost(Error)
+class NotRunning(Error)
+SOCKET = '/run/dlmlock/org.example.DlmLock'
+class Service(object)
+Service.__init__(self, path: 'Optional[str]' = None) -> 'None'
+Service.call(self, method: 'str', **parameters: 'Any') -> 'Dict[str, Any]'
+Service.close(self) -> 'None'
+Service.replies(self, method: 'str', **parameters: 'Any') -> 'Iterator[Dict[str, Any]]'
+class Timeout(Error)
+class WouldBlock(Error)
+"""
 
 
 if __name__ == "__main__":
