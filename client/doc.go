@@ -32,6 +32,18 @@
 // A complete program; a second copy of it, on this node or on another one, waits until the
 // first ends in any way:
 //
+//	package main
+//
+//	import (
+//		"context"
+//		"log"
+//		"os"
+//		"os/signal"
+//		"syscall"
+//
+//		"github.com/dlmlock/dlmlockd/client"
+//	)
+//
 //	func main() {
 //		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 //		defer stop()
@@ -43,8 +55,11 @@
 //		host, _ := os.Hostname()
 //		e := &client.Election{Client: c, Lockspace: "vms", Resource: "scheduler",
 //			Options: client.Options{Label: host}}
-//		for ctx.Err() == nil {
+//		for {
 //			leading, err := e.Campaign(ctx) // waits until this one is elected
+//			if ctx.Err() != nil {
+//				break
+//			}
 //			if err != nil {
 //				log.Fatal(err)
 //			}
@@ -56,6 +71,20 @@
 //			}
 //		}
 //	}
+//
+// # Trying it
+//
+// One node is enough, and no cluster: a service of one's own, in one terminal,
+//
+//	dlmlockd --engine=local --bus=none --varlink=/tmp/dlmlock --state-dir=/tmp/dlmlock.state
+//
+// and the program above in two others:
+//
+//	dlmlockctl --varlink=/tmp/dlmlock join vms
+//	DLMLOCK_ADDRESS=/tmp/dlmlock go run .
+//
+// The service of the node permits that to root, to the group that dlmlockd.toml names, and
+// to whomever polkit lets; for others the error is of kind AccessDenied.
 //
 // # Errors
 //

@@ -23,8 +23,8 @@ type Election struct {
 // ErrElected is the error of Campaign for a candidate that is the leader already.
 var ErrElected = errors.New("this candidate is the leader already")
 
-// Campaign waits until this candidate is elected, or until ctx ends. The context that it
-// returns ends when the leadership is over: lost (ErrLost), resigned (ErrReleased), or
+// Campaign waits until this candidate is elected, or until ctx ends, whose error it then
+// returns. The context that it returns ends when the leadership is over: lost (ErrLost), resigned (ErrReleased), or
 // because ctx has ended; then Resign is still to be called.
 func (e *Election) Campaign(ctx context.Context) (leading context.Context, err error) {
 	e.mu.Lock()

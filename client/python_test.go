@@ -26,7 +26,10 @@ func TestPython(t *testing.T) {
 	require.NoError(t, err, "%s", out)
 
 	r := startReal(t)
-	for _, sample := range samples(t, "import dlmlock") {
+	read := append(samples(t, "../docs/programs.md", "import dlmlock"),
+		samples(t, "../python/README.md", "import dlmlock")...)
+	require.Len(t, read, 4)
+	for _, sample := range read {
 		cmd := python("/usr/bin/python3", "-W", "error", "-c", sample)
 		cmd.Env = append(cmd.Env, AddressVariable+"="+r.socket)
 		out, err := cmd.CombinedOutput()
@@ -54,9 +57,9 @@ func TestPython(t *testing.T) {
 	require.Contains(t, said.String(), "OK")
 }
 
-// samples are the blocks of docs/programs.md that have a line.
-func samples(t *testing.T, line string) (all []string) {
-	text, err := os.ReadFile("../docs/programs.md")
+// samples are the blocks of a document that have a line.
+func samples(t *testing.T, document, line string) (all []string) {
+	text, err := os.ReadFile(document)
 	require.NoError(t, err)
 	for i, block := range strings.Split(string(text), "```\n") {
 		if i%2 == 1 && strings.Contains(block, line) {
