@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -15,25 +16,31 @@ import (
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 )
 
-// The commands of README.md that begin with "$ " print what it shows, where "..." stands
-// for anything.
-func TestReadmeCommands(t *testing.T) {
-	text, err := os.ReadFile("../../README.md")
-	require.NoError(t, err)
+// busWithService is a bus on which the service runs until the end of the test.
+func busWithService(t *testing.T) *testbus.Bus {
 	bus := testbus.Start(t, testbus.Daemon)
 	watch := bus.Dial(t)
 	service := exec.CommandContext(t.Context(), filepath.Join(programs, "dlmlockd"), "--engine=local",
 		"--state-dir="+t.TempDir())
 	service.Env = append(os.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+bus.Address)
 	require.NoError(t, service.Start())
-	defer func() {
+	t.Cleanup(func() {
 		_ = service.Process.Kill()
 		_ = service.Wait()
-	}()
+	})
 	require.Eventually(t, func() bool {
 		var has bool
 		return watch.BusObject().Call("org.freedesktop.DBus.NameHasOwner", 0, client.Name).Store(&has) == nil && has
 	}, 20*time.Second, 5*time.Millisecond)
+	return bus
+}
+
+// The commands of README.md that begin with "$ " print what it shows, where "..." stands
+// for anything.
+func TestReadmeCommands(t *testing.T) {
+	text, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	bus := busWithService(t)
 	commands := 0
 	for _, block := range strings.Split(string(text), "```console\n")[1:] {
 		block, _, _ = strings.Cut(block, "```")
@@ -49,4 +56,52 @@ func TestReadmeCommands(t *testing.T) {
 		}
 	}
 	require.GreaterOrEqual(t, commands, 6)
+}
+
+// samples are the displays in the section EXAMPLES of dlmlockctl(1), and the commands of
+// docs/programs.md, a line each.
+func samples(t *testing.T) (lines []string) {
+	_, section, ok := strings.Cut(manPage(t), "\n.Sh EXAMPLES\n")
+	require.True(t, ok)
+	section, _, _ = strings.Cut(section, "\n.Sh ")
+	for _, m := range regexp.MustCompile(`(?s)\.Bd [^\n]*\n(.*?)\.Ed`).FindAllStringSubmatch(section, -1) {
+		lines = append(lines, strings.Split(strings.TrimSpace(strings.ReplaceAll(m[1], `\-`, "-")), "\n")...)
+	}
+	text, err := os.ReadFile("../../docs/programs.md")
+	require.NoError(t, err)
+	for _, m := range regexp.MustCompile("(?m)^```\n(dlmlockctl [^\n]*)\n```$").FindAllStringSubmatch(string(text), -1) {
+		lines = append(lines, m[1])
+	}
+	return lines
+}
+
+// What the manual page and docs/programs.md tell to type works. The jobs in them are
+// programs here that note their arguments.
+func TestSamplesOfTheManual(t *testing.T) {
+	dir, bus := t.TempDir(), busWithService(t)
+	for _, name := range []string{"rsync", "cleanup", "report"} {
+		job := "#!/bin/sh\necho ${0##*/} $* >>" + dir + "/jobs\n"
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(job), 0o755))
+	}
+	run := func(line string) string {
+		cmd := exec.CommandContext(t.Context(), "sh", "-c", line)
+		cmd.Env = append(os.Environ(), "PATH="+programs+":"+dir+":"+os.Getenv("PATH"), "uuid=5f3c",
+			"DBUS_SYSTEM_BUS_ADDRESS="+bus.Address)
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s\n%s", line, out)
+		return string(out)
+	}
+	run("dlmlockctl join vms && dlmlockctl join cron && dlmlockctl acquire vms mine EX")
+	lines := samples(t)
+	require.Len(t, lines, 7)
+	shown := map[string]string{}
+	for _, line := range lines {
+		shown[line] = run(strings.NewReplacer("/usr/local/bin/", "", "--uid=1000", "--uid="+strconv.Itoa(os.Getuid())).
+			Replace(line))
+	}
+	require.Equal(t, "released 1 lock of 5f3c\n", shown["dlmlockctl release-owner $uuid"])
+	require.Contains(t, shown["dlmlockctl list --uid=1000 --json | jq -r '.[].resource'"], "mine\n")
+	jobs, err := os.ReadFile(filepath.Join(dir, "jobs"))
+	require.NoError(t, err)
+	require.Equal(t, "rsync -a /srv /mnt\ncleanup\nreport\nrsync -a /srv /mnt/backup\n", string(jobs))
 }

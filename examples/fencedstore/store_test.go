@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -143,6 +144,27 @@ func TestLateHolder(t *testing.T) {
 
 	require.Equal(t, http.StatusPreconditionFailed, write(a, "too late"))
 	require.Equal(t, "of the second", get(t, h, "disk1").text)
+}
+
+// The commands of docs/tokens.md, but for the start of the store, which runs here already.
+func TestDocumentedCommands(t *testing.T) {
+	text, err := os.ReadFile("../../docs/tokens.md")
+	require.NoError(t, err)
+	_, commands, ok := strings.Cut(string(text), "```\nfencedstore --dir=/srv/blocks &\n")
+	require.True(t, ok)
+	commands, _, _ = strings.Cut(commands, "```")
+	bus := testbus.Start(t, testbus.Daemon)
+	startDaemon(t, bus)
+	h, dir := server(t, t.TempDir()), t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "block"), []byte("data"), 0o600))
+	cmd := exec.CommandContext(t.Context(), "sh", "-e", "-c", strings.NewReplacer("http://127.0.0.1:8080", h.URL,
+		"curl", "curl --silent --show-error --write-out '%{http_code}'").Replace(commands))
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+bus.Address)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.Equal(t, "204", string(out))
+	require.Equal(t, "data", get(t, h, "disk1").text)
 }
 
 // startDaemon runs the real program on the bus, with the embedded engine.
