@@ -27,6 +27,7 @@ var contents = []section{
 	}},
 	{"For programmers", []entry{
 		{"docs/programs.md", "Programs and scripts"},
+		{"python/README.md", "Python"},
 		{"docs/busctl.md", "D-Bus"},
 		{"docs/varlink.md", "Varlink"},
 		{"docs/tokens.md", "Fencing tokens"},
