@@ -78,14 +78,14 @@ func (a *Authority) takesPIDFD(ctx context.Context) bool {
 	return false
 }
 
-// unchanged refuses a caller whose process has ended, so that its pid may be
-// that of another one. Where /proc can't be read, polkitd's word is all there is.
+// unchanged refuses a caller whose process has ended, so that its pid may be that of another one. A
+// zombie has ended as well: what its children and others do with its connection must not depend on
+// when its parent waits for it. Where it can't be found out, polkitd's word is all there is.
 func (who asked) unchanged(s api.Subject, act api.Action, details map[string]string) error {
 	if who.fixed {
 		return nil
 	}
-	start, err := process.Start(s.PID)
-	if errors.Is(err, process.ErrGone) || err == nil && start != s.Start {
+	if errors.Is(process.Lives(process.ID{PID: s.PID, Start: s.Start}), process.ErrGone) {
 		return denied(act, details, fmt.Sprintf("process %d, which has connected, has ended; "+
 			"connect again, since polkit can't tell whose call it is", s.PID), nil)
 	}

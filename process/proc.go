@@ -183,6 +183,26 @@ func (k *kernel) start(pid uint32) (uint64, error) {
 	return i.Start, nil
 }
 
+// Lives makes sure that a process has not ended. The error wraps ErrGone if it has: if no process
+// has its pid, another one has it, or it is a zombie, whose threads have all ended and whom its
+// parent has not waited for. Any other error says that it could not be found out.
+func Lives(id ID) error { return linux.lives(id) }
+
+func (k *kernel) lives(id ID) error {
+	fd, info, err := k.examine(id.PID)
+	switch {
+	case errors.Is(err, ErrThread), errors.Is(err, ErrKernelThread):
+		return ErrGone // a process has neither for its pid, so it was reused
+	case err != nil:
+		return err
+	}
+	_ = k.close(fd)
+	if info.Start != id.Start {
+		return ErrGone
+	}
+	return nil
+}
+
 // ownProc checks whether /proc shows the pid namespace of this program.
 func (k *kernel) ownProc() error {
 	var all []uint32

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"runtime"
@@ -121,4 +122,31 @@ ctypes.CDLL(None).syscall(60 if __import__("platform").machine() == "x86_64" els
 	quiet(t, w, news)
 	require.NoError(t, cmd.Process.Kill())
 	require.Equal(t, Ended, next(t, news).state)
+}
+
+// A process that is alive is told from one that has ended, waited for or not, and from another one
+// with its pid. What can't be found out is neither.
+func TestLives(t *testing.T) {
+	cmd := exec.Command("sleep", "1000")
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	id := ID{PID: uint32(cmd.Process.Pid)}
+	var err error
+	id.Start, err = Start(id.PID)
+	require.NoError(t, err)
+	require.NoError(t, Lives(id))
+	require.ErrorIs(t, Lives(ID{id.PID, id.Start + 1}), ErrGone)
+	require.ErrorIs(t, Lives(ID{2, 0}), ErrGone, "kthreadd")
+	require.ErrorIs(t, Lives(ID{}), ErrGone)
+	f := newFaulty()
+	f.fail["pidfd_open"] = unix.EMFILE
+	require.ErrorIs(t, f.lives(id), unix.EMFILE)
+	require.NotErrorIs(t, f.lives(id), ErrGone)
+	require.NoError(t, cmd.Process.Kill())
+	require.Eventually(t, func() bool { return errors.Is(Lives(id), ErrGone) }, patience, pause, "it is a zombie")
+	stat, err := os.ReadFile(path(id.PID, "stat"))
+	require.NoError(t, err, "nobody has waited for it")
+	require.Contains(t, string(stat), ") Z ")
+	_ = cmd.Wait()
+	require.ErrorIs(t, Lives(id), ErrGone)
 }

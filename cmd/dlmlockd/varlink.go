@@ -7,8 +7,29 @@ import (
 	"net"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/dlmlock/dlmlockd/varlink"
 )
+
+// usualVarlinkSocket is where dlmlockd-varlink.socket listens.
+const usualVarlinkSocket = "/run/dlmlock/org.example.DlmLock"
+
+// listens reports whether a socket accepts connections. A connected one, which net takes for a
+// listener as well, does not.
+func listens(l *net.UnixListener) bool {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return true // accepting from it tells more
+	}
+	accepts := 1
+	_ = raw.Control(func(fd uintptr) {
+		if n, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err == nil {
+			accepts = n
+		}
+	})
+	return accepts != 0
+}
 
 // openVarlink makes the door for Varlink, if there is a socket for it: from systemd,
 // or by --varlink. It serves nobody yet; who connects waits.
@@ -17,6 +38,10 @@ func (d *daemon) openVarlink(inherited []net.Listener) error {
 		u, ok := l.(*net.UnixListener)
 		if !ok {
 			return fmt.Errorf("serve Varlink at %s: that is not a unix socket; mend ListenStream= in the unit", l.Addr())
+		}
+		if !listens(u) {
+			return &usageError{"started for a single connection, as varlinkctl does for exec:PROGRAM; the service is " +
+				"one process for all clients of a node: connect to its socket, " + usualVarlinkSocket}
 		}
 		d.varlinkSockets = append(d.varlinkSockets, u)
 	}

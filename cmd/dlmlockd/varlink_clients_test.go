@@ -91,6 +91,20 @@ func TestVarlinkctl(t *testing.T) {
 	}
 }
 
+// The service is not a program for one connection: with exec:PROGRAM of varlinkctl it ends, and says
+// what to do instead.
+func TestVarlinkctlStartsNoService(t *testing.T) {
+	for version, path := range varlinkctls(t) {
+		dir := t.TempDir()
+		script := filepath.Join(dir, "service")
+		require.NoError(t, os.WriteFile(script, []byte("#!/bin/sh\nexec "+program(t)+
+			" --engine=local --bus=none --config=/dev/null --state-dir="+dir+"/state\n"), 0o755))
+		said, code := runClient(path, "call", "exec:"+script, "org.example.DlmLock.Describe", "{}")
+		require.NotZero(t, code, version)
+		require.Contains(t, said, "connect to its socket, "+usualVarlinkSocket)
+	}
+}
+
 // A command runs under a lock with nothing of ours installed, and the lock ends
 // with it.
 func TestVarlinkctlExec(t *testing.T) {

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -14,38 +17,118 @@ import (
 	"github.com/dlmlock/dlmlockd/internal/testpolkit"
 )
 
-// varlinkPerl calls the service from a process of its own: SOCKET, HOW, and calls. It
-// prints the reply to each. HOW is "plain"; "child": a child makes the calls while its parent, who
-// has connected, lives; "orphan": after the parent has ended, and is no zombie any more.
-const varlinkPerl = `
-my ($socket, $how, @calls) = @ARGV;
-my $s = IO::Socket::UNIX->new($socket) or die "connect: $!";
-$s->autoflush(1);
-pipe(my $r, my $w);
-my $parent;
-if ($how ne "plain") {
-	$parent = $$;
-	my $pid = fork;
-	if ($pid) { close $w; exit 0 if $how eq "orphan"; <$r>; exit 0 }
-	while ($how eq "orphan" && -e "/proc/$parent") { select undef, undef, undef, 0.001 }
-}
-local $/ = "\0";
-for (@calls) { print $s "$_\0"; my $reply = <$s>; chomp $reply; print "$reply\n" }
+// varlinkUser calls the service with a connection that need not be its own: SOCKET, HOW, the user who
+// connects, the user who calls, and calls. It prints the reply to each. HOW is one of
+// plain: who calls has connected.
+// child: the connection was inherited from a parent, which lives.
+// zombie: the parent has ended, and nobody has waited for it.
+// orphan: the parent has ended and is no zombie any more.
+// passed: a process that lives has passed the connection on (SCM_RIGHTS, unix(7)).
+// left: the same, and that process has ended.
+// reused: the same, and another process of its user has its pid now.
+const varlinkUser = `
+import os, socket, sys, time
+path, how, connects, caller, *calls = sys.argv[1:]
+
+def become(uid):
+    os.setgroups([]); os.setgid(int(uid)); os.setuid(int(uid))
+
+def make_calls(s):
+    f = s.makefile("rb")
+    for call in calls:
+        s.sendall(call.encode() + b"\0")
+        reply = b""
+        while not reply.endswith(b"\0"):
+            reply += f.read(1) or sys.exit("the service has hung up")
+        print(reply[:-1].decode(), flush=True)
+
+def state(pid):
+    try:
+        return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0]
+    except OSError:
+        return "gone"
+
+def connector():
+    become(connects)
+    s = socket.socket(socket.AF_UNIX)
+    s.connect(path)
+    if how in ("passed", "left", "reused"):
+        s.sendall(b'{"method":"org.varlink.service.GetInfo"}\0')  # the service has seen who connects
+        while not s.recv(65536).endswith(b"\0"):
+            pass
+        socket.send_fds(theirs, [b"x"], [s.fileno()])
+        if how == "passed":
+            theirs.recv(1)
+        return
+    parent = os.getpid()
+    if how == "plain" or os.fork() == 0:
+        while how == "zombie" and state(parent) != "Z" or how == "orphan" and state(parent) != "gone":
+            time.sleep(0.001)
+        make_calls(s)
+    elif how == "child":
+        os.wait()
+
+def reuse(pid):
+    time.sleep(0.02)  # no kernel reuses a pid within one tick of the clock of start times
+    while True:
+        with open("/proc/sys/kernel/ns_last_pid", "w") as f:  # needs CONFIG_CHECKPOINT_RESTORE
+            f.write(str(pid - 1))
+        heir = os.fork()
+        if heir == 0:
+            ours.close()
+            become(connects)
+            theirs.recv(1)  # until whoever calls has ended
+            os._exit(0)
+        if heir == pid:
+            return
+        ours.send(b"x")
+        os.waitpid(heir, 0)
+
+ours, theirs = socket.socketpair()
+pid = os.fork()
+if pid == 0:
+    ours.close()
+    connector()
+    os._exit(0)
+if how in ("passed", "left", "reused"):
+    s = socket.socket(fileno=socket.recv_fds(ours, 1, 1)[1][0])
+    if how != "passed":
+        os.waitpid(pid, 0)
+    if how == "reused":
+        reuse(pid)
+    become(caller)
+    make_calls(s)
+    ours.close()
+else:
+    theirs.close()
+    if how == "orphan":
+        os.waitpid(pid, 0)
+    ours.recv(1)  # until all of them have ended
 `
 
 // callAs makes the calls as a user.
-func callAs(t *testing.T, u testbus.User, socket, how string, calls ...fields) (replies []varlinkReply) {
+func callAs(t *testing.T, u testbus.User, socket, how string, calls ...fields) []varlinkReply {
 	t.Helper()
-	args := []string{"-MIO::Socket::UNIX", "-e", varlinkPerl, socket, how}
+	return callThrough(t, u.UID, u.UID, socket, how, calls...)
+}
+
+// callThrough has one user connect and another one call.
+func callThrough(t *testing.T, connects, caller uint32, socket, how string, calls ...fields) (replies []varlinkReply) {
+	t.Helper()
+	args := []string{"-c", varlinkUser, socket, how, fmt.Sprint(connects), fmt.Sprint(caller)}
 	for _, call := range calls {
 		text, err := json.Marshal(call)
 		require.NoError(t, err)
 		args = append(args, string(text))
 	}
-	cmd := exec.Command("/usr/bin/perl", args...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: u.UID, Gid: u.GID}}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "/usr/bin/python3", args...)
+	cmd.WaitDelay = time.Second
+	var said strings.Builder
+	cmd.Stderr = &said
 	out, err := cmd.Output()
-	require.NoError(t, err)
+	require.NoError(t, err, "%s: %s", how, &said)
 	for _, line := range strings.Split(strings.TrimSpace(string(out)), "\n") {
 		var r varlinkReply
 		require.NoError(t, json.Unmarshal([]byte(line), &r), line)
@@ -95,13 +178,59 @@ polkit.addRule(function(action, subject) {
 	r = callAs(t, testbus.Root, socket, "plain", acquire("backup", "b"))
 	require.NotNil(t, r[0].Parameters["granted"])
 
-	// A child, which has inherited the connection, is whoever has connected; when that
-	// one has ended, nobody can be asked about.
-	r = callAs(t, testbus.Nobody, socket, "child", acquire("vms", "c"))
-	require.NotNil(t, r[0].Parameters["granted"], "%v", r[0])
-	for range 5 {
-		r = callAs(t, testbus.Nobody, socket, "orphan", acquire("vms", "d"))
-		require.Equal(t, denied, r[0].Error)
+	require.NotContains(t, p.log(), "no polkit on the bus")
+}
+
+// A connection belongs to whoever has made it. Others may use it, if that process has given it to them,
+// for as long as it lives; then polkit can't be asked about anybody, and everything is refused, also
+// while the kernel still knows the process as a zombie, and when another one has its pid. Of root
+// nobody is asked, so a connection of root stays one.
+func TestVarlinkPolkitOfOthersConnections(t *testing.T) {
+	bus, dir := testbus.Start(t, testbus.Daemon, testpolkit.BusPolicy(t)), t.TempDir()
+	testpolkit.New(t, bus, `polkit.addRule(function(action, subject) {
+		if (subject.user == "nobody") return polkit.Result.YES; });`).Start()
+	socket := filepath.Join(dir, "varlink")
+	p := start(t, bus, filepath.Join(dir, "state"), "--varlink="+socket, "--config="+configured(t, "group = \"nogroup\"\n"))
+	openDirectories(t, socket)
+	dialVarlink(t, socket).ok("JoinLockspace", fields{"lockspace": "vms"})
+	const root, nobody, other = 0, 65534, 1
+	for n, x := range []struct {
+		how              string
+		connects, caller uint32
+		may              bool
+	}{
+		{"plain", nobody, nobody, true},
+		{"plain", other, other, false},
+		{"child", nobody, nobody, true},
+		{"zombie", nobody, nobody, false},
+		{"orphan", nobody, nobody, false},
+		{"passed", nobody, other, true},
+		{"passed", other, nobody, false},
+		{"left", nobody, other, false},
+		{"left", nobody, nobody, false},
+		{"reused", nobody, other, false},
+		{"reused", nobody, nobody, false},
+		{"passed", root, nobody, true},
+		{"zombie", root, root, true},
+		{"left", root, nobody, true},
+		{"reused", root, other, true},
+	} {
+		if x.how == "reused" {
+			if _, err := os.Stat("/proc/sys/kernel/ns_last_pid"); err != nil {
+				t.Logf("this kernel does not let a test choose a pid: %v", err)
+				continue
+			}
+		}
+		r := callThrough(t, x.connects, x.caller, socket, x.how, fields{"method": "org.example.DlmLock.Acquire",
+			"parameters": fields{"lockspace": "vms", "resource": fmt.Sprint(n), "mode": "ex"}})[0]
+		if x.may {
+			require.NotNil(t, r.Parameters["granted"], "%v: %v", x, r)
+			continue
+		}
+		require.Equal(t, "org.varlink.service.PermissionDenied", r.Error, "%v: %v", x, r)
+		if x.connects == nobody {
+			require.Contains(t, r.Parameters["message"], "which has connected, has ended; connect again", x)
+		}
 	}
 	require.NotContains(t, p.log(), "no polkit on the bus")
 }
