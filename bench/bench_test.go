@@ -30,26 +30,33 @@ func BenchmarkAcquireRelease(b *testing.B) {
 			s := newSite(b, kind)
 			s.start(b)
 			s.startFloor(b)
-			var service, empty []*caller
+			s.startFloorC(b)
+			var service, empty, emptyC []*caller
 			for i := range 8 {
-				service = append(service, s.caller(b, serviceName, fmt.Sprintf("disk%d", i)))
-				empty = append(empty, s.caller(b, floorName, fmt.Sprintf("disk%d", i)))
+				resource := fmt.Sprintf("disk%d", i)
+				service = append(service, s.caller(b, serviceName, resource))
+				empty = append(empty, s.caller(b, floorName, resource))
+				emptyC = append(emptyC, s.caller(b, sdbusName, resource))
 			}
 			service[0].join()
 			const one, many = 200, 100
-			m := interleave(21, func() { service[0].pairs(one) }, func() { empty[0].pairs(one) })
+			m := interleave(21, func() { service[0].pairs(one) }, func() { empty[0].pairs(one) },
+				func() { emptyC[0].pairs(one) })
 			b.ReportMetric(float64(m[0])/float64(m[1]), "ratio-1")
-			add(line{
-				"Acquire+Release, 1 client, " + string(kind), micros(m[0] / one), micros(m[1]/one) +
-					" (two empty calls)",
-				ratio(m[0], m[1]), "at most 1.3",
-			})
-			m = interleave(21, func() { together(service, many) }, func() { together(empty, many) })
+			b.ReportMetric(float64(m[0])/float64(m[2]), "ratio-1-C")
+			what := "Acquire+Release, 1 client, " + string(kind)
+			add(line{what, micros(m[0] / one), micros(m[1]/one) + " (two empty calls)", ratio(m[0], m[1]), "at most 1.3"})
+			add(line{what + ", sd-bus", micros(m[0] / one), micros(m[2]/one) + " (two empty calls of a C service)",
+				ratio(m[0], m[2]), "at most 1.15"})
+			m = interleave(21, func() { together(service, many) }, func() { together(empty, many) },
+				func() { together(emptyC, many) })
 			b.ReportMetric(float64(m[1])/float64(m[0]), "throughput-8")
-			add(line{
-				"Acquire+Release, throughput of 8 clients, " + string(kind), perSecond(8*many, m[0]),
-				perSecond(8*many, m[1]) + " (two empty calls)", ratio(m[1], m[0]), "at least 0.75",
-			})
+			b.ReportMetric(float64(m[2])/float64(m[0]), "throughput-8-C")
+			what = "Acquire+Release, throughput of 8 clients, " + string(kind)
+			add(line{what, perSecond(8*many, m[0]), perSecond(8*many, m[1]) + " (two empty calls)", ratio(m[1], m[0]),
+				"at least 0.75"})
+			add(line{what + ", sd-bus", perSecond(8*many, m[0]), perSecond(8*many, m[2]) +
+				" (two empty calls of a C service)", ratio(m[2], m[0]), "at least 0.90"})
 		})
 	}
 }
@@ -81,6 +88,21 @@ func BenchmarkManyLocks(b *testing.B) {
 		"Acquire+Release with 100,000 locks held", micros(m[0] / n), micros(m[1]/n) + " (100 held)", ratio(m[0], m[1]),
 		"at most 1.2",
 	})
+
+	var raw [2]*varlinkCaller
+	for i, s := range sites {
+		raw[i] = dialVarlink(b, s.varlinkSocket(), "disk")
+	}
+	const many = 1000
+	m = interleave(31, func() { raw[1].pairs(many) }, func() { raw[0].pairs(many) })
+	b.ReportMetric(float64(m[0])/float64(m[1]), "ratio-varlink")
+	add(line{
+		"Acquire+Release over Varlink with 100,000 locks held", micros(m[0] / many), micros(m[1]/many) + " (100 held)",
+		ratio(m[0], m[1]), "at most 1.03",
+	})
+	for _, c := range raw {
+		_ = c.conn.Close()
+	}
 
 	restart := func(i int) func() {
 		return func() {

@@ -22,6 +22,7 @@ const (
 	serviceName = "org.example.DlmLock"
 	servicePath = godbus.ObjectPath("/org/example/DlmLock")
 	floorName   = "org.example.DlmFloor"
+	sdbusName   = "org.example.DlmFloorC"
 	space       = "vms"
 )
 
@@ -29,6 +30,7 @@ const floorPolicy = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus C
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>
   <policy user="root"><allow own="org.example.DlmFloor"/><allow send_destination="org.example.DlmFloor"/></policy>
+  <policy user="root"><allow own="org.example.DlmFloorC"/><allow send_destination="org.example.DlmFloorC"/></policy>
 </busconfig>
 `
 
@@ -128,7 +130,26 @@ func (s *site) kill() {
 
 // startFloor starts the process with the empty method.
 func (s *site) startFloor(tb testing.TB) {
-	cmd := s.run(os.Args[0], []string{envFloor + "=" + s.bus.Address})
+	s.serve(tb, s.run(os.Args[0], []string{envFloor + "=" + s.bus.Address}), floorName)
+}
+
+// startFloorC builds and starts the process with the empty method in C.
+func (s *site) startFloorC(tb testing.TB) {
+	program := filepath.Join(tb.TempDir(), "floor")
+	flags, err := exec.Command("pkg-config", "--cflags", "--libs", "libsystemd").Output()
+	if err != nil {
+		tb.Fatalf("pkg-config libsystemd: %v: apt-get install pkg-config libsystemd-dev", err)
+	}
+	args := append([]string{"-O2", "-Wall", "-Wextra", "-Werror", "-o", program, "sdbus/floor.c"},
+		strings.Fields(string(flags))...)
+	if out, err := exec.Command("gcc", args...).CombinedOutput(); err != nil {
+		tb.Fatalf("gcc: %v\n%s", err, out)
+	}
+	s.serve(tb, s.run(program, nil, s.bus.Address, sdbusName), sdbusName)
+}
+
+// serve starts a process, and waits until it has its name on the bus.
+func (s *site) serve(tb testing.TB, cmd *exec.Cmd, name string) {
 	must(tb, cmd.Start())
 	tb.Cleanup(func() {
 		_ = cmd.Process.Kill()
@@ -137,7 +158,7 @@ func (s *site) startFloor(tb testing.TB) {
 	c := s.bus.Dial(tb)
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		var has bool
-		must(tb, c.BusObject().Call("org.freedesktop.DBus.NameHasOwner", 0, floorName).Store(&has))
+		must(tb, c.BusObject().Call("org.freedesktop.DBus.NameHasOwner", 0, name).Store(&has))
 		if has {
 			return
 		}
@@ -147,7 +168,7 @@ func (s *site) startFloor(tb testing.TB) {
 	}
 }
 
-// caller makes Acquire and Release on one of the two services.
+// caller makes Acquire and Release on one of the services.
 type caller struct {
 	tb       testing.TB
 	obj      godbus.BusObject
