@@ -46,7 +46,8 @@ ExecStart=sleep infinity
 
 	// A command has the lock while it runs.
 	r.run("systemd-run --unit=command --collect " + client + " --exec call /run/dlmlock/org.example.DlmLock " +
-		`org.example.DlmLock.Acquire '{"lockspace":"vms","resource":"fd","mode":"ex","label":"command","lifetime":"descriptor"}'` +
+		`org.example.DlmLock.Acquire '{"lockspace":"vms","resource":"fd","mode":"ex","label":"command",` +
+		`"lifetime":"descriptor"}'` +
 		" -- sleep infinity")
 	r.await(`"command"`, list)
 	require.Equal(t, "2\n", r.run(stored))

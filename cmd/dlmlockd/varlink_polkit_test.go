@@ -190,7 +190,8 @@ func TestVarlinkPolkitOfOthersConnections(t *testing.T) {
 	testpolkit.New(t, bus, `polkit.addRule(function(action, subject) {
 		if (subject.user == "nobody") return polkit.Result.YES; });`).Start()
 	socket := filepath.Join(dir, "varlink")
-	p := start(t, bus, filepath.Join(dir, "state"), "--varlink="+socket, "--config="+configured(t, "group = \"nogroup\"\n"))
+	file := configured(t, "group = \"nogroup\"\n")
+	p := start(t, bus, filepath.Join(dir, "state"), "--varlink="+socket, "--config="+file)
 	openDirectories(t, socket)
 	dialVarlink(t, socket).ok("JoinLockspace", fields{"lockspace": "vms"})
 	const root, nobody, other = 0, 65534, 1

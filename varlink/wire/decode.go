@@ -181,8 +181,9 @@ func (d *decoder) value(v reflect.Value, path string) {
 
 func (d *decoder) slice(v reflect.Value, path string) {
 	if v.Type().Elem().Kind() == reflect.Uint8 {
-		raw, err := base64.StdEncoding.Strict().DecodeString(d.string(path))
-		if err != nil {
+		text := d.string(path)
+		raw, err := base64.StdEncoding.Strict().DecodeString(text)
+		if err != nil || strings.ContainsAny(text, "\r\n") { // which the decoder skips
 			d.refuse(path, "it is not base64")
 		}
 		v.SetBytes(raw)

@@ -70,6 +70,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{`{"name":"a","count":1,"force":1}`, "force", "true or false"},
 		{`{"name":"a","count":1,"force":"true"}`, "force", "true or false"},
 		{`{"name":"a","count":1,"data":"AAE"}`, "data", "base64"},
+		{`{"name":"a","count":1,"data":"AAE=\n"}`, "data", "base64"},
 		{`{"name":"a","count":1,"data":[1]}`, "data", "a string, not an array"},
 		{`{"name":"a","count":1,"inner":[]}`, "inner", "an object, not an array"},
 		{`{"name":"a","count":1,"inner":{}}`, "inner.name", "missing"},
