@@ -107,3 +107,66 @@ func TestDescriptorStore(t *testing.T) {
 	require.Empty(t, idle.receive())
 	r.becomes("holder")
 }
+
+// TestUnitsOfVarlinkctl has the real service manager run systemd's own client: a unit of it is active
+// from the grant on, as long as it has the lock, and a command has a lock as long as it runs. Restarts
+// and kill -9 of the service end neither.
+func TestUnitsOfVarlinkctl(t *testing.T) {
+	client := ""
+	for version, path := range varlinkctls(t) {
+		if version >= 259 { // READY=1 at the first reply
+			client = path
+		}
+	}
+	require.NotEmpty(t, client, "a varlinkctl of systemd 259 or newer: make varlink-clients")
+	units, dir := t.TempDir(), t.TempDir()
+	socket := filepath.Join(dir, "varlink")
+	installUnits(t, units, socket, filepath.Join(dir, "state"))
+	acquire := func(resource, lifetime string) string {
+		return socket + " org.example.DlmLock.Acquire '{\"lockspace\":\"vms\",\"resource\":\"" + resource +
+			"\",\"mode\":\"ex\",\"lifetime\":\"" + lifetime + "\"}'"
+	}
+	for name, text := range map[string]string{
+		"holder": "[Service]\nType=notify\nTimeoutStartSec=infinity\nExecStart=" + client + " call -E " +
+			acquire("unit", "connection"),
+		"after": "[Unit]\nRequires=holder.service\nAfter=holder.service\n[Service]\nExecStart=/bin/sleep infinity",
+		"command": "[Service]\nExecStart=" + client + " --exec call " + acquire("command", "descriptor") +
+			" -- /bin/sleep infinity",
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(units, "systemd", "user", name+".service"), []byte(text+"\n"), 0o644))
+	}
+	shell := userManager(t, units)
+	active := func(want string) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			return want == shell.run("echo $(systemctl --user is-active holder after command)")
+		}, patience, time.Millisecond, want)
+	}
+	require.Equal(t, "0", shell.run("systemctl --user start dlmlockd.socket; echo $?"))
+	r := &keptRig{t: t, m: &manager{socket: socket}}
+	other := r.dial()
+	other.ok("JoinLockspace", fields{"lockspace": "vms"})
+	other.ok("Acquire", want("unit", "persistent"))
+	shell.run("systemctl --user start --no-block after command")
+	require.Eventually(t, func() bool {
+		return other.ok("Describe", fields{})["service"].(fields)["waitingCount"] == 1.0
+	}, patience, time.Millisecond)
+	active("activating inactive active")
+	other.ok("Release", fields{"lockspace": "vms", "resource": "unit"})
+	active("active active active")
+	r.becomes("unit", "command")
+
+	before := lockids(r.dial())
+	pids := shell.run("echo $(systemctl --user show -P MainPID holder command)")
+	for _, end := range []string{"restart", "kill -s KILL", "kill -s KILL"} {
+		require.Equal(t, "0", shell.run("systemctl --user "+end+" dlmlockd; echo $?"))
+		require.Equal(t, before, lockids(r.dial()), end)
+		active("active active active")
+	}
+	require.Equal(t, pids, shell.run("echo $(systemctl --user show -P MainPID holder command)"), "none was started again")
+	require.Equal(t, "0", shell.run("systemctl --user stop holder; echo $?"))
+	r.becomes("command")
+	active("inactive inactive active")
+	require.Equal(t, "0", shell.run("systemctl --user stop command; echo $?"))
+	r.becomes()
+}
