@@ -142,3 +142,19 @@ func TestUnitSays(t *testing.T) {
 		require.NotEqual(t, "ProcSubset=pid", line, "libdlm reads /proc/misc")
 	}
 }
+
+// The Varlink socket is where the documents say, outside of the directory of the state, which is
+// root's alone; everybody may connect; and the registry leads to it by the name of the interface.
+func TestVarlinkSocketUnit(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "systemd/dlmlockd-varlink.socket"))
+	require.NoError(t, err)
+	const socket = "/run/dlmlock/org.example.DlmLock"
+	for _, line := range []string{"ListenStream=" + socket, "FileDescriptorName=varlink", "SocketMode=0666",
+		"DirectoryMode=0755", "Symlinks=/run/varlink/registry/org.example.DlmLock", "Service=dlmlockd.service"} {
+		require.Contains(t, strings.Split(string(text), "\n"), line)
+	}
+	require.NotContains(t, string(text), "Accept=", "one service for all connections")
+	document, err := os.ReadFile(filepath.Join(root, "docs/varlink.md"))
+	require.NoError(t, err)
+	require.Contains(t, string(document), "S="+socket+"`")
+}
