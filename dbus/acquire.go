@@ -7,7 +7,9 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// rootMethods are the members of the root object.
+// rootMethods are the members of the root object. Their signatures stand here and in
+// data/org.example.DlmLock.xml, which a test compares; a call with another signature is
+// refused by its header, so the parse functions read exactly what is announced.
 func rootMethods() []*method {
 	return []*method{
 		{name: "Acquire", in: "sssa{sv}", out: "uto", parse: parseAcquire},
@@ -63,6 +65,7 @@ func parseAcquireMany(body *reader) (request, error) {
 		if err != nil {
 			return nil, err
 		}
+		// A message of 8 MiB has room for many more; what is too much is not even read.
 		if r.Wants = append(r.Wants, w); len(r.Wants) > frontend.MaxLocks {
 			return nil, r.Validate()
 		}

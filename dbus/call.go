@@ -9,7 +9,7 @@ import (
 type call struct {
 	frontend.Call
 	srv  *Server
-	from *session // nil: answered in the reader, in no session's queue
+	from *session // whose call it is; nil: answered in the reader, in no session's queue
 	// The unique name to which the answer goes.
 	sender string
 	// The serial number of the call, which its answer names.

@@ -41,7 +41,8 @@ func (e *encoder) uint64(v uint64) {
 }
 
 // text writes a string or an object path. The bus would end the connection for
-// one that is none, so it is made fit.
+// one that is not UTF-8 or has a NUL in it, so whatever a name may contain is made
+// printable here, once for all texts of this encoder.
 func (e *encoder) text(s string) {
 	s = printable(s)
 	e.uint32(uint32(len(s)))
@@ -56,7 +57,8 @@ func (e *encoder) signature(s string) {
 }
 
 // begin begins an array of elements of that alignment, and returns what end
-// needs to know.
+// needs to know. The length of an array counts neither itself nor the padding before the
+// first element, which is there also if there is none (D-Bus specification, "Marshaling").
 func (e *encoder) begin(alignment int) (at, first int) {
 	e.uint32(0)
 	at = len(e.b) - 4

@@ -59,7 +59,8 @@ func headSize(head []byte) int {
 }
 
 // parseHeader reads the header of a whole message. It is false for a header
-// with a field of a type that the specification has no field of.
+// with a field of a type that the specification has no field of. Unknown fields of known
+// types are passed over, as the specification demands ("Header Fields").
 func parseHeader(frame []byte) (h header, ok bool) {
 	order := orderOf(frame)
 	h.kind, h.flags, h.serial = godbus.Type(frame[1]), godbus.Flags(frame[2]), order.Uint32(frame[8:])
@@ -188,7 +189,7 @@ func (r *reader) array(alignment int) (end int) {
 // more reports whether the array that ends at end has another element.
 func (r *reader) more(end int) bool { return !r.bad && r.at < end }
 
-// value reads a value of one of the types that an option may have.
+// value reads a value of one of the types that an option may have (signatures).
 func (r *reader) value(sig string) any {
 	switch sig {
 	case "s":

@@ -66,7 +66,8 @@ func parseOptions[T any](op string, known []frontend.Option[T], body *reader, in
 	return nil
 }
 
-// optionValue reads the value of an option, which was sent as one of type sig.
+// optionValue reads the value of an option, which was sent as one of type sig. A value of
+// another type is not read: the call is refused, so where it ends does not matter.
 func optionValue(name api.Argument, kind frontend.Kind, sig string, body *reader) (any, error) {
 	want := signatures[kind]
 	switch {

@@ -153,6 +153,8 @@ func (r getRoot) serve(c *call) {
 	c.reply(p.value(c.srv, &st))
 }
 
+// setProperty refuses: what can be changed is changed by methods, or in the configuration. The
+// errors say which of the three it is, no interface, no property, or no right to set it.
 func setProperty(_ *Server, n *node, c *call, body *reader) {
 	p, err := findProperty(n, body.text(), body.text())
 	if err == nil {
@@ -232,6 +234,7 @@ func (w *propertyWatch) tell() {
 		if p.emits != emitsTrue {
 			continue
 		}
+		// Compared as the bus has them: maps and texts that were made printable.
 		v := p.get(w.srv, &now)
 		if reflect.DeepEqual(v, p.get(w.srv, &w.told)) {
 			continue
@@ -242,6 +245,7 @@ func (w *propertyWatch) tell() {
 		changed[p.name] = godbus.MakeVariantWithSignature(v, p.sig)
 	}
 	w.told = now
+	// Here, because anybody may send such messages: the log gets one line a second at most.
 	if n := w.srv.bus.wire.unread.Load(); n != w.unread {
 		w.srv.log.Warn("callers sent what can't be read", slog.Uint64("messages", n-w.unread))
 		w.unread = n

@@ -42,6 +42,11 @@ func usec(t time.Time) uint64 {
 
 // A row of a list has fixed fields, which every element has, and at its end details,
 // an a{sv} that can grow (docs/decisions/rows-that-grow.md).
+//
+// Rows that come in long lists are made in two ways. The answers of lists, up to
+// frontend.LongAnswer bytes, are written by the encoder, without a Go value for each field.
+// In the answer of Inspect the same rows are values of variants, which godbus writes; hence
+// the types. Both have the signature that the interface.s description gives them.
 
 // lockRow is a lock in ListLocks and Inspect: (ossussstsssuuta{sv}).
 type lockRow struct {
@@ -105,15 +110,15 @@ func (e *encoder) lockRows(locks []api.LockInfo) { longRows(e, locks, e.lockRow)
 func (e *encoder) lockRow(l *api.LockInfo) {
 	e.align(8)
 	e.text(string(lockPath(l.Ref)))
-	e.text(printable(l.Lockspace))
-	e.text(printable(l.Resource))
+	e.text(l.Lockspace)
+	e.text(l.Resource)
 	e.uint32(uint32(l.LockID))
 	e.text(modeName(l.Mode))
 	e.text(modeName(l.Wanted))
 	e.text(l.State.String())
 	e.uint64(l.Token)
-	e.text(printable(l.Owner))
-	e.text(printable(l.Label))
+	e.text(l.Owner)
+	e.text(l.Label)
 	e.text(l.Lifetime.String())
 	e.uint32(l.UID)
 	e.uint32(l.PID)
@@ -121,6 +126,8 @@ func (e *encoder) lockRow(l *api.LockInfo) {
 	e.details(lockDetails(l))
 }
 
+// An api.Ref of a list's last row is where the next page begins (option after), so rows
+// that do not fit are left to it.
 // lostRow is a lost lock in ListLost and Inspect: (ossussstsa{sv}).
 type lostRow struct {
 	Lock                godbus.ObjectPath

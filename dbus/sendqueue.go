@@ -29,7 +29,7 @@ type message struct {
 	raw  []byte         // a body that other messages have as well
 	err  error          // the answer is this error
 
-	user   uint32 // whose turn it takes; of an answer, post finds that out
+	user   uint32 // whose turn it takes (a uid); of an answer, post finds that out
 	class  class  // signal: what it counts as
 	weight int    // signal: bytes of memory that it takes, where they count
 	dest   string // signal: to whom, or "" for all
@@ -50,7 +50,8 @@ const (
 	classes
 )
 
-// maxSignals bounds the signals of each class that wait.
+// maxSignals bounds the signals of each class that wait. A bus that stands still would
+// otherwise fill the memory of the process that holds everybody's locks.
 var maxSignals = [classes]int{broadcast: 4096, toSubscriber: 65536, mustSend: math.MaxInt}
 
 // maxSignalBytes bounds the memory of those that have a weight.
@@ -61,7 +62,8 @@ const maxSignalBytes = 16 << 20
 const noUser = math.MaxUint32
 
 const (
-	// maxBatch is how many messages are written at once.
+	// maxBatch is how many messages are written at once. More would save little, and the
+	// first answer of a batch waits for the last one to be encoded.
 	maxBatch = 32
 	// quantum is how many bytes of debt a user is let off each time their turn is
 	// passed over.
@@ -144,7 +146,9 @@ func (q *sendQueue) forget(m *message) {
 	q.weight -= m.weight
 }
 
-// take takes the messages whose turn it is.
+// take takes the messages whose turn it is, in turns of the users in ring: a user with
+// debt is passed over, and a little of the debt is forgiven for it. A user who is alone
+// is never passed over, so nothing waits without need.
 func (q *sendQueue) take(batch []message) (_ []message, closed bool) {
 	in := q.in.Take(q.spare)
 	for i := range in.Items {
@@ -237,6 +241,7 @@ func (q *sendQueue) write(w *writer, batch []message) {
 		sizes[i] = q.writeOne(w, &batch[i])
 	}
 	if many {
+		// The watchdog (busy) sees a bus that takes nothing.
 		// A failed write ends the reader as well, and with it the connection.
 		q.busy.start()
 		_ = q.bus.wire.uncork()
@@ -299,6 +304,8 @@ func (w *writer) drop() {
 	}
 }
 
+// write writes one message, or nothing if nobody wants the answer: the caller has said
+// NO_REPLY_EXPECTED or has left the bus.
 func (w *writer) write(m *message) {
 	switch {
 	case m.call != nil && (m.call.noReply || m.call.Gone()):

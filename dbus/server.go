@@ -29,7 +29,9 @@ type Config struct {
 	StateFile  string       // the StateFile property: a path
 }
 
-// Server serves a frontend.Core on a bus.
+// Server serves a frontend.Core on a bus. Calls come in on the reader's goroutine (take),
+// are served on goroutines of their sessions, and are answered through the send queue; the
+// service's notices come on its own goroutine (event). None of them waits for another.
 type Server struct {
 	bus  *Bus
 	log  *slog.Logger
@@ -145,6 +147,8 @@ func (s *Server) shutdown(ctx context.Context, last func()) error {
 }
 
 // take takes one method call, in the reader goroutine.
+// It may neither block nor fail: it would hold up everybody's calls. What a call needs of the
+// header is copied, since the frame is used again for the next message.
 func (s *Server) take(h *header) {
 	if len(h.sender) == 0 {
 		return // not from a bus: nobody to answer

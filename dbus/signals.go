@@ -62,7 +62,8 @@ func (s *Server) objectEvent(e frontend.Event) {
 	}
 }
 
-// signal makes a signal of the root object for everybody.
+// signal makes a signal of the root object for everybody. The bus policy decides who may
+// receive which member.
 func (s *Server) signal(member string, sig godbus.Signature, body ...any) message {
 	return message{user: noUser, path: Path, iface: Name, member: member, sig: sig, body: body}
 }

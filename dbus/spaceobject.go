@@ -8,7 +8,8 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// lockspaceIface is the interface of a lockspace.
+// lockspaceIface is the interface of a lockspace. The counts change with every lock and are
+// therefore not signaled (emitsFalse).
 var lockspaceIface = newIface(lockspaceIfaceName, []property{
 	text("Name", emitsConst, func(sp *api.LockspaceInfo) string { return sp.Name }),
 	text("State", emitsTrue, func(sp *api.LockspaceInfo) string { return sp.State.String() }),
@@ -63,6 +64,7 @@ func (c *call) spaces() ([]api.LockspaceInfo, error) {
 	return a.spaces, err
 }
 
+// findSpace finds the lockspace whose object is called. There are few, so they are gone through.
 func (c *call) findSpace() (*api.LockspaceInfo, error) {
 	spaces, err := c.spaces()
 	if err != nil {

@@ -41,7 +41,7 @@ type subscribers struct {
 	srv  *Server
 	list atomic.Pointer[[]subscriber] // for whoever sends
 
-	mu sync.Mutex
+	mu sync.Mutex // not for send, which runs on the owner's goroutine and reads list
 	// By session, so that a connection which vanishes is found at once.
 	subs map[*session]*subscribed
 }
@@ -49,8 +49,8 @@ type subscribers struct {
 // subscribed is the subscription of a connection.
 type subscribed struct {
 	*frontend.Subscription
-	uid   uint32
-	count int // Subscribe was called so many times more than Unsubscribe
+	uid   uint32 // whose turn its signals take in the send queue
+	count int    // Subscribe was called so many times more than Unsubscribe
 }
 
 // subscriber is a connection and whose it is.
@@ -148,6 +148,7 @@ func (u *subscribers) send(path godbus.ObjectPath, iface, member string, sig god
 	}
 	var e encoder
 	body(&e)
+	// The body is one piece of memory for all of them, so each has a share of its weight.
 	l := message{class: toSubscriber, path: path, iface: iface, member: member, sig: sig, raw: e.b,
 		weight: messageBytes + len(e.b)/len(*list)}
 	for _, s := range *list {
@@ -168,6 +169,8 @@ func (u *subscribers) added(path godbus.ObjectPath, i *iface, of any) {
 	})
 }
 
+// changed sends all properties that may change, not only those that have: what a subscriber
+// was told last is not kept.
 func (u *subscribers) changed(path godbus.ObjectPath, i *iface, of any) {
 	u.send(path, ifaceProperties, "PropertiesChanged", sigPropertiesChanged, func(e *encoder) {
 		e.text(i.name)

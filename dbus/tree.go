@@ -29,8 +29,8 @@ func (introspectStatic) serve(c *call) { c.write(func(e *encoder) { e.text(c.nod
 // method is one member of an interface. It is either answered in the reader
 // (inline) or parsed there and served in the line of its sender.
 type method struct {
-	name, in, out string
-	outSig        godbus.Signature
+	name, in, out string           // in and out are signatures, as in the interface's description
+	outSig        godbus.Signature // out, parsed
 
 	// inline answers at once; it must not block.
 	inline func(s *Server, n *node, c *call, body *reader)
