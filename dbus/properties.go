@@ -95,14 +95,12 @@ type latencyRow struct {
 // loses its value in JSON, and with it in most tools.
 type bucketRow struct{ Bound, Count uint64 }
 
-// latencyOf makes the value of GrantLatency. Each bucket counts those before it as well.
+// latencyOf makes the value of GrantLatency.
 func latencyOf(l *api.Latency) latencyRow {
-	row := latencyRow{Sum: uint64(l.Sum.Microseconds()), Buckets: make([]bucketRow, len(api.LatencyBounds))}
-	for i, n := range l.Buckets {
-		row.Count += n
-		if i < len(api.LatencyBounds) {
-			row.Buckets[i] = bucketRow{uint64(api.LatencyBounds[i].Microseconds()), row.Count}
-		}
+	row := latencyRow{l.Count(), uint64(l.Sum.Microseconds()), make([]bucketRow, len(api.LatencyBounds))}
+	counts := l.Cumulative()
+	for i, bound := range api.LatencyBounds {
+		row.Buckets[i] = bucketRow{uint64(bound.Microseconds()), counts[i]}
 	}
 	return row
 }

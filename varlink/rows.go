@@ -206,13 +206,12 @@ func inspectionOf(in *api.Inspection) inspectOut {
 	return r
 }
 
-// latencyOf adds up the buckets, which the service counts one by one.
 func latencyOf(l *api.Latency) latency {
 	r := latency{SumUSec: l.Sum.Microseconds(), Buckets: make([]bucket, len(l.Buckets))}
-	for i, n := range l.Buckets {
-		r.Count += n
-		r.Buckets[i].Count = r.Count
-		if i < len(api.LatencyBounds) {
+	r.Count = l.Count()
+	for i, n := range l.Cumulative() {
+		r.Buckets[i].Count = n
+		if i < len(api.LatencyBounds) { // the last one has no bound
 			r.Buckets[i].UpToUSec = some(api.LatencyBounds[i].Microseconds())
 		}
 	}

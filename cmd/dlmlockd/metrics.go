@@ -124,20 +124,17 @@ func sample(value float64, labels ...string) *dto.Metric {
 	return s
 }
 
-// histogram adds up the buckets, which the service counts one by one.
 func histogram(l *api.Latency) *dto.Histogram {
 	h := new(dto.Histogram)
-	var n uint64
-	for i, count := range l.Buckets {
-		n += count
-		total, bound := n, math.Inf(1)
+	for i, total := range l.Cumulative() {
+		bound := math.Inf(1)
 		if i < len(api.LatencyBounds) {
 			bound = api.LatencyBounds[i].Seconds()
 		}
 		h.Bucket = append(h.Bucket, &dto.Bucket{CumulativeCount: &total, UpperBound: &bound})
 	}
-	sum := l.Sum.Seconds()
-	h.SampleCount, h.SampleSum = &n, &sum
+	count, sum := l.Count(), l.Sum.Seconds()
+	h.SampleCount, h.SampleSum = &count, &sum
 	return h
 }
 

@@ -26,13 +26,18 @@ type Latency struct {
 	Sum     time.Duration
 }
 
-// Count is how many calls that are.
-func (l *Latency) Count() (n uint64) {
-	for _, b := range l.Buckets {
-		n += b
+// Cumulative returns the buckets as histograms are published: each counts those before it as well, so the last
+// one is the count of all calls.
+func (l *Latency) Cumulative() [len(LatencyBounds) + 1]uint64 {
+	sums := l.Buckets
+	for i := 1; i < len(sums); i++ {
+		sums[i] += sums[i-1]
 	}
-	return n
+	return sums
 }
+
+// Count is how many calls that are.
+func (l *Latency) Count() uint64 { return l.Cumulative()[len(LatencyBounds)] }
 
 // Observe counts one duration.
 func (l *Latency) Observe(d time.Duration) {
