@@ -92,6 +92,7 @@ func (r *Runner) start(run *api.LostRun, h Helper, out *head) (late bool, err er
 	cmd := exec.CommandContext(ctx, h.Command[0], h.Command[1:]...)
 	cmd.Env, cmd.Dir, cmd.WaitDelay = environ(run), "/", pipeTime
 	cmd.Stdout, cmd.Stderr = out, out
+	// A group of its own, so that a shell script is killed with everything that it has started.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 	err = cmd.Run()

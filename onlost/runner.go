@@ -40,13 +40,14 @@ type Runner struct {
 	mu      sync.Mutex
 	lines   map[string][]job // by their owners; the first job of a line is running or ready
 	ready   []string         // lines whose first job may start
-	running int
-	closed  bool
+	running int              // at most Config.Parallel
+	closed  bool             // nothing starts any more
 }
 
+// job is one run of a helper.
 type job struct {
 	run   api.LostRun
-	ended func()
+	ended func() // has the record of the lost lock dropped
 }
 
 // New makes a Runner. It must be closed.
@@ -125,6 +126,8 @@ func (r *Runner) carryOut(name string, j job) {
 	} else {
 		delete(r.lines, name)
 	}
+	// A helper that Close has killed has not done its work: its record stays, and the next start
+	// runs it again.
 	killed := r.closed
 	r.dispatch()
 	r.mu.Unlock()

@@ -6,7 +6,7 @@ import (
 )
 
 // Advice says what to do where a process can't be watched, as the end of a
-// sentence, or "".
+// sentence, or "". Each case is a limit that an administrator sets, with its name.
 func Advice(err error) string {
 	switch {
 	case errors.Is(err, ErrReserve), errors.Is(err, syscall.EMFILE):

@@ -11,7 +11,7 @@ import (
 )
 
 // kernel is every system call of this package, so that a test can let each of
-// them fail.
+// them fail: a lock must never be released because a process could not be looked at.
 type kernel struct {
 	pidfdOpen   func(pid, flags int) (int, error)
 	open        func(path string, flags int, mode uint32) (int, error)
@@ -27,6 +27,7 @@ type kernel struct {
 	readDir     func(path string, most int) ([]os.DirEntry, error)
 }
 
+// linux is the real one.
 var linux = kernel{
 	pidfdOpen: unix.PidfdOpen, open: unix.Open, read: unix.Read, write: unix.Write, close: unix.Close, poll: unix.Poll,
 	epollCreate: unix.EpollCreate1, epollCtl: unix.EpollCtl, epollWait: unix.EpollWait, eventfd: unix.Eventfd,
@@ -65,7 +66,8 @@ func (k *kernel) use(path string, f func(text []byte) error) error {
 	return f(text)
 }
 
-// file reads a file of /proc to its end, into buf as long as it fits.
+// file reads a file of /proc to its end, into buf as long as it fits. It uses the system calls and
+// not package os, which would add the descriptor to the runtime's poller.
 func (k *kernel) file(path string, buf []byte) ([]byte, error) {
 	var fd int
 	err := again(func() (err error) { fd, err = k.open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0); return err })

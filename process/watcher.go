@@ -31,39 +31,41 @@ const examiners = 8
 // that its end is seen, or fails. From then on until Drop, Watch of the same process needs no
 // system call and can't fail, and its end is reported even if it comes before Watch.
 type Watcher struct {
-	sys   *kernel
-	epoll int
-	wake  int           // eventfd
+	sys   *kernel       // the system calls; a stand-in for tests
+	epoll int           // of all pidfds: each is readable once its process has ended (pidfd_open(2))
+	wake  int           // eventfd, by which the others wake the goroutine
 	slots chan struct{} // a goroutine that examines a process holds one
 
 	mu      sync.Mutex
-	proc    bool // /proc is known to show our pid namespace
-	watches map[ID]*watch
+	proc    bool              // /proc is known to show our pid namespace
+	watches map[ID]*watch     // all, by pid and start time: a pid may be used again
 	byPID   map[uint32]*watch // those with a pidfd of a process that has not ended
-	byFD    map[int32]*watch
-	users   map[uint32]int // how many pidfds are open for each
-	idle    []*watch       // nobody holds or watches these; the one that was needed last is the last
-	most    int            // of idle
+	byFD    map[int32]*watch  // the same, by what epoll reports
+	users   map[uint32]int    // how many pidfds are open for each
+	idle    []*watch          // nobody holds or watches these; the one that was needed last is the last
+	most    int               // of idle
 	perUser int
 	limit   int      // descriptors that this program may have; 0: not known
 	queue   []ID     // watched without Hold, not yet looked at
 	news    []notice // to be reported by the goroutine
 	closed  bool
-	done    chan struct{}
+	done    chan struct{} // closed when the goroutine has ended
 }
 
 // watch is one process that somebody holds or watches, or did lately.
 type watch struct {
 	info         Info
-	fd           int    // pidfd; -1: not open (yet), or the process has ended
-	user         uint32 // the user for whom it counts, if fd is open and it is not idle
-	holds        int
-	over         bool // it has ended
-	idle         bool // it is in Watcher.idle
-	undetermined bool // the last report was Undetermined
-	tell         func(ID, State, error)
+	fd           int                    // pidfd; -1: not open (yet), or the process has ended
+	user         uint32                 // the user for whom it counts, if fd is open and it is not idle
+	holds        int                    // Hold without Drop so far
+	over         bool                   // it has ended
+	idle         bool                   // it is in Watcher.idle
+	undetermined bool                   // the last report was Undetermined
+	tell         func(ID, State, error) // of Watch; nil: nobody watches
 }
 
+// notice is a report on its way. The function is that of the moment: after Unwatch, or another
+// Watch, it may still be called.
 type notice struct {
 	id    ID
 	state State
@@ -149,7 +151,8 @@ func (w *Watcher) adopt(fd int, info Info, user uint32) (*watch, error) {
 }
 
 // examine calls kernel.examine, in a /proc that shows our own pid namespace, for a few callers at
-// once.
+// once. It runs without the mutex, since Watch and Drop, which the owner of the table calls, must
+// not wait for it.
 func (w *Watcher) examine(pid uint32) (fd int, info Info, err error) {
 	w.slots <- struct{}{}
 	defer func() { <-w.slots }()
@@ -275,6 +278,7 @@ func (w *Watcher) fits(fd int, user uint32, bounded bool) bool {
 	return fd < w.usable() && (!bounded || w.users[user] < min(w.perUser, w.usable()/2))
 }
 
+// readLimit reads how many descriptors this program may have. The mutex is held, except at the start.
 func (w *Watcher) readLimit() {
 	var lim unix.Rlimit
 	if err := w.sys.getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
@@ -405,6 +409,7 @@ func (w *Watcher) Close() error {
 	return errors.Join(w.sys.close(w.epoll), w.sys.close(w.wake))
 }
 
+// signal wakes the goroutine.
 func (w *Watcher) signal() {
 	// if it is full, the goroutine is awake already
 	_, _ = w.sys.write(w.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})

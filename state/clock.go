@@ -56,12 +56,14 @@ func (f *File) Epoch() (int64, error) {
 	if err != nil || epoch < 0 {
 		return 0, &Error{Op: "load", Path: path, Err: errClock}
 	}
+	// Writing it again is the whole parser: any other text with this number is damage.
 	if bytes.Equal(text, appendClock(nil, f.header.BootID, epoch)) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.epoch = epoch
 		return epoch, nil
 	}
+	// A sound file of an earlier boot is no damage, and its epoch of no use.
 	if !bytes.HasPrefix(text, []byte(clockBanner)) ||
 		bytes.Contains(text, []byte("\nboot-id = \""+f.header.BootID+"\"\n")) {
 		return 0, &Error{Op: "load", Path: path, Err: errClock}
@@ -82,7 +84,8 @@ func (f *File) NoteEpoch(epoch int64) error {
 	return f.writeEpoch()
 }
 
-// writeEpoch writes the file with the epoch.
+// writeEpoch writes the file with the epoch. It is not synchronised with the disk
+// (docs/decisions/no-fsync.md): a crash of the host ends the locks and the boot that it counts for.
 func (f *File) writeEpoch() error {
 	path := filepath.Join(f.dir.path, clockName)
 	f.dir.root.Remove(temporaryClockName)

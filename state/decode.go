@@ -14,13 +14,18 @@ import (
 // buffers and the last lock, whose strings tend to be repeated.
 type decoder struct {
 	rest []byte // the part of the text that is not yet read
-	// short says that the text ended in the middle of a record.
+	// short says that the text ended in the middle of a record. Only then can it be what a write
+	// that was cut off has left; anything else is damage.
 	short bool
 	bad   bool // the text is not a record; nothing more is read from it
 
-	last    Lock // the source of strings that tend to be repeated
-	scratch []byte
+	last    Lock   // the source of strings that tend to be repeated
+	scratch []byte // for strings that stand in the text in another form
 }
+
+// This is no TOML parser. The file is TOML so that people and other programs can read it, but it is
+// read only as this package writes it, byte for byte: whatever else it says, somebody has changed it,
+// and whether a lock is held must not depend on a guess about what they meant.
 
 // sealed reports whether text ends with a check line, as the encoder writes it, over everything
 // before it.
@@ -75,6 +80,7 @@ func (d *decoder) change(text []byte, l *Lock, m *Mark, s *Lockspace) (kind reco
 	return kind
 }
 
+// recordKind is which of the three tables a record is; 0 is none.
 type recordKind uint8
 
 const (
@@ -156,6 +162,7 @@ func (d *decoder) space(s *Lockspace) {
 	s.AnchorID = dlm.LockID(d.optional("anchor-lockid = ", math.MaxUint32))
 }
 
+// begin begins a record. What was found out about the one before does not count any more.
 func (d *decoder) begin(text []byte) { d.rest, d.short, d.bad = text, false, false }
 
 // peek reports whether s comes next in the text.
@@ -212,11 +219,14 @@ func (d *decoder) optional(key string, limit uint64) uint64 {
 	return d.integer(key, limit)
 }
 
+// integer reads a number that has to be there, of at most limit.
 func (d *decoder) integer(key string, limit uint64) uint64 {
 	d.must(key)
 	return d.number(d.until('\n'), limit)
 }
 
+// number reads decimal digits. Leading zeros are caught by the loader, which writes each record again and
+// compares the texts.
 func (d *decoder) number(digits []byte, limit uint64) (n uint64) {
 	d.bad = d.bad || len(digits) == 0
 	for _, c := range digits {
@@ -236,6 +246,7 @@ func (d *decoder) id() uint64 {
 	return id
 }
 
+// token reads what appendToken writes; 0 if there is none.
 func (d *decoder) token() uint64 {
 	if !d.lit("token = \"") {
 		return 0
@@ -267,6 +278,7 @@ func (d *decoder) word(key string, names []string) uint8 {
 	return 0
 }
 
+// time reads a time of RFC 3339, as TOML has it.
 func (d *decoder) time(key string) (t time.Time) {
 	d.must(key)
 	v := d.until('\n')

@@ -26,10 +26,10 @@ const banner = "# The cluster locks of this node, kept by dlmlockd. Do not edit:
 	"# text was changed fails its check and is set aside. docs/state-file.md says more.\n"
 
 const (
-	copyTable  = "[header-copy]\n"
-	lockTable  = "[[lock]]\n"
-	markTable  = "[[mark]]\n"
-	spaceTable = "[[lockspace]]\n"
+	copyTable  = "[header-copy]\n" // the header once more, for when one of the two is damaged
+	lockTable  = "[[lock]]\n"      // a whole lock
+	markTable  = "[[mark]]\n"      // what has changed about one; small, since it may have to fit into padding
+	spaceTable = "[[lockspace]]\n" // a whole lockspace
 
 	checkKey = `check = "`
 	// checkLen is the length of a check line: the key, eight hexadecimal digits, the quote and the
@@ -37,6 +37,8 @@ const (
 	checkLen = len(checkKey) + 8 + 2
 )
 
+// castagnoli is the table of CRC-32C, which detects all damage of up to 32 bits in a row and is one
+// instruction on most machines. It is no protection against intent: whoever can write the file is root.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // key holds the names of one string in its two forms: as text, or in hexadecimal if the text would
@@ -62,7 +64,8 @@ var (
 	keyReason    = newKey("reason")
 )
 
-// appendHeader appends the two copies of the header.
+// appendHeader appends the two copies of the header. Without one the whole file would be lost, since
+// nothing would say which boot its locks are of.
 func appendHeader(b []byte, h Header, nextID uint64) []byte {
 	for i, top := range [...]string{banner, copyTable} {
 		if i > 0 {

@@ -98,7 +98,7 @@ type loaded struct {
 	end     int64 // where the last whole record ends; text if not Torn
 	foreign int   // the format, if it is one that this package does not know
 	found   int   // how many whole records there are
-	use     usage
+	use     usage // for when to compact
 }
 
 // load reads the first size bytes of r. Damage is part of the result; an error means that r could
@@ -139,7 +139,7 @@ type loader struct {
 	scan  scanner
 	dec   decoder
 	again []byte // a record as the encoder writes it
-	out   loaded
+	out   loaded // the result
 
 	// The header at the top was sound, and hasCopy that its copy was.
 	hasTop, hasCopy bool

@@ -40,20 +40,20 @@ type lockEntry struct {
 
 // spaceEntry is one lockspace.
 type spaceEntry struct {
-	size   int64 // of one record of it, in bytes
+	size   int64 // of one record of it, in bytes, with the longest lockid: it must not grow later
 	phase  SpacePhase
-	anchor dlm.LockID
+	anchor dlm.LockID // 0: not known yet
 }
 
 type (
 	oldLock struct {
-		id  uint64
-		had bool
-		lockEntry
+		id        uint64
+		had       bool // false: rollback removes it
+		lockEntry      // as it was
 	}
 	oldSpace struct {
 		name string
-		had  bool
+		had  bool // as for a lock
 		spaceEntry
 	}
 )
@@ -222,7 +222,9 @@ func (m *mirror) commit() {
 	m.oldSpaces = m.oldSpaces[:0]
 }
 
-// rollback undoes the changes since the last commit.
+// rollback undoes the changes since the last commit, the newest first, so that of several changes of
+// one lock the oldest entry is what stays. It is needed when the records could not be written: what is
+// in memory is always what the file says.
 func (m *mirror) rollback() {
 	for i := len(m.oldLocks) - 1; i >= 0; i-- {
 		if o := m.oldLocks[i]; o.had {

@@ -10,14 +10,15 @@ import (
 	"github.com/dlmlock/dlmlockd/state"
 )
 
-// operation is one ACQUIRE or RELEASE on its way.
+// operation is one ACQUIRE or RELEASE on its way. Everything about it happens on the goroutine of
+// the connection.
 type operation struct {
 	*connection
 	target
-	mode     dlm.Mode
-	onLost   *api.OnLost
-	timeout  time.Duration
-	deadline time.Time
+	mode     dlm.Mode      // EX, or PR for a disk that guests share
+	onLost   *api.OnLost   // nil: no helper is configured
+	timeout  time.Duration // as configured, for the text of an error
+	deadline time.Time     // libvirt's client has none of its own, and libvirtd waits for the answer
 }
 
 // lostData is what a helper for lost locks gets: what is to be done, and the libvirtd
@@ -25,6 +26,7 @@ type operation struct {
 // virtlockd.
 const lostData = "default qemu:///system"
 
+// begin reads what is asked for under the settings of the moment, which a reload may change.
 func (c *connection) begin(r resourceArgs) (*operation, error) {
 	settings := c.door.settings.Load()
 	o := &operation{connection: c, mode: dlm.EX, timeout: settings.Timeout, deadline: time.Now().Add(settings.Timeout)}

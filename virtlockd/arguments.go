@@ -48,6 +48,7 @@ func (a *arguments) take(n int) []byte {
 	return taken
 }
 
+// word reads an unsigned integer, of 32 bits in big endian like everything in XDR.
 func (a *arguments) word() uint32 {
 	if b := a.take(4); b != nil {
 		return binary.BigEndian.Uint32(b)
@@ -98,7 +99,7 @@ func parseRegister(body []byte) (r registerArgs, err error) {
 // resourceArgs name a lock: those of the calls 4 to 7.
 type resourceArgs struct {
 	Path  string // of the lockspace's directory; "" for disks by their path
-	Name  string
+	Name  string // of the resource, or the path of a disk
 	Flags uint32
 }
 

@@ -11,7 +11,8 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// messageTime is how long a client may take to send a message that it has begun.
+// messageTime is how long a client may take to send a message that it has begun. Between two
+// messages it may be silent for as long as a guest runs: QEMU inherits its connection.
 const messageTime = 30 * time.Second
 
 // connection is one client: libvirtd in one operation, or a guest's QEMU.
@@ -157,8 +158,9 @@ var procedures = map[uint32]procedure{
 	procCreateLockspace: {"CreateLockSpace", (*connection).callLockspace},
 }
 
+// procedure serves one of the calls.
 type procedure struct {
-	name  string
+	name  string // as in the error for flags that are not known
 	serve func(c *connection, p procedure, body []byte) error
 }
 

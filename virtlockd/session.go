@@ -63,6 +63,7 @@ func (c *connection) open(deadline time.Time) bool {
 	return true
 }
 
+// waitReady waits for the end of the service's activation, as long as the call may take.
 func (c *connection) waitReady(deadline time.Time) bool {
 	timer := time.NewTimer(time.Until(deadline))
 	defer timer.Stop()
@@ -76,6 +77,7 @@ func (c *connection) waitReady(deadline time.Time) bool {
 	}
 }
 
+// closeSession withdraws what waits. Locks that are held stay: they hang on the guest's process.
 func (c *connection) closeSession() {
 	if c.session != nil {
 		c.session.close()
