@@ -37,7 +37,7 @@ func (e *Error) Error() string {
 // Errors are all the mistakes in one file, in its order, so one edit can correct them all.
 type Errors []*Error
 
-// Sort puts the mistakes in the order of the file.
+// Sort puts the mistakes in the order of the file. Those without a line come first.
 func (es Errors) Sort() {
 	slices.SortStableFunc(es, func(a, b *Error) int { return a.Line - b.Line })
 }

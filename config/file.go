@@ -72,7 +72,8 @@ func read(path string) ([]byte, error) {
 	return data, nil
 }
 
-// failure makes an *Error of what is wrong with a file.
+// failure makes an *Error of what is wrong with a file. The path is said once, and that of a link or
+// directory on the way to the file beside it.
 func failure(path string, err error) error {
 	text := err.Error()
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
@@ -90,6 +91,7 @@ func isNull(info fs.FileInfo) bool {
 	return ok && info.Mode()&fs.ModeCharDevice != 0 && st.Rdev == unix.Mkdev(1, 3)
 }
 
+// regular refuses what may block or never end when it is read.
 func regular(info fs.FileInfo) error {
 	if m := info.Mode(); !m.IsRegular() {
 		return fmt.Errorf("it is a %s, not a regular file", filetype.Name(m))
@@ -186,6 +188,8 @@ func ours(path string) error {
 	return nil
 }
 
+// owned refuses what belongs to neither root nor the user of this process: its owner can change the
+// mode, and so the contents, whatever the mode says now.
 func owned(path string, info fs.FileInfo) error {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if me := os.Geteuid(); ok && st.Uid != 0 && int(st.Uid) != me {

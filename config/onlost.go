@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// The bounds of on-lost.NAME.timeout.
+// The bounds of on-lost.NAME.timeout. A helper that runs for longer keeps others from running, since
+// few run at once, and what a lost lock protected is in danger meanwhile.
 const (
 	minOnLostTimeout = time.Second
 	maxOnLostTimeout = 10 * time.Minute
@@ -66,6 +67,7 @@ func (v *validator) command(key string, value any) []string {
 	return words
 }
 
+// uids checks a list of user ids. The largest number is none: setresuid(2) takes it for "no change".
 func (v *validator) uids(key string, value any) []uint32 {
 	if value == nil {
 		return nil

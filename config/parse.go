@@ -19,6 +19,7 @@ import (
 // file is the file as the TOML decoder sees it. The values are of type any, so that a message about
 // a wrong type can use the terms of the file, not of Go. nil stands for a missing value.
 type file struct {
+	// These are described in dlmlockd.toml(5) and checked one by one below.
 	Engine     any `toml:"engine"`
 	Lockspaces any `toml:"lockspaces"`
 	RawValues  any `toml:"raw-value-lockspaces"`
@@ -47,6 +48,7 @@ type file struct {
 	} `toml:"virtlockd"`
 }
 
+// onLost is a table [on-lost.NAME].
 type onLost struct {
 	Command any `toml:"command"`
 	Timeout any `toml:"timeout"`
@@ -108,6 +110,7 @@ func decodeErrors(name string, err error) Errors {
 	return Errors{{File: name, Text: err.Error()}}
 }
 
+// fromDecode takes over what the decoder says, with its place in the file.
 func fromDecode(name string, de *toml.DecodeError) *Error {
 	line, col := de.Position()
 	return &Error{
@@ -145,11 +148,13 @@ func begin(p *unstable.Parser, key unstable.Iterator) position {
 	return start(p, key.Node())
 }
 
+// start returns where a node of the parser begins.
 func start(p *unstable.Parser, n *unstable.Node) position {
 	s := p.Shape(n.Raw).Start
 	return position{s.Line, s.Column}
 }
 
+// mark notes where a value is and, of an array, where each of its elements is.
 func mark(p *unstable.Parser, at map[string]position, key string, kv *unstable.Node) {
 	// The position of the key stands in for that of a value whose own the parser does not keep.
 	at[key] = begin(p, kv.Key())
@@ -168,6 +173,8 @@ func mark(p *unstable.Parser, at map[string]position, key string, kv *unstable.N
 	}
 }
 
+// dotted returns the parts of a key as one. A part with a dot in it, which only a quoted key has,
+// can't be told from two parts; that affects the place of a mistake and nothing else.
 func dotted(it unstable.Iterator) string {
 	var parts []string
 	for it.Next() {
@@ -185,6 +192,7 @@ type validator struct {
 // maxMistakes bounds the mistakes that are reported for one file: nobody reads more.
 const maxMistakes = 100
 
+// fail notes a mistake and goes on: a person wants to hear of all of them at once.
 func (v *validator) fail(key, format string, args ...any) {
 	if len(v.errs) >= maxMistakes {
 		return
@@ -192,6 +200,7 @@ func (v *validator) fail(key, format string, args ...any) {
 	v.errs = append(v.errs, v.source.Mistake(key, fmt.Sprintf(format, args...)))
 }
 
+// config checks the file and fills in the defaults. After a mistake the Config is of no use.
 func (v *validator) config(f *file) Config {
 	c := Default()
 	if s, ok := v.text("engine", f.Engine); ok {
@@ -267,6 +276,7 @@ func (v *validator) text(key string, value any) (s string, ok bool) {
 	return s, ok
 }
 
+// lockspaces checks a list of names of lockspaces, each of which may be there once.
 func (v *validator) lockspaces(key string, value any) []string {
 	if value == nil {
 		return nil
@@ -287,6 +297,7 @@ func (v *validator) lockspaces(key string, value any) []string {
 	return names
 }
 
+// lockspace checks one name by the rules of the kernel's DLM, which package dlm knows.
 func (v *validator) lockspace(key, name string, before []string) {
 	if err := dlm.CheckLockspace(name); err != nil {
 		advice := ""
@@ -299,7 +310,8 @@ func (v *validator) lockspace(key, name string, before []string) {
 	}
 }
 
-// group checks a value that must be the name of a group; advice says what to do instead.
+// group checks a value that must be the name of a group; advice says what to do instead. Whether there
+// is such a group is found out when the service starts: this package asks no directory service.
 func (v *validator) group(key string, value any, advice string) string {
 	s, ok := v.text(key, value)
 	if ok && (s == "" || strings.ContainsAny(s, ": \t\n\x00")) {
@@ -308,6 +320,8 @@ func (v *validator) group(key string, value any, advice string) string {
 	return s
 }
 
+// duration checks a text as time.ParseDuration reads it. A number without a unit is refused, since it
+// could be seconds or milliseconds.
 func (v *validator) duration(key, s string, least, most time.Duration) time.Duration {
 	d, err := time.ParseDuration(s)
 	switch {

@@ -13,6 +13,8 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
+// The bounds. A group of corosync delivers every message to every member, so what one node sends costs
+// all of them; what does not fit is dropped, and the question fails by its time limit.
 const (
 	maxOpen     = 64  // questions of this node that are open
 	maxAsked    = 32  // questions of others that wait to be answered
@@ -36,8 +38,8 @@ type Config struct {
 	// Members lists the nodes that are members of the cluster now. An error means that it is not
 	// known.
 	Members func(context.Context) ([]uint32, error)
-	Dial    func(context.Context) (Link, error)
-	Build   string // of this service
+	Dial    func(context.Context) (Link, error) // reaches the relay
+	Build   string                              // of this service; the other nodes show it
 	Log     *slog.Logger
 }
 
@@ -51,25 +53,25 @@ type Peers struct {
 	mu      sync.Mutex
 	self    Member            // zero: not in the group
 	members []Member          // of the group
-	builds  map[Member]string // what they have said of themselves
+	builds  map[Member]string // what they have said of themselves; "" until they have
 	why     string            // why this process is not in the group
-	open    map[uint64]*open
-	lastID  uint64
-	dropped int // messages that were for nobody, or did not fit
+	open    map[uint64]*open  // by the id that the answer repeats
+	lastID  uint64            // of open; ids are not used again
+	dropped int               // messages that were for nobody, or did not fit
 }
 
 // open is a question of this node without an answer.
 type open struct {
-	to    Member
-	done  func(*reply, error)
-	timer *time.Timer
+	to    Member              // whose answer counts; one of another member is dropped
+	done  func(*reply, error) // called once, without Peers.mu
+	timer *time.Timer         // of patience
 }
 
 // asked is a question of another node.
 type asked struct {
 	from    Member
-	id      uint64
-	version uint8
+	id      uint64 // for the answer
+	version uint8  // of the protocol, in which the answer is given
 	body    []byte
 }
 
@@ -82,7 +84,8 @@ func New(cfg Config) *Peers {
 		why: "this node's service has just been started"}
 }
 
-// Run stays in the group, or tries to get into it, until ctx ends.
+// Run stays in the group, or tries to get into it, until ctx ends. A node without corosync tries for
+// ever, and costs a connection attempt every few seconds.
 func (p *Peers) Run(ctx context.Context) {
 	var work sync.WaitGroup
 	defer work.Wait()
@@ -98,7 +101,8 @@ func (p *Peers) Run(ctx context.Context) {
 	}
 }
 
-// join is in the group until the link or ctx ends.
+// join is in the group until the link or ctx ends. One goroutine sends, and this one receives: a message
+// is never answered here, so reading does not depend on what the service does.
 func (p *Peers) join(ctx context.Context) error {
 	link, err := p.cfg.Dial(ctx)
 	if err != nil {
@@ -203,6 +207,8 @@ func (p *Peers) takeOpen(which func(*open) bool) (taken []*open) {
 	return taken
 }
 
+// unavailable is the error of a question to a node that can't be asked. It never means that the node
+// holds no lock.
 func (p *Peers) unavailable(node uint32, why string) error {
 	return &api.Error{Op: "list", Kind: api.ClusterUnavailable, Mode: dlm.None,
 		Text: fmt.Sprintf("node %d can't be asked: %s", node, why)}

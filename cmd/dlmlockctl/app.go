@@ -26,19 +26,19 @@ const (
 
 // app is one run of the program.
 type app struct {
-	in io.Reader
+	in io.Reader // standard input; a terminal means that somebody can be asked
 	printer
 
-	bus     string
-	varlink string // the path of a socket; "": D-Bus, or what the environment says
-	timeout time.Duration
-	started bool // the command line was parsed
+	bus     string        // an address; "": the system bus, or what the environment says
+	varlink string        // the path of a socket; "": D-Bus, or what the environment says
+	timeout time.Duration // --timeout; 0: patience decides
+	started bool          // the command line was parsed, so an error is not about its form
 }
 
 // printer writes what a command has to say, to people or to programs, as the flags ask for it.
 type printer struct {
 	out *output
-	err io.Writer
+	err io.Writer // for people, also with --json, except for the error that ends the program
 
 	json  bool
 	wide  bool // --output=wide
@@ -101,6 +101,7 @@ func heeded(signals ...os.Signal) []os.Signal {
 // its cause.
 func signalContext(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
+	// The context withdraws what waits and lets deferred functions release what was taken.
 	ch := make(chan os.Signal, 1)
 	signal.Notify(ch, heeded(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)...)
 	go func() {
@@ -229,7 +230,8 @@ func (a *app) patience() time.Duration {
 	return defaultTimeout
 }
 
-// bound limits a call that may wait in a queue; a negative wait has no limit.
+// bound limits a call that may wait in a queue; a negative wait has no limit. The service bounds the
+// wait itself, so this only ends a call to a service that does not answer at all.
 func (a *app) bound(ctx context.Context, wait time.Duration) (context.Context, context.CancelFunc) {
 	if wait < 0 {
 		return context.WithCancel(ctx)

@@ -59,7 +59,7 @@ func startChild(path string, argv []string) (*child, error) {
 }
 
 // reap waits for the child, and for processes that have become children of this
-// program.
+// program. Nothing else may wait for children here (os/exec would), because it takes all of them.
 func (ch *child) reap() {
 	for {
 		var st syscall.WaitStatus

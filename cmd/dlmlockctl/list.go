@@ -18,9 +18,10 @@ const (
 	formatJSON  = "json"
 )
 
-// formatFlag is --output.
+// formatFlag is --output. It implements pflag.Value.
 type formatFlag struct{ a *app }
 
+// String returns no default: the help text says it.
 func (f formatFlag) String() string { return "" }
 
 // Set implements pflag.Value.
@@ -36,9 +37,9 @@ func (f formatFlag) Type() string { return "FORMAT" }
 
 // column is one column of a table of locks.
 type column struct {
-	name    string
-	elastic bool // may be shortened
-	cell    func(l *client.Lock, long bool) cell
+	name    string                               // as in --columns; the heading is in upper case
+	elastic bool                                 // may be shortened to fit the terminal
+	cell    func(l *client.Lock, long bool) cell // long: with --output=wide
 }
 
 // lockColumns are all that a list of locks can show.
@@ -70,10 +71,11 @@ var (
 
 // listing is how a list is to be shown.
 type listing struct {
-	columns  []string
-	noLegend bool
+	columns  []string // --columns; empty: the usual ones
+	noLegend bool     // no heading, for scripts
 }
 
+// columnNames are those that --columns takes, in the order of lockColumns.
 func columnNames() []string {
 	var names []string
 	for _, c := range lockColumns {
@@ -210,7 +212,8 @@ func scope(args []string) (lockspace, resource string) {
 	return args[0], args[1]
 }
 
-// listLost lists the locks that were lost. They have other columns, and no state.
+// listLost lists the locks that were lost. They have other columns, and no state. The service keeps
+// them in memory, and those of lockspaces that were left as well.
 func (o *listOptions) listLost(a *app, cmd *cobra.Command) error {
 	for _, name := range []string{"mode", "state", "columns", "all-nodes"} {
 		if cmd.Flags().Changed(name) {
@@ -240,6 +243,8 @@ func (o *listOptions) listLost(a *app, cmd *cobra.Command) error {
 	})
 }
 
+// list lists the locks of this node. A lockspace that the service does not know is an error, and not an
+// empty list, since the name may be a typing error.
 func (a *app) list(ctx context.Context, c *client.Client, f client.Filter, columns []string, noLegend bool) error {
 	locks, err := c.Locks(ctx, f)
 	if err == nil && len(locks) == 0 && f.Lockspace != "" {
@@ -277,6 +282,7 @@ func modes2(mode, wanted string) string {
 	return mode + "->" + wanted
 }
 
+// stateColours are for terminals: green needs nothing, yellow changes by itself, red needs somebody.
 var stateColours = map[string]colour{
 	"held": green, "ready": green,
 	"acquiring": yellow, "converting": yellow, "releasing": yellow, "joining": yellow, "leaving": yellow,

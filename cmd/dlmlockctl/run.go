@@ -19,13 +19,13 @@ import (
 // runOptions are the settings of one run.
 type runOptions struct {
 	want     []client.Want
-	label    string
+	label    string // "": the command line, shortened
 	wait     waitFlag
-	conflict int    // exit code if somebody else holds the lock
-	onLost   string // what to do if the lock is lost or somebody else releases it
-	grace    waitFlag
+	conflict int      // exit code if somebody else holds the lock
+	onLost   string   // what to do if the lock is lost or somebody else releases it
+	grace    waitFlag // between SIGTERM and SIGKILL; negative: no SIGKILL
 	once     waitFlag // the command does not run if it began within that time on any node; 0: it does
-	argv     []string
+	argv     []string // the command; for -c the shell with it
 }
 
 // What run can do if the lock is gone while the command runs.
@@ -96,6 +96,8 @@ func (o *runOptions) add(f *pflag.FlagSet) {
 		"with --on-lost=term: when to send SIGKILL after SIGTERM, or \"forever\" for never")
 }
 
+// check refuses options that contradict each other, before anything is started. --once-per is about a
+// job that runs alone, hence EX, and keeps what it knows of the last run beside that one lock (once.go).
 func (o *runOptions) check() error {
 	switch {
 	case o.onLost != lostTerm && o.onLost != lostKill && o.onLost != lostWarn:

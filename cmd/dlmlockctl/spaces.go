@@ -46,7 +46,7 @@ func (p *printer) spaceTable(spaces []client.Lockspace, names nodeNames) {
 			st, remark = "stopped", s.Reason
 		}
 		orphans := number(s.Orphans)
-		if s.Orphans < 0 {
+		if s.Orphans < 0 { // they could not be counted
 			orphans = cell{}
 		} else if s.Orphans > 0 {
 			orphans.colour = red
@@ -185,7 +185,8 @@ record of the service. The service never touches them by itself.`,
 	}
 }
 
-// orphanTable shows every name in full, because purge removes what it shows.
+// orphanTable shows every name in full, because purge removes what it shows, and with it what the value
+// blocks say about who took the orphans.
 func (p *printer) orphanTable(orphans []client.Orphan) {
 	t := table{heading: []string{"LOCKID", "RESOURCE", "MODE", "WHO", "TOKEN"}}
 	for _, o := range orphans {

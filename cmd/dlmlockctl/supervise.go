@@ -177,6 +177,7 @@ func (s *supervision) outcome() error {
 // mostNames is how many processes a message names at most.
 const mostNames = 20
 
+// names lists processes for a message.
 func names(all []process) string {
 	var words []string
 	for _, p := range all[:min(len(all), mostNames)] {
