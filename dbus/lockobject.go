@@ -55,6 +55,7 @@ func (c *call) findLock() (*api.LockInfo, error) {
 	return &a.info, err
 }
 
+// lookLock is the look of the node.
 func lookLock(c *call) (any, error) { return c.findLock() }
 
 // lockChildren are the names of the objects of locks, for Introspect: of the first MaxListed.
@@ -85,7 +86,8 @@ func parseLockRelease(body *reader) (request, error) {
 // Validate implements frontend.Method. The names are not known yet.
 func (*releaseLock) Validate() error { return nil }
 
-// serve is Release of the root object, with this lock named.
+// serve is Release of the root object, with this lock named. The reference is a selector, too: if the
+// lock ends before the call reaches the table, none that comes after it is released.
 func (r *releaseLock) serve(c *call) {
 	l, err := c.findLock()
 	if err != nil {

@@ -20,21 +20,22 @@ const (
 // org.freedesktop.LogControl1(5); an error's text is for the caller. The
 // methods may be called from any goroutine and must not block.
 type LogControl interface {
-	Level() string
-	SetLevel(level string) error
-	Target() string
-	SetTarget(target string) error
-	Identifier() string
+	Level() string                 // "emerg" to "debug"
+	SetLevel(level string) error   // the error names the levels
+	Target() string                // where the log goes: "console" or "journal"
+	SetTarget(target string) error // also "auto"
+	Identifier() string            // SYSLOG_IDENTIFIER= of every entry
 }
 
+// logProperties are about the process and not about the service, hence no Status.
 var logProperties = []property{
 	prop("LogLevel", "s", emitsFalse, func(s *Server, _ *api.Status) any { return s.cfg.LogControl.Level() }),
 	prop("LogTarget", "s", emitsFalse, func(s *Server, _ *api.Status) any { return s.cfg.LogControl.Target() }),
 	prop("SyslogIdentifier", "s", emitsConst, func(s *Server, _ *api.Status) any { return s.cfg.LogControl.Identifier() }),
 }
 
-// logControlNode is the object. Everybody may read; to set is parsed, because
-// only the line of the caller knows who that is.
+// logControlNode is the object. Everybody may read. Set is parsed and not answered in the
+// reader, because only the session knows who the caller is.
 func logControlNode(rest ...*iface) *node {
 	properties := newIface(ifaceProperties, nil,
 		methodGet, &method{name: "Set", in: "ssv", parse: parseSetLog}, methodGetAll)

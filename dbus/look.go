@@ -32,6 +32,9 @@ func (r *listNodes) serve(c *call) {
 	r.Run(&c.Call, answer(c, func(nodes []api.NodeView) []any { return []any{nodeRows(nodes)} }))
 }
 
+// The answers of the lists are written by the send queue when it is their turn (write), because
+// they are long: until then only the rows are in memory, and the user's room is counted.
+
 // listLost is ListLost.
 type listLost struct{ frontend.ListLost }
 

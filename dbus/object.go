@@ -27,7 +27,7 @@ var kinds = []kind{
 }
 
 // The standard interfaces of these objects. Unlike those of the root object
-// they have to ask the service, so they are served in the line of the caller.
+// they have to ask the service, so they are served in the call queue of the session.
 var (
 	objectIntrospectable = newIface(ifaceIntrospectable, nil,
 		&method{name: "Introspect", out: "s", parse: func(*reader) (request, error) { return introspectObject{}, nil }})
@@ -43,7 +43,8 @@ var (
 )
 
 // ask asks the service and waits for the answer, or for the caller to go.
-// The table answers such questions at once.
+// The table answers such questions at once. It runs on a goroutine of the session, so
+// waiting delays nobody else; the channel has room, so the answer never waits for the caller.
 func ask[T any](c *call, question func(done func(T))) (v T, err error) {
 	answer := make(chan T, 1)
 	question(func(v T) { answer <- v })
@@ -55,7 +56,8 @@ func ask[T any](c *call, question func(done func(T))) (v T, err error) {
 	return v, err
 }
 
-// see finds what the object is about, for a caller who may look.
+// see finds what the object is about, for a caller who may look. The authoriser comes first:
+// whether there is an object is not for everybody to know either.
 func (c *call) see() (any, error) {
 	if err := c.mayInspect(); err != nil {
 		return nil, err
@@ -68,6 +70,7 @@ func (c *call) noObject(what string) error {
 	return busError{errUnknownObject, fmt.Sprintf("there is no %s %s (any more)", what, clip(c.id))}
 }
 
+// introspectObject is Introspect of an object that comes and goes.
 type introspectObject struct{ own }
 
 func (introspectObject) serve(c *call) {
@@ -78,6 +81,8 @@ func (introspectObject) serve(c *call) {
 	c.reply(c.node.xml)
 }
 
+// introspectChildren is Introspect of the place above such objects, which lists them for
+// people with busctl or D-Feet. Programs use the lists, which have pages.
 type introspectChildren struct{ own }
 
 // Cost implements frontend.Method.
@@ -96,6 +101,7 @@ func (introspectChildren) serve(c *call) {
 	c.reply(describe(names))
 }
 
+// getObject is Properties.Get of an object that comes and goes.
 type getObject struct {
 	own
 	iface, name string
@@ -114,6 +120,7 @@ func (r getObject) serve(c *call) {
 	c.reply(p.value(c.srv, of))
 }
 
+// getAllObject is Properties.GetAll of such an object.
 type getAllObject struct {
 	own
 	iface string
@@ -157,7 +164,7 @@ func escape(name string) string {
 	return b.String()
 }
 
-// unescape reads what escape writes.
+// unescape reads what escape writes, and nothing else, so that no object has two paths.
 func unescape(id string) (name string, ok bool) {
 	var b strings.Builder
 	for i := 0; i < len(id); i++ {
@@ -185,6 +192,7 @@ func managerIface() *iface {
 		parse: func(*reader) (request, error) { return getManaged{}, nil }})
 }
 
+// getManaged is GetManagedObjects.
 type getManaged struct{ own }
 
 // MaxManaged is how many bytes of objects GetManagedObjects lists: an answer

@@ -40,6 +40,8 @@ func (s *Server) completed(of *session) func(frontend.RequestInfo) {
 		if of.Context().Err() != nil {
 			return
 		}
+		// mustSend: a caller that waits for this signal would otherwise wait for ever. There is one
+		// for each Request, of which a user has a bounded number.
 		name, text := failure(&r)
 		s.out.post(message{class: mustSend, user: r.UID, dest: of.name, path: requestPath(r.Number),
 			iface: requestIfaceName, member: "Completed", sig: sigCompleted,

@@ -32,7 +32,8 @@ func (s *Server) session(name string) *session {
 	return c
 }
 
-// sessionGone is called by the reader when a connection has vanished.
+// sessionGone is called by the reader when a connection has vanished. A connection that has never
+// called in this life of the service may hold locks of the one before, so it is reported as well.
 func (s *Server) sessionGone(name string) {
 	s.mu.Lock()
 	c := s.sessions[name]
@@ -46,7 +47,8 @@ func (s *Server) sessionGone(name string) {
 	s.subs.remove(c)
 }
 
-// identifyTimeout bounds the question to the bus, which answers at once.
+// identifyTimeout bounds the question to the bus, which answers at once. If it does not, the
+// caller's calls fail; nothing is done for somebody who is not known.
 const identifyTimeout = 10 * time.Second
 
 // identify asks the bus who is behind a unique name (D-Bus specification,
@@ -65,6 +67,7 @@ func (s *Server) identify(ctx context.Context, name string) (who frontend.Creden
 		return who, fmt.Errorf("no user id of %s", name)
 	}
 	who.UID, who.BusName = uid, name
+	// A bus in another pid namespace has numbers that mean other processes here.
 	if s.bus.alien == "" {
 		who.PID, _ = creds["ProcessID"].Value().(uint32)
 	}

@@ -27,7 +27,7 @@ type introspectStatic struct{ own }
 func (introspectStatic) serve(c *call) { c.write(func(e *encoder) { e.text(c.node.xml) }) }
 
 // method is one member of an interface. It is either answered in the reader
-// (inline) or parsed there and served in the line of its sender.
+// (inline) or parsed there and served in the call queue of its session.
 type method struct {
 	name, in, out string           // in and out are signatures, as in the interface's description
 	outSig        godbus.Signature // out, parsed
@@ -132,7 +132,8 @@ func newTree() *tree {
 	return t
 }
 
-// between are the places on the way to some objects, with what is below each.
+// between are the places on the way to some objects, with what is below each. Tools walk down
+// from "/", so each place has to have an Introspect that names its children.
 func between(paths ...string) map[string][]string {
 	places := map[string][]string{}
 	for _, p := range paths {
@@ -148,7 +149,8 @@ func between(paths ...string) map[string][]string {
 	return places
 }
 
-// describe writes the introspection of a place on the way to objects.
+// describe writes the introspection of a place on the way to objects. The doctype is that of
+// the interfaces' own descriptions.
 func describe(names []string) string {
 	var b strings.Builder
 	doctype, _, _ := strings.Cut(data.Introspection, ">")
@@ -211,6 +213,8 @@ func (t *tree) lookup(n *node, h *header) (*method, error) {
 	return nil, busError{errUnknownMethod, fmt.Sprintf("%s has no method %s; Introspect lists them", h.path, h.member)}
 }
 
+// machineID is read once, because GetMachineId is answered in the reader, which must not wait
+// for a disk at each call. It does not change while a host runs (machine-id(5)).
 var machineID = sync.OnceValues(func() (string, error) {
 	raw, err := os.ReadFile("/etc/machine-id")
 	if err != nil {
