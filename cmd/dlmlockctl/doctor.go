@@ -30,12 +30,13 @@ type check struct {
 
 // examination collects the results, and what is known on the way.
 type examination struct {
-	host   host
-	checks []check
-	local  bool // the service uses its embedded engine
-	status map[string]any
+	host   host           // the files that are looked at; a stand-in for tests
+	checks []check        // in the order in which they were made
+	local  bool           // the service uses its embedded engine, so there is no cluster to check
+	status map[string]any // the properties of the service; nil: it could not be asked
 }
 
+// add notes a result. The advice stands by itself, so that a program can show it elsewhere.
 func (x *examination) add(name, result, advice, message string, args ...any) {
 	x.checks = append(x.checks, check{name, result, fmt.Sprintf(message, args...), advice})
 }
@@ -58,6 +59,7 @@ The exit code is 0 if nothing has failed, and 1 otherwise. Warnings are no failu
 	}
 }
 
+// doctor makes all checks, also after one has failed: its cause may be what a later one finds.
 func (a *app) doctor(ctx context.Context) error {
 	x := examination{host: host{root: "/"}}
 	x.service(ctx, a)
@@ -87,6 +89,7 @@ func (x *examination) service(ctx context.Context, a *app) {
 	defer func() { _ = c.Close() }()
 	ctx, cancel := a.bound(ctx, 0)
 	defer cancel()
+	// Looking must change nothing: it starts no service, and asks nobody for a password.
 	c.AutoStart(false)
 	c.AllowInteraction(false)
 	view, err := x.way(ctx, c)

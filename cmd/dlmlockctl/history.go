@@ -35,12 +35,12 @@ type period struct {
 	UID       *uint32    `json:"uid,omitempty"`
 	From      *time.Time `json:"from,omitempty"` // nil: before the journal begins
 	Until     *time.Time `json:"until,omitempty"`
-	Held      *int64     `json:"held_usec,omitempty"`
+	Held      *int64     `json:"held_usec,omitempty"`   // nil: one of the two ends is not known
 	Waited    *int64     `json:"waited_usec,omitempty"` // for the grant, or in vain
-	End       string     `json:"end"`
+	End       string     `json:"end"`                   // one of those above
 	Reason    string     `json:"reason,omitempty"`
 
-	boot string
+	boot string // of the host, at the beginning: no lock survives a boot
 }
 
 // chronicle makes periods of the entries of the journal.
@@ -77,7 +77,8 @@ func begin(e entry) *period {
 	return p
 }
 
-// finish ends a period.
+// finish ends a period. The times are those of the journal's entries, so they are a little later than the
+// events.
 func (p *period) finish(at time.Time, end, reason string) {
 	p.Until, p.End, p.Reason = &at, end, reason
 	if p.From != nil {
@@ -86,7 +87,8 @@ func (p *period) finish(at time.Time, end, reason string) {
 	}
 }
 
-// add takes the next entry.
+// add takes the next entry. The entries of one host come in their order; a key (host, lockspace, lockid) means
+// one lock at a time, since the kernel uses a lockid again only after its lock has ended.
 func (c *chronicle) add(e entry) {
 	p := begin(e)
 	id := e.fields["MESSAGE_ID"]

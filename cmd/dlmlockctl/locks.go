@@ -54,6 +54,7 @@ nothing, so a script that is started again can simply acquire again.`,
 // hexFlag is the bytes of a lock value block, in hexadecimal.
 type hexFlag struct{ b *[]byte }
 
+// String returns no default: without the flag nothing is written.
 func (h hexFlag) String() string { return "" }
 
 // Set implements pflag.Value.
@@ -83,6 +84,8 @@ func wants(args []string) []client.Want {
 	return w
 }
 
+// acquire takes locks that outlive this program, so what can't outlive it is refused: a lock that hangs
+// on its connection, or on its own process.
 func (a *app) acquire(ctx context.Context, want []client.Want, o client.Options) error {
 	if o.Lifetime == client.Connection {
 		return wrongUsage("--lifetime=connection: the lock would end with this program; use \"dlmlockctl run\", " +
@@ -97,6 +100,7 @@ func (a *app) acquire(ctx context.Context, want []client.Want, o client.Options)
 		if err != nil {
 			return aboutWants(ctx, c, err, want, o.Wait)
 		}
+		// Noted before anything is written: if the output is lost, the error says what is held.
 		a.done, a.undo = held(grants)
 		return a.show(grants, func() {
 			t := table{heading: []string{"LOCKSPACE", "RESOURCE", "MODE", "LOCKID", "TOKEN"}}
@@ -133,9 +137,9 @@ func take(ctx context.Context, c *client.Client, want []client.Want, o client.Op
 type lockResult struct {
 	Lockspace string `json:"lockspace"`
 	Resource  string `json:"resource"`
-	LockID    uint32 `json:"lockid,omitempty"`
-	Mode      string `json:"mode"`
-	Token     uint64 `json:"token,omitempty"`
+	LockID    uint32 `json:"lockid,omitempty"` // 0: the answer did not say
+	Mode      string `json:"mode"`             // two letters, whatever was typed
+	Token     uint64 `json:"token,omitempty"`  // 0: the mode has none
 }
 
 // tokenCell shows a fencing token; 0 stands for none.

@@ -39,13 +39,14 @@ func (a *app) inspectCmd() *cobra.Command {
 	return cmd
 }
 
-// inspected is what inspect writes as JSON.
+// inspected is what inspect writes as JSON. data/dlmlockctl.schema.json describes it.
 type inspected struct {
 	client.Inspection
-	Names nodeNames `json:"node_names,omitempty"`
+	Names nodeNames `json:"node_names,omitempty"` // of the nodes by number, where corosync knows them
 }
 
-// inspection shows a resource to people.
+// inspection shows a resource to people: first a line that sums it up, then what this service knows, then
+// what the lock manager shows, and at last what could not be looked at.
 func (p *printer) inspection(space, resource string, in *client.Inspection, names nodeNames) {
 	p.printf("%s/%s: %s\n", visible(space), visible(resource), situation(in, names))
 	if len(in.Locks) > 0 {
@@ -120,7 +121,8 @@ func orDash(s string) string {
 	return visible(s)
 }
 
-// situation summarizes the state of a resource.
+// situation summarizes the state of a resource. That no holder is seen does not mean that there is none: a
+// node that is not the master sees its own locks alone.
 func situation(in *client.Inspection, names nodeNames) string {
 	var parts []string
 	if who := holders(in, "", names); who != "" {

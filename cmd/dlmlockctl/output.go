@@ -98,7 +98,8 @@ func (p *printer) printJSON(v any) error {
 	return p.encodeJSON(v, "  ")
 }
 
-// encodeJSON writes one value and a line feed, in one line without an indent.
+// encodeJSON writes one value and a line feed, in one line without an indent. It is encoded as a whole
+// first, so a value that can't be encoded leaves no half of it in the output.
 func (p *printer) encodeJSON(v any, indent string) error {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -134,7 +135,7 @@ func escapeJSON(text []byte) []byte {
 }
 
 // show writes v as JSON with --json, and calls people otherwise; with --quiet it
-// does neither.
+// does neither. What people writes may fail; output remembers that, and Main reports it.
 func (p *printer) show(v any, people func()) error {
 	switch {
 	case p.quiet:
