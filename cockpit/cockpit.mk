@@ -3,7 +3,7 @@
 
 DEPS_COCKPIT := nodejs
 DEPS_COCKPIT_TEST := $(DEPS_COCKPIT) appstream chromium cockpit-bridge cockpit-ws dbus fonts-dejavu-core \
-	python3 systemd util-linux
+	openssl python3 sudo systemd util-linux
 
 COCKPIT_FILES = index.html manifest.json index.js.LEGAL.txt
 COCKPIT_DIR ?= $(DATADIR)/cockpit/dlmlock
@@ -48,7 +48,16 @@ check-cockpit: cockpit-deps ## the page's types, unit tests, translations, size;
 COCKPIT_INSTALLED := bin/cockpit-root
 COCKPIT_RUN = $(SUDO) env COCKPIT_PAGE=$(CURDIR)/$(COCKPIT_INSTALLED)/usr/share/cockpit/dlmlock
 
+# Cockpit's shell, unpacked: the way in for a user who logs in, and the picture's frame.
+COCKPIT_SHELL := bin/cockpit-shell
+
+$(COCKPIT_SHELL)/usr/share/cockpit/shell/index.html:
+	mkdir -p $(COCKPIT_SHELL)
+	cd $(COCKPIT_SHELL) && apt-get download cockpit-system && dpkg --extract cockpit-system_*.deb .
+	@touch $@
+
 .PHONY: test-cockpit
+test-cockpit: $(COCKPIT_SHELL)/usr/share/cockpit/shell/index.html
 test-cockpit: check-cockpit ## the page in a real browser, against real Cockpit, bus and service
 	@$(MAKE) --no-print-directory build
 	scripts/cockpit-backport.sh $(COCKPIT_BACKPORT)
@@ -58,18 +67,12 @@ test-cockpit: check-cockpit ## the page in a real browser, against real Cockpit,
 	$(COCKPIT_RUN) COCKPIT_ROOT=$(CURDIR)/$(COCKPIT_BACKPORT) node --test --test-concurrency=1 \
 		$(filter-out %/pictures.test.mjs,$(COCKPIT_TESTS))
 
-# Cockpit's shell, unpacked, for the picture with its navigation.
-COCKPIT_SHELL := bin/cockpit-shell
-
-$(COCKPIT_SHELL)/usr/share/cockpit/shell/index.html:
-	mkdir -p $(COCKPIT_SHELL)
-	cd $(COCKPIT_SHELL) && apt-get download cockpit-system && dpkg --extract cockpit-system_*.deb .
-	@touch $@
-
 .PHONY: test-cockpit-lab
 test-cockpit-lab: $(COCKPIT_SHELL)/usr/share/cockpit/shell/index.html
 test-cockpit-lab: deps-lab cockpit-deps ## the page on a node of a real cluster, while another node is fenced
-	LAB=1 COCKPIT_SHELL=$(CURDIR)/$(COCKPIT_SHELL) $(GO) test -C lab -count=1 -timeout 20m -v \
+	scripts/cockpit-backport.sh $(COCKPIT_BACKPORT)
+	LAB=1 COCKPIT_SHELL=$(CURDIR)/$(COCKPIT_SHELL) COCKPIT_BACKPORT=$(CURDIR)/$(COCKPIT_BACKPORT) \
+		$(GO) test -C lab -count=1 -timeout 20m -v \
 		-tags "$(TAGS)" -run '^TestCockpit$$' .
 
 .PHONY: bench-cockpit
@@ -77,3 +80,8 @@ bench-cockpit: cockpit-deps ## how fast the page is, into docs/benchmarks.md
 	@$(MAKE) --no-print-directory build
 	scripts/cockpit-backport.sh $(COCKPIT_BACKPORT)
 	$(SUDO) node cockpit/test/bench.mjs docs/benchmarks.md $(CURDIR)/$(COCKPIT_BACKPORT)
+
+.PHONY: bench-cockpit-hour
+bench-cockpit-hour: cockpit-deps ## what the page needs after an hour of changes, into docs/benchmarks.md
+	@$(MAKE) --no-print-directory build
+	$(SUDO) node cockpit/test/churn.mjs docs/benchmarks.md

@@ -28,8 +28,9 @@ const pageTime = 3 * time.Minute
 // TestCockpit has a browser show the page of a node while another node is being
 // fenced: who waits for the lost node, that the lockspace stands still and why, and
 // that all goes on afterwards. cockpit-ws runs here and its bridge on the node, as
-// Cockpit does with remote hosts. make test-cockpit-lab runs it, and makes the
-// pictures of the documents.
+// Cockpit does with remote hosts. A second browser looks through the Cockpit of
+// Debian's backports. make test-cockpit-lab runs it, and makes the pictures of the
+// documents.
 func TestCockpit(t *testing.T) {
 	fence, released := make(chan struct{}, 1), make(chan struct{})
 	c := lab.Start(t, lab.Config{Nodes: 3, Fencing: true, BeforeFence: func(*lab.Node, int) {
@@ -66,8 +67,20 @@ func TestCockpit(t *testing.T) {
 	wait(1, "mail", "mail-standby")
 	wait(1, "db", "db-standby")
 
-	b := newBrowser(t, c, dir)
-	b.sees(t, "loaded")
+	n := c.Node(1)
+	putPages(t, n, dir)
+	control := serveControl(t, c, dir)
+	backport := unpacked(t, "COCKPIT_BACKPORT")
+	looking := []*browser{
+		look(t, "lab", serveCockpit(t, control, cockpit{name: "installed"}), "shell"),
+		look(t, "lab-backport", serveCockpit(t, control, cockpit{name: "backport", root: backport})),
+	}
+	all := func(do func(*browser)) {
+		for _, b := range looking {
+			do(b)
+		}
+	}
+	all(func(b *browser) { b.sees(t, "loaded") })
 	t.Log("node 3 is switched off")
 	require.NoError(t, c.Node(3).Crash())
 	select {
@@ -75,52 +88,87 @@ func TestCockpit(t *testing.T) {
 	case <-time.After(joinTime):
 		t.Fatal("nobody fences node 3")
 	}
-	b.says(t, "fencing")
-	b.sees(t, "stopped")
+	all(func(b *browser) { b.says(t, "fencing") })
+	all(func(b *browser) { b.sees(t, "stopped") })
 	close(released)
-	b.sees(t, "recovered")
+	all(func(b *browser) { b.sees(t, "recovered") })
 }
 
 // browser is the program that looks at the page, test/lab.mjs.
 type browser struct {
+	name  string // of its pictures
 	in    *os.File
 	lines chan string
 }
 
-// newBrowser serves the page of node 1, and opens it.
-func newBrowser(t *testing.T, c *lab.Cluster, dir string) *browser {
+// unpacked is a directory with packages, which a variable names.
+func unpacked(t *testing.T, variable string) string {
+	dir := os.Getenv(variable)
+	require.NotEmpty(t, dir, "set %s, or run make test-cockpit-lab", variable)
+	return dir
+}
+
+// putPages puts the page and Cockpit's shell on a node, for its bridge.
+func putPages(t *testing.T, n *lab.Node, dir string) {
 	repository, err := lab.Repository()
 	require.NoError(t, err)
-	ctx := lab.Context(t, "page", commandTime)
+	ctx := lab.Context(t, "pages", commandTime)
 	files := filepath.Join(dir, "page.tar")
-	shell := os.Getenv("COCKPIT_SHELL") // the packages of the shell, unpacked
-	require.NotEmpty(t, shell, "set COCKPIT_SHELL, or run make test-cockpit-lab")
 	out, err := exec.CommandContext(ctx, "tar", "-chf", files, "-C", filepath.Join(repository, "cockpit"),
-		"--transform=s,^dist,dlmlock,", "dist", "-C", filepath.Join(shell, "usr/share/cockpit"), "shell").CombinedOutput()
+		"--transform=s,^dist,dlmlock,", "dist",
+		"-C", filepath.Join(unpacked(t, "COCKPIT_SHELL"), "usr/share/cockpit"), "shell").CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	n := c.Node(1)
 	require.NoError(t, n.Push(ctx, files, "/run/page.tar"))
 	_, err = n.Shell(ctx, "mkdir -p /run/page/cockpit && tar -C /run/page/cockpit -xf /run/page.tar && "+
 		"mkdir -p /usr/share/dbus-1/system-services && touch /usr/share/dbus-1/system-services/org.example.DlmLock.service")
 	require.NoError(t, err)
+}
 
-	socket := filepath.Join(dir, "lab.sock")
+// serveControl lets labctl reach the nodes, and returns a command that runs another
+// one on node 1.
+func serveControl(t *testing.T, c *lab.Cluster, dir string) string {
+	socket, labctl := filepath.Join(dir, "lab.sock"), filepath.Join(dir, "labctl")
 	l, err := net.Listen("unix", socket)
 	require.NoError(t, err)
 	serving, end := context.WithCancel(t.Context())
 	t.Cleanup(end)
 	go func() { _ = c.ServeControl(serving, l) }()
-	bridge := filepath.Join(dir, "bridge")
-	labctl := filepath.Join(dir, "labctl")
-	out, err = exec.CommandContext(ctx, "go", "build", "-o", labctl, "./cmd/labctl").CombinedOutput()
+	out, err := exec.CommandContext(lab.Context(t, "labctl", commandTime),
+		"go", "build", "-o", labctl, "./cmd/labctl").CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	script := fmt.Sprintf("#!/bin/sh\nLAB_SOCKET=%s exec %s exec -e XDG_DATA_HOME=/run/page -e HOME=/root "+
-		"-e XDG_RUNTIME_DIR=/run -e LC_ALL=C.UTF-8 -e DBUS_SESSION_BUS_ADDRESS=unix:path=/run/dbus/system_bus_socket "+
-		"1 -- cockpit-bridge\n", socket, labctl)
-	require.NoError(t, os.WriteFile(bridge, []byte(script), 0o700))
+	return fmt.Sprintf("LAB_SOCKET=%s exec %s exec", socket, labctl)
+}
+
+// cockpit is a version of Cockpit: the installed one, or one unpacked below a root.
+type cockpit struct{ name, root string }
+
+// onNode is the environment of its bridge on a node, which sees this machine's files.
+func (v cockpit) onNode() string {
+	environment := "-e XDG_DATA_HOME=/run/page -e HOME=/root -e XDG_RUNTIME_DIR=/run -e LC_ALL=C.UTF-8 " +
+		"-e DBUS_SESSION_BUS_ADDRESS=unix:path=/run/dbus/system_bus_socket"
+	if v.root != "" {
+		environment += " -e XDG_DATA_DIRS=/host" + v.root + "/usr/share" +
+			" -e PYTHONDONTWRITEBYTECODE=1 -e PYTHONPATH=/host" + v.root + "/usr/lib/python3/dist-packages"
+	}
+	return environment
+}
+
+// serveCockpit runs cockpit-ws here, with its bridge on node 1, and returns the port.
+func serveCockpit(t *testing.T, control string, v cockpit) string {
+	program, bridge := "/usr/lib/cockpit/cockpit-ws", "cockpit-bridge"
+	if v.root != "" {
+		program, bridge = v.root+program, "/host"+v.root+"/usr/bin/"+bridge
+	}
+	script := filepath.Join(t.TempDir(), "bridge-"+v.name)
+	text := fmt.Sprintf("#!/bin/sh\n%s %s 1 -- %s\n", control, v.onNode(), bridge)
+	require.NoError(t, os.WriteFile(script, []byte(text), 0o700))
 	port := freePort(t)
-	run(t, exec.CommandContext(t.Context(), "/usr/lib/cockpit/cockpit-ws", "--no-tls", "--address=127.0.0.1",
-		"--port="+port, "--local-session="+bridge))
+	ws := exec.CommandContext(t.Context(), program, "--no-tls", "--address=127.0.0.1",
+		"--port="+port, "--local-session="+script)
+	if v.root != "" {
+		ws.Env = append(os.Environ(), "XDG_DATA_DIRS="+v.root+"/usr/share")
+	}
+	run(t, ws)
 	require.Eventually(t, func() bool {
 		r, err := http.Get("http://127.0.0.1:" + port + "/")
 		if err == nil {
@@ -128,7 +176,7 @@ func newBrowser(t *testing.T, c *lab.Cluster, dir string) *browser {
 		}
 		return err == nil
 	}, commandTime, 100*time.Millisecond)
-	return look(t, filepath.Join(repository, "cockpit/test/lab.mjs"), port)
+	return port
 }
 
 // run starts a program that ends with the test.
@@ -141,17 +189,20 @@ func run(t *testing.T, cmd *exec.Cmd) {
 	})
 }
 
-// look starts the browser's program.
-func look(t *testing.T, program, port string) *browser {
+// look starts the browser's program, whose pictures have names that begin so.
+func look(t *testing.T, pictures, port string, more ...string) *browser {
+	repository, err := lab.Repository()
+	require.NoError(t, err)
 	in, to, err := os.Pipe()
 	require.NoError(t, err)
 	from, out, err := os.Pipe()
 	require.NoError(t, err)
-	cmd := exec.CommandContext(t.Context(), "node", program, "http://127.0.0.1:"+port)
+	cmd := exec.CommandContext(t.Context(), "node",
+		append([]string{filepath.Join(repository, "cockpit/test/lab.mjs"), "http://127.0.0.1:" + port, pictures}, more...)...)
 	cmd.Stdin, cmd.Stdout = in, out
 	run(t, cmd)
 	_, _ = in.Close(), out.Close()
-	b := &browser{to, make(chan string)}
+	b := &browser{pictures, to, make(chan string)}
 	go func() {
 		defer close(b.lines)
 		for lines := bufio.NewScanner(from); lines.Scan(); {
@@ -183,13 +234,13 @@ func (b *browser) sees(t *testing.T, word string) {
 	for {
 		select {
 		case line, ok := <-b.lines:
-			require.True(t, ok, "the browser's program has ended before %q", word)
-			t.Log("the page:", line)
+			require.True(t, ok, "%s: the browser's program has ended before %q", b.name, word)
+			t.Log(b.name+":", line)
 			if strings.TrimSpace(line) == word {
 				return
 			}
 		case <-end:
-			t.Fatalf("the page has not shown %q", word)
+			t.Fatalf("%s: the page has not shown %q", b.name, word)
 		}
 	}
 }

@@ -1,11 +1,12 @@
 #!/bin/bash
 # cockpit-backport.sh DIRECTORY unpacks Cockpit from Debian's backports below a
-# directory, and two of its own pages to compare with, without installing them. It does
-# nothing if the files exist already, and does not touch the system's own package lists.
+# directory, with its shell, and two of its own pages to compare with, without installing
+# them. It does nothing if the files exist already, and does not touch the system's own
+# package lists.
 set -euo pipefail
 
 dir=$1
-[[ ! -e $dir/usr/share/cockpit/podman/manifest.json ]] || exit 0
+[[ ! -e $dir/usr/share/cockpit/shell/manifest.json ]] || exit 0
 
 work=$(mktemp --directory)
 trap 'rm -rf "$work"' EXIT
@@ -31,7 +32,7 @@ apt=(apt-get -q -o "Dir::Etc::sourcelist=$work/backports.sources" -o Dir::Etc::s
     -o "Dir::State::lists=$work/lists"
     -o "Dir::Cache=$work/cache" -o APT::Sandbox::User="$(id -un)")
 "${apt[@]}" update
-(cd "$work/packages" && "${apt[@]}" download cockpit-ws cockpit-bridge cockpit-machines cockpit-podman)
+(cd "$work/packages" && "${apt[@]}" download cockpit-ws cockpit-bridge cockpit-system cockpit-machines cockpit-podman)
 for package in "$work"/packages/*.deb; do
     dpkg --extract "$package" "$dir"
 done

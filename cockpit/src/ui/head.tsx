@@ -43,7 +43,7 @@ export function Head() {
                     </li>
                     <li>{counted("$0 lock", "$0 locks", info.LockCount)}</li>
                     <li>{counted("$0 waits", "$0 wait", info.WaitingCount)}</li>
-                    <li class="dl-muted">dlmlockd {info.Version}</li>
+                    {info.Version !== "unknown" && <li class="dl-muted">dlmlockd {info.Version}</li>}
                 </ul>
             )}
         </header>
@@ -73,7 +73,7 @@ export function Alerts() {
             )}
             {info?.QuorumState === "inquorate" && (
                 <Alert tone="danger" title={_("The cluster has no quorum")}>
-                    <p>{_("No lock is granted until enough nodes are back. What is held stays held.")}</p>
+                    <p>{_("No lock is granted until enough nodes are back. Locks that are held stay held.")}</p>
                 </Alert>
             )}
             {info?.Engine === "local" && (
@@ -91,12 +91,14 @@ export function Alerts() {
                     <Alert
                         key={space.name}
                         tone="warning"
-                        title={format(_("The lockspace $0 stands still"), space.name)}
+                        title={format(_("The lockspace $0 is stopped"), space.name)}
                     >
                         <p>
                             <bdi>{space.reason}</bdi>
                         </p>
-                        <p>{_("What is held stays held. It goes on by itself when the cluster has recovered.")}</p>
+                        <p>
+                            {_("Locks that are held stay held. It resumes by itself when the cluster has recovered.")}
+                        </p>
                     </Alert>
                 ))}
             {store.admin === false && (

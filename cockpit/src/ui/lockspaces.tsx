@@ -1,4 +1,4 @@
-// The lockspaces: their state, why one stands still, and who its members are.
+// The lockspaces: their state, why one is stopped, and who its members are.
 
 import { useState } from "preact/hooks";
 
@@ -54,7 +54,7 @@ export function LockspacesView() {
 
 function StateLabel({ space }: { space: Lockspace }) {
     if (space.state === "failed") return <Label tone="red">{stateText(space.state)}</Label>;
-    if (space.stopped) return <Label tone="orange">{_("stands still")}</Label>;
+    if (space.stopped) return <Label tone="orange">{_("stopped")}</Label>;
     return <Label tone={space.state === "ready" ? "green" : "blue"}>{stateText(space.state)}</Label>;
 }
 
@@ -79,7 +79,7 @@ function SpaceCard({ store, space, onLeave }: { store: Store; space: Lockspace; 
                 </Alert>
             )}
             {space.stopped && (
-                <Alert tone="warning" title={_("It grants nothing now")}>
+                <Alert tone="warning" title={_("It grants no locks")}>
                     <bdi>{space.reason}</bdi>
                 </Alert>
             )}
@@ -110,8 +110,8 @@ function SpaceCard({ store, space, onLeave }: { store: Store; space: Lockspace; 
                 {space.recovery !== null && (
                     <Fact name={_("Recovery")}>
                         {space.recovery === 0
-                            ? _("none under way")
-                            : format(_("under way (status 0x$0)"), space.recovery.toString(16))}
+                            ? _("none in progress")
+                            : format(_("in progress (status 0x$0)"), space.recovery.toString(16))}
                     </Fact>
                 )}
                 {space.rawValues && (

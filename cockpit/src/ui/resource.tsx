@@ -68,7 +68,7 @@ function Known({ store, details }: { store: Store; details: Details }) {
     return (
         <>
             {details.stopped && (
-                <Alert tone="warning" title={_("The lockspace stands still")}>
+                <Alert tone="warning" title={_("The lockspace is stopped")}>
                     <bdi>{details.reason}</bdi>
                 </Alert>
             )}

@@ -164,7 +164,7 @@ function Behind({ store, waiter }: { store: Store; waiter: Waiter }) {
         return (
             <span class="dl-muted">
                 {stopped
-                    ? _("the lockspace stands still")
+                    ? _("the lockspace is stopped")
                     : waiter.master && waiter.master !== store.info?.NodeID
                       ? format(_("not known here: ask $0"), nodeText(waiter.master, store.info))
                       : _("not known")}

@@ -8,6 +8,8 @@ import { closeBrowser, dialogText, onMachine, press, rows, sees } from "./page.m
 
 after(closeBrowser);
 
+const LABEL = 1024; // bytes, the most that the service takes
+
 async function some(machine) {
     await machine.ctl("join", "vms");
     await machine.ctl("join", "backup");
@@ -137,6 +139,9 @@ test(
         assert.equal(await page.locator("svg rect").count(), 3);
         assert.equal(await page.locator("svg .dl-edge").count(), 2);
         await sees(page, "Value block");
+        const own = page.getByRole("table", { name: "Locks of this service on this node" });
+        const token = await machine.ctl("list", "vms", "disk10", "--owner=web", "--columns=token", "--no-legend");
+        assert.ok((await own.innerText()).includes(token.stdout.trim()), "the fencing token");
         await press(page, "Back to the list");
         await page.getByRole("button", { name: "Stop waiting for disk10" }).first().click();
         assert.match(await dialogText(page), /early/);
@@ -145,6 +150,67 @@ test(
         assert.notEqual(await early.ended, 0);
         await machine.ctl("release", "vms", "disk10", "--owner=web");
         await sees(page, "Nobody waits");
+    }),
+);
+
+test(
+    "every filter, every column, and the number of rows: all in the address",
+    onMachine({}, async (machine, open) => {
+        await some(machine);
+        machine.waiter("vms", "disk10", "PR", "--owner=late");
+        const page = await open();
+        await until("it waits", async () => (await page.locator("tbody tr").count()) === 4);
+        const pick = (label, value) => page.getByLabel(label, { exact: true }).selectOption(value);
+        const count = text => until(text, async () => (await page.locator(".dl-count").innerText()) === text);
+        await page.getByLabel("Waiting only").check();
+        await count("1 of 4 locks");
+        await rows(page, ["disk10"]);
+        assert.match(page.url(), /waiting/);
+        await page.getByLabel("Waiting only").uncheck();
+        await pick("State", "held");
+        await count("3 of 4 locks");
+        await pick("State", "acquiring");
+        await count("1 of 4 locks");
+        await pick("State", "");
+        await pick("User", "0");
+        await count("4 of 4 locks");
+        await pick("Rows on a page", "100");
+        for (const column of ["Resource", "Lockspace", "Mode", "State", "Owner", "User", "Lifetime", "Since"]) {
+            const head = page.locator("th", { hasText: column });
+            await press(page, column);
+            const first = await head.getAttribute("aria-sort");
+            await press(page, column);
+            await until(`${column} the other way round`, async () => {
+                const now = await head.getAttribute("aria-sort");
+                return now !== first && ["ascending", "descending"].includes(now);
+            });
+        }
+        const again = await open({ hash: new URL(page.url()).hash.slice(2) });
+        await until("all of it is back", async () => (await again.locator(".dl-count").innerText()) === "4 of 4 locks");
+        assert.equal(await again.getByLabel("User", { exact: true }).inputValue(), "0");
+        assert.equal(await again.getByLabel("Rows on a page").inputValue(), "100");
+        assert.equal(
+            await again.locator("th[aria-sort]:not([aria-sort=none])").innerText(),
+            await page.locator("th[aria-sort]:not([aria-sort=none])").innerText(),
+        );
+    }),
+);
+
+test(
+    "a label of the largest size is shortened in the table, in full in its title, and widens nothing",
+    onMachine({}, async (machine, open) => {
+        await machine.ctl("join", "vms");
+        const label = "<b>&" + "x".repeat(LABEL - 4);
+        await machine.takeMany("vms", "farm", 1, 0, "EX", label);
+        const page = await open();
+        await rows(page, ["farm-0"]);
+        assert.ok((await page.locator("tbody").innerText()).includes("<b>&xxx"));
+        const wide = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+        assert.ok(wide[0] <= wide[1], "the page is wider than the screen");
+        await press(page, "Release farm-0");
+        assert.ok((await dialogText(page)).includes(label), "the dialog names all of it");
+        const dialog = await page.locator("dialog[open]").boundingBox();
+        assert.ok(dialog.x >= 0 && dialog.x + dialog.width <= 1280, "the dialog is wider than the screen");
     }),
 );
 

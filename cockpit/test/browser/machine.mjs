@@ -25,9 +25,12 @@ async function run(program, args, options) {
 }
 const NAME = "org.example.DlmLock";
 
+/** Who may log in on a machine with logins. */
+export const LOGIN = { user: "locker", password: "the lock is open" };
+
 /** Where Cockpit lies: installed, or unpacked below COCKPIT_ROOT. */
-function cockpitFiles() {
-    const base = process.env.COCKPIT_ROOT ?? "";
+function cockpitFiles(installed) {
+    const base = installed ? "" : (process.env.COCKPIT_ROOT ?? "");
     return {
         ws: (base || "") + "/usr/lib/cockpit/cockpit-ws",
         bridge: (base || "") + "/usr/bin/cockpit-bridge",
@@ -96,9 +99,10 @@ export class Machine {
         return machine;
     }
 
-    async prepare({ service = true, user = null, language = "", config = "", pages = [] } = {}) {
+    async prepare({ service = true, user = null, login = false, language = "", config = "", pages = [] } = {}) {
         await chmod(this.dir, 0o755);
         this.user = user;
+        this.login = login; // cockpit-ws asks for a name and a password, and shows Cockpit's shell
         this.language = language;
         this.pages = pages; // of Cockpit's own: shown although what they are for is not installed
         this.environment = {
@@ -181,9 +185,11 @@ export class Machine {
     }
 
     async startCockpit() {
-        const { ws, bridge, environment } = cockpitFiles();
+        const { ws, bridge, environment } = cockpitFiles(this.login);
         this.port = await freePort();
-        const data = join(this.dir, "data");
+        const home = join(this.dir, "home");
+        // Where a bridge that was started by a login looks for pages of its user's own.
+        const data = this.login ? join(home, ".local/share") : join(this.dir, "data");
         await mkdir(join(data, "cockpit"), { recursive: true });
         await cp(process.env.COCKPIT_PAGE ?? join(cockpitDir, "dist"), join(data, "cockpit/dlmlock"), {
             recursive: true,
@@ -198,9 +204,9 @@ export class Machine {
             const manifest = JSON.parse(await readFile(join(own, "manifest.json"), "utf8"));
             await writeFile(join(own, "manifest.json"), JSON.stringify({ ...manifest, conditions: [] }));
         }
-        const home = join(this.dir, "home");
-        await mkdir(home);
+        await mkdir(home, { recursive: true });
         await chmod(home, 0o777);
+        if (this.login) await this.prepareLogin(data);
         const env = {
             ...this.environment,
             ...environment,
@@ -209,20 +215,62 @@ export class Machine {
             XDG_CONFIG_HOME: home,
             XDG_RUNTIME_DIR: home,
         };
-        const command = [
-            ws,
-            "--no-tls",
-            "--address",
-            "127.0.0.1",
-            "--port",
-            String(this.port),
-            `--local-session=${bridge}`,
-        ];
+        const command = [ws, "--no-tls", "--address", "127.0.0.1", "--port", String(this.port)];
+        if (this.login) command.unshift("unshare", "--mount", join(this.dir, "login"));
+        else command.push(`--local-session=${bridge}`);
         if (this.user !== null)
             command.unshift("setpriv", "--reuid", String(this.user), "--regid", String(this.user), "--clear-groups");
         this.ws = this.spawn(command[0], command.slice(1), { env });
         this.address = `http://127.0.0.1:${this.port}/cockpit/@localhost/dlmlock/index.html`;
         await until("cockpit-ws", async () => (await fetch(`http://127.0.0.1:${this.port}/`)).status > 0);
+    }
+
+    /**
+     * Has a user who may log in, and who gets to be root by sudo and his password: in
+     * files that cockpit-ws and what it starts see in place of this machine's. The user
+     * has the number of nobody, which the bus knows.
+     */
+    async prepareLogin(data) {
+        const unpacked = process.env.COCKPIT_ROOT ?? join(root, "bin/cockpit-shell");
+        await cp(join(unpacked, "usr/share/cockpit/shell"), join(data, "cockpit/shell"), { recursive: true });
+        const { stdout } = await run("openssl", ["passwd", "-6", LOGIN.password]);
+        const etc = join(this.dir, "etc");
+        await mkdir(etc);
+        const first = async (name, line) => line + "\n" + (await readFile(join("/etc", name), "utf8"));
+        const files = {
+            passwd: [0o644, await first("passwd", `${LOGIN.user}:x:65534:65534::${this.dir}/home:/bin/sh`)],
+            shadow: [0o600, await first("shadow", `${LOGIN.user}:${stdout.trim()}:19000:0:99999:7:::`)],
+            sudoers: [0o440, `Defaults env_keep += PYTHONPATH\n${LOGIN.user} ALL=(ALL) ALL\n`],
+            // Without a session bus the newer bridge ends.
+            "security/pam_env.conf": [
+                0o644,
+                "DBUS_SESSION_BUS_ADDRESS DEFAULT=unix:path=/run/dbus/system_bus_socket\n" +
+                    (process.env.COCKPIT_ROOT ? `PYTHONPATH DEFAULT=${unpacked}/usr/lib/python3/dist-packages\n` : ""),
+            ],
+        };
+        const mounts = process.env.COCKPIT_ROOT
+            ? ["/usr/lib/cockpit", "/usr/share/cockpit", "/usr/bin/cockpit-bridge"].map(path => [unpacked + path, path])
+            : [];
+        for (const [name, [mode, text]] of Object.entries(files)) {
+            const own = join(etc, name.replace("/", "-"));
+            await writeFile(own, text, { mode });
+            mounts.push([own, join("/etc", name)]);
+        }
+        const script = ["#!/bin/sh -e"];
+        // A login runs the Cockpit that is installed: the one that was unpacked is mounted over it.
+        script.push(
+            ...mounts.map(([own, path]) => `mount --bind ${own} ${path}`),
+            "mount -t tmpfs -o mode=755 tmpfs /run",
+            "mkdir /run/dbus /run/cockpit",
+            "touch /run/dbus/system_bus_socket",
+            `mount --bind ${this.dir}/bus /run/dbus/system_bus_socket`,
+            // What cockpit-session.socket does for newer versions; it ends with cockpit-ws.
+            "setpriv --pdeathsig KILL systemd-socket-activate --accept --inetd --listen=/run/cockpit/session " +
+                "/usr/lib/cockpit/cockpit-session &",
+            "until [ -S /run/cockpit/session ]; do sleep 0.05; done",
+            'exec "$@"',
+        );
+        await writeFile(join(this.dir, "login"), script.join("\n") + "\n", { mode: 0o755 });
     }
 
     /** dlmlockctl, as another client of the service. */

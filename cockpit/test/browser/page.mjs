@@ -12,7 +12,7 @@ export const artefacts = join(cockpitDir, "artefacts");
 
 let browser;
 
-async function theBrowser() {
+export async function theBrowser() {
     const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
     assert.ok(existsSync(executablePath), `${executablePath} is missing: apt-get install chromium`);
     browser ??= await chromium.launch({ executablePath, args: ["--no-sandbox", "--disable-gpu"] });
@@ -163,9 +163,11 @@ export async function accessible(page, what) {
     assert.deepEqual(found, [], `axe: ${what}`);
 }
 
-/** The first column of the table, in order. */
+/** The first column of the table, in order, of a page or of a frame in one. */
 export const firstColumn = page =>
-    page.$$eval("tbody tr td:first-child", cells => cells.map(cell => cell.innerText.split("\n")[0]));
+    page
+        .locator("tbody tr td:first-child")
+        .evaluateAll(cells => cells.map(cell => cell.innerText.split("\n")[0]));
 
 export const rows = (page, expected, what = "rows") =>
     until(`${what}: ${JSON.stringify(expected)}`, async () => {

@@ -170,6 +170,33 @@ test(
     }),
 );
 
+const incomplete = (member, args, answer) =>
+    member === "Inspect"
+        ? answer().then(([details]) => [
+              {
+                  ...details,
+                  complete: { t: "b", v: false },
+                  master: { t: "u", v: 2 },
+                  missing: { t: "as", v: ["the queues: node 2 keeps them <i>"] },
+              },
+          ])
+        : undefined;
+
+test(
+    "a resource whose queues another node keeps: the master, and what could not be determined and why",
+    onMachine({}, async (machine, open) => {
+        await machine.ctl("join", "vms");
+        await machine.ctl("acquire", "vms", "disk1", "EX", "--owner=web");
+        const page = await openChanged(open, incomplete);
+        await press(page, "disk1");
+        await sees(page, "Some details could not be determined");
+        await sees(page, "the queues: node 2 keeps them <i>");
+        await sees(page, "node 2");
+        await sees(page, "Another node keeps the queues");
+        await lookAround(page, "incomplete");
+    }),
+);
+
 const denied = member =>
     member === "GetAll" || member === "ListLocks"
         ? Promise.reject({
