@@ -124,6 +124,19 @@ soak: deps-lab ## clients and faults of all kinds for SOAK=1h, or until SOAK_OPS
 	LAB=1 SOAK="$(SOAK)" SOAK_OPS="$(SOAK_OPS)" LAB_KERNELS="$(or $(LAB_KERNELS),6.12)" $(GO) test -C lab -count=1 \
 		-timeout 0 -tags "$(TAGS)" $(TESTFLAGS) -v -run '^TestSoak$$' .
 
+# etcd, unpacked and not installed: only this compares with it.
+ETCD := bin/etcd
+
+$(ETCD)/usr/bin/etcd:
+	mkdir -p $(ETCD)
+	cd $(ETCD) && apt-get download etcd-server etcd-client && for file in *.deb; do dpkg --extract "$$file" . || exit; done
+	@touch $@
+
+.PHONY: test-held-set
+test-held-set: deps-lab $(ETCD)/usr/bin/etcd ## the updates that are lost under a lock, with dlmlockd and with etcd; see docs/tokens.md
+	LAB=1 ETCD=$(CURDIR)/$(ETCD) HELDSET_REPORT=$(CURDIR)/bin/held-set.md $(GO) test -C lab -count=1 -timeout 90m \
+		-tags "$(TAGS)" $(TESTFLAGS) -v -run '^TestHeldSet$$' .
+
 HOSTS = ^(TestFailover|TestLibvirt|TestLibvirtBothDrivers|TestLibvirtUnits|TestUnit|TestWalk)$$
 
 .PHONY: test-hosts
