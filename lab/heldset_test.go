@@ -300,10 +300,8 @@ func (r *setRig) catchHolders(ctx context.Context, node int) (map[string]*caught
 
 // startClients starts a client for each set on a node.
 func (r *setRig) startClients(ctx context.Context, n *lab.Node) error {
-	for _, path := range []string{r.program} {
-		if err := n.Push(ctx, path, heldsetPath); err != nil {
-			return err
-		}
+	if err := n.Push(ctx, r.program, heldsetPath); err != nil {
+		return err
 	}
 	var clients []*setClient
 	for _, set := range setNames {
@@ -414,7 +412,6 @@ func (d *dlmLocks) again(ctx context.Context, n *lab.Node, cut bool) error {
 // etcdLocks is etcd, a member on each node, with etcdctl lock.
 type etcdLocks struct {
 	cluster *lab.Cluster
-	dir     string // of Debian's packages, unpacked
 	members map[int]*agent.Process
 	log     io.Writer
 }

@@ -21,6 +21,7 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -42,7 +43,7 @@ type Message struct {
 
 func main() {
 	if len(os.Args) < 3 {
-		fail(fmt.Errorf("usage: heldset client|update|guard ARGUMENT..."))
+		fail(errors.New("usage: heldset client, update or guard, and their arguments"))
 	}
 	var err error
 	switch args := os.Args[2:]; os.Args[1] {
