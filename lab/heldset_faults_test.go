@@ -249,6 +249,7 @@ func newSetRig(t *testing.T, c *lab.Cluster, l locks, program string) *setRig {
 	t.Cleanup(func() { _ = log.Close() })
 	r := &setRig{t: t, cluster: c, locks: l, storage: startStorage(t), log: log, program: program,
 		clients: map[int][]*setClient{}}
+	t.Cleanup(func() { r.over.Store(true) })
 	for _, n := range c.Nodes() {
 		require.NoError(t, r.startClients(lab.Context(t, "clients", commandTime), n))
 	}

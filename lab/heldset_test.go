@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -197,7 +198,7 @@ func (c *setClient) serve(out io.Reader) {
 		case "get":
 			text, err := c.rig.storage.read(c.set)
 			if err != nil {
-				c.rig.t.Errorf("read %s: %v", c.set, err)
+				c.rig.failed(err)
 			}
 			if !c.rig.catch(c, m.Hold, text) {
 				c.tell(setMessage{Op: "answer", Text: text, Hold: m.Hold})
@@ -205,7 +206,7 @@ func (c *setClient) serve(out io.Reader) {
 		case "put":
 			refused, err := c.rig.storage.write(c.set, m.Token, m.Text, c)
 			if err != nil {
-				c.rig.t.Errorf("write %s: %v", c.set, err)
+				c.rig.failed(err)
 			}
 			c.tell(setMessage{Op: "answer", Error: refused, Hold: m.Hold})
 		case "over":
@@ -243,6 +244,8 @@ type setRig struct {
 	log     *os.File
 	program string // cmd/heldset
 
+	over atomic.Bool // the storage ends before the nodes do
+
 	mu      sync.Mutex
 	clients map[int][]*setClient
 	victim  int // node whose holders are caught at their next read, or 0
@@ -260,6 +263,13 @@ type caughtHolder struct {
 
 func (r *setRig) logf(format string, args ...any) {
 	fmt.Fprintf(r.log, "%s "+format+"\n", append([]any{time.Now().Format("15:04:05.000")}, args...)...)
+}
+
+// failed notes an error of the storage.
+func (r *setRig) failed(err error) {
+	if !r.over.Load() {
+		r.t.Error(err)
+	}
 }
 
 // catch keeps a holder on the victim's node, once for each set, and returns whether it
