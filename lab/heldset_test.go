@@ -98,6 +98,26 @@ func (s *storage) read(set string) (string, error) {
 	return text, err
 }
 
+// readUnder is a read by a holder. It returns why it was refused, or "".
+func (s *storage) readUnder(set, token string) (text, refused string, err error) {
+	if set != "token" {
+		token = "1"
+	}
+	text, status, err := s.request(http.MethodGet, set, token, "")
+	switch {
+	case err != nil:
+		return "", "", err
+	case status == http.StatusPreconditionFailed:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.refused[set]++
+		return "", text, nil
+	case status != http.StatusOK:
+		return "", "", fmt.Errorf("%d %s", status, text)
+	}
+	return text, "", nil
+}
+
 // write returns why the write was refused, or "".
 func (s *storage) write(set, token, text string, by *setClient) (string, error) {
 	if set != "token" {
@@ -196,18 +216,19 @@ func (c *setClient) serve(out io.Reader) {
 		}
 		switch m.Op {
 		case "get":
-			text, err := c.rig.storage.read(c.set)
+			text, refused, err := c.rig.storage.readUnder(c.set, m.Token)
 			if err != nil {
 				c.rig.failed(err)
 			}
-			if !c.rig.catch(c, m.Hold, text) {
-				c.tell(setMessage{Op: "answer", Text: text, Hold: m.Hold})
+			if refused != "" || !c.rig.catch(c, m.Hold, text) {
+				c.tell(setMessage{Op: "answer", Text: text, Error: refused, Hold: m.Hold})
 			}
 		case "put":
 			refused, err := c.rig.storage.write(c.set, m.Token, m.Text, c)
 			if err != nil {
 				c.rig.failed(err)
 			}
+			c.rig.logf("node %d, %s: wrote under %s: %q", c.node, c.set, m.Token, refused)
 			c.tell(setMessage{Op: "answer", Error: refused, Hold: m.Hold})
 		case "over":
 			c.mu.Lock()

@@ -182,8 +182,8 @@ function text({ samples, minutes }) {
             `${new Date().toISOString().slice(0, 10)}, median load ${load.toFixed(2)}.`,
         "",
         `${last.changes.toLocaleString("en-US")} changes in ${minutes.toFixed(0)} minutes beside ${total} locks. ` +
-            `Largest heap of all samples: ${mb(kept)} MB collected,`,
-        `${mb(most)} MB left alone (goal: 40 MB).`,
+            `Largest heap of all samples, one a minute: ${mb(kept)} MB`,
+        `collected, ${mb(most)} MB left alone (goal: 40 MB).`,
         "",
         "| minute | changes | heap, collected | heap, left alone | DOM nodes | listeners | bridge, resident | " +
             "dlmlockd, resident |",

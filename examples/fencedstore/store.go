@@ -69,6 +69,22 @@ func (s *Store) Read(name string) (data []byte, token uint64, err error) {
 	return data, token, err
 }
 
+// ReadUnder is Read for a holder that is going to write what it has read with a change. It
+// records the token as Write does: otherwise a holder before it, which does not know yet that it
+// has lost the lock, could still write after this read, and its change would be overwritten.
+func (s *Store) ReadUnder(name string, token uint64) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seen, data, err := s.load(name)
+	if err != nil || token == seen {
+		return data, err
+	}
+	if token < seen {
+		return nil, &StaleError{token, seen}
+	}
+	return data, s.replace(name, append(binary.BigEndian.AppendUint64(nil, token), data...))
+}
+
 func (s *Store) load(name string) (seen uint64, data []byte, err error) {
 	text, err := s.dir.ReadFile(name)
 	switch {
@@ -129,22 +145,29 @@ func (s *Store) put(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
 		return
 	}
-	err = s.Write(name, token, data)
-	var stale *StaleError
-	switch {
-	case errors.As(err, &stale):
-		http.Error(w, err.Error(), http.StatusPreconditionFailed)
-	case err != nil:
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-	default:
-		w.WriteHeader(http.StatusNoContent)
+	if err := s.Write(name, token, data); err != nil {
+		refuse(w, err)
+		return
 	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func refuse(w http.ResponseWriter, err error) {
+	status := http.StatusInternalServerError
+	if stale := (*StaleError)(nil); errors.As(err, &stale) {
+		status = http.StatusPreconditionFailed
+	}
+	http.Error(w, err.Error(), status)
 }
 
 func (s *Store) get(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("name")
 	if !goodName.MatchString(name) {
 		http.NotFound(w, r)
+		return
+	}
+	if r.Header.Get(TokenHeader) != "" {
+		s.getUnder(w, r, name)
 		return
 	}
 	data, token, err := s.Read(name)
@@ -157,4 +180,20 @@ func (s *Store) get(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set(TokenHeader, strconv.FormatUint(token, 10))
 		w.Write(data)
 	}
+}
+
+// getUnder serves a read that comes with the token of a lock.
+func (s *Store) getUnder(w http.ResponseWriter, r *http.Request, name string) {
+	token, err := strconv.ParseUint(r.Header.Get(TokenHeader), 10, 64)
+	if err != nil || token == 0 {
+		http.Error(w, TokenHeader+" must be the token that Acquire has returned", http.StatusPreconditionRequired)
+		return
+	}
+	data, err := s.ReadUnder(name, token)
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	w.Header().Set(TokenHeader, strconv.FormatUint(token, 10))
+	w.Write(data)
 }

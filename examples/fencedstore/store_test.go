@@ -81,6 +81,32 @@ func TestStaleTokens(t *testing.T) {
 	require.Equal(t, answer{http.StatusOK, "18446744073709551615", "d"}, get(t, h, "disk1"))
 }
 
+// A holder that reads in order to write what it has read with a change sends its token with the
+// read: from then on the write of the holder before it is refused, and can't get lost.
+func TestReadUnderAToken(t *testing.T) {
+	dir := t.TempDir()
+	h := server(t, dir)
+	read := func(token string) answer {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, h.URL+"/blocks/set", nil)
+		require.NoError(t, err)
+		r.Header.Set(TokenHeader, token)
+		return do(t, r)
+	}
+	require.Equal(t, answer{http.StatusOK, "7", ""}, read("7"), "a block that is not there yet is empty")
+	require.Equal(t, http.StatusNoContent, put(t, h, "set", "7", "a"))
+	require.Equal(t, answer{http.StatusOK, "7", "a"}, read("7"))
+	require.Equal(t, answer{http.StatusOK, "8", "a"}, read("8"))
+	require.Equal(t, http.StatusPreconditionFailed, put(t, h, "set", "7", "a b"), "the next holder has read")
+	require.Equal(t, http.StatusPreconditionFailed, read("7").status)
+	h = server(t, dir)
+	require.Equal(t, http.StatusPreconditionFailed, put(t, h, "set", "7", "a b"), "nor after a restart")
+	require.Equal(t, http.StatusNoContent, put(t, h, "set", "8", "a c"))
+	require.Equal(t, answer{http.StatusOK, "8", "a c"}, get(t, h, "set"))
+	for _, token := range []string{"0", "-1", "x"} {
+		require.Equal(t, http.StatusPreconditionRequired, read(token).status, token)
+	}
+}
+
 // A write without a token could come from anybody.
 func TestBadRequests(t *testing.T) {
 	dir := t.TempDir()

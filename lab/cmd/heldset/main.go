@@ -33,9 +33,9 @@ type Message struct {
 	// Op is "get", "put" or "over" (the updater has ended) from a client, "answer",
 	// "stop", "cont", "kill" or "killtool" from the test.
 	Op    string `json:"op"`
-	Token string `json:"token,omitempty"` // of a put: the fencing token of the lock
+	Token string `json:"token,omitempty"` // the fencing token of the lock
 	Text  string `json:"text,omitempty"`  // the set, an element on each line
-	Error string `json:"error,omitempty"` // why a put was refused, or how the tool ended
+	Error string `json:"error,omitempty"` // why it was refused, or how the tool ended
 	// Hold numbers the updaters of a client: an answer for one that has ended is not for
 	// the next one.
 	Hold int `json:"hold,omitempty"`
@@ -90,9 +90,12 @@ func update(socket, count string) error {
 			err = in.Decode(&answer)
 			return answer, err
 		}
-		set, err := ask(Message{Op: "get"})
+		set, err := ask(Message{Op: "get", Token: token})
 		if err != nil {
 			return err
+		}
+		if set.Error != "" {
+			return fmt.Errorf("refused: %s", set.Error)
 		}
 		element := fmt.Sprintf("%s.%d.%d\n", os.Getenv("HELDSET_NAME"), os.Getpid(), i)
 		written, err := ask(Message{Op: "put", Token: token, Text: set.Text + element})
