@@ -103,7 +103,8 @@ func TestManualKnowsTheFields(t *testing.T) {
 	text, _, _ = strings.Cut(text, "\n.Sh ")
 	for _, v := range []any{client.Grant{}, client.Lock{}, client.Lost{}, client.Queued{}, client.Holder{},
 		client.Inspection{},
-		client.Health{}, client.Lockspace{}, client.Orphan{}, client.Event{}, verdict{}, period{}, waitOn{}, check{}} {
+		client.Health{}, client.Lockspace{}, client.Orphan{}, client.Event{}, client.Waiter{},
+		client.Blocker{}, waiterOut{}, blockerOut{}, verdict{}, period{}, waitOn{}, check{}} {
 		typ := reflect.TypeOf(v)
 		for i := range typ.NumField() {
 			name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")

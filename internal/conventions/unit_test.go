@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -107,6 +108,34 @@ func TestFailoverExample(t *testing.T) {
 				require.Contains(t, shown, "\n"+line, "dlmlockctl(1) does not show a line of %s", name)
 			}
 		}
+	}
+}
+
+// The units in docs/programs.md are valid. Package lab runs them on nodes.
+func TestUnitsOfTheDocument(t *testing.T) {
+	dir, _ := unitRoot(t)
+	text, err := os.ReadFile(filepath.Join(root, "docs/programs.md"))
+	require.NoError(t, err)
+	bin := filepath.Join(dir, "usr/local/bin")
+	require.NoError(t, os.MkdirAll(bin, 0o755))
+	for _, program := range []string{"report", "ledger"} {
+		require.NoError(t, os.WriteFile(filepath.Join(bin, program), []byte("#!/bin/sh\n"), 0o755))
+	}
+	files := regexp.MustCompile(`(?m)^# (/etc/systemd/system/(\S+))\n((?:[^#` + "`" + `\n].*\n|\n)+)`)
+	var units []string
+	for _, m := range files.FindAllStringSubmatch(string(text), -1) {
+		path := filepath.Join(dir, m[1])
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		require.NoError(t, os.WriteFile(path, []byte(m[3]), 0o644))
+		if filepath.Base(m[2]) == m[2] {
+			units = append(units, m[1])
+		}
+	}
+	require.Len(t, units, 4, "a timer, a socket, and a service of each")
+	for _, unit := range append(units, "dlmlock@vms-ledger.service") {
+		out, err := systemdAnalyze(t, "verify", "--man=no", "--root="+dir, unit)
+		require.NoError(t, err, out)
+		require.Empty(t, out, "no warnings")
 	}
 }
 
