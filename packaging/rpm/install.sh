@@ -38,5 +38,5 @@ make --no-print-directory install-cockpit DESTDIR="$PWD/stage" "$@" >/dev/null
 finish cockpit-dlmlock stage
 make --no-print-directory install-python DESTDIR="$PWD/stage" "$@" >/dev/null
 # Compiled as at an installation, by content instead of date, and without the name of the stage.
-python3 -m compileall -q -s "$PWD/stage" -p / --invalidation-mode checked-hash stage
+python3 -m compileall -q -s stage -p / --invalidation-mode checked-hash stage
 finish python3-dlmlock stage
