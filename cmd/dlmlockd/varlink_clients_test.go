@@ -105,6 +105,33 @@ func TestVarlinkctlStartsNoService(t *testing.T) {
 	}
 }
 
+// The socket is reached through ssh, which is played here: it connects to the path that it gets, as
+// sshd does for it.
+func TestVarlinkctlOverSSH(t *testing.T) {
+	const relay = `#!/usr/bin/python3
+import os, socket, sys, threading
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[sys.argv.index("-W") + 1])
+def send():
+    while data := os.read(0, 65536):
+        s.sendall(data)
+    s.shutdown(socket.SHUT_WR)
+threading.Thread(target=send, daemon=True).start()
+while data := s.recv(65536):
+    os.write(1, data)
+`
+	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
+	socket, ssh := filepath.Join(dir, "varlink"), filepath.Join(dir, "ssh")
+	require.NoError(t, os.WriteFile(ssh, []byte(relay), 0o755))
+	start(t, bus, filepath.Join(dir, "state"), "--varlink="+socket)
+	t.Setenv("SYSTEMD_SSH", ssh)
+	for version, path := range varlinkctls(t) {
+		said, code := runClient(path, "call", "ssh-unix:node2:"+socket, "org.example.DlmLock.Describe", "{}")
+		require.Zero(t, code, "%d: %s", version, said)
+		require.Contains(t, said, `"lockCount"`)
+	}
+}
+
 // A command runs under a lock with nothing of ours installed, and the lock ends
 // with it.
 func TestVarlinkctlExec(t *testing.T) {
