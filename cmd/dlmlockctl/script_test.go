@@ -231,7 +231,7 @@ func (s *stage) nobody(ts *testscript.TestScript, neg bool, args []string) {
 
 func (s *stage) until(ts *testscript.TestScript, _ bool, args []string) {
 	var err error
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if err = ts.Exec(args[0], args[1:]...); err == nil {
 			return
 		}
