@@ -46,6 +46,31 @@ func (r unitRig) await(text, line string) {
 	}, commandTime, 600*time.Millisecond, "%s: no %q", line, text)
 }
 
+const (
+	// withAppArmor has the kernel confine programs by profiles.
+	withAppArmor = "apparmor=1 security=apparmor"
+	// ownProfile is where the profile of the service is installed.
+	ownProfile = "/usr/share/apparmor/extra-profiles/dlmlockd"
+	// denials prints what AppArmor has denied since the node has booted.
+	denials = `dmesg | grep 'apparmor="DENIED"' || true`
+)
+
+// loadProfiles loads AppArmor's profiles into the kernel of the node.
+func (r unitRig) loadProfiles(files string) {
+	r.t.Helper()
+	require.Equal(r.t, "Y\n", r.run("cat /sys/module/apparmor/parameters/enabled"))
+	r.run("mountpoint -q /sys/kernel/security || mount -t securityfs securityfs /sys/kernel/security; " +
+		"apparmor_parser -r " + files)
+	require.Contains(r.t, r.run("cat /sys/kernel/security/apparmor/profiles"), "dlmlockd (enforce)")
+}
+
+// confined checks that a unit of the service runs in its profile.
+func (r unitRig) confined(unit string) {
+	r.t.Helper()
+	require.Equal(r.t, "dlmlockd (enforce)\n",
+		r.run("cat /proc/$(systemctl show --value --property=MainPID "+unit+")/attr/current"))
+}
+
 func newUnitRig(t *testing.T) unitRig {
 	lab.Require(t)
 	t.Parallel()
@@ -59,7 +84,7 @@ func newUnitRig(t *testing.T) unitRig {
 	require.NoError(t, err, "%s", out)
 
 	// On the older kernel, because the walk is on the newer one.
-	c := lab.Start(t, lab.Config{Kernel: "6.1", Nodes: 2, Systemd: true, Fencing: true})
+	c := lab.Start(t, lab.Config{Kernel: "6.1", Nodes: 2, Systemd: true, Fencing: true, KernelArgs: withAppArmor})
 	r := unitRig{t, c, c.Node(1), c.Node(2)}
 	ctx := lab.Context(t, "joining", joinTime)
 	for _, n := range c.Nodes() {
@@ -89,12 +114,19 @@ func newUnitRig(t *testing.T) unitRig {
 func TestUnit(t *testing.T) {
 	rig := newUnitRig(t)
 	step := func(name string, do func(t *testing.T, r unitRig)) {
-		t.Run(name, func(t *testing.T) { do(t, unitRig{t, rig.cluster, rig.n, rig.other}) })
+		t.Run(name, func(t *testing.T) {
+			r := unitRig{t, rig.cluster, rig.n, rig.other}
+			do(t, r)
+			if r.n.Up() {
+				require.Empty(t, r.run(denials), "AppArmor denies nothing")
+			}
+		})
 	}
 	step("systemd", func(t *testing.T, r unitRig) {
 		require.Equal(t, "systemd\n", r.run("cat /proc/1/comm"))
 		require.Empty(t, r.run("systemctl --failed --plain --no-legend"), "no unit has failed")
 		require.NoError(t, r.cluster.JoinDLM(lab.Context(t, "joining", joinTime)))
+		r.loadProfiles(ownProfile)
 	})
 	const call = "busctl call org.example.DlmLock /org/example/DlmLock org.example.DlmLock "
 	const property = "busctl get-property org.example.DlmLock /org/example/DlmLock org.example.DlmLock "
@@ -104,6 +136,7 @@ func TestUnit(t *testing.T) {
 		r.run(call + "JoinLockspace 'sa{sv}' vms 0")
 		r.run(call + "Acquire 'sssa{sv}' vms disk EX 1 owner s web")
 		require.Equal(t, "active\n", r.run("systemctl is-active dlmlockd"))
+		r.confined("dlmlockd")
 		require.Contains(t, r.run(call+"Inspect ss vms disk"), `"granted" a(uuss) 1`, "debugfs is seen")
 	})
 	step("dlm_controld", func(t *testing.T, r unitRig) {

@@ -128,13 +128,6 @@ func fewPackages(t *testing.T, deb string) []byte {
 	return few.Bytes()
 }
 
-const (
-	// withAppArmor has the kernel confine programs by profiles.
-	withAppArmor = "apparmor=1 security=apparmor"
-	// denials prints what AppArmor has denied since the node has booted.
-	denials = `dmesg | grep 'apparmor="DENIED"' || true`
-)
-
 // step is one command of the walk and what is expected of it.
 type walkStep struct {
 	line   int
