@@ -79,6 +79,9 @@ func (s *lockspaces) open(id table.LockspaceID, name string, open opener) {
 		if before != nil {
 			<-before // what it held must be there to be adopted
 		}
+		if s.cfg.EngineReady != nil {
+			<-s.cfg.EngineReady
+		}
 		// Events may come before the call returns; none does before the first
 		// operation, which needs the handle.
 		h, err := open(ctx, name, func(ev dlm.Event) { message{lockspace: id, ev: ev}.post(s.Service) })

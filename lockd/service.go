@@ -35,13 +35,16 @@ type Processes interface {
 
 // Config is what a Service is made of.
 type Config struct {
-	Engine   dlm.Engine
-	Journal  Journal
-	Contents state.Contents // what the state file said when it was opened
-	BootID   string         // of this boot; records of another are history
-	Instance string         // the state file's instance id
-	Node     dlm.NodeInfo   // this node
-	Quorum   api.Quorum     // what was known of it when the node was asked for
+	Engine dlm.Engine
+	// EngineReady is closed when lockspaces may be opened: when an engine of this
+	// process has the locks that it could not keep. Nil: from the beginning.
+	EngineReady <-chan struct{}
+	Journal     Journal
+	Contents    state.Contents // what the state file said when it was opened
+	BootID      string         // of this boot; records of another are history
+	Instance    string         // the state file's instance id
+	Node        dlm.NodeInfo   // this node
+	Quorum      api.Quorum     // what was known of it when the node was asked for
 	// Sessions are the name spaces of the sessions that the front ends serve.
 	// Recorded sessions of other name spaces have ended.
 	Sessions []api.Session

@@ -78,12 +78,15 @@ type reloading struct {
 // them.
 type recorded struct {
 	engine dlm.Engine
-	file   *state.File    // locked: no other daemon uses the directory
-	found  state.Contents // the contents of the state file, until the service has them
-	epoch  int64          // of the token clock, as it was saved in this boot
-	node   dlm.NodeInfo
-	quorum api.Quorum
-	bootID string
+	// restored is closed when the engine has the recorded locks, if it could not keep them itself.
+	restored chan struct{}
+	calmGC   func() // ends what hurryGC began
+	file     *state.File    // locked: no other daemon uses the directory
+	found    state.Contents // the contents of the state file, until the service has them
+	epoch    int64          // of the token clock, as it was saved in this boot
+	node     dlm.NodeInfo
+	quorum   api.Quorum
+	bootID   string
 }
 
 // serve runs the service until ctx ends or nobody needs it (nil), or something fails for good. read
@@ -113,7 +116,7 @@ func serve(ctx context.Context, o options, read func() (options, error), control
 	if err := d.openState(ctx); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, d.engine.Close(), d.file.Close()) }()
+	defer func() { err = errors.Join(err, d.closeState()) }()
 	// A door that opened before another failed is closed as well.
 	defer func() { err = errors.Join(err, d.closeSockets()) }()
 	if err := d.openSockets(&inherited); err != nil {
@@ -166,6 +169,7 @@ func (d *daemon) openState(ctx context.Context) (err error) {
 		return err
 	}
 	d.node = d.whoAmI(ctx)
+	d.calmGC = hurryGC()
 	d.file, d.found, err = state.Open(d.opts.StateDir, state.Options{
 		Header: state.Header{BootID: d.bootID, NodeID: d.node.ID, Cluster: d.node.Cluster, Engine: d.engine.Name()},
 		Log:    d.log,
@@ -177,8 +181,18 @@ func (d *daemon) openState(ctx context.Context) (err error) {
 		d.log.Error("the token clock can't be read, so fencing tokens rely on the wall clock", "err", err)
 	}
 	d.log.Info("state file read", "path", d.file.Path(), "locks", len(d.found.Locks), "lockspaces", len(d.found.Spaces))
-	restore(d.engine, d.found, d.bootID, d.file.Header().Instance, d.log)
+	d.restored = make(chan struct{})
+	go func(found state.Contents) {
+		defer close(d.restored)
+		restore(d.engine, found, d.bootID, d.file.Header().Instance, d.log)
+	}(d.found)
 	return nil
+}
+
+// closeState ends what openState began.
+func (d *daemon) closeState() error {
+	<-d.restored
+	return errors.Join(d.engine.Close(), d.file.Close())
 }
 
 // whoAmI asks the engine for this node. Without a cluster the service starts nevertheless, says so
@@ -246,8 +260,9 @@ func (d *daemon) sessions() []api.Session {
 // will serve callers.
 func (d *daemon) serviceConfig() lockd.Config {
 	return lockd.Config{
-		Engine: d.engine, Journal: d.file, Contents: d.found, BootID: d.bootID, Instance: d.file.Header().Instance,
-		Node: d.node, Quorum: d.quorum, RawValues: d.opts.RawValueLockspaces, OpTimeout: d.opts.OpTimeout,
+		Engine: d.engine, EngineReady: d.restored, Journal: d.file, Contents: d.found, BootID: d.bootID,
+		Instance: d.file.Header().Instance,
+		Node:     d.node, Quorum: d.quorum, RawValues: d.opts.RawValueLockspaces, OpTimeout: d.opts.OpTimeout,
 		Processes: d.watcher, Log: d.log,
 		TokenClock: lockd.TokenClock{Clock: clocks, TokenEpoch: d.epoch, NoteEpoch: d.file.NoteEpoch},
 	}
@@ -344,6 +359,7 @@ func (d *daemon) open(ctx context.Context) error {
 	d.serveVarlink()
 	d.notices.open()
 	d.systemd.tell("READY=1\n" + statusLine(d.service.Status()))
+	d.calmGC()
 	d.log.Info(msgReady.String(), "engine", d.engine.Name(), "locks", d.service.Status().Locks)
 	return nil
 }

@@ -52,20 +52,37 @@ func restore(e dlm.Engine, c state.Contents, bootID, instance string, log *slog.
 	if c.Header.BootID != bootID {
 		return // a reboot ends the locks of every engine
 	}
-	held := map[string][]dlm.Orphan{}
-	for _, l := range c.Locks {
-		if l.Phase == state.Held || l.Phase == state.Releasing {
-			held[l.Lockspace] = append(held[l.Lockspace],
-				dlm.Orphan{LockID: l.LockID, Resource: l.Resource, Mode: l.Mode})
-		}
-	}
+	held := orphans(c, api.AnchorName(instance))
 	for _, s := range c.Spaces {
-		if s.Phase != state.Joined {
-			continue // being created or left: this engine does not have it
+		if len(held[s.Name]) == 0 {
+			continue
 		}
-		anchor := dlm.Orphan{LockID: s.AnchorID, Resource: api.AnchorName(instance), Mode: dlm.NL}
-		if err := r.Restore(s.Name, append([]dlm.Orphan{anchor}, held[s.Name]...)); err != nil {
+		if err := r.Restore(s.Name, held[s.Name]); err != nil {
 			log.Error("not every recorded lock can be restored", "lockspace", s.Name, "err", err)
 		}
 	}
+}
+
+// orphans returns what restore gives back, by lockspace. One that was being created or left is not
+// there: this engine does not have it. The anchor comes first, because of two records with the same
+// lockid the first one counts.
+func orphans(c state.Contents, anchor string) map[string][]dlm.Orphan {
+	room := map[string]int{}
+	for i := range c.Locks {
+		room[c.Locks[i].Lockspace]++
+	}
+	held := map[string][]dlm.Orphan{}
+	for _, s := range c.Spaces {
+		if s.Phase == state.Joined {
+			held[s.Name] = append(make([]dlm.Orphan, 0, 1+room[s.Name]),
+				dlm.Orphan{LockID: s.AnchorID, Resource: anchor, Mode: dlm.NL})
+		}
+	}
+	for i := range c.Locks {
+		l := &c.Locks[i]
+		if in, ok := held[l.Lockspace]; ok && (l.Phase == state.Held || l.Phase == state.Releasing) {
+			held[l.Lockspace] = append(in, dlm.Orphan{LockID: l.LockID, Resource: l.Resource, Mode: l.Mode})
+		}
+	}
+	return held
 }

@@ -47,7 +47,7 @@ func leave(ctx context.Context, o options, log *slog.Logger) (err error) {
 	if err := d.openState(ctx); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, d.engine.Close(), d.file.Close()) }()
+	defer func() { err = errors.Join(err, d.closeState()) }()
 	down := hostGoesDown(ctx)
 	held := d.heldLocks()
 	if len(held) > 0 && !down {

@@ -97,8 +97,8 @@ func TestLeaveKeepsWhatAProcessUses(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, watcher.Close()) }()
 	service := lockd.New(lockd.Config{
-		Engine: d.engine, Journal: d.file, Contents: d.found, BootID: d.bootID, Instance: d.file.Header().Instance,
-		Processes: watcher, Lockspaces: []string{"vms", "backup"}, Log: log,
+		Engine: d.engine, EngineReady: d.restored, Journal: d.file, Contents: d.found, BootID: d.bootID,
+		Instance: d.file.Header().Instance, Processes: watcher, Lockspaces: []string{"vms", "backup"}, Log: log,
 	})
 	run, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)

@@ -80,7 +80,8 @@ func (e *Engine) Create(ctx context.Context, name string, sink dlm.Sink) (dlm.Lo
 }
 
 func (e *Engine) open(m *member, sink dlm.Sink) *handle {
-	h := &handle{engine: e, member: m, name: m.space.name, sink: sink, locks: make(map[dlm.Cookie]*lock)}
+	h := &handle{engine: e, member: m, name: m.space.name, sink: sink,
+		locks: make(map[dlm.Cookie]*lock, m.orphans)} // which are likely to be adopted
 	m.handles[h] = struct{}{}
 	e.handles[h] = struct{}{}
 	return h
@@ -162,6 +163,9 @@ func (e *Engine) Restore(lockspace string, held []dlm.Orphan) error {
 	m := e.node.members[lockspace]
 	if m == nil {
 		m = e.node.join(lockspace)
+	}
+	if len(m.space.resources) == 0 {
+		m.space.resources = make(map[string]*resource, len(held))
 	}
 	var errs []error
 	for _, o := range held {

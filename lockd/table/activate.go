@@ -22,6 +22,7 @@ func (t *Table) Activate(c state.Contents, sameBoot bool, join []string) {
 			sp.leave.force = s.Phase == state.Leaving // what could be lost was looked at
 		}
 	}
+	t.reserve(c.Locks)
 	var homeless []*lock
 	for _, r := range c.Locks {
 		if r.Phase == state.Lost {
@@ -56,6 +57,29 @@ func (t *Table) Activate(c state.Contents, sameBoot bool, join []string) {
 	for _, name := range t.LockspaceNames() {
 		t.spaces.byName[name].join()
 	}
+}
+
+// reserve makes room for the locks of so many records. To grow step by step would copy them
+// many times.
+func (t *Table) reserve(records []state.Lock) {
+	in := map[string]int{}
+	owners, last := 0, ""
+	for i := range records {
+		r := &records[i]
+		if r.Phase == state.Lost {
+			continue // it is no lock any more
+		}
+		in[r.Lockspace]++
+		if r.HasOwner && (r.Owner != last || owners == 0) {
+			owners, last = owners+1, r.Owner
+		}
+	}
+	for name, n := range in {
+		if sp := t.space(name); len(sp.byResource) == 0 {
+			sp.byResource = make(map[string]*lock, n)
+		}
+	}
+	t.locks.reserve(len(records), owners)
 }
 
 // load makes the entry of a record.
@@ -96,48 +120,71 @@ func (t *Table) mayLive(s api.Session) bool {
 // adopting is the adoption of the recorded locks of a lockspace.
 type adopting struct {
 	sp        *lockspace
-	adoptions map[dlm.Cookie]*adoption // one at a time for each resource
+	adoptions map[dlm.Cookie]*adoption // in flight, one at a time for each resource
+	resources []string                 // whose adoption is still to begin
 	failed    *api.Error               // why a record could not be adopted this time
 	// stronger are the locks that were adopted in a mode that gives them a new token,
 	// which they do not have yet.
 	stronger []*lock
 }
 
+// maxAdoptions is how many adoptions of a lockspace are in flight at a time. All of them at
+// once would take hundreds of bytes for each lock, in actions and events, for as long as
+// the activation lasts; so many keep an engine busy.
+const maxAdoptions = 512
+
 // adoption joins the records of one resource with the orphans of its name.
 type adoption struct {
 	sp       *lockspace
 	resource string
-	left     []*lock    // records without their lock yet
-	modes    []dlm.Mode // still to try, the one being tried first
+	left     []*lock  // records without their lock yet
+	mode     dlm.Mode // what is being tried
+	tried    modeSet  // with mode
 }
 
-// adoptAll adopts every record of the lockspace.
+// modeSet has a bit for each mode.
+type modeSet uint8
+
+func (s *modeSet) add(m dlm.Mode)     { *s |= 1 << m }
+func (s modeSet) has(m dlm.Mode) bool { return s&(1<<m) != 0 }
+
+// adoptAll begins to adopt every record of the lockspace, beginning with the oldest.
 func (x *adopting) adoptAll() {
 	sp := x.sp
 	sp.state = spaceAdopting
-	for oldest := range sp.t.locks.all {
-		if oldest.sp != sp || oldest.nextRes != nil {
-			continue // not here, or not the oldest of its resource
+	x.resources = make([]string, 0, len(sp.byResource))
+	for l := range sp.t.locks.all {
+		if l.sp == sp && l.nextRes == nil { // the oldest of its resource
+			x.resources = append(x.resources, l.resource)
 		}
-		a := &adoption{sp: sp, resource: oldest.resource}
-		for l := oldest; l != nil; l = l.prevRes {
-			if l.state == lockRecorded { // one with a call under way ended with an earlier handle
-				a.left = append(a.left, l)
-			}
-		}
-		if len(a.left) == 0 {
-			continue
-		}
-		a.modes = append(a.modes, a.left[0].mode)
-		for _, m := range []dlm.Mode{dlm.EX, dlm.PW, dlm.PR, dlm.CW, dlm.CR, dlm.NL} {
-			if m != a.modes[0] {
-				a.modes = append(a.modes, m)
-			}
-		}
-		a.next()
 	}
-	if len(x.adoptions) == 0 {
+	x.goOn()
+}
+
+// goOn adopts the records of further resources, as many as may be in flight. The adoption
+// ends when nothing is left to do.
+func (x *adopting) goOn() {
+	n := 0
+	for ; n < len(x.resources) && len(x.adoptions) < maxAdoptions; n++ {
+		x.adopt(x.resources[n])
+	}
+	if x.resources = x.resources[n:]; len(x.adoptions) == 0 {
+		x.resources = nil
 		x.end()
+	}
+}
+
+// adopt begins to adopt the records of a resource.
+func (x *adopting) adopt(resource string) {
+	a := &adoption{sp: x.sp, resource: resource}
+	for l := x.sp.byResource[resource]; l != nil; l = l.nextRes {
+		if l.state == lockRecorded { // one with a call under way ended with an earlier handle
+			a.left = append(a.left, l)
+		}
+	}
+	if len(a.left) > 0 {
+		slices.Reverse(a.left)
+		a.try(a.left[0].mode)
 	}
 }
 
@@ -152,15 +199,17 @@ func (x *adopting) end() {
 	x.sp.finishCalls()
 }
 
-// next asks for one more orphan of the resource.
-func (a *adoption) next() {
+// try asks for one more orphan of the resource, in a mode.
+func (a *adoption) try(m dlm.Mode) {
 	t := a.sp.t
+	a.mode = m
+	a.tried.add(m)
 	ck := dlm.Cookie(a.left[0].ref)
 	if t.locks.alias[ck] != nil {
 		ck = dlm.Cookie(t.locks.nextRef())
 	}
 	a.sp.records.adoptions[ck] = a
-	t.do(AdoptAction{Lockspace: a.sp.id, Cookie: ck, Resource: a.resource, Mode: a.modes[0]})
+	t.do(AdoptAction{Lockspace: a.sp.id, Cookie: ck, Resource: a.resource, Mode: m})
 }
 
 // adopted takes the answer of one adoption.
@@ -176,12 +225,25 @@ func (sp *lockspace) adopted(ev dlm.Event) {
 	}
 	delete(sp.records.adoptions, ev.Cookie)
 	if a.answered(ev); len(a.left) > 0 {
-		a.next()
+		a.try(a.mode)
 		return
 	}
-	if len(sp.records.adoptions) == 0 {
-		sp.records.end()
+	// Going on in steps costs less than finding the place again for each resource.
+	if len(sp.records.adoptions) <= maxAdoptions/2 {
+		sp.records.goOn()
 	}
+}
+
+// chooseMode chooses the next mode to try: what was recorded comes first, then the strongest.
+// It returns false if every mode was tried.
+func (a *adoption) chooseMode() bool {
+	for _, m := range [...]dlm.Mode{dlm.EX, dlm.PW, dlm.PR, dlm.CW, dlm.CR, dlm.NL} {
+		if !a.tried.has(m) {
+			a.mode = m
+			return true
+		}
+	}
+	return false
 }
 
 // answered takes what the lock manager says to one adoption. The resource is done when
@@ -191,8 +253,7 @@ func (a *adoption) answered(ev dlm.Event) {
 	switch {
 	case ev.Status.OK():
 		a.match(ev)
-	case ev.Status == dlm.StatusAgain && len(a.modes) > 1:
-		a.modes = a.modes[1:]
+	case ev.Status == dlm.StatusAgain && a.chooseMode():
 	case ev.Status == dlm.StatusAgain, ev.Status == dlm.StatusNotFound:
 		left := a.left
 		a.left = nil
@@ -214,7 +275,7 @@ func (a *adoption) match(ev dlm.Event) {
 	sp, t := a.sp, a.sp.t
 	i := slices.IndexFunc(a.left, func(l *lock) bool { return l.lockid == ev.LockID })
 	if i < 0 {
-		l := sp.orphans.keep(ev.Cookie, a.resource, ev.LockID, a.modes[0])
+		l := sp.orphans.keep(ev.Cookie, a.resource, ev.LockID, a.mode)
 		t.logLock(slog.LevelWarn, "orphan that no record explains", l)
 		return
 	}
@@ -224,11 +285,11 @@ func (a *adoption) match(ev dlm.Event) {
 	if l.state = lockHeld; l.phase != state.Held {
 		l.state = lockReleasing // as soon as all are adopted
 	}
-	if l.mode != a.modes[0] {
-		old := renewsToken(l.mode, a.modes[0]) && !sp.raw && l.phase == state.Held
+	if l.mode != a.mode {
+		old := renewsToken(l.mode, a.mode) && !sp.raw && l.phase == state.Held
 		t.logLock(slog.LevelWarn, "adopted in another mode than recorded: a conversion was under way", l,
-			slog.String("granted", a.modes[0].String()))
-		l.mode = a.modes[0]
+			slog.String("granted", a.mode.String()))
+		l.mode = a.mode
 		if old { // finishCalls writes both
 			sp.records.stronger = append(sp.records.stronger, l)
 		} else {

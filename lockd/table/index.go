@@ -53,6 +53,19 @@ func newLocks(seed maphash.Seed) locks {
 		owned: map[uint64]*lock{}, hash: ownerHash(seed), perUID: map[uint32]*usage{}}
 }
 
+// reserve makes room for more locks, of so many owners, if there are none yet.
+func (x *locks) reserve(n, owners int) {
+	if len(x.byRef) > 0 {
+		return
+	}
+	x.byRef = make(map[api.Ref]*lock, n)
+	x.order = make([]ordered, 0, n+n/16)
+	x.owners = make(map[ownerKey]*lock, owners)
+	if owners > 0 {
+		x.owned = make(map[uint64]*lock, n)
+	}
+}
+
 // nextRef hands out a number that was never used before.
 func (x *locks) nextRef() api.Ref {
 	x.last++
