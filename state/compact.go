@@ -141,7 +141,7 @@ func (f *File) compact(c *compaction) {
 
 // fold writes the new file from what the running one held when the compaction began.
 func (f *File) fold(c *compaction) error {
-	l, err := load(c.src, c.end)
+	l, err := load(c.src, c.end, false)
 	if err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ func foldOf(t *testing.T, changes []Change) Contents {
 	for _, c := range changes {
 		text = appendChange(text, c)
 	}
-	l, err := load(bytes.NewReader(text), int64(len(text)))
+	l, err := load(bytes.NewReader(text), int64(len(text)), false)
 	require.NoError(t, err)
 	require.Empty(t, l.Damage)
 	require.False(t, l.Torn)
@@ -122,7 +122,7 @@ func TestFlipEveryByte(t *testing.T) {
 		}
 		for _, mask := range masks {
 			text[i] ^= mask
-			l, err := load(bytes.NewReader(text), int64(len(text)))
+			l, err := load(bytes.NewReader(text), int64(len(text)), false)
 			text[i] ^= mask
 			require.NoError(t, err)
 			if i == len(text)-2 && mask == '"'^'\n' {
@@ -192,7 +192,7 @@ func TestPiecesDamaged(t *testing.T) {
 				"missing": splice(text[:at], nil, text[at+size:]),
 				"doubled": splice(text[:at+size], text[at:at+size], text[at+size:]),
 			} {
-				l, err := load(bytes.NewReader(spoiled), int64(len(spoiled)))
+				l, err := load(bytes.NewReader(spoiled), int64(len(spoiled)), false)
 				require.NoError(t, err)
 				for _, lk := range l.Locks {
 					require.LessOrEqual(t, lk.ID, uint64(4), "%s, %d bytes at %d", name, size, at)
@@ -232,7 +232,7 @@ func TestBufferBoundaries(t *testing.T) {
 			l.Label = strings.Repeat("x", label+shift*7)
 			text := appendChange(appendHeader(nil, h, 1), l)
 			text = appendChange(text, aLock(2))
-			got, err := load(bytes.NewReader(text), int64(len(text)))
+			got, err := load(bytes.NewReader(text), int64(len(text)), false)
 			require.NoError(t, err)
 			require.Empty(t, got.Damage)
 			require.True(t, slices.Equal([]Lock{l, aLock(2)}, got.Locks))
@@ -292,7 +292,7 @@ func TestSealedByOthers(t *testing.T) {
 			start := len(text)
 			text = appendCheck(append(text, record...), start)
 			text = appendChange(text, aLock(3))
-			l, err := load(bytes.NewReader(text), int64(len(text)))
+			l, err := load(bytes.NewReader(text), int64(len(text)), false)
 			require.NoError(t, err)
 			require.NotEmpty(t, l.Damage)
 			require.Equal(t, []Lock{aLock(1), aLock(3)}, l.Locks)

@@ -5,7 +5,9 @@ import (
 	"encoding/hex"
 	"hash/crc32"
 	"math"
+	"strings"
 	"time"
+	"unsafe"
 
 	"github.com/dlmlock/dlmlockd/dlm"
 )
@@ -18,9 +20,14 @@ type decoder struct {
 	// that was cut off has left; anything else is damage.
 	short bool
 	bad   bool // the text is not a record; nothing more is read from it
+	// Strings that are returned may be parts of the text. Whoever sets it sees to it that none of them
+	// is used for longer than the text.
+	borrow bool
 
 	last    Lock   // the source of strings that tend to be repeated
 	scratch []byte // for strings that stand in the text in another form
+	again   []byte // a record as the encoder writes it
+	pack    packer
 }
 
 // This is no TOML parser. The file is TOML so that people and other programs can read it, but it is
@@ -80,6 +87,57 @@ func (d *decoder) change(text []byte, l *Lock, m *Mark, s *Lockspace) (kind reco
 	return kind
 }
 
+// verified is change for a sealed text of which the encoder must have written every byte. What it
+// returns is no part of the text.
+func (d *decoder) verified(text []byte, r *decoded) recordKind {
+	d.borrow = true
+	kind := d.change(text, &r.lock, &r.mark, &r.space)
+	d.borrow = false
+	b := d.again[:0]
+	switch kind {
+	case lockRecord:
+		b = appendLock(b, &r.lock)
+	case markRecord:
+		b = appendMark(b, &r.mark)
+	case spaceRecord:
+		b = appendSpace(b, &r.space)
+	default:
+		return 0
+	}
+	if d.again = b; !bytes.Equal(b, text) || kind == lockRecord && r.lock.Phase == Gone || kind == markRecord &&
+		r.mark.Phase == Lost {
+		return 0
+	}
+	d.own(kind, r)
+	return kind
+}
+
+// decoded is one record; its kind says which.
+type decoded struct {
+	lock   Lock
+	packed packed // lock again
+	mark   Mark
+	space  Lockspace
+}
+
+// own makes the strings of a record independent of the text. Those of a lock become parts of the
+// packed record, unless the lock before it had the same.
+func (d *decoder) own(kind recordKind, r *decoded) {
+	switch kind {
+	case lockRecord:
+		r.packed = d.pack.pack(&r.lock)
+		l, last := r.packed.unpack(), &d.last
+		l.ID, l.Phase = r.lock.ID, r.lock.Phase
+		l.Owner, l.Label = share(l.Owner, last.Owner), share(l.Label, last.Label)
+		l.OnLost, l.OnLostData = share(l.OnLost, last.OnLost), share(l.OnLostData, last.OnLostData)
+		r.lock, d.last = l, l
+	case markRecord:
+		r.mark.Session, r.mark.SessionBus = strings.Clone(r.mark.Session), strings.Clone(r.mark.SessionBus)
+	case spaceRecord:
+		r.space.Name = strings.Clone(r.space.Name)
+	}
+}
+
 // recordKind is which of the three tables a record is; 0 is none.
 type recordKind uint8
 
@@ -88,6 +146,14 @@ const (
 	markRecord
 	spaceRecord
 )
+
+// share returns other if it is the same text, which then is in memory only once.
+func share(s, other string) string {
+	if s == other {
+		return other
+	}
+	return s
+}
 
 // unfinished reports whether text is the beginning of a record, but not all of it, as a write
 // leaves it that was interrupted.
@@ -136,7 +202,6 @@ func (d *decoder) lock(l *Lock) {
 	if d.has(keyReason) {
 		l.Reason = d.str(keyReason, d.last.Reason)
 	}
-	d.last = *l
 }
 
 // mark reads a [[mark]] table.
@@ -293,9 +358,10 @@ func (d *decoder) time(key string) (t time.Time) {
 // repeated is in memory only once.
 func (d *decoder) str(k key, same string) string {
 	var v []byte
+	inText := false
 	switch {
 	case d.lit(k.text):
-		v = d.quoted()
+		v, inText = d.quoted()
 	case d.lit(k.hex):
 		v, d.scratch = d.until('"'), d.scratch[:0]
 		var err error
@@ -306,22 +372,25 @@ func (d *decoder) str(k key, same string) string {
 		d.bad = true
 	}
 	d.must("\n")
-	if string(v) == same {
+	switch {
+	case string(v) == same:
 		return same
+	case inText && d.borrow:
+		return unsafe.String(unsafe.SliceData(v), len(v))
 	}
 	return string(v)
 }
 
 // quoted consumes the rest of a TOML basic string with its closing quote. The only escapes are the
-// two that the encoder writes.
-func (d *decoder) quoted() []byte {
+// two that the encoder writes. inText says that the result is a part of the text.
+func (d *decoder) quoted() (s []byte, inText bool) {
 	if d.bad {
-		return nil
+		return nil, false
 	}
 	if i := bytes.IndexByte(d.rest, '"'); i >= 0 && bytes.IndexByte(d.rest[:i], '\\') < 0 {
 		v := d.rest[:i]
 		d.rest = d.rest[i+1:]
-		return v
+		return v, true
 	}
 	v := d.scratch[:0]
 	for i := 0; i < len(d.rest); i++ {
@@ -329,24 +398,24 @@ func (d *decoder) quoted() []byte {
 		switch c {
 		case '"':
 			d.rest, d.scratch = d.rest[i+1:], v
-			return v
+			return v, false
 		case '\n':
 			d.bad = true
-			return nil
+			return nil, false
 		case '\\':
 			if i++; i == len(d.rest) {
 				d.short, d.bad = true, true
-				return nil
+				return nil, false
 			}
 			if c = d.rest[i]; c != '"' && c != '\\' {
 				d.bad = true
-				return nil
+				return nil, false
 			}
 		}
 		v = append(v, c)
 	}
 	d.short, d.bad = true, true
-	return nil
+	return nil, false
 }
 
 // end consumes the check line, which sealed has verified, and expects nothing behind it.

@@ -198,7 +198,7 @@ func (f *File) start(o Options) (Contents, error) {
 	if sameBoot {
 		keep = l.Contents
 	}
-	f.mirror = newMirror(&keep)
+	f.mirror = newMirror(&keep, nil)
 	if err := f.replace(&keep); err != nil {
 		return Contents{}, err
 	}
@@ -220,7 +220,7 @@ func (f *File) read() (*loaded, error) {
 	if err != nil {
 		return nil, &Error{Op: "load", Path: f.Path(), Err: err}
 	}
-	l, err := load(fd, info.Size())
+	l, err := load(fd, info.Size(), true)
 	if err != nil {
 		return nil, &Error{Op: "load", Path: f.Path(), Err: err}
 	}
@@ -245,7 +245,7 @@ func (f *File) refuse(l *loaded) error {
 // goOnWith keeps the file as it is, without an unfinished record. The service starts even if the
 // file can't get its padding; Health reports that.
 func (f *File) goOnWith(l *loaded) error {
-	f.size, f.alloc, f.use, f.mirror = l.end, l.size, l.use, newMirror(&l.Contents)
+	f.size, f.alloc, f.use, f.mirror = l.end, l.size, l.use, newMirror(&l.Contents, l.packed)
 	if l.Torn {
 		f.dirtyTo = l.size
 		if err := f.clean(); err != nil {

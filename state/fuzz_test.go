@@ -33,7 +33,7 @@ func checkLoaded(t *testing.T, text []byte, l *loaded) {
 	h.Format = format
 	_, err := writeContents(&fresh, h, &l.Contents)
 	require.NoError(t, err)
-	again, err := load(bytes.NewReader(fresh.Bytes()), int64(fresh.Len()))
+	again, err := load(bytes.NewReader(fresh.Bytes()), int64(fresh.Len()), false)
 	require.NoError(t, err)
 	require.Empty(t, again.Damage)
 	require.False(t, again.Torn)
@@ -50,7 +50,7 @@ func FuzzLoad(f *testing.F) {
 	f.Add(text[ends[0]:])
 	f.Add([]byte("format = 3\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		l, err := load(bytes.NewReader(text), int64(len(text)))
+		l, err := load(bytes.NewReader(text), int64(len(text)), false)
 		require.NoError(t, err)
 		checkLoaded(t, text, l)
 	})
@@ -69,7 +69,7 @@ func FuzzRecord(f *testing.F) {
 		text := append(appendHeader(nil, h, 1), '\n')
 		start := len(text)
 		text = appendCheck(append(text, record...), start)
-		l, err := load(bytes.NewReader(text), int64(len(text)))
+		l, err := load(bytes.NewReader(text), int64(len(text)), false)
 		require.NoError(t, err)
 		checkLoaded(t, text, l)
 		if len(l.Damage) > 0 || l.found != 1 {

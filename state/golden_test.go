@@ -31,7 +31,7 @@ func golden(t *testing.T, name string, text []byte) {
 func TestGolden(t *testing.T) {
 	text, _, h := sampleFile()
 	golden(t, "testdata/format-2.toml", text)
-	l, err := load(bytes.NewReader(text), int64(len(text)))
+	l, err := load(bytes.NewReader(text), int64(len(text)), false)
 	require.NoError(t, err)
 	locks, spaces := sampleContents()
 	require.Equal(t, Contents{Header: h, Locks: locks, Spaces: spaces, NextID: 5}, l.Contents)
@@ -65,7 +65,7 @@ func TestGolden10k(t *testing.T) {
 	for _, c := range longLife(10_000) {
 		text = appendChange(text, c)
 	}
-	l, err := load(bytes.NewReader(text), int64(len(text)))
+	l, err := load(bytes.NewReader(text), int64(len(text)), false)
 	require.NoError(t, err)
 	require.Empty(t, l.Damage)
 	require.Equal(t, 10_000, l.found)

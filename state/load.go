@@ -52,9 +52,6 @@ func (s *scanner) next() (text []byte, offset int64, whole bool, err error) {
 	}
 }
 
-// position is the offset in the file at which the next chunk begins.
-func (s *scanner) position() int64 { return s.read - int64(len(s.buf)-s.from) }
-
 // chunkLen returns the length of the first chunk in b, or 0 if b does not hold all of it. It
 // searches from the offset seen on, and returns the offset from which to search when b has grown.
 func chunkLen(b []byte, seen int) (n, searched int) {
@@ -93,62 +90,123 @@ func (s *scanner) fill() error {
 // loaded is a file as it was read.
 type loaded struct {
 	Contents
-	size    int64 // bytes read
-	text    int64 // bytes without the padding
-	end     int64 // where the last whole record ends; text if not Torn
-	foreign int   // the format, if it is one that this package does not know
-	found   int   // how many whole records there are
-	use     usage // for when to compact
+	size    int64    // bytes read
+	text    int64    // bytes without the padding
+	end     int64    // where the last whole record ends; text if not Torn
+	foreign int      // the format, if it is one that this package does not know
+	found   int      // how many whole records there are
+	use     usage    // for when to compact
+	packed  []packed // the locks once more; empty where a mark has changed one
 }
 
 // load reads the first size bytes of r. Damage is part of the result; an error means that r could
-// not be read.
-func load(r io.ReaderAt, size int64) (*loaded, error) {
+// not be read. A start has nothing else to do, and may use all processors (hurry).
+func load(r io.ReaderAt, size int64, hurry bool) (*loaded, error) {
 	end, err := trimmed(r, size)
 	if err != nil {
 		return nil, err
 	}
-	l := &loader{scan: scanner{r: r, size: end}, index: map[uint64]int32{}, spaces: map[string]Lockspace{}}
+	l := &loader{scan: scanner{r: r, size: end}, index: map[uint64]int32{}, spaces: map[string]Lockspace{},
+		workers: newWorkers(size, hurry)}
+	defer l.workers.stop()
 	l.out.size, l.out.text = size, end
 	if end < size {
 		l.out.text++ // the line break that ends the last line
 	}
 	l.out.end = l.out.text
-	for {
-		text, offset, whole, err := l.scan.next()
-		if err != nil {
-			return nil, err
-		}
-		if !whole {
-			if l.last(text, offset); l.out.foreign != 0 {
-				return &l.out, nil
-			}
-			break
-		}
-		if l.chunk(text, offset); l.out.foreign != 0 {
-			return &l.out, nil
-		}
+	if err := l.read(); err != nil || l.out.foreign != 0 {
+		return &l.out, err
 	}
 	l.fold()
 	return &l.out, nil
 }
 
+// read reads the whole file, or as much as it takes to see that its format is unknown.
+func (l *loader) read() error {
+	b := l.workers.get()
+	for {
+		text, offset, whole, err := l.scan.next()
+		if err != nil {
+			return err
+		}
+		if whole {
+			if len(b.pieces) == 0 {
+				b.offset = offset
+			}
+			b.text, b.pieces = append(b.text, text...), append(b.pieces, piece{size: len(text)})
+			if len(b.text) < portionSize {
+				continue
+			}
+		}
+		// The header comes first, so that of a file in an unknown format nothing else is looked at.
+		l.workers.put(b)
+		if l.portions(!whole); l.out.foreign != 0 {
+			return nil
+		}
+		if !whole {
+			l.last(text, offset)
+			return nil
+		}
+		b = l.workers.get()
+	}
+}
+
+// portions folds the portions that are decoded: all of them, or those that others must wait for.
+func (l *loader) portions(all bool) {
+	for b := l.workers.next(all); b != nil && l.out.foreign == 0; b = l.workers.next(all) {
+		l.portion(b)
+		l.workers.free(b)
+	}
+}
+
+// portion folds the records of one portion, in their order.
+func (l *loader) portion(b *portion) {
+	locks, marks, spaces := b.locks, b.marks, b.spaces
+	at := 0
+	for _, p := range b.pieces {
+		switch p.kind {
+		case lockRecord:
+			l.out.found++
+			l.out.use.lock(p.size - 1) // without the empty line
+			l.lock(&locks[0].Lock, locks[0].packed)
+			locks = locks[1:]
+		case markRecord:
+			l.out.found++
+			l.mark(&marks[0])
+			marks = marks[1:]
+		case spaceRecord:
+			l.out.found++
+			l.space(spaces[0])
+			spaces = spaces[1:]
+		default:
+			l.chunk(b.text[at:at+p.size], b.offset+int64(at))
+		}
+		at += p.size
+		if l.folded = b.offset + int64(at); l.out.foreign != 0 {
+			return
+		}
+	}
+}
+
 // loader folds records into Contents.
 type loader struct {
 	// Cuts the file into chunks, each of which begins after an empty line.
-	scan  scanner
-	dec   decoder
-	again []byte // a record as the encoder writes it
-	out   loaded // the result
+	scan    scanner
+	workers *workers
+	dec     decoder
+	again   []byte // a header as the encoder writes it
+	out     loaded // the result
 
 	// The header at the top was sound, and hasCopy that its copy was.
 	hasTop, hasCopy bool
 	firstLines      string // where the format is to be found
 
-	locks []Lock // with Gone ones
+	locks  []Lock // with Gone ones
+	packed []packed
 	// Of each lock, the number of the record that it is from: a lockspace that was left
 	// ends those before that.
-	order []int32
+	order  []int32
+	folded int64 // how far the file has been folded
 	// Where the lock with an ID is in locks.
 	index  map[uint64]int32
 	spaces map[string]Lockspace
@@ -233,36 +291,27 @@ func (l *loader) record(text []byte, offset int64) bool {
 	case bytes.HasPrefix(text, []byte(copyTable)):
 		return !l.hasCopy && l.out.found == 0 && l.header(text, copyTable, &l.hasCopy)
 	}
-	var lk Lock
-	var m Mark
-	var s Lockspace
-	kind := l.dec.change(text, &lk, &m, &s)
-	b := l.again[:0]
-	switch kind {
-	case lockRecord:
-		b = appendLock(b, &lk)
-	case markRecord:
-		b = appendMark(b, &m)
-	case spaceRecord:
-		b = appendSpace(b, &s)
-	default:
+	var r decoded
+	kind := l.dec.verified(text, &r)
+	if kind == 0 {
 		return false
 	}
-	if l.again = b; !bytes.Equal(b, text) || kind == lockRecord && lk.Phase == Gone || kind == markRecord &&
-		m.Phase == Lost {
-		return false
-	}
+	l.take(kind, &r, len(text))
+	return true
+}
+
+// take folds one record, which has size bytes.
+func (l *loader) take(kind recordKind, r *decoded, size int) {
 	l.out.found++
 	switch kind {
 	case lockRecord:
-		l.out.use.lock(len(text))
-		l.lock(&lk)
+		l.out.use.lock(size)
+		l.lock(&r.lock, r.packed)
 	case markRecord:
-		l.mark(&m)
+		l.mark(&r.mark)
 	case spaceRecord:
-		l.space(s)
+		l.space(r.space)
 	}
-	return true
 }
 
 // header handles one of the two headers. Both must say the same.
@@ -291,16 +340,16 @@ func (l *loader) header(text []byte, top string, have *bool) bool {
 }
 
 // lock takes a record of a lock; a later one of the same ID replaces an earlier one.
-func (l *loader) lock(lk *Lock) {
+func (l *loader) lock(lk *Lock, p packed) {
 	l.out.NextID = max(l.out.NextID, lk.ID+1)
 	i, ok := l.index[lk.ID]
 	if !ok {
 		l.grow()
 		i = int32(len(l.locks))
 		l.index[lk.ID] = i
-		l.locks, l.order = append(l.locks, Lock{}), append(l.order, 0)
+		l.locks, l.order, l.packed = append(l.locks, Lock{}), append(l.order, 0), append(l.packed, packed{})
 	}
-	l.locks[i], l.order[i] = *lk, int32(l.out.found)
+	l.locks[i], l.order[i], l.packed[i] = *lk, int32(l.out.found), p
 }
 
 // grow makes room for as many locks as there will be if the rest of the file is like the part that
@@ -312,9 +361,9 @@ func (l *loader) grow() {
 	}
 	more := 64
 	if n > 0 {
-		more = max(more, int(float64(n)*float64(l.scan.size)/float64(l.scan.position())*1.02)-n)
+		more = max(more, int(float64(n)*float64(l.scan.size)/float64(max(l.folded, 1))*1.02)-n)
 	}
-	l.locks, l.order = slices.Grow(l.locks, more), slices.Grow(l.order, more)
+	l.locks, l.order, l.packed = slices.Grow(l.locks, more), slices.Grow(l.order, more), slices.Grow(l.packed, more)
 }
 
 // mark applies a mark. A mark of an unknown lock changes nothing: the lock is gone, or its record
@@ -331,6 +380,9 @@ func (l *loader) mark(m *Mark) {
 	}
 	if m.Phase != 0 {
 		lk.Phase = m.Phase
+	}
+	if m.HasMode || m.Session != "" {
+		l.packed[i] = packed{}
 	}
 	if m.HasMode {
 		lk.Mode, lk.Token = m.Mode, m.Token
@@ -377,15 +429,15 @@ func (l *loader) fold() {
 		if lk.Phase == Gone || lk.Phase != Lost && l.order[i] <= l.left[lk.Lockspace] {
 			continue
 		}
-		l.locks[n] = *lk
+		l.locks[n], l.packed[n] = *lk, l.packed[i]
 		n++
 	}
 	l.out.use.settle(n, len(l.spaces))
 	clear(l.locks[n:])
-	l.out.Locks = l.locks[:n]
-	byID := func(i, j int) bool { return l.out.Locks[i].ID < l.out.Locks[j].ID }
-	if !sort.SliceIsSorted(l.out.Locks, byID) {
-		sort.Slice(l.out.Locks, byID)
+	clear(l.packed[n:])
+	l.out.Locks, l.out.packed = l.locks[:n], l.packed[:n]
+	if by := byID(l.out); !sort.IsSorted(by) {
+		sort.Sort(by)
 	}
 	for _, s := range l.spaces {
 		l.out.Spaces = append(l.out.Spaces, s)
@@ -395,6 +447,16 @@ func (l *loader) fold() {
 	if len(l.out.Damage) > 0 {
 		l.out.NextID = min(l.out.NextID, maxNextID-damageSkip) + damageSkip
 	}
+}
+
+// byID sorts the locks of a file.
+type byID loaded
+
+func (l byID) Len() int           { return len(l.Locks) }
+func (l byID) Less(i, j int) bool { return l.Locks[i].ID < l.Locks[j].ID }
+func (l byID) Swap(i, j int) {
+	l.Locks[i], l.Locks[j] = l.Locks[j], l.Locks[i]
+	l.packed[i], l.packed[j] = l.packed[j], l.packed[i]
 }
 
 // formatOf finds the format in the first lines of a file, or returns 0. In every format a file

@@ -19,7 +19,7 @@ type mirror struct {
 	// The locks by ID. One that is gone is not kept.
 	locks  map[uint64]lockEntry
 	spaces map[string]spaceEntry
-	index  map[string]uint32 // a number for each name of a lockspace
+	pack   packer
 
 	// What the changes since the last commit have replaced, the newest last.
 	needBefore   int64
@@ -29,12 +29,10 @@ type mirror struct {
 	oldSpaces []oldSpace
 }
 
-// lockEntry is one lock. The record that it points to is never changed, because rollback may need it
-// again; its Phase is out of date, and phase counts.
+// lockEntry is one lock.
 type lockEntry struct {
-	record *Lock
+	record packed // never changed, because rollback may need it again
 	lost   uint32 // size of the record of its loss in bytes; 0 if the lock names no helper
-	space  uint32 // its lockspace's number in mirror.index
 	phase  Phase
 }
 
@@ -58,26 +56,34 @@ type (
 	}
 )
 
-// newMirror mirrors the contents of a file.
-func newMirror(c *Contents) *mirror {
-	m := &mirror{
-		nextID: c.NextID,
-		locks:  make(map[uint64]lockEntry, len(c.Locks)), spaces: map[string]spaceEntry{}, index: map[string]uint32{},
-	}
-	m.oldLocks = make([]oldLock, 0, len(c.Locks))
+// newMirror mirrors the contents of a file. records are the locks packed, if somebody has done that
+// already.
+func newMirror(c *Contents, records []packed) *mirror {
+	m := &mirror{nextID: c.NextID, locks: make(map[uint64]lockEntry, len(c.Locks)), spaces: map[string]spaceEntry{}}
 	for _, s := range c.Spaces {
 		m.setSpace(s)
 	}
 	var buf []byte
 	for i := range c.Locks {
+		l := &c.Locks[i]
 		size := 0
-		if c.Locks[i].OnLost != "" {
-			buf = appendLock(buf[:0], &c.Locks[i])
+		if l.OnLost != "" {
+			buf = appendLock(buf[:0], l)
 			size = len(buf) + 1
 		}
-		m.addLock(c.Locks[i], size)
+		var r packed
+		if records != nil {
+			r = records[i]
+		}
+		if r.names == nil {
+			r = m.pack.pack(l)
+		}
+		e := newLockEntry(l, r, size)
+		m.locks[l.ID] = e
+		m.need += e.need(l.ID)
+		m.nextID = max(m.nextID, l.ID+1)
 	}
-	m.oldLocks, m.oldSpaces = nil, nil // nothing to go back to
+	m.oldSpaces = nil // nothing to go back to
 	m.commit()
 	return m
 }
@@ -88,9 +94,9 @@ func (m *mirror) contents() Contents {
 	if len(m.locks) > 0 {
 		c.Locks = make([]Lock, 0, len(m.locks))
 	}
-	for _, e := range m.locks {
-		l := *e.record
-		l.Phase = e.phase
+	for id, e := range m.locks {
+		l := e.record.unpack()
+		l.ID, l.Phase = id, e.phase
 		c.Locks = append(c.Locks, l)
 	}
 	slices.SortFunc(c.Locks, func(a, b Lock) int {
@@ -111,7 +117,7 @@ func (m *mirror) contents() Contents {
 func (m *mirror) add(c Change, size int) (fresh bool) {
 	switch c := c.(type) {
 	case Lock:
-		m.addLock(c, size)
+		m.addLock(&c, size)
 		return c.Phase != Lost
 	case Mark:
 		m.mark(&c)
@@ -128,22 +134,20 @@ func (m *mirror) add(c Change, size int) (fresh bool) {
 }
 
 // addLock takes a record of a lock, which is size bytes long.
-func (m *mirror) addLock(l Lock, size int) {
-	i, ok := m.index[l.Lockspace]
-	if !ok {
-		i = uint32(len(m.index))
-		m.index[l.Lockspace] = i
-	}
-	e := lockEntry{record: &l, phase: l.Phase, space: i}
+func (m *mirror) addLock(l *Lock, size int) {
+	m.nextID = max(m.nextID, l.ID+1)
+	m.set(l.ID, newLockEntry(l, m.pack.pack(l), size), true)
+}
+
+func newLockEntry(l *Lock, r packed, size int) lockEntry {
+	e := lockEntry{record: r, phase: l.Phase}
 	if l.OnLost != "" {
 		e.lost = uint32(size + lostSlack)
 	}
-	m.nextID = max(m.nextID, l.ID+1)
-	m.set(l.ID, e, true)
+	return e
 }
 
-// mark takes a mark. It copies the record that it changes, because rollback may need the old
-// one.
+// mark takes a mark. It packs a record that it changes anew, because rollback may need the old one.
 func (m *mirror) mark(k *Mark) {
 	m.nextID = max(m.nextID, k.ID+1)
 	e, ok := m.locks[k.ID]
@@ -154,14 +158,14 @@ func (m *mirror) mark(k *Mark) {
 		e.phase = k.Phase
 	}
 	if k.HasMode || k.Session != "" {
-		l := *e.record
+		l := e.record.unpack()
 		if k.HasMode {
 			l.Mode, l.Token = k.Mode, k.Token
 		}
 		if k.Session != "" {
 			l.Session, l.SessionBus = k.Session, k.SessionBus
 		}
-		e.record = &l
+		e.record = m.pack.pack(&l)
 	}
 	m.set(k.ID, e, k.Phase != Gone)
 }
@@ -173,12 +177,8 @@ func (m *mirror) left(name string) {
 		m.need -= s.need()
 		delete(m.spaces, name)
 	}
-	i, ok := m.index[name]
-	if !ok {
-		return
-	}
 	for id, e := range m.locks {
-		if e.space == i && e.phase != Lost {
+		if e.record.lockspace == name && e.phase != Lost {
 			m.set(id, lockEntry{}, false)
 		}
 	}

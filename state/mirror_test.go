@@ -20,11 +20,11 @@ func checkRoom(t rapid.TB, f *File) {
 	require.NoError(t, err)
 	require.Equal(t, f.alloc, int64(len(text)))
 	require.Empty(t, bytes.Trim(text[f.size:], "\n"))
-	l, err := load(bytes.NewReader(text), int64(len(text)))
+	l, err := load(bytes.NewReader(text), int64(len(text)), false)
 	require.NoError(t, err)
 	require.Empty(t, l.Damage)
 	require.Equal(t, f.size, l.end)
-	again := newMirror(&l.Contents)
+	again := newMirror(&l.Contents, l.packed)
 	for id, d := range again.locks {
 		mine := f.mirror.locks[id]
 		require.Equal(t, d.phase, mine.phase)
@@ -185,7 +185,7 @@ func TestDamageInThePadding(t *testing.T) {
 		"a table": "[[lock]]\n", "a comment": "# hello\n"} {
 		for _, before := range []string{"\n", "\n\n\n"} {
 			spoiled := []byte(string(text) + before + junk + "\n\n\n\n")
-			l, err := load(bytes.NewReader(spoiled), int64(len(spoiled)))
+			l, err := load(bytes.NewReader(spoiled), int64(len(spoiled)), false)
 			require.NoError(t, err)
 			require.Equal(t, whole.Locks, l.Locks, name)
 			require.True(t, len(l.Damage) == 1 || l.Torn && junk == "[[lock]]\n" && before == "\n", "%s behind %q: %+v",

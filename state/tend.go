@@ -117,7 +117,7 @@ func (f *File) check() error {
 	if err != nil {
 		return writeError("look at", f.Path(), err)
 	}
-	l, err := load(f.fd, min(now.size, f.alloc))
+	l, err := load(f.fd, min(now.size, f.alloc), false)
 	if err != nil {
 		return writeError("read", f.Path(), err)
 	}
