@@ -60,7 +60,7 @@ func TestLoadOnSeveralProcessors(t *testing.T) {
 
 // Damage is found where it is, however many workers there are.
 func TestDamageOnSeveralProcessors(t *testing.T) {
-	sound, _ := largeFile(1500)
+	sound, _ := largeFile(700)
 	rapid.Check(t, func(t *rapid.T) {
 		text := bytes.Clone(sound)
 		for range rapid.IntRange(1, 4).Draw(t, "pieces") {

@@ -1,0 +1,62 @@
+package table
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// More locks than may be adopted at a time are adopted all the same, shared ones too. Locks that
+// somebody has unlocked are lost, and no resource is forgotten for that.
+func TestAdoptionIsDoneInParts(t *testing.T) {
+	s, _ := simWith(t, "vms")
+	s.limits.LocksPerUID = 1_000_000
+	s.restart()
+	const n = 3*maxAdoptions + 7
+	var wants []api.Want
+	for i := range n {
+		wants = append(wants, wantOf("vms", fmt.Sprintf("disk-%d", i), dlm.PR))
+	}
+	for len(wants) > 0 {
+		part := wants[:min(len(wants), 100)]
+		wants = wants[len(part):]
+		for _, owner := range []string{"vm1", "vm2"} {
+			require.NoError(t, s.done(s.acquire(root, api.AcquireOptions{Owner: owner, HasOwner: true}, part...)))
+		}
+	}
+	lost := map[string]int{}
+	s.onLost = func(l api.Lost) { lost[l.Resource]++ }
+	s.kill()
+	p := strange(t, s.node, "vms")
+	for i := 0; i < n; i += maxAdoptions / 3 {
+		name := fmt.Sprintf("disk-%d", i)
+		for range 2 {
+			p.space.Adopt(p.cookie+1, name, dlm.PR, dlm.Persistent)
+			p.cookie++
+			p.space.Unlock(p.cookie, nil)
+		}
+	}
+	p.end()
+	s.start()
+	most := 0
+	for s.deliver() || s.write() || s.toil(0) {
+		most = max(most, len(s.tab.spaces.byName["vms"].records.adoptions))
+	}
+	require.Equal(t, maxAdoptions, most)
+	require.Len(t, lost, 1+(n-1)/(maxAdoptions/3))
+	for name, times := range lost {
+		require.Equal(t, 2, times, name)
+	}
+	require.Equal(t, api.SpaceReady, s.tab.spaces.byName["vms"].public())
+	require.Equal(t, 2*(n-len(lost)), s.tab.Status().Locks)
+	for l := range s.tab.locks.all {
+		require.Equal(t, lockHeld, l.state)
+		require.Equal(t, state.Held, l.phase)
+	}
+	require.Nil(t, s.tab.spaces.byName["vms"].records.resources)
+}
