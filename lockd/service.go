@@ -35,16 +35,13 @@ type Processes interface {
 
 // Config is what a Service is made of.
 type Config struct {
-	Engine dlm.Engine
-	// EngineReady is closed when lockspaces may be opened: when an engine of this
-	// process has the locks that it could not keep. Nil: from the beginning.
-	EngineReady <-chan struct{}
-	Journal     Journal
-	Contents    state.Contents // what the state file said when it was opened
-	BootID      string         // of this boot; records of another are history
-	Instance    string         // the state file's instance id
-	Node        dlm.NodeInfo   // this node
-	Quorum      api.Quorum     // what was known of it when the node was asked for
+	Engine   dlm.Engine
+	Journal  Journal
+	Contents state.Contents // what the state file said when it was opened
+	BootID   string         // of this boot; records of another are history
+	Instance string         // the state file's instance id
+	Node     dlm.NodeInfo   // this node
+	Quorum   api.Quorum     // what was known of it when the node was asked for
 	// Sessions are the name spaces of the sessions that the front ends serve.
 	// Recorded sessions of other name spaces have ended.
 	Sessions []api.Session
@@ -71,6 +68,14 @@ type Config struct {
 	Notify func(api.Notice)
 	Log    *slog.Logger // nil: discard
 	TokenClock
+	Order
+}
+
+// Order is what of the order of events is decided outside of the service.
+type Order struct {
+	// EngineReady is closed when lockspaces may be opened: when an engine of this
+	// process has the locks that it could not keep. Nil: from the beginning.
+	EngineReady <-chan struct{}
 	// OnStep, where set, is called before each step of the order of events
 	// with its name. Tests end the process in it.
 	OnStep func(step string)

@@ -260,7 +260,7 @@ func (d *daemon) sessions() []api.Session {
 // will serve callers.
 func (d *daemon) serviceConfig() lockd.Config {
 	return lockd.Config{
-		Engine: d.engine, EngineReady: d.restored, Journal: d.file, Contents: d.found, BootID: d.bootID,
+		Engine: d.engine, Order: lockd.Order{EngineReady: d.restored}, Journal: d.file, Contents: d.found, BootID: d.bootID,
 		Instance: d.file.Header().Instance,
 		Node:     d.node, Quorum: d.quorum, RawValues: d.opts.RawValueLockspaces, OpTimeout: d.opts.OpTimeout,
 		Processes: d.watcher, Log: d.log,

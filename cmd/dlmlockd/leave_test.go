@@ -97,7 +97,7 @@ func TestLeaveKeepsWhatAProcessUses(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, watcher.Close()) }()
 	service := lockd.New(lockd.Config{
-		Engine: d.engine, EngineReady: d.restored, Journal: d.file, Contents: d.found, BootID: d.bootID,
+		Engine: d.engine, Order: lockd.Order{EngineReady: d.restored}, Journal: d.file, Contents: d.found, BootID: d.bootID,
 		Instance: d.file.Header().Instance, Processes: watcher, Lockspaces: []string{"vms", "backup"}, Log: log,
 	})
 	run, stop := context.WithCancel(context.Background())
