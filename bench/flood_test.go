@@ -133,7 +133,7 @@ func BenchmarkFloods(b *testing.B) {
 			b.ReportMetric(float64(quiet.at(.99).Microseconds()), "quiet-p99-us")
 			b.ReportMetric(float64(loud[len(loud)-1].Milliseconds()), "worst-ms")
 			b.ReportMetric(float64(more), "MiB")
-			addFlood(floodLine{f.name, quiet, loud, more})
+			addTo(&floodReport, floodLine{f.name, quiet, loud, more})
 		})
 	}
 }
@@ -174,20 +174,20 @@ type floodLine struct {
 
 var floodReport []floodLine
 
-func addFlood(l floodLine) {
-	i := slices.IndexFunc(floodReport, func(o floodLine) bool { return o.name == l.name })
+func addTo(report *[]floodLine, l floodLine) {
+	i := slices.IndexFunc(*report, func(o floodLine) bool { return o.name == l.name })
 	if i < 0 {
-		floodReport = append(floodReport, l)
+		*report = append(*report, l)
 	} else {
-		floodReport[i] = l
+		(*report)[i] = l
 	}
 }
 
-func floodTable() string {
+func floodTable(report []floodLine) string {
 	var b strings.Builder
 	b.WriteString("| flood | quiet p50 | quiet p99 | p50 | p99 | p99 to quiet | longest | memory over quiet |\n| " +
 		"--- | --- | --- | --- | --- | --- | --- | --- |\n")
-	for _, l := range floodReport {
+	for _, l := range report {
 		ms := func(d time.Duration) string { return fmt.Sprintf("%.2f ms", float64(d.Microseconds())/1000) }
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %d MiB |\n", l.name, ms(l.quiet.at(.5)),
 			ms(l.quiet.at(.99)),

@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	godbus "github.com/godbus/dbus/v5"
+	"golang.org/x/sys/unix"
 )
 
 // The flooder is a process of another user that calls as fast as it is answered. It writes messages
@@ -71,13 +72,7 @@ func (c *rawCall) encode(dest string) []byte {
 // runFlooder is the process. Its argument is the kind of flood and the bus.
 func runFlooder(arg string) {
 	kind, address, _ := strings.Cut(arg, " ")
-	_ = syscall.Setgroups([]int{flooderUser})
-	if err := syscall.Setgid(flooderUser); err != nil {
-		fatal(err)
-	}
-	if err := syscall.Setuid(flooderUser); err != nil {
-		fatal(err)
-	}
+	becomeFlooder()
 	n, _ := strconv.Atoi(kind)
 	f := floods()[n]
 	var wg sync.WaitGroup
@@ -92,6 +87,19 @@ func runFlooder(arg string) {
 		})
 	}
 	wg.Wait()
+}
+
+// becomeFlooder makes this the process of another user.
+func becomeFlooder() {
+	_ = syscall.Setgroups([]int{flooderUser})
+	if err := syscall.Setgid(flooderUser); err != nil {
+		fatal(err)
+	}
+	if err := syscall.Setuid(flooderUser); err != nil {
+		fatal(err)
+	}
+	// It ends with its parent; changing the user has undone that (prctl(2)).
+	_ = unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(syscall.SIGKILL), 0, 0, 0)
 }
 
 func fatal(err error) {

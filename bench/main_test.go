@@ -16,6 +16,7 @@ import (
 const (
 	envFloor        = "BENCH_FLOOR_BUS"     // the service with the empty method, on this bus
 	envFlood        = "BENCH_FLOOD"         // the number of a kind of flood, and the bus
+	envVarlinkFlood = "BENCH_FLOOD_VARLINK" // the number of a kind of flood over Varlink, and the socket
 	envVarlinkFloor = "BENCH_FLOOR_VARLINK" // the same over Varlink, at this socket
 	envReport       = "BENCH_REPORT"        // the file to write the table to
 	envDaemon       = "BENCH_DLMLOCKD"      // the daemon to measure
@@ -34,12 +35,19 @@ func TestMain(m *testing.M) {
 		runFlooder(arg)
 		return
 	}
+	if arg := os.Getenv(envVarlinkFlood); arg != "" {
+		runVarlinkFlooder(arg)
+		return
+	}
 	code := m.Run()
 	if len(report) > 0 {
 		code = publish("bench", table(), code)
 	}
 	if len(floodReport) > 0 {
-		code = publish("bench-floods", floodTable(), code)
+		code = publish("bench-floods", floodTable(floodReport), code)
+	}
+	if len(varlinkFloodReport) > 0 {
+		code = publish("bench-floods (Varlink)", floodTable(varlinkFloodReport), code)
 	}
 	os.Exit(code)
 }

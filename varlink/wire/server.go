@@ -9,8 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // The limits of a Server.
@@ -118,51 +116,6 @@ func New(cfg Config) *Server {
 	return s
 }
 
-// Serve accepts connections until Shutdown (nil), or until the listener fails
-// for good. It closes the listener.
-func (s *Server) Serve(l *net.UnixListener) error {
-	defer l.Close()
-	s.mu.Lock()
-	s.listeners = append(s.listeners, l)
-	ending := s.ending
-	s.mu.Unlock()
-	if ending {
-		return nil
-	}
-	refuseDescriptors(l)
-	for pause := time.Duration(0); ; {
-		sock, err := l.AcceptUnix()
-		switch {
-		case err == nil:
-			pause = 0
-			s.Adopt(sock)
-		case s.isEnding():
-			return nil
-		case isScarcity(err):
-			// Connections stay in the kernel's queue until there is room.
-			if pause == 0 {
-				s.log.Error("connections can't be accepted now", "err", err)
-			}
-			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-			s.rest(pause)
-		case errors.Is(err, unix.ECONNABORTED): // the client was gone before it was accepted
-		default:
-			return fmt.Errorf("accept Varlink connections on %s: %w", l.Addr(), err)
-		}
-	}
-}
-
-// isScarcity reports whether an accept failed for want of something that others may give
-// back.
-func isScarcity(err error) bool {
-	for _, errno := range []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOBUFS} {
-		if errors.Is(err, errno) {
-			return true
-		}
-	}
-	return false
-}
-
 // rest waits, or until the Server ends.
 func (s *Server) rest(d time.Duration) {
 	select {
@@ -184,40 +137,90 @@ func (s *Server) Adopt(sock *net.UnixConn) {
 		err = s.admit(c)
 	}
 	if err != nil {
-		s.complain("a Varlink connection was refused", "err", err)
+		s.refused(err)
 		_ = sock.Close()
 		return
 	}
 	s.start(c)
 }
 
+func (s *Server) refused(err error) { s.complain("a Varlink connection was refused", "err", err) }
+
 // admit takes a connection in, if there is room.
 func (s *Server) admit(c *Conn) error {
+	u, err := s.enter(c.Peer.UID, c.Restored != nil)
+	if err != nil {
+		return err
+	}
+	if err = s.register(c, u); err != nil {
+		s.leave(c.Peer.UID, u)
+	}
+	return err
+}
+
+// refusal is why a connection is not taken in. Its text is made only for the log.
+type refusal struct {
+	format string
+	uid    uint32
+	limit  int
+}
+
+func (r refusal) Error() string { return fmt.Sprintf(r.format, r.uid, r.limit) }
+
+var errEnding = errors.New("the service is about to end")
+
+// enter counts a connection of a user in, if there is room; leave counts it out again. A restored
+// connection is not a new one.
+func (s *Server) enter(uid uint32, restored bool) (*user, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	root := c.Peer.UID == 0
-	u := s.user(c.Peer.UID, time.Now())
+	root := uid == 0
+	u := s.user(uid, time.Now())
 	switch {
 	case s.ending:
-		return errors.New("the service is about to end")
+		return nil, errEnding
 	case !root && u.conns >= s.cfg.MaxPerUser:
-		return fmt.Errorf("user %d has %d connections already", c.Peer.UID, u.conns)
-	case !root && u.credit < 1 && c.Restored == nil: // those of before a restart were paid for
-		return fmt.Errorf("user %d opens more than %d connections a second", c.Peer.UID, connectionsPerSecond)
+		return nil, refusal{"user %[1]d has %[2]d connections already", uid, u.conns}
+	case !root && u.credit < 1 && !restored: // those of before a restart were paid for
+		return nil, refusal{"user %[1]d opens more than %[2]d connections a second", uid, connectionsPerSecond}
 	case !root && s.others >= s.cfg.MaxConnections:
-		return fmt.Errorf("there are %d connections already", s.others)
+		return nil, refusal{"there are %[2]d connections already", uid, s.others}
 	case root && u.conns >= s.cfg.MaxConnections:
-		return fmt.Errorf("root has %d connections already", u.conns)
+		return nil, refusal{"root has %[2]d connections already", uid, u.conns}
 	}
-	c.user = u
 	u.credit--
-	s.last++
-	c.ID = s.last
-	s.conns[c] = struct{}{}
 	u.conns++
 	if !root {
 		s.others++
 	}
+	return u, nil
+}
+
+func (s *Server) leave(uid uint32, u *user) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leaveLocked(uid, u)
+}
+
+// leaveLocked is leave for those who hold s.mu.
+func (s *Server) leaveLocked(uid uint32, u *user) {
+	u.conns--
+	if uid != 0 {
+		s.others--
+	}
+}
+
+// register makes a connection that was counted in one of the server's.
+func (s *Server) register(c *Conn, u *user) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ending {
+		return errEnding
+	}
+	c.user = u
+	s.last++
+	c.ID = s.last
+	s.conns[c] = struct{}{}
 	s.work.Add(1)
 	return nil
 }
@@ -264,10 +267,7 @@ func (s *Server) forget(c *Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.conns, c)
-	if c.Peer.UID != 0 {
-		s.others--
-	}
-	c.user.conns--
+	s.leaveLocked(c.Peer.UID, c.user)
 	s.work.Done()
 }
 

@@ -1,0 +1,279 @@
+package bench
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// varlinkFlood is what one user does to the service over Varlink, in several goroutines at once,
+// again and again. An error ends it until the next round.
+type varlinkFlood struct {
+	name  string
+	conns int
+	round func(f *varlinkFlooder) error
+}
+
+// varlinkFloods are the ways of hostile clients.
+func varlinkFloods() []varlinkFlood {
+	return []varlinkFlood{
+		{"connections opened and closed in a loop, 8 at a time", 8, (*varlinkFlooder).openAndClose},
+		{"10,000 connections, kept as long as possible", 8, (*varlinkFlooder).openMany},
+		{"slow senders, a byte every 10 ms, 500 connections", 500, (*varlinkFlooder).trickle},
+		{"64 MiB without an end, 4 connections", 4, (*varlinkFlooder).endless},
+		{"5,000 calls in one write, 20 connections", 20, (*varlinkFlooder).many},
+		{"replies that are never read, 20 connections", 20, (*varlinkFlooder).deaf},
+		{"descriptors attached to each call, 8 connections", 8, (*varlinkFlooder).descriptors},
+		{"connections cut after each byte of a call, 8 at a time", 8, (*varlinkFlooder).cut},
+	}
+}
+
+// varlinkFlooder is one goroutine of a flood.
+type varlinkFlooder struct {
+	socket string
+	kept   []net.Conn
+}
+
+func varlinkCall(method, parameters string) []byte {
+	return fmt.Appendf(nil, `{"method":"org.example.DlmLock.%s","parameters":{%s}}`+"\x00", method, parameters)
+}
+
+var (
+	floodList = varlinkCall("ListLocks", `"limit":1000`)
+	floodWant = varlinkCall("Acquire", `"lockspace":"`+space+`","resource":"pool0/volume-00000001","mode":"ex"`)
+)
+
+func (f *varlinkFlooder) dial() (net.Conn, error) { return net.Dial("unix", f.socket) }
+
+func (f *varlinkFlooder) openAndClose() error {
+	c, err := f.dial()
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+func (f *varlinkFlooder) openMany() error {
+	c, err := f.dial()
+	if err != nil {
+		return err
+	}
+	if f.kept = append(f.kept, c); len(f.kept) > 10_000/8 {
+		_ = f.kept[0].Close()
+		f.kept = f.kept[1:]
+	}
+	return nil
+}
+
+func (f *varlinkFlooder) trickle() error {
+	c, err := f.dial()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	for i := range floodWant {
+		if _, err := c.Write(floodWant[i : i+1]); err != nil {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return nil
+}
+
+func (f *varlinkFlooder) endless() error {
+	c, err := f.dial()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	text := bytes.Repeat([]byte("x"), 64<<10)
+	for range 1024 {
+		if _, err := c.Write(text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *varlinkFlooder) many() error {
+	c, err := f.dial()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	const n = 5000
+	go func() { _, _ = c.Write(bytes.Repeat(floodWant, n)) }()
+	in := bufio.NewReaderSize(c, 64<<10)
+	for range n {
+		if _, err := in.ReadSlice(0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *varlinkFlooder) deaf() error {
+	c, err := f.dial()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	_ = c.SetWriteDeadline(time.Now().Add(2 * time.Second))
+	for {
+		if _, err := c.Write(floodList); err != nil {
+			return err
+		}
+	}
+}
+
+func (f *varlinkFlooder) descriptors() error {
+	c, err := f.dial()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	rights := unix.UnixRights(slices.Repeat([]int{0}, 200)...)
+	in := bufio.NewReaderSize(c, 64<<10)
+	for {
+		if _, _, err := c.(*net.UnixConn).WriteMsgUnix(floodWant, rights, nil); err != nil {
+			return err
+		}
+		if _, err := in.ReadSlice(0); err != nil {
+			return err
+		}
+	}
+}
+
+func (f *varlinkFlooder) cut() error {
+	for n := range floodWant {
+		c, err := f.dial()
+		if err != nil {
+			return err
+		}
+		_, err = c.Write(floodWant[:n])
+		_ = c.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// runVarlinkFlooder is the process of another user. Its argument is the number of the flood, and the
+// socket.
+func runVarlinkFlooder(arg string) {
+	kind, socket, _ := strings.Cut(arg, " ")
+	n, _ := strconv.Atoi(kind)
+	flood := varlinkFloods()[n]
+	_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 20_000, Max: 20_000})
+	becomeFlooder()
+	var wg sync.WaitGroup
+	for range flood.conns {
+		wg.Go(func() {
+			f := &varlinkFlooder{socket: socket}
+			for {
+				if flood.round(f) != nil {
+					time.Sleep(time.Millisecond)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// dialAndWait connects as most programs do: where the queue of the socket is full, it waits, and net.Dial
+// would fail.
+func dialAndWait(tb testing.TB, socket string) net.Conn {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	must(tb, err)
+	must(tb, unix.Connect(fd, &unix.SockaddrUnix{Name: socket}))
+	f := os.NewFile(uintptr(fd), socket)
+	c, err := net.FileConn(f)
+	_ = f.Close()
+	must(tb, err)
+	return c
+}
+
+// pairOnNew makes an Acquire and a Release on a connection of their own, as dlmlockctl does.
+func pairOnNew(tb testing.TB, socket string) {
+	c := dialAndWait(tb, socket)
+	defer func() { _ = c.Close() }()
+	in := bufio.NewReader(c)
+	for _, call := range [][]byte{
+		varlinkCall("Acquire", `"lockspace":"`+space+`","resource":"disk","mode":"ex"`),
+		varlinkCall("Release", `"lockspace":"`+space+`","resource":"disk"`),
+	} {
+		_, err := c.Write(call)
+		must(tb, err)
+		reply, err := in.ReadSlice(0)
+		must(tb, err)
+		if bytes.Contains(reply, []byte(`"error"`)) {
+			tb.Fatalf("%s", reply)
+		}
+	}
+}
+
+func measurePairsOnNew(tb testing.TB, socket string, d time.Duration) (out latencies) {
+	for began := time.Now(); time.Since(began) < d || len(out) < 100 && time.Since(began) < 10*d; {
+		at := time.Now()
+		pairOnNew(tb, socket)
+		out = append(out, time.Since(at))
+	}
+	return out
+}
+
+// BenchmarkVarlinkFloods measures the effect of one user's hostile clients on root, who opens a
+// connection for each pair, with 20,000 locks held.
+func BenchmarkVarlinkFloods(b *testing.B) {
+	for i, f := range varlinkFloods() {
+		b.Run(f.name, func(b *testing.B) {
+			s := bareSite(b)
+			must(b, os.Chmod(s.dir, 0o755))
+			must(b, os.WriteFile(filepath.Join(s.dir, "c.toml"), []byte("group = \"nogroup\"\n"), 0o600))
+			record(b, filepath.Join(s.dir, "state"), 20_000)
+			s.alone(b, daemonPath(b))
+			b.Cleanup(s.kill)
+			must(b, os.Chmod(s.varlinkSocket(), 0o666))
+			measurePairsOnNew(b, s.varlinkSocket(), time.Second)
+			var quiet, loud latencies
+			before := resident(b, s)
+			var peak atomic.Int64
+			stop := s.watchMemory(b, &peak)
+			for range 2 {
+				quiet = append(quiet, measurePairsOnNew(b, s.varlinkSocket(), 1500*time.Millisecond)...)
+				cmd := s.run(os.Args[0], []string{fmt.Sprintf("%s=%d %s", envVarlinkFlood, i, s.varlinkSocket())})
+				cmd.Stderr = io.Discard
+				must(b, cmd.Start())
+				b.Cleanup(func() { _ = cmd.Process.Kill() })
+				time.Sleep(300 * time.Millisecond)
+				loud = append(loud, measurePairsOnNew(b, s.varlinkSocket(), 3*time.Second)...)
+				_ = cmd.Process.Kill()
+				_ = cmd.Wait()
+				measurePairsOnNew(b, s.varlinkSocket(), 500*time.Millisecond)
+			}
+			close(stop)
+			slices.Sort(quiet)
+			slices.Sort(loud)
+			more := (int(peak.Load()) - before) >> 20
+			b.ReportMetric(float64(loud.at(.99).Microseconds()), "p99-us")
+			b.ReportMetric(float64(quiet.at(.99).Microseconds()), "quiet-p99-us")
+			addTo(&varlinkFloodReport, floodLine{f.name, quiet, loud, more})
+		})
+	}
+}
+
+var varlinkFloodReport []floodLine
