@@ -80,7 +80,7 @@ type recorded struct {
 	engine dlm.Engine
 	// restored is closed when the engine has the recorded locks, if it could not keep them itself.
 	restored chan struct{}
-	calmGC   func() // ends what hurryGC began
+	calmGC   func()         // ends what hurryGC began
 	file     *state.File    // locked: no other daemon uses the directory
 	found    state.Contents // the contents of the state file, until the service has them
 	epoch    int64          // of the token clock, as it was saved in this boot
