@@ -227,8 +227,9 @@ func (c *Conn) serveRead(call *Call) (goOn bool, err error) {
 		err = errRelieved
 	}
 	c.serving, c.inline = false, nil
-	c.over = !goOn
-	c.wake.Signal()
+	if c.over = !goOn; !c.idle() {
+		c.wake.Signal()
+	}
 	return goOn, err
 }
 
@@ -243,13 +244,16 @@ func (c *Conn) awaitRoom() {
 
 func (q *callQueue) full() bool { return len(q.queue) >= maxQueue || q.queued >= maxQueueBytes }
 
+// idle reports whether serve has nothing to do. c.mu is held.
+func (c *Conn) idle() bool { return len(c.queue) == 0 && !c.eof && !c.closing && !c.over }
+
 // next returns the next call to serve; nil when there is none any more. At the end of the
 // service the calls that were read stay unserved, unless the connection is kept: then the
 // next start could not read them again, so they are served now.
 func (c *Conn) next() *Call {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for c.serving || len(c.queue) == 0 && !c.eof && !c.closing && !c.over {
+	for c.serving || c.idle() {
 		c.wake.Wait()
 	}
 	if c.over || len(c.queue) == 0 || c.closing && !c.keeping.on {
