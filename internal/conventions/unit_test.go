@@ -111,7 +111,7 @@ func TestFailoverExample(t *testing.T) {
 	}
 }
 
-// The units in docs/programs.md are valid. Package lab runs them on nodes.
+// The units in docs/programs.md are valid.
 func TestUnitsOfTheDocument(t *testing.T) {
 	dir, _ := unitRoot(t)
 	text, err := os.ReadFile(filepath.Join(root, "docs/programs.md"))
