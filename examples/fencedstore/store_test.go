@@ -189,7 +189,7 @@ func TestDocumentedCommands(t *testing.T) {
 	cmd.Env = append(os.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+bus.Address)
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	require.Equal(t, "204", string(out))
+	require.Equal(t, "200204", string(out), "a read under the token, and a write")
 	require.Equal(t, "data", get(t, h, "disk1").text)
 }
 
