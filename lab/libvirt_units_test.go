@@ -65,12 +65,10 @@ func (r libvirtUnits) install() {
 	require.NoError(r.t, r.cluster.JoinDLM(lab.Context(r.t, "joining", joinTime)))
 }
 
-// confine loads the profiles of Debian, which enforce.
+// confine loads the profiles of Debian and that of dlmlockd, which enforce.
 func (r libvirtUnits) confine() {
 	r.t.Helper()
-	require.Equal(r.t, "Y\n", r.run("cat /sys/module/apparmor/parameters/enabled"))
-	r.run("mountpoint -q /sys/kernel/security || mount -t securityfs securityfs /sys/kernel/security; " +
-		"apparmor_parser -r /etc/apparmor.d/usr.sbin.libvirtd /etc/apparmor.d/usr.lib.libvirt.virt-aa-helper")
+	r.loadProfiles("/etc/apparmor.d/usr.sbin.libvirtd /etc/apparmor.d/usr.lib.libvirt.virt-aa-helper " + ownProfile)
 	require.Contains(r.t, r.run("cat /sys/kernel/security/apparmor/profiles"), "libvirtd (enforce)")
 }
 
@@ -112,7 +110,7 @@ func TestLibvirtUnits(t *testing.T) {
 	lab.Require(t)
 	t.Parallel()
 	archive := unpackLibvirt(t)
-	c := lab.Start(t, lab.Config{Nodes: 1, Systemd: true, MemoryMB: 1536, KernelArgs: "apparmor=1 security=apparmor"})
+	c := lab.Start(t, lab.Config{Nodes: 1, Systemd: true, MemoryMB: 1536, KernelArgs: withAppArmor})
 	r := libvirtUnits{unitRig{t, c, c.Node(1), nil}, archive, buildPrograms(t).daemon}
 	t.Cleanup(func() {
 		if t.Failed() && r.n.Up() {
@@ -137,7 +135,7 @@ func TestLibvirtUnits(t *testing.T) {
 				r := r
 				r.t = t
 				do(t, r)
-				require.Empty(t, r.run("dmesg | grep 'apparmor=\"DENIED\"' || true"), "AppArmor denies nothing")
+				require.Empty(t, r.run(denials), "AppArmor denies nothing")
 			})
 		}
 	}
@@ -169,6 +167,7 @@ func unitsMove(t *testing.T, r libvirtUnits) {
 	r.run(virsh + "start db")
 	require.Contains(t, r.confinement("db"), "(enforce)")
 	require.Equal(t, "db", r.locks())
+	r.confined("dlmlockd")
 	r.run(virsh + "suspend web; " + virsh + "resume web")
 	require.Equal(t, "web db", r.locks())
 	r.run("systemctl restart dlmlockd; systemctl restart libvirtd")
