@@ -18,7 +18,8 @@ import (
 // TestFailover does on two nodes what dlmlockctl(1) says under UNITS, with the files
 // and commands of the manual page itself: a service that runs on one node at a time.
 // It prints how long the service is away when its lock is released, when the program
-// that holds the lock is killed, and when the node loses its power.
+// that holds the lock is killed, and when the node loses its power. The same nodes then
+// have the units of docs/programs.md (patterns_test.go).
 func TestFailover(t *testing.T) {
 	rig := newUnitRig(t)
 	f := failover{rig}
@@ -39,6 +40,8 @@ func TestFailover(t *testing.T) {
 		f.await(t, one, "activating", "systemctl is-active "+failoverLock)
 		one = two
 	})
+	t.Run("a timer runs a job once in the cluster", f.timer)
+	t.Run("a socket starts a service that holds a lock", f.socket)
 	t.Run("the node loses its power", func(t *testing.T) {
 		f.moves(t, one, func() { require.NoError(t, one.Crash()) })
 		require.Len(t, f.cluster.Fenced(), 1, "not before it was fenced")
