@@ -276,8 +276,8 @@ func (c *Conn) served() {
 	c.serving = false
 }
 
-// c.mu is held where a method of callQueue is called.
-// resume has push look again whether there is room.
+// resume has push look again whether there is room. c.mu is held, as for the methods of
+// callQueue.
 func (c *Conn) resume() {
 	c.room.Signal()
 	if c.paused && (c.closed || !c.full()) {
