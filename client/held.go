@@ -174,15 +174,19 @@ func (c *Client) settings() settings {
 	return c.set
 }
 
-// How long the release of locks may take whose call was not answered, and what of it if
-// the caller does not want to wait.
+// How long the release of locks may take whose call was not answered, what of it if the
+// caller does not want to wait, and when to look again for a call that still waits.
 const (
-	releaseTime  = 30 * time.Second
-	withdrawTime = 2 * time.Second
+	releaseTime   = 30 * time.Second
+	withdrawTime  = 2 * time.Second
+	withdrawPause = 5 * time.Millisecond
 )
 
 // withdraw releases what was granted without an answer that came here. It goes by the
 // owner, since no name of a lock is known; hence only if nobody else has that owner.
+// The service may not have noticed yet that the call was given up. While the call waits
+// there is nothing to release, and it could still be granted, so withdraw looks again
+// until the owner has no lock that is held or waits.
 func (h *Held) withdraw(ctx context.Context) {
 	patience := releaseTime
 	if ctx.Err() != nil {
@@ -190,7 +194,17 @@ func (h *Held) withdraw(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
-	_ = h.releaseAll(ctx) // the service releases it with the process
+	for h.releaseAll(ctx) == nil { // otherwise the service releases it with the process
+		left, err := h.c.Locks(ctx, Filter{Owner: h.owner, Limit: 1})
+		if err != nil || len(left) == 0 {
+			return
+		}
+		select {
+		case <-time.After(withdrawPause):
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // releaseAll releases the locks, and tries again while the service restarts. Releasing
