@@ -37,6 +37,8 @@ INTERFACE = "org.example.DlmLock."
 # How often, and for how long, a service that restarts is looked for.
 _RETRY = 0.2
 _RELEASE_TIME = 30.0
+_WITHDRAW_TIME = 2.0
+_WITHDRAW_PAUSE = 0.005
 
 
 class Error(Exception):
@@ -244,12 +246,20 @@ class Lock:
             time.sleep(_RETRY)
 
     def _withdraw(self) -> None:
-        """Releases what may have been granted to a call that has no answer."""
+        """Releases what may have been granted to a call that has no answer.
+
+        The service may not have noticed yet that the call was given up. While the call waits there
+        is nothing to release, and it could still be granted, so this looks again.
+        """
+        end = time.monotonic() + _WITHDRAW_TIME
         try:
             with Service(self.path) as service:
                 service.call("ReleaseOwner", owner=self._owner)
+                while list(service.replies("ListLocks", owner=self._owner)) and time.monotonic() < end:
+                    time.sleep(_WITHDRAW_PAUSE)
+                    service.call("ReleaseOwner", owner=self._owner)
         except Error:
-            pass  # the service releases it at the end of this process
+            pass  # nothing is left (NoSuchLock), or the service releases it at the end of this process
 
     def release(self) -> None:
         """Releases the lock, and waits for the service if it is just being restarted."""

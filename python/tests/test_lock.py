@@ -5,24 +5,32 @@ has."""
 
 import inspect
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+import types
 import unittest
+from typing import List, Optional
 
 import dlmlock
 
 
-def held(resource: str) -> int:
+def listed(resource: str) -> List[str]:
+    """The states of the locks on a resource."""
     with dlmlock.Service() as service:
         try:
-            return sum(1 for row in service.replies("ListLocks", lockspace="vms", resource=resource)
-                       if row["lock"]["state"] == "held")
+            return [row["lock"]["state"] for row in
+                    service.replies("ListLocks", lockspace="vms", resource=resource)]
         except dlmlock.Error as e:
             if e.name != "NoSuchLock":
                 raise
-            return 0
+            return []
+
+
+def held(resource: str) -> int:
+    return listed(resource).count("held")
 
 
 class LockTest(unittest.TestCase):
@@ -49,6 +57,25 @@ class LockTest(unittest.TestCase):
         with dlmlock.Lock("vms", "w", wait=20) as second:
             self.assertGreater(second.token, first.token)
         timer.join()
+
+    def test_leaves_no_wait_behind(self) -> None:
+        """An exception that ends a wait withdraws it: nobody would release what it gets."""
+        class Enough(Exception):
+            pass
+
+        def enough(number: int, frame: Optional[types.FrameType]) -> None:
+            raise Enough
+
+        before = signal.signal(signal.SIGALRM, enough)
+        try:
+            with dlmlock.Lock("vms", "given up"):
+                signal.setitimer(signal.ITIMER_REAL, 0.1)
+                with self.assertRaises(Enough):
+                    dlmlock.Lock("vms", "given up").acquire()
+                self.assertEqual(listed("given up"), ["held"])
+            self.assertEqual(listed("given up"), [])
+        finally:
+            signal.signal(signal.SIGALRM, before)
 
     def test_readers(self) -> None:
         with dlmlock.Lock("vms", "r", "pr", wait=0), dlmlock.Lock("vms", "r", "pr", wait=0):
