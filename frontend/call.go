@@ -237,7 +237,7 @@ func (c *Call) Authorize(a api.Action, w About) error {
 // subject describes the caller for the authoriser.
 func (who *Credentials) subject(interactive bool) api.Subject {
 	return api.Subject{BusName: who.BusName, UID: who.UID, GIDs: who.GIDs,
-		PID: who.PID, Start: who.Start, PIDFD: who.PIDFD, Interactive: interactive}
+		PID: who.PID, Start: who.Start, Interactive: interactive}
 }
 
 // refusal makes the authoriser's error one of the call: an authoriser knows

@@ -3,7 +3,6 @@ package frontend
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"time"
 
@@ -94,9 +93,6 @@ type Credentials struct {
 	// Start is the start time of PID (/proc/PID/stat, field 22), read while PID
 	// was known to be the peer's; 0: not known.
 	Start uint64
-	// PIDFD refers to the peer's process, where known. The door closes it after
-	// Session.Close.
-	PIDFD *os.File
 	// BusName is the peer's unique name on the message bus; "" if it is not on it.
 	BusName string
 }

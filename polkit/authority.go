@@ -61,7 +61,6 @@ type Authority struct {
 	log      *slog.Logger
 	question atomic.Uint64 // number of the last one: its cancellation id
 	absent   atomic.Bool   // polkitd was not there when last asked
-	pidfds   atomic.Int32  // whether it takes pidfds: 0 not known, 1 yes, 2 no
 }
 
 // New makes an Authority. It asks nothing yet, and polkitd need not be there.
@@ -91,7 +90,7 @@ func (a *Authority) Authorize(ctx context.Context, s api.Subject, act api.Action
 	if s.UID == 0 {
 		return nil
 	}
-	who, ok := a.subject(ctx, s)
+	who, ok := subjectOf(s)
 	if !ok {
 		return a.cfg.Fallback.Authorize(ctx, s, act, details)
 	}
@@ -102,7 +101,7 @@ func (a *Authority) Authorize(ctx context.Context, s api.Subject, act api.Action
 				k), nil)
 		}
 	}
-	if err := who.unchanged(s, act, details); err != nil {
+	if err := unchanged(s, act, details); err != nil {
 		return err
 	}
 	ans, err := a.ask(ctx, s.Interactive, who, act, details)
@@ -113,7 +112,7 @@ func (a *Authority) Authorize(ctx context.Context, s api.Subject, act api.Action
 	if err == nil {
 		a.note(false)
 		if err = ans.verdict(s, act, details); err == nil {
-			err = who.unchanged(s, act, details)
+			err = unchanged(s, act, details)
 		}
 	} else {
 		err = a.failed(ctx, act, details, err)
@@ -130,7 +129,7 @@ type answer struct {
 }
 
 // ask puts the question once more if polkitd went away over it.
-func (a *Authority) ask(ctx context.Context, interactive bool, who asked, act api.Action,
+func (a *Authority) ask(ctx context.Context, interactive bool, who subject, act api.Action,
 	details map[string]string) (answer, error) {
 	limit := a.cfg.Timeout
 	if interactive {
@@ -147,7 +146,7 @@ func (a *Authority) ask(ctx context.Context, interactive bool, who asked, act ap
 
 // check is CheckAuthorization. When the context ends it takes the question
 // back, so that no dialog stays open that nobody waits for.
-func (a *Authority) check(ctx context.Context, interactive bool, who asked, act api.Action,
+func (a *Authority) check(ctx context.Context, interactive bool, who subject, act api.Action,
 	details map[string]string) (ans answer, err error) {
 	var flags uint32
 	if interactive {
@@ -158,7 +157,7 @@ func (a *Authority) check(ctx context.Context, interactive bool, who asked, act 
 	}
 	id := strconv.FormatUint(a.question.Add(1), 10)
 	err = a.obj.CallWithContext(ctx, authorityIface+".CheckAuthorization", 0,
-		who.subject, ActionPrefix+string(act), details, flags, id).Store(&ans)
+		who, ActionPrefix+string(act), details, flags, id).Store(&ans)
 	if err != nil && ctx.Err() != nil {
 		a.obj.Go(authorityIface+".CancelCheckAuthorization", godbus.FlagNoReplyExpected, nil, id)
 		err = ctx.Err()
@@ -239,7 +238,6 @@ func (a *Authority) note(absent bool) {
 	if a.absent.Swap(absent) == absent {
 		return
 	}
-	a.pidfds.Store(0) // the next one may be of another version
 	if absent {
 		a.log.Warn(msgNoPolkit.String())
 	} else {

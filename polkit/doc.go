@@ -9,7 +9,6 @@
 // data/org.example.DlmLock.policy and the administrator's rules.
 //
 // Concurrency: an Authority may be used by any number of goroutines. Each
-// question waits on its own; nothing is cached but whether polkitd takes a pidfd,
-// so a changed rule and a polkitd that comes or goes count from the next question
-// on.
+// question waits on its own; nothing is cached, so a changed rule and a polkitd that
+// comes or goes count from the next question on.
 package polkit

@@ -6,9 +6,7 @@ import (
 	"syscall"
 	"testing"
 
-	godbus "github.com/godbus/dbus/v5"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"github.com/dlmlock/dlmlockd/internal/testbus"
 	"github.com/dlmlock/dlmlockd/internal/testpolkit"
@@ -48,7 +46,6 @@ func TestProcessOfCaller(t *testing.T) {
 	testpolkit.New(t, bus, nobodyInVMs).Start()
 	b := newBench(t, bus)
 	nobody, _ := sleeper(t, testbus.Nobody)
-	nobody.PIDFD = pidfd(t, nobody) // which the polkitd of this machine may or may not take
 	other, _ := sleeper(t, testbus.User{UID: 1, GID: 1})
 	for _, a := range []api.Action{api.ActAcquire, api.ActReleaseOthers, api.ActManageLockspaces, api.ActPurge} {
 		require.NoError(t, b.Authorize(t.Context(), nobody, a, disk("vms", "EX")))
@@ -107,55 +104,4 @@ func TestProcessInteraction(t *testing.T) {
 	a := newAgent(t, bus, authenticate)
 	require.NoError(t, b.Authorize(t.Context(), s, api.ActAcquire, disk("vms", "EX")))
 	require.Equal(t, "org.example.DlmLock.acquire", (<-a.asked).Action)
-}
-
-// fakePolkit is an Authority of another version than is installed here.
-type fakePolkit struct {
-	version string
-	asked   chan subject
-}
-
-func (f *fakePolkit) get(_, _ string) (godbus.Variant, *godbus.Error) {
-	return godbus.MakeVariant(f.version), nil
-}
-
-func (f *fakePolkit) check(who subject, _ string, _ map[string]string, _ uint32, _ string) (answer, *godbus.Error) {
-	f.asked <- who
-	return answer{Authorized: true, Details: map[string]string{}}, nil
-}
-
-func pidfd(t *testing.T, who api.Subject) *os.File {
-	fd, err := unix.PidfdOpen(int(who.PID), 0)
-	require.NoError(t, err)
-	f := os.NewFile(uintptr(fd), "pidfd")
-	t.Cleanup(func() { _ = f.Close() })
-	return f
-}
-
-// A polkit that takes a pidfd gets it, where the connection carries descriptors;
-// an older one gets the pid and the start time.
-func TestPIDFD(t *testing.T) {
-	for version, want := range map[string]string{"124": "pidfd", "126": "pidfd", "122": "pid", "0.105": "pid"} {
-		bus := testbus.StartWith(t, testbus.Daemon, map[string]string{"polkit.conf": `<busconfig><policy context="default">
-			<allow own="org.freedesktop.PolicyKit1"/><allow send_destination="org.freedesktop.PolicyKit1"/>
-			</policy></busconfig>`})
-		f := &fakePolkit{version, make(chan subject, 1)}
-		conn := bus.Dial(t)
-		require.NoError(t, conn.ExportMethodTable(map[string]any{"CheckAuthorization": f.check}, authorityPath,
-			authorityIface))
-		require.NoError(t, conn.ExportMethodTable(map[string]any{"Get": f.get}, authorityPath,
-			"org.freedesktop.DBus.Properties"))
-		_, err := conn.RequestName(authorityName, godbus.NameFlagDoNotQueue)
-		require.NoError(t, err)
-		b := newBench(t, bus)
-		require.True(t, b.cfg.Conn.SupportsUnixFDs())
-		who, end := sleeper(t, testbus.Nobody)
-		who.PIDFD = pidfd(t, who)
-		require.NoError(t, b.Authorize(t.Context(), who, api.ActAcquire, disk("vms", "EX")), version)
-		got := <-f.asked
-		require.Equal(t, "unix-process", got.Kind)
-		require.Contains(t, got.Details, want, version)
-		require.EqualValues(t, testbus.Nobody.UID, got.Details["uid"].Value())
-		end()
-	}
 }

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"os"
 
 	"github.com/dlmlock/dlmlockd/dlm"
 )
@@ -28,11 +27,8 @@ type Subject struct {
 	GIDs    []uint32
 	// PID is the process that has connected, and Start its start time (process.ID),
 	// read while PID was known to be the caller's; 0 where that is not known.
-	PID   uint32
-	Start uint64
-	// PIDFD refers to that process, where the kernel gives such a descriptor for a
-	// connection (SO_PEERPIDFD). It stays the front end's.
-	PIDFD       *os.File
+	PID         uint32
+	Start       uint64
 	Interactive bool // the caller allows that a person is asked
 }
 
