@@ -103,7 +103,7 @@ demo-cluster: deps-lab ## the same on two real DLM nodes, booted in QEMU
 # The time limits include the time spent waiting for another lab on this machine.
 # Clusters run beside each other.
 .PHONY: test-lab
-test-lab: deps-lab ## the tests on real kernels, booted in QEMU
+test-lab: deps-lab varlink-clients ## the tests on real kernels, booted in QEMU
 	@$(MAKE) --no-print-directory build
 	LAB=1 $(GO) test -C lab -count=1 -timeout 60m -parallel 4 -tags "$(TAGS)" $(TESTFLAGS) -skip '$(HOSTS)|^TestCockpit$$' ./...
 
@@ -140,7 +140,7 @@ test-held-set: deps-lab $(ETCD)/usr/bin/etcd ## the updates that are lost under 
 HOSTS = ^(TestFailover|TestLibvirt|TestLibvirtBothDrivers|TestLibvirtUnits|TestUnit|TestWalk)$$
 
 .PHONY: test-hosts
-test-hosts: deps-lab ## units, package and libvirt on real nodes with systemd, as administrators use them
+test-hosts: deps-lab varlink-clients ## units, package and libvirt on real nodes with systemd, as administrators use them
 	@$(MAKE) --no-print-directory build
 	LAB=1 $(GO) test -C lab -count=1 -timeout 60m -parallel 2 -tags "$(TAGS)" $(TESTFLAGS) -run '$(HOSTS)' .
 

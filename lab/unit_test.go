@@ -188,6 +188,7 @@ func TestUnit(t *testing.T) {
 		require.Equal(t, "active\n", r.run("systemctl is-active dlmlockd"))
 		r.await("dlmlockd.toml:1:1: lockspace: unknown key", "journalctl -u dlmlockd")
 	})
+	step("varlink", locksOfUnits)
 	step("idle", func(t *testing.T, r unitRig) {
 		r.run("echo 'exit-on-idle = \"1s\"' > /etc/dlmlockd.toml && systemctl reload dlmlockd")
 		r.await("inactive", "systemctl is-active dlmlockd || true")
