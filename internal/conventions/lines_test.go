@@ -2,7 +2,6 @@ package conventions
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -30,11 +29,8 @@ var translatable = regexp.MustCompile(`^(?:"[^"]*"|'[^']*'),$`)
 // Lines fit on a screen beside another file. A tab counts as one column. The rows of a Markdown table can't
 // be wrapped, and neither can a line that is one long word, or one message of the page.
 func TestLinesAreShort(t *testing.T) {
-	out, err := exec.Command("git", "-C", root, "ls-files", "-z").Output()
-	require.NoError(t, err)
-	names := strings.Split(strings.TrimRight(string(out), "\x00"), "\x00")
 	measured := 0
-	for _, name := range names {
+	for _, name := range tracked(t) {
 		most := 0
 		switch ext := filepath.Ext(name); {
 		case slices.Contains(sources, ext):
