@@ -56,7 +56,7 @@ const (
 )
 
 var setFaults = []setFault{
-	{name: "holder stopped (SIGSTOP), then let go", most: processFaultTime,
+	{name: "holder stopped (SIGSTOP), then resumed", most: processFaultTime,
 		do: func(_ context.Context, _ *setRig, e *setEpisode) error {
 			e.tell("stop")
 			e.answer() // which they find when they go on
@@ -92,7 +92,7 @@ var setFaults = []setFault{
 			e.node.Isolate()
 			return nil
 		}},
-	{name: "node suspended, then let go", most: nodeFaultTime, node: true, cut: true,
+	{name: "node suspended, then resumed", most: nodeFaultTime, node: true, cut: true,
 		do: func(_ context.Context, _ *setRig, e *setEpisode) error { return e.node.Pause() },
 		undo: func(_ context.Context, _ *setRig, e *setEpisode) error {
 			if err := e.node.Resume(); err != nil && e.node.Up() {
