@@ -43,12 +43,12 @@ type Config struct {
 	Varlink string
 }
 
-// Open connects to the service: over what the Config says; else over what the
-// environment variable DLMLOCK_ADDRESS says; else over the system bus; else, where
-// there is no system bus, over the Varlink socket at VarlinkSocket.
+// Open connects to the service: as the Config says, or else as the environment variable
+// DLMLOCK_ADDRESS says, or else over the system bus, or, where there is no system bus,
+// over the Varlink socket at VarlinkSocket.
 //
 // The service need not run: the first call starts it where systemd is set up for that.
-// The context bounds the connecting alone. The error is of kind NoBus if there is
+// The context bounds only the time to connect. The error is of kind NoBus if there is
 // neither a bus nor a socket.
 func Open(ctx context.Context, cfg Config) (*Client, error) {
 	if cfg == (Config{}) {
@@ -116,7 +116,7 @@ func (c *Client) Close() error {
 func (c *Client) Done() <-chan struct{} { return c.transport().done() }
 
 // Conn returns the connection to the bus, for everything that this package does not
-// do; nil over Varlink.
+// offer; nil over Varlink.
 func (c *Client) Conn() *godbus.Conn {
 	if b, ok := c.transport().(*bus); ok {
 		return b.conn

@@ -1,5 +1,5 @@
-// Package client is for programs that want locks of the cluster, from dlmlockd. It
-// uses D-Bus or Varlink, whichever is there.
+// Package client takes cluster-wide locks from dlmlockd. It uses D-Bus or Varlink,
+// whichever is available.
 //
 // # Locks
 //
@@ -16,21 +16,21 @@
 //	defer unlock()
 //	return backup(held)
 //
-// held is a context that ends when the lock is lost. A lock of a cluster can be lost
+// held is a context that ends when the lock is lost. A cluster-wide lock can be lost
 // while its holder works: the node leaves the lockspace or loses the cluster, or an
 // administrator releases the lock. context.Cause says which. TryLock does not wait,
 // LockAll takes several locks or none, RWLock is for readers and writers, Election finds
-// one leader, and Semaphore lets in several at a time. HeldBy finds the fencing token
-// for a context, and Convert.
+// one leader, and Semaphore lets in several holders at a time. HeldBy returns the Held of
+// a context, which has the fencing token and Convert.
 //
 // These locks end with the process: when it is killed, the service releases them. A
 // restart of the service or of the message bus ends none. When a node dies, its locks
-// are free after it was fenced, not before.
+// become free once it has been fenced, not before.
 //
 // # Leader election
 //
-// A complete program; a second copy of it, on this node or on another one, waits until the
-// first ends in any way:
+// This is a complete program. A second copy of it, on this node or on another one, waits
+// until the first ends in any way:
 //
 //	package main
 //
@@ -74,7 +74,7 @@
 //
 // # Trying it
 //
-// One node is enough, and no cluster: a service of one's own, in one terminal,
+// One node without a cluster is enough. Start a service of your own in one terminal,
 //
 //	dlmlockd --engine=local --bus=none --varlink=/tmp/dlmlock --state-dir=/tmp/dlmlock.state
 //
@@ -83,8 +83,8 @@
 //	dlmlockctl --varlink=/tmp/dlmlock join vms
 //	DLMLOCK_ADDRESS=/tmp/dlmlock go run .
 //
-// The service of the node permits that to root, to the group that dlmlockd.toml names, and
-// to whomever polkit lets; for others the error is of kind AccessDenied.
+// The node's own service permits this to root, to the group that dlmlockd.toml names, and
+// to users whom polkit allows it; others get an error of kind AccessDenied.
 //
 // # Errors
 //
@@ -92,15 +92,14 @@
 //
 //	if errors.Is(err, client.WouldBlock) { ... }
 //
-// # Below
+// # The members of the interface
 //
 // Acquire, Convert, Release and the others are the members of the service's interface as
-// Go functions: locks that outlive the program, for an owner who may be a virtual
-// machine, and everything that there is to look at. org.example.DlmLock(5) describes
-// them. They make one call each, except that a wait that is longer than one call may
-// last is made of several.
+// Go functions: for locks that outlive the program, for an owner such as a virtual
+// machine, and for everything that can be inspected. org.example.DlmLock(5) describes
+// them. Each makes one call, unless it waits for longer than one call may last.
 //
-// # What the package is
+// # Inside the package
 //
 // It owns how the service is called, what the answers mean, and the watch over the locks
 // of Hold (keeper.go). It has no policy of its own. A transport is one way to the

@@ -6,14 +6,14 @@ import (
 	"sync"
 )
 
-// Election finds one leader among all candidates, on all nodes of the cluster: the
-// holder of a lock. A candidate that dies is replaced when its process has ended, and a
-// node that dies when it has been fenced.
+// Election finds one leader among all candidates, on all nodes of the cluster: the holder
+// of a lock. A candidate that dies is replaced once its process has ended; if its node
+// dies, once the node has been fenced.
 type Election struct {
 	Client              *Client
 	Lockspace, Resource string
-	// Options are those of the lock. The label is what the others see of the leader.
-	// Wait is ignored.
+	// Options are those of the lock. The others see the leader by the label. Wait is
+	// ignored.
 	Options Options
 
 	mu     sync.Mutex
@@ -23,9 +23,10 @@ type Election struct {
 // ErrElected is the error of Campaign for a candidate that is the leader already.
 var ErrElected = errors.New("this candidate is the leader already")
 
-// Campaign waits until this candidate is elected, or until ctx ends, whose error it then
-// returns. The context that it returns ends when the leadership is over: lost (ErrLost), resigned (ErrReleased), or
-// because ctx has ended; then Resign is still to be called.
+// Campaign waits until this candidate is elected, or until ctx ends; it then returns the
+// error of ctx. The context that it returns ends with the leadership: if it is lost
+// (ErrLost), resigned (ErrReleased), or if ctx ends. In each case Resign still has to be
+// called.
 func (e *Election) Campaign(ctx context.Context) (leading context.Context, err error) {
 	e.mu.Lock()
 	elected := e.resign != nil
@@ -72,7 +73,7 @@ type Leader struct {
 	Token uint64 // the fencing token, which grows with each election
 }
 
-// Leader looks who leads. The error is ErrNoLeader if nobody does.
+// Leader finds out who leads. The error is ErrNoLeader if nobody does.
 func (e *Election) Leader(ctx context.Context) (Leader, error) {
 	in, err := e.Client.Inspect(ctx, e.Lockspace, e.Resource)
 	if err != nil {

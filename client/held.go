@@ -11,19 +11,19 @@ import (
 	"time"
 )
 
-// ErrLost is the kind of error with which the context of a lock ends that its holder
-// has not released:
+// ErrLost is the kind of error with which the context of a lock ends if its holder has
+// not released it:
 //
 //	errors.Is(context.Cause(held), client.ErrLost)
 var ErrLost = errors.New("the lock is lost")
 
-// ErrReleased is the cause with which the context of a lock ends that its holder has
-// released.
+// ErrReleased is the cause with which the context of a lock ends when its holder releases
+// it.
 var ErrReleased = errors.New("the lock is released")
 
-// ErrClosed is the cause with which the contexts of locks end when the Client is
-// closed: a loss would not be noticed any more. The locks are still held, until they are
-// released or this process ends.
+// ErrClosed is the cause with which the contexts of locks end when the Client is closed:
+// a loss would no longer be noticed. The locks are still held, until they are released or
+// this process ends.
 var ErrClosed = errors.New("the client is closed")
 
 // LossError says how a lock was lost. It is an ErrLost.
@@ -44,7 +44,7 @@ const (
 	LossReleased
 	// LossConverted: somebody else converted it to another mode.
 	LossConverted
-	// LossUnknown: it is not there any more, and it is not known why.
+	// LossUnknown: the lock no longer exists, for a reason that is not known.
 	LossUnknown
 )
 
@@ -58,13 +58,12 @@ func (e *LossError) Is(target error) bool { return target == ErrLost }
 // Held is one or more locks, taken together, that this program watches until it releases
 // them.
 //
-// The order of events: the watch for losses is there first, then the locks are taken,
-// then each is compared with the losses that have been reported meanwhile. So no loss
-// falls between the grant and the watch. If this program dies before the grant, the call
-// ends with its connection; if it dies afterwards, the service releases the locks,
-// because they hang on the process. A restart of the service or of the bus ends no
-// such lock: the watch goes on with the next one, and asks first whether the locks
-// are still there.
+// The order of events: the watch for losses starts first, then the locks are taken, then
+// each is compared with the losses that have been reported meanwhile. So no loss falls
+// between the grant and the watch. If this program dies before the grant, the call ends
+// with its connection; if it dies afterwards, the service releases the locks, because
+// they hang on the process. A restart of the service or of the bus ends no such lock: the
+// watch goes on with the next one, and asks first whether the locks are still there.
 type Held struct {
 	c        *Client
 	owner    string
@@ -174,16 +173,16 @@ func (c *Client) settings() settings {
 	return c.set
 }
 
-// How long the release of locks may take whose call was not answered, what of it if the
-// caller does not want to wait, and when to look again for a call that still waits.
+// How long it may take to release locks whose call was not answered, how much of that a
+// caller that does not wait spends, and when to look again for a call that still waits.
 const (
 	releaseTime   = 30 * time.Second
 	withdrawTime  = 2 * time.Second
 	withdrawPause = 5 * time.Millisecond
 )
 
-// withdraw releases what was granted without an answer that came here. It goes by the
-// owner, since no name of a lock is known; hence only if nobody else has that owner.
+// withdraw releases what was granted by a call whose answer did not arrive. It goes by
+// the owner, since no name of a lock is known; hence only if nobody else has that owner.
 // The service may not have noticed yet that the call was given up. While the call waits
 // there is nothing to release, and it could still be granted, so withdraw looks again
 // until the owner has no lock that is held or waits.
@@ -228,7 +227,7 @@ func (h *Held) releaseAll(ctx context.Context) error {
 	})
 }
 
-// Context ends when the locks are not held any more, or when the context of Hold ends.
+// Context ends when the locks are no longer held, or when the context of Hold ends.
 // context.Cause says why.
 func (h *Held) Context() context.Context { return h.ctx }
 

@@ -53,8 +53,8 @@ func (c *Client) lock(ctx context.Context, want []Want, o Options) (context.Cont
 
 type heldKey struct{}
 
-// HeldBy returns the locks that a context of Lock, TryLock, LockAll, an RWLock, an
-// Election or a Semaphore is about, for their fencing tokens and for Convert; nil for
+// HeldBy returns the locks of a context that Lock, TryLock, LockAll, an RWLock, an
+// Election or a Semaphore has returned, for their fencing tokens and for Convert; nil for
 // any other context.
 func HeldBy(ctx context.Context) *Held {
 	h, _ := ctx.Value(heldKey{}).(*Held)
@@ -69,7 +69,7 @@ func (h *Held) unlock() error {
 }
 
 // RWLock is a lock that one writer holds, or any number of readers, on all nodes
-// together. It has no state of its own. Who waits is served in the order of arrival, so
+// together. It has no state of its own. Waiters are served in the order of arrival, so
 // readers don't starve a writer.
 type RWLock struct {
 	Client              *Client

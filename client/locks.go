@@ -30,8 +30,8 @@ type Options struct {
 	// Owner is who the lock is for. Asking again for what the owner holds
 	// returns the same lock. "": every call makes a lock of its own.
 	Owner string
-	// OwnerUnique says that nobody else uses Owner, so Hold may release all that it has
-	// if it is not known what was granted.
+	// OwnerUnique says that nobody else uses Owner, so Hold may release all locks of this
+	// owner if it is not known what was granted.
 	OwnerUnique bool
 	Label       string // a text for people: what the lock is for
 	Lifetime    string // Persistent, Connection or Process

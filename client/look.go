@@ -186,8 +186,8 @@ type Latency struct {
 	Buckets []Bucket `json:"buckets"`
 }
 
-// Bucket counts the calls that took no longer than Bound microseconds. Calls that
-// took longer than the last bound are in no bucket.
+// Bucket counts the calls that took at most Bound microseconds. Calls that took longer
+// than the last bound are in no bucket.
 type Bucket struct {
 	Bound uint64 `json:"le_usec"`
 	Count uint64 `json:"count"`
@@ -201,8 +201,8 @@ func (l *Latency) Mean() time.Duration {
 	return time.Duration(l.Sum/l.Count) * time.Microsecond
 }
 
-// Within returns a time that at least this part (0 to 1) of the calls stayed
-// within, as exactly as the buckets tell; ok is false if they don't.
+// Within returns a time within which at least this part (0 to 1) of the calls was
+// granted, as exactly as the buckets allow; ok is false if they do not say.
 func (l *Latency) Within(part float64) (d time.Duration, ok bool) {
 	for _, b := range l.Buckets {
 		if l.Count > 0 && float64(b.Count) >= part*float64(l.Count) {

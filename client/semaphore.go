@@ -10,16 +10,16 @@ import (
 // Semaphore lets up to Places holders in at a time, on all nodes of the cluster
 // together.
 //
-// The lock manager has no semaphores. This one is a lock for each place, on the
-// resources RESOURCE/1 to RESOURCE/N. All who use it must agree on N: it is a part of
-// the name. Who finds no place free queues for all places at once, and keeps the first
-// that it gets. That serves waiters nearly in the order of arrival; the exception is
-// two places that become free at the same time, one of which may be offered to somebody
-// who has just been given the other, and goes to the next. It costs N requests for each
-// that waits, so it is meant for few places: up to MaxPlaces.
+// The lock manager has no semaphores. This one is a lock for each place, on the resources
+// RESOURCE/1 to RESOURCE/N. All programs that use it must agree on N. A caller that finds
+// no free place queues for all places at once, and keeps the first that it gets. That
+// serves waiters nearly in the order of arrival; the exception is two places that become
+// free at the same time: one of them may be granted to a caller that has just been
+// granted the other, and then goes to the next one. Each waiter costs N requests, so a
+// semaphore is meant for few places: up to MaxPlaces.
 //
-// A fencing token tells the earlier holders of one place from the later ones, and says
-// nothing about other places.
+// A fencing token distinguishes earlier holders of a place from later ones. Tokens of
+// different places can't be compared.
 type Semaphore struct {
 	Client              *Client
 	Lockspace, Resource string
@@ -83,7 +83,7 @@ func (s *Semaphore) TryAcquire(ctx context.Context) (held context.Context, relea
 		return nil, nil, &Error{Op: "Acquire", Kind: InvalidArgs,
 			Message: fmt.Sprintf("a semaphore has 1 to %d places, not %d", MaxPlaces, s.Places)}
 	}
-	// From a place of chance: those who try at once don't all try the same.
+	// Starts at a random place, so that callers that try at once don't all try the same one.
 	for i, first := 0, rand.IntN(s.Places); i < s.Places; i++ {
 		o := s.Options
 		o.Wait = 0
