@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dlmlock/dlmlockd/varlink"
+	"github.com/dlmlock/dlmlockd/varlink/wire"
 )
 
 // usualVarlinkSocket is where dlmlockd-varlink.socket listens.
@@ -42,6 +43,10 @@ func (d *daemon) openVarlink(inherited []net.Listener) error {
 		if !listens(u) {
 			return &usageError{"started for a single connection, as varlinkctl does for exec:PROGRAM; the service is " +
 				"one process for all clients of a node: connect to its socket, " + usualVarlinkSocket}
+		}
+		// An earlier process that was killed has left it as short as it is during the work.
+		if err := wire.LengthenQueue(u); err != nil {
+			return fmt.Errorf("listen for Varlink at %s: %w", u.Addr(), err)
 		}
 		d.varlinkSockets = append(d.varlinkSockets, u)
 	}

@@ -3,6 +3,7 @@ package wire
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"runtime"
@@ -25,27 +26,35 @@ import (
 
 // backlog is how long the kernel's queue may be while the service accepts connections. One who keeps
 // it full delays everybody by the time that it takes to empty it, some 4 us for each connection on
-// an idle machine. Before that, while the locks are adopted, it is as long as whoever made the socket
-// wants.
+// an idle machine. While nobody accepts any, between Shutdown and the next start and while that adopts
+// the locks, the queue has to take all clients, who come back at once: LengthenQueue.
 const backlog = 128
+
+// LengthenQueue makes the kernel's queue of connections as long as it can be (net.core.somaxconn),
+// until Serve. A socket of systemd's stays the same from one start of the service to the next, and with
+// it the length.
+func LengthenQueue(l *net.UnixListener) error { return setQueue(l, math.MaxInt32) }
+
+// setQueue has effect also on connections that wait to be put into the queue.
+func setQueue(l *net.UnixListener, length int) error {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return err
+	}
+	cerr := raw.Control(func(fd uintptr) { err = unix.Listen(int(fd), length) })
+	return errors.Join(cerr, os.NewSyscallError("listen", err))
+}
 
 // Serve accepts connections until Shutdown (nil), or until the listener fails
 // for good. It closes the listener.
 func (s *Server) Serve(l *net.UnixListener) error {
 	defer l.Close()
-	s.mu.Lock()
-	s.listeners = append(s.listeners, l)
-	ending := s.ending
-	s.mu.Unlock()
+	ending, err := s.listen(l)
 	if ending {
 		return nil
 	}
-	refuseDescriptors(l)
-	raw, err := l.SyscallConn()
-	if err == nil {
-		err = raw.Control(func(fd uintptr) { _ = unix.Listen(int(fd), backlog) })
-	}
-	if err != nil {
+	raw, rerr := l.SyscallConn()
+	if err = errors.Join(err, rerr); err != nil {
 		return fmt.Errorf("accept Varlink connections on %s: %w", l.Addr(), err)
 	}
 	a := newArrivals()
@@ -78,6 +87,19 @@ func (s *Server) Serve(l *net.UnixListener) error {
 			return fmt.Errorf("accept Varlink connections on %s: %w", l.Addr(), err)
 		}
 	}
+}
+
+// listen makes a listener one of the server's, unless the server ends. Shutdown, which lengthens the
+// queue and closes the listener, comes before or after that.
+func (s *Server) listen(l *net.UnixListener) (ending bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ending {
+		return true, nil
+	}
+	s.listeners = append(s.listeners, l)
+	refuseDescriptors(l)
+	return false, setQueue(l, backlog)
 }
 
 // acceptAll empties the kernel's queue.

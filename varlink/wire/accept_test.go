@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"net"
 	"os"
+	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -94,4 +96,73 @@ func TestArrivalsAtTheEnd(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, n)
 	require.Zero(t, u.conns)
+}
+
+// A socket that systemd keeps has room for all clients while no service accepts connections, also
+// after one that had made its queue shorter.
+func TestQueueOutlivesTheServer(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	kept, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	require.NoError(t, err)
+	defer kept.Close()
+	waits := func(n int) (err error) { // a connect(2) that does not wait fails where the queue is full
+		for range n {
+			c, derr := net.Dial("unix", path)
+			if derr != nil {
+				return derr
+			}
+			defer c.Close()
+		}
+		return nil
+	}
+	drain := func() {
+		require.NoError(t, kept.SetDeadline(time.Now()))
+		for c, err := kept.Accept(); err == nil; c, err = kept.Accept() {
+			_ = c.Close()
+		}
+	}
+	s := New(Config{Handler: newEcho()})
+	l := copyOf(t, kept)
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(l) }()
+	c, err := net.Dial("unix", path)
+	require.NoError(t, err)
+	_, err = c.Write([]byte(`{"method":"test.Echo","parameters":{"text":"x"}}` + "\x00"))
+	require.NoError(t, err)
+	_, err = bufio.NewReader(c).ReadString(0)
+	require.NoError(t, err)
+	_ = c.Close()
+	require.NoError(t, s.Shutdown(t.Context()))
+	require.NoError(t, <-done)
+	require.NoError(t, waits(2*backlog), "after a service that has ended in order")
+	drain()
+	// One that is killed leaves the short queue behind.
+	require.NoError(t, setQueue(kept, backlog))
+	require.ErrorIs(t, waits(2*backlog), unix.EAGAIN)
+	drain()
+	require.NoError(t, LengthenQueue(kept))
+	require.NoError(t, waits(2*backlog), "in the next start")
+}
+
+// copyOf is the listener that a service has of a socket which stays open elsewhere.
+func copyOf(t *testing.T, kept *net.UnixListener) *net.UnixListener {
+	f, err := kept.File()
+	require.NoError(t, err)
+	defer f.Close()
+	l, err := net.FileListener(f)
+	require.NoError(t, err)
+	return l.(*net.UnixListener)
+}
+
+// A server that ends just as it begins to serve does so without an error.
+func TestServeAtTheEnd(t *testing.T) {
+	for range 200 {
+		s := New(Config{Handler: newEcho()})
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "s"), Net: "unix"})
+		require.NoError(t, err)
+		done := make(chan error, 1)
+		go func() { done <- s.Serve(l) }()
+		require.NoError(t, s.Shutdown(t.Context()))
+		require.NoError(t, <-done)
+	}
 }

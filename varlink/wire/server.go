@@ -303,6 +303,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 	for _, l := range listeners {
+		_ = LengthenQueue(l) // if it fails, the next start does it
 		_ = l.Close()
 	}
 	for _, c := range conns {
