@@ -25,7 +25,7 @@ type Lock struct {
 	UID       uint32    `json:"uid"`
 	PID       uint32    `json:"pid,omitempty"`  // of the caller, or of the process that the lock is tied to
 	Since     time.Time `json:"since,omitzero"` // when it was granted; zero before
-	// Waiting is since when it stands in a queue; zero if it does not.
+	// Waiting is since when it waits in a queue; zero if it does not.
 	Waiting time.Time `json:"waiting_since,omitzero"`
 	OnLost  string    `json:"on_lost,omitempty"` // the helper that is run if it is lost
 }
@@ -71,7 +71,7 @@ type Wait struct {
 	ForWho  string `json:"for_who,omitempty"`
 }
 
-// Waiter is a lock of the service that stands in a queue, for its first grant or for
+// Waiter is a lock of the service that waits in a queue, for its first grant or for
 // another mode.
 type Waiter struct {
 	Lock      LockName  `json:"lock"`
@@ -98,7 +98,7 @@ type Blocker struct {
 	LockID uint32 `json:"lockid,omitempty"` // on this node; 0: not known
 	Mode   string `json:"mode,omitempty"`   // held, or wanted if it waits itself
 	Who    string `json:"who,omitempty"`    // owner, label or process
-	Waits  bool   `json:"waits,omitempty"`  // it stands in the queue itself
+	Waits  bool   `json:"waits,omitempty"`  // it waits in the queue itself
 }
 
 // Inspection is all that is known of one resource. A nil pointer and a nil list
@@ -166,7 +166,7 @@ type Filter struct {
 	Lockspace, Resource, Owner, Mode, State string
 	UID                                     uint32
 	HasUID                                  bool
-	Limit                                   int    // at most so many; 0: all
+	Limit                                   int    // at most this many; 0: all
 	Node                                    uint32 // of the service on that node; 0: of this one
 }
 

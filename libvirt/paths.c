@@ -4,7 +4,7 @@
  * path with the links of its last component followed, and the path without any link.
  * docs/libvirt.md explains why a disk is locked under all of them.
  *
- * Everything here looks at the file system and may take for ever if that does not answer; look.c
+ * Everything here looks at the file system and may take forever if that does not answer; look.c
  * sees to it that nobody waits for it. A missing component is an answer (ENOENT: no file has that
  * name, so none has a second one); any other failure is returned. */
 #define _GNU_SOURCE

@@ -6,7 +6,7 @@ import "time"
 // request of a node for a resource asks the directory node for the master, and the others for that
 // resource wait in a list until it knows. If the first is canceled while it asks, and the node that
 // it asks fails, the recovery ends it and forgets that others wait for it
-// (dlm_recover_waiters_post does not call confirm_master): they wait for ever, and so does every
+// (dlm_recover_waiters_post does not call confirm_master): they wait forever, and so does every
 // later request of this node for that resource, even one with NOQUEUE. A cancel takes a request out
 // of that list. When the last is out, the kernel frees the resource, and the next request begins
 // anew.

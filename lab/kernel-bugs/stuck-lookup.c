@@ -1,7 +1,7 @@
 /*
  * stuck-lookup: a request is canceled while it looks for the master of its resource, and the node
  * that was asked fails. The recovery ends the request, but not its role as the one that the others
- * wait for: every other request for that resource on this node waits in "Lookup Queue" for ever,
+ * wait for: every other request for that resource on this node waits in "Lookup Queue" forever,
  * also with LKF_NOQUEUE.
  *
  *	cc -o stuck-lookup stuck-lookup.c -ldlm_lt

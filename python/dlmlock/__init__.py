@@ -6,14 +6,14 @@
             copy(part, token=lock.token)
 
 A lock can be lost while its holder works: the node leaves the lockspace, or an
-administrator releases the lock. `on_lost` is then called, `lost` is true, and `check`
+administrator releases the lock. Then `on_lost` is called, `lost` is true, and `check`
 raises. A restart of the service loses no lock. A lock ends with the process that took
-it, in whichever way that ends; a child after os.fork does not hold it.
+it, however that process ends; a child after os.fork does not hold it.
 
-The service is reached over Varlink: the environment variable DLMLOCK_ADDRESS, if it is a
-path, names the socket. Nothing but the standard library is needed.
+The module reaches the service over Varlink: the environment variable DLMLOCK_ADDRESS, if
+it is a path, names the socket. It needs only the standard library.
 
-A Lock is used by one thread; `lost`, `reason` and `check` by any.
+A Lock belongs to one thread; any thread may use `lost`, `reason` and `check`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _WITHDRAW_PAUSE = 0.005
 
 
 class Error(Exception):
-    """What the service says is wrong.
+    """An error that the service reports.
 
     name is the name of the error in org.example.DlmLock(5), without the interface.
     """
@@ -57,11 +57,11 @@ class WouldBlock(Error):
 
 
 class Timeout(Error):
-    """The lock was not granted in the time given."""
+    """The lock was not granted within the given time."""
 
 
 class AccessDenied(Error):
-    """The caller may not do that."""
+    """The caller lacks the permission."""
 
 
 class NotRunning(Error):
@@ -104,7 +104,7 @@ class Service:
         self.close()
 
     def close(self) -> None:
-        """Closes the connection, also while another thread waits for a reply."""
+        """Closes the connection, even while another thread waits for a reply."""
         try:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:
@@ -171,7 +171,7 @@ class Lock:
         """The fencing token: larger than that of every earlier grant in pw or ex, on any node."""
         self.lockid = 0
         self.reason = ""
-        """Why the lock is lost."""
+        """Why the lock was lost."""
         self._owner = ""
         self._name = ""
         self._lost = threading.Event()
@@ -192,7 +192,7 @@ class Lock:
             raise LockLost("LockLost", self.reason)
 
     def wait_lost(self, timeout: Optional[float] = None) -> bool:
-        """Waits until the lock is lost; False: the time is over."""
+        """Waits until the lock is lost; returns False if the time is over."""
         return self._lost.wait(timeout)
 
     def __enter__(self) -> Lock:
@@ -204,7 +204,7 @@ class Lock:
         self.release()
 
     def acquire(self) -> None:
-        """Takes the lock. The watch for its loss is there before."""
+        """Takes the lock. The watch for its loss starts first."""
         if self._thread is not None:
             raise RuntimeError("the lock is held already")
         self._owner, self._ending, self.reason = f"python-{uuid.uuid4()}", False, ""
@@ -246,7 +246,7 @@ class Lock:
             time.sleep(_RETRY)
 
     def _withdraw(self) -> None:
-        """Releases what may have been granted to a call that has no answer.
+        """Releases what may have been granted to a call that got no answer.
 
         The service may not have noticed yet that the call was given up. While the call waits there
         is nothing to release, and it could still be granted, so this looks again.
@@ -284,7 +284,7 @@ class Lock:
             time.sleep(_RETRY)
 
     def convert(self, mode: str, wait: float = 0) -> None:
-        """Changes the mode without releasing the lock. When it fails, the mode stays."""
+        """Changes the mode without releasing the lock. If it fails, the lock keeps its mode."""
         with self._mutex:
             self._changes += 1
         try:
@@ -331,7 +331,7 @@ class Lock:
         return ""
 
     def _gone(self) -> str:
-        """Asks why the lock is not there any more; "" if it is."""
+        """Asks why the lock no longer exists; "" if it does."""
         with self._mutex:
             changes, mode = self._changes, {"exclusive": "ex", "shared": "pr"}.get(self.mode, self.mode.lower())
         with Service(self.path) as service:
@@ -373,7 +373,7 @@ class Lock:
 
 
 def _watch(path: Optional[str], lockspace: str) -> "tuple[Service, Iterator[Dict[str, Any]]]":
-    """Watches a lockspace; nothing is missed after the return."""
+    """Watches a lockspace; no event is missed after it has returned."""
     service = Service(path)
     try:
         events = service.replies("Monitor", events=["lockLost", "lockRemoved", "lockChanged"], lockspace=lockspace,
