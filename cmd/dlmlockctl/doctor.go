@@ -47,9 +47,11 @@ func (a *app) doctorCmd() *cobra.Command {
 		Short: "Look for what keeps locks from working, and say what to do",
 		Long: `Checks the message bus, the service, polkit, the versions of the services on the
 other nodes, the cluster's quorum, dlm_controld, fencing, debugfs, the clock, and the
-lockspaces of this node, and says what to do about what is wrong. It changes and starts nothing. As root it sees more.
+lockspaces of this node, and says how to fix what is wrong. It changes and starts
+nothing. As root it sees more.
 
-The exit code is 0 if nothing has failed, and 1 otherwise. Warnings are no failures.`,
+The exit code is 0 if nothing has failed, and 1 otherwise. Warnings do not count as
+failures.`,
 		SuggestFor:        []string{"check", "diagnose", "health"},
 		Args:              needs(0),
 		ValidArgsFunction: cobra.NoFileCompletions,

@@ -202,8 +202,8 @@ the system (root, or the group systemd-journal), and not the service. With
 --directory it reads the journal of another host, or those that
 systemd-journal-remote has collected from all nodes.
 
-END tells how it ended: released, converted, lost, held (it has not), waited (the
-request was not granted), or unknown, where the journal does not tell.`,
+END says how the lock ended: released, converted, lost, held (it has not ended),
+waited (the request was not granted), or unknown, if the journal does not say.`,
 		Example: `  dlmlockctl history vms disk1 --since=-2h
   dlmlockctl history --owner=$uuid --json`,
 		SuggestFor:        []string{"log", "journal", "audit", "last"},

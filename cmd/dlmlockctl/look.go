@@ -35,7 +35,7 @@ func (a *app) inspectCmd() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&all, "all-nodes", false, "ask the services on all nodes, too")
+	cmd.Flags().BoolVar(&all, "all-nodes", false, "also ask the services on the other nodes")
 	return cmd
 }
 

@@ -47,7 +47,7 @@ func (a *app) runCmd() *cobra.Command {
 		Short:      "Run a command under a lock: flock(1) for the cluster",
 		SuggestFor: []string{"flock", "exec", "with"},
 		Long: `Runs a command under a lock. The lock is taken before the command starts, and
-released when it has ended, in whichever way, even if this program is killed. The
+released when it has ended, however it ends, even if this program is killed. The
 exit code is the command's, or 128+n if signal n ended it. SIGHUP, SIGINT,
 SIGTERM, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on to the command, which
 inherits all open files.
@@ -57,7 +57,7 @@ lock. In place of LOCKSPACE/RESOURCE, --lockspace=LOCKSPACE and --resource=RESOU
 say which lock is meant; --resource can be repeated to take several.
 
 If the lock is lost, or somebody else releases it, everything that the command
-has started is ended, and the exit code is 76.
+has started is terminated, and the exit code is 76.
 
 The command finds DLMLOCK_LOCKSPACE, DLMLOCK_RESOURCE, DLMLOCK_MODE and
 DLMLOCK_TOKEN, the fencing token, of the first lock in its environment, and all

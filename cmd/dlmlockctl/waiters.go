@@ -35,12 +35,13 @@ func (a *app) waitsCmd() *cobra.Command {
 		Use:   "waits [LOCKSPACE [RESOURCE]] [--owner=OWNER] [--uid=UID]",
 		Short: "List the locks that wait, and what each waits for",
 		Long: `Lists the locks of the service on this node that wait, for their first grant or for
-another mode, the longest wait first, and what each waits for: holders, or the one
-before it in the queue.
+another mode, the longest wait first, and what each waits for: the holders, or the
+lock before it in the queue.
 
-The service on another node knows the waits there. If another node keeps the queues
-of a resource, the holder is known only if its mode is PW or EX. "dlmlockctl tree"
-draws who waits for whom over several resources, and with --all-nodes over all nodes.
+Only the services of other nodes know what waits there. If another node keeps the
+queues of a resource, the holder is known only if its mode is PW or EX. "dlmlockctl
+tree" draws who waits for whom over several resources, and with --all-nodes over all
+nodes.
 
 On a terminal long names are shortened to fit the line; -o wide shows everything.`,
 		Example: `  dlmlockctl waits vms

@@ -34,9 +34,9 @@ func (a *app) treeCmd() *cobra.Command {
 		Use:   "tree [LOCKSPACE [RESOURCE]] [--all-nodes] [--looks=N]",
 		Short: "Show who waits for whom",
 		Long: `Shows who waits for whom, over all resources on which the service has locks on
-this node. Below each holder stand those that wait for it, and below them those
-that wait for them, also for other resources. Deadlocks, circles in which nobody will
-ever get a lock, are marked.
+this node. Below each holder are the locks that wait for it, and below those the
+locks that wait for them, also on other resources. Deadlocks, circles in which nobody
+will ever get a lock, are marked.
 
 To find waiters on other nodes, it looks at each resource with a waiter on this node
 and at up to --looks others. The node that keeps the queues of a resource sees all its
