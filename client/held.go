@@ -62,8 +62,8 @@ func (e *LossError) Is(target error) bool { return target == ErrLost }
 // each is compared with the losses that have been reported meanwhile. So no loss falls
 // between the grant and the watch. If this program dies before the grant, the call ends
 // with its connection; if it dies afterwards, the service releases the locks, because
-// they hang on the process. A restart of the service or of the bus ends no such lock: the
-// watch goes on with the next one, and asks first whether the locks are still there.
+// they are tied to the process. A restart of the service or of the bus ends no such lock:
+// the watch goes on with the next one, and asks first whether the locks are still there.
 type Held struct {
 	c        *Client
 	owner    string

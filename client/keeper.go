@@ -26,8 +26,8 @@ type keeper struct {
 	lost    map[LockName]Event
 	stopRun context.CancelFunc // ends the run; nil: none goes on
 	done    sync.WaitGroup     // of the goroutines of a run
-	closed  bool               // by Client.Close; no run begins any more
-	notice  func(string)       // of Notify; nil: nobody wants to know
+	closed  bool               // by Client.Close; no further run begins
+	notice  func(string)       // of Notify; nil: not set
 }
 
 // How often each lock is asked about, and how many calls a second that may cost.
@@ -40,16 +40,16 @@ const (
 	mostLost = 1000
 )
 
-// Notify has a function called with a text for people when the connection to the bus
-// has ended, or has come back, while locks are held. It must be called before Hold.
+// Notify sets a function that is called with a text for people when the connection to the
+// bus has ended, or has come back, while locks are held. It must be called before Hold.
 func (c *Client) Notify(f func(text string)) {
 	c.kept.mu.Lock()
 	defer c.kept.mu.Unlock()
 	c.kept.notice = f
 }
 
-// begin has the watch run. leave, or the end of the lock that is then added, takes that
-// back.
+// begin starts the watch unless it runs already. leave, or the end of the lock that is
+// then added, undoes that.
 func (k *keeper) begin(c *Client) error {
 	k.starting.Lock()
 	defer k.starting.Unlock()
@@ -70,8 +70,8 @@ func (k *keeper) begin(c *Client) error {
 	return err
 }
 
-// start begins a run. Its context is not that of Hold, whose end must not end the watch of
-// other locks.
+// start begins a run. Its context is not that of Hold, because the end of one Hold must
+// not end the watch of other locks.
 func (k *keeper) start(c *Client) error {
 	k.done.Wait() // the last run ends with its last lock
 	ctx, stop := context.WithCancel(context.Background())
@@ -218,8 +218,8 @@ func (k *keeper) reported(e Event) {
 	}
 }
 
-// reconnect waits for the bus to come back. It returns nil at the end of ctx, or if
-// there is no way back; then losses are not noticed any more.
+// reconnect waits for the bus to come back. It returns nil at the end of ctx, or if it
+// can't connect again; then losses are no longer noticed.
 func (k *keeper) reconnect(ctx context.Context, c *Client) <-chan Event {
 	// The bus tells the service that this connection has ended, and the service releases.
 	for _, h := range k.all() {
@@ -283,8 +283,8 @@ func (k *keeper) askAll(ctx context.Context, c *Client) {
 	}
 }
 
-// askAbout finds out whether locks are still held. Only an answer that says that one is
-// not ends them; any other failure says nothing.
+// askAbout finds out whether locks are still held. Only an answer that a lock is not held
+// ends them; any other failure proves nothing.
 func (k *keeper) askAbout(ctx context.Context, c *Client, h *Held) {
 	ctx, cancel := context.WithTimeout(ctx, heldAskedTime)
 	defer cancel()
@@ -312,7 +312,7 @@ func (k *keeper) askAbout(ctx context.Context, c *Client, h *Held) {
 	}
 }
 
-// missing asks a second time, and in another way, whether a lock is not there.
+// missing asks a second time, in another way, whether a lock no longer exists.
 func (c *Client) missing(ctx context.Context, owner string, g Grant) bool {
 	locks, err := c.Locks(ctx, Filter{Lockspace: g.Lockspace, Resource: g.Resource, Owner: owner})
 	there := func(l Lock) bool { return l.Lock == g.Lock && l.State != "releasing" }

@@ -26,7 +26,7 @@ type varlinkPool struct {
 
 	mu   sync.Mutex
 	idle []*varlinkConn
-	// keep are connections that locks hang on, until close.
+	// keep are connections to which locks are tied, until close.
 	keep []*varlinkConn
 }
 

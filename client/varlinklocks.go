@@ -50,8 +50,8 @@ func (v *varlink) acquire(ctx context.Context, w Want, o Options, wait time.Dura
 	return v.take(ctx, "Acquire", w, o, p)
 }
 
-// queued is one call for as long as the service lives. What hangs on an owner is asked
-// for again if the service is restarted, which puts it at the end of the queue.
+// queued is one call for as long as the service lives. A lock with an owner is requested
+// again if the service is restarted, which puts it at the end of the queue.
 func (v *varlink) queued(ctx context.Context, w Want, o Options) (Grant, error) {
 	end := time.Now().Add(o.Wait)
 	for there := false; ; there = true {
@@ -171,9 +171,9 @@ func (v *varlink) acquireMany(ctx context.Context, want []Want, o Options, wait 
 	return grants, nil
 }
 
-// many makes the call AcquireMany. The connection that locks of lifetime "connection"
-// hang on stays open until the client is closed: the service does not say when they
-// are gone.
+// many makes the call AcquireMany. The connection to which locks of lifetime "connection"
+// are tied stays open until the client is closed: the service does not say when they are
+// gone.
 func (v *varlink) many(ctx context.Context, o Options, p parameters, out any) error {
 	const op = "AcquireMany"
 	if o.Lifetime != Connection {

@@ -76,7 +76,7 @@ var setFaults = []setFault{
 			e.tell("killtool")
 			return nil
 		}},
-	{name: "lock service of the node killed and started", most: processFaultTime,
+	{name: "lock service of the node killed and restarted", most: processFaultTime,
 		do: func(ctx context.Context, r *setRig, e *setEpisode) error { return r.locks.killService(ctx, e.node) }},
 	{name: "lock released by an administrator", most: processFaultTime,
 		do: func(ctx context.Context, r *setRig, e *setEpisode) error {
