@@ -40,6 +40,8 @@ const maxReply = 64 << 20
 type varlinkConn struct {
 	sock *net.UnixConn
 	r    *bufio.Reader
+	// The end of a context has closed the socket, or is about to, though the call was answered.
+	cut bool
 }
 
 // varlinkReply is a reply as it comes.
@@ -121,7 +123,7 @@ func (c *varlinkConn) alive() bool {
 func (p *varlinkPool) put(c *varlinkConn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.life.Err() != nil || len(p.idle) >= maxIdle {
+	if c.cut || p.life.Err() != nil || len(p.idle) >= maxIdle {
 		_ = c.sock.Close()
 		return
 	}
@@ -154,7 +156,8 @@ func (p *varlinkPool) close() {
 // withdraws the call.
 func (p *varlinkPool) exchange(ctx context.Context, c *varlinkConn, method string, parameters any, more bool,
 	next func(*varlinkReply) error) error {
-	defer context.AfterFunc(ctx, func() { _ = c.sock.Close() })()
+	stop := context.AfterFunc(ctx, func() { _ = c.sock.Close() })
+	defer func() { c.cut = !stop() }()
 	defer context.AfterFunc(p.life, func() { _ = c.sock.Close() })()
 	if err := c.send(method, parameters, more); err != nil {
 		return errors.Join(err, ctx.Err())

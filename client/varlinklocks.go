@@ -187,6 +187,9 @@ func (v *varlink) many(ctx context.Context, o Options, p parameters, out any) er
 		return varlinkError(op, err)
 	}
 	err = v.on(ctx, c, op, Name+"."+op, p, false, func(text json.RawMessage) error { return json.Unmarshal(text, out) })
+	if err == nil && c.cut { // the locks end with the connection
+		err = varlinkError(op, ctx.Err())
+	}
 	if err != nil {
 		_ = c.sock.Close()
 		return err

@@ -1,0 +1,68 @@
+package client
+
+import (
+	"bufio"
+	"context"
+	"net"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// answering is a service that answers every call, and says of each connection when it has ended.
+func answering(t *testing.T) (path string, ended <-chan struct{}) {
+	path = filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = l.Close() })
+	ends := make(chan struct{}, 8)
+	go func() {
+		for c, err := l.Accept(); err == nil; c, err = l.Accept() {
+			go func() {
+				defer c.Close()
+				for r := bufio.NewReader(c); ; {
+					if _, err := r.ReadString(0); err != nil {
+						ends <- struct{}{}
+						return
+					}
+					_, _ = c.Write([]byte(`{"parameters":{"granted":[]}}` + "\x00"))
+				}
+			}()
+		}
+	}()
+	return path, ends
+}
+
+// ender ends a context as soon as a reply is read.
+type ender struct{ end context.CancelFunc }
+
+func (e *ender) UnmarshalJSON([]byte) error {
+	e.end()
+	return nil
+}
+
+// A connection that the end of a context closes is given to no other call, though its own was answered.
+func TestAnsweredAsTheContextEnds(t *testing.T) {
+	path, ended := answering(t)
+	v := newVarlink(path)
+	defer v.close()
+	ctx, cancel := context.WithCancel(t.Context())
+	require.NoError(t, v.call(ctx, "Ping", "test.Ping", parameters{}, &ender{cancel}))
+	require.Empty(t, v.pool.idle)
+	<-ended
+	require.NoError(t, v.call(t.Context(), "Ping", "test.Ping", parameters{}, nil))
+	require.Len(t, v.pool.idle, 1)
+}
+
+// Locks that hang on a connection which the end of a context closes are not reported as held.
+func TestGrantedAsTheContextEnds(t *testing.T) {
+	path, ended := answering(t)
+	v := newVarlink(path)
+	defer v.close()
+	ctx, cancel := context.WithCancel(t.Context())
+	err := v.many(ctx, Options{Lifetime: Connection}, parameters{}, &ender{cancel})
+	require.ErrorIs(t, err, Canceled)
+	require.Empty(t, v.pool.keep)
+	<-ended
+}
