@@ -47,8 +47,7 @@ func (c *bootClock) read() (wall time.Time, up time.Duration) {
 	defer c.mu.Unlock()
 	wall = c.now()
 	passed := wall.Sub(c.at) // by the monotonic clock
-	step := wall.Round(0).Sub(c.at.Round(0)) - passed
-	if !c.at.IsZero() && passed >= 0 && passed < resyncTime && -steady < step && step < steady {
+	if !c.at.IsZero() && passed >= 0 && passed < resyncTime && together(c.at, wall) {
 		up = c.up + passed
 	} else {
 		up = c.resync(wall)
@@ -57,15 +56,21 @@ func (c *bootClock) read() (wall time.Time, up time.Duration) {
 	return wall, c.last
 }
 
-// resync reads CLOCK_BOOTTIME. If that has taken long, since the thread was interrupted, nothing is
-// derived from it. c.mu is held.
+// together reports whether as much time has passed by the wall clock as by the monotonic clock.
+func together(from, to time.Time) bool {
+	step := to.Round(0).Sub(from.Round(0)) - to.Sub(from)
+	return -steady < step && step < steady
+}
+
+// resync reads CLOCK_BOOTTIME. If that has taken long, since the thread was interrupted or the host
+// was suspended, nothing is derived from it. c.mu is held.
 func (c *bootClock) resync(wall time.Time) time.Duration {
 	up, err := c.boot()
 	if err != nil {
 		return time.Since(started) // never happens: every kernel with the DLM has this clock
 	}
 	c.at, c.up = c.now(), up
-	if c.at.Sub(wall) > steady {
+	if c.at.Sub(wall) > steady || !together(wall, c.at) {
 		c.at = time.Time{}
 	}
 	return up

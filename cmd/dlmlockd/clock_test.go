@@ -4,6 +4,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 )
@@ -45,6 +46,36 @@ func TestBootClock(t *testing.T) {
 	c.at = time.Time{}
 	_, got := c.read()
 	require.Equal(t, up+time.Minute, got, "it never goes back")
+}
+
+// suspended is a time at which only the wall clock has gone on: package time has no way to make one.
+func suspended(t time.Time, d time.Duration) time.Time {
+	t = t.Add(d)
+	(*struct {
+		wall      uint64
+		monotonic int64
+		loc       *time.Location
+	})(unsafe.Pointer(&t)).monotonic -= int64(d)
+	return t
+}
+
+// A suspend just after CLOCK_BOOTTIME was read is not missed.
+func TestBootClockSuspendedWhileItIsRead(t *testing.T) {
+	now, reads := time.Now(), 0
+	c := bootClock{now: func() time.Time { return now }}
+	c.boot = func() (time.Duration, error) {
+		if reads++; reads == 1 {
+			now = suspended(now, time.Hour)
+		}
+		return time.Minute, nil
+	}
+	before := now
+	c.read()
+	require.Zero(t, now.Sub(before))
+	require.Equal(t, time.Hour, now.Round(0).Sub(before.Round(0)))
+	require.True(t, c.at.IsZero(), "nothing is derived from it")
+	c.read()
+	require.Equal(t, 2, reads)
 }
 
 // It says what the kernel says, and never goes back.
