@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -99,6 +100,9 @@ func (c *Client) Hold(ctx context.Context, want []Want, o Options) (*Held, error
 
 // hold is Hold with another context for the call than for the locks.
 func (c *Client) hold(ctx, parent context.Context, want []Want, o Options) (*Held, error) {
+	if ctx.Err() != nil { // the end of ctx could otherwise come after the call
+		return nil, tooLate(want, wrap("Acquire", ctx.Err()))
+	}
 	h := &Held{c: c, owner: o.Owner, ownOwner: o.OwnerUnique, lost: make(chan struct{})}
 	if h.owner == "" {
 		h.owner, h.ownOwner = ownerPrefix+rand.Text(), true
@@ -113,11 +117,29 @@ func (c *Client) hold(ctx, parent context.Context, want []Want, o Options) (*Hel
 			h.withdraw(ctx)
 		}
 		c.kept.leave()
+		if ctx.Err() != nil {
+			err = tooLate(want, err)
+		}
 		return nil, err
 	}
 	h.ctx, h.end = context.WithCancelCause(parent)
 	c.kept.add(h)
 	return h, nil
+}
+
+// tooLate has an error that the end of the context has brought say so. Nothing is wrong
+// with the service then, it just had no answer yet.
+func tooLate(want []Want, err error) error {
+	var e *Error
+	if !errors.As(err, &e) || e.Kind != NoAnswer && e.Kind != Canceled {
+		return err
+	}
+	names := make([]string, len(want))
+	for i, w := range want {
+		names[i] = strings.TrimSpace(w.Lockspace + "/" + w.Resource + " " + w.Mode)
+	}
+	return &Error{Op: e.Op, Kind: e.Kind, Name: e.Name, Err: e.Err,
+		Message: "acquire " + strings.Join(names, ", ") + ": not granted before the context ended"}
 }
 
 // take takes the locks with the best lifetime that the service has: an older one knows

@@ -114,7 +114,9 @@ func TestLockIsWithdrawn(t *testing.T) {
 				return err == nil && st["WaitingCount"].(uint32) > 0
 			}, patience, 5*time.Millisecond)
 			cancel()
-			require.ErrorIs(t, <-done, context.Canceled)
+			err = <-done
+			require.ErrorIs(t, err, context.Canceled)
+			require.ErrorContains(t, err, "vms/a EX: not granted before the context ended")
 			st, err := other.Status(t.Context())
 			require.NoError(t, err)
 			require.Zero(t, st["WaitingCount"], "nothing is left that could be granted later")
@@ -126,6 +128,17 @@ func TestLockIsWithdrawn(t *testing.T) {
 		}
 		_, _, err := c.Lock(t.Context(), Want{"nowhere", "a", ""}, Options{})
 		require.ErrorIs(t, err, NoSuchLockspace)
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		before, err := other.Status(t.Context())
+		require.NoError(t, err)
+		for range 20 {
+			_, _, err = c.Lock(ended, Want{"vms", "a", ""}, Options{})
+			require.ErrorIs(t, err, context.Canceled)
+		}
+		after, err := other.Status(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, before["LocksGranted"], after["LocksGranted"], "a call whose context has ended is not made")
 	})
 }
 
