@@ -47,9 +47,10 @@ type Config struct {
 // DLMLOCK_ADDRESS says, or else over the system bus, or, where there is no system bus,
 // over the Varlink socket at VarlinkSocket.
 //
-// The service need not run: the first call starts it where systemd is set up for that.
-// The context bounds only the time to connect. The error is of kind NoBus if there is
-// neither a bus nor a socket.
+// The service need not run: the first call starts it where systemd is set up for that, and
+// it is the first call that fails where no service answers at the socket. The context bounds
+// only the time to connect. The error is of kind NoBus if there is neither a bus nor a
+// socket.
 func Open(ctx context.Context, cfg Config) (*Client, error) {
 	if cfg == (Config{}) {
 		if a := os.Getenv(AddressVariable); strings.HasPrefix(a, "/") {

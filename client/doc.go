@@ -81,7 +81,7 @@
 // and the program above in two others:
 //
 //	dlmlockctl --varlink=/tmp/dlmlock join vms
-//	DLMLOCK_ADDRESS=/tmp/dlmlock go run .
+//	go build -o candidate . && DLMLOCK_ADDRESS=/tmp/dlmlock ./candidate
 //
 // The node's own service permits this to root, to the group that dlmlockd.toml names, and
 // to users whom polkit allows it; others get an error of kind AccessDenied.

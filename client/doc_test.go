@@ -126,7 +126,7 @@ func TestCommandsOfThePackageComment(t *testing.T) {
 	require.NoError(t, err, "%s", out)
 	shell := func(line string) *exec.Cmd {
 		line = strings.NewReplacer("/tmp/dlmlock", dir+"/s", "dlmlockd ", daemonPath+" --config=/dev/null ",
-			"go run .", "exec "+path).Replace(line)
+			"go build -o candidate . && ", "", "./candidate", "exec "+path).Replace(line)
 		cmd := exec.CommandContext(t.Context(), "sh", "-c", line)
 		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
 		return cmd

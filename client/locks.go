@@ -46,7 +46,8 @@ type Options struct {
 	// block, at most 32 bytes. nil: nothing. Not for AcquireMany.
 	Value []byte
 	// Wait is how long to wait in the queue. 0: the error is WouldBlock if the lock
-	// can't be granted at once. Negative: without limit. For several locks, a wait that is
+	// can't be granted at once, except that Lock and LockAll wait without limit.
+	// Negative: without limit. For several locks, a wait that is
 	// longer than MaxWait is made of several calls, each of which joins the queue at
 	// its end.
 	Wait time.Duration
