@@ -121,17 +121,24 @@ func signalContext(ctx context.Context) (context.Context, func()) {
 // root builds the tree of commands.
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
-		Use:   "dlmlockctl",
+		Use:   "dlmlockctl COMMAND ...",
 		Short: "Take and look at cluster-wide locks",
 		Long: `dlmlockctl takes, shows and releases cluster-wide locks of dlmlockd(8).
 
 A lock is on a RESOURCE, any name of up to 64 bytes, in a LOCKSPACE that this
 node has joined. Its MODE is NL, CR, CW, PR (or "shared"), PW or EX (or
-"exclusive"). A lock stays until it is released: it survives this program and a
-restart of the service, but not the end of the node.`,
+"exclusive"). A lock of acquire stays until it is released: it survives this program
+and a restart of the service, but not the end of the node. A lock of run or hold ends
+with that program.
+
+The environment variable DLMLOCK_ADDRESS says how to reach the service if neither
+--bus nor --varlink does: the path of a Varlink socket, which begins with "/", or a
+D-Bus address.`,
 		Version:       buildinfo.Read(version, commit, date).String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
+
+		DisableFlagsInUseLine: true,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return unknownCommand(cmd, args[0])
@@ -151,8 +158,10 @@ restart of the service, but not the end of the node.`,
 	f.Var(&timeoutFlag{&a.timeout}, "timeout", "how long the service may take to answer, in addition to --wait:\n"+
 		"90s, 5m, seconds (default: 1m, or 3m on a terminal, where polkit may ask for a password)")
 	f.Lookup("timeout").DefValue = ""
+	a.completeFlag(root, "output", fixed(formatTable, formatWide, formatJSON))
 	a.addCommands(root)
 	replaceHelp(root)
+	showFlags(root)
 	return root
 }
 

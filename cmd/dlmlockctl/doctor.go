@@ -34,6 +34,9 @@ type examination struct {
 	checks []check        // in the order in which they were made
 	local  bool           // the service uses its embedded engine, so there is no cluster to check
 	status map[string]any // the properties of the service; nil: it could not be asked
+
+	noModule     bool // the kernel's DLM is not loaded
+	controldRuns bool // dlm_controld was seen to run
 }
 
 // add notes a result. The advice stands by itself, so that a program can show it elsewhere.

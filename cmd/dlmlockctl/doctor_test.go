@@ -58,17 +58,25 @@ func TestDoctorOnNodes(t *testing.T) {
 		quorum string
 		want   map[string]string // results that are not ok
 	}{
-		"healthy":         {healthy, "quorate", nil},
-		"default config":  {with("etc/dlm/dlm.conf", ""), "quorate", nil},
-		"no quorum":       {healthy, "inquorate", map[string]string{"quorum": checkFailed}},
-		"quorum unknown":  {healthy, "unknown", map[string]string{"quorum": checkUnknown}},
-		"no module":       {with("proc/misc", "1 x\n"), "quorate", map[string]string{"dlm_controld": checkFailed}},
-		"no dlm_controld": {with("proc/net/unix", "x\n"), "quorate", map[string]string{"dlm_controld": checkFailed}},
-		"not seen":        {with("proc/net/unix", ""), "quorate", map[string]string{"dlm_controld": checkUnknown}},
+		"healthy":        {healthy, "quorate", nil},
+		"default config": {with("etc/dlm/dlm.conf", ""), "quorate", nil},
+		"no quorum":      {healthy, "inquorate", map[string]string{"quorum": checkFailed}},
+		"quorum unknown": {healthy, "unknown", map[string]string{"quorum": checkUnknown}},
+		"no module": {with("proc/misc", "1 x\n"), "quorate", map[string]string{"dlm_controld": checkFailed,
+			"fencing": checkUnknown, "debugfs": checkUnknown}},
+		"no dlm_controld": {with("proc/net/unix", "x\n"), "quorate", map[string]string{"dlm_controld": checkFailed,
+			"fencing": checkUnknown}},
+		"not seen": {with("proc/net/unix", ""), "quorate", map[string]string{"dlm_controld": checkUnknown,
+			"fencing": checkUnknown}},
 		"no fencing": {with("etc/dlm/dlm.conf", "enable_fencing = 0 # for now\n"), "quorate",
 			map[string]string{"fencing": checkFailed}},
 		"no debugfs": {with("proc/self/mounts", "proc /proc proc rw 0 0\n"), "quorate",
 			map[string]string{"debugfs": checkWarning}},
+		"nothing at all": {map[string]string{"proc/misc": "1 x\n", "proc/self/mounts": debugfs}, "", map[string]string{
+			"quorum": checkUnknown, "dlm_controld": checkFailed, "fencing": checkUnknown, "debugfs": checkUnknown}},
+		"off, and no dlm_controld": {map[string]string{"proc/misc": "1 x\n", "proc/self/mounts": debugfs,
+			"etc/dlm/dlm.conf": "enable_fencing=0\n"}, "quorate", map[string]string{
+			"dlm_controld": checkFailed, "fencing": checkFailed, "debugfs": checkUnknown}},
 		"locked down": {with("sys/kernel/security/lockdown", "none [integrity] confidentiality"), "quorate",
 			map[string]string{"debugfs": checkWarning}},
 	} {

@@ -52,6 +52,7 @@ const controldSocket = "@dlmc_query_sock"
 func (x *examination) controld() {
 	misc, err := os.ReadFile(x.host.path("proc/misc"))
 	if err == nil && !strings.Contains(string(misc), " dlm-control\n") {
+		x.noModule = true
 		x.add("dlm_controld", checkFailed, `"modprobe dlm"; kernels for clouds do not have the module`,
 			"the kernel's DLM is not loaded")
 		return
@@ -64,17 +65,18 @@ func (x *examination) controld() {
 		x.add("dlm_controld", checkFailed, `"systemctl start corosync dlm", or start its resource in Pacemaker`,
 			"dlm_controld does not run")
 	default:
+		x.controldRuns = true
 		x.add("dlm_controld", checkOK, "", "dlm_controld runs")
 	}
 }
 
 // fencing checks whether fencing was turned off, which makes locks worthless when a
-// node is cut off (docs/fencing.md).
+// node is cut off (docs/fencing.md). That it is on is known only of a dlm_controld that runs.
 func (x *examination) fencing() {
 	const name = "etc/dlm/dlm.conf"
 	f, err := os.Open(x.host.path(name))
 	if errors.Is(err, fs.ErrNotExist) {
-		x.add("fencing", checkOK, "", "dlm_controld fences nodes that fail, which is its default; test that it can")
+		x.fencingIsOn("dlm_controld fences nodes that fail, which is its default; test that it can")
 		return
 	}
 	if err != nil {
@@ -96,7 +98,16 @@ func (x *examination) fencing() {
 			"fencing is off: when a node is cut off, two nodes can hold the same lock")
 		return
 	}
-	x.add("fencing", checkOK, "", "dlm_controld fences nodes that fail; test that it can")
+	x.fencingIsOn("dlm_controld fences nodes that fail; test that it can")
+}
+
+// fencingIsOn notes what the configuration says, which is true only if dlm_controld runs.
+func (x *examination) fencingIsOn(message string) {
+	if !x.controldRuns {
+		x.add("fencing", checkUnknown, "", "could not look: dlm_controld, which fences nodes that fail, is not seen here")
+		return
+	}
+	x.add("fencing", checkOK, "", "%s", message)
 }
 
 // debugfs checks whether the lock tables can be read.
@@ -115,6 +126,10 @@ func (x *examination) debugfs() {
 	if strings.Contains(string(lockdown), "[confidentiality]") || strings.Contains(string(lockdown), "[integrity]") {
 		x.add("debugfs", checkWarning, "the mode is chosen by lockdown= on the kernel's command line, or by secure boot",
 			"the kernel is locked down, so waiters, holders on other nodes and orphans can't be seen")
+		return
+	}
+	if x.noModule {
+		x.add("debugfs", checkUnknown, "", "could not look: the kernel's DLM, whose lock tables are read there, is not loaded")
 		return
 	}
 	x.add("debugfs", checkOK, "", "the lock tables of the kernel can be read")

@@ -171,8 +171,15 @@ func checkSelector(s client.Selector) error {
 func (a *app) releaseCmd() *cobra.Command {
 	var s client.Selector
 	cmd := &cobra.Command{
-		Use:               "release LOCKSPACE RESOURCE [--owner=OWNER] [--lockid=ID]",
-		Short:             "Release one lock",
+		Use:   "release LOCKSPACE RESOURCE [--owner=OWNER] [--lockid=ID]",
+		Short: "Release one lock",
+		Long: `Releases one lock of the resource. Without --owner the owner does not matter: it is
+any lock of the calling user there, also one that another program still needs. If
+root has no lock there, it is any other user's. The program that holds the lock is
+not asked; the command of "dlmlockctl run" is terminated.
+
+If several locks match, none is released, and the error lists them: --owner,
+--lockid, --token or --lock says which one is meant.`,
 		SuggestFor:        []string{"unlock", "free", "drop"},
 		Example:           "  dlmlockctl release vms disk1 --owner=$uuid",
 		Args:              needs(2, "LOCKSPACE", "RESOURCE"),

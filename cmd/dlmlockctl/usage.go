@@ -59,6 +59,10 @@ func guessFlag(cmd *cobra.Command, unknown *pflag.NotExistError) string {
 // unknownCommand is the error for a command that does not exist.
 func unknownCommand(root *cobra.Command, name string) error {
 	e := wrongUsage("unknown command %q", name)
+	if strings.HasPrefix(name, "/") { // the value of --varlink is optional, so it has to be in the same word
+		e.guess = "--varlink=" + name
+		return e
+	}
 	var names []string
 	for _, c := range root.Commands() {
 		if slices.Contains(c.SuggestFor, name) {
