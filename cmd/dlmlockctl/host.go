@@ -129,7 +129,7 @@ func (x *examination) debugfs() {
 		return
 	}
 	if x.noModule {
-		x.add("debugfs", checkUnknown, "", "could not look: the kernel's DLM, whose lock tables are read there, is not loaded")
+		x.add("debugfs", checkUnknown, "", "could not look: the kernel's DLM, which has the lock tables, is not loaded")
 		return
 	}
 	x.add("debugfs", checkOK, "", "the lock tables of the kernel can be read")
