@@ -2,7 +2,7 @@
 
     with dlmlock.Lock("vms", "backup", label="nightly backup") as lock:
         for part in parts:
-            lock.check()  # raises LockLost
+            lock.check()  # raises LockLost, or NotHeld outside of the block
             copy(part, token=lock.token)
 
 A lock can be lost while its holder works: the node leaves the lockspace, or an
@@ -28,15 +28,17 @@ from types import TracebackType
 from typing import Any, Callable, Dict, Iterator, Optional, Type
 
 __all__ = [
-    "AccessDenied", "Error", "Lock", "LockLost", "NotRunning", "Service", "Timeout", "WouldBlock", "SOCKET",
+    "AccessDenied", "Error", "Lock", "LockLost", "NotHeld", "NotRunning", "Service", "Timeout", "WouldBlock", "SOCKET",
 ]
 
 SOCKET = "/run/dlmlock/org.example.DlmLock"
 INTERFACE = "org.example.DlmLock."
 
-# How often, and for how long, a service that restarts is looked for.
+# Times in seconds. _RETRY and _RELEASE_TIME are how often, and for how long, a service that restarts
+# is looked for.
 _RETRY = 0.2
 _RELEASE_TIME = 30.0
+_LONGEST_WAIT = 1e9
 _WITHDRAW_TIME = 2.0
 _WITHDRAW_PAUSE = 0.005
 
@@ -50,6 +52,7 @@ class Error(Exception):
     def __init__(self, name: str, message: str) -> None:
         super().__init__(message)
         self.name = name
+        self._parameters: Dict[str, Any] = {}
 
 
 class WouldBlock(Error):
@@ -68,19 +71,36 @@ class NotRunning(Error):
     """The service can't be reached, or ended during a call."""
 
 
+class NotHeld(Error):
+    """This process does not hold the lock: it is not taken yet, or it is released."""
+
+
 class LockLost(Error):
     """The lock is not held any more, and its holder has not released it."""
 
 
 _ERRORS: Dict[str, Type[Error]] = {
-    "WouldBlock": WouldBlock, "Timeout": Timeout, "PermissionDenied": AccessDenied,
+    "WouldBlock": WouldBlock, "Timeout": Timeout, "NotHeld": NotHeld, "PermissionDenied": AccessDenied,
     "InteractiveAuthenticationRequired": AccessDenied,
 }
 
 
 def _error(name: str, parameters: Dict[str, Any]) -> Error:
     short = name.rpartition(".")[2]
-    return _ERRORS.get(short, Error)(short, str(parameters.get("message") or name))
+    error = _ERRORS.get(short, Error)(short, str(parameters.get("message") or name))
+    error._parameters = parameters
+    return error
+
+
+def _check_types(**values: object) -> None:
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise TypeError(f"{name} has to be a str, not {type(value).__name__}")
+
+
+def _check_wait(wait: float) -> None:
+    if not 0 <= wait <= _LONGEST_WAIT:
+        raise ValueError(f"wait={wait}: it has to be a number of seconds from 0 to {_LONGEST_WAIT:g}")
 
 
 class Service:
@@ -156,7 +176,8 @@ class Lock:
 
     mode is "ex" (exclusive), "pr" (shared, with other readers) or another one of the lock
     manager's. wait is how many seconds to wait for the lock: None is without limit, 0 is
-    not at all. label is what others read about the lock.
+    not at all; a negative number, or one above 1e9, is a
+    ValueError. label is what others read about the lock.
 
     on_lost is called with the reason, on a thread of its own, when the lock is lost. It
     is not called for a release.
@@ -165,15 +186,22 @@ class Lock:
     def __init__(self, lockspace: str, resource: str, mode: str = "ex", *, wait: Optional[float] = None,
                  label: Optional[str] = None, on_lost: Optional[Callable[[str], None]] = None,
                  path: Optional[str] = None) -> None:
+        _check_types(lockspace=lockspace, resource=resource, mode=mode, label="" if label is None else label)
+        if wait is not None:
+            _check_wait(wait)
         self.lockspace, self.resource, self.mode = lockspace, resource, mode
         self.wait, self.label, self.on_lost, self.path = wait, label, on_lost, path
         self.token = 0
-        """The fencing token: larger than that of every earlier grant in pw or ex, on any node."""
+        """The fencing token: larger than that of every earlier grant in pw or ex, on any node.
+
+        It is 0, as lockid is, while the lock is not held.
+        """
         self.lockid = 0
         self.reason = ""
         """Why the lock was lost."""
         self._owner = ""
         self._name = ""
+        self._holder = 0  # the process that holds the lock: a child has a copy of this object, but not the lock
         self._lost = threading.Event()
         self._ending = False
         self._changes = 0  # the beginnings and ends of convert: what was asked before one says nothing after it
@@ -187,9 +215,15 @@ class Lock:
         return self._lost.is_set()
 
     def check(self) -> None:
-        """Raises LockLost if the lock is lost."""
+        """Raises LockLost if the lock is lost, and NotHeld if this process does not hold it."""
         if self.lost:
             raise LockLost("LockLost", self.reason)
+        self._check_held()
+
+    def _check_held(self) -> None:
+        if self._holder != os.getpid():
+            raise NotHeld("NotHeld", f"this process does not hold the lock {self.lockspace}/{self.resource}; "
+                          "take it with acquire, or in a with statement")
 
     def wait_lost(self, timeout: Optional[float] = None) -> bool:
         """Waits until the lock is lost; returns False if the time is over."""
@@ -207,19 +241,51 @@ class Lock:
         """Takes the lock. The watch for its loss starts first."""
         if self._thread is not None:
             raise RuntimeError("the lock is held already")
+        if self.wait is not None:
+            _check_wait(self.wait)
         self._owner, self._ending, self.reason = f"python-{uuid.uuid4()}", False, ""
         self._lost.clear()
-        watch = _watch(self.path, self.lockspace)
+        try:
+            watch = _watch(self.path, self.lockspace)
+        except Error as e:
+            self._explain(e, "acquire", self.mode, watch=True)
+            raise
         try:
             granted = self._take()
-        except BaseException:
+        except BaseException as e:
             watch[0].close()
             self._withdraw()
+            if isinstance(e, Error):
+                self._explain(e, "acquire", self.mode)
             raise
         self._name, self.token, self.lockid = granted["lock"], granted["token"], granted["lockId"]
         self._watching = watch[0]
         self._thread = threading.Thread(target=self._watch, args=watch, daemon=True, name="dlmlock")
+        self._holder = os.getpid()  # before the watch, whose on_lost may release
         self._thread.start()
+
+    def _explain(self, error: Error, operation: str, mode: str, watch: bool = False) -> None:
+        """Puts an error that the service words for callers of its methods into the words of this module.
+
+        watch is whether the watch has failed, which needs the lockspace alone.
+        """
+        if error.name == "WouldBlock":
+            text = "another lock is in the way; try again later, or wait for it with wait="
+            if error._parameters.get("holder"):
+                text += f"; held by {error._parameters['holder']}"
+        elif error.name == "NoSuchLockspace":
+            text = (f"this node is not in the lockspace; join it with `dlmlockctl join {self.lockspace}`, or name "
+                    "it under lockspaces in /etc/dlmlockd.toml")
+        elif error.name == "NotHeld":
+            text = "the lock is not held any more"
+        elif error.name == "InvalidName" and watch:
+            text = ("this can't be the name of a lockspace: it has 1 to 64 letters, digits, '_', '-', '.' and '+', "
+                    "and does not begin with a dot")
+        elif watch and not isinstance(error, NotRunning):
+            text = f"the watch for a loss of the lock has failed: {error}"
+        else:
+            return
+        error.args = (f"{operation} {self.lockspace}/{self.resource} {mode}: {text}",)
 
     def _take(self) -> Dict[str, Any]:
         end = None if self.wait is None else time.monotonic() + self.wait
@@ -265,6 +331,7 @@ class Lock:
         """Releases the lock, and waits for the service if it is just being restarted."""
         with self._mutex:
             self._ending = True
+            self._holder = self.token = self.lockid = 0
             watching, thread, self._thread = self._watching, self._thread, None
         if thread is None:
             return
@@ -284,7 +351,13 @@ class Lock:
             time.sleep(_RETRY)
 
     def convert(self, mode: str, wait: float = 0) -> None:
-        """Changes the mode without releasing the lock. If it fails, the lock keeps its mode."""
+        """Changes the mode without releasing the lock. If it fails, the lock keeps its mode.
+
+        wait is as for Lock, but never None.
+        """
+        _check_types(mode=mode)
+        _check_wait(wait)
+        self._check_held()
         with self._mutex:
             self._changes += 1
         try:
@@ -292,6 +365,9 @@ class Lock:
                 reply = service.call("Convert", lockspace=self.lockspace, resource=self.resource, mode=mode,
                                      select={"lock": self._name}, waitUSec=int(wait * 1e6))
             self.mode, self.token = mode, reply["token"]
+        except Error as e:
+            self._explain(e, "convert", mode)
+            raise
         finally:
             with self._mutex:
                 self._changes += 1

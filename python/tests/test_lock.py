@@ -52,10 +52,11 @@ class LockTest(unittest.TestCase):
     def test_waits(self) -> None:
         first = dlmlock.Lock("vms", "w")
         first.acquire()
+        token = first.token
         timer = threading.Timer(0.1, first.release)
         timer.start()
         with dlmlock.Lock("vms", "w", wait=20) as second:
-            self.assertGreater(second.token, first.token)
+            self.assertGreater(second.token, token)
         timer.join()
 
     def test_leaves_no_wait_behind(self) -> None:
@@ -86,6 +87,37 @@ class LockTest(unittest.TestCase):
             lock.convert("ex", wait=1)
             self.assertEqual(lock.mode, "ex")
             self.assertFalse(lock.wait_lost(0.3), lock.reason)
+
+    def test_check_needs_the_lock(self) -> None:
+        def not_held(lock: dlmlock.Lock) -> None:
+            with self.assertRaises(dlmlock.NotHeld) as caught:
+                lock.check()
+            self.assertEqual(caught.exception.name, "NotHeld")
+            with self.assertRaises(dlmlock.NotHeld):
+                lock.convert("pr")
+            self.assertEqual((lock.lost, lock.token, lock.lockid), (False, 0, 0))
+
+        lock = dlmlock.Lock("vms", "check", wait=0)
+        not_held(lock)
+        for _ in range(2):
+            with lock:
+                lock.check()
+                self.assertGreater(min(lock.token, lock.lockid), 0)
+                with self.assertRaises(dlmlock.WouldBlock):
+                    other = dlmlock.Lock("vms", "check", wait=0)
+                    other.acquire()
+                not_held(other)
+            not_held(lock)
+
+    def test_a_child_does_not_hold_it(self) -> None:
+        subprocess.run([sys.executable, "-W", "ignore", "-c", "import dlmlock, os, sys\n"
+                        "lock = dlmlock.Lock('vms', 'forks')\nlock.acquire()\nlock.check()\n"
+                        "child = os.fork()\n"
+                        "if child == 0:\n"
+                        "    try:\n        lock.check()\n"
+                        "    except dlmlock.NotHeld:\n        os._exit(0)\n"
+                        "    finally:\n        os._exit(1)\n"
+                        "lock.check()\nsys.exit(os.waitpid(child, 0)[1] != 0)"], check=True)
 
     def lose(self, resource: str, how: str) -> str:
         told: "list[str]" = []
@@ -141,6 +173,44 @@ class LockTest(unittest.TestCase):
         self.assertEqual(caught.exception.name, "NoSuchLockspace")
         self.assertIn("DLMLOCK_ADDRESS", os.environ)
 
+    def test_errors_speak_python(self) -> None:
+        """They name what this module's callers have written, not the methods and fields of the service."""
+        def text(lock: dlmlock.Lock, name: str) -> str:
+            with self.assertRaises(dlmlock.Error) as caught:
+                lock.acquire()
+            self.assertEqual(caught.exception.name, name)
+            return str(caught.exception)
+
+        with dlmlock.Lock("vms", "words", "pr"), dlmlock.Lock("vms", "words", "pr") as lock:
+            words = "acquire vms/words ex: another lock is in the way; try again later, or wait for it with wait="
+            self.assertTrue(text(dlmlock.Lock("vms", "words", wait=0), "WouldBlock").startswith(words))
+            with self.assertRaises(dlmlock.WouldBlock) as caught:
+                lock.convert("ex")
+            self.assertTrue(str(caught.exception).startswith(words.replace("acquire", "convert")))
+            lock.check()
+        self.assertIn("dlmlockctl join nowhere", text(dlmlock.Lock("nowhere", "a"), "NoSuchLockspace"))
+        for bad in ("", ".a", "a/b", "a" * 65):
+            self.assertRegex(text(dlmlock.Lock(bad, "a"), "InvalidName"), "^acquire .*the name of a lockspace")
+        self.assertRegex(text(dlmlock.Lock("vms", "a" * 65), "InvalidName"), "^acquire ")
+
+    def test_wrong_arguments(self) -> None:
+        for wait in (-1, -0.001, float("nan"), float("inf"), 1e300):
+            with self.assertRaisesRegex(ValueError, "wait="):
+                dlmlock.Lock("vms", "a", wait=wait)
+        with dlmlock.Lock("vms", "arguments") as lock:
+            with self.assertRaisesRegex(ValueError, "wait=-1"):
+                lock.convert("pr", wait=-1)
+        with dlmlock.Lock("vms", "arguments", wait=1e9):
+            pass
+        lock.wait = -1
+        with self.assertRaisesRegex(ValueError, "wait=-1"):
+            lock.acquire()
+        self.assertEqual(listed("arguments"), [])
+        with self.assertRaisesRegex(TypeError, "resource has to be a str, not int"):
+            dlmlock.Lock("vms", 5)  # type: ignore[arg-type]
+        with self.assertRaisesRegex(TypeError, "lockspace has to be a str, not NoneType"):
+            dlmlock.Lock(None, "a")  # type: ignore[arg-type]
+
     def test_the_names_stay(self) -> None:
         """docs/versioning.md promises these to other programs."""
         found = []
@@ -180,6 +250,7 @@ Lock.lost
 Lock.release(self) -> 'None'
 Lock.wait_lost(self, timeout: 'Optional[float]' = None) -> 'bool'
 class LockLost(Error)
+class NotHeld(Error)
 class NotRunning(Error)
 SOCKET = '/run/dlmlock/org.example.DlmLock'
 class Service(object)
