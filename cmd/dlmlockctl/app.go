@@ -170,8 +170,9 @@ func (a *app) addCommands(root *cobra.Command) {
 	root.AddGroup(&cobra.Group{ID: "locks", Title: "Locks:"}, &cobra.Group{ID: "look", Title: "Looking:"},
 		&cobra.Group{ID: "spaces", Title: "Lockspaces:"})
 	for group, cmds := range map[string][]*cobra.Command{
-		"locks": {a.acquireCmd(), a.releaseCmd(), a.releaseOwnerCmd(), a.convertCmd(), a.runCmd(), a.holdCmd()},
-		"look": {a.inspectCmd(), a.listCmd(), a.waitsCmd(), a.treeCmd(), a.monitorCmd(), a.historyCmd(), a.statusCmd(),
+		"locks": {inOneWord(a.acquireCmd(), 3), inOneWord(a.releaseCmd(), 0), a.releaseOwnerCmd(),
+			inOneWord(a.convertCmd(), 0), a.runCmd(), a.holdCmd()},
+		"look": {inOneWord(a.inspectCmd(), 0), a.listCmd(), a.waitsCmd(), a.treeCmd(), a.monitorCmd(), a.historyCmd(), a.statusCmd(),
 			a.doctorCmd()},
 		"spaces": {a.lockspacesCmd(), a.joinCmd(), a.leaveCmd(), a.orphansCmd(), a.adoptCmd(), a.purgeCmd()},
 	} {
@@ -210,7 +211,23 @@ func (a *app) dial(ctx context.Context) (*client.Client, error) {
 	if a.bus != "" && a.varlink != "" {
 		return nil, wrongUsage("--bus and --varlink contradict each other")
 	}
-	return client.Open(ctx, client.Config{Bus: a.bus, Varlink: a.varlink})
+	c, err := client.Open(ctx, client.Config{Bus: a.bus, Varlink: a.varlink})
+	if named := os.Getenv(client.AddressVariable); err != nil && named != "" && a.bus == "" && a.varlink == "" {
+		return nil, inEnvironment(named, err)
+	}
+	return c, err
+}
+
+// inEnvironment says that an address that can't be used comes from the environment.
+func inEnvironment(address string, err error) error {
+	var e *client.Error
+	if !errors.As(err, &e) || e.Kind != client.NoBus {
+		return err
+	}
+	named := *e
+	named.Message = client.AddressVariable + "=" + address + ": " + e.Message
+	return &failure{err: &named, hint: client.AddressVariable +
+		` is the path of a Varlink socket, which begins with "/", or a D-Bus address`}
 }
 
 // connect connects to the service. The caller closes the client.

@@ -33,13 +33,15 @@ const (
 )
 
 // watchLocks sends what changes in the locks that match the filter, until the
-// context ends.
-func watchLocks(ctx context.Context, c *client.Client, f client.Filter) (<-chan client.Event, error) {
+// context ends. It reports whether the service runs; if it does not, its locks are watched
+// from its start on.
+func watchLocks(ctx context.Context, c *client.Client, f client.Filter) (<-chan client.Event, bool, error) {
 	locks, err := c.Locks(ctx, f)
 	if err != nil && !errors.Is(err, client.NotRunning) {
-		return nil, err
+		return nil, false, err
 	}
-	begun := err == nil // if the service does not run yet, the first look has nothing to compare with
+	running := err == nil
+	begun := running // if the service does not run yet, the first look has nothing to compare with
 	out := make(chan client.Event)
 	go func() {
 		last := byPath(locks)
@@ -70,7 +72,7 @@ func watchLocks(ctx context.Context, c *client.Client, f client.Filter) (<-chan 
 			}
 		}
 	}()
-	return out, nil
+	return out, running, nil
 }
 
 // byPath keys locks by their object paths, which stay the same over a restart of

@@ -110,7 +110,7 @@ type interrupted struct {
 }
 
 // reads are the calls that change nothing.
-var reads = []string{"Inspect", "ListLocks", "ListLockspaces", "ListOrphans", "Status", "Watch"}
+var reads = []string{"Inspect", "ListLocks", "ListWaits", "ListLockspaces", "ListOrphans", "Status", "Watch"}
 
 // by adds whether err, with which the program ended after the signal, leaves
 // open what was done.
@@ -153,7 +153,7 @@ func judge(cmd *cobra.Command, err error) verdict {
 			v.Hint = hints[client.NoAnswer]
 		}
 	case errors.As(err, &e):
-		v.Error, v.Message = string(e.Kind), sentence(e, f)
+		v.Error, v.Message = string(e.Kind), sentence(cmd, e, f)
 		if e.Kind == client.InvalidArgs {
 			v.Message = inOptions(cmd, v.Message, f)
 		}

@@ -251,11 +251,14 @@ func (a *app) history(ctx context.Context, q *journalQuery, owner string, limit 
 		all = []*period{}
 	}
 	return a.show(all, func() {
-		if len(all) == 0 {
+		switch {
+		case len(all) > 0:
+			a.historyTable(all, noLegend).write(a.out)
+		case q.knowsLocks(ctx):
 			a.none("history")
-			return
+		default:
+			a.none("history: the journal has no entry of dlmlockd about any lock; it may log elsewhere")
 		}
-		a.historyTable(all, noLegend).write(a.out)
 	})
 }
 

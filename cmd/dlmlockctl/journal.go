@@ -45,6 +45,7 @@ type journalQuery struct {
 	lockspace, resource string
 	since, until        string // as journalctl takes them
 	directory           string // "": the journal of this host
+	latest              int    // only so many entries; 0: all
 }
 
 // bounds returns the options that limit the time.
@@ -66,6 +67,9 @@ func (q *journalQuery) command(ctx context.Context) *exec.Cmd {
 		",")}
 	if q.directory != "" {
 		args = append(args, "--directory="+q.directory)
+	}
+	if q.latest > 0 {
+		args = append(args, fmt.Sprintf("--lines=%d", q.latest))
 	}
 	args = append(args, q.bounds()...)
 	args = append(args, "SYSLOG_IDENTIFIER=dlmlockd", "_UID=0")
@@ -115,6 +119,14 @@ func (q *journalQuery) read(ctx context.Context, each func(entry)) error {
 		return exitWith(exitUnavailable, fmt.Errorf("the journal can't be read: %w", err))
 	}
 	return nil
+}
+
+// knowsLocks reports whether the journal has an entry about any lock, at any time. It has not where
+// the service logs elsewhere. Without an answer it is true, which claims nothing.
+func (q *journalQuery) knowsLocks(ctx context.Context) bool {
+	found := false
+	err := (&journalQuery{directory: q.directory, latest: 1}).read(ctx, func(entry) { found = true })
+	return found || err != nil
 }
 
 // timeForms are examples of what journalctl reads as a time (systemd.time(7)).

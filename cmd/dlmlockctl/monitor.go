@@ -49,12 +49,12 @@ func (a *app) monitor(ctx context.Context, f client.Filter) error {
 	if err != nil {
 		return err
 	}
-	changes, err := a.changes(ctx, f)
+	changes, running, err := a.changes(ctx, f)
 	if err != nil {
 		return about(err, f.Lockspace, f.Resource)
 	}
 	if !a.quiet {
-		fmt.Fprintln(a.err, "watching "+client.Name)
+		a.tellWatching(c, running)
 	}
 	lost := map[godbus.ObjectPath]bool{}
 	names := namesNow(ctx, a.connect)
@@ -86,15 +86,27 @@ func (a *app) monitor(ctx context.Context, f client.Filter) error {
 	}
 }
 
+// tellWatching says what is watched, and that nothing happens there yet if the service does not run.
+func (a *app) tellWatching(c *client.Client, running bool) {
+	what := client.Name
+	if path := c.Varlink(); path != "" {
+		what += " at " + visible(path)
+	}
+	fmt.Fprintln(a.err, "watching "+what)
+	if !running {
+		fmt.Fprintln(a.err, "the service does not run; waiting until it starts")
+	}
+}
+
 // mostLost is how many losses are remembered, so that none is shown twice.
 const mostLost = 10000
 
 // changes watches the locks, over a connection of its own: the answers that it gets
 // must not hold up the signals. The service is not started for that.
-func (a *app) changes(ctx context.Context, f client.Filter) (<-chan client.Event, error) {
+func (a *app) changes(ctx context.Context, f client.Filter) (<-chan client.Event, bool, error) {
 	c, err := a.connect(ctx)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	context.AfterFunc(ctx, func() { _ = c.Close() })
 	c.AutoStart(false)

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -49,10 +50,26 @@ func (r *runFlags) parse(cmd *cobra.Command, args []string, o *runOptions) error
 		}
 		args = cmd.Flags().Args()
 	}
+	if space, rest, ok := strings.Cut(name, "/"); name != "" && (!ok || space == "" || rest == "") {
+		return notOneWord(name, args)
+	}
 	if err := r.lock(cmd, name, o); err != nil {
 		return err
 	}
 	return r.command(cmd, args, o)
+}
+
+// notOneWord is the error for a lock that is not LOCKSPACE/RESOURCE. args follow it; the first of
+// them may be the resource, but not if it can be the command.
+func notOneWord(name string, args []string) error {
+	e := wrongUsage("%q is not LOCKSPACE/RESOURCE", name)
+	if strings.Contains(name, "/") || len(args) < 2 {
+		return e
+	}
+	if _, err := exec.LookPath(args[0]); args[1] == "--" || err != nil {
+		e.guess = name + "/" + args[0]
+	}
+	return e
 }
 
 // lock finds out which locks are meant.
@@ -60,7 +77,7 @@ func (r *runFlags) lock(cmd *cobra.Command, name string, o *runOptions) error {
 	if name != "" {
 		space, resource, ok := strings.Cut(name, "/")
 		if !ok || space == "" || resource == "" {
-			return wrongUsage("%q is not LOCKSPACE/RESOURCE", name)
+			return notOneWord(name, nil)
 		}
 		if r.space != "" || len(r.names) > 0 {
 			return wrongUsage("both %s and --lockspace or --resource say which lock is meant", name)

@@ -141,3 +141,33 @@ func atLeast(least int, names ...string) cobra.PositionalArgs {
 		return needs(least, names...)(cmd, args[:min(len(args), len(names))])
 	}
 }
+
+// inOneWord lets a command take a lock as LOCKSPACE/RESOURCE, too: a lockspace has no slash in its
+// name. After each so many words another lock begins; 0: there is only one.
+func inOneWord(c *cobra.Command, each int) *cobra.Command {
+	check, run, complete := c.Args, c.RunE, c.ValidArgsFunction
+	c.Args = func(cmd *cobra.Command, args []string) error { return check(cmd, splitLocks(args, each)) }
+	c.RunE = func(cmd *cobra.Command, args []string) error { return run(cmd, splitLocks(args, each)) }
+	c.ValidArgsFunction = func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+		return complete(cmd, splitLocks(args, each), word)
+	}
+	if c.Long == "" {
+		c.Long = c.Short + "."
+	}
+	c.Long += "\n\nLOCKSPACE/RESOURCE in one word means the same as LOCKSPACE RESOURCE."
+	return c
+}
+
+// splitLocks makes two words of each LOCKSPACE/RESOURCE that stands where a lockspace is expected.
+func splitLocks(args []string, each int) []string {
+	var words []string
+	for _, w := range args {
+		space, resource, ok := strings.Cut(w, "/")
+		if first := len(words) == 0 || each > 0 && len(words)%each == 0; first && ok && space != "" && resource != "" {
+			words = append(words, space, resource)
+			continue
+		}
+		words = append(words, w)
+	}
+	return words
+}

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,7 +46,6 @@ var hintsOf = map[string]map[client.Kind]string{
 	"Release":        {client.NoSuchLockspace: listSpaces},
 	"ReleaseOwner":   {client.NoSuchLockspace: listSpaces},
 	"Convert":        {client.NoSuchLockspace: listSpaces},
-	"ListLocks":      {client.NoSuchLockspace: listSpaces},
 	"AdoptOrphan": {
 		client.NotHeld:     `"dlmlockctl orphans %L" shows the orphans that are left`,
 		client.InvalidArgs: `"dlmlockctl orphans %L" shows the orphans as they are now`,
@@ -82,7 +82,7 @@ var verbs = map[string]string{
 
 // sentence says what went wrong. f tells which lock it is about; without it, and
 // for all other kinds of errors, the service's own text stands.
-func sentence(e *client.Error, f *failure) string {
+func sentence(cmd *cobra.Command, e *client.Error, f *failure) string {
 	text, ok := sentencesOf[e.Op][e.Kind]
 	if !ok {
 		text, ok = sentences[e.Kind]
@@ -100,7 +100,11 @@ func sentence(e *client.Error, f *failure) string {
 	if f.mode != "" && f.resource != "" {
 		subject += " " + f.mode
 	}
-	if verb := verbs[e.Op]; verb != "" {
+	verb := verbs[e.Op]
+	if cmd != nil && slices.Contains(reads, e.Op) { // several commands make these calls
+		verb = cmd.Name()
+	}
+	if verb != "" {
 		subject = verb + " " + subject
 	}
 	if f.holder != "" {
