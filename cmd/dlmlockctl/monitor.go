@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -54,7 +55,7 @@ func (a *app) monitor(ctx context.Context, f client.Filter) error {
 		return about(err, f.Lockspace, f.Resource)
 	}
 	if !a.quiet {
-		a.tellWatching(c, running)
+		tellWatching(a.err, c, running)
 	}
 	lost := map[godbus.ObjectPath]bool{}
 	names := namesNow(ctx, a.connect)
@@ -87,14 +88,14 @@ func (a *app) monitor(ctx context.Context, f client.Filter) error {
 }
 
 // tellWatching says what is watched, and that nothing happens there yet if the service does not run.
-func (a *app) tellWatching(c *client.Client, running bool) {
+func tellWatching(to io.Writer, c *client.Client, running bool) {
 	what := client.Name
 	if path := c.Varlink(); path != "" {
 		what += " at " + visible(path)
 	}
-	fmt.Fprintln(a.err, "watching "+what)
+	fmt.Fprintln(to, "watching "+what)
 	if !running {
-		fmt.Fprintln(a.err, "the service does not run; waiting until it starts")
+		fmt.Fprintln(to, "the service does not run; waiting until it starts")
 	}
 }
 
