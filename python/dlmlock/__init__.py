@@ -328,7 +328,12 @@ class Lock:
             pass  # nothing is left (NoSuchLock), or the service releases it at the end of this process
 
     def release(self) -> None:
-        """Releases the lock, and waits for the service if it is just being restarted."""
+        """Releases the lock, and waits for the service if it is just being restarted.
+
+        In a child after os.fork it does nothing: the lock is the parent's.
+        """
+        if self._holder not in (0, os.getpid()):
+            return
         with self._mutex:
             self._ending = True
             self._holder = self.token = self.lockid = 0

@@ -115,9 +115,12 @@ class LockTest(unittest.TestCase):
                         "child = os.fork()\n"
                         "if child == 0:\n"
                         "    try:\n        lock.check()\n"
-                        "    except dlmlock.NotHeld:\n        os._exit(0)\n"
+                        "    except dlmlock.NotHeld:\n        lock.release()\n        os._exit(0)\n"
                         "    finally:\n        os._exit(1)\n"
-                        "lock.check()\nsys.exit(os.waitpid(child, 0)[1] != 0)"], check=True)
+                        "failed = os.waitpid(child, 0)[1] != 0\n"
+                        "with dlmlock.Service() as service:\n"
+                        "    rows = list(service.replies('ListLocks', lockspace='vms', resource='forks'))\n"
+                        "lock.check()\nsys.exit(failed or len(rows) != 1)"], check=True)
 
     def lose(self, resource: str, how: str) -> str:
         told: "list[str]" = []
