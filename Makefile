@@ -142,7 +142,15 @@ HOSTS = ^(TestFailover|TestLibvirt|TestLibvirtBothDrivers|TestLibvirtUnits|TestU
 .PHONY: test-hosts
 test-hosts: deps-lab varlink-clients ## units, package and libvirt on real nodes with systemd, as administrators use them
 	@$(MAKE) --no-print-directory build
-	LAB=1 $(GO) test -C lab -count=1 -timeout 60m -parallel 2 -tags "$(TAGS)" $(TESTFLAGS) -run '$(HOSTS)' .
+	LAB=1 $(GO) test -C lab -count=1 -timeout 60m -parallel 2 -tags "$(TAGS)" $(TESTFLAGS) -run '$(HOSTS)' -skip '$(UNITS)' .
+
+.PHONY: test-units
+test-units: deps-lab varlink-clients ## the units of docs/programs.md and docs/varlink.md on nodes; they want a quiet machine
+	@$(MAKE) --no-print-directory build
+	LAB=1 $(GO) test -C lab -count=1 -timeout 60m -parallel 2 -tags "$(TAGS)" $(TESTFLAGS) \
+		-run '^TestFailover$$|^TestUnit$$/^(systemd|activation|varlink)$$' .
+
+UNITS = ^TestFailover$$/^a_(timer|socket)_|^TestUnit$$/^varlink$$
 
 .PHONY: bench
 bench: deps ## costs as ratios to their floors, into docs/benchmarks.md
