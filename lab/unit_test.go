@@ -139,6 +139,7 @@ func TestUnit(t *testing.T) {
 		r.confined("dlmlockd")
 		require.Contains(t, r.run(call+"Inspect ss vms disk"), `"granted" a(uuss) 1`, "debugfs is seen")
 	})
+	step("varlink", locksOfUnits) // before the configuration is broken, since it restarts the service
 	step("dlm_controld", func(t *testing.T, r unitRig) {
 		r.await("b true", property+"Quorate")
 		require.Contains(t, r.run(call+"ListLockspaces"), `"quorate" b true`, "the way out of the network namespace")
@@ -188,7 +189,6 @@ func TestUnit(t *testing.T) {
 		require.Equal(t, "active\n", r.run("systemctl is-active dlmlockd"))
 		r.await("dlmlockd.toml:1:1: lockspace: unknown key", "journalctl -u dlmlockd")
 	})
-	step("varlink", locksOfUnits)
 	step("idle", func(t *testing.T, r unitRig) {
 		r.run("echo 'exit-on-idle = \"1s\"' > /etc/dlmlockd.toml && systemctl reload dlmlockd")
 		r.await("inactive", "systemctl is-active dlmlockd || true")
