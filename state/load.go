@@ -166,16 +166,12 @@ func (l *loader) portion(b *portion) {
 	for _, p := range b.pieces {
 		switch p.kind {
 		case lockRecord:
-			l.out.found++
-			l.out.use.lock(p.size - 1) // without the empty line
-			l.lock(&locks[0].Lock, locks[0].packed)
+			l.lock(&locks[0].Lock, locks[0].packed, p.size-1) // without the empty line
 			locks = locks[1:]
 		case markRecord:
-			l.out.found++
 			l.mark(&marks[0])
 			marks = marks[1:]
 		case spaceRecord:
-			l.out.found++
 			l.space(spaces[0])
 			spaces = spaces[1:]
 		default:
@@ -292,26 +288,17 @@ func (l *loader) record(text []byte, offset int64) bool {
 		return !l.hasCopy && l.out.found == 0 && l.header(text, copyTable, &l.hasCopy)
 	}
 	var r decoded
-	kind := l.dec.verified(text, &r)
-	if kind == 0 {
-		return false
-	}
-	l.take(kind, &r, len(text))
-	return true
-}
-
-// take folds one record, which has size bytes.
-func (l *loader) take(kind recordKind, r *decoded, size int) {
-	l.out.found++
-	switch kind {
+	switch l.dec.verified(text, &r) {
 	case lockRecord:
-		l.out.use.lock(size)
-		l.lock(&r.lock, r.packed)
+		l.lock(&r.lock, r.packed, len(text))
 	case markRecord:
 		l.mark(&r.mark)
 	case spaceRecord:
 		l.space(r.space)
+	default:
+		return false
 	}
+	return true
 }
 
 // header handles one of the two headers. Both must say the same.
@@ -339,8 +326,11 @@ func (l *loader) header(text []byte, top string, have *bool) bool {
 	return true
 }
 
-// lock takes a record of a lock; a later one of the same ID replaces an earlier one.
-func (l *loader) lock(lk *Lock, p packed) {
+// lock takes a record of a lock, which has size bytes; a later one of the same ID replaces an earlier
+// one.
+func (l *loader) lock(lk *Lock, p packed, size int) {
+	l.out.found++
+	l.out.use.lock(size)
 	l.out.NextID = max(l.out.NextID, lk.ID+1)
 	i, ok := l.index[lk.ID]
 	if !ok {
@@ -369,6 +359,7 @@ func (l *loader) grow() {
 // mark applies a mark. A mark of an unknown lock changes nothing: the lock is gone, or its record
 // was damaged.
 func (l *loader) mark(m *Mark) {
+	l.out.found++
 	l.out.NextID = max(l.out.NextID, m.ID+1)
 	i, ok := l.index[m.ID]
 	if !ok {
@@ -395,6 +386,7 @@ func (l *loader) mark(m *Mark) {
 // space takes a record of a lockspace. Left ends its locks as well, but those are only dropped
 // at the end, because a loss that was recorded stays.
 func (l *loader) space(s Lockspace) {
+	l.out.found++
 	if s.Phase != Left {
 		l.spaces[s.Name] = s
 		return
