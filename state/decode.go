@@ -12,8 +12,8 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// decoder reads the text of records, one after the other. From record to record it keeps its
-// buffers and the last lock, whose strings tend to be repeated.
+// decoder reads the text of records, one after the other. From record to record it keeps its buffers,
+// and the names that locks tend to have in common (packer).
 type decoder struct {
 	rest []byte // the part of the text that is not yet read
 	// short says that the text ended in the middle of a record. Only then can it be what a write
@@ -24,7 +24,6 @@ type decoder struct {
 	// is used for longer than the text.
 	borrow bool
 
-	last    Lock   // the source of strings that tend to be repeated
 	scratch []byte // for strings that stand in the text in another form
 	again   []byte // a record as the encoder writes it
 	pack    packer
@@ -53,11 +52,11 @@ func (d *decoder) header(text []byte, top string) (h Header, nextID uint64, ok b
 	if d.bad || h.Format > format {
 		return h, 0, !d.bad // nothing else is known about a newer format
 	}
-	h.BootID = d.str(keyBootID, "")
+	h.BootID = d.str(keyBootID)
 	h.NodeID = uint32(d.integer("node-id = ", math.MaxUint32))
-	h.Cluster = d.str(keyCluster, "")
-	h.Engine = d.str(keyEngine, "")
-	h.Instance = d.str(keyInstance, "")
+	h.Cluster = d.str(keyCluster)
+	h.Engine = d.str(keyEngine)
+	h.Instance = d.str(keyInstance)
 	h.Created = d.time("created = ")
 	nextID = d.integer("next-id = ", math.MaxInt64)
 	d.end()
@@ -121,16 +120,14 @@ type decoded struct {
 }
 
 // own makes the strings of a record independent of the text. Those of a lock become parts of the
-// packed record, unless the lock before it had the same.
+// packed record.
 func (d *decoder) own(kind recordKind, r *decoded) {
 	switch kind {
 	case lockRecord:
 		r.packed = d.pack.pack(&r.lock)
-		l, last := r.packed.unpack(), &d.last
+		l := r.packed.unpack()
 		l.ID, l.Phase = r.lock.ID, r.lock.Phase
-		l.Owner, l.Label = share(l.Owner, last.Owner), share(l.Label, last.Label)
-		l.OnLost, l.OnLostData = share(l.OnLost, last.OnLost), share(l.OnLostData, last.OnLostData)
-		r.lock, d.last = l, l
+		r.lock = l
 	case markRecord:
 		r.mark.Session, r.mark.SessionBus = strings.Clone(r.mark.Session), strings.Clone(r.mark.SessionBus)
 	case spaceRecord:
@@ -147,14 +144,6 @@ const (
 	spaceRecord
 )
 
-// share returns other if it is the same text, which then is in memory only once.
-func share(s, other string) string {
-	if s == other {
-		return other
-	}
-	return s
-}
-
 // unfinished reports whether text is the beginning of a record, but not all of it, as a write
 // leaves it that was interrupted.
 func (d *decoder) unfinished(text []byte) bool {
@@ -168,39 +157,39 @@ func (d *decoder) unfinished(text []byte) bool {
 // so reading is one walk; any other order is damage.
 func (d *decoder) lock(l *Lock) {
 	*l = Lock{ID: d.id()}
-	l.Lockspace = d.str(keyLockspace, d.last.Lockspace)
-	l.Resource = d.str(keyResource, "")
+	l.Lockspace = d.str(keyLockspace)
+	l.Resource = d.str(keyResource)
 	l.LockID = dlm.LockID(d.integer("lockid = ", math.MaxUint32))
 	l.Mode = d.mode()
 	l.Phase = Phase(d.word("phase = \"", phaseNames[:]))
 	l.Token = d.token()
 	if l.HasOwner = d.has(keyOwner); l.HasOwner {
-		l.Owner = d.str(keyOwner, d.last.Owner)
+		l.Owner = d.str(keyOwner)
 	}
 	if d.has(keyLabel) {
-		l.Label = d.str(keyLabel, "")
+		l.Label = d.str(keyLabel)
 	}
 	l.Lifetime = Lifetime(d.word("lifetime = \"", lifetimeNames[:]))
 	l.UID = uint32(d.integer("uid = ", math.MaxUint32))
 	l.PID = uint32(d.optional("pid = ", math.MaxUint32))
 	l.PIDStart = d.optional("pid-start = ", math.MaxInt64)
 	if d.has(keySender) {
-		l.Session = d.str(keySender, d.last.Session)
+		l.Session = d.str(keySender)
 	}
 	if d.has(keyBusID) {
-		l.SessionBus = d.str(keyBusID, d.last.SessionBus)
+		l.SessionBus = d.str(keyBusID)
 	}
 	if d.peek("since = ") {
 		l.Since = d.time("since = ")
 	}
 	if d.has(keyOnLost) {
-		l.OnLost = d.str(keyOnLost, d.last.OnLost)
+		l.OnLost = d.str(keyOnLost)
 	}
 	if d.has(keyLostData) {
-		l.OnLostData = d.str(keyLostData, d.last.OnLostData)
+		l.OnLostData = d.str(keyLostData)
 	}
 	if d.has(keyReason) {
-		l.Reason = d.str(keyReason, d.last.Reason)
+		l.Reason = d.str(keyReason)
 	}
 }
 
@@ -215,14 +204,14 @@ func (d *decoder) mark(m *Mark) {
 		m.Token = d.token()
 	}
 	if d.has(keySender) {
-		m.Session = d.str(keySender, d.last.Session)
-		m.SessionBus = d.str(keyBusID, d.last.SessionBus)
+		m.Session = d.str(keySender)
+		m.SessionBus = d.str(keyBusID)
 	}
 }
 
 // space reads a [[lockspace]] table.
 func (d *decoder) space(s *Lockspace) {
-	*s = Lockspace{Name: d.str(keyName, "")}
+	*s = Lockspace{Name: d.str(keyName)}
 	s.Phase = SpacePhase(d.word("phase = \"", spacePhaseNames[:]))
 	s.AnchorID = dlm.LockID(d.optional("anchor-lockid = ", math.MaxUint32))
 }
@@ -354,9 +343,8 @@ func (d *decoder) time(key string) (t time.Time) {
 	return t
 }
 
-// str consumes a string in either form. If it equals same, same is returned, so a string that is
-// repeated is in memory only once.
-func (d *decoder) str(k key, same string) string {
+// str consumes a string in either form.
+func (d *decoder) str(k key) string {
 	var v []byte
 	inText := false
 	switch {
@@ -372,10 +360,7 @@ func (d *decoder) str(k key, same string) string {
 		d.bad = true
 	}
 	d.must("\n")
-	switch {
-	case string(v) == same:
-		return same
-	case inText && d.borrow:
+	if inText && d.borrow {
 		return unsafe.String(unsafe.SliceData(v), len(v))
 	}
 	return string(v)

@@ -41,7 +41,7 @@ func TestStrings(t *testing.T) {
 	} {
 		require.Equal(t, want+"\n", string(appendString(nil, newKey("k"), s)))
 		d := decoder{rest: []byte(want + "\n")}
-		require.Equal(t, s, d.str(newKey("k"), ""))
+		require.Equal(t, s, d.str(newKey("k")))
 		require.False(t, d.bad)
 		require.Empty(t, d.rest)
 	}
