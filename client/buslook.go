@@ -65,16 +65,22 @@ func moment(usec uint64) time.Time {
 	return time.UnixMicro(int64(usec))
 }
 
-func (b *bus) locks(ctx context.Context, f Filter, after LockName, limit int) ([]Lock, error) {
+// options are those that all lists of locks take.
+func (f *Filter) options(limit int) map[string]godbus.Variant {
 	opts := map[string]godbus.Variant{"limit": godbus.MakeVariant(uint32(limit))}
-	for key, v := range map[string]string{
-		"lockspace": f.Lockspace, "resource": f.Resource, "owner": f.Owner, "mode": f.Mode, "state": f.State,
-	} {
-		set(opts, key, v)
-	}
+	set(opts, "lockspace", f.Lockspace)
+	set(opts, "resource", f.Resource)
+	set(opts, "owner", f.Owner)
 	if f.HasUID {
 		opts["uid"] = godbus.MakeVariant(f.UID)
 	}
+	return opts
+}
+
+func (b *bus) locks(ctx context.Context, f Filter, after LockName, limit int) ([]Lock, error) {
+	opts := f.options(limit)
+	set(opts, "mode", f.Mode)
+	set(opts, "state", f.State)
 	set(opts, "node", f.Node)
 	set(opts, "after", after)
 	var rows []lockRow
@@ -89,15 +95,8 @@ func (b *bus) locks(ctx context.Context, f Filter, after LockName, limit int) ([
 }
 
 func (b *bus) lost(ctx context.Context, f Filter) ([]Lost, error) {
-	opts := map[string]godbus.Variant{"limit": godbus.MakeVariant(uint32(f.Limit))}
-	for key, v := range map[string]string{"lockspace": f.Lockspace, "resource": f.Resource, "owner": f.Owner} {
-		set(opts, key, v)
-	}
-	if f.HasUID {
-		opts["uid"] = godbus.MakeVariant(f.UID)
-	}
 	var rows []lostRow
-	if err := b.call(ctx, "ListLost", []any{&rows}, opts); err != nil {
+	if err := b.call(ctx, "ListLost", []any{&rows}, f.options(f.Limit)); err != nil {
 		return nil, err
 	}
 	lost := make([]Lost, len(rows))
@@ -135,13 +134,7 @@ func (r *waiterRow) waiter() (Waiter, error) {
 }
 
 func (b *bus) waits(ctx context.Context, f Filter, after LockName, limit int) ([]Waiter, error) {
-	opts := map[string]godbus.Variant{"limit": godbus.MakeVariant(uint32(limit))}
-	for key, v := range map[string]string{"lockspace": f.Lockspace, "resource": f.Resource, "owner": f.Owner} {
-		set(opts, key, v)
-	}
-	if f.HasUID {
-		opts["uid"] = godbus.MakeVariant(f.UID)
-	}
+	opts := f.options(limit)
 	set(opts, "after", after)
 	var rows []waiterRow
 	if err := b.call(ctx, "ListWaits", []any{&rows}, opts); err != nil {

@@ -215,45 +215,40 @@ func (l *Latency) Within(part float64) (d time.Duration, ok bool) {
 // Locks lists the locks of the service, oldest first, page by page (member
 // ListLocks). Locks that come or go meanwhile may or may not be in the list.
 func (c *Client) Locks(ctx context.Context, f Filter) ([]Lock, error) {
-	locks := []Lock{}
+	return pages(f.Limit, pageSize, func(after LockName, limit int) ([]Lock, error) {
+		return c.transport().locks(ctx, f, after, limit)
+	}, func(l *Lock) LockName { return l.Lock })
+}
+
+// pages reads a list of locks page by page: at most limit elements (0: all), and at most
+// most in one call. page makes the call for the locks after one of them, and name says
+// which an element is.
+func pages[T any](limit, most int, page func(after LockName, limit int) ([]T, error),
+	name func(*T) LockName) ([]T, error) {
+	all := []T{}
 	after := LockName("")
-	for f.Limit <= 0 || len(locks) < f.Limit {
-		limit := pageSize
-		if f.Limit > 0 {
-			limit = min(limit, f.Limit-len(locks))
+	for limit <= 0 || len(all) < limit {
+		if limit > 0 {
+			most = min(most, limit-len(all))
 		}
-		page, err := c.transport().locks(ctx, f, after, limit)
+		more, err := page(after, most)
 		if err != nil {
 			return nil, err
 		}
-		if len(page) == 0 {
+		if len(more) == 0 {
 			break
 		}
-		locks, after = append(locks, page...), page[len(page)-1].Lock
+		all, after = append(all, more...), name(&more[len(more)-1])
 	}
-	return locks, nil
+	return all, nil
 }
 
 // Waits lists the locks of the service that wait, the longest wait first, and what each
 // waits for (member ListWaits). The filter's Mode, State and Node are not used.
 func (c *Client) Waits(ctx context.Context, f Filter) ([]Waiter, error) {
-	waiters := []Waiter{}
-	after := LockName("")
-	for f.Limit <= 0 || len(waiters) < f.Limit {
-		limit := waitsPage
-		if f.Limit > 0 {
-			limit = min(limit, f.Limit-len(waiters))
-		}
-		page, err := c.transport().waits(ctx, f, after, limit)
-		if err != nil {
-			return nil, err
-		}
-		if len(page) == 0 {
-			break
-		}
-		waiters, after = append(waiters, page...), page[len(page)-1].Lock
-	}
-	return waiters, nil
+	return pages(f.Limit, waitsPage, func(after LockName, limit int) ([]Waiter, error) {
+		return c.transport().waits(ctx, f, after, limit)
+	}, func(w *Waiter) LockName { return w.Lock })
 }
 
 // waitsPage is how many locks one call of ListWaits asks for, at most: as many as the

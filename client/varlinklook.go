@@ -163,15 +163,23 @@ func emptyIs(err error, kind Kind) error {
 // noSuchLock is the kind of error of a list of locks with nothing in it.
 const noSuchLock Kind = "NoSuchLock"
 
-func (v *varlink) locks(ctx context.Context, f Filter, after LockName, limit int) ([]Lock, error) {
+// parameters are those that all lists of locks take.
+func (f *Filter) parameters(limit int) parameters {
 	p := parameters{"limit": limit}
-	for key, s := range map[string]string{"lockspace": f.Lockspace, "resource": f.Resource, "owner": f.Owner,
-		"mode": f.Mode, "state": f.State, "after": number(after)} {
-		put(p, key, s)
-	}
+	put(p, "lockspace", f.Lockspace)
+	put(p, "resource", f.Resource)
+	put(p, "owner", f.Owner)
 	if f.HasUID {
 		p["userId"] = f.UID
 	}
+	return p
+}
+
+func (v *varlink) locks(ctx context.Context, f Filter, after LockName, limit int) ([]Lock, error) {
+	p := f.parameters(limit)
+	put(p, "mode", f.Mode)
+	put(p, "state", f.State)
+	put(p, "after", number(after))
 	if f.Node != 0 {
 		p["nodeId"] = f.Node
 	}
@@ -188,15 +196,8 @@ func (v *varlink) locks(ctx context.Context, f Filter, after LockName, limit int
 }
 
 func (v *varlink) lost(ctx context.Context, f Filter) ([]Lost, error) {
-	p := parameters{"limit": f.Limit}
-	for key, s := range map[string]string{"lockspace": f.Lockspace, "resource": f.Resource, "owner": f.Owner} {
-		put(p, key, s)
-	}
-	if f.HasUID {
-		p["userId"] = f.UID
-	}
 	var lost []Lost
-	err := v.each(ctx, "ListLost", Name+".ListLost", p, true, func(text json.RawMessage) error {
+	err := v.each(ctx, "ListLost", Name+".ListLost", f.parameters(f.Limit), true, func(text json.RawMessage) error {
 		var r struct {
 			Lost lostReply `json:"lost"`
 		}
@@ -208,14 +209,8 @@ func (v *varlink) lost(ctx context.Context, f Filter) ([]Lost, error) {
 }
 
 func (v *varlink) waits(ctx context.Context, f Filter, after LockName, limit int) ([]Waiter, error) {
-	p := parameters{"limit": limit}
-	for key, s := range map[string]string{"lockspace": f.Lockspace, "resource": f.Resource, "owner": f.Owner,
-		"after": number(after)} {
-		put(p, key, s)
-	}
-	if f.HasUID {
-		p["userId"] = f.UID
-	}
+	p := f.parameters(limit)
+	put(p, "after", number(after))
 	var waiters []Waiter
 	err := v.each(ctx, "ListWaits", Name+".ListWaits", p, true, func(text json.RawMessage) error {
 		var r struct {
