@@ -2,7 +2,6 @@ package conventions
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -36,21 +35,14 @@ func TestSequencesNameWhatExists(t *testing.T) {
 // actions of the table.
 func declared(t *testing.T) map[string]bool {
 	t.Helper()
-	out, err := exec.Command("git", "-C", root, "ls-files", "*.go").Output()
-	require.NoError(t, err)
 	function := regexp.MustCompile(`(?m)^func (?:\(\w* ?\*?(\w+)(?:\[[^]]*\])?\) )?(\w+)`)
 	action := regexp.MustCompile(`(?m)^\s*(?:type )?([A-Z]\w*Action) struct`)
 	pkg := regexp.MustCompile(`(?m)^package (\w+)`)
 	all := map[string]bool{}
-	for name := range strings.Lines(string(out)) {
-		if name = strings.TrimSpace(name); strings.HasSuffix(name, "_test.go") {
+	for name, text := range tracked(t, "*.go") {
+		if strings.HasSuffix(name, "_test.go") {
 			continue
 		}
-		text, err := os.ReadFile(filepath.Join(root, name))
-		if os.IsNotExist(err) {
-			continue
-		}
-		require.NoError(t, err)
 		owner := pkg.FindStringSubmatch(string(text))
 		for _, m := range function.FindAllStringSubmatch(string(text), -1) {
 			if m[1] == "" && owner != nil {

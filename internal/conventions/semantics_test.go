@@ -46,10 +46,8 @@ func TestSemanticsNamesWhatKeepsPromises(t *testing.T) {
 	for name := range declared(t) {
 		functions[name[strings.LastIndex(name, ".")+1:]] = true
 	}
-	out, err := exec.Command("git", "-C", "../..", "ls-files", "*.go").Output()
-	require.NoError(t, err)
 	files := map[string]bool{}
-	for name := range strings.FieldsSeq(string(out)) {
+	for name := range tracked(t, "*.go") {
 		files[path.Base(name)] = true
 	}
 	named := 0

@@ -2,6 +2,7 @@ package conventions
 
 import (
 	"bytes"
+	"iter"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,27 +13,34 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// maxTracked is how many bytes a file in git may have: everybody who clones gets it, for ever.
+// maxTracked is how many bytes a file in git may have: everybody who clones gets it, forever.
 const maxTracked = 256 << 10
 
 // conflict is what git leaves in a file that it could not merge.
 var conflict = regexp.MustCompile(`(?m)^(<<<<<<<|>>>>>>>) `)
 
-// tracked returns the names of the files in git, relative to the root.
-func tracked(t *testing.T) []string {
-	out, err := exec.Command("git", "-C", root, "ls-files", "-z").Output()
+// tracked goes through the files in git that match the patterns of paths, or all without any: their
+// names, relative to the root, and their texts.
+func tracked(t *testing.T, patterns ...string) iter.Seq2[string, []byte] {
+	out, err := exec.Command("git", append([]string{"-C", root, "ls-files", "-z"}, patterns...)...).Output()
 	require.NoError(t, err)
-	return strings.Split(strings.TrimRight(string(out), "\x00"), "\x00")
+	return func(yield func(string, []byte) bool) {
+		for name := range strings.SplitSeq(strings.TrimRight(string(out), "\x00"), "\x00") {
+			text, err := os.ReadFile(filepath.Join(root, name))
+			if os.IsNotExist(err) {
+				continue // removed, and not committed yet
+			}
+			require.NoError(t, err)
+			if !yield(name, text) {
+				return
+			}
+		}
+	}
 }
 
 // What was built, or merged halfway, is not committed.
 func TestOnlySourcesAreTracked(t *testing.T) {
-	for _, name := range tracked(t) {
-		text, err := os.ReadFile(filepath.Join(root, name))
-		if os.IsNotExist(err) {
-			continue // removed, and not committed yet
-		}
-		require.NoError(t, err)
+	for name, text := range tracked(t) {
 		if len(text) > maxTracked {
 			t.Errorf("%s has %d bytes, more than %d", name, len(text), maxTracked)
 		}
