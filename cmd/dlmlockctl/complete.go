@@ -32,16 +32,25 @@ var (
 // the service, and nobody is asked for a password.
 func asking(find func(ctx context.Context, c *client.Client, args []string) []string) source {
 	return func(a *app, args []string) []string {
-		ctx, cancel := context.WithTimeout(context.Background(), completeTime)
-		defer cancel()
-		c, err := a.dial(ctx)
-		if err != nil {
-			return nil
-		}
-		defer func() { _ = c.Close() }()
-		c.AutoStart(false)
-		return find(ctx, c, args)
+		return ask(context.Background(), completeTime, a.dial, func(ctx context.Context, c *client.Client) []string {
+			return find(ctx, c, args)
+		})
 	}
+}
+
+// ask asks the service something over a connection of its own, and does not start it. Without an
+// answer the result is empty.
+func ask[T any](ctx context.Context, limit time.Duration, connect func(context.Context) (*client.Client, error),
+	what func(context.Context, *client.Client) T) (answer T) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	c, err := connect(ctx)
+	if err != nil {
+		return answer
+	}
+	defer func() { _ = c.Close() }()
+	c.AutoStart(false)
+	return what(ctx, c)
 }
 
 func findLockspaces(ctx context.Context, c *client.Client, _ []string) []string {

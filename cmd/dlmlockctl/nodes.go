@@ -27,15 +27,7 @@ func namesOf(ctx context.Context, c *client.Client) nodeNames {
 
 // namesNow is namesOf over a connection of its own. It does not start the service.
 func namesNow(ctx context.Context, connect func(context.Context) (*client.Client, error)) nodeNames {
-	ctx, cancel := context.WithTimeout(ctx, lookTime)
-	defer cancel()
-	c, err := connect(ctx)
-	if err != nil {
-		return nil
-	}
-	defer func() { _ = c.Close() }()
-	c.AutoStart(false)
-	return namesOf(ctx, c)
+	return ask(ctx, lookTime, connect, namesOf)
 }
 
 // node describes a node, with more about what is there: "node 2 (alpha, EX)".
