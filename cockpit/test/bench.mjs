@@ -3,13 +3,14 @@
 // Medians of three runs with a browser of its own each.
 
 import { execFileSync } from "node:child_process";
-import { readFileSync, writeFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { cpus, loadavg } from "node:os";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 
 import { Machine, cockpitDir, until } from "./browser/machine.mjs";
 import { closeBrowser, open } from "./browser/page.mjs";
+import { write } from "./report.mjs";
 
 const RUNS = Number(process.env.RUNS ?? 3);
 const median = values => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
@@ -248,15 +249,6 @@ function table(columns, churned, others) {
     ].join("\n");
 }
 
-function write(path, text) {
-    const begin = "<!-- make bench-cockpit writes from here ... -->\n";
-    const end = "<!-- ... to here, make bench-cockpit -->\n";
-    const old = readFileSync(path, "utf8");
-    const [from, to] = [old.indexOf(begin), old.indexOf(end)];
-    if (from < 0 || to < from) throw new Error(`${path} lacks the marks ${begin}`);
-    writeFileSync(path, `${old.slice(0, from + begin.length)}\n${text}\n\n${old.slice(to)}`);
-}
-
 const version = root =>
     execFileSync(
         "sh",
@@ -287,7 +279,7 @@ async function main([path, newer]) {
     const machine =
         `${cpus()[0].model}, ${cpus().length} cores, node ${process.version}, ` +
         `${new Date().toISOString().slice(0, 10)}, load ${loadavg()[0].toFixed(2)}. Medians of ${RUNS} runs.`;
-    write(path, `${machine}\n\n${text}`);
+    write(path, "bench-cockpit", `${machine}\n\n${text}`);
     console.log(text);
 }
 

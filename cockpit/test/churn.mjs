@@ -12,6 +12,7 @@ import { join } from "node:path";
 
 import { Machine, until } from "./browser/machine.mjs";
 import { closeBrowser, open } from "./browser/page.mjs";
+import { write } from "./report.mjs";
 
 const MINUTES = Number(process.env.MINUTES ?? 60);
 const LOCKS = Number(process.env.LOCKS ?? 10_000);
@@ -192,15 +193,6 @@ function text({ samples, minutes }) {
     ].join("\n");
 }
 
-function write(path, text) {
-    const begin = "<!-- make bench-cockpit-hour writes from here ... -->\n";
-    const end = "<!-- ... to here, make bench-cockpit-hour -->\n";
-    const old = readFileSync(path, "utf8");
-    const [from, to] = [old.indexOf(begin), old.indexOf(end)];
-    if (from < 0 || to < from) throw new Error(`${path} lacks the marks ${begin}`);
-    writeFileSync(path, `${old.slice(0, from + begin.length)}\n${text}\n\n${old.slice(to)}`);
-}
-
 const machine = await Machine.start();
 try {
     await machine.ctl("join", "vms");
@@ -209,7 +201,7 @@ try {
     const result = await hour(machine, lookers);
     for (const { name, page } of lookers)
         if (page.faults.length > 0) throw new Error(`${name}: ${page.faults.slice(0, 5).join("; ")}`);
-    write(process.argv[2], text(result));
+    write(process.argv[2], "bench-cockpit-hour", text(result));
     console.log(text(result));
 } catch (error) {
     console.error(machine.log().slice(-3000));
