@@ -87,15 +87,45 @@ type latencies []time.Duration
 func (l latencies) at(q float64) time.Duration { return l[min(len(l)-1, int(float64(len(l))*q))] }
 
 // measure makes pairs for the given time, but at least a hundred.
-func (c *caller) measure(d time.Duration) latencies {
+func (c *caller) measure(d time.Duration) latencies { return measure(d, func() { c.pairs(1) }) }
+
+// measure does something for the given time, but at least a hundred times.
+func measure(d time.Duration, do func()) latencies {
 	var out latencies
 	for began := time.Now(); time.Since(began) < d || len(out) < 100 && time.Since(began) < 10*d; {
 		at := time.Now()
-		c.pairs(1)
+		do()
 		out = append(out, time.Since(at))
 	}
 	slices.Sort(out)
 	return out
+}
+
+// measureFlood measures pairs without and with the flood that start begins, in turns.
+func (s *site) measureFlood(b *testing.B, measure func(time.Duration) latencies, start func() *exec.Cmd) floodLine {
+	var line floodLine
+	measure(time.Second)
+	before := resident(b, s)
+	var peak atomic.Int64
+	stop := s.watchMemory(b, &peak)
+	for range 2 {
+		line.quiet = append(line.quiet, measure(1500*time.Millisecond)...)
+		cmd := start()
+		time.Sleep(300 * time.Millisecond)
+		line.loud = append(line.loud, measure(3*time.Second)...)
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		measure(500 * time.Millisecond)
+	}
+	close(stop)
+	slices.Sort(line.quiet)
+	slices.Sort(line.loud)
+	line.more = (int(peak.Load()) - before) >> 20
+	b.ReportMetric(float64(line.loud.at(.99).Microseconds()), "p99-us")
+	b.ReportMetric(float64(line.quiet.at(.99).Microseconds()), "quiet-p99-us")
+	b.ReportMetric(float64(line.loud[len(line.loud)-1].Milliseconds()), "worst-ms")
+	b.ReportMetric(float64(line.more), "MiB")
+	return line
 }
 
 // BenchmarkFloods measures the effect of one user's flood on another user.
@@ -111,29 +141,9 @@ func BenchmarkFloods(b *testing.B) {
 			c := s.caller(b, serviceName, "disk")
 			c.join()
 			c.fill(held)
-			var quiet, loud latencies
-			c.measure(time.Second)
-			before := resident(b, s)
-			var peak atomic.Int64
-			stop := s.watchMemory(b, &peak)
-			for range 2 {
-				quiet = append(quiet, c.measure(1500*time.Millisecond)...)
-				cmd := s.flood(b, i)
-				time.Sleep(300 * time.Millisecond)
-				loud = append(loud, c.measure(3*time.Second)...)
-				_ = cmd.Process.Kill()
-				_ = cmd.Wait()
-				c.measure(500 * time.Millisecond)
-			}
-			close(stop)
-			slices.Sort(quiet)
-			slices.Sort(loud)
-			more := (int(peak.Load()) - before) >> 20
-			b.ReportMetric(float64(loud.at(.99).Microseconds()), "p99-us")
-			b.ReportMetric(float64(quiet.at(.99).Microseconds()), "quiet-p99-us")
-			b.ReportMetric(float64(loud[len(loud)-1].Milliseconds()), "worst-ms")
-			b.ReportMetric(float64(more), "MiB")
-			addTo(&floodReport, floodLine{f.name, quiet, loud, more})
+			line := s.measureFlood(b, c.measure, func() *exec.Cmd { return s.flood(b, i) })
+			line.name = f.name
+			addTo(&floodReport, line)
 		})
 	}
 }

@@ -7,12 +7,12 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -33,11 +33,11 @@ func varlinkFloods() []varlinkFlood {
 	return []varlinkFlood{
 		{"connections opened and closed in a loop, 8 at a time", 8, (*varlinkFlooder).openAndClose},
 		{"10,000 connections, kept as long as possible", 8, (*varlinkFlooder).openMany},
-		{"slow senders, a byte every 10 ms, 500 connections", 500, (*varlinkFlooder).trickle},
-		{"64 MiB without an end, 4 connections", 4, (*varlinkFlooder).endless},
-		{"5,000 calls in one write, 20 connections", 20, (*varlinkFlooder).many},
-		{"replies that are never read, 20 connections", 20, (*varlinkFlooder).deaf},
-		{"descriptors attached to each call, 8 connections", 8, (*varlinkFlooder).descriptors},
+		{"slow senders, a byte every 10 ms, 500 connections", 500, onNew(trickle)},
+		{"64 MiB without an end, 4 connections", 4, onNew(endless)},
+		{"5,000 calls in one write, 20 connections", 20, onNew(many)},
+		{"replies that are never read, 20 connections", 20, onNew(deaf)},
+		{"descriptors attached to each call, 8 connections", 8, onNew(descriptors)},
 		{"connections cut after each byte of a call, 8 at a time", 8, (*varlinkFlooder).cut},
 	}
 }
@@ -59,6 +59,18 @@ var (
 
 func (f *varlinkFlooder) dial() (net.Conn, error) { return net.Dial("unix", f.socket) }
 
+// onNew is a round on a connection of its own.
+func onNew(do func(c net.Conn) error) func(*varlinkFlooder) error {
+	return func(f *varlinkFlooder) error {
+		c, err := f.dial()
+		if err != nil {
+			return err
+		}
+		defer func() { _ = c.Close() }()
+		return do(c)
+	}
+}
+
 func (f *varlinkFlooder) openAndClose() error {
 	c, err := f.dial()
 	if err != nil {
@@ -79,12 +91,7 @@ func (f *varlinkFlooder) openMany() error {
 	return nil
 }
 
-func (f *varlinkFlooder) trickle() error {
-	c, err := f.dial()
-	if err != nil {
-		return err
-	}
-	defer func() { _ = c.Close() }()
+func trickle(c net.Conn) error {
 	for i := range floodWant {
 		if _, err := c.Write(floodWant[i : i+1]); err != nil {
 			return err
@@ -94,12 +101,7 @@ func (f *varlinkFlooder) trickle() error {
 	return nil
 }
 
-func (f *varlinkFlooder) endless() error {
-	c, err := f.dial()
-	if err != nil {
-		return err
-	}
-	defer func() { _ = c.Close() }()
+func endless(c net.Conn) error {
 	text := bytes.Repeat([]byte("x"), 64<<10)
 	for range 1024 {
 		if _, err := c.Write(text); err != nil {
@@ -109,12 +111,7 @@ func (f *varlinkFlooder) endless() error {
 	return nil
 }
 
-func (f *varlinkFlooder) many() error {
-	c, err := f.dial()
-	if err != nil {
-		return err
-	}
-	defer func() { _ = c.Close() }()
+func many(c net.Conn) error {
 	const n = 5000
 	go func() { _, _ = c.Write(bytes.Repeat(floodWant, n)) }()
 	in := bufio.NewReaderSize(c, 64<<10)
@@ -126,12 +123,7 @@ func (f *varlinkFlooder) many() error {
 	return nil
 }
 
-func (f *varlinkFlooder) deaf() error {
-	c, err := f.dial()
-	if err != nil {
-		return err
-	}
-	defer func() { _ = c.Close() }()
+func deaf(c net.Conn) error {
 	_ = c.SetWriteDeadline(time.Now().Add(2 * time.Second))
 	for {
 		if _, err := c.Write(floodList); err != nil {
@@ -140,12 +132,7 @@ func (f *varlinkFlooder) deaf() error {
 	}
 }
 
-func (f *varlinkFlooder) descriptors() error {
-	c, err := f.dial()
-	if err != nil {
-		return err
-	}
-	defer func() { _ = c.Close() }()
+func descriptors(c net.Conn) error {
 	rights := unix.UnixRights(slices.Repeat([]int{0}, 200)...)
 	in := bufio.NewReaderSize(c, 64<<10)
 	for {
@@ -227,15 +214,6 @@ func pairOnNew(tb testing.TB, socket string) {
 	}
 }
 
-func measurePairsOnNew(tb testing.TB, socket string, d time.Duration) (out latencies) {
-	for began := time.Now(); time.Since(began) < d || len(out) < 100 && time.Since(began) < 10*d; {
-		at := time.Now()
-		pairOnNew(tb, socket)
-		out = append(out, time.Since(at))
-	}
-	return out
-}
-
 // BenchmarkVarlinkFloods measures the effect of one user's hostile clients on root, who opens a
 // connection for each pair, with 20,000 locks held.
 func BenchmarkVarlinkFloods(b *testing.B) {
@@ -248,32 +226,22 @@ func BenchmarkVarlinkFloods(b *testing.B) {
 			s.alone(b, daemonPath(b))
 			b.Cleanup(s.kill)
 			must(b, os.Chmod(s.varlinkSocket(), 0o666))
-			measurePairsOnNew(b, s.varlinkSocket(), time.Second)
-			var quiet, loud latencies
-			before := resident(b, s)
-			var peak atomic.Int64
-			stop := s.watchMemory(b, &peak)
-			for range 2 {
-				quiet = append(quiet, measurePairsOnNew(b, s.varlinkSocket(), 1500*time.Millisecond)...)
-				cmd := s.run(os.Args[0], []string{fmt.Sprintf("%s=%d %s", envVarlinkFlood, i, s.varlinkSocket())})
-				cmd.Stderr = io.Discard
-				must(b, cmd.Start())
-				b.Cleanup(func() { _ = cmd.Process.Kill() })
-				time.Sleep(300 * time.Millisecond)
-				loud = append(loud, measurePairsOnNew(b, s.varlinkSocket(), 3*time.Second)...)
-				_ = cmd.Process.Kill()
-				_ = cmd.Wait()
-				measurePairsOnNew(b, s.varlinkSocket(), 500*time.Millisecond)
+			pairs := func(d time.Duration) latencies {
+				return measure(d, func() { pairOnNew(b, s.varlinkSocket()) })
 			}
-			close(stop)
-			slices.Sort(quiet)
-			slices.Sort(loud)
-			more := (int(peak.Load()) - before) >> 20
-			b.ReportMetric(float64(loud.at(.99).Microseconds()), "p99-us")
-			b.ReportMetric(float64(quiet.at(.99).Microseconds()), "quiet-p99-us")
-			addTo(&varlinkFloodReport, floodLine{f.name, quiet, loud, more})
+			line := s.measureFlood(b, pairs, func() *exec.Cmd { return s.varlinkFlood(b, i) })
+			line.name = f.name
+			addTo(&varlinkFloodReport, line)
 		})
 	}
+}
+
+func (s *site) varlinkFlood(tb testing.TB, kind int) *exec.Cmd {
+	cmd := s.run(os.Args[0], []string{fmt.Sprintf("%s=%d %s", envVarlinkFlood, kind, s.varlinkSocket())})
+	cmd.Stderr = io.Discard
+	must(tb, cmd.Start())
+	tb.Cleanup(func() { _ = cmd.Process.Kill() })
+	return cmd
 }
 
 var varlinkFloodReport []floodLine
