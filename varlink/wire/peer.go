@@ -113,7 +113,7 @@ func (p *Peer) Start() (ticks uint64, err error) {
 	}
 	// A pidfd is readable once its process has ended (pidfd_open(2)). If it has not, the
 	// pid was not free to be given to another process when the file was read.
-	// A signal interrupts even a poll that does not wait, but none that has something to say.
+	// A signal can interrupt even a poll that does not wait (EINTR), but only if nothing was ready.
 	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 	if errors.Is(err, unix.EINTR) {
 		n, err = 0, nil
