@@ -14,6 +14,7 @@ func locksOfUnits(t *testing.T, r unitRig) {
 	client, err := filepath.Abs("../bin/varlink-clients/varlinkctl-testing")
 	require.NoError(t, err)
 	require.FileExists(t, client, "make varlink-clients")
+	require.NotRegexp(t, "^(/var)?/tmp/", client, "nodes have a /tmp of their own: clone the repository elsewhere")
 	const call = "busctl call org.example.DlmLock /org/example/DlmLock org.example.DlmLock "
 	const list = call + "ListLocks 'a{sv}' 1 lockspace s vms"
 	const stored = "systemctl show -P NFileDescriptorStore dlmlockd"
