@@ -78,7 +78,7 @@ func TestHeldOverRestarts(t *testing.T) {
 		before := HeldBy(stays).Grants()[0]
 		r.end(syscall.SIGKILL)
 		r.start()
-		require.NoError(t, HeldBy(stays).Convert(ctx, Want{"vms", "stays", "EX"}, time.Second))
+		require.NoError(t, HeldBy(stays).Convert(ctx, Want{"vms", "stays", "EX"}, patience))
 		require.Equal(t, before.LockID, HeldBy(stays).Grants()[0].LockID)
 		require.Equal(t, "EX", HeldBy(stays).Grants()[0].Mode)
 		require.Greater(t, HeldBy(stays).Token(), before.Token)

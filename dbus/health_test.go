@@ -1,6 +1,7 @@
 package dbus
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -19,8 +20,12 @@ func TestHealthy(t *testing.T) {
 	const limit = 50 * time.Millisecond
 	stuck := func(what string) {
 		t.Helper()
-		assert.Eventually(t, func() bool { return r.server.Healthy(limit) != nil }, patience, time.Millisecond)
-		assert.ErrorContains(t, r.server.Healthy(limit), what) // not require: what is held must be let go of
+		// On a busy machine the other one may not have run for that long, either, but not for ever.
+		is := func() bool {
+			err := r.server.Healthy(limit)
+			return err != nil && strings.Contains(err.Error(), what)
+		}
+		assert.Eventually(t, is, patience, time.Millisecond, what) // not require: what is held must be let go of
 	}
 	well := func() {
 		t.Helper()

@@ -109,6 +109,19 @@ func (s *small) awaitDegraded(t *testing.T, degraded bool) {
 		20*time.Millisecond)
 }
 
+// awaitSilence waits until the daemon has logged nothing for so long. What it has logged already may
+// still be on its way here.
+func (s *small) awaitSilence(t *testing.T, quiet time.Duration) {
+	t.Helper()
+	said, since := len(s.log()), time.Now()
+	for end := since.Add(patience); time.Since(since) < quiet; time.Sleep(100 * time.Millisecond) {
+		if n := len(s.log()); n != said {
+			said, since = n, time.Now()
+		}
+		require.True(t, time.Now().Before(end), "it goes on: %s", s.log())
+	}
+}
+
 // nothingLost compares what the daemon says with a life in which nothing was lost.
 func (s *small) nothingLost(t *testing.T) {
 	t.Helper()
@@ -244,10 +257,7 @@ func TestStateDirectoryCanNotBeMadeAgain(t *testing.T) {
 	require.NoError(t, s.release(crashSpace, "a", "owner", "vm"), "people must be able to let go")
 	_, err := s.acquire(crashSpace, "new", "EX", "owner", "vm")
 	refused(t, err)
-	said := len(s.log())
-	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
-		require.Equal(t, said, len(s.log()), "no line each second: %s", s.log())
-	}
+	s.awaitSilence(t, 3*time.Second) // no line each second
 	require.NoError(t, unix.Mount("", above, "", unix.MS_BIND|unix.MS_REMOUNT, ""))
 	s.awaitDegraded(t, false)
 	require.Equal(t, map[string]bool{"b": true}, s.there(t))

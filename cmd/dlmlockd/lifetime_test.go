@@ -228,20 +228,23 @@ func TestReusedPID(t *testing.T) {
 	p := start(t, bus, dir)
 	c := newClient(bus.Dial(t))
 	require.NoError(t, c.join("vms"))
-	child := sleeper(t)
-	pid := child.Process.Pid
-	_, err := c.acquire("vms", "r", "EX", "lifetime", "process", "pid", uint32(pid))
-	require.NoError(t, err)
-	p.kill()
-	end(t, child)
-	// A start time counts in ticks of 10 ms (proc(5), field 22), and no kernel reuses a pid within
-	// one tick.
-	time.Sleep(20 * time.Millisecond)
-	heir := withPID(t, pid)
-
-	p = start(t, bus, dir)
-	c.becomes(t)
-	_, err = c.acquire("vms", "r", "EX", "lifetime", "process", "pid", uint32(pid))
+	var heir *exec.Cmd
+	for round := 0; heir == nil; round++ {
+		require.Less(t, round, 20, "another process always comes first")
+		child := sleeper(t)
+		pid := child.Process.Pid
+		_, err := c.acquire("vms", "r", "EX", "lifetime", "process", "pid", uint32(pid))
+		require.NoError(t, err)
+		p.kill()
+		end(t, child)
+		// A start time counts in ticks of 10 ms (proc(5), field 22), and no kernel reuses a pid within
+		// one tick.
+		time.Sleep(20 * time.Millisecond)
+		heir = withPID(t, pid)
+		p = start(t, bus, dir)
+		c.becomes(t)
+	}
+	_, err := c.acquire("vms", "r", "EX", "lifetime", "process", "pid", uint32(heir.Process.Pid))
 	require.NoError(t, err)
 	p.kill()
 	start(t, bus, dir)
@@ -250,10 +253,11 @@ func TestReusedPID(t *testing.T) {
 	c.becomes(t)
 }
 
-// withPID starts a process with that pid, which is free.
+// withPID starts a process with that pid, which is free. It returns nil if another process has got the
+// pid and keeps it: a thread of any program, for example, has one for as long as it lives.
 func withPID(t *testing.T, pid int) *exec.Cmd {
 	const last = "/proc/sys/kernel/ns_last_pid" // proc(5); needs CONFIG_CHECKPOINT_RESTORE
-	for end := time.Now().Add(patience); time.Now().Before(end); {
+	for end := time.Now().Add(time.Second); time.Now().Before(end); {
 		err := os.WriteFile(last, []byte(strconv.Itoa(pid-1)), 0)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EROFS) {
 			t.Skipf("this kernel does not let a test choose a pid: %v", err)
@@ -266,6 +270,5 @@ func withPID(t *testing.T, pid int) *exec.Cmd {
 		_ = cmd.Process.Kill() // another process came first
 		_ = cmd.Wait()
 	}
-	t.Fatalf("pid %d does not become free", pid)
 	return nil
 }

@@ -64,15 +64,17 @@ func oddities(t *testing.T, file string, try func(want string)) {
 // Whatever takes the place of the configuration: --check and a start end at once with the reason,
 // without much memory.
 func TestOddConfigurationFile(t *testing.T) {
-	file := configured(t, "")
-	code, _, usual := ends(t, "--config="+file, "--check")
-	require.Equal(t, exitOK, code)
+	file, sound := configured(t, ""), configured(t, "")
 	oddities(t, file, func(want string) {
 		for _, args := range [][]string{{"--check"}, {"--engine=local", "--state-dir=" + t.TempDir()}} {
 			code, said, most := ends(t, append(args, "--config="+file)...)
 			require.Equal(t, exitConfig, code, said)
 			require.Contains(t, said, "dlmlockd: "+file+": ")
 			require.Contains(t, said, want)
+			// The kernel counts what this process had at most for its children (exec_mmap in Linux), so
+			// the usual is measured afterwards.
+			code, _, usual := ends(t, "--check", "--config="+sound)
+			require.Equal(t, exitOK, code)
 			require.Less(t, most-usual, int64(8<<10), "KiB more than usual: %s", want)
 		}
 	})

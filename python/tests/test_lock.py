@@ -70,8 +70,8 @@ class LockTest(unittest.TestCase):
         before = signal.signal(signal.SIGALRM, enough)
         try:
             with dlmlock.Lock("vms", "given up"):
-                signal.setitimer(signal.ITIMER_REAL, 0.1)
                 with self.assertRaises(Enough):
+                    signal.setitimer(signal.ITIMER_REAL, 0.1)
                     dlmlock.Lock("vms", "given up").acquire()
                 self.assertEqual(listed("given up"), ["held"])
             self.assertEqual(listed("given up"), [])

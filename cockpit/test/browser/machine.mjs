@@ -64,7 +64,7 @@ const busConfig = dir => `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus 
 `;
 
 /** Asks until it is so, and fails with what was waited for. */
-export async function until(what, ask, ms = 15_000) {
+export async function until(what, ask, ms = 30_000) {
     const end = Date.now() + ms;
     for (;;) {
         const got = await Promise.resolve(ask()).catch(() => false);
@@ -162,7 +162,7 @@ export class Machine {
             join(bin, "systemctl"),
             `#!/bin/sh\n[ "$1 $2" = "start dlmlockd.service" ] || exit 1\n` +
                 `touch ${this.dir}/start-asked\n` +
-                `for i in $(seq 100); do [ -e ${this.dir}/started ] && exit 0; sleep 0.05; done\n` +
+                `for i in $(seq 600); do [ -e ${this.dir}/started ] && exit 0; sleep 0.05; done\n` +
                 `echo "no such unit" >&2; exit 5\n`,
         );
         await chmod(join(bin, "systemctl"), 0o755);

@@ -177,7 +177,6 @@ export const rows = (page, expected, what = "rows") =>
         throw new Error(`${error.message}; there are ${JSON.stringify((await firstColumn(page)).slice(0, 20))}`);
     });
 
-export const sees = (page, text, ms = 8000) =>
-    page.getByText(text).first().waitFor({ state: "visible", timeout: ms });
+export const sees = (page, text) => page.getByText(text).first().waitFor({ state: "visible" });
 export const press = (page, name, role = "button") => page.getByRole(role, { name, exact: true }).first().click();
 export const dialogText = page => page.locator("dialog[open]").innerText();

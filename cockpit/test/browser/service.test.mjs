@@ -122,7 +122,7 @@ test(
         );
         const page = await open({ hash: "history" });
         await sees(page, "lock lost <b>");
-        assert.equal(await page.locator("tbody tr").count(), 2);
+        await until("both", async () => (await page.locator("tbody tr").count()) === 2);
         const message = page.locator("tbody td:last-child").first();
         const breaks = await message.evaluate(cell => getComputedStyle(cell).whiteSpace);
         assert.equal(breaks, "normal", "a long message is shown in full");
