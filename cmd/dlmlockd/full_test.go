@@ -230,8 +230,9 @@ func TestStateDirectoryRemoved(t *testing.T) {
 		require.NoError(t, spoil())
 		require.Eventually(t, func() bool { _, err := os.Stat(file); return err == nil }, patience, 20*time.Millisecond,
 			name)
-		require.Equal(t, 1, strings.Count(s.log(), "was removed or replaced"), "%s: %s", name, s.log())
+		s.await(t, "that it was", logs("was removed or replaced"))
 		s.kill()
+		require.Equal(t, 1, strings.Count(s.log(), "was removed or replaced"), "%s: %s", name, s.log())
 		s.again(t)
 		require.Equal(t, before, s.settled(t), name)
 		s.nothingLost(t)

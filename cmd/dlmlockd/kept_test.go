@@ -227,7 +227,7 @@ func TestKeptInTheMiddleOfACall(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, unread.receive().Error)
 	r.becomes("unread")
-	require.Contains(t, r.p.log(), "a kept connection can't go on")
+	r.p.await(t, "the reason", logs("a kept connection can't go on"))
 	require.Eventually(t, func() bool { return len(r.m.kept()) == 1 }, patience, time.Millisecond)
 }
 

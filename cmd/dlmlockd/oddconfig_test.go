@@ -92,7 +92,7 @@ func TestOddConfigurationAtReload(t *testing.T) {
 		require.NoError(t, p.cmd.Process.Signal(unix.SIGHUP))
 		p.await(t, want, logs(want))
 		p.awaitTold(t, "READY=1")
-		require.Contains(t, p.log(), "the configuration has mistakes; the one before stays in force")
+		p.await(t, "the refusal", logs("the configuration has mistakes; the one before stays in force"))
 		_, err := c.acquire("vms", "a", "EX", "owner", "four")
 		require.Equal(t, "org.example.DlmLock.Error.LimitExceeded", errorName(err))
 	})
@@ -116,7 +116,7 @@ func TestHelpersAreLookedAt(t *testing.T) {
 	const fault = "a helper for lost locks can't be run; nothing will be done for the locks that name it"
 	p := launch(t, program(t), bus.Address, t.TempDir(), nil, "--config="+file)
 	p.awaitTold(t, "READY=1")
-	require.Contains(t, p.log(), fault)
+	p.await(t, "the fault", logs(fault))
 	reload := func(want string) {
 		t.Helper()
 		p.forget()

@@ -168,8 +168,8 @@ func TestVarlinkWithoutBus(t *testing.T) {
 	c := dialVarlink(t, socket)
 	c.ok("JoinLockspace", fields{"lockspace": "vms"})
 	c.ok("Acquire", want("disk1", "persistent"))
-	require.Contains(t, p.log(), "there is no message bus")
 	require.Equal(t, exitOK, p.stop(t))
+	require.Contains(t, p.log(), "there is no message bus")
 
 	p = launch(t, program(t), noBus, filepath.Join(dir, "state"), nil)
 	require.Equal(t, exitUsage, p.wait(t))

@@ -53,10 +53,9 @@ test(
         await page.goBack();
         await rows(page, ["disk2", "disk10"], "a step back takes the last filter away");
 
-        const began = Date.now();
+        // The list is read once: without the service's signals these would never be seen.
         await machine.ctl("release", "vms", "disk10", "--owner=web");
         await rows(page, ["disk2"], "released by another client");
-        assert.ok(Date.now() - began < 3000);
         await machine.ctl("acquire", "vms", "disk3", "EX", "--owner=web");
         await rows(page, ["disk2", "disk3"], "taken by another client");
         await machine.ctl("convert", "vms", "disk3", "PR", "--owner=web");
