@@ -24,12 +24,14 @@ func (t *Table) Activate(c state.Contents, sameBoot bool, join []string) {
 	}
 	t.reserve(c.Locks)
 	var homeless []*lock
-	for _, r := range c.Locks {
+	sessions := recordedSessions{}
+	for i := range c.Locks {
+		r := &c.Locks[i]
 		if r.Phase == state.Lost {
-			t.loseAgain(r, sameBoot)
+			t.loseAgain(*r, sameBoot)
 			continue
 		}
-		l := t.load(r)
+		l := t.load(r, sessions.of(r))
 		if l.sp.recorded == 0 {
 			homeless = append(homeless, l)
 		}
@@ -82,13 +84,33 @@ func (t *Table) reserve(records []state.Lock) {
 	t.locks.reserve(len(records), owners)
 }
 
-// load makes the entry of a record.
-func (t *Table) load(r state.Lock) *lock {
+// recordedSessions are the names of the sessions of records, so that the locks of a session share
+// the memory of its name.
+type recordedSessions map[recordedSession]api.Session
+
+type recordedSession struct{ sender, busID string }
+
+// of returns the session of a record.
+func (x recordedSessions) of(r *state.Lock) api.Session {
+	if r.SessionBus == "" {
+		return api.RecordedSession(r.Session, "") // needs no memory of its own
+	}
+	k := recordedSession{r.Session, r.SessionBus}
+	s, ok := x[k]
+	if !ok {
+		s = api.RecordedSession(r.Session, r.SessionBus)
+		x[k] = s
+	}
+	return s
+}
+
+// load makes the entry of a record, which is of the given session.
+func (t *Table) load(r *state.Lock, session api.Session) *lock {
 	l := &lock{
 		ref: api.Ref(r.ID), sp: t.space(r.Lockspace), resource: r.Resource, lockid: r.LockID, mode: r.Mode, wanted: dlm.None,
 		blocked: dlm.None, state: lockRecorded, phase: r.Phase, token: r.Token, since: r.Since.UnixMicro(),
 		client: client{owner: r.Owner, hasOwner: r.HasOwner, label: r.Label, lifetime: r.Lifetime, uid: r.UID, pid: r.PID,
-			session: api.RecordedSession(r.Session, r.SessionBus)},
+			session: session},
 	}
 	l.told = l.phase != state.Granted
 	if r.OnLost != "" {

@@ -2,7 +2,10 @@ package table
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"testing"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 
@@ -59,4 +62,22 @@ func TestAdoptionIsDoneInParts(t *testing.T) {
 		require.Equal(t, state.Held, l.phase)
 	}
 	require.Nil(t, s.tab.spaces.byName["vms"].records.resources)
+}
+
+// The locks of a session share the memory of its name, which is put together from two fields of the
+// record.
+func TestRecordedLocksShareTheNameOfTheirSession(t *testing.T) {
+	tab, _ := newTestTable()
+	c := state.Contents{NextID: 5}
+	for id := range uint64(4) {
+		c.Locks = append(c.Locks, state.Lock{ID: id + 1, Lockspace: "vms", Resource: fmt.Sprint(id), Mode: dlm.EX,
+			Phase: state.Held, Session: fmt.Sprintf(":1.%d", id/2), SessionBus: "bus"})
+	}
+	c.Spaces = []state.Lockspace{{Name: "vms", Phase: state.Joined, AnchorID: 1}}
+	tab.Activate(c, true, nil)
+	names := map[*byte]api.Session{}
+	for l := range tab.locks.all {
+		names[unsafe.StringData(string(l.session))] = l.session
+	}
+	require.ElementsMatch(t, []api.Session{"dbus:bus/:1.0", "dbus:bus/:1.1"}, slices.Collect(maps.Values(names)))
 }
