@@ -15,8 +15,8 @@ import (
 // pureImports are the packages that lockd/table may import: none that blocks, waits, tells the
 // time, or reaches outside of the process.
 var pureImports = []string{
-	"cmp", "container/heap", "errors", "fmt", "hash/maphash", "io/fs", "log/slog", "maps", "math", "slices", "sort",
-	"strings", "syscall", "time", "unicode/utf8",
+	"cmp", "container/heap", "errors", "fmt", "hash/maphash", "io/fs", "iter", "log/slog", "maps", "math", "slices",
+	"sort", "strings", "syscall", "time", "unicode/utf8",
 }
 
 // pureParts are the parts that it may use of packages that offer more. slog's attributes are data;

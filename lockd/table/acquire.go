@@ -228,7 +228,7 @@ func (o *acquireOp) askNext(flags dlm.Flags) {
 		l.sp.waiters++
 	}
 	l.state = lockLocking
-	t.do(LockAction{Lockspace: l.sp.id, Cookie: l.cookie, Resource: l.resource, Mode: l.wanted, Flags: flags})
+	t.do(LockAction{Lockspace: l.sp.id, Cookie: l.cookie(), Resource: l.resource, Mode: l.wanted, Flags: flags})
 }
 
 // completed takes the end of an operation of one of the locks.
@@ -359,7 +359,8 @@ func (o *acquireOp) recordWritten(err error) {
 	for _, l := range o.fresh {
 		l.state = lockPersisting
 		flags, value := l.publishing(&o.call, o.opts.Value, l.mode)
-		o.t.do(ConvertAction{Lockspace: l.sp.id, Cookie: l.cookie, Mode: l.mode, Flags: dlm.Persistent | flags, Value: value})
+		o.t.do(ConvertAction{Lockspace: l.sp.id, Cookie: l.cookie(), Mode: l.mode, Flags: dlm.Persistent | flags,
+			Value: value})
 	}
 }
 
@@ -397,7 +398,7 @@ func (o *acquireOp) marksWritten(err error) {
 // not take the locks for granted ones.
 func (o *acquireOp) marked() {
 	for i, l := range o.locks {
-		if o.t.locks.byRef[l.ref] != l || l.mode != o.want[i].Mode {
+		if !o.t.locks.has(l) || l.mode != o.want[i].Mode {
 			o.fail(o.errorOf(api.NotHeld, l.sp.name, l.resource, o.want[i].Mode,
 				"the lock was released, converted or lost while the call was under way; ask again"))
 		}

@@ -114,7 +114,7 @@ func (t *Table) load(r *state.Lock, session api.Session) *lock {
 	}
 	l.told = l.phase != state.Granted
 	if r.OnLost != "" {
-		l.onLost = &api.OnLost{Helper: r.OnLost, Data: r.OnLostData}
+		l.more().onLost = &api.OnLost{Helper: r.OnLost, Data: r.OnLostData}
 	}
 	l.sp.highToken = max(l.sp.highToken, l.token)
 	t.clock.see(l.token)
@@ -331,7 +331,7 @@ func (sp *lockspace) finishCalls() {
 	stronger := sp.records.stronger
 	sp.records.stronger = nil
 	for _, l := range stronger {
-		if t.locks.byRef[l.ref] == l && l.busy == nil {
+		if t.locks.has(l) && l.busy == nil {
 			l.renew()
 		}
 	}

@@ -152,7 +152,7 @@ func (o *adoptOp) valueRead(ev dlm.Event) {
 		return
 	}
 	orphan.remove()
-	l := &lock{ref: t.locks.nextRef(), cookie: orphan.cookie, sp: o.sp, resource: o.resource, lockid: orphan.lockid,
+	l := &lock{ref: t.locks.nextRef(), sp: o.sp, resource: o.resource, lockid: orphan.lockid,
 		mode: orphan.mode, wanted: orphan.mode, blocked: dlm.None, state: lockChanging, busy: &o.call,
 		since: t.now.UnixMicro(), phase: state.Held, asked: o.seq,
 		client: client{owner: o.opts.Owner, hasOwner: o.opts.HasOwner, label: o.opts.Label,
@@ -166,6 +166,7 @@ func (o *adoptOp) valueRead(ev dlm.Event) {
 	} else {
 		l.token = t.clock.token(o.sp, l.mode, ev)
 	}
+	l.knownAs(orphan.cookie())
 	t.locks.add(l)
 	o.stage, o.orphan, o.l = adoptRecording, nil, l
 	t.append(false, []state.Change{l.record(state.Held)}, o)
@@ -212,7 +213,7 @@ func (o *adoptOp) written(err error) {
 		}
 		o.stage, l.state = adoptPublishing, lockConverting
 		flags, value := l.publishing(&o.call, nil, l.mode)
-		t.do(ConvertAction{Lockspace: o.sp.id, Cookie: l.cookie, Mode: l.mode, Flags: dlm.Persistent | flags, Value: value})
+		t.do(ConvertAction{Lockspace: o.sp.id, Cookie: l.cookie(), Mode: l.mode, Flags: dlm.Persistent | flags, Value: value})
 	}
 }
 
@@ -224,7 +225,7 @@ func (o *adoptOp) notRecorded(err error) {
 	l.remove()
 	o.l = nil
 	if l.mode != dlm.None {
-		o.sp.orphans.keep(l.cookie, l.resource, l.lockid, l.mode)
+		o.sp.orphans.keep(l.cookie(), l.resource, l.lockid, l.mode)
 	}
 	e := o.errorOf(api.StateWriteFailed, o.lockspace, o.resource, dlm.None,
 		"the orphan was not adopted, because the state file can't be written: "+err.Error())

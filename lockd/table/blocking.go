@@ -71,7 +71,7 @@ func (x *blockedHolders) look() {
 func (x *blockedHolders) looked(k Looked) {
 	c, t := x.queue[0], x.sp.t
 	x.queue = x.queue[1:]
-	if t.locks.byRef[c.l.ref] == c.l && c.l.public() != api.Releasing && !dlm.Compatible(c.l.mode, c.mode) {
+	if t.locks.has(c.l) && c.l.public() != api.Releasing && !dlm.Compatible(c.l.mode, c.mode) {
 		c.l.notifyBlocking(c.mode, waitingNode(k.Queues, c.mode))
 	}
 	if len(x.queue) > 0 {

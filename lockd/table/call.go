@@ -210,7 +210,7 @@ func (c *call) stopWaiting(e *api.Error) {
 func (c *call) cancelWaits(in []*lock) {
 	for _, l := range in {
 		if l != nil && l.inFlight() && l.busy == c {
-			c.t.do(CancelAction{Lockspace: l.sp.id, Cookie: l.cookie})
+			c.t.do(CancelAction{Lockspace: l.sp.id, Cookie: l.cookie()})
 			c.t.retries.cancels[l] = struct{}{}
 		}
 	}

@@ -2,6 +2,7 @@ package table
 
 import (
 	"fmt"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -287,14 +288,14 @@ func TestProbesAreBounded(t *testing.T) {
 	}
 	for s.deliver() || s.toil(0) {
 	}
-	require.LessOrEqual(t, len(s.tab.locks.byRef), maxProbes)
+	require.LessOrEqual(t, len(s.tab.locks.own), maxProbes)
 	s.pass(testOpTimeout)
 	for _, c := range s.calls {
 		require.Equal(t, 1, c.answers)
 	}
 	cluster.Resume("vms")
 	s.pass(time.Second)
-	require.Empty(t, s.tab.locks.byRef)
+	require.Empty(t, slices.Collect(s.tab.locks.each))
 	require.Empty(t, s.tab.probes.readers)
 }
 
@@ -463,7 +464,7 @@ func TestForgottenRequestsAreCanceled(t *testing.T) {
 		})
 	}
 	s.rest()
-	require.Empty(t, s.tab.locks.byRef)
+	require.Empty(t, slices.Collect(s.tab.locks.each))
 	require.Empty(t, s.tab.probes.readers)
 	checkIntegrity(t, s.tab)
 }

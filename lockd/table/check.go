@@ -48,14 +48,14 @@ func claim(so bool, format string, a ...any) {
 func (t checked) checkRetries() {
 	for l := range t.retries.cancels {
 		claim(l.inFlight(), "%d is canceled and nothing of it is under way", l.ref)
-		claim(t.locks.byRef[l.ref] == l, "a canceled lock that is not in the table")
+		claim(t.locks.has(l), "a canceled lock that is not in the table")
 	}
 	for l := range t.probes.readers {
-		claim(l.kind != clientLock && t.locks.byRef[l.ref] == l, "a probe that is not in the table")
+		claim(l.kind != clientLock && t.locks.has(l), "a probe that is not in the table")
 	}
 	for ck, l := range t.locks.alias {
-		claim(ck == l.cookie && ck != dlm.Cookie(l.ref), "alias %d of the cookie %d and the ref %d", ck, l.cookie, l.ref)
-		claim(t.locks.byRef[l.ref] == l, "an alias of a lock that is not in the table")
+		claim(ck == l.cookie() && ck != dlm.Cookie(l.ref), "alias %d of the cookie %d and the ref %d", ck, l.cookie(), l.ref)
+		claim(t.locks.has(l), "an alias of a lock that is not in the table")
 	}
 }
 
@@ -69,14 +69,18 @@ func (t checked) checkOrder() {
 			holes++
 			continue
 		}
-		claim(o.ref == o.l.ref && t.locks.byRef[o.ref] == o.l, "order has a lock that the table has not")
+		claim(o.ref == o.l.ref && t.locks.byRef(o.ref) == o.l, "order has a lock that the table has not")
 		seen[o.ref] = true
 	}
 	claim(holes == t.locks.holes, "%d holes are counted as %d", holes, t.locks.holes)
-	for ref, l := range t.locks.byRef {
-		claim(ref == l.ref && ref <= t.locks.last, "lock %d is under %d", l.ref, ref)
+	for ref, l := range t.locks.own {
+		claim(ref == l.ref && l.kind != clientLock, "lock %d is under %d among the table's own", l.ref, ref)
+	}
+	for l := range t.locks.each {
+		ref := l.ref
+		claim(ref <= t.locks.last && t.locks.has(l), "lock %d is not found by its number", ref)
 		claim(seen[ref] == (l.kind == clientLock), "lock %d in order", ref)
-		claim(l.sp.state == spaceAdopting || t.locks.byCookie(l.cookie) == l, "lock %d is not found by its cookie", ref)
+		claim(l.sp.state == spaceAdopting || t.locks.byCookie(l.cookie()) == l, "lock %d is not found by its cookie", ref)
 		claim(l.busy != nil || l.phase != state.Held || l.public() == api.Held,
 			"lock %d is %s with nothing under way", ref, l.public())
 		claim(l.busy == nil || l.public() != api.Held, "lock %d is held with a call under way", ref)
@@ -98,7 +102,7 @@ func (t checked) checkChains() {
 			var prev *lock
 			for l := head; l != nil; prev, l = l, l.nextRes {
 				claim(l.sp == sp && l.resource == res && prev == l.prevRes, "the chain of %q is broken at %d", res, l.ref)
-				claim(t.locks.byRef[l.ref] == l && l.kind == clientLock, "the chain of %q has a lock that the table has not", res)
+				claim(t.locks.has(l) && l.kind == clientLock, "the chain of %q has a lock that the table has not", res)
 				inSpace++
 			}
 		}
@@ -111,36 +115,41 @@ func (t checked) checkChains() {
 
 // checkOwners: the chains by owner and by hash have each lock with an owner once.
 func (t checked) checkOwners() {
-	owned, inChains, inHash := 0, 0, 0
-	for _, l := range t.locks.byRef {
+	owned, shared, inChains, inHash := 0, 0, 0, 0
+	for l := range t.locks.each {
 		if l.hasOwner {
 			owned++
+			claim(l.inOwned || l.nextRes == nil && l.prevRes == nil, "lock %d shares its resource and is not in owned", l.ref)
 			claim(t.locks.findOwned(l.sp, l.resource, l.uid, l.owner) == l,
 				"an owner has two locks on a resource, or a hash chain is broken")
 		}
+		if l.inOwned {
+			shared++
+		}
 	}
-	for k, head := range t.locks.owners {
+	for h, head := range t.locks.owners {
 		var prev *lock
 		for l := head; l != nil; prev, l = l, l.nextOwner {
-			claim(k == ownerKey{l.uid, l.owner} && prev == l.prevOwner, "the chain of owner %q is broken at %d", k.owner, l.ref)
+			claim(h == t.locks.hash("", "", l.uid, l.owner) && prev == l.prevOwner,
+				"the chain of owner %q is broken at %d", l.owner, l.ref)
 			inChains++
 		}
 	}
 	for h, head := range t.locks.owned {
-		for l := head; l != nil; l = l.nextHash {
-			claim(h == t.locks.hash(l.sp.name, l.resource, l.uid, l.owner), "lock %d has another hash", l.ref)
+		for l := head; l != nil; l = l.nextHash() {
+			claim(h == t.locks.hash(l.sp.name, l.resource, l.uid, l.owner) && l.inOwned, "lock %d has another hash", l.ref)
 			inHash++
 		}
 	}
-	claim(owned == inChains && owned == inHash, "%d locks with owners, %d in chains, %d in hash chains", owned,
-		inChains, inHash)
+	claim(owned == inChains, "%d locks with owners, %d in chains", owned, inChains)
+	claim(shared == inHash, "%d locks are in owned, and %d in its chains", shared, inHash)
 }
 
 // checkUsage: what is counted for each user and lockspace is what the locks add up to.
 func (t checked) checkUsage() {
 	want := map[uint32]usage{}
 	waiters := map[*lockspace]int{}
-	for _, l := range t.locks.byRef {
+	for l := range t.locks.each {
 		if l.kind != clientLock {
 			continue
 		}
@@ -173,7 +182,7 @@ func (t checked) checkCalls() {
 	for name, s := range t.calls.sessions {
 		following += t.checkSession(name, s)
 	}
-	for _, l := range t.locks.byRef {
+	for l := range t.locks.each {
 		if c := l.busy; c != nil && l.kind == clientLock {
 			claim(slices.Contains(c.op.involved(), l), "lock %d is busy with a call that does not know it", l.ref)
 			for _, f := range c.place.followers {

@@ -279,7 +279,10 @@ func (o *acquireOp) newLock(sp *lockspace, w api.Want, label string) *lock {
 		ref: o.t.locks.nextRef(), sp: sp, resource: w.Resource, mode: dlm.None, wanted: w.Mode, blocked: dlm.None,
 		state: lockAcquiring, busy: &o.call, asked: o.seq,
 		client: client{owner: o.opts.Owner, hasOwner: o.opts.HasOwner, label: label, lifetime: o.opts.Lifetime,
-			uid: o.caller.UID, pid: o.caller.PID, session: o.caller.Session, onLost: o.opts.OnLost},
+			uid: o.caller.UID, pid: o.caller.PID, session: o.caller.Session},
+	}
+	if o.opts.OnLost != nil {
+		l.more().onLost = o.opts.OnLost
 	}
 	if l.lifetime == state.Process {
 		l.pid = o.proc.PID

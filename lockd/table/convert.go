@@ -162,7 +162,7 @@ func (o *convertOp) ask(to dlm.Mode, flags dlm.Flags) {
 	l := o.l
 	more, value := l.publishing(&o.call, o.value, to)
 	l.state = lockConverting
-	o.t.do(ConvertAction{Lockspace: l.sp.id, Cookie: l.cookie, Mode: to, Flags: flags | more, Value: value})
+	o.t.do(ConvertAction{Lockspace: l.sp.id, Cookie: l.cookie(), Mode: to, Flags: flags | more, Value: value})
 }
 
 // completed takes the end of a Convert.

@@ -53,7 +53,7 @@ func (l *lock) completed(ev dlm.Event) {
 // endedAs ends the operation of l that is in flight as if the lock manager had said
 // so.
 func (l *lock) endedAs(st dlm.Status) {
-	l.completed(dlm.Event{Kind: dlm.Completed, Cookie: l.cookie, Status: st, Mode: dlm.None})
+	l.completed(dlm.Event{Kind: dlm.Completed, Cookie: l.cookie(), Status: st, Mode: dlm.None})
 }
 
 // ended takes the news that somebody else removed the lock.

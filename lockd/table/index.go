@@ -2,6 +2,7 @@ package table
 
 import (
 	"hash/maphash"
+	"iter"
 	"sort"
 
 	"github.com/dlmlock/dlmlockd/dlm"
@@ -9,28 +10,32 @@ import (
 )
 
 // locks are the locks of the table, by number, by cookie, by resource (in
-// lockspace.byResource), and by owner. Each change and each search costs the same
-// however many locks there are.
+// lockspace.byResource), and by owner. No change and no search looks at every lock: the cost
+// of finding a number grows with the logarithm of how many there are.
+//
+// There may be a hundred thousand locks, nearly all of which are alone on their resource. Each map
+// with an entry for every lock takes some twenty bytes a lock or more, and most of the time that it
+// takes to add one, so there are only two of them: byResource and owners.
 type locks struct {
 	// The youngest number. It is never smaller than one in the state file, so that no
 	// number means two locks.
 	last api.Ref
-	// All of them, the table's own as well.
-	byRef map[api.Ref]*lock
-	alias map[dlm.Cookie]*lock // those whose cookie is not their ref
-	// The locks of clients by ref, for lists, which give pages of them. A lock that is
-	// removed leaves a hole.
+	// The locks of clients by ref: for finding one, and for lists, which give pages of them. A
+	// lock that is removed leaves a hole.
 	order []ordered
 	// How many entries of order are holes.
-	holes  int
-	owners map[ownerKey]*lock // head of the owner's locks
-	// By the hash of lockspace, resource, uid and owner, because a key of all four
-	// would take more memory than a lock. Equal hashes are chained.
+	holes int
+	own   map[api.Ref]*lock    // the table's own
+	alias map[dlm.Cookie]*lock // those whose cookie is not their ref
+	// The youngest lock of an owner, which begins the chain of the owner's locks, by the hash of
+	// uid and owner. Owners with equal hashes share a chain.
+	owners map[uint64]*lock
+	// By the hash of lockspace, resource, uid and owner, the locks with an owner whose resource
+	// has several locks, or had. Equal hashes are chained.
 	owned map[uint64]*lock
 	hash  func(space, resource string, uid uint32, owner string) uint64
 	// What each user has; one who has nothing is not kept.
 	perUID map[uint32]*usage
-	// guarded is how many name a helper.
 	// How many locks name a helper. As long as there is one the service has to stay, to
 	// run it.
 	guarded int
@@ -41,29 +46,20 @@ type ordered struct {
 	l   *lock
 }
 
-type ownerKey struct {
-	uid   uint32
-	owner string
-}
-
 type usage struct{ locks, waiting int }
 
 func newLocks(seed maphash.Seed) locks {
-	return locks{byRef: map[api.Ref]*lock{}, alias: map[dlm.Cookie]*lock{}, owners: map[ownerKey]*lock{},
+	return locks{own: map[api.Ref]*lock{}, alias: map[dlm.Cookie]*lock{}, owners: map[uint64]*lock{},
 		owned: map[uint64]*lock{}, hash: ownerHash(seed), perUID: map[uint32]*usage{}}
 }
 
 // reserve makes room for more locks, of so many owners, if there are none yet.
 func (x *locks) reserve(n, owners int) {
-	if len(x.byRef) > 0 {
+	if len(x.order) > 0 {
 		return
 	}
-	x.byRef = make(map[api.Ref]*lock, n)
 	x.order = make([]ordered, 0, n+n/16)
-	x.owners = make(map[ownerKey]*lock, owners)
-	if owners > 0 {
-		x.owned = make(map[uint64]*lock, n)
-	}
+	x.owners = make(map[uint64]*lock, owners)
 }
 
 // nextRef hands out a number that was never used before.
@@ -72,31 +68,41 @@ func (x *locks) nextRef() api.Ref {
 	return x.last
 }
 
-// count is how many locks of clients there are, and own how many of the table's.
+// count is how many locks of clients there are.
 func (x *locks) count() int { return len(x.order) - x.holes }
-func (x *locks) own() int   { return len(x.byRef) - x.count() }
 
-// add puts l, whose names, uid and owner are set, into every index.
-func (x *locks) add(l *lock) {
-	x.byRef[l.ref] = l
-	if l.cookie == 0 {
-		l.cookie = dlm.Cookie(l.ref)
+// byRef finds a lock by its number, or returns nil.
+func (x *locks) byRef(r api.Ref) *lock {
+	if i := x.orderIndex(r); i < len(x.order) && x.order[i].ref == r {
+		return x.order[i].l
 	}
-	if l.cookie != dlm.Cookie(l.ref) {
-		x.alias[l.cookie] = l
+	return x.own[r]
+}
+
+// has reports whether l has not been removed.
+func (x *locks) has(l *lock) bool { return x.byRef(l.ref) == l }
+
+// add puts l, whose names, uid and owner are set and whose number is the youngest, into every
+// index.
+func (x *locks) add(l *lock) {
+	if c := l.cookie(); c != dlm.Cookie(l.ref) {
+		x.alias[c] = l
 	}
 	if l.kind != clientLock {
+		x.own[l.ref] = l
 		return
 	}
 	x.order = append(x.order, ordered{l.ref, l})
 	if head := l.sp.byResource[l.resource]; head != nil {
 		l.resource = head.resource // share the string
 		l.nextRes, head.prevRes = head, l
+		x.addOwned(head) // it may have been alone
+		x.addOwned(l)
 	}
 	l.sp.byResource[l.resource] = l
 	l.sp.locks++
 	x.usage(l.uid).locks++
-	if l.onLost != nil {
+	if l.onLost() != nil {
 		x.guarded++
 	}
 	if l.hasOwner {
@@ -104,27 +110,57 @@ func (x *locks) add(l *lock) {
 	}
 }
 
+// locksOf yields the locks of a resource, the youngest first.
+func (sp *lockspace) locksOf(resource string) iter.Seq[*lock] {
+	return func(yield func(*lock) bool) {
+		for l := sp.byResource[resource]; l != nil && yield(l); l = l.nextRes {
+		}
+	}
+}
+
+// ownersLocks yields the locks of an owner, the youngest first.
+func (x *locks) ownersLocks(uid uint32, owner string) iter.Seq[*lock] {
+	return func(yield func(*lock) bool) {
+		for l := x.owners[x.hash("", "", uid, owner)]; l != nil; l = l.nextOwner {
+			if l.uid == uid && l.owner == owner && !yield(l) {
+				return
+			}
+		}
+	}
+}
+
 // addOwner enters l among the locks of its owner, and shares the owner's name with the others:
 // owners with many locks are usual.
 func (x *locks) addOwner(l *lock) {
-	k := ownerKey{l.uid, l.owner}
-	if head := x.owners[k]; head != nil {
-		k.owner, l.owner = head.owner, head.owner
+	h := x.hash("", "", l.uid, l.owner)
+	if head := x.owners[h]; head != nil {
+		if head.uid == l.uid && head.owner == l.owner {
+			l.owner = head.owner
+		}
 		l.nextOwner, head.prevOwner = head, l
 	}
-	x.owners[k] = l
+	x.owners[h] = l
+}
+
+// addOwned enters l in owned, if it has an owner and is not there yet.
+func (x *locks) addOwned(l *lock) {
+	if !l.hasOwner || l.inOwned {
+		return
+	}
 	h := x.hash(l.sp.name, l.resource, l.uid, l.owner)
-	l.nextHash = x.owned[h]
-	x.owned[h] = l
+	if next := x.owned[h]; next != nil {
+		l.more().nextHash = next
+	}
+	x.owned[h], l.inOwned = l, true
 }
 
 // drop takes l out of every index.
 func (x *locks) drop(l *lock) {
-	delete(x.byRef, l.ref)
-	if x.alias[l.cookie] == l {
-		delete(x.alias, l.cookie)
+	if c := l.cookie(); x.alias[c] == l {
+		delete(x.alias, c)
 	}
 	if l.kind != clientLock {
+		delete(x.own, l.ref)
 		return
 	}
 	x.unorder(l.ref)
@@ -138,11 +174,14 @@ func (x *locks) drop(l *lock) {
 	}
 	l.sp.locks--
 	x.unuse(l.uid)
-	if l.onLost != nil {
+	if l.onLost() != nil {
 		x.guarded--
 	}
 	if l.hasOwner {
 		x.removeOwner(l)
+	}
+	if l.inOwned {
+		x.removeOwned(l)
 	}
 }
 
@@ -157,37 +196,38 @@ func unlink(l *lock) {
 	}
 }
 
-// removeOwner takes l out of both chains of its owner.
+// removeOwner takes l out of the chain of its owner.
 func (x *locks) removeOwner(l *lock) {
-	if l.prevOwner != nil {
-		l.prevOwner.nextOwner = l.nextOwner
-	}
 	if l.nextOwner != nil {
 		l.nextOwner.prevOwner = l.prevOwner
 	}
-	k := ownerKey{l.uid, l.owner}
-	if l.prevOwner == nil {
-		if l.nextOwner == nil {
-			delete(x.owners, k)
-		} else {
-			x.owners[k] = l.nextOwner
-		}
-	}
-	h := x.hash(l.sp.name, l.resource, l.uid, l.owner)
-	p := x.owned[h]
-	if p == l {
-		if l.nextHash == nil {
-			delete(x.owned, h)
-		} else {
-			x.owned[h] = l.nextHash
-		}
+	if l.prevOwner != nil {
+		l.prevOwner.nextOwner = l.nextOwner
 		return
 	}
-	for ; p != nil; p = p.nextHash {
-		if p.nextHash == l {
-			p.nextHash = l.nextHash
-			return
+	h := x.hash("", "", l.uid, l.owner)
+	if l.nextOwner == nil {
+		delete(x.owners, h)
+	} else {
+		x.owners[h] = l.nextOwner
+	}
+}
+
+// removeOwned takes l out of owned.
+func (x *locks) removeOwned(l *lock) {
+	l.inOwned = false
+	h := x.hash(l.sp.name, l.resource, l.uid, l.owner)
+	p, next := x.owned[h], l.nextHash()
+	switch {
+	case p != l:
+		for p.nextHash() != l {
+			p = p.nextHash()
 		}
+		p.rare.nextHash = next
+	case next == nil:
+		delete(x.owned, h)
+	default:
+		x.owned[h] = next
 	}
 }
 
@@ -226,7 +266,21 @@ func (x *locks) all(yield func(*lock) bool) {
 	}
 }
 
-// ownerHash returns the hash function of locks.owned.
+// each yields all locks, those of clients by ref and then the table's own.
+func (x *locks) each(yield func(*lock) bool) {
+	for l := range x.all {
+		if !yield(l) {
+			return
+		}
+	}
+	for _, l := range x.own {
+		if !yield(l) {
+			return
+		}
+	}
+}
+
+// ownerHash returns the hash function of locks.owned and locks.owners.
 func ownerHash(seed maphash.Seed) func(space, resource string, uid uint32, owner string) uint64 {
 	return func(space, resource string, uid uint32, owner string) uint64 {
 		var h maphash.Hash
@@ -244,8 +298,18 @@ func ownerHash(seed maphash.Seed) func(space, resource string, uid uint32, owner
 // findOwned returns the lock that an owner has on a resource, or nil: an owner
 // has one at the most.
 func (x *locks) findOwned(sp *lockspace, resource string, uid uint32, owner string) *lock {
-	for l := x.owned[x.hash(sp.name, resource, uid, owner)]; l != nil; l = l.nextHash {
-		if l.sp == sp && l.resource == resource && l.uid == uid && l.owner == owner {
+	is := func(l *lock) bool {
+		return l.hasOwner && l.sp == sp && l.resource == resource && l.uid == uid && l.owner == owner
+	}
+	head := sp.byResource[resource]
+	if head == nil || is(head) {
+		return head
+	}
+	if head.nextRes == nil {
+		return nil
+	}
+	for l := x.owned[x.hash(sp.name, resource, uid, owner)]; l != nil; l = l.nextHash() {
+		if is(l) {
 			return l
 		}
 	}
@@ -254,10 +318,12 @@ func (x *locks) findOwned(sp *lockspace, resource string, uid uint32, owner stri
 
 // setCookie changes how the engine knows l.
 func (x *locks) setCookie(l *lock, c dlm.Cookie) {
-	if x.alias[l.cookie] == l {
-		delete(x.alias, l.cookie)
+	if old := l.cookie(); old == c {
+		return
+	} else if x.alias[old] == l {
+		delete(x.alias, old)
 	}
-	l.cookie = c
+	l.knownAs(c)
 	if c != dlm.Cookie(l.ref) {
 		x.alias[c] = l
 	}
@@ -271,7 +337,7 @@ func (x *locks) byCookie(c dlm.Cookie) *lock {
 			return l
 		}
 	}
-	if l := x.byRef[api.Ref(c)]; l != nil && l.cookie == c {
+	if l := x.byRef(api.Ref(c)); l != nil && l.cookie() == c {
 		return l
 	}
 	return nil

@@ -53,7 +53,7 @@ func checkEngine(t reporter, tab *Table, e *local.Engine, resources []string, un
 			delete(got, o.LockID)
 		}
 		want := map[dlm.LockID]string{sp.anchor.id: fmt.Sprint(sp.anchor.name, " ", dlm.NL)}
-		for _, l := range tab.locks.byRef {
+		for l := range tab.locks.each {
 			if l.sp == sp && l.mode != dlm.None {
 				want[l.lockid] = fmt.Sprint(l.resource, " ", l.mode)
 			}
@@ -68,7 +68,7 @@ func checkRecords(t reporter, tab *Table, records []state.Lock) {
 	seen := map[api.Ref]bool{}
 	for _, r := range records {
 		seen[api.Ref(r.ID)] = true
-		l := tab.locks.byRef[api.Ref(r.ID)]
+		l := tab.locks.byRef(api.Ref(r.ID))
 		require.NotNil(t, l, "a record of lock %d, which is not there", r.ID)
 		require.Equal(t, l.lockid, r.LockID)
 		require.Equal(t, l.resource, r.Resource)
@@ -79,7 +79,7 @@ func checkRecords(t reporter, tab *Table, records []state.Lock) {
 			require.Equal(t, l.token, r.Token, "recorded token of lock %d", r.ID)
 		}
 	}
-	for ref, l := range tab.locks.byRef {
-		require.True(t, l.kind != clientLock || l.busy != nil || seen[ref], "lock %d has no record", ref)
+	for l := range tab.locks.each {
+		require.True(t, l.kind != clientLock || l.busy != nil || seen[l.ref], "lock %d has no record", l.ref)
 	}
 }

@@ -352,7 +352,7 @@ func goneError(sp *lockspace) *api.Error {
 func (sp *lockspace) closeLocks(why string) {
 	t := sp.t
 	var in []*lock
-	for _, l := range t.locks.byRef {
+	for l := range t.locks.each {
 		if l.sp == sp {
 			in = append(in, l)
 		}
@@ -361,7 +361,7 @@ func (sp *lockspace) closeLocks(why string) {
 	var idle []*lock
 	for _, l := range in {
 		switch {
-		case t.locks.byRef[l.ref] != l: // its call has ended with another of its locks
+		case !t.locks.has(l): // its call has ended with another of its locks
 		case l.inFlight():
 			l.endedAs(dlm.StatusGone)
 		case l.busy != nil:

@@ -118,7 +118,7 @@ func (x *lifetimes) endBinding(k bindKey, why string) {
 	t.slices(len(in), func(i int) {
 		l := in[i]
 		switch {
-		case t.locks.byRef[l.ref] != l || l.bound != b: // gone by now
+		case !t.locks.has(l) || l.bound != b: // gone by now
 		case l.public() == api.Acquiring && l.busy != nil:
 			l.busy.stopWaiting(l.busy.errorOf(api.Canceled, l.sp.name, l.resource, l.wanted, why))
 		case !l.sp.ready():

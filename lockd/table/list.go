@@ -1,6 +1,7 @@
 package table
 
 import (
+	"iter"
 	"slices"
 	"sort"
 	"time"
@@ -91,8 +92,8 @@ func (g *listing) take(in []*lock) {
 func (g *listing) indexed() (in []*lock, ok bool) {
 	t, f := g.t, &g.f
 	left := indexedMost
-	walk := func(l *lock, next func(*lock) *lock) bool {
-		for ; l != nil; l = next(l) {
+	walk := func(locks iter.Seq[*lock]) bool {
+		for l := range locks {
 			if left--; left < 0 {
 				return false
 			}
@@ -106,11 +107,11 @@ func (g *listing) indexed() (in []*lock, ok bool) {
 	case f.Lockspace != "" && t.spaces.byName[f.Lockspace] == nil:
 		return nil, true
 	case f.Lockspace != "" && f.Resource != "":
-		ok = walk(t.spaces.byName[f.Lockspace].byResource[f.Resource], func(l *lock) *lock { return l.nextRes })
+		ok = walk(t.spaces.byName[f.Lockspace].locksOf(f.Resource))
 		return in, ok
 	case f.HasOwner && len(t.locks.perUID) <= indexedMost:
 		for uid := range t.locks.perUID {
-			if !walk(t.locks.owners[ownerKey{uid, f.Owner}], func(l *lock) *lock { return l.nextOwner }) {
+			if !walk(t.locks.ownersLocks(uid, f.Owner)) {
 				return nil, false
 			}
 		}

@@ -150,7 +150,7 @@ func (o *waitsOp) end() {
 	}
 	views := map[resourceKey]*waitersView{}
 	for i := range o.locks.Locks {
-		l := o.t.locks.byRef[o.locks.Locks[i].Ref]
+		l := o.t.locks.byRef(o.locks.Locks[i].Ref)
 		if l == nil || !l.queued() {
 			continue
 		}

@@ -95,8 +95,7 @@ const (
 // are ordered for size: a hundred thousand of them are nothing unusual.
 type lock struct {
 	// The number by which clients know it; never used again.
-	ref    api.Ref
-	cookie dlm.Cookie // how the engine knows it; ref, but for some adopted ones
+	ref api.Ref
 	// The lockspace that it is in.
 	sp *lockspace
 	client
@@ -106,9 +105,9 @@ type lock struct {
 	// The call whose operation is under way, through all its stages. Other calls for the
 	// lock follow it.
 	busy  *call
-	bound *binding   // what its lifetime hangs on; nil for persistent
-	value *dlm.Value // in PW or EX, in a lockspace for raw values: what the block holds; nil: not known
-	since int64      // microseconds since 1970; when it was granted
+	bound *binding // what its lifetime hangs on; nil for persistent
+	rare  *rare    // nil for most
+	since int64    // microseconds since 1970; when it was granted
 	// The fencing token of the last grant in PW or EX, or the current one of the resource
 	// at the grant in a weaker mode; 0 in raw lockspaces.
 	token uint64
@@ -129,6 +128,66 @@ type lock struct {
 	state lockState
 	phase state.Phase // what the state file says of it; 0: nothing
 	noticed
+	inOwned bool // locks.owned has it
+}
+
+// rare is what few locks have, apart from the lock, so that the others need no memory for it.
+type rare struct {
+	onLost *api.OnLost // shared by the locks of a call; nil: nothing is run
+	// In PW or EX, in a lockspace for raw values: what the block holds; nil: not known.
+	value    *dlm.Value
+	cookie   dlm.Cookie // of some adopted ones: how the engine knows it; 0: by its ref
+	nextHash *lock      // in a chain of locks.owned
+}
+
+// more returns the part of l that few locks have, for changing it.
+func (l *lock) more() *rare {
+	if l.rare == nil {
+		l.rare = &rare{}
+	}
+	return l.rare
+}
+
+// cookie is how the engine knows l.
+func (l *lock) cookie() dlm.Cookie {
+	if l.rare == nil || l.rare.cookie == 0 {
+		return dlm.Cookie(l.ref)
+	}
+	return l.rare.cookie
+}
+
+// knownAs notes how the engine knows l.
+func (l *lock) knownAs(c dlm.Cookie) {
+	switch {
+	case c != dlm.Cookie(l.ref):
+		l.more().cookie = c
+	case l.rare != nil:
+		l.rare.cookie = 0
+	}
+}
+
+// onLost is what is to be done if l is lost; nil: nothing.
+func (l *lock) onLost() *api.OnLost {
+	if l.rare == nil {
+		return nil
+	}
+	return l.rare.onLost
+}
+
+// value is the raw value that the block of the resource holds; nil: not known.
+func (l *lock) value() *dlm.Value {
+	if l.rare == nil {
+		return nil
+	}
+	return l.rare.value
+}
+
+// nextHash is the next lock in a chain of locks.owned, or nil.
+func (l *lock) nextHash() *lock {
+	if l.rare == nil {
+		return nil
+	}
+	return l.rare.nextHash
 }
 
 // noticed is what those who watch the locks know of one.
@@ -147,7 +206,6 @@ type client struct {
 	// Which session gets the notices about the lock; with lifetime connection its end ends
 	// the lock.
 	session api.Session
-	onLost  *api.OnLost // shared by the locks of a call; nil: nothing is run
 	// Whose lock it is: that user may convert and release it. pid is only for people to
 	// read.
 	uid, pid uint32
@@ -156,11 +214,10 @@ type client struct {
 	hasOwner bool
 }
 
-// links chain the locks of a resource, of an owner, and of a hash in locks.owned.
+// links chain the locks of a resource, and of an owner (locks.owners).
 type links struct {
 	nextRes, prevRes     *lock
 	nextOwner, prevOwner *lock
-	nextHash             *lock
 }
 
 // key names the lock's resource.
@@ -216,8 +273,8 @@ func (l *lock) record(p state.Phase) state.Lock {
 		PIDStart: l.procStart(),
 	}
 	r.Session, r.SessionBus = l.session.Recorded()
-	if l.onLost != nil {
-		r.OnLost, r.OnLostData = l.onLost.Helper, l.onLost.Data
+	if on := l.onLost(); on != nil {
+		r.OnLost, r.OnLostData = on.Helper, on.Data
 	}
 	return r
 }
@@ -235,7 +292,7 @@ func (l *lock) info() api.LockInfo {
 	i := api.LockInfo{
 		Ref: l.ref, Lockspace: l.sp.name, Resource: l.resource, LockID: l.lockid, Mode: l.mode, Wanted: l.wanted,
 		State: l.public(), Token: l.token, Owner: l.owner, HasOwner: l.hasOwner, Label: l.label, Lifetime: l.lifetime,
-		UID: l.uid, PID: l.pid, Session: l.session, Since: time.UnixMicro(l.since), OnLost: l.onLost.Name(),
+		UID: l.uid, PID: l.pid, Session: l.session, Since: time.UnixMicro(l.since), OnLost: l.onLost().Name(),
 	}
 	if l.queued() {
 		i.Waiting = l.busy.begun

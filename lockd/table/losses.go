@@ -54,7 +54,7 @@ func (c *call) checkOnLost(o *api.OnLost) *api.Error {
 
 // lostChange is what is written down of a lock that is lost.
 func (l *lock) lostChange(why string) state.Change {
-	if l.onLost == nil {
+	if l.onLost() == nil {
 		return state.Mark{ID: uint64(l.ref), Phase: state.Gone}
 	}
 	r := l.record(state.Lost)
@@ -67,8 +67,8 @@ func (l *lock) lostChange(why string) state.Change {
 
 // runLost has the helper of a lost lock run, if it names one.
 func (l *lock) runLost(lost api.Lost) {
-	if l.onLost != nil {
-		l.sp.t.startRun(api.LostRun{Lost: lost, Helper: l.onLost.Helper, Data: l.onLost.Data, PIDStart: l.procStart()})
+	if on := l.onLost(); on != nil {
+		l.sp.t.startRun(api.LostRun{Lost: lost, Helper: on.Helper, Data: on.Data, PIDStart: l.procStart()})
 	}
 }
 

@@ -45,7 +45,7 @@ func (t *Table) tellDirty() {
 	for i, l := range t.dirty {
 		t.dirty[i] = nil
 		l.dirty = false
-		if t.watched && t.locks.byRef[l.ref] == l {
+		if t.watched && t.locks.has(l) {
 			t.do(NotifyAction{api.LockChanged{LockInfo: l.info()}})
 		}
 	}

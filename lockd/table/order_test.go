@@ -172,7 +172,7 @@ func TestOneCallerInOrder(t *testing.T) {
 			require.Equal(rt, want[i], got, "call %d (%s)", i, c.name)
 		}
 		got := &plain{}
-		for _, l := range s.tab.locks.byRef {
+		for l := range s.tab.locks.each {
 			got.locks = append(got.locks, &plainLock{wantOf(l.sp.name, l.resource, l.mode), l.owner})
 		}
 		require.Equal(rt, m.String(), got.String())

@@ -78,8 +78,9 @@ func (x *orphans) adopt(ck dlm.Cookie, resource string, m dlm.Mode, to adopter) 
 // keep makes the entry of an orphan that was adopted.
 func (x *orphans) keep(ck dlm.Cookie, resource string, id dlm.LockID, m dlm.Mode) *lock {
 	t := x.sp.t
-	l := &lock{ref: t.locks.nextRef(), cookie: ck, sp: x.sp, resource: resource, lockid: id, mode: m, wanted: dlm.None,
+	l := &lock{ref: t.locks.nextRef(), sp: x.sp, resource: resource, lockid: id, mode: m, wanted: dlm.None,
 		blocked: dlm.None, kind: unknownOrphan, state: lockHeld}
+	l.knownAs(ck)
 	t.locks.add(l)
 	x.adopted[id] = l
 	return l

@@ -205,7 +205,7 @@ func (o *purgeOp) orphanTaken(l *lock) {
 	}
 	o.unlocking, l.state = l, lockUnlocking
 	o.t.probes.readers[l] = o
-	o.t.do(UnlockAction{Lockspace: l.sp.id, Cookie: l.cookie})
+	o.t.do(UnlockAction{Lockspace: l.sp.id, Cookie: l.cookie()})
 }
 
 // valueRead takes the end of the Unlock of an orphan, which is one of the table's

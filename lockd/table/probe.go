@@ -39,7 +39,7 @@ type sentProbe struct {
 // can't be done.
 func (x *probes) read(sp *lockspace, resource string, to valueReader) {
 	t := x.t
-	if !sp.open() || t.locks.own() >= maxProbes {
+	if !sp.open() || len(t.locks.own) >= maxProbes {
 		to.valueRead(dlm.Event{})
 		return
 	}
@@ -49,13 +49,13 @@ func (x *probes) read(sp *lockspace, resource string, to valueReader) {
 	x.readers[l] = to
 	x.dropEnded()
 	x.sent = append(x.sent, sentProbe{l, t.now.Add(t.conf.OpTimeout)})
-	t.do(LockAction{Lockspace: sp.id, Cookie: l.cookie, Resource: resource, Mode: dlm.NL,
+	t.do(LockAction{Lockspace: sp.id, Cookie: l.cookie(), Resource: resource, Mode: dlm.NL,
 		Flags: dlm.Expedite | dlm.ValueBlock})
 }
 
 // dropEnded forgets the probes at the head that have ended.
 func (x *probes) dropEnded() {
-	for len(x.sent) > 0 && x.t.locks.byRef[x.sent[0].lock.ref] != x.sent[0].lock {
+	for len(x.sent) > 0 && !x.t.locks.has(x.sent[0].lock) {
 		x.sent[0] = sentProbe{}
 		x.sent = x.sent[1:]
 	}
@@ -68,7 +68,7 @@ func (x *probes) cancelLate() {
 		x.sent[0] = sentProbe{}
 		x.sent = x.sent[1:]
 		if l.state == lockLocking {
-			x.t.do(CancelAction{Lockspace: l.sp.id, Cookie: l.cookie})
+			x.t.do(CancelAction{Lockspace: l.sp.id, Cookie: l.cookie()})
 			x.t.retries.cancels[l] = struct{}{}
 		}
 	}
@@ -91,7 +91,7 @@ func (l *lock) probeEvent(ev dlm.Event) {
 		}
 	case ev.Status.OK():
 		l.mode, l.lockid, l.state = dlm.NL, ev.LockID, lockUnlocking
-		t.do(UnlockAction{Lockspace: l.sp.id, Cookie: l.cookie})
+		t.do(UnlockAction{Lockspace: l.sp.id, Cookie: l.cookie()})
 	default:
 		l.remove()
 	}

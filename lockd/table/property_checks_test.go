@@ -44,7 +44,7 @@ func (c *chaos) end() {
 	require.Empty(c.rt, c.tab.calls.sessions)
 	require.Empty(c.rt, c.tab.retries.cancels)
 	require.Empty(c.rt, c.tab.degraded)
-	for _, l := range c.tab.locks.byRef {
+	for l := range c.tab.locks.each {
 		require.Equal(c.rt, api.Held, l.public(), "lock %d is still %s", l.ref, l.public())
 		require.True(c.rt, l.kind == unknownOrphan || l.kind == clientLock, "a probe is left")
 	}
@@ -85,7 +85,7 @@ func (c *chaos) compare() {
 		}
 	}
 	for ref, p := range c.owed {
-		l := c.tab.locks.byRef[ref]
+		l := c.tab.locks.byRef(ref)
 		require.True(c.rt, p.may || l != nil && l.mode != dlm.None, "lock %d was promised and is gone", ref)
 		if l == nil {
 			delete(c.owed, ref)

@@ -81,7 +81,7 @@ func (c *chaos) heard(ev dlm.Event) {
 
 func (c *chaos) granted(sc *simCall, g api.Grant) {
 	require.NotZero(c.rt, g.LockID)
-	l := c.tab.locks.byRef[g.Ref]
+	l := c.tab.locks.byRef(g.Ref)
 	require.NotNil(c.rt, l, "%s answered with lock %d, which is not there", sc.name, g.Ref)
 	rec, ok := c.recordOf(g.Ref)
 	if c.journal.Fail == 0 && len(c.writer.Backlog()) == 0 {
@@ -179,7 +179,7 @@ func (c *chaos) doCancel(rt *rapid.T) {
 func (c *chaos) doGone(*rapid.T) {
 	who := c.caller()
 	c.drop(func(p *promise) bool {
-		l := c.tab.locks.byRef[p.grant.Ref]
+		l := c.tab.locks.byRef(p.grant.Ref)
 		return p.life == state.Connection && l != nil && l.session == who.Session
 	})
 	c.turn(func() { c.tab.SessionGone(who.Session) })

@@ -55,12 +55,13 @@ func (l *lock) publishing(c *call, value *dlm.Value, to dlm.Mode) (dlm.Flags, *d
 		return dlm.ValueBlock, nil
 	}
 	if value != nil && !c.answered {
-		l.value = value
+		l.more().value = value
 	}
-	if l.value == nil {
+	v := l.value()
+	if v == nil {
 		return 0, nil
 	}
-	return dlm.ValueBlock, l.value
+	return dlm.ValueBlock, v
 }
 
 // noteValue takes the raw value that came with a grant. One that is not valid is
@@ -69,11 +70,12 @@ func (l *lock) noteValue(ev dlm.Event) {
 	if !l.sp.raw || !ev.HasValue {
 		return
 	}
-	l.value = nil
+	var known *dlm.Value
 	if !ev.ValueInvalid {
 		v := ev.Value
-		l.value = &v
+		known = &v
 	}
+	l.more().value = known
 }
 
 // rewrite writes the value of an acquire whose lock is there already: a client
@@ -88,9 +90,10 @@ func (o *acquireOp) rewrite() {
 		return
 	}
 	o.stage = acquireRewriting
-	l.busy, l.state, l.value = &o.call, lockConverting, o.opts.Value
-	o.t.do(ConvertAction{Lockspace: l.sp.id, Cookie: l.cookie, Mode: l.mode,
-		Flags: dlm.Persistent | dlm.ValueBlock, Value: l.value})
+	l.busy, l.state = &o.call, lockConverting
+	l.more().value = o.opts.Value
+	o.t.do(ConvertAction{Lockspace: l.sp.id, Cookie: l.cookie(), Mode: l.mode,
+		Flags: dlm.Persistent | dlm.ValueBlock, Value: o.opts.Value})
 }
 
 // rewritten ends the acquire once the value is written, or could not be.

@@ -263,7 +263,7 @@ func (l *lock) unlock() {
 		v := l.holder(dlm.None).Encode()
 		value = &v
 	}
-	l.sp.t.do(UnlockAction{Lockspace: l.sp.id, Cookie: l.cookie, Value: value})
+	l.sp.t.do(UnlockAction{Lockspace: l.sp.id, Cookie: l.cookie(), Value: value})
 }
 
 // releaseAll releases locks for the table itself, in one call.

@@ -54,7 +54,7 @@ func (r *retries) retry() {
 	cancels := slices.SortedFunc(maps.Keys(r.cancels), byRef)
 	t.slices(len(cancels), func(i int) {
 		if l := cancels[i]; has(r.cancels, l) {
-			t.do(CancelAction{Lockspace: l.sp.id, Cookie: l.cookie})
+			t.do(CancelAction{Lockspace: l.sp.id, Cookie: l.cookie()})
 		}
 	}, func() {})
 	unlocks := slices.SortedFunc(maps.Keys(r.unlocks), byRef)

@@ -80,7 +80,7 @@ func (m locksOfOwner) pick(o *releaseOp) ([]*lock, *api.Error) {
 	}
 	var locks []*lock
 	for _, uid := range uids {
-		for l := t.locks.owners[ownerKey{uid, m.owner}]; l != nil; l = l.nextOwner {
+		for l := range t.locks.ownersLocks(uid, m.owner) {
 			switch {
 			case m.lockspace != "" && l.sp.name != m.lockspace, !o.isThere(l):
 			case !l.sp.ready():
@@ -180,7 +180,7 @@ func (m locksOfMany) labelled(o *releaseOp) (locks []*lock) {
 	for _, label := range m.labels {
 		labels[label] = true
 	}
-	for l := o.t.locks.owners[ownerKey{o.caller.UID, m.owner}]; l != nil; l = l.nextOwner {
+	for l := range o.t.locks.ownersLocks(o.caller.UID, m.owner) {
 		if labels[l.label] && l.sp.ready() {
 			locks = append(locks, l)
 		}
@@ -252,7 +252,7 @@ func (c *call) exact(sp *lockspace, resource string, sel api.Selector) *lock {
 	var l *lock
 	switch {
 	case sel.Ref != 0:
-		l = c.t.locks.byRef[sel.Ref]
+		l = c.t.locks.byRef(sel.Ref)
 	case sel.HasOwner:
 		l = c.t.locks.findOwned(sp, resource, c.caller.UID, sel.Owner)
 	}

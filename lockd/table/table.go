@@ -136,7 +136,7 @@ func (t *Table) Next() (at time.Time, ok bool) {
 
 // Lock describes one lock by its number.
 func (t *Table) Lock(ref api.Ref) (info api.LockInfo, ok bool) {
-	if l := t.locks.byRef[ref]; l != nil && l.kind == clientLock {
+	if l := t.locks.byRef(ref); l != nil && l.kind == clientLock {
 		return l.info(), true
 	}
 	return api.LockInfo{}, false
