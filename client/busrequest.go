@@ -157,6 +157,15 @@ const stopTime = time.Second
 // errOver means that the time to wait is over.
 var errOver = &Error{Op: "Request", Kind: Timeout, Message: "not granted in the time given"}
 
+// withdraw cancels a request whose caller has given up. Its end is a signal, as ever: the
+// grant may have come first.
+func (b *bus) withdraw(ctx context.Context, request godbus.ObjectPath) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelTime)
+	defer cancel()
+	// An error means that it no longer waits, which is as good.
+	_ = b.callOn(ctx, request, Name+".Request", "Cancel", nil)
+}
+
 // await waits for the end of a request. If the service ends first, done and why are
 // nil. When the context or the time is over, the request is withdrawn; a grant that
 // came before that counts.
@@ -167,10 +176,7 @@ func (b *bus) await(ctx context.Context, events <-chan Event, request godbus.Obj
 	stopped := false
 	withdraw := func(err error) {
 		why, quit, over = err, nil, nil
-		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelTime)
-		defer cancel()
-		// An error means that it no longer waits, which is as good.
-		_ = b.callOn(cctx, request, Name+".Request", "Cancel", nil)
+		b.withdraw(ctx, request)
 		enough = time.After(cancelTime)
 	}
 	for {

@@ -98,17 +98,28 @@ func (w *watcher) run(ctx context.Context, signals <-chan *godbus.Signal) {
 	}
 }
 
-// event reads a signal. Anybody can send one that looks like the service's; only the
-// sender, which the bus fills in, proves that it is.
+// fromService reports whether the service has sent a signal. Anybody can send one that
+// looks like the service's; only the sender, which the bus fills in, proves that it is.
+func (w *watcher) fromService(s *godbus.Signal) bool {
+	if s.Sender == w.owner && w.owner != "" {
+		return true
+	}
+	// A service that ends completes its requests, which may arrive after its name is gone.
+	return s.Sender == w.before && w.before != "" && s.Name == Name+".Request.Completed"
+}
+
+func readCompletion(s *godbus.Signal) (*completion, error) {
+	c := &completion{request: s.Path}
+	return c, godbus.Store(s.Body, &c.state, &c.lock, &c.lockid, &c.token, &c.name, &c.words)
+}
+
+// event reads a signal.
 func (w *watcher) event(s *godbus.Signal) (e Event, ok bool) {
 	e.Time = time.Now()
 	if s.Sender == "org.freedesktop.DBus" && s.Name == "org.freedesktop.DBus.NameOwnerChanged" {
 		return w.ownerChanged(s, e)
 	}
-	switch {
-	case s.Sender == w.owner && w.owner != "":
-	case s.Sender == w.before && w.before != "" && s.Name == Name+".Request.Completed": // sent as it ended
-	default:
+	if !w.fromService(s) {
 		return e, false
 	}
 	var d map[string]godbus.Variant
@@ -135,9 +146,8 @@ func (w *watcher) event(s *godbus.Signal) (e Event, ok bool) {
 			return e, false
 		}
 	case Name + ".Request.Completed":
-		e.Kind, e.completed = requestCompleted, &completion{request: s.Path}
-		d := e.completed
-		err = godbus.Store(s.Body, &d.state, &d.lock, &d.lockid, &d.token, &d.name, &d.words)
+		e.Kind = requestCompleted
+		e.completed, err = readCompletion(s)
 		return e, err == nil && w.requests
 	default:
 		return e, false

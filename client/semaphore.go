@@ -30,6 +30,27 @@ type Semaphore struct {
 // MaxPlaces is how many places a Semaphore may have.
 const MaxPlaces = 64
 
+// queued is what came of the wait for one place.
+type queued struct {
+	h   *Held
+	err error
+}
+
+// queue waits for all places at once, until queueing ends; a lock that it gets lives as
+// long as ctx. Each place reports once, also if nobody reads it any more.
+func (s *Semaphore) queue(queueing, ctx context.Context) <-chan queued {
+	places := make(chan queued, s.Places)
+	for i := range s.Places {
+		go func() {
+			o := s.Options
+			o.Wait = -1
+			h, err := s.Client.hold(queueing, ctx, []Want{s.place(i)}, o)
+			places <- queued{h, err}
+		}()
+	}
+	return places
+}
+
 // Acquire takes a place, and waits for it if necessary, as Client.Lock does.
 func (s *Semaphore) Acquire(ctx context.Context) (held context.Context, release func() error, err error) {
 	held, release, err = s.TryAcquire(ctx)
@@ -38,20 +59,7 @@ func (s *Semaphore) Acquire(ctx context.Context) (held context.Context, release 
 	}
 	queueing, enough := context.WithCancel(ctx)
 	defer enough()
-	type place struct {
-		h   *Held
-		err error
-	}
-	places := make(chan place, s.Places)
-	for i := range s.Places {
-		go func() {
-			o := s.Options
-			o.Wait = -1
-			// The lock outlives the queueing.
-			h, err := s.Client.hold(queueing, ctx, []Want{s.place(i)}, o)
-			places <- place{h, err}
-		}()
-	}
+	places := s.queue(queueing, ctx)
 	var first *Held
 	var failed error
 	for range s.Places {

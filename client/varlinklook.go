@@ -262,18 +262,7 @@ func (v *varlink) nodes(ctx context.Context) ([]Node, error) {
 }
 
 func (v *varlink) inspect(ctx context.Context, node uint32, lockspace, resource string) (in Inspection, err error) {
-	var r struct {
-		Locks        []lockReply  `json:"locks"`
-		Lost         []lostReply  `json:"lost"`
-		Queues       *queuesReply `json:"queues"`
-		Waits        []waitReply  `json:"waits"`
-		Value        []byte       `json:"value"`
-		ValueInvalid *bool        `json:"valueInvalid"`
-		Holder       *holderReply `json:"holder"`
-		HolderOwner  *uint32      `json:"holderOwner"`
-		Health       *healthReply `json:"health"`
-		Missing      []string     `json:"missing"`
-	}
+	var r inspectReply
 	p := parameters{"lockspace": lockspace, "resource": resource}
 	if node != 0 {
 		p["nodeId"] = node
@@ -282,7 +271,26 @@ func (v *varlink) inspect(ctx context.Context, node uint32, lockspace, resource 
 	if err != nil {
 		return in, err
 	}
-	in = Inspection{Locks: make([]Lock, len(r.Locks)), Lost: make([]Lost, len(r.Lost)), Value: r.Value,
+	return r.inspection(), nil
+}
+
+// inspectReply is the reply of Inspect. What is null could not be looked at, and stays
+// nil in an Inspection: that is something else than empty.
+type inspectReply struct {
+	Locks        []lockReply  `json:"locks"`
+	Lost         []lostReply  `json:"lost"`
+	Queues       *queuesReply `json:"queues"`
+	Waits        []waitReply  `json:"waits"`
+	Value        []byte       `json:"value"`
+	ValueInvalid *bool        `json:"valueInvalid"`
+	Holder       *holderReply `json:"holder"`
+	HolderOwner  *uint32      `json:"holderOwner"`
+	Health       *healthReply `json:"health"`
+	Missing      []string     `json:"missing"`
+}
+
+func (r *inspectReply) inspection() Inspection {
+	in := Inspection{Locks: make([]Lock, len(r.Locks)), Lost: make([]Lost, len(r.Lost)), Value: r.Value,
 		ValueInvalid: r.ValueInvalid, HolderOwner: r.HolderOwner, Health: r.Health.health(), Missing: r.Missing}
 	for i := range r.Locks {
 		in.Locks[i] = r.Locks[i].lock()
@@ -301,7 +309,7 @@ func (v *varlink) inspect(ctx context.Context, node uint32, lockspace, resource 
 	if h := r.Holder; h != nil {
 		in.Holder = &Holder{Node: h.NodeID, Mode: upper(h.Mode), Token: h.Token, Who: h.Label}
 	}
-	return in, nil
+	return in
 }
 
 func (r *lockspaceReply) lockspace() Lockspace {

@@ -148,6 +148,15 @@ D-Bus address.`,
 		RunE: func(*cobra.Command, []string) error { return wrongUsage("no command given") },
 	}
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
+	addFlags(a, root)
+	a.addCommands(root)
+	replaceHelp(root)
+	showFlags(root)
+	return root
+}
+
+// addFlags adds the options that every command has.
+func addFlags(a *app, root *cobra.Command) {
 	f := root.PersistentFlags()
 	f.StringVar(&a.bus, "bus", "", "D-Bus `ADDRESS` (default: the system bus)")
 	f.StringVar(&a.varlink, "varlink", "", "use Varlink, over the socket at `PATH` (default: "+client.VarlinkSocket+")")
@@ -159,10 +168,6 @@ D-Bus address.`,
 		"90s, 5m, seconds (default: 1m, or 3m on a terminal, where polkit may ask for a password)")
 	f.Lookup("timeout").DefValue = ""
 	a.completeFlag(root, "output", fixed(formatTable, formatWide, formatJSON))
-	a.addCommands(root)
-	replaceHelp(root)
-	showFlags(root)
-	return root
 }
 
 // addCommands adds the commands in their groups. Each notes when it starts.

@@ -98,20 +98,7 @@ func (x *examination) service(ctx context.Context, a *app) {
 	c.AutoStart(false)
 	c.AllowInteraction(false)
 	view, err := x.way(ctx, c)
-	if err != nil {
-		return
-	}
-	switch x.status, err = c.Status(ctx); {
-	case errors.Is(err, client.AccessDenied):
-		x.add("service", checkFailed, "install org.example.DlmLock.conf in /usr/share/dbus-1/system.d, and reload the bus",
-			"the policy of the message bus does not let this user ask the service")
-		return
-	case errors.Is(err, client.NotRunning):
-		x.add("service", checkFailed, hints[client.NotRunning], "the service does not run")
-		return
-	case err != nil:
-		x.add("service", checkFailed, `"journalctl -u dlmlockd" tells more; "systemctl restart dlmlockd" loses no lock`,
-			"the service does not answer: %v", err)
+	if err != nil || !x.answers(ctx, c) {
 		return
 	}
 	x.running()
@@ -125,6 +112,24 @@ func (x *examination) service(ctx context.Context, a *app) {
 		return
 	}
 	x.lockspaces(spaces)
+}
+
+// answers checks that the service answers, and keeps its status for the other checks.
+func (x *examination) answers(ctx context.Context, c *client.Client) bool {
+	var err error
+	switch x.status, err = c.Status(ctx); {
+	case err == nil:
+		return true
+	case errors.Is(err, client.AccessDenied):
+		x.add("service", checkFailed, "install org.example.DlmLock.conf in /usr/share/dbus-1/system.d, and reload the bus",
+			"the policy of the message bus does not let this user ask the service")
+	case errors.Is(err, client.NotRunning):
+		x.add("service", checkFailed, hints[client.NotRunning], "the service does not run")
+	default:
+		x.add("service", checkFailed, `"journalctl -u dlmlockd" tells more; "systemctl restart dlmlockd" loses no lock`,
+			"the service does not answer: %v", err)
+	}
+	return false
 }
 
 // way checks how the service is reached. The view is nil if that is not the bus.

@@ -106,12 +106,7 @@ func (c *chronicle) add(e entry) {
 	}
 	switch id {
 	case msgWaited:
-		from := e.at
-		if p.Waited != nil {
-			from = from.Add(-time.Duration(*p.Waited) * time.Microsecond)
-		}
-		p.From, p.Until, p.End, p.Reason = &from, &e.at, endWaited, e.fields["DLM_ERROR"]
-		c.done = append(c.done, p)
+		c.waited(p, e)
 	case msgAcquired, msgAdopted:
 		c.lapse(key)
 		p.From = &e.at
@@ -133,6 +128,17 @@ func (c *chronicle) add(e entry) {
 			c.close(key, old, e.at, endReleased, "")
 		}
 	}
+}
+
+// waited adds a request that was not granted. Its entry is written when the wait ends, and
+// says how long it was.
+func (c *chronicle) waited(p *period, e entry) {
+	from := e.at
+	if p.Waited != nil {
+		from = from.Add(-time.Duration(*p.Waited) * time.Microsecond)
+	}
+	p.From, p.Until, p.End, p.Reason = &from, &e.at, endWaited, e.fields["DLM_ERROR"]
+	c.done = append(c.done, p)
 }
 
 // begun is the period that a later entry is the end of, and whose begin is not in
@@ -300,7 +306,7 @@ func (p *period) cells(long bool) map[string]cell {
 	}
 	row := map[string]cell{
 		"RESOURCE": text(p.Lockspace + "/" + p.Resource), "MODE": text(p.Mode), "OWNER": text(who), "HOST": text(p.Host),
-		"LABEL": text(p.Label), "END": text(p.End),
+		"LABEL": text(p.Label), "END": p.ending(),
 	}
 	if p.LockID != 0 {
 		row["LOCKID"] = number(p.LockID)
@@ -322,17 +328,22 @@ func (p *period) cells(long bool) map[string]cell {
 	if p.Waited != nil {
 		row["WAITED"] = span(*p.Waited)
 	}
+	return row
+}
+
+// ending describes how a period ended, or that it has not.
+func (p *period) ending() cell {
 	switch p.End {
 	case endLost:
-		row["END"] = cell{"LOST: " + visible(p.Reason), red}
+		return cell{"LOST: " + visible(p.Reason), red}
 	case endConverted:
-		row["END"] = text("converted " + p.Reason)
+		return text("converted " + p.Reason)
 	case endWaited:
-		row["END"] = cell{"waited in vain for " + span(p.Until.Sub(*p.From).Microseconds()).text, yellow}
+		return cell{"waited in vain for " + span(p.Until.Sub(*p.From).Microseconds()).text, yellow}
 	case endHeld:
-		row["END"] = cell{endHeld, green}
+		return cell{endHeld, green}
 	}
-	return row
+	return text(p.End)
 }
 
 // span shows how long something took, in two units at most.

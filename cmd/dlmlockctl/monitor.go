@@ -57,11 +57,10 @@ func (a *app) monitor(ctx context.Context, f client.Filter) error {
 	if !a.quiet {
 		tellWatching(a.err, c, running)
 	}
-	lost := map[godbus.ObjectPath]bool{}
+	lost := losses{}
 	names := namesNow(ctx, a.connect)
 	for {
-		var e client.Event
-		ok := true
+		e, ok := client.Event{}, true
 		select {
 		case e, ok = <-events:
 		case e = <-changes:
@@ -71,15 +70,10 @@ func (a *app) monitor(ctx context.Context, f client.Filter) error {
 			return nil
 		case !ok:
 			return &client.Error{Op: "monitor", Kind: client.NoBus, Message: "the connection to the message bus is gone"}
-		case !concerns(e, f), lost[e.Lock] && (e.Kind == client.LockLost || e.Kind == lockReleased):
+		case !concerns(e, f), lost.known(e):
 			continue
 		case e.Kind == client.ServiceStarted:
-			names = namesNow(ctx, a.connect)
-		case e.Kind == client.LockLost:
-			if len(lost) > mostLost {
-				clear(lost)
-			}
-			lost[e.Lock] = true
+			names = namesNow(ctx, a.connect) // the cluster may have other nodes now
 		}
 		if err := a.showEvent(e, names); err != nil {
 			return nil // a.out remembers the error
@@ -99,8 +93,29 @@ func tellWatching(to io.Writer, c *client.Client, running bool) {
 	}
 }
 
-// mostLost is how many losses are remembered, so that none is shown twice.
+// losses are the locks whose loss has been shown. The service reports a loss at once to
+// those who may see it, and a second later the look at the locks (watchLocks) finds the
+// same lock gone.
+type losses map[godbus.ObjectPath]bool
+
+// mostLost is how many losses are remembered. After that a few could be shown twice.
 const mostLost = 10000
+
+// known reports whether an event adds nothing to a loss that was shown before, and
+// remembers the loss of a lock.
+func (lost losses) known(e client.Event) bool {
+	if e.Kind != client.LockLost && e.Kind != lockReleased {
+		return false
+	}
+	known := lost[e.Lock]
+	if e.Kind == client.LockLost && !known {
+		if len(lost) > mostLost {
+			clear(lost)
+		}
+		lost[e.Lock] = true
+	}
+	return known
+}
 
 // changes watches the locks, over a connection of its own: the answers that it gets
 // must not hold up the signals. The service is not started for that.

@@ -90,25 +90,32 @@ type usageError struct{ text string }
 
 func (e *usageError) Error() string { return e.text }
 
+// flags are those that go into the options as they are. The help text is usage, so the
+// flags themselves have none.
+func (o *options) flags() *flag.FlagSet {
+	fs := flag.NewFlagSet("dlmlockd", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.StringVar(&o.StateDir, "state-dir", "", "")
+	fs.StringVar(&o.Bus, "bus", "", "")
+	fs.StringVar(&o.varlink, "varlink", "", "")
+	fs.StringVar(&o.socket, "virtlockd", "", "")
+	fs.BoolVar(&o.check, "check", false, "")
+	fs.BoolVar(&o.leave, "leave", false, "")
+	fs.BoolVar(&o.relay, "relay-cpg", false, "")
+	fs.BoolVar(&o.showVersion, "version", false, "")
+	return fs
+}
+
 // readOptions reads the command line and the file that it names. The error is
 // a *usageError or comes from package config. It is called again at each reload, with the
 // same command line, so what a flag says stays in force whatever the file says.
 func readOptions(args []string, getenv func(string) string) (options, error) {
 	var o options
 	var engine, file, level string
-	fs := flag.NewFlagSet("dlmlockd", flag.ContinueOnError)
-	fs.SetOutput(io.Discard)
+	fs := o.flags()
 	fs.StringVar(&engine, "engine", "", "")
 	fs.StringVar(&file, "config", "", "")
-	fs.StringVar(&o.StateDir, "state-dir", "", "")
-	fs.StringVar(&o.Bus, "bus", "", "")
-	fs.StringVar(&o.varlink, "varlink", "", "")
-	fs.StringVar(&o.socket, "virtlockd", "", "")
 	fs.StringVar(&level, "log-level", "", "")
-	fs.BoolVar(&o.check, "check", false, "")
-	fs.BoolVar(&o.leave, "leave", false, "")
-	fs.BoolVar(&o.relay, "relay-cpg", false, "")
-	fs.BoolVar(&o.showVersion, "version", false, "")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
 		o.showHelp = true
 		return o, nil
