@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 )
@@ -134,12 +133,8 @@ func tooLate(want []Want, err error) error {
 	if !errors.As(err, &e) || e.Kind != NoAnswer && e.Kind != Canceled {
 		return err
 	}
-	names := make([]string, len(want))
-	for i, w := range want {
-		names[i] = strings.TrimSpace(w.Lockspace + "/" + w.Resource + " " + w.Mode)
-	}
 	return &Error{Op: e.Op, Kind: e.Kind, Name: e.Name, Err: e.Err,
-		Message: "acquire " + strings.Join(names, ", ") + ": not granted before the context ended"}
+		Message: "acquire " + namesOf(want) + ": not granted before the context ended"}
 }
 
 // take takes the locks with the best lifetime that the service has: an older one knows

@@ -103,23 +103,13 @@ func (c *Client) Acquire(ctx context.Context, w Want, o Options) (Grant, error) 
 		g, err = c.transport().acquire(ctx, w, o, wait)
 		return err
 	})
-	return g, err
+	return g, c.waitOver(ctx, err, []Want{w}, Selector{}, o.Wait)
 }
 
 // acquireLong acquires a lock with a wait that is too long for the member Acquire.
 func (c *Client) acquireLong(ctx context.Context, w Want, o Options) (Grant, error) {
 	g, err := c.transport().queued(ctx, w, o)
-	if !errors.Is(err, Timeout) || ctx.Err() != nil {
-		return g, err
-	}
-	// One last try: its error names the holder.
-	o.Wait = 0
-	g, err = c.Acquire(ctx, w, o)
-	var e *Error
-	if errors.As(err, &e) && e.Kind == WouldBlock {
-		e.Kind = Timeout
-	}
-	return g, err
+	return g, c.waitOver(ctx, err, []Want{w}, Selector{}, o.Wait)
 }
 
 // AcquireMany takes all the locks or none (member AcquireMany). The grants come
@@ -131,7 +121,7 @@ func (c *Client) AcquireMany(ctx context.Context, want []Want, o Options) ([]Gra
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return nil, c.waitOver(ctx, err, want, Selector{}, o.Wait)
 	}
 	for i := range grants {
 		if i < len(want) {
@@ -155,7 +145,7 @@ func (c *Client) ConvertValue(ctx context.Context, w Want, s Selector, wait time
 		token, err = c.transport().convert(ctx, w, s, wait, value)
 		return err
 	})
-	return token, err
+	return token, c.waitOver(ctx, err, []Want{w}, s, wait)
 }
 
 // Release releases one lock (member Release).

@@ -69,6 +69,7 @@ var wording = api.Wording{
 	},
 	Hints: map[api.Hint]string{
 		api.HintWait:           "try again later or wait with wait-usec",
+		api.HintWaitLonger:     "wait longer with wait-usec, or without a limit with a Request",
 		api.HintInspect:        "see Inspect",
 		api.HintListLocks:      "see ListLocks",
 		api.HintOwnerOrLockID:  "say which with owner or lockid",

@@ -159,10 +159,10 @@ func (a *acquire) started(c *call, r frontend.RequestInfo, err error) {
 }
 
 // timeout is the error of a wait whose time is over, which looks like that of Acquire
-// in the service, apart from the holder, whom only the table knows.
+// in the service. Only the table knows the holder, whom reason adds.
 func (a *acquire) timeout() error {
 	return &api.Error{Op: "acquire", Lockspace: a.Lockspace, Resource: a.Resource, Mode: a.queue.Want.Mode,
-		Kind: api.Timeout, Text: "the lock was not granted in time", Hint: api.HintInspect}
+		Kind: api.Timeout, Text: "not granted in the time given", Hint: api.HintWaitLonger}
 }
 
 // withdraw ends a wait. If the lock is granted all the same, the caller gets it. Before
@@ -185,10 +185,14 @@ func (a *acquire) reason(err error) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	close(a.ended)
-	if a.why != nil && errors.Is(err, api.Canceled) {
-		return a.why
+	if a.why == nil || !errors.Is(err, api.Canceled) {
+		return err
 	}
-	return err
+	var why, end *api.Error
+	if errors.As(a.why, &why) && why.Kind == api.Timeout && errors.As(err, &end) {
+		why.Holder = end.Holder
+	}
+	return a.why
 }
 
 // leave implements leaver. What is left to do depends on how far the call has come: a

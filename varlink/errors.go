@@ -49,6 +49,7 @@ var wording = api.Wording{
 	},
 	Hints: map[api.Hint]string{
 		api.HintWait:           "try again later or wait with waitUSec",
+		api.HintWaitLonger:     "wait longer with waitUSec, or let Acquire wait without a limit with the flag more",
 		api.HintInspect:        "call Inspect to see what is held",
 		api.HintListLocks:      "call ListLocks to see what is held",
 		api.HintOwnerOrLockID:  "say which one with the owner or lockId of select",

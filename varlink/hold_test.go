@@ -8,6 +8,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
 const hold = `{"lockspace":"vms","resource":"disk1","mode":"ex","lifetime":"connection"}`
@@ -115,8 +118,24 @@ func TestLongWait(t *testing.T) {
 	r.dial().ok("Release", `{"lockspace":"vms","resource":"disk1"}`)
 	require.NotNil(t, c.receive().Parameters["granted"])
 
-	a := acquire{limit: time.Nanosecond}
-	require.ErrorContains(t, a.timeout(), "not granted in time")
+}
+
+// Such a wait is ended by the door, and its error is the one of a short wait, with the holder.
+func TestLongWaitIsOver(t *testing.T) {
+	a := acquire{ended: make(chan struct{})}
+	a.name = name{"vms", "disk1"}
+	a.queue.Want.Mode = dlm.EX
+	a.why = a.timeout()
+	err := a.reason(&api.Error{Kind: api.Canceled, Holder: &api.HeldBy{Mode: dlm.EX, Owner: "vm9"}})
+	require.ErrorIs(t, err, api.Timeout)
+
+	r := newRig(t, rigConfig{})
+	r.dial().ok("Acquire", with(`"owner":"vm9"`))
+	e := r.dial().fails("Timeout", "Acquire", `{"lockspace":"vms","resource":"disk1","mode":"ex","waitUSec":1000}`)
+	require.Equal(t, e["message"], wording.Message(err))
+	require.Equal(t, "acquire vms/disk1 EX: not granted in the time given; wait longer with waitUSec, or let Acquire "+
+		`wait without a limit with the flag more; held by this node (EX, uid 0, "vm9")`, e["message"])
+	require.NotEmpty(t, e["holder"])
 }
 
 // The holder hears of what becomes of the lock: that somebody waits for it, that

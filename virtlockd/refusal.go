@@ -23,6 +23,7 @@ func (o *operation) late(what string) error {
 // wording says what an administrator of libvirt can do.
 var wording = api.Wording{Hints: map[api.Hint]string{
 	api.HintWait:           "try again later",
+	api.HintWaitLonger:     "try again later",
 	api.HintJoin:           "add it to lockspaces in /etc/dlmlockd.toml and do \"systemctl reload dlmlockd\"",
 	api.HintLockspaceState: "\"dlmlockctl lockspaces\" shows its state",
 	api.HintListLockspaces: "\"dlmlockctl lockspaces\" lists those that there are",

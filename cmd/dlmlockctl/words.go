@@ -25,7 +25,7 @@ var hints = map[client.Kind]string{
 	client.InteractionRequired: "run it on a terminal, where polkit can ask for a password, or as root",
 	client.NoSuchLockspace:     `"dlmlockctl join %L" joins it; "dlmlockctl lockspaces" lists those that are joined`,
 	client.WouldBlock:          `"dlmlockctl inspect %L %R" shows who holds it; --wait=60s queues for it`,
-	client.Timeout:             `"dlmlockctl inspect %L %R" shows who holds it`,
+	client.Timeout:             `"dlmlockctl inspect %L %R" shows who holds it; a longer --wait waits longer`,
 	client.NotHeld:             `"dlmlockctl list" shows what is held`,
 	client.Ambiguous:           "--owner, --lockid, --token or --lock says which one is meant",
 	client.AlreadyHeld:         `"dlmlockctl convert %L %R MODE" changes the mode`,

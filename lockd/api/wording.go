@@ -50,6 +50,7 @@ type Hint string
 const (
 	HintNone           Hint = ""
 	HintWait           Hint = "wait"            // try again later, or wait for the lock
+	HintWaitLonger     Hint = "wait-longer"     // wait for the lock for a longer time
 	HintInspect        Hint = "inspect"         // see what is held of the resource
 	HintListLocks      Hint = "list-locks"      // see what is held
 	HintOwnerOrLockID  Hint = "owner-or-lockid" // say which lock is meant
@@ -64,13 +65,14 @@ const (
 )
 
 // Hints are all hints, for front ends that want to have words for each.
-var Hints = []Hint{HintWait, HintInspect, HintListLocks, HintOwnerOrLockID, HintConvert, HintReleaseOne, HintJoin,
-	HintListLockspaces, HintLockspaceState, HintForce, HintListOrphans, HintClearOrphans}
+var Hints = []Hint{HintWait, HintWaitLonger, HintInspect, HintListLocks, HintOwnerOrLockID, HintConvert, HintReleaseOne,
+	HintJoin, HintListLockspaces, HintLockspaceState, HintForce, HintListOrphans, HintClearOrphans}
 
 // neutral are the words for a reader of whom nothing is known, such as the
 // reader of the log.
 var neutral = map[Hint]string{
 	HintWait:           "try again later or wait",
+	HintWaitLonger:     "wait for a longer time",
 	HintInspect:        "inspect the resource",
 	HintListLocks:      "list the locks",
 	HintOwnerOrLockID:  "say which one by its owner or lockid",

@@ -83,6 +83,28 @@ func TestLostBetweenTwoOperations(t *testing.T) {
 	require.Equal(t, 3, lost)
 }
 
+// The error of a wait that is over, or of a Request that was withdrawn, names the holder.
+func TestWaitThatIsOverNamesTheHolder(t *testing.T) {
+	s, _ := simWith(t, "vms")
+	x := wantOf("vms", "x", dlm.EX)
+	require.NoError(t, s.done(s.acquire(alice, api.AcquireOptions{Label: "the disk"}, x)))
+	late := s.acquire(bob, api.AcquireOptions{Wait: time.Second}, x)
+	s.rest()
+	s.pass(2 * time.Second)
+	request := s.request(bob, api.AcquireOptions{}, x)
+	s.rest()
+	for ref := range s.tab.calls.requests {
+		s.turn(func() { require.NoError(t, s.tab.CancelRequest(bob, ref)) })
+	}
+	for c, kind := range map[*simCall]api.Kind{late: api.Timeout, request: api.Canceled} {
+		err := s.done(c)
+		require.ErrorIs(t, err, kind)
+		require.ErrorContains(t, err, " vms/x EX: ")
+		require.ErrorContains(t, err, `held by this node (EX, uid 1000, "the disk")`)
+	}
+	require.ErrorContains(t, late.err, "; wait for a longer time; ")
+}
+
 // A conversion upward that is granted when its caller has given up is taken back,
 // at whichever step.
 func TestConversionIsTakenBack(t *testing.T) {

@@ -41,7 +41,8 @@ func (c *call) lateError(w obstacle) *api.Error {
 		e.Text += w.noted
 		return e
 	case c.wait > 0 && w.queued:
-		e := late(api.Timeout, "not granted in the time given")
+		e := late(api.Timeout, "not granted in the time given").WithHint(api.HintWaitLonger)
+		e.Mode = w.mode
 		if w.sp != nil {
 			e.Holder = w.sp.localHolder(w.resource, w.mode, c)
 		}

@@ -18,7 +18,11 @@ func (b *calls) CancelRequest(who api.Caller, ref api.Ref) error {
 			Text: "the request belongs to another user"}
 	}
 	w := c.want[0]
-	c.stopWaiting(c.errorOf(api.Canceled, w.Lockspace, w.Resource, w.Mode, "the request was canceled"))
+	e := c.errorOf(api.Canceled, w.Lockspace, w.Resource, w.Mode, "the request was canceled")
+	if sp := t.spaces.byName[w.Lockspace]; sp != nil {
+		e.Holder = sp.localHolder(w.Resource, w.Mode, c.base())
+	}
+	c.stopWaiting(e)
 	return nil
 }
 

@@ -256,7 +256,7 @@ class Lock:
             watch[0].close()
             self._withdraw()
             if isinstance(e, Error):
-                self._explain(e, "acquire", self.mode)
+                self._explain(e, "acquire", self.mode, self.wait)
             raise
         self._name, self.token, self.lockid = granted["lock"], granted["token"], granted["lockId"]
         self._watching = watch[0]
@@ -264,13 +264,21 @@ class Lock:
         self._holder = os.getpid()  # before the watch, whose on_lost may release
         self._thread.start()
 
-    def _explain(self, error: Error, operation: str, mode: str, watch: bool = False) -> None:
+    def _explain(self, error: Error, operation: str, mode: str, wait: Optional[float] = None,
+                 watch: bool = False) -> None:
         """Puts an error that the service words for callers of its methods into the words of this module.
 
-        watch is whether the watch has failed, which needs the lockspace alone.
+        wait is how long the call was to wait. watch is whether the watch has failed, which needs the
+        lockspace alone.
         """
         if error.name == "WouldBlock":
             text = "another lock is in the way; try again later, or wait for it with wait="
+            if error._parameters.get("holder"):
+                text += f"; held by {error._parameters['holder']}"
+        elif error.name == "Timeout" and wait:
+            text = f"not granted within {wait:g} s; wait longer with a larger wait="
+            if operation == "acquire":
+                text += ", or without limit with wait=None"
             if error._parameters.get("holder"):
                 text += f"; held by {error._parameters['holder']}"
         elif error.name == "NoSuchLockspace":
@@ -290,10 +298,13 @@ class Lock:
     def _take(self) -> Dict[str, Any]:
         end = None if self.wait is None else time.monotonic() + self.wait
         again = False
+        over: Optional[Error] = None
         while True:
             left = None if end is None else max(0, int((end - time.monotonic()) * 1e6))
             if self.wait and left == 0:
                 left = 1
+            if over is not None:
+                left = 0
             try:
                 with Service(self.path) as service:
                     options = {"owner": self._owner, "label": self.label, "lifetime": "process",
@@ -304,6 +315,12 @@ class Lock:
                     granted: Dict[str, Any] = next(replies)["granted"]
                     return granted
             except Error as e:
+                if over is not None:
+                    over._parameters = e._parameters if isinstance(e, WouldBlock) else over._parameters
+                    raise over from None
+                if isinstance(e, Timeout) and not e._parameters.get("holder"):
+                    over = e  # one try without a wait: its error also names a holder on another node
+                    continue
                 # Asking again for the same owner returns what it may have by now.
                 restarting = isinstance(e, NotRunning) or e.name == "ShuttingDown"
                 if not restarting or (e.name == "NotRunning" and not again) or left == 0 or left == 1:
@@ -371,7 +388,7 @@ class Lock:
                                      select={"lock": self._name}, waitUSec=int(wait * 1e6))
             self.mode, self.token = mode, reply["token"]
         except Error as e:
-            self._explain(e, "convert", mode)
+            self._explain(e, "convert", mode, wait)
             raise
         finally:
             with self._mutex:

@@ -190,6 +190,12 @@ class LockTest(unittest.TestCase):
             with self.assertRaises(dlmlock.WouldBlock) as caught:
                 lock.convert("ex")
             self.assertTrue(str(caught.exception).startswith(words.replace("acquire", "convert")))
+            words = "vms/words ex: not granted within 0.05 s; wait longer with a larger wait="
+            late = text(dlmlock.Lock("vms", "words", wait=0.05), "Timeout")
+            self.assertTrue(late.startswith("acquire " + words + ", or without limit with wait=None; held by "), late)
+            with self.assertRaises(dlmlock.Timeout) as late_convert:
+                lock.convert("ex", wait=0.05)
+            self.assertTrue(str(late_convert.exception).startswith("convert " + words + "; held by "))
             lock.check()
         self.assertIn("dlmlockctl join nowhere", text(dlmlock.Lock("nowhere", "a"), "NoSuchLockspace"))
         for bad in ("", ".a", "a/b", "a" * 65):
