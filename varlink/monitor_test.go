@@ -127,7 +127,7 @@ func TestMonitorWhileThingsHappen(t *testing.T) {
 	for i := range 20 {
 		batch(fmt.Sprint("old", i), 100)
 	}
-	done := make(chan bool)
+	done, ready := make(chan bool), make(chan bool)
 	busy := r.dial()
 	go func() {
 		defer close(done)
@@ -135,6 +135,8 @@ func TestMonitorWhileThingsHappen(t *testing.T) {
 			busy.ok("ReleaseOwner", fmt.Sprintf(`{"owner":"old%d"}`, (i*7)%20))
 			busy.ok("Acquire", fmt.Sprintf(`{"lockspace":"vms","resource":"new%d","mode":"ex","owner":"new"}`, i))
 		}
+		// Not on a page: what happened before that page could still come after it.
+		<-ready
 		busy.ok("Acquire", `{"lockspace":"vms","resource":"end","mode":"ex"}`)
 	}()
 	m := r.dial()
@@ -150,6 +152,9 @@ func TestMonitorWhileThingsHappen(t *testing.T) {
 		}
 		if gone, ok := a.Parameters["lockRemoved"].(string); ok {
 			delete(known, gone)
+		}
+		if a.Parameters["ready"] != nil {
+			close(ready)
 		}
 	}
 	<-done
