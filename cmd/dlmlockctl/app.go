@@ -33,6 +33,7 @@ type app struct {
 	varlink string        // the path of a socket; "": D-Bus, or what the environment says
 	timeout time.Duration // --timeout; 0: patience decides
 	started bool          // the command line was parsed, so an error is not about its form
+	args    []string      // the command line, as it was typed
 }
 
 // printer writes what a command has to say, to people or to programs, as the flags ask for it.
@@ -56,6 +57,7 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errs io.Writer)
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	a := &app{in: in, printer: printer{out: &output{to: out}, err: errs}}
 	root := a.root()
+	a.args = args
 	root.SetArgs(args)
 	root.SetIn(in)
 	root.SetOut(a.out)
@@ -184,7 +186,13 @@ func (a *app) addCommands(root *cobra.Command) {
 		for _, c := range cmds {
 			c.GroupID = group
 			c.DisableFlagsInUseLine = true
-			run := c.RunE
+			run, check := c.RunE, c.Args
+			c.Args = func(cmd *cobra.Command, args []string) error {
+				if err := pathApart(cmd, a.args, args); err != nil || check == nil {
+					return err
+				}
+				return check(cmd, args)
+			}
 			c.RunE = func(cmd *cobra.Command, args []string) error {
 				a.started = true
 				return run(cmd, args)

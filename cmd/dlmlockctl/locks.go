@@ -26,10 +26,7 @@ nothing, so a script that is started again can simply acquire again.`,
 		Example: `  dlmlockctl acquire vms disk1 EX --owner=$uuid --label=/dev/vg/disk1
   dlmlockctl acquire vms disk1 EX vms disk2 EX --owner=$uuid --wait=1m`,
 		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) == 0 || len(args)%3 != 0 {
-				return wrongUsage("needs LOCKSPACE RESOURCE MODE for each lock; got %s", plural(len(args), "argument"))
-			}
-			return nil
+			return completeLocks(args)
 		},
 		ValidArgsFunction: a.repeat(0, lockspaces, resources, modes),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -49,6 +46,27 @@ nothing, so a script that is started again can simply acquire again.`,
 	a.completeFlag(cmd, "lifetime", fixed("persistent", "process"))
 	a.completeFlag(cmd, "owner", owners)
 	return cmd
+}
+
+// completeLocks checks that args are LOCKSPACE RESOURCE MODE for each lock.
+func completeLocks(args []string) error {
+	const each = "each lock is LOCKSPACE RESOURCE MODE"
+	n := len(args)
+	switch {
+	case n == 0:
+		return wrongUsage("LOCKSPACE RESOURCE MODE missing")
+	case n%3 == 1:
+		return wrongUsage("%s; RESOURCE and MODE are missing after %q", each, args[n-1])
+	case n%3 == 2:
+		e := wrongUsage("%s; MODE is missing after %q", each, args[n-2]+" "+args[n-1])
+		words := []string{"dlmlockctl", "acquire"}
+		for _, w := range append(args, "EX") {
+			words = append(words, shellWord(w))
+		}
+		e.guess = strings.Join(words, " ")
+		return e
+	}
+	return nil
 }
 
 // hexFlag is the bytes of a lock value block, in hexadecimal.

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"bytes"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,6 +47,9 @@ func TestReadmeCommands(t *testing.T) {
 	commands := 0
 	for _, block := range strings.Split(string(text), "```console\n")[1:] {
 		block, _, _ = strings.Cut(block, "```")
+		if strings.Contains(block, withoutBus) {
+			continue
+		}
 		for _, step := range strings.Split("\n"+block, "\n$ ")[1:] {
 			line, shown, _ := strings.Cut(step, "\n")
 			cmd := exec.CommandContext(t.Context(), "sh", "-c", line)
@@ -56,6 +62,68 @@ func TestReadmeCommands(t *testing.T) {
 		}
 	}
 	require.GreaterOrEqual(t, commands, 6)
+}
+
+const withoutBus = "--bus=none"
+
+// The commands with which README.md tries the service without a bus work, as they are, in one
+// shell. A person types slowly enough for the service to be there.
+func TestReadmeWithoutABus(t *testing.T) {
+	text, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	before, rest, ok := strings.Cut(string(text), withoutBus)
+	require.True(t, ok)
+	before = before[strings.LastIndex(before, "```console\n")+len("```console\n"):]
+	block, _, _ := strings.Cut(before+withoutBus+rest, "```")
+	var first, then, shown []string
+	lines := &first
+	for line := range strings.Lines(block) {
+		line = strings.TrimSuffix(line, "\n")
+		typed, ok := strings.CutPrefix(line, "$ ")
+		if !ok {
+			shown = append(shown, strings.ReplaceAll(regexp.QuoteMeta(line), `\.\.\.`, ".*"))
+			continue
+		}
+		*lines = append(*lines, strings.ReplaceAll(typed, "$PWD/bin", programs))
+		if strings.HasSuffix(typed, "&") {
+			lines = &then
+		}
+	}
+	require.NotEmpty(t, then)
+	dir := t.TempDir()
+	cmd := exec.CommandContext(t.Context(), "sh", "-e")
+	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	in, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	write := func(lines []string) {
+		_, err := io.WriteString(in, strings.Join(lines, "\n")+"\n")
+		require.NoError(t, err)
+	}
+	write(first)
+	require.Eventually(t, func() bool {
+		sockets, _ := filepath.Glob(dir + "/*/socket")
+		if len(sockets) == 0 {
+			return false
+		}
+		conn, err := net.Dial("unix", sockets[0])
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err == nil
+	}, 20*time.Second, 5*time.Millisecond)
+	write(then)
+	require.NoError(t, in.Close())
+	require.NoError(t, cmd.Wait(), "%s", &out) // which also waits for the end of the service, who writes to out
+	var said []string
+	for line := range strings.Lines(out.String()) {
+		if !strings.HasPrefix(line, "time=") { // a warning of the service
+			said = append(said, line)
+		}
+	}
+	require.Regexp(t, `(?s)\A`+strings.Join(shown, "\n")+`\n\z`, strings.Join(said, ""))
 }
 
 // samples are the displays in the section EXAMPLES of dlmlockctl(1), and the commands of

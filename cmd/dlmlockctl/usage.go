@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -77,6 +78,24 @@ func unknownCommand(root *cobra.Command, name string) error {
 		e.guess = root.Name() + " " + name
 	}
 	return e
+}
+
+// pathApart is the error for --varlink PATH in two words, which is an option without its optional
+// value and an argument. line is the whole command line, and args are the arguments that
+// the command has got. A resource, an owner and what run runs may begin with a slash, but are
+// no sockets, and only an owner can be the first argument.
+func pathApart(cmd *cobra.Command, line, args []string) error {
+	i := slices.Index(line, "--varlink") + 1
+	if i == 0 || i == len(line) || !strings.HasPrefix(line[i], "/") || slices.Contains(line[:i], "--") {
+		return nil
+	}
+	info, err := os.Stat(line[i])
+	socket := err == nil && info.Mode().Type() == os.ModeSocket
+	if first := len(args) > 0 && args[0] == line[i] && cmd.Name() != "release-owner"; !first && !socket {
+		return nil
+	}
+	return &usageError{text: fmt.Sprintf("--varlink %s: a path has to be in the same word", line[i]),
+		guess: "--varlink=" + line[i]}
 }
 
 // closest returns the word that word is most probably a misspelling of, or "".
