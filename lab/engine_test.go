@@ -3,6 +3,7 @@ package lab_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -259,7 +260,7 @@ func storyKilledConverting(t *testing.T, r *rig) {
 		id := dead.lock(1, name, dlm.EX, 0)
 		r.cluster.Net.SetLink(2, 1, lan.Link{Delay: answerDelay})
 		dead.space.Convert(1, dlm.EX, dlm.Persistent|dlm.ValueBlock, &dlm.Value{1})
-		time.Sleep(answerDelay / 4) // it has got to the kernel
+		r.sent(t, dead, name)
 		dead.Kill()
 		if late {
 			r.adoptAfterKill(t, name, id, 0)
@@ -274,6 +275,20 @@ func storyKilledConverting(t *testing.T, r *rig) {
 }
 
 const answerDelay = 2 * time.Second
+
+// sent waits until the kernel of node 1 has asked the master for what the user wants of a resource, or
+// even has the answer: a process that is killed before that has asked for nothing.
+func (r *rig) sent(t *testing.T, u *user, name string) {
+	t.Helper()
+	ctx := lab.Context(t, "the kernel asks the master", time.Minute)
+	for len(u.events.Untaken(1)) == 0 {
+		waiters, err := r.cluster.Nodes()[0].Run(ctx, "cat", "/sys/kernel/debug/dlm/"+shared+"_waiters")
+		require.NoError(t, err)
+		if strings.Contains(waiters, " "+name+"\n") {
+			return
+		}
+	}
+}
 
 // adoptAfterKill takes the lock over, and releases it, after a conversion in
 // the second run.
