@@ -205,11 +205,7 @@ func TestDescriptor(t *testing.T) {
 	fd = c.receiveFile(t)
 	defer unix.Close(fd)
 	c.ok("LeaveLockspace", `{"lockspace":"vms","force":true}`)
-	poll := []unix.PollFd{{Fd: int32(fd)}}
-	n, err := unix.Poll(poll, int(patience.Milliseconds()))
-	require.NoError(t, err)
-	require.Equal(t, 1, n)
-	require.NotZero(t, poll[0].Revents&unix.POLLERR)
+	require.NotZero(t, events(t, fd, patience)&unix.POLLERR)
 }
 
 func openFiles(t *testing.T) int {
@@ -301,10 +297,7 @@ func TestRestart(t *testing.T) {
 		require.Empty(t, c.receive(), name)
 	}
 	require.Empty(t, plain.receive())
-	poll := []unix.PollFd{{Fd: int32(fd)}}
-	_, err := unix.Poll(poll, 0)
-	require.NoError(t, err)
-	require.NotZero(t, poll[0].Revents&unix.POLLERR)
+	require.NotZero(t, events(t, fd, 0)&unix.POLLERR)
 
 	again := newRig(t, rigConfig{after: r})
 	after := again.dial()

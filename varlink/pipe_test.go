@@ -1,6 +1,7 @@
 package varlink
 
 import (
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -41,9 +42,14 @@ func (r *rig) dialFull() (c *client, filled int) {
 func events(t *testing.T, fd int, patience time.Duration) int16 {
 	t.Helper()
 	poll := []unix.PollFd{{Fd: int32(fd)}}
-	_, err := unix.Poll(poll, int(patience.Milliseconds()))
-	require.NoError(t, err)
-	return poll[0].Revents
+	for end := time.Now().Add(patience); ; {
+		_, err := unix.Poll(poll, int(max(0, time.Until(end)).Milliseconds()))
+		if errors.Is(err, unix.EINTR) {
+			continue // a signal, as the runtime sends itself (runtime/preempt.go)
+		}
+		require.NoError(t, err)
+		return poll[0].Revents
+	}
 }
 
 // requireOver checks that a holder sees that the lock is not theirs any more.
