@@ -206,7 +206,7 @@ func TestLongWaitWithoutAService(t *testing.T) {
 			Options{Wait: stopTime + 500*time.Millisecond, Owner: "vm1"})
 		result <- err
 	}()
-	require.Eventually(t, func() bool { return len(s.all()) == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(s.all()) == 1 }, time.Minute, time.Millisecond)
 	_, err = s.conn.ReleaseName(Name)
 	require.NoError(t, err)
 	require.ErrorIs(t, <-result, Timeout)

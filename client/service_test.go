@@ -111,7 +111,7 @@ func startService(dir string, options ...string) (end func(syscall.Signal), err 
 }
 
 // patience is how long a test waits for what must come.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // real is the real service with its embedded engine on a bus and a socket of its own.
 type real struct {

@@ -19,7 +19,7 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // book is a log that can be read while it is written.
 type book struct {

@@ -15,7 +15,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience bounds every wait for something that should come at once.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // sleeper starts a process that lives until it is killed.
 func sleeper(t *testing.T) *exec.Cmd {

@@ -215,7 +215,7 @@ func TestStoppedLockspace(t *testing.T) {
 		took := time.Since(begun)
 		require.Equal(t, codeOperationFailed, n, said)
 		t.Logf("%s: after %v: %s", line, took, said)
-		require.Less(t, took, timeout+5*time.Second)
+		require.Less(t, took, timeout+20*time.Second)
 	}
 	h.door.Configure(long)
 	other := acting(t, h, 2, "db", db)
@@ -257,7 +257,7 @@ func TestCloseDoesNotWaitForReaders(t *testing.T) {
 	}, patience, time.Millisecond, "the socket is full")
 	begun := time.Now()
 	require.NoError(t, h.door.Close())
-	require.Less(t, time.Since(begun), 10*time.Second)
+	require.Less(t, time.Since(begun), 30*time.Second)
 }
 
 // While the service starts, what needs it is refused in time, and what libvirtd

@@ -23,7 +23,7 @@ import (
 var update = flag.Bool("update", false, "record the golden files anew, from the virtlockd that is installed")
 
 // patience bounds every wait for another process.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // goldenFile is what virtlockd of a release answers to probes.txt.
 func goldenFile(release string) string { return "testdata/virtlockd-" + release + ".golden" }

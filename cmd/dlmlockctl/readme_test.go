@@ -34,7 +34,7 @@ func busWithService(t *testing.T) *testbus.Bus {
 	require.Eventually(t, func() bool {
 		var has bool
 		return watch.BusObject().Call("org.freedesktop.DBus.NameHasOwner", 0, client.Name).Store(&has) == nil && has
-	}, 20*time.Second, 5*time.Millisecond)
+	}, time.Minute, 5*time.Millisecond)
 	return bus
 }
 

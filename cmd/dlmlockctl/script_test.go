@@ -184,7 +184,7 @@ func (s *stage) end(sig syscall.Signal) {
 
 // await waits until the service has its name, or has not.
 func (s *stage) await(ts *testscript.TestScript, there bool) {
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		var has bool
 		if s.watch.BusObject().Call("org.freedesktop.DBus.NameHasOwner", 0, client.Name).Store(&has) == nil && has == there {
 			return
@@ -231,7 +231,7 @@ func (s *stage) nobody(ts *testscript.TestScript, neg bool, args []string) {
 
 func (s *stage) until(ts *testscript.TestScript, _ bool, args []string) {
 	var err error
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if err = ts.Exec(args[0], args[1:]...); err == nil {
 			return
 		}

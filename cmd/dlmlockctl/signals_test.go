@@ -51,7 +51,7 @@ func TestSignalBeforeTheCommand(t *testing.T) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		return len(f.flags) > 0 // it has asked for the lock, so the shim is there
-	}, 20*time.Second, 5*time.Millisecond)
+	}, time.Minute, 5*time.Millisecond)
 	shims, err := children(cmd.Process.Pid)
 	require.NoError(t, err)
 	require.Len(t, shims, 1)
@@ -61,7 +61,7 @@ func TestSignalBeforeTheCommand(t *testing.T) {
 	require.Eventually(t, func() bool {
 		left, err := children(cmd.Process.Pid)
 		return err == nil && len(left) == 0
-	}, 20*time.Second, 5*time.Millisecond)
+	}, time.Minute, 5*time.Millisecond)
 	close(f.block)
 	_ = cmd.Wait()
 	require.Equal(t, exitSignal+int(syscall.SIGTERM), cmd.ProcessState.ExitCode(), errs.String())
@@ -82,7 +82,7 @@ func TestInterruptedCall(t *testing.T) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		return len(f.flags) > 0
-	}, 20*time.Second, 5*time.Millisecond)
+	}, time.Minute, 5*time.Millisecond)
 	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
 	_ = cmd.Wait()
 	require.Equal(t, exitSignal+int(syscall.SIGINT), cmd.ProcessState.ExitCode())

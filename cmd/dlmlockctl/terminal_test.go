@@ -181,7 +181,7 @@ func (tty *terminal) text() string {
 // see waits until the terminal shows a text.
 func (tty *terminal) see(text string) {
 	tty.t.Helper()
-	for end := time.Now().Add(20 * time.Second); !strings.Contains(tty.text(), text); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !strings.Contains(tty.text(), text); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			tty.t.Fatalf("the terminal never showed %q, but:\n%s", text, tty.text())
 		}

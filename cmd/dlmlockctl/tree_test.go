@@ -65,7 +65,7 @@ func TestReleasedForTheEnd(t *testing.T) {
 	require.Eventually(t, func() bool {
 		p, err := readProcess(cmd.Process.Pid)
 		return err == nil && p.over()
-	}, 20*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 	s.gone(&client.LossError{How: client.LossUnknown, Reason: "it no longer exists"})
 	require.Empty(t, s.lost)
 	require.NoError(t, cmd.Wait())

@@ -26,7 +26,7 @@ import (
 )
 
 // patience bounds every wait for another process.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 var (
 	buildDir  string

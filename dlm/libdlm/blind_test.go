@@ -50,7 +50,7 @@ func TestNotSeenIsNotLeft(t *testing.T) {
 	// Once it can be seen that the lockspace was left, that is noticed.
 	delete(m.misc, "dlm_foo")
 	see()
-	require.Eventually(t, func() bool { return len(ev.take()) == 1 }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(ev.take()) == 1 }, time.Minute, time.Millisecond)
 }
 
 func TestRemoveThatCanNotBeSeen(t *testing.T) {

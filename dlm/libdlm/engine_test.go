@@ -245,7 +245,7 @@ func TestOpenThatComesTooLate(t *testing.T) {
 		}
 		return m.devices[0]
 	}
-	require.Eventually(t, func() bool { return first() != nil }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return first() != nil }, time.Minute, time.Millisecond)
 	<-first().closed
 }
 

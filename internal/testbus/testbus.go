@@ -45,7 +45,7 @@ const (
 var Kinds = []Kind{Daemon, Broker}
 
 // startTime is how long a bus may take to start.
-const startTime = 20 * time.Second
+const startTime = time.Minute
 
 // Bus is one private bus.
 type Bus struct {

@@ -15,7 +15,7 @@ import (
 )
 
 // patience is how long a process may take to stop. The machine may be busy.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // Stop sends SIGSTOP to a process, and returns when each of its threads has stopped:
 // kill(2) comes back before that, and a thread that still runs could read or answer

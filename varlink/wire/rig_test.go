@@ -108,7 +108,7 @@ func (h *echo) list() []string {
 // await reads events until one is want.
 func (h *echo) await(t testing.TB, want string) {
 	t.Helper()
-	for end := time.After(20 * time.Second); ; {
+	for end := time.After(time.Minute); ; {
 		select {
 		case e := <-h.events:
 			if e == want {
@@ -196,7 +196,7 @@ func (c *client) send(messages ...string) {
 // receive returns a message, or "EOF".
 func (c *client) receive() string {
 	c.t.Helper()
-	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(time.Minute))
 	m, err := c.r.ReadString(0)
 	if err != nil {
 		var ne net.Error
