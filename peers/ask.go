@@ -9,7 +9,8 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// List implements api.Peers.
+// List implements api.Peers. The refs in the page are those of the other node: only with the
+// node do they name a lock.
 func (p *Peers) List(node uint32, f api.Filter, done func(api.Page, error)) {
 	p.ask(node, question{List: filterOf(&f)}, func(r *reply, err error) {
 		if err != nil {
@@ -45,7 +46,8 @@ func (p *Peers) Inspect(node uint32, lockspace, resource string, done func(api.I
 // membersTimeout bounds a look at the members of the cluster.
 const membersTimeout = 2 * time.Second
 
-// Nodes implements api.Peers.
+// Nodes implements api.Peers. It has a goroutine of its own because corosync may be slow to
+// answer; the caller is not.
 func (p *Peers) Nodes(done func([]api.NodeView, error)) {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), membersTimeout)
@@ -55,6 +57,10 @@ func (p *Peers) Nodes(done func([]api.NodeView, error)) {
 	}()
 }
 
+// nodes puts together what three sources say, each of which overrides the one before: the
+// configuration of corosync (which nodes there could be), the cluster (which are there), and
+// the group (which answer). A node is never left out because a source could not be asked; it
+// is then in the list with the reason in Missing.
 func (p *Peers) nodes(members []uint32, unknown error) []api.NodeView {
 	st := p.cfg.Service.Status()
 	names := st.Names.Map()
@@ -81,6 +87,8 @@ func (p *Peers) nodes(members []uint32, unknown error) []api.NodeView {
 	defer p.mu.Unlock()
 	for _, m := range p.members {
 		v := view(m.Node)
+		// A node may have two members for a moment, when its service was started again; the
+		// new one has not said hello yet.
 		v.Answers, v.Missing, v.Version = true, "", cmp.Or(v.Version, p.builds[m])
 	}
 	if st.Node.ID != 0 {

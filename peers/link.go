@@ -9,7 +9,9 @@ import (
 	"time"
 )
 
-// Member is a process in the group: the service on a node.
+// Member is a process in the group: the service on a node. Corosync reports both numbers with
+// each message, and a sender can't choose them (cpg_deliver(3)). The pid tells a service from
+// the one that ran there before.
 type Member struct{ Node, PID uint32 }
 
 // Event is what a Link delivers: a message with its sender, or the members of the group.
@@ -45,13 +47,16 @@ const (
 	relayFailed  = 'E'
 )
 
-// sendTimeout is how long the relay may take to accept a message.
+// sendTimeout is how long the relay may take to accept a message. While corosync is busy, for
+// example because its membership changes, the relay tries to send one for 10 s and reads no
+// other (pump in cpg/relay_cgo.go).
 const sendTimeout = 10 * time.Second
 
-// relay is the Link through the relay.
+// relay is the Link through the relay. The socket is of type SOCK_SEQPACKET (unix(7)): it
+// keeps the bounds of messages, and a connection that is gone reads as an empty packet.
 type relay struct {
 	conn *net.UnixConn
-	buf  []byte
+	buf  []byte // of Receive, used again for each packet
 }
 
 // DialRelay returns a function that connects to the relay at a path.
@@ -61,6 +66,8 @@ func DialRelay(path string) func(context.Context) (Link, error) {
 		if err != nil {
 			return nil, fmt.Errorf("the relay to corosync can't be reached (dlmlockd-cpg.socket): %w", err)
 		}
+		// The 64 bytes are for what precedes a message in a packet. What is longer is cut off by
+		// the kernel, and then not readable.
 		return &relay{conn: conn.(*net.UnixConn), buf: make([]byte, MaxMessage+64)}, nil
 	}
 }
@@ -84,6 +91,8 @@ func (r *relay) Receive() (Event, error) {
 	return parsePacket(r.buf[:n])
 }
 
+// parsePacket reads a packet, which is not empty. One that can't be read ends the link. The
+// data are copied: a question may wait in Peers.asked while the buffer is used again.
 func parsePacket(b []byte) (Event, error) {
 	kind, b := b[0], b[1:]
 	members := func(b []byte) (all []Member) {

@@ -57,6 +57,8 @@ func (m *message) encode() []byte {
 	return append(b, m.body...)
 }
 
+// decode reads the header alone: a message in a newer version has to be told from rubbish, so
+// that its sender gets an answer (answerTo).
 func decode(b []byte) (message, error) {
 	if len(b) < headerSize || len(b) > MaxMessage || binary.BigEndian.Uint16(b) != magic {
 		return message{}, errMessage
@@ -66,7 +68,8 @@ func decode(b []byte) (message, error) {
 		id: binary.BigEndian.Uint64(b[12:])}, nil
 }
 
-// isFor reports whether a message is meant for a member.
+// isFor reports whether a message is meant for a member. Corosync delivers each message to the
+// whole group, so most are not.
 func (m *message) isFor(self Member) bool {
 	return (m.to.Node == 0 || m.to.Node == self.Node) && (m.to.PID == 0 || m.to.PID == self.PID)
 }

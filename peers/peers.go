@@ -45,22 +45,28 @@ type Config struct {
 
 // Peers asks the services of the other nodes, and answers them while Run runs.
 type Peers struct {
-	cfg      Config
+	cfg Config
+	// outgoing outlives a link: what is still in it when the next one is there goes to the new
+	// group. Questions among that have failed by then, and their answers are dropped.
 	outgoing chan []byte
 	asked    chan asked
-	wake     chan struct{} // a member has joined: say hello
+	wake     chan struct{} // a member has joined: say hello. One token is enough for any number
 
 	mu      sync.Mutex
-	self    Member            // zero: not in the group
-	members []Member          // of the group
-	builds  map[Member]string // what they have said of themselves; "" until they have
-	why     string            // why this process is not in the group
-	open    map[uint64]*open  // by the id that the answer repeats
-	lastID  uint64            // of open; ids are not used again
-	dropped int               // messages that were for nobody, or did not fit
+	self    Member   // zero: not in the group
+	members []Member // of the group
+	// builds is what the members have said of themselves, "" until they have. It is by
+	// process, because a service that was started again may be of another version.
+	builds  map[Member]string
+	why     string           // why this process is not in the group
+	open    map[uint64]*open // by the id that the answer repeats
+	lastID  uint64           // of open; ids are not used again
+	dropped int              // messages that were for nobody, or did not fit
 }
 
-// open is a question of this node without an answer.
+// open is a question of this node without an answer. An answer, the timer, a change of the
+// membership and the end of the link may all end it: whoever takes it out of Peers.open, under
+// mu, calls done.
 type open struct {
 	to    Member              // whose answer counts; one of another member is dropped
 	done  func(*reply, error) // called once, without Peers.mu
@@ -137,6 +143,7 @@ func (p *Peers) sendAll(ctx context.Context, link Link, end func()) {
 			return
 		case data = <-p.outgoing:
 		case <-p.wake:
+			// To all: when this process itself has joined, all of them are new to it.
 			body, _ := json.Marshal(helloBody{p.cfg.Build})
 			data = (&message{version: version, kind: hello, body: body}).encode()
 		}
@@ -149,7 +156,7 @@ func (p *Peers) sendAll(ctx context.Context, link Link, end func()) {
 // membership takes who is in the group. Questions to those who have left it will get no answer.
 func (p *Peers) membership(ev Event) {
 	p.mu.Lock()
-	joined := p.self == Member{} && ev.Self != Member{}
+	joined := p.self == Member{} && ev.Self != Member{} // logged once for each link
 	p.self, p.members, p.why = ev.Self, ev.Members, ""
 	fresh := false
 	for _, m := range ev.Members {
@@ -221,13 +228,13 @@ func (p *Peers) receive(from Member, data []byte) {
 	self := p.self
 	p.mu.Unlock()
 	switch {
-	case from == self:
+	case from == self: // corosync delivers to the sender, too
 	case err != nil:
 		p.drop()
 	case !m.isFor(self):
 	case m.kind == hello && m.version == version:
 		p.greet(from, m.body)
-	case m.kind == ask:
+	case m.kind == ask: // in any version: answerTo tells the sender which one it understands
 		select {
 		case p.asked <- asked{from, m.id, m.version, m.body}:
 		default:
@@ -255,11 +262,14 @@ func (p *Peers) greet(from Member, body []byte) {
 	}
 	p.mu.Lock()
 	if _, ok := p.builds[from]; ok {
-		p.builds[from] = h.Build
+		p.builds[from] = h.Build // a member that has left meanwhile is not remembered
 	}
 	p.mu.Unlock()
 }
 
+// answered takes an answer. Only that of the process that was asked counts: ids begin at 1 in
+// each service, and a late answer to the process before this one must not be taken for ours
+// (isFor compares the pid), nor one of a member that makes up ids.
 func (p *Peers) answered(from Member, id uint64, body []byte) {
 	p.mu.Lock()
 	o := p.open[id]
@@ -284,7 +294,9 @@ func (p *Peers) answered(from Member, id uint64, body []byte) {
 	o.done(&r, nil)
 }
 
-// kindOf takes the kinds that the answer to a question may have. Others are those of a fault there.
+// kindOf takes the kinds that the answer to a question may have. All others, also those that a
+// later version adds, become "the node can't be asked": a program here must not take, say, an
+// AccessDenied or NotHeld over there for an answer about this node.
 func kindOf(s string) api.Kind {
 	for _, k := range []api.Kind{api.NoSuchLockspace, api.InvalidName, api.InvalidArgs, api.LimitExceeded,
 		api.NotSupported, api.ShuttingDown} {
@@ -295,7 +307,9 @@ func kindOf(s string) api.Kind {
 	return api.ClusterUnavailable
 }
 
-// ask sends a question to the service on a node.
+// ask sends a question to the service on a node. done is called once: at once if the node
+// can't be asked, and otherwise within patience. The question is in open, with its timer,
+// before it is sent, because the answer may come before send returns.
 func (p *Peers) ask(node uint32, q question, done func(*reply, error)) {
 	body, err := json.Marshal(q)
 	if err != nil {
@@ -332,6 +346,7 @@ func (p *Peers) ask(node uint32, q question, done func(*reply, error)) {
 
 const noService = "no service there takes part: it does not run, is older than this one, or has all-nodes = false"
 
+// giveUp ends a question, unless something else has ended it.
 func (p *Peers) giveUp(id uint64, why string) {
 	p.mu.Lock()
 	o := p.open[id]
@@ -342,6 +357,8 @@ func (p *Peers) giveUp(id uint64, why string) {
 	}
 }
 
+// send puts a message into the queue, and never waits: a full queue means that the link is
+// slow or away, and the messages in it are enough.
 func (p *Peers) send(m *message) bool {
 	select {
 	case p.outgoing <- m.encode():

@@ -18,7 +18,7 @@ type helloBody struct {
 	Build string `json:"build"`
 }
 
-// question is the body of an ask.
+// question is the body of an ask. Exactly one field is there.
 type question struct {
 	List    *filterBody  `json:"list,omitempty"`
 	Inspect *inspectBody `json:"inspect,omitempty"`
@@ -29,6 +29,8 @@ type inspectBody struct {
 	Resource  []byte `json:"resource"`
 }
 
+// filterBody is an api.Filter. Owner and UID are pointers because "" and 0 (root) are values to
+// look for.
 type filterBody struct {
 	Lockspace []byte  `json:"lockspace,omitempty"`
 	Resource  []byte  `json:"resource,omitempty"`
@@ -36,7 +38,7 @@ type filterBody struct {
 	UID       *uint32 `json:"uid,omitempty"`
 	Mode      string  `json:"mode,omitempty"`
 	State     string  `json:"state,omitempty"`
-	After     uint64  `json:"after,omitempty"`
+	After     uint64  `json:"after,omitempty"` // only locks with a greater ref: those of the next page
 	Limit     int     `json:"limit,omitempty"`
 }
 
@@ -48,11 +50,13 @@ type reply struct {
 	Inspect *inspectionBody   `json:"inspection,omitempty"`
 }
 
+// errorBody is why a question has no other answer. The kind is an api.Kind (kindOf).
 type errorBody struct {
 	Kind string `json:"kind"`
 	Text string `json:"text"`
 }
 
+// lockBody is an api.LockInfo without the session, which means nothing on another node.
 type lockBody struct {
 	Ref       uint64  `json:"ref"`
 	Lockspace []byte  `json:"lockspace"`
@@ -72,6 +76,8 @@ type lockBody struct {
 	Waiting   int64   `json:"waiting,omitempty"` // as Since
 }
 
+// inspectionBody is what one node sees of a resource. Queues is null if it could not look at
+// them, which is something else than empty queues.
 type inspectionBody struct {
 	Locks   []json.RawMessage `json:"locks,omitempty"` // lockBody
 	Queues  *queuesBody       `json:"queues,omitempty"`
@@ -176,6 +182,8 @@ func lockOf(l *api.LockInfo) *lockBody {
 	return b
 }
 
+// info reads a row. A mode, state or lifetime that this version does not know stays zero: the
+// lock is listed nevertheless, because a list in which it is missing would be wrong.
 func (b *lockBody) info() api.LockInfo {
 	l := api.LockInfo{Ref: api.Ref(b.Ref), Lockspace: string(b.Lockspace), Resource: string(b.Resource),
 		LockID: dlm.LockID(b.LockID), Mode: parseMode(b.Mode), Wanted: parseMode(b.Wanted), Token: b.Token,
@@ -238,6 +246,8 @@ func held(rows []heldBody) []dlm.Held {
 	return out
 }
 
+// partyOf cuts the text off after 100 bytes, maybe in the middle of a character: it is carried
+// as bytes, and who shows it makes it visible.
 func partyOf(p *api.Party) partyBody {
 	return partyBody{p.Node, uint32(p.LockID), modeText(p.Mode), []byte(p.Who[:min(len(p.Who), 100)])}
 }
@@ -262,6 +272,7 @@ func inspectionOf(in *api.Inspection) *inspectionBody {
 	}
 	b.Locks, _ = fit(in.Locks, 8<<10)
 	if left += len(in.Locks) - len(b.Locks); left > 0 {
+		// In an array of its own: the one that there is belongs to the Inspection.
 		b.Missing = append(b.Missing[:len(b.Missing):len(b.Missing)],
 			fmt.Sprintf("%d locks of the resource, which do not fit into the answer of another node", left))
 	}

@@ -18,12 +18,16 @@ type Cluster struct {
 	mu       sync.Mutex
 	nodes    map[uint32]*Node
 	spaces   map[string]*lockspace
-	stops    map[string]string // stopped lockspaces with the reason
+	stops    map[string]string // stopped lockspaces with the reason; also before anybody has joined
 	fail     func(Attempt) syscall.Errno
-	inquorum bool // quorum is lost
+	inquorum bool // quorum is lost; so that the zero value is a cluster that has it
 
-	effects []effect  // of the operation under way
-	dirty   []*handle // handles that have got their first pending event
+	// effects are those of the operation under way. They become events (apply) before the mutex
+	// is released, and the slice is used again.
+	effects []effect
+	// dirty are the handles that have got their first pending event under the mutex. Whoever
+	// releases it delivers the events (unlockAndDeliver).
+	dirty []*handle
 }
 
 // NewCluster returns a cluster without nodes. The name appears in NodeInfo.
@@ -118,8 +122,11 @@ func (c *Cluster) failure(a Attempt) syscall.Errno {
 
 // unlockAndDeliver ends a critical section: it releases the mutex and delivers
 // the events that were made under it.
+//
+// Between the two another caller may come, make more events for the same handles, and deliver
+// all of them: flush sorts that out.
 func (c *Cluster) unlockAndDeliver() {
-	var few [4]*handle
+	var few [4]*handle // no garbage in the usual case, of one handle or two
 	dirty := append(few[:0], c.dirty...)
 	clear(c.dirty)
 	c.dirty = c.dirty[:0]
@@ -133,19 +140,19 @@ func (c *Cluster) unlockAndDeliver() {
 type lockspace struct {
 	cluster   *Cluster
 	name      string
-	resources map[string]*resource
-	members   map[uint32]*member
-	spare     []*resource // forgotten resources, reused for new names
-	held      []operation // requested while it was stopped, in order
+	resources map[string]*resource // those with a lock; its end forgets the resource
+	members   map[uint32]*member   // by node; the last one to leave takes the lockspace along
+	spare     []*resource          // forgotten resources, reused for new names
+	held      []operation          // requested while it was stopped, in order
 }
 
 // member is one node in one lockspace.
 type member struct {
 	space   *lockspace
 	node    *Node
-	ids     idset
-	handles map[*handle]struct{}
-	orphans int
+	ids     idset                // the lockids of the node in this lockspace, orphans included
+	handles map[*handle]struct{} // those that have it open; without any the node is a member still
+	orphans int                  // how many locks of the node have no owner
 }
 
 func (s *lockspace) stopped() bool {
@@ -193,6 +200,8 @@ func (s *lockspace) resource(name string, node uint32) *resource {
 const maxSpare = 64
 
 // forget drops a resource on which nobody has a lock.
+//
+// r may become another resource after that, so the caller must not use it any more.
 func (s *lockspace) forget(r *resource) {
 	delete(s.resources, r.name)
 	if len(s.spare) < maxSpare {
@@ -260,13 +269,13 @@ func (m *member) orphan(l *lock) {
 // to other nodes.
 func (m *member) leave() {
 	s := m.space
-	for h := range m.handles {
+	for h := range m.handles { // in any order: each gets its own events
 		h.lost()
 	}
 	delete(s.members, m.node.id)
 	delete(m.node.members, s.name)
 	if len(s.members) == 0 {
-		delete(s.cluster.spaces, s.name)
+		delete(s.cluster.spaces, s.name) // with all locks and value blocks
 		return
 	}
 	for _, r := range s.sorted() {

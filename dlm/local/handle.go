@@ -16,12 +16,13 @@ type handle struct {
 	sink   dlm.Sink
 
 	// Guarded by Cluster.mu.
-	locks   map[dlm.Cookie]*lock
-	pending []dlm.Event // made but not yet delivered
-	closed  bool
+	locks   map[dlm.Cookie]*lock // from the request on; not those that a stopped lockspace keeps
+	pending []dlm.Event          // made but not yet delivered
+	closed  bool                 // no operation does anything, and no event is made
 
 	// deliver is held while the sink is called, so that events stay in order
-	// and Close can wait for the last one. It is taken before Cluster.mu.
+	// and Close can wait for the last one. It is taken before Cluster.mu. A sink
+	// that called into this package would wait for itself.
 	deliver sync.Mutex
 	spare   []dlm.Event // guarded by deliver: the buffer for the next pending events
 }
@@ -89,6 +90,8 @@ func (h *handle) submit(o operation) {
 	switch {
 	case h.closed:
 	case o.op == dlm.OpAdopt || !s.stopped():
+		// The kernel adopts in a stopped lockspace, too (docs/dlm-notes.md): the orphan is here,
+		// and no other node is asked.
 		h.perform(&o)
 	case o.op != opCancel && o.op != dlm.OpPurge && s.holds(h, o.cookie):
 		h.busy(&o)
@@ -108,6 +111,7 @@ func (h *handle) busy(o *operation) {
 	}
 }
 
+// perform carries out an operation, in a lockspace that is not stopped, or an adoption.
 func (h *handle) perform(o *operation) {
 	switch o.op {
 	case dlm.OpLock:
@@ -169,6 +173,7 @@ func (h *handle) lock(o *operation) {
 		h.end(o, dlm.Status(syscall.ENOMEM))
 		return
 	}
+	// A request on a new resource is never refused, so no empty one stays behind.
 	r := m.space.resource(o.resource, m.node.id)
 	l := r.newLock()
 	l.member, l.owner, l.cookie, l.id, l.flags, l.wanted = m, h, o.cookie, id, o.flags, o.mode
@@ -228,6 +233,7 @@ func (h *handle) unlock(o *operation) {
 		h.keep(dlm.OpUnlock, l, dlm.Status(errno))
 		return
 	}
+	// The unlock of a request that waits ends both operations, and both report.
 	if l.place == inWaiting {
 		h.emit(dlm.Event{Kind: dlm.Completed, Op: dlm.OpLock, Cookie: l.cookie, Status: dlm.StatusCanceled,
 			Mode: dlm.None})
@@ -240,6 +246,8 @@ func (h *handle) unlock(o *operation) {
 	h.member.space.settle(l.res)
 }
 
+// cancel ends a request or conversion that waits. It has no event of its own: the canceled
+// operation reports. One that was granted before stays granted.
 func (h *handle) cancel(o *operation) {
 	l := h.locks[o.cookie]
 	switch {
@@ -308,6 +316,8 @@ func (m *member) orphanOf(name string, mode dlm.Mode) (found *lock, other bool) 
 	return nil, other
 }
 
+// purge removes the orphans of this node, those of all processes. As in the kernel it tells
+// nobody which, and the value block becomes invalid where a holder in PW or EX was among them.
 func (h *handle) purge() {
 	ev := dlm.Event{Kind: dlm.Completed, Op: dlm.OpPurge, Mode: dlm.None}
 	if errno := h.failure("purge", "", dlm.None); errno != 0 {
@@ -341,7 +351,7 @@ func (h *handle) shut() {
 		return
 	}
 	h.closed = true
-	h.pending = nil
+	h.pending = nil // who closes a handle gets no more events, not even those made before
 	m := h.member
 	delete(m.handles, h)
 	delete(h.engine.handles, h)
@@ -362,7 +372,7 @@ func (h *handle) shut() {
 		touched = append(touched, l.res)
 	}
 	for _, r := range touched {
-		if m.space.resources[r.name] == r {
+		if m.space.resources[r.name] == r { // it is there several times, and may be forgotten by now
 			m.space.settle(r)
 		}
 	}

@@ -13,8 +13,10 @@ type Node struct {
 	cluster *Cluster
 	id      uint32
 	name    string
-	members map[string]*member
-	down    bool
+
+	// Guarded by Cluster.mu.
+	members map[string]*member // by lockspace
+	down    bool               // it has crashed: AddNode makes another Node with that number
 }
 
 // ID returns the number of the node.
@@ -75,6 +77,8 @@ func (m *member) find(id dlm.LockID) *lock {
 	return nil
 }
 
+// sorted returns the memberships by lockspace. Maps are never ranged over where the order
+// shows in events: a test that fails has to fail again.
 func (n *Node) sorted() []*member {
 	all := make([]*member, 0, len(n.members))
 	for _, m := range n.members {

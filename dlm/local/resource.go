@@ -17,15 +17,15 @@ const (
 type lock struct {
 	next, prev *lock // neighbours in its queue
 	res        *resource
-	member     *member // the node, in this lockspace, whose lock it is
-	owner      *handle // nil: it is an orphan
-	cookie     dlm.Cookie
-	id         dlm.LockID
-	flags      dlm.Flags // of the last request, conversion or adoption
-	granted    dlm.Mode  // None while it waits for its first grant
-	wanted     dlm.Mode  // None in the granted queue
-	highBast   dlm.Mode  // the highest mode notified since the last grant (lkb_highbast)
-	lastBast   dlm.Mode  // the mode in the owner's last event if that was a notification, otherwise NL
+	member     *member    // the node, in this lockspace, whose lock it is
+	owner      *handle    // nil: it is an orphan
+	cookie     dlm.Cookie // of owner; 0 for an orphan
+	id         dlm.LockID // in the set of its member, so two nodes may use the same number
+	flags      dlm.Flags  // of the last request, conversion or adoption
+	granted    dlm.Mode   // None while it waits for its first grant
+	wanted     dlm.Mode   // None in the granted queue
+	highBast   dlm.Mode   // the highest mode notified since the last grant (lkb_highbast)
+	lastBast   dlm.Mode   // the mode in the owner's last event if that was a notification, otherwise NL
 	place      place
 }
 
@@ -62,13 +62,15 @@ type resource struct {
 	name       string
 	value      dlm.Value
 	granted    queue
-	converting queue
+	converting queue // granted in one mode, waiting for another: they count in held
 	waiting    queue
-	held       [len(dlm.Modes)]uint32 // granted modes in the granted and converting queues
-	master     uint32                 // the node that would be the master in a real cluster
-	written    bool                   // there is a value block; the kernel allocates it with the first write
-	invalid    bool                   // VALNOTVALID
-	first      lock                   // room for one lock, because most resources have no more
+	// held counts the granted modes in the granted and converting queues, so that a conflict
+	// shows in six comparisons, however many locks there are.
+	held    [len(dlm.Modes)]uint32
+	master  uint32 // the node that would be the master in a real cluster
+	written bool   // there is a value block; the kernel allocates it with the first write
+	invalid bool   // VALNOTVALID
+	first   lock   // room for one lock, because most resources have no more
 }
 
 // effect is what an operation on one lock does to another lock.
@@ -89,7 +91,8 @@ const (
 	deadlock // conversion deadlock
 )
 
-// newLock returns a zero lock of r, without adding it to a queue.
+// newLock returns a zero lock of r, without adding it to a queue. A lock that is not put into
+// one may be given out again by the next call.
 func (r *resource) newLock() *lock {
 	l := &r.first
 	if l.place != nowhere {
@@ -162,7 +165,7 @@ func (r *resource) convert(l *lock, m dlm.Mode, f dlm.Flags, value *dlm.Value, o
 	switch {
 	case r.grantable(l):
 		r.grant(l, value)
-		r.grantPending(out)
+		r.grantPending(out) // a conversion to a weaker mode makes room
 		return granted
 	case f&dlm.NoQueue != 0:
 		if f&dlm.NoQueueBlocking != 0 {
@@ -180,7 +183,8 @@ func (r *resource) convert(l *lock, m dlm.Mode, f dlm.Flags, value *dlm.Value, o
 	return queued
 }
 
-// drop removes l from its queue; it grants nothing to others.
+// drop removes l from its queue; it grants nothing to others. The caller does that (settle),
+// when all that ends at the same instant has been dropped.
 func (r *resource) drop(l *lock) {
 	r.move(l, nowhere)
 	r.hold(l, dlm.None)
@@ -221,7 +225,7 @@ func (r *resource) write(value *dlm.Value) {
 func (r *resource) conflict(l *lock) bool {
 	for m, n := range r.held {
 		if dlm.Mode(m) == l.granted {
-			n--
+			n-- // its own: a conversion is not in its own way
 		}
 		if n > 0 && !dlm.Compatible(dlm.Mode(m), l.wanted) {
 			return true
@@ -261,6 +265,8 @@ func (r *resource) deadlocked(l *lock) bool {
 // and notifies the holders of what is still waiting (grant_pending_locks; _can_be_granted without
 // now).
 func (r *resource) grantPending(out *[]effect) {
+	// One that can't be granted keeps back those behind it, even if they could be granted: nobody
+	// starves. A waiting lock comes only when no conversion waits.
 	for c := r.converting.head; c != nil && !r.conflict(c); c = r.converting.head {
 		r.grantQueued(c, out)
 	}

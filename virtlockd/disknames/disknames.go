@@ -27,7 +27,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// most is how many names a disk has at most.
+// most is how many names a disk has at most: as many as the driver in C takes
+// (DLMLOCK_NAMES_MAX). Each is a lock of its own, and all are taken or none.
 const most = 8
 
 // Found is what was found out about a disk.
@@ -48,7 +49,8 @@ func (f *Found) add(text string) {
 	}
 }
 
-// Hash is the name that a text has: its SHA-256 in hex, which just fits.
+// Hash is the name that a text has: its SHA-256 in hex, which are the 64 bytes that the name of
+// a resource may have (DLM_RESNAME_MAXLEN).
 func Hash(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return hex.EncodeToString(sum[:])
@@ -84,6 +86,9 @@ func plain(path string) string {
 // there, or must not be looked at (EACCES: on NFS root may be nobody), has the names
 // of its spelling, and Unseen says why. After any other error the disk can't be
 // identified.
+//
+// The error means that the disk must not be used: it may have names that are not known, under
+// which somebody else could have locked it.
 func Of(pid uint32, path string) (Found, error) {
 	if !strings.HasPrefix(path, "/") {
 		return Found{Names: Spelled(path), Unseen: unix.ENOENT}, nil
@@ -110,7 +115,9 @@ func Plain(pid uint32, path string) (name string, ok bool) {
 	return Hash(path), v.isPlain(path)
 }
 
-// resolveCached is RESOLVE_CACHED of include/uapi/linux/openat2.h.
+// resolveCached is RESOLVE_CACHED of include/uapi/linux/openat2.h, since Linux 5.12: the kernel
+// looks at its cache of names alone, and says EAGAIN where it would have to read or to ask a
+// server.
 const resolveCached = 0x20
 
 // isPlain reports whether that is what most disks are: a file without links, whose
@@ -126,12 +133,15 @@ func (v *view) isPlain(path string) bool {
 	}
 	defer unix.Close(fd)
 	var st unix.Statx_t
+	// DONT_SYNC: what is cached is enough, also of a file on a server (statx(2)).
 	err = unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC,
 		unix.STATX_TYPE|unix.STATX_NLINK|unix.STATX_MNT_ID, &st)
 	return err == nil && st.Mask&unix.STATX_MNT_ID != 0 && isRegular(&st) && st.Nlink == 1 && v.alone(st.Mnt_id)
 }
 
-// name names a disk of any kind.
+// name names a disk of any kind. The names of the spelling come first and are always there:
+// they are all that another host can be sure to have in common, for example while a network
+// file system is not mounted here.
 func (v *view) name(path string) (Found, error) {
 	f := Found{Names: Spelled(path)}
 	st, err := v.stat(path)
@@ -174,7 +184,7 @@ func (v *view) addFile(f *Found, path string, st unix.Statx_t, there bool) error
 	if !there {
 		return nil
 	}
-	if len(paths) == 3 {
+	if len(paths) == 3 { // the directory is there; the last path has no links
 		others, err := v.throughOtherMounts(paths[2])
 		if err != nil {
 			return err
@@ -193,8 +203,9 @@ func (v *view) addFile(f *Found, path string, st unix.Statx_t, there bool) error
 	return f.addLocal(fmt.Sprintf("file %d:%d %d", st.Dev_major, st.Dev_minor, st.Ino))
 }
 
-// bootID tells this boot of this host from all others. Only tests change it, and
-// where sysfs is.
+// bootID tells this boot of this host from all others: numbers of devices and inodes mean
+// something else after the next one, and on other hosts. Only tests change it, and where sysfs
+// is.
 var bootID, sysfs = "/proc/sys/kernel/random/boot_id", "/sys"
 
 // addLocal adds a name that means something on this host alone, until its next boot.
@@ -222,6 +233,7 @@ func (f *Found) addDevice(major, minor uint32) error {
 		f.add("/dev/disk/by-id/dm-uuid-" + id)
 		return nil
 	}
+	// For LVM that is made of the names of the volume and its group, which are on the disk.
 	name, err := attribute(dir + "/dm/name")
 	switch {
 	case err != nil:
@@ -230,6 +242,8 @@ func (f *Found) addDevice(major, minor uint32) error {
 		f.add("/dev/mapper/" + name)
 		return nil
 	}
+	// Nothing says what other hosts call a plain disk. They are excluded only by the same spelling,
+	// for example that of a link in /dev/disk/by-id.
 	return f.addLocal(fmt.Sprintf("block %d:%d", major, minor))
 }
 
@@ -240,7 +254,8 @@ func isMultipath(uuid string) bool {
 	return at == 0 || at > 0 && strings.HasPrefix(uuid, "part")
 }
 
-// attribute reads a file of sysfs; "" if the device has none, or says so.
+// attribute reads a file of sysfs; "" if the device has none, or says so. Drivers have several
+// errors for that; all others mean that it is not known.
 func attribute(path string) (string, error) {
 	b, err := os.ReadFile(path)
 	for _, lacking := range []error{unix.ENOENT, unix.ENOTDIR, unix.EINVAL, unix.ENXIO, unix.ENODEV, unix.ENODATA,

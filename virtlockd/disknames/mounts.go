@@ -15,10 +15,10 @@ import (
 // mount is a line of /proc/PID/mountinfo (proc(5)): a directory of a file system at a
 // mount point.
 type mount struct {
-	id     uint64
-	device string
-	root   string
-	point  string
+	id     uint64 // as in statx(2), stx_mnt_id; reused after an unmount
+	device string // MAJOR:MINOR of the file system
+	root   string // the directory of the file system that is mounted: not "/" for a bind mount
+	point  string // where, seen from the root directory of the process
 }
 
 // table is the mounts of one mount namespace. It is kept with the file that it was
@@ -32,10 +32,13 @@ type table struct {
 // tables are those of the namespaces that were asked for last.
 var tables struct {
 	sync.Mutex
-	of map[string]*table // by what /proc/PID/ns/mnt says
+	// of is by what /proc/PID/ns/mnt says. A namespace whose number is reused after it has
+	// ended can't be mistaken for it: the file that is kept open keeps it alive.
+	of map[string]*table
 }
 
-// mostTables bounds how many are kept: a host has one libvirtd.
+// mostTables bounds how many are kept: a host has one libvirtd. Each keeps a descriptor and a
+// mount namespace, so after that all are closed, and those still in use are opened again.
 const mostTables = 4
 
 // mountsOf returns the mounts that a process sees.
@@ -78,7 +81,8 @@ func forgetTables() {
 }
 
 // changed reports whether anything was mounted, unmounted or moved since it was last
-// asked, or since the file was opened.
+// asked, or since the file was opened (mounts_poll in fs/proc_namespace.c). To ask forgets the
+// change, so a caller that gets true has to fill the table. An error counts as a change.
 func (t *table) changed() bool {
 	n, err := unix.Poll([]unix.PollFd{{Fd: int32(t.file.Fd()), Events: unix.POLLPRI}}, 0)
 	return n != 0 && !errors.Is(err, unix.EINTR) // a signal came, and nothing else
@@ -181,7 +185,7 @@ func join(dir, rest string) string {
 }
 
 // throughOtherMounts returns the paths of a file through the other mounts of its file
-// system. The device in mountinfo identifies the file system; that of a file may be
+// system: a guest whose disk is given by one of them has the same disk. The device in mountinfo identifies the file system; that of a file may be
 // the one of a subvolume.
 func (v *view) throughOtherMounts(path string) (paths []string, err error) {
 	st, err := v.stat(path)

@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// view is the file system as another process sees it.
+// view is the file system as another process sees it. The descriptor keeps its root directory
+// and mounts also after the process has ended; pid is used for mountinfo alone.
 type view struct {
 	pid  uint32
 	root int // a descriptor of its root directory
@@ -51,7 +52,12 @@ func (v *view) openPath(path string, flags, resolve uint64) (fd int, err error) 
 }
 
 // walk is openPath without openat2: it follows links itself, because the kernel would
-// take one with an absolute target for a path of this process.
+// take one with an absolute target for a path of this process. For the same reason ".." is not
+// left to the kernel, which would lead out of the root of the other process: the names are
+// walked again from there.
+//
+// It is not one step for the kernel. A directory that is moved meanwhile may lead elsewhere,
+// as with any path that is looked up twice.
 func (v *view) walk(path string, follow bool) (fd int, err error) {
 	var names []string // of the directories that lead to fd; none of them is a link
 	fd, err = v.inRoot(nil)
@@ -195,7 +201,7 @@ func (v *view) resolve(path string) (string, error) {
 	return at, nil
 }
 
-// clean is a path without empty components, "." and "X/..", where X may be a link:
+// clean is an absolute path without empty components, "." and "X/..", where X may be a link:
 // then ".." is the directory above what it leads to.
 func (v *view) clean(path string) (string, error) {
 	out := ""
@@ -211,7 +217,7 @@ func (v *view) clean(path string) (string, error) {
 		default:
 			out += "/" + component
 		}
-		if len(out) >= unix.PathMax {
+		if len(out) >= unix.PathMax { // links in ".." may make it longer than the path was
 			return "", unix.ENAMETOOLONG
 		}
 	}
