@@ -117,6 +117,9 @@ func serve(ctx context.Context, o options, read func() (options, error), control
 		return err
 	}
 	defer func() { err = errors.Join(err, d.closeState()) }()
+	// What follows is undone in the opposite order, wherever the start fails: a lock is given up
+	// (closeState) only when nobody can call any more.
+	//
 	// A door that opened before another failed is closed as well.
 	defer func() { err = errors.Join(err, d.closeSockets()) }()
 	if err := d.openSockets(&inherited); err != nil {
@@ -182,6 +185,8 @@ func (d *daemon) openState(ctx context.Context) (err error) {
 	}
 	d.log.Info("state file read", "path", d.file.Path(), "locks", len(d.found.Locks), "lockspaces", len(d.found.Spaces))
 	d.restored = make(chan struct{})
+	// Beside the bus connection and the sockets, because 100,000 locks take a while. The service
+	// waits for it before it uses the engine (lockd.Order).
 	go func(found state.Contents) {
 		defer close(d.restored)
 		restore(d.engine, found, d.bootID, d.file.Header().Instance, d.log)
@@ -189,7 +194,8 @@ func (d *daemon) openState(ctx context.Context) (err error) {
 	return nil
 }
 
-// closeState ends what openState began.
+// closeState ends what openState began. The engine is closed first: its locks become orphans with
+// that, and whoever gets the state directory next, which closing the file unlocks, adopts them.
 func (d *daemon) closeState() error {
 	<-d.restored
 	return errors.Join(d.engine.Close(), d.file.Close())
@@ -308,6 +314,7 @@ func (d *daemon) live(ctx context.Context) error {
 		}
 	}
 	d.systemd.tell("STOPPING=1\nSTATUS=stopping; locks stay")
+	// All doors close side by side, so that one with slow clients takes no time from the others.
 	timer := time.AfterFunc(answerTime, stopService)
 	defer timer.Stop()
 	stopCtx, cancel := context.WithTimeout(context.Background(), answerTime+stopTimeout)
@@ -351,7 +358,7 @@ func (d *daemon) open(ctx context.Context) error {
 		err = d.server.RequestName()
 	}
 	if ctx.Err() != nil {
-		return nil
+		return nil // what failed may have failed because of that
 	}
 	if err != nil {
 		return err
@@ -388,6 +395,8 @@ func (d *daemon) wait(ctx context.Context, ended <-chan error) (idle bool, err e
 	work.Go(func() { d.writeMetrics(ctx, d.settings.metricsChanged) })
 	work.Go(func() { d.serveReloads(ctx) })
 	work.Go(func() { d.runPeers(ctx) })
+	// The deferred calls above end all of them, and wait: nothing of this uses the service, or
+	// reports to systemd, while live stops it.
 	select {
 	case <-ctx.Done():
 		return false, nil

@@ -53,6 +53,7 @@ func restore(e dlm.Engine, c state.Contents, bootID, instance string, log *slog.
 		return // a reboot ends the locks of every engine
 	}
 	held := orphans(c, api.AnchorName(instance))
+	// In the order of the file, so that the same file gives the same locks and the same log.
 	for _, s := range c.Spaces {
 		if len(held[s.Name]) == 0 {
 			continue

@@ -46,12 +46,14 @@ const (
 
 // newFDStore returns the store, or nil if there is none.
 func newFDStore(getenv func(string) string, log *slog.Logger) (*fdStore, error) {
+	// An older systemd without FDSTORE, or another manager, is not an error: connections and
+	// descriptors then end with this process.
 	room, err := strconv.Atoi(getenv("FDSTORE"))
 	address := getenv("NOTIFY_SOCKET")
 	if err != nil || room <= 0 || address == "" {
 		return nil, nil
 	}
-	if address[0] == '@' {
+	if address[0] == '@' { // an abstract socket (sd_notify(3))
 		address = "\x00" + address[1:]
 	}
 	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: address, Net: "unixgram"})
@@ -116,6 +118,7 @@ func (s *fdStore) Room() int { return s.room }
 // Keep implements varlink.Keeper. The copy makes the message good after the caller has gone
 // on: it may time out here while the message is in the queue.
 func (s *fdStore) Keep(name string, fd uintptr) error {
+	// From 3 on: 0 to 2 may be closed, and a descriptor in their place would be written to.
 	own, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		return os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err)

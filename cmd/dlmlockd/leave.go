@@ -64,6 +64,7 @@ func leave(ctx context.Context, o options, log *slog.Logger) (err error) {
 	}
 	defer func() { err = errors.Join(err, d.watcher.Close()) }()
 	d.service = lockd.New(d.serviceConfig())
+	// Not ctx: the service ends in order, also when the time is over.
 	runCtx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- d.service.Run(runCtx) }()
@@ -131,6 +132,7 @@ func leaveUnused(ctx context.Context, service *lockd.Service, used map[string]ui
 			errs = append(errs, fmt.Errorf("the lockspace %s is not left: %s", sp.Name, kept))
 			continue
 		}
+		// With force: either nothing is held, or the host goes down, which ends the locks anyway.
 		_, err := ask(ctx, func(done func(struct{}, error)) {
 			service.Leave(api.Caller{Privileged: true}, sp.Name, true, func(err error) { done(struct{}{}, err) })
 		})
@@ -148,6 +150,7 @@ func awaitUsers(ctx context.Context, service api.Service) (map[string]uint32, er
 	ctx, cancel := context.WithTimeout(ctx, userTime)
 	defer cancel()
 	for {
+		// Without the time limit, for the last look: it decides what is left.
 		used, err := users(context.WithoutCancel(ctx), service)
 		if err != nil || len(used) == 0 {
 			return used, err

@@ -58,7 +58,7 @@ func (m *metrics) lockspaces(spaces []api.LockspaceInfo) {
 	for _, s := range spaces {
 		locks = append(locks, sample(float64(s.Locks), "lockspace", s.Name))
 		waiting = append(waiting, sample(float64(s.Waiting), "lockspace", s.Name))
-		if s.Orphans >= 0 {
+		if s.Orphans >= 0 { // -1: debugfs can't be read, which must not look like "none"
 			orphans = append(orphans, sample(float64(s.Orphans), "lockspace", s.Name))
 		}
 		stopped := s.HasHealth && s.Health.Stopped
@@ -114,7 +114,8 @@ func (m *metrics) write(w io.Writer) error {
 	return nil
 }
 
-// sample is one value of a gauge; labels are pairs of name and value.
+// sample is one value of a gauge; labels are pairs of name and value. The format wants UTF-8, and
+// the name of a lockspace may be any bytes.
 func sample(value float64, labels ...string) *dto.Metric {
 	s := &dto.Metric{Gauge: &dto.Gauge{Value: &value}}
 	for i := 0; i < len(labels); i += 2 {

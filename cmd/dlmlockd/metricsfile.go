@@ -48,6 +48,8 @@ func (d *daemon) writeMetrics(ctx context.Context, changed <-chan struct{}) {
 }
 
 func (d *daemon) writeMetricsTo(ctx context.Context, path string) error {
+	// With room for the answer, which comes in the table's turn, maybe after ctx has ended. A table
+	// that is stuck stops the file here: its age is an alarm (data/monitoring).
 	spaces := make(chan []api.LockspaceInfo, 1)
 	d.service.Lockspaces(func(s []api.LockspaceInfo, _ error) { spaces <- s })
 	select {

@@ -53,7 +53,8 @@ func (i *inherited) take(names ...string) (found []net.Listener) {
 }
 
 // vacate makes room for a socket at a path where a program that has ended has left one
-// behind. It returns false if another program listens there.
+// behind. It returns false if another program listens there. Two services can't do this at the
+// same time: the state directory is locked by then.
 func vacate(path string) bool {
 	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		_ = conn.Close()

@@ -23,7 +23,7 @@ type startupNotices struct {
 
 func (s *startupNotices) notify(n api.Notice) {
 	s.mu.Lock()
-	opened := s.opened
+	opened := s.opened // once true it stays so, so the notice may be passed on without the lock
 	if _, lost := n.(api.LockLost); lost && !opened && len(s.kept) < maxStartupNotices {
 		s.kept = append(s.kept, n)
 	}

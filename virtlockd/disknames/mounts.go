@@ -185,8 +185,8 @@ func join(dir, rest string) string {
 }
 
 // throughOtherMounts returns the paths of a file through the other mounts of its file
-// system: a guest whose disk is given by one of them has the same disk. The device in mountinfo identifies the file system; that of a file may be
-// the one of a subvolume.
+// system: a guest whose disk is given by one of them has the same disk. The device in
+// mountinfo identifies the file system; that of a file may be the one of a subvolume.
 func (v *view) throughOtherMounts(path string) (paths []string, err error) {
 	st, err := v.stat(path)
 	switch {
