@@ -120,8 +120,8 @@ test-kernel-bugs: deps-lab ## which of the DLM's known faults Debian's kernels h
 
 .PHONY: soak
 soak: deps-lab ## clients and faults of all kinds for SOAK=1h, or until SOAK_OPS calls were made; see lab/SOAK.md
-	@$(MAKE) --no-print-directory build
-	LAB=1 SOAK="$(SOAK)" SOAK_OPS="$(SOAK_OPS)" LAB_KERNELS="$(or $(LAB_KERNELS),6.12)" $(GO) test -C lab -count=1 \
+	@$(MAKE) --no-print-directory build bin/dlmlock.so bin/lockdriver
+	LAB=1 SOAK="$(SOAK)" SOAK_OPS="$(SOAK_OPS)" SOAK_OTHER="$(SOAK_OTHER)" LAB_KERNELS="$(or $(LAB_KERNELS),6.12)" $(GO) test -C lab -count=1 \
 		-timeout 0 -tags "$(TAGS)" $(TESTFLAGS) -v -run '^TestSoak$$' .
 
 # etcd, unpacked and not installed: only this compares with it.

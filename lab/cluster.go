@@ -35,6 +35,9 @@ type Config struct {
 	MemoryMB int
 	// KernelArgs are added to the nodes' kernel command line.
 	KernelArgs string
+	// SharedMemory is a file that all nodes have as memory of a PCI device (package
+	// ledger); "" is none.
+	SharedMemory string
 	// Artefacts is the directory for consoles and logs; the default is
 	// LAB_ARTEFACTS or lab/artefacts.
 	Artefacts string

@@ -1,6 +1,7 @@
 package lab_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -72,12 +73,17 @@ func (h *history) ended(resource, owner string, at int64) {
 		Return: math.MaxInt64})
 }
 
-// holding is one resource: owner to mode.
-type holding map[string]dlm.Mode
+// holding is one resource: who has it, sorted by owner. It is never changed.
+type holding []holder
+
+type holder struct {
+	owner string
+	mode  dlm.Mode
+}
 
 // lockModel says what the calls may do to a resource.
 var lockModel = porcupine.NondeterministicModel{
-	Init: func() []any { return []any{holding{}} },
+	Init: func() []any { return []any{holding(nil)} },
 	Step: func(state, input, output any) []any {
 		held, d := state.(holding), input.(deed)
 		after, possible := held.with(d)
@@ -93,7 +99,7 @@ var lockModel = porcupine.NondeterministicModel{
 		}
 		return []any{held}
 	},
-	Equal: func(a, b any) bool { return fmt.Sprint(a) == fmt.Sprint(b) }, // maps print sorted
+	Equal: func(a, b any) bool { return slices.Equal(a.(holding), b.(holding)) },
 	Partition: func(all []porcupine.Operation) [][]porcupine.Operation {
 		parts := map[string][]porcupine.Operation{}
 		for _, op := range all {
@@ -114,20 +120,23 @@ var lockModel = porcupine.NondeterministicModel{
 
 // with is the resource after d, if the rules allow it.
 func (h holding) with(d deed) (after holding, possible bool) {
-	after = holding{}
-	for owner, mode := range h {
-		if owner == d.owner {
-			continue
-		}
-		if d.mode != dlm.None && !dlm.Compatible(mode, d.mode) {
+	at, own := slices.BinarySearchFunc(h, d.owner, func(o holder, owner string) int { return cmp.Compare(o.owner, owner) })
+	if d.mode == dlm.None && !own {
+		return h, true
+	}
+	for i, o := range h {
+		if d.mode != dlm.None && (i != at || !own) && !dlm.Compatible(o.mode, d.mode) {
 			return nil, false
 		}
-		after[owner] = mode
 	}
-	if d.mode != dlm.None {
-		after[d.owner] = d.mode
+	rest := h[at:]
+	if own {
+		rest = h[at+1:]
 	}
-	return after, true
+	if d.mode == dlm.None {
+		return slices.Concat(h[:at], rest), true
+	}
+	return slices.Concat(h[:at], holding{{d.owner, d.mode}}, rest), true
 }
 
 // checkTime bounds the search for two holders.

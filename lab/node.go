@@ -130,7 +130,7 @@ func (n *Node) Boot(ctx context.Context) error {
 		MemoryMB: c.config.MemoryMB, MAC: lan.MAC(n.ID).String(),
 		NetSocket: n.netPath, PortSocket: n.prtPath, PortName: guest.PortName,
 		RootTags: []string{guest.RootTag, guest.HostTag},
-		Console:  n.Console, Errors: n.qemuLog,
+		Console:  n.Console, Errors: n.qemuLog, SharedMemory: c.config.SharedMemory,
 	})
 	if err != nil {
 		return err

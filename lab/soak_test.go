@@ -1,35 +1,30 @@
 package lab_test
 
 import (
-	"bufio"
-	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/anishathalye/porcupine"
 	"github.com/stretchr/testify/require"
 
 	"github.com/dlmlock/dlmlockd/client"
-	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/lab"
+	"github.com/dlmlock/dlmlockd/lab/logbook"
 	"github.com/dlmlock/dlmlockd/lab/service"
 )
 
 // TestSoak has clients on three nodes work for as long as one likes, with faults
-// of all kinds (soakFaults), and judges what they were told: make soak. It works
-// in slices that end in a quiet point, where nobody holds anything. What each
+// of all kinds (soakFaults), and judges what they were told: make soak. The
+// clients are programs on the nodes (lab/cmd/soaker), and what they do is in
+// memory that this machine shares with the nodes (package logbook). It works in
+// slices that end in a quiet point, where nobody holds anything. What each
 // slice came to is a line in soak.jsonl, and a run that is started again adds to
 // the lines that are there.
 func TestSoak(t *testing.T) {
@@ -63,111 +58,101 @@ func soakGoal(t *testing.T) (func(*soak) bool, string) {
 }
 
 const (
-	soakSpace      = "vms"
-	soakState      = service.StateDir
-	soakStateSize  = "8m"
-	soakFill       = soakState + "/fill"
-	clientsPerNode = 5
-	sliceTime      = 25 * time.Second // of work, beside what faults take
-	quietTime      = 2 * time.Minute
+	soakSpace     = "vms"
+	soakState     = service.StateDir
+	soakStateSize = "8m"
+	soakFill      = soakState + "/fill"
+	soakResources = 32
+	quietTime     = 2 * time.Minute
 )
 
-// A sliceReport is what a slice came to, or all of them.
-type sliceReport struct {
-	Time    string         `json:"time,omitempty"`
-	Kernel  string         `json:"kernel"`
-	Seed    uint64         `json:"seed,omitempty"`
-	Calls   int            `json:"calls"`
-	Granted int            `json:"granted"` // or released, or converted
-	Refused int            `json:"refused"`
-	Unknown int            `json:"unknown"`
-	Faults  map[string]int `json:"faults"`
-	// The largest of any node's daemon at the quiet point.
-	Descriptors int `json:"descriptors"`
-	ResidentKB  int `json:"residentKB"`
-}
-
-func (r *sliceReport) add(o sliceReport) {
-	r.Calls += o.Calls
-	r.Granted += o.Granted
-	r.Refused += o.Refused
-	r.Unknown += o.Unknown
-	for name, n := range o.Faults {
-		r.Faults[name] += n
+// sliceTime is how long a slice works, beside what its last fault takes: SOAK_SLICE,
+// or a minute.
+var sliceTime = sync.OnceValue(func() time.Duration {
+	d, err := time.ParseDuration(os.Getenv("SOAK_SLICE"))
+	if err != nil {
+		return time.Minute
 	}
-	r.Descriptors = max(r.Descriptors, o.Descriptors)
-	r.ResidentKB = max(r.ResidentKB, o.ResidentKB)
-}
+	return d
+})
 
 type soak struct {
-	t         *testing.T // of the slice
-	rig       *serviceRig
-	kernel    string
-	report    string // path of soak.jsonl
-	total     sliceReport
-	began     time.Time
-	rand      *rand.Rand
-	resources []string
-	gates     gates
+	t      *testing.T // of the slice
+	rig    *serviceRig
+	kernel string
+	report string // path of soak.jsonl
+	total  sliceReport
+	began  time.Time
+	rand   *rand.Rand
+	faults []fault
+	// other is a build of the daemon that nodes change to and back, and runsOther
+	// which nodes have it.
+	other     string
+	runsOther map[int]bool
 
-	// Of the slice.
-	history *history
-	clients []*soakClient
-
-	mu     sync.Mutex
-	tokens map[string][]seenToken
-	why    map[string]int // of calls without an answer
-}
-
-// seenToken is the fencing token of a lock that excludes others.
-type seenToken struct {
-	call, ret int64
-	token     uint64
+	done    []sawFault // in the slice
+	logbook *logbook.Logbook
+	soakers []*soaker
 }
 
 func newSoak(t *testing.T, kernel string) *soak {
-	s := &soak{t: t, kernel: kernel, began: time.Now(), gates: gates{},
-		resources: []string{"a", "b", "c", "d", "e", "f", "g", "h"},
-		rig:       newServiceRig(t, lab.Config{Kernel: kernel, Nodes: 3, Fencing: true})}
+	programs := buildSoakPrograms(t)
+	path := filepath.Join(t.TempDir(), "logbook")
+	l, err := logbook.Create(path)
+	require.NoError(t, err)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		l.Run(stop)
+	}()
+	t.Cleanup(func() {
+		close(stop)
+		<-stopped
+		require.NoError(t, l.Close())
+	})
+	s := &soak{t: t, kernel: kernel, began: time.Now(), logbook: l, other: programs.other, runsOther: map[int]bool{},
+		rig: newServiceRig(t, lab.Config{Kernel: kernel, Nodes: 3, Fencing: true, SharedMemory: path})}
+	s.faults = chosenFaults(t, s.other != "")
 	s.report = filepath.Join(filepath.Dir(s.rig.cluster.Artefacts()), "soak.jsonl")
 	s.total = sliceReport{Kernel: kernel, Faults: map[string]int{}}
 	require.NoError(t, s.readReport())
 	ctx := lab.Context(t, "start", 2*commandTime)
 	for _, n := range s.rig.cluster.Nodes() {
-		s.gates[n.ID] = &sync.RWMutex{}
+		for _, clients := range soakProcesses {
+			k := &soaker{soak: s, programs: programs, node: n, pages: map[int]soakClient{}}
+			for _, c := range clients {
+				number := s.clients()
+				k.pages[number] = c
+				k.order = append(k.order, number)
+				s.logbook.Page(number).Give(logbook.Finish)
+			}
+			s.soakers = append(s.soakers, k)
+		}
 		require.NoError(t, s.prepare(ctx, n))
 		require.NoError(t, s.start(ctx, n))
+		require.NoError(t, s.startClients(ctx, n))
 	}
 	return s
 }
 
-// prepare gives the state directory a file system that can be full.
-func (s *soak) prepare(ctx context.Context, n *lab.Node) error {
-	_, err := n.Shell(ctx, fmt.Sprintf("mkdir -p -m 700 %[1]s && mountpoint -q %[1]s || "+
-		"mount -t tmpfs -o mode=700,size=%[2]s soak %[1]s", soakState, soakStateSize))
-	return err
+// clients is how many there are so far.
+func (s *soak) clients() (n int) {
+	for _, k := range s.soakers {
+		n += len(k.pages)
+	}
+	return n
 }
 
-// readReport adds up the slices of earlier runs.
-func (s *soak) readReport() error {
-	f, err := os.Open(s.report)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	} else if err != nil {
+// prepare gives a node that was booted the clients, and a state directory that can
+// be full.
+func (s *soak) prepare(ctx context.Context, n *lab.Node) error {
+	if err := s.soakers[0].programs.push(ctx, n); err != nil {
 		return err
 	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		var r sliceReport
-		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
-			return fmt.Errorf("%s: %w", s.report, err)
-		}
-		if r.Kernel == s.kernel {
-			s.total.add(r)
-		}
-	}
-	return lines.Err()
+	s.runsOther[n.ID] = false
+	_, err := n.Shell(ctx, fmt.Sprintf("mkdir -p /run/dlmlock /run/libvirt && mkdir -p -m 700 %[1]s && "+
+		"mountpoint -q %[1]s || mount -t tmpfs -o mode=700,size=%[2]s soak %[1]s", soakState, soakStateSize))
+	return err
 }
 
 // slice works, with faults one after the other, until it is time to be quiet,
@@ -180,95 +165,117 @@ func (s *soak) slice(t *testing.T) {
 		require.NoError(t, err, "SOAK_SEED")
 	}
 	s.t, s.rand = t, rand.New(rand.NewPCG(seed, 0))
-	s.history, s.tokens, s.why = &history{begin: time.Now()}, map[string][]seenToken{}, map[string]int{}
-	s.clients = s.newClients(seed)
-	r := sliceReport{Time: time.Now().UTC().Format(time.RFC3339), Kernel: s.kernel, Seed: seed, Faults: map[string]int{}}
-
-	var working sync.WaitGroup
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	for _, c := range s.clients {
-		working.Go(func() { c.work(ctx) })
+	begin := time.Now()
+	r := sliceReport{Time: begin.UTC().Format(time.RFC3339), Kernel: s.kernel, Seed: seed, Faults: map[string]int{}}
+	s.logbook.Clear()
+	s.done = nil
+	s.eachPage(func(number int, p *logbook.Page) {
+		p.Reset(seed + uint64(number))
+		p.Give(logbook.Work)
+	})
+	nodes := s.rig.cluster.Nodes()
+	for time.Since(begin) < sliceTime() {
+		if len(s.faults) > 0 {
+			f, n := s.pick(), nodes[s.rand.IntN(len(nodes))]
+			r.Faults[f.name]++
+			s.done = append(s.done, sawFault{2 * int64(s.logbook.Now()), f.name, n.ID})
+			require.NoError(t, f.do(s, lab.Context(t, f.name, 2*commandTime), n), "seed %d: %s on %s", seed, f.name, n.Name)
+		}
+		pause(t.Context(), s.seconds(4))
 	}
-	for begin := time.Now(); time.Since(begin) < sliceTime; pause(ctx, s.seconds(4)) {
-		f, n := s.pick(), s.rig.cluster.Nodes()[s.rand.IntN(len(s.rig.cluster.Nodes()))]
-		r.Faults[f.name]++
-		require.NoError(t, f.do(s, lab.Context(t, f.name, 2*commandTime), n), "seed %d: %s on %s", seed, f.name, n.Name)
-	}
-	stop()
-	working.Wait()
+	r.Work = time.Since(begin).Seconds()
 	s.quiet(&r)
+	r.Quiet = time.Since(begin).Seconds() - r.Work
 	s.judge(&r)
+	r.Judge = time.Since(begin).Seconds() - r.Work - r.Quiet
 	s.write(r)
 }
 
-func (s *soak) newClients(seed uint64) (all []*soakClient) {
-	for _, n := range s.rig.cluster.Nodes() {
-		for i := range clientsPerNode {
-			c := &soakClient{soak: s, node: n.ID, owner: fmt.Sprintf("n%d.%d", n.ID, i), lifetime: client.Persistent,
-				rand: rand.New(rand.NewPCG(seed, uint64(len(all)+1))), held: map[string]dlm.Mode{}, open: map[string][]int{}}
-			if i == 0 {
-				c.lifetime = client.Connection
-			}
-			all = append(all, c)
+// eachPage does something with the pages of all clients.
+func (s *soak) eachPage(do func(number int, p *logbook.Page)) {
+	for _, k := range s.soakers {
+		for _, number := range k.order {
+			do(number, s.logbook.Page(number))
 		}
 	}
-	return all
 }
 
 // quiet has everybody release what he has, and looks for what is left.
 func (s *soak) quiet(r *sliceReport) {
 	ctx, cancel := context.WithTimeout(s.t.Context(), quietTime)
 	defer cancel()
-	var all sync.WaitGroup
-	for _, c := range s.clients {
-		all.Go(func() {
-			if left := c.finish(ctx); len(left) > 0 {
-				s.t.Errorf("seed %d: %s can't release %v: %v", r.Seed, c.owner, left, c.last)
-			}
-			c.disconnect()
-		})
+	for _, k := range s.soakers {
+		k.give(logbook.Finish)
 	}
-	all.Wait()
+	for _, k := range s.soakers {
+		if err := k.obeyed(ctx); err != nil {
+			s.t.Errorf("seed %d: %v", r.Seed, err)
+		}
+	}
 	if s.t.Failed() {
 		s.dump(r)
 	}
-	for _, n := range s.rig.cluster.Nodes() {
-		s.inspect(r, n)
+	var all sync.WaitGroup
+	seen := make([]sliceReport, len(s.rig.cluster.Nodes()))
+	for i, n := range s.rig.cluster.Nodes() {
+		all.Go(func() {
+			if err := s.inspect(&seen[i], n); err != nil {
+				s.t.Errorf("seed %d: %s at the quiet point: %v", r.Seed, n.Name, err)
+			}
+		})
+	}
+	all.Wait()
+	for _, o := range seen {
+		r.Descriptors, r.ResidentKB = max(r.Descriptors, o.Descriptors), max(r.ResidentKB, o.ResidentKB)
+	}
+	if s.t.Failed() {
+		s.dump(r)
 	}
 }
 
 // inspect looks at a node when nobody has a lock.
-func (s *soak) inspect(r *sliceReport, n *lab.Node) {
+func (s *soak) inspect(r *sliceReport, n *lab.Node) error {
 	ctx := lab.Context(s.t, "quiet point", commandTime)
 	bus, err := s.rig.services[n.ID].Dial(ctx)
-	require.NoError(s.t, err)
+	if err != nil {
+		return err
+	}
 	defer bus.Close()
-	require.Eventually(s.t, func() bool { // connection locks go when the service has seen the end
+	for { // connection locks go when the service has seen the end
 		locks, err := bus.Locks(ctx, client.Filter{})
-		require.NoError(s.t, err)
-		return len(locks) == 0
-	}, time.Minute, 100*time.Millisecond, "seed %d: %s has locks at the quiet point", r.Seed, n.Name)
+		if err != nil {
+			return err
+		}
+		if len(locks) == 0 {
+			break
+		}
+		if pause(ctx, 100*time.Millisecond); ctx.Err() != nil {
+			return fmt.Errorf("it has locks: %v", locks)
+		}
+	}
 	orphans, err := bus.Orphans(ctx, soakSpace)
-	require.NoError(s.t, err)
-	require.Empty(s.t, orphans, "seed %d: orphans on %s", r.Seed, n.Name)
+	if err != nil || len(orphans) > 0 {
+		return errors.Join(err, fmt.Errorf("orphans: %v", orphans))
+	}
 	pid := s.rig.services[n.ID].PID()
 	text, err := n.Shell(ctx, fmt.Sprintf("ls /proc/%d/fd | wc -l; awk '/^VmRSS/{print $2}' /proc/%d/status", pid, pid))
-	require.NoError(s.t, err)
-	words := strings.Fields(text)
-	require.Len(s.t, words, 2, text)
-	descriptors, _ := strconv.Atoi(words[0])
-	resident, _ := strconv.Atoi(words[1])
-	r.Descriptors, r.ResidentKB = max(r.Descriptors, descriptors), max(r.ResidentKB, resident)
-	require.Less(s.t, descriptors, 100, "%s: descriptors", n.Name)
-	require.Less(s.t, resident, 200<<10, "%s: memory in KB", n.Name)
+	if err != nil {
+		return err
+	}
+	if _, err := fmt.Sscan(text, &r.Descriptors, &r.ResidentKB); err != nil {
+		return fmt.Errorf("%q: %w", text, err)
+	}
+	if r.Descriptors > 100 || r.ResidentKB > 200<<10 {
+		return fmt.Errorf("%d descriptors, %d KB of memory", r.Descriptors, r.ResidentKB)
+	}
+	return nil
 }
 
 // keep writes the history of a slice that fails, and returns where: the name of all that
 // is kept of the slice, without its extension.
 func (s *soak) keep(r *sliceReport) (name string) {
 	name = filepath.Join(s.rig.cluster.Artefacts(), fmt.Sprintf("soak-%d", r.Seed))
-	_ = os.WriteFile(name+".txt", []byte(s.history.text()), 0o644)
+	_ = os.WriteFile(name+".txt", []byte(s.account().text()), 0o644)
 	return name
 }
 
@@ -283,92 +290,4 @@ func (s *soak) dump(r *sliceReport) {
 		_ = os.WriteFile(fmt.Sprintf("%s.%s", name, n.Name), fmt.Appendf(nil, "%s%v\n", text, err), 0o644)
 	}
 	s.t.Fatalf("see %s.*", name)
-}
-
-// judge searches the history for two holders, and the tokens for one that is not
-// larger than one of a lock that had been granted before.
-func (s *soak) judge(r *sliceReport) {
-	for _, op := range s.history.ops {
-		r.Calls++
-		switch op.Output.(told) {
-		case granted:
-			r.Granted++
-		case refused:
-			r.Refused++
-		default:
-			r.Unknown++
-		}
-	}
-	model := lockModel.ToModel()
-	result, info := porcupine.CheckOperationsVerbose(model, s.history.ops, checkTime)
-	if result != porcupine.Ok {
-		_ = porcupine.VisualizePath(model, info, s.keep(r)+".html")
-	}
-	require.Equal(s.t, porcupine.Ok, result, "seed %d: two holders at one time, or no time to search", r.Seed)
-	for name, seen := range s.tokens {
-		checkTokens(s.t, name, seen)
-	}
-}
-
-// checkTokens: a lock that excludes others has a larger token than every such
-// lock that had been granted before it was asked for.
-func checkTokens(t *testing.T, name string, seen []seenToken) {
-	t.Helper()
-	slices.SortFunc(seen, func(a, b seenToken) int { return cmp.Compare(a.call, b.call) })
-	byEnd := slices.Clone(seen)
-	slices.SortFunc(byEnd, func(a, b seenToken) int { return cmp.Compare(a.ret, b.ret) })
-	var largest uint64
-	ended := 0
-	for _, s := range seen {
-		for ended < len(byEnd) && byEnd[ended].ret < s.call {
-			largest = max(largest, byEnd[ended].token)
-			ended++
-		}
-		if s.token <= largest {
-			t.Errorf("the token of %s went from %d to %d", name, largest, s.token)
-		}
-	}
-}
-
-func (s *soak) sawToken(name string, mode dlm.Mode, call int64, token uint64) {
-	if mode != dlm.EX || token == 0 {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.tokens[name] = append(s.tokens[name], seenToken{call, s.history.now(), token})
-}
-
-// explain counts why calls had no answer that says what happened.
-func (s *soak) explain(err error) {
-	kind := "no answer"
-	if e, ok := errors.AsType[*client.Error](err); ok {
-		kind = string(e.Kind)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.why[kind]++
-}
-
-// write adds the slice to the report and prints a line of progress.
-func (s *soak) write(r sliceReport) {
-	s.total.add(r)
-	line, err := json.Marshal(r)
-	require.NoError(s.t, err)
-	f, err := os.OpenFile(s.report, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	require.NoError(s.t, err)
-	_, err = f.Write(append(line, '\n'))
-	require.NoError(s.t, errors.Join(err, f.Close()))
-	fmt.Printf("soak %s: %d calls in %v: %d done, %d refused, %d open %v; %d descriptors, %d KB; "+
-		"all in all %d calls, %v\n", s.kernel, r.Calls, time.Since(s.history.begin).Round(time.Second), r.Granted,
-		r.Refused, r.Unknown, s.why, r.Descriptors, r.ResidentKB, s.total.Calls, s.total.Faults)
-}
-
-// text is the history, a line for each call.
-func (h *history) text() string {
-	var b strings.Builder
-	for _, op := range h.ops {
-		fmt.Fprintf(&b, "%12d %20d %s\n", op.Call, op.Return, lockModel.DescribeOperation(op.Input, op.Output))
-	}
-	return b.String()
 }

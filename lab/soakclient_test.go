@@ -2,268 +2,347 @@ package lab_test
 
 import (
 	"context"
-	"errors"
-	"math/rand/v2"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
 	"sync"
-	"sync/atomic"
+	"testing"
 	"time"
+
+	"github.com/stretchr/testify/require"
 
 	"github.com/dlmlock/dlmlockd/client"
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lab"
+	"github.com/dlmlock/dlmlockd/lab/agent"
+	"github.com/dlmlock/dlmlockd/lab/logbook"
+	"github.com/dlmlock/dlmlockd/lab/service"
 )
 
-// soakClient works on a few resources from one node, whatever happens to the
-// service, the node and the network meanwhile, and writes down what it was told.
-type soakClient struct {
+// soakClient is one client: by which door it reaches the service, and what ends its
+// locks.
+type soakClient struct{ door, lifetime string }
+
+// soakProcesses are the processes of clients on each node: a process is killed, or
+// paused, with all its clients.
+var soakProcesses = [][]soakClient{
+	{{"varlink", client.Persistent}, {"varlink", client.Persistent}, {"varlink", client.Process},
+		{"varlink", client.Connection}},
+	{{"dbus", client.Persistent}, {"dbus", client.Connection}, {"dbus", client.Process}},
+	{{"driver", client.Process}, {"virtlockd", client.Process}},
+}
+
+// Where the programs of the clients are in the nodes.
+const (
+	soakerPath     = "/usr/local/bin/soaker"
+	lockdriverPath = "/usr/local/bin/lockdriver"
+	dlmlockPath    = "/usr/local/lib/dlmlock.so"
+)
+
+// soakPrograms are what the clients need, on this machine.
+type soakPrograms struct {
+	soaker string
+	other  string // another build of the daemon, or ""
+	root   string // of the repository
+}
+
+// buildSoakPrograms builds them. make soak has built what is in C. SOAK_OTHER is the
+// commit of which the other daemon is.
+func buildSoakPrograms(t *testing.T) *soakPrograms {
+	dir := t.TempDir()
+	root, err := lab.Repository()
+	require.NoError(t, err)
+	p := &soakPrograms{soaker: filepath.Join(dir, "soaker"), root: root}
+	out, err := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", p.soaker,
+		"./cmd/soaker").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	commit := os.Getenv("SOAK_OTHER")
+	if commit == "" {
+		return p
+	}
+	p.other = filepath.Join(dir, "dlmlockd")
+	cmd := exec.CommandContext(t.Context(), "sh", "-ec", `mkdir tree && `+
+		`git -C "$ROOT" archive "$COMMIT" | tar -x -C tree && cd tree && go build -trimpath -tags "libdlm godbus_no_tcp" -o "$OUT" ./cmd/dlmlockd`)
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "ROOT="+root, "COMMIT="+commit, "OUT="+p.other)
+	out, err = cmd.CombinedOutput()
+	require.NoError(t, err, "SOAK_OTHER=%s: %s", commit, out)
+	return p
+}
+
+func (p *soakPrograms) push(ctx context.Context, n *lab.Node) error {
+	for from, to := range map[string]string{
+		p.soaker:                                soakerPath,
+		filepath.Join(p.root, "bin/lockdriver"): lockdriverPath,
+		filepath.Join(p.root, "bin/dlmlock.so"): dlmlockPath,
+	} {
+		if err := n.Push(ctx, from, to); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// soaker is one process of clients on a node.
+type soaker struct {
 	soak     *soak
-	node     int
-	owner    string
-	lifetime string
-	rand     *rand.Rand
-
-	bus  atomic.Pointer[client.Client] // nil: no connection
-	held map[string]dlm.Mode           // what it may still have
-	// open has the calls without an answer, by resource: places in the history.
-	// A release that is answered after them ends them, too: the service carries
-	// out the calls of an owner in their order, and a daemon that was killed
-	// carries out nothing.
-	open map[string][]int
-	last error // of the last call without an answer
-	// answered is when the connection was seen alive for the last time: it may
-	// have ended right after that.
-	answered int64
-	lost     bool // the lockspace was left: what the service keeps of the owner is to be released
+	programs *soakPrograms
+	node     *lab.Node
+	pages    map[int]soakClient // by number
+	order    []int              // the numbers, as the clients were made
+	process  *agent.Process
 }
 
-// callTime is how long a client waits for an answer.
-const callTime = 20 * time.Second
-
-// callContext bounds a call. It does not end with the slice: the answer counts.
-func callContext() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.Background(), callTime)
+// start starts the process. Its clients go on with their pages.
+func (k *soaker) start(ctx context.Context) (err error) {
+	argv := []string{soakerPath, "-node", strconv.Itoa(k.node.ID), "-lockspace", soakSpace,
+		"-resources", strconv.Itoa(soakResources)}
+	for _, number := range k.order {
+		argv = append(argv, fmt.Sprintf("%d:%s:%s", number, k.pages[number].door, k.pages[number].lifetime))
+	}
+	k.process, err = k.node.Daemon(ctx, "soaker", agent.Command{Argv: argv})
+	return err
 }
 
-var soakModes = []dlm.Mode{dlm.EX, dlm.EX, dlm.EX, dlm.PW, dlm.PR, dlm.PR, dlm.CW, dlm.CR}
-
-// work goes on until the context ends; the call under way is awaited.
-func (c *soakClient) work(ctx context.Context) {
-	gate := c.soak.gates[c.node]
-	for ctx.Err() == nil {
-		gate.RLock()
-		ok := c.connected() && c.tidy()
-		if ok {
-			ok = c.step()
-		}
-		gate.RUnlock()
-		if !ok {
-			pause(ctx, 200*time.Millisecond)
+func (s *soak) startClients(ctx context.Context, n *lab.Node) error {
+	for _, k := range s.on(n) {
+		if err := k.start(ctx); err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
-// connected returns whether there is a connection, and makes one if it can.
-func (c *soakClient) connected() bool {
-	if bus := c.bus.Load(); bus != nil {
-		select {
-		case <-bus.Done():
-			c.disconnect()
-		default:
-			return true
+// on returns the processes of a node.
+func (s *soak) on(n *lab.Node) (out []*soaker) {
+	for _, k := range s.soakers {
+		if k.node == n {
+			out = append(out, k)
 		}
 	}
-	if !c.soak.rig.cluster.Node(c.node).Up() {
-		return false
-	}
-	ctx, cancel := callContext()
-	defer cancel()
-	bus, err := c.soak.rig.services[c.node].Dial(ctx)
-	if err != nil {
-		return false
-	}
-	bus.AutoStart(false)
-	c.bus.Store(bus)
-	c.answered = c.soak.history.now()
-	return true
+	return out
 }
 
-// disconnect ends the locks that live as long as the connection.
-func (c *soakClient) disconnect() {
-	bus := c.bus.Swap(nil)
-	if bus == nil {
-		return
-	}
-	_ = bus.Close()
-	if c.lifetime == client.Connection {
-		c.died(c.answered)
+func (k *soaker) give(o logbook.Order) {
+	for _, number := range k.order {
+		k.soak.logbook.Page(number).Give(o)
 	}
 }
 
-// tidy releases what the service keeps of locks that were lost.
-func (c *soakClient) tidy() bool {
-	if !c.lost {
-		return true
-	}
-	ctx, cancel := callContext()
-	defer cancel()
-	_, err := c.bus.Load().ReleaseOwner(ctx, soakSpace, c.owner)
-	c.lost = err != nil
-	return err == nil
-}
-
-// step makes one call. It returns false if the next one should not follow at once.
-func (c *soakClient) step() bool {
-	name := c.soak.resources[c.rand.IntN(len(c.soak.resources))]
-	mode := soakModes[c.rand.IntN(len(soakModes))]
-	switch {
-	case c.held[name] != 0 && c.rand.IntN(3) == 0 && len(c.open[name]) == 0:
-		return c.convert(name, mode)
-	case c.held[name] != 0:
-		return c.release(name)
-	case len(c.held) > 1:
-		for held := range c.held { // no more than two at a time, or they wait for each other
-			return c.release(held)
-		}
-	case c.rand.IntN(8) == 0 && len(c.held) == 0:
-		return c.acquireMany(mode)
-	}
-	return c.acquire(name, mode)
-}
-
-func (c *soakClient) options() client.Options {
-	waits := []time.Duration{0, 100 * time.Millisecond, time.Second}
-	return client.Options{Owner: c.owner, Lifetime: c.lifetime, Wait: waits[c.rand.IntN(len(waits))]}
-}
-
-func (c *soakClient) acquire(name string, mode dlm.Mode) bool {
-	ctx, cancel := callContext()
-	defer cancel()
-	begin := c.soak.history.now()
-	want := client.Want{Lockspace: soakSpace, Resource: name, Mode: mode.String()}
-	g, err := c.bus.Load().Acquire(ctx, want, c.options())
-	end := c.note(name, mode, begin, err)
-	if end == granted {
-		c.soak.sawToken(name, mode, begin, g.Token)
-	}
-	return end != unknown
-}
-
-// acquireMany takes two, or none of them.
-func (c *soakClient) acquireMany(mode dlm.Mode) bool {
-	i := c.rand.IntN(len(c.soak.resources) - 1)
-	names := c.soak.resources[i : i+2]
-	var want []client.Want
-	for _, name := range names {
-		want = append(want, client.Want{Lockspace: soakSpace, Resource: name, Mode: mode.String()})
-	}
-	ctx, cancel := callContext()
-	defer cancel()
-	begin := c.soak.history.now()
-	_, err := c.bus.Load().AcquireMany(ctx, want, c.options())
-	var end told
-	for _, name := range names {
-		end = c.note(name, mode, begin, err)
-	}
-	return end != unknown
-}
-
-func (c *soakClient) convert(name string, mode dlm.Mode) bool {
-	ctx, cancel := callContext()
-	defer cancel()
-	begin := c.soak.history.now()
-	_, err := c.bus.Load().Convert(ctx, client.Want{Lockspace: soakSpace, Resource: name, Mode: mode.String()},
-		client.Selector{Owner: c.owner}, time.Duration(c.rand.IntN(3))*100*time.Millisecond)
-	return c.note(name, mode, begin, err) != unknown
-}
-
-// note writes a call down that gives the owner a mode.
-func (c *soakClient) note(name string, mode dlm.Mode, begin int64, err error) told {
-	end := soakEnding(err)
-	at := c.soak.history.add(deed{name, c.owner, mode}, begin, end)
-	if end != unknown && !errors.Is(err, client.NotRunning) {
-		c.answered = c.soak.history.now()
-	}
-	switch end {
-	case granted:
-		c.held[name] = mode
-	case unknown:
-		c.held[name] = mode
-		c.open[name] = append(c.open[name], at)
-		c.last = err
-		c.soak.explain(err)
-	}
-	return end
-}
-
-func (c *soakClient) release(name string) bool {
-	ctx, cancel := callContext()
-	defer cancel()
-	begin := c.soak.history.now()
-	err := c.bus.Load().Release(ctx, soakSpace, name, client.Selector{Owner: c.owner})
-	end := soakEnding(err)
-	if errors.Is(err, client.NotHeld) {
-		end = granted // the owner has nothing there now
-	}
-	if end != granted {
-		// Nothing, or a release at any later time: the next one is written down.
-		c.open[name] = append(c.open[name], c.soak.history.add(deed{name, c.owner, dlm.None}, begin, unknown))
-		c.last = err
-		c.soak.explain(err)
-		return false
-	}
-	c.soak.history.add(deed{name, c.owner, dlm.None}, begin, granted)
-	c.answered = c.soak.history.now()
-	c.soak.history.close(c.open[name])
-	delete(c.open, name)
-	delete(c.held, name)
-	return true
-}
-
-// finish releases everything, and returns what it could not release by the end of
-// the context.
-func (c *soakClient) finish(ctx context.Context) (left []string) {
-	for len(c.held) > 0 || c.lost {
-		if ctx.Err() != nil {
-			break
-		}
-		ok := c.connected() && c.tidy()
-		for name := range c.held {
-			ok = ok && c.release(name)
-		}
-		if !ok {
-			pause(ctx, 200*time.Millisecond)
+// obeyed waits until all clients follow the last order.
+func (k *soaker) obeyed(ctx context.Context) error {
+	for _, number := range k.order {
+		p := k.soak.logbook.Page(number)
+		for !p.Obeyed() {
+			select {
+			case <-k.process.Done():
+				return fmt.Errorf("the clients on %s have ended: %w", k.node.Name, k.process.Wait(ctx))
+			case <-ctx.Done():
+				h := p.Holding()
+				return fmt.Errorf("client %d on %s, %v: holds %v, has lost %v: %w", number, k.node.Name, k.pages[number],
+					h.Held, h.Lost, context.Cause(ctx))
+			case <-time.After(10 * time.Millisecond):
+			}
 		}
 	}
-	for name := range c.held {
-		left = append(left, name)
-	}
-	return left
+	return nil
 }
 
-// died notes that what the client had ended at a time or later.
-func (c *soakClient) died(at int64) {
-	for name := range c.held {
-		c.soak.history.ended(name, c.owner, at)
+// paused has the clients of a node make no call while do runs.
+func (s *soak) paused(ctx context.Context, n *lab.Node, do func() error) error {
+	for _, k := range s.on(n) {
+		k.give(logbook.Pause)
 	}
-	clear(c.held)
-	clear(c.open)
+	defer func() {
+		for _, k := range s.on(n) {
+			k.give(logbook.Work)
+		}
+	}()
+	for _, k := range s.on(n) {
+		if err := k.obeyed(ctx); err != nil {
+			return err
+		}
+	}
+	return do()
 }
 
-// soakEnding is ending, and knows that a call that no daemon got did nothing.
-func soakEnding(err error) told {
-	if errors.Is(err, client.NotRunning) {
-		return refused
-	}
-	return ending(err)
-}
-
-// close ends calls without an answer now.
-func (h *history) close(places []int) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, i := range places {
-		h.ops[i].Return = h.now()
+// died notes the end of all locks of a node's clients at that time or later. They
+// make no calls. kept says whether the service may have something left to release.
+func (s *soak) died(n *lab.Node, at uint64, kept bool) {
+	for _, k := range s.on(n) {
+		for _, number := range k.order {
+			p := s.logbook.Page(number)
+			for name := range p.Holding().Held {
+				p.Begin(soakEnd(name, at, kept))
+			}
+		}
 	}
 }
 
-// gates keeps the calls of a node's clients and what ends all its locks apart.
-type gates map[int]*sync.RWMutex
+func soakEnd(name int, at uint64, kept bool) logbook.Entry {
+	return logbook.Entry{Op: logbook.End, Outcome: logbook.Done, Resource: name, Mode: dlm.None, Kept: kept, Call: at}
+}
+
+// buried says that nothing is left of a node that went off: it has come back, so the
+// others have recovered its locks.
+func (s *soak) buried(n *lab.Node) {
+	for _, k := range s.on(n) {
+		for _, number := range k.order {
+			p := s.logbook.Page(number)
+			for _, places := range p.Holding().Open {
+				for _, i := range places {
+					p.Close(i)
+				}
+			}
+		}
+	}
+}
+
+// killClients ends a process of clients as kill -9 does. Another one goes on.
+func (s *soak) killClients(ctx context.Context, n *lab.Node) error {
+	all := s.on(n)
+	k := all[s.rand.IntN(len(all))]
+	at := s.logbook.Now()
+	if err := k.process.Kill(ctx); err != nil {
+		return err
+	}
+	for _, number := range k.order {
+		c, p := k.pages[number], s.logbook.Page(number)
+		if c.lifetime == client.Persistent {
+			continue
+		}
+		h := p.Holding()
+		for name := range h.Held {
+			end := max(at, h.Since[name])
+			kind := logbook.Daemon
+			if c.door == "dbus" {
+				kind = logbook.Bus
+			}
+			if broken := s.logbook.Broken(n.ID, kind, h.Since[name]); c.lifetime == client.Connection && broken != 0 {
+				end = min(end, broken)
+			}
+			p.Begin(soakEnd(name, end, true))
+		}
+	}
+	return k.start(ctx)
+}
+
+// pauseClients stops a process of clients for a while: holders that don't answer.
+func (s *soak) pauseClients(ctx context.Context, n *lab.Node) error {
+	all := s.on(n)
+	return s.stopped(ctx, n, "kill -%s "+strconv.Itoa(all[s.rand.IntN(len(all))].process.PID))
+}
+
+// TestSoakClients has the clients of a soak work on this machine, with a daemon of its
+// own, and judges what they wrote down.
+func TestSoakClients(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "make", "-C", "..", "--no-print-directory", "bin/lockdriver",
+		"bin/dlmlock.so").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	dir := t.TempDir()
+	l, err := logbook.Create(filepath.Join(dir, "logbook"))
+	require.NoError(t, err)
+	var work sync.WaitGroup
+	stop := make(chan struct{})
+	work.Go(func() { l.Run(stop) })
+	defer work.Wait()
+	defer close(stop)
+
+	daemon := startLocal(t, dir)
+	clients := []soakClient{{"varlink", client.Persistent}, {"varlink", client.Process}, {"varlink", client.Connection},
+		{"driver", client.Process}, {"virtlockd", client.Process}}
+	start := func() *exec.Cmd { return startSoaker(t, dir, clients) }
+	process := start()
+	for number := range clients {
+		l.Page(number).Reset(uint64(number))
+		l.Page(number).Give(logbook.Work)
+	}
+	rounds := func(n int) {
+		t.Helper()
+		for number := range clients {
+			from := l.Page(number).Len()
+			require.Eventually(t, func() bool { return l.Page(number).Len() >= from+n }, time.Minute, time.Millisecond,
+				"client %v", clients[number])
+		}
+	}
+	rounds(30)
+	over := l.Mark(1, logbook.Daemon)
+	require.NoError(t, daemon.Process.Kill())
+	_ = daemon.Wait()
+	startLocal(t, dir)
+	over()
+	rounds(30)
+
+	at := l.Now()
+	require.NoError(t, process.Process.Kill())
+	_ = process.Wait()
+	for number, c := range clients {
+		for name := range l.Page(number).Holding().Held {
+			if c.lifetime != client.Persistent {
+				l.Page(number).Begin(soakEnd(name, at, true))
+			}
+		}
+	}
+	start()
+	rounds(30)
+	a := newAccount()
+	for number, c := range clients {
+		p := l.Page(number)
+		p.Give(logbook.Finish)
+		require.Eventually(t, p.Obeyed, time.Minute, time.Millisecond, "client %v holds %v", c, p.Holding().Held)
+		a.read(fmt.Sprint(number), c.door, p)
+	}
+	h := &history{ops: a.ops}
+	h.check(t, filepath.Join(dir, "history.html"))
+	for name, seen := range a.tokens {
+		require.Empty(t, wrongToken(seen), "tokens of %s", name)
+	}
+	t.Logf("%+v %v", a.report, a.why)
+	for _, c := range clients {
+		require.NotZero(t, a.report.Doors[c.door])
+	}
+	require.Greater(t, a.report.Granted, 100)
+}
+
+// startLocal starts a daemon with an engine of its own in a directory.
+func startLocal(t *testing.T, dir string) *exec.Cmd {
+	t.Helper()
+	config := filepath.Join(dir, "dlmlockd.toml")
+	require.NoError(t, os.WriteFile(config, []byte("lockspaces = [\"vms\"]\n"), 0o644))
+	program := buildPrograms(t).daemon
+	cmd := exec.Command(program, "--engine=local", "--bus=none", "--config="+config,
+		"--state-dir="+filepath.Join(dir, "state"), "--varlink="+filepath.Join(dir, "varlink"), "--virtlockd="+filepath.Join(dir, "virtlockd"))
+	cmd.Stderr = t.Output()
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return cmd
+}
+
+func startSoaker(t *testing.T, dir string, clients []soakClient) *exec.Cmd {
+	t.Helper()
+	program := filepath.Join(dir, "soaker")
+	if _, err := os.Stat(program); err != nil {
+		require.NoError(t, service.Go(t.Context(), "build", "-C", "lab", "-o", program, "./cmd/soaker"))
+	}
+	conf := filepath.Join(dir, "qemu-dlmlock.conf")
+	require.NoError(t, os.WriteFile(conf, fmt.Appendf(nil, "transport = \"varlink\"\nvarlink_socket = %q\n",
+		filepath.Join(dir, "varlink")), 0o644))
+	argv := []string{"-logbook", filepath.Join(dir, "logbook"), "-resources", "4",
+		"-varlink", filepath.Join(dir, "varlink"), "-virtlockd", filepath.Join(dir, "virtlockd"),
+		"-lockdriver", "../bin/lockdriver", "-driver", "../bin/dlmlock.so", "-driver-conf", conf}
+	for number, c := range clients {
+		argv = append(argv, fmt.Sprintf("%d:%s:%s", number, c.door, c.lifetime))
+	}
+	cmd := exec.Command(program, argv...)
+	cmd.Stderr = t.Output()
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return cmd
+}

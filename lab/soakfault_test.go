@@ -4,11 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"slices"
 	"strconv"
+	"strings"
+	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/client"
 	"github.com/dlmlock/dlmlockd/lab"
 	"github.com/dlmlock/dlmlockd/lab/lan"
+	"github.com/dlmlock/dlmlockd/lab/logbook"
+	"github.com/dlmlock/dlmlockd/lab/service"
 )
 
 // A fault happens to one node while clients on all nodes work. It is over when
@@ -26,10 +35,17 @@ var soakFaults = []fault{
 	{"daemon paused", 8, (*soak).pauseDaemon},
 	{"dlm_controld paused", 5, (*soak).pauseControld},
 	{"clients cut off", 8, (*soak).cutClients},
+	{"clients killed", 10, (*soak).killClients},
+	{"clients paused", 6, (*soak).pauseClients},
+	{"message bus killed", 5, (*soak).killBus},
+	{"daemon exchanged", 6, (*soak).exchange},
 	{"network slow", 8, (*soak).slowNetwork},
 	{"network lossy", 5, (*soak).lossyNetwork},
 	{"clock set", 5, (*soak).setClock},
+	{"clock slow or fast", 4, (*soak).drift},
 	{"state directory full", 4, (*soak).fullDisk},
+	{"state directory read-only", 3, (*soak).readOnly},
+	{"state file removed", 3, (*soak).removeState},
 	{"lockspace left and joined", 4, (*soak).leave},
 	{"node paused for a moment", 4, (*soak).pauseNode},
 	{"node powered off", 3, (*soak).powerOff},
@@ -37,13 +53,26 @@ var soakFaults = []fault{
 	{"node paused and fenced", 2, (*soak).suspend},
 }
 
+// chosenFaults are those that SOAK_FAULTS names, separated by commas, or all; with
+// "none" the clients work undisturbed.
+func chosenFaults(t *testing.T, exchange bool) (out []fault) {
+	names := strings.Split(os.Getenv("SOAK_FAULTS"), ",")
+	for _, f := range soakFaults {
+		if slices.Contains(names, f.name) || names[0] == "" && (exchange || f.name != "daemon exchanged") {
+			out = append(out, f)
+		}
+	}
+	require.True(t, len(out) > 0 || names[0] == "none", "SOAK_FAULTS: there are no faults %q", names)
+	return out
+}
+
 func (s *soak) pick() fault {
 	total := 0
-	for _, f := range soakFaults {
+	for _, f := range s.faults {
 		total += f.weight
 	}
 	at := s.rand.IntN(total)
-	for _, f := range soakFaults {
+	for _, f := range s.faults {
 		if at -= f.weight; at < 0 {
 			return f
 		}
@@ -57,9 +86,12 @@ func (s *soak) seconds(most float64) time.Duration {
 	return time.Duration(f * f * most * float64(time.Second))
 }
 
-func (s *soak) start(ctx context.Context, n *lab.Node) error { return s.rig.services[n.ID].Start(ctx) }
+func (s *soak) start(ctx context.Context, n *lab.Node) error {
+	return s.rig.services[n.ID].Start(ctx, "--varlink="+client.VarlinkSocket, "--virtlockd=/run/libvirt/virtlockd-sock")
+}
 
 func (s *soak) killDaemon(ctx context.Context, n *lab.Node) error {
+	defer s.logbook.Mark(n.ID, logbook.Daemon)()
 	if err := s.rig.services[n.ID].Kill(ctx); err != nil {
 		return err
 	}
@@ -68,10 +100,51 @@ func (s *soak) killDaemon(ctx context.Context, n *lab.Node) error {
 }
 
 func (s *soak) restartDaemon(ctx context.Context, n *lab.Node) error {
+	defer s.logbook.Mark(n.ID, logbook.Daemon)()
 	if err := s.rig.services[n.ID].Stop(ctx); err != nil {
 		return err
 	}
 	return s.start(ctx, n)
+}
+
+// exchange upgrades the daemon of a node to the other build, or back.
+func (s *soak) exchange(ctx context.Context, n *lab.Node) error {
+	defer s.logbook.Mark(n.ID, logbook.Daemon)()
+	if err := s.rig.services[n.ID].Stop(ctx); err != nil {
+		return err
+	}
+	program := s.other
+	if s.runsOther[n.ID] {
+		program = s.rig.programs.daemon
+	}
+	if err := n.Push(ctx, program, service.Program); err != nil {
+		return err
+	}
+	s.runsOther[n.ID] = !s.runsOther[n.ID]
+	return s.start(ctx, n)
+}
+
+// killBus kills the message bus of a node and starts another one. The daemon comes
+// back to it, and the connections of clients have ended.
+func (s *soak) killBus(ctx context.Context, n *lab.Node) error {
+	defer s.logbook.Mark(n.ID, logbook.Bus)()
+	if _, err := n.Shell(ctx, "pkill -KILL -x dbus-daemon"); err != nil {
+		return err
+	}
+	pause(ctx, s.seconds(3))
+	if err := n.StartBus(ctx); err != nil {
+		return err
+	}
+	bus, err := s.rig.services[n.ID].Dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer bus.Close()
+	bus.AutoStart(false)
+	return client.Patiently(ctx, func() error {
+		_, err := bus.Status(ctx)
+		return err
+	})
 }
 
 // stopped stops a process for a while.
@@ -92,13 +165,13 @@ func (s *soak) pauseControld(ctx context.Context, n *lab.Node) error {
 	return s.stopped(ctx, n, "pkill -%s -x dlm_controld")
 }
 
-// cutClients ends the connections of a node's clients in the middle of a call.
+// cutClients ends connections of clients in the middle of a call.
 func (s *soak) cutClients(context.Context, *lab.Node) error {
-	for _, c := range s.clients {
-		if bus := c.bus.Load(); bus != nil && s.rand.IntN(2) == 0 {
-			_ = bus.Close()
+	s.eachPage(func(_ int, p *logbook.Page) {
+		if s.rand.IntN(2) == 0 {
+			p.Cut()
 		}
-	}
+	})
 	return nil
 }
 
@@ -130,6 +203,20 @@ func (s *soak) setClock(ctx context.Context, n *lab.Node) error {
 	return err
 }
 
+// drift has the clock of a node go wrong by up to a tenth for a while.
+func (s *soak) drift(ctx context.Context, n *lab.Node) error {
+	const right = 10000
+	for _, tick := range []int{right - 1000 + s.rand.IntN(2001), right} {
+		if _, err := n.Run(ctx, soakerPath, "-drift", strconv.Itoa(tick)); err != nil {
+			return err
+		}
+		if tick != right {
+			pause(ctx, s.seconds(20))
+		}
+	}
+	return nil
+}
+
 func (s *soak) fullDisk(ctx context.Context, n *lab.Node) error {
 	if _, err := n.Shell(ctx, "dd if=/dev/zero of="+soakFill+" bs=64k 2>/dev/null; true"); err != nil {
 		return err
@@ -139,25 +226,55 @@ func (s *soak) fullDisk(ctx context.Context, n *lab.Node) error {
 	return err
 }
 
+// readOnly has the daemon start in a state directory that can't be written. The
+// kernel makes no file system read-only under a daemon that has a file open.
+func (s *soak) readOnly(ctx context.Context, n *lab.Node) error {
+	defer s.logbook.Mark(n.ID, logbook.Daemon)()
+	daemon := s.rig.services[n.ID]
+	if err := daemon.Kill(ctx); err != nil {
+		return err
+	}
+	if _, err := n.Shell(ctx, "mount -o remount,ro "+soakState); err != nil {
+		return err
+	}
+	if err := daemon.Launch(ctx); err != nil {
+		return err
+	}
+	pause(ctx, s.seconds(5))
+	if err := daemon.Kill(ctx); err != nil && daemon.Running() {
+		return err
+	}
+	if _, err := n.Shell(ctx, "mount -o remount,rw "+soakState); err != nil {
+		return err
+	}
+	return s.start(ctx, n)
+}
+
+// removeState removes the state file under the daemon, which writes another one.
+func (s *soak) removeState(ctx context.Context, n *lab.Node) error {
+	_, err := n.Shell(ctx, "rm -rf "+soakState+"/*; until [ -s "+service.StateFile+" ]; do sleep 0.1; done")
+	return err
+}
+
 // leave makes the node leave the lockspace by force, with all locks that its
 // clients have, and join it again.
 func (s *soak) leave(ctx context.Context, n *lab.Node) error {
-	s.gates[n.ID].Lock()
-	defer s.gates[n.ID].Unlock()
 	bus, err := s.rig.services[n.ID].Dial(ctx)
 	if err != nil {
 		return err
 	}
 	defer bus.Close()
-	at := s.history.now()
-	if err := bus.Leave(ctx, soakSpace, true); err != nil {
-		return fmt.Errorf("leave: %w", err)
-	}
-	s.died(n, at, true)
-	if err := bus.Join(ctx, soakSpace); err != nil {
-		return fmt.Errorf("join: %w", err)
-	}
-	return nil
+	return s.paused(ctx, n, func() error {
+		at := s.logbook.Now()
+		if err := bus.Leave(ctx, soakSpace, true); err != nil {
+			return fmt.Errorf("leave: %w", err)
+		}
+		s.died(n, at, true)
+		if err := bus.Join(ctx, soakSpace); err != nil {
+			return fmt.Errorf("join: %w", err)
+		}
+		return nil
+	})
 }
 
 // pauseNode stops the machine for less than the cluster notices.
@@ -170,7 +287,7 @@ func (s *soak) pauseNode(ctx context.Context, n *lab.Node) error {
 }
 
 func (s *soak) powerOff(ctx context.Context, n *lab.Node) error {
-	at, before := s.history.now(), len(s.rig.cluster.Fenced())
+	at, before := s.logbook.Now(), len(s.rig.cluster.Fenced())
 	if err := n.Crash(); err != nil {
 		return err
 	}
@@ -198,19 +315,22 @@ func (s *soak) suspend(ctx context.Context, n *lab.Node) error {
 }
 
 func (s *soak) awaitFence(ctx context.Context, n *lab.Node) error {
-	select {
-	case <-n.Gone():
-	case <-time.After(untilTime):
-		return errors.New("nobody fenced the node")
+	limit := time.After(untilTime)
+	for {
+		at := s.logbook.Now() // not later than its end
+		select {
+		case <-n.Gone():
+			return s.bootAgain(ctx, n, at)
+		case <-limit:
+			return errors.New("nobody fenced the node")
+		case <-time.After(20 * time.Millisecond):
+		}
 	}
-	return s.bootAgain(ctx, n, s.history.now())
 }
 
 // bootAgain starts a node that went off at that time.
-func (s *soak) bootAgain(ctx context.Context, n *lab.Node, at int64) error {
-	s.gates[n.ID].Lock()
+func (s *soak) bootAgain(ctx context.Context, n *lab.Node, at uint64) error {
 	s.died(n, at, false)
-	s.gates[n.ID].Unlock()
 	s.rig.cluster.Heal()
 	if err := s.rig.boot(s.t, n.ID); err != nil {
 		return err
@@ -218,15 +338,9 @@ func (s *soak) bootAgain(ctx context.Context, n *lab.Node, at int64) error {
 	if err := s.prepare(ctx, n); err != nil {
 		return err
 	}
-	return s.start(ctx, n)
-}
-
-// died notes the end of all locks of a node's clients. The caller has its gate.
-func (s *soak) died(n *lab.Node, at int64, kept bool) {
-	for _, c := range s.clients {
-		if c.node == n.ID {
-			c.died(at)
-			c.lost = kept
-		}
+	if err := s.start(ctx, n); err != nil {
+		return err
 	}
+	s.buried(n)
+	return s.startClients(ctx, n)
 }

@@ -29,6 +29,7 @@ type Config struct {
 	PortSocket     string   // unix socket that the virtio-serial port leads to
 	PortName       string   // the port's name in the machine
 	RootTags       []string // 9p mount tags, each of the host's root, read-only
+	SharedMemory   string   // file that is memory of a PCI device (ivshmem-plain), its size a power of two; "": none
 
 	Console io.Writer // gets what the machine writes to its serial port
 	Errors  io.Writer // gets what QEMU itself complains about
@@ -89,7 +90,20 @@ func (c Config) Args(accelerated bool) []string {
 		args = append(args, "-virtfs",
 			fmt.Sprintf("local,id=fs%d,path=/,mount_tag=%s,security_model=none,readonly=on,multidevs=remap", i, tag))
 	}
+	if c.SharedMemory != "" {
+		args = append(args, "-object", "memory-backend-file,id=shared,share=on,size="+sizeOf(c.SharedMemory)+
+			",mem-path="+c.SharedMemory, "-device", "ivshmem-plain,memdev=shared")
+	}
 	return args
+}
+
+// sizeOf is the size of a file in bytes. QEMU complains about one that is not there.
+func sizeOf(path string) string {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "0"
+	}
+	return strconv.FormatInt(info.Size(), 10)
 }
 
 // Machine is a running machine.

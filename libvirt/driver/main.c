@@ -6,7 +6,7 @@
  *
  *   init CONFIG | deinit
  *   new N UUID NAME PID    N numbers the manager
- *   disk N FLAGS PATH      lease N LOCKSPACE KEY
+ *   disk N FLAGS PATH      lease N LOCKSPACE KEY [FLAGS]
  *   acquire N FLAGS | inquire N | free N
  *   release N | detach N   release all, as for a guest that is paused, or one disk
  *   log                    what the driver has logged since, all in one line
@@ -131,15 +131,16 @@ static int new_manager(struct manager *m, char *args)
 static int add_lease(struct manager *m, char *args)
 {
 	char lockspace[512], key[512];
+	unsigned int flags = 0;
 	struct param params[] = {
 		{ .type = PARAM_CSTRING, .key = "path", .value.str = "/nowhere" },
 		{ .type = PARAM_ULONG, .key = "offset" },
 		{ .type = PARAM_CSTRING, .key = "lockspace", .value.str = lockspace },
 	};
 
-	if (sscanf(args, "%511s %511s", lockspace, key) != 2)
+	if (sscanf(args, "%511s %511s %u", lockspace, key, &flags) < 2)
 		return -2;
-	return driver->add_resource(m, RESOURCE_LEASE, key, 3, params, 0);
+	return driver->add_resource(m, RESOURCE_LEASE, key, 3, params, flags);
 }
 
 static int add_disk(struct manager *m, char *args)

@@ -1,0 +1,262 @@
+package lab_test
+
+import (
+	"bufio"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/anishathalye/porcupine"
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/lab/logbook"
+)
+
+// A sliceReport is what a slice came to, or all of them.
+type sliceReport struct {
+	Time    string         `json:"time,omitempty"`
+	Kernel  string         `json:"kernel"`
+	Seed    uint64         `json:"seed,omitempty"`
+	Calls   int            `json:"calls"`
+	Granted int            `json:"granted"` // or released, or converted
+	Refused int            `json:"refused"`
+	Unknown int            `json:"unknown"`
+	Doors   map[string]int `json:"doors,omitempty"` // calls
+	// Seconds of the parts of a slice.
+	Work   float64        `json:"work"`
+	Quiet  float64        `json:"quiet"`
+	Judge  float64        `json:"judge"`
+	Faults map[string]int `json:"faults"`
+	// The largest of any node's daemon at the quiet point.
+	Descriptors int `json:"descriptors"`
+	ResidentKB  int `json:"residentKB"`
+
+	why map[string]int // of calls without an answer
+}
+
+func (r *sliceReport) add(o sliceReport) {
+	r.Calls += o.Calls
+	r.Granted += o.Granted
+	r.Refused += o.Refused
+	r.Unknown += o.Unknown
+	r.Work += o.Work
+	r.Quiet += o.Quiet
+	r.Judge += o.Judge
+	for name, n := range o.Faults {
+		r.Faults[name] += n
+	}
+	r.Descriptors = max(r.Descriptors, o.Descriptors)
+	r.ResidentKB = max(r.ResidentKB, o.ResidentKB)
+}
+
+// readReport adds up the slices of earlier runs.
+func (s *soak) readReport() error {
+	f, err := os.Open(s.report)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		var r sliceReport
+		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
+			return fmt.Errorf("%s: %w", s.report, err)
+		}
+		if r.Kernel == s.kernel {
+			s.total.add(r)
+		}
+	}
+	return lines.Err()
+}
+
+// account is what all clients wrote down, in the words of the judge.
+type account struct {
+	ops    []porcupine.Operation
+	tokens map[string][]seenToken
+	why    map[string]int // of calls without an answer that says what happened
+	report sliceReport
+}
+
+// seenToken is the fencing token of a lock that excludes others.
+type seenToken struct {
+	call, ret int64
+	token     uint64
+}
+
+func newAccount() *account {
+	return &account{tokens: map[string][]seenToken{}, why: map[string]int{}, report: sliceReport{Doors: map[string]int{}}}
+}
+
+// read adds a page. In one tick of the clock all calls begin before any ends.
+func (a *account) read(owner, door string, p *logbook.Page) {
+	before := logbook.NewHolding()
+	for i := range p.Len() {
+		e := p.Entry(i)
+		op := porcupine.Operation{Input: deed{fmt.Sprintf("r%d", e.Resource), owner, e.Mode}, Output: granted,
+			Call: 2 * int64(e.Call), Return: 2*int64(e.Return) + 1}
+		if e.Return == 0 {
+			op.Return = math.MaxInt64
+		}
+		switch e.Outcome {
+		case logbook.Refused:
+			op.Output = refused
+		case logbook.Unanswered:
+			op.Output = unknown
+		}
+		a.ops = append(a.ops, op)
+		// A lock that is exclusive already keeps its token.
+		fresh := e.Op == logbook.Acquire || e.Op == logbook.Convert && before.Held[e.Resource] != dlm.EX
+		before.Add(i, e)
+		if fresh && e.Mode == dlm.EX && e.Outcome == logbook.Done && e.Token != 0 {
+			name := op.Input.(deed).resource
+			a.tokens[name] = append(a.tokens[name], seenToken{op.Call, op.Return, e.Token})
+		}
+		if e.Op != logbook.End && !e.More {
+			a.count(door, e)
+		}
+	}
+}
+
+func (a *account) count(door string, e logbook.Entry) {
+	r := &a.report
+	r.Calls++
+	r.Doors[door]++
+	switch e.Outcome {
+	case logbook.Done:
+		r.Granted++
+	case logbook.Refused:
+		r.Refused++
+	default:
+		r.Unknown++
+		a.why[e.Why]++
+	}
+}
+
+// judge searches the history for two holders, and the tokens for one that is not
+// larger than one of a lock that had been granted before.
+func (s *soak) judge(r *sliceReport) {
+	a := s.account()
+	r.Calls, r.Granted, r.Refused, r.Unknown, r.Doors = a.report.Calls, a.report.Granted, a.report.Refused,
+		a.report.Unknown, a.report.Doors
+	r.why = a.why
+	model := lockModel.ToModel()
+	result, info := porcupine.CheckOperationsVerbose(model, a.ops, checkTime)
+	if result != porcupine.Ok {
+		name := s.keep(r)
+		_ = porcupine.VisualizePath(model, info, name+".html")
+		_ = os.WriteFile(name+".story", []byte(a.shortest(s.done, r.Seed)), 0o644)
+	}
+	require.Equal(s.t, porcupine.Ok, result, "seed %d: two holders at one time, or no time to search", r.Seed)
+	for name, seen := range a.tokens {
+		if wrong := wrongToken(seen); wrong != "" {
+			s.keep(r)
+			s.t.Fatalf("seed %d: the token of %s went %s", r.Seed, name, wrong)
+		}
+	}
+}
+
+func (s *soak) account() *account {
+	a := newAccount()
+	for _, k := range s.soakers {
+		for _, number := range k.order {
+			a.read(fmt.Sprintf("n%d.%d", k.node.ID, number), k.pages[number].door, s.logbook.Page(number))
+		}
+	}
+	return a
+}
+
+// wrongToken finds a lock that excludes others and has no larger token than every
+// such lock that had been granted before it was asked for; "" if there is none.
+func wrongToken(seen []seenToken) string {
+	byCall, byEnd := slices.Clone(seen), slices.Clone(seen)
+	slices.SortFunc(byCall, func(a, b seenToken) int { return cmp.Compare(a.call, b.call) })
+	slices.SortFunc(byEnd, func(a, b seenToken) int { return cmp.Compare(a.ret, b.ret) })
+	var largest uint64
+	ended := 0
+	for _, s := range byCall {
+		for ended < len(byEnd) && byEnd[ended].ret < s.call {
+			largest = max(largest, byEnd[ended].token)
+			ended++
+		}
+		if s.token <= largest {
+			return fmt.Sprintf("from %d to %d", largest, s.token)
+		}
+	}
+	return ""
+}
+
+// write adds the slice to the report and prints a line of progress.
+func (s *soak) write(r sliceReport) {
+	s.total.add(r)
+	line, err := json.Marshal(r)
+	require.NoError(s.t, err)
+	f, err := os.OpenFile(s.report, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	require.NoError(s.t, err)
+	_, err = f.Write(append(line, '\n'))
+	require.NoError(s.t, errors.Join(err, f.Close()))
+	all := r.Work + r.Quiet + r.Judge
+	fmt.Printf("soak %s: %d calls, %.0f/s (%.0f s work, %.0f s quiet, %.0f s judge) %v: %d done, %d refused, %d open %v; "+
+		"%v; %d descriptors, %d KB; all in all %d calls, %v\n", s.kernel, r.Calls, float64(r.Calls)/all, r.Work, r.Quiet,
+		r.Judge, r.Doors, r.Granted, r.Refused, r.Unknown, r.why, r.Faults, r.Descriptors, r.ResidentKB, s.total.Calls,
+		s.total.Faults)
+}
+
+// text is the history, a line for each call.
+func (a *account) text() string {
+	ops := slices.Clone(a.ops)
+	slices.SortFunc(ops, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
+	var b strings.Builder
+	for _, op := range ops {
+		fmt.Fprintf(&b, "%12d %20d %s\n", op.Call, op.Return, lockModel.DescribeOperation(op.Input, op.Output))
+	}
+	return b.String()
+}
+
+// The judge finds two holders, and a token that does not grow.
+func TestSoakJudge(t *testing.T) {
+	l, err := logbook.Create(filepath.Join(t.TempDir(), "logbook"))
+	require.NoError(t, err)
+	defer l.Close()
+	do := func(client int, op logbook.Op, mode dlm.Mode, token uint64) {
+		p := l.Page(client)
+		p.Finish(p.Begin(logbook.Entry{Op: op, Resource: 1, Mode: mode}), logbook.Done, token, "")
+		l.Tick()
+	}
+	l.Tick()
+	do(0, logbook.Acquire, dlm.EX, 7)
+	do(0, logbook.Convert, dlm.EX, 7)
+	do(0, logbook.Release, dlm.None, 0)
+	do(1, logbook.Acquire, dlm.EX, 8)
+	check := func() (porcupine.CheckResult, map[string][]seenToken) {
+		a := newAccount()
+		for client := range 2 {
+			a.read(fmt.Sprint(client), "dbus", l.Page(client))
+		}
+		require.Equal(t, l.Page(0).Len()+l.Page(1).Len(), a.report.Calls)
+		model := lockModel.ToModel()
+		return porcupine.CheckOperationsTimeout(model, a.ops, checkTime), a.tokens
+	}
+	result, tokens := check()
+	require.Equal(t, porcupine.Ok, result)
+	require.Empty(t, wrongToken(tokens["r1"]))
+	do(0, logbook.Acquire, dlm.PR, 0)
+	result, _ = check()
+	require.Equal(t, porcupine.Illegal, result, "a reader beside a writer")
+	l.Page(0).Reset(0)
+	do(1, logbook.Release, dlm.None, 0)
+	do(0, logbook.Acquire, dlm.EX, 8)
+	result, tokens = check()
+	require.Equal(t, porcupine.Ok, result)
+	require.Contains(t, wrongToken(tokens["r1"]), "from 8 to 8")
+}
