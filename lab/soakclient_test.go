@@ -64,7 +64,8 @@ func buildSoakPrograms(t *testing.T) *soakPrograms {
 	}
 	p.other = filepath.Join(dir, "dlmlockd")
 	cmd := exec.CommandContext(t.Context(), "sh", "-ec", `mkdir tree && `+
-		`git -C "$ROOT" archive "$COMMIT" | tar -x -C tree && cd tree && go build -trimpath -tags "libdlm godbus_no_tcp" -o "$OUT" ./cmd/dlmlockd`)
+		`git -C "$ROOT" archive "$COMMIT" | tar -x -C tree && cd tree && `+
+		`go build -trimpath -tags "libdlm godbus_no_tcp" -o "$OUT" ./cmd/dlmlockd`)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), "ROOT="+root, "COMMIT="+commit, "OUT="+p.other)
 	out, err = cmd.CombinedOutput()
 	require.NoError(t, err, "SOAK_OTHER=%s: %s", commit, out)
@@ -72,12 +73,10 @@ func buildSoakPrograms(t *testing.T) *soakPrograms {
 }
 
 func (p *soakPrograms) push(ctx context.Context, n *lab.Node) error {
-	for from, to := range map[string]string{
-		p.soaker:                                soakerPath,
-		filepath.Join(p.root, "bin/lockdriver"): lockdriverPath,
-		filepath.Join(p.root, "bin/dlmlock.so"): dlmlockPath,
-	} {
-		if err := n.Push(ctx, from, to); err != nil {
+	bin := filepath.Join(p.root, "bin")
+	for _, file := range [][2]string{{p.soaker, soakerPath}, {filepath.Join(bin, "lockdriver"), lockdriverPath},
+		{filepath.Join(bin, "dlmlock.so"), dlmlockPath}} {
+		if err := n.Push(ctx, file[0], file[1]); err != nil {
 			return err
 		}
 	}
@@ -312,7 +311,8 @@ func startLocal(t *testing.T, dir string) *exec.Cmd {
 	require.NoError(t, os.WriteFile(config, []byte("lockspaces = [\"vms\"]\n"), 0o644))
 	program := buildPrograms(t).daemon
 	cmd := exec.Command(program, "--engine=local", "--bus=none", "--config="+config,
-		"--state-dir="+filepath.Join(dir, "state"), "--varlink="+filepath.Join(dir, "varlink"), "--virtlockd="+filepath.Join(dir, "virtlockd"))
+		"--state-dir="+filepath.Join(dir, "state"), "--varlink="+filepath.Join(dir, "varlink"),
+		"--virtlockd="+filepath.Join(dir, "virtlockd"))
 	cmd.Stderr = t.Output()
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {

@@ -139,7 +139,8 @@ func TestSoakShrinks(t *testing.T) {
 	var now int64
 	do := func(owner string, mode dlm.Mode) {
 		now += 2
-		a.ops = append(a.ops, porcupine.Operation{Input: deed{"r1", owner, mode}, Call: now, Return: now + 1, Output: granted})
+		a.ops = append(a.ops, porcupine.Operation{Input: deed{"r1", owner, mode}, Output: granted,
+			Call: now, Return: now + 1})
 	}
 	for i := range 40 {
 		owner := fmt.Sprintf("n%d.%d", i%3+1, i%5)

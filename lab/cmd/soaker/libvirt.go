@@ -53,7 +53,8 @@ type driver struct {
 }
 
 func newDriver(c *client) (door, error) {
-	d := &driver{cmd: exec.Command(c.lockdriver, c.driver), uuid: fmt.Sprintf("50a4e000-0000-0000-%04d-%012d", c.node, c.number),
+	d := &driver{cmd: exec.Command(c.lockdriver, c.driver),
+		uuid:      fmt.Sprintf("50a4e000-0000-0000-%04d-%012d", c.node, c.number),
 		lockspace: c.lockspace}
 	d.cmd.Stderr = os.Stderr
 	var err error
