@@ -82,7 +82,7 @@ type soak struct {
 	kernel string
 	report string // path of soak.jsonl
 	total  sliceReport
-	began  time.Time
+	began  time.Time // when the nodes were there
 	rand   *rand.Rand
 	faults []fault
 	// other is a build of the daemon that nodes change to and back, and runsOther
@@ -110,21 +110,22 @@ func newSoak(t *testing.T, kernel string) *soak {
 		<-stopped
 		require.NoError(t, l.Close())
 	})
-	s := &soak{t: t, kernel: kernel, began: time.Now(), logbook: l, other: programs.other, runsOther: map[int]bool{},
+	s := &soak{t: t, kernel: kernel, logbook: l, other: programs.other, runsOther: map[int]bool{},
 		rig: newServiceRig(t, lab.Config{Kernel: kernel, Nodes: 3, Fencing: true, SharedMemory: path})}
 	s.faults = chosenFaults(t, s.other != "")
 	s.report = filepath.Join(filepath.Dir(s.rig.cluster.Artefacts()), "soak.jsonl")
 	s.total = sliceReport{Kernel: kernel, Faults: map[string]int{}}
 	require.NoError(t, s.readReport())
 	ctx := lab.Context(t, "start", 2*commandTime)
+	number := 0
 	for _, n := range s.rig.cluster.Nodes() {
 		for _, clients := range soakProcesses {
 			k := &soaker{soak: s, programs: programs, node: n, pages: map[int]soakClient{}}
 			for _, c := range clients {
-				number := s.clients()
 				k.pages[number] = c
 				k.order = append(k.order, number)
 				s.logbook.Page(number).Give(logbook.Finish)
+				number++
 			}
 			s.soakers = append(s.soakers, k)
 		}
@@ -132,15 +133,8 @@ func newSoak(t *testing.T, kernel string) *soak {
 		require.NoError(t, s.start(ctx, n))
 		require.NoError(t, s.startClients(ctx, n))
 	}
+	s.began = time.Now()
 	return s
-}
-
-// clients is how many there are so far.
-func (s *soak) clients() (n int) {
-	for _, k := range s.soakers {
-		n += len(k.pages)
-	}
-	return n
 }
 
 // prepare gives a node that was booted the clients, and a state directory that can

@@ -1,6 +1,7 @@
 package lab_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -86,8 +87,11 @@ func (s *soak) seconds(most float64) time.Duration {
 	return time.Duration(f * f * most * float64(time.Second))
 }
 
+// start starts the daemon of a node. What it says goes through the port of the node, which
+// costs as much as the calls do: SOAK_LOG=info has it say everything.
 func (s *soak) start(ctx context.Context, n *lab.Node) error {
-	return s.rig.services[n.ID].Start(ctx, "--varlink="+client.VarlinkSocket, "--virtlockd=/run/libvirt/virtlockd-sock")
+	return s.rig.services[n.ID].Start(ctx, "--varlink="+client.VarlinkSocket, "--virtlockd=/run/libvirt/virtlockd-sock",
+		"--log-level="+cmp.Or(os.Getenv("SOAK_LOG"), "warn"))
 }
 
 func (s *soak) killDaemon(ctx context.Context, n *lab.Node) error {

@@ -70,7 +70,7 @@ func newOwn(c *client, conn *dlmlock.Client) *own {
 
 // watch cuts the connection in the middle of a call when the test says so.
 func (o *own) watch(c *client, cuts uint64) {
-	ticks := time.NewTicker(idle)
+	ticks := time.NewTicker(again)
 	defer ticks.Stop()
 	for c.page.Cuts() == cuts {
 		select {
