@@ -128,27 +128,22 @@ func (s *soak) exchange(ctx context.Context, n *lab.Node) error {
 	return s.start(ctx, n)
 }
 
-// killBus kills the message bus of a node and starts another one. The daemon comes
-// back to it, and the connections of clients have ended.
+// killBus kills the message bus of a node and starts another one. The daemon ends with the
+// bus, as do the connections of clients.
 func (s *soak) killBus(ctx context.Context, n *lab.Node) error {
 	defer s.logbook.Mark(n.ID, logbook.Bus)()
+	defer s.logbook.Mark(n.ID, logbook.Daemon)()
 	if _, err := n.Shell(ctx, "pkill -KILL -x dbus-daemon"); err != nil {
 		return err
+	}
+	for s.rig.services[n.ID].Running() && ctx.Err() == nil {
+		pause(ctx, 50*time.Millisecond)
 	}
 	pause(ctx, s.seconds(3))
 	if err := n.StartBus(ctx); err != nil {
 		return err
 	}
-	bus, err := s.rig.services[n.ID].Dial(ctx)
-	if err != nil {
-		return err
-	}
-	defer bus.Close()
-	bus.AutoStart(false)
-	return client.Patiently(ctx, func() error {
-		_, err := bus.Status(ctx)
-		return err
-	})
+	return s.start(ctx, n)
 }
 
 // stopped stops a process for a while.

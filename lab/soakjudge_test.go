@@ -17,6 +17,7 @@ import (
 	"github.com/anishathalye/porcupine"
 	"github.com/stretchr/testify/require"
 
+	"github.com/dlmlock/dlmlockd/client"
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/lab/logbook"
 )
@@ -30,6 +31,7 @@ type sliceReport struct {
 	Granted int            `json:"granted"` // or released, or converted
 	Refused int            `json:"refused"`
 	Unknown int            `json:"unknown"`
+	Missed  int            `json:"missed"`          // those that no daemon got, because none ran: no calls
 	Doors   map[string]int `json:"doors,omitempty"` // calls
 	// Seconds of the parts of a slice.
 	Work   float64        `json:"work"`
@@ -48,6 +50,7 @@ func (r *sliceReport) add(o sliceReport) {
 	r.Granted += o.Granted
 	r.Refused += o.Refused
 	r.Unknown += o.Unknown
+	r.Missed += o.Missed
 	r.Work += o.Work
 	r.Quiet += o.Quiet
 	r.Judge += o.Judge
@@ -130,6 +133,10 @@ func (a *account) read(owner, door string, p *logbook.Page) {
 
 func (a *account) count(door string, e logbook.Entry) {
 	r := &a.report
+	if e.Why != "" && strings.HasPrefix(string(client.NotRunning), e.Why) {
+		r.Missed++
+		return
+	}
 	r.Calls++
 	r.Doors[door]++
 	switch e.Outcome {
@@ -147,8 +154,8 @@ func (a *account) count(door string, e logbook.Entry) {
 // larger than one of a lock that had been granted before.
 func (s *soak) judge(r *sliceReport) {
 	a := s.account()
-	r.Calls, r.Granted, r.Refused, r.Unknown, r.Doors = a.report.Calls, a.report.Granted, a.report.Refused,
-		a.report.Unknown, a.report.Doors
+	r.Calls, r.Granted, r.Refused, r.Unknown, r.Missed, r.Doors = a.report.Calls, a.report.Granted,
+		a.report.Refused, a.report.Unknown, a.report.Missed, a.report.Doors
 	r.why = a.why
 	model := lockModel.ToModel()
 	result, info := porcupine.CheckOperationsVerbose(model, a.ops, checkTime)
@@ -206,9 +213,9 @@ func (s *soak) write(r sliceReport) {
 	_, err = f.Write(append(line, '\n'))
 	require.NoError(s.t, errors.Join(err, f.Close()))
 	all := r.Work + r.Quiet + r.Judge
-	fmt.Printf("soak %s: %d calls, %.0f/s (%.0f s work, %.0f s quiet, %.0f s judge) %v: %d done, %d refused, %d open %v; "+
+	fmt.Printf("soak %s: %d calls, %.0f/s (%.0f s work, %.0f s quiet, %.0f s judge) %v: %d done, %d refused, %d open %v, %d missed; "+
 		"%v; %d descriptors, %d KB; all in all %d calls, %v\n", s.kernel, r.Calls, float64(r.Calls)/all, r.Work, r.Quiet,
-		r.Judge, r.Doors, r.Granted, r.Refused, r.Unknown, r.why, r.Faults, r.Descriptors, r.ResidentKB, s.total.Calls,
+		r.Judge, r.Doors, r.Granted, r.Refused, r.Unknown, r.why, r.Missed, r.Faults, r.Descriptors, r.ResidentKB, s.total.Calls,
 		s.total.Faults)
 }
 
@@ -228,8 +235,8 @@ func TestSoakJudge(t *testing.T) {
 	l, err := logbook.Create(filepath.Join(t.TempDir(), "logbook"))
 	require.NoError(t, err)
 	defer l.Close()
-	do := func(client int, op logbook.Op, mode dlm.Mode, token uint64) {
-		p := l.Page(client)
+	do := func(number int, op logbook.Op, mode dlm.Mode, token uint64) {
+		p := l.Page(number)
 		p.Finish(p.Begin(logbook.Entry{Op: op, Resource: 1, Mode: mode}), logbook.Done, token, "")
 		l.Tick()
 	}
@@ -240,8 +247,8 @@ func TestSoakJudge(t *testing.T) {
 	do(1, logbook.Acquire, dlm.EX, 8)
 	check := func() (porcupine.CheckResult, map[string][]seenToken) {
 		a := newAccount()
-		for client := range 2 {
-			a.read(fmt.Sprint(client), "dbus", l.Page(client))
+		for number := range 2 {
+			a.read(fmt.Sprint(number), "dbus", l.Page(number))
 		}
 		require.Equal(t, l.Page(0).Len()+l.Page(1).Len(), a.report.Calls)
 		model := lockModel.ToModel()

@@ -224,14 +224,19 @@ func (c *client) acquire(resources []int, mode dlm.Mode) bool {
 		}
 		c.finish(place, token, err)
 	}
-	return outcome(err) != logbook.Unanswered
+	return answered(err)
 }
 
 func (c *client) convert(r int, mode dlm.Mode) bool {
 	place := c.page.Begin(logbook.Entry{Op: logbook.Convert, Resource: r, Mode: mode})
 	token, err := c.way.convert(resourceName(r), mode, c.wait()/2)
 	c.finish(place, token, err)
-	return outcome(err) != logbook.Unanswered
+	return answered(err)
+}
+
+// answered reports whether the service said what happened: the next call may follow.
+func answered(err error) bool {
+	return outcome(err) != logbook.Unanswered && !errors.Is(err, dlmlock.NotRunning)
 }
 
 func (c *client) release(r int) bool {
