@@ -35,8 +35,8 @@ type client struct {
 const (
 	idle  = 20 * time.Millisecond
 	again = 200 * time.Millisecond
-	// clockTime is a part of a tick of the clock.
-	clockTime = 100 * time.Microsecond
+	// clockTime is that of a tick of the clock: a shorter sleep costs an emulated node more.
+	clockTime = 500 * time.Microsecond
 )
 
 // work follows the orders of the page, for ever.
