@@ -212,11 +212,10 @@ func (s *soak) write(r sliceReport) {
 	require.NoError(s.t, err)
 	_, err = f.Write(append(line, '\n'))
 	require.NoError(s.t, errors.Join(err, f.Close()))
-	all := r.Work + r.Quiet + r.Judge
-	fmt.Printf("soak %s: %d calls, %.0f/s (%.0f s work, %.0f s quiet, %.0f s judge) %v: %d done, %d refused, %d open %v, %d missed; "+
-		"%v; %d descriptors, %d KB; all in all %d calls, %v\n", s.kernel, r.Calls, float64(r.Calls)/all, r.Work, r.Quiet,
-		r.Judge, r.Doors, r.Granted, r.Refused, r.Unknown, r.why, r.Missed, r.Faults, r.Descriptors, r.ResidentKB, s.total.Calls,
-		s.total.Faults)
+	fmt.Printf("soak %s: %d calls, %.0f/s %v: %d done, %d refused, %d open %v; %d missed; %v\n", s.kernel, r.Calls,
+		float64(r.Calls)/(r.Work+r.Quiet+r.Judge), r.Doors, r.Granted, r.Refused, r.Unknown, r.why, r.Missed, r.Faults)
+	fmt.Printf("  %.0f s of work, %.0f s quiet, %.1f s judge; %d descriptors, %d KB; all in all %d calls, %v\n", r.Work,
+		r.Quiet, r.Judge, r.Descriptors, r.ResidentKB, s.total.Calls, s.total.Faults)
 }
 
 // text is the history, a line for each call.
