@@ -19,12 +19,15 @@ type bus struct {
 	flags godbus.Flags       // of every call: whether it may start the service, or a password may be asked for
 }
 
+// busOptions have signals delivered one after the other: with godbus's default handler each has
+// a goroutine, and the start of the service could be seen before its end.
 func busOptions(life context.Context) []godbus.ConnOption {
 	return []godbus.ConnOption{godbus.WithContext(life), godbus.WithSignalHandler(godbus.NewSequentialSignalHandler())}
 }
 
 // dialBus connects to the bus at address, or to the system bus for "".
 func dialBus(ctx context.Context, address string) (transport, error) {
+	// ctx is for the time of connecting. The connection lives until close.
 	life, end := context.WithCancel(context.Background())
 	stop := context.AfterFunc(ctx, end)
 	// Only the kernel's word on who we are; no cookies in a home directory.
@@ -120,7 +123,9 @@ func (b *bus) callOn(ctx context.Context, path godbus.ObjectPath, iface, member 
 	return wrap(member, (<-done).Store(out...))
 }
 
-// seesPIDs compares this process's own pid with the one that the bus sees.
+// seesPIDs compares this process's own pid with the one that the bus sees. They differ in a
+// container with a pid namespace of its own, where the pids of other processes mean nothing
+// to the service.
 func (b *bus) seesPIDs(ctx context.Context) bool {
 	var pid uint32
 	err := b.conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.GetConnectionUnixProcessID", 0,

@@ -9,6 +9,8 @@ import (
 	"github.com/dlmlock/dlmlockd/process"
 )
 
+// variants are the options of Acquire, AcquireMany and Request. What is zero is left out: an
+// older service refuses options that it does not know, also empty ones.
 func (o *Options) variants(wait time.Duration) map[string]godbus.Variant {
 	m := map[string]godbus.Variant{}
 	set(m, "owner", o.Owner)
@@ -22,7 +24,8 @@ func (o *Options) variants(wait time.Duration) map[string]godbus.Variant {
 	return m
 }
 
-// setProcess adds the pid of a process and its start time, if /proc has it.
+// setProcess adds the pid of a process and its start time, if /proc has it. With that a process
+// which has got the same pid since is not taken for this one.
 func setProcess(m map[string]godbus.Variant, pid uint32) {
 	if pid == 0 {
 		return
@@ -33,6 +36,7 @@ func setProcess(m map[string]godbus.Variant, pid uint32) {
 	}
 }
 
+// setValue adds a value, also an empty one; nil is none.
 func setValue(m map[string]godbus.Variant, value []byte) {
 	if value != nil {
 		m["value"] = godbus.MakeVariant(value)
@@ -74,7 +78,7 @@ func (b *bus) acquireMany(ctx context.Context, want []Want, o Options, wait time
 	}
 	grants := make([]Grant, len(rows))
 	for i, r := range rows {
-		grants[i] = Grant{r.Lockspace, r.Resource, "", r.LockID, r.Token, r.Lock}
+		grants[i] = Grant{r.Lockspace, r.Resource, "", r.LockID, r.Token, r.Lock} // the caller adds the mode
 	}
 	return grants, nil
 }

@@ -10,7 +10,9 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 )
 
-// lockRow is a lock on the bus.
+// lockRow is a lock on the bus. The rows are structs of D-Bus, whose fields have no names there:
+// their order and types are those of data/org.example.DlmLock.xml, and what was added later
+// is in the details.
 type lockRow struct {
 	Lock                godbus.ObjectPath
 	Lockspace, Resource string
@@ -150,6 +152,8 @@ func (b *bus) waits(ctx context.Context, f Filter, after LockName, limit int) ([
 	return waiters, nil
 }
 
+// held asks the object of the lock, and does not start the service for that: a service that
+// does not run is a question that the caller asks again.
 func (b *bus) held(ctx context.Context, g Grant) (mode string, err error) {
 	quiet := bus{conn: b.conn, flags: godbus.FlagNoAutoStart}
 	var all map[string]godbus.Variant
@@ -299,6 +303,8 @@ func (b *bus) orphans(ctx context.Context, lockspace string) ([]Orphan, error) {
 	return orphans, nil
 }
 
+// adopt sends along what the caller has seen of the orphan. The kernel may have reused the
+// lockid since, and the service compares.
 func (b *bus) adopt(ctx context.Context, lockspace string, orphan Orphan, a Adoption) (token uint64, err error) {
 	o := map[string]godbus.Variant{}
 	set(o, "owner", a.Owner)
@@ -340,6 +346,7 @@ func (b *bus) status(ctx context.Context) (map[string]any, error) {
 	return st, nil
 }
 
+// values are the properties without their D-Bus types.
 func values(m map[string]godbus.Variant) map[string]any {
 	out := make(map[string]any, len(m))
 	for k, v := range m {

@@ -54,7 +54,8 @@ type varlinkReply struct {
 // busyPause is how long to wait for a service whose queue of connections is full.
 const busyPause = 20 * time.Millisecond
 
-// dial makes a connection.
+// dial makes a connection. For a unix socket, EAGAIN means that the queue of connections that
+// are not accepted yet is full (unix(7)); poll can't wait for that.
 func (p *varlinkPool) dial(ctx context.Context) (*varlinkConn, error) {
 	for {
 		sock, err := new(net.Dialer).DialContext(ctx, "unix", p.path)
@@ -105,7 +106,8 @@ func (p *varlinkPool) get(ctx context.Context) (*varlinkConn, error) {
 }
 
 // alive reports whether nothing has come on a connection without a call, not even its
-// end: the service closes connections when it stops.
+// end: the service closes connections when it stops. It may do that just after the look; then
+// the call fails as if the service had died during it.
 func (c *varlinkConn) alive() bool {
 	raw, err := c.sock.SyscallConn()
 	if err != nil {

@@ -23,7 +23,9 @@ func (r *grantReply) grant(mode string) Grant {
 	return Grant{r.Lockspace, r.Resource, canonical(mode), r.LockID, r.Token, named(r.Lock)}
 }
 
-// parameters are those of Acquire and AcquireMany.
+// options are the parameters that Acquire and AcquireMany share. The start time tells a process
+// from a later one with the same pid. If it can't be read here (another pid namespace), the
+// service reads it.
 func (v *varlink) options(o *Options) parameters {
 	p := parameters{}
 	put(p, "owner", o.Owner)
@@ -52,6 +54,10 @@ func (v *varlink) acquire(ctx context.Context, w Want, o Options, wait time.Dura
 
 // queued is one call for as long as the service lives. A lock with an owner is requested
 // again if the service is restarted, which puts it at the end of the queue.
+//
+// Without an owner a call that was cut off is not repeated: the grant may have come just
+// before, and a second request would then be a second lock, which waits for the first. A
+// service that stops in order says that it has not granted it (ShuttingDown).
 func (v *varlink) queued(ctx context.Context, w Want, o Options) (Grant, error) {
 	end := time.Now().Add(o.Wait)
 	for there := false; ; there = true {
@@ -93,6 +99,7 @@ func (v *varlink) take(ctx context.Context, op string, w Want, o Options, p para
 		}
 		return errors.New("the reply has no grant")
 	}
+	// A call with "more" and without a limit waits for ever, one without "more" not at all.
 	_, limited := p["waitUSec"]
 	var err error
 	switch {
@@ -143,6 +150,8 @@ func (v *varlink) onItsOwn(ctx context.Context, op string, p parameters, first f
 		}
 	}()
 	err = <-answered
+	// The grant counts only if the context had not ended by then: withdraw then has closed the
+	// connection, or is about to, and the lock goes with it.
 	if !withdraw() { // ctx has ended, and the connection with it
 		return varlinkError(op, ctx.Err())
 	}
@@ -152,7 +161,7 @@ func (v *varlink) onItsOwn(ctx context.Context, op string, p parameters, first f
 func (v *varlink) acquireMany(ctx context.Context, want []Want, o Options, wait time.Duration) ([]Grant, error) {
 	p := v.options(&o)
 	put(p, "waitUSec", uint64(wait/time.Microsecond))
-	delete(p, "value")
+	delete(p, "value") // a value is for one resource
 	wanted := make([]parameters, len(want))
 	for i, w := range want {
 		wanted[i] = parameters{"lockspace": w.Lockspace, "resource": w.Resource, "mode": w.Mode}

@@ -24,9 +24,9 @@ type resource struct {
 
 // entry is one lock of a resource.
 type entry struct {
-	id        dlm.LockID
-	node      uint32 // on the master the lock's node; on other nodes the master
-	pid       int    // the thread that requested it
+	id        dlm.LockID // of this node; for a lock of another node, that of the master's copy
+	node      uint32     // on the master the lock's node, 0 for its own; on other nodes the master
+	pid       int        // the thread that requested it
 	flags     dlm.Flags
 	internal  uint32
 	status    uint8
@@ -61,17 +61,17 @@ func readTable(in io.Reader, want func(name []byte) bool, each func(*resource) b
 		line, err := lines.ReadSlice('\n')
 		if err == io.EOF && len(line) == 0 {
 			if wanted {
-				each(&r)
+				each(&r) // a resource is complete only when the next one begins, or here
 			}
 			return nil
 		}
-		if err != nil && err != io.EOF {
+		if err != nil && err != io.EOF { // also ErrBufferFull: no line of the kernel is that long
 			return err
 		}
 		line = bytes.TrimSuffix(line, []byte("\n"))
 		kind, rest, _ := bytes.Cut(line, []byte(" "))
 		switch {
-		case string(kind) == "rsb" && !bytes.HasPrefix(rest, []byte("ptr ")):
+		case string(kind) == "rsb" && !bytes.HasPrefix(rest, []byte("ptr ")): // "rsb ptr ..." is the heading
 			if wanted && !each(&r) {
 				return nil
 			}

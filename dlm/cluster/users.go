@@ -80,6 +80,7 @@ func (h *Host) lockers(lockspace string, u *users, held func(dlm.LockID) bool) (
 	})
 	var found []dlm.User
 	for tid := range tids {
+		// pid is 0 if the thread has ended: its process may still be there, with other threads.
 		if pid := h.process(tid); pid != os.Getpid() && !u.pids[pid] {
 			found = append(found, dlm.User{PID: tid, Name: h.program(tid), Locked: true})
 		}
@@ -151,6 +152,7 @@ func (h *Host) hasOpen(pid string, device uint64) (bool, error) {
 		if err == nil && !strings.HasPrefix(target, "/") && !strings.HasPrefix(target, "(unreachable)") {
 			continue // a socket, a pipe, an event
 		}
+		// DONT_SYNC and only the type: enough for a device, and a file server need not answer.
 		var st unix.Statx_t
 		if err == nil {
 			err = unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st)
