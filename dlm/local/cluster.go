@@ -205,7 +205,7 @@ const maxSpare = 64
 func (s *lockspace) forget(r *resource) {
 	delete(s.resources, r.name)
 	if len(s.spare) < maxSpare {
-		*r = resource{}
+		*r = resource{value: r.value}
 		s.spare = append(s.spare, r)
 	}
 }

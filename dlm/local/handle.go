@@ -148,7 +148,7 @@ func (h *handle) granted(l *lock, from dlm.Mode) {
 	if l.flags&dlm.ValueBlock != 0 && dlm.TransferOf(from, l.granted) == dlm.Reads {
 		ev.HasValue = true
 		if l.res.written {
-			ev.Value, ev.ValueInvalid = l.res.value, l.res.invalid
+			ev.Value, ev.ValueInvalid = *l.res.value, l.res.invalid
 		}
 	}
 	h.emit(ev)

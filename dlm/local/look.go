@@ -29,7 +29,7 @@ func (e *Engine) Queues(ctx context.Context, lockspace, name string) (dlm.Queues
 	q := dlm.Queues{Master: r.master, Complete: r.master == e.node.id}
 	if q.Complete {
 		if r.written {
-			q.Value, q.HasValue = r.value, true
+			q.Value, q.HasValue = *r.value, true
 		}
 	} else {
 		q.Missing = fmt.Sprintf("node %d keeps the queues of this resource; only locks of this node are shown",

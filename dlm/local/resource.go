@@ -15,7 +15,7 @@ const (
 // lock is one lock of a resource. There may be 100,000 of them, so it stays within 64 bytes and
 // owns no other memory.
 type lock struct {
-	next, prev *lock // neighbours in its queue
+	next, prev *lock // neighbours in its queue; prev of the first one is the last one
 	res        *resource
 	member     *member    // the node, in this lockspace, whose lock it is
 	owner      *handle    // nil: it is an orphan
@@ -30,37 +30,40 @@ type lock struct {
 }
 
 // queue is a doubly linked list of locks.
-type queue struct{ head, tail *lock }
+type queue struct{ head *lock }
 
 func (q *queue) push(l *lock) {
-	l.prev, l.next = q.tail, nil
-	if q.tail == nil {
+	if q.head == nil {
 		q.head = l
 	} else {
-		q.tail.next = l
+		l.prev = q.head.prev
+		l.prev.next = l
 	}
-	q.tail = l
+	q.head.prev, l.next = l, nil
 }
 
 func (q *queue) remove(l *lock) {
-	if l.prev == nil {
+	if l == q.head {
 		q.head = l.next
 	} else {
 		l.prev.next = l.next
 	}
-	if l.next == nil {
-		q.tail = l.prev
-	} else {
+	if l.next != nil {
 		l.next.prev = l.prev
+	} else if q.head != nil {
+		q.head.prev = l.prev // the last one now
 	}
 	l.prev, l.next = nil, nil
 }
 
 // resource is one name with its three queues and its lock value block. Its methods are the rules of
-// fs/dlm/lock.c. What a rule does to other locks than its own is appended to a list of effects.
+// fs/dlm/lock.c. What a rule does to other locks than its own is appended to a list of effects. As with
+// locks there may be 100,000 of them, so a resource with its first lock stays within 144 bytes.
 type resource struct {
-	name       string
-	value      dlm.Value
+	name string
+	// The value block; nil until something is first written to any of the resources for which
+	// this memory is used.
+	value      *dlm.Value
 	granted    queue
 	converting queue // granted in one mode, waiting for another: they count in held
 	waiting    queue
@@ -212,10 +215,13 @@ func (r *resource) grant(l *lock, value *dlm.Value) {
 
 // write sets the value block, nil to zeros, which makes it valid.
 func (r *resource) write(value *dlm.Value) {
+	if r.value == nil {
+		r.value = new(dlm.Value)
+	}
 	if value == nil {
-		r.value = dlm.Value{}
+		*r.value = dlm.Value{}
 	} else {
-		r.value = *value
+		*r.value = *value
 	}
 	r.written, r.invalid = true, false
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -366,4 +367,10 @@ func TestLimits(t *testing.T) {
 			checkIntegrity(t, s.tab)
 		})
 	}
+}
+
+// A hundred thousand locks are nothing unusual, and the allocator rounds up: one field more may cost
+// sixteen bytes for each. What few locks have belongs into rare.
+func TestSizeOfLocks(t *testing.T) {
+	require.LessOrEqual(t, unsafe.Sizeof(lock{}), uintptr(192))
 }
