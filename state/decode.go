@@ -25,13 +25,17 @@ type decoder struct {
 	borrow bool
 
 	scratch []byte // for strings that stand in the text in another form
-	again   []byte // a record as the encoder writes it
 	pack    packer
 }
 
 // This is no TOML parser. The file is TOML so that people and other programs can read it, but it is
 // read only as this package writes it, byte for byte: whatever else it says, somebody has changed it,
 // and whether a lock is held must not depend on a guess about what they meant.
+//
+// So each method below takes the one text that the encoder writes for a value, and no other: no
+// leading zero, no key with the value that the encoder leaves out, no string in the form that it
+// would not choose. Tests hold that against the encoder (FuzzRecord, TestDecodesOnlyWhatIsEncoded):
+// to encode each record again here would take as long as to decode it.
 
 // sealed reports whether text ends with a check line, as the encoder writes it, over everything
 // before it.
@@ -92,19 +96,7 @@ func (d *decoder) verified(text []byte, r *decoded) recordKind {
 	d.borrow = true
 	kind := d.change(text, &r.lock, &r.mark, &r.space)
 	d.borrow = false
-	b := d.again[:0]
-	switch kind {
-	case lockRecord:
-		b = appendLock(b, &r.lock)
-	case markRecord:
-		b = appendMark(b, &r.mark)
-	case spaceRecord:
-		b = appendSpace(b, &r.space)
-	default:
-		return 0
-	}
-	if d.again = b; !bytes.Equal(b, text) || kind == lockRecord && r.lock.Phase == Gone || kind == markRecord &&
-		r.mark.Phase == Lost {
+	if kind == lockRecord && r.lock.Phase == Gone || kind == markRecord && r.mark.Phase == Lost {
 		return 0
 	}
 	d.own(kind, r)
@@ -166,31 +158,20 @@ func (d *decoder) lock(l *Lock) {
 	if l.HasOwner = d.has(keyOwner); l.HasOwner {
 		l.Owner = d.str(keyOwner)
 	}
-	if d.has(keyLabel) {
-		l.Label = d.str(keyLabel)
-	}
+	l.Label = d.optionalStr(keyLabel)
 	l.Lifetime = Lifetime(d.word("lifetime = \"", lifetimeNames[:]))
 	l.UID = uint32(d.integer("uid = ", math.MaxUint32))
 	l.PID = uint32(d.optional("pid = ", math.MaxUint32))
 	l.PIDStart = d.optional("pid-start = ", math.MaxInt64)
-	if d.has(keySender) {
-		l.Session = d.str(keySender)
-	}
-	if d.has(keyBusID) {
-		l.SessionBus = d.str(keyBusID)
-	}
+	l.Session = d.optionalStr(keySender)
+	l.SessionBus = d.optionalStr(keyBusID)
 	if d.peek("since = ") {
 		l.Since = d.time("since = ")
+		d.bad = d.bad || l.Since.IsZero()
 	}
-	if d.has(keyOnLost) {
-		l.OnLost = d.str(keyOnLost)
-	}
-	if d.has(keyLostData) {
-		l.OnLostData = d.str(keyLostData)
-	}
-	if d.has(keyReason) {
-		l.Reason = d.str(keyReason)
-	}
+	l.OnLost = d.optionalStr(keyOnLost)
+	l.OnLostData = d.optionalStr(keyLostData)
+	l.Reason = d.optionalStr(keyReason)
 }
 
 // mark reads a [[mark]] table.
@@ -203,8 +184,7 @@ func (d *decoder) mark(m *Mark) {
 		m.Mode = d.mode()
 		m.Token = d.token()
 	}
-	if d.has(keySender) {
-		m.Session = d.str(keySender)
+	if m.Session = d.optionalStr(keySender); m.Session != "" {
 		m.SessionBus = d.str(keyBusID)
 	}
 }
@@ -265,12 +245,24 @@ func (d *decoder) until(c byte) []byte {
 	return v
 }
 
-// optional reads a number that may be missing, and is 0 then.
+// optional reads a number that may be missing, and is 0 then and only then.
 func (d *decoder) optional(key string, limit uint64) uint64 {
 	if !d.peek(key) {
 		return 0
 	}
-	return d.integer(key, limit)
+	n := d.integer(key, limit)
+	d.bad = d.bad || n == 0
+	return n
+}
+
+// optionalStr reads a string that may be missing, and is empty then and only then.
+func (d *decoder) optionalStr(k key) string {
+	if !d.has(k) {
+		return ""
+	}
+	s := d.str(k)
+	d.bad = d.bad || s == ""
+	return s
 }
 
 // integer reads a number that has to be there, of at most limit.
@@ -279,10 +271,9 @@ func (d *decoder) integer(key string, limit uint64) uint64 {
 	return d.number(d.until('\n'), limit)
 }
 
-// number reads decimal digits. Leading zeros are caught by the loader, which writes each record again and
-// compares the texts.
+// number reads decimal digits, without leading zeros.
 func (d *decoder) number(digits []byte, limit uint64) (n uint64) {
-	d.bad = d.bad || len(digits) == 0
+	d.bad = d.bad || len(digits) == 0 || digits[0] == '0' && len(digits) > 1
 	for _, c := range digits {
 		v := uint64(c - '0')
 		if c < '0' || c > '9' || n > (limit-v)/10 {
@@ -306,6 +297,7 @@ func (d *decoder) token() uint64 {
 		return 0
 	}
 	n := d.number(d.until('"'), math.MaxUint64)
+	d.bad = d.bad || n == 0
 	d.must("\n")
 	return n
 }
@@ -332,38 +324,55 @@ func (d *decoder) word(key string, names []string) uint8 {
 	return 0
 }
 
-// time reads a time of RFC 3339, as TOML has it.
+// time reads a time of RFC 3339, as TOML has it: in UTC, with as many digits of a second as it takes.
 func (d *decoder) time(key string) (t time.Time) {
 	d.must(key)
 	v := d.until('\n')
 	if d.bad {
 		return t
 	}
-	d.bad = t.UnmarshalText(v) != nil || !validTime(t)
+	d.bad = !timeShaped(v) || t.UnmarshalText(v) != nil || !validTime(t)
 	return t
 }
 
+// timeShaped reports whether v looks like a time that the encoder has written. time.UnmarshalText takes
+// other spellings as well: a comma, an hour of one digit, more than nine digits of a second.
+func timeShaped(v []byte) bool {
+	const shape = "0000-00-00T00:00:00.000000000"
+	const whole = len("0000-00-00T00:00:00")
+	n := len(v) - 1
+	if n < whole || n > len(shape) || v[n] != 'Z' || n > whole && v[n-1] == '0' {
+		return false
+	}
+	for i, c := range v[:n] {
+		if c != shape[i] && (shape[i] != '0' || c < '0' || c > '9') {
+			return false
+		}
+	}
+	return true
+}
+
 // str consumes a string in either form.
-func (d *decoder) str(k key) string {
-	var v []byte
-	inText := false
+func (d *decoder) str(k key) (s string) {
 	switch {
 	case d.lit(k.text):
-		v, inText = d.quoted()
+		v, inText := d.quoted()
+		if inText && d.borrow {
+			s = unsafe.String(unsafe.SliceData(v), len(v))
+		} else {
+			s = string(v)
+		}
+		d.bad = d.bad || !readable(s)
 	case d.lit(k.hex):
-		v, d.scratch = d.until('"'), d.scratch[:0]
-		var err error
-		d.scratch, err = hex.AppendDecode(d.scratch, v)
-		d.bad = d.bad || err != nil
-		v = d.scratch
+		digits := d.until('"')
+		v, err := hex.AppendDecode(d.scratch[:0], digits)
+		d.scratch, s = v, string(v)
+		d.bad = d.bad || err != nil || bytes.ContainsAny(digits, "ABCDEF") || readable(s)
 	default:
 		d.bad = true
 	}
 	d.must("\n")
-	if inText && d.borrow {
-		return unsafe.String(unsafe.SliceData(v), len(v))
-	}
-	return string(v)
+	return s
 }
 
 // quoted consumes the rest of a TOML basic string with its closing quote. The only escapes are the
