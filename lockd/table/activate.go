@@ -143,8 +143,10 @@ func (t *Table) mayLive(s api.Session) bool {
 type adopting struct {
 	sp        *lockspace
 	adoptions map[dlm.Cookie]*adoption // in flight, one at a time for each resource
-	resources []string                 // whose adoption is still to begin
-	failed    *api.Error               // why a record could not be adopted this time
+	// The oldest lock of each resource whose adoption is still to begin. A pointer to it saves
+	// the search for the resource.
+	oldest []*lock
+	failed *api.Error // why a record could not be adopted this time
 	// stronger are the locks that were adopted in a mode that gives them a new token,
 	// which they do not have yet.
 	stronger []*lock
@@ -174,10 +176,10 @@ func (s modeSet) has(m dlm.Mode) bool { return s&(1<<m) != 0 }
 func (x *adopting) adoptAll() {
 	sp := x.sp
 	sp.state = spaceAdopting
-	x.resources = make([]string, 0, len(sp.byResource))
+	x.oldest = make([]*lock, 0, len(sp.byResource))
 	for l := range sp.t.locks.all {
-		if l.sp == sp && l.nextRes == nil { // the oldest of its resource
-			x.resources = append(x.resources, l.resource)
+		if l.sp == sp && l.nextRes == nil {
+			x.oldest = append(x.oldest, l)
 		}
 	}
 	x.goOn()
@@ -187,25 +189,31 @@ func (x *adopting) adoptAll() {
 // ends when nothing is left to do.
 func (x *adopting) goOn() {
 	n := 0
-	for ; n < len(x.resources) && len(x.adoptions) < maxAdoptions; n++ {
-		x.adopt(x.resources[n])
+	for ; n < len(x.oldest) && len(x.adoptions) < maxAdoptions; n++ {
+		x.adopt(x.oldest[n])
 	}
-	if x.resources = x.resources[n:]; len(x.adoptions) == 0 {
-		x.resources = nil
+	if x.oldest = x.oldest[n:]; len(x.adoptions) == 0 {
+		x.oldest = nil
 		x.end()
 	}
 }
 
-// adopt begins to adopt the records of a resource.
-func (x *adopting) adopt(resource string) {
-	a := &adoption{sp: x.sp, resource: resource}
-	for l := x.sp.byResource[resource]; l != nil; l = l.nextRes {
+// adopt begins to adopt the records of a resource, whose oldest lock was l when the adoption of the
+// lockspace began.
+func (x *adopting) adopt(l *lock) {
+	a := &adoption{sp: x.sp, resource: l.resource}
+	if !x.sp.t.locks.has(l) { // its call has ended meanwhile
+		l = x.sp.byResource[a.resource]
+		for l != nil && l.nextRes != nil {
+			l = l.nextRes
+		}
+	}
+	for ; l != nil; l = l.prevRes {
 		if l.state == lockRecorded { // one with a call under way ended with an earlier handle
 			a.left = append(a.left, l)
 		}
 	}
 	if len(a.left) > 0 {
-		slices.Reverse(a.left)
 		a.try(a.left[0].mode)
 	}
 }

@@ -61,7 +61,7 @@ func TestAdoptionIsDoneInParts(t *testing.T) {
 		require.Equal(t, lockHeld, l.state)
 		require.Equal(t, state.Held, l.phase)
 	}
-	require.Nil(t, s.tab.spaces.byName["vms"].records.resources)
+	require.Nil(t, s.tab.spaces.byName["vms"].records.oldest)
 }
 
 // The locks of a session share the memory of its name, which is put together from two fields of the
@@ -80,4 +80,24 @@ func TestRecordedLocksShareTheNameOfTheirSession(t *testing.T) {
 		names[unsafe.StringData(string(l.session))] = l.session
 	}
 	require.ElementsMatch(t, []api.Session{"dbus:bus/:1.0", "dbus:bus/:1.1"}, slices.Collect(maps.Values(names)))
+}
+
+// The records of a resource are adopted even if the lock by which the adoption would have found them
+// has ended before its turn.
+func TestAdoptionFindsTheLocksThatAreLeft(t *testing.T) {
+	tab, sp := newTestTable()
+	sp.state = spaceAdopting
+	first := addHeld(tab, sp, "disk", 0, "vm1")
+	second, third := addHeld(tab, sp, "disk", 0, "vm2"), addHeld(tab, sp, "disk", 0, "vm3")
+	alone := addHeld(tab, sp, "disk2", 0, "vm1")
+	second.state, third.state = lockRecorded, lockRecorded
+	x := &sp.records
+	x.oldest = []*lock{first, alone}
+	first.remove()
+	alone.remove()
+	x.goOn()
+	require.Equal(t, []Action{AdoptAction{Lockspace: sp.id, Cookie: dlm.Cookie(second.ref), Resource: "disk",
+		Mode: dlm.NL}}, tab.EndTurn(nil))
+	require.Equal(t, []*lock{second, third}, x.adoptions[dlm.Cookie(second.ref)].left)
+	require.Empty(t, x.oldest)
 }

@@ -229,7 +229,7 @@ func (sp *lockspace) shut() {
 	sp.clock.reset()
 	sp.anchor.forget()
 	clear(sp.records.adoptions)
-	sp.records.resources = nil
+	sp.records.oldest = nil
 	sp.orphans.forget()
 	for _, head := range sp.byResource {
 		for l := head; l != nil; l = l.nextRes {
