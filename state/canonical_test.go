@@ -36,7 +36,8 @@ func decodes(t require.TestingT, text string) bool {
 var fullLock = Lock{
 	ID: 7, Lockspace: "vms", Resource: "disk1", LockID: 10, Mode: dlm.EX, Phase: Granted, Token: 3, Owner: "a\"b",
 	HasOwner: true, Label: "l\x01", Lifetime: Process, UID: 1000, PID: 4711, PIDStart: 99, Session: ":1.42",
-	SessionBus: "d8506a", Since: time.Unix(1795716509, 120_000_000).UTC(), OnLost: "fence", OnLostData: "x", Reason: "gone",
+	SessionBus: "d8506a", Since: time.Unix(1795716509, 120_000_000).UTC(), OnLost: "fence", OnLostData: "x",
+	Reason: "gone",
 }
 
 // TestOtherSpellingsAreRefused has a spelling for each that a reader of TOML would take for the same,

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"slices"
 	"sort"
@@ -203,10 +204,11 @@ type loader struct {
 	// ends those before that.
 	order  []int32
 	folded int64 // how far the file has been folded
-	// Where the lock with an ID is in locks.
-	index  map[uint64]int32
-	spaces map[string]Lockspace
-	left   map[string]int32 // lockspace -> out.found when it was left
+	// Where the lock with an ID is in locks; see find.
+	index    map[uint64]int32
+	youngest uint64 // the largest ID of a lock so far
+	spaces   map[string]Lockspace
+	left     map[string]int32 // lockspace -> out.found when it was left
 }
 
 // chunk handles one chunk: a record, or damage followed by a record.
@@ -332,14 +334,28 @@ func (l *loader) lock(lk *Lock, p packed, size int) {
 	l.out.found++
 	l.out.use.lock(size)
 	l.out.NextID = max(l.out.NextID, lk.ID+1)
-	i, ok := l.index[lk.ID]
+	i, ok := l.find(lk.ID)
 	if !ok {
 		l.grow()
 		i = int32(len(l.locks))
-		l.index[lk.ID] = i
+		l.index[lk.ID], l.youngest = i, max(l.youngest, lk.ID)
 		l.locks, l.order, l.packed = append(l.locks, Lock{}), append(l.order, 0), append(l.packed, packed{})
 	}
 	l.locks[i], l.order[i], l.packed[i] = *lk, int32(l.out.found), p
+}
+
+// find returns where the lock with an ID is in locks. Most records are of a younger lock than all
+// before, and many marks follow the record that they change: only the others have to be looked for.
+func (l *loader) find(id uint64) (i int32, ok bool) {
+	last := len(l.locks) - 1
+	switch {
+	case id > l.youngest:
+		return 0, false
+	case l.locks[last].ID == id:
+		return int32(last), true
+	}
+	i, ok = l.index[id]
+	return i, ok
 }
 
 // grow makes room for as many locks as there will be if the rest of the file is like the part that
@@ -354,6 +370,9 @@ func (l *loader) grow() {
 		more = max(more, int(float64(n)*float64(l.scan.size)/float64(max(l.folded, 1))*1.02)-n)
 	}
 	l.locks, l.order, l.packed = slices.Grow(l.locks, more), slices.Grow(l.order, more), slices.Grow(l.packed, more)
+	index := make(map[uint64]int32, n+more)
+	maps.Copy(index, l.index)
+	l.index = index
 }
 
 // mark applies a mark. A mark of an unknown lock changes nothing: the lock is gone, or its record
@@ -361,7 +380,7 @@ func (l *loader) grow() {
 func (l *loader) mark(m *Mark) {
 	l.out.found++
 	l.out.NextID = max(l.out.NextID, m.ID+1)
-	i, ok := l.index[m.ID]
+	i, ok := l.find(m.ID)
 	if !ok {
 		return
 	}
