@@ -106,7 +106,7 @@ func (c *Client) hold(ctx, parent context.Context, want []Want, o Options) (*Hel
 	if h.owner == "" {
 		h.owner, h.ownOwner = ownerPrefix+rand.Text(), true
 	}
-	o.Owner = h.owner
+	o.Owner, o.OwnerUnique = h.owner, h.ownOwner
 	if err := c.kept.begin(c); err != nil {
 		return nil, err
 	}
@@ -171,17 +171,42 @@ func (c *Client) takeAll(ctx context.Context, want []Want, o Options) ([]Grant, 
 			g, err = c.Acquire(ctx, want[0], o)
 		}
 		return []Grant{g}, err
-	case o.Wait != 0 && o.Lifetime != Connection && c.redial != nil:
-		// A connection of its own: closing it takes the call out of the queue.
-		t, err := c.redial(ctx)
-		if err != nil {
-			return nil, err
-		}
-		aside := &Client{base: t.with(c.settings())}
-		defer func() { _ = t.close() }()
-		return aside.AcquireMany(ctx, want, o)
+	case o.Wait != 0 && c.redial != nil && (o.Lifetime != Connection || c.Conn() != nil && o.OwnerUnique):
+		return c.takeAside(ctx, want, o)
 	}
 	return c.AcquireMany(ctx, want, o)
+}
+
+// takeAside takes locks by a call on a connection of its own, because closing that takes the
+// call out of the queue. Over D-Bus the locks are then asked for again on the connection of
+// c, which they are tied to from then on, or which at least gets the notices about them. What
+// the owner has already is tied to the other connection from the beginning of the first
+// call, so a lock of lifetime connection needs an owner who has nothing yet: it would end
+// with a call that is given up. If this program dies in between, both connections end.
+func (c *Client) takeAside(ctx context.Context, want []Want, o Options) (grants []Grant, err error) {
+	err = c.aside(ctx, func(other *Client) (err error) {
+		if grants, err = other.AcquireMany(ctx, want, o); err != nil || c.Conn() == nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelTime)
+		defer cancel()
+		o.Wait = 0
+		if _, err = c.AcquireMany(ctx, want, o); o.Lifetime != Connection {
+			return nil // the lock is held; losses that are not reported are found out by asking
+		}
+		return err
+	})
+	return grants, err
+}
+
+// aside does something on a connection of its own, which is closed at the end.
+func (c *Client) aside(ctx context.Context, do func(*Client) error) error {
+	t, err := c.redial(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = t.close() }()
+	return do(&Client{base: t.with(c.settings())})
 }
 
 func (c *Client) settings() settings {
@@ -291,7 +316,7 @@ func (h *Held) Convert(ctx context.Context, to Want, wait time.Duration) error {
 	// The count is odd during the call, when the keeper can't know which mode is right.
 	h.changes++
 	h.mu.Unlock()
-	token, err := h.c.Convert(ctx, to, Selector{Lock: lock}, wait)
+	token, err := h.convert(ctx, to, lock, wait)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.changes++
@@ -299,6 +324,19 @@ func (h *Held) Convert(ctx context.Context, to Want, wait time.Duration) error {
 		h.grants[i].Mode, h.grants[i].Token = canonical(to.Mode), token
 	}
 	return err
+}
+
+// convert makes the call of Convert. One that waits has a connection of its own over D-Bus,
+// as in takeAside: otherwise the lock could still be converted after the end of ctx.
+func (h *Held) convert(ctx context.Context, to Want, lock LockName, wait time.Duration) (token uint64, err error) {
+	call := func(c *Client) (err error) {
+		token, err = c.Convert(ctx, to, Selector{Lock: lock}, wait)
+		return err
+	}
+	if wait != 0 && h.c.redial != nil && h.c.Conn() != nil {
+		return token, h.c.aside(ctx, call)
+	}
+	return token, call(h.c)
 }
 
 // Release releases the locks and ends their context. It tries again while the service

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -327,4 +328,83 @@ func TestExamplesOverDBus(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	require.GreaterOrEqual(t, strings.Count(string(out), "--- PASS: Example"), 8, "%s", out)
+}
+
+// The end of the context withdraws a call that waits for several locks, whatever ends the
+// locks; after the call has returned nobody waits any more. What it gets stays with the
+// client's own connection.
+func TestManyAreWithdrawn(t *testing.T) {
+	both(t, func(t *testing.T, r *real, c *Client) {
+		other := r.open(true)
+		want := []Want{{"vms", "a", "EX"}, {"vms", "b", "EX"}}
+		for _, lifetime := range []string{Connection, Process} {
+			_, unlock, err := other.Lock(t.Context(), want[1], Options{})
+			require.NoError(t, err)
+			ctx, cancel := context.WithCancel(t.Context())
+			result := make(chan error)
+			go func() {
+				_, err := c.Hold(ctx, want, Options{Lifetime: lifetime, Wait: -1})
+				result <- err
+			}()
+			waits(t, other)
+			cancel()
+			require.ErrorIs(t, <-result, context.Canceled)
+			require.Empty(t, found(t, other), lifetime)
+			locks, err := other.Locks(t.Context(), Filter{Resource: "a"})
+			require.NoError(t, err)
+			require.Empty(t, locks)
+
+			holds := make(chan *Held)
+			go func() {
+				h, err := c.Hold(t.Context(), want, Options{Lifetime: lifetime, Wait: -1})
+				assert.NoError(t, err)
+				holds <- h
+			}()
+			waits(t, other)
+			require.NoError(t, unlock())
+			h := <-holds
+			require.NotNil(t, h)
+			require.NoError(t, other.Release(t.Context(), "vms", "a", Selector{Owner: h.Owner()}))
+			<-h.Lost()
+			require.NoError(t, h.Release(t.Context()))
+		}
+	})
+}
+
+// A conversion that was given up is not carried out later.
+func TestConversionIsWithdrawn(t *testing.T) {
+	both(t, func(t *testing.T, r *real, c *Client) {
+		other := r.open(true)
+		disk := Want{"vms", "disk", "PR"}
+		_, unlock, err := other.Lock(t.Context(), disk, Options{})
+		require.NoError(t, err)
+		h, err := c.Hold(t.Context(), []Want{disk}, Options{})
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		result := make(chan error)
+		go func() { result <- h.Convert(ctx, Want{"vms", "disk", "EX"}, -1) }()
+		waits(t, other)
+		cancel()
+		require.ErrorIs(t, <-result, Canceled)
+		// By itself the call would wait for as long as one may.
+		require.Eventually(t, func() bool { return len(found(t, other)) == 0 }, MaxWait/2, time.Millisecond)
+		require.NoError(t, unlock())
+		mode, err := other.Held(t.Context(), h.Grants()[0])
+		require.NoError(t, err)
+		require.Equal(t, "PR", mode)
+		require.NoError(t, h.Convert(t.Context(), Want{"vms", "disk", "EX"}, -1))
+		require.NoError(t, h.Release(t.Context()))
+	})
+}
+
+// found are the locks that wait.
+func found(t *testing.T, c *Client) []Waiter {
+	waiters, err := c.Waits(t.Context(), Filter{})
+	require.NoError(t, err)
+	return waiters
+}
+
+// waits returns when a lock waits.
+func waits(t *testing.T, c *Client) {
+	require.Eventually(t, func() bool { return len(found(t, c)) > 0 }, patience, time.Millisecond)
 }
