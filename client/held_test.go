@@ -408,3 +408,28 @@ func found(t *testing.T, c *Client) []Waiter {
 func waits(t *testing.T, c *Client) {
 	require.Eventually(t, func() bool { return len(found(t, c)) > 0 }, patience, time.Millisecond)
 }
+
+// Over Varlink a watch tells in which lockspace somebody waits.
+func TestBlockingNamesTheLockspace(t *testing.T) {
+	r := startReal(t)
+	c := r.open(true)
+	disk := Want{"vms", "disk", "EX"}
+	_, err := c.Acquire(t.Context(), disk, Options{})
+	require.NoError(t, err)
+	events, err := c.Watch(t.Context())
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	result := make(chan error)
+	go func() {
+		_, err := c.Acquire(ctx, disk, Options{Wait: -1})
+		result <- err
+	}()
+	for e := range events {
+		if e.Kind == Blocking {
+			require.Equal(t, []string{"vms", "disk", "EX"}, []string{e.Lockspace, e.Resource, e.Mode})
+			break
+		}
+	}
+	cancel()
+	require.ErrorIs(t, <-result, context.Canceled)
+}

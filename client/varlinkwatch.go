@@ -17,10 +17,11 @@ type eventReply struct {
 	Ready    *bool      `json:"ready"`
 	LockLost *lostReply `json:"lockLost"`
 	Blocking *struct {
-		Lock     string  `json:"lock"`
-		Resource string  `json:"resource"`
-		Mode     *string `json:"mode"`
-		NodeID   uint32  `json:"nodeId"`
+		Lock      string  `json:"lock"`
+		Lockspace string  `json:"lockspace"` // "": the service is older than this field
+		Resource  string  `json:"resource"`
+		Mode      *string `json:"mode"`
+		NodeID    uint32  `json:"nodeId"`
 	} `json:"blocking"`
 	LockspaceChanged *lockspaceReply `json:"lockspaceChanged"`
 	ServiceChanged   *serviceReply   `json:"serviceChanged"`
@@ -121,8 +122,8 @@ func (w *varlinkWatcher) events(r *eventReply) (all []Event) {
 			Mode: upper(l.Mode), Reason: l.Reason})
 	}
 	if b := r.Blocking; b != nil {
-		all = append(all, Event{Kind: Blocking, Lock: named(b.Lock), Resource: b.Resource, Mode: upper(b.Mode),
-			Node: b.NodeID})
+		all = append(all, Event{Kind: Blocking, Lock: named(b.Lock), Lockspace: b.Lockspace, Resource: b.Resource,
+			Mode: upper(b.Mode), Node: b.NodeID})
 	}
 	if s := r.LockspaceChanged; s != nil {
 		all = append(all, Event{Kind: LockspaceChanged, Lockspace: s.Name, State: s.State, Details: s.details()})

@@ -150,6 +150,7 @@ func TestHolderHears(t *testing.T) {
 	b := c.receive()
 	require.True(t, b.Continues)
 	require.Equal(t, "pr", part(b.Parameters, "blocking", "mode"))
+	require.Equal(t, "vms", part(b.Parameters, "blocking", "lockspace"))
 	require.Equal(t, part(g.Parameters, "granted", "lock"), part(b.Parameters, "blocking", "lock"))
 	r.dial().ok("Release", `{"lockspace":"vms","resource":"disk1"}`)
 	end := c.receive()

@@ -115,7 +115,7 @@ func lostOf(l *api.Lost) lost {
 }
 
 func blockingOf(n *api.BlockingNotice) *blocking {
-	return &blocking{lockName(n.Ref), printable(n.Resource), modeName(n.Blocked), unless0(n.Node)}
+	return &blocking{lockName(n.Ref), text(n.Lockspace), printable(n.Resource), modeName(n.Blocked), unless0(n.Node)}
 }
 
 func queuedOf(held []dlm.Held) []queued {

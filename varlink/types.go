@@ -151,10 +151,11 @@ type wait struct {
 
 // blocking tells a holder that somebody waits for a mode that its lock excludes.
 type blocking struct {
-	Lock     string  `json:"lock"`
-	Resource string  `json:"resource"`
-	Mode     string  `json:"mode"`
-	NodeID   *uint32 `json:"nodeId,omitempty"`
+	Lock      string  `json:"lock"`
+	Lockspace *string `json:"lockspace,omitempty"` // nullable: it is younger than the interface
+	Resource  string  `json:"resource"`
+	Mode      string  `json:"mode"`
+	NodeID    *uint32 `json:"nodeId,omitempty"`
 }
 
 // health is what was found out last about a lockspace.

@@ -146,6 +146,7 @@ func TestEventLine(t *testing.T) {
 			`lock-lost vms/a\nb EX: left`},
 		{client.Event{Kind: client.Blocking, Resource: "a", Mode: "EX"}, "blocking a EX"},
 		{client.Event{Kind: client.Blocking, Resource: "a", Mode: "EX", Node: 2}, "blocking a EX for node 2"},
+		{client.Event{Kind: client.Blocking, Lockspace: "vms", Resource: "a", Mode: "EX"}, "blocking vms/a EX"},
 		{client.Event{Kind: client.LockspaceChanged, Lockspace: "vms", State: "ready",
 			Details: map[string]any{"stopped": false, "members": []uint32{1, 2}}},
 			"lockspace-changed vms ready members=[1, 2] stopped=false"},
@@ -153,6 +154,7 @@ func TestEventLine(t *testing.T) {
 		tc.e.Time = at
 		require.Equal(t, "2026-01-02 03:04:05 "+tc.want, eventLine(tc.e, nil))
 	}
+	require.False(t, concerns(client.Event{Kind: client.Blocking, Lockspace: "backup"}, client.Filter{Lockspace: "vms"}))
 	names := nodeNames{1: "alpha", 2: "beta"}
 	require.Equal(t, "2026-01-02 03:04:05 blocking a EX for node 2 (beta)",
 		eventLine(client.Event{Time: at, Kind: client.Blocking, Resource: "a", Mode: "EX", Node: 2}, names))
