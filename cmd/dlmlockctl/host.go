@@ -50,6 +50,8 @@ const controldSocket = "@dlmc_query_sock"
 
 // controld checks the kernel's DLM and its daemon.
 func (x *examination) controld() {
+	// The DLM registers this device when its module is loaded (fs/dlm/user.c), before anybody is in
+	// a lockspace.
 	misc, err := os.ReadFile(x.host.path("proc/misc"))
 	if err == nil && !strings.Contains(string(misc), " dlm-control\n") {
 		x.noModule = true
@@ -57,6 +59,8 @@ func (x *examination) controld() {
 			"the kernel's DLM is not loaded")
 		return
 	}
+	// Its socket is looked for and not called: an interrupted query can end a dlm_controld that
+	// Pacemaker has started, and this node's lockspaces with it (docs/troubleshooting.md).
 	sockets, err := os.ReadFile(x.host.path("proc/net/unix"))
 	switch {
 	case err != nil:
@@ -88,7 +92,7 @@ func (x *examination) fencing() {
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		line, _, _ := strings.Cut(lines.Text(), "#")
 		key, value, ok := strings.Cut(line, "=")
-		if ok && strings.TrimSpace(key) == "enable_fencing" {
+		if ok && strings.TrimSpace(key) == "enable_fencing" { // the last one counts
 			off = strings.TrimSpace(value) == "0"
 		}
 	}

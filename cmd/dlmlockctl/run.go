@@ -215,6 +215,8 @@ func (a *app) holdFor(ctx context.Context, c *client.Client, ch *child, o runOpt
 	if o.label == "" {
 		o.label = shorten(strings.Join(o.argv, " "))
 	}
+	// The owner is one that nobody else has, so that the call can be made again if its answer is
+	// lost, and the release can't release somebody else's lock.
 	return a.takeAndWatch(ctx, c, o.want, client.Options{Owner: "dlmlockctl-run-" + rand.Text(), Label: o.label,
 		PID: ch.pid(), Wait: o.wait.d})
 }
@@ -244,7 +246,7 @@ func (a *app) takeAndWatch(ctx context.Context, c *client.Client, want []client.
 
 // shorten makes a label of a command line.
 func shorten(s string) string {
-	const most = 200
+	const most = 200 // bytes; the service takes more, but a person does not read it in a list
 	if len(s) > most {
 		s = s[:most-3] + "..."
 	}

@@ -48,7 +48,7 @@ type supervision struct {
 	lost  string // why the lock is gone; "" while it is held
 	ended bool   // the command itself has ended
 
-	toll   toll
+	toll   toll             // the processes that were ended, for the message
 	looked error            // why the processes of the command could not be found
 	grace  <-chan time.Time // when to send SIGKILL
 	count  <-chan time.Time // when to count the processes again
@@ -71,6 +71,7 @@ func (h *hold) supervise(ctx context.Context) error {
 		return exitWith(exitNoExec, err)
 	}
 	s := &supervision{hold: h}
+	// A channel that has been heard is set to nil, so that the loop does not spin on it.
 	done, lost := h.child.done, h.held.Lost()
 	for !s.finished() {
 		select {
@@ -149,7 +150,8 @@ func (s *supervision) direct(end func() error) {
 }
 
 // outcome is that of the command or, if the lock was lost, an error that says what
-// became of the processes of the command.
+// became of the processes of the command. Nothing is said to have ended that was not seen to:
+// a process in the kernel's uninterruptible sleep survives SIGKILL, and may still write.
 func (s *supervision) outcome() error {
 	if s.lost == "" || s.opts.onLost == lostWarn {
 		return s.child.outcome()

@@ -176,7 +176,7 @@ func holders(in *client.Inspection, wanted string, nodes nodeNames) string {
 		if l.State == "acquiring" {
 			continue
 		}
-		seen[l.LockID] = true
+		seen[l.LockID] = true // it is among the granted ones of the lock manager, too
 		if wanted != "" && !inWay(l.Mode, wanted) {
 			continue
 		}
@@ -189,6 +189,8 @@ func holders(in *client.Inspection, wanted string, nodes nodeNames) string {
 		}
 		names = append(names, fmt.Sprintf("%s (this node, %s)", visible(who), l.Mode))
 	}
+	// What is published is the text of one holder, that of the last grant in PW or EX. It may be
+	// cut off after some bytes, which is all that a value block has room for.
 	published := in.Holder
 	for _, q := range in.Granted {
 		if seen[q.LockID] || q.Mode == "NL" || wanted != "" && !inWay(q.Mode, wanted) {
@@ -201,6 +203,8 @@ func holders(in *client.Inspection, wanted string, nodes nodeNames) string {
 		}
 		names = append(names, name)
 	}
+	// A node that is not the master sees no lock of others. Then the value block is all there is,
+	// and may be out of date.
 	if len(names) == 0 && published != nil && published.Node != 0 && (wanted == "" || inWay(published.Mode, wanted)) {
 		names = append(names, nodes.on(published.Node, published.Who, published.Mode))
 	}
