@@ -34,7 +34,9 @@ type busError struct{ name, text string }
 
 func (e busError) Error() string { return e.text }
 
-// errorName finds the name on the bus of what went wrong.
+// errorName finds the name on the bus of what went wrong. Kinds for which the bus has a name get
+// that, because busctl, libraries and polkit agents know it; all others have a name of the
+// service.
 func errorName(err error) string {
 	var be busError
 	if errors.As(err, &be) {
@@ -99,7 +101,8 @@ func errorText(err error) string {
 // maxCandidates bounds the length of an error message.
 const maxCandidates = 10
 
-// candidates names the locks of an Ambiguous error, so that a person can choose one.
+// candidates names the locks of an Ambiguous error, so that a person can choose one. An error of
+// D-Bus is a text: a program that needs them calls ListLocks.
 func candidates(locks []api.LockInfo) string {
 	var b strings.Builder
 	for i := range locks {

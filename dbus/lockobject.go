@@ -25,13 +25,15 @@ var lockIface = newIface(lockIfaceName, []property{
 	text("OnLost", emitsConst, func(l *api.LockInfo) string { return l.OnLost }),
 	prop("UID", "u", emitsConst, func(_ *Server, l *api.LockInfo) any { return l.UID }),
 	prop("PID", "u", emitsConst, func(_ *Server, l *api.LockInfo) any { return l.PID }),
+	// The first grant; a conversion does not change it, and an object exists from then on.
 	prop("Since", "t", emitsConst, func(_ *Server, l *api.LockInfo) any { return usec(l.Since) }),
 },
 	&method{name: "Release", in: "a{sv}", parse: parseLockRelease},
 	&method{name: "Convert", in: "sa{sv}", out: "t", parse: parseLockConvert})
 
 // findLock asks the service for the lock that the call is for. A lock that was
-// never granted is no object.
+// never granted is no object. The state file keeps the next ref, so a path that a client has
+// kept does not mean another lock after a restart.
 func (c *call) findLock() (*api.LockInfo, error) {
 	ref, ok := number(c.id)
 	if !ok {

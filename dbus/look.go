@@ -12,7 +12,8 @@ func parseInspect(body *reader) (request, error) {
 	return &inspect{frontend.Inspect{Lockspace: body.text(), Resource: body.text()}}, nil
 }
 
-// parseInspectNode reads InspectNode, which is Inspect on another node.
+// parseInspectNode reads InspectNode, which is Inspect on another node. It is a method of its own
+// because Inspect has no options.
 func parseInspectNode(body *reader) (request, error) {
 	node := body.uint32()
 	r := &inspect{frontend.Inspect{Node: node, Lockspace: body.text(), Resource: body.text()}}

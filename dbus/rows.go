@@ -46,7 +46,10 @@ func usec(t time.Time) uint64 {
 // Rows that come in long lists are made in two ways. The answers of lists, up to
 // frontend.LongAnswer bytes, are written by the encoder, without a Go value for each field.
 // In the answer of Inspect the same rows are values of variants, which godbus writes; hence
-// the types. Both have the signature that the interface.s description gives them.
+// the types. Both have the signature that the description of the interface gives them.
+//
+// A list whose rows do not all fit ends earlier. The path of its last row is where the next
+// page begins (option after), so the others are left to that.
 
 // lockRow is a lock in ListLocks and Inspect: (ossussstsssuuta{sv}).
 type lockRow struct {
@@ -90,7 +93,7 @@ func lockRows(locks []api.LockInfo) []lockRow {
 }
 
 // longRows writes an array of rows, as many as frontend.LongAnswer has room for, but one at
-// least.
+// least: a client that asks for the next page has to get on.
 func longRows[T any](e *encoder, of []T, write func(*T)) {
 	at, first := e.begin(8)
 	for i := range of {
@@ -126,8 +129,6 @@ func (e *encoder) lockRow(l *api.LockInfo) {
 	e.details(lockDetails(l))
 }
 
-// An api.Ref of a list's last row is where the next page begins (option after), so rows
-// that do not fit are left to it.
 // lostRow is a lost lock in ListLost and Inspect: (ossussstsa{sv}).
 type lostRow struct {
 	Lock                godbus.ObjectPath
@@ -236,7 +237,8 @@ func waiterDetails(w *api.Waiter) []detail {
 	return d
 }
 
-// queueRow is a lock in one of the lock manager's queues: (uuss).
+// queueRow is a lock in one of the lock manager's queues: (uuss). It may be a lock of any program
+// on any node. Of other nodes' locks the lockid is the master's own number (dlm.Held).
 type queueRow struct {
 	LockID, Node uint32
 	Mode, Wanted string
@@ -259,7 +261,8 @@ type holderRow struct {
 	Who   string
 }
 
-// waitRow says who waits for whom in Inspect: (uussuuss).
+// waitRow says who waits for whom in Inspect: (uussuuss). Zeros and "" stand for what is not
+// known; a struct of D-Bus has no room for null.
 type waitRow struct {
 	Node, LockID    uint32
 	Mode, Who       string
@@ -306,6 +309,8 @@ type nodeRow struct {
 	Details map[string]godbus.Variant
 }
 
+// nodeRows makes the rows of nodes. One that could not be asked is there, with the reason in
+// missing.
 func nodeRows(nodes []api.NodeView) []nodeRow {
 	rows := make([]nodeRow, len(nodes))
 	for i := range nodes {
@@ -339,6 +344,7 @@ func spaceRows(spaces []api.LockspaceInfo) []spaceRow {
 	return rows
 }
 
+// spaceDetails are the details of a lockspace, also in the signal LockspaceChanged.
 func spaceDetails(sp *api.LockspaceInfo) map[string]godbus.Variant {
 	d := map[string]godbus.Variant{"object": godbus.MakeVariant(spacePath(sp.Name))}
 	if sp.Error != "" {
@@ -368,7 +374,8 @@ func addHealth(d map[string]godbus.Variant, h *dlm.Health) {
 	d["recovery"] = godbus.MakeVariant(h.Recovery)
 }
 
-// inspection is the answer of Inspect.
+// inspection is the answer of Inspect. A key that is left out could not be looked at; an empty
+// array was, and nothing is there.
 func inspection(in *api.Inspection) map[string]godbus.Variant {
 	d := map[string]godbus.Variant{
 		"locks": godbus.MakeVariant(lockRows(in.Locks)),
@@ -385,6 +392,7 @@ func inspection(in *api.Inspection) map[string]godbus.Variant {
 		d["waiting"] = godbus.MakeVariant(queueRows(q.Waiting))
 		d["master"] = godbus.MakeVariant(q.Master)
 		d["complete"] = godbus.MakeVariant(q.Complete)
+		// The table of the kernel shows the block, but not whether it is valid.
 		if q.HasValue && !in.HasValue {
 			d["value"] = godbus.MakeVariant(q.Value[:])
 		}

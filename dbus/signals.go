@@ -22,7 +22,8 @@ var (
 	sigNone              = godbus.ParseSignatureMust("")
 )
 
-// event takes what the service says unasked. It never blocks.
+// event takes what the service says unasked. It never blocks: it runs in the turn of the table
+// (lockd), so a signal is queued here, and what does not fit into the queue is dropped.
 func (s *Server) event(e frontend.Event) {
 	switch e := e.(type) {
 	case api.LockLost:
@@ -44,7 +45,8 @@ func (s *Server) event(e frontend.Event) {
 	}
 }
 
-// objectEvent takes an event about a lock or a request, for the subscribers.
+// objectEvent takes an event about a lock or a request, for the subscribers. Where a request is in
+// its queue is not known here, and would need a look at the kernel's tables for each event.
 func (s *Server) objectEvent(e frontend.Event) {
 	switch e := e.(type) {
 	case api.LockAdded:

@@ -65,6 +65,8 @@ func (c *call) spaces() ([]api.LockspaceInfo, error) {
 }
 
 // findSpace finds the lockspace whose object is called. There are few, so they are gone through.
+// Its name is looked up with each call: the object is the lockspace of that name, also after
+// this node has left it and joined it again.
 func (c *call) findSpace() (*api.LockspaceInfo, error) {
 	spaces, err := c.spaces()
 	if err != nil {
@@ -99,7 +101,8 @@ func parseSpaceLeave(body *reader) (request, error) {
 	return r, parseOptions("leave", frontend.LeaveOptions, body, &r.Leave)
 }
 
-// Validate implements frontend.Method. The name is not known yet.
+// Validate implements frontend.Method. The name is not known yet; serve has it from the service,
+// so there is nothing to validate.
 func (*leaveSpace) Validate() error { return nil }
 
 func (r *leaveSpace) serve(c *call) {
