@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -54,7 +55,8 @@ type recorder struct {
 	t     *testing.T
 	to    string // the socket of that
 	mu    sync.Mutex
-	said  [][]byte // of each connection, in order of their first message
+	said  [][]byte   // of each connection, in order of their first message
+	want  [][]string // the requests of the steps that are still to come; nil: they are not known
 	story strings.Builder
 	work  sync.WaitGroup
 }
@@ -142,17 +144,7 @@ func maskPID(request []byte) []byte {
 // step notes what has been said during a step of the story.
 func (r *recorder) step(name string, do func()) {
 	do()
-	// What comes from another thread of libvirtd may come a moment later.
-	var last, now int
-	for end := time.Now().Add(patience); ; time.Sleep(200 * time.Millisecond) {
-		r.mu.Lock()
-		now = len(bytes.Join(r.said, nil))
-		r.mu.Unlock()
-		if now == last || time.Now().After(end) {
-			break
-		}
-		last = now
-	}
+	r.await()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	fmt.Fprintf(&r.story, "\n## %s\n", name)
@@ -160,6 +152,27 @@ func (r *recorder) step(name string, do func()) {
 		fmt.Fprintf(&r.story, "%c libvirtd\n%s", 'A'+i, said)
 	}
 	r.said = nil
+}
+
+// await waits for what comes from another thread of libvirtd, which may be a moment later: until all of
+// the recording has been said, or, where there is none yet, until nothing has been said for a while.
+func (r *recorder) await() {
+	soFar := func() []string {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return requests(string(bytes.Join(r.said, nil)))
+	}
+	end := time.Now().Add(patience)
+	if len(r.want) > 0 {
+		for !slices.Equal(soFar(), r.want[0]) && time.Now().Before(end) {
+			time.Sleep(5 * time.Millisecond)
+		}
+		r.want = r.want[1:]
+		return
+	}
+	for last := -1; last != len(soFar()) && time.Now().Before(end); time.Sleep(time.Second) {
+		last = len(soFar())
+	}
 }
 
 // fixed is where the disks of the story are: their paths are in the recording.
@@ -178,8 +191,13 @@ func TestStockSays(t *testing.T) {
 	}
 	at := filepath.Join(r.dir, "recorder")
 	rec := record(t, at, to)
-	rec.play(r, at)
 	version := release(t)
+	if !*update {
+		want, err := os.ReadFile(recorded(version))
+		require.NoError(t, err)
+		rec.want = requestsOfSteps(string(want))
+	}
+	rec.play(r, at)
 	text := "# What libvirtd " + version + " says to virtlockd, and is answered; recorded with\n" +
 		"# \"LIBVIRT=1 go test ./libvirt/host -run TestStockSays -update\".\n" + rec.story.String()
 	if *update {
@@ -198,6 +216,18 @@ func requests(recording string) (lines []string) {
 		}
 	}
 	return lines
+}
+
+// requestsOfSteps are the requests of each step of a recording.
+func requestsOfSteps(recording string) (steps [][]string) {
+	for _, line := range requests(recording) {
+		if strings.HasPrefix(line, "##") {
+			steps = append(steps, nil)
+		} else {
+			steps[len(steps)-1] = append(steps[len(steps)-1], line)
+		}
+	}
+	return steps
 }
 
 // play is the story: what a guest does in its life.
