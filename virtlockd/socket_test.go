@@ -90,7 +90,7 @@ func TestSocketOfSystemd(t *testing.T) {
 	tool, err := filepath.Abs("virtlockd-socket")
 	require.NoError(t, err)
 	cmd := exec.CommandContext(t.Context(), "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
-		"timeout", "60", "bash", "-c", socketScript, "bash", tool)
+		"timeout", "300", "bash", "-c", socketScript, "bash", tool)
 	cmd.Env = append(os.Environ(), "UNITS="+dir, "LC_ALL=C.UTF-8")
 	var said strings.Builder
 	cmd.Stderr = &said

@@ -30,7 +30,7 @@ mount -t tmpfs tmpfs /home
 touch /home/a.img
 ln -s a.img /home/link.img
 python3 "$UNITS/client.py" /home/link.img >/run/client &
-until [ -s /run/client ]; do sleep 0.05; done
+until [ "$(wc -l </run/client)" = 2 ]; do sleep 0.05; done # registered, and locked
 cat /run/client
 grep -h '^\(resource\|label\)' /run/runtime/dlmlockd/state.toml
 systemctl restart dlmlockd
@@ -82,7 +82,7 @@ func TestSandbox(t *testing.T) {
 	tool, err := filepath.Abs("virtlockd-socket")
 	require.NoError(t, err)
 	cmd := exec.CommandContext(t.Context(), "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
-		"timeout", "60", "bash", "-c", unitScript, "bash", tool)
+		"timeout", "300", "bash", "-c", unitScript, "bash", tool)
 	cmd.Env = append(os.Environ(), "UNITS="+dir, "PROGRAM="+daemon, "LC_ALL=C.UTF-8")
 	var said strings.Builder
 	cmd.Stderr = &said
