@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"maps"
 	"math"
 	"slices"
 	"sort"
@@ -107,7 +106,7 @@ func load(r io.ReaderAt, size int64, hurry bool) (*loaded, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &loader{scan: scanner{r: r, size: end}, index: map[uint64]int32{}, spaces: map[string]Lockspace{},
+	l := &loader{scan: scanner{r: r, size: end}, spaces: map[string]Lockspace{},
 		workers: newWorkers(size, hurry)}
 	defer l.workers.stop()
 	l.out.size, l.out.text = size, end
@@ -204,8 +203,9 @@ type loader struct {
 	// ends those before that.
 	order  []int32
 	folded int64 // how far the file has been folded
-	// Where the lock with an ID is in locks; see find.
+	// Where the lock with an ID is in locks, for so many of the first locks as are indexed (find).
 	index    map[uint64]int32
+	indexed  int
 	youngest uint64 // the largest ID of a lock so far
 	spaces   map[string]Lockspace
 	left     map[string]int32 // lockspace -> out.found when it was left
@@ -338,14 +338,14 @@ func (l *loader) lock(lk *Lock, p packed, size int) {
 	if !ok {
 		l.grow()
 		i = int32(len(l.locks))
-		l.index[lk.ID], l.youngest = i, max(l.youngest, lk.ID)
+		l.youngest = max(l.youngest, lk.ID)
 		l.locks, l.order, l.packed = append(l.locks, Lock{}), append(l.order, 0), append(l.packed, packed{})
 	}
 	l.locks[i], l.order[i], l.packed[i] = *lk, int32(l.out.found), p
 }
 
 // find returns where the lock with an ID is in locks. Most records are of a younger lock than all
-// before, and many marks follow the record that they change: only the others have to be looked for.
+// before, and many marks follow the record that they change: only for the others an index is made.
 func (l *loader) find(id uint64) (i int32, ok bool) {
 	last := len(l.locks) - 1
 	switch {
@@ -353,6 +353,12 @@ func (l *loader) find(id uint64) (i int32, ok bool) {
 		return 0, false
 	case l.locks[last].ID == id:
 		return int32(last), true
+	}
+	if l.index == nil {
+		l.index = make(map[uint64]int32, cap(l.locks))
+	}
+	for ; l.indexed <= last; l.indexed++ {
+		l.index[l.locks[l.indexed].ID] = int32(l.indexed)
 	}
 	i, ok = l.index[id]
 	return i, ok
@@ -370,9 +376,6 @@ func (l *loader) grow() {
 		more = max(more, int(float64(n)*float64(l.scan.size)/float64(max(l.folded, 1))*1.02)-n)
 	}
 	l.locks, l.order, l.packed = slices.Grow(l.locks, more), slices.Grow(l.order, more), slices.Grow(l.packed, more)
-	index := make(map[uint64]int32, n+more)
-	maps.Copy(index, l.index)
-	l.index = index
 }
 
 // mark applies a mark. A mark of an unknown lock changes nothing: the lock is gone, or its record
