@@ -76,6 +76,18 @@ var sliceTime = sync.OnceValue(func() time.Duration {
 	return d
 })
 
+// soakNodes is how many nodes there are: SOAK_NODES, or three.
+func soakNodes(t *testing.T) int {
+	text := os.Getenv("SOAK_NODES")
+	if text == "" {
+		return 3
+	}
+	n, err := strconv.Atoi(text)
+	require.NoError(t, err, "SOAK_NODES")
+	require.True(t, n >= 3 && n <= 5, "SOAK_NODES: from 3, which outvote one that is cut off, to 5")
+	return n
+}
+
 type soak struct {
 	t      *testing.T // of the slice
 	rig    *serviceRig
@@ -111,7 +123,7 @@ func newSoak(t *testing.T, kernel string) *soak {
 		require.NoError(t, l.Close())
 	})
 	s := &soak{t: t, kernel: kernel, logbook: l, other: programs.other, runsOther: map[int]bool{},
-		rig: newServiceRig(t, lab.Config{Kernel: kernel, Nodes: 3, Fencing: true, SharedMemory: path})}
+		rig: newServiceRig(t, lab.Config{Kernel: kernel, Nodes: soakNodes(t), Fencing: true, SharedMemory: path})}
 	s.faults = chosenFaults(t, s.other != "")
 	s.report = filepath.Join(filepath.Dir(s.rig.cluster.Artefacts()), "soak.jsonl")
 	s.total = sliceReport{Kernel: kernel, Faults: map[string]int{}}
