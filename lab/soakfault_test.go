@@ -42,6 +42,7 @@ var soakFaults = []fault{
 	{"daemon exchanged", 6, (*soak).exchange},
 	{"network slow", 8, (*soak).slowNetwork},
 	{"network lossy", 5, (*soak).lossyNetwork},
+	{"network out of order", 5, (*soak).unorderedNetwork},
 	{"clock set", 5, (*soak).setClock},
 	{"clock slow or fast", 4, (*soak).drift},
 	{"state directory full", 4, (*soak).fullDisk},
@@ -194,6 +195,11 @@ func (s *soak) slowNetwork(ctx context.Context, n *lab.Node) error {
 
 func (s *soak) lossyNetwork(ctx context.Context, n *lab.Node) error {
 	return s.links(ctx, n, lan.Link{Drop: 0.02 + 0.08*s.rand.Float64()})
+}
+
+// unorderedNetwork has frames overtake each other, as on several paths.
+func (s *soak) unorderedNetwork(ctx context.Context, n *lab.Node) error {
+	return s.links(ctx, n, lan.Link{Jitter: time.Duration(5+s.rand.IntN(50)) * time.Millisecond})
 }
 
 func (s *soak) setClock(ctx context.Context, n *lab.Node) error {

@@ -37,7 +37,10 @@ const maxQueued = 4096
 type Link struct {
 	Cut   bool          // nothing passes
 	Delay time.Duration // every frame arrives this much later; order is kept
-	Drop  float64       // the share of frames lost, from 0 to 1
+	// Jitter is the most that a frame arrives later than that, each by another time: one
+	// may overtake those before it.
+	Jitter time.Duration
+	Drop   float64 // the share of frames lost, from 0 to 1
 }
 
 // Switch is the Ethernet. The zero value is ready for use.
@@ -190,12 +193,20 @@ func (s *Switch) forward(from int, frame []byte) {
 		switch {
 		case link.Cut:
 			s.stats.Cut++
-		case link.Drop > 0 && rand.Float64() < link.Drop, !p.put(frame, link.Delay):
+		case link.Drop > 0 && rand.Float64() < link.Drop, !p.put(frame, link.delay()):
 			s.stats.Dropped++
 		default:
 			s.stats.Passed++
 		}
 	}
+}
+
+// delay is that of one frame.
+func (l Link) delay() time.Duration {
+	if l.Jitter <= 0 {
+		return l.Delay
+	}
+	return l.Delay + rand.N(l.Jitter)
 }
 
 // MAC is the Ethernet address of the node at a port. It is the only rule the

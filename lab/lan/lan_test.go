@@ -150,6 +150,25 @@ func TestDelayKeepsOrder(t *testing.T) {
 	})
 }
 
+func TestJitterChangesTheOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, st := network(t, 2)
+		s.SetLink(1, 2, Link{Delay: time.Second, Jitter: time.Second})
+		var sent []string
+		for i := range 100 {
+			text := string(rune('0' + i))
+			sent = append(sent, text)
+			st[1].send(t, 2, text)
+		}
+		time.Sleep(999 * time.Millisecond)
+		require.Empty(t, st[2].heard())
+		time.Sleep(1001 * time.Millisecond)
+		heard := st[2].heard()
+		require.ElementsMatch(t, sent, heard)
+		require.NotEqual(t, sent, heard) // but once in 100!
+	})
+}
+
 func TestDropLosesAShare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, st := network(t, 2)
