@@ -69,9 +69,13 @@ const (
 // sliceTime is how long a slice works, beside what its last fault takes: SOAK_SLICE,
 // or a minute.
 var sliceTime = sync.OnceValue(func() time.Duration {
-	d, err := time.ParseDuration(os.Getenv("SOAK_SLICE"))
-	if err != nil {
+	text := os.Getenv("SOAK_SLICE")
+	if text == "" {
 		return time.Minute
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		panic("SOAK_SLICE: " + err.Error())
 	}
 	return d
 })
