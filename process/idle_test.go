@@ -43,6 +43,30 @@ func TestIdle(t *testing.T) {
 	require.Equal(t, told{again.ID, Ended, nil}, next(t, news))
 }
 
+// The start time of a process that is watched is known without a look at /proc, for as long as it
+// lives.
+func TestStartOfWatched(t *testing.T) {
+	w, shut := blind(t)
+	cmd := sleeper(t)
+	pid := uint32(cmd.Process.Pid)
+	want, err := Start(pid)
+	require.NoError(t, err)
+	got, err := w.Start(pid)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	i, err := w.Hold(pid, 0)
+	require.NoError(t, err)
+	w.Drop(i.ID)
+	shut()
+	got, err = w.Start(pid)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	require.NoError(t, cmd.Process.Kill())
+	_ = cmd.Wait()
+	_, err = w.Start(pid)
+	require.ErrorIs(t, err, unix.EMFILE, "another process may have the pid now")
+}
+
 // The end of an idle process is found out by the next one who asks for it.
 func TestIdleEnds(t *testing.T) {
 	w := watcher(t)

@@ -65,6 +65,19 @@ func (w *Watcher) unchanged(who Info) error {
 	return err
 }
 
+// Start is the function Start. It reads /proc only if the process is not watched: as long as its
+// pidfd is not readable, it has its pid.
+func (w *Watcher) Start(pid uint32) (uint64, error) {
+	w.mu.Lock()
+	x := w.living(pid)
+	if x != nil {
+		defer w.mu.Unlock()
+		return x.info.Start, nil
+	}
+	w.mu.Unlock()
+	return w.sys.start(pid)
+}
+
 // acquainted is look for what never changes of a process: who it is, and its numbers. It is watched
 // from then on for as long as there is room for idle watches, so that the next call of the same
 // caller costs little.

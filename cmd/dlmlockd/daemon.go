@@ -119,7 +119,11 @@ func serve(ctx context.Context, o options, read func() (options, error), control
 	defer func() { err = errors.Join(err, d.closeState()) }()
 	// What follows is undone in the opposite order, wherever the start fails: a lock is given up
 	// (closeState) only when nobody can call any more.
-	//
+	if d.watcher, err = process.NewWatcher(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.watcher.Close()) }() // after the doors, which ask it
+	d.watcher.LimitPerUser(o.Limits.Processes)
 	// A door that opened before another failed is closed as well.
 	defer func() { err = errors.Join(err, d.closeSockets()) }()
 	if err := d.openSockets(&inherited); err != nil {
@@ -128,11 +132,6 @@ func serve(ctx context.Context, o options, read func() (options, error), control
 	if err := d.connect(ctx); err != nil {
 		return err
 	}
-	if d.watcher, err = process.NewWatcher(); err != nil {
-		return errors.Join(err, d.closeBus())
-	}
-	defer func() { err = errors.Join(err, d.watcher.Close()) }()
-	d.watcher.LimitPerUser(o.Limits.Processes)
 	d.runner = onlost.New(onlost.Config{Helpers: commands(o.OnLost), Log: log})
 	defer d.runner.Close()
 	d.build()
