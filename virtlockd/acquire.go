@@ -69,7 +69,7 @@ func (o *operation) take() error {
 	if err := o.look(); err != nil {
 		return o.fault("can't be identified", err)
 	}
-	grants, in, err := await(o.deadline, func(done func([]api.Grant, error)) {
+	grants, in, err := await(o.connection, o.deadline, func(done func([]api.Grant, error)) {
 		o.session.acquire(o.wants(), api.AcquireOptions{
 			Owner: o.domain.owner(), HasOwner: true, Label: o.label(),
 			Lifetime: state.Process, PID: o.domain.pid, Start: o.domain.start, HasStart: true, OnLost: o.onLost,
@@ -110,10 +110,11 @@ func (o *operation) undo() {
 	if !o.open(o.deadline) {
 		return
 	}
-	_, in, err := await(o.deadline, func(done func(uint32, error)) {
+	_, in, err := await(o.connection, o.deadline, func(done func(uint32, error)) {
 		o.session.release(wants, o.domain.owner(), nil, done)
 	})
 	if in && err != nil {
+		o.relieve()
 		o.door.log.Error("what a guest took before it was refused another disk is not released; it ends with the guest",
 			"owner", o.domain.owner(), "err", err)
 	}
@@ -135,7 +136,7 @@ func (c *connection) release(r resourceArgs) error {
 	case !o.open(o.deadline):
 		return o.late("can't be unlocked")
 	}
-	_, in, err := await(o.deadline, func(done func(uint32, error)) {
+	_, in, err := await(o.connection, o.deadline, func(done func(uint32, error)) {
 		o.session.release(o.wants(), o.domain.owner(), []string{o.label()}, done)
 	})
 	switch {

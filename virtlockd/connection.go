@@ -4,21 +4,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"sync/atomic"
 	"time"
 
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// messageTime is how long a client may take to send a message that it has begun. Between two
-// messages it may be silent for as long as a guest runs: QEMU inherits its connection.
-const messageTime = 30 * time.Second
-
-// connection is one client: libvirtd in one operation, or a guest's QEMU.
+// connection is one client: libvirtd in one operation, or a guest's QEMU. One goroutine at a time
+// has it: the one that runs its loop, or one that was relieved of that.
 type connection struct {
 	door *Door
-	conn *net.UnixConn
+	loop *loop         // nil in tests
+	fd   int           // of the socket, which never blocks
 	pid  uint32        // of who has made it
 	seen time.Duration // since boot, when it was made
 
@@ -26,101 +22,30 @@ type connection struct {
 	restricted bool
 	guest      uint32 // whose start time is kept until this connection ends; 0: nobody's
 
-	writing atomic.Bool // an answer is on its way to the client
+	in     messageReader
+	unsent []byte // what the client has not had room for; until it has, nothing is read
+	unread []byte // what was read, but waits for that
 
 	session session    // nil: no call has needed one yet, or the last one was closed
 	taken   []api.Want // what this connection has taken for it, that it did not hold before
-}
 
-// serve answers the calls of the connection until it ends.
-func (c *connection) serve() {
-	defer c.end()
-	r := newMessageReader(c.conn)
-	var out []byte
-	for {
-		if err := c.await(r); err != nil {
-			c.ended(err)
-			return
-		}
-		m, err := c.next(r)
-		if err != nil {
-			c.ended(err)
-			return
-		}
-		if out = c.answer(out[:0], m); len(out) == 0 {
-			continue
-		}
-		if err = c.write(out); err != nil {
-			c.ended(err)
-			return
-		}
-	}
-}
+	// relieved says that a goroutine which does not run the loop has the connection. It changes
+	// it with the door's mutex.
+	relieved bool
+	events   uint32 // that the loop waits for; 0: it is not in the epoll set
 
-// await waits for the next message, without end. From then on it has to come in
-// time.
-func (c *connection) await(r *messageReader) error {
-	if !r.waiting() {
-		r.forget()
-		if err := r.await(); err != nil {
-			return err
-		}
-	}
-	if r.whole() {
-		return nil
-	}
-	err := c.conn.SetReadDeadline(time.Now().Add(messageTime))
-	if err == nil && c.door.isClosing() { // Close has set a deadline before or after that
-		err = net.ErrClosed
-	}
-	return err
-}
-
-// next reads the next message, and ends its deadline.
-func (c *connection) next(r *messageReader) (message, error) {
-	limited := !r.whole()
-	m, err := r.next()
-	if limited && err == nil {
-		err = c.conn.SetReadDeadline(time.Time{})
-		if err == nil && c.door.isClosing() {
-			err = c.conn.SetReadDeadline(time.Unix(1, 0)) // this message is answered, and no other
-		}
-	}
-	return m, err
+	// Guarded by the door's mutex.
+	late    *time.Timer // nil: no message has begun
+	tooLate bool        // it has not come to its end in time
 }
 
 // ended logs an end that is not in order.
 func (c *connection) ended(err error) {
 	if !errors.Is(err, io.EOF) && !c.door.isClosing() {
+		c.relieve()
 		c.door.log.Warn("a connection of libvirt has ended", "pid", c.pid, "err", err)
 	}
 }
-
-// end forgets the connection. Locks stay: they are the guest's. The session needs no
-// end: nothing hangs on it, and an ACQUIRE that was not answered in time has closed it.
-func (c *connection) end() {
-	c.forgetGuest()
-	_ = c.conn.Close()
-}
-
-// lastWrite is how long a client gets to read an answer once the door closes. What is
-// not read by then is in nobody's way: an answer fits into the socket's buffer.
-const lastWrite = 100 * time.Millisecond
-
-// write sends an answer. The client decides how long that takes, but for when the door
-// closes: then either this or Close sees the other one, and limits it.
-func (c *connection) write(answer []byte) error {
-	c.writing.Store(true)
-	defer c.writing.Store(false)
-	if c.door.isClosing() {
-		c.limitWrite()
-	}
-	_, err := c.conn.Write(answer)
-	return err
-}
-
-// limitWrite ends a write that the client does not take.
-func (c *connection) limitWrite() { _ = c.conn.SetWriteDeadline(time.Now().Add(lastWrite)) }
 
 // answer appends the answer of a message to out, if it has one.
 func (c *connection) answer(out []byte, m message) []byte {
@@ -145,17 +70,28 @@ func (c *connection) answer(out []byte, m message) []byte {
 	return appendMessage(out, m.answer(statusError), f.append(nil))
 }
 
-// procedures are the calls that there are, by number, with the names of the
-// functions that serve them in libvirt, which its errors tell.
-var procedures = map[uint32]procedure{
-	procRegister:        {"Register", (*connection).callRegister},
-	procRestrict:        {"Restrict", (*connection).callRestrict},
-	procNew:             {"New", (*connection).callNew},
-	procCreateResource:  {"CreateResource", (*connection).callResource},
-	procDeleteResource:  {"DeleteResource", (*connection).callResource},
-	procAcquireResource: {"AcquireResource", (*connection).callAcquire},
-	procReleaseResource: {"ReleaseResource", (*connection).callRelease},
-	procCreateLockspace: {"CreateLockSpace", (*connection).callLockspace},
+// procedureOf finds a call by its number. The names are those of the functions that serve them in
+// libvirt, which its errors tell.
+func procedureOf(number uint32) (p procedure, ok bool) {
+	switch number {
+	case procRegister:
+		p = procedure{"Register", (*connection).callRegister}
+	case procRestrict:
+		p = procedure{"Restrict", (*connection).callRestrict}
+	case procNew:
+		p = procedure{"New", (*connection).callNew}
+	case procCreateResource:
+		p = procedure{"CreateResource", (*connection).callResource}
+	case procDeleteResource:
+		p = procedure{"DeleteResource", (*connection).callResource}
+	case procAcquireResource:
+		p = procedure{"AcquireResource", (*connection).callAcquire}
+	case procReleaseResource:
+		p = procedure{"ReleaseResource", (*connection).callRelease}
+	case procCreateLockspace:
+		p = procedure{"CreateLockSpace", (*connection).callLockspace}
+	}
+	return p, p.serve != nil
 }
 
 // procedure serves one of the calls.
@@ -172,7 +108,7 @@ func (c *connection) call(m message) error {
 	if m.Status != statusOK {
 		return newFault(codeRPC, domainRPC, fmt.Sprintf("Unexpected message status %d", m.Status))
 	}
-	p, ok := procedures[m.Procedure]
+	p, ok := procedureOf(m.Procedure)
 	if !ok {
 		return newFault(codeRPC, domainRPC, fmt.Sprintf("unknown procedure: %d", int32(m.Procedure)))
 	}
@@ -295,7 +231,7 @@ func (c *connection) callLockspace(_ procedure, body []byte) error {
 		err = c.checkRestricted()
 	}
 	if err == nil {
-		c.door.noteDirectory(path)
+		c.noteDirectory(path)
 	}
 	return err
 }

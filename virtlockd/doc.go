@@ -57,7 +57,8 @@
 // A RELEASE of what is not held is good, and so is one of a guest whose process has
 // ended: its locks have gone with it.
 //
-// Concurrency: one goroutine for each connection, which answers its calls one after
-// the other, each within Settings.Timeout. The methods of Door may be called from any
-// goroutine.
+// Concurrency: one goroutine for each socket reads the calls of all its connections and carries
+// them out (loop.go). A call that has to wait, for a lock manager, a disk or the log, gives up that
+// part to another goroutine first, so it delays nobody. Each is answered within Settings.Timeout.
+// The methods of Door may be called from any goroutine.
 package virtlockd

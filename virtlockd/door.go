@@ -2,6 +2,7 @@ package virtlockd
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dlmlock/dlmlockd/lockd/api"
+	"github.com/dlmlock/dlmlockd/process"
 )
 
 // Config is what a Door is made of.
@@ -19,7 +21,9 @@ type Config struct {
 	Settings Settings
 	// Instance is that of the service: sessions of two instances have different names.
 	Instance string
-	Log      *slog.Logger
+	// Start returns the start time of the process that has a pid; nil: process.Start.
+	Start func(pid uint32) (uint64, error)
+	Log   *slog.Logger
 }
 
 // Settings may change while the door is open.
@@ -47,20 +51,23 @@ const mostConnections = 16384
 type Door struct {
 	log      *slog.Logger
 	instance string
+	// See Config.Start.
+	startOf  func(pid uint32) (uint64, error)
 	settings atomic.Pointer[Settings]
 	guests   guests
 	// pidNamespace is that of this process, as /proc names it.
 	pidNamespace string
+	messageTime  time.Duration // tests change it
 	looks        chan struct{} // has one for each look at a disk that is under way
 	ready        chan struct{} // closed by Start
 	closing      chan struct{} // closed by Close
 	service      service       // set before ready is closed
 
 	mu          sync.Mutex
-	listeners   []net.Listener
-	connections map[*connection]struct{}
-	last        uint64 // number of the last session
-	work        sync.WaitGroup
+	loops       []*loop
+	connections map[int]*connection // by their descriptors
+	last        uint64              // number of the last session
+	work        sync.WaitGroup      // of the goroutines of loops, and of those that were relieved
 }
 
 // New makes a door. Calls that need the service wait for Start, within their time.
@@ -68,8 +75,11 @@ func New(c Config) *Door {
 	d := &Door{
 		log: c.Log, instance: c.Instance, ready: make(chan struct{}), closing: make(chan struct{}),
 		looks:        make(chan struct{}, mostLooks),
-		pidNamespace: pidNamespace("self"),
-		connections:  map[*connection]struct{}{}, guests: guests{start: map[uint32]guest{}},
+		pidNamespace: pidNamespace("self"), messageTime: messageTime,
+		connections: map[int]*connection{}, guests: guests{start: map[uint32]guest{}},
+	}
+	if d.startOf = c.Start; c.Start == nil {
+		d.startOf = process.Start
 	}
 	d.Configure(c.Settings)
 	return d
@@ -86,71 +96,45 @@ func (d *Door) Configure(s Settings) {
 	d.settings.Store(&s)
 }
 
-// Serve accepts connections until the listener or the door is closed, which is no
-// error.
+// Serve accepts connections until the door is closed, which is no error.
 func (d *Door) Serve(l net.Listener) error {
-	d.mu.Lock()
-	if d.isClosing() {
-		d.mu.Unlock()
-		return l.Close()
-	}
-	d.listeners = append(d.listeners, l)
-	d.mu.Unlock()
-	for pause := time.Duration(0); ; {
-		conn, err := l.Accept()
-		switch {
-		case err == nil:
-			pause = 0
-			d.enter(conn)
-		case errors.Is(err, net.ErrClosed):
-			return nil
-		case errors.Is(err, unix.ECONNABORTED):
-		case isScarce(err):
-			// The client waits in the kernel's queue meanwhile.
-			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-			d.log.Error("a connection of libvirt can't be accepted yet", "err", err)
-			time.Sleep(pause)
-		default:
-			return err
-		}
-	}
-}
-
-// isScarce reports whether an accept has failed because something is used up.
-func isScarce(err error) bool {
-	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOBUFS} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
-}
-
-// enter begins to serve a connection, if root has made it.
-func (d *Door) enter(conn net.Conn) {
-	unixConn, ok := conn.(*net.UnixConn)
+	socket, ok := l.(*net.UnixListener)
 	if !ok {
-		_ = conn.Close()
-		return
+		return errors.Join(fmt.Errorf("%s is not a unix socket", l.Addr()), l.Close())
 	}
-	who, err := peerOf(unixConn)
-	if err != nil || who.Uid != 0 {
-		d.log.Warn("a connection of libvirt is refused, because only root may lock disks here", "uid", who.Uid, "err", err)
-		_ = conn.Close()
-		return
+	lp, err := newLoop(d, socket)
+	if err != nil {
+		return errors.Join(err, l.Close())
 	}
-	c := &connection{door: d, conn: unixConn, pid: uint32(max(who.Pid, 0)), seen: sinceBoot()}
-	if !d.add(c) {
-		_ = conn.Close()
-		return
+	d.mu.Lock()
+	d.loops = append(d.loops, lp)
+	d.work.Add(1)
+	if d.isClosing() {
+		_ = l.Close()
+		lp.wake()
 	}
-	go func() {
-		defer d.work.Done()
-		c.serve()
-		d.mu.Lock()
-		delete(d.connections, c)
-		d.mu.Unlock()
-	}()
+	d.mu.Unlock()
+	go lp.run()
+	return <-lp.over
+}
+
+// enter takes a connection in, if root has made it; nil if it is refused.
+func (d *Door) enter(l *loop, fd int) *connection {
+	who, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED) // as the kernel vouches for it
+	switch {
+	case err != nil:
+		go d.log.Warn("a connection of libvirt is refused, because it can't be found out who has made it", "err", err)
+	case who.Uid != 0:
+		go d.log.Warn("a connection of libvirt is refused, because only root may lock disks here", "uid", who.Uid)
+	default:
+		// The pid is 0 if it is in another pid namespace.
+		c := &connection{door: d, loop: l, fd: fd, pid: uint32(max(who.Pid, 0)), seen: sinceBoot()}
+		if d.add(c) {
+			return c
+		}
+	}
+	_ = unix.Close(fd)
+	return nil
 }
 
 func (d *Door) add(c *connection) bool {
@@ -159,33 +143,21 @@ func (d *Door) add(c *connection) bool {
 	if d.isClosing() {
 		return false
 	}
-	if len(d.connections) >= mostConnections {
-		d.log.Error("a connection of libvirt is refused, because there are too many", "connections", len(d.connections))
+	if n := len(d.connections); n >= mostConnections {
+		go d.log.Error("a connection of libvirt is refused, because there are too many", "connections", n)
 		return false
 	}
-	d.connections[c] = struct{}{}
-	d.work.Add(1)
+	d.connections[c.fd] = c
 	return true
 }
 
-// peerOf returns who has made a connection, as the kernel vouches for it
-// (SO_PEERCRED in unix(7)); the pid is 0 if it is in another pid namespace.
-func peerOf(conn *net.UnixConn) (who unix.Ucred, err error) {
-	who.Uid = ^uint32(0)
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return who, err
-	}
-	var cred *unix.Ucred
-	if e := raw.Control(func(fd uintptr) {
-		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); e != nil {
-		err = e
-	}
-	if err != nil {
-		return who, err
-	}
-	return *cred, nil
+// forget ends a connection. Locks stay: they are the guest's. The session needs no end: nothing
+// hangs on it, and an ACQUIRE that was not answered in time has closed it. The mutex is held.
+func (d *Door) forget(c *connection) {
+	c.unlimit()
+	c.forgetGuest()
+	delete(d.connections, c.fd)
+	_ = unix.Close(c.fd)
 }
 
 // sinceBoot is the time that start times of processes are in.
@@ -205,40 +177,23 @@ func (d *Door) sessionName() api.Session {
 	return api.MakeSession("virtlockd", d.instance, strconv.FormatUint(d.last, 10))
 }
 
-// Close ends the sockets and the connections. Locks stay. A call that is under way
-// is answered first; it ends when the service answers, or stops. A client that does
-// not read its answers is waited for no longer than lastWrite.
+// Close ends the sockets and the connections. Locks stay. A call that is under way is answered
+// first, which takes no longer than Settings.Timeout; what a client does not read is dropped.
 func (d *Door) Close() error {
 	d.mu.Lock()
 	if !d.isClosing() {
 		close(d.closing)
 	}
 	var errs []error
-	for _, l := range d.listeners {
-		if err := l.Close(); !errors.Is(err, net.ErrClosed) {
+	for _, l := range d.loops {
+		if err := l.listener.Close(); !errors.Is(err, net.ErrClosed) {
 			errs = append(errs, err)
 		}
-	}
-	for c := range d.connections {
-		_ = c.conn.SetReadDeadline(time.Unix(1, 0)) // who waits for a message ends
-		if c.writing.Load() {
-			c.limitWrite()
-		}
+		l.wake()
 	}
 	d.mu.Unlock()
-	late := time.AfterFunc(d.settings.Load().Timeout+time.Second, d.cut)
-	defer late.Stop()
 	d.work.Wait()
 	return errors.Join(errs...)
-}
-
-// cut ends all connections at once.
-func (d *Door) cut() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for c := range d.connections {
-		_ = c.conn.Close()
-	}
 }
 
 func (d *Door) isClosing() bool {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/dlmlock/dlmlockd/dlm/local"
 	"github.com/dlmlock/dlmlockd/process"
@@ -230,6 +231,29 @@ func TestStoppedLockspace(t *testing.T) {
 	h.held("web: /b EX")
 }
 
+// Calls that wait delay no other connection, however many there are.
+func TestWaitingCallsDelayNobody(t *testing.T) {
+	cluster := local.NewCluster("test")
+	h := startOn(t, cluster.AddNode(1),
+		Settings{Timeout: time.Minute, Directories: map[string]string{"/spaces": "volumes"}})
+	cluster.Stop("libvirt", "a test")
+	var waiting []*client
+	for n := range 5 {
+		c := acting(t, h, 1, "web", os.Getpid())
+		_, err := c.Write(c.request(t, strings.Fields(fmt.Sprintf(`acquire "" /%d 0`, n))))
+		require.NoError(t, err)
+		waiting = append(waiting, c)
+		other := acting(t, h, 2, "db", os.Getpid())
+		other.ok(t, 0, `acquire /spaces x%d 0`, n)
+		other.ok(t, 0, `release /spaces x%d 0`, n)
+	}
+	cluster.Resume("libvirt")
+	for _, c := range waiting {
+		c.reply(t) // a grant, or a refusal if the service knew by then that the lockspace is stopped
+		c.ok(t, 0, `lockspace /var/lib/libvirt/lockd/files`)
+	}
+}
+
 // The door closes at once, though a client does not read its answers: only what a call
 // waits for of the service is waited for.
 func TestCloseDoesNotWaitForReaders(t *testing.T) {
@@ -246,12 +270,8 @@ func TestCloseDoesNotWaitForReaders(t *testing.T) {
 	require.Eventually(t, func() bool {
 		h.door.mu.Lock()
 		defer h.door.mu.Unlock()
-		for c := range h.door.connections {
-			if !c.writing.Load() {
-				return false
-			}
-			time.Sleep(20 * time.Millisecond)
-			return c.writing.Load()
+		for _, c := range h.door.connections {
+			return c.events == unix.EPOLLOUT
 		}
 		return false
 	}, patience, time.Millisecond, "the socket is full")

@@ -1,6 +1,7 @@
 package virtlockd
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
@@ -51,7 +52,7 @@ func guestUUID(n int) (u uuid) {
 // client is a connection of a test, in a story.
 type client struct {
 	net.Conn
-	in     *messageReader
+	in     *bufio.Reader
 	serial uint32
 }
 
@@ -132,11 +133,11 @@ func (c *client) answers(t testing.TB, pause time.Duration) (all []byte, end boo
 	for {
 		var head [4]byte
 		require.NoError(t, c.SetReadDeadline(time.Now().Add(wait)))
-		if _, err := io.ReadFull(c.in.in, head[:]); err != nil {
+		if _, err := io.ReadFull(c.in, head[:]); err != nil {
 			return all, !isTimeout(err)
 		}
 		b := append(head[:], make([]byte, binary.BigEndian.Uint32(head[:])-4)...)
-		_, err := io.ReadFull(c.in.in, b[4:])
+		_, err := io.ReadFull(c.in, b[4:])
 		require.NoError(t, err)
 		all = append(all, b...)
 		wait = pause
@@ -281,7 +282,7 @@ func dial(t testing.TB, socket string) *client {
 	c, err := net.Dial("unix", socket)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = c.Close() })
-	return &client{Conn: c, in: newMessageReader(c)}
+	return &client{Conn: c, in: bufio.NewReader(c)}
 }
 
 // startVirtlockd starts the real virtlockd in a mount namespace of its own, and
@@ -387,8 +388,8 @@ func TestLibvirtd(t *testing.T) {
 // oldTemplates makes answers with the placeholder that libvirt's errors have since
 // 9.1 ("%1$s") such with that which they had before ("%s").
 func oldTemplates(answers []byte) (all []byte) {
-	for in := newMessageReader(bytes.NewReader(answers)); ; {
-		m, err := in.next()
+	for in := bytes.NewReader(answers); ; {
+		m, err := readMessage(in)
 		if err != nil {
 			return all
 		}
@@ -448,18 +449,33 @@ func replay(t testing.TB, s *story) {
 func (c *client) read(t testing.TB, n int, ends bool) (b []byte, end bool) {
 	require.NoError(t, c.SetReadDeadline(time.Now().Add(patience)))
 	b = make([]byte, n)
-	got, _ := io.ReadFull(c.in.in, b)
+	got, _ := io.ReadFull(c.in, b)
 	if ends {
-		_, err := c.in.in.ReadByte()
+		_, err := c.in.ReadByte()
 		end = err == io.EOF
 	}
 	return b[:got], end
 }
 
+// readMessage reads one message.
+func readMessage(in io.Reader) (message, error) {
+	b := make([]byte, headerSize)
+	if _, err := io.ReadFull(in, b); err != nil {
+		return message{}, err
+	}
+	size, err := messageSize(b)
+	if err != nil {
+		return message{}, err
+	}
+	b = append(b, make([]byte, size-headerSize)...)
+	_, err = io.ReadFull(in, b[headerSize:])
+	return parseMessage(b), err
+}
+
 // reply reads an answer and returns its code and message; 0 for a good one.
 func (c *client) reply(t testing.TB) (code, string) {
 	require.NoError(t, c.SetReadDeadline(time.Now().Add(patience)))
-	m, err := c.in.next()
+	m, err := readMessage(c.in)
 	require.NoError(t, err)
 	require.Equal(t, kindReply, m.Kind)
 	if m.Status == statusOK {

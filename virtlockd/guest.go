@@ -68,7 +68,7 @@ func (c *connection) register(r registerArgs) {
 		g.start, known = c.door.guests.find(r.PID)
 	}
 	if !known {
-		g.start, g.err = process.Start(r.PID)
+		g.start, g.err = c.door.startOf(r.PID)
 	}
 	if itself && g.err == nil {
 		c.forgetGuest()

@@ -3,7 +3,6 @@ package virtlockd
 import (
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/dlmlock/dlmlockd/virtlockd/disknames"
 )
@@ -28,7 +27,7 @@ func (o *operation) look() error {
 		o.resources = []string{name}
 		return nil
 	}
-	found, err := o.door.look(o.pid, o.disk, o.deadline)
+	found, err := o.find()
 	if err != nil {
 		return err
 	}
@@ -44,16 +43,18 @@ func (o *operation) look() error {
 	return nil
 }
 
-// look names a disk, in another goroutine, because a file server may not answer.
-func (d *Door) look(pid uint32, path string, deadline time.Time) (disknames.Found, error) {
+// find names a disk, in another goroutine, because a file server may not answer.
+func (o *operation) find() (disknames.Found, error) {
+	d := o.door
+	o.relieve() // also because look may log what was found
 	select {
 	case d.looks <- struct{}{}:
 	default:
 		return disknames.Found{}, errManyLooks
 	}
-	found, in, err := await(deadline, func(done func(disknames.Found, error)) {
+	found, in, err := await(o.connection, o.deadline, func(done func(disknames.Found, error)) {
 		go func() {
-			f, err := disknames.Of(pid, path)
+			f, err := disknames.Of(o.pid, o.disk)
 			<-d.looks
 			done(f, err)
 		}()

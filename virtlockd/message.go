@@ -1,11 +1,9 @@
 package virtlockd
 
 import (
-	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 )
 
 // The frame of a message, from libvirt's src/rpc/virnetprotocol.x: its length,
@@ -62,8 +60,8 @@ type header struct {
 // message is one message that was read.
 type message struct {
 	header
-	// body is the first maxBody bytes of what follows the header. It belongs to
-	// the reader, which uses the memory again for the next message.
+	// body is the first maxBody bytes of what follows the header. Its memory is used again for
+	// the next message.
 	body []byte
 }
 
@@ -71,93 +69,82 @@ type message struct {
 // begins is not known any more.
 var errLength = errors.New("the length of a message is not possible")
 
-// messageReader reads the messages of one connection. It allocates as much as has
+// messageReader finds the messages in what is read of one connection. It keeps only as much as has
 // arrived of the arguments of a call, whatever length a message claims to have.
 type messageReader struct {
-	in   *bufio.Reader
-	body []byte
+	part []byte // the beginning of a message that has come in parts
+	got  int    // how much of that message has come; more than part, where not all of it is kept
+	done bool   // it was returned
 }
 
-func newMessageReader(r io.Reader) *messageReader {
-	// As much as a call of a guest's disk has, whose path is long.
-	return &messageReader{in: bufio.NewReaderSize(r, 512)}
-}
+// begun reports whether a part of the next message has come.
+func (r *messageReader) begun() bool { return r.got > 0 && !r.done }
 
-// waiting reports whether a part of the next message has been read already.
-func (r *messageReader) waiting() bool { return r.in.Buffered() > 0 }
-
-// await returns when the next message has begun, or with the error of the
-// connection: io.EOF if it has ended.
-func (r *messageReader) await() error {
-	_, err := r.in.Peek(1)
-	return err
-}
-
-// whole reports whether all of the next message has been read, so that next does not
-// wait for the client.
-func (r *messageReader) whole() bool {
-	n := r.in.Buffered()
-	if n < headerSize {
-		return false
+// next returns the next message of what was read, and the rest behind it; whole is false if there
+// is no more of a message in it than a part, which is kept. The body of the message is valid until
+// the next call, and for as long as data is.
+func (r *messageReader) next(data []byte) (m message, rest []byte, whole bool, err error) {
+	if r.done {
+		r.forget()
 	}
-	head, _ := r.in.Peek(4)
-	return binary.BigEndian.Uint32(head) <= uint32(n)
-}
-
-// next reads a message. The error is io.EOF if the connection ends between two
-// messages, and io.ErrUnexpectedEOF if it ends within one.
-func (r *messageReader) next() (message, error) {
-	var head [headerSize]byte
-	if _, err := io.ReadFull(r.in, head[:4]); err != nil {
-		return message{}, err
-	}
-	size := binary.BigEndian.Uint32(head[:4])
-	if size < headerSize || size > maxMessage {
-		return message{}, fmt.Errorf("%w: %d bytes", errLength, size)
-	}
-	if _, err := io.ReadFull(r.in, head[4:]); err != nil {
-		return message{}, unexpected(err)
-	}
-	word := func(i int) uint32 { return binary.BigEndian.Uint32(head[4*i:]) }
-	m := message{header: header{Program: word(1), Version: word(2), Procedure: word(3), Kind: word(4), Serial: word(5),
-		Status: word(6)}}
-	if err := r.readBody(int(size) - headerSize); err != nil {
-		return message{}, unexpected(err)
-	}
-	m.body = r.body
-	return m, nil
-}
-
-// readBody reads size bytes and keeps the first maxBody of them.
-func (r *messageReader) readBody(size int) error {
-	keep := min(size, maxBody)
-	r.body = r.body[:0]
-	for len(r.body) < keep {
-		n := min(keep-len(r.body), r.in.Size())
-		at := len(r.body)
-		r.body = append(r.body, make([]byte, n)...)
-		if _, err := io.ReadFull(r.in, r.body[at:]); err != nil {
-			return err
+	if r.got == 0 && len(data) >= headerSize { // mostly a message comes as a whole
+		size, err := messageSize(data)
+		if err != nil || size <= min(len(data), headerSize+maxBody) {
+			return parseMessage(data[:size]), data[size:], err == nil, err
 		}
 	}
-	_, err := io.CopyN(io.Discard, r.in, int64(size-keep))
-	return err
+	data = r.add(data, 4)
+	if r.got < 4 {
+		return m, nil, false, nil
+	}
+	size, err := messageSize(r.part)
+	if err != nil {
+		return m, nil, false, err
+	}
+	data = r.add(data, min(size, headerSize+maxBody))
+	n := min(size-r.got, len(data)) // what is behind the arguments does not count
+	r.got += n
+	if r.got < size {
+		return m, nil, false, nil
+	}
+	r.done = true
+	return parseMessage(r.part), data[n:], true, nil
 }
 
-// forget gives back the memory of a long message: most connections say three
-// short ones and then stay open for as long as a guest runs.
+// add keeps what is missing of the first n bytes of the message, and returns the rest.
+func (r *messageReader) add(data []byte, n int) (rest []byte) {
+	n = max(min(n-r.got, len(data)), 0)
+	r.part = append(r.part, data[:n]...)
+	r.got += n
+	return data[n:]
+}
+
+// forget makes room for the next message. It gives back the memory of a long one: most connections
+// say three short ones and then stay open for as long as a guest runs.
 func (r *messageReader) forget() {
-	if cap(r.body) > 1024 {
-		r.body = nil
+	if cap(r.part) > 1024 {
+		r.part = nil
 	}
+	r.part, r.got, r.done = r.part[:0], 0, false
 }
 
-// unexpected makes an end of the connection within a message an error.
-func unexpected(err error) error {
-	if errors.Is(err, io.EOF) {
-		return io.ErrUnexpectedEOF
+// messageSize is the length of a message, which it begins with.
+func messageSize(b []byte) (int, error) {
+	size := binary.BigEndian.Uint32(b)
+	if size < headerSize || size > maxMessage {
+		return 0, fmt.Errorf("%w: %d bytes", errLength, size)
 	}
-	return err
+	return int(size), nil
+}
+
+// parseMessage takes a message apart.
+func parseMessage(b []byte) (m message) {
+	if len(b) < headerSize {
+		return m
+	}
+	word := func(i int) uint32 { return binary.BigEndian.Uint32(b[4*i:]) }
+	return message{header{Program: word(1), Version: word(2), Procedure: word(3), Kind: word(4), Serial: word(5),
+		Status: word(6)}, b[headerSize:]}
 }
 
 // appendMessage appends a message with its length to b.

@@ -1,7 +1,6 @@
 package virtlockd
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/binary"
 	"io"
@@ -9,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -75,6 +75,51 @@ func TestParts(t *testing.T) {
 	h.held()
 }
 
+// A client may send more than the door can answer before it reads: each call is answered all the
+// same, and other clients are served meanwhile.
+func TestUnreadAnswers(t *testing.T) {
+	h := start(t, Settings{})
+	c := dial(t, h.socket)
+	one := appendMessage(nil, header{Program: programLock, Version: protocolVersion, Procedure: procCreateLockspace},
+		xdr("/var/lib/libvirt/lockd/files"))
+	const batch = 1000
+	calls := bytes.Repeat(one, batch)
+	sent := 0
+	for {
+		require.NoError(t, c.SetWriteDeadline(time.Now().Add(300*time.Millisecond)))
+		n, err := c.Write(calls[sent%len(one):])
+		if sent += n; err != nil {
+			require.True(t, isTimeout(err), err)
+			break
+		}
+	}
+	dial(t, h.socket).ok(t, 0, `lockspace /var/lib/libvirt/lockd/files`)
+	require.NoError(t, c.SetWriteDeadline(time.Time{}))
+	rest := one[sent%len(one):]
+	go func() { _, _ = c.Write(rest) }()
+	for range (sent + len(rest)) / len(one) {
+		n, said := c.reply(t)
+		require.Zero(t, n, said)
+	}
+	c.ok(t, 0, `lockspace /var/lib/libvirt/lockd/files`)
+}
+
+// A message that has begun has to come to its end in time; between two, a client may be silent.
+func TestUnfinishedMessage(t *testing.T) {
+	h := start(t, Settings{})
+	h.door.mu.Lock()
+	h.door.messageTime = time.Millisecond
+	h.door.mu.Unlock()
+	c := dial(t, h.socket)
+	c.ok(t, 0, `lockspace /var/lib/libvirt/lockd/files`)
+	slow := dial(t, h.socket)
+	_, err := slow.Write(calls()[0][:headerSize])
+	require.NoError(t, err)
+	_, end := slow.read(t, 0, true)
+	require.True(t, end)
+	c.ok(t, 0, `lockspace /var/lib/libvirt/lockd/files`)
+}
+
 // A message of the greatest length that the protocol has is taken, as its
 // arguments are good, and costs no more memory than they do. One that is longer
 // than that ends the connection.
@@ -109,33 +154,44 @@ func (zeros) Read(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Whatever a client says, reading it ends, allocates little, and what was read is
-// what was written.
+// Whatever a client says, and in parts of whatever size, reading it keeps little, and what was read
+// is what was written.
 func FuzzMessages(f *testing.F) {
 	for _, c := range calls() {
-		f.Add(c)
+		f.Add(c, byte(7))
 	}
-	f.Add(bytes.Join(calls(), nil))
+	f.Add(bytes.Join(calls(), nil), byte(0))
 	for _, s := range stories(f) {
 		for _, step := range s.steps {
-			f.Add(step.request)
+			f.Add(step.request, byte(29))
 		}
 	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		r := newMessageReader(bytes.NewReader(data))
-		for at := 0; ; {
-			m, err := r.next()
-			if err != nil {
-				require.LessOrEqual(t, cap(r.body), 2*len(data)+4096)
-				return
+	f.Fuzz(func(t *testing.T, data []byte, part byte) {
+		var r messageReader
+		at := 0
+		for piece := range slices.Chunk(data, max(int(part), 1)) {
+			for len(piece) > 0 {
+				m, rest, whole, err := r.next(piece)
+				require.LessOrEqual(t, cap(r.part), 2*len(data)+4096)
+				if err != nil {
+					size := binary.BigEndian.Uint32(data[at:])
+					require.True(t, size < headerSize || size > maxMessage)
+					return
+				}
+				if !whole {
+					require.Empty(t, rest)
+					break
+				}
+				size := int(binary.BigEndian.Uint32(data[at:]))
+				if size <= headerSize+maxBody {
+					require.Equal(t, data[at:at+size], appendMessage(nil, m.header, m.body))
+				}
+				at += size
+				parseAll(m.body)
+				piece = rest
 			}
-			size := int(binary.BigEndian.Uint32(data[at:]))
-			if size <= maxBody {
-				require.Equal(t, data[at:at+size], appendMessage(nil, m.header, m.body))
-			}
-			at += size
-			parseAll(m.body)
 		}
+		require.Equal(t, at < len(data), r.begun())
 	})
 }
 
@@ -160,10 +216,10 @@ func FuzzConnection(f *testing.F) {
 		d := New(Config{Log: discard()})
 		d.Configure(Settings{Timeout: 1})
 		c := &connection{door: d}
-		r := &messageReader{in: bufio.NewReaderSize(bytes.NewReader(data), 512)}
-		for {
-			m, err := r.next()
-			if err != nil {
+		for whole := true; whole; {
+			var m message
+			var err error
+			if m, data, whole, err = c.in.next(data); err != nil || !whole {
 				return
 			}
 			answer := c.answer(nil, m)

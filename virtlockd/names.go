@@ -75,9 +75,10 @@ func (s *Settings) directory(dir string) (lockspace string, ok bool) {
 }
 
 // noteDirectory logs that disks of a directory will be refused.
-func (d *Door) noteDirectory(dir string) {
-	if _, ok := d.settings.Load().directory(dir); !ok && dir != "" {
-		d.log.Warn("libvirt uses a lockspace directory that has no lockspace; add it to [virtlockd.lockspaces] in "+
+func (c *connection) noteDirectory(dir string) {
+	if _, ok := c.door.settings.Load().directory(dir); !ok && dir != "" {
+		c.relieve()
+		c.door.log.Warn("libvirt uses a lockspace directory that has no lockspace; add it to [virtlockd.lockspaces] in "+
 			"dlmlockd.toml", "path", dir)
 	}
 }

@@ -24,7 +24,7 @@ type service interface {
 
 // await waits for the answer of a call of a session, until the deadline; in is
 // false if there is none by then.
-func await[T any](deadline time.Time, call func(done func(T, error))) (v T, in bool, err error) {
+func await[T any](c *connection, deadline time.Time, call func(done func(T, error))) (v T, in bool, err error) {
 	type answer struct {
 		v   T
 		err error
@@ -36,6 +36,7 @@ func await[T any](deadline time.Time, call func(done func(T, error))) (v T, in b
 		return a.v, true, a.err
 	default:
 	}
+	c.relieve()
 	timer := time.NewTimer(time.Until(deadline))
 	defer timer.Stop()
 	select {
@@ -65,6 +66,7 @@ func (c *connection) open(deadline time.Time) bool {
 
 // waitReady waits for the end of the service's activation, as long as the call may take.
 func (c *connection) waitReady(deadline time.Time) bool {
+	c.relieve()
 	timer := time.NewTimer(time.Until(deadline))
 	defer timer.Stop()
 	select {

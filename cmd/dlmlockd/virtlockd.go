@@ -29,7 +29,8 @@ func (d *daemon) openVirtlockd(inherited []net.Listener) error {
 		return nil
 	}
 	d.libvirt = virtlockd.New(virtlockd.Config{
-		Settings: virtlockdSettings(d.opts.Config), Instance: d.file.Header().Instance, Log: d.log,
+		Settings: virtlockdSettings(d.opts.Config), Instance: d.file.Header().Instance, Start: d.watcher.Start,
+		Log: d.log,
 	})
 	for _, l := range listeners {
 		d.log.Info("libvirt's lock driver is served", "path", l.Addr().String())

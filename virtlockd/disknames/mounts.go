@@ -26,6 +26,7 @@ type mount struct {
 // more than all the rest.
 type table struct {
 	file   *os.File
+	fd     int // of file, whose Fd makes a system call each time
 	mounts []mount
 }
 
@@ -61,7 +62,7 @@ func mountsOf(pid uint32) ([]mount, error) {
 		if len(tables.of) >= mostTables || tables.of == nil {
 			forgetTables()
 		}
-		t = &table{file: f}
+		t = &table{file: f, fd: int(f.Fd())}
 		tables.of[space] = t
 	}
 	if err := t.fill(); err != nil {
@@ -84,7 +85,7 @@ func forgetTables() {
 // asked, or since the file was opened (mounts_poll in fs/proc_namespace.c). To ask forgets the
 // change, so a caller that gets true has to fill the table. An error counts as a change.
 func (t *table) changed() bool {
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(t.file.Fd()), Events: unix.POLLPRI}}, 0)
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(t.fd), Events: unix.POLLPRI}}, 0)
 	return n != 0 && !errors.Is(err, unix.EINTR) // a signal came, and nothing else
 }
 
