@@ -229,18 +229,25 @@ func (c *call) findLock(lockspace, resource string, sel api.Selector, mode dlm.M
 	if len(own) == 0 && c.caller.Privileged {
 		own, others = others, nil
 	}
-	switch {
-	case len(own) == 1:
+	if len(own) == 1 {
 		return c.unlessBusy(own[0])
+	}
+	return nil, c.notOne(lockspace, resource, mode, own, len(others) > 0)
+}
+
+// notOne is the error of a call that does not mean exactly one lock: several match, or only
+// those of other users, or none.
+func (c *call) notOne(lockspace, resource string, mode dlm.Mode, own []*lock, others bool) *api.Error {
+	switch {
 	case len(own) > 1:
 		e := c.errorOf(api.Ambiguous, lockspace, resource, mode, "several locks match").WithHint(api.HintOwnerOrLockID)
 		slices.SortFunc(own, byRef)
 		e.Candidates = infos(own[:min(len(own), maxCandidates)])
-		return nil, e
-	case len(others) > 0:
-		return nil, c.errorOf(api.AccessDenied, lockspace, resource, mode, "the lock belongs to another user")
+		return e
+	case others:
+		return c.errorOf(api.AccessDenied, lockspace, resource, mode, "the lock belongs to another user")
 	}
-	return nil, c.errorOf(api.NotHeld, lockspace, resource, mode, "no lock here matches").WithHint(api.HintListLocks)
+	return c.errorOf(api.NotHeld, lockspace, resource, mode, "no lock here matches").WithHint(api.HintListLocks)
 }
 
 // maxCandidates is how many locks an Ambiguous error names.
