@@ -91,10 +91,11 @@ func TestDirectCallsTakeTurns(t *testing.T) {
 		require.Eventually(t, waiting(1), patience, time.Millisecond, x.method)
 		c.quiet()
 		require.NoError(t, c.Close())
-		gone := func() bool { return r.door.Connections() == 1 }
+		gone := func() bool {
+			u := r.core.Usage(nobody)
+			return r.door.Connections() == 1 && u.Waiting == 0 && u.Unanswered == 0
+		}
 		require.Eventually(t, gone, patience, time.Millisecond)
-		require.Zero(t, r.core.Usage(nobody).Waiting)
-		require.Zero(t, r.core.Usage(nobody).Unanswered)
 	}
 	require.NotContains(t, r.logs.String(), "level=ERROR")
 }
