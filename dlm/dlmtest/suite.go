@@ -140,7 +140,13 @@ func (c *check) ctx() context.Context {
 }
 
 // settle waits until operations without an event have taken effect.
-func (c *check) settle() { time.Sleep(c.timing.Settle) }
+func (c *check) settle() {
+	if c.timing.Settled != nil {
+		c.timing.Settled()
+		return
+	}
+	time.Sleep(c.timing.Settle)
+}
 
 // resource returns a name that nobody has used before.
 func (c *check) resource() string {

@@ -44,7 +44,7 @@ func newRig(t *testing.T, nodes int) *rig {
 func (r *rig) Nodes() int                                     { return len(r.nodes) }
 func (r *rig) Process(_ testing.TB, node int) dlmtest.Process { return r.nodes[node].Engine() }
 func (r *rig) Lockspace(testing.TB) string                    { return "shared" }
-func (r *rig) Timing() dlmtest.Timing                         { return dlmtest.Timing{Wait: 5 * time.Second} }
+func (r *rig) Timing() dlmtest.Timing                         { return dlmtest.Timing{Wait: time.Minute} }
 func (r *rig) Crash(_ testing.TB, node int)                   { r.nodes[node].Crash() }
 func (r *rig) Stop(_ testing.TB, lockspace string)            { r.cluster.Stop(lockspace, "a test") }
 func (r *rig) Resume(_ testing.TB, lockspace string)          { r.cluster.Resume(lockspace) }

@@ -39,7 +39,7 @@ func pair(t *testing.T, answer Handler) (*Client, *Server) {
 }
 
 func within(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -152,7 +152,7 @@ func TestContextEndKillsTheGroup(t *testing.T) {
 	require.Eventually(t, func() bool {
 		state, err := os.ReadFile("/proc/" + strings.TrimSpace(string(text)) + "/stat")
 		return err != nil || bytes.Contains(state, []byte(") Z "))
-	}, 10*time.Second, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
 }
 
 type writerFunc func()

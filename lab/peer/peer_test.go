@@ -55,17 +55,30 @@ type rig struct {
 	t       *testing.T // the whole test: processes outlive the rule that starts them
 	cluster *local.Cluster
 	nodes   []*local.Node
+	started []*process
 	fresh   int
 }
 
 func (r *rig) Nodes() int { return len(r.nodes) }
 func (r *rig) Process(_ testing.TB, node int) dlmtest.Process {
-	return start(r.t, r.nodes[node].Engine())
+	p := start(r.t, r.nodes[node].Engine())
+	r.started = append(r.started, p)
+	return p
 }
 func (r *rig) Lockspace(testing.TB) string      { return "shared" }
 func (r *rig) FreshLockspace(testing.TB) string { r.fresh++; return fmt.Sprint("fresh-", r.fresh) }
 func (r *rig) Timing() dlmtest.Timing {
-	return dlmtest.Timing{Wait: 5 * time.Second, Settle: 10 * time.Millisecond}
+	return dlmtest.Timing{Wait: time.Minute, Settled: r.settle}
+}
+
+// settle waits until every process has made the operations that it was asked for, and then until its
+// client has the events that came of all of them: a reply comes after both.
+func (r *rig) settle() {
+	for range 2 {
+		for _, p := range r.started {
+			p.Name() // of one that was killed it comes at once
+		}
+	}
 }
 
 // An engine that conforms still does so from the other end.
@@ -88,7 +101,7 @@ func TestLooker(t *testing.T) {
 	require.Eventually(t, func() bool {
 		q, err := p.Queues(t.Context(), "foo", "disk")
 		return err == nil && len(q.Granted) == 1 && q.Granted[0].Mode == dlm.EX
-	}, time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 	h, err := p.Health(t.Context(), "foo")
 	require.NoError(t, err)
 	require.Equal(t, []uint32{1}, h.Members)
