@@ -297,6 +297,8 @@ func (sp *lockspace) unclaimed(k Looked) {
 	default:
 		if sp.recorded == state.Joined {
 			sp.t.log(slog.LevelWarn, msgJoinedAgain.String(), slog.String("lockspace", sp.name), slog.Int("locks", sp.locks))
+		}
+		if sp.recorded != 0 { // foreign writes "left", which ends the records of all locks in it
 			sp.voidAll("the lockspace was left and joined again since the lock was taken")
 		}
 		sp.foreign(k)

@@ -1,0 +1,40 @@
+package table
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/dlm/local"
+	"github.com/dlmlock/dlmlockd/lockd/api"
+	"github.com/dlmlock/dlmlockd/state"
+)
+
+// The service was killed while it made a lockspace again that somebody had removed, and before the
+// locks in the first one had ended. In the meantime somebody else has made it. The records end with
+// that of the lockspace, so the table must not keep the locks; one that a client had is lost.
+func TestRecordsOfALockspaceThatWasBeingMade(t *testing.T) {
+	for phase, lost := range map[state.Phase]int{state.Granted: 0, state.Releasing: 0, state.Held: 1} {
+		node := local.NewCluster("c").AddNode(1)
+		other := node.Engine()
+		h, err := other.Create(context.Background(), "vms", func(dlm.Event) {})
+		require.NoError(t, err)
+		h.Lock(1, "theirs", dlm.NL, dlm.NoQueue|dlm.Persistent)
+		require.NoError(t, other.Close())
+
+		s := newSim(t, node, "vms")
+		require.NoError(t, s.journal.Append([]state.Change{state.Lockspace{Name: "vms", Phase: state.Creating},
+			state.Lock{ID: 4, Lockspace: "vms", Resource: "disk", LockID: 2, Mode: dlm.NL, Phase: phase}}))
+		var told []api.Lost
+		s.onLost = func(l api.Lost) { told = append(told, l) }
+		s.start()
+		s.rest()
+		require.ErrorIs(t, s.tab.spaces.byName["vms"].err, api.LockspaceForeign)
+		require.Zero(t, s.tab.locks.count())
+		require.Len(t, told, lost, "%s", phase)
+		checkRecords(t, s.tab, s.journal.Contents("").Locks)
+		checkIntegrity(t, s.tab)
+	}
+}
