@@ -7,6 +7,7 @@ import (
 
 	godbus "github.com/godbus/dbus/v5"
 
+	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/internal/queue"
 )
 
@@ -363,4 +364,12 @@ func (w *writer) writeBody(m *message) {
 	}
 	w.bus.conn.Send(&msg, w.sent)
 	<-w.sent
+}
+
+// busCost is what a message of so many bytes costs its user (frontend.DoorConfig): in one of
+// several times frontend.LongAnswer each byte costs as many times as much, because the bus
+// passes nothing else on meanwhile.
+func busCost(bytes int) int64 {
+	n := int64(bytes)
+	return max(n, n*n/frontend.LongAnswer)
 }

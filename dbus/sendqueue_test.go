@@ -255,3 +255,10 @@ func TestSignalsComeAfterTheirAnswers(t *testing.T) {
 	s.lost(api.LockLost{Lost: api.Lost{LockInfo: held}})
 	require.Equal(t, []string{"LockLost", "answer", "Completed", "Blocking", "Lost"}, taken(s.out, nil))
 }
+
+// A long message costs more than its bytes.
+func TestBusCost(t *testing.T) {
+	require.EqualValues(t, 100, busCost(100))
+	require.EqualValues(t, frontend.LongAnswer, busCost(frontend.LongAnswer))
+	require.EqualValues(t, 16*frontend.LongAnswer, busCost(4*frontend.LongAnswer))
+}

@@ -57,7 +57,7 @@ type Server struct {
 func New(cfg Config) *Server {
 	s := &Server{bus: cfg.Bus, log: cfg.Log, cfg: cfg, core: cfg.Core, sessions: make(map[string]*session),
 		tree: newTree()}
-	s.door = cfg.Core.Door(cfg.Bus.Sessions(), frontend.DoorConfig{KeepRequests: RequestKept})
+	s.door = cfg.Core.Door(cfg.Bus.Sessions(), frontend.DoorConfig{KeepRequests: RequestKept, Cost: busCost})
 	s.props = newPropertyWatch(s)
 	s.subs = newSubscribers(s)
 	if s.log == nil {

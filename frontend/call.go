@@ -129,7 +129,7 @@ func (c *Call) Answered() bool { return c.answered.Load() }
 // written or not wanted.
 func (c *Call) Sent(bytes int) {
 	if c.turn.Swap(turnOver) == turnTaken {
-		c.core.sched.leave(c.session.user.account, c.cost.Room, bytes)
+		c.core.sched.leave(c.session.user.account, c.cost.Room, c.session.door.cost(bytes))
 	}
 	if c.session != nil {
 		c.session.answered(c)
@@ -151,7 +151,9 @@ func (c *Call) Drop() {
 
 // Pay charges the user for bytes that were written for the call beside its
 // answer, such as the events of a subscription.
-func (c *Call) Pay(bytes int) { c.core.sched.charge(c.session.user.account, costOf(bytes)) }
+func (c *Call) Pay(bytes int) {
+	c.core.sched.charge(c.session.user.account, c.session.door.cost(bytes))
+}
 
 // payLocks charges the user for so many locks that the call turned out to be
 // about.
@@ -165,7 +167,7 @@ func (c *Call) toll() int64 {
 	r := c.session.user.account.credit.rate
 	cost := r.each + int64(c.cost.Locks)*r.lock
 	if c.Size > freeBytes {
-		cost += costOf(c.Size)
+		cost += c.session.door.cost(c.Size)
 	}
 	return cost
 }

@@ -20,6 +20,8 @@ type Door struct {
 	serial bool
 	// See DoorConfig.Direct.
 	direct bool
+	// See DoorConfig.Cost.
+	cost func(bytes int) int64
 	// See DoorConfig.KeepRequests.
 	keep   time.Duration
 	listen func(Event) // set by Listen
@@ -36,6 +38,10 @@ type DoorConfig struct {
 	// the caller is root, who is not asked about, and has credit. It is for doors that
 	// have a goroutine for each connection, and no mutex in Submit.
 	Direct bool
+	// Cost is what a message of so many bytes costs its user, of the bytes that a user may
+	// take in a second. nil: as many as it has, where a message holds up nobody but its
+	// own connection.
+	Cost func(bytes int) int64
 	// KeepRequests is how long a request can be looked at after it has ended.
 	KeepRequests time.Duration
 }
@@ -44,7 +50,11 @@ type DoorConfig struct {
 // (api.MakeSession), must differ from those of other doors, and wherever a name
 // that was given to a session once may be given to another one.
 func (c *Core) Door(space api.Session, cfg DoorConfig) *Door {
-	return &Door{core: c, space: space, serial: cfg.Serial, direct: cfg.Direct, keep: cfg.KeepRequests}
+	d := &Door{core: c, space: space, serial: cfg.Serial, direct: cfg.Direct, cost: cfg.Cost, keep: cfg.KeepRequests}
+	if d.cost == nil {
+		d.cost = func(bytes int) int64 { return int64(bytes) }
+	}
+	return d
 }
 
 // Core is what the door is a part of.

@@ -11,8 +11,7 @@ import (
 // share, and so is the table of the service: a user who is answered as fast as
 // they ask slows down all others, however cheap an answer is. So each call waits
 // for its turn before anything is done for it, and costs its user what it takes:
-// the bytes of the answer, or more where they are many in one message, because a
-// bus passes nothing else on meanwhile.
+// the bytes of the answer, or what the door says that they cost (DoorConfig.Cost).
 //
 // A user has an account with credit, which grows with time up to a bound. A user
 // who asks now and then always has some, and never waits. One who has spent it
@@ -40,19 +39,12 @@ var (
 // totalRoom is how many bytes of long answers may be on their way in all.
 const totalRoom = 2 << 20
 
-// LongAnswer is how many bytes an answer may have without costing more than its
-// bytes.
+// LongAnswer is how many bytes an answer may have that does not hold up others on a
+// message bus.
 const LongAnswer = 64 << 10
 
 // freeBytes is how long a message may be without costing anything for it.
 const freeBytes = 4 << 10
-
-// costOf is what an answer of so many bytes costs: in one message of several
-// times LongAnswer each byte costs as many times as much.
-func costOf(bytes int) int64 {
-	n := int64(bytes)
-	return max(n, n*n/LongAnswer)
-}
 
 // credit is what a user may still spend; negative is what has been overspent.
 type credit struct {
@@ -184,12 +176,12 @@ func (s *scheduler) admit(a *account, room int, cost int64) bool {
 	return true
 }
 
-// leave ends what enter began: the answer of so many bytes is written.
-func (s *scheduler) leave(a *account, room, bytes int) {
+// leave ends what enter began: the answer, which costs so much, is written.
+func (s *scheduler) leave(a *account, room int, cost int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	a.credit.grow(s.now())
-	a.credit.left -= costOf(bytes)
+	a.credit.left -= cost
 	a.taken -= room
 	s.taken -= room
 	if len(s.users) > 0 {

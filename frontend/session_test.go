@@ -259,3 +259,16 @@ func TestAnsweredBeforeItsTurn(t *testing.T) {
 		return usage.Room == 0 && usage.Unanswered == 0 && core.Pending() == 0
 	}, patience, time.Millisecond)
 }
+
+// Each door says what a message costs its user; without that it is the bytes.
+func TestMessagesCostWhatTheDoorSays(t *testing.T) {
+	core := newCore(t, newFakeService())
+	const size = 1 << 20
+	left := func(cost func(int) int64) int64 {
+		s := core.Door("dbus:x/", DoorConfig{Cost: cost}).OpenAs(":1.1", Credentials{UID: 7})
+		c := &Call{core: core, session: s, Size: size}
+		return c.toll() - userRate.each
+	}
+	require.EqualValues(t, size, left(nil))
+	require.EqualValues(t, 3*size, left(func(bytes int) int64 { return 3 * int64(bytes) }))
+}
