@@ -35,6 +35,7 @@ func varlinkFloods() []varlinkFlood {
 		{"10,000 connections, kept as long as possible", 8, (*varlinkFlooder).openMany},
 		{"slow senders, a byte every 10 ms, 500 connections", 500, onNew(trickle)},
 		{"64 MiB without an end, 4 connections", 4, onNew(endless)},
+		{"calls of 8 MiB with 200,000 objects, 4 connections", 4, onNew(large)},
 		{"5,000 calls in one write, 20 connections", 20, onNew(many)},
 		{"replies that are never read, 20 connections", 20, onNew(deaf)},
 		{"descriptors attached to each call, 8 connections", 8, onNew(descriptors)},
@@ -109,6 +110,25 @@ func endless(c net.Conn) error {
 		}
 	}
 	return nil
+}
+
+// largeCall is nearly as long as a call may be, and full of what has to be parsed.
+var largeCall = sync.OnceValue(func() []byte {
+	const one = `{"lockspace":"vms","resource":"disk"},`
+	const n = 8<<20/len(one) - 10
+	return varlinkCall("ReleaseMany", `"owner":"flood","resources":[`+strings.TrimSuffix(strings.Repeat(one, n), ",")+`]`)
+})
+
+func large(c net.Conn) error {
+	in := bufio.NewReaderSize(c, 64<<10)
+	for {
+		if _, err := c.Write(largeCall()); err != nil {
+			return err
+		}
+		if _, err := in.ReadSlice(0); err != nil {
+			return err
+		}
+	}
 }
 
 func many(c net.Conn) error {
