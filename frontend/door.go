@@ -6,8 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/dlmlock/dlmlockd/internal/boottime"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
@@ -111,7 +110,8 @@ type Credentials struct {
 // been used in this name space before. identify is asked for the credentials
 // before the first call is served, and again if it fails; it may block.
 func (d *Door) Open(name string, identify func(context.Context) (Credentials, error)) *Session {
-	s := &Session{door: d, core: d.core, name: d.space + api.Session(name), seen: sinceBoot(), identify: identify}
+	seen, _ := boottime.Now() // 0: not known
+	s := &Session{door: d, core: d.core, name: d.space + api.Session(name), seen: seen, identify: identify}
 	s.ctx, s.cancel = context.WithCancel(d.core.ctx)
 	return s
 }
@@ -130,14 +130,4 @@ func (d *Door) Reopen(s api.Session, seen time.Duration, creds Credentials) *Ses
 	r.name, r.seen = s, seen
 	r.belong(&creds)
 	return r
-}
-
-// sinceBoot is the time in which start times of processes are counted (proc(5));
-// 0: it can't be told.
-func sinceBoot() time.Duration {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
-		return 0
-	}
-	return time.Duration(ts.Nano())
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/dlmlock/dlmlockd/internal/boottime"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/process"
 )
@@ -128,7 +129,8 @@ func (d *Door) enter(l *loop, fd int) *connection {
 		go d.log.Warn("a connection of libvirt is refused, because only root may lock disks here", "uid", who.Uid)
 	default:
 		// The pid is 0 if it is in another pid namespace.
-		c := &connection{door: d, loop: l, fd: fd, pid: uint32(max(who.Pid, 0)), seen: sinceBoot()}
+		seen, _ := boottime.Now() // 0: not known
+		c := &connection{door: d, loop: l, fd: fd, pid: uint32(max(who.Pid, 0)), seen: seen}
 		if d.add(c) {
 			return c
 		}
@@ -158,15 +160,6 @@ func (d *Door) forget(c *connection) {
 	c.forgetGuest()
 	delete(d.connections, c.fd)
 	_ = unix.Close(c.fd)
-}
-
-// sinceBoot is the time that start times of processes are in.
-func sinceBoot() time.Duration {
-	var ts unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) != nil {
-		return 0
-	}
-	return time.Duration(ts.Nano())
 }
 
 // sessionName returns the name of another session of this door.

@@ -4,7 +4,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/dlmlock/dlmlockd/internal/boottime"
 )
 
 // clocks reads the wall clock and then the time since the boot, including the time for which the
@@ -15,7 +15,7 @@ import (
 func clocks() (wall time.Time, up time.Duration) { return sinceBoot.read() }
 
 // sinceBoot is what clocks reads with.
-var sinceBoot = bootClock{now: time.Now, boot: readBootTime}
+var sinceBoot = bootClock{now: time.Now, boot: boottime.Now}
 
 // bootClock derives the time since the boot from the wall clock and the monotonic clock of Go, both
 // of which are read without a system call, as CLOCK_BOOTTIME is not. It differs from the monotonic
@@ -74,12 +74,6 @@ func (c *bootClock) resync(wall time.Time) time.Duration {
 		c.at = time.Time{}
 	}
 	return up
-}
-
-func readBootTime() (time.Duration, error) {
-	var ts unix.Timespec
-	err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts)
-	return time.Duration(ts.Nano()), err
 }
 
 var started = time.Now()

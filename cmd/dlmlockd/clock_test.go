@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/dlmlock/dlmlockd/internal/boottime"
 )
 
 // CLOCK_BOOTTIME is derived where that is certain to be the same, and read otherwise.
@@ -85,13 +87,13 @@ func TestBootClockOfTheHost(t *testing.T) {
 		wg.Go(func() {
 			var last time.Duration
 			for range 10000 {
-				before, err := readBootTime()
+				before, err := boottime.Now()
 				if err != nil {
 					t.Error(err)
 					return
 				}
 				_, up := clocks()
-				after, _ := readBootTime()
+				after, _ := boottime.Now()
 				if up < last || up < before-2*steady || up > after {
 					t.Errorf("%v after %v, between %v and %v", up, last, before, after)
 					return

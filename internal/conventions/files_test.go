@@ -187,3 +187,16 @@ func TestDocumentsNameFoldersThatAreThere(t *testing.T) {
 	}
 	require.Greater(t, tables, 12, "the table of packages was not found")
 }
+
+// The service reads CLOCK_BOOTTIME in one place, which says what the clock is. The guests of the
+// lab are programs of their own.
+func TestOnePlaceReadsTheBootClock(t *testing.T) {
+	var places []string
+	for name, text := range tracked(t, "*.go") {
+		if !strings.HasSuffix(name, "_test.go") && !strings.HasPrefix(name, "lab/") &&
+			strings.Contains(string(text), "unix.CLOCK_BOOTTIME") {
+			places = append(places, name)
+		}
+	}
+	require.Equal(t, []string{"internal/boottime/boottime.go"}, places)
+}

@@ -12,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/dlmlock/dlmlockd/internal/boottime"
 )
 
 // Peer is who is at the other end of a connection, as the kernel says it: the
@@ -58,10 +60,7 @@ func readPeer(raw syscall.RawConn) (Peer, error) {
 	if err = errors.Join(cerr, err); err != nil {
 		return p, fmt.Errorf("ask who has connected: %w", err)
 	}
-	var ts unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) == nil {
-		p.Seen = time.Duration(ts.Nano())
-	}
+	p.Seen, _ = boottime.Now() // 0: not known
 	return p, nil
 }
 
