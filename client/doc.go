@@ -74,7 +74,7 @@
 //
 // # Trying it
 //
-// One node without a cluster is enough. Start a service of your own in one terminal,
+// One node without a cluster is enough. As root, start a service of your own in one terminal,
 //
 //	dlmlockd --engine=local --bus=none --varlink=/tmp/dlmlock --state-dir=/tmp/dlmlock.state
 //
