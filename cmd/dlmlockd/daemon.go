@@ -80,7 +80,7 @@ type recorded struct {
 	engine dlm.Engine
 	// restored is closed when the engine has the recorded locks, if it could not keep them itself.
 	restored chan struct{}
-	calmGC   func()         // ends what hurryGC began
+	gc       gcPace         // how often garbage is collected until the start has ended
 	file     *state.File    // locked: no other daemon uses the directory
 	found    state.Contents // the contents of the state file, until the service has them
 	epoch    int64          // of the token clock, as it was saved in this boot
@@ -171,11 +171,12 @@ func (d *daemon) openState(ctx context.Context) (err error) {
 		return err
 	}
 	d.node = d.whoAmI(ctx)
-	d.calmGC = hurryGC()
+	d.gc = hurryGC()
 	d.file, d.found, err = state.Open(d.opts.StateDir, state.Options{
 		Header: state.Header{BootID: d.bootID, NodeID: d.node.ID, Cluster: d.node.Cluster, Engine: d.engine.Name()},
 		Log:    d.log,
 	})
+	d.gc.adopting()
 	if err != nil {
 		return errors.Join(err, d.engine.Close())
 	}
@@ -365,7 +366,7 @@ func (d *daemon) open(ctx context.Context) error {
 	d.serveVarlink()
 	d.notices.open()
 	d.systemd.tell("READY=1\n" + statusLine(d.service.Status()))
-	d.calmGC()
+	d.gc.end()
 	d.log.Info(msgReady.String(), "engine", d.engine.Name(), "locks", d.service.Status().Locks)
 	return nil
 }
