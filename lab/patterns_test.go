@@ -40,7 +40,7 @@ func (f failover) timer(t *testing.T) {
 	said := ""
 	for _, n := range f.cluster.Nodes() {
 		// By its name: journald may not know any more to which unit a process belonged that has ended.
-		said += f.out(t, n, "journalctl -b -t dlmlockctl -o cat")
+		said += f.out(t, n, "journalctl --sync && journalctl -b -t dlmlockctl -o cat")
 	}
 	require.Equal(t, 2, strings.Count(said, "not run: it has run within the period"), said)
 	for _, n := range f.cluster.Nodes() {

@@ -269,6 +269,11 @@ func (w *walk) step(t *testing.T, s walkStep) {
 	n := w.cluster.Node(s.node)
 	ctx := lab.Context(t, s.text, commandTime)
 	text := w.expand(s.text)
+	if strings.HasPrefix(text, "journalctl ") {
+		// journald may not have read yet what a unit has written that has ended.
+		_, err := n.Run(ctx, "journalctl", "--sync")
+		require.NoError(t, err)
+	}
 	began := time.Now()
 	defer func() { t.Logf("%4.1f s %s# %s", time.Since(began).Seconds(), n.Name, text) }()
 	fmt.Fprintf(&w.out, "root@%s:~# %s\n", n.Name, strings.ReplaceAll(text, "\n", "\n> "))
