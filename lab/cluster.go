@@ -23,6 +23,9 @@ type Config struct {
 	Kernel string
 	// Nodes is how many there are, from 1; the default is 2.
 	Nodes int
+	// Root is the directory that the nodes have as their root, read-only under an
+	// overlay. The default is LAB_ROOT, or else the root of this machine.
+	Root string
 	// Systemd makes systemd the nodes' process 1.
 	Systemd bool
 	// Fencing lets dlm_controld power off nodes that the cluster has lost,
@@ -58,6 +61,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Nodes == 0 {
 		c.Nodes = 2
+	}
+	if c.Root == "" {
+		c.Root = os.Getenv("LAB_ROOT")
 	}
 	if c.Token == 0 {
 		c.Token = 5 * time.Second
@@ -99,6 +105,9 @@ func Boot(ctx context.Context, config Config) (*Cluster, error) {
 	config = config.withDefaults()
 	if config.Nodes < 1 || config.Nodes > guest.MaxID {
 		return nil, fmt.Errorf("lab: %d nodes, from 1 to %d are possible", config.Nodes, guest.MaxID)
+	}
+	if err := checkRoot(config.Root); err != nil {
+		return nil, err
 	}
 	if err := CheckPackages(); err != nil {
 		return nil, err

@@ -123,7 +123,8 @@ func (n *Node) Boot(ctx context.Context) error {
 		return errors.New("the node is running already")
 	}
 	c := n.cluster
-	params := guest.Params{ID: n.ID, Systemd: c.config.Systemd, Release: c.image.Release, Modules: c.image.Modules}
+	params := guest.Params{ID: n.ID, Systemd: c.config.Systemd, Release: c.image.Release, Modules: c.image.Modules,
+		Root: c.config.Root}
 	m, err := qemu.Start(qemu.Config{
 		Kernel: c.image.Kernel, Initrd: c.image.Initrd,
 		Append:   params.CommandLine() + " " + c.config.KernelArgs,

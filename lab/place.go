@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -49,6 +50,22 @@ func CacheDir() (string, error) {
 // artefactDir is where consoles go: LAB_ARTEFACTS, or lab/artefacts.
 func artefactDir() (string, error) {
 	return placeFor("LAB_ARTEFACTS", "artefacts")
+}
+
+// checkRoot says early, and in the lab's words, that a node could not boot from the directory.
+func checkRoot(dir string) error {
+	switch {
+	case dir == "":
+		return nil
+	case !filepath.IsAbs(dir) || strings.ContainsAny(dir, " :,\"\\"):
+		return fmt.Errorf("lab: the nodes' root %q: only an absolute path without spaces, commas, colons, "+
+			"quotes and backslashes can go through the kernel's command line and mount options", dir)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "usr/lib/systemd/systemd")); err != nil {
+		return fmt.Errorf("lab: the nodes' root %s is no root file system with systemd (make lab/cache/trixie makes one): %w",
+			dir, err)
+	}
+	return nil
 }
 
 func placeFor(variable, name string) (string, error) {

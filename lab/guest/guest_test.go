@@ -24,6 +24,7 @@ func TestParamsSurviveTheCommandLine(t *testing.T) {
 			ID:      rapid.IntRange(1, MaxID).Draw(t, "id"),
 			Systemd: rapid.Bool().Draw(t, "systemd"),
 			Modules: "/" + rapid.StringMatching(`[a-z0-9/.+-]{0,40}`).Draw(t, "modules"),
+			Root:    rapid.SampledFrom([]string{"", "/var/cache/trixie"}).Draw(t, "root"),
 			Release: rapid.StringMatching(`[0-9]\.[0-9]{1,2}\.[0-9]+[+a-z0-9-]*`).Draw(t, "release"),
 		}
 		got, err := ParseParams("console=ttyS0 quiet " + p.CommandLine() + " panic=1\n")

@@ -39,7 +39,7 @@ func initNode() error {
 		return err
 	}
 	say("modules loaded")
-	if err := mountAll(rootMounts); err != nil {
+	if err := mountAll(rootMounts(params.Root)); err != nil {
 		return err
 	}
 	if err := mountAll(nodeMounts); err != nil {
@@ -90,12 +90,14 @@ var earlyMounts = []mount{
 	{"devtmpfs", "/dev", "devtmpfs", 0, ""},
 }
 
-// rootMounts make the node's root below /new. The lower layer is cached
-// without asking the host again: it must not change under the overlay.
-var rootMounts = []mount{
-	{RootTag, "/host", "9p", unix.MS_RDONLY, "trans=virtio,version=9p2000.L,msize=512000,cache=loose"},
-	{"tmpfs", "/upper", "tmpfs", 0, "mode=755"},
-	{"overlay", "/new", "overlay", 0, "lowerdir=/host,upperdir=/upper/up,workdir=/upper/work"},
+// rootMounts make the node's root below /new, from a directory of the host. The lower
+// layer is cached without asking the host again: it must not change under the overlay.
+func rootMounts(dir string) []mount {
+	return []mount{
+		{RootTag, "/host", "9p", unix.MS_RDONLY, "trans=virtio,version=9p2000.L,msize=512000,cache=loose"},
+		{"tmpfs", "/upper", "tmpfs", 0, "mode=755"},
+		{"overlay", "/new", "overlay", 0, "lowerdir=/host" + dir + ",upperdir=/upper/up,workdir=/upper/work"},
+	}
 }
 
 // nodeMounts are the node's own file systems.

@@ -32,6 +32,7 @@ type Params struct {
 	Systemd bool   // systemd is process 1, not the lab's own
 	Modules string // path on the host of the kernel's module tree
 	Release string // the kernel's release
+	Root    string // path on the host of the node's root; "" is the host's own
 }
 
 // CommandLine formats the parameters for the kernel's command line.
@@ -40,7 +41,8 @@ func (p Params) CommandLine() string {
 	if p.Systemd {
 		mode = "systemd"
 	}
-	return fmt.Sprintf("lab.id=%d lab.mode=%s lab.release=%s lab.modules=%s", p.ID, mode, p.Release, p.Modules)
+	return fmt.Sprintf("lab.id=%d lab.mode=%s lab.release=%s lab.modules=%s lab.root=%s",
+		p.ID, mode, p.Release, p.Modules, p.Root)
 }
 
 // ParseParams reads them back.
@@ -61,6 +63,8 @@ func ParseParams(cmdline string) (Params, error) {
 			p.Release = value
 		case "lab.modules":
 			p.Modules = value
+		case "lab.root":
+			p.Root = value
 		}
 	}
 	if p.ID < 1 || p.ID > MaxID {
