@@ -42,7 +42,8 @@ func (f failover) timer(t *testing.T) {
 		// By its name: journald may not know any more to which unit a process belonged that has ended.
 		said += f.out(t, n, "journalctl --sync && journalctl -b -t dlmlockctl -o cat")
 	}
-	require.Equal(t, 2, strings.Count(said, "not run: it has run within the period"), said)
+	// Because it has run within the period, or because the other node is running it.
+	require.Equal(t, 2, strings.Count(said, "not run: "), said)
 	for _, n := range f.cluster.Nodes() {
 		f.on(t, n, "systemctl disable --now report.timer")
 	}

@@ -147,7 +147,7 @@ func (a *app) run(ctx context.Context, o runOptions) error {
 			// Ctrl-C ended the child first, and the service noticed that.
 			return interrupted{sig: s}
 		}
-		return o.refused(aboutWants(ctx, c, err, o.want, o.wait.d))
+		return o.refused(a, aboutWants(ctx, c, err, o.want, o.wait.d))
 	}
 	defer a.release(held)
 	if o.once.d != 0 {
@@ -165,10 +165,15 @@ func (o *runOptions) tooEarly(a *app, err error) error {
 	if !errors.Is(err, errTooEarly) {
 		return err
 	}
+	a.notRun(err)
+	return quietExit(exitOK)
+}
+
+// notRun says why the command of --once-per does not run although that is no error.
+func (a *app) notRun(err error) {
 	if !a.quiet {
 		fmt.Fprintf(a.err, "dlmlockctl: not run: %v\n", err)
 	}
-	return quietExit(exitOK)
 }
 
 // findCommand finds the program as execvp(3) does. It is called before a lock is
@@ -185,13 +190,17 @@ func findCommand(name string) (string, error) {
 }
 
 // refused gives a lock that somebody else holds the exit code that the caller
-// chose. With 0 it is no error.
-func (o *runOptions) refused(err error) error {
+// chose. With 0 it is no error. A job that runs once per period says why it did not run, as
+// it does when another node has run it already.
+func (o *runOptions) refused(a *app, err error) error {
 	kind := kindOf(err)
 	if kind != client.WouldBlock && kind != client.Timeout && kind != client.Deadlock {
 		return err
 	}
 	if o.conflict == 0 {
+		if o.once.d != 0 {
+			a.notRun(err)
+		}
 		return quietExit(0)
 	}
 	var f *failure
