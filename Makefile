@@ -114,6 +114,18 @@ test-engine: deps-lab ## of test-lab: the engine and the crash test, on both ker
 
 ENGINE = ^TestTwoNodes$$/./^(lab|without_a_cluster|cluster|engine|crash)$$
 
+# Debian 13, with its systemd, libvirt, corosync, dlm_controld and polkit, as the root of nodes. libvirtd's virtlockd
+# is a package of its own there.
+TRIXIE := $(CURDIR)/lab/cache/trixie
+
+lab/cache/trixie: lab/packages.txt
+	@scripts/deps.sh mmdebstrap
+	scripts/lab-root.sh $(TRIXIE) trixie $$(sed '1,/^# run inside/d; s/\#.*//' lab/packages.txt) libvirt-daemon-lock
+
+.PHONY: test-debian13
+test-debian13: deps-lab lab/cache/trixie varlink-clients ## make test-engine and test-hosts on nodes with Debian 13
+	@LAB_ROOT=$(TRIXIE) $(MAKE) --no-print-directory test-engine test-hosts
+
 .PHONY: test-kernel-bugs
 test-kernel-bugs: deps-lab ## which of the DLM's known faults Debian's kernels have, up to that of testing
 	LAB=1 LAB_KERNELS="6.1 6.12 testing" $(GO) test -C lab -count=1 -timeout 30m -v -run '^TestKernelBugs$$' .

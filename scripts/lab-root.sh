@@ -26,3 +26,4 @@ mmdebstrap --mode=root --variant=minbase --include="${include// /,}" \
 # The nodes install packages that are pushed to them, and ask no mirror.
 rm -rf "$dir.new"/var/cache/apt/archives/*.deb "$dir.new"/etc/apt/sources.list*
 mv "$dir.new" "$dir"
+touch "$dir"
