@@ -165,12 +165,12 @@ func (o *runOptions) tooEarly(a *app, err error) error {
 	if !errors.Is(err, errTooEarly) {
 		return err
 	}
-	a.notRun(err)
+	o.notRun(a, err)
 	return quietExit(exitOK)
 }
 
 // notRun says why the command of --once-per does not run although that is no error.
-func (a *app) notRun(err error) {
+func (o *runOptions) notRun(a *app, err error) {
 	if !a.quiet {
 		fmt.Fprintf(a.err, "dlmlockctl: not run: %v\n", err)
 	}
@@ -199,7 +199,7 @@ func (o *runOptions) refused(a *app, err error) error {
 	}
 	if o.conflict == 0 {
 		if o.once.d != 0 {
-			a.notRun(err)
+			o.notRun(a, err)
 		}
 		return quietExit(0)
 	}
