@@ -240,15 +240,6 @@ func (d *daemon) connect(ctx context.Context) (err error) {
 	return nil
 }
 
-// closeBus closes a connection that nothing has been done with. Once the server runs, its
-// Shutdown does that.
-func (d *daemon) closeBus() error {
-	if d.bus == nil {
-		return nil
-	}
-	return d.bus.Close()
-}
-
 // sessions are the name spaces of sessions that may be alive. Without a bus it can't
 // be told which connections to it are: what hangs on them stays.
 func (d *daemon) sessions() []api.Session {
