@@ -2,6 +2,7 @@ package table
 
 import (
 	"context"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -37,4 +38,31 @@ func TestRecordsOfALockspaceThatWasBeingMade(t *testing.T) {
 		checkRecords(t, s.tab, s.journal.Contents("").Locks)
 		checkIntegrity(t, s.tab)
 	}
+}
+
+// A leave whose removal failed, and which is then refused, leaves no error behind.
+func TestStayAfterAFailedRemoval(t *testing.T) {
+	cluster := local.NewCluster("c")
+	node := cluster.AddNode(1)
+	s := newSim(t, node, "vms")
+	s.start()
+	s.rest()
+	cluster.Fail(func(a local.Attempt) syscall.Errno {
+		if a.Op == "remove" {
+			return syscall.ENOMEM
+		}
+		return 0
+	})
+	s.leave(root, "vms", false)
+	s.rest()
+	require.Error(t, s.tab.spaces.byName["vms"].err)
+	cluster.Fail(nil)
+	other := node.Engine()
+	h, err := other.Open(context.Background(), "vms", func(dlm.Event) {})
+	require.NoError(t, err)
+	h.Lock(1, "theirs", dlm.NL, dlm.NoQueue|dlm.Persistent)
+	require.NoError(t, other.Close())
+	s.pass(2 * retryFirst)
+	require.Equal(t, spaceReady, s.tab.spaces.byName["vms"].state)
+	checkIntegrity(t, s.tab)
 }

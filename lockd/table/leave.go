@@ -227,7 +227,7 @@ func (sp *lockspace) stay(e *api.Error) {
 
 // stayReady goes on with a lockspace that could be used before the leave.
 func (sp *lockspace) stayReady(begun bool) {
-	sp.state = spaceReady
+	sp.state, sp.err, sp.backoff = spaceReady, nil, 0 // of a removal that failed before
 	if begun {
 		sp.changed()
 	}
