@@ -22,6 +22,7 @@ mkdir -p /run/systemd/inaccessible/dir /run/bus
 echo 'engine = "local"' >/run/dlmlockd.toml
 cp "$PROGRAM" /run/program # the sandbox has a /tmp of its own
 dbus-daemon --config-file="$UNITS/bus.conf" --nofork --nopidfile &
+until busctl --address=unix:path=/run/bus/socket list >/dev/null 2>&1; do sleep 0.05; done
 "$1" enable
 pid=$(systemctl show -P MainPID dlmlockd)
 grep -E '^(NoNewPrivs|Seccomp):' /proc/$pid/status

@@ -182,7 +182,7 @@ cat >bus.conf <<END
 END
 dbus-daemon --config-file=bus.conf --nofork --nopidfile & echo $! >bus.pid
 export DBUS_SYSTEM_BUS_ADDRESS=unix:path=$DIR/bus
-await test -S bus
+await busctl --address=$DBUS_SYSTEM_BUS_ADDRESS --no-pager list >/dev/null
 dlmlockd --engine=local --state-dir=$DIR/state 2>daemon.err & echo $! >daemon.pid
 await dlmlockctl status
 busctl --address=$DBUS_SYSTEM_BUS_ADDRESS set-property org.example.DlmLock /org/freedesktop/LogControl1 \
