@@ -39,7 +39,7 @@ type Config struct {
 	// KernelArgs are added to the nodes' kernel command line.
 	KernelArgs string
 	// SharedMemory is a file that all nodes have as memory of a PCI device (package
-	// ledger); "" is none.
+	// logbook); "" means none.
 	SharedMemory string
 	// Artefacts is the directory for consoles and logs; the default is
 	// LAB_ARTEFACTS or lab/artefacts.

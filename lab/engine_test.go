@@ -276,8 +276,8 @@ func storyKilledConverting(t *testing.T, r *rig) {
 
 const answerDelay = 2 * time.Second
 
-// sent waits until the kernel of node 1 has asked the master for what the user wants of a resource, or
-// even has the answer: a process that is killed before that has asked for nothing.
+// sent waits until the kernel of node 1 has sent the user's request for a resource to the master, or
+// even has the answer: if the process is killed before that, nothing was requested.
 func (r *rig) sent(t *testing.T, u *user, name string) {
 	t.Helper()
 	ctx := lab.Context(t, "the kernel asks the master", time.Minute)

@@ -39,10 +39,10 @@ func (f failover) timer(t *testing.T) {
 	}
 	said := ""
 	for _, n := range f.cluster.Nodes() {
-		// By its name: journald may not know any more to which unit a process belonged that has ended.
+		// By its name: if a process has ended, journald may not know any more which unit it belonged to.
 		said += f.out(t, n, "journalctl --sync && journalctl -b -t dlmlockctl -o cat")
 	}
-	// Because it has run within the period, or because the other node is running it.
+	// Either it has run within the period, or the other node is running it.
 	require.Equal(t, 2, strings.Count(said, "not run: "), said)
 	for _, n := range f.cluster.Nodes() {
 		f.on(t, n, "systemctl disable --now report.timer")

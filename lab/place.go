@@ -52,7 +52,7 @@ func artefactDir() (string, error) {
 	return placeFor("LAB_ARTEFACTS", "artefacts")
 }
 
-// checkRoot says early, and in the lab's words, that a node could not boot from the directory.
+// checkRoot reports early, in the lab's words, that a node could not boot from the directory.
 func checkRoot(dir string) error {
 	switch {
 	case dir == "":

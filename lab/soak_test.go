@@ -20,13 +20,12 @@ import (
 	"github.com/dlmlock/dlmlockd/lab/service"
 )
 
-// TestSoak has clients on three nodes work for as long as one likes, with faults
-// of all kinds (soakFaults), and judges what they were told: make soak. The
-// clients are programs on the nodes (lab/cmd/soaker), and what they do is in
-// memory that this machine shares with the nodes (package logbook). It works in
-// slices that end in a quiet point, where nobody holds anything. What each
-// slice came to is a line in soak.jsonl, and a run that is started again adds to
-// the lines that are there.
+// TestSoak (make soak) runs clients on the nodes for as long as one likes, with faults of
+// all kinds (soakFaults), and judges the answers that they get. The clients are programs
+// on the nodes (lab/cmd/soaker), and record what they do in memory that this machine
+// shares with the nodes (package logbook). A run consists of slices, each of which ends
+// in a quiet point, where nobody holds anything. Each slice is a line in soak.jsonl; a
+// new run adds to the lines that are there.
 func TestSoak(t *testing.T) {
 	lab.Require(t)
 	until, text := soakGoal(t)
@@ -66,8 +65,8 @@ const (
 	quietTime     = 2 * time.Minute
 )
 
-// sliceTime is how long a slice works, beside what its last fault takes: SOAK_SLICE,
-// or a minute.
+// sliceTime is how long the clients work in a slice, apart from the time that its last
+// fault takes: SOAK_SLICE, or a minute.
 var sliceTime = sync.OnceValue(func() time.Duration {
 	text := os.Getenv("SOAK_SLICE")
 	if text == "" {
@@ -98,11 +97,11 @@ type soak struct {
 	kernel string
 	report string // path of soak.jsonl
 	total  sliceReport
-	began  time.Time // when the nodes were there
+	began  time.Time // when the nodes were up
 	rand   *rand.Rand
 	faults []fault
-	// other is a build of the daemon that nodes change to and back, and runsOther
-	// which nodes have it.
+	// other is a build of the daemon that nodes change to and back, and runsOther says
+	// which nodes run it.
 	other     string
 	runsOther map[int]bool
 
@@ -153,8 +152,8 @@ func newSoak(t *testing.T, kernel string) *soak {
 	return s
 }
 
-// prepare gives a node that was booted the clients, and a state directory that can
-// be full.
+// prepare installs the clients on a node that was booted, and a state directory that can
+// become full.
 func (s *soak) prepare(ctx context.Context, n *lab.Node) error {
 	if err := s.soakers[0].programs.push(ctx, n); err != nil {
 		return err
@@ -165,8 +164,8 @@ func (s *soak) prepare(ctx context.Context, n *lab.Node) error {
 	return err
 }
 
-// slice works, with faults one after the other, until it is time to be quiet,
-// and judges the history.
+// slice runs one slice: it injects one fault after the other until the quiet point, and
+// judges the history.
 func (s *soak) slice(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	if text := os.Getenv("SOAK_SEED"); text != "" {
@@ -201,7 +200,7 @@ func (s *soak) slice(t *testing.T) {
 	s.write(r)
 }
 
-// eachPage does something with the pages of all clients.
+// eachPage calls a function with the pages of all clients.
 func (s *soak) eachPage(do func(number int, p *logbook.Page)) {
 	for _, k := range s.soakers {
 		for _, number := range k.order {
@@ -210,7 +209,7 @@ func (s *soak) eachPage(do func(number int, p *logbook.Page)) {
 	}
 }
 
-// quiet has everybody release what he has, and looks for what is left.
+// quiet makes all clients release what they have, and checks that nothing is left.
 func (s *soak) quiet(r *sliceReport) {
 	ctx, cancel := context.WithTimeout(s.t.Context(), quietTime)
 	defer cancel()
@@ -243,7 +242,7 @@ func (s *soak) quiet(r *sliceReport) {
 	}
 }
 
-// inspect looks at a node when nobody has a lock.
+// inspect examines a node at a time when nobody has a lock.
 func (s *soak) inspect(r *sliceReport, n *lab.Node) error {
 	ctx := lab.Context(s.t, "quiet point", commandTime)
 	bus, err := s.rig.services[n.ID].Dial(ctx)
@@ -251,7 +250,7 @@ func (s *soak) inspect(r *sliceReport, n *lab.Node) error {
 		return err
 	}
 	defer bus.Close()
-	for { // connection locks go when the service has seen the end
+	for { // locks of a connection end when the service has seen its end
 		locks, err := bus.Locks(ctx, client.Filter{})
 		if err != nil {
 			return err
@@ -281,8 +280,8 @@ func (s *soak) inspect(r *sliceReport, n *lab.Node) error {
 	return nil
 }
 
-// keep writes the history of a slice that fails, and returns where: the name of all that
-// is kept of the slice, without its extension.
+// keep writes the history of a slice that fails. It returns the name that all files about
+// the slice have, without the extension.
 func (s *soak) keep(r *sliceReport) (name string) {
 	name = filepath.Join(s.rig.cluster.Artefacts(), fmt.Sprintf("soak-%d", r.Seed))
 	_ = os.WriteFile(name+".txt", []byte(s.account().text()), 0o644)

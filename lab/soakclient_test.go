@@ -25,8 +25,8 @@ import (
 // locks.
 type soakClient struct{ door, lifetime string }
 
-// soakProcesses are the processes of clients on each node: a process is killed, or
-// paused, with all its clients.
+// soakProcesses has the processes of clients on each node. A process is killed or paused
+// with all its clients.
 var soakProcesses = [][]soakClient{
 	{{"varlink", client.Persistent}, {"varlink", client.Persistent}, {"varlink", client.Process},
 		{"varlink", client.Connection}},
@@ -41,15 +41,15 @@ const (
 	dlmlockPath    = "/usr/local/lib/dlmlock.so"
 )
 
-// soakPrograms are what the clients need, on this machine.
+// soakPrograms has what the clients need, on this machine.
 type soakPrograms struct {
 	soaker string
 	other  string // another build of the daemon, or ""
 	root   string // of the repository
 }
 
-// buildSoakPrograms builds them. make soak has built what is in C. SOAK_OTHER is the
-// commit of which the other daemon is.
+// buildSoakPrograms builds the programs, except those in C, which make soak has built.
+// SOAK_OTHER is the commit of the other daemon.
 func buildSoakPrograms(t *testing.T) *soakPrograms {
 	dir := t.TempDir()
 	root, err := lab.Repository()
@@ -148,7 +148,7 @@ func (k *soaker) obeyed(ctx context.Context) error {
 	return nil
 }
 
-// paused has the clients of a node make no call while do runs.
+// paused keeps the clients of a node from making calls while do runs.
 func (s *soak) paused(ctx context.Context, n *lab.Node, do func() error) error {
 	for _, k := range s.on(n) {
 		k.give(logbook.Pause)
@@ -166,8 +166,9 @@ func (s *soak) paused(ctx context.Context, n *lab.Node, do func() error) error {
 	return do()
 }
 
-// died notes the end of all locks of a node's clients at that time or later. They
-// make no calls. kept says whether the service may have something left to release.
+// died records that all locks of a node's clients have ended, at that time or later. The
+// clients make no calls meanwhile. kept says whether the service may still have something
+// that has to be released.
 func (s *soak) died(n *lab.Node, at uint64, kept bool) {
 	for _, k := range s.on(n) {
 		for _, number := range k.order {
@@ -183,8 +184,8 @@ func soakEnd(name int, at uint64, kept bool) logbook.Entry {
 	return logbook.Entry{Op: logbook.End, Outcome: logbook.Done, Resource: name, Mode: dlm.None, Kept: kept, Call: at}
 }
 
-// buried says that nothing is left of a node that went off: it has come back, so the
-// others have recovered its locks.
+// buried records that no locks are left of a node that went off: it has come back, so
+// the other nodes have recovered its locks.
 func (s *soak) buried(n *lab.Node) {
 	for _, k := range s.on(n) {
 		for _, number := range k.order {
@@ -198,7 +199,7 @@ func (s *soak) buried(n *lab.Node) {
 	}
 }
 
-// killClients ends a process of clients as kill -9 does. Another one goes on.
+// killClients ends a process of clients as kill -9 does. A new process goes on.
 func (s *soak) killClients(ctx context.Context, n *lab.Node) error {
 	all := s.on(n)
 	k := all[s.rand.IntN(len(all))]
@@ -227,14 +228,15 @@ func (s *soak) killClients(ctx context.Context, n *lab.Node) error {
 	return k.start(ctx)
 }
 
-// pauseClients stops a process of clients for a while: holders that don't answer.
+// pauseClients stops a process of clients for a while, so there are holders that don't
+// answer.
 func (s *soak) pauseClients(ctx context.Context, n *lab.Node) error {
 	all := s.on(n)
 	return s.stopped(ctx, n, "kill -%s "+strconv.Itoa(all[s.rand.IntN(len(all))].process.PID))
 }
 
-// TestSoakClients has the clients of a soak work on this machine, with a daemon of its
-// own, and judges what they wrote down.
+// TestSoakClients runs the clients of a soak on this machine, with a daemon of its own,
+// and judges what they recorded.
 func TestSoakClients(t *testing.T) {
 	out, err := exec.CommandContext(t.Context(), "make", "-C", "..", "--no-print-directory", "bin/lockdriver",
 		"bin/dlmlock.so").CombinedOutput()

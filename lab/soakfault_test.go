@@ -29,7 +29,7 @@ type fault struct {
 	do     func(*soak, context.Context, *lab.Node) error
 }
 
-// soakFaults: those after which a node boots take most of the time.
+// soakFaults has all faults. Those after which a node boots take most of the time.
 var soakFaults = []fault{
 	{"daemon killed", 30, (*soak).killDaemon},
 	{"daemon stopped and started", 6, (*soak).restartDaemon},
@@ -55,8 +55,8 @@ var soakFaults = []fault{
 	{"node paused and fenced", 2, (*soak).suspend},
 }
 
-// chosenFaults are those that SOAK_FAULTS names, separated by commas, or all; with
-// "none" the clients work undisturbed.
+// chosenFaults returns the faults that SOAK_FAULTS names, separated by commas, or all. With
+// "none" there are no faults.
 func chosenFaults(t *testing.T, exchange bool) (out []fault) {
 	names := strings.Split(os.Getenv("SOAK_FAULTS"), ",")
 	for _, f := range soakFaults {
@@ -82,14 +82,14 @@ func (s *soak) pick() fault {
 	panic("weights")
 }
 
-// seconds is a random time, the shorter the likelier.
+// seconds returns a random time; shorter times are more likely.
 func (s *soak) seconds(most float64) time.Duration {
 	f := s.rand.Float64()
 	return time.Duration(f * f * most * float64(time.Second))
 }
 
-// start starts the daemon of a node. What it says goes through the port of the node, which
-// costs as much as the calls do: SOAK_LOG=info has it say everything.
+// start starts the daemon of a node. It logs only warnings, because the log goes through the
+// port of the node, which costs as much as the calls do; SOAK_LOG=info changes that.
 func (s *soak) start(ctx context.Context, n *lab.Node) error {
 	return s.rig.services[n.ID].Start(ctx, "--varlink="+client.VarlinkSocket, "--virtlockd=/run/libvirt/virtlockd-sock",
 		"--log-level="+cmp.Or(os.Getenv("SOAK_LOG"), "warn"))
@@ -165,7 +165,7 @@ func (s *soak) pauseControld(ctx context.Context, n *lab.Node) error {
 	return s.stopped(ctx, n, "pkill -%s -x dlm_controld")
 }
 
-// cutClients ends connections of clients in the middle of a call.
+// cutClients ends connections of clients, even in the middle of a call.
 func (s *soak) cutClients(context.Context, *lab.Node) error {
 	s.eachPage(func(_ int, p *logbook.Page) {
 		if s.rand.IntN(2) == 0 {
@@ -175,8 +175,8 @@ func (s *soak) cutClients(context.Context, *lab.Node) error {
 	return nil
 }
 
-// links sets the links of a node in both directions for a while. The token
-// timeout of the cluster is longer than what that costs.
+// links sets the links of a node in both directions for a while. The token timeout of the
+// cluster is longer than the delay that this causes.
 func (s *soak) links(ctx context.Context, n *lab.Node, l lan.Link) error {
 	for _, o := range s.rig.cluster.Nodes() {
 		if o != n {
@@ -197,7 +197,7 @@ func (s *soak) lossyNetwork(ctx context.Context, n *lab.Node) error {
 	return s.links(ctx, n, lan.Link{Drop: 0.02 + 0.08*s.rand.Float64()})
 }
 
-// unorderedNetwork has frames overtake each other, as on several paths.
+// unorderedNetwork makes frames overtake each other, as if they took several paths.
 func (s *soak) unorderedNetwork(ctx context.Context, n *lab.Node) error {
 	return s.links(ctx, n, lan.Link{Jitter: time.Duration(5+s.rand.IntN(50)) * time.Millisecond})
 }
@@ -208,7 +208,7 @@ func (s *soak) setClock(ctx context.Context, n *lab.Node) error {
 	return err
 }
 
-// drift has the clock of a node go wrong by up to a tenth for a while.
+// drift makes the clock of a node too fast or too slow by up to a tenth for a while.
 func (s *soak) drift(ctx context.Context, n *lab.Node) error {
 	const right = 10000
 	for _, tick := range []int{right - 1000 + s.rand.IntN(2001), right} {
@@ -231,8 +231,9 @@ func (s *soak) fullDisk(ctx context.Context, n *lab.Node) error {
 	return err
 }
 
-// readOnly has the daemon start in a state directory that can't be written. The
-// kernel makes no file system read-only under a daemon that has a file open.
+// readOnly starts the daemon in a state directory that can't be written. The daemon must
+// not run when the file system becomes read-only, because the kernel refuses that while a
+// file is open for writing.
 func (s *soak) readOnly(ctx context.Context, n *lab.Node) error {
 	defer s.logbook.Mark(n.ID, logbook.Daemon)()
 	daemon := s.rig.services[n.ID]
@@ -296,15 +297,14 @@ func (s *soak) powerOff(ctx context.Context, n *lab.Node) error {
 	if err := n.Crash(); err != nil {
 		return err
 	}
-	// A node that is up again before the others have it fenced goes off once more.
+	// If the node is up again before the others have fenced it, it goes off once more.
 	for len(s.rig.cluster.Fenced()) == before && ctx.Err() == nil {
 		pause(ctx, 100*time.Millisecond)
 	}
 	return s.bootAgain(ctx, n, at)
 }
 
-// cutOff cuts a node off, with clients at work on it, until the others have it
-// powered off.
+// cutOff cuts a node off, with clients at work on it, until the others have fenced it.
 func (s *soak) cutOff(ctx context.Context, n *lab.Node) error {
 	n.Isolate()
 	return s.awaitFence(ctx, n)

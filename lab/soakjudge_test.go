@@ -22,7 +22,7 @@ import (
 	"github.com/dlmlock/dlmlockd/lab/logbook"
 )
 
-// A sliceReport is what a slice came to, or all of them.
+// A sliceReport has the results of a slice, or of all slices.
 type sliceReport struct {
 	Time    string         `json:"time,omitempty"`
 	Kernel  string         `json:"kernel"`
@@ -33,7 +33,7 @@ type sliceReport struct {
 	Unknown int            `json:"unknown"`
 	Missed  int            `json:"missed"`          // those that no daemon got, because none ran: no calls
 	Doors   map[string]int `json:"doors,omitempty"` // calls
-	// Seconds of the parts of a slice.
+	// How many seconds each part of a slice took.
 	Work   float64        `json:"work"`
 	Quiet  float64        `json:"quiet"`
 	Judge  float64        `json:"judge"`
@@ -83,11 +83,11 @@ func (s *soak) readReport() error {
 	return lines.Err()
 }
 
-// account is what all clients wrote down, in the words of the judge.
+// account is what all clients recorded, in the form that the judge needs.
 type account struct {
 	ops    []porcupine.Operation
 	tokens map[string][]seenToken
-	why    map[string]int // of calls without an answer that says what happened
+	why    map[string]int // kinds of errors of calls whose answer does not say what happened
 	report sliceReport
 }
 
@@ -150,8 +150,8 @@ func (a *account) count(door string, e logbook.Entry) {
 	}
 }
 
-// judge searches the history for two holders, and the tokens for one that is not
-// larger than one of a lock that had been granted before.
+// judge searches the history for two holders, and searches for a token that is not larger
+// than that of a lock granted before.
 func (s *soak) judge(r *sliceReport) {
 	a := s.account()
 	r.Calls, r.Granted, r.Refused, r.Unknown, r.Missed, r.Doors = a.report.Calls, a.report.Granted,
@@ -183,8 +183,8 @@ func (s *soak) account() *account {
 	return a
 }
 
-// wrongToken finds a lock that excludes others and has no larger token than every
-// such lock that had been granted before it was asked for; "" if there is none.
+// wrongToken finds a lock that excludes others and whose token is not larger than that of
+// every such lock granted before it was asked for; "" if there is none.
 func wrongToken(seen []seenToken) string {
 	byCall, byEnd := slices.Clone(seen), slices.Clone(seen)
 	slices.SortFunc(byCall, func(a, b seenToken) int { return cmp.Compare(a.call, b.call) })

@@ -14,11 +14,11 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// An episode is what one client did with a resource, from asking for it to its end.
-// What is left of a correct history without an episode is correct.
+// An episode is what one client did with a resource, from the acquire to the end of the
+// lock. A correct history stays correct if an episode is left out.
 type episode []porcupine.Operation
 
-// episodes are those of a resource.
+// episodes returns the episodes of a resource.
 func episodes(ops []porcupine.Operation, resource string) (all []episode) {
 	byOwner := map[string][]porcupine.Operation{}
 	for _, op := range ops {
@@ -45,7 +45,7 @@ func episodes(ops []porcupine.Operation, resource string) (all []episode) {
 // shrinkTime bounds the search in a part of a history that had two holders.
 const shrinkTime = 10 * time.Second
 
-// shrink leaves out episodes as long as there are two holders at one time.
+// shrink leaves out episodes for as long as two holders at one time remain.
 func shrink(all []episode) []episode {
 	model := lockModel.ToModel()
 	bad := func(part []episode) bool {
@@ -74,8 +74,8 @@ type sawFault struct {
 	node int
 }
 
-// soakStory writes episodes as a story, with the faults at their place: to be completed
-// by a person, as no answer is in it, nor what else was going on.
+// soakStory writes episodes as a story, with the faults at their place. A person has to
+// complete it: it has no answers, and not what else was going on.
 func soakStory(all []episode, faults []sawFault, seed uint64) string {
 	type line struct {
 		at   int64
@@ -116,8 +116,8 @@ func soakStory(all []episode, faults []sawFault, seed uint64) string {
 	return b.String() + "----\n"
 }
 
-// shortest finds the resource with two holders, and makes a story of it; "" if there is
-// none.
+// shortest finds the resource with two holders, and makes a story of it; "" if there is no
+// such resource.
 func (a *account) shortest(faults []sawFault, seed uint64) string {
 	seen := map[string]bool{}
 	for _, op := range a.ops {
@@ -133,7 +133,7 @@ func (a *account) shortest(faults []sawFault, seed uint64) string {
 	return ""
 }
 
-// What is left of a failing history is the two holders.
+// Of a failing history only the two holders are left.
 func TestSoakShrinks(t *testing.T) {
 	a := newAccount()
 	var now int64

@@ -90,8 +90,8 @@ var earlyMounts = []mount{
 	{"devtmpfs", "/dev", "devtmpfs", 0, ""},
 }
 
-// rootMounts make the node's root below /new, from a directory of the host. The lower
-// layer is cached without asking the host again: it must not change under the overlay.
+// rootMounts make the node's root below /new, from a directory of the host. The node
+// caches the lower layer and does not ask the host again, so it must not change.
 func rootMounts(dir string) []mount {
 	return []mount{
 		{RootTag, "/host", "9p", unix.MS_RDONLY, "trans=virtio,version=9p2000.L,msize=512000,cache=loose"},

@@ -37,8 +37,8 @@ const maxQueued = 4096
 type Link struct {
 	Cut   bool          // nothing passes
 	Delay time.Duration // every frame arrives this much later; order is kept
-	// Jitter is the most that a frame arrives later than that, each by another time: one
-	// may overtake those before it.
+	// Jitter is the most that a frame is delayed beyond that, each frame by a different time:
+	// a frame may overtake those before it.
 	Jitter time.Duration
 	Drop   float64 // the share of frames lost, from 0 to 1
 }
@@ -201,7 +201,7 @@ func (s *Switch) forward(from int, frame []byte) {
 	}
 }
 
-// delay is that of one frame.
+// delay returns the delay of one frame.
 func (l Link) delay() time.Duration {
 	if l.Jitter <= 0 {
 		return l.Delay

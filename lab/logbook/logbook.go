@@ -1,15 +1,14 @@
-// Package logbook is the memory in which the clients of a soak write down what
-// they do, on nodes that may be switched off at any moment.
+// Package logbook is the memory in which the clients of a soak record what they do,
+// on nodes that may be switched off at any moment.
 //
-// A file of the host is a PCI device of every node (QEMU's ivshmem-plain), so
-// what a client has written is there whatever happens to its process or its
-// node, and the test reads it without a word to the node. The first word is a
-// clock that the host moves on, the same for all nodes: however much their own
-// clocks are set, and however long they stand still, the times of two calls on
-// two nodes can be compared.
+// A file of the host is a PCI device of every node (QEMU's ivshmem-plain). So what a
+// client has written stays, whatever happens to its process or its node, and the test
+// reads it without contacting the node. The first word is a clock that the host moves
+// on, the same for all nodes. So the times of two calls on two nodes can be compared,
+// however much the nodes' own clocks are set, and however long the nodes are paused.
 //
 // It owns the layout, the clock, and what a client may hold by its own account.
-// It refuses to know how locks are asked for, and what is right.
+// It does not know how locks are acquired, or which answers are right.
 //
 // Concurrency: a page has one writer at a time, the client or, while that is
 // paused or dead, the test. Orders and marks are the test's. Everything may be
@@ -38,7 +37,7 @@ const (
 	MaxMarks   = 255  // of a node and kind
 )
 
-// The places, in words of 8 bytes.
+// The offsets, in words of 8 bytes.
 const (
 	clockAt   = 0
 	marksAt   = 8
@@ -51,13 +50,13 @@ const (
 
 const _ = uint(Size - 8*(pagesAt+MaxClients*pageSize)) // it fits
 
-// tickTime is how often the clock moves. A call takes longer.
+// tickTime is the time between two ticks of the clock. A call takes longer.
 const tickTime = 500 * time.Microsecond
 
 // Logbook is the memory.
 type Logbook struct {
 	words []uint64
-	// Keeps the pages mapped; never written through.
+	// Keeps the file mapped; nothing is written through it.
 	bytes []byte
 }
 
@@ -99,7 +98,7 @@ func Device() (path string, err error) {
 			continue
 		}
 		dir := filepath.Dir(name)
-		// No driver is there that would have let the device answer.
+		// No driver has enabled the device's memory.
 		return filepath.Join(dir, "resource2"), os.WriteFile(filepath.Join(dir, "enable"), []byte("1"), 0)
 	}
 	return "", errors.New("logbook: this machine has no shared memory (ivshmem)")
@@ -108,9 +107,9 @@ func Device() (path string, err error) {
 // Close unmaps it. Nothing of it may be used afterwards.
 func (l *Logbook) Close() error { return unix.Munmap(l.bytes) }
 
-// Run moves the clock on until stop is closed. One process does it. If it is
-// held up, the clock stands still: more calls count as concurrent, and none in
-// a wrong order.
+// Run moves the clock on until stop is closed. Only one process does so. If it is held
+// up, the clock stands still: more calls count as concurrent, but none is in a wrong
+// order.
 func (l *Logbook) Run(stop <-chan struct{}) {
 	ticks := time.NewTicker(tickTime)
 	defer ticks.Stop()
@@ -127,7 +126,7 @@ func (l *Logbook) Run(stop <-chan struct{}) {
 // Tick moves the clock on.
 func (l *Logbook) Tick() { atomic.AddUint64(&l.words[clockAt], 1) }
 
-// Now is the time: what happened in one tick happened at the same time.
+// Now returns the time. What happens within one tick counts as happening at the same time.
 func (l *Logbook) Now() uint64 { return atomic.LoadUint64(&l.words[clockAt]) }
 
 // Kind is a kind of connection that a fault may end.
@@ -159,8 +158,8 @@ func (l *Logbook) marks(node int, k Kind) int {
 	return marksAt + ((node-1)*int(kinds)+int(k))*marksSize
 }
 
-// Broken returns when a connection at the earliest has ended with which
-// something was asked for at a time; 0: it is as it was.
+// Broken returns the earliest time at which a connection may have ended over which
+// something was requested at the given time; 0: it has not ended.
 func (l *Logbook) Broken(node int, k Kind, since uint64) uint64 {
 	at := l.marks(node, k)
 	for i := range int(atomic.LoadUint64(&l.words[at])) {
@@ -172,7 +171,7 @@ func (l *Logbook) Broken(node int, k Kind, since uint64) uint64 {
 	return 0
 }
 
-// Clear forgets all marks. No client may have anything.
+// Clear removes all marks. No client may hold anything.
 func (l *Logbook) Clear() {
 	for node := 1; node <= MaxNodes; node++ {
 		for k := range kinds {

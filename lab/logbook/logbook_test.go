@@ -9,7 +9,7 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// create makes a logbook whose clock the test moves on.
+// create makes a logbook whose clock is moved on by the test.
 func create(t *testing.T) *Logbook {
 	l, err := Create(filepath.Join(t.TempDir(), "logbook"))
 	require.NoError(t, err)
@@ -18,7 +18,7 @@ func create(t *testing.T) *Logbook {
 	return l
 }
 
-// What one process has written another one reads, as far as it had come.
+// Another process reads what one process has written, up to where it was killed.
 func TestAnotherProcessGoesOn(t *testing.T) {
 	l := create(t)
 	p := l.Page(MaxClients - 1)

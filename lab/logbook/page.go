@@ -8,7 +8,7 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// Page is what one client has done in a slice, and what the test wants of it.
+// Page has what one client has done in a slice, and what the test wants of it.
 type Page struct {
 	logbook *Logbook
 	words   []uint64
@@ -16,7 +16,7 @@ type Page struct {
 
 // The words at the head of a page.
 const (
-	orderWord = iota // of the test: its number and the order
+	orderWord = iota // written by the test: the number of the order, and the order
 	obeyedWord
 	countWord // of entries
 	seedWord
@@ -46,8 +46,8 @@ func (p *Page) Obeyed() bool {
 	return atomic.LoadUint64(&p.words[obeyedWord]) == atomic.LoadUint64(&p.words[orderWord])
 }
 
-// Order returns the order and a function that says that it is followed; nil: that
-// was said already.
+// Order returns the order and a function that confirms it; nil: it was confirmed
+// already.
 func (p *Page) Order() (o Order, obey func()) {
 	word := atomic.LoadUint64(&p.words[orderWord])
 	if atomic.LoadUint64(&p.words[obeyedWord]) != word {
@@ -56,22 +56,22 @@ func (p *Page) Order() (o Order, obey func()) {
 	return Order(word & (1<<orderBits - 1)), obey
 }
 
-// Reset begins a page anew, for a client that follows Finish.
+// Reset clears a page, for a client that follows Finish.
 func (p *Page) Reset(seed uint64) {
 	atomic.StoreUint64(&p.words[countWord], 0)
 	atomic.StoreUint64(&p.words[seedWord], seed)
 }
 
-// Seed is that of the client's random numbers.
+// Seed returns the seed of the client's random numbers.
 func (p *Page) Seed() uint64 { return atomic.LoadUint64(&p.words[seedWord]) }
 
-// Cut has the client end its connection, also in the middle of a call.
+// Cut makes the client end its connection, even in the middle of a call.
 func (p *Page) Cut() { atomic.AddUint64(&p.words[cutWord], 1) }
 
-// Cuts is how often that was asked for.
+// Cuts returns how often Cut was called.
 func (p *Page) Cuts() uint64 { return atomic.LoadUint64(&p.words[cutWord]) }
 
-// Op is what was called.
+// Op is the kind of a call.
 type Op uint8
 
 // The calls, and End: something that the client had has ended without a call, at
@@ -88,8 +88,8 @@ type Outcome uint8
 
 // The outcomes.
 const (
-	Unanswered Outcome = iota // or with an answer that leaves it open
-	Done                      // also a release of what is not held
+	Unanswered Outcome = iota // or the answer does not say what happened
+	Done                      // including a release of what is not held
 	Refused                   // certainly nothing was done
 )
 
@@ -120,7 +120,8 @@ func (p *Page) Len() int { return int(atomic.LoadUint64(&p.words[countWord])) }
 
 func (p *Page) entry(i int) []uint64 { return p.words[headSize+i*entrySize:][:entrySize] }
 
-// Begin writes an entry and returns its place. Its time is now, unless it has one.
+// Begin writes an entry and returns its place. The entry gets the present time, unless it
+// has one.
 func (p *Page) Begin(e Entry) int {
 	i := p.Len()
 	w := p.entry(i)
@@ -135,7 +136,7 @@ func (p *Page) Begin(e Entry) int {
 	return i
 }
 
-// Finish says how a call has ended, with its token or the kind of its error.
+// Finish records how a call has ended, with its token or the kind of its error.
 func (p *Page) Finish(i int, o Outcome, token uint64, why string) {
 	e := p.Entry(i)
 	e.Outcome = o
@@ -146,14 +147,14 @@ func (p *Page) Finish(i int, o Outcome, token uint64, why string) {
 	}
 	w := p.entry(i)
 	atomic.StoreUint64(&w[2], token)
-	// A process that is killed here leaves a call without an end, which is true of it.
+	// If the process is killed here, the call has no end, which is true.
 	atomic.StoreUint64(&w[3], e.pack())
 	if o != Unanswered {
 		p.Close(i)
 	}
 }
 
-// Close says that the call has no effect from now on.
+// Close records that the call has no effect from now on.
 func (p *Page) Close(i int) { atomic.StoreUint64(&p.entry(i)[1], p.logbook.Now()) }
 
 // Entry reads an entry.
@@ -201,7 +202,7 @@ type Holding struct {
 	Lost map[int]bool
 }
 
-// NewHolding is that of a page without entries.
+// NewHolding returns the Holding of a page without entries.
 func NewHolding() *Holding {
 	return &Holding{map[int]dlm.Mode{}, map[int]uint64{}, map[int][]int{}, map[int]bool{}}
 }
@@ -215,7 +216,7 @@ func (p *Page) Holding() *Holding {
 	return h
 }
 
-// Add adds one entry that has ended. It returns the places of those that end with it.
+// Add adds one entry that has ended. It returns the places of the entries that end with it.
 func (h *Holding) Add(i int, e Entry) (ends []int) {
 	name := e.Resource
 	if (e.Op == End || e.Outcome == Unanswered) && e.Return == 0 {

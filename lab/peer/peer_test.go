@@ -71,12 +71,12 @@ func (r *rig) Timing() dlmtest.Timing {
 	return dlmtest.Timing{Wait: time.Minute, Settled: r.settle}
 }
 
-// settle waits until every process has made the operations that it was asked for, and then until its
-// client has the events that came of all of them: a reply comes after both.
+// settle waits until every process has carried out the operations that were requested of it, and until
+// its client has the events that these caused: the reply comes after both.
 func (r *rig) settle() {
 	for range 2 {
 		for _, p := range r.started {
-			p.Name() // of one that was killed it comes at once
+			p.Name() // the answer for a killed process comes at once
 		}
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/dlmlock/dlmlockd/lab/logbook"
 )
 
-// client works on a few resources, whatever happens to the service, the node and
-// the network meanwhile, and writes down what it was told before it goes on.
+// client works on a few resources, whatever happens to the service, the node and the
+// network meanwhile. It records each answer before it goes on.
 type client struct {
 	*settings
 	logbook  *logbook.Logbook
@@ -30,12 +30,12 @@ type client struct {
 	last uint64 // when the last call had ended
 }
 
-// idle is how often a client without a task looks for one, again how long it leaves
-// a service alone that did not do what it was asked for.
+// idle is how often a client without a task looks for one, and again how long it
+// waits after a call that the service did not carry out.
 const (
 	idle  = 20 * time.Millisecond
 	again = 200 * time.Millisecond
-	// clockTime is that of a tick of the clock: a shorter sleep costs an emulated node more.
+	// clockTime is the time of a tick of the clock: a shorter sleep costs an emulated node more.
 	clockTime = 500 * time.Microsecond
 )
 
@@ -70,15 +70,16 @@ func (c *client) repeat(ok bool) {
 	}
 }
 
-// tick waits for the clock, which is to show the order of this client's calls.
+// tick waits until the clock has moved on, because the times have to show the order of
+// this client's calls.
 func (c *client) tick() {
 	for c.logbook.Now() == c.last {
 		time.Sleep(clockTime)
 	}
 }
 
-// finished reports whether the client has nothing, and ends its connection then:
-// the quiet point is also one of connections.
+// finished reports whether the client has nothing. Then it also ends the connection,
+// because there are none at the quiet point.
 func (c *client) finished() bool {
 	if len(c.hold.Held) > 0 || len(c.hold.Lost) > 0 {
 		return false
@@ -118,9 +119,9 @@ func (c *client) disconnect() {
 		c.endBroken()
 		at := c.way.cutAt()
 		if at == 0 && c.way.alive() {
-			at = c.logbook.Now() // it ends now
+			at = c.logbook.Now() // this call ends it
 		}
-		// Or it has ended of itself, at any time since the locks were asked for.
+		// If at is still 0, it has ended by itself, at any time since the locks were asked for.
 		c.endAll(at)
 	}
 	c.way.close()
@@ -158,7 +159,7 @@ func (c *client) endBroken() {
 // modes: those that are in the way of others come often.
 var modes = []dlm.Mode{dlm.EX, dlm.EX, dlm.EX, dlm.PW, dlm.PR, dlm.PR, dlm.CW, dlm.CR, dlm.NL}
 
-// step makes one call. It returns false if the next one should not follow at once.
+// step makes one call. It returns false if the client should pause before the next call.
 func (c *client) step() bool {
 	name, mode := c.pick(), c.way.modes()[c.rand.IntN(len(c.way.modes()))]
 	_, held := c.hold.Held[name]
@@ -183,7 +184,7 @@ func (c *client) pick() int {
 	return c.rand.IntN(c.resources)
 }
 
-// any is something that the client holds, the same one with the same random numbers.
+// any picks something that the client holds; with the same random numbers, the same one.
 func (c *client) any() int {
 	names := make([]int, 0, len(c.hold.Held))
 	for name := range c.hold.Held {
@@ -193,10 +194,10 @@ func (c *client) any() int {
 	return names[c.rand.IntN(len(names))]
 }
 
-// releaseAny releases something. There is something.
+// releaseAny releases something that the client holds, if there is anything.
 func (c *client) releaseAny() bool { return len(c.hold.Held) == 0 || c.release(c.any()) }
 
-// wait is how long a call may wait: mostly not at all.
+// wait picks how long a call may wait: most calls do not wait at all.
 func (c *client) wait() time.Duration {
 	switch n := c.rand.IntN(16); {
 	case n == 0:
@@ -234,14 +235,14 @@ func (c *client) convert(r int, mode dlm.Mode) bool {
 	return answered(err)
 }
 
-// answered reports whether the service said what happened: the next call may follow.
+// answered reports whether the service said what happened; then the next call may follow.
 func answered(err error) bool {
 	return outcome(err) != logbook.Unanswered && !errors.Is(err, dlmlock.NotRunning)
 }
 
 func (c *client) release(r int) bool {
 	place := c.page.Begin(logbook.Entry{Op: logbook.Release, Resource: r, Mode: dlm.None})
-	c.endBroken() // between the last look and the time of the call
+	c.endBroken() // a fault may have come between the last look and the time of the call
 	err := c.way.release(resourceName(r))
 	if errors.Is(err, dlmlock.NotHeld) {
 		err = nil // the owner has nothing there now
@@ -255,13 +256,13 @@ func (c *client) release(r int) bool {
 	return err == nil
 }
 
-// finish writes down how a call ended that asked for a mode.
+// finish records how a call that asked for a mode has ended.
 func (c *client) finish(place int, token uint64, err error) {
 	c.page.Finish(place, outcome(err), token, why(err))
 	c.add(place)
 }
 
-// why is the kind of an error.
+// why returns the kind of an error.
 func why(err error) string {
 	if err == nil {
 		return ""
@@ -272,7 +273,7 @@ func why(err error) string {
 	return "no answer"
 }
 
-// add makes an entry count, and closes those that end with it.
+// add adds an entry to what the client holds, and closes the entries that end with it.
 func (c *client) add(place int) {
 	for _, i := range c.hold.Add(place, c.page.Entry(place)) {
 		c.page.Close(i)
@@ -280,8 +281,8 @@ func (c *client) add(place int) {
 	c.last = c.logbook.Now()
 }
 
-// outcome tells what an error leaves open. The service promises of these kinds
-// that nothing is held, and a call that no daemon got did nothing.
+// outcome says what is known after an error. With these kinds the service promises that
+// nothing was granted; NotRunning means that no daemon got the call, so it did nothing.
 func outcome(err error) logbook.Outcome {
 	if err == nil {
 		return logbook.Done

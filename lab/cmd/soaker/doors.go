@@ -11,16 +11,16 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// door is a way to the service. Errors of the kinds of package client say what
-// has happened; any other leaves it open.
+// door is a way to the service. An error that has a kind of package client says what has
+// happened; after any other error that is not known.
 type door interface {
 	acquire(names []string, mode dlm.Mode, wait time.Duration) (tokens []uint64, err error)
 	convert(name string, mode dlm.Mode, wait time.Duration) (token uint64, err error)
 	release(name string) error
 	modes() []dlm.Mode
-	converts() bool // and takes several at once
+	converts() bool // and acquires several locks at once
 	alive() bool
-	cutAt() uint64 // when the test had the connection cut; 0: it did not
+	cutAt() uint64 // when the connection was cut for the test; 0: never
 	close()
 }
 
@@ -49,7 +49,7 @@ func callContext() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), callTime)
 }
 
-// own is one of the service's own doors, by package client.
+// own is one of the service's own doors, used through package client.
 type own struct {
 	conn      *dlmlock.Client
 	lockspace string
@@ -68,7 +68,7 @@ func newOwn(c *client, conn *dlmlock.Client) *own {
 	return o
 }
 
-// watch cuts the connection in the middle of a call when the test says so.
+// watch cuts the connection, even in the middle of a call, when the test says so.
 func (o *own) watch(c *client, cuts uint64) {
 	ticks := time.NewTicker(again)
 	defer ticks.Stop()

@@ -17,8 +17,8 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// guest is what libvirt's doors have in common: the locks of a guest are leases,
-// exclusive or shared, and end with its process, which is this one.
+// guest is what the doors for libvirt have in common: the locks of a guest are leases,
+// exclusive or shared, and end with the guest's process, which is this process.
 type guest struct{}
 
 func (guest) modes() []dlm.Mode { return []dlm.Mode{dlm.EX, dlm.EX, dlm.PR} }
@@ -32,7 +32,7 @@ func (guest) convert(string, dlm.Mode, time.Duration) (uint64, error) {
 // busyCode is VIR_ERR_RESOURCE_BUSY.
 const busyCode = 87
 
-// guestError makes an error of a lock driver's. Those that leave the lock as it
+// guestError makes an error from one of a lock driver. Errors that leave the lock as it
 // was have a number of their own.
 func guestError(code int, text string) error {
 	if code == busyCode {
@@ -99,10 +99,10 @@ func (d *driver) say(format string, args ...any) error {
 	return guestError(code, text)
 }
 
-// sharedFlag is that of a shared disk, for lock drivers.
+// sharedFlag is the flag of a shared disk for lock drivers.
 const sharedFlag = 1 << 1
 
-// with does something with a manager that has one lease, as libvirtd does.
+// with runs a command on a lock manager that has one lease, as libvirtd does.
 func (d *driver) with(name string, flags int, verb string) error {
 	if err := d.say("new 0 %s soak %d", d.uuid, os.Getpid()); err != nil {
 		return err
@@ -132,7 +132,7 @@ func (d *driver) close() {
 }
 
 // virtlockd speaks the protocol of libvirt's own lock driver. As libvirtd does, it
-// makes a connection for each thing that it does with a guest.
+// makes a connection for each operation on a guest.
 type virtlockd struct {
 	guest
 	socket, lockspace string
@@ -175,7 +175,7 @@ func (v *virtlockd) with(procedure uint32, name string, flags uint32) error {
 	_ = conn.SetDeadline(time.Now().Add(callTime))
 	domain := append(v.uuid[:len(v.uuid):len(v.uuid)], xdr("soak", uint32(1), uint32(os.Getpid()), uint32(0))...)
 	if err := call(conn, 1, register, domain); err != nil {
-		// Nothing was asked for yet, and what is held already stays.
+		// Nothing was requested yet, and what is held already stays.
 		return &dlmlock.Error{Kind: dlmlock.NotRunning, Message: err.Error()}
 	}
 	return call(conn, 2, procedure, xdr("/soak/"+v.lockspace, name, flags))
@@ -195,7 +195,7 @@ func xdr(values ...any) (b []byte) {
 	return b
 }
 
-// headerSize is that of a message of libvirt's RPC, with its length.
+// headerSize is the size of the header of a message of libvirt's RPC, including the length.
 const headerSize = 28
 
 // call makes one call and reads the answer.

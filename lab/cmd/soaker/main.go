@@ -6,11 +6,10 @@
 // A client is PAGE:DOOR:LIFETIME, with the number of its page in the logbook
 // (package logbook), the door by which it reaches the service (varlink, dbus,
 // driver, virtlockd) and what ends its locks (persistent, connection, process).
-// It follows the orders of its page, and goes on where a process before it was
-// killed.
+// It follows the orders of its page, and goes on where an earlier process was killed.
 //
-// The second form sets how many microseconds the clock of the system goes on in
-// a hundredth of a second: 10000 is right.
+// The second form sets by how many microseconds the system clock advances in a
+// hundredth of a second: 10000 is right.
 package main
 
 import (
