@@ -19,7 +19,7 @@ type bus struct {
 	flags godbus.Flags       // of every call: whether it may start the service, or a password may be asked for
 }
 
-// busOptions have signals delivered one after the other: with godbus's default handler each has
+// busOptions deliver signals one after the other. With godbus's default handler each signal has
 // a goroutine, and the start of the service could be seen before its end.
 func busOptions(life context.Context) []godbus.ConnOption {
 	return []godbus.ConnOption{godbus.WithContext(life), godbus.WithSignalHandler(godbus.NewSequentialSignalHandler())}
@@ -27,7 +27,7 @@ func busOptions(life context.Context) []godbus.ConnOption {
 
 // dialBus connects to the bus at address, or to the system bus for "".
 func dialBus(ctx context.Context, address string) (transport, error) {
-	// ctx is for the time of connecting. The connection lives until close.
+	// ctx bounds only the connecting. The connection lives until close.
 	life, end := context.WithCancel(context.Background())
 	stop := context.AfterFunc(ctx, end)
 	// Only the kernel's word on who we are; no cookies in a home directory.

@@ -9,8 +9,8 @@ import (
 	"github.com/dlmlock/dlmlockd/process"
 )
 
-// variants are the options of Acquire, AcquireMany and Request. What is zero is left out: an
-// older service refuses options that it does not know, also empty ones.
+// variants are the options of Acquire, AcquireMany and Request. Zero options are left out, because
+// an older service refuses options that it does not know, even empty ones.
 func (o *Options) variants(wait time.Duration) map[string]godbus.Variant {
 	m := map[string]godbus.Variant{}
 	set(m, "owner", o.Owner)
@@ -24,8 +24,8 @@ func (o *Options) variants(wait time.Duration) map[string]godbus.Variant {
 	return m
 }
 
-// setProcess adds the pid of a process and its start time, if /proc has it. With that a process
-// which has got the same pid since is not taken for this one.
+// setProcess adds the pid of a process and its start time, if /proc has it. The start time tells
+// the process from a later one with the same pid.
 func setProcess(m map[string]godbus.Variant, pid uint32) {
 	if pid == 0 {
 		return
@@ -36,7 +36,7 @@ func setProcess(m map[string]godbus.Variant, pid uint32) {
 	}
 }
 
-// setValue adds a value, also an empty one; nil is none.
+// setValue adds a value, even an empty one; nil means no value.
 func setValue(m map[string]godbus.Variant, value []byte) {
 	if value != nil {
 		m["value"] = godbus.MakeVariant(value)

@@ -10,9 +10,9 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 )
 
-// lockRow is a lock on the bus. The rows are structs of D-Bus, whose fields have no names there:
-// their order and types are those of data/org.example.DlmLock.xml, and what was added later
-// is in the details.
+// lockRow is a lock on the bus. The rows are structs of D-Bus, whose fields have no names there.
+// Their order and types are those of data/org.example.DlmLock.xml; fields that were added later
+// are in the details.
 type lockRow struct {
 	Lock                godbus.ObjectPath
 	Lockspace, Resource string
@@ -67,7 +67,7 @@ func moment(usec uint64) time.Time {
 	return time.UnixMicro(int64(usec))
 }
 
-// options are those that all lists of locks take.
+// options returns the options that all lists of locks take.
 func (f *Filter) options(limit int) map[string]godbus.Variant {
 	opts := map[string]godbus.Variant{"limit": godbus.MakeVariant(uint32(limit))}
 	set(opts, "lockspace", f.Lockspace)
@@ -152,8 +152,8 @@ func (b *bus) waits(ctx context.Context, f Filter, after LockName, limit int) ([
 	return waiters, nil
 }
 
-// held asks the object of the lock, and does not start the service for that: a service that
-// does not run is a question that the caller asks again.
+// held asks the object of the lock. It does not start the service for that: if the service does
+// not run, the caller asks again.
 func (b *bus) held(ctx context.Context, g Grant) (mode string, err error) {
 	quiet := bus{conn: b.conn, flags: godbus.FlagNoAutoStart}
 	var all map[string]godbus.Variant
@@ -303,8 +303,8 @@ func (b *bus) orphans(ctx context.Context, lockspace string) ([]Orphan, error) {
 	return orphans, nil
 }
 
-// adopt sends along what the caller has seen of the orphan. The kernel may have reused the
-// lockid since, and the service compares.
+// adopt sends what the caller has seen of the orphan. The service compares that with the orphan,
+// because the kernel may have reused the lockid since.
 func (b *bus) adopt(ctx context.Context, lockspace string, orphan Orphan, a Adoption) (token uint64, err error) {
 	o := map[string]godbus.Variant{}
 	set(o, "owner", a.Owner)

@@ -157,8 +157,8 @@ const stopTime = time.Second
 // errOver means that the time to wait is over.
 var errOver = &Error{Op: "Request", Kind: Timeout, Message: "not granted in the time given"}
 
-// withdraw cancels a request whose caller has given up. Its end is a signal, as ever: the
-// grant may have come first.
+// withdraw cancels a request whose caller has given up. The request still ends with a signal,
+// because the grant may have come first.
 func (b *bus) withdraw(ctx context.Context, request godbus.ObjectPath) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelTime)
 	defer cancel()

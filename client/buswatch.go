@@ -98,8 +98,8 @@ func (w *watcher) run(ctx context.Context, signals <-chan *godbus.Signal) {
 	}
 }
 
-// fromService reports whether the service has sent a signal. Anybody can send one that
-// looks like the service's; only the sender, which the bus fills in, proves that it is.
+// fromService reports whether the service has sent a signal. Anybody can send one that looks
+// like the service's; only the sender, which the bus fills in, proves where it comes from.
 func (w *watcher) fromService(s *godbus.Signal) bool {
 	if s.Sender == w.owner && w.owner != "" {
 		return true

@@ -107,9 +107,9 @@
 //
 // Concurrency: a Client may be used by any number of goroutines. Every call ends with
 // its context; over D-Bus, a call that ends so is withdrawn by Close at the latest, when
-// the service sees that its caller has left the bus. Those of Hold, and of Convert of a
-// Held, that wait have a connection of their own, and are withdrawn at once. Two goroutines
-// watch as long as there are locks of Hold, or calls of it; none is left after Close.
+// the service sees that its caller has left the bus. A call of Hold, or of Convert of a Held,
+// that waits has a connection of its own, and is withdrawn at once. Two goroutines watch for as
+// long as there are locks or calls of Hold; Close ends both.
 //
 // docs/versioning.md says what stays the same.
 package client

@@ -19,7 +19,7 @@ type Kind string
 // The errors of the service (org.example.DlmLock.Error.*) and of the bus.
 const (
 	WouldBlock         Kind = "WouldBlock"         // another lock is in the way, and the call does not wait
-	Timeout            Kind = "Timeout"            // it was still in the way when the wait was over; names the holder
+	Timeout            Kind = "Timeout"            // still in the way when the wait was over; names the holder
 	Canceled           Kind = "Canceled"           // the wait was withdrawn
 	Deadlock           Kind = "Deadlock"           // conversions wait for each other; this one is given up
 	NotHeld            Kind = "NotHeld"            // there is no such lock of the caller

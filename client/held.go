@@ -177,12 +177,12 @@ func (c *Client) takeAll(ctx context.Context, want []Want, o Options) ([]Grant, 
 	return c.AcquireMany(ctx, want, o)
 }
 
-// takeAside takes locks by a call on a connection of its own, because closing that takes the
-// call out of the queue. Over D-Bus the locks are then asked for again on the connection of
-// c, which they are tied to from then on, or which at least gets the notices about them. What
-// the owner has already is tied to the other connection from the beginning of the first
-// call, so a lock of lifetime connection needs an owner who has nothing yet: it would end
-// with a call that is given up. If this program dies in between, both connections end.
+// takeAside takes locks by a call on a separate connection, because closing that withdraws the
+// call. Over D-Bus it then asks for the locks again on the connection of c. From then on they are
+// tied to that connection, or it at least gets the notices about them. What the owner has already
+// is tied to the separate connection as soon as the first call begins, and would end with it if
+// the call is given up. So a lock of lifetime connection needs an owner who has nothing yet. If
+// this program dies in between, both connections end.
 func (c *Client) takeAside(ctx context.Context, want []Want, o Options) (grants []Grant, err error) {
 	err = c.aside(ctx, func(other *Client) (err error) {
 		if grants, err = other.AcquireMany(ctx, want, o); err != nil || c.Conn() == nil {
@@ -192,14 +192,14 @@ func (c *Client) takeAside(ctx context.Context, want []Want, o Options) (grants 
 		defer cancel()
 		o.Wait = 0
 		if _, err = c.AcquireMany(ctx, want, o); o.Lifetime != Connection {
-			return nil // the lock is held; losses that are not reported are found out by asking
+			return nil // the lock is held; a loss that is not reported is found by asking
 		}
 		return err
 	})
 	return grants, err
 }
 
-// aside does something on a connection of its own, which is closed at the end.
+// aside calls do with a client on a separate connection, and closes that at the end.
 func (c *Client) aside(ctx context.Context, do func(*Client) error) error {
 	t, err := c.redial(ctx)
 	if err != nil {
@@ -326,8 +326,8 @@ func (h *Held) Convert(ctx context.Context, to Want, wait time.Duration) error {
 	return err
 }
 
-// convert makes the call of Convert. One that waits has a connection of its own over D-Bus,
-// as in takeAside: otherwise the lock could still be converted after the end of ctx.
+// convert makes the call of Convert. Over D-Bus a call that waits has a separate connection, as
+// in takeAside: otherwise the lock could still be converted after the end of ctx.
 func (h *Held) convert(ctx context.Context, to Want, lock LockName, wait time.Duration) (token uint64, err error) {
 	call := func(c *Client) (err error) {
 		token, err = c.Convert(ctx, to, Selector{Lock: lock}, wait)

@@ -330,9 +330,9 @@ func TestExamplesOverDBus(t *testing.T) {
 	require.GreaterOrEqual(t, strings.Count(string(out), "--- PASS: Example"), 8, "%s", out)
 }
 
-// The end of the context withdraws a call that waits for several locks, whatever ends the
-// locks; after the call has returned nobody waits any more. What it gets stays with the
-// client's own connection.
+// The end of the context withdraws a call that waits for several locks, whatever their
+// lifetime; after the call has returned nobody waits any more. The locks that it gets are
+// tied to the client's own connection.
 func TestManyAreWithdrawn(t *testing.T) {
 	both(t, func(t *testing.T, r *real, c *Client) {
 		other := r.open(true)
@@ -386,7 +386,7 @@ func TestConversionIsWithdrawn(t *testing.T) {
 		waits(t, other)
 		cancel()
 		require.ErrorIs(t, <-result, Canceled)
-		// By itself the call would wait for as long as one may.
+		// If it is not withdrawn, the call waits for the longest time that is allowed.
 		require.Eventually(t, func() bool { return len(found(t, other)) == 0 }, MaxWait/2, time.Millisecond)
 		require.NoError(t, unlock())
 		mode, err := other.Held(t.Context(), h.Grants()[0])
@@ -397,7 +397,7 @@ func TestConversionIsWithdrawn(t *testing.T) {
 	})
 }
 
-// found are the locks that wait.
+// found returns the locks that wait.
 func found(t *testing.T, c *Client) []Waiter {
 	waiters, err := c.Waits(t.Context(), Filter{})
 	require.NoError(t, err)
@@ -409,7 +409,7 @@ func waits(t *testing.T, c *Client) {
 	require.Eventually(t, func() bool { return len(found(t, c)) > 0 }, patience, time.Millisecond)
 }
 
-// Over Varlink a watch tells in which lockspace somebody waits.
+// Over Varlink a watch says in which lockspace somebody waits.
 func TestBlockingNamesTheLockspace(t *testing.T) {
 	r := startReal(t)
 	c := r.open(true)

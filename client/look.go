@@ -220,9 +220,9 @@ func (c *Client) Locks(ctx context.Context, f Filter) ([]Lock, error) {
 	}, func(l *Lock) LockName { return l.Lock })
 }
 
-// pages reads a list of locks page by page: at most limit elements (0: all), and at most
-// most in one call. page makes the call for the locks after one of them, and name says
-// which an element is.
+// pages reads a list of locks page by page: at most limit elements in all (0: no limit), and at
+// most most in one call. page asks for the locks after the one given, and name returns the name
+// of an element.
 func pages[T any](limit, most int, page func(after LockName, limit int) ([]T, error),
 	name func(*T) LockName) ([]T, error) {
 	all := []T{}

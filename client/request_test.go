@@ -118,7 +118,7 @@ func TestGrantedInTheEnd(t *testing.T) {
 	}
 }
 
-// A holder who can't be found out does not hide that the wait is over.
+// If the holder can't be found, the error still says that the wait is over.
 func TestLongWaitTimesOut(t *testing.T) {
 	s, c, _ := serve(t, nil)
 	s.answers(func(member string, _ []any) ([]any, *godbus.Error) {

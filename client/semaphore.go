@@ -30,14 +30,14 @@ type Semaphore struct {
 // MaxPlaces is how many places a Semaphore may have.
 const MaxPlaces = 64
 
-// queued is what came of the wait for one place.
+// queued is the result of the wait for one place.
 type queued struct {
 	h   *Held
 	err error
 }
 
-// queue waits for all places at once, until queueing ends; a lock that it gets lives as
-// long as ctx. Each place reports once, also if nobody reads it any more.
+// queue waits for all places at once, until queueing ends; a lock that it gets lives as long as
+// ctx. Each place has one result, even if nobody reads it any more.
 func (s *Semaphore) queue(queueing, ctx context.Context) <-chan queued {
 	places := make(chan queued, s.Places)
 	for i := range s.Places {

@@ -106,8 +106,8 @@ func (p *varlinkPool) get(ctx context.Context) (*varlinkConn, error) {
 }
 
 // alive reports whether nothing has come on a connection without a call, not even its
-// end: the service closes connections when it stops. It may do that just after the look; then
-// the call fails as if the service had died during it.
+// end: the service closes connections when it stops. If it does so just after this check, the
+// call fails as if the service had died during it.
 func (c *varlinkConn) alive() bool {
 	raw, err := c.sock.SyscallConn()
 	if err != nil {

@@ -99,7 +99,7 @@ func (v *varlink) take(ctx context.Context, op string, w Want, o Options, p para
 		}
 		return errors.New("the reply has no grant")
 	}
-	// A call with "more" and without a limit waits for ever, one without "more" not at all.
+	// Without a limit, a call with "more" waits for ever, and one without "more" not at all.
 	_, limited := p["waitUSec"]
 	var err error
 	switch {
@@ -150,8 +150,8 @@ func (v *varlink) onItsOwn(ctx context.Context, op string, p parameters, first f
 		}
 	}()
 	err = <-answered
-	// The grant counts only if the context had not ended by then: withdraw then has closed the
-	// connection, or is about to, and the lock goes with it.
+	// The grant counts only if the context has not ended: otherwise withdraw has closed the
+	// connection, or is about to, and the lock ends with it.
 	if !withdraw() { // ctx has ended, and the connection with it
 		return varlinkError(op, ctx.Err())
 	}

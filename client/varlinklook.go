@@ -7,9 +7,8 @@ import (
 	"time"
 )
 
-// emptyIs turns the error of a list with nothing in it into none. The interface has such errors
-// because a method that replies with "more" has to reply at least once, and a reply needs an
-// element.
+// emptyIs turns the error for an empty list into no error. The interface has such errors because
+// a method that replies with "more" has to reply at least once, and a reply needs an element.
 func emptyIs(err error, kind Kind) error {
 	if errors.Is(err, kind) {
 		return nil
@@ -20,7 +19,7 @@ func emptyIs(err error, kind Kind) error {
 // noSuchLock is the kind of error of a list of locks with nothing in it.
 const noSuchLock Kind = "NoSuchLock"
 
-// parameters are those that all lists of locks take.
+// parameters returns the parameters that all lists of locks take.
 func (f *Filter) parameters(limit int) parameters {
 	p := parameters{"limit": limit}
 	put(p, "lockspace", f.Lockspace)
@@ -182,8 +181,8 @@ func (v *varlink) orphans(ctx context.Context, lockspace string) ([]Orphan, erro
 	return orphans, emptyIs(err, noSuchLock)
 }
 
-// adopt sends along what the caller has seen of the orphan. The kernel may have reused the
-// lockid since, and the service compares.
+// adopt sends what the caller has seen of the orphan. The service compares that with the orphan,
+// because the kernel may have reused the lockid since.
 func (v *varlink) adopt(ctx context.Context, lockspace string, orphan Orphan, a Adoption) (token uint64, err error) {
 	p := parameters{"lockspace": lockspace, "lockId": orphan.LockID}
 	put(p, "owner", a.Owner)
@@ -203,7 +202,7 @@ func (v *varlink) adopt(ctx context.Context, lockspace string, orphan Orphan, a 
 
 func (v *varlink) purge(ctx context.Context, lockspace string, lockids []uint32, some bool) (purged uint32, err error) {
 	if lockids == nil {
-		lockids = []uint32{} // not null, which the interface does not allow: it expects no orphan
+		lockids = []uint32{} // not null, which the interface does not allow; an empty list expects no orphan
 	}
 	p := parameters{"lockspace": lockspace, "lockIds": lockids}
 	put(p, "some", some)

@@ -5,9 +5,9 @@ import (
 )
 
 // The types of data/org.example.DlmLock.varlink, as far as they are used here. A field is a
-// pointer where null says something of its own; elsewhere null reads as zero, which is "none"
-// in the types of this package. Modes are in lower case over Varlink, and in upper
-// case in this package (upper). Times are in microseconds since 1970.
+// pointer where null differs from zero; elsewhere null reads as zero, which is "none" in the
+// types of this package. Modes are in lower case over Varlink, and in upper case in this package
+// (upper). Times are in microseconds since 1970.
 type (
 	// lockReply is also what Monitor and the errors about several locks have.
 	lockReply struct {
@@ -46,7 +46,7 @@ type (
 		Mode       *string `json:"mode"`
 		WantedMode *string `json:"wantedMode"`
 	}
-	// holderReply is what the last holder to write the value block has put into it.
+	// holderReply is what the last holder that wrote the value block has put into it.
 	holderReply struct {
 		NodeID uint32  `json:"nodeId"`
 		Mode   *string `json:"mode"`
@@ -143,7 +143,7 @@ func queue(rows []queuedReply) []Queued {
 	return out
 }
 
-// health is the zero Health, in which nothing is known, where the service could not look.
+// health returns the zero Health, in which nothing is known, if the service could not look.
 func (r *healthReply) health() Health {
 	if r == nil {
 		return Health{}
@@ -155,8 +155,8 @@ func (r *healthReply) health() Health {
 	return h
 }
 
-// inspectReply is the reply of Inspect. What is null could not be looked at, and stays
-// nil in an Inspection: that is something else than empty.
+// inspectReply is the reply of Inspect. A field that could not be looked at is null, and stays
+// nil in an Inspection: nil is not the same as empty.
 type inspectReply struct {
 	Locks        []lockReply  `json:"locks"`
 	Lost         []lostReply  `json:"lost"`
@@ -181,7 +181,7 @@ func (r *inspectReply) inspection() Inspection {
 	}
 	if q := r.Queues; q != nil {
 		in.Granted, in.Converting, in.Waiting = queue(q.Granted), queue(q.Converting), queue(q.Waiting)
-		// With queues it is known who waits for whom, maybe that nobody does.
+		// If the queues are known, so is who waits for whom, even if nobody does.
 		in.Master, in.Complete, in.Waits = q.Master, &q.Complete, []Wait{}
 	}
 	for _, w := range r.Waits {
@@ -222,8 +222,8 @@ type serviceReply struct {
 	Degraded       string `json:"degraded"`
 }
 
-// properties are those that the service has on the bus, so that a program sees the same over
-// either way: Quorate false with QuorumState "unknown" where it is null here.
+// properties returns the properties as the service has them on the bus, so programs see the same
+// over both doors: where Quorate is null here, it is false there, with QuorumState "unknown".
 func (s *serviceReply) properties() map[string]any {
 	quorum := "unknown"
 	if s.Quorate != nil {

@@ -37,8 +37,8 @@ type varlinkWatcher struct {
 	first chan error // how the first attempt to watch ended; one element
 	told  bool       // first has it
 	there bool       // the service answers
-	// known are the properties as they were last: Monitor sends all of them with each change,
-	// and an Event has those that have changed.
+	// known has the last values of the properties. Monitor sends all of them with each change, and
+	// an Event has only those that have changed.
 	known map[string]any
 }
 
@@ -81,10 +81,10 @@ func (w *varlinkWatcher) run() {
 	}
 }
 
-// monitor is one call of Monitor, on a connection of its own, until it ends: with the service,
-// the context, or because this program has read too slowly (the service says overflow and ends
-// the call). Events may be missing then, as with a restart, and the caller sees both as the end
-// and the start of the service, after which it has to look again.
+// monitor makes one call of Monitor, on a connection of its own, and returns when that ends: with
+// the service, with the context, or because this program has read too slowly (the service says
+// overflow and ends the call). After an overflow events may be missing, as after a restart. The
+// caller sees both as an end and a start of the service, and has to look again.
 func (w *varlinkWatcher) monitor() error {
 	p := parameters{"existing": false, "events": []string{"lockLost", "blocking", "lockspaceChanged", "serviceChanged"}}
 	c, err := w.v.pool.dial(w.ctx)

@@ -11,17 +11,17 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// waitLookTime limits how long a call whose wait is over looks for the holder, and
-// mostHolders how many of them its error names.
+// waitLookTime limits how long a call whose wait is over looks for holders, and mostHolders
+// how many of them its error names.
 const (
 	waitLookTime = 2 * time.Second
 	mostHolders  = 3
 )
 
-// waitOver has the error of a wait that is over say so in the words of this package, and
-// who holds the lock; it leaves every other error as it is. The service's own words are for
-// callers of its methods, and do not always name a holder on another node. own is the lock
-// that was to be converted, which is not in its own way.
+// waitOver replaces the error of a wait that is over by one in the words of this package, which
+// also names who holds the lock. It returns every other error as it is. The service's own words
+// are for callers of its methods, and do not always name a holder on another node. own selects
+// the lock that was to be converted, which is not in its own way.
 func (c *Client) waitOver(ctx context.Context, err error, want []Want, own Selector, wait time.Duration) error {
 	var e *Error
 	if !errors.As(err, &e) || e.Kind != Timeout || wait <= 0 || ctx.Err() != nil {
@@ -50,8 +50,8 @@ func namesOf(want []Want) string {
 	return strings.Join(names, ", ")
 }
 
-// inTheWay says who holds the first of the locks that somebody holds; "" if that is not
-// known. An error counts as not known: the caller has one already.
+// inTheWay says who holds the first of the wanted locks that somebody holds; "" if that is not
+// known. An error of its own counts as not known, because the caller has an error already.
 func (c *Client) inTheWay(ctx context.Context, want []Want, own Selector) string {
 	ctx, cancel := context.WithTimeout(ctx, waitLookTime)
 	defer cancel()
@@ -74,9 +74,9 @@ func (c *Client) inTheWay(ctx context.Context, want []Want, own Selector) string
 	return ""
 }
 
-// holders names those who hold a resource in a mode that is in the way of another one: locks
-// of this node by label or owner, those of other nodes by their node and what the last
-// holder in PW or EX has published.
+// holders names those who hold a resource in a mode that is in the way of the wanted one: locks
+// of this node by label or owner, locks of other nodes by their node and by what the last holder
+// in PW or EX has published.
 func (in *Inspection) holders(wanted string, own Selector) (names []string) {
 	seen := map[uint32]bool{}
 	for _, l := range in.Locks {
@@ -111,15 +111,15 @@ func name(who string, pid uint32) string {
 	return fmt.Sprintf("%q", who)
 }
 
-// means reports whether a lock is the one that was selected. Nobody knows whom an empty
-// Selector means if there are several locks, but then the call fails with another error.
+// means reports whether a lock is the one that was selected. An empty Selector does not say which
+// of several locks it means, but with several locks the call fails with another error.
 func (s *Selector) means(l *Lock) bool {
 	return *s != Selector{} && (s.Lock == "" || s.Lock == l.Lock) && (s.LockID == 0 || s.LockID == l.LockID) &&
 		(s.Owner == "" || s.Owner == l.Owner) && (s.Token == 0 || s.Token == l.Token)
 }
 
-// inWay reports whether a lock held in a mode is in the way of another. A mode that can't be
-// read is taken to be.
+// inWay reports whether a lock held in one mode is in the way of the other mode. A mode that
+// can't be parsed counts as in the way.
 func inWay(held, wanted string) bool {
 	h, err := dlm.ParseMode(held)
 	w, err2 := dlm.ParseMode(wanted)

@@ -7,8 +7,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The error of a wait that is over says so, who holds the lock, and what to do, in the words
-// of this package, whichever way the wait took.
+// The error of a wait that is over says so in the words of this package, and says who holds the
+// lock and what to do, whichever call has waited.
 func TestWaitIsOver(t *testing.T) {
 	both(t, func(t *testing.T, r *real, c *Client) {
 		ctx := t.Context()

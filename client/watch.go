@@ -23,7 +23,7 @@ type Event struct {
 	Time      time.Time      `json:"time"`
 	Kind      EventKind      `json:"event"`
 	Lock      LockName       `json:"lock,omitempty"`
-	Lockspace string         `json:"lockspace,omitempty"` // of Blocking over Varlink alone: the signal lacks it
+	Lockspace string         `json:"lockspace,omitempty"` // only of Blocking over Varlink: the signal has no lockspace
 	Resource  string         `json:"resource,omitempty"`
 	Mode      string         `json:"mode,omitempty"`
 	Owner     string         `json:"owner,omitempty"` // not filled by Watch

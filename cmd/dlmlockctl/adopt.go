@@ -45,8 +45,8 @@ protects.`,
 	return cmd
 }
 
-// adopt looks the orphan up first, because the service compares its resource and mode: a lockid
-// that was reused between the look and the call adopts nothing.
+// adopt looks the orphan up first, because the service compares its resource and mode: if the
+// lockid is reused between the look-up and the call, nothing is adopted.
 func (a *app) adopt(ctx context.Context, c *client.Client, space string, id uint32, as client.Adoption) error {
 	orphans, err := chosen(ctx, c, space, []uint32{id})
 	if err != nil {
@@ -61,8 +61,8 @@ func (a *app) adopt(ctx context.Context, c *client.Client, space string, id uint
 	return a.show(lockResult{space, o.Resource, id, o.Mode, token}, a.say)
 }
 
-// chosen returns the orphans with these lockids, in the order of the arguments. One that is not
-// there fails the whole command: the rest may not be what was meant either.
+// chosen returns the orphans with these lockids, in the order of the arguments. If one is missing
+// the whole command fails, because the others may not be what was meant either.
 func chosen(ctx context.Context, c *client.Client, space string, ids []uint32) ([]client.Orphan, error) {
 	all, err := c.Orphans(ctx, space)
 	if err != nil {

@@ -38,7 +38,7 @@ func asking(find func(ctx context.Context, c *client.Client, args []string) []st
 	}
 }
 
-// ask asks the service something over a connection of its own, and does not start it. Without an
+// ask asks the service over a connection of its own, and does not start the service. Without an
 // answer the result is empty.
 func ask[T any](ctx context.Context, limit time.Duration, connect func(context.Context) (*client.Client, error),
 	what func(context.Context, *client.Client) T) (answer T) {

@@ -130,8 +130,8 @@ func (c *chronicle) add(e entry) {
 	}
 }
 
-// waited adds a request that was not granted. Its entry is written when the wait ends, and
-// says how long it was.
+// waited adds a request that was not granted. Its entry is written when the wait ends, and says
+// how long the wait was.
 func (c *chronicle) waited(p *period, e entry) {
 	from := e.at
 	if p.Waited != nil {
@@ -331,7 +331,7 @@ func (p *period) cells(long bool) map[string]cell {
 	return row
 }
 
-// ending describes how a period ended, or that it has not.
+// ending describes how a period ended, or says that it has not ended.
 func (p *period) ending() cell {
 	switch p.End {
 	case endLost:

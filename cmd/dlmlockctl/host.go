@@ -59,8 +59,9 @@ func (x *examination) controld() {
 			"the kernel's DLM is not loaded")
 		return
 	}
-	// Its socket is looked for and not called: an interrupted query can end a dlm_controld that
-	// Pacemaker has started, and this node's lockspaces with it (docs/troubleshooting.md).
+	// This looks for the socket but does not connect to it: an interrupted query can end a
+	// dlm_controld that Pacemaker has started, and with it this node's lockspaces
+	// (docs/troubleshooting.md).
 	sockets, err := os.ReadFile(x.host.path("proc/net/unix"))
 	switch {
 	case err != nil:

@@ -93,8 +93,8 @@ func valueFlag(cmd *cobra.Command, to *[]byte) {
 		"in a lockspace for raw values: what to write into the lock value block, in hexadecimal")
 }
 
-// wants reads arguments that are LOCKSPACE RESOURCE MODE, once or more often (completeLocks has
-// checked that).
+// wants reads arguments that are LOCKSPACE RESOURCE MODE, one or more times, as completeLocks has
+// checked.
 func wants(args []string) []client.Want {
 	var w []client.Want
 	for ; len(args) >= 3; args = args[3:] {

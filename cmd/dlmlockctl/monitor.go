@@ -93,16 +93,15 @@ func tellWatching(to io.Writer, c *client.Client, running bool) {
 	}
 }
 
-// losses are the locks whose loss has been shown. The service reports a loss at once to
-// those who may see it, and a second later the look at the locks (watchLocks) finds the
-// same lock gone.
+// losses has the locks whose loss has been shown. The service reports a loss at once to those
+// who may see it, and a second later the list of locks (watchLocks) lacks the same lock.
 type losses map[godbus.ObjectPath]bool
 
-// mostLost is how many losses are remembered. After that a few could be shown twice.
+// mostLost is how many losses are remembered. If there are more, a few may be shown twice.
 const mostLost = 10000
 
-// known reports whether an event adds nothing to a loss that was shown before, and
-// remembers the loss of a lock.
+// known reports whether an event adds nothing to a loss that was shown before. It remembers the
+// loss of a lock.
 func (lost losses) known(e client.Event) bool {
 	if e.Kind != client.LockLost && e.Kind != lockReleased {
 		return false

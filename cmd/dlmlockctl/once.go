@@ -66,8 +66,8 @@ func (a *app) beginPeriod(ctx context.Context, c *client.Client, held *client.He
 		return fmt.Errorf("find out when the job was last run: %w", err)
 	}
 	if began := lastBegin(in.Holder, before); began != 0 {
-		// A token counts microseconds. One from the future, because another node's clock was ahead,
-		// counts as now: the job is then not run too often.
+		// A token counts microseconds. A token from the future, from a node whose clock was ahead,
+		// counts as now: then the job is not run too often.
 		since := time.Duration(g.Token-min(began, g.Token)) * time.Microsecond
 		if since < period {
 			return fmt.Errorf("%w: it began %v ago", errTooEarly, since.Round(time.Second))

@@ -66,8 +66,8 @@ func TestReadmeCommands(t *testing.T) {
 
 const withoutBus = "--bus=none"
 
-// The commands with which README.md tries the service without a bus work, as they are, in one
-// shell. A person types slowly enough for the service to be there.
+// The commands in README.md that try the service without a bus work, unchanged, in one shell. A
+// person types slowly enough for the service to be ready.
 func TestReadmeWithoutABus(t *testing.T) {
 	text, err := os.ReadFile("../../README.md")
 	require.NoError(t, err)
@@ -116,7 +116,7 @@ func TestReadmeWithoutABus(t *testing.T) {
 	}, 20*time.Second, 5*time.Millisecond)
 	write(then)
 	require.NoError(t, in.Close())
-	require.NoError(t, cmd.Wait(), "%s", &out) // which also waits for the end of the service, who writes to out
+	require.NoError(t, cmd.Wait(), "%s", &out) // which also waits for the end of the service, because it writes to out
 	var said []string
 	for line := range strings.Lines(out.String()) {
 		if !strings.HasPrefix(line, "time=") { // a warning of the service

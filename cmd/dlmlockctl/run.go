@@ -190,8 +190,8 @@ func findCommand(name string) (string, error) {
 }
 
 // refused gives a lock that somebody else holds the exit code that the caller
-// chose. With 0 it is no error. A job that runs once per period says why it did not run, as
-// it does when another node has run it already.
+// chose. With 0 it is no error. A job of --once-per prints why it did not run, as it does when
+// another node has run it already.
 func (o *runOptions) refused(a *app, err error) error {
 	kind := kindOf(err)
 	if kind != client.WouldBlock && kind != client.Timeout && kind != client.Deadlock {
@@ -224,8 +224,8 @@ func (a *app) holdFor(ctx context.Context, c *client.Client, ch *child, o runOpt
 	if o.label == "" {
 		o.label = shorten(strings.Join(o.argv, " "))
 	}
-	// The owner is one that nobody else has, so that the call can be made again if its answer is
-	// lost, and the release can't release somebody else's lock.
+	// Nobody else has this owner. So the call can be made again if its answer is lost, and the
+	// release can't release somebody else's lock.
 	return a.takeAndWatch(ctx, c, o.want, client.Options{Owner: "dlmlockctl-run-" + rand.Text(), Label: o.label,
 		PID: ch.pid(), Wait: o.wait.d})
 }

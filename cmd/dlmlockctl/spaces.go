@@ -238,7 +238,7 @@ func (a *app) purge(ctx context.Context, space string, some []uint32, yes bool) 
 			return err
 		}
 	}
-	// By lockid, not "all": the service removes what was shown, and refuses if others have come.
+	// By lockid, not "all": the service removes what was shown, and refuses if there are others now.
 	ids := make([]uint32, len(orphans))
 	for i, o := range orphans {
 		ids[i] = o.LockID
@@ -282,8 +282,8 @@ func (a *app) toPurge(ctx context.Context, c *client.Client, space string, some 
 	return orphans, a.out.err
 }
 
-// confirm asks a person on a terminal, and fails where there is none: silence is not consent to
-// what can't be undone, and a script has to say --yes.
+// confirm asks a person on a terminal, and fails without a terminal. No answer is no consent to
+// what can't be undone, so a script has to give --yes.
 func (a *app) confirm(question string) error {
 	if !isTerminal(a.in) || a.json {
 		return wrongUsage("nothing removed, because there is nobody to ask; --yes removes what \"dlmlockctl orphans\" shows")

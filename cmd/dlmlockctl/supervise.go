@@ -71,7 +71,7 @@ func (h *hold) supervise(ctx context.Context) error {
 		return exitWith(exitNoExec, err)
 	}
 	s := &supervision{hold: h}
-	// A channel that has been heard is set to nil, so that the loop does not spin on it.
+	// A channel that was received from is set to nil, so the loop does not spin on it.
 	done, lost := h.child.done, h.held.Lost()
 	for !s.finished() {
 		select {
@@ -150,8 +150,8 @@ func (s *supervision) direct(end func() error) {
 }
 
 // outcome is that of the command or, if the lock was lost, an error that says what
-// became of the processes of the command. Nothing is said to have ended that was not seen to:
-// a process in the kernel's uninterruptible sleep survives SIGKILL, and may still write.
+// became of the processes of the command. It reports a process as ended only if it has seen the
+// end: a process in the kernel's uninterruptible sleep survives SIGKILL, and may still write.
 func (s *supervision) outcome() error {
 	if s.lost == "" || s.opts.onLost == lostWarn {
 		return s.child.outcome()

@@ -80,10 +80,10 @@ func unknownCommand(root *cobra.Command, name string) error {
 	return e
 }
 
-// pathApart is the error for --varlink PATH in two words, which is an option without its optional
-// value and an argument. line is the whole command line, and args are the arguments that
-// the command has got. A resource, an owner and what run runs may begin with a slash, but are
-// no sockets, and only an owner can be the first argument.
+// pathApart returns the error for --varlink PATH in two words, which is an option without its
+// optional value and an argument. line is the whole command line, and args are the arguments of
+// the command. A resource, an owner and the command of run may begin with a slash, but are no
+// sockets, and of these only an owner can be the first argument.
 func pathApart(cmd *cobra.Command, line, args []string) error {
 	i := slices.Index(line, "--varlink") + 1
 	if i == 0 || i == len(line) || !strings.HasPrefix(line[i], "/") || slices.Contains(line[:i], "--") {

@@ -176,7 +176,7 @@ func holders(in *client.Inspection, wanted string, nodes nodeNames) string {
 		if l.State == "acquiring" {
 			continue
 		}
-		seen[l.LockID] = true // it is among the granted ones of the lock manager, too
+		seen[l.LockID] = true // the lock manager lists it among the granted ones, too
 		if wanted != "" && !inWay(l.Mode, wanted) {
 			continue
 		}

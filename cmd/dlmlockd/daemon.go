@@ -117,7 +117,7 @@ func serve(ctx context.Context, o options, read func() (options, error), control
 		return err
 	}
 	defer func() { err = errors.Join(err, d.closeState()) }()
-	// What follows is undone in the opposite order, wherever the start fails: a lock is given up
+	// What follows is undone in the opposite order, wherever the start fails: the locks are given up
 	// (closeState) only when nobody can call any more.
 	if d.watcher, err = process.NewWatcher(); err != nil {
 		return err
@@ -185,8 +185,8 @@ func (d *daemon) openState(ctx context.Context) (err error) {
 	}
 	d.log.Info("state file read", "path", d.file.Path(), "locks", len(d.found.Locks), "lockspaces", len(d.found.Spaces))
 	d.restored = make(chan struct{})
-	// Beside the bus connection and the sockets, because 100,000 locks take a while. The service
-	// waits for it before it uses the engine (lockd.Order).
+	// This runs beside the connecting to the bus and the sockets, because 100,000 locks take a while.
+	// The service waits for it before it uses the engine (lockd.Order).
 	go func(found state.Contents) {
 		defer close(d.restored)
 		restore(d.engine, found, d.bootID, d.file.Header().Instance, d.log)
@@ -349,7 +349,7 @@ func (d *daemon) open(ctx context.Context) error {
 		err = d.server.RequestName()
 	}
 	if ctx.Err() != nil {
-		return nil // what failed may have failed because of that
+		return nil // it may have failed because ctx has ended
 	}
 	if err != nil {
 		return err
@@ -386,8 +386,8 @@ func (d *daemon) wait(ctx context.Context, ended <-chan error) (idle bool, err e
 	work.Go(func() { d.writeMetrics(ctx, d.settings.metricsChanged) })
 	work.Go(func() { d.serveReloads(ctx) })
 	work.Go(func() { d.runPeers(ctx) })
-	// The deferred calls above end all of them, and wait: nothing of this uses the service, or
-	// reports to systemd, while live stops it.
+	// The deferred calls above end these goroutines and wait for them: none uses the service, or
+	// reports to systemd, while live stops the service.
 	select {
 	case <-ctx.Done():
 		return false, nil

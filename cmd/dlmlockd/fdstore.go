@@ -118,7 +118,8 @@ func (s *fdStore) Room() int { return s.room }
 // Keep implements varlink.Keeper. The copy makes the message good after the caller has gone
 // on: it may time out here while the message is in the queue.
 func (s *fdStore) Keep(name string, fd uintptr) error {
-	// From 3 on: 0 to 2 may be closed, and a descriptor in their place would be written to.
+	// The copy is at least 3: 0 to 2 may be closed, and a descriptor in their place could be written
+	// to as standard output or error.
 	own, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		return os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err)

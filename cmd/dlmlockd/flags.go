@@ -90,8 +90,8 @@ type usageError struct{ text string }
 
 func (e *usageError) Error() string { return e.text }
 
-// flags are those that go into the options as they are. The help text is usage, so the
-// flags themselves have none.
+// flags returns the flags whose values go into the options unchanged. The help text is usage, so
+// the flags themselves have none.
 func (o *options) flags() *flag.FlagSet {
 	fs := flag.NewFlagSet("dlmlockd", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)

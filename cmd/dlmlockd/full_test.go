@@ -109,8 +109,8 @@ func (s *small) awaitDegraded(t *testing.T, degraded bool) {
 		20*time.Millisecond)
 }
 
-// awaitSilence waits until the daemon has logged nothing for so long. What it has logged already may
-// still be on its way here.
+// awaitSilence waits until the daemon has logged nothing for so long. Lines that it has logged before
+// may not have arrived here yet.
 func (s *small) awaitSilence(t *testing.T, quiet time.Duration) {
 	t.Helper()
 	said, since := len(s.log()), time.Now()

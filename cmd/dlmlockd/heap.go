@@ -7,25 +7,26 @@ import (
 )
 
 // startGC is how far the heap may grow between two garbage collections while records are adopted, in
-// percent of what is in use (runtime/debug, SetGCPercent). Until that has ended nearly everything that
-// is allocated stays, so a collection finds little. Collecting is not switched off, because a
-// lockspace may take minutes to be joined.
+// percent of what is in use (runtime/debug, SetGCPercent). During the adoption nearly everything that
+// is allocated stays in use, so a collection frees little. It is not switched off, because joining a
+// lockspace may take minutes.
 const startGC = 400
 
-// largeHeap is from how many bytes of heap on memory is returned to the system at the end of a start.
+// largeHeap is how many bytes the heap must exceed for memory to be returned to the system at the end
+// of a start.
 const largeHeap = 16 << 20
 
-// gcPace is how often garbage is collected during a start. Where the administrator has set GOGC, that
-// counts.
+// gcPace controls how often garbage is collected during a start. If the administrator has set GOGC,
+// that setting stays.
 type gcPace struct {
-	usual int  // what SetGCPercent had before the start
-	leave bool // it is left as it is
+	usual int  // the percentage before the start
+	leave bool // the setting is left as it is
 }
 
-// hurryGC has no garbage collected while the state file is read. That waits for nobody, and what it
-// allocates is the records. A collection in the middle would read the memory that is reserved for
-// further records: the kernel gives a page of zeros for that, and has to replace it, on all
-// processors, when it is written to, which made a third of the time that reading takes.
+// hurryGC switches garbage collection off while the state file is read. Reading waits for nobody, and
+// it allocates little but the records. A collection meanwhile would read the memory that is reserved
+// for further records. The kernel would map pages of zeros for that, and would have to replace each on
+// all processors when it is written to, which took a third of the time that reading takes.
 func hurryGC() gcPace {
 	if os.Getenv("GOGC") != "" {
 		return gcPace{leave: true}
@@ -33,14 +34,14 @@ func hurryGC() gcPace {
 	return gcPace{usual: debug.SetGCPercent(-1)}
 }
 
-// adopting has garbage collected again, but less often than usual.
+// adopting switches garbage collection on again, but less often than usual.
 func (p gcPace) adopting() {
 	if !p.leave {
 		debug.SetGCPercent(startGC)
 	}
 }
 
-// end goes back to the usual, and returns to the system what only the start has needed.
+// end restores the usual pace, and returns to the system the memory that only the start needed.
 func (p gcPace) end() {
 	if p.leave {
 		return

@@ -13,7 +13,7 @@ import (
 // the last look here is not lost, because Server.ShutdownIdle keeps it for the next start.
 func (d *daemon) watchIdle(ctx context.Context, idle chan<- struct{}) {
 	var seen, calls uint64 // the last count that was seen, and the current one
-	since := time.Now()    // the start counts as a call: whoever caused it has not called yet
+	since := time.Now()    // the start counts as a call: the client that caused it has not called yet
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	told := ""
@@ -39,7 +39,7 @@ func (d *daemon) watchIdle(ctx context.Context, idle chan<- struct{}) {
 			continue
 		}
 		why := d.needed(ctx)
-		// needed has taken a while: it asks the table for connections with locks, and waits.
+		// needed has taken a while: it asks the table about connections with locks, and waits.
 		if why == "" && d.core.Calls() == calls {
 			d.log.Info(msgNotNeeded.String(), "idle", quiet.Round(time.Millisecond))
 			close(idle)

@@ -150,7 +150,7 @@ func awaitUsers(ctx context.Context, service api.Service) (map[string]uint32, er
 	ctx, cancel := context.WithTimeout(ctx, userTime)
 	defer cancel()
 	for {
-		// Without the time limit, for the last look: it decides what is left.
+		// The last look has no time limit, because it decides what is left.
 		used, err := users(context.WithoutCancel(ctx), service)
 		if err != nil || len(used) == 0 {
 			return used, err

@@ -253,8 +253,8 @@ func TestReusedPID(t *testing.T) {
 	c.becomes(t)
 }
 
-// withPID starts a process with that pid, which is free. It returns nil if another process has got the
-// pid and keeps it: a thread of any program, for example, has one for as long as it lives.
+// withPID starts a process with that pid, which is free. It returns nil if another process or thread
+// has got the pid and keeps it.
 func withPID(t *testing.T, pid int) *exec.Cmd {
 	const last = "/proc/sys/kernel/ns_last_pid" // proc(5); needs CONFIG_CHECKPOINT_RESTORE
 	for end := time.Now().Add(time.Second); time.Now().Before(end); {

@@ -28,6 +28,6 @@ func main() {
 	// The first of these signals ends the service in order, the second one at once. Both keep every
 	// persistent lock.
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
-	context.AfterFunc(ctx, stop) // the second one has the kernel's own effect again
+	context.AfterFunc(ctx, stop) // a second signal has the kernel's own effect again
 	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
 }

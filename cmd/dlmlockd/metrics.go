@@ -114,8 +114,8 @@ func (m *metrics) write(w io.Writer) error {
 	return nil
 }
 
-// sample is one value of a gauge; labels are pairs of name and value. The format wants UTF-8, and
-// the name of a lockspace may be any bytes.
+// sample is one value of a gauge; labels are pairs of name and value. The format requires UTF-8,
+// but the name of a lockspace may be any bytes.
 func sample(value float64, labels ...string) *dto.Metric {
 	s := &dto.Metric{Gauge: &dto.Gauge{Value: &value}}
 	for i := 0; i < len(labels); i += 2 {

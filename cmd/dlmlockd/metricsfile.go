@@ -48,8 +48,9 @@ func (d *daemon) writeMetrics(ctx context.Context, changed <-chan struct{}) {
 }
 
 func (d *daemon) writeMetricsTo(ctx context.Context, path string) error {
-	// With room for the answer, which comes in the table's turn, maybe after ctx has ended. A table
-	// that is stuck stops the file here: its age is an alarm (data/monitoring).
+	// The channel has room for the answer, which comes in a turn of the table, maybe after ctx has
+	// ended. If the table is stuck, the file is not written any more: its age raises an alarm
+	// (data/monitoring).
 	spaces := make(chan []api.LockspaceInfo, 1)
 	d.service.Lockspaces(func(s []api.LockspaceInfo, _ error) { spaces <- s })
 	select {

@@ -71,8 +71,8 @@ func TestOddConfigurationFile(t *testing.T) {
 			require.Equal(t, exitConfig, code, said)
 			require.Contains(t, said, "dlmlockd: "+file+": ")
 			require.Contains(t, said, want)
-			// The kernel counts what this process had at most for its children (exec_mmap in Linux), so
-			// the usual is measured afterwards.
+			// The kernel counts the peak memory of this process for its children as well (exec_mmap in
+			// Linux), so the usual peak is measured afterwards.
 			code, _, usual := ends(t, "--check", "--config="+sound)
 			require.Equal(t, exitOK, code)
 			require.Less(t, most-usual, int64(8<<10), "KiB more than usual: %s", want)

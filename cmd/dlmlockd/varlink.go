@@ -76,8 +76,8 @@ func listenForVarlink(path string) (*net.UnixListener, error) {
 	if err != nil {
 		return nil, bad(err)
 	}
-	// Until here the umask says who may connect. Who is refused in that moment asks again, as
-	// while the service is not running.
+	// Until here the umask decides who may connect. A client that is refused in that moment tries
+	// again, as it does while the service is not running.
 	if err := os.Chmod(path, 0o666); err != nil {
 		_ = l.Close()
 		return nil, bad(err)

@@ -25,8 +25,8 @@ import (
 // orphan: the parent has ended and is no zombie any more.
 // passed: a process that lives has passed the connection on (SCM_RIGHTS, unix(7)).
 // left: the same, and that process has ended.
-// reused: the same, and another process of its user has its pid now. The status is 75 if one that has
-// nothing to do with this was faster.
+// reused: the same, and another process of its user has its pid now. The status is 75 if an unrelated
+// process got the pid first.
 const varlinkUser = `
 import os, socket, sys, time
 path, how, connects, caller, *calls = sys.argv[1:]
