@@ -10,12 +10,12 @@ import (
 )
 
 // connection is one client: libvirtd in one operation, or a guest's QEMU. One goroutine at a time
-// has it: the one that runs its loop, or one that was relieved of that.
+// has it: the one that runs its loop, or one that has handed the loop over (relieve).
 type connection struct {
 	door *Door
 	loop *loop         // nil in tests
 	fd   int           // of the socket, which never blocks
-	pid  uint32        // of who has made it
+	pid  uint32        // of the process that has made it
 	seen time.Duration // since boot, when it was made
 
 	domain     *registration // nil: nobody has registered
@@ -23,14 +23,14 @@ type connection struct {
 	guest      uint32 // whose start time is kept until this connection ends; 0: nobody's
 
 	in     messageReader
-	unsent []byte // what the client has not had room for; until it has, nothing is read
-	unread []byte // what was read, but waits for that
+	unsent []byte // answers that the client has no room for yet; until it has, nothing is read
+	unread []byte // what was read, but is answered only after unsent is sent
 
 	session session    // nil: no call has needed one yet, or the last one was closed
 	taken   []api.Want // what this connection has taken for it, that it did not hold before
 
-	// relieved says that a goroutine which does not run the loop has the connection. It changes
-	// it with the door's mutex.
+	// relieved says that a goroutine which does not run the loop has the connection. It changes only
+	// under the door's mutex.
 	relieved bool
 	events   uint32 // that the loop waits for; 0: it is not in the epoll set
 
@@ -70,8 +70,8 @@ func (c *connection) answer(out []byte, m message) []byte {
 	return appendMessage(out, m.answer(statusError), f.append(nil))
 }
 
-// procedureOf finds a call by its number. The names are those of the functions that serve them in
-// libvirt, which its errors tell.
+// procedureOf finds a call by its number. The names are those of the functions in libvirt that serve
+// the calls, as libvirt's errors name them.
 func procedureOf(number uint32) (p procedure, ok bool) {
 	switch number {
 	case procRegister:

@@ -58,7 +58,7 @@
 // ended: its locks have gone with it.
 //
 // Concurrency: one goroutine for each socket reads the calls of all its connections and carries
-// them out (loop.go). A call that has to wait, for a lock manager, a disk or the log, gives up that
-// part to another goroutine first, so it delays nobody. Each is answered within Settings.Timeout.
-// The methods of Door may be called from any goroutine.
+// them out (loop.go). If a call has to wait, for a lock manager, a disk or the log, its goroutine
+// first hands the socket over to another one, so it delays nobody. Each call is answered within
+// Settings.Timeout. The methods of Door may be called from any goroutine.
 package virtlockd

@@ -68,7 +68,7 @@ type Door struct {
 	loops       []*loop
 	connections map[int]*connection // by their descriptors
 	last        uint64              // number of the last session
-	work        sync.WaitGroup      // of the goroutines of loops, and of those that were relieved
+	work        sync.WaitGroup      // of the goroutines that run loops, and of those that handed theirs over
 }
 
 // New makes a door. Calls that need the service wait for Start, within their time.
@@ -119,9 +119,9 @@ func (d *Door) Serve(l net.Listener) error {
 	return <-lp.over
 }
 
-// enter takes a connection in, if root has made it; nil if it is refused.
+// enter admits a connection if root has made it; nil if it is refused.
 func (d *Door) enter(l *loop, fd int) *connection {
-	who, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED) // as the kernel vouches for it
+	who, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED) // which the kernel vouches for
 	switch {
 	case err != nil:
 		go d.log.Warn("a connection of libvirt is refused, because it can't be found out who has made it", "err", err)
@@ -153,8 +153,9 @@ func (d *Door) add(c *connection) bool {
 	return true
 }
 
-// forget ends a connection. Locks stay: they are the guest's. The session needs no end: nothing
-// hangs on it, and an ACQUIRE that was not answered in time has closed it. The mutex is held.
+// forget ends a connection. Locks stay, because they are the guest's. The session need not be
+// closed: nothing is tied to it, and an ACQUIRE that was not answered in time has closed it. The
+// mutex is held.
 func (d *Door) forget(c *connection) {
 	c.unlimit()
 	c.forgetGuest()

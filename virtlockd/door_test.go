@@ -198,7 +198,7 @@ func TestRefusalReleasesWhatIsNew(t *testing.T) {
 func TestStoppedLockspace(t *testing.T) {
 	const timeout = 300 * time.Millisecond
 	cluster := local.NewCluster("test")
-	// What is answered is answered however busy the machine is.
+	// With this time limit calls are answered even on a busy machine.
 	long := Settings{Timeout: time.Minute, Directories: map[string]string{"/spaces": "volumes"}}
 	short := long
 	short.Timeout = timeout

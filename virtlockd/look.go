@@ -43,7 +43,7 @@ func (o *operation) look() error {
 	return nil
 }
 
-// find names a disk, in another goroutine, because a file server may not answer.
+// find names a disk. It does so in another goroutine, because a file server may not answer.
 func (o *operation) find() (disknames.Found, error) {
 	d := o.door
 	o.relieve() // also because look may log what was found

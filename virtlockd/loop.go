@@ -12,12 +12,12 @@ import (
 )
 
 // loop accepts the connections of one socket and serves their calls. One goroutine at a time runs
-// it, and carries out what it reads: most calls wait for nothing, so a client that calls and waits
-// for the answer costs no other goroutine, and none has to be woken. A call that has to wait for
-// something (relieve) keeps the goroutine and its connection, and another goroutine runs the loop
-// from then on.
+// it, and carries out the calls that it reads. Most calls wait for nothing, so a client that calls
+// and waits for the answer needs no other goroutine, and none has to be woken. A call that has to
+// wait (relieve) keeps the goroutine and its connection, and another goroutine runs the loop from
+// then on.
 //
-// The runtime's poller waits for the loop's epoll descriptor, so no thread stands still in it.
+// The runtime's poller waits for the loop's epoll descriptor, so no thread blocks in it.
 type loop struct {
 	door      *Door
 	listener  *net.UnixListener
@@ -26,10 +26,10 @@ type loop struct {
 	poll      *os.File        // the epoll descriptor
 	polling   syscall.RawConn // of poll
 	epoll     int             // its descriptor, while the door is not closing
-	pause     time.Duration   // after the last accept, if it failed for want of something
+	pause     time.Duration   // after the last accept, if it failed for lack of a resource
 	over      chan error      // gets why no more connections are accepted; closed at the end
 
-	// Of the goroutine that runs the loop.
+	// Owned by the goroutine that runs the loop.
 	events [64]unix.EpollEvent
 	found  int // of events
 	look   func(fd uintptr) bool
@@ -41,7 +41,7 @@ type buffers struct {
 	out []byte
 }
 
-// readSize is how much is read at once: all that a client of libvirt sends before it waits.
+// readSize is how much is read at once: enough for what a client of libvirt sends before it waits.
 const readSize = 4 << 10
 
 func newLoop(d *Door, l *net.UnixListener) (*loop, error) {
@@ -56,7 +56,7 @@ func newLoop(d *Door, l *net.UnixListener) (*loop, error) {
 	if lp.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
-	_ = unix.SetNonblock(lp.epoll, true) // os.NewFile gives only such a file to the runtime's poller
+	_ = unix.SetNonblock(lp.epoll, true) // os.NewFile gives only a non-blocking file to the runtime's poller
 	lp.poll = os.NewFile(uintptr(lp.epoll), "epoll")
 	if err = lp.control(unix.EPOLL_CTL_ADD, lp.socket, unix.EPOLLIN); err == nil {
 		lp.polling, err = lp.poll.SyscallConn()
@@ -77,7 +77,7 @@ func (l *loop) control(operation, fd int, events uint32) error {
 	return os.NewSyscallError("epoll_ctl", err)
 }
 
-// run serves until the door closes, or another goroutine goes on.
+// run serves until the door closes, or another goroutine has taken over.
 func (l *loop) run() {
 	defer l.door.work.Done()
 	b := &buffers{in: make([]byte, readSize)}
@@ -138,7 +138,7 @@ func isScarce(err error) bool {
 	return false
 }
 
-// rest accepts nothing for a while. The clients wait in the kernel's queue meanwhile.
+// rest accepts no connection for a while. Meanwhile the clients wait in the kernel's queue.
 func (l *loop) rest(why error) {
 	d := l.door
 	l.pause = min(max(2*l.pause, 5*time.Millisecond), time.Second)
@@ -156,7 +156,7 @@ func (l *loop) rest(why error) {
 // wake ends the wait of run, which then ends the loop. Door.Close calls it.
 func (l *loop) wake() { _ = l.poll.SetReadDeadline(time.Unix(1, 0)) }
 
-// end ends the connections but those that another goroutine has.
+// end ends the connections, except those that another goroutine has.
 func (l *loop) end() {
 	d := l.door
 	d.mu.Lock()
@@ -170,8 +170,8 @@ func (l *loop) end() {
 	close(l.over)
 }
 
-// serve does what the connection is ready for, and reports whether this goroutine still runs the
-// loop.
+// serve reads or writes what the connection is ready for, and reports whether this goroutine still
+// runs the loop.
 func (c *connection) serve(b *buffers) bool {
 	err := c.progress(b)
 	if err != nil {
@@ -180,8 +180,8 @@ func (c *connection) serve(b *buffers) bool {
 	return c.settle(err)
 }
 
-// relieve has another goroutine run the loop, if this one does. Whoever may wait for anything on
-// the goroutine of a call has to call it first.
+// relieve starts another goroutine that runs the loop, if this one does. Code that may wait on the
+// goroutine of a call has to call it first.
 func (c *connection) relieve() {
 	if c.relieved || c.loop == nil {
 		return
@@ -190,7 +190,7 @@ func (c *connection) relieve() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	c.relieved = true
-	if c.events != 0 { // an end would be reported without end
+	if c.events != 0 { // epoll would report a closed connection again and again
 		_ = c.loop.control(unix.EPOLL_CTL_DEL, c.fd, 0)
 		c.events = 0
 	}
@@ -198,9 +198,9 @@ func (c *connection) relieve() {
 	go c.loop.run()
 }
 
-// settle has the loop wait for what the connection needs next, or ends it after an error. It
-// reports whether this goroutine still runs the loop; if not, nothing of the connection is its own
-// any more.
+// settle makes the loop wait for what the connection needs next, or ends the connection after an
+// error. It reports whether this goroutine still runs the loop; if not, the goroutine must not use
+// the connection any more.
 func (c *connection) settle(err error) (goOn bool) {
 	d := c.door
 	d.mu.Lock()
@@ -235,8 +235,8 @@ func (c *connection) settle(err error) (goOn bool) {
 // messages it may be silent for as long as a guest runs: QEMU inherits its connection.
 const messageTime = 30 * time.Second
 
-// limit ends the connection when a message that has begun does not come to its end in time. The
-// door's mutex is held.
+// limit ends the connection if a message that has begun is not complete in time. The door's mutex
+// is held.
 func (c *connection) limit() {
 	if !c.in.begun() {
 		c.unlimit()
@@ -264,8 +264,8 @@ func (c *connection) unlimit() {
 	}
 }
 
-// progress sends what is left of the answers, or else reads, and answers the calls that are whole.
-// The error is io.EOF if the client has ended the connection between two messages.
+// progress sends what is left of the answers, or else reads, and then answers the calls that are
+// complete. The error is io.EOF if the client has ended the connection between two messages.
 func (c *connection) progress(b *buffers) error {
 	if len(c.unsent) > 0 {
 		if err := c.send(nil); err != nil || len(c.unsent) > 0 {
@@ -297,7 +297,7 @@ func (c *connection) isTooLate() bool {
 	return c.tooLate
 }
 
-// take answers the messages in what was read, for as long as the client reads its answers.
+// take answers the messages in data, for as long as the client reads its answers.
 func (c *connection) take(data []byte, b *buffers) error {
 	for len(c.unsent) == 0 {
 		m, rest, whole, err := c.in.next(data)
@@ -315,7 +315,7 @@ func (c *connection) take(data []byte, b *buffers) error {
 	return nil
 }
 
-// send sends an answer behind what is left of those before, as far as the client has room for it.
+// send sends what is left of the answers before, and then the answer, as far as the client has room.
 func (c *connection) send(answer []byte) error {
 	if len(c.unsent) > 0 {
 		c.unsent = append(c.unsent, answer...)
@@ -336,7 +336,7 @@ func (c *connection) send(answer []byte) error {
 	return nil
 }
 
-// again makes a system call that waits for nothing until no signal interrupts it.
+// again repeats a system call that does not block until no signal interrupts it.
 func again(call func() (int, error)) (int, error) {
 	for {
 		if n, err := call(); !errors.Is(err, unix.EINTR) {

@@ -60,8 +60,8 @@ type header struct {
 // message is one message that was read.
 type message struct {
 	header
-	// body is the first maxBody bytes of what follows the header. Its memory is used again for
-	// the next message.
+	// body has what follows the header, up to maxBody bytes. Its memory is reused for the next
+	// message.
 	body []byte
 }
 
@@ -69,25 +69,25 @@ type message struct {
 // begins is not known any more.
 var errLength = errors.New("the length of a message is not possible")
 
-// messageReader finds the messages in what is read of one connection. It keeps only as much as has
-// arrived of the arguments of a call, whatever length a message claims to have.
+// messageReader finds the messages in what is read from one connection. Of a call it keeps only the
+// arguments that have arrived, whatever length the message claims to have.
 type messageReader struct {
 	part []byte // the beginning of a message that has come in parts
-	got  int    // how much of that message has come; more than part, where not all of it is kept
-	done bool   // it was returned
+	got  int    // how much of that message has come; more than the length of part if not all of it is kept
+	done bool   // the message was returned
 }
 
 // begun reports whether a part of the next message has come.
 func (r *messageReader) begun() bool { return r.got > 0 && !r.done }
 
-// next returns the next message of what was read, and the rest behind it; whole is false if there
-// is no more of a message in it than a part, which is kept. The body of the message is valid until
-// the next call, and for as long as data is.
+// next returns the next message in data, and what follows it. whole is false if data has only a part
+// of a message, which is then kept. The body of the message is valid until the next call, and for as
+// long as data is.
 func (r *messageReader) next(data []byte) (m message, rest []byte, whole bool, err error) {
 	if r.done {
 		r.forget()
 	}
-	if r.got == 0 && len(data) >= headerSize { // mostly a message comes as a whole
+	if r.got == 0 && len(data) >= headerSize { // most messages come as a whole
 		size, err := messageSize(data)
 		if err != nil || size <= min(len(data), headerSize+maxBody) {
 			return parseMessage(data[:size]), data[size:], err == nil, err
@@ -102,7 +102,7 @@ func (r *messageReader) next(data []byte) (m message, rest []byte, whole bool, e
 		return m, nil, false, err
 	}
 	data = r.add(data, min(size, headerSize+maxBody))
-	n := min(size-r.got, len(data)) // what is behind the arguments does not count
+	n := min(size-r.got, len(data)) // the rest of the message is not kept
 	r.got += n
 	if r.got < size {
 		return m, nil, false, nil
@@ -111,7 +111,7 @@ func (r *messageReader) next(data []byte) (m message, rest []byte, whole bool, e
 	return parseMessage(r.part), data[n:], true, nil
 }
 
-// add keeps what is missing of the first n bytes of the message, and returns the rest.
+// add keeps what was missing of the first n bytes of the message, and returns the rest of data.
 func (r *messageReader) add(data []byte, n int) (rest []byte) {
 	n = max(min(n-r.got, len(data)), 0)
 	r.part = append(r.part, data[:n]...)
@@ -119,8 +119,8 @@ func (r *messageReader) add(data []byte, n int) (rest []byte) {
 	return data[n:]
 }
 
-// forget makes room for the next message. It gives back the memory of a long one: most connections
-// say three short ones and then stay open for as long as a guest runs.
+// forget makes room for the next message. It frees the memory of a long one, because most clients
+// send three short messages and then keep the connection for as long as the guest runs.
 func (r *messageReader) forget() {
 	if cap(r.part) > 1024 {
 		r.part = nil
@@ -128,7 +128,7 @@ func (r *messageReader) forget() {
 	r.part, r.got, r.done = r.part[:0], 0, false
 }
 
-// messageSize is the length of a message, which it begins with.
+// messageSize returns the length of a message, with which the message begins.
 func messageSize(b []byte) (int, error) {
 	size := binary.BigEndian.Uint32(b)
 	if size < headerSize || size > maxMessage {
@@ -137,7 +137,7 @@ func messageSize(b []byte) (int, error) {
 	return int(size), nil
 }
 
-// parseMessage takes a message apart.
+// parseMessage parses a message.
 func parseMessage(b []byte) (m message) {
 	if len(b) < headerSize {
 		return m

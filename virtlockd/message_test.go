@@ -75,8 +75,8 @@ func TestParts(t *testing.T) {
 	h.held()
 }
 
-// A client may send more than the door can answer before it reads: each call is answered all the
-// same, and other clients are served meanwhile.
+// A client may send more calls than the door has room to answer before the client reads. Each call is
+// answered nevertheless, and other clients are served meanwhile.
 func TestUnreadAnswers(t *testing.T) {
 	h := start(t, Settings{})
 	c := dial(t, h.socket)
@@ -104,7 +104,7 @@ func TestUnreadAnswers(t *testing.T) {
 	c.ok(t, 0, `lockspace /var/lib/libvirt/lockd/files`)
 }
 
-// A message that has begun has to come to its end in time; between two, a client may be silent.
+// A message that has begun has to be complete in time; between two messages a client may be silent.
 func TestUnfinishedMessage(t *testing.T) {
 	h := start(t, Settings{})
 	h.door.mu.Lock()
@@ -154,8 +154,8 @@ func (zeros) Read(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Whatever a client says, and in parts of whatever size, reading it keeps little, and what was read
-// is what was written.
+// Whatever a client sends, in parts of whatever size, the reader keeps little, and what was read is
+// what was written.
 func FuzzMessages(f *testing.F) {
 	for _, c := range calls() {
 		f.Add(c, byte(7))

@@ -28,7 +28,7 @@ import (
 )
 
 // most is how many names a disk has at most: as many as the driver in C takes
-// (DLMLOCK_NAMES_MAX). Each is a lock of its own, and all are taken or none.
+// (DLMLOCK_NAMES_MAX). Each name is a lock of its own, and all or none of them are taken.
 const most = 8
 
 // Found is what was found out about a disk.
@@ -49,8 +49,8 @@ func (f *Found) add(text string) {
 	}
 }
 
-// Hash is the name that a text has: its SHA-256 in hex, which are the 64 bytes that the name of
-// a resource may have (DLM_RESNAME_MAXLEN).
+// Hash returns the name for a text: its SHA-256 in hex, which has the 64 bytes that the name of a
+// resource may have (DLM_RESNAME_MAXLEN).
 func Hash(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return hex.EncodeToString(sum[:])
@@ -116,7 +116,7 @@ func Plain(pid uint32, path string) (name string, ok bool) {
 }
 
 // resolveCached is RESOLVE_CACHED of include/uapi/linux/openat2.h, since Linux 5.12: the kernel
-// looks at its cache of names alone, and says EAGAIN where it would have to read or to ask a
+// looks only at its cache of names, and returns EAGAIN where it would have to read or to ask a
 // server.
 const resolveCached = 0x20
 
@@ -133,15 +133,15 @@ func (v *view) isPlain(path string) bool {
 	}
 	defer unix.Close(fd)
 	var st unix.Statx_t
-	// DONT_SYNC: what is cached is enough, also of a file on a server (statx(2)).
+	// DONT_SYNC: what is cached is enough, even of a file on a server (statx(2)).
 	err = unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC,
 		unix.STATX_TYPE|unix.STATX_NLINK|unix.STATX_MNT_ID, &st)
 	return err == nil && st.Mask&unix.STATX_MNT_ID != 0 && isRegular(&st) && st.Nlink == 1 && v.alone(st.Mnt_id)
 }
 
-// name names a disk of any kind. The names of the spelling come first and are always there:
-// they are all that another host can be sure to have in common, for example while a network
-// file system is not mounted here.
+// name names a disk of any kind. The names of the spelling come first and are always there: only
+// these are sure to be the same on another host, for example while a network file system is not
+// mounted here.
 func (v *view) name(path string) (Found, error) {
 	f := Found{Names: Spelled(path)}
 	st, err := v.stat(path)
@@ -184,7 +184,7 @@ func (v *view) addFile(f *Found, path string, st unix.Statx_t, there bool) error
 	if !there {
 		return nil
 	}
-	if len(paths) == 3 { // the directory is there; the last path has no links
+	if len(paths) == 3 { // the directory exists; the last path has no links
 		others, err := v.throughOtherMounts(paths[2])
 		if err != nil {
 			return err
@@ -203,9 +203,8 @@ func (v *view) addFile(f *Found, path string, st unix.Statx_t, there bool) error
 	return f.addLocal(fmt.Sprintf("file %d:%d %d", st.Dev_major, st.Dev_minor, st.Ino))
 }
 
-// bootID tells this boot of this host from all others: numbers of devices and inodes mean
-// something else after the next one, and on other hosts. Only tests change it, and where sysfs
-// is.
+// bootID has the id of this boot of this host: the numbers of devices and inodes have another
+// meaning after the next boot and on other hosts. Only tests change these paths.
 var bootID, sysfs = "/proc/sys/kernel/random/boot_id", "/sys"
 
 // addLocal adds a name that means something on this host alone, until its next boot.
@@ -233,7 +232,7 @@ func (f *Found) addDevice(major, minor uint32) error {
 		f.add("/dev/disk/by-id/dm-uuid-" + id)
 		return nil
 	}
-	// For LVM that is made of the names of the volume and its group, which are on the disk.
+	// With LVM the name is made of the names of the volume and its group, which are on the disk.
 	name, err := attribute(dir + "/dm/name")
 	switch {
 	case err != nil:
@@ -242,8 +241,8 @@ func (f *Found) addDevice(major, minor uint32) error {
 		f.add("/dev/mapper/" + name)
 		return nil
 	}
-	// Nothing says what other hosts call a plain disk. They are excluded only by the same spelling,
-	// for example that of a link in /dev/disk/by-id.
+	// What other hosts call a plain disk is not known. Only the same spelling excludes them, for
+	// example that of a link in /dev/disk/by-id.
 	return f.addLocal(fmt.Sprintf("block %d:%d", major, minor))
 }
 
@@ -254,8 +253,8 @@ func isMultipath(uuid string) bool {
 	return at == 0 || at > 0 && strings.HasPrefix(uuid, "part")
 }
 
-// attribute reads a file of sysfs; "" if the device has none, or says so. Drivers have several
-// errors for that; all others mean that it is not known.
+// attribute reads a file of sysfs. It returns "" if the device has no such attribute, for which
+// drivers return several errors; all others mean that the attribute is not known.
 func attribute(path string) (string, error) {
 	b, err := os.ReadFile(path)
 	for _, lacking := range []error{unix.ENOENT, unix.ENOTDIR, unix.EINVAL, unix.ENXIO, unix.ENODEV, unix.ENODATA,

@@ -26,20 +26,20 @@ type mount struct {
 // more than all the rest.
 type table struct {
 	file   *os.File
-	fd     int // of file, whose Fd makes a system call each time
+	fd     int // of file, because file.Fd makes a system call each time
 	mounts []mount
 }
 
 // tables are those of the namespaces that were asked for last.
 var tables struct {
 	sync.Mutex
-	// of is by what /proc/PID/ns/mnt says. A namespace whose number is reused after it has
-	// ended can't be mistaken for it: the file that is kept open keeps it alive.
+	// The key of the map is what /proc/PID/ns/mnt says. The number of a namespace here is not
+	// reused for another one, because the open file keeps the namespace alive.
 	of map[string]*table
 }
 
-// mostTables bounds how many are kept: a host has one libvirtd. Each keeps a descriptor and a
-// mount namespace, so after that all are closed, and those still in use are opened again.
+// mostTables bounds how many tables are kept: a host has one libvirtd. Each keeps a descriptor and a
+// mount namespace, so beyond that all are closed, and those still in use are opened again.
 const mostTables = 4
 
 // mountsOf returns the mounts that a process sees.
@@ -82,8 +82,8 @@ func forgetTables() {
 }
 
 // changed reports whether anything was mounted, unmounted or moved since it was last
-// asked, or since the file was opened (mounts_poll in fs/proc_namespace.c). To ask forgets the
-// change, so a caller that gets true has to fill the table. An error counts as a change.
+// asked, or since the file was opened (mounts_poll in fs/proc_namespace.c). The kernel reports a
+// change once, so a caller that gets true has to fill the table. An error counts as a change.
 func (t *table) changed() bool {
 	n, err := unix.Poll([]unix.PollFd{{Fd: int32(t.fd), Events: unix.POLLPRI}}, 0)
 	return n != 0 && !errors.Is(err, unix.EINTR) // a signal came, and nothing else
@@ -186,8 +186,8 @@ func join(dir, rest string) string {
 }
 
 // throughOtherMounts returns the paths of a file through the other mounts of its file
-// system: a guest whose disk is given by one of them has the same disk. The device in
-// mountinfo identifies the file system; that of a file may be the one of a subvolume.
+// system: a guest whose disk is given by one of them has the same disk. The device in mountinfo
+// identifies the file system; the device of a file may be that of a subvolume.
 func (v *view) throughOtherMounts(path string) (paths []string, err error) {
 	st, err := v.stat(path)
 	switch {

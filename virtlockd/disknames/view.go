@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// view is the file system as another process sees it. The descriptor keeps its root directory
-// and mounts also after the process has ended; pid is used for mountinfo alone.
+// view is the file system as another process sees it. The descriptor keeps its root directory and
+// mounts even after the process has ended; pid is used only for mountinfo.
 type view struct {
 	pid  uint32
 	root int // a descriptor of its root directory
@@ -52,12 +52,12 @@ func (v *view) openPath(path string, flags, resolve uint64) (fd int, err error) 
 }
 
 // walk is openPath without openat2: it follows links itself, because the kernel would
-// take one with an absolute target for a path of this process. For the same reason ".." is not
-// left to the kernel, which would lead out of the root of the other process: the names are
-// walked again from there.
+// take an absolute target for a path of this process. For the same reason the kernel does not get
+// "..", which could lead out of the root of the other process: walk goes through the names again
+// from that root.
 //
-// It is not one step for the kernel. A directory that is moved meanwhile may lead elsewhere,
-// as with any path that is looked up twice.
+// The walk is not one step for the kernel. If a directory is moved meanwhile, the walk may lead
+// elsewhere, as with any path that is looked up twice.
 func (v *view) walk(path string, follow bool) (fd int, err error) {
 	var names []string // of the directories that lead to fd; none of them is a link
 	fd, err = v.inRoot(nil)
@@ -201,8 +201,8 @@ func (v *view) resolve(path string) (string, error) {
 	return at, nil
 }
 
-// clean is an absolute path without empty components, "." and "X/..", where X may be a link:
-// then ".." is the directory above what it leads to.
+// clean returns an absolute path without empty components, "." and "X/..". If X is a link, ".." is
+// the directory above the target of the link.
 func (v *view) clean(path string) (string, error) {
 	out := ""
 	for component := range strings.SplitSeq(path, "/") {
