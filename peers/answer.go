@@ -9,13 +9,13 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// maxPage is how many locks the table is asked for at once. A row takes 100 bytes at least
-// (lockBody), so more would not fit into maxAnswer and would be looked at in vain.
+// maxPage is how many locks the table is asked for at once. A row takes at least 100 bytes
+// (lockBody), so more would not fit into maxAnswer.
 const maxPage = 512
 
 // answerAll answers the questions of other nodes, one after the other, and no faster than
-// answersPerSec. The pause after each is in proportion to its length: what a caller pays for
-// is the bandwidth of the whole cluster, since every member gets every message.
+// answersPerSec. The pause after each is in proportion to its length, because an answer takes
+// bandwidth of the whole cluster: every member gets every message.
 func (p *Peers) answerAll(ctx context.Context) {
 	for {
 		var a asked
@@ -25,8 +25,8 @@ func (p *Peers) answerAll(ctx context.Context) {
 		case a = <-p.asked:
 		}
 		body, err := json.Marshal(p.answerTo(ctx, &a))
-		// Does not happen: a page ends at maxAnswer, and the longest single lock fits into a
-		// message. If it does, the other side gets a reason and not silence.
+		// This does not happen: a page ends at maxAnswer, and the longest single lock fits into a
+		// message. If it does, the other side gets a reason instead of no answer.
 		if err != nil || len(body) > MaxMessage-headerSize {
 			body, _ = json.Marshal(refuse(api.Internal, "the answer does not fit into a message"))
 		}
@@ -51,8 +51,8 @@ func (p *Peers) answerTo(ctx context.Context, a *asked) *reply {
 	if err := json.Unmarshal(a.body, &q); err != nil {
 		return refuse(api.InvalidArgs, "its service can't read the question")
 	}
-	// With room for the one answer: the callback runs in the turn of the table, which must not
-	// wait for this goroutine, also after it has given up.
+	// The channel has room for the one answer: the callback runs in a turn of the table, which
+	// must not wait for this goroutine, even if the goroutine has given up.
 	done := make(chan *reply, 1)
 	switch {
 	case q.List != nil:
@@ -86,8 +86,8 @@ func (p *Peers) answerTo(ctx context.Context, a *asked) *reply {
 	}
 }
 
-// refusal passes on the text of an error without its hint and its list of operations: the
-// front end over there words its own.
+// refusal passes on the text of an error without its hint and its list of operations, because
+// the front end on the other node has its own words for these.
 func refusal(err error) *reply {
 	var e *api.Error
 	if errors.As(err, &e) {
@@ -103,7 +103,7 @@ func pageOf(page api.Page, err error) *reply {
 	r := &reply{Next: uint64(page.Next)}
 	r.Locks, _ = fit(page.Locks, maxAnswer)
 	// The locks that did not fit begin the next page: After is the last one that the other side
-	// has. Without this they would be skipped.
+	// has. Otherwise they would be skipped.
 	if n := len(r.Locks); n < len(page.Locks) && n > 0 {
 		r.Next = uint64(page.Locks[n-1].Ref)
 	}

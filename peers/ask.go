@@ -9,8 +9,8 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// List implements api.Peers. The refs in the page are those of the other node: only with the
-// node do they name a lock.
+// List implements api.Peers. The refs in the page are those of the other node: they name a lock
+// only together with the node.
 func (p *Peers) List(node uint32, f api.Filter, done func(api.Page, error)) {
 	p.ask(node, question{List: filterOf(&f)}, func(r *reply, err error) {
 		if err != nil {
@@ -46,8 +46,8 @@ func (p *Peers) Inspect(node uint32, lockspace, resource string, done func(api.I
 // membersTimeout bounds a look at the members of the cluster.
 const membersTimeout = 2 * time.Second
 
-// Nodes implements api.Peers. It has a goroutine of its own because corosync may be slow to
-// answer; the caller is not.
+// Nodes implements api.Peers. It starts a goroutine, because corosync may be slow to answer and
+// the caller must not wait.
 func (p *Peers) Nodes(done func([]api.NodeView, error)) {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), membersTimeout)

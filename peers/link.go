@@ -53,7 +53,7 @@ const (
 const sendTimeout = 10 * time.Second
 
 // relay is the Link through the relay. The socket is of type SOCK_SEQPACKET (unix(7)): it
-// keeps the bounds of messages, and a connection that is gone reads as an empty packet.
+// keeps the bounds of messages, and the end of the connection reads as an empty packet.
 type relay struct {
 	conn *net.UnixConn
 	buf  []byte // of Receive, used again for each packet
@@ -66,8 +66,8 @@ func DialRelay(path string) func(context.Context) (Link, error) {
 		if err != nil {
 			return nil, fmt.Errorf("the relay to corosync can't be reached (dlmlockd-cpg.socket): %w", err)
 		}
-		// The 64 bytes are for what precedes a message in a packet. What is longer is cut off by
-		// the kernel, and then not readable.
+		// The 64 bytes are for what precedes a message in a packet. The kernel cuts off a longer
+		// packet, which then can't be parsed.
 		return &relay{conn: conn.(*net.UnixConn), buf: make([]byte, MaxMessage+64)}, nil
 	}
 }

@@ -57,8 +57,8 @@ func (m *message) encode() []byte {
 	return append(b, m.body...)
 }
 
-// decode reads the header alone: a message in a newer version has to be told from rubbish, so
-// that its sender gets an answer (answerTo).
+// decode reads only the header: a message in a newer version has to be distinguished from
+// rubbish, because its sender gets an answer (answerTo).
 func decode(b []byte) (message, error) {
 	if len(b) < headerSize || len(b) > MaxMessage || binary.BigEndian.Uint16(b) != magic {
 		return message{}, errMessage

@@ -46,17 +46,17 @@ type Config struct {
 // Peers asks the services of the other nodes, and answers them while Run runs.
 type Peers struct {
 	cfg Config
-	// outgoing outlives a link: what is still in it when the next one is there goes to the new
-	// group. Questions among that have failed by then, and their answers are dropped.
+	// outgoing outlives a link: messages that are still in it when the next link begins go to
+	// the new group. Questions among them have failed by then, and their answers are dropped.
 	outgoing chan []byte
 	asked    chan asked
-	wake     chan struct{} // a member has joined: say hello. One token is enough for any number
+	wake     chan struct{} // a member has joined: say hello. One token is enough for any number of members
 
 	mu      sync.Mutex
 	self    Member   // zero: not in the group
 	members []Member // of the group
-	// builds is what the members have said of themselves, "" until they have. It is by
-	// process, because a service that was started again may be of another version.
+	// builds has the builds that the members have reported, "" until they have. The key is the
+	// process, because a service that was started again may have another version.
 	builds  map[Member]string
 	why     string           // why this process is not in the group
 	open    map[uint64]*open // by the id that the answer repeats
@@ -143,7 +143,7 @@ func (p *Peers) sendAll(ctx context.Context, link Link, end func()) {
 			return
 		case data = <-p.outgoing:
 		case <-p.wake:
-			// To all: when this process itself has joined, all of them are new to it.
+			// To all members: when this process itself has joined, all of them are new to it.
 			body, _ := json.Marshal(helloBody{p.cfg.Build})
 			data = (&message{version: version, kind: hello, body: body}).encode()
 		}
@@ -267,9 +267,9 @@ func (p *Peers) greet(from Member, body []byte) {
 	p.mu.Unlock()
 }
 
-// answered takes an answer. Only that of the process that was asked counts: ids begin at 1 in
-// each service, and a late answer to the process before this one must not be taken for ours
-// (isFor compares the pid), nor one of a member that makes up ids.
+// answered takes an answer. Only an answer from the process that was asked counts: ids begin at 1
+// in each service. A late answer to an earlier process of this node must not be taken for one to
+// this process (isFor compares the pid), nor an answer from a member that invents ids.
 func (p *Peers) answered(from Member, id uint64, body []byte) {
 	p.mu.Lock()
 	o := p.open[id]
@@ -294,9 +294,9 @@ func (p *Peers) answered(from Member, id uint64, body []byte) {
 	o.done(&r, nil)
 }
 
-// kindOf takes the kinds that the answer to a question may have. All others, also those that a
+// kindOf passes the kinds that the answer to a question may have. All others, even those that a
 // later version adds, become "the node can't be asked": a program here must not take, say, an
-// AccessDenied or NotHeld over there for an answer about this node.
+// AccessDenied or NotHeld of the other node for an answer about this node.
 func kindOf(s string) api.Kind {
 	for _, k := range []api.Kind{api.NoSuchLockspace, api.InvalidName, api.InvalidArgs, api.LimitExceeded,
 		api.NotSupported, api.ShuttingDown} {
@@ -307,8 +307,8 @@ func kindOf(s string) api.Kind {
 	return api.ClusterUnavailable
 }
 
-// ask sends a question to the service on a node. done is called once: at once if the node
-// can't be asked, and otherwise within patience. The question is in open, with its timer,
+// ask sends a question to the service on a node. It calls done exactly once: immediately if the
+// node can't be asked, and otherwise within patience. The question is in open, with its timer,
 // before it is sent, because the answer may come before send returns.
 func (p *Peers) ask(node uint32, q question, done func(*reply, error)) {
 	body, err := json.Marshal(q)
@@ -357,8 +357,8 @@ func (p *Peers) giveUp(id uint64, why string) {
 	}
 }
 
-// send puts a message into the queue, and never waits: a full queue means that the link is
-// slow or away, and the messages in it are enough.
+// send puts a message into the queue, and never waits: if the queue is full, the link is slow or
+// down, and the message is dropped.
 func (p *Peers) send(m *message) bool {
 	select {
 	case p.outgoing <- m.encode():

@@ -18,7 +18,7 @@ type helloBody struct {
 	Build string `json:"build"`
 }
 
-// question is the body of an ask. Exactly one field is there.
+// question is the body of an ask. Exactly one field is set.
 type question struct {
 	List    *filterBody  `json:"list,omitempty"`
 	Inspect *inspectBody `json:"inspect,omitempty"`
@@ -76,8 +76,8 @@ type lockBody struct {
 	Waiting   int64   `json:"waiting,omitempty"` // as Since
 }
 
-// inspectionBody is what one node sees of a resource. Queues is null if it could not look at
-// them, which is something else than empty queues.
+// inspectionBody is what one node sees of a resource. Queues is null if the node could not look
+// at them, which is not the same as empty queues.
 type inspectionBody struct {
 	Locks   []json.RawMessage `json:"locks,omitempty"` // lockBody
 	Queues  *queuesBody       `json:"queues,omitempty"`
@@ -182,8 +182,8 @@ func lockOf(l *api.LockInfo) *lockBody {
 	return b
 }
 
-// info reads a row. A mode, state or lifetime that this version does not know stays zero: the
-// lock is listed nevertheless, because a list in which it is missing would be wrong.
+// info reads a row. A mode, state or lifetime that this version does not know stays zero. The
+// lock is listed nevertheless, because a list without it would be wrong.
 func (b *lockBody) info() api.LockInfo {
 	l := api.LockInfo{Ref: api.Ref(b.Ref), Lockspace: string(b.Lockspace), Resource: string(b.Resource),
 		LockID: dlm.LockID(b.LockID), Mode: parseMode(b.Mode), Wanted: parseMode(b.Wanted), Token: b.Token,
@@ -246,8 +246,8 @@ func held(rows []heldBody) []dlm.Held {
 	return out
 }
 
-// partyOf cuts the text off after 100 bytes, maybe in the middle of a character: it is carried
-// as bytes, and who shows it makes it visible.
+// partyOf cuts the text off after 100 bytes, maybe in the middle of a character. The text is
+// carried as bytes, and the program that shows it makes it printable.
 func partyOf(p *api.Party) partyBody {
 	return partyBody{p.Node, uint32(p.LockID), modeText(p.Mode), []byte(p.Who[:min(len(p.Who), 100)])}
 }
@@ -272,7 +272,7 @@ func inspectionOf(in *api.Inspection) *inspectionBody {
 	}
 	b.Locks, _ = fit(in.Locks, 8<<10)
 	if left += len(in.Locks) - len(b.Locks); left > 0 {
-		// In an array of its own: the one that there is belongs to the Inspection.
+		// A new array, because the present one belongs to the Inspection.
 		b.Missing = append(b.Missing[:len(b.Missing):len(b.Missing)],
 			fmt.Sprintf("%d locks of the resource, which do not fit into the answer of another node", left))
 	}

@@ -43,7 +43,7 @@ func TestIdle(t *testing.T) {
 	require.Equal(t, told{again.ID, Ended, nil}, next(t, news))
 }
 
-// The start time of a process that is watched is known without a look at /proc, for as long as it
+// The start time of a watched process is known without reading /proc for as long as the process
 // lives.
 func TestStartOfWatched(t *testing.T) {
 	w, shut := blind(t)

@@ -65,8 +65,8 @@ func (w *Watcher) unchanged(who Info) error {
 	return err
 }
 
-// Start is the function Start. It reads /proc only if the process is not watched: as long as its
-// pidfd is not readable, it has its pid.
+// Start does what the function Start does. It reads /proc only if the process is not watched: as
+// long as its pidfd is not readable, the process has its pid.
 func (w *Watcher) Start(pid uint32) (uint64, error) {
 	w.mu.Lock()
 	x := w.living(pid)

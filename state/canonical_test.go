@@ -11,8 +11,8 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// decodes reports whether the text of a record, without its check line, is accepted once it has one.
-// What is accepted is what the encoder writes, byte for byte.
+// decodes adds a check line to the text of a record, and reports whether the record is then accepted.
+// It requires that what is accepted is what the encoder writes, byte for byte.
 func decodes(t require.TestingT, text string) bool {
 	sealed := appendCheck([]byte(text), 0)
 	var d decoder
@@ -40,8 +40,8 @@ var fullLock = Lock{
 	Reason: "gone",
 }
 
-// TestOtherSpellingsAreRefused has a spelling for each that a reader of TOML would take for the same,
-// or nearly.
+// TestOtherSpellingsAreRefused tries, for each kind of value, spellings that mean the same or nearly
+// the same to a reader of TOML.
 func TestOtherSpellingsAreRefused(t *testing.T) {
 	lock := string(appendLock(nil, &fullLock))
 	lock = lock[:len(lock)-checkLen]
@@ -102,7 +102,7 @@ func TestOtherSpellingsAreRefused(t *testing.T) {
 	}
 }
 
-// TestDecodesOnlyWhatIsEncoded changes the texts of records at random, to what is likely to be
+// TestDecodesOnlyWhatIsEncoded changes the texts of records at random, in ways that are likely to be
 // accepted. What is accepted must be what the encoder writes.
 func TestDecodesOnlyWhatIsEncoded(t *testing.T) {
 	piece := rapid.SampledFrom([]string{"", "0", "00", "1", "9", "a", "A", "f", ".", "Z", "+", "-", "_", " ", "\"",

@@ -12,8 +12,8 @@ import (
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
-// decoder reads the text of records, one after the other. From record to record it keeps its buffers,
-// and the names that locks tend to have in common (packer).
+// decoder reads the text of records, one after the other. Between records it keeps its buffers, and the
+// names that locks tend to have in common (packer).
 type decoder struct {
 	rest []byte // the part of the text that is not yet read
 	// short says that the text ended in the middle of a record. Only then can it be what a write
@@ -29,13 +29,13 @@ type decoder struct {
 }
 
 // This is no TOML parser. The file is TOML so that people and other programs can read it, but it is
-// read only as this package writes it, byte for byte: whatever else it says, somebody has changed it,
-// and whether a lock is held must not depend on a guess about what they meant.
+// read only as this package writes it, byte for byte. If it differs, somebody has changed it, and
+// whether a lock is held must not depend on a guess about what they meant.
 //
 // So each method below takes the one text that the encoder writes for a value, and no other: no
 // leading zero, no key with the value that the encoder leaves out, no string in the form that it
-// would not choose. Tests hold that against the encoder (FuzzRecord, TestDecodesOnlyWhatIsEncoded):
-// to encode each record again here would take as long as to decode it.
+// would not choose. Tests compare that with the encoder (FuzzRecord, TestDecodesOnlyWhatIsEncoded);
+// encoding each record again here would take as long as decoding it.
 
 // sealed reports whether text ends with a check line, as the encoder writes it, over everything
 // before it.
@@ -245,7 +245,7 @@ func (d *decoder) until(c byte) []byte {
 	return v
 }
 
-// optional reads a number that may be missing, and is 0 then and only then.
+// optional reads a number that is missing if it is 0, and only then.
 func (d *decoder) optional(key string, limit uint64) uint64 {
 	if !d.peek(key) {
 		return 0
@@ -255,7 +255,7 @@ func (d *decoder) optional(key string, limit uint64) uint64 {
 	return n
 }
 
-// optionalStr reads a string that may be missing, and is empty then and only then.
+// optionalStr reads a string that is missing if it is empty, and only then.
 func (d *decoder) optionalStr(k key) string {
 	if !d.has(k) {
 		return ""
@@ -324,7 +324,7 @@ func (d *decoder) word(key string, names []string) uint8 {
 	return 0
 }
 
-// time reads a time of RFC 3339, as TOML has it: in UTC, with as many digits of a second as it takes.
+// time reads a time of RFC 3339, as in TOML: in UTC, with as many digits of a second as it needs.
 func (d *decoder) time(key string) (t time.Time) {
 	d.must(key)
 	v := d.until('\n')

@@ -166,7 +166,7 @@ func (l *loader) portion(b *portion) {
 	for _, p := range b.pieces {
 		switch p.kind {
 		case lockRecord:
-			l.lock(&locks[0].Lock, locks[0].packed, p.size-1) // without the empty line
+			l.lock(&locks[0].Lock, locks[0].packed, p.size-1) // without the empty line at its end
 			locks = locks[1:]
 		case markRecord:
 			l.mark(&marks[0])
@@ -199,11 +199,11 @@ type loader struct {
 
 	locks  []Lock // with Gone ones
 	packed []packed
-	// Of each lock, the number of the record that it is from: a lockspace that was left
-	// ends those before that.
+	// For each lock, the number of the record that it comes from: the record "left" of a
+	// lockspace ends the locks of earlier records.
 	order  []int32
 	folded int64 // how far the file has been folded
-	// Where the lock with an ID is in locks, for so many of the first locks as are indexed (find).
+	// By ID, where a lock is in locks. Only the first locks are in it, as many as indexed says (find).
 	index    map[uint64]int32
 	indexed  int
 	youngest uint64 // the largest ID of a lock so far
@@ -345,7 +345,7 @@ func (l *loader) lock(lk *Lock, p packed, size int) {
 }
 
 // find returns where the lock with an ID is in locks. Most records are of a younger lock than all
-// before, and many marks follow the record that they change: only for the others an index is made.
+// before, and many marks follow the record that they change. Only for other records it makes an index.
 func (l *loader) find(id uint64) (i int32, ok bool) {
 	last := len(l.locks) - 1
 	switch {

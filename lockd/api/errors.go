@@ -56,7 +56,7 @@ type Error struct {
 	Mode       dlm.Mode // the mode asked for, or None
 	Kind       Kind
 	Errno      syscall.Errno // 0 where the system gave none
-	Holder     *HeldBy       // WouldBlock, Timeout, Canceled: who is in the way; nil if that is not known
+	Holder     *HeldBy       // WouldBlock, Timeout, Canceled: who is in the way; nil if not known
 	Candidates []LockInfo    // Ambiguous: the locks that match
 	Argument   Argument      // which argument is wrong, where that is what is wrong
 	Text       string        // what is wrong, for people

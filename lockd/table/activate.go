@@ -84,7 +84,7 @@ func (t *Table) reserve(records []state.Lock) {
 	t.locks.reserve(len(records), owners)
 }
 
-// recordedSessions are the names of the sessions of records, so that the locks of a session share
+// recordedSessions has the names of the sessions of records. With it the locks of a session share
 // the memory of its name.
 type recordedSessions map[recordedSession]api.Session
 
@@ -143,8 +143,8 @@ func (t *Table) mayLive(s api.Session) bool {
 type adopting struct {
 	sp        *lockspace
 	adoptions map[dlm.Cookie]*adoption // in flight, one at a time for each resource
-	// The oldest lock of each resource whose adoption is still to begin. A pointer to it saves
-	// the search for the resource.
+	// The oldest lock of each resource whose adoption is still to begin. The pointer saves the
+	// search for the resource.
 	oldest []*lock
 	failed *api.Error // why a record could not be adopted this time
 	// stronger are the locks that were adopted in a mode that gives them a new token,
@@ -202,7 +202,7 @@ func (x *adopting) goOn() {
 // lockspace began.
 func (x *adopting) adopt(l *lock) {
 	a := &adoption{sp: x.sp, resource: l.resource}
-	if !x.sp.t.locks.has(l) { // its call has ended meanwhile
+	if !x.sp.t.locks.has(l) { // its call has ended in the meantime
 		l = x.sp.byResource[a.resource]
 		for l != nil && l.nextRes != nil {
 			l = l.nextRes

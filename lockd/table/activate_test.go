@@ -82,8 +82,8 @@ func TestRecordedLocksShareTheNameOfTheirSession(t *testing.T) {
 	require.ElementsMatch(t, []api.Session{"dbus:bus/:1.0", "dbus:bus/:1.1"}, slices.Collect(maps.Values(names)))
 }
 
-// The records of a resource are adopted even if the lock by which the adoption would have found them
-// has ended before its turn.
+// The records of a resource are adopted even if the lock by which the adoption finds them has ended
+// before.
 func TestAdoptionFindsTheLocksThatAreLeft(t *testing.T) {
 	tab, sp := newTestTable()
 	sp.state = spaceAdopting

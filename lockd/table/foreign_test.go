@@ -13,9 +13,10 @@ import (
 	"github.com/dlmlock/dlmlockd/state"
 )
 
-// The service was killed while it made a lockspace again that somebody had removed, and before the
-// locks in the first one had ended. In the meantime somebody else has made it. The records end with
-// that of the lockspace, so the table must not keep the locks; one that a client had is lost.
+// Somebody removed a lockspace. The service was killed while it made the lockspace again, before the
+// locks in the first one had ended, and then somebody else has made it. The record "left" of the
+// lockspace ends the records of the locks, so the table must not keep them; a lock that a client held
+// is lost.
 func TestRecordsOfALockspaceThatWasBeingMade(t *testing.T) {
 	for phase, lost := range map[state.Phase]int{state.Granted: 0, state.Releasing: 0, state.Held: 1} {
 		node := local.NewCluster("c").AddNode(1)
@@ -40,7 +41,7 @@ func TestRecordsOfALockspaceThatWasBeingMade(t *testing.T) {
 	}
 }
 
-// A leave whose removal failed, and which is then refused, leaves no error behind.
+// If a leave is refused after its removal has failed once, no error stays behind.
 func TestStayAfterAFailedRemoval(t *testing.T) {
 	cluster := local.NewCluster("c")
 	node := cluster.AddNode(1)

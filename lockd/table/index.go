@@ -13,9 +13,9 @@ import (
 // lockspace.byResource), and by owner. No change and no search looks at every lock: the cost
 // of finding a number grows with the logarithm of how many there are.
 //
-// There may be a hundred thousand locks, nearly all of which are alone on their resource. Each map
-// with an entry for every lock takes some twenty bytes a lock or more, and most of the time that it
-// takes to add one, so there are only two of them: byResource and owners.
+// There may be a hundred thousand locks, and nearly all of them are alone on their resource. A map
+// with an entry for every lock takes at least some twenty bytes for each, and adding to maps is most
+// of the work of adding a lock. So there are only two such maps: byResource and owners.
 type locks struct {
 	// The youngest number. It is never smaller than one in the state file, so that no
 	// number means two locks.
@@ -27,11 +27,11 @@ type locks struct {
 	holes int
 	own   map[api.Ref]*lock    // the table's own
 	alias map[dlm.Cookie]*lock // those whose cookie is not their ref
-	// The youngest lock of an owner, which begins the chain of the owner's locks, by the hash of
-	// uid and owner. Owners with equal hashes share a chain.
+	// By the hash of uid and owner, the youngest lock of the owner, where the chain of the
+	// owner's locks begins. Owners with equal hashes share a chain.
 	owners map[uint64]*lock
-	// By the hash of lockspace, resource, uid and owner, the locks with an owner whose resource
-	// has several locks, or had. Equal hashes are chained.
+	// By the hash of lockspace, resource, uid and owner, the locks that have an owner, and whose
+	// resource has or had several locks. Locks with equal hashes are chained.
 	owned map[uint64]*lock
 	hash  func(space, resource string, uid uint32, owner string) uint64
 	// What each user has; one who has nothing is not kept.
@@ -82,8 +82,7 @@ func (x *locks) byRef(r api.Ref) *lock {
 // has reports whether l has not been removed.
 func (x *locks) has(l *lock) bool { return x.byRef(l.ref) == l }
 
-// add puts l, whose names, uid and owner are set and whose number is the youngest, into every
-// index.
+// add puts l into every index. Its names, uid and owner are set, and its number is the youngest.
 func (x *locks) add(l *lock) {
 	if c := l.cookie(); c != dlm.Cookie(l.ref) {
 		x.alias[c] = l
@@ -96,7 +95,7 @@ func (x *locks) add(l *lock) {
 	if head := l.sp.byResource[l.resource]; head != nil {
 		l.resource = head.resource // share the string
 		l.nextRes, head.prevRes = head, l
-		x.addOwned(head) // it may have been alone
+		x.addOwned(head) // it may have been alone before
 		x.addOwned(l)
 	}
 	l.sp.byResource[l.resource] = l

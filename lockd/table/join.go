@@ -361,7 +361,7 @@ func (sp *lockspace) closeLocks(why string) {
 	var idle []*lock
 	for _, l := range in {
 		switch {
-		case !t.locks.has(l): // its call has ended with another of its locks
+		case !t.locks.has(l): // its call has ended because of another lock of the call
 		case l.inFlight():
 			l.endedAs(dlm.StatusGone)
 		case l.busy != nil:

@@ -131,16 +131,17 @@ type lock struct {
 	inOwned bool // locks.owned has it
 }
 
-// rare is what few locks have, apart from the lock, so that the others need no memory for it.
+// rare has the fields that few locks need. They are apart from the lock, so most locks need no memory
+// for them.
 type rare struct {
 	onLost *api.OnLost // shared by the locks of a call; nil: nothing is run
 	// In PW or EX, in a lockspace for raw values: what the block holds; nil: not known.
 	value    *dlm.Value
-	cookie   dlm.Cookie // of some adopted ones: how the engine knows it; 0: by its ref
+	cookie   dlm.Cookie // of some adopted locks, the number by which the engine knows them; 0: the ref
 	nextHash *lock      // in a chain of locks.owned
 }
 
-// more returns the part of l that few locks have, for changing it.
+// more returns the rare fields of l for changing, and makes them if necessary.
 func (l *lock) more() *rare {
 	if l.rare == nil {
 		l.rare = &rare{}
@@ -148,7 +149,7 @@ func (l *lock) more() *rare {
 	return l.rare
 }
 
-// cookie is how the engine knows l.
+// cookie returns the number by which the engine knows l.
 func (l *lock) cookie() dlm.Cookie {
 	if l.rare == nil || l.rare.cookie == 0 {
 		return dlm.Cookie(l.ref)
@@ -156,7 +157,7 @@ func (l *lock) cookie() dlm.Cookie {
 	return l.rare.cookie
 }
 
-// knownAs notes how the engine knows l.
+// knownAs records the number by which the engine knows l.
 func (l *lock) knownAs(c dlm.Cookie) {
 	switch {
 	case c != dlm.Cookie(l.ref):

@@ -235,7 +235,7 @@ func (c *call) findLock(lockspace, resource string, sel api.Selector, mode dlm.M
 	return nil, c.notOne(lockspace, resource, mode, own, len(others) > 0)
 }
 
-// notOne is the error of a call that does not mean exactly one lock: several match, or only
+// notOne returns the error of a call that does not select exactly one lock: several match, or only
 // those of other users, or none.
 func (c *call) notOne(lockspace, resource string, mode dlm.Mode, own []*lock, others bool) *api.Error {
 	switch {

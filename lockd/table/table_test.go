@@ -369,8 +369,8 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// A hundred thousand locks are nothing unusual, and the allocator rounds up: one field more may cost
-// sixteen bytes for each. What few locks have belongs into rare.
+// A hundred thousand locks are nothing unusual, and the allocator rounds up: one more field may cost
+// sixteen bytes for each. Fields that few locks need belong into rare.
 func TestSizeOfLocks(t *testing.T) {
 	require.LessOrEqual(t, unsafe.Sizeof(lock{}), uintptr(192))
 }
