@@ -114,8 +114,8 @@ test-engine: deps-lab ## of test-lab: the engine and the crash test, on both ker
 
 ENGINE = ^TestTwoNodes$$/./^(lab|without_a_cluster|cluster|engine|crash)$$
 
-# Debian 13, with its systemd, libvirt, corosync, dlm_controld and polkit, as the root of nodes. libvirtd's virtlockd
-# is a package of its own there.
+# Debian 13, with its systemd, libvirt, corosync, dlm_controld and polkit, as the root of nodes. There virtlockd
+# is in a separate package.
 TRIXIE := $(CURDIR)/lab/cache/trixie
 
 lab/cache/trixie: lab/packages.txt

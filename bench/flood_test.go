@@ -89,7 +89,7 @@ func (l latencies) at(q float64) time.Duration { return l[min(len(l)-1, int(floa
 // measure makes pairs for the given time, but at least a hundred.
 func (c *caller) measure(d time.Duration) latencies { return measure(d, func() { c.pairs(1) }) }
 
-// measure does something for the given time, but at least a hundred times.
+// measure calls do for the given time, but at least a hundred times.
 func measure(d time.Duration, do func()) latencies {
 	var out latencies
 	for began := time.Now(); time.Since(began) < d || len(out) < 100 && time.Since(began) < 10*d; {

@@ -60,7 +60,7 @@ var (
 
 func (f *varlinkFlooder) dial() (net.Conn, error) { return net.Dial("unix", f.socket) }
 
-// onNew is a round on a connection of its own.
+// onNew returns a round that has a connection of its own.
 func onNew(do func(c net.Conn) error) func(*varlinkFlooder) error {
 	return func(f *varlinkFlooder) error {
 		c, err := f.dial()
@@ -112,7 +112,7 @@ func endless(c net.Conn) error {
 	return nil
 }
 
-// largeCall is nearly as long as a call may be, and full of what has to be parsed.
+// largeCall is nearly as long as a call may be, and most of it has to be parsed.
 var largeCall = sync.OnceValue(func() []byte {
 	const one = `{"lockspace":"vms","resource":"disk"},`
 	const n = 8<<20/len(one) - 10

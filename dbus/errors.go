@@ -101,8 +101,8 @@ func errorText(err error) string {
 // maxCandidates bounds the length of an error message.
 const maxCandidates = 10
 
-// candidates names the locks of an Ambiguous error, so that a person can choose one. An error of
-// D-Bus is a text: a program that needs them calls ListLocks.
+// candidates names the locks of an Ambiguous error for a person, who can choose one. An error of
+// D-Bus is a text: a program that needs the locks calls ListLocks.
 func candidates(locks []api.LockInfo) string {
 	var b strings.Builder
 	for i := range locks {

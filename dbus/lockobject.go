@@ -33,7 +33,7 @@ var lockIface = newIface(lockIfaceName, []property{
 
 // findLock asks the service for the lock that the call is for. A lock that was
 // never granted is no object. The state file keeps the next ref, so a path that a client has
-// kept does not mean another lock after a restart.
+// kept never means a different lock after a restart.
 func (c *call) findLock() (*api.LockInfo, error) {
 	ref, ok := number(c.id)
 	if !ok {

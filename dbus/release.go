@@ -32,7 +32,7 @@ func parseReleaseMany(body *reader) (request, error) {
 	for end := body.array(8); body.more(end); {
 		body.align(8)
 		r.Resources = append(r.Resources, api.Want{Lockspace: body.text(), Resource: body.text()})
-		if len(r.Resources) > frontend.MaxLocks { // the rest is not read; Validate refuses it
+		if len(r.Resources) > frontend.MaxLocks { // the rest is not read; Validate refuses the call
 			return nil, r.Validate()
 		}
 	}

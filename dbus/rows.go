@@ -48,8 +48,8 @@ func usec(t time.Time) uint64 {
 // In the answer of Inspect the same rows are values of variants, which godbus writes; hence
 // the types. Both have the signature that the description of the interface gives them.
 //
-// A list whose rows do not all fit ends earlier. The path of its last row is where the next
-// page begins (option after), so the others are left to that.
+// If the rows of a list do not all fit, the list ends earlier. The other rows are in the next
+// page, which begins after the path of the last row (option after).
 
 // lockRow is a lock in ListLocks and Inspect: (ossussstsssuuta{sv}).
 type lockRow struct {
@@ -92,8 +92,8 @@ func lockRows(locks []api.LockInfo) []lockRow {
 	return rows
 }
 
-// longRows writes an array of rows, as many as frontend.LongAnswer has room for, but one at
-// least: a client that asks for the next page has to get on.
+// longRows writes an array of rows: as many as fit into frontend.LongAnswer bytes, but at least
+// one, because a client that asks for the next page has to make progress.
 func longRows[T any](e *encoder, of []T, write func(*T)) {
 	at, first := e.begin(8)
 	for i := range of {
@@ -262,7 +262,7 @@ type holderRow struct {
 }
 
 // waitRow says who waits for whom in Inspect: (uussuuss). Zeros and "" stand for what is not
-// known; a struct of D-Bus has no room for null.
+// known, because D-Bus has no null.
 type waitRow struct {
 	Node, LockID    uint32
 	Mode, Who       string
@@ -309,7 +309,7 @@ type nodeRow struct {
 	Details map[string]godbus.Variant
 }
 
-// nodeRows makes the rows of nodes. One that could not be asked is there, with the reason in
+// nodeRows makes the rows of nodes. A node that could not be asked has a row, with the reason in
 // missing.
 func nodeRows(nodes []api.NodeView) []nodeRow {
 	rows := make([]nodeRow, len(nodes))
@@ -374,8 +374,8 @@ func addHealth(d map[string]godbus.Variant, h *dlm.Health) {
 	d["recovery"] = godbus.MakeVariant(h.Recovery)
 }
 
-// inspection is the answer of Inspect. A key that is left out could not be looked at; an empty
-// array was, and nothing is there.
+// inspection is the answer of Inspect. What could not be looked at has no key; an empty array
+// means that nothing was found.
 func inspection(in *api.Inspection) map[string]godbus.Variant {
 	d := map[string]godbus.Variant{
 		"locks": godbus.MakeVariant(lockRows(in.Locks)),

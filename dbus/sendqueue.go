@@ -366,9 +366,9 @@ func (w *writer) writeBody(m *message) {
 	<-w.sent
 }
 
-// busCost is what a message of so many bytes costs its user (frontend.DoorConfig): in one of
-// several times frontend.LongAnswer each byte costs as many times as much, because the bus
-// passes nothing else on meanwhile.
+// busCost returns what a message of so many bytes costs its user (frontend.DoorConfig). In a
+// message of n times frontend.LongAnswer each byte costs n times as much, because the bus passes
+// nothing else on meanwhile.
 func busCost(bytes int) int64 {
 	n := int64(bytes)
 	return max(n, n*n/frontend.LongAnswer)

@@ -22,8 +22,8 @@ var (
 	sigNone              = godbus.ParseSignatureMust("")
 )
 
-// event takes what the service says unasked. It never blocks: it runs in the turn of the table
-// (lockd), so a signal is queued here, and what does not fit into the queue is dropped.
+// event takes the notices of the service. It never blocks, because it runs in the turn of the
+// table (lockd): it queues a signal, and drops what does not fit into the queue.
 func (s *Server) event(e frontend.Event) {
 	switch e := e.(type) {
 	case api.LockLost:
@@ -45,8 +45,8 @@ func (s *Server) event(e frontend.Event) {
 	}
 }
 
-// objectEvent takes an event about a lock or a request, for the subscribers. Where a request is in
-// its queue is not known here, and would need a look at the kernel's tables for each event.
+// objectEvent takes an event about a lock or a request, for the subscribers. The place of a
+// request in its queue is left out: it would need a look at the kernel's tables for each event.
 func (s *Server) objectEvent(e frontend.Event) {
 	switch e := e.(type) {
 	case api.LockAdded:

@@ -65,7 +65,7 @@ func (c *call) spaces() ([]api.LockspaceInfo, error) {
 }
 
 // findSpace finds the lockspace whose object is called. There are few, so they are gone through.
-// Its name is looked up with each call: the object is the lockspace of that name, also after
+// Its name is looked up with each call: the object is the lockspace of that name, even after
 // this node has left it and joined it again.
 func (c *call) findSpace() (*api.LockspaceInfo, error) {
 	spaces, err := c.spaces()

@@ -63,7 +63,7 @@ type purge struct{ frontend.Purge }
 
 func parsePurge(body *reader) (request, error) {
 	r := &purge{frontend.Purge{Lockspace: body.text()}}
-	// As soon as there are too many, the rest of the array is not read: Validate refuses it.
+	// If there are too many, the rest of the array is not read: Validate refuses the call.
 	for end := body.array(4); body.more(end); {
 		if r.Expect = append(r.Expect, dlm.LockID(body.uint32())); len(r.Expect) > frontend.MaxPurge {
 			return nil, r.Validate()

@@ -37,8 +37,8 @@ type DoorConfig struct {
 	// the caller is root, who is not asked about, and has credit. It is for doors that
 	// have a goroutine for each connection, and no mutex in Submit.
 	Direct bool
-	// Cost is what a message of so many bytes costs its user, of the bytes that a user may
-	// take in a second. nil: as many as it has, where a message holds up nobody but its
+	// Cost returns how many of the bytes that a user may take in a second are charged for a
+	// message of so many bytes. nil: its length, for a door where a message holds up only its
 	// own connection.
 	Cost func(bytes int) int64
 	// KeepRequests is how long a request can be looked at after it has ended.

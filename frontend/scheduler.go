@@ -39,8 +39,8 @@ var (
 // totalRoom is how many bytes of long answers may be on their way in all.
 const totalRoom = 2 << 20
 
-// LongAnswer is how many bytes an answer may have that does not hold up others on a
-// message bus.
+// LongAnswer is how long an answer may be, in bytes, without holding up others on a message
+// bus.
 const LongAnswer = 64 << 10
 
 // freeBytes is how long a message may be without costing anything for it.
@@ -176,7 +176,7 @@ func (s *scheduler) admit(a *account, room int, cost int64) bool {
 	return true
 }
 
-// leave ends what enter began: the answer, which costs so much, is written.
+// leave ends what enter began: the answer has been written, and cost so much.
 func (s *scheduler) leave(a *account, room int, cost int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

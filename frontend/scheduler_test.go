@@ -159,7 +159,7 @@ func TestSchedulerRoom(t *testing.T) {
 	require.Equal(t, "b", receive(t, turns))
 }
 
-// Root has a bound as well.
+// Root is limited as well.
 func TestSchedulerCosts(t *testing.T) {
 	d := newTestScheduler()
 	root := d.open(0)

@@ -260,7 +260,7 @@ func TestAnsweredBeforeItsTurn(t *testing.T) {
 	}, patience, time.Millisecond)
 }
 
-// Each door says what a message costs its user; without that it is the bytes.
+// Each door says what a message costs its user; by default that is the length.
 func TestMessagesCostWhatTheDoorSays(t *testing.T) {
 	core := newCore(t, newFakeService())
 	const size = 1 << 20

@@ -23,7 +23,7 @@ mmdebstrap --mode=root --variant=minbase --include="${include// /,}" \
     --aptopt='Acquire::Languages "none"' --aptopt='APT::Install-Recommends "false"' \
     --keyring=/usr/share/keyrings/debian-archive-keyring.gpg \
     "$suite" "$dir.new" "deb $mirror $suite main"
-# The nodes install packages that are pushed to them, and ask no mirror.
+# The nodes install only packages that the tests copy to them, none from a mirror.
 rm -rf "$dir.new"/var/cache/apt/archives/*.deb "$dir.new"/etc/apt/sources.list*
 mv "$dir.new" "$dir"
 touch "$dir"

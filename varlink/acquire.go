@@ -158,8 +158,8 @@ func (a *acquire) started(c *call, r frontend.RequestInfo, err error) {
 	}
 }
 
-// timeout is the error of a wait whose time is over, which looks like that of Acquire
-// in the service. Only the table knows the holder, whom reason adds.
+// timeout returns the error of a wait whose time is over, which looks like that of Acquire in the
+// service. Only the table knows the holder; reason adds it.
 func (a *acquire) timeout() error {
 	return &api.Error{Op: "acquire", Lockspace: a.Lockspace, Resource: a.Resource, Mode: a.queue.Want.Mode,
 		Kind: api.Timeout, Text: "not granted in the time given", Hint: api.HintWaitLonger}

@@ -120,7 +120,7 @@ func TestLongWait(t *testing.T) {
 
 }
 
-// Such a wait is ended by the door, and its error is the one of a short wait, with the holder.
+// The door ends such a wait, and its error is that of a short wait, with the holder.
 func TestLongWaitIsOver(t *testing.T) {
 	a := acquire{ended: make(chan struct{})}
 	a.name = name{"vms", "disk1"}

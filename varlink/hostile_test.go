@@ -131,8 +131,8 @@ func TestHostile(t *testing.T) {
 			require.Less(t, m.HeapInuse, uint64(256<<20))
 		})
 	}
-	// As long as it becomes less, it is only a busy machine. Looks are counted, and not the time: where
-	// this process seldom runs, both are slow.
+	// As long as the number goes down, the machine is only busy. The looks are counted, not the time: if
+	// this process seldom runs, it looks seldom.
 	left := func() int { return r.door.Connections() - 1 + max(0, openFiles(t)-files-2) }
 	least, looks := left(), 0
 	for n := least; n > 0; n = left() {

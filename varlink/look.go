@@ -214,8 +214,8 @@ type listLost struct {
 	m frontend.ListLost
 }
 
-// method sets the limit to all that are kept, where the caller gives none: there are no pages of
-// losses.
+// method sets the limit to all losses that are kept if the caller gives no limit, because a list of
+// losses has no pages.
 func (l *listLost) method(*wire.Call) (frontend.Method, error) {
 	l.m.Filter.Limit = frontend.MaxLost
 	s := setter[frontend.ListLost]{table: frontend.ListLostOptions, into: &l.m}

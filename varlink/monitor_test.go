@@ -135,7 +135,7 @@ func TestMonitorWhileThingsHappen(t *testing.T) {
 			busy.ok("ReleaseOwner", fmt.Sprintf(`{"owner":"old%d"}`, (i*7)%20))
 			busy.ok("Acquire", fmt.Sprintf(`{"lockspace":"vms","resource":"new%d","mode":"ex","owner":"new"}`, i))
 		}
-		// Not on a page: what happened before that page could still come after it.
+		// This lock must not be on a page of the list: events from before the page could still come after it.
 		<-ready
 		busy.ok("Acquire", `{"lockspace":"vms","resource":"end","mode":"ex"}`)
 	}()

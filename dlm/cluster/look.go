@@ -33,13 +33,13 @@ func (h *Host) QueuesOf(ctx context.Context, lockspace string, names []string) (
 		}
 		wanted[name] = true
 	}
-	// Without the node's number the queues are still right, but for whose the locks are.
+	// Without the node's number the queues are still right, except for whose the locks are.
 	var own uint32
 	if info, err := h.Node(ctx); err == nil {
 		own = info.ID
 	}
-	// An error is not that of the call: what was found before it is true, and of the rest each
-	// says in Missing that it is not known.
+	// The call does not fail with an error of readQueues: what was found before it is true, and
+	// each of the others says in Missing that it is not known.
 	found, err := h.readQueues(ctx, lockspace, wanted, own)
 	all := make([]dlm.Queues, len(names))
 	for i, name := range names {
@@ -91,8 +91,8 @@ func unreadable(err error) string {
 // unused answers for a resource that is not in the table: this node has no lock on it and is not
 // its master, or nobody has a lock on it.
 //
-// The kernel may forget the resource between the look at one table and at the other. Then it is
-// not known, which is true.
+// The kernel may forget the resource after one table was read and before the other is. Then the
+// answer is that it is not known, which is true.
 func (h *Host) unused(lockspace, name string, own uint32) dlm.Queues {
 	var q dlm.Queues
 	if table, err := os.Open(h.path(debugfs, lockspace+"_toss")); err == nil {
@@ -192,8 +192,8 @@ func (h *Host) Orphans(ctx context.Context, lockspace string, held func(dlm.Lock
 	return orphans, nil
 }
 
-// isOrphan decides for one lock. Whatever is in doubt is no orphan, because somebody may purge
-// what is listed as one.
+// isOrphan decides for one lock. In doubt the lock is no orphan, because somebody may purge what
+// is listed as one.
 func (e *entry) isOrphan(r *resource, held func(dlm.LockID) bool, alive func(tid int) bool) bool {
 	switch {
 	case r.master == 0 && e.node != 0: // another node's

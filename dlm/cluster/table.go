@@ -65,7 +65,7 @@ func readTable(in io.Reader, want func(name []byte) bool, each func(*resource) b
 			}
 			return nil
 		}
-		if err != nil && err != io.EOF { // also ErrBufferFull: no line of the kernel is that long
+		if err != nil && err != io.EOF { // including ErrBufferFull: no line of the kernel is that long
 			return err
 		}
 		line = bytes.TrimSuffix(line, []byte("\n"))

@@ -152,7 +152,7 @@ func (h *Host) hasOpen(pid string, device uint64) (bool, error) {
 		if err == nil && !strings.HasPrefix(target, "/") && !strings.HasPrefix(target, "(unreachable)") {
 			continue // a socket, a pipe, an event
 		}
-		// DONT_SYNC and only the type: enough for a device, and a file server need not answer.
+		// DONT_SYNC and only the type are enough for a device, and no file server has to answer.
 		var st unix.Statx_t
 		if err == nil {
 			err = unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st)

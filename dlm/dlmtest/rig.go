@@ -33,8 +33,8 @@ type Timing struct {
 	// has to queue, has taken effect everywhere, and until it believes that something does not
 	// happen. It is 0 if operations are done when their call returns.
 	Settle time.Duration
-	// Settled waits for that, if it is given, and Settle means nothing then: no time is long enough on
-	// every machine.
+	// Settled, if it is given, waits for that, and Settle is ignored: no time is long enough on every
+	// machine.
 	Settled func()
 }
 

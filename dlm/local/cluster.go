@@ -18,15 +18,15 @@ type Cluster struct {
 	mu       sync.Mutex
 	nodes    map[uint32]*Node
 	spaces   map[string]*lockspace
-	stops    map[string]string // stopped lockspaces with the reason; also before anybody has joined
+	stops    map[string]string // stopped lockspaces with the reason, even if nobody has joined yet
 	fail     func(Attempt) syscall.Errno
 	inquorum bool // quorum is lost; so that the zero value is a cluster that has it
 
-	// effects are those of the operation under way. They become events (apply) before the mutex
-	// is released, and the slice is used again.
+	// effects has the effects of the operation under way. They become events (apply) before the
+	// mutex is released, and then the slice is reused.
 	effects []effect
-	// dirty are the handles that have got their first pending event under the mutex. Whoever
-	// releases it delivers the events (unlockAndDeliver).
+	// dirty has the handles that have got their first pending event under the mutex. Whoever
+	// releases the mutex delivers the events (unlockAndDeliver).
 	dirty []*handle
 }
 
@@ -123,10 +123,10 @@ func (c *Cluster) failure(a Attempt) syscall.Errno {
 // unlockAndDeliver ends a critical section: it releases the mutex and delivers
 // the events that were made under it.
 //
-// Between the two another caller may come, make more events for the same handles, and deliver
-// all of them: flush sorts that out.
+// Between the two steps another caller may make more events for the same handles, and deliver
+// all of them; flush allows for that.
 func (c *Cluster) unlockAndDeliver() {
-	var few [4]*handle // no garbage in the usual case, of one handle or two
+	var few [4]*handle // no garbage in the usual case of one handle or two
 	dirty := append(few[:0], c.dirty...)
 	clear(c.dirty)
 	c.dirty = c.dirty[:0]
@@ -140,10 +140,10 @@ func (c *Cluster) unlockAndDeliver() {
 type lockspace struct {
 	cluster   *Cluster
 	name      string
-	resources map[string]*resource // those with a lock; its end forgets the resource
-	members   map[uint32]*member   // by node; the last one to leave takes the lockspace along
+	resources map[string]*resource // those with a lock; a resource is forgotten with its last lock
+	members   map[uint32]*member   // by node; the lockspace ends when the last one leaves
 	spare     []*resource          // forgotten resources, reused for new names
-	held      []operation          // requested while it was stopped, in order
+	held      []operation          // requested while the lockspace was stopped, in order
 }
 
 // member is one node in one lockspace.
@@ -151,7 +151,7 @@ type member struct {
 	space   *lockspace
 	node    *Node
 	ids     idset                // the lockids of the node in this lockspace, orphans included
-	handles map[*handle]struct{} // those that have it open; without any the node is a member still
+	handles map[*handle]struct{} // those that have it open; the node stays a member without any
 	orphans int                  // how many locks of the node have no owner
 }
 

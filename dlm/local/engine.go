@@ -99,7 +99,7 @@ func (e *Engine) Remove(ctx context.Context, name string) error {
 	if m == nil {
 		return missing("remove", name)
 	}
-	m.leave() // with handles open: they get dlm.Closed
+	m.leave() // even with open handles, which get dlm.Closed
 	return nil
 }
 
@@ -177,8 +177,8 @@ func (e *Engine) Restore(lockspace string, held []dlm.Orphan) error {
 	return errors.Join(errs...)
 }
 
-// restore adds an orphan, unless it contradicts those before it. Records of a state file that
-// was damaged or edited must not make two holders of what excludes itself.
+// restore adds an orphan, unless it contradicts those before it. The records of a damaged or
+// edited state file must not give two holders locks that exclude each other.
 func (m *member) restore(o dlm.Orphan) syscall.Errno {
 	if o.LockID == 0 || o.LockID > maxLockID || !o.Mode.Valid() || dlm.CheckResource(o.Resource) != nil {
 		return syscall.EINVAL
@@ -210,7 +210,7 @@ func (e *Engine) usable(ctx context.Context, op, lockspace string) error {
 	if e.node.down {
 		return &dlm.Error{Op: op, Lockspace: lockspace, Err: dlm.ErrClusterUnavailable, Advice: "this node has crashed"}
 	}
-	// The other operations are about no lockspace.
+	// The other operations do not concern a lockspace.
 	if lockspace != "" || op == "open" || op == "create" || op == "remove" || op == "restore" {
 		if err := dlm.CheckLockspace(lockspace); err != nil {
 			return err

@@ -17,8 +17,8 @@ type handle struct {
 
 	// Guarded by Cluster.mu.
 	locks   map[dlm.Cookie]*lock // from the request on; not those that a stopped lockspace keeps
-	pending []dlm.Event          // made but not yet delivered
-	closed  bool                 // no operation does anything, and no event is made
+	pending []dlm.Event          // created but not yet delivered
+	closed  bool                 // operations do nothing, and there are no more events
 
 	// deliver is held while the sink is called, so that events stay in order
 	// and Close can wait for the last one. It is taken before Cluster.mu. A sink
@@ -90,8 +90,8 @@ func (h *handle) submit(o operation) {
 	switch {
 	case h.closed:
 	case o.op == dlm.OpAdopt || !s.stopped():
-		// The kernel adopts in a stopped lockspace, too (docs/dlm-notes.md): the orphan is here,
-		// and no other node is asked.
+		// The kernel adopts even in a stopped lockspace (docs/dlm-notes.md): the orphan is on this
+		// node, and no other node is asked.
 		h.perform(&o)
 	case o.op != opCancel && o.op != dlm.OpPurge && s.holds(h, o.cookie):
 		h.busy(&o)
@@ -233,7 +233,7 @@ func (h *handle) unlock(o *operation) {
 		h.keep(dlm.OpUnlock, l, dlm.Status(errno))
 		return
 	}
-	// The unlock of a request that waits ends both operations, and both report.
+	// The unlock of a request that waits ends both operations, and both complete.
 	if l.place == inWaiting {
 		h.emit(dlm.Event{Kind: dlm.Completed, Op: dlm.OpLock, Cookie: l.cookie, Status: dlm.StatusCanceled,
 			Mode: dlm.None})
@@ -246,8 +246,8 @@ func (h *handle) unlock(o *operation) {
 	h.member.space.settle(l.res)
 }
 
-// cancel ends a request or conversion that waits. It has no event of its own: the canceled
-// operation reports. One that was granted before stays granted.
+// cancel ends a request or conversion that waits. It has no completion of its own: the canceled
+// operation completes. What was granted before the cancel stays granted.
 func (h *handle) cancel(o *operation) {
 	l := h.locks[o.cookie]
 	switch {
@@ -316,8 +316,8 @@ func (m *member) orphanOf(name string, mode dlm.Mode) (found *lock, other bool) 
 	return nil, other
 }
 
-// purge removes the orphans of this node, those of all processes. As in the kernel it tells
-// nobody which, and the value block becomes invalid where a holder in PW or EX was among them.
+// purge removes the orphans of all processes on this node. As in the kernel, nobody learns which
+// these were, and the value block becomes invalid if one of them held PW or EX.
 func (h *handle) purge() {
 	ev := dlm.Event{Kind: dlm.Completed, Op: dlm.OpPurge, Mode: dlm.None}
 	if errno := h.failure("purge", "", dlm.None); errno != 0 {
@@ -351,7 +351,7 @@ func (h *handle) shut() {
 		return
 	}
 	h.closed = true
-	h.pending = nil // who closes a handle gets no more events, not even those made before
+	h.pending = nil // whoever closes a handle gets no more events, not even earlier ones
 	m := h.member
 	delete(m.handles, h)
 	delete(h.engine.handles, h)
@@ -372,7 +372,7 @@ func (h *handle) shut() {
 		touched = append(touched, l.res)
 	}
 	for _, r := range touched {
-		if m.space.resources[r.name] == r { // it is there several times, and may be forgotten by now
+		if m.space.resources[r.name] == r { // it may be listed several times, and be forgotten by now
 			m.space.settle(r)
 		}
 	}

@@ -56,7 +56,7 @@ func (s *idset) release(id dlm.LockID) {
 		word := &s.level[k][at>>6]
 		full := *word == ^uint64(0)
 		*word &^= 1 << (at & 63)
-		if !full { // so the bit above is not set
+		if !full { // then the bit above is not set
 			return
 		}
 		at >>= 6

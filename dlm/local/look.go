@@ -53,8 +53,8 @@ func (e *Engine) QueuesOf(ctx context.Context, lockspace string, names []string)
 	return all, nil
 }
 
-// show lists a queue: all of it, or the locks of this node. Those of other nodes have no lockid:
-// the number that the kernel has for its copy of such a lock does not exist here.
+// show lists a queue: all of it, or only the locks of this node. Locks of other nodes have no
+// lockid, because the kernel's number for its copy of such a lock does not exist here.
 func (m *member) show(q *queue, all bool) []dlm.Held {
 	var held []dlm.Held
 	for l := q.head; l != nil; l = l.next {
@@ -155,7 +155,7 @@ func (e *Engine) NodeNames(ctx context.Context) (map[uint32]string, error) {
 	return names, nil
 }
 
-// look returns the membership whose tables are to be looked at.
+// look returns the member whose tables are to be looked at.
 func (e *Engine) look(ctx context.Context, lockspace string) (*member, error) {
 	if err := e.usable(ctx, "look", lockspace); err != nil {
 		return nil, err

@@ -16,7 +16,7 @@ type Node struct {
 
 	// Guarded by Cluster.mu.
 	members map[string]*member // by lockspace
-	down    bool               // it has crashed: AddNode makes another Node with that number
+	down    bool               // it has crashed; AddNode makes a new Node with that number
 }
 
 // ID returns the number of the node.
@@ -77,8 +77,8 @@ func (m *member) find(id dlm.LockID) *lock {
 	return nil
 }
 
-// sorted returns the memberships by lockspace. Maps are never ranged over where the order
-// shows in events: a test that fails has to fail again.
+// sorted returns the members by lockspace. No loop ranges over a map if the order shows in
+// events: a test that fails has to fail again.
 func (n *Node) sorted() []*member {
 	all := make([]*member, 0, len(n.members))
 	for _, m := range n.members {

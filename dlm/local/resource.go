@@ -25,7 +25,7 @@ type lock struct {
 	granted    dlm.Mode   // None while it waits for its first grant
 	wanted     dlm.Mode   // None in the granted queue
 	highBast   dlm.Mode   // the highest mode notified since the last grant (lkb_highbast)
-	lastBast   dlm.Mode   // the mode in the owner's last event if that was a notification, otherwise NL
+	lastBast   dlm.Mode   // the mode of the owner's last event if that was a notification, otherwise NL
 	place      place
 }
 
@@ -57,15 +57,15 @@ func (q *queue) remove(l *lock) {
 }
 
 // resource is one name with its three queues and its lock value block. Its methods are the rules of
-// fs/dlm/lock.c. What a rule does to other locks than its own is appended to a list of effects. As with
-// locks there may be 100,000 of them, so a resource with its first lock stays within 144 bytes.
+// fs/dlm/lock.c. What an operation does to other locks is appended to a list of effects. There may be
+// 100,000 resources, as with locks, so a resource with its first lock stays within 144 bytes.
 type resource struct {
 	name string
-	// The value block; nil until something is first written to any of the resources for which
-	// this memory is used.
+	// The value block; nil until the first write to any of the resources for which this memory
+	// was used.
 	value      *dlm.Value
 	granted    queue
-	converting queue // granted in one mode, waiting for another: they count in held
+	converting queue // granted in one mode, waiting for another; they count in held
 	waiting    queue
 	// held counts the granted modes in the granted and converting queues, so that a conflict
 	// shows in six comparisons, however many locks there are.
@@ -94,8 +94,8 @@ const (
 	deadlock // conversion deadlock
 )
 
-// newLock returns a zero lock of r, without adding it to a queue. A lock that is not put into
-// one may be given out again by the next call.
+// newLock returns a zero lock of r, without adding it to a queue. The next call may return the
+// same lock again if it was not put into a queue.
 func (r *resource) newLock() *lock {
 	l := &r.first
 	if l.place != nowhere {
@@ -186,8 +186,8 @@ func (r *resource) convert(l *lock, m dlm.Mode, f dlm.Flags, value *dlm.Value, o
 	return queued
 }
 
-// drop removes l from its queue; it grants nothing to others. The caller does that (settle),
-// when all that ends at the same instant has been dropped.
+// drop removes l from its queue; it grants nothing to others. The caller does that (settle) when
+// it has dropped all locks that end at the same instant.
 func (r *resource) drop(l *lock) {
 	r.move(l, nowhere)
 	r.hold(l, dlm.None)
@@ -231,7 +231,7 @@ func (r *resource) write(value *dlm.Value) {
 func (r *resource) conflict(l *lock) bool {
 	for m, n := range r.held {
 		if dlm.Mode(m) == l.granted {
-			n-- // its own: a conversion is not in its own way
+			n-- // the lock's own mode: a conversion is not in its own way
 		}
 		if n > 0 && !dlm.Compatible(dlm.Mode(m), l.wanted) {
 			return true
@@ -271,8 +271,8 @@ func (r *resource) deadlocked(l *lock) bool {
 // and notifies the holders of what is still waiting (grant_pending_locks; _can_be_granted without
 // now).
 func (r *resource) grantPending(out *[]effect) {
-	// One that can't be granted keeps back those behind it, even if they could be granted: nobody
-	// starves. A waiting lock comes only when no conversion waits.
+	// A lock that can't be granted holds back those behind it, even if they could be granted, so
+	// nobody starves. A waiting lock is granted only when no conversion waits.
 	for c := r.converting.head; c != nil && !r.conflict(c); c = r.converting.head {
 		r.grantQueued(c, out)
 	}

@@ -2,7 +2,7 @@
 // was suspended: CLOCK_BOOTTIME of clock_gettime(2), which nobody can set, and in which the kernel
 // counts the start times of processes (proc(5), "starttime"; kernel, fs/proc/array.c).
 //
-// It knows no other clock, and keeps nothing. Concurrency: it may be called from anywhere.
+// It knows no other clock, and keeps nothing. Concurrency: any goroutine may call it.
 package boottime
 
 import (
@@ -12,7 +12,7 @@ import (
 )
 
 // Now returns the time since the boot. It fails only on kernels that do not have the clock
-// (Linux before 2.6.39). It is a system call, not one of those that the vDSO makes cheap.
+// (Linux before 2.6.39). It is a real system call: the vDSO does not make it cheap.
 func Now() (time.Duration, error) {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {

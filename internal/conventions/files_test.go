@@ -188,8 +188,8 @@ func TestDocumentsNameFoldersThatAreThere(t *testing.T) {
 	require.Greater(t, tables, 12, "the table of packages was not found")
 }
 
-// The service reads CLOCK_BOOTTIME in one place, which says what the clock is. The guests of the
-// lab are programs of their own.
+// The service reads CLOCK_BOOTTIME in one place, whose comment says what the clock is. The guests of
+// the lab are separate programs.
 func TestOnePlaceReadsTheBootClock(t *testing.T) {
 	var places []string
 	for name, text := range tracked(t, "*.go") {

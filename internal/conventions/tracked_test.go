@@ -13,14 +13,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// maxTracked is how many bytes a file in git may have: everybody who clones gets it, forever.
+// maxTracked is how many bytes a file in git may have: every clone has it, for ever.
 const maxTracked = 256 << 10
 
 // conflict is what git leaves in a file that it could not merge.
 var conflict = regexp.MustCompile(`(?m)^(<<<<<<<|>>>>>>>) `)
 
-// tracked goes through the files in git that match the patterns of paths, or all without any: their
-// names, relative to the root, and their texts.
+// tracked yields the names, relative to the root, and the texts of the files in git that match the
+// patterns of paths, or of all files if there are no patterns.
 func tracked(t *testing.T, patterns ...string) iter.Seq2[string, []byte] {
 	out, err := exec.Command("git", append([]string{"-C", root, "ls-files", "-z"}, patterns...)...).Output()
 	require.NoError(t, err)

@@ -33,8 +33,7 @@ var shippedUnits = []string{"dlmlockd.service", "dlmlockd-lockspaces.service", "
 	"dlmlock@.service"}
 
 // unitRoot makes a root directory with the unit and everything that it names, so that verify does
-// not complain about this machine. The programs are our own, and those without which no host is
-// installed.
+// not complain about this machine. The programs are our own, and those that every host has.
 func unitRoot(t *testing.T) (dir, unit string) {
 	t.Helper()
 	dir = t.TempDir()

@@ -154,8 +154,8 @@ func (r *recorder) step(name string, do func()) {
 	r.said = nil
 }
 
-// await waits for what comes from another thread of libvirtd, which may be a moment later: until all of
-// the recording has been said, or, where there is none yet, until nothing has been said for a while.
+// await waits for messages from another thread of libvirtd, which may come a moment later: until all
+// messages of the recording have come or, without a recording, until none has come for a while.
 func (r *recorder) await() {
 	soFar := func() []string {
 		r.mu.Lock()
@@ -218,7 +218,7 @@ func requests(recording string) (lines []string) {
 	return lines
 }
 
-// requestsOfSteps are the requests of each step of a recording.
+// requestsOfSteps returns the requests of each step of a recording.
 func requestsOfSteps(recording string) (steps [][]string) {
 	for _, line := range requests(recording) {
 		if strings.HasPrefix(line, "##") {

@@ -441,7 +441,7 @@ func FuzzConversation(f *testing.F) {
 	})
 }
 
-// tooMuch is expected where there is no end, or too much for a test.
+// tooMuch is expected where a call has no end, or is too much for a test.
 const tooMuch = 10_000
 
 // expected is how many messages come back.
@@ -457,7 +457,7 @@ func expected(talk []byte) (n int) {
 			Count *int64  `json:"count"`
 		}
 		err = Decode(e.parameters, &in)
-		// A name may be written with escapes, so it is the parsed one that counts.
+		// A name may be written with escapes, so the parsed name counts.
 		endless := slices.Contains([]string{"test.Wait", "test.Drop", "test.Long"}, e.method)
 		uncounted := e.method == "test.Count" && (in.Count == nil || *in.Count > 1000)
 		switch {
