@@ -203,8 +203,8 @@ func (v *view) addFile(f *Found, path string, st unix.Statx_t, there bool) error
 	return f.addLocal(fmt.Sprintf("file %d:%d %d", st.Dev_major, st.Dev_minor, st.Ino))
 }
 
-// bootID has the id of this boot of this host: the numbers of devices and inodes have another
-// meaning after the next boot and on other hosts. Only tests change these paths.
+// bootID is the file with the id of this boot of this host: the numbers of devices and inodes have
+// another meaning after the next boot and on other hosts. Only tests change these paths.
 var bootID, sysfs = "/proc/sys/kernel/random/boot_id", "/sys"
 
 // addLocal adds a name that means something on this host alone, until its next boot.
@@ -254,7 +254,7 @@ func isMultipath(uuid string) bool {
 }
 
 // attribute reads a file of sysfs. It returns "" if the device has no such attribute, for which
-// drivers return several errors; all others mean that the attribute is not known.
+// drivers return several errors; any other error means that the attribute is not known.
 func attribute(path string) (string, error) {
 	b, err := os.ReadFile(path)
 	for _, lacking := range []error{unix.ENOENT, unix.ENOTDIR, unix.EINVAL, unix.ENXIO, unix.ENODEV, unix.ENODATA,
