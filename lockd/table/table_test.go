@@ -370,7 +370,7 @@ func TestLimits(t *testing.T) {
 }
 
 // A hundred thousand locks are nothing unusual, and the allocator rounds up: one more field may cost
-// sixteen bytes for each. Fields that few locks need belong into rare.
+// sixteen bytes for each. Fields that few locks need belong in rare.
 func TestSizeOfLocks(t *testing.T) {
 	require.LessOrEqual(t, unsafe.Sizeof(lock{}), uintptr(192))
 }
