@@ -17,7 +17,7 @@ for suite in trixie testing; do
     "$scripts/unpack-packages.sh" "$dir/$suite" "$suite" systemd "${libraries[@]}"
     cat >"$dir/varlinkctl-$suite" <<SCRIPT
 #!/bin/sh
-root=$dir/$suite
+root=\$(dirname "\$0")/$suite
 libs=\$(dirname "\$(find "\$root/usr/lib" -name 'libc.so.6')")
 loader=\$(find "\$root/usr" -name 'ld-linux*.so.*' | head -1)
 exec "\$loader" --library-path "\$libs:\$libs/systemd" "\$root/usr/bin/varlinkctl" "\$@"
