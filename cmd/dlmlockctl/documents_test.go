@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -258,4 +259,35 @@ func TestExamplesOfTheDaemon(t *testing.T) {
 		require.NoError(t, daemon.Process.Signal(syscall.SIGTERM))
 		require.NoError(t, daemon.Wait(), line)
 	}
+}
+
+// What docs/troubleshooting.md quotes from messages is in the source, word for word:
+// people search for it. Quotes of two words or fewer are names of sections.
+func TestQuotesOfTroubleshooting(t *testing.T) {
+	var source strings.Builder
+	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && (strings.HasPrefix(d.Name(), ".git") || d.Name() == "node_modules") {
+			return fs.SkipDir
+		}
+		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		source.Write(text)
+		return err
+	})
+	require.NoError(t, err)
+	texts := regexp.MustCompile(`"\s*\+\s*"`).ReplaceAllString(source.String(), "")
+	document, err := os.ReadFile("../../docs/troubleshooting.md")
+	require.NoError(t, err)
+	plain := regexp.MustCompile("(?m)`[^`]*`|^    .*$").ReplaceAllString(string(document), "")
+	plain = strings.Join(strings.Fields(plain), " ")
+	quotes := 0
+	for _, m := range regexp.MustCompile(`"([^"]+)"`).FindAllStringSubmatch(plain, -1) {
+		if strings.Count(m[1], " ") >= 2 {
+			require.True(t, strings.Contains(texts, m[1]), "no message has %q", m[1])
+			quotes++
+		}
+	}
+	require.Greater(t, quotes, 8)
 }
