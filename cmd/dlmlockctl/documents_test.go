@@ -58,7 +58,7 @@ var typedOnNodes = []string{
 	"journalctl -u dlmlockd", "journalctl -u dlmlockd -b", "journalctl -u dlm", "journalctl -u dlmlockd DLM_LOCKSPACE=vms",
 	"journalctl -u dlmlockd DLM_LOCKSPACE=vms DLM_RESOURCE=disk1",
 	"pkaction --verbose --action-id org.example.DlmLock.acquire",
-	"dlmlockctl run -l vms -r test -- sleep 60", "dlmlockctl run -l vms -r test -- true",
+	"dlmlockctl run -l vms -r try -- sleep 60", "dlmlockctl run -l vms -r try -- true",
 	"dlmlockctl monitor", "dlmlockctl history", "dlmlockctl list --all-nodes",
 	"dlmlockctl purge NAME LOCKID", "dlmlockctl adopt NAME LOCKID --owner=OWNER --label=LABEL",
 	"dlmlockctl adopt NAME LOCKID --owner=OWNER --label=LABEL --uid=UID",
@@ -74,13 +74,17 @@ var notTyped = map[string]string{
 	"apt-get remove dlmlockd":                        "it asks first; the walk removes with dpkg, locks held and not",
 	"apt-get purge":                                  "it asks first; the walk purges with dpkg",
 	"dlm_tool fence_ack":                             "it is named as what is not a test",
-	"dlm_tool fence_ack N":                           "it is for a cluster whose fencing does not work; that of the lab does",
-	"dlm_tool join":                                  "it is named as what another program does; lab TestStories (foreign) makes such a lockspace",
-	"journalctl -b -1 -u dlmlockd-lockspaces":        "nodes of the lab keep no journal over a start",
-	"dlmlockd --leave":                               "the unit of the lockspaces runs it, which the walk stops",
-	"/usr/libexec/dlmlockd/virtlockd-socket enable":  "lab TestLibvirtUnits does",
-	"systemctl enable --now dlmlockd":                "the package enables it; the walk checks that it removes all that it has enabled",
-	"systemctl disable dlmlockd":                     "the package enables it; the walk checks that it removes all that it has enabled",
+	"dlm_tool fence_ack N": "" +
+		"it is for a cluster whose fencing does not work; that of the lab does",
+	"dlm_tool join": "" +
+		"it is named as what another program does; lab TestStories (foreign) makes such a lockspace",
+	"journalctl -b -1 -u dlmlockd-lockspaces":       "nodes of the lab keep no journal over a start",
+	"dlmlockd --leave":                              "the unit of the lockspaces runs it, which the walk stops",
+	"/usr/libexec/dlmlockd/virtlockd-socket enable": "lab TestLibvirtUnits does",
+	"systemctl enable --now dlmlockd": "" +
+		"the package enables it; the walk checks that it removes all that it has enabled",
+	"systemctl disable dlmlockd": "" +
+		"the package enables it; the walk checks that it removes all that it has enabled",
 	// They save the records where the service can't write its directory again. That of the walk can.
 	"pid=$(systemctl show --property=MainPID --value dlmlockd)":                           "not needed in the walk",
 	"install -d -m 0700 /run/dlmlockd":                                                    "not needed in the walk",
@@ -208,12 +212,12 @@ func TestRefusalOfTheDocument(t *testing.T) {
 	shown := strings.ReplaceAll(strings.ReplaceAll(m[2], "\n   ", "\n"), "node 1, host1", "this node")
 	s := typist{t: t, bus: busWithService(t)}
 	s.run("dlmlockctl join vms")
-	first := s.command("dlmlockctl run -l vms -r test -- sleep 60")
+	first := s.command("dlmlockctl run -l vms -r try -- sleep 60")
 	require.NoError(t, first.Start())
 	t.Cleanup(func() { _ = first.Wait() })
 	t.Cleanup(func() { _ = first.Process.Signal(syscall.SIGTERM) })
 	require.Eventually(t, func() bool {
-		return regexp.MustCompile(`vms/test +EX +held`).MatchString(s.run("dlmlockctl list"))
+		return regexp.MustCompile(`vms/try +EX +held`).MatchString(s.run("dlmlockctl list"))
 	}, 20*time.Second, 20*time.Millisecond)
 	out, err := s.command(m[1]).CombinedOutput()
 	require.Error(t, err)
