@@ -103,8 +103,8 @@ var notTyped = map[string]string{
 
 // typed is what begins a command, where a document shows something in its typeface for
 // code. A program by itself is a name.
-var typed = regexp.MustCompile(`^(dlmlock(ctl|d)|systemctl|systemd-\S+|journalctl|busctl|varlinkctl|corosync\S*|dlm_\S+|` +
-	`modinfo|modprobe|make|df|apt-get|pkaction|pcs|install|cp|rm|ls|cat|sh|mount|kill|virsh|chmod|pid=\S+|` +
+var typed = regexp.MustCompile(`^(dlmlock(ctl|d)|systemctl|systemd-\S+|journalctl|busctl|varlinkctl|corosync\S*|` +
+	`dlm_\S+|modinfo|modprobe|make|df|apt-get|pkaction|pcs|install|cp|rm|ls|cat|sh|mount|kill|virsh|chmod|pid=\S+|` +
 	`/usr/\S+) `)
 
 // commandsOf reads the commands of a document: its lines to type, and those in the text.
