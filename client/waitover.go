@@ -21,7 +21,8 @@ const (
 // waitOver replaces the error of a wait that is over by one in the words of this package, which
 // also names who holds the lock. It returns every other error as it is. The service's own words
 // are for callers of its methods, and do not always name a holder on another node. own selects
-// the lock that was to be converted, which is not in its own way.
+// the lock that was to be converted, which is not in its own way. An empty one does not say here
+// which lock that was, but the service knows it, so the service's error is returned then.
 func (c *Client) waitOver(ctx context.Context, err error, want []Want, own Selector, wait time.Duration) error {
 	var e *Error
 	if !errors.As(err, &e) || e.Kind != Timeout || wait <= 0 || ctx.Err() != nil {
@@ -29,13 +30,14 @@ func (c *Client) waitOver(ctx context.Context, err error, want []Want, own Selec
 	}
 	verb, longer := "acquire ", "a larger Options.Wait waits longer, a negative one without limit"
 	if e.Op == "Convert" {
+		if own == (Selector{}) {
+			return err
+		}
 		verb, longer = "convert ", "a larger wait waits longer, a negative one without limit"
 	}
 	text := verb + namesOf(want) + ": not granted within " + wait.String()
-	if e.Op != "Convert" || own != (Selector{}) { // otherwise the lock itself could be named
-		if who := c.inTheWay(ctx, want, own); who != "" {
-			text += "; " + who
-		}
+	if who := c.inTheWay(ctx, want, own); who != "" {
+		text += "; " + who
 	}
 	return &Error{Op: e.Op, Kind: Timeout, Name: e.Name, Err: e.Err,
 		Message: text + "; " + longer + ", and Inspect shows who is in the way"}

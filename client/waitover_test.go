@@ -53,6 +53,14 @@ func TestWaitIsOver(t *testing.T) {
 	})
 }
 
+// Only the service knows which lock a Selector means that says nothing, so its error stays: that
+// names who is in the way.
+func TestWaitOfAnyLockIsOver(t *testing.T) {
+	service := &Error{Op: "Convert", Kind: Timeout, Message: "not granted; held by this node (PR, uid 7)"}
+	want := []Want{{"vms", "disk", "EX"}}
+	require.Same(t, service, new(Client).waitOver(t.Context(), service, want, Selector{}, time.Second))
+}
+
 // Holders on other nodes are named by what they have published.
 func TestHoldersOnOtherNodes(t *testing.T) {
 	in := Inspection{
