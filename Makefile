@@ -70,13 +70,13 @@ deps-lab:
 	@scripts/deps.sh $(DEPS_BUILD) $(DEPS_DEMO) $(DEPS_LIBVIRT_BUILD) $(DEPS_PACKAGES) $(DEPS_LAB)
 
 .PHONY: varlink-clients
-varlink-clients: ## unpack foreign Varlink clients for the tests, which are skipped without them
+varlink-clients: ## unpack foreign Varlink clients for the tests
 	@scripts/varlink-clients.sh bin/varlink-clients
 
 # Each of these calls make again once the packages are there, because what is
 # built depends on them.
 .PHONY: test
-test: deps ## all tests on this machine, with the race detector
+test: deps varlink-clients ## all tests on this machine, with the race detector
 	@$(MAKE) --no-print-directory run-test
 
 .PHONY: run-test

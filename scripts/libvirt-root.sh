@@ -11,14 +11,15 @@ virtqemud=
 dir=${1:?DIR} suite=${2:?SUITE}
 root=$dir/$suite
 
-if [[ ! -e $root/complete ]]; then
+made_by=$(cat "${BASH_SOURCE[0]}" "$scripts/unpack-packages.sh" | sha256sum)
+if [[ $(cat "$root/complete" 2>/dev/null) != "$made_by" ]]; then
     "$scripts/unpack-packages.sh" --with-dependencies "$root" "$suite" base-files coreutils dash libc-bin \
         libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-lock libvirt-daemon-plugin-lockd \
         qemu-system-x86 qemu-utils
     chroot "$root" /sbin/ldconfig
     cp /etc/passwd /etc/group "$root/etc"
     chroot "$root" /usr/sbin/libvirtd --version
-    touch "$root/complete"
+    echo "$made_by" >"$root/complete"
 fi
 [[ -n $virtqemud && ! -e $root/usr/sbin/virtqemud ]] || exit 0
 
