@@ -47,10 +47,12 @@ type Node struct {
 // harmless are complaints of a kernel series about itself that no program
 // causes or could prevent, and that come now and then (docs/dlm-notes.md).
 var harmless = map[string]*regexp.Regexp{
-	// Between the end of a node and the recovery, dlm_scand tells that node that
-	// it forgets a resource. And a message with a name that comes during a
-	// recovery is copied in one go into a structure and the room behind it.
-	"6.1": regexp.MustCompile(`WARNING: .* (dlm_midcomms_get_mhandle|dlm_add_requestqueue)\+`),
+	// Between the end of a node and the stop of its lockspaces, a message for
+	// that node can't be sent: of dlm_scand on 6.1, or a request of a program.
+	// And a message with a name that comes during a recovery is copied in one go
+	// into a structure and the room behind it.
+	"6.1":  regexp.MustCompile(`WARNING: .* (dlm_midcomms_get_mhandle|dlm_add_requestqueue)\+`),
+	"6.12": regexp.MustCompile(`WARNING: .* dlm_midcomms_get_mhandle\+`),
 }
 
 // newNode prepares a node that is off.

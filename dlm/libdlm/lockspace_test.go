@@ -258,6 +258,78 @@ func TestBusyKernelIsAskedAgain(t *testing.T) {
 	})
 }
 
+// While the cluster loses a node, the kernel can't send to it for a moment.
+func TestCallsThatCannotBeSentAreMadeAgain(t *testing.T) {
+	t.Run("request, conversion and unlock", func(t *testing.T) {
+		story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
+			notSent := func(what string) {
+				for range 5 {
+					d.next(what).returns(0, syscall.ENOBUFS)
+				}
+			}
+			s.Lock(1, "disk", dlm.EX, dlm.NoQueue)
+			notSent("request")
+			d.next("request").returns(3, nil)
+			d.result(result{cookie: 1, id: 3})
+			synctest.Wait()
+			s.Convert(1, dlm.PR, 0, nil)
+			notSent("convert")
+			d.next("convert").returns(3, nil)
+			d.result(result{cookie: 1, id: 3})
+			synctest.Wait()
+			s.Unlock(1, nil)
+			notSent("unlock")
+			d.next("unlock").returns(0, nil)
+			d.result(result{cookie: 1, id: 3, status: dlm.StatusUnlocked})
+			synctest.Wait()
+			require.Equal(t, []dlm.Event{
+				end(dlm.OpLock, 1, dlm.StatusOK, 3, dlm.EX),
+				end(dlm.OpConvert, 1, dlm.StatusOK, 3, dlm.PR),
+				end(dlm.OpUnlock, 1, dlm.StatusUnlocked, 3, dlm.None),
+			}, ev.take())
+		})
+	})
+	t.Run("a cancel", func(t *testing.T) {
+		story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
+			s.Lock(1, "disk", dlm.EX, 0)
+			d.next("request").returns(3, nil)
+			synctest.Wait()
+			s.Cancel(1)
+			for range 300 {
+				d.next("cancel").returns(0, syscall.ENOBUFS)
+			}
+			d.next("cancel").returns(0, nil)
+			d.result(result{cookie: 1, id: 3, status: dlm.StatusCanceled})
+			synctest.Wait()
+			require.Equal(t, []dlm.Event{end(dlm.OpLock, 1, dlm.StatusCanceled, 3, dlm.None)}, ev.take())
+			time.Sleep(time.Minute)
+			d.noCall()
+		})
+	})
+	t.Run("but not what was canceled", func(t *testing.T) {
+		story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
+			s.Lock(1, "disk", dlm.EX, 0)
+			call := d.next("request")
+			s.Cancel(1)
+			call.returns(0, syscall.ENOBUFS)
+			synctest.Wait()
+			require.Equal(t, []dlm.Event{end(dlm.OpLock, 1, dlm.StatusCanceled, 0, dlm.None)}, ev.take())
+			time.Sleep(time.Minute)
+			d.noCall()
+		})
+	})
+	t.Run("and not for ever", func(t *testing.T) {
+		story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
+			s.Lock(1, "disk", dlm.EX, 0)
+			for range maxTries + 1 {
+				d.next("request").returns(0, syscall.ENOBUFS)
+			}
+			synctest.Wait()
+			require.Equal(t, []dlm.Event{end(dlm.OpLock, 1, statusNotSent, 0, dlm.None)}, ev.take())
+		})
+	})
+}
+
 func TestSomebodyElseUnlocks(t *testing.T) {
 	ended := dlm.Event{Kind: dlm.Ended, Cookie: 1, LockID: 3, Mode: dlm.None}
 	t.Run("a lock at rest", func(t *testing.T) {

@@ -142,10 +142,8 @@ func (s *lockspace) returned(r *kernelCall, id dlm.LockID, err error) (more *ker
 	case s.closed:
 		return nil
 	case r.kind == callCancel:
-		if l.seq == r.seq && l.asked&dlm.NoQueue != 0 {
-			s.cancelIfStuck(*r)
-		}
-		return nil // the result of the canceled operation reports everything
+		s.cancelReturned(r, err)
+		return nil
 	case r.kind == callProbeRetry, r.kind == callUnlockRetry:
 		s.retried(r, err)
 		return nil
@@ -194,21 +192,42 @@ func (s *lockspace) ask(r *kernelCall, id dlm.LockID) (dlm.LockID, error) {
 	}
 }
 
-// failed ends an operation that the kernel refused.
+// cancelReturned handles the return of a cancel. The result of the canceled operation reports
+// everything, unless the kernel could not send the cancel.
+func (s *lockspace) cancelReturned(r *kernelCall, err error) {
+	l := r.lock
+	switch {
+	case l.seq != r.seq:
+	case statusOf(err) == statusNotSent:
+		s.later(r)
+	case l.asked&dlm.NoQueue != 0:
+		s.cancelIfStuck(*r)
+	}
+}
+
+// statusNotSent is what create_message (fs/dlm/lock.c) returns if it can't send to a node. This
+// happens while the cluster loses that node: dlm_controld removes the node's address from configfs
+// as soon as corosync reports that it is gone (quorum_callback in member.c), and stops the
+// lockspaces a moment later. A call that is tried again then waits in the kernel for the recovery.
+const statusNotSent = dlm.Status(syscall.ENOBUFS)
+
+// failed ends an operation that the kernel refused, or tries it again later if the refusal is of
+// the moment.
 func (s *lockspace) failed(r *kernelCall, err error) {
 	l := r.lock
 	if l.seq != r.seq || l.op == dlm.OpNone {
 		return
 	}
 	status := statusOf(err)
+	// If the kernel is busy although no operation of ours is under way, what is outstanding is the
+	// master's reply to a cancel (validate_lock_args).
+	passing := status == dlm.StatusBusy || status == statusNotSent
 	switch {
-	case status == dlm.StatusBusy && r.tries < maxTries:
-		// No operation of ours is under way, so what is outstanding is the master's reply to a
-		// cancel (validate_lock_args).
+	case passing && l.canceled:
+		l.afterProbe, status = nil, dlm.StatusCanceled
+	case passing && r.tries < maxTries:
 		l.stage = queued
-		again := *r
-		again.tries++
-		time.AfterFunc(patience(r.tries), func() { s.calls.Add(again) })
+		s.later(r)
 		return
 	case status == dlm.StatusNotFound && r.kind == callRequest:
 		status = dlm.StatusGone // a new lock can't be missing: the lockspace is
@@ -216,9 +235,16 @@ func (s *lockspace) failed(r *kernelCall, err error) {
 	s.finish(l, dlm.Event{Status: status})
 }
 
-// maxTries bounds how often an operation that the kernel calls busy is tried again: for half a
-// minute.
+// maxTries bounds how often an operation is tried again that the kernel refuses for the moment: for
+// half a minute.
 const maxTries = 70
+
+// later makes a call again.
+func (s *lockspace) later(r *kernelCall) {
+	again := *r
+	again.tries = min(r.tries+1, maxTries)
+	time.AfterFunc(patience(r.tries), func() { s.calls.Add(again) })
+}
 
 func patience(tries uint8) time.Duration {
 	return min(time.Millisecond<<min(tries, 10), 500*time.Millisecond)
