@@ -12,8 +12,9 @@ import (
 )
 
 const (
-	// MaxSubscribers is how many sessions may be subscribed; every change of a lock
-	// is a message to each.
+	// MaxSubscribers is how many sessions may be subscribed to everything; every change
+	// of a lock is a message to each. What is about the locks of one owner alone
+	// (Subscribe.Of) does not count.
 	MaxSubscribers = 64
 	// MaxSubscribersPerUID is how many sessions of one user may be. Root is exempt.
 	MaxSubscribersPerUID = 8
@@ -61,6 +62,13 @@ type hub struct {
 	watching   bool                         // what Watch has told the service
 	telling    bool                         // somebody is about to tell it
 	spaces     map[string]bool              // lockspaces that were told of
+
+	// The subscriptions to the locks of one owner: owners finds them for an event, narrow
+	// for a session (guarded by mu).
+	owners *ownerIndex
+	narrow map[*Session][]*Subscription
+	// For publish, which has deliver: those whom an event concerns.
+	found []*Subscription
 }
 
 // receivers are who gets events.
@@ -71,7 +79,8 @@ type receivers struct {
 }
 
 func newHub(core *Core) *hub {
-	h := &hub{core: core, subscribed: make(map[*Session][]*Subscription), spaces: make(map[string]bool)}
+	h := &hub{core: core, subscribed: make(map[*Session][]*Subscription), spaces: make(map[string]bool),
+		owners: newOwnerIndex(), narrow: make(map[*Session][]*Subscription)}
 	h.receivers.Store(new(receivers))
 	return h
 }
@@ -118,7 +127,7 @@ func (h *hub) changed() {
 func (h *hub) tellService() {
 	for {
 		h.mu.Lock()
-		now := h.receivers.Load().watch()
+		now := h.receivers.Load().watch() || len(h.narrow) > 0
 		if h.telling || now == h.watching {
 			h.mu.Unlock()
 			return
@@ -179,11 +188,15 @@ func (h *hub) publish(e Event) {
 	for _, d := range doors {
 		d.listen(e)
 	}
-	for _, s := range r.subs {
-		if !s.closed.Load() {
-			s.sink(e)
+	h.found = h.owners.find(e, h.found[:0])
+	for _, subs := range [][]*Subscription{r.subs, h.found} {
+		for _, s := range subs {
+			if !s.closed.Load() {
+				s.sink(e)
+			}
 		}
 	}
+	clear(h.found) // an ended subscription must not stay in memory
 }
 
 // isDetail reports whether an event is about a single lock or request.
@@ -200,6 +213,8 @@ func isDetail(e Event) bool {
 type Subscription struct {
 	hub     *hub
 	session *Session
+	uid     uint32
+	of      *Owners // nil: everything
 	// Gets the events, one at a time, on the goroutine that brings them; it must not
 	// block.
 	sink func(Event)
@@ -214,13 +229,26 @@ func (s *Subscription) Close() {
 	defer h.tellService()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	of := slices.DeleteFunc(h.subscribed[s.session], func(other *Subscription) bool { return other == s })
+	all := h.of(s)
+	of := slices.DeleteFunc(all[s.session], func(other *Subscription) bool { return other == s })
 	if len(of) == 0 {
-		delete(h.subscribed, s.session)
+		delete(all, s.session)
 	} else {
-		h.subscribed[s.session] = of
+		all[s.session] = of
+	}
+	if s.of != nil {
+		h.owners.remove(s)
+		return
 	}
 	h.changed()
+}
+
+// of are the subscriptions among which one is counted. h.mu is held to use them.
+func (h *hub) of(s *Subscription) map[*Session][]*Subscription {
+	if s.of != nil {
+		return h.narrow
+	}
+	return h.subscribed
 }
 
 // gone ends the subscriptions of a session that is no more.
@@ -228,6 +256,11 @@ func (h *hub) gone(s *Session) {
 	defer h.tellService()
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	for _, sub := range h.narrow[s] {
+		sub.closed.Store(true)
+		h.owners.remove(sub)
+	}
+	delete(h.narrow, s)
 	subs, ok := h.subscribed[s]
 	if !ok {
 		return
@@ -239,17 +272,30 @@ func (h *hub) gone(s *Session) {
 	h.changed()
 }
 
-// Subscribers is how many sessions of all doors are subscribed.
+// Subscribers is how many sessions of all doors are subscribed, to whatever it is.
 func (c *Core) Subscribers() int {
 	c.hub.mu.Lock()
 	defer c.hub.mu.Unlock()
-	return len(c.hub.subscribed)
+	n := len(c.hub.subscribed)
+	for s := range maps.Keys(c.hub.narrow) {
+		if _, twice := c.hub.subscribed[s]; !twice {
+			n++
+		}
+	}
+	return n
 }
 
 // Subscribe asks for the events about single locks and requests. They go to Sink
 // with all others, one at a time and in order; where Sink is nil, to the
 // door's function (Door.Listen).
-type Subscribe struct{ Sink func(Event) }
+type Subscribe struct {
+	Sink func(Event)
+	// Of limits the subscription to the caller's own locks and requests of these owners, and
+	// needs a Sink. Lockspaces and the service are not told of then. Such a subscription costs
+	// nothing where others' locks change, so only the limits on sessions bound how many there
+	// are. nil: everything.
+	Of *Owners
+}
 
 // Op implements Method.
 func (*Subscribe) Op() string { return "subscribe" }
@@ -258,26 +304,31 @@ func (*Subscribe) Op() string { return "subscribe" }
 func (*Subscribe) Cost() Cost { return Cost{} }
 
 // Validate implements Method.
-func (*Subscribe) Validate() error { return nil }
+func (m *Subscribe) Validate() error {
+	if m.Of == nil {
+		return nil
+	}
+	return invalid(m.Op(), checkOwner(m.Of.Name, true))
+}
 
 // Run subscribes, unless too many sessions are. It blocks in the authoriser.
 func (m *Subscribe) Run(c *Call) (*Subscription, error) {
 	if err := c.Authorize(api.ActInspect, About{Op: m.Op()}); err != nil {
 		return nil, err
 	}
-	s := &Subscription{hub: c.core.hub, session: c.session, sink: m.Sink}
-	if err := s.hub.add(s, c.UID()); err != nil {
+	s := &Subscription{hub: c.core.hub, session: c.session, uid: c.UID(), of: m.Of, sink: m.Sink}
+	if err := s.hub.add(s); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-func (h *hub) add(s *Subscription, uid uint32) error {
+func (h *hub) add(s *Subscription) error {
 	defer h.tellService()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if _, ok := h.subscribed[s.session]; !ok {
-		if err := h.full(uid); err != nil {
+	if _, ok := h.subscribed[s.session]; !ok && s.of == nil {
+		if err := h.full(s.uid); err != nil {
 			return err
 		}
 	}
@@ -285,7 +336,12 @@ func (h *hub) add(s *Subscription, uid uint32) error {
 		s.closed.Store(true) // gone has been called, or is about to be and finds nothing
 		return nil
 	}
-	h.subscribed[s.session] = append(h.subscribed[s.session], s)
+	all := h.of(s)
+	all[s.session] = append(all[s.session], s)
+	if s.of != nil {
+		h.owners.add(s)
+		return nil
+	}
 	h.changed()
 	return nil
 }

@@ -9,10 +9,13 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// subscribeTo subscribes a session.
-func subscribeTo(t *testing.T, s *Session, sink func(Event)) (sub *Subscription, err error) {
+// subscribeTo subscribes a session, to everything or to one set of owners.
+func subscribeTo(t *testing.T, s *Session, sink func(Event), of ...Owners) (sub *Subscription, err error) {
 	t.Helper()
 	m := &Subscribe{Sink: sink}
+	if len(of) > 0 {
+		m.Of = &of[0]
+	}
 	c := &testCall{answers: make(chan error, 2)}
 	c.run = func(c *testCall) {
 		var err error

@@ -21,8 +21,11 @@ const (
 
 // eventKinds are the fields of monitorOut that can be asked for. The others, ready and
 // overflow, come in any case.
-var eventKinds = []string{"lockAdded", "lockChanged", "lockRemoved", "lockLost", "blocking", "lockspaceChanged",
-	"serviceChanged", "requestAdded", "requestRemoved"}
+var eventKinds = []string{"lockAdded", "lockChanged", "lockRemoved", "lockLost", "blocking", "requestAdded",
+	"requestRemoved", "lockspaceChanged", "serviceChanged"}
+
+// ownedKinds are those of eventKinds that are about a lock or a request.
+var ownedKinds = eventKinds[:7]
 
 // monitor is Monitor.
 //
@@ -33,7 +36,8 @@ var eventKinds = []string{"lockAdded", "lockChanged", "lockRemoved", "lockLost",
 type monitor struct {
 	monitorIn
 	silent
-	kinds map[string]bool // nil: all
+	kinds map[string]bool  // nil: all
+	of    *frontend.Owners // whose locks and requests; nil: everybody's
 	call  *call
 	sub   *frontend.Subscription // nil: not yet, or no more
 
@@ -42,12 +46,21 @@ type monitor struct {
 }
 
 func (m *monitor) method(*wire.Call) (frontend.Method, error) {
+	if err := m.owners(); err != nil {
+		return nil, err
+	}
+	if m.of != nil && m.Events == nil {
+		m.Events = ownedKinds
+	}
 	if m.Events != nil {
 		m.kinds = make(map[string]bool, len(m.Events))
 	}
 	for i, kind := range m.Events {
-		if !slices.Contains(eventKinds, kind) {
-			return nil, badParameter{fmt.Sprintf("events[%d]", i), "there is no such kind of event"}
+		switch field := fmt.Sprintf("events[%d]", i); {
+		case !slices.Contains(eventKinds, kind):
+			return nil, badParameter{field, "there is no such kind of event"}
+		case m.of != nil && !slices.Contains(ownedKinds, kind):
+			return nil, badParameter{field, "this kind of event has no owner; leave out owner and ownerPrefix"}
 		}
 		m.kinds[kind] = true
 	}
@@ -59,6 +72,27 @@ func (m *monitor) method(*wire.Call) (frontend.Method, error) {
 	return nil, nil
 }
 
+// owners reads whose locks and requests are wanted.
+func (m *monitor) owners() error {
+	switch {
+	case m.Owner != nil && m.OwnerPrefix != nil:
+		return badParameter{"ownerPrefix", "it can't be given together with owner"}
+	case m.Owner != nil:
+		m.of = &frontend.Owners{Name: *m.Owner}
+	case m.OwnerPrefix != nil:
+		m.of = &frontend.Owners{Name: *m.OwnerPrefix, Prefix: true}
+	default:
+		return nil
+	}
+	if *m.of == (frontend.Owners{Prefix: true}) {
+		return badParameter{"ownerPrefix", "it has at least one byte; use ownOnly for all owners of the caller's user"}
+	}
+	if err := (&frontend.Subscribe{Of: m.of}).Validate(); err != nil {
+		return about(err, "monitor", name{})
+	}
+	return nil
+}
+
 // run subscribes, and leaves the rest to the connection's goroutine (begin), which may
 // wait for the client. Events that come meanwhile queue behind it.
 func (m *monitor) run(c *call) {
@@ -67,7 +101,7 @@ func (m *monitor) run(c *call) {
 	if !existing {
 		m.upTo = math.MaxUint64
 	}
-	sub, err := (&frontend.Subscribe{Sink: m.event}).Run(&c.Call)
+	sub, err := (&frontend.Subscribe{Sink: m.event, Of: m.of}).Run(&c.Call)
 	if err != nil {
 		c.Fail(err)
 		return
@@ -248,12 +282,14 @@ func (m *monitor) told(ref api.Ref) bool {
 func (m *monitor) kind(kind string) bool { return m.kinds == nil || m.kinds[kind] }
 
 func (m *monitor) wants(kind string, l *api.LockInfo) bool {
-	return m.kind(kind) && m.concerns(l.Lockspace, l.UID)
+	return m.kind(kind) && m.concerns(l.Lockspace, l.UID, l.Owner)
 }
 
-// concerns applies the two parameters that narrow all events about locks.
-func (m *monitor) concerns(lockspace string, uid uint32) bool {
-	return (m.Lockspace == nil || *m.Lockspace == lockspace) && (!isTrue(m.OwnOnly) || uid == m.call.UID())
+// concerns applies the parameters that narrow all events about locks. What there was before
+// the subscription comes here unfiltered.
+func (m *monitor) concerns(lockspace string, uid uint32, owner string) bool {
+	return (m.Lockspace == nil || *m.Lockspace == lockspace) &&
+		(m.of == nil && !isTrue(m.OwnOnly) || uid == m.call.UID()) && (m.of == nil || m.of.Match(owner))
 }
 
 func (m *monitor) lockAdded(l *api.LockInfo) (out monitorOut) {
@@ -274,7 +310,7 @@ func (m *monitor) lockspaceChanged(s *api.LockspaceInfo, gone bool) (out monitor
 }
 
 func (m *monitor) wantsRequest(kind string, r *frontend.RequestInfo) bool {
-	return m.kind(kind) && m.concerns(r.Want.Lockspace, r.UID)
+	return m.kind(kind) && m.concerns(r.Want.Lockspace, r.UID, r.Owner)
 }
 
 // requestAdded tells of a request that waits.

@@ -239,10 +239,12 @@ type purgeOut struct {
 
 // monitorIn are the parameters of Monitor. Existing is true if it is left out.
 type monitorIn struct {
-	Events    []string `json:"events,omitempty"`
-	Lockspace *string  `json:"lockspace"`
-	OwnOnly   *bool    `json:"ownOnly"`
-	Existing  *bool    `json:"existing"`
+	Events      []string `json:"events,omitempty"`
+	Lockspace   *string  `json:"lockspace"`
+	OwnOnly     *bool    `json:"ownOnly"`
+	Owner       *string  `json:"owner"`
+	OwnerPrefix *string  `json:"ownerPrefix"`
+	Existing    *bool    `json:"existing"`
 }
 
 // monitorOut is one event; exactly one field is there. It has to be comparable, since
