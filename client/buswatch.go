@@ -3,12 +3,18 @@ package client
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
 )
 
 func (b *bus) watch(ctx context.Context) (<-chan Event, error) { return b.listen(ctx, false) }
+
+// watchOwners watches all locks: the bus passes signals on by their sender and path alone.
+func (b *bus) watchOwners(ctx context.Context, _ owners, _ *atomic.Bool) (<-chan Event, error) {
+	return b.listen(ctx, false)
+}
 
 // listen watches the signals, and also sends the ends of Requests if asked to.
 func (b *bus) listen(ctx context.Context, requests bool) (<-chan Event, error) {

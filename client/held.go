@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -68,6 +67,7 @@ type Held struct {
 	c        *Client
 	owner    string
 	ownOwner bool   // nobody else has this owner
+	of       owners // whose locks are watched: at least this owner's
 	lifetime string // the one that take has found to be known to the service
 
 	ctx  context.Context         // ends with the locks
@@ -103,11 +103,15 @@ func (c *Client) hold(ctx, parent context.Context, want []Want, o Options) (*Hel
 		return nil, tooLate(want, wrap("Acquire", ctx.Err()))
 	}
 	h := &Held{c: c, owner: o.Owner, ownOwner: o.OwnerUnique, lost: make(chan struct{})}
-	if h.owner == "" {
-		h.owner, h.ownOwner = ownerPrefix+rand.Text(), true
+	if h.of = (owners{name: h.owner}); h.owner == "" {
+		h.ownOwner = true
+		h.owner, h.of = c.kept.ownerFor()
+	}
+	if c.Conn() != nil {
+		h.of = owners{} // one watch has everything there
 	}
 	o.Owner, o.OwnerUnique = h.owner, h.ownOwner
-	if err := c.kept.begin(c); err != nil {
+	if err := c.kept.begin(c, h.of); err != nil {
 		return nil, err
 	}
 	var err error
@@ -115,7 +119,7 @@ func (c *Client) hold(ctx, parent context.Context, want []Want, o Options) (*Hel
 		if h.ownOwner && (errors.Is(err, NoAnswer) || errors.Is(err, Canceled)) {
 			h.withdraw(ctx)
 		}
-		c.kept.leave()
+		c.kept.leave(h.of)
 		if ctx.Err() != nil {
 			err = tooLate(want, err)
 		}
@@ -318,12 +322,20 @@ func (h *Held) Convert(ctx context.Context, to Want, wait time.Duration) error {
 	h.mu.Unlock()
 	token, err := h.convert(ctx, to, lock, wait)
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.changes++
 	if err == nil {
 		h.grants[i].Mode, h.grants[i].Token = canonical(to.Mode), token
 	}
+	h.mu.Unlock()
+	h.c.kept.converted(h)
 	return err
+}
+
+// changing reports whether the holder is converting one of the locks.
+func (h *Held) changing() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.changes%2 == 1
 }
 
 // convert makes the call of Convert. Over D-Bus a call that waits has a separate connection, as

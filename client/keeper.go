@@ -2,41 +2,64 @@ package client
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"slices"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// keeper watches the locks of a Client that Hold has taken. Two goroutines do that, as
-// long as there are such locks: one reads the events of the service and finds it again
-// after a restart of the bus, the other asks for one lock after the other whether it is
-// still held, since the service reports losses, but no releases by others, and not
-// everybody may see all losses.
+// keeper watches the locks of a Client that Hold has taken. As long as there are such locks, a
+// goroutine asks for one lock after the other whether it is still held, and others, one for each
+// watch, read the events of the service and find it again after a restart of the bus.
+//
+// Over Varlink a watch has the events of the locks of one owner, or of all whose owner this Client
+// has made up, so it costs the service nothing when other locks change. It reports everything that
+// happens to these locks. Over D-Bus one watch has the losses of all locks. Releases by others are
+// not reported there, and not everybody may see all losses, so that each lock is asked about often.
 type keeper struct {
-	// starting is held while a run starts, so that it has started for all who need it.
+	// starting is held while a run or a watch starts, so that it has started for all who need it.
 	starting sync.Mutex
 
-	mu    sync.Mutex
-	users int // locks that are held or being taken
-	held  []*Held
-	next  int // the place in held of the one to be asked about next
+	mu      sync.Mutex
+	users   int // locks that are held or being taken
+	held    []*Held
+	next    int // the place in held of the one to be asked about next
+	watches map[owners]*heldWatch
+	prefix  string // of the owners that are made up; "": none has been yet
+	made    uint64 // how many owners have been made up
 	// lost are the losses that were reported lately: one may be reported before Hold
-	// knows the name of its lock.
+	// knows the name of its lock. touched are the other changes.
 	lost    map[LockName]Event
+	touched map[LockName]struct{}
+	soon    []*Held            // to be asked about at once
+	wake    chan struct{}      // says that soon has something; one element
+	run     context.Context    // of the goroutines
 	stopRun context.CancelFunc // ends the run; nil: none goes on
 	done    sync.WaitGroup     // of the goroutines of a run
 	closed  bool               // by Client.Close; no further run begins
 	notice  func(string)       // of Notify; nil: not set
 }
 
-// How often each lock is asked about, and how many calls a second that may cost.
+// heldWatch is the watch over the locks of some owners.
+type heldWatch struct {
+	of       owners
+	users    int                // locks that are held or being taken; guarded by keeper.mu
+	end      context.CancelFunc // ends the watch
+	complete atomic.Bool        // the service reports every change of the locks
+}
+
+// How often each lock is asked about, with a watch that is complete and with another one, and how
+// many calls a second that may cost.
 const (
-	askHeldEvery  = 2 * time.Second
-	askHeldPause  = 50 * time.Millisecond
-	heldAskedTime = 10 * time.Second
-	redialEvery   = time.Second
-	// mostLost is how many reported losses are remembered.
+	askHeldEvery    = 2 * time.Second
+	askWatchedEvery = time.Minute
+	askHeldPause    = 50 * time.Millisecond
+	heldAskedTime   = 10 * time.Second
+	redialEvery     = time.Second
+	// mostLost is how many reported losses, and how many other changes, are remembered.
 	mostLost = 1000
 )
 
@@ -48,9 +71,21 @@ func (c *Client) Notify(f func(text string)) {
 	c.kept.notice = f
 }
 
-// begin starts the watch unless it runs already. leave, or the end of the lock that is
-// then added, undoes that.
-func (k *keeper) begin(c *Client) error {
+// ownerFor makes up an owner that nobody else has, and returns the owners that are watched for it.
+// All that one Client makes up begin alike, so one watch is enough for them.
+func (k *keeper) ownerFor() (owner string, of owners) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.prefix == "" {
+		k.prefix = ownerPrefix + rand.Text() + "-"
+	}
+	k.made++
+	return k.prefix + strconv.FormatUint(k.made, 10), owners{k.prefix, true}
+}
+
+// begin starts the watch over the locks of some owners unless it runs already. leave, or the end of
+// the lock that is then added, undoes that.
+func (k *keeper) begin(c *Client, of owners) error {
 	k.starting.Lock()
 	defer k.starting.Unlock()
 	k.mu.Lock()
@@ -58,48 +93,77 @@ func (k *keeper) begin(c *Client) error {
 	first, closed := k.users == 1, k.closed
 	k.mu.Unlock()
 	var err error
-	switch {
-	case closed:
+	if closed {
 		err = &Error{Op: "Watch", Kind: Canceled, Message: ErrClosed.Error(), Err: ErrClosed}
-	case first:
-		err = k.start(c)
+	} else {
+		if first {
+			k.start(c)
+		}
+		err = k.cover(c, of)
 	}
 	if err != nil {
-		k.leave()
+		k.leave(of)
 	}
 	return err
 }
 
 // start begins a run. Its context is not that of Hold, because the end of one Hold must
 // not end the watch of other locks.
-func (k *keeper) start(c *Client) error {
+func (k *keeper) start(c *Client) {
 	k.done.Wait() // the last run ends with its last lock
 	ctx, stop := context.WithCancel(context.Background())
-	events, err := c.Watch(ctx)
-	if err != nil {
-		stop()
-		return err
-	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.closed {
 		stop() // the goroutines end at once
 	}
-	k.stopRun, k.lost = stop, map[LockName]Event{}
-	k.done.Go(func() { k.watch(ctx, c, events) })
-	k.done.Go(func() { k.ask(ctx, c) })
+	k.run, k.stopRun, k.wake = ctx, stop, make(chan struct{}, 1)
+	k.lost, k.touched, k.soon = map[LockName]Event{}, map[LockName]struct{}{}, nil
+	k.watches = map[owners]*heldWatch{}
+	k.done.Go(func() { k.ask(ctx, c, k.wake) })
+}
+
+// cover sees to it that there is a watch. k.starting is held.
+func (k *keeper) cover(c *Client, of owners) error {
+	k.mu.Lock()
+	w, run := k.watches[of], k.run
+	if w != nil {
+		w.users++
+	}
+	k.mu.Unlock()
+	if w != nil {
+		return nil
+	}
+	w = &heldWatch{of: of, users: 1}
+	var ctx context.Context
+	ctx, w.end = context.WithCancel(run)
+	events, err := c.transport().watchOwners(ctx, of, &w.complete)
+	if err != nil {
+		w.end()
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.watches[of] = w
+	k.done.Go(func() { k.watch(ctx, c, w, events) })
 	return nil
 }
 
 // leave ends the watch of the last user.
-func (k *keeper) leave() {
+func (k *keeper) leave(of owners) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.left()
+	k.left(of)
 }
 
 // left is leave with k.mu held.
-func (k *keeper) left() {
+func (k *keeper) left(of owners) {
+	if w := k.watches[of]; w != nil {
+		if w.users--; w.users == 0 {
+			w.end()
+			delete(k.watches, of)
+		}
+	}
 	if k.users--; k.users == 0 && k.stopRun != nil {
 		k.stopRun()
 		k.stopRun = nil
@@ -117,6 +181,9 @@ func (k *keeper) add(h *Held) {
 		if e, ok := k.lost[g.Lock]; ok {
 			early = &LossError{g, LossReported, e.Reason}
 		}
+		if _, ok := k.touched[g.Lock]; ok {
+			k.hurry(h)
+		}
 	}
 	k.mu.Unlock()
 	switch {
@@ -133,7 +200,7 @@ func (k *keeper) remove(h *Held) {
 	defer k.mu.Unlock()
 	if i := slices.Index(k.held, h); i >= 0 {
 		k.held = slices.Delete(k.held, i, i+1)
-		k.left()
+		k.left(h.of)
 	}
 }
 
@@ -169,7 +236,7 @@ func (k *keeper) say(text string) {
 }
 
 // watch reads the events.
-func (k *keeper) watch(ctx context.Context, c *Client, events <-chan Event) {
+func (k *keeper) watch(ctx context.Context, c *Client, w *heldWatch, events <-chan Event) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -177,14 +244,14 @@ func (k *keeper) watch(ctx context.Context, c *Client, events <-chan Event) {
 		case e, ok := <-events:
 			switch {
 			case ok:
-				k.event(ctx, c, e)
+				k.event(ctx, c, w, e)
 			case ctx.Err() != nil:
 				return
 			default:
-				if events = k.reconnect(ctx, c); events == nil {
+				if events = k.reconnect(ctx, c, w); events == nil {
 					return
 				}
-				k.askAll(ctx, c)
+				k.askAll(ctx, c, w)
 			}
 		}
 	}
@@ -192,12 +259,63 @@ func (k *keeper) watch(ctx context.Context, c *Client, events <-chan Event) {
 
 // event reads one event. A new service has adopted the locks or found them gone, and what it
 // found before the watch saw it was reported to nobody here: hence the questions.
-func (k *keeper) event(ctx context.Context, c *Client, e Event) {
+func (k *keeper) event(ctx context.Context, c *Client, w *heldWatch, e Event) {
 	switch e.Kind {
 	case LockLost:
 		k.reported(e)
+	case lockTouched:
+		k.touch(e)
 	case ServiceStarted:
-		k.askAll(ctx, c)
+		k.askAll(ctx, c, w)
+	}
+}
+
+// touch has a lock asked about that somebody has changed or released, unless the change has brought
+// the mode that it is to have, or may be the holder's own, which calls converted in the end. What
+// Hold has not returned yet is remembered.
+func (k *keeper) touch(e Event) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	known := false
+	for _, h := range k.held {
+		for _, g := range h.Grants() {
+			if g.Lock != e.Lock {
+				continue
+			}
+			known = true
+			own := e.State == "converting" || e.State == "held" && (e.Mode == g.Mode || h.changing())
+			if !own {
+				k.hurry(h)
+			}
+		}
+	}
+	if known {
+		return
+	}
+	if len(k.touched) >= mostLost {
+		clear(k.touched)
+	}
+	k.touched[e.Lock] = struct{}{}
+}
+
+// converted has a lock asked about that its holder has converted, or tried to: what was reported
+// meanwhile could not be judged.
+func (k *keeper) converted(h *Held) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if w := k.watches[h.of]; w != nil && w.complete.Load() {
+		k.hurry(h)
+	}
+}
+
+// hurry has a lock asked about at once. k.mu is held.
+func (k *keeper) hurry(h *Held) {
+	if !slices.Contains(k.soon, h) {
+		k.soon = append(k.soon, h)
+	}
+	select {
+	case k.wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -220,7 +338,7 @@ func (k *keeper) reported(e Event) {
 
 // reconnect waits for the bus to come back. It returns nil at the end of ctx, or if it
 // can't connect again; then losses are no longer noticed.
-func (k *keeper) reconnect(ctx context.Context, c *Client) <-chan Event {
+func (k *keeper) reconnect(ctx context.Context, c *Client, w *heldWatch) <-chan Event {
 	// The bus tells the service that this connection has ended, and the service releases.
 	for _, h := range k.all() {
 		if h.lifetime == Connection {
@@ -238,7 +356,7 @@ func (k *keeper) reconnect(ctx context.Context, c *Client) <-chan Event {
 		if err != nil {
 			continue
 		}
-		if events, err := c.swap(t).Watch(ctx); err == nil {
+		if events, err := c.swap(t).transport().watchOwners(ctx, w.of, &w.complete); err == nil {
 			k.say("the connection to the message bus is back")
 			return events
 		}
@@ -256,30 +374,59 @@ func (c *Client) swap(t transport) *Client {
 	return c
 }
 
-// ask asks about one lock after the other, each every askHeldEvery, unless there are so
-// many that the pause between two calls sets the pace. So a holder of many locks costs the
-// service 20 calls a second at most.
-func (k *keeper) ask(ctx context.Context, c *Client) {
-	wait := askHeldEvery
-	for pause(ctx, wait) {
-		k.mu.Lock()
-		n := len(k.held)
-		var h *Held
-		if n > 0 {
-			k.next = (k.next + 1) % n
-			h = k.held[k.next]
+// ask asks about one lock after the other, each every askHeldEvery, or every askWatchedEvery if all
+// changes of all of them are reported, unless there are so many that the pause between two calls
+// sets the pace. So a holder of many locks costs the service 20 calls a second at most. Locks about
+// which something was reported come at once.
+func (k *keeper) ask(ctx context.Context, c *Client, wake <-chan struct{}) {
+	timer := time.NewTimer(askHeldEvery)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-wake:
+			k.mu.Lock()
+			soon := k.soon
+			k.soon = nil
+			k.mu.Unlock()
+			for _, h := range soon {
+				k.askAbout(ctx, c, h)
+			}
+		case <-timer.C:
+			h, pause := k.turn()
+			if h != nil {
+				k.askAbout(ctx, c, h)
+			}
+			timer.Reset(pause)
 		}
-		k.mu.Unlock()
-		if h != nil {
-			k.askAbout(ctx, c, h)
-		}
-		wait = max(askHeldEvery/time.Duration(max(n, 1)), askHeldPause)
 	}
 }
 
-func (k *keeper) askAll(ctx context.Context, c *Client) {
+// turn returns the lock to be asked about now, nil if there is none, and how long to wait then.
+func (k *keeper) turn() (h *Held, pause time.Duration) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	every := askWatchedEvery
+	for _, w := range k.watches {
+		if !w.complete.Load() {
+			every = askHeldEvery
+		}
+	}
+	n := len(k.held)
+	if n > 0 {
+		k.next = (k.next + 1) % n
+		h = k.held[k.next]
+	}
+	return h, max(every/time.Duration(max(n, 1)), askHeldPause)
+}
+
+// askAll asks about all locks of a watch.
+func (k *keeper) askAll(ctx context.Context, c *Client, w *heldWatch) {
 	for _, h := range k.all() {
-		k.askAbout(ctx, c, h)
+		if h.of == w.of {
+			k.askAbout(ctx, c, h)
+		}
 	}
 }
 
@@ -320,13 +467,18 @@ func (c *Client) missing(ctx context.Context, owner string, g Grant) bool {
 }
 
 // whyGone says whether a lock was lost, which the bus does not report to everybody, or
-// released by somebody else.
+// released by somebody else. The list of losses is there also when the lockspace was left; an older
+// service does not have it.
 func (c *Client) whyGone(ctx context.Context, g Grant) *LossError {
-	in, err := c.Inspect(ctx, g.Lockspace, g.Resource)
+	lost, err := c.Lost(ctx, Filter{Lockspace: g.Lockspace, Resource: g.Resource})
 	if err != nil {
-		return &LossError{g, LossUnknown, "it no longer exists"}
+		in, err := c.Inspect(ctx, g.Lockspace, g.Resource)
+		if err != nil {
+			return &LossError{g, LossUnknown, "it no longer exists"}
+		}
+		lost = in.Lost
 	}
-	for _, l := range in.Lost {
+	for _, l := range lost {
 		if l.Lock == g.Lock {
 			return &LossError{g, LossReported, l.Reason}
 		}

@@ -12,8 +12,8 @@ import (
 // The context that it returns is for the work that the lock protects: it ends when the
 // lock is lost, for example because this node has left the lockspace or somebody has
 // released the lock, and context.Cause then says why (ErrLost). It ends with ctx and
-// with unlock, too. It ends a moment after the loss (up to two seconds after a
-// release by somebody else), and work needs a moment to stop; where another node must not
+// with unlock, too. It ends a moment after the loss (over D-Bus up to two seconds after
+// a release by somebody else), and work needs a moment to stop; where another node must not
 // begin before that, the storage has to check Token.
 //
 // unlock releases the lock. It has to be called in any case; a second call does

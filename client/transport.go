@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 )
 
@@ -39,6 +40,9 @@ type transport interface {
 	purge(ctx context.Context, lockspace string, lockids []uint32, some bool) (purged uint32, err error)
 	status(ctx context.Context) (map[string]any, error)
 	watch(ctx context.Context) (<-chan Event, error)
+	// watchOwners reports the losses of these locks, and the ends and starts of the service, as
+	// watch does. Once complete, it also reports every other change of them as a lockTouched.
+	watchOwners(ctx context.Context, of owners, complete *atomic.Bool) (<-chan Event, error)
 	seesPIDs(ctx context.Context) bool
 	view(ctx context.Context) (BusView, error)
 

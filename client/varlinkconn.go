@@ -25,13 +25,19 @@ type varlinkPool struct {
 	end  context.CancelFunc
 
 	mu   sync.Mutex
-	idle []*varlinkConn
+	idle []*varlinkConn // the one that was used last comes last
+	// sweep closes those that were not used for idleTime; nil: there is none.
+	sweep *time.Timer
 	// keep are connections to which locks are tied, until close.
 	keep []*varlinkConn
 }
 
-// maxIdle is how many connections without a call are kept.
-const maxIdle = 4
+// maxIdle is how many connections without a call are kept, and idleTime how long: the service
+// limits how many connections a user has.
+const (
+	maxIdle  = 4
+	idleTime = 5 * time.Second
+)
 
 // maxReply is how long a reply may be. The service's are much shorter.
 const maxReply = 64 << 20
@@ -40,6 +46,7 @@ const maxReply = 64 << 20
 type varlinkConn struct {
 	sock *net.UnixConn
 	r    *bufio.Reader
+	used time.Time // when the last call was answered
 	// The end of a context has closed the socket, or is about to, though the call was answered.
 	cut bool
 }
@@ -129,7 +136,24 @@ func (p *varlinkPool) put(c *varlinkConn) {
 		_ = c.sock.Close()
 		return
 	}
+	c.used = time.Now()
 	p.idle = append(p.idle, c)
+	if p.sweep == nil {
+		p.sweep = time.AfterFunc(idleTime, p.closeUnused)
+	}
+}
+
+// closeUnused closes the connections that were not used for long enough.
+func (p *varlinkPool) closeUnused() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for len(p.idle) > 0 && time.Since(p.idle[0].used) >= idleTime {
+		_ = p.idle[0].sock.Close()
+		p.idle = p.idle[1:]
+	}
+	if p.sweep = nil; len(p.idle) > 0 {
+		p.sweep = time.AfterFunc(idleTime-time.Since(p.idle[0].used), p.closeUnused)
+	}
 }
 
 // hold keeps a connection open until close.
@@ -151,6 +175,9 @@ func (p *varlinkPool) close() {
 		_ = c.sock.Close()
 	}
 	p.idle, p.keep = nil, nil
+	if p.sweep != nil {
+		p.sweep.Stop()
+	}
 }
 
 // exchange sends a call and gives each reply to next, until the last one or until next

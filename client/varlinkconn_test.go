@@ -5,6 +5,7 @@ import (
 	"context"
 	"net"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -65,4 +66,34 @@ func TestGrantedAsTheContextEnds(t *testing.T) {
 	require.ErrorIs(t, err, Canceled)
 	require.Empty(t, v.pool.keep)
 	<-ended
+}
+
+// olderService answers as a service that does not know the parameters owner and ownerPrefix of
+// Monitor, and gives what it was asked.
+func olderService(t *testing.T) (path string, calls <-chan string) {
+	path = filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = l.Close() })
+	asked := make(chan string, 8)
+	go func() {
+		for c, err := l.Accept(); err == nil; c, err = l.Accept() {
+			go func() {
+				defer c.Close()
+				for r := bufio.NewReader(c); ; {
+					call, err := r.ReadString(0)
+					if err != nil {
+						return
+					}
+					asked <- call
+					answer := `{"parameters":{"ready":true},"continues":true}`
+					if strings.Contains(call, "owner") {
+						answer = `{"error":"org.varlink.service.InvalidParameter","parameters":{"parameter":"owner"}}`
+					}
+					_, _ = c.Write([]byte(answer + "\x00"))
+				}
+			}()
+		}
+	}()
+	return path, asked
 }

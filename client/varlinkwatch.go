@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,9 +15,11 @@ const redialMost = 2 * time.Second
 
 // eventReply is a reply of Monitor.
 type eventReply struct {
-	Ready    *bool      `json:"ready"`
-	LockLost *lostReply `json:"lockLost"`
-	Blocking *struct {
+	Ready       *bool      `json:"ready"`
+	LockLost    *lostReply `json:"lockLost"`
+	LockChanged *lockReply `json:"lockChanged"`
+	LockRemoved string     `json:"lockRemoved"`
+	Blocking    *struct {
 		Lock      string  `json:"lock"`
 		Lockspace string  `json:"lockspace"` // "": the service is older than this field
 		Resource  string  `json:"resource"`
@@ -32,11 +35,14 @@ type eventReply struct {
 type varlinkWatcher struct {
 	v   *varlink
 	ctx context.Context
+	of  owners
 	out chan Event
 
 	first chan error // how the first attempt to watch ended; one element
 	told  bool       // first has it
 	there bool       // the service answers
+	// complete is set while the service reports every change of the locks of these owners.
+	complete *atomic.Bool
 	// known has the last values of the properties. Monitor sends all of them with each change, and
 	// an Event has only those that have changed.
 	known map[string]any
@@ -44,7 +50,11 @@ type varlinkWatcher struct {
 
 // watch returns when the service watches, or when it is known not to run.
 func (v *varlink) watch(ctx context.Context) (<-chan Event, error) {
-	w := &varlinkWatcher{v: v, ctx: ctx, out: make(chan Event), first: make(chan error, 1)}
+	return v.watchOwners(ctx, owners{}, new(atomic.Bool))
+}
+
+func (v *varlink) watchOwners(ctx context.Context, of owners, complete *atomic.Bool) (<-chan Event, error) {
+	w := &varlinkWatcher{v: v, ctx: ctx, of: of, out: make(chan Event), first: make(chan error, 1), complete: complete}
 	go w.run()
 	if err := <-w.first; err != nil && !errors.Is(err, NotRunning) {
 		return nil, err
@@ -85,8 +95,26 @@ func (w *varlinkWatcher) run() {
 // the service, with the context, or because this program has read too slowly (the service says
 // overflow and ends the call). After an overflow events may be missing, as after a restart. The
 // caller sees both as an end and a start of the service, and has to look again.
+//
+// A service that is older than the parameters for owners refuses them. Then all losses are
+// watched, of which such a service lets only some connections have a watch at once.
 func (w *varlinkWatcher) monitor() error {
-	p := parameters{"existing": false, "events": []string{"lockLost", "blocking", "lockspaceChanged", "serviceChanged"}}
+	defer w.complete.Store(false)
+	all := parameters{"existing": false, "events": []string{"lockLost", "blocking", "lockspaceChanged", "serviceChanged"}}
+	if w.of == (owners{}) {
+		return w.monitorFor(all, false)
+	}
+	p := parameters{"existing": false, "events": []string{"lockLost", "lockChanged", "lockRemoved"}}
+	p[map[bool]string{false: "owner", true: "ownerPrefix"}[w.of.prefix]] = w.of.name
+	err := w.monitorFor(p, true)
+	if errors.Is(err, InvalidArgs) {
+		return w.monitorFor(all, false)
+	}
+	return err
+}
+
+// monitorFor is monitor with certain parameters.
+func (w *varlinkWatcher) monitorFor(p parameters, complete bool) error {
 	c, err := w.v.pool.dial(w.ctx)
 	if err != nil {
 		return varlinkError("Watch", err)
@@ -96,6 +124,9 @@ func (w *varlinkWatcher) monitor() error {
 		var r eventReply
 		if err := json.Unmarshal(text, &r); err != nil {
 			return err
+		}
+		if r.Ready != nil {
+			w.complete.Store(complete)
 		}
 		for _, e := range w.events(&r) {
 			if !w.send(e) {
@@ -110,7 +141,9 @@ func (w *varlinkWatcher) monitor() error {
 func (w *varlinkWatcher) events(r *eventReply) (all []Event) {
 	if r.Ready != nil {
 		w.there = true
-		w.known, _ = w.v.status(w.ctx) // without it the next change shows everything
+		if w.of == (owners{}) {
+			w.known, _ = w.v.status(w.ctx) // without it the next change shows everything
+		}
 		if w.told {
 			return []Event{{Kind: ServiceStarted}}
 		}
@@ -120,6 +153,12 @@ func (w *varlinkWatcher) events(r *eventReply) (all []Event) {
 	if l := r.LockLost; l != nil {
 		all = append(all, Event{Kind: LockLost, Lock: named(l.Lock), Lockspace: l.Lockspace, Resource: l.Resource,
 			Mode: upper(l.Mode), Reason: l.Reason})
+	}
+	if l := r.LockChanged; l != nil {
+		all = append(all, Event{Kind: lockTouched, Lock: named(l.Lock), Mode: upper(l.Mode), State: l.State})
+	}
+	if r.LockRemoved != "" {
+		all = append(all, Event{Kind: lockTouched, Lock: named(r.LockRemoved)})
 	}
 	if b := r.Blocking; b != nil {
 		all = append(all, Event{Kind: Blocking, Lock: named(b.Lock), Lockspace: b.Lockspace, Resource: b.Resource,

@@ -18,6 +18,16 @@ const (
 	ServiceStopped   EventKind = "service-stopped"
 )
 
+// lockTouched: a lock was changed or is gone: Lock; where it was changed, Mode and State. Only for
+// the watch over the locks of Hold.
+const lockTouched EventKind = "lock-touched"
+
+// owners are those of some of the locks of the caller's user. The zero value means all locks.
+type owners struct {
+	name   string
+	prefix bool // all owners that begin with name
+}
+
 // Event is something that the service reports by a signal.
 type Event struct {
 	Time      time.Time      `json:"time"`

@@ -25,7 +25,7 @@ import threading
 import time
 import uuid
 from types import TracebackType
-from typing import Any, Callable, Dict, Iterator, Optional, Type
+from typing import Any, Callable, Dict, Iterator, List, Optional, Type
 
 __all__ = [
     "AccessDenied", "Error", "Lock", "LockLost", "NotHeld", "NotRunning", "Service", "Timeout", "WouldBlock", "SOCKET",
@@ -246,7 +246,7 @@ class Lock:
         self._owner, self._ending, self.reason = f"python-{uuid.uuid4()}", False, ""
         self._lost.clear()
         try:
-            watch = _watch(self.path, self.lockspace)
+            watch = _watch(self.path, self.lockspace, self._owner)
         except Error as e:
             self._explain(e, "acquire", self.mode, watch=True)
             raise
@@ -406,7 +406,7 @@ class Lock:
             # The service has ended, or events were dropped.
             while not self._ending:
                 try:
-                    service, events = _watch(self.path, self.lockspace)
+                    service, events = _watch(self.path, self.lockspace, self._owner)
                     with self._mutex:
                         self._watching = service
                         if self._ending:
@@ -470,14 +470,21 @@ class Lock:
             self.on_lost(why)
 
 
-def _watch(path: Optional[str], lockspace: str) -> "tuple[Service, Iterator[Dict[str, Any]]]":
-    """Watches a lockspace; no event is missed after it has returned."""
-    service = Service(path)
-    try:
-        events = service.replies("Monitor", events=["lockLost", "lockRemoved", "lockChanged"], lockspace=lockspace,
-                                 ownOnly=True, existing=False)
-        next(event for event in events if event.get("ready"))
-    except BaseException:
-        service.close()
-        raise
-    return service, events
+def _watch(path: Optional[str], lockspace: str, owner: str) -> "tuple[Service, Iterator[Dict[str, Any]]]":
+    """Watches the locks of an owner in a lockspace; no event is missed after it has returned.
+
+    A service that is older than the parameter for that tells of all locks of the user, and lets only
+    some connections watch at once.
+    """
+    filters: List[Dict[str, Any]] = [{"owner": owner}, {"ownOnly": True}]
+    while True:
+        service = Service(path)
+        try:
+            events = service.replies("Monitor", events=["lockLost", "lockRemoved", "lockChanged"], lockspace=lockspace,
+                                     existing=False, **filters.pop(0))
+            next(event for event in events if event.get("ready"))
+            return service, events
+        except BaseException as e:
+            service.close()
+            if not filters or not isinstance(e, Error) or e._parameters.get("parameter") != "owner":
+                raise

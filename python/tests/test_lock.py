@@ -4,15 +4,18 @@ that test to kill the service and start it again; a line on standard input says 
 has."""
 
 import inspect
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import types
 import unittest
-from typing import List, Optional
+from typing import Any, Dict, List, Optional
 
 import dlmlock
 
@@ -160,6 +163,48 @@ class LockTest(unittest.TestCase):
             service.call("Release", lockspace="vms", resource="restart")
         self.assertTrue(lock.wait_lost(20))
         lock.release()
+
+    def test_many_at_once(self) -> None:
+        """A watch of its own for each does not use up those of the programs that watch everything."""
+        locks = [dlmlock.Lock("vms", f"many{i}") for i in range(100)]
+        for lock in locks:
+            lock.acquire()
+        with dlmlock.Service() as service:
+            service.call("Release", lockspace="vms", resource="many50")
+        self.assertTrue(locks[50].wait_lost(60))
+        for lock in locks:
+            self.assertEqual(lock.lost, lock is locks[50])
+            lock.release()
+
+    def test_older_service(self) -> None:
+        """It does not know the parameter owner of Monitor."""
+        asked: List[Dict[str, Any]] = []
+        with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX) as listener:
+            path = os.path.join(directory, "s")
+            listener.bind(path)
+            listener.listen()
+
+            def serve() -> None:
+                for _ in range(2):
+                    conn = listener.accept()[0]
+                    with conn, conn.makefile("rb") as calls:
+                        text = b""
+                        while not text.endswith(b"\0"):
+                            text += calls.read(1)
+                        asked.append(json.loads(text[:-1])["parameters"])
+                        reply: Dict[str, Any] = {"parameters": {"ready": True}, "continues": True}
+                        if "owner" in asked[-1]:
+                            reply = {"error": "org.varlink.service.InvalidParameter",
+                                     "parameters": {"parameter": "owner"}}
+                        conn.sendall(json.dumps(reply).encode() + b"\0")
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            watch = dlmlock._watch(path, "vms", "me")[0]
+            thread.join()
+            watch.close()
+        self.assertEqual(asked[0].get("owner"), "me")
+        self.assertEqual((asked[1].get("owner"), asked[1]["ownOnly"]), (None, True))
 
     def test_ends_with_the_process(self) -> None:
         child = subprocess.run([sys.executable, "-c", "import dlmlock, os\n"
