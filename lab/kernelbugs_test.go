@@ -42,6 +42,7 @@ var kernelBugs = []kernelBug{
 	{"late-cancel", everyKernel, (*bugRig).lateCancel},
 	{"stuck-lookup", everyKernel, (*bugRig).stuckLookup},
 	{"purge-ghost", everyKernel, (*bugRig).purgeGhost},
+	{"unsent-lookup", everyKernel, (*bugRig).unsentLookup},
 }
 
 const (
@@ -57,13 +58,13 @@ func TestKernelBugs(t *testing.T) {
 	built := t.TempDir()
 	for _, kernel := range seriesToTest() {
 		t.Run(kernel, func(t *testing.T) {
-			r := &bugRig{t: t, cluster: lab.Start(t, lab.Config{Kernel: kernel, Nodes: 2})}
+			r := &bugRig{t: t, built: built, cluster: lab.Start(t, lab.Config{Kernel: kernel, Nodes: 2})}
 			ctx := lab.Context(t, "join", 2*joinTime)
 			require.NoError(t, r.cluster.JoinDLM(ctx))
 			for _, bug := range kernelBugs {
 				t.Run(bug.program, func(t *testing.T) {
-					r := &bugRig{t: t, cluster: r.cluster}
-					r.install(built, bug.program)
+					r := &bugRig{t: t, built: built, cluster: r.cluster}
+					r.install(bug.program)
 					had, has := slices.Contains(bug.kernels, kernel), bug.show(r)
 					t.Logf("%s on %s: present: %v", bug.program, r.cluster.Release(), has)
 					require.Equal(t, had, has, "a kernel has changed: correct kernelBugs and docs/kernel-bugs")
@@ -75,14 +76,15 @@ func TestKernelBugs(t *testing.T) {
 
 type bugRig struct {
 	t       *testing.T
+	built   string // where the compiled programs are
 	cluster *lab.Cluster
 }
 
 // install brings the program to the nodes.
-func (r *bugRig) install(built, program string) {
+func (r *bugRig) install(program string) {
 	file := filepath.Join("kernel-bugs", program)
 	if filepath.Ext(program) != ".sh" {
-		file = filepath.Join(built, program)
+		file = filepath.Join(r.built, program)
 		out, err := exec.CommandContext(r.t.Context(), "gcc", "-O2", "-Wall", "-o", file,
 			filepath.Join("kernel-bugs", program+".c"), "-ldlm_lt").CombinedOutput()
 		require.NoError(r.t, err, "%s", out)
@@ -232,4 +234,37 @@ func (r *bugRig) purgeGhost() bool {
 	time.Sleep(time.Second) // for the console
 	require.NoError(r.t, n.Crash())
 	return seen() > 0
+}
+
+// unsentLookup boots both nodes again and loses them. The kernel panics when the program ends.
+func (r *bugRig) unsentLookup() bool {
+	ctx := lab.Context(r.t, "unsent lookup", 2*bugTime)
+	one, two := r.cluster.Node(1), r.cluster.Node(2)
+	for _, n := range r.cluster.Nodes() {
+		require.NoError(r.t, n.Restart(ctx))
+	}
+	require.NoError(r.t, r.cluster.JoinDLM(ctx))
+	r.install("unsent-lookup")
+	for _, n := range r.cluster.Nodes() {
+		require.NoError(r.t, n.JoinLockspace(ctx, bugSpace))
+	}
+	awaitMembers(r.t, one, bugSpace, 1, 2)
+	defer one.Console.Expect(regexp.MustCompile(`dlm_midcomms_get_mhandle|Kernel panic - not syncing: DLM:|Call Trace:`))()
+
+	var out bytes.Buffer
+	asking := r.start(1, &out, "unsent-lookup", bugSpace, "2")
+	require.NoError(r.t, two.Crash())
+	awaitMembers(r.t, one, bugSpace, 1)
+	r.enter(asking)
+	err := asking.Wait(ctx)
+	r.t.Logf("%s (%v)", &out, err)
+	if strings.HasPrefix(out.String(), "present: ") {
+		select {
+		case <-one.Gone():
+		case <-ctx.Done():
+			require.FailNow(r.t, "node 1 has not panicked")
+		}
+	}
+	require.NoError(r.t, one.Crash())
+	return r.present(out.String(), err)
 }

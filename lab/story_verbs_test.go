@@ -144,6 +144,9 @@ func (p *place) onControld(ctx context.Context, n *lab.Node, c *story.Command, o
 	case "resume-controld":
 		_, err := n.Run(ctx, "pkill", "-CONT", "-x", "dlm_controld")
 		return err
+	case "remove-address":
+		_, err := n.Run(ctx, "rmdir", "/sys/kernel/config/dlm/cluster/comms/"+c.Arg(0))
+		return err
 	}
 	return errOtherVerb
 }

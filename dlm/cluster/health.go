@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/dlmlock/dlmlockd/dlm"
 )
 
@@ -110,45 +108,4 @@ func (h *Host) ClusterMembers(ctx context.Context) ([]uint32, error) {
 // its name.
 func (h *Host) LockspaceID(lockspace string) (uint32, error) {
 	return h.number(10, sysfs, lockspace, "id")
-}
-
-// stopped interprets a recover_status.
-func stopped(status uint32) bool { return status&recovered == 0 }
-
-// Recovery is the recovery state of one lockspace. Its file is kept open, so checking it before
-// each request costs one read.
-type Recovery struct{ fd int }
-
-// Recovery opens the recovery state of a lockspace. If it can't be read, the lockspace never counts
-// as stopped, and the kernel makes the caller wait.
-func (h *Host) Recovery(lockspace string) *Recovery {
-	fd, err := unix.Open(h.path(sysfs, lockspace, "recover_status"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return &Recovery{-1}
-	}
-	return &Recovery{fd}
-}
-
-// Stopped reports whether the lockspace is stopped now. It must not be called during Close.
-func (r *Recovery) Stopped() bool {
-	if r.fd < 0 {
-		return false
-	}
-	var text [16]byte
-	n, err := unix.Pread(r.fd, text[:], 0) // os.File's would read once more to see the end
-	if err != nil {
-		return false
-	}
-	status, err := parseNumber(16, text[:n])
-	return err == nil && stopped(status)
-}
-
-// Close closes the file.
-func (r *Recovery) Close() error {
-	if r.fd < 0 {
-		return nil
-	}
-	fd := r.fd
-	r.fd = -1
-	return unix.Close(fd)
 }

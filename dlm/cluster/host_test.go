@@ -336,21 +336,6 @@ func TestQuorum(t *testing.T) {
 	require.ErrorIs(t, err, dlm.ErrClusterUnavailable)
 }
 
-func TestRecovery(t *testing.T) {
-	h := machine(t)
-	r := h.Recovery("foo")
-	for status, stopped := range map[string]bool{"0": true, "1": true, "15": true, "55": false, "ff": false, "": false,
-		"?": false} {
-		put(t, filepath.Join(h.root, sysfs, "foo/recover_status"), status+"\n")
-		require.Equal(t, stopped, r.Stopped(), "%q", status)
-	}
-	require.NoError(t, r.Close())
-	require.False(t, r.Stopped())
-	r = h.Recovery("none")
-	require.False(t, r.Stopped())
-	require.NoError(t, r.Close())
-}
-
 func TestHealthWithoutDaemon(t *testing.T) {
 	h := machine(t)
 	got, err := h.Health(t.Context(), "bar")

@@ -150,6 +150,8 @@
 //	        suspend it with SIGSTOP (nodes)
 //	resume-controld
 //	        let it continue (nodes)
+//	remove-address NODE
+//	        remove another node's address, as dlm_controld does when it is lost (nodes)
 //	lockdown
 //	        lock the kernel down, as Secure Boot does (nodes)
 //	hide-debugfs

@@ -1,0 +1,109 @@
+package cluster
+
+import (
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// stopped interprets a recover_status.
+func stopped(status uint32) bool { return status&recovered == 0 }
+
+// Recovery shows whether a program may make a request in a lockspace, without becoming stuck in the
+// kernel. Its files are kept open, so checking it before each request costs one read and one
+// fstat(2). It is used from one goroutine.
+type Recovery struct {
+	host      *Host
+	lockspace string
+	status    int // recover_status, or -1
+	comms     int // the directory with the addresses of the nodes, or -1
+	// reachable is the state of that directory in which every member of the lockspace had an address.
+	reachable dirState
+}
+
+// dirState changes with each entry that a directory gains or loses.
+type dirState struct {
+	links   uint64 // 2 and the number of directories in it
+	changed unix.Timespec
+}
+
+// Recovery opens the recovery state of a lockspace. What can't be read never makes the lockspace
+// count as stopped; then the kernel makes the caller wait.
+func (h *Host) Recovery(lockspace string) *Recovery {
+	r := &Recovery{host: h, lockspace: lockspace}
+	r.status = openOr(h.path(sysfs, lockspace, "recover_status"), unix.O_RDONLY)
+	r.comms = openOr(h.path(configfs, "comms"), unix.O_PATH|unix.O_DIRECTORY)
+	return r
+}
+
+// openOr opens a file and returns its descriptor, or -1.
+func openOr(path string, flags int) int {
+	fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1
+	}
+	return fd
+}
+
+// Stopped reports whether the lockspace is stopped now, or is about to be because a member has
+// failed. It must not be called during Close.
+func (r *Recovery) Stopped() bool { return r.stoppedInKernel() || r.memberUnreachable() }
+
+func (r *Recovery) stoppedInKernel() bool {
+	if r.status < 0 {
+		return false
+	}
+	var text [16]byte
+	n, err := unix.Pread(r.status, text[:], 0) // os.File's would read once more to see the end
+	if err != nil {
+		return false
+	}
+	status, err := parseNumber(16, text[:n])
+	return err == nil && stopped(status)
+}
+
+// memberUnreachable reports whether the address of a member has been removed. dlm_controld does that
+// as soon as corosync reports that the node is gone, and stops the lockspace a moment later. In
+// between the kernel loses the question for the master of a resource if the lost node is its
+// directory node: every request of this node for that resource then waits forever, and the kernel
+// panics when such a request is canceled or its process ends (docs/kernel-bugs/08.md). Requests
+// have to wait, therefore. One that is made in the microseconds between this check and the removal
+// can still be lost.
+func (r *Recovery) memberUnreachable() bool {
+	var st unix.Stat_t
+	if r.comms < 0 || unix.Fstat(r.comms, &st) != nil {
+		return false
+	}
+	now := dirState{links: uint64(st.Nlink), changed: st.Mtim}
+	if now == r.reachable {
+		return false
+	}
+	members, err := r.host.names(configfs, "spaces", r.lockspace, "nodes")
+	if err != nil {
+		return false
+	}
+	addresses, err := r.host.names(configfs, "comms")
+	if err != nil || len(addresses) == 0 {
+		return false
+	}
+	if slices.ContainsFunc(members, func(m string) bool { return !slices.Contains(addresses, m) }) {
+		return true
+	}
+	r.reachable = now
+	return false
+}
+
+// Close closes the files.
+func (r *Recovery) Close() error {
+	var first error
+	for _, fd := range []*int{&r.status, &r.comms} {
+		if *fd < 0 {
+			continue
+		}
+		if err := unix.Close(*fd); err != nil && first == nil {
+			first = err
+		}
+		*fd = -1
+	}
+	return first
+}

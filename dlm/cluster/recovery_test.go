@@ -1,0 +1,60 @@
+package cluster
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestRecovery(t *testing.T) {
+	h := machine(t)
+	r := h.Recovery("foo")
+	for status, stopped := range map[string]bool{"0": true, "1": true, "15": true, "55": false, "ff": false, "": false,
+		"?": false} {
+		put(t, filepath.Join(h.root, sysfs, "foo/recover_status"), status+"\n")
+		require.Equal(t, stopped, r.Stopped(), "%q", status)
+	}
+	require.NoError(t, r.Close())
+	require.False(t, r.Stopped())
+	r = h.Recovery("none")
+	require.False(t, r.Stopped())
+	require.NoError(t, r.Close())
+}
+
+// A lockspace counts as stopped from when the address of a member is removed until the member is.
+func TestRecoveryOfAMemberWithoutAddress(t *testing.T) {
+	h := machine(t)
+	put(t, filepath.Join(h.root, sysfs, "foo/recover_status"), "55\n")
+	comms := filepath.Join(h.root, configfs, "comms")
+	changes := time.Unix(1000, 0)
+	change := func(do func(string) error, names ...string) {
+		for _, name := range names {
+			require.NoError(t, do(filepath.Join(comms, name)))
+		}
+		changes = changes.Add(time.Second) // not all file systems count directories, nor do their clocks tick often
+		require.NoError(t, os.Chtimes(comms, changes, changes))
+	}
+	mkdir := func(path string) error { return os.Mkdir(path, 0o755) }
+
+	r := h.Recovery("foo") // members 1 and 2
+	require.False(t, r.Stopped())
+	change(mkdir, "3")
+	require.False(t, r.Stopped())
+	change(os.RemoveAll, "3")
+	require.False(t, r.Stopped(), "node 3 is not in the lockspace")
+	change(os.RemoveAll, "1")
+	require.True(t, r.Stopped())
+	require.True(t, r.Stopped())
+	change(mkdir, "4")
+	require.True(t, r.Stopped(), "as many addresses as before")
+	require.NoError(t, os.RemoveAll(filepath.Join(h.root, configfs, "spaces/foo/nodes/1")))
+	require.False(t, r.Stopped(), "the lockspace goes on without node 1")
+
+	change(os.RemoveAll, "2", "4")
+	require.False(t, r.Stopped(), "dlm_controld has ended: it is not known who is reachable")
+	require.NoError(t, r.Close())
+	require.False(t, r.Stopped())
+}
