@@ -118,14 +118,15 @@ func LoadDefault() (Config, error) {
 	return c, err
 }
 
-// ParseLevel parses a log level: debug, info, warn or error.
+// ParseLevel parses a log level: debug, info, warn or error. warning is the same as warn, because
+// "systemctl service-log-level" has that name.
 func ParseLevel(s string) (l slog.Level, ok bool) {
 	switch s {
 	case "debug":
 		return slog.LevelDebug, true
 	case "info":
 		return slog.LevelInfo, true
-	case "warn":
+	case "warn", "warning":
 		return slog.LevelWarn, true
 	case "error":
 		return slog.LevelError, true

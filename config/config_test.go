@@ -195,3 +195,16 @@ func FuzzParse(f *testing.F) {
 		require.NotEmpty(t, err.Error())
 	})
 }
+
+func TestParseLevel(t *testing.T) {
+	for name, want := range map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo,
+		"warn": slog.LevelWarn, "warning": slog.LevelWarn, "error": slog.LevelError} {
+		level, ok := config.ParseLevel(name)
+		require.True(t, ok, name)
+		require.Equal(t, want, level, name)
+	}
+	for _, name := range []string{"", "Warn", "notice", "4"} {
+		_, ok := config.ParseLevel(name)
+		require.False(t, ok, name)
+	}
+}
