@@ -17,22 +17,22 @@ import (
 // wait (relieve) keeps the goroutine and its connection, and another goroutine runs the loop from
 // then on.
 //
-// The runtime's poller waits for the loop's epoll descriptor, so no thread blocks in it.
+// The goroutine blocks in epoll_wait, with a thread of its own. The runtime's poller could wait for
+// the epoll descriptor instead, but then each message costs more: the descriptor is looked at once
+// more before the goroutine sleeps, a thread that runs a woken goroutine wakes another one to look
+// for work, and a message that arrives while the goroutine is busy wakes a thread for nothing.
 type loop struct {
 	door      *Door
 	listener  *net.UnixListener
 	accepting syscall.RawConn // of listener
 	socket    int             // its descriptor
-	poll      *os.File        // the epoll descriptor
-	polling   syscall.RawConn // of poll
-	epoll     int             // its descriptor, while the door is not closing
+	epoll     int             // the epoll descriptor, while the door is not closing
+	waker     int             // an eventfd in the epoll set, which ends the wait of run
+	ended     bool            // epoll and waker are closed; guarded by the door's mutex
 	pause     time.Duration   // after the last accept, if it failed for lack of a resource
 	over      chan error      // gets why no more connections are accepted; closed at the end
 
-	// Owned by the goroutine that runs the loop.
-	events [64]unix.EpollEvent
-	found  int // of events
-	look   func(fd uintptr) bool
+	events [64]unix.EpollEvent // owned by the goroutine that runs the loop
 }
 
 // buffers belong to one goroutine.
@@ -56,18 +56,15 @@ func newLoop(d *Door, l *net.UnixListener) (*loop, error) {
 	if lp.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
-	_ = unix.SetNonblock(lp.epoll, true) // os.NewFile gives only a non-blocking file to the runtime's poller
-	lp.poll = os.NewFile(uintptr(lp.epoll), "epoll")
-	if err = lp.control(unix.EPOLL_CTL_ADD, lp.socket, unix.EPOLLIN); err == nil {
-		lp.polling, err = lp.poll.SyscallConn()
+	if lp.waker, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		_ = unix.Close(lp.epoll)
+		return nil, os.NewSyscallError("eventfd", err)
 	}
-	if err != nil {
-		_ = lp.poll.Close()
-		return nil, err
-	}
-	lp.look = func(uintptr) bool {
-		lp.found, _ = again(func() (int, error) { return unix.EpollWait(lp.epoll, lp.events[:], 0) })
-		return lp.found > 0
+	for _, fd := range []int{lp.waker, lp.socket} {
+		if err = lp.control(unix.EPOLL_CTL_ADD, fd, unix.EPOLLIN); err != nil {
+			lp.close()
+			return nil, err
+		}
 	}
 	return lp, nil
 }
@@ -81,15 +78,22 @@ func (l *loop) control(operation, fd int, events uint32) error {
 func (l *loop) run() {
 	defer l.door.work.Done()
 	b := &buffers{in: make([]byte, readSize)}
-	for l.polling.Read(l.look) == nil {
-		for _, e := range l.events[:l.found] {
+	for {
+		n, err := again(func() (int, error) { return unix.EpollWait(l.epoll, l.events[:], -1) })
+		if err != nil {
+			panic(os.NewSyscallError("epoll_wait", err)) // only a mistake in this file can be the cause
+		}
+		for _, e := range l.events[:n] {
+			if int(e.Fd) == l.waker {
+				l.end()
+				return
+			}
 			c := l.connection(int(e.Fd))
 			if c != nil && !c.serve(b) {
 				return
 			}
 		}
 	}
-	l.end()
 }
 
 // connection finds the connection with a descriptor, or accepts a new one.
@@ -153,8 +157,12 @@ func (l *loop) rest(why error) {
 	})
 }
 
-// wake ends the wait of run, which then ends the loop. Door.Close calls it.
-func (l *loop) wake() { _ = l.poll.SetReadDeadline(time.Unix(1, 0)) }
+// wake ends the wait of run, which then ends the loop. The door's mutex is held.
+func (l *loop) wake() {
+	if !l.ended {
+		_, _ = unix.Write(l.waker, []byte{7: 1}) // it can't fail: nothing else is ever added
+	}
+}
 
 // end ends the connections, except those that another goroutine has.
 func (l *loop) end() {
@@ -165,9 +173,15 @@ func (l *loop) end() {
 			d.forget(c)
 		}
 	}
+	l.close()
 	d.mu.Unlock()
-	_ = l.poll.Close()
 	close(l.over)
+}
+
+func (l *loop) close() {
+	l.ended = true
+	_ = unix.Close(l.epoll)
+	_ = unix.Close(l.waker)
 }
 
 // serve reads or writes what the connection is ready for, and reports whether this goroutine still
