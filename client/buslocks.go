@@ -6,6 +6,7 @@ import (
 
 	godbus "github.com/godbus/dbus/v5"
 
+	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/process"
 )
 
@@ -61,7 +62,7 @@ func set[T comparable](m map[string]godbus.Variant, key string, v T) {
 }
 
 func (b *bus) acquire(ctx context.Context, w Want, o Options, wait time.Duration) (Grant, error) {
-	g := Grant{Lockspace: w.Lockspace, Resource: w.Resource, Mode: canonical(w.Mode)}
+	g := Grant{Lockspace: w.Lockspace, Resource: w.Resource, Mode: dlm.Canonical(w.Mode)}
 	err := b.call(ctx, "Acquire", []any{&g.LockID, &g.Token, &g.Lock}, w.Lockspace, w.Resource, w.Mode, o.variants(wait))
 	return g, err
 }

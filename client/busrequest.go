@@ -5,6 +5,8 @@ import (
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/dlmlock/dlmlockd/dlm"
 )
 
 // requestCompleted is the end of a Request of this connection. It is internal to the
@@ -91,7 +93,7 @@ func (b *bus) request(ctx context.Context, w Want, o Options, patiently bool,
 func (o *Options) outcome(w Want, done *completion, why error) (g Grant, err error, final bool) {
 	switch {
 	case done != nil && done.state == "granted":
-		return Grant{w.Lockspace, w.Resource, canonical(w.Mode), done.lockid, done.token, done.lock}, nil, true
+		return Grant{w.Lockspace, w.Resource, dlm.Canonical(w.Mode), done.lockid, done.token, done.lock}, nil, true
 	case why != nil:
 		return g, why, true
 	case done != nil && kindOf(done.name) != ShuttingDown:

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/dlmlock/dlmlockd/dlm"
 )
 
 // ErrLost is the kind of error with which the context of a lock ends if its holder has
@@ -324,7 +326,7 @@ func (h *Held) Convert(ctx context.Context, to Want, wait time.Duration) error {
 	h.mu.Lock()
 	h.changes++
 	if err == nil {
-		h.grants[i].Mode, h.grants[i].Token = canonical(to.Mode), token
+		h.grants[i].Mode, h.grants[i].Token = dlm.Canonical(to.Mode), token
 	}
 	h.mu.Unlock()
 	h.c.kept.converted(h)

@@ -3,10 +3,11 @@ package client
 import (
 	"context"
 	"errors"
-	"strings"
 	"time"
 
 	godbus "github.com/godbus/dbus/v5"
+
+	"github.com/dlmlock/dlmlockd/dlm"
 )
 
 // The lifetimes: what ends a lock besides a release.
@@ -79,16 +80,10 @@ type Selector struct {
 	Lock   LockName
 }
 
-// canonical returns the two letters of a valid mode.
-func canonical(mode string) string {
-	switch m := strings.ToUpper(mode); m {
-	case "SHARED":
-		return "PR"
-	case "EXCLUSIVE":
-		return "EX"
-	default:
-		return m
-	}
+// Matches reports whether a lock is one of those that s selects.
+func (s *Selector) Matches(l *Lock) bool {
+	return (s.Owner == "" || s.Owner == l.Owner) && (s.LockID == 0 || s.LockID == l.LockID) &&
+		(s.Token == 0 || s.Token == l.Token) && (s.Lock == "" || s.Lock == l.Lock)
 }
 
 // Acquire takes one lock (member Acquire, or Request for a long wait).
@@ -125,7 +120,7 @@ func (c *Client) AcquireMany(ctx context.Context, want []Want, o Options) ([]Gra
 	}
 	for i := range grants {
 		if i < len(want) {
-			grants[i].Mode = canonical(want[i].Mode)
+			grants[i].Mode = dlm.Canonical(want[i].Mode)
 		}
 	}
 	return grants, nil

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/process"
 )
 
@@ -20,7 +21,7 @@ type grantReply struct {
 }
 
 func (r *grantReply) grant(mode string) Grant {
-	return Grant{r.Lockspace, r.Resource, canonical(mode), r.LockID, r.Token, named(r.Lock)}
+	return Grant{r.Lockspace, r.Resource, dlm.Canonical(mode), r.LockID, r.Token, named(r.Lock)}
 }
 
 // options are the parameters that Acquire and AcquireMany share. The start time tells a process
@@ -112,7 +113,7 @@ func (v *varlink) take(ctx context.Context, op string, w Want, o Options, p para
 		err = v.each(ctx, op, Name+".Acquire", p, !limited && op != "Acquire", read)
 	}
 	if err != nil {
-		return Grant{Lockspace: w.Lockspace, Resource: w.Resource, Mode: canonical(w.Mode)}, err
+		return Grant{Lockspace: w.Lockspace, Resource: w.Resource, Mode: dlm.Canonical(w.Mode)}, err
 	}
 	return r.Granted.grant(w.Mode), nil
 }

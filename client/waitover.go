@@ -1,7 +1,6 @@
 package client
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,7 +46,7 @@ func (c *Client) waitOver(ctx context.Context, err error, want []Want, own Selec
 func namesOf(want []Want) string {
 	names := make([]string, len(want))
 	for i, w := range want {
-		names[i] = strings.TrimSpace(w.Lockspace + "/" + w.Resource + " " + canonical(w.Mode))
+		names[i] = strings.TrimSpace(w.Lockspace + "/" + w.Resource + " " + dlm.Canonical(w.Mode))
 	}
 	return strings.Join(names, ", ")
 }
@@ -62,7 +61,7 @@ func (c *Client) inTheWay(ctx context.Context, want []Want, own Selector) string
 		if err != nil {
 			return ""
 		}
-		if who := in.holders(w.Mode, own); len(who) > 0 {
+		if who := names(in.Obstacles(w.Mode, own)); len(who) > 0 {
 			if n := len(who) - mostHolders; n > 0 {
 				who = append(who[:mostHolders], fmt.Sprintf("%d more", n))
 			}
@@ -76,54 +75,22 @@ func (c *Client) inTheWay(ctx context.Context, want []Want, own Selector) string
 	return ""
 }
 
-// holders names those who hold a resource in a mode that is in the way of the wanted one: locks
-// of this node by label or owner, locks of other nodes by their node and by what the last holder
-// in PW or EX has published.
-func (in *Inspection) holders(wanted string, own Selector) (names []string) {
-	seen := map[uint32]bool{}
-	for _, l := range in.Locks {
-		seen[l.LockID] = l.LockID != 0
-		if l.State == "acquiring" || own.means(&l) || !inWay(l.Mode, wanted) {
-			continue
-		}
-		names = append(names, fmt.Sprintf("%s (this node, %s)", name(cmp.Or(l.Label, l.Owner), l.PID), l.Mode))
-	}
-	published := in.Holder
-	for _, q := range in.Granted {
+// names are those of obstacles for people: locks of this node by label, owner or process, locks of
+// other nodes by their node and by what the holder has published.
+func names(obstacles []Obstacle) (all []string) {
+	for _, o := range obstacles {
+		who := fmt.Sprintf("%q", o.Who)
 		switch {
-		case seen[q.LockID] || !inWay(q.Mode, wanted):
-		case published != nil && published.Node == q.Node && published.Who != "":
-			names = append(names, fmt.Sprintf("%q (node %d, %s)", published.Who, q.Node, q.Mode))
-			published = nil
+		case o.Node == 0 && o.Who == "":
+			who = fmt.Sprintf("process %d", o.PID)
+			fallthrough
+		case o.Node == 0:
+			all = append(all, fmt.Sprintf("%s (this node, %s)", who, o.Mode))
+		case o.Who == "":
+			all = append(all, fmt.Sprintf("node %d (%s)", o.Node, o.Mode))
 		default:
-			names = append(names, fmt.Sprintf("node %d (%s)", q.Node, q.Mode))
+			all = append(all, fmt.Sprintf("%s (node %d, %s)", who, o.Node, o.Mode))
 		}
 	}
-	if len(names) == 0 && published != nil && published.Node != 0 && own == (Selector{}) && inWay(published.Mode, wanted) {
-		names = append(names, fmt.Sprintf("%q (node %d, %s)", published.Who, published.Node, published.Mode))
-	}
-	return names
-}
-
-// name names the holder of a lock on this node.
-func name(who string, pid uint32) string {
-	if who == "" {
-		return fmt.Sprintf("process %d", pid)
-	}
-	return fmt.Sprintf("%q", who)
-}
-
-// means reports whether a lock is the one that was selected. An empty Selector does not say which
-// of several locks it means, but with several locks the call fails with another error.
-func (s *Selector) means(l *Lock) bool {
-	return *s != Selector{} && (s.Lock == "" || s.Lock == l.Lock) && (s.LockID == 0 || s.LockID == l.LockID) &&
-		(s.Owner == "" || s.Owner == l.Owner) && (s.Token == 0 || s.Token == l.Token)
-}
-
-// inWay reports whether a lock held in one mode is in the way of the other mode. A mode that
-// can't be parsed counts as in the way.
-func inWay(held, wanted string) bool {
-	h, err := dlm.ParseMode(held)
-	w, err2 := dlm.ParseMode(wanted)
-	return err != nil || err2 != nil || !dlm.Compatible(h, w)
+	return all
 }

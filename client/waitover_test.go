@@ -71,8 +71,8 @@ func TestHoldersOnOtherNodes(t *testing.T) {
 		Holder: &Holder{Node: 2, Mode: "PW", Who: "web"},
 	}
 	require.Equal(t, []string{"process 8 (this node, PR)", `"web" (node 2, PW)`, "node 3 (PR)"},
-		in.holders("CW", Selector{}))
-	require.Equal(t, []string{`"web" (node 2, PW)`, "node 3 (PR)"}, in.holders("CW", Selector{LockID: 2}))
-	require.Equal(t, []string{`"web" (node 2, PW)`}, (&Inspection{Holder: in.Holder}).holders("EX", Selector{}))
-	require.Empty(t, (&Inspection{Holder: &Holder{Who: "gone"}}).holders("EX", Selector{}))
+		names(in.Obstacles("CW", Selector{})))
+	require.Equal(t, []string{`"web" (node 2, PW)`, "node 3 (PR)"}, names(in.Obstacles("CW", Selector{LockID: 2})))
+	require.Equal(t, []string{`"web" (node 2, PW)`}, names((&Inspection{Holder: in.Holder}).Obstacles("EX", Selector{})))
+	require.Empty(t, names((&Inspection{Holder: &Holder{Who: "gone"}}).Obstacles("EX", Selector{})))
 }

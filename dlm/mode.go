@@ -97,6 +97,14 @@ func ParseMode(s string) (Mode, error) {
 	return None, fmt.Errorf("%w: %q is not one of NL, CR, CW, PR (shared), PW, EX (exclusive)", ErrMode, s)
 }
 
+// Canonical returns the two letters of a mode that ParseMode reads, and any other text as it is.
+func Canonical(s string) string {
+	if m, err := ParseMode(s); err == nil {
+		return m.String()
+	}
+	return s
+}
+
 // upperASCII is strings.ToUpper, but leaves letters of other scripts alone that would become ASCII
 // letters, such as the long s.
 func upperASCII(s string) string {

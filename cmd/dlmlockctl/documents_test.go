@@ -176,9 +176,7 @@ type typist struct {
 func (s typist) command(line string) *exec.Cmd {
 	line = strings.NewReplacer("LOCKSPACE", "vms", "NAME", "vms", "RESOURCE", "disk1", "…", "vms disk2", "=…", "=web",
 		"/run/try", s.dir).Replace(line)
-	cmd := exec.CommandContext(s.t.Context(), "sh", "-c", "exec "+line)
-	cmd.Env = append(os.Environ(), "PATH="+programs+":"+os.Getenv("PATH"), "DBUS_SYSTEM_BUS_ADDRESS="+s.bus.Address)
-	return cmd
+	return s.bus.Typed(s.t, line, programs)
 }
 
 func (s typist) run(line string) string {
@@ -218,7 +216,7 @@ func TestRefusalOfTheDocument(t *testing.T) {
 	t.Cleanup(func() { _ = first.Process.Signal(syscall.SIGTERM) })
 	require.Eventually(t, func() bool {
 		return regexp.MustCompile(`vms/try +EX +held`).MatchString(s.run("dlmlockctl list"))
-	}, 20*time.Second, 20*time.Millisecond)
+	}, time.Minute, 20*time.Millisecond)
 	out, err := s.command(m[1]).CombinedOutput()
 	require.Error(t, err)
 	require.Equal(t, strings.TrimSpace(shown), strings.TrimSpace(string(out)))
@@ -262,7 +260,7 @@ func TestExamplesOfTheDaemon(t *testing.T) {
 		require.Eventually(t, func() bool {
 			out, err := s.command(status).Output()
 			return err == nil && strings.Contains(string(out), s.dir+"/state.toml")
-		}, 20*time.Second, 20*time.Millisecond, line)
+		}, time.Minute, 20*time.Millisecond, line)
 		require.NoError(t, daemon.Process.Signal(syscall.SIGTERM))
 		require.NoError(t, daemon.Wait(), line)
 	}

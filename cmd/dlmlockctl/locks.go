@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dlmlock/dlmlockd/client"
+	"github.com/dlmlock/dlmlockd/dlm"
 )
 
 func (a *app) acquireCmd() *cobra.Command {
@@ -114,7 +115,7 @@ func (a *app) acquire(ctx context.Context, want []client.Want, o client.Options)
 		return wrongUsage("--lifetime=process needs --pid, since this program itself ends at once")
 	}
 	return a.with(ctx, o.Wait, func(ctx context.Context, c *client.Client) error {
-		defer a.progress(ctx, want, o.Wait)()
+		defer a.progress(ctx, want, nil, o.Wait)()
 		grants, err := take(ctx, c, want, o)
 		if err != nil {
 			return aboutWants(ctx, c, err, want, o.Wait)
@@ -265,13 +266,13 @@ lock keeps its mode.`,
 			}
 			w := wants(args)[0]
 			return a.with(cmd.Context(), wait.d, func(ctx context.Context, c *client.Client) error {
-				defer a.progress(ctx, []client.Want{w}, wait.d)()
+				defer a.progress(ctx, []client.Want{w}, &s, wait.d)()
 				n, err := c.ConvertValue(ctx, w, s, wait.d, value)
 				if err != nil {
-					return aboutWants(ctx, c, err, []client.Want{w}, wait.d)
+					return aboutConvert(ctx, c, err, []client.Want{w}, &s, wait.d)
 				}
 				a.done = fmt.Sprintf("converted %s/%s to %s", w.Lockspace, w.Resource, w.Mode)
-				return a.show(lockResult{w.Lockspace, w.Resource, 0, canonicalMode(w.Mode), n}, a.say)
+				return a.show(lockResult{w.Lockspace, w.Resource, 0, dlm.Canonical(w.Mode), n}, a.say)
 			})
 		},
 	}

@@ -125,7 +125,7 @@ func orDash(s string) string {
 // node that is not the master sees its own locks alone.
 func situation(in *client.Inspection, names nodeNames) string {
 	var parts []string
-	if who := holders(in, "", names); who != "" {
+	if who := names.holders(in.Obstacles("EX", client.Selector{})); who != "" {
 		parts = append(parts, "held by "+who)
 	} else {
 		parts = append(parts, "not held, as far as known")

@@ -124,7 +124,31 @@ func TestHolders(t *testing.T) {
 		{client.Inspection{Holder: &client.Holder{Node: 2, Mode: "EX", Who: "vm2"}}, "vm2 (node 2, EX)"},
 		{client.Inspection{Holder: &client.Holder{Node: 0, Mode: "NL", Who: "vm2"}}, ""},
 	} {
-		require.Equal(t, tc.want, holders(&tc.in, "", nil))
+		require.Equal(t, tc.want, nodeNames(nil).holders(tc.in.Obstacles("EX", client.Selector{})))
+	}
+}
+
+// A lock that is to be converted is not in its own way, however it was selected.
+func TestOwnLock(t *testing.T) {
+	locks := []client.Lock{{Lock: "a", Owner: "web", UID: 7, State: "held"}, {Lock: "b", Owner: "web", UID: 8},
+		{Lock: "c", Owner: "db", UID: 8}, {Lock: "d", UID: 7, State: "acquiring"}}
+	for _, tc := range []struct {
+		converting *client.Selector
+		uid        int
+		own        client.LockName
+		known      bool
+	}{
+		{nil, 7, "", true},
+		{&client.Selector{}, 7, "a", true},
+		{&client.Selector{}, 8, "", false},
+		{&client.Selector{Owner: "web"}, 8, "b", true},
+		{&client.Selector{Owner: "db"}, 0, "c", true}, // root's conversion of another user's lock
+		{&client.Selector{Owner: "web"}, 0, "", false},
+		{&client.Selector{Lock: "d"}, 7, "", false},
+	} {
+		own, known := ownLock(locks, tc.converting, tc.uid)
+		require.Equal(t, client.Selector{Lock: tc.own}, own, tc)
+		require.Equal(t, tc.known, known, tc)
 	}
 }
 

@@ -52,9 +52,7 @@ func TestReadmeCommands(t *testing.T) {
 		}
 		for _, step := range strings.Split("\n"+block, "\n$ ")[1:] {
 			line, shown, _ := strings.Cut(step, "\n")
-			cmd := exec.CommandContext(t.Context(), "sh", "-c", line)
-			cmd.Env = append(os.Environ(), "PATH="+programs+":"+os.Getenv("PATH"), "DBUS_SYSTEM_BUS_ADDRESS="+bus.Address)
-			out, err := cmd.CombinedOutput()
+			out, err := bus.Typed(t, line, programs).CombinedOutput()
 			require.NoError(t, err, "%s\n%s", line, out)
 			want := strings.ReplaceAll(regexp.QuoteMeta(strings.TrimRight(shown, "\n")), `\.\.\.`, `.*`)
 			require.Regexp(t, `(?s)\A`+want+`\n*\z`, string(out), line)
@@ -113,7 +111,7 @@ func TestReadmeWithoutABus(t *testing.T) {
 			_ = conn.Close()
 		}
 		return err == nil
-	}, 20*time.Second, 5*time.Millisecond)
+	}, time.Minute, 5*time.Millisecond)
 	write(then)
 	require.NoError(t, in.Close())
 	require.NoError(t, cmd.Wait(), "%s", &out) // which also waits for the end of the service, because it writes to out
@@ -152,9 +150,8 @@ func TestSamplesOfTheManual(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(job), 0o755))
 	}
 	run := func(line string) string {
-		cmd := exec.CommandContext(t.Context(), "sh", "-c", line)
-		cmd.Env = append(os.Environ(), "PATH="+programs+":"+dir+":"+os.Getenv("PATH"), "uuid=5f3c",
-			"DBUS_SYSTEM_BUS_ADDRESS="+bus.Address)
+		cmd := bus.Typed(t, line, programs, dir)
+		cmd.Env = append(cmd.Env, "uuid=5f3c")
 		out, err := cmd.CombinedOutput()
 		require.NoError(t, err, "%s\n%s", line, out)
 		return string(out)

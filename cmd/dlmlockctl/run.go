@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/dlmlock/dlmlockd/client"
+	"github.com/dlmlock/dlmlockd/dlm"
 )
 
 // runOptions are the settings of one run.
@@ -106,7 +107,7 @@ func (o *runOptions) check() error {
 		return wrongUsage("--once-per=forever: use a time")
 	case o.once.d > 0 && len(o.want) > 1:
 		return wrongUsage("--once-per takes one resource")
-	case o.once.d > 0 && canonicalMode(o.want[0].Mode) != "EX":
+	case o.once.d > 0 && dlm.Canonical(o.want[0].Mode) != "EX":
 		return wrongUsage("--once-per needs mode EX")
 	case o.conflict < 0 || o.conflict > 255:
 		return wrongUsage("--conflict-exit-code=%d: use 0 to 255", o.conflict)
@@ -245,7 +246,7 @@ func (a *app) takeAndWatch(ctx context.Context, c *client.Client, want []client.
 	if o.Wait >= 0 {
 		defer time.AfterFunc(o.Wait+a.patience(), func() { end(context.DeadlineExceeded) }).Stop()
 	}
-	defer a.progress(ctx, want, o.Wait)()
+	defer a.progress(ctx, want, nil, o.Wait)()
 	held, err := c.Hold(calling, want, o)
 	if err != nil && errors.Is(context.Cause(calling), context.DeadlineExceeded) {
 		err = &client.Error{Op: "Acquire", Kind: client.NoAnswer, Message: "the service did not answer in time", Err: err}

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -11,7 +13,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/dlmlock/dlmlockd/client"
-	"github.com/dlmlock/dlmlockd/dlm"
 )
 
 // waitFlag is how long to wait in the queue. A negative time has no end.
@@ -78,7 +79,9 @@ const (
 
 // progress shows on a terminal what is waited for, for how long, and who holds it,
 // until the returned function is called.
-func (a *app) progress(ctx context.Context, want []client.Want, wait time.Duration) (stop func()) {
+// converting is as for inTheWay.
+func (a *app) progress(ctx context.Context, want []client.Want, converting *client.Selector,
+	wait time.Duration) (stop func()) {
 	if a.quiet || a.json || wait == 0 || !isTerminal(a.err) {
 		return func() {}
 	}
@@ -86,7 +89,7 @@ func (a *app) progress(ctx context.Context, want []client.Want, wait time.Durati
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		a.showProgress(ctx, want, wait)
+		a.showProgress(ctx, want, converting, wait)
 	}()
 	return func() {
 		cancel()
@@ -96,7 +99,7 @@ func (a *app) progress(ctx context.Context, want []client.Want, wait time.Durati
 
 // showProgress draws the line. It has a connection of its own, since the service
 // answers the calls of one connection in order.
-func (a *app) showProgress(ctx context.Context, want []client.Want, wait time.Duration) {
+func (a *app) showProgress(ctx context.Context, want []client.Want, converting *client.Selector, wait time.Duration) {
 	begin := time.Now()
 	timer := time.NewTimer(progressAfter)
 	defer timer.Stop()
@@ -116,7 +119,7 @@ func (a *app) showProgress(ctx context.Context, want []client.Want, wait time.Du
 	var asked time.Time
 	for ctx.Err() == nil {
 		if time.Since(asked) >= askEvery {
-			_, who = inTheWay(ctx, c, want)
+			_, who = inTheWay(ctx, c, want, converting)
 			asked = time.Now()
 		}
 		fmt.Fprintf(a.err, "\r\x1b[K%s", progressLine(want, who, time.Since(begin), wait))
@@ -145,68 +148,66 @@ func progressLine(want []client.Want, who string, waited, wait time.Duration) st
 
 // inTheWay finds the first of the locks that somebody holds in a mode that is
 // not compatible with the one wanted, and names the holders; "" if none is known.
-func inTheWay(ctx context.Context, c *client.Client, want []client.Want) (client.Want, string) {
+// converting selects the lock that is to be converted; nil: none is.
+func inTheWay(ctx context.Context, c *client.Client, want []client.Want,
+	converting *client.Selector) (client.Want, string) {
 	for _, w := range want {
 		in, err := c.Inspect(ctx, w.Lockspace, w.Resource)
 		if err != nil {
 			return client.Want{}, ""
 		}
-		if holders(&in, w.Mode, nil) != "" {
-			return w, holders(&in, w.Mode, namesOf(ctx, c))
+		own, known := ownLock(in.Locks, converting, os.Geteuid())
+		if !known {
+			return client.Want{}, ""
+		}
+		if all := in.Obstacles(w.Mode, own); len(all) > 0 {
+			return w, namesOf(ctx, c).holders(all)
 		}
 	}
 	return client.Want{}, ""
 }
 
-// inWay reports whether a lock held in a mode is in the way of another. A mode that
-// can't be read is taken to be.
-func inWay(held, wanted string) bool {
-	h, err := dlm.ParseMode(held)
-	w, err2 := dlm.ParseMode(wanted)
-	return err != nil || err2 != nil || !dlm.Compatible(h, w)
+// ownLock selects the lock that the service has converted for a Selector, or tried to: it is not in
+// its own way. The service takes a lock of the user if there is one. known is false if that is not
+// clear from the locks as they are now.
+func ownLock(locks []client.Lock, converting *client.Selector, uid int) (own client.Selector, known bool) {
+	if converting == nil {
+		return client.Selector{}, true
+	}
+	var mine, all []client.Selector
+	for _, l := range locks {
+		if l.State == "acquiring" || !converting.Matches(&l) {
+			continue
+		}
+		all = append(all, client.Selector{Lock: l.Lock})
+		if int(l.UID) == uid {
+			mine = append(mine, client.Selector{Lock: l.Lock})
+		}
+	}
+	if len(mine) > 0 {
+		all = mine
+	}
+	if len(all) != 1 {
+		return client.Selector{}, false
+	}
+	return all[0], true
 }
 
-// holders names for people who holds a resource in a mode that is in the way of
-// the one wanted, or, with "", in any: locks of this node by label or owner, those
-// of other nodes by node and by what the last holder has published.
-func holders(in *client.Inspection, wanted string, nodes nodeNames) string {
+// holders names for people who holds locks: those of this node by label, owner or process, those of
+// other nodes by node and by what the last holder has published. That may be cut off after some
+// bytes, which is all that a value block has room for.
+func (n nodeNames) holders(all []client.Obstacle) string {
 	var names []string
-	seen := map[uint32]bool{}
-	for _, l := range in.Locks {
-		if l.State == "acquiring" {
-			continue
+	for _, o := range all {
+		switch {
+		case o.Node == 0:
+			who := cmp.Or(o.Who, fmt.Sprintf("process %d", o.PID))
+			names = append(names, fmt.Sprintf("%s (this node, %s)", visible(who), o.Mode))
+		case o.Who == "":
+			names = append(names, n.node(o.Node, o.Mode))
+		default:
+			names = append(names, n.on(o.Node, o.Who, o.Mode))
 		}
-		seen[l.LockID] = true // the lock manager lists it among the granted ones, too
-		if wanted != "" && !inWay(l.Mode, wanted) {
-			continue
-		}
-		who := l.Label
-		if who == "" {
-			who = l.Owner
-		}
-		if who == "" {
-			who = fmt.Sprintf("process %d", l.PID)
-		}
-		names = append(names, fmt.Sprintf("%s (this node, %s)", visible(who), l.Mode))
-	}
-	// What is published is the text of one holder, that of the last grant in PW or EX. It may be
-	// cut off after some bytes, which is all that a value block has room for.
-	published := in.Holder
-	for _, q := range in.Granted {
-		if seen[q.LockID] || q.Mode == "NL" || wanted != "" && !inWay(q.Mode, wanted) {
-			continue
-		}
-		name := nodes.node(q.Node, q.Mode)
-		if published != nil && published.Node == q.Node && published.Who != "" {
-			name = nodes.on(q.Node, published.Who, q.Mode)
-			published = nil
-		}
-		names = append(names, name)
-	}
-	// A node that is not the master sees no lock of others. Then the value block is all there is,
-	// and may be out of date.
-	if len(names) == 0 && published != nil && published.Node != 0 && (wanted == "" || inWay(published.Mode, wanted)) {
-		names = append(names, nodes.on(published.Node, published.Who, published.Mode))
 	}
 	return strings.Join(names, ", ")
 }

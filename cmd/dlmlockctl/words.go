@@ -168,12 +168,18 @@ const lookTime = 5 * time.Second
 // aboutWants adds to the error of an acquire which lock it is about, and who
 // holds that one.
 func aboutWants(ctx context.Context, c *client.Client, err error, want []client.Want, wait time.Duration) error {
+	return aboutConvert(ctx, c, err, want, nil, wait)
+}
+
+// aboutConvert is aboutWants for a conversion of a lock; nil: of none.
+func aboutConvert(ctx context.Context, c *client.Client, err error, want []client.Want, converting *client.Selector,
+	wait time.Duration) error {
 	if err == nil {
 		return nil
 	}
 	f := &failure{err: err, waited: wait != 0}
 	if len(want) == 1 {
-		f.lockspace, f.resource, f.mode = want[0].Lockspace, want[0].Resource, canonicalMode(want[0].Mode)
+		f.lockspace, f.resource, f.mode = want[0].Lockspace, want[0].Resource, dlm.Canonical(want[0].Mode)
 	} else if all := want[0].Lockspace; sameLockspace(want) {
 		f.lockspace = all
 	}
@@ -181,8 +187,8 @@ func aboutWants(ctx context.Context, c *client.Client, err error, want []client.
 		// The call may have used up the time that the context has.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTime)
 		defer cancel()
-		if w, who := inTheWay(ctx, c, want); who != "" {
-			f.lockspace, f.resource, f.mode, f.holder = w.Lockspace, w.Resource, canonicalMode(w.Mode), who
+		if w, who := inTheWay(ctx, c, want, converting); who != "" {
+			f.lockspace, f.resource, f.mode, f.holder = w.Lockspace, w.Resource, dlm.Canonical(w.Mode), who
 		}
 	}
 	return f
@@ -195,12 +201,4 @@ func sameLockspace(want []client.Want) bool {
 		}
 	}
 	return true
-}
-
-// canonicalMode returns the two letters of a mode, or the text as it is.
-func canonicalMode(s string) string {
-	if m, err := dlm.ParseMode(s); err == nil {
-		return m.String()
-	}
-	return s
 }

@@ -20,17 +20,18 @@ import (
 
 // typing is a service, and a shell with what its documents take for granted.
 type typing struct {
-	t           *testing.T
-	bus, socket string
-	path        string // where varlinkctl is found
-	c           *varlinkClient
+	t      *testing.T
+	bus    *testbus.Bus
+	socket string
+	path   string // where varlinkctl is found
+	c      *varlinkClient
 }
 
 func startTyping(t *testing.T) typing {
 	all := varlinkctls(t)
 	newest := all[slices.Max(slices.Collect(maps.Keys(all)))]
 	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
-	s := typing{t: t, bus: bus.Address, socket: filepath.Join(dir, "varlink"), path: filepath.Join(dir, "bin")}
+	s := typing{t: t, bus: bus, socket: filepath.Join(dir, "varlink"), path: filepath.Join(dir, "bin")}
 	require.NoError(t, os.Mkdir(s.path, 0o755))
 	require.NoError(t, os.Symlink(newest, filepath.Join(s.path, "varlinkctl")))
 	start(t, bus, filepath.Join(dir, "state"), "--varlink="+s.socket)
@@ -42,12 +43,8 @@ func startTyping(t *testing.T) typing {
 // command is a line of a document, with the socket of this service and no job.
 func (s typing) command(line string) *exec.Cmd {
 	line = strings.NewReplacer("/run/dlmlock/org.example.DlmLock", s.socket, "/usr/local/bin/backup", "true").Replace(line)
-	cmd := exec.CommandContext(s.t.Context(), "sh", "-c", "exec "+line)
-	if strings.Contains(line, " | ") {
-		cmd = exec.CommandContext(s.t.Context(), "sh", "-c", line)
-	}
-	cmd.Env = append(os.Environ(), "PATH="+s.path+":"+os.Getenv("PATH"), "S="+s.socket, "I=org.example.DlmLock",
-		"DBUS_SYSTEM_BUS_ADDRESS="+s.bus)
+	cmd := s.bus.Typed(s.t, line, s.path)
+	cmd.Env = append(cmd.Env, "S="+s.socket, "I=org.example.DlmLock")
 	return cmd
 }
 

@@ -221,5 +221,5 @@ func startDaemon(t *testing.T, bus *testbus.Bus) {
 		var there bool
 		err := conn.BusObject().Call("org.freedesktop.DBus.NameHasOwner", 0, client.Name).Store(&there)
 		return err == nil && there
-	}, 20*time.Second, 5*time.Millisecond, "the daemon takes its name")
+	}, time.Minute, 5*time.Millisecond, "the daemon takes its name")
 }

@@ -269,6 +269,21 @@ func (b *Bus) Command(t testing.TB, u User, name string, args ...string) *exec.C
 	return cmd
 }
 
+// Typed makes a command of a line that a document has people type, with this bus as the system bus.
+// Programs are looked for in these directories first. A line that is one command runs as one
+// process, so that a signal reaches it.
+func (b *Bus) Typed(t testing.TB, line string, programs ...string) *exec.Cmd {
+	t.Helper()
+	first, _, _ := strings.Cut(line, " ")
+	if !strings.ContainsAny(line, "|&;\n") && !strings.Contains(first, "=") {
+		line = "exec " + line
+	}
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", line)
+	cmd.Env = append(os.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+b.Address,
+		"PATH="+strings.Join(append(programs, os.Getenv("PATH")), ":"))
+	return cmd
+}
+
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
