@@ -70,11 +70,13 @@ func TestParseMode(t *testing.T) {
 		m, err := dlm.ParseMode(text)
 		require.NoError(t, err, text)
 		require.Equal(t, want, m, text)
+		require.Equal(t, want.String(), dlm.Canonical(text))
 	}
 	for _, text := range []string{"", " EX", "EX ", "E", "EXX", "--", "5", "e\u0445", "ſhared"} {
 		m, err := dlm.ParseMode(text)
 		require.ErrorIs(t, err, dlm.ErrMode, text)
 		require.Equal(t, dlm.None, m, text)
+		require.Equal(t, text, dlm.Canonical(text))
 	}
 }
 

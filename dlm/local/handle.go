@@ -154,18 +154,26 @@ func (h *handle) granted(l *lock, from dlm.Mode) {
 	h.emit(ev)
 }
 
-func (h *handle) lock(o *operation) {
-	m := h.member
+// refused ends an operation that takes a lock, if it can't begin.
+func (h *handle) refused(what string, o *operation) bool {
 	switch {
 	case h.locks[o.cookie] != nil:
 		h.busy(o)
-		return
+		return true
 	case o.cookie == 0, dlm.CheckResource(o.resource) != nil, !dlm.LockAllowed(o.mode, o.flags):
 		h.end(o, dlm.StatusInvalid)
-		return
+		return true
 	}
-	if errno := h.failure("lock", o.resource, o.mode); errno != 0 {
+	if errno := h.failure(what, o.resource, o.mode); errno != 0 {
 		h.end(o, dlm.Status(errno))
+		return true
+	}
+	return false
+}
+
+func (h *handle) lock(o *operation) {
+	m := h.member
+	if h.refused("lock", o) {
 		return
 	}
 	id, ok := m.ids.take()
@@ -267,16 +275,7 @@ func (h *handle) cancel(o *operation) {
 // adopt takes over an orphan (dlm_user_adopt_orphan in fs/dlm/lock.c).
 func (h *handle) adopt(o *operation) {
 	m := h.member
-	switch {
-	case h.locks[o.cookie] != nil:
-		h.busy(o)
-		return
-	case o.cookie == 0, dlm.CheckResource(o.resource) != nil, !dlm.LockAllowed(o.mode, o.flags):
-		h.end(o, dlm.StatusInvalid)
-		return
-	}
-	if errno := h.failure("adopt", o.resource, o.mode); errno != 0 {
-		h.end(o, dlm.Status(errno))
+	if h.refused("adopt", o) {
 		return
 	}
 	l, other := m.orphanOf(o.resource, o.mode)

@@ -151,20 +151,22 @@ func (o *releaseOp) keep(err error) {
 
 // unlock asks the lock manager to end the locks.
 func (o *releaseOp) unlock() {
-	o.stage, o.pending = releaseUnlocking, 0
-	for _, l := range o.locks {
-		if l.mode != dlm.None {
-			o.pending++
-		}
+	o.stage = releaseUnlocking
+	if o.pending = unlockGranted(o.locks); o.pending == 0 {
+		o.forget()
 	}
-	for _, l := range o.locks {
+}
+
+// unlockGranted asks the lock manager to end those of the locks that are granted, and returns how
+// many those are.
+func unlockGranted(locks []*lock) (pending int) {
+	for _, l := range locks {
 		if l.mode != dlm.None {
+			pending++
 			l.unlock()
 		}
 	}
-	if o.pending == 0 {
-		o.forget()
-	}
+	return pending
 }
 
 // completed takes the end of an Unlock.

@@ -40,18 +40,8 @@ func (o *acquireOp) unmark() {
 
 // undo releases everything that a failed acquire got.
 func (o *acquireOp) undo() {
-	o.stage, o.pending = acquireUnlocking, 0
-	for _, l := range o.fresh {
-		if l.mode != dlm.None {
-			o.pending++
-		}
-	}
-	for _, l := range o.fresh {
-		if l.mode != dlm.None {
-			l.unlock()
-		}
-	}
-	if o.pending == 0 {
+	o.stage = acquireUnlocking
+	if o.pending = unlockGranted(o.fresh); o.pending == 0 {
 		o.forget()
 	}
 }
