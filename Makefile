@@ -178,6 +178,21 @@ bench-floods: deps ## what a flood of one user does to another, into docs/benchm
 bench-lab: deps-lab ## the service on the kernel's DLM against bare libdlm, into docs/benchmarks.md
 	LAB=1 BENCH_REPORT=$(CURDIR)/docs/benchmarks.md $(GO) test -C lab -count=1 -run '^$$' -bench . -benchtime 1x -timeout 30m ./bench
 
+.PHONY: bench-scale
+bench-scale: deps-lab ## what recovery, memory and waiting cost on nodes, into lab/scale/data; see docs/scale.md
+	LAB=1 SCALE_DATA=$(CURDIR)/lab/scale/data $(GO) test -C lab -count=1 -run '^$$' -bench '^BenchmarkScale$$$(if $(SCALE),/^($(SCALE))$$)' \
+		-benchtime 1x -timeout 30m -tags "$(TAGS)" $(TESTFLAGS) ./scale
+	@$(MAKE) --no-print-directory scale-plots
+
+.PHONY: scale-model
+scale-model: ## compute larger clusters, into lab/scale/data/model.csv; minutes
+	$(GO) run -C lab ./cmd/scale model $(CURDIR)/lab/scale/data
+	@$(MAKE) --no-print-directory scale-plots
+
+.PHONY: scale-plots
+scale-plots: ## draw the plots of docs/scale.md again from lab/scale/data
+	$(GO) run -C lab ./cmd/scale plots $(CURDIR)/lab/scale/data $(CURDIR)/docs/pictures
+
 .PHONY: lint
 lint: deps ## format, vet, staticcheck, module file, conventions, scripts
 	@$(MAKE) --no-print-directory run-lint

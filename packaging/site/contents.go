@@ -20,6 +20,7 @@ var contents = []section{
 		{"docs/installation.md", "Installation"},
 		{"docs/survival.md", "What survives what"},
 		{"docs/fencing.md", "Fencing"},
+		{"docs/scale.md", "How large a cluster can be"},
 		{"docs/troubleshooting.md", "Troubleshooting"},
 		{"docs/security.md", "Security"},
 		{"docs/libvirt.md", "Guests of libvirt"},
