@@ -26,6 +26,10 @@ import (
 // who may not drive, and files that a device can hold up.
 
 const (
+	// maxRest is how long the goroutine of Run waits at most. It is shorter than the time that most
+	// calls have, so their deadlines come after the alarm. With a later alarm each call woke that
+	// goroutine, which found the call answered and set the next alarm as late again.
+	maxRest = 5 * time.Second
 	// maxRounds is how often drive goes from one role to the other. A call needs three
 	// rounds; whoever still finds something to do after these works for others, and has
 	// an answer of its own to see to.
@@ -73,7 +77,7 @@ func (s *Service) own() (busy bool) {
 	s.serve(maxMessages)
 	s.publish()
 	busy = s.t.Busy()
-	if at, ok := s.t.Next(); busy || s.t.Stopping() || ok && at.Before(s.alarm) || !s.inbox.Empty() {
+	if at, ok := s.t.Next(); busy || s.t.Stopping() || ok && at.Before(s.alarm) {
 		s.inbox.Nudge()
 	}
 	return busy
@@ -133,7 +137,7 @@ func (s *Service) tend(stop bool) (idle time.Duration, ended bool) {
 		at, ok = s.t.Next()
 	}
 	s.publish()
-	switch s.alarm = time.Now().Add(time.Hour); {
+	switch s.alarm = time.Now().Add(maxRest); {
 	case s.t.Busy():
 		s.alarm = time.Now()
 	case ok && at.Before(s.alarm):
