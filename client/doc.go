@@ -102,7 +102,7 @@
 // # Inside the package
 //
 // It owns how the service is called, what the answers mean, and the watch over the locks
-// of Hold (keeper.go). It has no policy of its own. A transport is one way to the
+// of Hold (keeper.go, ask.go). It has no policy of its own. A transport is one way to the
 // service (transport.go): bus*.go is D-Bus, varlink*.go is Varlink.
 //
 // Concurrency: a Client may be used by any number of goroutines. Every call ends with

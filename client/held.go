@@ -70,6 +70,7 @@ type Held struct {
 	owner    string
 	ownOwner bool   // nobody else has this owner
 	of       owners // whose locks are watched: at least this owner's
+	unsure   bool   // the last question about them had no answer; guarded by c.kept.mu
 	lifetime string // the one that take has found to be known to the service
 
 	ctx  context.Context         // ends with the locks

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -12,7 +13,8 @@ import (
 )
 
 // A thousand programs hold locks over Varlink at once, each with a Client of its own. Each
-// hears of the loss of its own lock, and of no other.
+// hears of the loss of its own lock, and of no other, also while it finds a service again that was
+// killed.
 func TestThousandHolders(t *testing.T) {
 	r := startReal(t)
 	held := make([]context.Context, 1000)
@@ -50,6 +52,8 @@ func TestThousandHolders(t *testing.T) {
 	for i, ctx := range held {
 		require.Equal(t, i%10 == 0, ctx.Err() != nil, i)
 	}
+	r.end(syscall.SIGKILL)
+	r.start()
 	begun = time.Now()
 	require.NoError(t, admin.Leave(t.Context(), "vms", true))
 	for i, ctx := range held {
@@ -113,6 +117,15 @@ func TestLossesBeforeHoldReturns(t *testing.T) {
 		require.Equal(t, []*Held{h}, k.soon, theirs)
 		k.soon = nil
 	}
+	k.watches = map[owners]*heldWatch{{}: {}}
+	k.watches[owners{}].complete.Store(true)
+	require.Equal(t, askWatchedEvery, k.pause())
+	k.answered(h, false)
+	require.Equal(t, askHeldEvery, k.pause(), "a question that had no answer is asked again soon")
+	k.answered(h, true)
+	require.Equal(t, askWatchedEvery, k.pause())
+	k.watches[owners{}].complete.Store(false)
+	require.Equal(t, askHeldEvery, k.pause())
 	h.changes++
 	k.touch(Event{Lock: "l", State: "held", Mode: "PR"})
 	require.Empty(t, k.soon, "it may be the holder's own conversion")

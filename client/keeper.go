@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"slices"
 	"strconv"
 	"sync"
@@ -35,7 +34,7 @@ type keeper struct {
 	lost    map[LockName]Event
 	touched map[LockName]struct{}
 	soon    []*Held            // to be asked about at once
-	wake    chan struct{}      // says that soon has something; one element
+	wake    chan struct{}      // says that soon has something, or that the pause has changed; one element
 	run     context.Context    // of the goroutines
 	stopRun context.CancelFunc // ends the run; nil: none goes on
 	done    sync.WaitGroup     // of the goroutines of a run
@@ -51,14 +50,8 @@ type heldWatch struct {
 	complete atomic.Bool        // the service reports every change of the locks
 }
 
-// How often each lock is asked about, with a watch that is complete and with another one, and how
-// many calls a second that may cost.
 const (
-	askHeldEvery    = 2 * time.Second
-	askWatchedEvery = time.Minute
-	askHeldPause    = 50 * time.Millisecond
-	heldAskedTime   = 10 * time.Second
-	redialEvery     = time.Second
+	redialEvery = time.Second
 	// mostLost is how many reported losses, and how many other changes, are remembered.
 	mostLost = 1000
 )
@@ -313,6 +306,11 @@ func (k *keeper) hurry(h *Held) {
 	if !slices.Contains(k.soon, h) {
 		k.soon = append(k.soon, h)
 	}
+	k.waken()
+}
+
+// waken has the goroutine look that asks about locks. k.mu is held.
+func (k *keeper) waken() {
 	select {
 	case k.wake <- struct{}{}:
 	default:
@@ -372,116 +370,4 @@ func (c *Client) swap(t transport) *Client {
 	c.mu.Unlock()
 	_ = old.close()
 	return c
-}
-
-// ask asks about one lock after the other, each every askHeldEvery, or every askWatchedEvery if all
-// changes of all of them are reported, unless there are so many that the pause between two calls
-// sets the pace. So a holder of many locks costs the service 20 calls a second at most. Locks about
-// which something was reported come at once.
-func (k *keeper) ask(ctx context.Context, c *Client, wake <-chan struct{}) {
-	timer := time.NewTimer(askHeldEvery)
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-wake:
-			k.mu.Lock()
-			soon := k.soon
-			k.soon = nil
-			k.mu.Unlock()
-			for _, h := range soon {
-				k.askAbout(ctx, c, h)
-			}
-		case <-timer.C:
-			h, pause := k.turn()
-			if h != nil {
-				k.askAbout(ctx, c, h)
-			}
-			timer.Reset(pause)
-		}
-	}
-}
-
-// turn returns the lock to be asked about now, nil if there is none, and how long to wait then.
-func (k *keeper) turn() (h *Held, pause time.Duration) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	every := askWatchedEvery
-	for _, w := range k.watches {
-		if !w.complete.Load() {
-			every = askHeldEvery
-		}
-	}
-	n := len(k.held)
-	if n > 0 {
-		k.next = (k.next + 1) % n
-		h = k.held[k.next]
-	}
-	return h, max(every/time.Duration(max(n, 1)), askHeldPause)
-}
-
-// askAll asks about all locks of a watch.
-func (k *keeper) askAll(ctx context.Context, c *Client, w *heldWatch) {
-	for _, h := range k.all() {
-		if h.of == w.of {
-			k.askAbout(ctx, c, h)
-		}
-	}
-}
-
-// askAbout finds out whether locks are still held. Only an answer that a lock is not held
-// ends them; any other failure proves nothing.
-func (k *keeper) askAbout(ctx context.Context, c *Client, h *Held) {
-	ctx, cancel := context.WithTimeout(ctx, heldAskedTime)
-	defer cancel()
-	h.mu.Lock()
-	grants, changes := slices.Clone(h.grants), h.changes
-	h.mu.Unlock()
-	for _, g := range grants {
-		mode, err := c.Held(ctx, g)
-		var e *LossError
-		switch {
-		case errors.Is(err, NotHeld) && c.missing(ctx, h.owner, g): // a service that is ending may say NotHeld, too
-			e = c.whyGone(ctx, g)
-		case err == nil && mode != g.Mode && changes%2 == 0:
-			e = &LossError{g, LossConverted, "somebody else converted it to " + mode}
-		default:
-			continue
-		}
-		h.mu.Lock()
-		same := h.changes == changes
-		h.mu.Unlock()
-		if same || e.How != LossConverted {
-			h.lose(e)
-			return
-		}
-	}
-}
-
-// missing asks a second time, in another way, whether a lock no longer exists.
-func (c *Client) missing(ctx context.Context, owner string, g Grant) bool {
-	locks, err := c.Locks(ctx, Filter{Lockspace: g.Lockspace, Resource: g.Resource, Owner: owner})
-	there := func(l Lock) bool { return l.Lock == g.Lock && l.State != "releasing" }
-	return err == nil && !slices.ContainsFunc(locks, there)
-}
-
-// whyGone says whether a lock was lost, which the bus does not report to everybody, or
-// released by somebody else. The list of losses is there also when the lockspace was left; an older
-// service does not have it.
-func (c *Client) whyGone(ctx context.Context, g Grant) *LossError {
-	lost, err := c.Lost(ctx, Filter{Lockspace: g.Lockspace, Resource: g.Resource})
-	if err != nil {
-		in, err := c.Inspect(ctx, g.Lockspace, g.Resource)
-		if err != nil {
-			return &LossError{g, LossUnknown, "it no longer exists"}
-		}
-		lost = in.Lost
-	}
-	for _, l := range lost {
-		if l.Lock == g.Lock {
-			return &LossError{g, LossReported, l.Reason}
-		}
-	}
-	return &LossError{g, LossReleased, "somebody else released it"}
 }

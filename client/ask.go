@@ -1,0 +1,154 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+)
+
+// How often each lock is asked about, with a watch that is complete and with another one, and how
+// many calls a second that may cost.
+const (
+	askHeldEvery    = 2 * time.Second
+	askWatchedEvery = time.Minute
+	askHeldPause    = 50 * time.Millisecond
+	heldAskedTime   = 10 * time.Second
+)
+
+// ask asks about one lock after the other, each every askHeldEvery, or every askWatchedEvery if all
+// changes of all of them are reported, unless there are so many that the pause between two calls
+// sets the pace. So a holder of many locks costs the service 20 calls a second at most. Locks about
+// which something was reported come at once.
+func (k *keeper) ask(ctx context.Context, c *Client, wake <-chan struct{}) {
+	due := time.Now().Add(askHeldEvery)
+	timer := time.NewTimer(askHeldEvery)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-wake:
+			k.mu.Lock()
+			soon, pause := k.soon, k.pause()
+			k.soon = nil
+			k.mu.Unlock()
+			for _, h := range soon {
+				k.askAbout(ctx, c, h)
+			}
+			if next := time.Now().Add(pause); next.Before(due) {
+				due = next
+			}
+		case <-timer.C:
+			h, pause := k.turn()
+			if h != nil {
+				k.askAbout(ctx, c, h)
+			}
+			due = time.Now().Add(pause)
+		}
+		timer.Reset(time.Until(due))
+	}
+}
+
+// turn returns the lock to be asked about now, nil if there is none, and how long to wait then.
+func (k *keeper) turn() (h *Held, pause time.Duration) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if n := len(k.held); n > 0 {
+		k.next = (k.next + 1) % n
+		h = k.held[k.next]
+	}
+	return h, k.pause()
+}
+
+// pause is how long to wait between two locks. k.mu is held.
+func (k *keeper) pause() time.Duration {
+	every := askWatchedEvery
+	for _, w := range k.watches {
+		if !w.complete.Load() {
+			every = askHeldEvery
+		}
+	}
+	if slices.ContainsFunc(k.held, func(h *Held) bool { return h.unsure }) {
+		every = askHeldEvery
+	}
+	return max(every/time.Duration(max(len(k.held), 1)), askHeldPause)
+}
+
+// answered notes whether the service has said what becomes of the locks. If it has not, as while it
+// starts, they are asked about again soon: nothing will be reported of what it found then.
+func (k *keeper) answered(h *Held, sure bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if h.unsure = !sure; !sure {
+		k.waken()
+	}
+}
+
+// askAll asks about all locks of a watch.
+func (k *keeper) askAll(ctx context.Context, c *Client, w *heldWatch) {
+	for _, h := range k.all() {
+		if h.of == w.of {
+			k.askAbout(ctx, c, h)
+		}
+	}
+}
+
+// askAbout finds out whether locks are still held. Only an answer that a lock is not held
+// ends them; any other failure proves nothing.
+func (k *keeper) askAbout(ctx context.Context, c *Client, h *Held) {
+	ctx, cancel := context.WithTimeout(ctx, heldAskedTime)
+	defer cancel()
+	h.mu.Lock()
+	grants, changes := slices.Clone(h.grants), h.changes
+	h.mu.Unlock()
+	sure := true
+	defer func() { k.answered(h, sure) }()
+	for _, g := range grants {
+		mode, err := c.Held(ctx, g)
+		var e *LossError
+		switch {
+		case errors.Is(err, NotHeld) && c.missing(ctx, h.owner, g): // a service that is ending may say NotHeld, too
+			e = c.whyGone(ctx, g)
+		case err == nil && mode != g.Mode && changes%2 == 0:
+			e = &LossError{g, LossConverted, "somebody else converted it to " + mode}
+		default:
+			sure = sure && err == nil
+			continue
+		}
+		h.mu.Lock()
+		same := h.changes == changes
+		h.mu.Unlock()
+		if same || e.How != LossConverted {
+			h.lose(e)
+			return
+		}
+	}
+}
+
+// missing asks a second time, in another way, whether a lock no longer exists.
+func (c *Client) missing(ctx context.Context, owner string, g Grant) bool {
+	locks, err := c.Locks(ctx, Filter{Lockspace: g.Lockspace, Resource: g.Resource, Owner: owner})
+	there := func(l Lock) bool { return l.Lock == g.Lock && l.State != "releasing" }
+	return err == nil && !slices.ContainsFunc(locks, there)
+}
+
+// whyGone says whether a lock was lost, which the bus does not report to everybody, or
+// released by somebody else. The list of losses is there also when the lockspace was left; an older
+// service does not have it.
+func (c *Client) whyGone(ctx context.Context, g Grant) *LossError {
+	lost, err := c.Lost(ctx, Filter{Lockspace: g.Lockspace, Resource: g.Resource})
+	if err != nil {
+		in, err := c.Inspect(ctx, g.Lockspace, g.Resource)
+		if err != nil {
+			return &LossError{g, LossUnknown, "it no longer exists"}
+		}
+		lost = in.Lost
+	}
+	for _, l := range lost {
+		if l.Lock == g.Lock {
+			return &LossError{g, LossReported, l.Reason}
+		}
+	}
+	return &LossError{g, LossReleased, "somebody else released it"}
+}
