@@ -116,13 +116,6 @@ func (x *ownerIndex) find(e Event, found []*Subscription) []*Subscription {
 	return found
 }
 
-// size is how many subscriptions there are.
-func (x *ownerIndex) size() int {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.count
-}
-
 // ownerOf tells whose lock or request an event is about; ok is false for one without owner, and
 // for an event that is about neither.
 func ownerOf(e Event) (uid uint32, owner string, ok bool) {
