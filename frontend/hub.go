@@ -358,9 +358,10 @@ func (h *hub) full(uid uint32) error {
 	if len(h.subscribed) < MaxSubscribers && (uid == 0 || same < MaxSubscribersPerUID) {
 		return nil
 	}
-	return &api.Error{Op: "subscribe", Kind: api.LimitExceeded, Mode: dlm.None, Text: fmt.Sprintf(
-		"%d connections are subscribed, %d of this user; at most %d and %d are allowed",
+	e := &api.Error{Op: "subscribe", Kind: api.LimitExceeded, Mode: dlm.None, Text: fmt.Sprintf(
+		"%d connections are subscribed to everything, %d of this user; at most %d and %d are allowed",
 		len(h.subscribed), same, MaxSubscribers, MaxSubscribersPerUID)}
+	return e.WithHint(api.HintOneOwner)
 }
 
 // Snapshot is what there is at one moment. Events that were delivered before it

@@ -68,7 +68,10 @@ func TestManyHoldersWatch(t *testing.T) {
 	}
 	m := r.dial()
 	m.send("Monitor", `{"existing":false}`, "more")
-	require.Equal(t, Interface+".LimitExceeded", m.receive().Error)
+	refused := m.receive()
+	require.Equal(t, Interface+".LimitExceeded", refused.Error)
+	require.Equal(t, "monitor: 64 connections are subscribed to everything, 64 of this user; at most 64 and 8 are "+
+		"allowed; a Monitor with owner or ownerPrefix is not counted", refused.Parameters["message"])
 	admin := r.dial()
 	for range 2 { // what somebody hears too much of would come before the second round
 		for _, take := range takers {

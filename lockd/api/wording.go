@@ -62,11 +62,12 @@ const (
 	HintForce          Hint = "force"           // release the locks, or leave with force
 	HintListOrphans    Hint = "list-orphans"    // see which orphans there are now
 	HintClearOrphans   Hint = "clear-orphans"   // adopt or remove each orphan, then leave
+	HintOneOwner       Hint = "one-owner"       // watch the locks of one owner alone
 )
 
 // Hints are all hints, for front ends that want to have words for each.
 var Hints = []Hint{HintWait, HintWaitLonger, HintInspect, HintListLocks, HintOwnerOrLockID, HintConvert, HintReleaseOne,
-	HintJoin, HintListLockspaces, HintLockspaceState, HintForce, HintListOrphans, HintClearOrphans}
+	HintJoin, HintListLockspaces, HintLockspaceState, HintForce, HintListOrphans, HintClearOrphans, HintOneOwner}
 
 // neutral are the words for a reader of whom nothing is known, such as the
 // reader of the log.
@@ -84,6 +85,7 @@ var neutral = map[Hint]string{
 	HintForce:          "release them, or leave with force and lose them",
 	HintListOrphans:    "list the orphans again",
 	HintClearOrphans:   "list them, adopt or remove each, then leave again",
+	HintOneOwner:       "watch the locks of one owner alone, which is not limited",
 }
 
 // Wording is how a front end words errors. The zero value is neutral.
