@@ -185,7 +185,7 @@ bench-scale: deps-lab ## what recovery, memory and waiting cost on nodes, into l
 	@$(MAKE) --no-print-directory scale-plots
 
 .PHONY: scale-model
-scale-model: ## compute larger clusters, into lab/scale/data/model.csv; minutes
+scale-model: ## compute larger clusters, into lab/scale/data/model.csv; takes minutes
 	$(GO) run -C lab ./cmd/scale model $(CURDIR)/lab/scale/data
 	@$(MAKE) --no-print-directory scale-plots
 

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// How often each lock is asked about, with a watch that is complete and with another one, and how
-// many calls a second that may cost.
+// How often each lock is asked about, without and with a complete watch; the shortest pause between
+// two locks; and how long an answer may take.
 const (
 	askHeldEvery    = 2 * time.Second
 	askWatchedEvery = time.Minute
@@ -16,10 +16,10 @@ const (
 	heldAskedTime   = 10 * time.Second
 )
 
-// ask asks about one lock after the other, each every askHeldEvery, or every askWatchedEvery if all
-// changes of all of them are reported, unless there are so many that the pause between two calls
-// sets the pace. So a holder of many locks costs the service 20 calls a second at most. Locks about
-// which something was reported come at once.
+// ask asks about one lock after the other: about each every askHeldEvery, or every askWatchedEvery
+// if the service reports all changes of all of them, but with a pause of at least askHeldPause
+// between two. So a holder of many locks costs the service 20 calls a second at most. It also asks
+// at once about locks that were reported as changed.
 func (k *keeper) ask(ctx context.Context, c *Client, wake <-chan struct{}) {
 	due := time.Now().Add(askHeldEvery)
 	timer := time.NewTimer(askHeldEvery)
@@ -50,7 +50,7 @@ func (k *keeper) ask(ctx context.Context, c *Client, wake <-chan struct{}) {
 	}
 }
 
-// turn returns the lock to be asked about now, nil if there is none, and how long to wait then.
+// turn returns the lock to be asked about now, nil if there is none, and how long to wait after that.
 func (k *keeper) turn() (h *Held, pause time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -75,8 +75,9 @@ func (k *keeper) pause() time.Duration {
 	return max(every/time.Duration(max(len(k.held), 1)), askHeldPause)
 }
 
-// answered notes whether the service has said what becomes of the locks. If it has not, as while it
-// starts, they are asked about again soon: nothing will be reported of what it found then.
+// answered notes whether the service has said if the locks are held. If it has not, as while it
+// starts, ask soon asks about them again, because the service does not report losses that it finds
+// while it starts.
 func (k *keeper) answered(h *Held, sure bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -134,8 +135,8 @@ func (c *Client) missing(ctx context.Context, owner string, g Grant) bool {
 }
 
 // whyGone says whether a lock was lost, which the bus does not report to everybody, or
-// released by somebody else. The list of losses is there also when the lockspace was left; an older
-// service does not have it.
+// released by somebody else. Lost also works when the lockspace has been left; an older service does
+// not have it.
 func (c *Client) whyGone(ctx context.Context, g Grant) *LossError {
 	lost, err := c.Lost(ctx, Filter{Lockspace: g.Lockspace, Resource: g.Resource})
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 
 func (b *bus) watch(ctx context.Context) (<-chan Event, error) { return b.listen(ctx, false) }
 
-// watchOwners watches all locks: the bus passes signals on by their sender and path alone.
+// watchOwners watches all locks: the bus selects signals only by their sender and path.
 func (b *bus) watchOwners(ctx context.Context, _ owners, _ *atomic.Bool) (<-chan Event, error) {
 	return b.listen(ctx, false)
 }

@@ -108,9 +108,10 @@
 // Concurrency: a Client may be used by any number of goroutines. Every call ends with
 // its context; over D-Bus, a call that ends so is withdrawn by Close at the latest, when
 // the service sees that its caller has left the bus. A call of Hold, or of Convert of a Held,
-// that waits has a connection of its own, and is withdrawn at once. Some goroutines watch for as
-// long as there are locks or calls of Hold; Close ends them. Over Varlink the watch has a connection
-// of its own: one for all locks whose owner the Client has made up, and one for each Options.Owner.
+// that waits has a connection of its own, and is withdrawn at once. Some goroutines watch the locks
+// for as long as there are locks or calls of Hold; Close ends them. Over Varlink each watch has a
+// connection of its own: one watch is for all locks whose owner the Client has made up, and there
+// is one for each Options.Owner.
 //
 // docs/versioning.md says what stays the same.
 package client

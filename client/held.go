@@ -69,8 +69,8 @@ type Held struct {
 	c        *Client
 	owner    string
 	ownOwner bool   // nobody else has this owner
-	of       owners // whose locks are watched: at least this owner's
-	unsure   bool   // the last question about them had no answer; guarded by c.kept.mu
+	of       owners // that the watch is for, at least this owner
+	unsure   bool   // the service did not answer the last question about the locks; guarded by c.kept.mu
 	lifetime string // the one that take has found to be known to the service
 
 	ctx  context.Context         // ends with the locks
@@ -111,7 +111,7 @@ func (c *Client) hold(ctx, parent context.Context, want []Want, o Options) (*Hel
 		h.owner, h.of = c.kept.ownerFor()
 	}
 	if c.Conn() != nil {
-		h.of = owners{} // one watch has everything there
+		h.of = owners{} // over D-Bus one watch is for all locks
 	}
 	o.Owner, o.OwnerUnique = h.owner, h.ownOwner
 	if err := c.kept.begin(c, h.of); err != nil {

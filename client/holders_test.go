@@ -13,8 +13,8 @@ import (
 )
 
 // A thousand programs hold locks over Varlink at once, each with a Client of its own. Each
-// hears of the loss of its own lock, and of no other, also while it finds a service again that was
-// killed.
+// notices the loss of its own lock, and of no other, also while it reconnects to a service that was
+// killed and started again.
 func TestThousandHolders(t *testing.T) {
 	r := startReal(t)
 	held := make([]context.Context, 1000)
@@ -97,7 +97,8 @@ func TestWatchesOfOneClient(t *testing.T) {
 	})
 }
 
-// A lock that somebody releases or converts before Hold has returned it is lost, too, at once.
+// The keeper also asks at once about a lock that somebody else releases or converts before Hold has
+// returned it.
 func TestLossesBeforeHoldReturns(t *testing.T) {
 	k := keeper{lost: map[LockName]Event{}, touched: map[LockName]struct{}{}, wake: make(chan struct{}, 1)}
 	k.touch(Event{Kind: lockTouched, Lock: "other"})
@@ -131,8 +132,8 @@ func TestLossesBeforeHoldReturns(t *testing.T) {
 	require.Empty(t, k.soon, "it may be the holder's own conversion")
 }
 
-// With a service that is older than the parameters for owners, the losses of all locks are
-// watched, and each lock is asked about often.
+// With a service that is older than the parameters for owners, a Client watches the losses of all
+// locks, and asks about each of its locks often.
 func TestOlderServiceIsWatched(t *testing.T) {
 	path, calls := olderService(t)
 	v := newVarlink(path)

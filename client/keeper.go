@@ -10,16 +10,16 @@ import (
 	"time"
 )
 
-// keeper watches the locks of a Client that Hold has taken. As long as there are such locks, a
-// goroutine asks for one lock after the other whether it is still held, and others, one for each
-// watch, read the events of the service and find it again after a restart of the bus.
+// keeper watches the locks of a Client that Hold has taken. As long as there are such locks, one
+// goroutine asks about one lock after the other whether it is still held. One more for each watch
+// reads the events of the service and finds the service again after a restart of the bus.
 //
-// Over Varlink a watch has the events of the locks of one owner, or of all whose owner this Client
-// has made up, so it costs the service nothing when other locks change. It reports everything that
-// happens to these locks. Over D-Bus one watch has the losses of all locks. Releases by others are
-// not reported there, and not everybody may see all losses, so that each lock is asked about often.
+// Over Varlink a watch gets the events of the locks of one owner, or of all owners that this Client
+// has made up, so it costs the service nothing when other locks change. It reports every change of
+// these locks. Over D-Bus one watch gets the losses of all locks. It does not report releases by
+// others, and not everybody may see all losses, so the keeper asks about each lock often.
 type keeper struct {
-	// starting is held while a run or a watch starts, so that it has started for all who need it.
+	// starting is held while a run or a watch starts: whoever needs it, too, waits until it has started.
 	starting sync.Mutex
 
 	mu      sync.Mutex
@@ -27,14 +27,14 @@ type keeper struct {
 	held    []*Held
 	next    int // the place in held of the one to be asked about next
 	watches map[owners]*heldWatch
-	prefix  string // of the owners that are made up; "": none has been yet
+	prefix  string // of the owners that are made up; "": there are none yet
 	made    uint64 // how many owners have been made up
 	// lost are the losses that were reported lately: one may be reported before Hold
 	// knows the name of its lock. touched are the other changes.
 	lost    map[LockName]Event
 	touched map[LockName]struct{}
 	soon    []*Held            // to be asked about at once
-	wake    chan struct{}      // says that soon has something, or that the pause has changed; one element
+	wake    chan struct{}      // signals that soon is not empty, or that the pause has changed; one element
 	run     context.Context    // of the goroutines
 	stopRun context.CancelFunc // ends the run; nil: none goes on
 	done    sync.WaitGroup     // of the goroutines of a run
@@ -64,8 +64,8 @@ func (c *Client) Notify(f func(text string)) {
 	c.kept.notice = f
 }
 
-// ownerFor makes up an owner that nobody else has, and returns the owners that are watched for it.
-// All that one Client makes up begin alike, so one watch is enough for them.
+// ownerFor makes up an owner that nobody else has, and returns the owners that the watch for it
+// covers. All owners that one Client makes up have the same prefix, so one watch is enough for them.
 func (k *keeper) ownerFor() (owner string, of owners) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -116,7 +116,8 @@ func (k *keeper) start(c *Client) {
 	k.done.Go(func() { k.ask(ctx, c, k.wake) })
 }
 
-// cover sees to it that there is a watch. k.starting is held.
+// cover starts the watch over the locks of some owners, or joins the one that runs. k.starting is
+// held.
 func (k *keeper) cover(c *Client, of owners) error {
 	k.mu.Lock()
 	w, run := k.watches[of], k.run
@@ -263,9 +264,9 @@ func (k *keeper) event(ctx context.Context, c *Client, w *heldWatch, e Event) {
 	}
 }
 
-// touch has a lock asked about that somebody has changed or released, unless the change has brought
-// the mode that it is to have, or may be the holder's own, which calls converted in the end. What
-// Hold has not returned yet is remembered.
+// touch has ask look at a lock that was changed or released, unless it now has the mode that it
+// should have, or the change may be the holder's own conversion, at the end of which Convert calls
+// converted. It remembers the changes of locks that Hold has not returned yet.
 func (k *keeper) touch(e Event) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -291,8 +292,8 @@ func (k *keeper) touch(e Event) {
 	k.touched[e.Lock] = struct{}{}
 }
 
-// converted has a lock asked about that its holder has converted, or tried to: what was reported
-// meanwhile could not be judged.
+// converted has ask look at a lock that its holder has converted or tried to convert, because touch
+// could not judge the changes that were reported meanwhile.
 func (k *keeper) converted(h *Held) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -301,7 +302,7 @@ func (k *keeper) converted(h *Held) {
 	}
 }
 
-// hurry has a lock asked about at once. k.mu is held.
+// hurry has ask look at a lock at once. k.mu is held.
 func (k *keeper) hurry(h *Held) {
 	if !slices.Contains(k.soon, h) {
 		k.soon = append(k.soon, h)
@@ -309,7 +310,7 @@ func (k *keeper) hurry(h *Held) {
 	k.waken()
 }
 
-// waken has the goroutine look that asks about locks. k.mu is held.
+// waken wakes the goroutine of ask. k.mu is held.
 func (k *keeper) waken() {
 	select {
 	case k.wake <- struct{}{}:

@@ -11,19 +11,20 @@ type Obstacle struct {
 	Node   uint32 // whose lock it is; 0: the node that was inspected
 	LockID uint32 // on the node that was inspected; 0: not known
 	Mode   string // granted
-	// Who is the label or the owner or, on another node, the first bytes of it, as the holder has
-	// published them. "": it has neither, or that is not known.
+	// Who is the label or else the owner; for a lock of another node, the first bytes of it, as the
+	// holder has published them. "": the lock has neither, or they are not known.
 	Who string
 	PID uint32 // of the process that the lock was taken by or for; 0 on another node
 }
 
 // Obstacles returns the locks that are in the way of a lock in a mode: first those of the service
-// that was asked, then those of other nodes. In the way of EX is every lock that is not in NL. own
+// that was asked, then those of other nodes. Every lock that is not in NL is in the way of EX. own
 // selects the lock that is to be converted, which is not in its own way. The zero Selector selects
-// none here: it does not say which of several locks is meant.
+// no lock here, because it does not say which of several locks is meant.
 //
-// On a node that does not keep the queues of the resource, the locks of other nodes are not known.
-// Then the last holder in PW or EX is taken, as it has published itself. That may be out of date.
+// A node that does not keep the queues of the resource does not know the locks of other nodes. Then
+// Obstacles returns the last holder in PW or EX as it has published itself, which may be out of
+// date.
 func (in *Inspection) Obstacles(mode string, own Selector) (all []Obstacle) {
 	seen := map[uint32]bool{}
 	for _, l := range in.Locks {
@@ -40,7 +41,7 @@ func (in *Inspection) Obstacles(mode string, own Selector) (all []Obstacle) {
 		}
 		o := Obstacle{Node: q.Node, LockID: q.LockID, Mode: q.Mode}
 		if published != nil && published.Node == q.Node && published.Who != "" {
-			o.Who, published = published.Who, nil // what is published is the text of one holder
+			o.Who, published = published.Who, nil // the published text is that of one holder
 		}
 		all = append(all, o)
 	}

@@ -26,7 +26,7 @@ type varlinkPool struct {
 
 	mu   sync.Mutex
 	idle []*varlinkConn // the one that was used last comes last
-	// sweep closes those that were not used for idleTime; nil: there is none.
+	// sweep closes those that have not been used for idleTime; nil: it is not set.
 	sweep *time.Timer
 	// keep are connections to which locks are tied, until close.
 	keep []*varlinkConn
@@ -143,7 +143,7 @@ func (p *varlinkPool) put(c *varlinkConn) {
 	}
 }
 
-// closeUnused closes the connections that were not used for long enough.
+// closeUnused closes the connections that have not been used for idleTime.
 func (p *varlinkPool) closeUnused() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -68,8 +68,8 @@ func TestGrantedAsTheContextEnds(t *testing.T) {
 	<-ended
 }
 
-// olderService answers as a service that does not know the parameters owner and ownerPrefix of
-// Monitor, and gives what it was asked.
+// olderService answers like a service that does not know the parameters owner and ownerPrefix of
+// Monitor, and passes on the calls that it gets.
 func olderService(t *testing.T) (path string, calls <-chan string) {
 	path = filepath.Join(t.TempDir(), "s")
 	l, err := net.Listen("unix", path)

@@ -96,8 +96,8 @@ func (w *varlinkWatcher) run() {
 // overflow and ends the call). After an overflow events may be missing, as after a restart. The
 // caller sees both as an end and a start of the service, and has to look again.
 //
-// A service that is older than the parameters for owners refuses them. Then all losses are
-// watched, of which such a service lets only some connections have a watch at once.
+// A service that is older than the parameters for owners refuses them. Then monitor watches all
+// losses, which such a service permits to only a few connections at once.
 func (w *varlinkWatcher) monitor() error {
 	defer w.complete.Store(false)
 	all := parameters{"existing": false, "events": []string{"lockLost", "blocking", "lockspaceChanged", "serviceChanged"}}
@@ -113,7 +113,7 @@ func (w *varlinkWatcher) monitor() error {
 	return err
 }
 
-// monitorFor is monitor with certain parameters.
+// monitorFor calls Monitor with these parameters. complete is for a call that reports every change.
 func (w *varlinkWatcher) monitorFor(p parameters, complete bool) error {
 	c, err := w.v.pool.dial(w.ctx)
 	if err != nil {

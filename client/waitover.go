@@ -75,7 +75,7 @@ func (c *Client) inTheWay(ctx context.Context, want []Want, own Selector) string
 	return ""
 }
 
-// names are those of obstacles for people: locks of this node by label, owner or process, locks of
+// names describes obstacles for people: locks of this node by label, owner or process, locks of
 // other nodes by their node and by what the holder has published.
 func names(obstacles []Obstacle) (all []string) {
 	for _, o := range obstacles {

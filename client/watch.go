@@ -18,11 +18,11 @@ const (
 	ServiceStopped   EventKind = "service-stopped"
 )
 
-// lockTouched: a lock was changed or is gone: Lock; where it was changed, Mode and State. Only for
-// the watch over the locks of Hold.
+// lockTouched: the lock Lock was changed, and Mode and State are the new ones, or it is gone, and
+// they are empty. Only the watch over the locks of Hold gets it.
 const lockTouched EventKind = "lock-touched"
 
-// owners are those of some of the locks of the caller's user. The zero value means all locks.
+// owners selects locks of the caller's user by their owner. The zero value selects all locks.
 type owners struct {
 	name   string
 	prefix bool // all owners that begin with name

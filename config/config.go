@@ -119,7 +119,7 @@ func LoadDefault() (Config, error) {
 }
 
 // ParseLevel parses a log level: debug, info, warn or error. warning is the same as warn, because
-// "systemctl service-log-level" has that name.
+// "systemctl service-log-level" uses that name.
 func ParseLevel(s string) (l slog.Level, ok bool) {
 	switch s {
 	case "debug":

@@ -13,8 +13,8 @@ import (
 
 const (
 	// MaxSubscribers is how many sessions may be subscribed to everything; every change
-	// of a lock is a message to each. What is about the locks of one owner alone
-	// (Subscribe.Of) does not count.
+	// of a lock is a message to each. Subscriptions to the locks of one owner
+	// (Subscribe.Of) do not count.
 	MaxSubscribers = 64
 	// MaxSubscribersPerUID is how many sessions of one user may be. Root is exempt.
 	MaxSubscribersPerUID = 8
@@ -63,11 +63,11 @@ type hub struct {
 	telling    bool                         // somebody is about to tell it
 	spaces     map[string]bool              // lockspaces that were told of
 
-	// The subscriptions to the locks of one owner: owners finds them for an event, narrow
-	// for a session (guarded by mu).
+	// The subscriptions to the locks of one owner: owners finds those for an event, narrow
+	// those of a session (guarded by mu).
 	owners *ownerIndex
 	narrow map[*Session][]*Subscription
-	// For publish, which has deliver: those whom an event concerns.
+	// The subscriptions that an event concerns. Only publish uses it, with deliver held.
 	found []*Subscription
 }
 
@@ -243,7 +243,7 @@ func (s *Subscription) Close() {
 	h.changed()
 }
 
-// of are the subscriptions among which one is counted. h.mu is held to use them.
+// of returns the map to which a subscription belongs. h.mu has to be held to use it.
 func (h *hub) of(s *Subscription) map[*Session][]*Subscription {
 	if s.of != nil {
 		return h.narrow
@@ -272,7 +272,7 @@ func (h *hub) gone(s *Session) {
 	h.changed()
 }
 
-// Subscribers is how many sessions of all doors are subscribed, to whatever it is.
+// Subscribers is how many sessions of all doors have a subscription, of either kind.
 func (c *Core) Subscribers() int {
 	c.hub.mu.Lock()
 	defer c.hub.mu.Unlock()
@@ -290,10 +290,10 @@ func (c *Core) Subscribers() int {
 // door's function (Door.Listen).
 type Subscribe struct {
 	Sink func(Event)
-	// Of limits the subscription to the caller's own locks and requests of these owners, and
-	// needs a Sink. Lockspaces and the service are not told of then. Such a subscription costs
-	// nothing where others' locks change, so only the limits on sessions bound how many there
-	// are. nil: everything.
+	// Of limits the subscription to locks and requests of the caller's user with these owners,
+	// and needs a Sink. Such a subscription gets no events about lockspaces and the service. It
+	// costs nothing when other locks change, so only the limits on sessions bound the number of
+	// such subscriptions. nil: everything.
 	Of *Owners
 }
 

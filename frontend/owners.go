@@ -15,7 +15,7 @@ type Owners struct {
 	Prefix bool
 }
 
-// Match reports whether an owner is one of them; "" is none.
+// Match reports whether an owner is one of them; "" never is.
 func (o *Owners) Match(owner string) bool {
 	if o.Prefix {
 		return owner != "" && strings.HasPrefix(owner, o.Name)
@@ -23,9 +23,9 @@ func (o *Owners) Match(owner string) bool {
 	return owner != "" && owner == o.Name
 }
 
-// ownerIndex finds the subscriptions that an event concerns among those that have said whose locks
-// they are about. So a notice costs the same however many there are. Each user has an index of his
-// own, hence what one user subscribes to costs nothing where the locks of another one change.
+// ownerIndex finds, among the subscriptions to owners, those that an event concerns. So a notice
+// costs the same however many there are. Each user has a separate index, so the subscriptions of one
+// user cost nothing when the locks of another one change.
 type ownerIndex struct {
 	// Leaf lock: nothing is called with it held, so a receiver may end subscriptions.
 	mu    sync.Mutex
@@ -37,13 +37,13 @@ type ownerIndex struct {
 type userOwners struct {
 	names    map[string][]*Subscription
 	prefixes map[string][]*Subscription
-	// lengths has how many of prefixes have a length: an event looks up one prefix of each.
+	// lengths has the number of prefixes of each length: find looks up one prefix of each length.
 	lengths map[int]int
 }
 
 func newOwnerIndex() *ownerIndex { return &ownerIndex{users: make(map[uint32]*userOwners)} }
 
-// add takes a subscription in.
+// add adds a subscription.
 func (x *ownerIndex) add(s *Subscription) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -64,7 +64,7 @@ func (x *ownerIndex) add(s *Subscription) {
 	u.prefixes[s.of.Name] = append(u.prefixes[s.of.Name], s)
 }
 
-// remove takes a subscription out; a second call does nothing.
+// remove removes a subscription; a second call does nothing.
 func (x *ownerIndex) remove(s *Subscription) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -116,8 +116,8 @@ func (x *ownerIndex) find(e Event, found []*Subscription) []*Subscription {
 	return found
 }
 
-// ownerOf tells whose lock or request an event is about; ok is false for one without owner, and
-// for an event that is about neither.
+// ownerOf returns the user and the owner of the lock or request that an event is about; ok is false
+// if that has no owner, and for an event that is about neither.
 func ownerOf(e Event) (uid uint32, owner string, ok bool) {
 	var l *api.LockInfo
 	switch e := e.(type) {

@@ -24,8 +24,8 @@ func lockOf(uid uint32, owner string) api.LockInfo {
 	return api.LockInfo{UID: uid, Owner: owner, HasOwner: owner != ""}
 }
 
-// A subscription to owners gets what is about their locks and requests, those of its user
-// alone, and nothing about lockspaces and the service.
+// A subscription to owners gets only events about their locks and requests, only those of its
+// user, and nothing about lockspaces and the service.
 func TestOwnersAlone(t *testing.T) {
 	f := newFakeService()
 	core := newCore(t, f, allowAll)
@@ -100,7 +100,7 @@ func TestOwnersAreChecked(t *testing.T) {
 	require.NoError(t, (&Subscribe{Of: &Owners{Name: "o"}}).Validate())
 }
 
-// What a change of one lock costs, by who is subscribed.
+// The cost of a change of one lock, by the kind and number of the subscriptions.
 func BenchmarkNotice(b *testing.B) {
 	e := api.LockChanged{LockInfo: lockOf(0, "owner-7")}
 	for _, n := range []int{0, 1, 64, 1000, 4000} {

@@ -47,8 +47,8 @@ type Node struct {
 // harmless are complaints of a kernel series about itself that no program
 // causes or could prevent, and that come now and then (docs/dlm-notes.md).
 var harmless = map[string]*regexp.Regexp{
-	// Between the end of a node and the stop of its lockspaces, a message for
-	// that node can't be sent: of dlm_scand on 6.1, or a request of a program.
+	// Between the end of a node and the stop of its lockspaces, a message to
+	// that node can't be sent: one of dlm_scand on 6.1, or a program's request.
 	// And a message with a name that comes during a recovery is copied in one go
 	// into a structure and the room behind it.
 	"6.1":  regexp.MustCompile(`WARNING: .* (dlm_midcomms_get_mhandle|dlm_add_requestqueue)\+`),

@@ -27,8 +27,8 @@ import (
 
 const (
 	// maxRest is how long the goroutine of Run waits at most. It is shorter than the time that most
-	// calls have, so their deadlines come after the alarm. With a later alarm each call woke that
-	// goroutine, which found the call answered and set the next alarm as late again.
+	// calls have, so their deadlines come after the alarm. With a later alarm, each call would wake
+	// that goroutine, which would find the call answered and set the next alarm as late again.
 	maxRest = 5 * time.Second
 	// maxRounds is how often drive goes from one role to the other. A call needs three
 	// rounds; whoever still finds something to do after these works for others, and has

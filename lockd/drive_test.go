@@ -19,7 +19,7 @@ type promptJournal struct{ *teststate.Journal }
 func (promptJournal) Prompt() bool { return true }
 
 // A call that nothing is in the way of is answered before it returns: there is no
-// hand-over to another goroutine, and that of Run is not woken for its deadline.
+// hand-over to another goroutine, and its deadline does not wake the goroutine of Run.
 func TestALoneCallIsCarriedThrough(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost(local.NewCluster("test").AddNode(1))

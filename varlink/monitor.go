@@ -72,7 +72,7 @@ func (m *monitor) method(*wire.Call) (frontend.Method, error) {
 	return nil, nil
 }
 
-// owners reads whose locks and requests are wanted.
+// owners reads the parameters owner and ownerPrefix.
 func (m *monitor) owners() error {
 	switch {
 	case m.Owner != nil && m.OwnerPrefix != nil:
@@ -85,7 +85,7 @@ func (m *monitor) owners() error {
 		return nil
 	}
 	if *m.of == (frontend.Owners{Prefix: true}) {
-		return badParameter{"ownerPrefix", "it has at least one byte; use ownOnly for all owners of the caller's user"}
+		return badParameter{"ownerPrefix", "it must have at least one byte; use ownOnly for all locks of the caller's user"}
 	}
 	if err := (&frontend.Subscribe{Of: m.of}).Validate(); err != nil {
 		return about(err, "monitor", name{})
@@ -285,8 +285,8 @@ func (m *monitor) wants(kind string, l *api.LockInfo) bool {
 	return m.kind(kind) && m.concerns(l.Lockspace, l.UID, l.Owner)
 }
 
-// concerns applies the parameters that narrow all events about locks. What there was before
-// the subscription comes here unfiltered.
+// concerns applies the parameters that narrow all events about locks. What existed before the
+// subscription comes here unfiltered.
 func (m *monitor) concerns(lockspace string, uid uint32, owner string) bool {
 	return (m.Lockspace == nil || *m.Lockspace == lockspace) &&
 		(m.of == nil && !isTrue(m.OwnOnly) || uid == m.call.UID()) && (m.of == nil || m.of.Match(owner))

@@ -12,7 +12,7 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// everybody may do everything.
+// everybody is an authoriser that permits everything.
 type everybody struct{}
 
 func (everybody) Authorize(context.Context, api.Subject, api.Action, map[string]string) error {
@@ -39,7 +39,7 @@ func (h *watched) hears(want string) string {
 }
 
 // A thousand holders of root and some hundreds of another user, with the same owners, watch their
-// locks at once, far more than may watch everything. Each hears of its own lock alone.
+// locks at once, far more than may watch everything. Each gets only the events of its own lock.
 func TestManyHoldersWatch(t *testing.T) {
 	r := newRig(t, rigConfig{auth: everybody{}})
 	var all []*watched
@@ -73,7 +73,7 @@ func TestManyHoldersWatch(t *testing.T) {
 	require.Equal(t, "monitor: 64 connections are subscribed to everything, 64 of this user; at most 64 and 8 are "+
 		"allowed; a Monitor with owner or ownerPrefix is not counted", refused.Parameters["message"])
 	admin := r.dial()
-	for range 2 { // what somebody hears too much of would come before the second round
+	for range 2 { // an event too many of the first round would come before those of the second
 		for _, take := range takers {
 			take()
 		}
@@ -87,8 +87,8 @@ func TestManyHoldersWatch(t *testing.T) {
 	}
 }
 
-// Owners and their prefixes select the locks and requests of the caller's user, also of what
-// there is already.
+// Owners and their prefixes select locks and requests of the caller's user, also among those that
+// exist already.
 func TestMonitorOwners(t *testing.T) {
 	r := newRig(t, rigConfig{auth: everybody{}})
 	c, nobody := r.dial(), r.dialNobody()

@@ -57,8 +57,8 @@
 // A RELEASE of what is not held is good, and so is one of a guest whose process has
 // ended: its locks have gone with it.
 //
-// Concurrency: one goroutine for each socket, which has a thread of its own, reads the calls of all
-// its connections and carries them out (loop.go). If a call has to wait, for a lock manager, a disk
+// Concurrency: one goroutine for each socket, with a thread of its own, reads the calls of all its
+// connections and carries them out (loop.go). If a call has to wait, for a lock manager, a disk
 // or the log, its goroutine first hands the socket over to another one, so it delays nobody. Each
 // call is answered within Settings.Timeout. The methods of Door may be called from any goroutine.
 package virtlockd

@@ -278,7 +278,7 @@ func TestCloseDoesNotWaitForReaders(t *testing.T) {
 	begun := time.Now()
 	require.NoError(t, h.door.Close())
 	require.Less(t, time.Since(begun), 30*time.Second)
-	require.True(t, h.door.loops[0].ended, "so a second Close writes to no descriptor of somebody else")
+	require.True(t, h.door.loops[0].ended, "so a second Close writes to no descriptor that was reused")
 	require.NoError(t, h.door.Close())
 }
 

@@ -18,9 +18,10 @@ import (
 // then on.
 //
 // The goroutine blocks in epoll_wait, with a thread of its own. The runtime's poller could wait for
-// the epoll descriptor instead, but then each message costs more: the descriptor is looked at once
-// more before the goroutine sleeps, a thread that runs a woken goroutine wakes another one to look
-// for work, and a message that arrives while the goroutine is busy wakes a thread for nothing.
+// the epoll descriptor instead, but then each message would cost more: the descriptor is checked
+// once more before the goroutine sleeps, a thread that runs a woken goroutine wakes another thread
+// to look for work, and a message that arrives while the goroutine is busy wakes a thread for
+// nothing.
 type loop struct {
 	door      *Door
 	listener  *net.UnixListener
@@ -160,7 +161,7 @@ func (l *loop) rest(why error) {
 // wake ends the wait of run, which then ends the loop. The door's mutex is held.
 func (l *loop) wake() {
 	if !l.ended {
-		_, _ = unix.Write(l.waker, []byte{7: 1}) // it can't fail: nothing else is ever added
+		_, _ = unix.Write(l.waker, []byte{7: 1}) // it can't fail: nothing else adds to the counter
 	}
 }
 

@@ -148,7 +148,7 @@ func progressLine(want []client.Want, who string, waited, wait time.Duration) st
 
 // inTheWay finds the first of the locks that somebody holds in a mode that is
 // not compatible with the one wanted, and names the holders; "" if none is known.
-// converting selects the lock that is to be converted; nil: none is.
+// converting selects the lock that is to be converted; nil: this is no conversion.
 func inTheWay(ctx context.Context, c *client.Client, want []client.Want,
 	converting *client.Selector) (client.Want, string) {
 	for _, w := range want {
@@ -167,9 +167,9 @@ func inTheWay(ctx context.Context, c *client.Client, want []client.Want,
 	return client.Want{}, ""
 }
 
-// ownLock selects the lock that the service has converted for a Selector, or tried to: it is not in
-// its own way. The service takes a lock of the user if there is one. known is false if that is not
-// clear from the locks as they are now.
+// ownLock selects the lock that the service has converted, or tried to convert, for the Selector
+// converting: this lock is not in its own way. The service prefers a lock of the caller's user.
+// known is false if the locks as they are now do not show which one it is.
 func ownLock(locks []client.Lock, converting *client.Selector, uid int) (own client.Selector, known bool) {
 	if converting == nil {
 		return client.Selector{}, true
@@ -193,9 +193,9 @@ func ownLock(locks []client.Lock, converting *client.Selector, uid int) (own cli
 	return all[0], true
 }
 
-// holders names for people who holds locks: those of this node by label, owner or process, those of
-// other nodes by node and by what the last holder has published. That may be cut off after some
-// bytes, which is all that a value block has room for.
+// holders describes obstacles for people: locks of this node by label, owner or process, those of
+// other nodes by node and by the text that the last holder has published. That text may be cut off,
+// because a value block has room for only some bytes of it.
 func (n nodeNames) holders(all []client.Obstacle) string {
 	var names []string
 	for _, o := range all {

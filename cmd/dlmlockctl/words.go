@@ -171,7 +171,7 @@ func aboutWants(ctx context.Context, c *client.Client, err error, want []client.
 	return aboutConvert(ctx, c, err, want, nil, wait)
 }
 
-// aboutConvert is aboutWants for a conversion of a lock; nil: of none.
+// aboutConvert is aboutWants for the conversion of the lock that converting selects; nil: for an acquire.
 func aboutConvert(ctx context.Context, c *client.Client, err error, want []client.Want, converting *client.Selector,
 	wait time.Duration) error {
 	if err == nil {

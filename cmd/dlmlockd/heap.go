@@ -16,12 +16,12 @@ const startGC = 400
 // of a start.
 const largeHeap = 16 << 20
 
-// headroom is memory that nobody touches, so it takes no pages, but the garbage collector counts it
+// headroom is memory that is never touched, so it takes no pages, but the garbage collector counts it
 // as in use. The collector lets the heap grow by as much as is in use, and by 4 MiB at least. That is
 // little for a service with few locks: a client that calls as fast as it can leaves 9 KB of garbage
-// with each pair of calls, which made 50 collections a second. They took a seventh of the processor
-// time, and each holds up the call that is under way. With it the service takes 6 MiB more; twice of
-// it would save a third more.
+// with each pair of calls, which caused 50 collections a second. They took a seventh of the processor
+// time, and each delays the call that is under way. With headroom the service takes 6 MiB more; twice
+// as much headroom would save a third more.
 var headroom []byte
 
 const headroomBytes = 8 << 20

@@ -9,15 +9,16 @@ import (
 // stopped interprets a recover_status.
 func stopped(status uint32) bool { return status&recovered == 0 }
 
-// Recovery shows whether a program may make a request in a lockspace, without becoming stuck in the
-// kernel. Its files are kept open, so checking it before each request costs one read and one
-// fstat(2). It is used from one goroutine.
+// Recovery shows whether a program can make a request in a lockspace without becoming stuck in the
+// kernel. It keeps its files open, so checking it before each request costs one pread(2) and one
+// fstat(2). Only one goroutine may use it.
 type Recovery struct {
 	host      *Host
 	lockspace string
 	status    int // recover_status, or -1
 	comms     int // the directory with the addresses of the nodes, or -1
-	// reachable is the state of that directory in which every member of the lockspace had an address.
+	// reachable is the last state of that directory in which every member of the lockspace had an
+	// address.
 	reachable dirState
 }
 
@@ -27,8 +28,8 @@ type dirState struct {
 	changed unix.Timespec
 }
 
-// Recovery opens the recovery state of a lockspace. What can't be read never makes the lockspace
-// count as stopped; then the kernel makes the caller wait.
+// Recovery opens the recovery state of a lockspace. A file that can't be read never makes the
+// lockspace count as stopped; then the kernel makes the caller wait.
 func (h *Host) Recovery(lockspace string) *Recovery {
 	r := &Recovery{host: h, lockspace: lockspace}
 	r.status = openOr(h.path(sysfs, lockspace, "recover_status"), unix.O_RDONLY)
@@ -64,11 +65,11 @@ func (r *Recovery) stoppedInKernel() bool {
 
 // memberUnreachable reports whether the address of a member has been removed. dlm_controld does that
 // as soon as corosync reports that the node is gone, and stops the lockspace a moment later. In
-// between the kernel loses the question for the master of a resource if the lost node is its
-// directory node: every request of this node for that resource then waits forever, and the kernel
-// panics when such a request is canceled or its process ends (docs/kernel-bugs/08.md). Requests
-// have to wait, therefore. One that is made in the microseconds between this check and the removal
-// can still be lost.
+// between the kernel loses the lookup of a resource's master if the lost node is the directory node:
+// every request of this node for that resource then waits forever, and the kernel panics when such a
+// request is canceled or its process ends (docs/kernel-bugs/08.md). So requests have to wait. A
+// request can still be lost if the address is removed in the microseconds between this check and
+// the request.
 func (r *Recovery) memberUnreachable() bool {
 	var st unix.Stat_t
 	if r.comms < 0 || unix.Fstat(r.comms, &st) != nil {

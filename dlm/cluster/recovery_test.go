@@ -24,7 +24,7 @@ func TestRecovery(t *testing.T) {
 	require.NoError(t, r.Close())
 }
 
-// A lockspace counts as stopped from when the address of a member is removed until the member is.
+// A lockspace counts as stopped from the removal of a member's address to the removal of the member.
 func TestRecoveryOfAMemberWithoutAddress(t *testing.T) {
 	h := machine(t)
 	put(t, filepath.Join(h.root, sysfs, "foo/recover_status"), "55\n")
@@ -34,7 +34,7 @@ func TestRecoveryOfAMemberWithoutAddress(t *testing.T) {
 		for _, name := range names {
 			require.NoError(t, do(filepath.Join(comms, name)))
 		}
-		changes = changes.Add(time.Second) // not all file systems count directories, nor do their clocks tick often
+		changes = changes.Add(time.Second) // not all file systems count directories, and their clocks are coarse
 		require.NoError(t, os.Chtimes(comms, changes, changes))
 	}
 	mkdir := func(path string) error { return os.Mkdir(path, 0o755) }

@@ -211,16 +211,16 @@ func (s *lockspace) cancelReturned(r *kernelCall, err error) {
 // lockspaces a moment later. A call that is tried again then waits in the kernel for the recovery.
 const statusNotSent = dlm.Status(syscall.ENOBUFS)
 
-// failed ends an operation that the kernel refused, or tries it again later if the refusal is of
-// the moment.
+// failed ends an operation that the kernel refused, or tries it again later if the refusal is
+// temporary.
 func (s *lockspace) failed(r *kernelCall, err error) {
 	l := r.lock
 	if l.seq != r.seq || l.op == dlm.OpNone {
 		return
 	}
 	status := statusOf(err)
-	// If the kernel is busy although no operation of ours is under way, what is outstanding is the
-	// master's reply to a cancel (validate_lock_args).
+	// The kernel is busy although no operation of ours is under way if the master's reply to a cancel
+	// is outstanding (validate_lock_args).
 	passing := status == dlm.StatusBusy || status == statusNotSent
 	switch {
 	case passing && l.canceled:
@@ -235,11 +235,12 @@ func (s *lockspace) failed(r *kernelCall, err error) {
 	s.finish(l, dlm.Event{Status: status})
 }
 
-// maxTries bounds how often an operation is tried again that the kernel refuses for the moment: for
-// half a minute.
+// maxTries bounds how often an operation that the kernel refuses temporarily is tried again: for half
+// a minute.
 const maxTries = 70
 
-// later makes a call again.
+// later makes a call again, after a pause that grows with the number of tries. A cancel is repeated
+// without a limit.
 func (s *lockspace) later(r *kernelCall) {
 	again := *r
 	again.tries = min(r.tries+1, maxTries)

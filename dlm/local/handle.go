@@ -154,7 +154,7 @@ func (h *handle) granted(l *lock, from dlm.Mode) {
 	h.emit(ev)
 }
 
-// refused ends an operation that takes a lock, if it can't begin.
+// refused ends an operation that takes a lock if it can't begin, and reports whether it did.
 func (h *handle) refused(what string, o *operation) bool {
 	switch {
 	case h.locks[o.cookie] != nil:

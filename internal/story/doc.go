@@ -151,7 +151,7 @@
 //	resume-controld
 //	        let it continue (nodes)
 //	remove-address NODE
-//	        remove another node's address, as dlm_controld does when it is lost (nodes)
+//	        remove another node's address, as dlm_controld does if that node is lost (nodes)
 //	lockdown
 //	        lock the kernel down, as Secure Boot does (nodes)
 //	hide-debugfs

@@ -63,7 +63,7 @@ var verbs = []verb{
 	{"start-controld", ofNode, "", Nodes, "start it"},
 	{"pause-controld", ofNode, "", Nodes, "suspend it with SIGSTOP"},
 	{"resume-controld", ofNode, "", Nodes, "let it continue"},
-	{"remove-address", ofNode, "NODE", Nodes, "remove another node's address, as dlm_controld does when it is lost"},
+	{"remove-address", ofNode, "NODE", Nodes, "remove another node's address, as dlm_controld does if that node is lost"},
 	{"lockdown", ofNode, "", Nodes, "lock the kernel down, as Secure Boot does"},
 	{"hide-debugfs", ofNode, "", Nodes, "unmount debugfs"},
 	{"hide-processes", ofNode, "", Embedded, "make every look at a process fail with EMFILE"},

@@ -270,8 +270,8 @@ func (b *Bus) Command(t testing.TB, u User, name string, args ...string) *exec.C
 }
 
 // Typed makes a command of a line that a document has people type, with this bus as the system bus.
-// Programs are looked for in these directories first. A line that is one command runs as one
-// process, so that a signal reaches it.
+// It looks for programs in these directories first. A line that is one command runs as one process,
+// so that a signal reaches it.
 func (b *Bus) Typed(t testing.TB, line string, programs ...string) *exec.Cmd {
 	t.Helper()
 	first, _, _ := strings.Cut(line, " ")

@@ -1,9 +1,10 @@
 /*
  * unsent-lookup: a request looks for the master of its resource, and the kernel can't send to the
- * directory node, because dlm_controld has just removed the address of a node that is gone and has
- * not stopped the lockspace yet. The kernel ignores that error: nobody waits for an answer, so no
- * recovery sends the question again, and every request of this node for that resource waits in
- * "Lookup Queue" forever, also with LKF_NOQUEUE. When such a process ends, the kernel panics.
+ * directory node, because that node is gone: dlm_controld has just removed its address and has not
+ * stopped the lockspace yet. The kernel ignores that error: the request is not in the list of those
+ * that wait for an answer, so no recovery sends the lookup again, and every request of this node for
+ * that resource waits in "Lookup Queue" forever, even with LKF_NOQUEUE. When the program ends, the
+ * kernel panics.
  *
  *	cc -o unsent-lookup unsent-lookup.c -ldlm_lt
  *	node 1, 2:  dlm_tool join bugs

@@ -12,8 +12,8 @@ import (
 	"github.com/dlmlock/dlmlockd/lab/scale"
 )
 
-// recoveries has the last node of lockspaces leave, with locks on every node, and compares what the
-// kernels say that they sent with the model.
+// recoveries has the last node of lockspaces leave, with locks on every node, and writes down what
+// the kernels say that they sent beside what the model computes.
 func (r *rig) recoveries() {
 	t := newTable("recovery", "nodes", "resources", "locks on each", "milliseconds", "until locks are rebuilt",
 		"names sent", "names of the model", "masters looked for", "masters of the model", "locks sent",
@@ -57,7 +57,7 @@ func (r *rig) oneRecovery(t *table, nodes, resources, sharers int) {
 }
 
 // abandon has a node leave a lockspace while its processes, which are stopped, have locks: otherwise
-// they would release them first. What it returns lets them go on, and waits for the end of the leave.
+// they would release them first. The function done lets them go on, and waits until the node has left.
 func (r *rig) abandon(space string, node int, loads []*load) (done func()) {
 	signal := func(s syscall.Signal) {
 		for _, l := range loads {
@@ -109,7 +109,7 @@ func (r *rig) convoys() {
 		space := r.join(1, 2, 3)
 		for _, waiters := range []int{3, 30, 300, 3000, 9000} {
 			if len(nodes) > 1 && waiters > 300 {
-				break // the waiters of a node are one behind the other, and the time ends with the first node's
+				break // the waiters of a node queue in one block, and the time is over before the next node's turn
 			}
 			name := fmt.Sprintf("convoy%d", waiters)
 			gate := r.hold(1, space, "EX", []string{name})

@@ -13,8 +13,8 @@ import (
 	"github.com/dlmlock/dlmlockd/lab/scale"
 )
 
-// BenchmarkScale measures on real nodes what docs/scale.md says, once, whatever b.N is. SCALE_NODES
-// is how many nodes it boots, 5 by default; parts that need more or fewer say so.
+// BenchmarkScale measures on nodes what docs/scale.md says, once, whatever b.N is. SCALE_NODES is
+// how many nodes it boots, 5 by default; with fewer, only some parts work.
 func BenchmarkScale(b *testing.B) {
 	lab.Require(b)
 	nodes := 5
@@ -50,7 +50,7 @@ func names(seed, n int) []string {
 	return all
 }
 
-// oddNames are of every length, and of all bytes.
+// oddNames returns names of every length and with all bytes.
 func oddNames() []string {
 	var all []string
 	for length := 1; length <= 64; length++ {
@@ -128,7 +128,7 @@ func (r *rig) weighted(weights, nodes []int) string {
 	return r.join(nodes...)
 }
 
-// acquireClass is one of the places that directory and master can have for a request of node 1.
+// acquireClass is the directory and the master of the resource of a request by node 1; 0: no master yet.
 type acquireClass struct{ directory, master uint32 }
 
 // acquire times requests by the round trips that they should take.
@@ -225,7 +225,8 @@ func (r *rig) slabs(nodes []int) []map[string]slab {
 	return all
 }
 
-// changed returns the caches that got a tenth of an object for each lock or more, the largest first.
+// changed returns, in alphabetical order, the caches that got at least a tenth of an object for each
+// lock.
 func changed(before, after map[string]slab) []string {
 	var all []string
 	for name := range after {

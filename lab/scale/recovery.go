@@ -23,11 +23,11 @@ func (t *Traffic) add(messages, bytes int) {
 // waits for a slower one repeats its status request, 20 ms after the first and then less and less
 // often (wait_status_all and wait_status_low in fs/dlm/recover.c).
 type Recovery struct {
-	// Status are the requests by which the nodes find out that all have reached a step, and replies.
+	// Status are the requests by which the nodes find out that all have reached a step, with replies.
 	Status Traffic
-	// Names are those by which each node collects anew its part of the directory, and replies.
+	// Names are the requests by which each node collects its part of the directory again, with replies.
 	Names Traffic
-	// LookUps ask the directory for a new master in the place of the node that has left, with replies.
+	// LookUps ask the directory for a new master in place of the node that has left, with replies.
 	LookUps Traffic
 	// Locks are sent to new masters, with replies.
 	Locks Traffic

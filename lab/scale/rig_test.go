@@ -32,7 +32,7 @@ type rig struct {
 	spaces  int // how many lockspaces were made
 }
 
-// boot starts nodes with dlm_controld. Slab caches are not merged, so what the DLM has is seen.
+// boot starts nodes with dlm_controld. Slab caches are not merged, so those of the DLM can be seen.
 func boot(b *testing.B, nodes int) *rig {
 	r := &rig{b, lab.Start(b, lab.Config{Nodes: nodes, Token: 10 * time.Second, KernelArgs: "slab_nomerge"}), 0}
 	ctx := lab.Context(b, "join", 5*time.Minute)
@@ -79,7 +79,7 @@ func (r *rig) on(nodes []int, do func(node int) error) {
 	}
 }
 
-// join makes a lockspace of these nodes, of a name that was not used before, and returns the name
+// join makes a lockspace of these nodes, with a name that was not used before, and returns the name
 // when all of them are members.
 func (r *rig) join(nodes ...int) string {
 	r.Helper()

@@ -157,8 +157,8 @@ func (o *releaseOp) unlock() {
 	}
 }
 
-// unlockGranted asks the lock manager to end those of the locks that are granted, and returns how
-// many those are.
+// unlockGranted asks the lock manager to end those of the locks that are granted, and returns their
+// number.
 func unlockGranted(locks []*lock) (pending int) {
 	for _, l := range locks {
 		if l.mode != dlm.None {

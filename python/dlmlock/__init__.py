@@ -473,8 +473,8 @@ class Lock:
 def _watch(path: Optional[str], lockspace: str, owner: str) -> "tuple[Service, Iterator[Dict[str, Any]]]":
     """Watches the locks of an owner in a lockspace; no event is missed after it has returned.
 
-    A service that is older than the parameter for that tells of all locks of the user, and lets only
-    some connections watch at once.
+    A service that is older than the parameter owner reports the locks of all owners of the user, and
+    lets only a few connections watch at once.
     """
     filters: List[Dict[str, Any]] = [{"owner": owner}, {"ownOnly": True}]
     while True:

@@ -165,7 +165,7 @@ class LockTest(unittest.TestCase):
         lock.release()
 
     def test_many_at_once(self) -> None:
-        """A watch of its own for each does not use up those of the programs that watch everything."""
+        """The watch of each lock does not count against the limit on programs that watch everything."""
         locks = [dlmlock.Lock("vms", f"many{i}") for i in range(100)]
         for lock in locks:
             lock.acquire()
@@ -177,7 +177,7 @@ class LockTest(unittest.TestCase):
             lock.release()
 
     def test_older_service(self) -> None:
-        """It does not know the parameter owner of Monitor."""
+        """An older service does not know the parameter owner of Monitor."""
         asked: List[Dict[str, Any]] = []
         with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX) as listener:
             path = os.path.join(directory, "s")

@@ -3,11 +3,11 @@
 //	dlmload hold LOCKSPACE MODE       take all locks, then hold them until standard input ends
 //	dlmload time LOCKSPACE MODE       take one lock after the other, and print the nanoseconds of each
 //	dlmload convoy LOCKSPACE NAME WAITERS SECONDS
-//	                                  let waiters pass one lock in EX on, and count
+//	                                  let waiters pass on one lock in EX, and count the grants
 //
-// The names of the locks are lines of standard input, in hexadecimal, up to an empty line. Hold and convoy
-// print a line when they are ready. The time of a convoy begins when standard input ends, and its last
-// line is how often it got the lock.
+// For hold and time, the names of the locks are lines of standard input, in hexadecimal, up to an empty
+// line. hold and convoy print a line when they are ready. The time of a convoy begins when standard input
+// ends, and its last line is the number of grants.
 package main
 
 import (
@@ -69,7 +69,7 @@ func run(args []string) error {
 	return errUsage
 }
 
-// maxEvents is more than a load can have at once: a sink must not block.
+// maxEvents is more events than a load can have at once, because a sink must not block.
 const maxEvents = 1 << 18
 
 // load is a process with locks in one lockspace.
@@ -85,7 +85,7 @@ func (l *load) sink(e dlm.Event) {
 	}
 }
 
-// next returns the end of the next operation.
+// next waits for the next end of an operation.
 func (l *load) next() (dlm.Event, error) {
 	e := <-l.events
 	if e.Kind != dlm.Completed {
@@ -143,7 +143,7 @@ func (l *load) hold(names []string, mode dlm.Mode, in io.Reader) error {
 	return <-gone
 }
 
-// gone returns when the lockspace is gone: then the node can leave it only if nobody has it open.
+// gone returns when the node leaves the lockspace: it can leave only when no process has it open.
 func (l *load) gone() error {
 	for e := range l.events {
 		if e.Kind == dlm.Closed {
@@ -195,7 +195,7 @@ func (l *load) convoy(args []string) error {
 	return nil // the end of the process ends the locks
 }
 
-// passOn counts the grants of a time.
+// passOn lets the waiters pass the lock on for a time, and counts the grants.
 func (l *load) passOn(name string, d time.Duration) (granted int, err error) {
 	over := time.After(d)
 	for {

@@ -35,7 +35,7 @@ func run(args []string) error {
 	return errors.New("usage: scale model DATA, or scale plots DATA PICTURES")
 }
 
-// resources is how many the computed clusters have.
+// resources is the number of resources of a computed cluster.
 const resources = 1_000_000
 
 var clusterSizes = []int{2, 4, 8, 16, 32, 64}
