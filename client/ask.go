@@ -17,9 +17,9 @@ const (
 )
 
 // ask asks about one lock after the other: about each every askHeldEvery, or every askWatchedEvery
-// if the service reports all changes of all of them, but with a pause of at least askHeldPause
-// between two. So a holder of many locks costs the service 20 calls a second at most. It also asks
-// at once about locks that were reported as changed.
+// if the service reports all changes of all of them and has answered the last question about each,
+// but with a pause of at least askHeldPause between two. So a holder of many locks costs the service
+// 20 calls a second at most. It also asks at once about locks that were reported as changed.
 func (k *keeper) ask(ctx context.Context, c *Client, wake <-chan struct{}) {
 	due := time.Now().Add(askHeldEvery)
 	timer := time.NewTimer(askHeldEvery)

@@ -84,7 +84,7 @@ var wording = api.Wording{
 		api.HintListOrphans:    "call ListOrphans again",
 		api.HintClearOrphans: "list them with ListOrphans, adopt each with AdoptOrphan or remove it with Purge, " +
 			"then leave again",
-		api.HintOneOwner: "to follow the locks of one owner use Monitor with owner over Varlink, which is not counted",
+		api.HintOneOwner: "to follow the locks of one owner, call Monitor with owner over Varlink, which does not count",
 	},
 }
 

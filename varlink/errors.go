@@ -62,7 +62,7 @@ var wording = api.Wording{
 		api.HintListOrphans:    "call ListOrphans again",
 		api.HintClearOrphans: "list them with ListOrphans, adopt each with AdoptOrphan or remove it with Purge, " +
 			"then leave again",
-		api.HintOneOwner: "a Monitor with owner or ownerPrefix is not counted",
+		api.HintOneOwner: "call Monitor with owner or ownerPrefix, which does not count",
 	},
 }
 

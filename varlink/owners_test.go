@@ -71,7 +71,7 @@ func TestManyHoldersWatch(t *testing.T) {
 	refused := m.receive()
 	require.Equal(t, Interface+".LimitExceeded", refused.Error)
 	require.Equal(t, "monitor: 64 connections are subscribed to everything, 64 of this user; at most 64 and 8 are "+
-		"allowed; a Monitor with owner or ownerPrefix is not counted", refused.Parameters["message"])
+		"allowed; call Monitor with owner or ownerPrefix, which does not count", refused.Parameters["message"])
 	admin := r.dial()
 	for range 2 { // an event too many of the first round would come before those of the second
 		for _, take := range takers {

@@ -85,7 +85,7 @@ var neutral = map[Hint]string{
 	HintForce:          "release them, or leave with force and lose them",
 	HintListOrphans:    "list the orphans again",
 	HintClearOrphans:   "list them, adopt or remove each, then leave again",
-	HintOneOwner:       "watch the locks of one owner alone, which is not limited",
+	HintOneOwner:       "watch the locks of one owner alone, which does not count",
 }
 
 // Wording is how a front end words errors. The zero value is neutral.
