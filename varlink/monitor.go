@@ -15,6 +15,10 @@ const (
 	// maxEvents is how many events may wait to be written to a client that does not
 	// read, or that is still being told what there is.
 	maxEvents = 16 << 10
+	// maxOwnEvents is the same for the locks of one owner, root's aside: a user may have as many
+	// of these Monitors as connections, and together they take no more memory than those that
+	// watch everything (1,024 times 128 is 8 times 16,384).
+	maxOwnEvents = 128
 	// snapshotPage is how many locks are told before the service is asked for more.
 	snapshotPage = frontend.MaxRows
 )
@@ -221,7 +225,11 @@ func (m *monitor) event(e frontend.Event) {
 	if out == (monitorOut{}) {
 		return
 	}
-	if m.call.unread.Add(1) <= maxEvents {
+	most := int32(maxEvents)
+	if m.of != nil && m.call.UID() != 0 {
+		most = maxOwnEvents
+	}
+	if m.call.unread.Add(1) <= most {
 		m.call.replies.Add(message{make: func() any { return out }, more: true})
 		return
 	}

@@ -87,6 +87,34 @@ func TestManyHoldersWatch(t *testing.T) {
 	}
 }
 
+// A user may have many Monitors of owners, so few events wait in each to be read. Root's wait as in
+// one of everything.
+func TestOwnEventsAreBounded(t *testing.T) {
+	r := newRig(t, rigConfig{auth: everybody{}})
+	const locks = 1000
+	for name, dial := range map[string]func() *client{"root": r.dial, "nobody": r.dialNobody} {
+		m, taker := dial(), dial()
+		require.Empty(t, watchAll(m, `{"existing":false,"owner":"o","events":["lockAdded","lockRemoved"]}`))
+		var wanted []string
+		for i := range locks {
+			wanted = append(wanted, fmt.Sprintf(`{"lockspace":"vms","resource":"%s%d","mode":"ex"}`, name, i))
+		}
+		for range 3 {
+			taker.ok("AcquireMany", fmt.Sprintf(`{"owner":"o","wanted":[%s]}`, strings.Join(wanted, ",")))
+			taker.ok("ReleaseOwner", `{"owner":"o"}`)
+		}
+		if name == "nobody" {
+			for kind, _ := m.event(); kind != "overflow"; kind, _ = m.event() {
+			}
+			continue
+		}
+		for range 6 * locks {
+			kind, _ := m.event()
+			require.Contains(t, []string{"lockAdded", "lockRemoved"}, kind)
+		}
+	}
+}
+
 // Owners and their prefixes select locks and requests of the caller's user, also among those that
 // exist already.
 func TestMonitorOwners(t *testing.T) {
