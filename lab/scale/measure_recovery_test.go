@@ -12,13 +12,23 @@ import (
 	"github.com/dlmlock/dlmlockd/lab/scale"
 )
 
-// recoveries has the last node of lockspaces leave, with locks on every node, and writes down what
+// recoveries measures lockspaces of two, three and five nodes.
+func (r *rig) recoveries() { r.recoveriesOf("recovery", 2, 3, 5) }
+
+// wide measures a lockspace of more nodes than the other parts need: the machine has to be quiet.
+func (r *rig) wide() {
+	if n := len(r.cluster.Nodes()); n > 5 {
+		r.recoveriesOf("wide", n)
+	}
+}
+
+// recoveriesOf has the last node of lockspaces leave, with locks on every node, and writes down what
 // the kernels say that they sent beside what the model computes.
-func (r *rig) recoveries() {
-	t := newTable("recovery", "nodes", "resources", "locks on each", "milliseconds", "until locks are rebuilt",
+func (r *rig) recoveriesOf(name string, sizes ...int) {
+	t := newTable(name, "nodes", "resources", "locks on each", "milliseconds", "until locks are rebuilt",
 		"names sent", "names of the model", "masters looked for", "masters of the model", "locks sent",
 		"locks of the model")
-	for _, nodes := range []int{2, 3, len(r.cluster.Nodes())} {
+	for _, nodes := range sizes {
 		r.oneRecovery(t, nodes, 0, 1)
 		for _, resources := range []int{1000, 10_000} {
 			r.oneRecovery(t, nodes, resources, 1)

@@ -14,7 +14,7 @@ import (
 )
 
 // BenchmarkScale measures on nodes what docs/scale.md says, once, whatever b.N is. SCALE_NODES is
-// how many nodes it boots, 5 by default; with fewer, only some parts work.
+// how many nodes it boots, 5 by default; with fewer only some parts work, and more are for the part "wide".
 func BenchmarkScale(b *testing.B) {
 	lab.Require(b)
 	nodes := 5
@@ -27,7 +27,8 @@ func BenchmarkScale(b *testing.B) {
 		do   func(*rig)
 	}{
 		{"directory", (*rig).directory}, {"acquire", (*rig).acquire}, {"memory", (*rig).memory},
-		{"recovery", (*rig).recoveries}, {"convoy", (*rig).convoys}, {"lockspaces", (*rig).lockspaces},
+		{"recovery", (*rig).recoveries}, {"wide", (*rig).wide}, {"convoy", (*rig).convoys},
+		{"service", (*rig).service}, {"lockspaces", (*rig).lockspaces},
 	} {
 		b.Run(part.name, func(b *testing.B) {
 			r.B = b

@@ -47,7 +47,7 @@ const (
 )
 
 // colours suit both backgrounds.
-var colours = []string{"#2f7ed8", "#d9730d", "#1a8f4c", "#a259c4", "#8a6d00", "#c7345c"}
+var colours = []string{"#2f7ed8", "#d9730d", "#1a8f4c", "#a259c4", "#8a6d00", "#c7345c", "#0b8a8f", "#7a5c3e"}
 
 // SVG returns the picture. Equal charts give equal pictures.
 func (c Chart) SVG() string {
