@@ -240,6 +240,7 @@ func (r *bugRig) purgeGhost() bool {
 func (r *bugRig) unsentLookup() bool {
 	ctx := lab.Context(r.t, "unsent lookup", 2*bugTime)
 	one, two := r.cluster.Node(1), r.cluster.Node(2)
+	r.cluster.Heal() // node 2 may be cut off
 	for _, n := range r.cluster.Nodes() {
 		require.NoError(r.t, n.Restart(ctx))
 	}
