@@ -105,8 +105,8 @@ func (c *Client) hold(ctx, parent context.Context, want []Want, o Options) (*Hel
 	if ctx.Err() != nil { // the end of ctx could otherwise come after the call
 		return nil, tooLate(want, wrap("Acquire", ctx.Err()))
 	}
-	h := &Held{c: c, owner: o.Owner, ownOwner: o.OwnerUnique, lost: make(chan struct{})}
-	if h.of = (owners{name: h.owner}); h.owner == "" {
+	h := &Held{c: c, owner: o.Owner, of: owners{name: o.Owner}, ownOwner: o.OwnerUnique, lost: make(chan struct{})}
+	if h.owner == "" {
 		h.ownOwner = true
 		h.owner, h.of = c.kept.ownerFor()
 	}
@@ -332,6 +332,13 @@ func (h *Held) Convert(ctx context.Context, to Want, wait time.Duration) error {
 	h.mu.Unlock()
 	h.c.kept.converted(h)
 	return err
+}
+
+// grant returns the grant of one of the locks.
+func (h *Held) grant(lock LockName) Grant {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.grants[slices.IndexFunc(h.grants, func(g Grant) bool { return g.Lock == lock })]
 }
 
 // changing reports whether the holder is converting one of the locks.

@@ -25,7 +25,8 @@ type keeper struct {
 	mu      sync.Mutex
 	users   int // locks that are held or being taken
 	held    []*Held
-	next    int // the place in held of the one to be asked about next
+	next    int                  // the place in held of the one to be asked about next
+	byLock  map[LockName][]*Held // held, by lock; calls with the same Options.Owner may share one
 	watches map[owners]*heldWatch
 	prefix  string // of the owners that are made up; "": there are none yet
 	made    uint64 // how many owners have been made up
@@ -169,9 +170,13 @@ func (k *keeper) left(of owners) {
 func (k *keeper) add(h *Held) {
 	k.mu.Lock()
 	k.held = append(k.held, h)
+	if k.byLock == nil {
+		k.byLock = map[LockName][]*Held{}
+	}
 	closed := k.closed
 	var early *LossError
 	for _, g := range h.grants {
+		k.byLock[g.Lock] = append(k.byLock[g.Lock], h)
 		if e, ok := k.lost[g.Lock]; ok {
 			early = &LossError{g, LossReported, e.Reason}
 		}
@@ -194,6 +199,12 @@ func (k *keeper) remove(h *Held) {
 	defer k.mu.Unlock()
 	if i := slices.Index(k.held, h); i >= 0 {
 		k.held = slices.Delete(k.held, i, i+1)
+		for _, g := range h.Grants() {
+			others := slices.DeleteFunc(k.byLock[g.Lock], func(other *Held) bool { return other == h })
+			if k.byLock[g.Lock] = others; len(others) == 0 {
+				delete(k.byLock, g.Lock)
+			}
+		}
 		k.left(h.of)
 	}
 }
@@ -270,20 +281,14 @@ func (k *keeper) event(ctx context.Context, c *Client, w *heldWatch, e Event) {
 func (k *keeper) touch(e Event) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	known := false
-	for _, h := range k.held {
-		for _, g := range h.Grants() {
-			if g.Lock != e.Lock {
-				continue
-			}
-			known = true
-			own := e.State == "converting" || e.State == "held" && (e.Mode == g.Mode || h.changing())
-			if !own {
-				k.hurry(h)
-			}
+	holders := k.byLock[e.Lock]
+	for _, h := range holders {
+		own := e.State == "converting" || e.State == "held" && (e.Mode == h.grant(e.Lock).Mode || h.changing())
+		if !own {
+			k.hurry(h)
 		}
 	}
-	if known {
+	if len(holders) > 0 {
 		return
 	}
 	if len(k.touched) >= mostLost {
@@ -325,13 +330,10 @@ func (k *keeper) reported(e Event) {
 		clear(k.lost)
 	}
 	k.lost[e.Lock] = e
+	holders := slices.Clone(k.byLock[e.Lock])
 	k.mu.Unlock()
-	for _, h := range k.all() {
-		for _, g := range h.Grants() {
-			if g.Lock == e.Lock {
-				h.lose(&LossError{g, LossReported, e.Reason})
-			}
-		}
+	for _, h := range holders {
+		h.lose(&LossError{h.grant(e.Lock), LossReported, e.Reason})
 	}
 }
 

@@ -105,7 +105,11 @@ func (w *varlinkWatcher) monitor() error {
 		return w.monitorFor(all, false)
 	}
 	p := parameters{"existing": false, "events": []string{"lockLost", "lockChanged", "lockRemoved"}}
-	p[map[bool]string{false: "owner", true: "ownerPrefix"}[w.of.prefix]] = w.of.name
+	if w.of.prefix {
+		p["ownerPrefix"] = w.of.name
+	} else {
+		p["owner"] = w.of.name
+	}
 	err := w.monitorFor(p, true)
 	if errors.Is(err, InvalidArgs) {
 		return w.monitorFor(all, false)

@@ -79,17 +79,17 @@ func (c *Client) inTheWay(ctx context.Context, want []Want, own Selector) string
 // other nodes by their node and by what the holder has published.
 func names(obstacles []Obstacle) (all []string) {
 	for _, o := range obstacles {
-		who := fmt.Sprintf("%q", o.Who)
+		where := "this node"
+		if o.Node != 0 {
+			where = fmt.Sprintf("node %d", o.Node)
+		}
 		switch {
-		case o.Node == 0 && o.Who == "":
-			who = fmt.Sprintf("process %d", o.PID)
-			fallthrough
+		case o.Who != "":
+			all = append(all, fmt.Sprintf("%q (%s, %s)", o.Who, where, o.Mode))
 		case o.Node == 0:
-			all = append(all, fmt.Sprintf("%s (this node, %s)", who, o.Mode))
-		case o.Who == "":
-			all = append(all, fmt.Sprintf("node %d (%s)", o.Node, o.Mode))
+			all = append(all, fmt.Sprintf("process %d (%s, %s)", o.PID, where, o.Mode))
 		default:
-			all = append(all, fmt.Sprintf("%s (node %d, %s)", who, o.Node, o.Mode))
+			all = append(all, fmt.Sprintf("%s (%s)", where, o.Mode))
 		}
 	}
 	return all
