@@ -72,7 +72,7 @@ func (a *app) hold(ctx context.Context, o runOptions) error {
 	held, err := a.takeAndWatch(ctx, c, o.want, client.Options{Owner: "dlmlockctl-hold-" + rand.Text(), Label: label,
 		Lifetime: client.Process, PID: uint32(os.Getpid()), Wait: o.wait.d})
 	if err != nil {
-		return aboutWants(ctx, c, err, o.want, o.wait.d)
+		return aboutWants(ctx, c, err, o.want, nil, o.wait.d)
 	}
 	defer a.release(held)
 	g := held.Grants()[0]

@@ -118,7 +118,7 @@ func (a *app) acquire(ctx context.Context, want []client.Want, o client.Options)
 		defer a.progress(ctx, want, nil, o.Wait)()
 		grants, err := take(ctx, c, want, o)
 		if err != nil {
-			return aboutWants(ctx, c, err, want, o.Wait)
+			return aboutWants(ctx, c, err, want, nil, o.Wait)
 		}
 		// Noted before anything is written: if the output is lost, the error says what is held.
 		a.done, a.undo = held(grants)
@@ -269,7 +269,7 @@ lock keeps its mode.`,
 				defer a.progress(ctx, []client.Want{w}, &s, wait.d)()
 				n, err := c.ConvertValue(ctx, w, s, wait.d, value)
 				if err != nil {
-					return aboutConvert(ctx, c, err, []client.Want{w}, &s, wait.d)
+					return aboutWants(ctx, c, err, []client.Want{w}, &s, wait.d)
 				}
 				a.done = fmt.Sprintf("converted %s/%s to %s", w.Lockspace, w.Resource, w.Mode)
 				return a.show(lockResult{w.Lockspace, w.Resource, 0, dlm.Canonical(w.Mode), n}, a.say)

@@ -148,7 +148,7 @@ func (a *app) run(ctx context.Context, o runOptions) error {
 			// Ctrl-C ended the child first, and the service noticed that.
 			return interrupted{sig: s}
 		}
-		return o.refused(a, aboutWants(ctx, c, err, o.want, o.wait.d))
+		return o.refused(a, aboutWants(ctx, c, err, o.want, nil, o.wait.d))
 	}
 	defer a.release(held)
 	if o.once.d != 0 {

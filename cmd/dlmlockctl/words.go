@@ -165,14 +165,9 @@ func hint(e *client.Error, f *failure) string {
 // lookTime limits how long a refused command looks for the holder of the lock.
 const lookTime = 5 * time.Second
 
-// aboutWants adds to the error of an acquire which lock it is about, and who
-// holds that one.
-func aboutWants(ctx context.Context, c *client.Client, err error, want []client.Want, wait time.Duration) error {
-	return aboutConvert(ctx, c, err, want, nil, wait)
-}
-
-// aboutConvert is aboutWants for the conversion of the lock that converting selects; nil: for an acquire.
-func aboutConvert(ctx context.Context, c *client.Client, err error, want []client.Want, converting *client.Selector,
+// aboutWants adds to the error of an acquire or a conversion which lock it is about, and who holds
+// that one. converting is as for inTheWay.
+func aboutWants(ctx context.Context, c *client.Client, err error, want []client.Want, converting *client.Selector,
 	wait time.Duration) error {
 	if err == nil {
 		return nil
