@@ -275,6 +275,23 @@ func (n *Node) LeaveLockspace(ctx context.Context, name string) error {
 	return err
 }
 
+// WaitLockspaceMembers waits until the node sees exactly these members in a lockspace. If the node
+// can't be asked, that is an error at once.
+func (n *Node) WaitLockspaceMembers(ctx context.Context, name string, ids ...int) error {
+	ids = slices.Sorted(slices.Values(ids))
+	for {
+		members, _, err := n.LockspaceMembers(ctx, name)
+		if err != nil || slices.Equal(members, ids) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s: members of %s are %v, not %v: %w", n.Name, name, members, ids, context.Cause(ctx))
+		case <-time.After(600 * time.Millisecond):
+		}
+	}
+}
+
 // LockspaceMembers returns the node ids that "dlm_tool ls" shows for a
 // lockspace, and its flags or wait reason as dlm_tool prints them.
 func (n *Node) LockspaceMembers(ctx context.Context, name string) (members []int, change string, err error) {

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -128,12 +127,7 @@ func join(t *testing.T, c *lab.Cluster) {
 // awaitMembers waits until the node sees exactly these members.
 func awaitMembers(t *testing.T, n *lab.Node, lockspace string, want ...int) {
 	t.Helper()
-	ctx := lab.Context(t, "members", joinTime)
-	require.Eventually(t, func() bool {
-		got, _, err := n.LockspaceMembers(ctx, lockspace)
-		require.NoError(t, err)
-		return slices.Equal(got, want)
-	}, joinTime, 600*time.Millisecond, "%s: members of %s", n.Name, lockspace)
+	require.NoError(t, n.WaitLockspaceMembers(lab.Context(t, "members", joinTime), lockspace, want...))
 }
 
 func slowNetwork(t *testing.T, c *lab.Cluster) {

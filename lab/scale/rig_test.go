@@ -90,15 +90,7 @@ func (r *rig) join(nodes ...int) string {
 		r.must(r.cluster.Node(n).JoinLockspace(ctx, space))
 	}
 	r.on(nodes, func(n int) error {
-		for {
-			members, _, err := r.cluster.Node(n).LockspaceMembers(ctx, space)
-			if err != nil || len(members) == len(nodes) {
-				return err
-			}
-			if err := ctx.Err(); err != nil {
-				return context.Cause(ctx)
-			}
-		}
+		return r.cluster.Node(n).WaitLockspaceMembers(ctx, space, nodes...)
 	})
 	return space
 }
