@@ -118,7 +118,7 @@ ENGINE = ^TestTwoNodes$$/./^(lab|without_a_cluster|cluster|engine|crash)$$
 # is in a separate package.
 TRIXIE := $(CURDIR)/lab/cache/trixie
 
-lab/cache/trixie: lab/packages.txt
+lab/cache/trixie: lab/packages.txt scripts/lab-root.sh
 	@scripts/deps.sh mmdebstrap
 	scripts/lab-root.sh $(TRIXIE) trixie $$(sed '1,/^# run inside/d; s/\#.*//' lab/packages.txt) libvirt-daemon-lock
 
