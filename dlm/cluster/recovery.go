@@ -32,13 +32,13 @@ type dirState struct {
 // lockspace count as stopped; then the kernel makes the caller wait.
 func (h *Host) Recovery(lockspace string) *Recovery {
 	r := &Recovery{host: h, lockspace: lockspace}
-	r.status = openOr(h.path(sysfs, lockspace, "recover_status"), unix.O_RDONLY)
-	r.comms = openOr(h.path(configfs, "comms"), unix.O_PATH|unix.O_DIRECTORY)
+	r.status = openFD(h.path(sysfs, lockspace, "recover_status"), unix.O_RDONLY)
+	r.comms = openFD(h.path(configfs, "comms"), unix.O_PATH|unix.O_DIRECTORY)
 	return r
 }
 
-// openOr opens a file and returns its descriptor, or -1.
-func openOr(path string, flags int) int {
+// openFD opens a file and returns its descriptor, or -1.
+func openFD(path string, flags int) int {
 	fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1
