@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -106,26 +107,45 @@ func (k *keeper) askAbout(ctx context.Context, c *Client, h *Held) {
 	sure := true
 	defer func() { k.answered(h, sure) }()
 	for _, g := range grants {
-		mode, err := c.Held(ctx, g)
+		l, err := c.transport().held(ctx, g)
 		var e *LossError
-		switch {
-		case errors.Is(err, NotHeld) && c.missing(ctx, h.owner, g): // a service that is ending may say NotHeld, too
+		if errors.Is(err, NotHeld) && c.missing(ctx, h.owner, g) { // a service that is ending may say NotHeld, too
 			e = c.whyGone(ctx, g)
-		case err == nil && mode != g.Mode && changes%2 == 0:
-			e = &LossError{g, LossConverted, "somebody else converted it to " + mode}
-		default:
-			sure = sure && err == nil
-			continue
+		} else if sure = sure && err == nil; err == nil {
+			e = h.changedBy(g, l, changes)
 		}
-		h.mu.Lock()
-		same := h.changes == changes
-		h.mu.Unlock()
-		if same || e.How != LossConverted {
+		if e != nil {
 			h.lose(e)
 			return
 		}
 	}
 }
+
+// changedBy compares what the service says of one of the locks with the grant. It returns how
+// somebody else has converted it; nil if nobody has, or if the holder has converted a lock since
+// changes were counted, or another question has brought the grant up to date. A conversion up gives a lock in PW or EX a new token, and one in a weaker
+// mode the number of the last lock in PW or EX (docs/tokens.md). So the token shows that a lock in
+// PW or EX was converted down and up again, and that a weaker one made room for a writer.
+func (h *Held) changedBy(g Grant, l Lock, changes int) *LossError {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case changes%2 == 1 || h.changes != changes || h.grants[h.index(g.Lock)] != g:
+	case h.unsettled[g.Lock] && l.State == "converting": // it may be on its way back
+	case l.Mode != g.Mode:
+		return &LossError{g, LossConverted, "somebody else converted it to " + l.Mode}
+	case h.unsettled[g.Lock]:
+		delete(h.unsettled, g.Lock)
+		h.grants[h.index(g.Lock)].Token = l.Token
+	case otherToken(l.Token, g.Token):
+		return &LossError{g, LossConverted, fmt.Sprintf("somebody else converted it to another mode and back: "+
+			"its token was %d and is now %d", g.Token, l.Token)}
+	}
+	return nil
+}
+
+// otherToken reports whether two fencing tokens are known and differ.
+func otherToken(a, b uint64) bool { return a != b && a != 0 && b != 0 }
 
 // missing asks a second time, in another way, whether a lock no longer exists.
 func (c *Client) missing(ctx context.Context, owner string, g Grant) bool {

@@ -154,22 +154,24 @@ func (b *bus) waits(ctx context.Context, f Filter, after LockName, limit int) ([
 
 // held asks the object of the lock. It does not start the service for that: if the service does
 // not run, the caller asks again.
-func (b *bus) held(ctx context.Context, g Grant) (mode string, err error) {
+func (b *bus) held(ctx context.Context, g Grant) (l Lock, err error) {
 	quiet := bus{conn: b.conn, flags: godbus.FlagNoAutoStart}
 	var all map[string]godbus.Variant
 	err = quiet.callOn(ctx, g.Lock, "org.freedesktop.DBus.Properties", "GetAll", []any{&all}, Name+".Lock")
 	if err != nil {
-		return "", err
+		return l, err
 	}
 	v := values(all)
-	if v["State"] == "releasing" {
-		return "", &Error{Op: "Held", Kind: NotHeld, Message: "the lock is being released"}
+	if l.State, _ = v["State"].(string); l.State == "releasing" {
+		return l, &Error{Op: "Held", Kind: NotHeld, Message: "the lock is being released"}
 	}
 	mode, ok := v["Mode"].(string)
 	if !ok {
-		return "", &Error{Op: "Held", Kind: Failed, Message: "the answer has no mode"}
+		return l, &Error{Op: "Held", Kind: Failed, Message: "the answer has no mode"}
 	}
-	return mode, nil
+	l.Mode = mode
+	l.Token, _ = v["Token"].(uint64)
+	return l, nil
 }
 
 func (b *bus) nodes(ctx context.Context) ([]Node, error) {

@@ -43,7 +43,9 @@ const (
 	LossReported Loss = iota + 1
 	// LossReleased: somebody else released it.
 	LossReleased
-	// LossConverted: somebody else converted it to another mode.
+	// LossConverted: somebody else converted it to another mode, and perhaps back. A conversion down
+	// and up again of a lock in CR, CW or PR goes unnoticed if no lock in PW or EX was granted
+	// meanwhile, because its token is the same then.
 	LossConverted
 	// LossUnknown: the lock no longer exists, for a reason that is not known.
 	LossUnknown
@@ -82,8 +84,11 @@ type Held struct {
 	// changes counts the beginnings and ends of Convert: what was asked before a change
 	// says nothing afterwards.
 	changes int
-	loss    *LossError // nil: not lost
-	over    bool       // lost or released; whichever comes first counts
+	// unsettled are the locks whose last Convert failed. That may have given them another token, as a
+	// conversion does that is carried out and then taken back.
+	unsettled map[LockName]bool
+	loss      *LossError // nil: not lost
+	over      bool       // lost or released; whichever comes first counts
 }
 
 // ownerPrefix is the beginning of the owners that Hold makes up.
@@ -328,17 +333,33 @@ func (h *Held) Convert(ctx context.Context, to Want, wait time.Duration) error {
 	h.changes++
 	if err == nil {
 		h.grants[i].Mode, h.grants[i].Token = dlm.Canonical(to.Mode), token
+		delete(h.unsettled, lock)
+	} else {
+		h.unsettle(lock)
 	}
 	h.mu.Unlock()
 	h.c.kept.converted(h)
 	return err
 }
 
+// unsettle notes that Convert has failed for a lock. h.mu is held.
+func (h *Held) unsettle(lock LockName) {
+	if h.unsettled == nil {
+		h.unsettled = map[LockName]bool{}
+	}
+	h.unsettled[lock] = true
+}
+
+// index is the place of one of the locks in h.grants. h.mu is held.
+func (h *Held) index(lock LockName) int {
+	return slices.IndexFunc(h.grants, func(g Grant) bool { return g.Lock == lock })
+}
+
 // grant returns the grant of one of the locks.
 func (h *Held) grant(lock LockName) Grant {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.grants[slices.IndexFunc(h.grants, func(g Grant) bool { return g.Lock == lock })]
+	return h.grants[h.index(lock)]
 }
 
 // changing reports whether the holder is converting one of the locks.

@@ -275,15 +275,16 @@ func (k *keeper) event(ctx context.Context, c *Client, w *heldWatch, e Event) {
 	}
 }
 
-// touch has ask look at a lock that was changed or released, unless it now has the mode that it
-// should have, or the change may be the holder's own conversion, at the end of which Convert calls
+// touch has ask look at a lock that was changed or released, unless it is now as it should be, or the change may be the holder's own conversion, at the end of which Convert calls
 // converted. It remembers the changes of locks that Hold has not returned yet.
 func (k *keeper) touch(e Event) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	holders := k.byLock[e.Lock]
 	for _, h := range holders {
-		own := e.State == "converting" || e.State == "held" && (e.Mode == h.grant(e.Lock).Mode || h.changing())
+		g := h.grant(e.Lock)
+		same := e.Mode == g.Mode && !otherToken(e.token, g.Token)
+		own := e.State == "converting" || e.State == "held" && (same || h.changing())
 		if !own {
 			k.hurry(h)
 		}

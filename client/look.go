@@ -276,7 +276,8 @@ func (c *Client) Lost(ctx context.Context, f Filter) ([]Lost, error) {
 // NotHeld if the lock does not exist, or is being released. The call does not start
 // the service.
 func (c *Client) Held(ctx context.Context, g Grant) (mode string, err error) {
-	return c.transport().held(ctx, g)
+	l, err := c.transport().held(ctx, g)
+	return l.Mode, err
 }
 
 // Inspect returns all that is known of one resource (member Inspect).

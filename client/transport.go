@@ -28,7 +28,8 @@ type transport interface {
 	// waits returns one page of the locks that wait, as locks does; of the filter it takes
 	// Lockspace, Resource, Owner and UID.
 	waits(ctx context.Context, f Filter, after LockName, limit int) ([]Waiter, error)
-	held(ctx context.Context, g Grant) (mode string, err error)
+	// held returns at least the mode, the state and the fencing token of a lock.
+	held(ctx context.Context, g Grant) (Lock, error)
 	// inspect inspects a resource on a node; 0: on this one.
 	inspect(ctx context.Context, node uint32, lockspace, resource string) (Inspection, error)
 	nodes(ctx context.Context) ([]Node, error)

@@ -81,19 +81,19 @@ func (v *varlink) waits(ctx context.Context, f Filter, after LockName, limit int
 
 // held looks through the locks of the resource: the interface has no method for one lock. Most
 // resources have few.
-func (v *varlink) held(ctx context.Context, g Grant) (mode string, err error) {
+func (v *varlink) held(ctx context.Context, g Grant) (Lock, error) {
 	for after := LockName(""); ; {
 		locks, err := v.locks(ctx, Filter{Lockspace: g.Lockspace, Resource: g.Resource}, after, pageSize)
 		if err != nil {
-			return "", err
+			return Lock{}, err
 		}
 		for _, l := range locks {
 			if l.Lock == g.Lock && l.State != "releasing" {
-				return l.Mode, nil
+				return l, nil
 			}
 		}
 		if len(locks) < pageSize {
-			return "", &Error{Op: "Held", Kind: NotHeld, Message: "the service has no such lock"}
+			return Lock{}, &Error{Op: "Held", Kind: NotHeld, Message: "the service has no such lock"}
 		}
 		after = locks[len(locks)-1].Lock
 	}

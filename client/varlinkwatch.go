@@ -159,7 +159,8 @@ func (w *varlinkWatcher) events(r *eventReply) (all []Event) {
 			Mode: upper(l.Mode), Reason: l.Reason})
 	}
 	if l := r.LockChanged; l != nil {
-		all = append(all, Event{Kind: lockTouched, Lock: named(l.Lock), Mode: upper(l.Mode), State: l.State})
+		all = append(all, Event{Kind: lockTouched, Lock: named(l.Lock), Mode: upper(l.Mode), State: l.State,
+			token: l.Token})
 	}
 	if r.LockRemoved != "" {
 		all = append(all, Event{Kind: lockTouched, Lock: named(r.LockRemoved)})

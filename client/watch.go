@@ -18,8 +18,8 @@ const (
 	ServiceStopped   EventKind = "service-stopped"
 )
 
-// lockTouched: the lock Lock was changed, and Mode and State are the new ones, or it is gone, and
-// they are empty. Only the watch over the locks of Hold gets it.
+// lockTouched: the lock Lock was changed, and Mode, State and token are the new ones, or it is gone,
+// and they are empty. Only the watch over the locks of Hold gets it.
 const lockTouched EventKind = "lock-touched"
 
 // owners selects locks of the caller's user by their owner. The zero value selects all locks.
@@ -44,6 +44,7 @@ type Event struct {
 	Details   map[string]any `json:"details,omitempty"`
 
 	completed *completion // requestCompleted
+	token     uint64      // lockTouched
 }
 
 // Watch sends the signals of the service from now on, until the context or the

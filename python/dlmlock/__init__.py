@@ -204,6 +204,7 @@ class Lock:
         self._holder = 0  # the process that holds the lock: a child has a copy of this object, but not the lock
         self._lost = threading.Event()
         self._ending = False
+        self._unsettled = False  # the last convert failed, which may have given the lock another token
         self._changes = 0  # the beginnings and ends of convert: what was asked before one says nothing after it
         self._mutex = threading.Lock()
         self._watching: Optional[Service] = None
@@ -244,6 +245,7 @@ class Lock:
         if self.wait is not None:
             _check_wait(self.wait)
         self._owner, self._ending, self.reason = f"python-{uuid.uuid4()}", False, ""
+        self._unsettled = False
         self._lost.clear()
         try:
             watch = _watch(self.path, self.lockspace, self._owner)
@@ -386,8 +388,9 @@ class Lock:
             with Service(self.path) as service:
                 reply = service.call("Convert", lockspace=self.lockspace, resource=self.resource, mode=mode,
                                      select={"lock": self._name}, waitUSec=int(wait * 1e6))
-            self.mode, self.token = mode, reply["token"]
+            self.mode, self.token, self._unsettled = mode, reply["token"], False
         except Error as e:
+            self._unsettled = True
             self._explain(e, "convert", mode, wait)
             raise
         finally:
@@ -423,15 +426,15 @@ class Lock:
         if event.get("lockRemoved") == self._name:
             return "somebody else released it"
         changed = event.get("lockChanged")
-        if changed and changed["lock"] == self._name and changed.get("mode") != self.mode.lower() \
-                and changed.get("state") == "held":
+        if changed and changed["lock"] == self._name and changed.get("state") == "held" \
+                and (changed.get("mode") != self.mode.lower() or changed.get("token") != self.token):
             return self._gone()
         return ""
 
     def _gone(self) -> str:
         """Asks why the lock no longer exists; "" if it does."""
         with self._mutex:
-            changes, mode = self._changes, {"exclusive": "ex", "shared": "pr"}.get(self.mode, self.mode.lower())
+            changes = self._changes
         with Service(self.path) as service:
             try:
                 for row in service.replies("ListLocks", lockspace=self.lockspace, resource=self.resource,
@@ -441,13 +444,30 @@ class Lock:
                         continue
                     with self._mutex:
                         own = changes % 2 == 1 or changes != self._changes
-                    if own or lock.get("mode") == mode or lock["state"] == "converting":
-                        return ""
-                    return f"somebody else converted it to {lock.get('mode')}"
+                        return "" if own else self._converted(lock)
             except Error as e:
                 if e.name not in ("NoSuchLock", "NoSuchLockspace"):
                     raise
         return self._reason()
+
+    def _converted(self, lock: Dict[str, Any]) -> str:
+        """How somebody else has converted the lock; "" if nobody has.
+
+        The token shows that a lock was converted and converted back: a conversion up gives a lock in pw
+        or ex a new one, and one in a weaker mode that of the last lock in pw or ex.
+        """
+        mode = {"exclusive": "ex", "shared": "pr"}.get(self.mode.lower(), self.mode.lower())
+        if self._unsettled and lock["state"] == "converting":
+            return ""  # it may be on its way back
+        if lock.get("mode") != mode:
+            return f"somebody else converted it to {lock.get('mode')}"
+        now = lock.get("token") or 0
+        if self._unsettled:
+            self.token, self._unsettled = now, False
+        elif now and self.token and now != self.token:
+            return (f"somebody else converted it to another mode and back: its token was {self.token} "
+                    f"and is now {now}")
+        return ""
 
     def _reason(self) -> str:
         with Service(self.path) as service:

@@ -125,6 +125,27 @@ class LockTest(unittest.TestCase):
                         "    rows = list(service.replies('ListLocks', lockspace='vms', resource='forks'))\n"
                         "lock.check()\nsys.exit(failed or len(rows) != 1)"], check=True)
 
+    def test_convert_that_fails_is_no_loss(self) -> None:
+        with dlmlock.Lock("vms", "cf", "pr") as lock, dlmlock.Lock("vms", "cf", "pr"):
+            for wait in (0, 0.05):
+                with self.assertRaises((dlmlock.WouldBlock, dlmlock.Timeout)):
+                    lock.convert("ex", wait=wait)
+            self.assertFalse(lock.wait_lost(0.3), lock.reason)
+            lock.check()
+
+    def test_converted_and_back_is_a_loss(self) -> None:
+        for modes in (("ex", "nl"), ("pr", "ex")):
+            with dlmlock.Lock("vms", "cb", modes[0]) as lock, dlmlock.Service() as service:
+                with lock._mutex:
+                    lock._changes += 1  # it does not look meanwhile, as during a conversion of its own
+                for mode in reversed(modes):
+                    service.call("Convert", lockspace="vms", resource="cb", mode=mode)
+                row = next(service.replies("ListLocks", lockspace="vms", resource="cb"))
+                with lock._mutex:
+                    lock._changes += 1
+                self.assertEqual(lock._read({"lockChanged": row["lock"]}), "somebody else converted it to another "
+                                 f"mode and back: its token was {lock.token} and is now {row['lock']['token']}")
+
     def lose(self, resource: str, how: str) -> str:
         told: "list[str]" = []
         with dlmlock.Lock("vms", resource, on_lost=told.append) as lock:
