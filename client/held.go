@@ -384,7 +384,7 @@ func (h *Held) convert(ctx context.Context, to Want, lock LockName, wait time.Du
 
 // Release releases the locks and ends their context. It tries again while the service
 // restarts, until ctx ends. Locks that are lost are released as well, as far as they
-// are there. A second call does nothing.
+// are there; if the only one no longer exists, the service isn't asked. A second call does nothing.
 func (h *Held) Release(ctx context.Context) error {
 	h.mu.Lock()
 	first := !h.over
@@ -393,7 +393,7 @@ func (h *Held) Release(ctx context.Context) error {
 	if first {
 		h.end(ErrReleased)
 		h.c.kept.remove(h)
-	} else if h.Loss() == nil {
+	} else if loss := h.Loss(); loss == nil || loss.How != LossConverted && len(h.grants) == 1 {
 		return nil
 	}
 	return h.releaseAll(ctx)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -65,40 +64,6 @@ func TestEveryLossEndsTheContext(t *testing.T) {
 			require.NoError(t, unlock(), "a second call does nothing")
 		}
 		require.Empty(t, heldLocks(t, other, "a"), "what was converted is released in the end")
-	})
-}
-
-// A conversion by somebody else is a loss even if the lock has its mode again by the time that the
-// holder looks. Here it does not look in between, as during a conversion of its own.
-func TestConvertedAndBack(t *testing.T) {
-	both(t, func(t *testing.T, r *real, c *Client) {
-		ctx, other := t.Context(), r.open(true)
-		for _, modes := range [][]string{{"EX", "NL"}, {"PW", "PR"}, {"PR", "EX"}} {
-			held, unlock, err := c.Lock(ctx, Want{"vms", "a", modes[0]}, Options{})
-			require.NoError(t, err)
-			h := HeldBy(held)
-			token := h.Token()
-			change := func() {
-				h.mu.Lock()
-				defer h.mu.Unlock()
-				h.changes++
-			}
-			change()
-			for _, mode := range []string{modes[1], modes[0]} {
-				_, err := other.Convert(ctx, Want{"vms", "a", mode}, Selector{}, 0)
-				require.NoError(t, err)
-			}
-			change()
-			c.kept.mu.Lock()
-			c.kept.hurry(h)
-			c.kept.mu.Unlock()
-			loss := lossOf(t, held)
-			require.Equal(t, LossConverted, loss.How, modes)
-			require.Regexp(t, "^somebody else converted it to another mode and back: its token was "+
-				strconv.FormatUint(token, 10)+" and is now ", loss.Reason)
-			require.NoError(t, unlock())
-		}
-		require.Empty(t, heldLocks(t, other, "a"))
 	})
 }
 
@@ -342,57 +307,6 @@ func TestSemaphores(t *testing.T) {
 	})
 }
 
-// What the service says of a lock proves a conversion by somebody else, or does not.
-func TestWhatProvesAConversion(t *testing.T) {
-	grant := Grant{Lock: "/lock/1", Mode: "EX", Token: 5}
-	for name, c := range map[string]struct {
-		grant     Grant
-		now       Lock
-		unsettled bool
-		loss      bool
-		token     uint64 // afterwards
-	}{
-		"as it was":                  {grant, Lock{Mode: "EX", Token: 5, State: "held"}, false, false, 5},
-		"another mode":               {grant, Lock{Mode: "NL", Token: 5, State: "held"}, false, true, 5},
-		"on its way back":            {grant, Lock{Mode: "NL", Token: 5, State: "converting"}, false, true, 5},
-		"another token":              {grant, Lock{Mode: "EX", Token: 6, State: "held"}, false, true, 5},
-		"the service names no token": {grant, Lock{Mode: "EX", State: "held"}, false, false, 5},
-		"it was granted without":     {Grant{Lock: "/lock/1", Mode: "EX"}, Lock{Mode: "EX", Token: 6}, false, false, 0},
-		"its own attempt":            {grant, Lock{Mode: "EX", Token: 6, State: "held"}, true, false, 6},
-		"its own, not over":          {grant, Lock{Mode: "EX", Token: 6, State: "converting"}, true, false, 5},
-		"its own, and another's":     {grant, Lock{Mode: "NL", Token: 6, State: "held"}, true, true, 5},
-	} {
-		h := &Held{grants: []Grant{c.grant}}
-		if c.unsettled {
-			h.unsettle(c.grant.Lock)
-		}
-		loss := h.changedBy(c.grant, c.now, 0)
-		require.Equal(t, c.loss, loss != nil, name)
-		require.Equal(t, c.token, h.Token(), name)
-		require.Nil(t, h.changedBy(c.grant, Lock{Mode: "NL"}, 2), name)
-		h.grants[0].Token = 7
-		require.Nil(t, h.changedBy(c.grant, c.now, 0), name)
-	}
-}
-
-// A change that is reported is looked at unless the lock is as it should be, token and all.
-func TestReportedChanges(t *testing.T) {
-	h := &Held{grants: []Grant{{Lock: "/lock/1", Mode: "EX", Token: 5}}}
-	for e, looked := range map[*Event]bool{
-		{Mode: "EX", State: "held", token: 5}:       false,
-		{Mode: "EX", State: "held"}:                 false,
-		{Mode: "EX", State: "converting", token: 5}: false,
-		{Mode: "EX", State: "held", token: 6}:       true,
-		{Mode: "NL", State: "held", token: 5}:       true,
-		{Mode: "EX", State: "releasing", token: 5}:  true,
-	} {
-		e.Lock = "/lock/1"
-		k := &keeper{byLock: map[LockName][]*Held{"/lock/1": {h}}, wake: make(chan struct{}, 1)}
-		k.touch(*e)
-		require.Equal(t, looked, len(k.soon) == 1, *e)
-	}
-}
-
 // A loss that is reported before the name of the lock is known here is not missed.
 func TestLossBeforeTheAnswer(t *testing.T) {
 	k := &keeper{lost: map[LockName]Event{"/lock/1": {Lock: "/lock/1", Reason: "early"}}, users: 1, stopRun: func() {}}
@@ -401,6 +315,17 @@ func TestLossBeforeTheAnswer(t *testing.T) {
 	h.ctx, h.end = context.WithCancelCause(t.Context())
 	k.add(h)
 	require.Equal(t, "early", lossOf(t, h.ctx).Reason)
+
+	// So is a release. A removal does not hide the loss that was reported before it.
+	k = &keeper{lost: map[LockName]Event{}, users: 2, stopRun: func() {}}
+	k.reported(Event{Kind: LockLost, Lock: "/lock/1", Reason: "early"})
+	for lock, how := range map[LockName]Loss{"/lock/1": LossReported, "/lock/2": LossReleased} {
+		k.reported(Event{Kind: lockRemoved, Lock: lock})
+		h := &Held{c: c, lost: make(chan struct{}), grants: []Grant{{Lock: lock}}}
+		h.ctx, h.end = context.WithCancelCause(t.Context())
+		k.add(h)
+		require.Equal(t, how, lossOf(t, h.ctx).How)
+	}
 }
 
 // The examples run over Varlink where the others do; here they run over D-Bus.

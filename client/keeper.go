@@ -30,7 +30,7 @@ type keeper struct {
 	watches map[owners]*heldWatch
 	prefix  string // of the owners that are made up; "": there are none yet
 	made    uint64 // how many owners have been made up
-	// lost are the losses that were reported lately: one may be reported before Hold
+	// lost are the ends of locks that were reported lately: one may be reported before Hold
 	// knows the name of its lock. touched are the other changes.
 	lost    map[LockName]Event
 	touched map[LockName]struct{}
@@ -53,7 +53,7 @@ type heldWatch struct {
 
 const (
 	redialEvery = time.Second
-	// mostLost is how many reported losses, and how many other changes, are remembered.
+	// mostLost is how many reported ends of locks, and how many other changes, are remembered.
 	mostLost = 1000
 )
 
@@ -178,7 +178,7 @@ func (k *keeper) add(h *Held) {
 	for _, g := range h.grants {
 		k.byLock[g.Lock] = append(k.byLock[g.Lock], h)
 		if e, ok := k.lost[g.Lock]; ok {
-			early = &LossError{g, LossReported, e.Reason}
+			early = e.loss(g)
 		}
 		if _, ok := k.touched[g.Lock]; ok {
 			k.hurry(h)
@@ -266,7 +266,7 @@ func (k *keeper) watch(ctx context.Context, c *Client, w *heldWatch, events <-ch
 // found before the watch saw it was reported to nobody here: hence the questions.
 func (k *keeper) event(ctx context.Context, c *Client, w *heldWatch, e Event) {
 	switch e.Kind {
-	case LockLost:
+	case LockLost, lockRemoved:
 		k.reported(e)
 	case lockTouched:
 		k.touch(e)
@@ -275,8 +275,9 @@ func (k *keeper) event(ctx context.Context, c *Client, w *heldWatch, e Event) {
 	}
 }
 
-// touch has ask look at a lock that was changed or released, unless it is now as it should be, or the change may be the holder's own conversion, at the end of which Convert calls
-// converted. It remembers the changes of locks that Hold has not returned yet.
+// touch has ask look at a lock that was changed, unless it is now as it should be, or the change may
+// be the holder's own conversion, at the end of which Convert calls converted. It remembers the
+// changes of locks that Hold has not returned yet.
 func (k *keeper) touch(e Event) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -324,18 +325,30 @@ func (k *keeper) waken() {
 	}
 }
 
-// reported ends the locks that an event is about.
+// reported ends the locks that an event is about. It asks nothing first: what the service itself
+// says of a lock is certain, and it may be impossible to ask, as when the socket was renamed. A loss
+// is reported before the removal that follows from it, so the first of the two decides.
 func (k *keeper) reported(e Event) {
 	k.mu.Lock()
 	if len(k.lost) >= mostLost {
 		clear(k.lost)
 	}
-	k.lost[e.Lock] = e
+	if _, known := k.lost[e.Lock]; !known {
+		k.lost[e.Lock] = e
+	}
 	holders := slices.Clone(k.byLock[e.Lock])
 	k.mu.Unlock()
 	for _, h := range holders {
-		h.lose(&LossError{h.grant(e.Lock), LossReported, e.Reason})
+		h.lose(e.loss(h.grant(e.Lock)))
 	}
+}
+
+// loss is what the event that a lock has ended means to its holder.
+func (e *Event) loss(g Grant) *LossError {
+	if e.Kind == lockRemoved {
+		return releasedByOthers(g)
+	}
+	return &LossError{g, LossReported, e.Reason}
 }
 
 // reconnect waits for the bus to come back. It returns nil at the end of ctx, or if it

@@ -163,7 +163,7 @@ func (w *varlinkWatcher) events(r *eventReply) (all []Event) {
 			token: l.Token})
 	}
 	if r.LockRemoved != "" {
-		all = append(all, Event{Kind: lockTouched, Lock: named(r.LockRemoved)})
+		all = append(all, Event{Kind: lockRemoved, Lock: named(r.LockRemoved)})
 	}
 	if b := r.Blocking; b != nil {
 		all = append(all, Event{Kind: Blocking, Lock: named(b.Lock), Lockspace: b.Lockspace, Resource: b.Resource,

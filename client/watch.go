@@ -18,9 +18,11 @@ const (
 	ServiceStopped   EventKind = "service-stopped"
 )
 
-// lockTouched: the lock Lock was changed, and Mode, State and token are the new ones, or it is gone,
-// and they are empty. Only the watch over the locks of Hold gets it.
-const lockTouched EventKind = "lock-touched"
+// Only the watch over the locks of Hold gets these.
+const (
+	lockTouched EventKind = "lock-touched" // Lock was changed; Mode, State and token are the new ones
+	lockRemoved EventKind = "lock-removed" // Lock no longer exists; if it was lost, LockLost came before
+)
 
 // owners selects locks of the caller's user by their owner. The zero value selects all locks.
 type owners struct {

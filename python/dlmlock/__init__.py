@@ -205,6 +205,7 @@ class Lock:
         self._lost = threading.Event()
         self._ending = False
         self._unsettled = False  # the last convert failed, which may have given the lock another token
+        self._exists = False  # the lock was lost by a conversion, and has to be released all the same
         self._changes = 0  # the beginnings and ends of convert: what was asked before one says nothing after it
         self._mutex = threading.Lock()
         self._watching: Optional[Service] = None
@@ -245,7 +246,7 @@ class Lock:
         if self.wait is not None:
             _check_wait(self.wait)
         self._owner, self._ending, self.reason = f"python-{uuid.uuid4()}", False, ""
-        self._unsettled = False
+        self._unsettled = self._exists = False
         self._lost.clear()
         try:
             watch = _watch(self.path, self.lockspace, self._owner)
@@ -363,6 +364,8 @@ class Lock:
             watching.close()
         if thread is not threading.current_thread():
             thread.join()
+        if self.lost and not self._exists:
+            return
         end = time.monotonic() + _RELEASE_TIME
         while True:
             try:
@@ -398,15 +401,18 @@ class Lock:
                 self._changes += 1
 
     def _watch(self, service: Service, events: Iterator[Dict[str, Any]]) -> None:
+        """Reads the events, the first of which are older than the lock, until it is lost."""
+        why = ""
         while not self._ending:
             try:
-                why = self._gone() or next(filter(None, map(self._read, events)), "")
+                why = why or next(filter(None, map(self._read, events)), "")
                 if why:
                     self._lose(why)
                     return
             except Error:
                 pass
             # The service has ended, or events were dropped.
+            service.close()
             while not self._ending:
                 try:
                     service, events = _watch(self.path, self.lockspace, self._owner)
@@ -414,8 +420,10 @@ class Lock:
                         self._watching = service
                         if self._ending:
                             service.close()
+                    why = self._gone()
                     break
                 except Error:
+                    service.close()
                     time.sleep(_RETRY)
 
     def _read(self, event: Dict[str, Any]) -> str:
@@ -428,6 +436,9 @@ class Lock:
         changed = event.get("lockChanged")
         if changed and changed["lock"] == self._name and changed.get("state") == "held" \
                 and (changed.get("mode") != self.mode.lower() or changed.get("token") != self.token):
+            with self._mutex:
+                if self._changes == 0:  # its holder has never converted it
+                    return self._converted(changed)
             return self._gone()
         return ""
 
@@ -460,11 +471,13 @@ class Lock:
         if self._unsettled and lock["state"] == "converting":
             return ""  # it may be on its way back
         if lock.get("mode") != mode:
+            self._exists = True
             return f"somebody else converted it to {lock.get('mode')}"
         now = lock.get("token") or 0
         if self._unsettled:
             self.token, self._unsettled = now, False
         elif now and self.token and now != self.token:
+            self._exists = True
             return (f"somebody else converted it to another mode and back: its token was {self.token} "
                     f"and is now {now}")
         return ""

@@ -146,6 +146,22 @@ class LockTest(unittest.TestCase):
                 self.assertEqual(lock._read({"lockChanged": row["lock"]}), "somebody else converted it to another "
                                  f"mode and back: its token was {lock.token} and is now {row['lock']['token']}")
 
+    def test_released_while_the_socket_is_away(self) -> None:
+        socket_path = os.environ["DLMLOCK_ADDRESS"]
+        away = socket_path + ".away"
+        with dlmlock.Lock("vms", "away") as lock, dlmlock.Lock("vms", "converted") as converted:
+            os.rename(socket_path, away)
+            try:
+                with dlmlock.Service(away) as service:
+                    service.call("Release", lockspace="vms", resource="away")
+                    service.call("Convert", lockspace="vms", resource="converted", mode="nl")
+                self.assertTrue(lock.wait_lost(20) and converted.wait_lost(20))
+                self.assertEqual(lock.reason, "somebody else released it")
+                self.assertEqual(converted.reason, "somebody else converted it to nl")
+                lock.release()
+            finally:
+                os.rename(away, socket_path)
+
     def lose(self, resource: str, how: str) -> str:
         told: "list[str]" = []
         with dlmlock.Lock("vms", resource, on_lost=told.append) as lock:
