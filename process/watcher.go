@@ -268,8 +268,11 @@ func (w *Watcher) usable() int {
 	if w.limit == 0 {
 		return math.MaxInt
 	}
-	return w.limit - min(reserve, w.limit/4)
+	return Usable(w.limit)
 }
+
+// Usable returns how many of so many descriptors are for clients: the rest is kept for the program.
+func Usable(descriptors int) int { return descriptors - min(reserve, descriptors/4) }
 
 // fits reports whether there is room. However high the bound for each user is, one user gets at
 // most half of all.

@@ -24,7 +24,9 @@ type Config struct {
 	Instance string
 	// Start returns the start time of the process that has a pid; nil: process.Start.
 	Start func(pid uint32) (uint64, error)
-	Log   *slog.Logger
+	// MaxConnections is how many connections there may be; 0: DefaultMaxConnections.
+	MaxConnections int
+	Log            *slog.Logger
 }
 
 // Settings may change while the door is open.
@@ -45,8 +47,8 @@ const (
 	DefaultTimeout   = 5 * time.Second
 )
 
-// mostConnections bounds the connections, of which each guest has one.
-const mostConnections = 16384
+// DefaultMaxConnections bounds the connections, of which each guest has one.
+const DefaultMaxConnections = 16384
 
 // Door is the sockets and their connections.
 type Door struct {
@@ -54,6 +56,7 @@ type Door struct {
 	instance string
 	// See Config.Start.
 	startOf  func(pid uint32) (uint64, error)
+	most     int // see Config.MaxConnections
 	settings atomic.Pointer[Settings]
 	guests   guests
 	// pidNamespace is that of this process, as /proc names it.
@@ -81,6 +84,9 @@ func New(c Config) *Door {
 	}
 	if d.startOf = c.Start; c.Start == nil {
 		d.startOf = process.Start
+	}
+	if d.most = c.MaxConnections; d.most <= 0 {
+		d.most = DefaultMaxConnections
 	}
 	d.Configure(c.Settings)
 	return d
@@ -145,8 +151,9 @@ func (d *Door) add(c *connection) bool {
 	if d.isClosing() {
 		return false
 	}
-	if n := len(d.connections); n >= mostConnections {
-		go d.log.Error("a connection of libvirt is refused, because there are too many", "connections", n)
+	if n := len(d.connections); n >= d.most {
+		go d.log.Error("a connection of libvirt is refused, because there are too many; if that many guests run here, "+
+			"raise LimitNOFILE= in the unit of the service and restart it", "connections", n)
 		return false
 	}
 	d.connections[c.fd] = c

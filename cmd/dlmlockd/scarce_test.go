@@ -2,11 +2,13 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -138,4 +140,64 @@ func TestNamedThreads(t *testing.T) {
 	require.NotZero(t, refused)
 	_, err = c.acquire("vms", "r", "EX", "lifetime", "process", "pid", uint32(2))
 	require.ErrorContains(t, err, "kernel")
+}
+
+// flood opens connections until some are refused, and returns those that are answered.
+func flood(t *testing.T, socket string, call []byte) (open []net.Conn) {
+	const most = 100
+	for range most {
+		conn, err := net.Dial("unix", socket)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = conn.Close() })
+		require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
+		_, err = conn.Write(call)
+		if err == nil {
+			_, err = conn.Read(make([]byte, 4096))
+		}
+		if err == nil {
+			open = append(open, conn)
+		}
+		require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
+	}
+	require.NotEmpty(t, open)
+	require.Less(t, len(open), most, "all are served")
+	return open
+}
+
+// However few descriptors there are, the clients of one door leave some for the others and for the
+// state file.
+func TestConnectionsLeaveDescriptors(t *testing.T) {
+	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
+	libvirt, varlink := filepath.Join(dir, "libvirt"), filepath.Join(dir, "varlink")
+	p := launch(t, scarce(t, 64), bus.Address, filepath.Join(dir, "state"), nil, "--virtlockd="+libvirt,
+		"--varlink="+varlink)
+	p.awaitTold(t, "READY=1")
+	c := newClient(bus.Dial(t))
+	require.NoError(t, c.join("vms"))
+	work := func() {
+		t.Helper()
+		for i := range 20 {
+			_, err := c.acquire("vms", fmt.Sprint(i), "EX", "owner", "o")
+			require.NoError(t, err)
+			require.NoError(t, c.release("vms", fmt.Sprint(i), "owner", "o"))
+		}
+		require.NotContains(t, p.log(), unix.EMFILE.Error())
+	}
+	guests := flood(t, libvirt, createLockspace)
+	t.Logf("%d connections of libvirt", len(guests))
+	work()
+	open := flood(t, varlink, []byte(`{"method":"org.varlink.service.GetInfo"}`+"\x00"))
+	t.Logf("%d connections over Varlink", len(open))
+	work()
+	for _, conn := range guests {
+		_ = conn.Close()
+	}
+	require.Eventually(t, func() bool {
+		conn, err := net.Dial("unix", libvirt)
+		require.NoError(t, err)
+		defer conn.Close()
+		_, _ = conn.Write(createLockspace)
+		n, _ := conn.Read(make([]byte, 28))
+		return n > 0
+	}, patience, time.Millisecond)
 }

@@ -95,6 +95,7 @@ func (d *daemon) buildVarlink() {
 	c := varlink.Config{
 		Core: d.core, Log: d.log, LogLevel: d.control, Reload: d.askReload, StateFile: d.file.Path(),
 		Version: thisBuild().Version, Commit: thisBuild().Commit, BuildDate: thisBuild().Date, OnStep: onStep,
+		MaxConnections: connectionsOf(wire.DefaultMaxConnections),
 	}
 	if d.store != nil {
 		c.Keeper = d.store

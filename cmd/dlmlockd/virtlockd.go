@@ -30,7 +30,7 @@ func (d *daemon) openVirtlockd(inherited []net.Listener) error {
 	}
 	d.libvirt = virtlockd.New(virtlockd.Config{
 		Settings: virtlockdSettings(d.opts.Config), Instance: d.file.Header().Instance, Start: d.watcher.Start,
-		Log: d.log,
+		MaxConnections: connectionsOf(virtlockd.DefaultMaxConnections), Log: d.log,
 	})
 	for _, l := range listeners {
 		d.log.Info("libvirt's lock driver is served", "path", l.Addr().String())

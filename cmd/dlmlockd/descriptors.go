@@ -1,0 +1,19 @@
+package main
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/dlmlock/dlmlockd/process"
+)
+
+// connectionsOf returns how many connections the clients of one kind may have: most, or a quarter of
+// the file descriptors that are not kept for the rest of the program. There are three kinds: libvirt,
+// root over Varlink, and all others over Varlink. So none of them can use up what the others, the
+// state file and the message bus need, however few descriptors there are.
+func connectionsOf(most int) int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return most
+	}
+	return max(1, min(most, process.Usable(int(min(limit.Cur, 1<<30)))/4))
+}
