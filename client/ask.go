@@ -175,4 +175,6 @@ func (c *Client) whyGone(ctx context.Context, g Grant) *LossError {
 	return releasedByOthers(g)
 }
 
-func releasedByOthers(g Grant) *LossError { return &LossError{g, LossReleased, "somebody else released it"} }
+func releasedByOthers(g Grant) *LossError {
+	return &LossError{g, LossReleased, "somebody else released it"}
+}
