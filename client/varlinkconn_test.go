@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -33,6 +34,40 @@ func answering(t *testing.T) (path string, ended <-chan struct{}) {
 		}
 	}()
 	return path, ends
+}
+
+// A client looks often for a service that is just restarting, and seldom for one that stays away or
+// that ends again and again.
+func TestPausesOfAnOutage(t *testing.T) {
+	nobody := func(path string) error {
+		p := newVarlink(path).pool
+		defer p.close()
+		_, err := p.dial(t.Context())
+		require.Error(t, err)
+		return varlinkError("Watch", err)
+	}
+	path := filepath.Join(t.TempDir(), "s")
+	missing := nobody(path)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	require.NoError(t, err)
+	l.SetUnlinkOnClose(false)
+	require.NoError(t, l.Close())
+	begin := time.Unix(1000, 0)
+	for _, err := range []error{missing, nobody(path)} {
+		r := redial{since: begin}
+		for now := begin; now.Before(begin.Add(redialOften)); now = now.Add(retryPause) {
+			require.Equal(t, retryPause, r.pause(err, now), err)
+		}
+		late := begin.Add(redialOften)
+		require.Equal(t, 2*retryPause, r.pause(err, late), err)
+		for range 10 {
+			r.pause(err, late)
+		}
+		require.Equal(t, redialMost, r.pause(err, late), err)
+	}
+	r := redial{since: begin}
+	require.Equal(t, retryPause, r.pause(net.ErrClosed, begin))
+	require.Equal(t, 2*retryPause, r.pause(net.ErrClosed, begin), "somebody has accepted it")
 }
 
 // ender ends a context as soon as a reply is read.
