@@ -71,6 +71,7 @@ type Held struct {
 	c        *Client
 	owner    string
 	ownOwner bool   // nobody else has this owner
+	uid      int    // of this process when it took the locks, the user whose they are
 	of       owners // that the watch is for, at least this owner
 	unsure   bool   // the service did not answer the last question about the locks; guarded by c.kept.mu
 	lifetime string // the one that take has found to be known to the service
@@ -99,6 +100,12 @@ const ownerPrefix = "go-"
 // this one) if they are not released before. The context is the parent of that of the
 // locks, and its end withdraws the call; it does not release locks that are held.
 //
+// The locks belong to the user that is this process's effective one now. If the program changes its
+// user afterwards, as with setuid(2), Release fails unless the new user is root, and the locks end
+// with the process. Losses are still noticed, but over Varlink only within seconds once the service has
+// been restarted: then the lock is asked about every two seconds, because the service reports the
+// changes of locks only to their user.
+//
 // The error is that of Acquire. Then no lock is left behind, unless the service did not
 // answer.
 func (c *Client) Hold(ctx context.Context, want []Want, o Options) (*Held, error) {
@@ -110,7 +117,8 @@ func (c *Client) hold(ctx, parent context.Context, want []Want, o Options) (*Hel
 	if ctx.Err() != nil { // the end of ctx could otherwise come after the call
 		return nil, tooLate(want, wrap("Acquire", ctx.Err()))
 	}
-	h := &Held{c: c, owner: o.Owner, of: owners{name: o.Owner}, ownOwner: o.OwnerUnique, lost: make(chan struct{})}
+	h := &Held{c: c, owner: o.Owner, uid: os.Geteuid(), ownOwner: o.OwnerUnique, lost: make(chan struct{})}
+	h.of = owners{name: o.Owner, uid: h.uid}
 	if h.owner == "" {
 		h.ownOwner = true
 		h.owner, h.of = c.kept.ownerFor()
@@ -267,7 +275,7 @@ func (h *Held) releaseAll(ctx context.Context) error {
 	quiet.interaction = false // releasing one's own lock needs no password
 	return Patiently(ctx, func() error {
 		t := h.c.transport().with(quiet)
-		if h.ownOwner {
+		if h.ownOwner && h.uid == os.Geteuid() { // of another user it would release nothing
 			_, err := t.releaseOwner(ctx, "", h.owner)
 			return err
 		}

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"syscall"
@@ -140,7 +141,7 @@ func TestOlderServiceIsWatched(t *testing.T) {
 	defer v.close()
 	ctx, cancel := context.WithCancel(t.Context())
 	var w heldWatch
-	events, err := v.watchOwners(ctx, owners{"go-", true}, &w.complete)
+	events, err := v.watchOwners(ctx, owners{"go-", true, os.Geteuid()}, &w.complete)
 	require.NoError(t, err)
 	require.False(t, w.complete.Load())
 	require.Contains(t, <-calls, "ownerPrefix")

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"crypto/rand"
+	"os"
 	"slices"
 	"strconv"
 	"sync"
@@ -74,7 +75,7 @@ func (k *keeper) ownerFor() (owner string, of owners) {
 		k.prefix = ownerPrefix + rand.Text() + "-"
 	}
 	k.made++
-	return k.prefix + strconv.FormatUint(k.made, 10), owners{k.prefix, true}
+	return k.prefix + strconv.FormatUint(k.made, 10), owners{k.prefix, true, os.Geteuid()}
 }
 
 // begin starts the watch over the locks of some owners unless it runs already. leave, or the end of
@@ -272,6 +273,9 @@ func (k *keeper) event(ctx context.Context, c *Client, w *heldWatch, e Event) {
 		k.touch(e)
 	case ServiceStarted:
 		k.askAll(ctx, c, w)
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.waken() // the watch may be less complete than before
 	}
 }
 

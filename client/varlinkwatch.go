@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"os"
 	"reflect"
 	"sync/atomic"
 	"time"
@@ -13,7 +14,7 @@ import (
 
 // The pauses between two attempts to find a service again that has ended. While nobody listens at its
 // socket, an attempt costs nobody but the client anything, so for redialOften it tries every
-// retryPause: an outage is mostly a restart. 1,000 programs that wait so take half of a processor
+// retryPause: an outage is mostly a restart. 1,000 programs that wait so take six tenths of a processor
 // together, and a tenth when their pauses have grown to redialMost. An attempt that somebody accepts
 // costs more: where systemd listens, it starts the service.
 const (
@@ -155,7 +156,8 @@ func (w *varlinkWatcher) monitorFor(p parameters, complete bool) error {
 			return err
 		}
 		if r.Ready != nil {
-			w.complete.Store(complete)
+			// The service reports the locks of the user who has made the connection.
+			w.complete.Store(complete && w.of.uid == os.Geteuid())
 		}
 		for _, e := range w.events(&r) {
 			if !w.send(e) {

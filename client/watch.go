@@ -24,10 +24,11 @@ const (
 	lockRemoved EventKind = "lock-removed" // Lock no longer exists; if it was lost, LockLost came before
 )
 
-// owners selects locks of the caller's user by their owner. The zero value selects all locks.
+// owners selects locks of one user by their owner. The zero value selects all locks.
 type owners struct {
 	name   string
 	prefix bool // all owners that begin with name
+	uid    int  // the user, who takes the locks
 }
 
 // Event is something that the service reports by a signal.

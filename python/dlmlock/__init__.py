@@ -8,7 +8,9 @@
 A lock can be lost while its holder works: the node leaves the lockspace, or an
 administrator releases the lock. Then `on_lost` is called, `lost` is true, and `check`
 raises. A restart of the service loses no lock. A lock ends with the process that took
-it, however that process ends; a child after os.fork does not hold it.
+it, however that process ends; a child after os.fork does not hold it. A process that
+changes its user, as with os.setuid, may not be able to release the lock afterwards, and
+learns of a loss within seconds.
 
 The module reaches the service over Varlink: the environment variable DLMLOCK_ADDRESS, if
 it is a path, names the socket. It needs only the standard library.
@@ -35,8 +37,9 @@ SOCKET = "/run/dlmlock/org.example.DlmLock"
 INTERFACE = "org.example.DlmLock."
 
 # Times in seconds. _RETRY and _RELEASE_TIME are how often, and for how long, a service that restarts
-# is looked for.
+# is looked for; _ASK is how often a lock is asked about whose changes are not reported.
 _RETRY = 0.2
+_ASK = 2.0
 _RELEASE_TIME = 30.0
 _LONGEST_WAIT = 1e9
 _WITHDRAW_TIME = 2.0
@@ -206,6 +209,7 @@ class Lock:
         self._ending = False
         self._unsettled = False  # the last convert failed, which may have given the lock another token
         self._exists = False  # the lock was lost by a conversion, and has to be released all the same
+        self._user = -1  # the user of this process when it took the lock
         self._changes = 0  # the beginnings and ends of convert: what was asked before one says nothing after it
         self._mutex = threading.Lock()
         self._watching: Optional[Service] = None
@@ -246,7 +250,7 @@ class Lock:
         if self.wait is not None:
             _check_wait(self.wait)
         self._owner, self._ending, self.reason = f"python-{uuid.uuid4()}", False, ""
-        self._unsettled = self._exists = False
+        self._unsettled, self._exists, self._user = False, False, os.geteuid()
         self._lost.clear()
         try:
             watch = _watch(self.path, self.lockspace, self._owner)
@@ -370,12 +374,21 @@ class Lock:
         while True:
             try:
                 with Service(self.path) as service:
-                    service.call("ReleaseOwner", owner=self._owner)
+                    self._release(service)
                 return
             except Error as e:
                 if not (isinstance(e, NotRunning) or e.name == "ShuttingDown") or time.monotonic() > end:
                     raise
             time.sleep(_RETRY)
+
+    def _release(self, service: Service) -> None:
+        if os.geteuid() == self._user:
+            service.call("ReleaseOwner", owner=self._owner)
+            return
+        try:  # ReleaseOwner would release nothing
+            service.call("Release", lockspace=self.lockspace, resource=self.resource, select={"lock": self._name})
+        except NotHeld:
+            pass
 
     def convert(self, mode: str, wait: float = 0) -> None:
         """Changes the mode without releasing the lock. If it fails, the lock keeps its mode.
@@ -405,7 +418,10 @@ class Lock:
         why = ""
         while not self._ending:
             try:
-                why = why or next(filter(None, map(self._read, events)), "")
+                if os.geteuid() == self._user or why:
+                    why = why or next(filter(None, map(self._read, events)), "")
+                else:
+                    why = self._ask()
                 if why:
                     self._lose(why)
                     return
@@ -425,6 +441,19 @@ class Lock:
                 except Error:
                     service.close()
                     time.sleep(_RETRY)
+
+    def _ask(self) -> str:
+        """Asks again and again why the lock no longer exists.
+
+        The service reports changes only to the user whose lock it is.
+        """
+        why = ""
+        while not self._ending and not why:
+            end = time.monotonic() + _ASK
+            while not self._ending and time.monotonic() < end:
+                time.sleep(_RETRY)
+            why = "" if self._ending else self._gone()
+        return why
 
     def _read(self, event: Dict[str, Any]) -> str:
         """Why an event means that the lock is lost; "" if it does not."""

@@ -201,6 +201,23 @@ class LockTest(unittest.TestCase):
         self.assertTrue(lock.wait_lost(20))
         lock.release()
 
+    def test_user_changes(self) -> None:
+        """A process that took a lock as root notices its loss as another user, and can't release it."""
+        child = subprocess.Popen([sys.executable, "-c", "import dlmlock, os\n"
+                                  "lock, other = dlmlock.Lock('vms', 'uid'), dlmlock.Lock('vms', 'other')\n"
+                                  "lock.acquire()\nother.acquire()\nos.setuid(65534)\nprint('held', flush=True)\n"
+                                  "lock.wait_lost(60)\nprint(lock.reason)\n"
+                                  "try:\n    other.release()\nexcept dlmlock.AccessDenied:\n    print('denied')\n"],
+                                 stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        with child, child.stdout:
+            self.assertEqual(child.stdout.readline(), "held\n")
+            print("restart", flush=True)
+            sys.stdin.readline()
+            with dlmlock.Service() as service:
+                service.call("Release", lockspace="vms", resource="uid")
+            self.assertEqual(child.stdout.read(), "somebody else released it\ndenied\n")
+
     def test_many_at_once(self) -> None:
         """The watch of each lock does not count against the limit on programs that watch everything."""
         locks = [dlmlock.Lock("vms", f"many{i}") for i in range(100)]
