@@ -408,3 +408,40 @@ func TestHolderOnAnotherNode(t *testing.T) {
 	require.Equal(t, "'somebody'", o.called("somebody", "x"))
 	require.Equal(t, "'x'", o.called("", "x"))
 }
+
+// When the service ends while a call waits, the call is answered, the door does not wait for its time
+// limit, and the lock is not taken afterwards.
+func TestServiceEndsDuringACall(t *testing.T) {
+	cluster := local.NewCluster("test")
+	h := startOn(t, cluster.AddNode(1), Settings{Timeout: time.Hour})
+	c := acting(t, h, 1, "web", os.Getpid())
+	c.ok(t, 0, `acquire "" /held 0`)
+	cluster.Stop("libvirt", "a test")
+	_, err := c.Write(c.request(t, strings.Fields(`acquire "" /a 0`)))
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		h.door.mu.Lock()
+		defer h.door.mu.Unlock()
+		for _, c := range h.door.connections {
+			return c.relieved
+		}
+		return false
+	}, patience, time.Millisecond, "the call waits")
+	closed := make(chan error, 1)
+	go func() { closed <- h.door.Close() }()
+	h.stop() // as the daemon does when the time for answers is over
+	n, said := c.reply(t)
+	require.Equal(t, codeOperationFailed, n, said)
+	t.Log(said)
+	_, err = c.Read(make([]byte, 1))
+	require.ErrorIs(t, err, io.EOF)
+	require.NoError(t, <-closed)
+	h.end()
+	cluster.Resume("libvirt")
+	h.open()
+	h.serve()
+	h.held("web: /held EX")
+	c = acting(t, h, 1, "web", os.Getpid())
+	c.ok(t, 0, `acquire "" /a 0`)
+	h.held("web: /a EX", "web: /held EX")
+}
