@@ -417,16 +417,21 @@ func TestServiceEndsDuringACall(t *testing.T) {
 	c := acting(t, h, 1, "web", os.Getpid())
 	c.ok(t, 0, `acquire "" /held 0`)
 	cluster.Stop("libvirt", "a test")
+	waits := func(is bool) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			h.door.mu.Lock()
+			defer h.door.mu.Unlock()
+			for _, c := range h.door.connections {
+				return c.relieved == is
+			}
+			return false
+		}, patience, time.Millisecond)
+	}
+	waits(false) // the call before is over
 	_, err := c.Write(c.request(t, strings.Fields(`acquire "" /a 0`)))
 	require.NoError(t, err)
-	require.Eventually(t, func() bool {
-		h.door.mu.Lock()
-		defer h.door.mu.Unlock()
-		for _, c := range h.door.connections {
-			return c.relieved
-		}
-		return false
-	}, patience, time.Millisecond, "the call waits")
+	waits(true)
 	closed := make(chan error, 1)
 	go func() { closed <- h.door.Close() }()
 	h.stop() // as the daemon does when the time for answers is over
