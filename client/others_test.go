@@ -1,6 +1,7 @@
 package client
 
 import (
+	"errors"
 	"os"
 	"strconv"
 	"testing"
@@ -121,4 +122,33 @@ func dropIdle(c *Client) {
 		_ = idle.sock.Close()
 	}
 	p.idle = nil
+}
+
+// A release by somebody else at the very moment of the grant is noticed, whether the service reports it
+// before Hold knows the lock or afterwards.
+func TestReleasedAtTheGrant(t *testing.T) {
+	both(t, func(t *testing.T, r *real, c *Client) {
+		admin := r.open(true)
+		rounds := 50
+		if c.Conn() != nil {
+			rounds = 1 // it is asked about every two seconds
+		}
+		for range rounds {
+			released := make(chan error, 1)
+			go func() {
+				for {
+					err := admin.Release(t.Context(), "vms", "a", Selector{})
+					if !errors.Is(err, NotHeld) {
+						released <- err
+						return
+					}
+				}
+			}()
+			held, unlock, err := c.Lock(t.Context(), Want{"vms", "a", ""}, Options{})
+			require.NoError(t, err)
+			require.NoError(t, <-released)
+			require.Equal(t, LossReleased, lossOf(t, held).How)
+			require.NoError(t, unlock())
+		}
+	})
 }
