@@ -40,12 +40,12 @@ func TestSoak(t *testing.T) {
 	}
 }
 
-// soakGoal reads SOAK (a time) or SOAK_OPS (a number of calls in all runs).
+// soakGoal reads SOAK (a time) or SOAK_OPS (a number of operations in all runs).
 func soakGoal(t *testing.T) (func(*soak) bool, string) {
 	if text := os.Getenv("SOAK_OPS"); text != "" {
 		ops, err := strconv.Atoi(text)
 		require.NoError(t, err, "SOAK_OPS")
-		return func(s *soak) bool { return s.total.Calls >= ops }, text + " calls"
+		return func(s *soak) bool { return s.total.Ops >= ops }, text + " operations"
 	}
 	text := os.Getenv("SOAK")
 	if text == "" {

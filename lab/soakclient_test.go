@@ -3,9 +3,11 @@ package lab_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -23,16 +25,36 @@ import (
 
 // soakClient is one client: by which door it reaches the service, and what ends its
 // locks.
-type soakClient struct{ door, lifetime string }
+type soakClient struct {
+	door, lifetime string
+	batch          int // how many locks it acquires and releases in one call; 0: one or two
+}
+
+// words are the arguments of lab/cmd/soaker for clients with these pages.
+func soakerWords(clients map[int]soakClient) (words []string) {
+	for _, number := range slices.Sorted(maps.Keys(clients)) {
+		c := clients[number]
+		word := fmt.Sprintf("%d:%s:%s", number, c.door, c.lifetime)
+		if c.batch > 0 {
+			word += fmt.Sprintf(":%d", c.batch)
+		}
+		words = append(words, word)
+	}
+	return words
+}
 
 // soakProcesses has the processes of clients on each node. A process is killed or paused
 // with all its clients.
 var soakProcesses = [][]soakClient{
-	{{"varlink", client.Persistent}, {"varlink", client.Persistent}, {"varlink", client.Process},
-		{"varlink", client.Connection}},
-	{{"dbus", client.Persistent}, {"dbus", client.Connection}, {"dbus", client.Process}},
-	{{"driver", client.Process}, {"virtlockd", client.Process}},
+	{{"varlink", client.Persistent, 0}, {"varlink", client.Persistent, 0}, {"varlink", client.Process, 0},
+		{"varlink", client.Connection, 0}},
+	{{"dbus", client.Persistent, 0}, {"dbus", client.Connection, 0}, {"dbus", client.Process, 0}},
+	{{"driver", client.Process, 0}, {"virtlockd", client.Process, 0}},
+	{{"varlink", client.Persistent, soakBatch}, {"varlink", client.Process, soakBatch},
+		{"dbus", client.Connection, soakBatch}, {"dbus", client.Persistent, soakBatch}},
 }
+
+const soakBatch = 64
 
 // Where the programs of the clients are in the nodes.
 const (
@@ -97,9 +119,7 @@ type soaker struct {
 func (k *soaker) start(ctx context.Context) (err error) {
 	argv := []string{soakerPath, "-node", strconv.Itoa(k.node.ID), "-lockspace", soakSpace,
 		"-resources", strconv.Itoa(soakResources)}
-	for _, number := range k.order {
-		argv = append(argv, fmt.Sprintf("%d:%s:%s", number, k.pages[number].door, k.pages[number].lifetime))
-	}
+	argv = append(argv, soakerWords(k.pages)...)
 	k.process, err = k.node.Daemon(ctx, "soaker", agent.Command{Argv: argv})
 	return err
 }
@@ -251,8 +271,9 @@ func TestSoakClients(t *testing.T) {
 	defer close(stop)
 
 	daemon := startLocal(t, dir)
-	clients := []soakClient{{"varlink", client.Persistent}, {"varlink", client.Process}, {"varlink", client.Connection},
-		{"driver", client.Process}, {"virtlockd", client.Process}}
+	clients := []soakClient{{"varlink", client.Persistent, 0}, {"varlink", client.Process, 0},
+		{"varlink", client.Connection, 0}, {"driver", client.Process, 0}, {"virtlockd", client.Process, 0},
+		{"varlink", client.Persistent, 3}, {"varlink", client.Connection, 3}}
 	start := func() *exec.Cmd { return startSoaker(t, dir, clients) }
 	process := start()
 	for number := range clients {
@@ -336,9 +357,7 @@ func startSoaker(t *testing.T, dir string, clients []soakClient) *exec.Cmd {
 	argv := []string{"-logbook", filepath.Join(dir, "logbook"), "-resources", "4",
 		"-varlink", filepath.Join(dir, "varlink"), "-virtlockd", filepath.Join(dir, "virtlockd"),
 		"-lockdriver", "../bin/lockdriver", "-driver", "../bin/dlmlock.so", "-driver-conf", conf}
-	for number, c := range clients {
-		argv = append(argv, fmt.Sprintf("%d:%s:%s", number, c.door, c.lifetime))
-	}
+	argv = append(argv, soakerWords(maps.Collect(slices.All(clients)))...)
 	cmd := exec.Command(program, argv...)
 	cmd.Stderr = t.Output()
 	require.NoError(t, cmd.Start())

@@ -24,9 +24,12 @@ import (
 
 // A sliceReport has the results of a slice, or of all slices.
 type sliceReport struct {
-	Time    string         `json:"time,omitempty"`
-	Kernel  string         `json:"kernel"`
-	Seed    uint64         `json:"seed,omitempty"`
+	Time   string `json:"time,omitempty"`
+	Kernel string `json:"kernel"`
+	Seed   uint64 `json:"seed,omitempty"`
+	// Ops are acquires, conversions and releases of one lock; a call may have several.
+	// Each of them is judged.
+	Ops     int            `json:"ops"`
 	Calls   int            `json:"calls"`
 	Granted int            `json:"granted"` // or released, or converted
 	Refused int            `json:"refused"`
@@ -46,6 +49,7 @@ type sliceReport struct {
 }
 
 func (r *sliceReport) add(o sliceReport) {
+	r.Ops += o.Ops
 	r.Calls += o.Calls
 	r.Granted += o.Granted
 	r.Refused += o.Refused
@@ -125,7 +129,7 @@ func (a *account) read(owner, door string, p *logbook.Page) {
 			name := op.Input.(deed).resource
 			a.tokens[name] = append(a.tokens[name], seenToken{op.Call, op.Return, e.Token})
 		}
-		if e.Op != logbook.End && !e.More {
+		if e.Op != logbook.End {
 			a.count(door, e)
 		}
 	}
@@ -133,7 +137,14 @@ func (a *account) read(owner, door string, p *logbook.Page) {
 
 func (a *account) count(door string, e logbook.Entry) {
 	r := &a.report
-	if e.Why != "" && strings.HasPrefix(string(client.NotRunning), e.Why) {
+	missed := e.Why != "" && strings.HasPrefix(string(client.NotRunning), e.Why)
+	if !missed {
+		r.Ops++
+	}
+	if e.More {
+		return
+	}
+	if missed {
 		r.Missed++
 		return
 	}
@@ -154,8 +165,8 @@ func (a *account) count(door string, e logbook.Entry) {
 // than that of a lock granted before.
 func (s *soak) judge(r *sliceReport) {
 	a := s.account()
-	r.Calls, r.Granted, r.Refused, r.Unknown, r.Missed, r.Doors = a.report.Calls, a.report.Granted,
-		a.report.Refused, a.report.Unknown, a.report.Missed, a.report.Doors
+	r.Ops, r.Calls, r.Granted, r.Refused, r.Unknown, r.Missed, r.Doors = a.report.Ops, a.report.Calls,
+		a.report.Granted, a.report.Refused, a.report.Unknown, a.report.Missed, a.report.Doors
 	r.why = a.why
 	model := lockModel.ToModel()
 	result, info := porcupine.CheckOperationsVerbose(model, a.ops, checkTime)
@@ -212,10 +223,11 @@ func (s *soak) write(r sliceReport) {
 	require.NoError(s.t, err)
 	_, err = f.Write(append(line, '\n'))
 	require.NoError(s.t, errors.Join(err, f.Close()))
-	fmt.Printf("soak %s: %d calls, %.0f/s %v: %d done, %d refused, %d open %v; %d missed; %v\n", s.kernel, r.Calls,
-		float64(r.Calls)/(r.Work+r.Quiet+r.Judge), r.Doors, r.Granted, r.Refused, r.Unknown, r.why, r.Missed, r.Faults)
-	fmt.Printf("  %.0f s of work, %.0f s quiet, %.1f s judge; %d descriptors, %d KB; all in all %d calls, %v\n", r.Work,
-		r.Quiet, r.Judge, r.Descriptors, r.ResidentKB, s.total.Calls, s.total.Faults)
+	fmt.Printf("soak %s: %d operations, %.0f/s; %d calls %v: %d done, %d refused, %d open %v; %d missed; %v\n", s.kernel,
+		r.Ops, float64(r.Ops)/(r.Work+r.Quiet+r.Judge), r.Calls, r.Doors, r.Granted, r.Refused, r.Unknown, r.why,
+		r.Missed, r.Faults)
+	fmt.Printf("  %.0f s of work, %.0f s quiet, %.1f s judge; %d descriptors, %d KB; all in all %d operations, %v\n",
+		r.Work, r.Quiet, r.Judge, r.Descriptors, r.ResidentKB, s.total.Ops, s.total.Faults)
 }
 
 // text is the history, a line for each call.

@@ -30,11 +30,11 @@ import (
 
 // How much there is of everything.
 const (
-	Size       = 32 << 20 // bytes of the file: a power of two, as of every PCI memory
+	Size       = 128 << 20 // bytes of the file: a power of two, as of every PCI memory
 	MaxNodes   = 12
 	MaxClients = 96
-	MaxEntries = 8192 // of a page; a client that has filled it waits for the next slice
-	MaxMarks   = 255  // of a node and kind
+	MaxEntries = 32768 // of a page; a client that has filled it waits for the next slice
+	MaxMarks   = 255   // of a node and kind
 )
 
 // The offsets, in words of 8 bytes.

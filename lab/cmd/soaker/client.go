@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -21,6 +22,7 @@ type client struct {
 	number   int
 	door     string
 	lifetime string
+	batch    int // how many locks it acquires and releases in one call; 0: one or two
 	open     func(*client) (door, error)
 
 	way  door // nil: no connection
@@ -102,8 +104,13 @@ func (c *client) ready() bool {
 		c.way = way
 	}
 	c.endBroken()
-	for name := range c.hold.Lost {
-		if !c.release(name) {
+	return c.releaseEach(slices.Sorted(maps.Keys(c.hold.Lost)))
+}
+
+// releaseEach releases locks, all in one call if the client works in batches.
+func (c *client) releaseEach(names []int) bool {
+	for calls := range slices.Chunk(names, max(1, c.batch)) {
+		if !c.release(calls...) {
 			return false
 		}
 	}
@@ -161,6 +168,9 @@ var modes = []dlm.Mode{dlm.EX, dlm.EX, dlm.EX, dlm.PW, dlm.PR, dlm.PR, dlm.CW, d
 
 // step makes one call. It returns false if the client should pause before the next call.
 func (c *client) step() bool {
+	if c.batch > 0 {
+		return c.stepBatch()
+	}
 	name, mode := c.pick(), c.way.modes()[c.rand.IntN(len(c.way.modes()))]
 	_, held := c.hold.Held[name]
 	switch n := len(c.hold.Held); {
@@ -176,6 +186,28 @@ func (c *client) step() bool {
 	return c.release(name)
 }
 
+// batchResources is how many resources there are for each of those that clients work on
+// one by one. With more than one, clients that work in batches meet others often, and not
+// in each call.
+const batchResources = 128
+
+// stepBatch makes one call of a client that works in batches.
+func (c *client) stepBatch() bool {
+	mode := modes[c.rand.IntN(len(modes))]
+	if len(c.hold.Held) > 0 {
+		if name := c.any(); len(c.hold.Open[name]) == 0 && c.rand.IntN(4) == 0 {
+			return c.convert(name, mode)
+		}
+		return c.releaseEach(slices.Sorted(maps.Keys(c.hold.Held)))
+	}
+	names := make([]int, c.batch)
+	first := c.rand.IntN(batchResources*c.resources - c.batch)
+	for i := range names {
+		names[i] = first + i
+	}
+	return c.acquire(names, mode)
+}
+
 // pick takes one of a few hot resources half of the time.
 func (c *client) pick() int {
 	if c.rand.IntN(2) == 0 {
@@ -186,16 +218,17 @@ func (c *client) pick() int {
 
 // any picks something that the client holds; with the same random numbers, the same one.
 func (c *client) any() int {
-	names := make([]int, 0, len(c.hold.Held))
-	for name := range c.hold.Held {
-		names = append(names, name)
-	}
-	slices.Sort(names)
+	names := slices.Sorted(maps.Keys(c.hold.Held))
 	return names[c.rand.IntN(len(names))]
 }
 
 // releaseAny releases something that the client holds, if there is anything.
-func (c *client) releaseAny() bool { return len(c.hold.Held) == 0 || c.release(c.any()) }
+func (c *client) releaseAny() bool {
+	if c.batch > 0 {
+		return c.releaseEach(slices.Sorted(maps.Keys(c.hold.Held)))
+	}
+	return len(c.hold.Held) == 0 || c.release(c.any())
+}
 
 // wait picks how long a call may wait: most calls do not wait at all.
 func (c *client) wait() time.Duration {
@@ -240,10 +273,16 @@ func answered(err error) bool {
 	return outcome(err) != logbook.Unanswered && !errors.Is(err, dlmlock.NotRunning)
 }
 
-func (c *client) release(r int) bool {
-	place := c.page.Begin(logbook.Entry{Op: logbook.Release, Resource: r, Mode: dlm.None})
+// release releases locks in one call.
+func (c *client) release(resources ...int) bool {
+	var names []string
+	var places []int
+	for i, r := range resources {
+		names = append(names, resourceName(r))
+		places = append(places, c.page.Begin(logbook.Entry{Op: logbook.Release, Resource: r, Mode: dlm.None, More: i > 0}))
+	}
 	c.endBroken() // a fault may have come between the last look and the time of the call
-	err := c.way.release(resourceName(r))
+	err := c.way.release(names)
 	if errors.Is(err, dlmlock.NotHeld) {
 		err = nil // the owner has nothing there now
 	}
@@ -251,8 +290,10 @@ func (c *client) release(r int) bool {
 	if err == nil {
 		end = logbook.Done
 	}
-	c.page.Finish(place, end, 0, why(err))
-	c.add(place)
+	for _, place := range places {
+		c.page.Finish(place, end, 0, why(err))
+		c.add(place)
+	}
 	return err == nil
 }
 

@@ -16,9 +16,9 @@ import (
 type door interface {
 	acquire(names []string, mode dlm.Mode, wait time.Duration) (tokens []uint64, err error)
 	convert(name string, mode dlm.Mode, wait time.Duration) (token uint64, err error)
-	release(name string) error
+	release(names []string) error // without converts: one name
 	modes() []dlm.Mode
-	converts() bool // and acquires several locks at once
+	converts() bool // and acquires and releases several locks at once
 	alive() bool
 	cutAt() uint64 // when the connection was cut for the test; 0: never
 	close()
@@ -113,10 +113,18 @@ func (o *own) convert(name string, mode dlm.Mode, wait time.Duration) (uint64, e
 	return o.conn.Convert(ctx, o.want(name, mode), o.selector(), wait)
 }
 
-func (o *own) release(name string) error {
+func (o *own) release(names []string) error {
 	ctx, cancel := callContext()
 	defer cancel()
-	return o.conn.Release(ctx, o.lockspace, name, o.selector())
+	if len(names) == 1 {
+		return o.conn.Release(ctx, o.lockspace, names[0], o.selector())
+	}
+	var resources []dlmlock.Want
+	for _, name := range names {
+		resources = append(resources, dlmlock.Want{Lockspace: o.lockspace, Resource: name})
+	}
+	_, err := o.conn.ReleaseMany(ctx, resources, o.options.Owner)
+	return err
 }
 
 func (o *own) selector() dlmlock.Selector { return dlmlock.Selector{Owner: o.options.Owner} }

@@ -122,8 +122,8 @@ func (d *driver) acquire(names []string, mode dlm.Mode, _ time.Duration) ([]uint
 	return make([]uint64, len(names)), d.with(names[0], flags, "acquire 0 0")
 }
 
-func (d *driver) release(name string) error { return d.with(name, 0, "release 0") }
-func (d *driver) alive() bool               { return !d.ended }
+func (d *driver) release(names []string) error { return d.with(names[0], 0, "release 0") }
+func (d *driver) alive() bool                  { return !d.ended }
 
 func (d *driver) close() {
 	_ = d.in.Close()
@@ -162,9 +162,9 @@ func (v *virtlockd) acquire(names []string, mode dlm.Mode, _ time.Duration) ([]u
 	return make([]uint64, len(names)), v.with(acquire, names[0], flags)
 }
 
-func (v *virtlockd) release(name string) error { return v.with(release, name, 0) }
-func (v *virtlockd) alive() bool               { return true }
-func (v *virtlockd) close()                    {}
+func (v *virtlockd) release(names []string) error { return v.with(release, names[0], 0) }
+func (v *virtlockd) alive() bool                  { return true }
+func (v *virtlockd) close()                       {}
 
 func (v *virtlockd) with(procedure uint32, name string, flags uint32) error {
 	conn, err := net.Dial("unix", v.socket)

@@ -3,10 +3,11 @@
 //	soaker [-logbook FILE] [-varlink SOCKET] ... -node N CLIENT...
 //	soaker -drift TICK
 //
-// A client is PAGE:DOOR:LIFETIME, with the number of its page in the logbook
+// A client is PAGE:DOOR:LIFETIME[:BATCH], with the number of its page in the logbook
 // (package logbook), the door by which it reaches the service (varlink, dbus,
-// driver, virtlockd) and what ends its locks (persistent, connection, process).
-// It follows the orders of its page, and goes on where an earlier process was killed.
+// driver, virtlockd), what ends its locks (persistent, connection, process), and how many
+// locks it acquires and releases in one call (AcquireMany, ReleaseMany); without that
+// number, it works on one or two locks. It follows the orders of its page, and goes on where an earlier process was killed.
 //
 // The second form sets by how many microseconds the system clock advances in a
 // hundredth of a second: 10000 is right.
@@ -89,8 +90,8 @@ func run(s *settings, clients []string) error {
 
 func newClient(s *settings, l *logbook.Logbook, text string) (*client, error) {
 	words := strings.Split(text, ":")
-	if len(words) != 3 {
-		return nil, fmt.Errorf("%q is not PAGE:DOOR:LIFETIME", text)
+	if len(words) != 3 && len(words) != 4 {
+		return nil, fmt.Errorf("%q is not PAGE:DOOR:LIFETIME[:BATCH]", text)
 	}
 	number, err := strconv.Atoi(words[0])
 	if err != nil || number < 0 || number >= logbook.MaxClients {
@@ -100,6 +101,12 @@ func newClient(s *settings, l *logbook.Logbook, text string) (*client, error) {
 	if !ok {
 		return nil, fmt.Errorf("%q: there is no door %q", text, words[1])
 	}
-	return &client{settings: s, logbook: l, page: l.Page(number), number: number, door: words[1],
+	batch := 0
+	if len(words) == 4 {
+		if batch, err = strconv.Atoi(words[3]); err != nil || batch < 1 || batch >= batchResources*s.resources {
+			return nil, fmt.Errorf("%q: a batch has from 1 to %d locks", text, batchResources*s.resources-1)
+		}
+	}
+	return &client{settings: s, batch: batch, logbook: l, page: l.Page(number), number: number, door: words[1],
 		lifetime: words[2], open: open}, nil
 }
