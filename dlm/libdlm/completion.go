@@ -96,6 +96,11 @@ func (s *lockspace) lockidReused(l *lock) bool {
 			return true
 		}
 	}
+	for _, c := range s.scouts {
+		if c.id == l.id {
+			return true
+		}
+	}
 	return false
 }
 

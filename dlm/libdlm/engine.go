@@ -428,4 +428,7 @@ func (s *lockspace) lockIDs(ids map[dlm.LockID]bool) {
 	for _, l := range s.locks {
 		ids[l.id] = true
 	}
+	for _, c := range s.scouts {
+		ids[c.id] = true
+	}
 }

@@ -33,7 +33,11 @@ type lockspace struct {
 	sink   dlm.Sink
 	locks  map[dlm.Cookie]*lock
 	purges int // purges under way
-	closed bool
+	// scouts and resting keep cancels from leaving a resource without a master: see cancel.go.
+	scouts    map[dlm.Cookie]*scout
+	lastScout dlm.Cookie
+	resting   map[string]struct{} // resources
+	closed    bool
 
 	shutting chan struct{} // closed by shut
 	released chan struct{} // closed when the device is
@@ -51,8 +55,10 @@ var _ dlm.Lockspace = (*lockspace)(nil)
 // lock is one lock of a lockspace, from the first call to its end.
 type lock struct {
 	cookie dlm.Cookie
-	id     dlm.LockID
-	mode   dlm.Mode // granted; None before the first grant
+	// resource is known until the first request has ended.
+	resource string
+	id       dlm.LockID
+	mode     dlm.Mode // granted; None before the first grant
 	// flags are those of the last operation that the kernel accepted, even if it then refused the
 	// mode.
 	flags dlm.Flags
@@ -105,6 +111,8 @@ func newLockspace(name string, node uint32, d device, g gate, sink dlm.Sink, log
 		calls:     queue.New[kernelCall](0),
 		adoptions: queue.New[kernelCall](0),
 		locks:     make(map[dlm.Cookie]*lock),
+		scouts:    make(map[dlm.Cookie]*scout),
+		resting:   make(map[string]struct{}),
 		shutting:  make(chan struct{}),
 		released:  make(chan struct{}),
 	}
@@ -144,7 +152,7 @@ func (s *lockspace) begin(op dlm.Op, c dlm.Cookie, resource string, m dlm.Mode, 
 		s.refuse(op, c, dlm.StatusInvalid)
 		return
 	}
-	l := &lock{cookie: c, mode: dlm.None}
+	l := &lock{cookie: c, resource: resource, mode: dlm.None}
 	s.locks[c] = l
 	l.start(op, m, f)
 	r := kernelCall{lock: l, seq: l.seq, kind: callRequest, name: resource, mode: m, flags: f}
@@ -247,9 +255,8 @@ func (s *lockspace) Cancel(c dlm.Cookie) {
 }
 
 // cancel withdraws a new lock or a conversion. An operation that is with the kernel can be canceled
-// only once, and at once only if it may wait: what can't wait ends without help, and its lockid may
-// belong to another lock by the time the cancel arrives. See stuck.go for a request that does not
-// end.
+// only once, and only if it may wait: what can't wait ends without help, and its lockid may belong
+// to another lock by the time the cancel arrives. See stuck.go for a request that does not end.
 func (s *lockspace) cancel(l *lock) {
 	if l.canceled || l.op != dlm.OpLock && l.op != dlm.OpConvert {
 		return
@@ -269,10 +276,12 @@ func (s *lockspace) cancel(l *lock) {
 func (s *lockspace) sendCancel(l *lock) {
 	call := kernelCall{lock: l, seq: l.seq, kind: callCancel}
 	switch {
+	case l.op == dlm.OpLock && l.asked&dlm.NoQueue != 0:
+		s.cancelIfStuck(call)
+	case l.op == dlm.OpLock:
+		s.sendScout(l)
 	case l.asked&dlm.NoQueue == 0:
 		s.calls.Add(call)
-	case l.op == dlm.OpLock:
-		s.cancelIfStuck(call)
 	}
 }
 
@@ -310,6 +319,10 @@ func (s *lockspace) refuseHeld(op dlm.Op, l *lock, status dlm.Status) {
 func (s *lockspace) finish(l *lock, ev dlm.Event) {
 	op := l.op
 	l.op = dlm.OpNone
+	if op == dlm.OpLock && l.cancelSent && l.asked&dlm.NoQueue != 0 {
+		s.rest(l.resource)
+	}
+	l.resource = ""
 	l.settle(ev.Status)
 	if ev.Status.OK() {
 		l.mode = l.want
@@ -395,7 +408,7 @@ const closeWait = 2 * time.Second
 // shut ends a handle; no event follows. It is called with the mutex held and releases it.
 func (s *lockspace) shut() {
 	s.closed = true
-	s.locks = nil
+	s.locks, s.scouts = nil, nil
 	s.mu.Unlock()
 	close(s.shutting)
 	s.calls.Close()

@@ -295,6 +295,7 @@ func TestCallsThatCannotBeSentAreMadeAgain(t *testing.T) {
 			d.next("request").returns(3, nil)
 			synctest.Wait()
 			s.Cancel(1)
+			afterScout(t, d, "disk", dlm.StatusAgain).returns(0, syscall.ENOBUFS)
 			for range 300 {
 				d.next("cancel").returns(0, syscall.ENOBUFS)
 			}
@@ -384,7 +385,7 @@ func TestUnlockOfARequestThatWaits(t *testing.T) {
 			d.next("request").returns(3, nil)
 			synctest.Wait()
 			s.Unlock(1, nil)
-			d.next("cancel").returns(0, nil)
+			afterScout(t, d, "disk", dlm.StatusAgain).returns(0, nil)
 			d.result(result{cookie: 1, id: 3, status: dlm.StatusCanceled})
 			synctest.Wait()
 			require.Equal(t, []dlm.Event{end(dlm.OpLock, 1, dlm.StatusCanceled, 3, dlm.None),
@@ -397,7 +398,7 @@ func TestUnlockOfARequestThatWaits(t *testing.T) {
 			d.next("request").returns(3, nil)
 			synctest.Wait()
 			s.Unlock(1, nil)
-			call := d.next("cancel")
+			call := afterScout(t, d, "disk", dlm.StatusAgain)
 			d.result(result{cookie: 1, id: 3})
 			call.returns(0, nil)
 			d.next("unlock").returns(0, nil)
@@ -468,7 +469,7 @@ func TestLockspaceGone(t *testing.T) {
 		s.Lock(2, "disk", dlm.EX, 0)
 		d.next("request").returns(4, nil)
 		s.Unlock(2, nil)
-		d.next("cancel").returns(0, nil)
+		afterScout(t, d, "disk", dlm.StatusAgain).returns(0, nil)
 		s.Purge()
 		d.next("purge").returns(0, nil)
 		synctest.Wait()

@@ -23,7 +23,9 @@ const (
 	callUnlock
 	callUnlockRetry
 	callCancel
-	callForward // a purge that is still in the queue of adoptions
+	callScout    // see cancel.go
+	callScoutEnd // the unlock of a scout that was granted
+	callForward  // a purge that is still in the queue of adoptions
 	callPurge
 )
 
@@ -31,6 +33,7 @@ const (
 // of its lock and is void when that has ended.
 type kernelCall struct {
 	lock  *lock
+	scout *scout // of callScout and callScoutEnd, which have no lock
 	seq   uint32
 	kind  callKind
 	tries uint8
@@ -93,6 +96,9 @@ func (s *lockspace) serve(r *kernelCall) {
 	case callPurge:
 		s.servePurge()
 		return
+	case callScout, callScoutEnd:
+		s.serveScout(r)
+		return
 	}
 	id, ok := s.calling(r)
 	if !ok {
@@ -127,6 +133,13 @@ func (s *lockspace) calling(r *kernelCall) (dlm.LockID, bool) {
 		l.stage = demoting
 	case callUnlock:
 		l.stage = unlocking
+	case callRequest:
+		if _, rests := s.resting[r.name]; rests {
+			again := *r
+			time.AfterFunc(time.Second, func() { s.calls.Add(again) })
+			return 0, false
+		}
+		l.stage = calling
 	default:
 		l.stage = calling
 	}
@@ -299,6 +312,10 @@ func (s *lockspace) take(r *result) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
+		return
+	}
+	if c := s.scouts[r.cookie]; c != nil {
+		s.scouted(c, r)
 		return
 	}
 	l := s.locks[r.cookie]
