@@ -27,6 +27,9 @@ const (
 	// but not converted.
 	StatusCompletionLost Status = Status(syscall.ENOMSG)
 	StatusGone           Status = Status(syscall.ENOTCONN) // the lockspace handle is closed or was removed
+	// StatusMasterless: the kernel knows of no master of the resource, and would panic at a request for
+	// it (docs/kernel-bugs/09.md).
+	StatusMasterless Status = Status(syscall.ENOTRECOVERABLE)
 )
 
 // OK reports success: granted, converted, adopted or unlocked.

@@ -37,6 +37,7 @@ func machine(t *testing.T) *Host {
 		sysfs + "/foo/recover_status":           "ff\n",
 		sysfs + "/bar/recover_status":           "0\n",
 		"proc/1/comm":                           "init\n",
+		"proc/sys/kernel/osrelease":             "6.12.117+deb12-amd64\n",
 		"proc/misc":                             " 56 dlm_foo\n 57 dlm-monitor\n 58 dlm-control\n",
 		debugfs + "/foo_toss":                   "version 4 rsb 2\n",
 		debugfs + "/comms/1/state":              "x",
@@ -118,6 +119,18 @@ func TestQueuesFromFiles(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, uint32(1), q.Master, "the directory knows")
 	require.NotEmpty(t, q.Missing)
+
+	for _, release := range []string{"6.1.0-56-amd64\n", "6.9.12\n", "5.14.0-503.el9\n", "", "x.y\n"} {
+		put(t, h.path("proc/sys/kernel/osrelease"), release)
+		q, err = h.Queues(t.Context(), "foo", "only-1")
+		require.NoError(t, err)
+		require.Zero(t, q.Master, "the list of unused resources must not be read: %q", release)
+		require.NotEmpty(t, q.Missing)
+	}
+	put(t, h.path("proc/sys/kernel/osrelease"), "7.2.12-amd64\n")
+	q, err = h.Queues(t.Context(), "foo", "only-1")
+	require.NoError(t, err)
+	require.Equal(t, uint32(1), q.Master)
 
 	q, err = h.Queues(t.Context(), "foo", "nobody's")
 	require.NoError(t, err)

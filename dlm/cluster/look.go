@@ -3,6 +3,7 @@ package cluster
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -95,7 +96,7 @@ func unreadable(err error) string {
 // answer is that it is not known, which is true.
 func (h *Host) unused(lockspace, name string, own uint32) dlm.Queues {
 	var q dlm.Queues
-	if table, err := os.Open(h.path(debugfs, lockspace+"_toss")); err == nil {
+	if table, err := h.openUnused(lockspace); err == nil {
 		q.Master, _, _ = readMaster(table, name)
 		table.Close()
 	}
@@ -108,6 +109,27 @@ func (h *Host) unused(lockspace, name string, own uint32) dlm.Queues {
 		q.Missing = elsewhere(q.Master)
 	}
 	return q
+}
+
+// errUnusedUnsafe says that the kernel's list of unused resources must not be read.
+var errUnusedUnsafe = errors.New("kernels before 6.10 can crash when their list of unused resources is read")
+
+// openUnused opens the table of unused resources of a lockspace. Before 6.10, a reader of this table
+// holds references to its entries, which the kernel does not expect: if it frees or reuses one at
+// that moment, its tables are damaged, and it crashes (docs/kernel-bugs/10.md).
+func (h *Host) openUnused(lockspace string) (*os.File, error) {
+	release, err := os.ReadFile(h.path("proc/sys/kernel/osrelease"))
+	if err != nil {
+		return nil, err
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(string(release), "%d.%d", &major, &minor); err != nil {
+		return nil, fmt.Errorf("release of the kernel %q: %w", release, err)
+	}
+	if major < 6 || major == 6 && minor < 10 {
+		return nil, errUnusedUnsafe
+	}
+	return os.Open(h.path(debugfs, lockspace+"_toss"))
 }
 
 func elsewhere(master uint32) string {

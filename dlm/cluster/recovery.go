@@ -10,8 +10,8 @@ import (
 func stopped(status uint32) bool { return status&recovered == 0 }
 
 // Recovery shows whether a program can make a request in a lockspace without becoming stuck in the
-// kernel. It keeps its files open, so checking it before each request costs one pread(2) and one
-// fstat(2). Only one goroutine may use it.
+// kernel, or making it panic. It keeps its files open, so checking it before each request costs one
+// pread(2) and two fstat(2). Only one goroutine may use it.
 type Recovery struct {
 	host      *Host
 	lockspace string
@@ -20,6 +20,7 @@ type Recovery struct {
 	// reachable is the last state of that directory in which every member of the lockspace had an
 	// address.
 	reachable dirState
+	seen      dirState // when Changed was called last
 }
 
 // dirState changes with each entry that a directory gains or loses.
@@ -75,7 +76,7 @@ func (r *Recovery) memberUnreachable() bool {
 	if r.comms < 0 || unix.Fstat(r.comms, &st) != nil {
 		return false
 	}
-	now := dirState{links: uint64(st.Nlink), changed: st.Mtim}
+	now := stateOf(&st)
 	if now == r.reachable {
 		return false
 	}
@@ -92,6 +93,40 @@ func (r *Recovery) memberUnreachable() bool {
 	}
 	r.reachable = now
 	return false
+}
+
+// Changed reports whether nodes have joined or left the cluster since the last call. The first call
+// reports true.
+func (r *Recovery) Changed() bool {
+	var st unix.Stat_t
+	if r.comms < 0 || unix.Fstat(r.comms, &st) != nil {
+		return false
+	}
+	before := r.seen
+	r.seen = stateOf(&st)
+	return r.seen != before
+}
+
+func stateOf(st *unix.Stat_t) dirState { return dirState{links: uint64(st.Nlink), changed: st.Mtim} }
+
+// Masterless returns the resources that a recovery has left without a master in the kernel. A
+// request of this node for one of them makes the kernel panic, until another node has requested it,
+// or the next recovery (docs/kernel-bugs/09.md). It fails on kernels before 6.10, where reading their
+// list is dangerous.
+func (r *Recovery) Masterless() (map[string]bool, error) {
+	table, err := r.host.openUnused(r.lockspace)
+	if err != nil {
+		return nil, err
+	}
+	defer table.Close()
+	names := make(map[string]bool)
+	err = readUnused(table, func(row unusedRow) bool {
+		if row.node < 0 {
+			names[string(row.name)] = true
+		}
+		return true
+	})
+	return names, err
 }
 
 // Close closes the files.

@@ -58,3 +58,32 @@ func TestRecoveryOfAMemberWithoutAddress(t *testing.T) {
 	require.NoError(t, r.Close())
 	require.False(t, r.Stopped())
 }
+
+func TestMasterless(t *testing.T) {
+	h := machine(t)
+	r := h.Recovery("foo")
+	defer r.Close()
+	require.True(t, r.Changed(), "nobody has looked yet")
+	require.False(t, r.Changed())
+	comms := filepath.Join(h.root, configfs, "comms")
+	require.NoError(t, os.RemoveAll(filepath.Join(comms, "1")))
+	require.NoError(t, os.Chtimes(comms, time.Unix(1000, 0), time.Unix(1000, 0)))
+	require.True(t, r.Changed())
+	require.False(t, r.Changed())
+
+	names, err := r.Masterless()
+	require.NoError(t, err)
+	require.Empty(t, names)
+	put(t, h.path(debugfs, "foo_toss"), "rsb ptr nodeid master_nodeid dir_nodeid our_nodeid toss_time flags len str|hex name\n"+
+		"rsb 00000000f9226481 -1 0 1 1 0 300 10 str canceled-1\nrsb 00000000f9226482 0 1 1 1 0 300 6 str mine's\n"+
+		"rsb 0000000099de18fd 2 2 1 1 0 300 4 str far \nrsb 0000000099de18fe -1 0 2 1 0 300 4 hex 61 20 0a 00\n")
+	names, err = r.Masterless()
+	require.NoError(t, err)
+	require.Equal(t, map[string]bool{"canceled-1": true, "a \n\x00": true}, names)
+	put(t, h.path(debugfs, "foo_toss"), "rsb 1 -1 0 1 1 0 300 10 str short\n")
+	_, err = r.Masterless()
+	require.ErrorIs(t, err, errTable)
+	put(t, h.path("proc/sys/kernel/osrelease"), "6.1.0-56-amd64\n")
+	_, err = r.Masterless()
+	require.ErrorIs(t, err, errUnusedUnsafe)
+}

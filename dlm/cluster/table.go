@@ -214,38 +214,70 @@ func (p *numbers) mode(i int) dlm.Mode {
 	return dlm.Mode(n)
 }
 
-// readMaster looks a resource up in the table NAME_toss, which lists resources on which this node
-// has no lock but which it remembers, for example as the directory node that knows the master
-// (print_format4). ok reports whether it was found; master is 0 if it is not known.
-func readMaster(in io.Reader, name string) (master uint32, ok bool, err error) {
+// unusedRow is a row of the table NAME_toss, which lists resources on which this node has no lock but
+// which it remembers, for example as the directory node that knows the master (print_format4).
+type unusedRow struct {
+	name []byte
+	// node is 0 if this node is the master, the master's number, or -1 if the kernel knows of no
+	// master. Any request of this node for such a resource makes the kernel panic
+	// (docs/kernel-bugs/09.md).
+	node   int64
+	master int64 // the master's number, 0: not known
+}
+
+// readUnused calls each with every row of the table until it returns false.
+func readUnused(in io.Reader, each func(unusedRow) bool) error {
 	lines := bufio.NewScanner(in)
 	for lines.Scan() {
 		rest, found := bytes.CutPrefix(lines.Bytes(), []byte("rsb "))
 		if !found || bytes.HasPrefix(rest, []byte("ptr ")) {
 			continue
 		}
-		var fields [9][]byte // address, node, master, directory, own node, time, flags, length, form
-		for i := range fields {
-			if fields[i], rest, found = bytes.Cut(rest, []byte(" ")); !found {
-				return 0, false, fmt.Errorf("%w: %q", errTable, lines.Bytes())
-			}
-		}
-		length, err := strconv.Atoi(string(fields[7]))
+		row, err := parseUnused(rest)
 		if err != nil {
-			return 0, false, fmt.Errorf("%w: %q", errTable, lines.Bytes())
+			return err
 		}
-		got, err := parseName(string(fields[8]), rest, length)
-		if err != nil {
-			return 0, false, err
+		if !each(row) {
+			return nil
 		}
-		if string(got) != name {
-			continue
-		}
-		n, err := strconv.ParseInt(string(fields[2]), 10, 32)
-		if err != nil {
-			return 0, false, fmt.Errorf("%w: %q", errTable, lines.Bytes())
-		}
-		return uint32(max(n, 0)), true, nil
 	}
-	return 0, false, lines.Err()
+	return lines.Err()
+}
+
+func parseUnused(line []byte) (row unusedRow, err error) {
+	var fields [9][]byte // address, node, master, directory, own node, time, flags, length, form
+	rest := line
+	for i := range fields {
+		var found bool
+		if fields[i], rest, found = bytes.Cut(rest, []byte(" ")); !found {
+			return row, fmt.Errorf("%w: %q", errTable, line)
+		}
+	}
+	length, err := strconv.Atoi(string(fields[7]))
+	if err != nil {
+		return row, fmt.Errorf("%w: %q", errTable, line)
+	}
+	if row.name, err = parseName(string(fields[8]), rest, length); err != nil {
+		return row, err
+	}
+	var err2 error
+	row.node, err = strconv.ParseInt(string(fields[1]), 10, 32)
+	row.master, err2 = strconv.ParseInt(string(fields[2]), 10, 32)
+	if err != nil || err2 != nil {
+		return row, fmt.Errorf("%w: %q", errTable, line)
+	}
+	return row, nil
+}
+
+// readMaster looks a resource up in the table NAME_toss. ok reports whether it was found; master is
+// 0 if it is not known.
+func readMaster(in io.Reader, name string) (master uint32, ok bool, err error) {
+	err = readUnused(in, func(row unusedRow) bool {
+		if string(row.name) != name {
+			return true
+		}
+		master, ok = uint32(max(row.master, 0)), true
+		return false
+	})
+	return master, ok, err
 }

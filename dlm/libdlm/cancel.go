@@ -1,17 +1,13 @@
 package libdlm
 
-import (
-	"time"
-
-	"github.com/dlmlock/dlmlockd/dlm"
-)
+import "github.com/dlmlock/dlmlockd/dlm"
 
 // The first request of a node for a resource asks the directory node who the master is. If such a
 // request is canceled while it asks, and the directory node fails before it answers, the recovery
 // ends the request and leaves the resource without a master in the kernel's list of unused
-// resources. The next request of this node for that resource within ten seconds makes the kernel
-// panic (on 6.1, 6.12 and 7.2, docs/kernel-bugs/09.md). A time limit that ends while the cluster
-// still waits for a dead node is enough, as is a client that gives up.
+// resources. The next request of this node for that resource makes the kernel panic (on 6.1, 6.12 and
+// 7.2, docs/kernel-bugs/09.md). A time limit that ends while the cluster still waits for a dead node
+// is enough, as is a client that gives up.
 //
 // So no request is canceled before its node is known to have found the master. A scout finds that
 // out: a request for the same resource in NL with NOQUEUE, which ends at once, granted or not, when
@@ -21,8 +17,7 @@ import (
 // again. The result of a cancel would not come earlier either.
 //
 // If the process dies, the kernel drops its scouts, and no record mentions them. It then also ends
-// the requests that were under way, as a cancel would: a program that starts again and requests the
-// same resource within ten seconds after the recovery can still make the kernel panic.
+// the requests that were under way, as a cancel would: see masterless.go.
 
 // scout is the request that precedes the cancel of a new lock.
 type scout struct {
@@ -93,18 +88,3 @@ func (s *lockspace) scouted(c *scout, r *result) {
 
 // goesOn reports whether that operation on l has not ended.
 func (l *lock) goesOn(seq uint32) bool { return l.seq == seq && l.op != dlm.OpNone }
-
-// rest keeps requests for a resource back that the kernel may have left without a master, because a
-// request for it was canceled that was stuck (stuck.go).
-func (s *lockspace) rest(resource string) {
-	s.resting[resource] = struct{}{}
-	time.AfterFunc(restTime, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.resting, resource)
-	})
-}
-
-// restTime is longer than the kernel keeps an unused resource: toss_secs and scan_secs
-// (fs/dlm/config.c), 10 s and 5 s.
-const restTime = 20 * time.Second

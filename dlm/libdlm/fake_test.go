@@ -26,9 +26,23 @@ type script struct {
 }
 
 // door is a gate that the test closes and opens.
-type door struct{ shut, gone atomic.Bool }
+type door struct {
+	shut, gone, changed atomic.Bool
+	masterless          atomic.Pointer[map[string]bool]
+	looks               atomic.Int32
+}
 
 func (d *door) Stopped() bool { return d.shut.Load() }
+
+func (d *door) Changed() bool { return d.changed.Swap(false) }
+
+func (d *door) Masterless() (map[string]bool, error) {
+	d.looks.Add(1)
+	if m := d.masterless.Load(); m != nil {
+		return *m, nil
+	}
+	return nil, os.ErrNotExist
+}
 
 func (d *door) Close() error {
 	d.gone.Store(true)

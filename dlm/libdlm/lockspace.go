@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dlmlock/dlmlockd/dlm"
@@ -33,11 +34,13 @@ type lockspace struct {
 	sink   dlm.Sink
 	locks  map[dlm.Cookie]*lock
 	purges int // purges under way
-	// scouts and resting keep cancels from leaving a resource without a master: see cancel.go.
+	// scouts keep cancels from leaving a resource without a master: see cancel.go.
 	scouts    map[dlm.Cookie]*scout
 	lastScout dlm.Cookie
-	resting   map[string]struct{} // resources
 	closed    bool
+
+	masterless masterless  // belongs to the goroutine that serves calls
+	doubtful   atomic.Bool // a cancel may have left a resource without a master
 
 	shutting chan struct{} // closed by shut
 	released chan struct{} // closed when the device is
@@ -45,8 +48,12 @@ type lockspace struct {
 
 // gate tells whether the lockspace is stopped, so that no more calls are sent to sleep in the
 // kernel.
+//
+// Changed and Masterless are for masterless.go.
 type gate interface {
 	Stopped() bool
+	Changed() bool
+	Masterless() (map[string]bool, error)
 	Close() error
 }
 
@@ -112,7 +119,6 @@ func newLockspace(name string, node uint32, d device, g gate, sink dlm.Sink, log
 		adoptions: queue.New[kernelCall](0),
 		locks:     make(map[dlm.Cookie]*lock),
 		scouts:    make(map[dlm.Cookie]*scout),
-		resting:   make(map[string]struct{}),
 		shutting:  make(chan struct{}),
 		released:  make(chan struct{}),
 	}
@@ -320,7 +326,7 @@ func (s *lockspace) finish(l *lock, ev dlm.Event) {
 	op := l.op
 	l.op = dlm.OpNone
 	if op == dlm.OpLock && l.cancelSent && l.asked&dlm.NoQueue != 0 {
-		s.rest(l.resource)
+		s.doubtful.Store(true)
 	}
 	l.resource = ""
 	l.settle(ev.Status)

@@ -100,6 +100,9 @@ func (s *lockspace) serve(r *kernelCall) {
 		s.serveScout(r)
 		return
 	}
+	if r.kind == callRequest && s.keptBack(r) {
+		return
+	}
 	id, ok := s.calling(r)
 	if !ok {
 		return
@@ -133,13 +136,6 @@ func (s *lockspace) calling(r *kernelCall) (dlm.LockID, bool) {
 		l.stage = demoting
 	case callUnlock:
 		l.stage = unlocking
-	case callRequest:
-		if _, rests := s.resting[r.name]; rests {
-			again := *r
-			time.AfterFunc(time.Second, func() { s.calls.Add(again) })
-			return 0, false
-		}
-		l.stage = calling
 	default:
 		l.stage = calling
 	}

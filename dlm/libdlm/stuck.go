@@ -8,11 +8,11 @@ import "time"
 // it asks fails, the recovery ends it and forgets that others wait for it
 // (dlm_recover_waiters_post does not call confirm_master): they wait forever, and so does every
 // later request of this node for that resource, even one with NOQUEUE. A cancel takes a request out
-// of that list. When the last is out, the kernel frees the resource after some seconds, and the
-// next request begins anew; until then it must not be requested (cancel.go).
+// of that list. When the last is out, the resource is left without a master (masterless.go).
 //
-// No request of this process is canceled while it asks. But the kernel ends the requests of a
-// process that dies as if they were canceled, and those of the next process get stuck. So a request with NOQUEUE that was to be canceled and has not ended after a while is canceled
+// No request of this process is canceled while it asks (cancel.go). But the kernel ends the requests
+// of a process that dies as if they were canceled, and those of the next process get stuck. So a
+// request with NOQUEUE that was to be canceled and has not ended after a while is canceled
 // after all, again and again. Such a cancel could hit another lock that has got its lockid: not one
 // of this handle, because those are compared in the queue of the calls that assign lockids, but
 // one of another program that uses the lockspace, if the result that frees the lockid comes in just

@@ -1,0 +1,75 @@
+package libdlm
+
+import (
+	"time"
+
+	"github.com/dlmlock/dlmlockd/dlm"
+)
+
+// The kernel ends the requests of a process that dies as if they were canceled. If one of them was
+// asking for the master of its resource, and the node that it asked fails, the recovery leaves the
+// resource without a master, and the next request for it makes the kernel panic (cancel.go). So the
+// next process must not make that request. It finds these resources in debugfs, when it begins and
+// whenever nodes have joined or left the cluster. For as long as they are listed, requests for them
+// wait, and those with NOQUEUE are refused: until another node has requested the resource, or another
+// recovery. A cancel of a request that was stuck (stuck.go) can leave a resource without a master as
+// well.
+//
+// Where debugfs can't be read, and before 6.10, requests are made without this check. The kernel may list a resource a
+// moment after the recovery has ended, so it is looked for once more a second later; a request that
+// is made in between is not protected.
+
+// masterlessPause is how often resources without a master are looked at again.
+const masterlessPause = time.Second
+
+// masterless is what the goroutine of the call queue knows of resources without a master.
+type masterless struct {
+	names  map[string]bool
+	looked time.Time
+}
+
+// keptBack reports whether a request must not be made now. Then it is made later, or refused.
+func (s *lockspace) keptBack(r *kernelCall) bool {
+	m := &s.masterless
+	changed := s.gate.Changed()
+	if changed {
+		time.AfterFunc(masterlessPause, func() { s.doubtful.Store(true) })
+	}
+	if changed || s.doubtful.Swap(false) || len(m.names) > 0 && time.Since(m.looked) >= masterlessPause {
+		s.lookForMasterless(m)
+	}
+	if !m.names[r.name] {
+		return false
+	}
+	if r.flags&dlm.NoQueue != 0 {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.refuseRequest(r)
+		return true
+	}
+	again := *r
+	time.AfterFunc(masterlessPause, func() { s.calls.Add(again) })
+	return true
+}
+
+func (s *lockspace) refuseRequest(r *kernelCall) {
+	if !s.closed && r.lock.goesOn(r.seq) {
+		s.finish(r.lock, dlm.Event{Status: dlm.StatusMasterless})
+	}
+}
+
+func (s *lockspace) lookForMasterless(m *masterless) {
+	names, err := s.gate.Masterless()
+	m.looked = time.Now()
+	if err != nil {
+		s.log.Debug("resources without a master can't be looked for", "err", err)
+		return
+	}
+	for name := range names {
+		if !m.names[name] {
+			s.log.Warn("the kernel has left a resource without a master, and would panic at a request for it: requests wait "+
+				"until another node has locked it, or a node has joined or left the cluster", "resource", name)
+		}
+	}
+	m.names = names
+}
