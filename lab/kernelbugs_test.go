@@ -3,6 +3,7 @@ package lab_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"os/exec"
 	"path/filepath"
@@ -43,6 +44,7 @@ var kernelBugs = []kernelBug{
 	{"stuck-lookup", everyKernel, (*bugRig).stuckLookup},
 	{"purge-ghost", everyKernel, (*bugRig).purgeGhost},
 	{"unsent-lookup", everyKernel, (*bugRig).unsentLookup},
+	{"canceled-lookup", everyKernel, (*bugRig).canceledLookup},
 }
 
 const (
@@ -236,20 +238,26 @@ func (r *bugRig) purgeGhost() bool {
 	return seen() > 0
 }
 
-// unsentLookup boots both nodes again and loses them. The kernel panics when the program ends.
-func (r *bugRig) unsentLookup() bool {
-	ctx := lab.Context(r.t, "unsent lookup", 2*bugTime)
-	one, two := r.cluster.Node(1), r.cluster.Node(2)
+// bootAgain boots both nodes again, for a program.
+func (r *bugRig) bootAgain(ctx context.Context, program string) (one, two *lab.Node) {
 	r.cluster.Heal() // node 2 may be cut off
 	for _, n := range r.cluster.Nodes() {
 		require.NoError(r.t, n.Restart(ctx))
 	}
 	require.NoError(r.t, r.cluster.JoinDLM(ctx))
-	r.install("unsent-lookup")
+	r.install(program)
 	for _, n := range r.cluster.Nodes() {
 		require.NoError(r.t, n.JoinLockspace(ctx, bugSpace))
 	}
+	one = r.cluster.Node(1)
 	awaitMembers(r.t, one, bugSpace, 1, 2)
+	return one, r.cluster.Node(2)
+}
+
+// unsentLookup boots both nodes again and loses them. The kernel panics when the program ends.
+func (r *bugRig) unsentLookup() bool {
+	ctx := lab.Context(r.t, "unsent lookup", 2*bugTime)
+	one, two := r.bootAgain(ctx, "unsent-lookup")
 	defer one.Console.Expect(regexp.MustCompile(`dlm_midcomms_get_mhandle|Kernel panic - not syncing: DLM:|Call Trace:`))()
 
 	var out bytes.Buffer
@@ -268,4 +276,25 @@ func (r *bugRig) unsentLookup() bool {
 	}
 	require.NoError(r.t, one.Crash())
 	return r.present(out.String(), err)
+}
+
+// canceledLookup boots both nodes again and loses them. The kernel panics when the program makes its
+// second requests.
+func (r *bugRig) canceledLookup() bool {
+	ctx := lab.Context(r.t, "canceled lookup", 2*bugTime)
+	one, two := r.bootAgain(ctx, "canceled-lookup")
+	panics := one.Console.Expect(regexp.MustCompile(`Kernel panic - not syncing: DLM:|Call Trace:`))
+	var out bytes.Buffer
+	asking := r.start(1, &out, "canceled-lookup", bugSpace)
+	two.Isolate()
+	r.enter(asking)
+	err := asking.Wait(ctx)
+	r.t.Logf("%s (%v)", &out, err)
+	seen := panics() > 0
+	require.NoError(r.t, errors.Join(one.Crash(), two.Crash()))
+	if !seen {
+		return r.present(strings.TrimPrefix(out.String(), "canceled\n"), err)
+	}
+	require.Equal(r.t, "canceled\n", out.String(), "the kernel has panicked too early")
+	return true
 }
