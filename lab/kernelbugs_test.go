@@ -45,6 +45,7 @@ var kernelBugs = []kernelBug{
 	{"purge-ghost", everyKernel, (*bugRig).purgeGhost},
 	{"unsent-lookup", everyKernel, (*bugRig).unsentLookup},
 	{"canceled-lookup", everyKernel, (*bugRig).canceledLookup},
+	{"toss-reader", []string{"6.1"}, (*bugRig).tossReader},
 }
 
 const (
@@ -297,4 +298,24 @@ func (r *bugRig) canceledLookup() bool {
 	}
 	require.Equal(r.t, "canceled\n", out.String(), "the kernel has panicked too early")
 	return true
+}
+
+// tossReader boots both nodes again, and lets the program run for a while or until the kernel crashes.
+func (r *bugRig) tossReader() bool {
+	ctx := lab.Context(r.t, "toss reader", 2*bugTime)
+	one, two := r.bootAgain(ctx, "toss-reader")
+	for _, name := range []string{"toss_secs", "scan_secs"} {
+		_, err := one.Shell(ctx, "echo 1 >/sys/kernel/config/dlm/cluster/"+name)
+		require.NoError(r.t, err)
+	}
+	crashes := one.Console.Expect(regexp.MustCompile(`BUG: |Oops|Kernel panic|Call Trace:|refcount_t`))
+	_, errs, err := one.RunCommand(ctx, agent.Command{Argv: []string{bugDir + "toss-reader", bugSpace, "15"}}, nil)
+	r.t.Logf("the program has ended: %s%v", errs, err)
+	log, logErr := one.Shell(ctx, "dmesg")
+	seen := crashes() > 0 || strings.Contains(log, "tossed rsb in use") || strings.Contains(log, "remove_name in use")
+	if !seen {
+		require.NoError(r.t, errors.Join(err, logErr))
+	}
+	require.NoError(r.t, errors.Join(one.Crash(), two.Crash()))
+	return seen
 }

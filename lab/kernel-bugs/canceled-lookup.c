@@ -1,8 +1,7 @@
 /*
  * canceled-lookup: a request is canceled while it looks for the master of its resource, and the node
  * that was asked fails. The recovery ends the request, and leaves the resource without a master in
- * the list of unused resources. The next request for it on this node, within ten seconds, makes the
- * kernel panic.
+ * the list of unused resources. The next request for it on this node makes the kernel panic.
  *
  *	cc -o canceled-lookup canceled-lookup.c -ldlm_lt
  *	node 1, 2:  dlm_tool join bugs
