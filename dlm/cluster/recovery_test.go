@@ -74,9 +74,10 @@ func TestMasterless(t *testing.T) {
 	names, err := r.Masterless()
 	require.NoError(t, err)
 	require.Empty(t, names)
-	put(t, h.path(debugfs, "foo_toss"), "rsb ptr nodeid master_nodeid dir_nodeid our_nodeid toss_time flags len str|hex name\n"+
-		"rsb 00000000f9226481 -1 0 1 1 0 300 10 str canceled-1\nrsb 00000000f9226482 0 1 1 1 0 300 6 str mine's\n"+
-		"rsb 0000000099de18fd 2 2 1 1 0 300 4 str far \nrsb 0000000099de18fe -1 0 2 1 0 300 4 hex 61 20 0a 00\n")
+	put(t, h.path(debugfs, "foo_toss"),
+		"rsb ptr nodeid master_nodeid dir_nodeid our_nodeid toss_time flags len str|hex name\n"+
+			"rsb 00000000f9226481 -1 0 1 1 0 300 10 str canceled-1\nrsb 00000000f9226482 0 1 1 1 0 300 6 str mine's\n"+
+			"rsb 0000000099de18fd 2 2 1 1 0 300 4 str far \nrsb 0000000099de18fe -1 0 2 1 0 300 4 hex 61 20 0a 00\n")
 	names, err = r.Masterless()
 	require.NoError(t, err)
 	require.Equal(t, map[string]bool{"canceled-1": true, "a \n\x00": true}, names)

@@ -7,7 +7,8 @@
 // (package logbook), the door by which it reaches the service (varlink, dbus,
 // driver, virtlockd), what ends its locks (persistent, connection, process), and how many
 // locks it acquires and releases in one call (AcquireMany, ReleaseMany); without that
-// number, it works on one or two locks. It follows the orders of its page, and goes on where an earlier process was killed.
+// number, it works on one or two locks. It follows the orders of its page, and goes on
+// where an earlier process was killed.
 //
 // The second form sets by how many microseconds the system clock advances in a
 // hundredth of a second: 10000 is right.
