@@ -41,6 +41,9 @@ var withoutTrace = regexp.MustCompile(oneLine)
 // the kernel says where its trace ends.
 const traceLines = 60
 
+// bootLine begins what the node's first program prints when it boots.
+const bootLine = "lab: "
+
 // Finding is one complaint.
 type Finding struct {
 	Line    string   // the line that was recognised
@@ -132,6 +135,9 @@ func (w *Watcher) Write(p []byte) (int, error) {
 
 // take judges one line; true for the first line of a new finding.
 func (w *Watcher) take(line string) bool {
+	if strings.HasPrefix(line, bootLine) {
+		w.trace = 0 // the node went off in the middle of a trace
+	}
 	if w.trace > 0 && !(w.single && complaints.MatchString(line)) {
 		// What follows a complaint is its trace, which holds more of the words.
 		w.trace--

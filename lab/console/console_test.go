@@ -82,6 +82,15 @@ func TestExpectedComplaintsAreNoFindings(t *testing.T) {
 	require.Len(t, w.Findings(), 2, "expected no longer")
 }
 
+// What a node says after it has booted belongs to no trace of the boot before.
+func TestABootEndsATrace(t *testing.T) {
+	w := &Watcher{}
+	stop := w.Expect(regexp.MustCompile("Kernel panic"))
+	_, _ = w.Write([]byte("Kernel panic - not syncing\nCall Trace:\nlab: 6.34 modules loaded\nkernel BUG at fs/dlm/lock.c:1!\n"))
+	require.Equal(t, 1, stop())
+	require.Len(t, w.Findings(), 1)
+}
+
 // An expected complaint without a trace must not excuse the next one.
 func TestAfterAComplaintOfOneLine(t *testing.T) {
 	w := &Watcher{}
