@@ -86,7 +86,8 @@ func TestExpectedComplaintsAreNoFindings(t *testing.T) {
 func TestABootEndsATrace(t *testing.T) {
 	w := &Watcher{}
 	stop := w.Expect(regexp.MustCompile("Kernel panic"))
-	_, _ = w.Write([]byte("Kernel panic - not syncing\nCall Trace:\nlab: 6.34 modules loaded\nkernel BUG at fs/dlm/lock.c:1!\n"))
+	_, _ = w.Write([]byte("Kernel panic - not syncing\nCall Trace:\n"))
+	_, _ = w.Write([]byte("lab: 6.34 modules loaded\nkernel BUG at fs/dlm/lock.c:1!\n"))
 	require.Equal(t, 1, stop())
 	require.Len(t, w.Findings(), 1)
 }
