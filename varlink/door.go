@@ -64,16 +64,20 @@ type Door struct {
 
 	mu      sync.Mutex
 	holders map[api.Ref]map[*call]struct{} // the calls that go on after their grant
-	watches map[*call]*watch               // the calls that want each change of the service
-	looking bool                           // look runs
-	pipes   map[api.Ref]map[*pipe]struct{} // the descriptors that locks hang on
-	work    sync.WaitGroup                 // of pipes, and of whoever looks after holders
+	// resuming has the locks whose calls of before the restart have not gone on yet, each with the last
+	// blocking notice about it.
+	resuming map[api.Ref]*api.BlockingNotice
+	watches  map[*call]*watch               // the calls that want each change of the service
+	looking  bool                           // look runs
+	pipes    map[api.Ref]map[*pipe]struct{} // the descriptors that locks hang on
+	work     sync.WaitGroup                 // of pipes, and of whoever looks after holders
 }
 
 // New makes a Door that serves nobody yet.
 func New(cfg Config) *Door {
 	d := &Door{cfg: cfg, log: cfg.Log, holders: make(map[api.Ref]map[*call]struct{}),
-		watches: make(map[*call]*watch), pipes: make(map[api.Ref]map[*pipe]struct{})}
+		resuming: make(map[api.Ref]*api.BlockingNotice),
+		watches:  make(map[*call]*watch), pipes: make(map[api.Ref]map[*pipe]struct{})}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}

@@ -21,8 +21,9 @@ const lookEvery = 2 * time.Second
 // this door at once (asked).
 
 // hold has c hear of what becomes of a lock. It is called where the service's
-// notices come from as well, so none is missed.
-func (d *Door) hold(ref api.Ref, c *call) {
+// notices come from as well, so none is missed. After a restart it returns the last blocking notice
+// that came before.
+func (d *Door) hold(ref api.Ref, c *call) *api.BlockingNotice {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.holders[ref] == nil {
@@ -30,6 +31,9 @@ func (d *Door) hold(ref api.Ref, c *call) {
 	}
 	d.holders[ref][c] = struct{}{}
 	d.startLooking()
+	missed := d.resuming[ref]
+	delete(d.resuming, ref)
+	return missed
 }
 
 // unhold ends what hold began.
@@ -41,18 +45,12 @@ func (d *Door) unhold(ref api.Ref, c *call) {
 	}
 }
 
-// holding returns the calls that want to hear of a lock; with end, they do so for
-// the last time.
-func (d *Door) holding(ref api.Ref, end bool) []*call {
+// takeHolders returns the calls that want to hear of a lock, which do so for the last time.
+func (d *Door) takeHolders(ref api.Ref) []*call {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	calls := make([]*call, 0, len(d.holders[ref]))
-	for c := range d.holders[ref] {
-		calls = append(calls, c)
-	}
-	if end {
-		delete(d.holders, ref)
-	}
+	calls := slices.Collect(maps.Keys(d.holders[ref]))
+	delete(d.holders, ref)
 	return calls
 }
 
@@ -120,7 +118,7 @@ func (d *Door) asked(g *api.Grant) {
 }
 
 func (d *Door) released(ref api.Ref) {
-	for _, c := range d.holding(ref, true) {
+	for _, c := range d.takeHolders(ref) {
 		c.reply(acquireOut{Released: some(true)})
 	}
 	d.losePipes(ref, "")
@@ -130,17 +128,28 @@ func (d *Door) released(ref api.Ref) {
 func (d *Door) event(e frontend.Event) {
 	switch n := e.(type) {
 	case api.LockLost:
-		for _, c := range d.holding(n.Ref, true) {
+		for _, c := range d.takeHolders(n.Ref) {
 			c.reply(acquireOut{Lost: some(lostOf(&n.Lost))})
 		}
 		d.losePipes(n.Ref, "")
 	case api.BlockingNotice:
-		for _, c := range d.holding(n.Ref, false) {
+		for _, c := range d.blocked(&n) {
 			c.tell(acquireOut{Blocking: blockingOf(&n)})
 		}
 	case api.StatusChanged:
 		d.serviceChanged()
 	}
+}
+
+// blocked returns the calls that want to hear of a notice. If there is none yet, but a call of before
+// the restart is going to go on about the lock, the notice is kept for it.
+func (d *Door) blocked(n *api.BlockingNotice) []*call {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, waits := d.resuming[n.Ref]; waits {
+		d.resuming[n.Ref] = n
+	}
+	return slices.Collect(maps.Keys(d.holders[n.Ref]))
 }
 
 // losePipes ends the descriptors of a lock, but for that of the session that it

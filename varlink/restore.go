@@ -140,7 +140,9 @@ func (d *Door) Restore() {
 			d.restorePipe(i)
 			continue
 		}
+		d.expectResumed(i)
 		if err := d.server.Restore(i.sock, i.mark, i); err != nil {
+			d.forgetResumed(i.ref)
 			d.log.Warn("a kept connection can't go on, so its locks end", "session", string(i.session), "err", err)
 			wire.End(i.sock)
 			d.dropInherited(i.name)
@@ -151,6 +153,22 @@ func (d *Door) Restore() {
 		d.log.Info("connections of before the restart go on", "count", len(d.inherited))
 	}
 	d.inherited = nil
+}
+
+// expectResumed keeps blocking notices for the call of a connection that will go on.
+func (d *Door) expectResumed(i *inheritance) {
+	if i.ref == 0 || i.mark != wire.Open {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.resuming[i.ref] = nil
+}
+
+func (d *Door) forgetResumed(ref api.Ref) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.resuming, ref)
 }
 
 // restore makes the connection that of before the restart.
@@ -208,7 +226,9 @@ func (r *resumed) run(c *call) {
 	}
 	c.wire.GoOn()
 	// First hold, then look: what happens after the look is reported.
-	c.door.hold(r.ref, c)
+	if n := c.door.hold(r.ref, c); n != nil {
+		c.tell(acquireOut{Blocking: blockingOf(n)})
+	}
 	c.door.cfg.Core.Service().Lock(r.ref, func(_ api.LockInfo, err error) {
 		if errors.Is(err, api.NotHeld) {
 			c.door.goneMeanwhile(r.ref)
@@ -224,7 +244,7 @@ func (d *Door) goneMeanwhile(ref api.Ref) {
 			if list[i].Ref != ref {
 				continue
 			}
-			for _, c := range d.holding(ref, true) {
+			for _, c := range d.takeHolders(ref) {
 				c.reply(acquireOut{Lost: some(lostOf(&list[i]))})
 			}
 		}
