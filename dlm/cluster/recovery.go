@@ -11,7 +11,7 @@ func stopped(status uint32) bool { return status&recovered == 0 }
 
 // Recovery shows whether a program can make a request in a lockspace without becoming stuck in the
 // kernel, or making it panic. It keeps its files open, so checking it before each request costs one
-// pread(2) and two fstat(2). Only one goroutine may use it.
+// pread(2) and one fstat(2). Only one goroutine may use it.
 type Recovery struct {
 	host      *Host
 	lockspace string
@@ -20,7 +20,7 @@ type Recovery struct {
 	// reachable is the last state of that directory in which every member of the lockspace had an
 	// address.
 	reachable dirState
-	seen      dirState // when Changed was called last
+	now, seen dirState // when Stopped and Changed were called last
 }
 
 // dirState changes with each entry that a directory gains or loses.
@@ -76,8 +76,8 @@ func (r *Recovery) memberUnreachable() bool {
 	if r.comms < 0 || unix.Fstat(r.comms, &st) != nil {
 		return false
 	}
-	now := stateOf(&st)
-	if now == r.reachable {
+	r.now = dirState{links: uint64(st.Nlink), changed: st.Mtim}
+	if r.now == r.reachable {
 		return false
 	}
 	members, err := r.host.names(configfs, "spaces", r.lockspace, "nodes")
@@ -91,23 +91,17 @@ func (r *Recovery) memberUnreachable() bool {
 	if slices.ContainsFunc(members, func(m string) bool { return !slices.Contains(addresses, m) }) {
 		return true
 	}
-	r.reachable = now
+	r.reachable = r.now
 	return false
 }
 
-// Changed reports whether nodes have joined or left the cluster since the last call. The first call
-// reports true.
+// Changed reports whether nodes have joined or left the cluster since the last call, by what Stopped
+// saw when it last reported false. After the first time it did, Changed reports true.
 func (r *Recovery) Changed() bool {
-	var st unix.Stat_t
-	if r.comms < 0 || unix.Fstat(r.comms, &st) != nil {
-		return false
-	}
 	before := r.seen
-	r.seen = stateOf(&st)
+	r.seen = r.now
 	return r.seen != before
 }
-
-func stateOf(st *unix.Stat_t) dirState { return dirState{links: uint64(st.Nlink), changed: st.Mtim} }
 
 // Masterless returns the resources that a recovery has left without a master in the kernel. A
 // request of this node for one of them makes the kernel panic, until another node has requested it,

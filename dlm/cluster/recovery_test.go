@@ -63,13 +63,17 @@ func TestMasterless(t *testing.T) {
 	h := machine(t)
 	r := h.Recovery("foo")
 	defer r.Close()
-	require.True(t, r.Changed(), "nobody has looked yet")
-	require.False(t, r.Changed())
+	changed := func() bool {
+		r.Stopped()
+		return r.Changed()
+	}
+	require.True(t, changed(), "nobody has looked yet")
+	require.False(t, changed())
 	comms := filepath.Join(h.root, configfs, "comms")
 	require.NoError(t, os.RemoveAll(filepath.Join(comms, "1")))
 	require.NoError(t, os.Chtimes(comms, time.Unix(1000, 0), time.Unix(1000, 0)))
-	require.True(t, r.Changed())
-	require.False(t, r.Changed())
+	require.True(t, changed())
+	require.False(t, changed())
 
 	names, err := r.Masterless()
 	require.NoError(t, err)
