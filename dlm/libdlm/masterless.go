@@ -15,9 +15,9 @@ import (
 // recovery. A cancel of a request that was stuck (stuck.go) can leave a resource without a master as
 // well.
 //
-// Where debugfs can't be read, and before 6.10, requests are made without this check. The kernel may list a resource a
-// moment after the recovery has ended, so it is looked for once more a second later; a request that
-// is made in between is not protected.
+// Where debugfs can't be read, and before 6.10, requests are made without this check. The kernel may
+// list a resource a moment after the recovery has ended, so it is looked for once more a second
+// later; a request that is made in between is not protected.
 
 // masterlessPause is how often resources without a master are looked at again.
 const masterlessPause = time.Second

@@ -12,11 +12,11 @@ import "time"
 //
 // No request of this process is canceled while it asks (cancel.go). But the kernel ends the requests
 // of a process that dies as if they were canceled, and those of the next process get stuck. So a
-// request with NOQUEUE that was to be canceled and has not ended after a while is canceled
-// after all, again and again. Such a cancel could hit another lock that has got its lockid: not one
-// of this handle, because those are compared in the queue of the calls that assign lockids, but
-// one of another program that uses the lockspace, if the result that frees the lockid comes in just
-// this moment. After so long it does not.
+// request with NOQUEUE that was to be canceled and has not ended after a while is canceled after
+// all, again and again. Such a cancel could hit another lock that has got its lockid: not one of
+// this handle, because those are compared in the queue of the calls that assign lockids, but one of
+// another program that uses the lockspace, if the result that frees the lockid comes in just this
+// moment. After so long it does not.
 
 // stuckWait is how long a request with NOQUEUE may go on after it was to be canceled. It has to be
 // longer than a cluster needs to notice that a node has failed: a request that waits for such a node
