@@ -70,6 +70,14 @@ func installUnits(t *testing.T, units, socket, state string) {
 		"[Socket]\nListenStream="+socket+"\nFileDescriptorName=varlink\n"), 0o644))
 }
 
+// restartedDaemon and killedDaemon end the daemon. The second waits until its process is gone: kill(2)
+// comes back before, and the daemon may still read a call that it does not answer.
+const (
+	restartedDaemon = "systemctl --user restart dlmlockd; echo $?"
+	killedDaemon    = "pid=$(systemctl --user show -P MainPID dlmlockd); " +
+		"systemctl --user kill -s KILL dlmlockd && while kill -0 $pid 2>/dev/null; do sleep 0.01; done; echo $?"
+)
+
 // TestDescriptorStore has the real service manager keep connections and descriptors over a restart
 // and over kill -9, and drop them when the other end is closed and at a stop.
 func TestDescriptorStore(t *testing.T) {
@@ -85,10 +93,10 @@ func TestDescriptorStore(t *testing.T) {
 	stored := func() string { return shell.run("systemctl --user show --value -p NFileDescriptorStore dlmlockd") }
 	require.Eventually(t, func() bool { return stored() == "3" }, patience, time.Millisecond)
 	for _, end := range []string{
-		"systemctl --user restart dlmlockd; echo $?",
-		"systemctl --user kill -s KILL dlmlockd; echo $?",
-		"systemctl --user kill -s KILL dlmlockd; echo $?",
-		"systemctl --user daemon-reexec; systemctl --user restart dlmlockd; echo $?",
+		restartedDaemon,
+		killedDaemon,
+		killedDaemon,
+		"systemctl --user daemon-reexec; " + restartedDaemon,
 	} {
 		require.Equal(t, "0", shell.run(end))
 		require.Len(t, idle.ok("Inspect", fields{"lockspace": "vms", "resource": "idle"})["locks"], 1)
@@ -158,8 +166,8 @@ func TestUnitsOfVarlinkctl(t *testing.T) {
 
 	before := lockids(r.dial())
 	pids := shell.run("echo $(systemctl --user show -P MainPID holder command)")
-	for _, end := range []string{"restart", "kill -s KILL", "kill -s KILL"} {
-		require.Equal(t, "0", shell.run("systemctl --user "+end+" dlmlockd; echo $?"))
+	for _, end := range []string{restartedDaemon, killedDaemon, killedDaemon} {
+		require.Equal(t, "0", shell.run(end))
 		require.Equal(t, before, lockids(r.dial()), end)
 		active("active active active")
 	}
