@@ -99,7 +99,7 @@ func TestDescriptorStore(t *testing.T) {
 		"systemctl --user daemon-reexec; " + restartedDaemon,
 	} {
 		require.Equal(t, "0", shell.run(end))
-		require.Len(t, idle.ok("Inspect", fields{"lockspace": "vms", "resource": "idle"})["locks"], 1)
+		require.Len(t, idle.ok("Inspect", fields{"lockspace": "vms", "resource": "idle"})["locks"], 1, end)
 		require.Equal(t, before, lockids(r.dial()), end)
 	}
 	waiter := r.dial()
