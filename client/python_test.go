@@ -55,6 +55,7 @@ func TestPython(t *testing.T) {
 	}
 	require.NoError(t, cmd.Wait(), "%s", said.String())
 	require.Contains(t, said.String(), "OK")
+	require.NotContains(t, said.String(), "skipped")
 }
 
 // samples are the blocks of a document that have a line.
