@@ -176,6 +176,7 @@ func (s *soak) slice(t *testing.T) {
 	s.t, s.rand = t, rand.New(rand.NewPCG(seed, 0))
 	begin := time.Now()
 	r := sliceReport{Time: begin.UTC().Format(time.RFC3339), Kernel: s.kernel, Seed: seed, Faults: map[string]int{}}
+	clocks := s.readClocks(lab.Context(t, "clocks", commandTime))
 	s.logbook.Clear()
 	s.done = nil
 	s.eachPage(func(number int, p *logbook.Page) {
@@ -194,6 +195,7 @@ func (s *soak) slice(t *testing.T) {
 	}
 	r.Work = time.Since(begin).Seconds()
 	s.quiet(&r)
+	r.Clocks = s.clockRates(lab.Context(t, "clocks", commandTime), clocks)
 	r.Quiet = time.Since(begin).Seconds() - r.Work
 	s.judge(&r)
 	r.Judge = time.Since(begin).Seconds() - r.Work - r.Quiet
@@ -284,7 +286,7 @@ func (s *soak) inspect(r *sliceReport, n *lab.Node) error {
 // the slice have, without the extension.
 func (s *soak) keep(r *sliceReport) (name string) {
 	name = filepath.Join(s.rig.cluster.Artefacts(), fmt.Sprintf("soak-%d", r.Seed))
-	_ = os.WriteFile(name+".txt", []byte(s.account().text()), 0o644)
+	_ = os.WriteFile(name+".txt", []byte(s.account().text()+faultLines(s.done)), 0o644)
 	return name
 }
 

@@ -44,6 +44,9 @@ type sliceReport struct {
 	// The largest of any node's daemon at the quiet point.
 	Descriptors int `json:"descriptors"`
 	ResidentKB  int `json:"residentKB"`
+	// How fast the clock of each node went, against this machine's: 1 is right, and 0 is a
+	// node that has booted in the slice.
+	Clocks []float64 `json:"clocks,omitempty"`
 
 	why map[string]int // of calls without an answer
 }
@@ -99,6 +102,8 @@ type account struct {
 type seenToken struct {
 	call, ret int64
 	token     uint64
+	owner     string
+	resource  string
 }
 
 func newAccount() *account {
@@ -127,7 +132,7 @@ func (a *account) read(owner, door string, p *logbook.Page) {
 		before.Add(i, e)
 		if fresh && e.Mode == dlm.EX && e.Outcome == logbook.Done && e.Token != 0 {
 			name := op.Input.(deed).resource
-			a.tokens[name] = append(a.tokens[name], seenToken{op.Call, op.Return, e.Token})
+			a.tokens[name] = append(a.tokens[name], seenToken{op.Call, op.Return, e.Token, owner, name})
 		}
 		if e.Op != logbook.End {
 			a.count(door, e)
@@ -178,7 +183,7 @@ func (s *soak) judge(r *sliceReport) {
 	require.Equal(s.t, porcupine.Ok, result, "seed %d: two holders at one time, or no time to search", r.Seed)
 	for name, seen := range a.tokens {
 		if wrong := wrongToken(seen); wrong != "" {
-			s.keep(r)
+			s.keepTokens(r, a.tokens)
 			s.t.Fatalf("seed %d: the token of %s went %s", r.Seed, name, wrong)
 		}
 	}
@@ -197,8 +202,7 @@ func (s *soak) account() *account {
 // wrongToken finds a lock that excludes others and whose token is not larger than that of
 // every such lock granted before it was asked for; "" if there is none.
 func wrongToken(seen []seenToken) string {
-	byCall, byEnd := slices.Clone(seen), slices.Clone(seen)
-	slices.SortFunc(byCall, func(a, b seenToken) int { return cmp.Compare(a.call, b.call) })
+	byCall, byEnd := sortedByCall(seen), slices.Clone(seen)
 	slices.SortFunc(byEnd, func(a, b seenToken) int { return cmp.Compare(a.ret, b.ret) })
 	var largest uint64
 	ended := 0
@@ -208,10 +212,16 @@ func wrongToken(seen []seenToken) string {
 			ended++
 		}
 		if s.token <= largest {
-			return fmt.Sprintf("from %d to %d", largest, s.token)
+			return fmt.Sprintf("from %d to %d, by %s", largest, s.token, s.owner)
 		}
 	}
 	return ""
+}
+
+func sortedByCall(seen []seenToken) []seenToken {
+	byCall := slices.Clone(seen)
+	slices.SortFunc(byCall, func(a, b seenToken) int { return cmp.Compare(a.call, b.call) })
+	return byCall
 }
 
 // write adds the slice to the report and prints a line of progress.
@@ -226,8 +236,9 @@ func (s *soak) write(r sliceReport) {
 	fmt.Printf("soak %s: %d operations, %.0f/s; %d calls %v: %d done, %d refused, %d open %v; %d missed; %v\n", s.kernel,
 		r.Ops, float64(r.Ops)/(r.Work+r.Quiet+r.Judge), r.Calls, r.Doors, r.Granted, r.Refused, r.Unknown, r.why,
 		r.Missed, r.Faults)
-	fmt.Printf("  %.0f s of work, %.0f s quiet, %.1f s judge; %d descriptors, %d KB; all in all %d operations, %v\n",
-		r.Work, r.Quiet, r.Judge, r.Descriptors, r.ResidentKB, s.total.Ops, s.total.Faults)
+	fmt.Printf("  %.0f s of work, %.0f s quiet, %.1f s judge; %d descriptors, %d KB; clocks %.3f; "+
+		"all in all %d operations, %v\n",
+		r.Work, r.Quiet, r.Judge, r.Descriptors, r.ResidentKB, r.Clocks, s.total.Ops, s.total.Faults)
 }
 
 // text is the history, a line for each call.
@@ -237,6 +248,15 @@ func (a *account) text() string {
 	var b strings.Builder
 	for _, op := range ops {
 		fmt.Fprintf(&b, "%12d %20d %s\n", op.Call, op.Return, lockModel.DescribeOperation(op.Input, op.Output))
+	}
+	return b.String()
+}
+
+// faultLines are the faults of a slice, with the times of the history.
+func faultLines(faults []sawFault) string {
+	var b strings.Builder
+	for _, f := range faults {
+		fmt.Fprintf(&b, "%12d %20s n%d: %s\n", f.at, "fault", f.node, f.name)
 	}
 	return b.String()
 }

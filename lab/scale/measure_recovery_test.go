@@ -15,10 +15,15 @@ import (
 // recoveries measures lockspaces of two, three and five nodes.
 func (r *rig) recoveries() { r.recoveriesOf("recovery", 2, 3, 5) }
 
-// wide measures a lockspace of more nodes than the other parts need: the machine has to be quiet.
+// wide measures lockspaces of eight and more nodes, which the other parts don't need: the machine
+// has to be quiet.
 func (r *rig) wide() {
-	if n := len(r.cluster.Nodes()); n > 5 {
-		r.recoveriesOf("wide", n)
+	var sizes []int
+	for n := 8; n <= len(r.cluster.Nodes()); n += 4 {
+		sizes = append(sizes, n)
+	}
+	if len(sizes) > 0 {
+		r.recoveriesOf("wide", sizes...)
 	}
 }
 

@@ -107,12 +107,18 @@ var counted = map[float64]string{1: "one lock", 2: "two locks", 3: "three locks"
 
 // recovery has the rows of two measurements with the same columns.
 func recovery(d, wide data) chart.Chart {
+	sizes := []float64{2, 3, 5}
+	for _, row := range wide.rows {
+		if n := wide.number(row, "nodes"); !slices.Contains(sizes, n) {
+			sizes = append(sizes, n)
+		}
+	}
 	d.rows = slices.Concat(d.rows, wide.rows)
 	c := chart.Chart{Title: "Recovery of a lockspace after a node has left",
 		Source: "measured on emulated nodes",
 		X:      chart.Axis{Label: "resources in the lockspace", Ticks: []float64{0, 2500, 5000, 7500, 10_000}},
 		Y:      chart.Axis{Label: "milliseconds", Ticks: []float64{0, 500, 1000, 1500, 2000, 2500, 3000, 3500}}}
-	for _, nodes := range []float64{2, 3, 5, wide.number(wide.rows[0], "nodes")} {
+	for _, nodes := range sizes {
 		for _, locks := range []float64{1, min(3, nodes)} {
 			c.Lines = append(c.Lines, chart.Line{Name: fmt.Sprintf("%.0f nodes\n%s on each", nodes, counted[locks]),
 				Dashed: locks > 1, Points: d.points("resources", "milliseconds", 1,
