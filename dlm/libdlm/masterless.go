@@ -65,11 +65,16 @@ func (s *lockspace) lookForMasterless(m *masterless) {
 		s.log.Debug("resources without a master can't be looked for", "err", err)
 		return
 	}
+	found, one := 0, ""
 	for name := range names {
 		if !m.names[name] {
-			s.log.Warn("the kernel has left a resource without a master, and would panic at a request for it: requests wait "+
-				"until another node has locked it, or a node has joined or left the cluster", "resource", name)
+			found, one = found+1, name
 		}
+	}
+	if found > 0 { // one line: a kill in the middle of many requests leaves as many resources
+		s.log.Warn("the kernel has left resources without a master, and would panic at a request for one of them: requests "+
+			"wait until another node has locked the resource, or a node has joined or left the cluster",
+			"found", found, "resource", one)
 	}
 	m.names = names
 }
