@@ -123,10 +123,10 @@ func (k *keeper) askAbout(ctx context.Context, c *Client, h *Held) {
 
 // changedBy compares what the service says of one of the locks with the grant. It returns how
 // somebody else has converted it; nil if nobody has, or if the holder has converted a lock since
-// changes were counted, or another question has brought the grant up to date. A conversion up gives
-// a lock in PW or EX a new token, and one in a weaker mode the number of the last lock in PW or EX
-// (docs/tokens.md). So the token shows that a lock in PW or EX was converted down and up again, and
-// that a weaker one made room for a writer.
+// h.changes had the value changes, or another question has brought the grant up to date. A conversion
+// up to PW or EX gives a lock a new token; one to a weaker mode gives it the token of the last lock
+// in PW or EX (docs/tokens.md). So the token shows that a lock in PW or EX was converted down and up
+// again, and that a weaker one made room for a writer.
 func (h *Held) changedBy(g Grant, l Lock, changes int) *LossError {
 	h.mu.Lock()
 	defer h.mu.Unlock()

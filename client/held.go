@@ -71,7 +71,7 @@ type Held struct {
 	c        *Client
 	owner    string
 	ownOwner bool   // nobody else has this owner
-	uid      int    // of this process when it took the locks, the user whose they are
+	uid      int    // the effective user of this process when it took the locks, which belong to that user
 	of       owners // that the watch is for, at least this owner
 	unsure   bool   // the service did not answer the last question about the locks; guarded by c.kept.mu
 	lifetime string // the one that take has found to be known to the service
@@ -85,8 +85,8 @@ type Held struct {
 	// changes counts the beginnings and ends of Convert: what was asked before a change
 	// says nothing afterwards.
 	changes int
-	// unsettled are the locks whose last Convert failed. That may have given them another token, as a
-	// conversion does that is carried out and then taken back.
+	// unsettled are the locks whose last Convert failed. That may have given them another token, as
+	// when a conversion is carried out and then taken back.
 	unsettled map[LockName]bool
 	loss      *LossError // nil: not lost
 	over      bool       // lost or released; whichever comes first counts
@@ -100,11 +100,11 @@ const ownerPrefix = "go-"
 // this one) if they are not released before. The context is the parent of that of the
 // locks, and its end withdraws the call; it does not release locks that are held.
 //
-// The locks belong to the user that is this process's effective one now. If the program changes its
-// user afterwards, as with setuid(2), Release fails unless the new user is root, and the locks end
-// with the process. Losses are still noticed, but over Varlink only within seconds once the service has
-// been restarted: then the lock is asked about every two seconds, because the service reports the
-// changes of locks only to their user.
+// The locks belong to the effective user of this process at the time of this call. If the program
+// changes its user afterwards, as with setuid(2), Release fails unless the new user is root, and the
+// locks end with the process. Losses are still noticed. But once the service has been restarted, that
+// can take seconds over Varlink: the lock is then asked about every two seconds, because the service
+// reports the changes of locks only to their user.
 //
 // The error is that of Acquire. Then no lock is left behind, unless the service did not
 // answer.
@@ -275,7 +275,7 @@ func (h *Held) releaseAll(ctx context.Context) error {
 	quiet.interaction = false // releasing one's own lock needs no password
 	return Patiently(ctx, func() error {
 		t := h.c.transport().with(quiet)
-		if h.ownOwner && h.uid == os.Geteuid() { // of another user it would release nothing
+		if h.ownOwner && h.uid == os.Geteuid() { // for another user, ReleaseOwner would release nothing
 			_, err := t.releaseOwner(ctx, "", h.owner)
 			return err
 		}
@@ -392,7 +392,7 @@ func (h *Held) convert(ctx context.Context, to Want, lock LockName, wait time.Du
 
 // Release releases the locks and ends their context. It tries again while the service
 // restarts, until ctx ends. Locks that are lost are released as well, as far as they
-// are there; if the only one no longer exists, the service isn't asked. A second call does nothing.
+// still exist; if the only one no longer does, the service isn't asked. A second call does nothing.
 func (h *Held) Release(ctx context.Context) error {
 	h.mu.Lock()
 	first := !h.over

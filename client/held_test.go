@@ -316,7 +316,7 @@ func TestLossBeforeTheAnswer(t *testing.T) {
 	k.add(h)
 	require.Equal(t, "early", lossOf(t, h.ctx).Reason)
 
-	// So is a release. A removal does not hide the loss that was reported before it.
+	// Nor is a release. A removal does not hide the loss that was reported before it.
 	k = &keeper{lost: map[LockName]Event{}, users: 2, stopRun: func() {}}
 	k.reported(Event{Kind: LockLost, Lock: "/lock/1", Reason: "early"})
 	for lock, how := range map[LockName]Loss{"/lock/1": LossReported, "/lock/2": LossReleased} {

@@ -329,8 +329,8 @@ func (k *keeper) waken() {
 	}
 }
 
-// reported ends the locks that an event is about. It asks nothing first: what the service itself
-// says of a lock is certain, and it may be impossible to ask, as when the socket was renamed. A loss
+// reported ends the locks that an event is about. It asks nothing first: what the service itself says
+// of a lock is certain, and it may be impossible to ask, as when the socket has been renamed. A loss
 // is reported before the removal that follows from it, so the first of the two decides.
 func (k *keeper) reported(e Event) {
 	k.mu.Lock()

@@ -9,8 +9,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A release that the service reports counts although the holder can't ask: its socket was renamed, so
-// only the connections that exist go on. Nor is the service needed to release what no longer exists.
+// A release that the service reports counts even if the holder can't ask: the service's socket was
+// renamed, so only existing connections still work. Nor is the service needed to release what no
+// longer exists.
 func TestReleasedWhileTheSocketIsAway(t *testing.T) {
 	r := startReal(t)
 	c := r.open(true)
@@ -62,7 +63,7 @@ func TestConvertedAndBack(t *testing.T) {
 	})
 }
 
-// What the service says of a lock proves a conversion by somebody else, or does not.
+// Some answers of the service prove that somebody else has converted a lock, others do not.
 func TestWhatProvesAConversion(t *testing.T) {
 	grant := Grant{Lock: "/lock/1", Mode: "EX", Token: 5}
 	for name, c := range map[string]struct {
@@ -77,10 +78,10 @@ func TestWhatProvesAConversion(t *testing.T) {
 		"on its way back":            {grant, Lock{Mode: "NL", Token: 5, State: "converting"}, false, true, 5},
 		"another token":              {grant, Lock{Mode: "EX", Token: 6, State: "held"}, false, true, 5},
 		"the service names no token": {grant, Lock{Mode: "EX", State: "held"}, false, false, 5},
-		"it was granted without":     {Grant{Lock: "/lock/1", Mode: "EX"}, Lock{Mode: "EX", Token: 6}, false, false, 0},
+		"granted without a token":    {Grant{Lock: "/lock/1", Mode: "EX"}, Lock{Mode: "EX", Token: 6}, false, false, 0},
 		"its own attempt":            {grant, Lock{Mode: "EX", Token: 6, State: "held"}, true, false, 6},
-		"its own, not over":          {grant, Lock{Mode: "EX", Token: 6, State: "converting"}, true, false, 5},
-		"its own, and another's":     {grant, Lock{Mode: "NL", Token: 6, State: "held"}, true, true, 5},
+		"its own attempt, not over":  {grant, Lock{Mode: "EX", Token: 6, State: "converting"}, true, false, 5},
+		"its own and another's":      {grant, Lock{Mode: "NL", Token: 6, State: "held"}, true, true, 5},
 	} {
 		h := &Held{grants: []Grant{c.grant}}
 		if c.unsettled {
@@ -95,7 +96,7 @@ func TestWhatProvesAConversion(t *testing.T) {
 	}
 }
 
-// A change that is reported is looked at unless the lock is as it should be, token and all.
+// A change that is reported is looked at unless the lock is as it should be, including its token.
 func TestReportedChanges(t *testing.T) {
 	h := &Held{grants: []Grant{{Lock: "/lock/1", Mode: "EX", Token: 5}}}
 	for e, looked := range map[*Event]bool{

@@ -42,8 +42,8 @@ type transport interface {
 	status(ctx context.Context) (map[string]any, error)
 	watch(ctx context.Context) (<-chan Event, error)
 	// watchOwners reports the losses of these locks, and the ends and starts of the service, as
-	// watch does, but of those of another user perhaps nothing. While complete is true, it also
-	// reports every other change of them as lockTouched or lockRemoved.
+	// watch does; of the locks of another user, it may report nothing. While complete is true, it
+	// also reports every other change of the locks as lockTouched or lockRemoved.
 	watchOwners(ctx context.Context, of owners, complete *atomic.Bool) (<-chan Event, error)
 	seesPIDs(ctx context.Context) bool
 	view(ctx context.Context) (BusView, error)

@@ -45,11 +45,11 @@ func beHolder(socket string) int {
 	return 0
 }
 
-// nobody is the user of that name.
+// nobody is the uid of the user nobody.
 const nobody = 65534
 
-// A program that takes locks as root and then changes its user notices losses after a restart of the
-// service, too. It is not told that a lock is released which it may not release.
+// A program that takes locks as root and then changes its user notices losses even after a restart of
+// the service. Release fails for a lock that it may no longer release.
 func TestHolderChangesItsUser(t *testing.T) {
 	r := startReal(t)
 	admin := r.open(true)
@@ -75,7 +75,7 @@ func TestHolderChangesItsUser(t *testing.T) {
 	require.Eventually(t, func() bool { return len(heldLocks(t, admin, "b")) == 0 }, patience, time.Millisecond)
 }
 
-// The changes of another user's locks are not reported, so they are asked about often.
+// The changes of another user's locks are not reported, so those locks are asked about often.
 func TestWatchOfAnotherUser(t *testing.T) {
 	r := startReal(t)
 	v := newVarlink(r.socket)

@@ -14,15 +14,15 @@ import (
 
 // The pauses between two attempts to find a service again that has ended. While nobody listens at its
 // socket, an attempt costs nobody but the client anything, so for redialOften it tries every
-// retryPause: an outage is mostly a restart. 1,000 programs that wait so take six tenths of a processor
-// together, and a tenth when their pauses have grown to redialMost. An attempt that somebody accepts
-// costs more: where systemd listens, it starts the service.
+// retryPause: an outage is mostly a restart. 1,000 programs that wait in this way take six tenths of a
+// processor together, and a tenth once their pauses have grown to redialMost. An attempt that somebody
+// accepts costs more: where systemd listens, it starts the service.
 const (
 	redialMost  = 2 * time.Second
 	redialOften = 30 * time.Second
 )
 
-// redial is the time since a service has ended, in which a client looks for it.
+// redial is the time during which a client looks for a service that has ended.
 type redial struct {
 	since time.Time
 	last  time.Duration // the pause before the last attempt
@@ -156,7 +156,7 @@ func (w *varlinkWatcher) monitorFor(p parameters, complete bool) error {
 			return err
 		}
 		if r.Ready != nil {
-			// The service reports the locks of the user who has made the connection.
+			// The service reports the locks of the user that made the connection.
 			w.complete.Store(complete && w.of.uid == os.Geteuid())
 		}
 		for _, e := range w.events(&r) {

@@ -28,7 +28,7 @@ const (
 type owners struct {
 	name   string
 	prefix bool // all owners that begin with name
-	uid    int  // the user, who takes the locks
+	uid    int  // of the user that takes the locks
 }
 
 // Event is something that the service reports by a signal.

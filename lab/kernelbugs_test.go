@@ -239,7 +239,7 @@ func (r *bugRig) purgeGhost() bool {
 	return seen() > 0
 }
 
-// bootAgain boots both nodes again, for a program.
+// bootAgain boots both nodes again, installs a program, and joins the lockspace.
 func (r *bugRig) bootAgain(ctx context.Context, program string) (one, two *lab.Node) {
 	r.cluster.Heal() // node 2 may be cut off
 	for _, n := range r.cluster.Nodes() {

@@ -40,7 +40,7 @@ func TestSoak(t *testing.T) {
 	}
 }
 
-// soakGoal reads SOAK (a time) or SOAK_OPS (a number of operations in all runs).
+// soakGoal reads SOAK (a time) or SOAK_OPS (a number of operations in all runs on a kernel).
 func soakGoal(t *testing.T) (func(*soak) bool, string) {
 	if text := os.Getenv("SOAK_OPS"); text != "" {
 		ops, err := strconv.Atoi(text)

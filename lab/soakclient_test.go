@@ -30,7 +30,7 @@ type soakClient struct {
 	batch          int // how many locks it acquires and releases in one call; 0: one or two
 }
 
-// words are the arguments of lab/cmd/soaker for clients with these pages.
+// soakerWords returns the arguments of lab/cmd/soaker for clients with these pages.
 func soakerWords(clients map[int]soakClient) (words []string) {
 	for _, number := range slices.Sorted(maps.Keys(clients)) {
 		c := clients[number]

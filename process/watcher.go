@@ -271,7 +271,7 @@ func (w *Watcher) usable() int {
 	return Usable(w.limit)
 }
 
-// Usable returns how many of so many descriptors are for clients: the rest is kept for the program.
+// Usable returns how many of these descriptors are for clients; the rest are kept for the program.
 func Usable(descriptors int) int { return descriptors - min(reserve, descriptors/4) }
 
 // fits reports whether there is room. However high the bound for each user is, one user gets at

@@ -64,8 +64,8 @@ type Door struct {
 
 	mu      sync.Mutex
 	holders map[api.Ref]map[*call]struct{} // the calls that go on after their grant
-	// resuming has the locks whose calls of before the restart have not gone on yet, each with the last
-	// blocking notice about it.
+	// resuming has the locks whose calls from before the restart have not gone on yet, each with the
+	// last blocking notice about it.
 	resuming map[api.Ref]*api.BlockingNotice
 	watches  map[*call]*watch               // the calls that want each change of the service
 	looking  bool                           // look runs

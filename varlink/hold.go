@@ -21,8 +21,8 @@ const lookEvery = 2 * time.Second
 // this door at once (asked).
 
 // hold has c hear of what becomes of a lock. It is called where the service's
-// notices come from as well, so none is missed. After a restart it returns the last blocking notice
-// that came before.
+// notices come from as well, so none is missed. If the call is from before a restart, hold returns
+// the last blocking notice about the lock that came since.
 func (d *Door) hold(ref api.Ref, c *call) *api.BlockingNotice {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -45,7 +45,7 @@ func (d *Door) unhold(ref api.Ref, c *call) {
 	}
 }
 
-// takeHolders returns the calls that want to hear of a lock, which do so for the last time.
+// takeHolders returns the calls that want to hear of a lock that has ended, and forgets them.
 func (d *Door) takeHolders(ref api.Ref) []*call {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -141,8 +141,8 @@ func (d *Door) event(e frontend.Event) {
 	}
 }
 
-// blocked returns the calls that want to hear of a notice. If there is none yet, but a call of before
-// the restart is going to go on about the lock, the notice is kept for it.
+// blocked returns the calls that want to hear of a notice. If a call from before the restart is about
+// that lock and has not gone on yet, the notice is kept for it.
 func (d *Door) blocked(n *api.BlockingNotice) []*call {
 	d.mu.Lock()
 	defer d.mu.Unlock()

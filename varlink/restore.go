@@ -150,7 +150,7 @@ func (d *Door) Restore() {
 		}
 	}
 	if len(d.inherited) > 0 {
-		d.log.Info("connections of before the restart go on", "count", len(d.inherited))
+		d.log.Info("connections from before the restart go on", "count", len(d.inherited))
 	}
 	d.inherited = nil
 }
@@ -171,7 +171,7 @@ func (d *Door) forgetResumed(ref api.Ref) {
 	delete(d.resuming, ref)
 }
 
-// restore makes the connection that of before the restart.
+// restore makes the connection the one from before the restart.
 func (c *conn) restore(i *inheritance) {
 	c.first, c.seen, c.kept = i.session, time.Duration(i.number), i.name
 	c.door.shelf.takeBack(c.creds.UID)
@@ -199,7 +199,7 @@ func (d *Door) restorePipe(i *inheritance) {
 	d.check(i.ref) // it may have been lost or released meanwhile
 }
 
-// resumed is a call of before the restart. Its caller still waits for a reply. What it
+// resumed is a call from before the restart. Its caller still waits for a reply. What it
 // asked for is not known any more, except that a call which goes on about a lock was an
 // Acquire with more.
 type resumed struct {
@@ -211,7 +211,7 @@ type resumed struct {
 func resume(w *wire.Call) (name string, in input) {
 	i := w.Conn.Restored.(*inheritance)
 	if w.Resumed != wire.Open || i.ref == 0 {
-		return "a call of before the restart", &resumed{}
+		return "a call from before the restart", &resumed{}
 	}
 	return "Acquire", &resumed{ref: i.ref}
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/dlmlock/dlmlockd/varlink/wire"
 )
 
-// A call of before the restart hears of who has been blocked since, even if it goes on only later.
+// A call from before the restart learns who has been blocked since, even if it goes on only later.
 func TestBlockedBeforeACallGoesOn(t *testing.T) {
 	d := &Door{holders: make(map[api.Ref]map[*call]struct{}), resuming: make(map[api.Ref]*api.BlockingNotice)}
 	d.looking = true // nothing looks at the locks
@@ -21,7 +21,7 @@ func TestBlockedBeforeACallGoesOn(t *testing.T) {
 	require.Empty(t, d.blocked(&api.BlockingNotice{LockInfo: api.LockInfo{Ref: 8}}))
 	require.Empty(t, d.blocked(n))
 	c := &call{}
-	require.Nil(t, d.hold(8, c), "no call of before the restart is about it")
+	require.Nil(t, d.hold(8, c), "no call from before the restart is about it")
 	require.Same(t, n, d.hold(7, c))
 	require.Equal(t, []*call{c}, d.blocked(n))
 	require.Nil(t, d.hold(7, &call{}), "it has been told")

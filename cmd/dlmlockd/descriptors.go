@@ -6,10 +6,10 @@ import (
 	"github.com/dlmlock/dlmlockd/process"
 )
 
-// connectionsOf returns how many connections the clients of one kind may have: most, or a quarter of
-// the file descriptors that are not kept for the rest of the program. There are three kinds: libvirt,
-// root over Varlink, and all others over Varlink. So none of them can use up what the others, the
-// state file and the message bus need, however few descriptors there are.
+// connectionsOf returns how many connections the clients of one kind may have: most, but no more than
+// a quarter of the file descriptors that are not kept for the rest of the program. There are three
+// kinds: libvirt, root over Varlink, and all others over Varlink. So none of them can use up what the
+// others, the state file and the message bus need, however few descriptors there are.
 func connectionsOf(most int) int {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {

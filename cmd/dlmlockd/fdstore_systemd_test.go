@@ -70,8 +70,8 @@ func installUnits(t *testing.T, units, socket, state string) {
 		"[Socket]\nListenStream="+socket+"\nFileDescriptorName=varlink\n"), 0o644))
 }
 
-// restartedDaemon and killedDaemon end the daemon. The second waits until its process is gone: kill(2)
-// comes back before, and the daemon may still read a call that it does not answer.
+// restartedDaemon and killedDaemon end the daemon. The second waits until the process is gone: kill(2)
+// returns before that, and the daemon may still read a call that it does not answer.
 const (
 	restartedDaemon = "systemctl --user restart dlmlockd; echo $?"
 	killedDaemon    = "pid=$(systemctl --user show -P MainPID dlmlockd); " +

@@ -118,7 +118,7 @@ func (d *daemon) dropKept() {
 	d.kept = nil
 }
 
-// serveVarlink lets callers in: first those of before the restart, who still hold what others want.
+// serveVarlink lets callers in: first those from before the restart, who still hold what others want.
 func (d *daemon) serveVarlink() {
 	if d.varlink == nil {
 		return

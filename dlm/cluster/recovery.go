@@ -20,7 +20,7 @@ type Recovery struct {
 	// reachable is the last state of that directory in which every member of the lockspace had an
 	// address.
 	reachable dirState
-	now, seen dirState // when Stopped and Changed were called last
+	now, seen dirState // as Stopped last saw the directory, and as it was in the last call of Changed
 }
 
 // dirState changes with each entry that a directory gains or loses.
@@ -95,8 +95,8 @@ func (r *Recovery) memberUnreachable() bool {
 	return false
 }
 
-// Changed reports whether nodes have joined or left the cluster since the last call, by what Stopped
-// saw when it last reported false. After the first time it did, Changed reports true.
+// Changed reports whether nodes have joined or left the cluster since the last call, as far as Stopped
+// has seen. The first call after Stopped has looked reports true.
 func (r *Recovery) Changed() bool {
 	before := r.seen
 	r.seen = r.now
@@ -104,9 +104,9 @@ func (r *Recovery) Changed() bool {
 }
 
 // Masterless returns the resources that a recovery has left without a master in the kernel. A
-// request of this node for one of them makes the kernel panic, until another node has requested it,
-// or the next recovery (docs/kernel-bugs/09.md). It fails on kernels before 6.10, where reading their
-// list is dangerous.
+// request of this node for one of them makes the kernel panic, until another node has requested it
+// or until the next recovery (docs/kernel-bugs/09.md). Masterless fails on kernels before 6.10, where
+// reading their list is dangerous.
 func (r *Recovery) Masterless() (map[string]bool, error) {
 	table, err := r.host.openUnused(r.lockspace)
 	if err != nil {

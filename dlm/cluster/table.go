@@ -218,7 +218,7 @@ func (p *numbers) mode(i int) dlm.Mode {
 // which it remembers, for example as the directory node that knows the master (print_format4).
 type unusedRow struct {
 	name []byte
-	// node is 0 if this node is the master, the master's number, or -1 if the kernel knows of no
+	// node is the number of the master, 0 if this node is the master, or -1 if the kernel knows of no
 	// master. Any request of this node for such a resource makes the kernel panic
 	// (docs/kernel-bugs/09.md).
 	node   int64

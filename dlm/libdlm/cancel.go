@@ -39,7 +39,7 @@ func (s *lockspace) sendScout(l *lock) {
 	s.calls.Add(kernelCall{scout: c, kind: callScout, name: l.resource})
 }
 
-// serveScout makes a call of a scout.
+// serveScout makes a call for a scout: its request, or its unlock.
 func (s *lockspace) serveScout(r *kernelCall) {
 	c := r.scout
 	s.mu.Lock()
@@ -69,7 +69,7 @@ func (s *lockspace) serveScout(r *kernelCall) {
 	}
 }
 
-// scouted handles a result of a scout: the node knows the master of the resource.
+// scouted handles a result of a scout, which means that the node knows the master of the resource.
 func (s *lockspace) scouted(c *scout, r *result) {
 	if r.blocking {
 		return
@@ -86,5 +86,5 @@ func (s *lockspace) scouted(c *scout, r *result) {
 	s.calls.Add(kernelCall{scout: c, kind: callScoutEnd})
 }
 
-// goesOn reports whether that operation on l has not ended.
+// goesOn reports whether the operation with that number has not ended yet.
 func (l *lock) goesOn(seq uint32) bool { return l.seq == seq && l.op != dlm.OpNone }

@@ -62,7 +62,7 @@ var _ dlm.Lockspace = (*lockspace)(nil)
 // lock is one lock of a lockspace, from the first call to its end.
 type lock struct {
 	cookie dlm.Cookie
-	// resource is known until the first request has ended.
+	// resource is kept until the first request has ended.
 	resource string
 	id       dlm.LockID
 	mode     dlm.Mode // granted; None before the first grant

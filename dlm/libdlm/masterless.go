@@ -9,17 +9,17 @@ import (
 // The kernel ends the requests of a process that dies as if they were canceled. If one of them was
 // asking for the master of its resource, and the node that it asked fails, the recovery leaves the
 // resource without a master, and the next request for it makes the kernel panic (cancel.go). So the
-// next process must not make that request. It finds these resources in debugfs, when it begins and
+// next process must not make that request. It finds these resources in debugfs when it begins, and
 // whenever nodes have joined or left the cluster. For as long as they are listed, requests for them
-// wait, and those with NOQUEUE are refused: until another node has requested the resource, or another
-// recovery. A cancel of a request that was stuck (stuck.go) can leave a resource without a master as
-// well.
+// wait, and those with NOQUEUE are refused. A resource is listed until another node has requested it,
+// or until the next recovery. A cancel of a request that was stuck (stuck.go) can leave a resource
+// without a master as well.
 //
 // Where debugfs can't be read, and before 6.10, requests are made without this check. The kernel may
-// list a resource a moment after the recovery has ended, so it is looked for once more a second
+// list a resource only a moment after the recovery has ended, so the list is read once more a second
 // later; a request that is made in between is not protected.
 
-// masterlessPause is how often resources without a master are looked at again.
+// masterlessPause is the time until resources without a master are looked for again.
 const masterlessPause = time.Second
 
 // masterless is what the goroutine of the call queue knows of resources without a master.

@@ -15,8 +15,8 @@ import "time"
 // request with NOQUEUE that was to be canceled and has not ended after a while is canceled after
 // all, again and again. Such a cancel could hit another lock that has got its lockid: not one of
 // this handle, because those are compared in the queue of the calls that assign lockids, but one of
-// another program that uses the lockspace, if the result that frees the lockid comes in just this
-// moment. After so long it does not.
+// another program that uses the lockspace, if the result that frees the lockid arrives at just that
+// moment. After so long a time, it does not.
 
 // stuckWait is how long a request with NOQUEUE may go on after it was to be canceled. It has to be
 // longer than a cluster needs to notice that a node has failed: a request that waits for such a node

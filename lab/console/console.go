@@ -136,7 +136,7 @@ func (w *Watcher) Write(p []byte) (int, error) {
 // take judges one line; true for the first line of a new finding.
 func (w *Watcher) take(line string) bool {
 	if strings.HasPrefix(line, bootLine) {
-		w.trace = 0 // the node went off in the middle of a trace
+		w.trace = 0 // the node was switched off in the middle of a trace
 	}
 	if w.trace > 0 && !(w.single && complaints.MatchString(line)) {
 		// What follows a complaint is its trace, which holds more of the words.

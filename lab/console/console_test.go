@@ -82,7 +82,7 @@ func TestExpectedComplaintsAreNoFindings(t *testing.T) {
 	require.Len(t, w.Findings(), 2, "expected no longer")
 }
 
-// What a node says after it has booted belongs to no trace of the boot before.
+// What a node says after it has booted belongs to no trace of the previous boot.
 func TestABootEndsATrace(t *testing.T) {
 	w := &Watcher{}
 	stop := w.Expect(regexp.MustCompile("Kernel panic"))

@@ -69,7 +69,7 @@ int main(int argc, char **argv)
 	for (i = 0; i < NAMES; i++) {
 		request(i, 0);
 		if (argc < 4)
-			dlm_ls_unlock(ls, lksb[i].sb_lkid, LKF_CANCEL, &lksb[i], &lksb[i]); /* fails if it is granted */
+			dlm_ls_unlock(ls, lksb[i].sb_lkid, LKF_CANCEL, &lksb[i], &lksb[i]); /* fails if it has been granted */
 	}
 	if (argc > 3)
 		return 0;

@@ -1,8 +1,8 @@
 /*
  * toss-reader: reads the list of unused resources of a lockspace (LOCKSPACE_toss in debugfs) while
  * the kernel frees resources in it. The reader holds references to entries of the list, which the
- * kernel does not expect. It complains of a "tossed rsb in use", and forgets one reference too many;
- * some seconds or minutes later its tables are damaged, and it crashes.
+ * kernel does not expect. The kernel complains of a "tossed rsb in use", and drops one reference too
+ * many; some seconds or minutes later its tables are damaged, and it crashes.
  *
  *	cc -o toss-reader toss-reader.c -ldlm_lt
  *	mount -t debugfs none /sys/kernel/debug

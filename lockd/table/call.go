@@ -128,8 +128,8 @@ func (c *call) statusError(l *lock, mode dlm.Mode, st dlm.Status) *api.Error {
 			"operation; release it and acquire it again"
 	case dlm.StatusMasterless:
 		e.Errno = st.Errno()
-		e.Text = "the kernel has left this resource without a master when a node failed, and would panic at a request for " +
-			"it; lock it on another node once, or try again when a node has joined or left the cluster"
+		e.Text = "the kernel left this resource without a master when a node failed, and would panic at a request for it; " +
+			"lock it on another node once, or try again after a node has joined or left the cluster"
 	default:
 		e.Errno = st.Errno()
 		e.Text = "the lock manager refused the operation with " + st.String()

@@ -37,7 +37,7 @@ SOCKET = "/run/dlmlock/org.example.DlmLock"
 INTERFACE = "org.example.DlmLock."
 
 # Times in seconds. _RETRY and _RELEASE_TIME are how often, and for how long, a service that restarts
-# is looked for; _ASK is how often a lock is asked about whose changes are not reported.
+# is looked for; _ASK is how often a lock whose changes are not reported is asked about.
 _RETRY = 0.2
 _ASK = 2.0
 _RELEASE_TIME = 30.0
@@ -414,7 +414,7 @@ class Lock:
                 self._changes += 1
 
     def _watch(self, service: Service, events: Iterator[Dict[str, Any]]) -> None:
-        """Reads the events, the first of which are older than the lock, until it is lost."""
+        """Reads the events, the first of which are older than the lock, until the lock is lost."""
         why = ""
         while not self._ending:
             try:
@@ -493,8 +493,8 @@ class Lock:
     def _converted(self, lock: Dict[str, Any]) -> str:
         """How somebody else has converted the lock; "" if nobody has.
 
-        The token shows that a lock was converted and converted back: a conversion up gives a lock in pw
-        or ex a new one, and one in a weaker mode that of the last lock in pw or ex.
+        The token shows that a lock was converted and converted back: a conversion up to pw or ex gives
+        it a new one, and one to a weaker mode that of the last lock in pw or ex.
         """
         mode = {"exclusive": "ex", "shared": "pr"}.get(self.mode.lower(), self.mode.lower())
         if self._unsettled and lock["state"] == "converting":

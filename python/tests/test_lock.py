@@ -39,8 +39,8 @@ def held(resource: str) -> int:
 
 
 def nobody_exists() -> bool:
-    """Whether this process can become the user nobody: not in a user namespace that has root only, in
-    which the tests of the packages run."""
+    """Whether this process can become the user nobody. It can't in a user namespace that has only root,
+    in which the tests of the packages run."""
     with open("/proc/self/uid_map") as uid_map:
         return any(int(first) <= NOBODY < int(first) + int(count)
                    for first, _, count in map(str.split, uid_map))
@@ -147,7 +147,7 @@ class LockTest(unittest.TestCase):
         for modes in (("ex", "nl"), ("pr", "ex")):
             with dlmlock.Lock("vms", "cb", modes[0]) as lock, dlmlock.Service() as service:
                 with lock._mutex:
-                    lock._changes += 1  # it does not look meanwhile, as during a conversion of its own
+                    lock._changes += 1  # the lock does not look meanwhile, as during a conversion of its own
                 for mode in reversed(modes):
                     service.call("Convert", lockspace="vms", resource="cb", mode=mode)
                 row = next(service.replies("ListLocks", lockspace="vms", resource="cb"))
@@ -211,7 +211,7 @@ class LockTest(unittest.TestCase):
         self.assertTrue(lock.wait_lost(20))
         lock.release()
 
-    @unittest.skipUnless(nobody_exists(), "this user namespace has no user nobody; make test runs it")
+    @unittest.skipUnless(nobody_exists(), "this user namespace has no user nobody; make test runs this test")
     def test_user_changes(self) -> None:
         """A process that took a lock as root notices its loss as another user, and can't release it."""
         child = subprocess.Popen([sys.executable, "-c", "import dlmlock, os\n"

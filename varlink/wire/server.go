@@ -181,7 +181,7 @@ func (s *Server) enter(uid uint32, restored bool) (*user, error) {
 		return nil, errEnding
 	case !root && u.conns >= s.cfg.MaxPerUser:
 		return nil, refusal{"user %[1]d has %[2]d connections already", uid, u.conns}
-	case !root && u.credit < 1 && !restored: // those of before a restart were paid for
+	case !root && u.credit < 1 && !restored: // those from before a restart were paid for
 		return nil, refusal{"user %[1]d opens more than %[2]d connections a second", uid, connectionsPerSecond}
 	case !root && s.others >= s.cfg.MaxConnections:
 		return nil, refusal{"there are %[2]d connections already", uid, s.others}

@@ -186,9 +186,8 @@ func (c *client) step() bool {
 	return c.release(name)
 }
 
-// batchResources is how many resources there are for each of those that clients work on
-// one by one. With more than one, clients that work in batches meet others often, and not
-// in each call.
+// batchResources is how many times as many resources the clients that work in batches have
+// as the others. With so many, they meet others often, but not in each call.
 const batchResources = 128
 
 // stepBatch makes one call of a client that works in batches.
