@@ -14,7 +14,7 @@ import (
 
 // clockReading is what the clock of a node said at a moment of this machine's clock.
 type clockReading struct {
-	boot string        // which boot of the node it is the clock of
+	boot string        // the boot of the node since which up counts
 	at   time.Time     // in the middle of the reading
 	up   time.Duration // since the boot: CLOCK_BOOTTIME, from which tokens are made
 }
@@ -54,7 +54,8 @@ func (s *soak) readClocks(ctx context.Context) (all []clockReading) {
 }
 
 // clockRates is how fast the clock of each node has gone since earlier readings. A node that
-// was paused has a slow clock, and so has one whose kernel was wrong about its processor.
+// was paused has a slow clock, and so has one whose kernel misjudged its
+// processor's time stamp counter.
 func (s *soak) clockRates(ctx context.Context, since []clockReading) (rates []float64) {
 	for i, now := range s.readClocks(ctx) {
 		rates = append(rates, since[i].rateTo(now))

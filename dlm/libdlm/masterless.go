@@ -71,7 +71,7 @@ func (s *lockspace) lookForMasterless(m *masterless) {
 			found, one = found+1, name
 		}
 	}
-	if found > 0 { // one line: a kill in the middle of many requests leaves as many resources
+	if found > 0 { // one line: a kill in the middle of many requests can leave that many resources
 		s.log.Warn("the kernel has left resources without a master, and would panic at a request for one of them: requests "+
 			"wait until another node has locked the resource, or a node has joined or left the cluster",
 			"found", found, "resource", one)
