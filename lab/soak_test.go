@@ -106,6 +106,7 @@ type soak struct {
 	runsOther map[int]bool
 
 	done    []sawFault // in the slice
+	unused  int        // how many resources were named that nobody had used
 	logbook *logbook.Logbook
 	soakers []*soaker
 }
@@ -239,6 +240,12 @@ func (s *soak) quiet(r *sliceReport) {
 	for _, o := range seen {
 		r.Descriptors, r.ResidentKB = max(r.Descriptors, o.Descriptors), max(r.ResidentKB, o.ResidentKB)
 	}
+	nodes := s.rig.cluster.Nodes()
+	took, err := s.followClock(ctx, nodes[s.rand.IntN(len(nodes))])
+	if err != nil {
+		s.t.Errorf("seed %d: token clocks at the quiet point: %v", r.Seed, err)
+	}
+	r.Follow = took.Seconds()
 	if s.t.Failed() {
 		s.dump(r)
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dlmlock/dlmlockd/client"
 	"github.com/dlmlock/dlmlockd/lab"
 )
 
@@ -83,4 +84,61 @@ func (s *soak) keepTokens(r *sliceReport, tokens map[string][]seenToken) {
 		fmt.Fprintf(&b, "\n== %s\n%s%v\n", n.Name, text, err)
 	}
 	_ = os.WriteFile(s.keep(r)+".tokens", []byte(b.String()), 0o644)
+}
+
+// followTime is how soon the token clocks of the others follow one that is ahead: each node asks
+// for the clock of the lockspace every five seconds (docs/tokens.md), and the nodes of the lab
+// are slow.
+const followTime = 8 * time.Second
+
+// followClock sets the clock of a node a minute ahead of its token clock, at a time when nobody
+// else does anything, and waits until the tokens of all other nodes are larger than the token that
+// this node gave then. It returns how long that took. Nobody has used the resources before, so no
+// value block helps.
+func (s *soak) followClock(ctx context.Context, ahead *lab.Node) (time.Duration, error) {
+	now, err := s.clockToken(ctx, ahead)
+	if err != nil {
+		return 0, err
+	}
+	if _, err := ahead.Shell(ctx, fmt.Sprintf("date -s @%d >/dev/null", now/1e6+60)); err != nil {
+		return 0, err
+	}
+	first, err := s.clockToken(ctx, ahead)
+	if err != nil {
+		return 0, err
+	}
+	begin := time.Now()
+	for _, n := range s.rig.cluster.Nodes() {
+		for n != ahead {
+			token, err := s.clockToken(ctx, n)
+			if err != nil {
+				return 0, err
+			}
+			if token > first {
+				break
+			}
+			if since := time.Since(begin); since > followTime {
+				return since, fmt.Errorf("after %v the token clock of %s has not followed that of %s: %d, behind %d", since,
+					n.Name, ahead.Name, token, first)
+			}
+			pause(ctx, 100*time.Millisecond)
+		}
+	}
+	return time.Since(begin), nil
+}
+
+// clockToken is the token of a grant of a resource that nobody has used before.
+func (s *soak) clockToken(ctx context.Context, n *lab.Node) (uint64, error) {
+	bus, err := s.rig.services[n.ID].Dial(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer bus.Close()
+	s.unused++
+	name := fmt.Sprintf("unused%d", s.unused)
+	grant, err := bus.Acquire(ctx, client.Want{Lockspace: soakSpace, Resource: name, Mode: "EX"}, client.Options{})
+	if err != nil {
+		return 0, err
+	}
+	return grant.Token, bus.Release(ctx, soakSpace, name, client.Selector{})
 }

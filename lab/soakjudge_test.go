@@ -47,6 +47,8 @@ type sliceReport struct {
 	// How fast the clock of each node went, against this machine's: 1 is right, and 0 is a
 	// node that has booted in the slice.
 	Clocks []float64 `json:"clocks,omitempty"`
+	// How many seconds it took until all token clocks had followed one that was set ahead.
+	Follow float64 `json:"follow"`
 
 	why map[string]int // of calls without an answer
 }
@@ -236,9 +238,9 @@ func (s *soak) write(r sliceReport) {
 	fmt.Printf("soak %s: %d operations, %.0f/s; %d calls %v: %d done, %d refused, %d open %v; %d missed; %v\n", s.kernel,
 		r.Ops, float64(r.Ops)/(r.Work+r.Quiet+r.Judge), r.Calls, r.Doors, r.Granted, r.Refused, r.Unknown, r.why,
 		r.Missed, r.Faults)
-	fmt.Printf("  %.0f s of work, %.0f s quiet, %.1f s judge; %d descriptors, %d KB; clocks %.3f; "+
+	fmt.Printf("  %.0f s of work, %.0f s quiet, %.1f s judge; %d descriptors, %d KB; clocks %.3f, %.1f s to follow; "+
 		"all in all %d operations, %v\n",
-		r.Work, r.Quiet, r.Judge, r.Descriptors, r.ResidentKB, r.Clocks, s.total.Ops, s.total.Faults)
+		r.Work, r.Quiet, r.Judge, r.Descriptors, r.ResidentKB, r.Clocks, r.Follow, s.total.Ops, s.total.Faults)
 }
 
 // text is the history, a line for each call.
