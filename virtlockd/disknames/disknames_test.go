@@ -4,6 +4,9 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -75,6 +78,32 @@ func TestUnescape(t *testing.T) {
 		`/a`: "/a", `/a\040b`: "/a b", `/a\134040`: `/a\040`, `/a\08`: `/a\08`, `/\377`: "/\xff", `/\400`: `/\400`, `\`: `\`,
 	} {
 		require.Equal(t, want, unescape(in), in)
+	}
+}
+
+// A disk has its names whatever is renamed elsewhere meanwhile.
+func TestWhileOthersRename(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.MkdirAll(dir+"/img/sub", 0o755))
+	require.NoError(t, os.WriteFile(dir+"/img/a.img", nil, 0o644))
+	path := dir + strings.Repeat("/img/sub/../..", 20) + "/img/a.img"
+	want, err := Of(uint32(os.Getpid()), path)
+	require.NoError(t, err)
+	var stop atomic.Bool
+	var renaming sync.WaitGroup
+	elsewhere := t.TempDir()
+	require.NoError(t, os.WriteFile(elsewhere+"/0", nil, 0o644))
+	renaming.Go(func() {
+		for from, to := elsewhere+"/0", elsewhere+"/1"; !stop.Load(); from, to = to, from {
+			_ = os.Rename(from, to)
+		}
+	})
+	defer renaming.Wait()
+	defer stop.Store(true)
+	for range 10000 {
+		got, err := Of(uint32(os.Getpid()), path)
+		require.NoError(t, err)
+		require.Equal(t, want, got)
 	}
 }
 

@@ -41,6 +41,10 @@ func (v *view) openPath(path string, flags, resolve uint64) (fd int, err error) 
 		switch {
 		case errors.Is(err, unix.ENOSYS):
 			noOpenat2.Store(true)
+		case errors.Is(err, unix.EAGAIN) && resolve&resolveCached == 0:
+			// Something was renamed or mounted, anywhere, while the kernel passed a "..", so it can't
+			// tell whether that has led out of the root (openat2(2)).
+			return v.walk(path, flags&unix.O_NOFOLLOW == 0)
 		case !errors.Is(err, unix.EINTR):
 			return fd, err
 		}
