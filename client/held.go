@@ -86,7 +86,7 @@ type Held struct {
 	// says nothing afterwards.
 	changes int
 	// unsettled are the locks whose last Convert failed. That may have given them another token, as
-	// when a conversion is carried out and then taken back.
+	// when an older service carries a conversion out and then takes it back.
 	unsettled map[LockName]bool
 	loss      *LossError // nil: not lost
 	over      bool       // lost or released; whichever comes first counts

@@ -302,6 +302,7 @@ var crashStories = []story{
 			if call.answered {
 				a.unchanged("vm1", g[0], dlm.PR)
 			}
+			a.keepsToken("vm1", g[0], dlm.PR)
 		}
 	}},
 	{name: "leave, the state file is broken", play: func(r *crashRig, armed func()) func(*after) {
@@ -434,6 +435,15 @@ func convertedTo(call *told, g api.Grant, from, to dlm.Mode) func(*after) {
 			mode = to
 		}
 		a.unchanged("vm1", g, mode)
+		a.keepsToken("vm1", g, from)
+	}
+}
+
+// keepsToken checks that a lock that is still in its mode, or again, has the token that its client was
+// given.
+func (a *after) keepsToken(owner string, g api.Grant, m dlm.Mode) {
+	if l, ok := a.find(owner, g.Lockspace, g.Resource); ok && l.Mode == m {
+		require.Equal(a.t, g.Token, l.Token, "the token of %s/%s", g.Lockspace, g.Resource)
 	}
 }
 

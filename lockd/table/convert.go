@@ -27,8 +27,19 @@ import (
 //
 // If the time of a conversion is over it is canceled, and the answer waits for what
 // the lock manager says to that. One upward that was granted after the call was
-// answered, or whose new mode can't be written down, is taken back: it is converted to
-// the old mode, and then that is recorded. A crash in between leaves one or the other.
+// answered, or whose new mode can't be written down, is taken back. The lock then has
+// the mode and the token that its client knows of, and the value block the token that
+// it had before. If the new mode was written, or may still be, the old mode and token
+// are written before the lock is converted back, because the next start could not know
+// the token: converting first would leave the old mode with a token that no client was
+// given. A crash
+//
+//   - before the old mode is written leaves the new mode, which was written with its
+//     token, or gets a new one (see lock.renew);
+//   - between the two leaves the new mode with a record of the old one, as a crash
+//     after the grant does, and so it gets a new token;
+//   - after the lock was converted back leaves what the client knows of. Only if the
+//     old mode could not be written, and the new one could, the lock has the new token.
 type convertOp struct {
 	call
 	// The lock's names and the mode that it is to have.
@@ -46,6 +57,11 @@ type convertOp struct {
 	// The token that goes with it. A conversion that is taken back must not leave the
 	// client with a token that it was never given.
 	token uint64
+	// The token that taking the conversion back leaves in the value block, known with the
+	// grant.
+	block uint64
+	// Taking the conversion back has failed, so the lock keeps its new mode.
+	stays bool
 	// The mode that the state file has by now. While it differs from the lock's, a crash
 	// would adopt in another mode than recorded, so no path ends without making them
 	// equal.
@@ -60,11 +76,13 @@ type convertOp struct {
 type convertStage uint8
 
 const (
-	convertFinding    convertStage = iota // nothing is done yet
-	convertConverting                     // Convert is in flight
-	convertPublishing                     // Convert in place, to write the value block, is in flight
-	convertRecording                      // the new mode is being written
-	convertReading                        // the value block is being read: for a token, or to name who is in the way
+	convertFinding     convertStage = iota // nothing is done yet
+	convertConverting                      // Convert is in flight
+	convertPublishing                      // Convert in place, to write the value block, is in flight
+	convertRecording                       // the new mode is being written
+	convertUnrecording                     // taking back: the old mode is being written
+	convertReturning                       // taking back: Convert to the old mode is in flight
+	convertReading                         // the value block is being read: for a token, or to name who is in the way
 	convertDone
 )
 
@@ -89,7 +107,7 @@ func (o *convertOp) involved() []*lock {
 func (o *convertOp) waitsFor() obstacle {
 	w := o.t.obstacleOf(o.involved(), o.want.Lockspace, o.want.Resource, o.want.Mode)
 	w.queued = o.stage == convertFinding || o.stage == convertConverting
-	w.recording = o.stage == convertRecording
+	w.recording = o.stage == convertRecording || o.stage == convertUnrecording
 	if o.stage == convertConverting && o.overdue == nil && w.sp != nil && w.sp.stopped() && !dlm.Stronger(w.mode, o.from) {
 		w.noted = "; the conversion may still take effect, see the mode of the lock"
 	}
@@ -161,6 +179,12 @@ func (o *convertOp) publish() {
 func (o *convertOp) ask(to dlm.Mode, flags dlm.Flags) {
 	l := o.l
 	more, value := l.publishing(&o.call, o.value, to)
+	if o.stage == convertReturning && !l.sp.raw {
+		h := l.holder(to)
+		h.Token = o.block
+		v := h.Encode()
+		value = &v
+	}
 	l.state = lockConverting
 	o.t.do(ConvertAction{Lockspace: l.sp.id, Cookie: l.cookie(), Mode: to, Flags: flags | more, Value: value})
 }
@@ -170,6 +194,8 @@ func (o *convertOp) completed(l *lock, ev dlm.Event) {
 	switch {
 	case o.stage == convertPublishing:
 		o.published(ev)
+	case o.stage == convertReturning:
+		o.returned(ev)
 	case !ev.Status.OK():
 		o.notConverted(ev)
 	default:
@@ -177,8 +203,7 @@ func (o *convertOp) completed(l *lock, ev dlm.Event) {
 	}
 }
 
-// notConverted ends a conversion that the lock manager has refused. If that was the way back
-// of one that was granted, the lock has a mode that is not recorded yet.
+// notConverted ends a conversion that the lock manager has refused.
 func (o *convertOp) notConverted(ev dlm.Event) {
 	l := o.l
 	l.noteMode(ev)
@@ -188,21 +213,18 @@ func (o *convertOp) notConverted(ev dlm.Event) {
 		}
 		o.fail(o.statusError(l, o.want.Mode, ev.Status))
 	}
-	if l.mode != dlm.None && l.mode != o.recorded { // taking it back has failed
-		o.record()
-		return
-	}
 	o.endFailed()
 }
 
 // converted goes on with a conversion that was granted. The token comes first: whatever
-// follows may write the value block, which must never go backwards.
+// follows may write the value block, which must never fall behind a token that was given.
 func (o *convertOp) converted(ev dlm.Event) {
 	l := o.l
 	from := l.mode
 	l.mode = ev.Mode
 	l.noteValue(ev)
 	l.renewToken(from, ev)
+	o.block = o.blockBefore(ev)
 	o.extend()
 	switch {
 	case o.takeBack():
@@ -210,23 +232,67 @@ func (o *convertOp) converted(ev dlm.Event) {
 		o.publish()
 	case l.mode == o.recorded && o.err == nil: // in place, to write a value
 		o.end()
-	case l.mode == o.recorded: // taken back
-		l.token = o.token
+	case l.mode == o.recorded:
 		o.endFailed()
 	default:
 		o.record()
 	}
 }
 
+// blockBefore is the token that was in the value block when a conversion was granted, whose event
+// is ev. Taking the conversion back leaves that there and not the new token, which nobody has been
+// given: a reader would share it, and storage that has seen it then would refuse the token that
+// the lock goes back to. If the block was gone or not valid, others may have been given more than
+// is known here, so it gets the new token.
+func (o *convertOp) blockBefore(ev dlm.Event) uint64 {
+	h, ok := api.DecodeHolder(ev.Value)
+	if !ok || !ev.HasValue || ev.ValueInvalid || h.Token >= maxToken {
+		return o.l.token
+	}
+	return max(h.Token, o.token)
+}
+
 // takeBack undoes a conversion upward that was granted after the call was given
 // up: the lock goes back to the mode that the client knows of.
 func (o *convertOp) takeBack() bool {
-	if !o.answered || !dlm.Stronger(o.l.mode, o.from) {
+	if !o.answered || o.stays || !dlm.Stronger(o.l.mode, o.from) {
 		return false
 	}
-	o.l.wanted = o.from
-	o.convert(o.from, false)
+	o.goBack()
 	return true
+}
+
+// goBack has the old mode written, unless the state file has it, and then asks the lock manager.
+// If it can't be written now, the journal keeps it, and the lock goes back all the same: others
+// may wait for it.
+func (o *convertOp) goBack() {
+	l := o.l
+	l.wanted = o.from
+	if o.recorded != o.from {
+		o.stage, o.recorded = convertUnrecording, o.from
+		o.t.append(true, []state.Change{state.Mark{ID: uint64(l.ref), Mode: o.from, HasMode: true, Token: o.token}}, o)
+		return
+	}
+	o.stage = convertReturning
+	o.ask(o.from, dlm.Persistent)
+}
+
+// returned takes the end of the way back. If it has failed, the lock has a mode that is not
+// recorded.
+func (o *convertOp) returned(ev dlm.Event) {
+	l := o.l
+	if ev.Status.OK() {
+		l.mode, l.token = ev.Mode, o.token
+		o.endFailed()
+		return
+	}
+	l.noteMode(ev)
+	if l.mode == dlm.None {
+		o.endFailed()
+		return
+	}
+	o.stays = true
+	o.record()
 }
 
 // published goes on once the value block is written. A failure is no reason to give up what is
@@ -262,12 +328,14 @@ func (o *convertOp) written(err error) {
 	case l.mode == dlm.None:
 		o.endFailed()
 		return
+	case o.stage == convertUnrecording:
+		o.goBack()
+		return
 	case o.takeBack():
 		return
-	case err != nil && dlm.Stronger(l.mode, o.from):
+	case err != nil && dlm.Stronger(l.mode, o.from) && !o.stays:
 		o.fail(o.writeError(l.sp.name, l.resource, "the lock keeps its mode, because the new one can't be recorded: ", err))
-		l.wanted = o.from
-		o.convert(o.from, false)
+		o.goBack()
 		return
 	case err != nil:
 		o.fail(o.writeError(l.sp.name, l.resource, "the lock is converted, but its new mode can't be recorded yet: ", err))
@@ -352,9 +420,9 @@ func (o *convertOp) withdraw() bool {
 }
 
 // renewToken gives a lock that was converted up its token: before anything else
-// is done, because also the way back down writes it into the value block, where
-// it must never be smaller than what is there. In a shared mode it is the current
-// one, since others may have had the resource while the lock was weaker.
+// is done, because whatever follows may write it into the value block, where it
+// must never be smaller than what others were given. In a shared mode it is the
+// current one, since others may have had the resource while the lock was weaker.
 func (l *lock) renewToken(from dlm.Mode, ev dlm.Event) {
 	switch {
 	case l.sp.raw, !renewsToken(from, l.mode):
