@@ -49,6 +49,7 @@
 #define cancelBelieved 14
 #define recordBelieved 15
 #define sharedTokenRestored 16
+#define tokenNotTakenBack 17
 #define BROKEN(bug) (BUG == bug)
 
 /* Modes. NONE is no lock; CR, CW and PW would order nothing that these don't. */
@@ -81,9 +82,10 @@ bool owed[SLOTS];
 /* The services: the tokens of their locks. The rest of their memory is in Service. */
 byte token[SLOTS];
 
-/* The clients: what they were told, and the call that has no answer yet, as the set of its
+/* The clients: what they were told, with which token, and the call that has no answer yet, as the set of its
    resources and the mode that it asks for. */
 byte told[SLOTS];
+byte toldToken[SLOTS];
 byte asked[NODES];
 byte wanted[NODES];
 /* The resource that a call waits for, + 1. */
@@ -95,7 +97,7 @@ byte givenTo[RESOURCES];
 
 /* The promises. These are never true: spin names them where an assertion is violated. */
 hidden byte toldIsTrue, outlivesTheService, writtenDown, nothingForgotten, wholeOrNothing, nothingLost;
-hidden byte tokensGrow, readersAreCurrent, blockRemembers, noCircle;
+hidden byte tokensGrow, tokensAreTold, readersAreCurrent, blockRemembers, noCircle;
 #define PROMISE(name, condition) assert(name || (condition))
 
 #define IN(set, r) (((set) >> (r)) & 1)
@@ -168,7 +170,7 @@ inline answered(n, r, m) {
 	:: else
 	fi;
 	PROMISE(readersAreCurrent, m != PR || token[AT(n, r)] >= given[r]);
-	told[AT(n, r)] = m
+	told[AT(n, r)] = m; toldToken[AT(n, r)] = token[AT(n, r)]
 }
 
 /* What a client was told is true: the lock is granted, outlives the process, and is written
@@ -176,6 +178,7 @@ inline answered(n, r, m) {
 inline promises(n) {
 	EACH(ALL)
 		PROMISE(toldIsTrue, told[AT(n, r)] == mode[AT(n, r)]);
+		PROMISE(tokensAreTold, mode[AT(n, r)] == NONE || token[AT(n, r)] == toldToken[AT(n, r)]);
 		PROMISE(outlivesTheService, mode[AT(n, r)] == NONE || persistent[AT(n, r)]);
 		PROMISE(nothingForgotten, mode[AT(n, r)] == NONE || phase[AT(n, r)] == HELD);
 		PROMISE(writtenDown, mode[AT(n, r)] == NONE || recorded[AT(n, r)] == mode[AT(n, r)] || owed[AT(n, r)]);
@@ -283,17 +286,33 @@ inline acquire(n, set, m) {
 
 /* The conversion upward is undone: it can't be written down, or its caller has given up. */
 inline takeBack(n, r) {
-	STEP(takeBack, convert);
+	if
+	/* The new mode is written, or may still be. */
+	:: published ->
+		STEP(goBack, append-mark);
+		atomic {
+			WRITE(ok);
+			if
+			:: ok -> recorded[AT(n, r)] = from; recordedToken[AT(n, r)] = before; owed[AT(n, r)] = false
+			:: else -> owed[AT(n, r)] = true
+			fi
+		}
+	:: else
+	fi;
+	STEP(goBack, convert);
 	atomic {
-		if :: BROKEN(blockTakenBack) -> token[AT(n, r)] = before :: else fi;
-		PUBLISH(n, r);
-		mode[AT(n, r)] = from; token[AT(n, r)] = before;
-		failed = true
+		/* The value block gets the token that it had. */
+		if
+		:: mode[AT(n, r)] == EX -> block[r] = (seen > before && !BROKEN(blockTakenBack) -> seen : before)
+		:: else
+		fi;
+		if :: BROKEN(tokenNotTakenBack) :: else -> token[AT(n, r)] = before fi;
+		mode[AT(n, r)] = from; failed = true
 	}
 }
 
 inline convert(n, x, to) {
-	from = mode[AT(n, x)]; before = token[AT(n, x)]; failed = false;
+	from = mode[AT(n, x)]; before = token[AT(n, x)]; failed = false; published = false;
 	STEP(start, convert);
 	if
 	:: to <= from -> atomic {
@@ -318,7 +337,8 @@ inline convert(n, x, to) {
 	if
 	/* The caller has been told of a timeout, because the DLM's answer took too long. */
 	:: late && ok && to > from -> takeBack(n, x)
-	:: ok ->
+	/* Or it was granted before he was told. */
+	:: ok -> late = false;
 		if
 		:: to == EX && from < EX ->
 			STEP(converted, convert);
@@ -327,18 +347,21 @@ inline convert(n, x, to) {
 		fi;
 		STEP(published, append-mark);
 		atomic {
+			published = true;
 			WRITE(ok);
 			if
 			:: BROKEN(modeUnwritten)
 			:: ok && !BROKEN(modeUnwritten) -> recorded[AT(n, x)] = to; recordedToken[AT(n, x)] = token[AT(n, x)]
 			:: !ok && to <= from && !BROKEN(modeUnwritten) -> owed[AT(n, x)] = true; ok = true
 			:: !ok && to > from && !BROKEN(modeUnwritten)
-			fi
+			fi;
+			/* The deadline may have passed meanwhile. */
+			if :: true :: ok && to > from && failures > 0 -> failures--; late = true fi
 		};
 		if
-		:: !ok && !BROKEN(modeNotTakenBack) -> takeBack(n, x)
-		:: !ok && BROKEN(modeNotTakenBack) -> failed = true
-		:: ok
+		:: (!ok || late && to > from) && !BROKEN(modeNotTakenBack) -> takeBack(n, x)
+		:: (!ok || late && to > from) && BROKEN(modeNotTakenBack) -> failed = true
+		:: ok && !(late && to > from)
 		fi
 	:: !ok
 	fi;
@@ -438,7 +461,7 @@ inline settle(n) {
 
 proctype Service(byte n, crashes, failures) {
 	byte r, count, taken, seen, before, from, x, set, m, calls = CALLS;
-	bool ok, late, failed, written, done, undone;
+	bool ok, late, failed, written, published, done, undone;
 
 begin:	activate(n);
 	atomic { settle(n); promises(n) };
@@ -493,7 +516,8 @@ dead:	/* The kernel keeps what is persistent, and nothing else. */
 			fi;
 			owed[AT(n, r)] = false; token[AT(n, r)] = 0; r++
 		od;
-		taken = 0; seen = 0; before = 0; from = 0; count = 0; ok = false; late = false; failed = false; written = false
+		taken = 0; seen = 0; before = 0; from = 0; count = 0; ok = false; late = false; failed = false; written = false;
+		published = false
 	};
 	goto begin;
 
