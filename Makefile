@@ -115,12 +115,13 @@ test-engine: deps-lab ## of test-lab: the engine and the crash test, on both ker
 ENGINE = ^TestTwoNodes$$/./^(lab|without_a_cluster|cluster|engine|crash)$$
 
 # Debian 13, with its systemd, libvirt, corosync, dlm_controld and polkit, as the root of nodes. There virtlockd
-# is in a separate package.
+# and its lock driver are in separate packages.
 TRIXIE := $(CURDIR)/lab/cache/trixie
 
 lab/cache/trixie: lab/packages.txt scripts/lab-root.sh
 	@scripts/deps.sh mmdebstrap
-	scripts/lab-root.sh $(TRIXIE) trixie $$(sed '1,/^# run inside/d; s/\#.*//' lab/packages.txt) libvirt-daemon-lock
+	scripts/lab-root.sh $(TRIXIE) trixie $$(sed '1,/^# run inside/d; s/\#.*//' lab/packages.txt) libvirt-daemon-lock \
+		libvirt-daemon-plugin-lockd
 
 .PHONY: test-debian13
 test-debian13: deps-lab lab/cache/trixie varlink-clients ## make test-engine and test-hosts on nodes with Debian 13
