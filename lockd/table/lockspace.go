@@ -265,7 +265,7 @@ func (t *Table) SetHealth(name string, h dlm.Health, ok bool) {
 	same := was.known == ok && was.Stopped == h.Stopped && was.Quorate == h.Quorate &&
 		was.Known == h.Known && was.Reason == h.Reason && slices.Equal(was.Members, h.Members)
 	if !slices.Equal(was.Members, h.Members) {
-		sp.clock.newMembers()
+		sp.clock.beginAgain()
 	}
 	sp.health = health{h, ok}
 	sp.clock.sync()

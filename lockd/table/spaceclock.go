@@ -29,10 +29,12 @@ import (
 // others go on as they are. A lockspace that only this node is in has no such lock, and
 // neither has a lockspace for raw values.
 
-// clockInterval is how often a node asks for the clock of a lockspace. In between the
-// clocks drift apart as their crystals do: by 0.1 ms at 20 ppm. After a node has joined,
-// the others ask at once, and clockRounds times with each look at the lockspace, because a
-// node that has written has not yet read what the other one has.
+// clockInterval is how often a node asks for the clock of a lockspace. Until two nodes
+// have asked, one to write and one to read, their clocks drift apart as their crystals
+// do: by 0.2 ms at 20 ppm. After a node has joined, the others ask at once, and
+// clockRounds times with each look at the lockspace, because a node that has written has
+// not yet read what the other one has. So does a node whose clock was set ahead; the
+// others follow when they ask.
 const (
 	clockInterval = 5 * time.Second
 	clockRounds   = 3
@@ -76,8 +78,9 @@ func (c *spaceClock) later(now time.Time) {
 // reset forgets the lock, which has ended with its handle.
 func (c *spaceClock) reset() { *c = spaceClock{sp: c.sp} }
 
-// newMembers begins with the first round again, because nodes have joined or left.
-func (c *spaceClock) newMembers() { c.rounds, c.askAt = 0, time.Time{} }
+// beginAgain begins with the first round again: nodes have joined or left, or the clock of this
+// node was set ahead, and the others learn that only from what it writes.
+func (c *spaceClock) beginAgain() { c.rounds, c.askAt = 0, time.Time{} }
 
 // sync begins the operation of the lock that is due, if there is one.
 func (c *spaceClock) sync() {

@@ -33,7 +33,11 @@ func (c *tokenClock) read() uint64 { return uint64(max(c.epoch+c.up.Microseconds
 // the two does not look like a step of the clock.
 func (t *Table) SetTime(now time.Time, up time.Duration) {
 	t.now, t.clock.up = now, up
-	t.clock.raise((now.UnixNano() - int64(up)) / 1000)
+	if t.clock.raise((now.UnixNano()-int64(up))/1000) >= epochGrain {
+		for _, sp := range t.spaces.byName { // the clock was set ahead, which the other nodes don't know yet
+			sp.clock.beginAgain()
+		}
+	}
 }
 
 // maxAhead is by how much a token may be ahead of the clock and still be believed:
@@ -52,14 +56,14 @@ func (c *tokenClock) see(token uint64) {
 // again: it differs by less than that from reading to reading.
 const epochGrain = 1000
 
-// raise moves the epoch on, if it is later than the one that is known, and has it noted.
-func (c *tokenClock) raise(epoch int64) {
-	if epoch <= c.epoch {
-		return
-	}
-	c.epoch = epoch
+// raise moves the epoch on, if it is later than the one that is known, and has it noted. It
+// returns by how much it has grown.
+func (c *tokenClock) raise(epoch int64) int64 {
+	grown := max(epoch-c.epoch, 0)
+	c.epoch += grown
 	if c.epoch-c.noted >= epochGrain {
 		c.noted = c.epoch
 		c.turn.do(EpochAction{c.epoch})
 	}
+	return grown
 }

@@ -230,6 +230,35 @@ func TestTokenClockOfTheLockspace(t *testing.T) {
 	}
 }
 
+// A node whose clock was set ahead asks for the clock of the lockspace at once, so the other one
+// follows as soon as it asks.
+func TestTokenClockAfterAStep(t *testing.T) {
+	r := newTokenRig(t, 0)
+	for range clockRounds + 1 {
+		r.passClocks()
+	}
+	step := func(n int) clockStep { return r.nodes[n].tab.spaces.byName["vms"].clock.step }
+	has, asks := 1, 2
+	if step(1) != clockHeld {
+		has, asks = 2, 1
+	}
+	require.Equal(t, clockHeld, step(has))
+	r.nodes[asks].health()
+	r.settle()
+	require.Equal(t, clockIdle, step(asks), "it does not ask before its time")
+	r.nodes[asks].stepped += time.Hour
+	r.nodes[asks].health()
+	r.settle()
+	require.Equal(t, clockHeld, step(asks), "its clock was set ahead")
+	require.Equal(t, clockIdle, step(has))
+	r.sleep(clockInterval)
+	r.nodes[has].health()
+	r.settle()
+	r.grows(asks, "before the other one")
+	r.sleep(time.Millisecond)
+	r.grows(has, "it has followed")
+}
+
 // The lock of the clock never gets stuck, whatever happens around it: after any
 // kills, both nodes still take turns.
 func TestTokenClockGoesOn(t *testing.T) {
