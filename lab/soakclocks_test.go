@@ -86,9 +86,9 @@ func (s *soak) keepTokens(r *sliceReport, tokens map[string][]seenToken) {
 	_ = os.WriteFile(s.keep(r)+".tokens", []byte(b.String()), 0o644)
 }
 
-// followTime is how soon the token clocks of the others follow one that is ahead: each node asks
-// for the clock of the lockspace every five seconds (docs/tokens.md), and the nodes of the lab
-// are slow.
+// followTime is how soon the token clocks of the others follow one that was set ahead: each node
+// asks for the clock of the lockspace every five seconds (docs/tokens.md), looks every half second
+// whether it is time, and the nodes of the lab are slow.
 const followTime = 8 * time.Second
 
 // followClock sets the clock of a node a minute ahead of its token clock, at a time when nobody
