@@ -27,7 +27,7 @@ protects.`,
 		Args:              needs(2, "LOCKSPACE", "LOCKID"),
 		ValidArgsFunction: a.complete(lockspaces, orphanIDs),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ids, err := lockids(args[1:])
+			ids, err := lockids(args[0], args[1:])
 			if err != nil {
 				return err
 			}
@@ -85,12 +85,13 @@ func chosen(ctx context.Context, c *client.Client, space string, ids []uint32) (
 }
 
 // lockids reads lockids as "orphans" shows them.
-func lockids(args []string) ([]uint32, error) {
+func lockids(lockspace string, args []string) ([]uint32, error) {
 	ids := make([]uint32, len(args))
 	for i, arg := range args {
 		n, err := strconv.ParseUint(arg, 10, 32)
 		if err != nil || n == 0 {
-			return nil, wrongUsage("%q is not a lockid; \"dlmlockctl orphans\" shows those of the orphans", arg)
+			return nil, wrongUsage("%q is not a lockid; \"dlmlockctl orphans %s\" shows those of the orphans", arg,
+				shellWord(lockspace))
 		}
 		ids[i] = uint32(n)
 	}

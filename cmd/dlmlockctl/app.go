@@ -62,6 +62,7 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errs io.Writer)
 	root.SetIn(in)
 	root.SetOut(a.out)
 	root.SetErr(errs)
+	replaceCompletion(root) // which keeps the output that is set by now
 	ctx, done := signalContext(ctx)
 	defer done()
 	cmd, err := root.ExecuteContextC(ctx)
@@ -216,6 +217,25 @@ func replaceHelp(root *cobra.Command) {
 			}
 			return nil
 		}
+	}
+}
+
+// replaceCompletion makes "completion" refuse anything but the name of a shell. Cobra's own shows its help
+// instead, which whoever writes the output to a file does not see.
+func replaceCompletion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		if c.Name() != "completion" {
+			continue
+		}
+		c.Use, c.DisableFlagsInUseLine = "completion {bash | zsh | fish | powershell}", true
+		c.Args = func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return wrongUsage("SHELL missing")
+			}
+			return wrongUsage("%q is not one of bash, zsh, fish, powershell", args[0])
+		}
+		c.RunE = func(*cobra.Command, []string) error { return nil } // else Args are not looked at
 	}
 }
 

@@ -98,7 +98,7 @@ func (x *examination) service(ctx context.Context, a *app) {
 	c.AutoStart(false)
 	c.AllowInteraction(false)
 	view, err := x.way(ctx, c)
-	if err != nil || !x.answers(ctx, c) {
+	if err != nil || !x.answers(ctx, a, c) {
 		return
 	}
 	x.running()
@@ -115,7 +115,7 @@ func (x *examination) service(ctx context.Context, a *app) {
 }
 
 // answers checks that the service answers, and keeps its status for the other checks.
-func (x *examination) answers(ctx context.Context, c *client.Client) bool {
+func (x *examination) answers(ctx context.Context, a *app, c *client.Client) bool {
 	var err error
 	switch x.status, err = c.Status(ctx); {
 	case err == nil:
@@ -124,7 +124,7 @@ func (x *examination) answers(ctx context.Context, c *client.Client) bool {
 		x.add("service", checkFailed, "install org.example.DlmLock.conf in /usr/share/dbus-1/system.d, and reload the bus",
 			"the policy of the message bus does not let this user ask the service")
 	case errors.Is(err, client.NotRunning):
-		x.add("service", checkFailed, hints[client.NotRunning], "the service does not run")
+		x.add("service", checkFailed, startHint(a), "the service does not run")
 	default:
 		x.add("service", checkFailed, `"journalctl -u dlmlockd" tells more; "systemctl restart dlmlockd" loses no lock`,
 			"the service does not answer: %v", err)

@@ -202,6 +202,9 @@ func (a *app) fail(cmd *cobra.Command, err error) int {
 		return int(q)
 	}
 	v := judge(cmd, err)
+	if v.Hint == hints[client.NotRunning] {
+		v.Hint = startHint(a)
+	}
 	if a.json {
 		text, _ := json.Marshal(v) // strings and a number can't fail
 		fmt.Fprintf(a.err, "%s\n", escapeJSON(text))

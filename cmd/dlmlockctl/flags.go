@@ -27,7 +27,7 @@ func showFlags(root *cobra.Command) {
 		".LocalFlags.FlagUsages", "flagUsages .LocalFlags", ".InheritedFlags.FlagUsages", "flagUsages .InheritedFlags",
 		// The line for the commands repeats that of the program itself.
 		"{{if .HasAvailableSubCommands}}\n  {{.CommandPath}} [command]{{end}}",
-		"{{if and .HasParent .HasAvailableSubCommands}}\n  {{.CommandPath}} [command]{{end}}",
+		"{{if and .HasParent .HasAvailableSubCommands (not .Runnable)}}\n  {{.CommandPath}} [command]{{end}}",
 	).Replace(root.UsageTemplate()))
 }
 

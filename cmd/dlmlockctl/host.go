@@ -19,10 +19,9 @@ func (h host) path(name string) string { return filepath.Join(h.root, name) }
 // cluster checks what the kernel's DLM needs beside the service.
 func (x *examination) cluster() {
 	if x.local {
-		for _, name := range []string{"quorum", "dlm_controld", "fencing", "debugfs"} {
+		for _, name := range []string{"quorum", "dlm_controld", "fencing", "debugfs", "clock"} {
 			x.add(name, checkSkipped, "", "the embedded engine does not need it")
 		}
-		x.clock()
 		return
 	}
 	x.quorum()

@@ -175,6 +175,7 @@ func (o *listOptions) add(a *app, cmd *cobra.Command) {
 	fl.IntVar(&o.filter.Limit, "limit", 0, "at most this many (default: all)")
 	fl.StringSliceVar(&o.listing.columns, "columns", nil,
 		"the `COLUMNS` to show: some of "+strings.Join(columnNames(), ","))
+	fl.Lookup("columns").DefValue = "" // else the help shows an empty list
 	fl.BoolVar(&o.listing.noLegend, "no-legend", false, "without the heading")
 	fl.BoolVar(&o.lost, "lost", false, "the locks that were lost lately")
 	a.completeFlag(cmd, "owner", owners)

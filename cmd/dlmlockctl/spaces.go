@@ -210,7 +210,7 @@ protected is no longer protected: make sure first that nobody uses it.`,
 		Args:              atLeast(1, "LOCKSPACE"),
 		ValidArgsFunction: a.repeat(1, lockspaces, orphanIDs),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ids, err := lockids(args[1:])
+			ids, err := lockids(args[0], args[1:])
 			if err != nil {
 				return err
 			}

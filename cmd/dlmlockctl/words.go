@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -160,6 +161,31 @@ func hint(e *client.Error, f *failure) string {
 		return ""
 	}
 	return strings.NewReplacer("%L", shellWord(f.lockspace), "%R", shellWord(f.resource)).Replace(h)
+}
+
+// socket returns the path of the Varlink socket that the command line names, or else the environment
+// variable; "": neither does.
+func socket(a *app) (path string, environment bool) {
+	named := os.Getenv(client.AddressVariable)
+	if a.bus == "" && a.varlink == "" && strings.HasPrefix(named, "/") {
+		return named, true
+	}
+	return a.varlink, false
+}
+
+// startHint says what to do where no service answers. systemd starts none at a socket that somebody has
+// chosen.
+func startHint(a *app) string {
+	switch path, environment := socket(a); {
+	case path == "" || path == client.VarlinkSocket:
+		return hints[client.NotRunning]
+	case environment:
+		return client.AddressVariable + ` names this socket: start a service there with "dlmlockd --varlink=` +
+			shellWord(path) + `", or unset the variable to use the node's own`
+	default:
+		return `start a service there with "dlmlockd --varlink=` + shellWord(path) +
+			`", or leave out the path to use the node's own`
+	}
 }
 
 // lookTime limits how long a refused command looks for the holder of the lock.
