@@ -109,6 +109,9 @@ func serve(ctx context.Context, o options, read func() (options, error), control
 	tellFaults(log, faults)
 	d.settings, d.helpers = newSettings(conf), conf.policies
 	inherited := inheritDescriptors()
+	if inherited.single(varlinkNames...) { // before the state directory: the node's service may have it
+		return errSingle
+	}
 	if d.store, err = newFDStore(os.Getenv, log); err != nil {
 		log.Warn("locks of Varlink connections end when the service is restarted", "err", err)
 	}
@@ -145,7 +148,7 @@ func (d *daemon) openSockets(from *inherited) error {
 	if err := d.openVirtlockd(from.take("virtlockd", "virtlockd.socket")); err != nil {
 		return err
 	}
-	if err := d.openVarlink(from.take("varlink", "dlmlockd-varlink.socket")); err != nil {
+	if err := d.openVarlink(from.take(varlinkNames...)); err != nil {
 		return err
 	}
 	from.closeRest(d.log)

@@ -43,6 +43,18 @@ func inheritDescriptors() inherited {
 	return all
 }
 
+// single reports whether one of the sockets of these names is a connection, not one at which to listen.
+func (i *inherited) single(names ...string) bool {
+	for _, name := range names {
+		for _, l := range i.sockets[name] {
+			if u, ok := l.(*net.UnixListener); ok && !listens(u) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // take returns the sockets of these names.
 func (i *inherited) take(names ...string) (found []net.Listener) {
 	for _, name := range names {

@@ -32,6 +32,13 @@ func listens(l *net.UnixListener) bool {
 	return accepts != 0
 }
 
+// varlinkNames are the names of the sockets for Varlink that are passed on (FileDescriptorName=).
+var varlinkNames = []string{"varlink", "dlmlockd-varlink.socket"}
+
+// errSingle is the error of a daemon that was started for one connection.
+var errSingle = &usageError{"started for a single connection, as varlinkctl does for exec:PROGRAM; the service is " +
+	"one process for all clients of a node: connect to its socket, " + usualVarlinkSocket}
+
 // openVarlink makes the door for Varlink, if there is a socket for it: from systemd,
 // or by --varlink. It serves nobody yet; who connects waits.
 func (d *daemon) openVarlink(inherited []net.Listener) error {
@@ -39,10 +46,6 @@ func (d *daemon) openVarlink(inherited []net.Listener) error {
 		u, ok := l.(*net.UnixListener)
 		if !ok {
 			return fmt.Errorf("serve Varlink at %s: that is not a unix socket; mend ListenStream= in the unit", l.Addr())
-		}
-		if !listens(u) {
-			return &usageError{"started for a single connection, as varlinkctl does for exec:PROGRAM; the service is " +
-				"one process for all clients of a node: connect to its socket, " + usualVarlinkSocket}
 		}
 		// An earlier process that was killed has left it as short as it is during the work.
 		if err := wire.LengthenQueue(u); err != nil {

@@ -87,7 +87,7 @@ func TestVarlinkctl(t *testing.T) {
 }
 
 // The service is not a program for one connection: with exec:PROGRAM of varlinkctl it ends, and says
-// what to do instead.
+// what to do instead, also while the node's service has the state directory, which it leaves alone.
 func TestVarlinkctlStartsNoService(t *testing.T) {
 	for version, path := range varlinkctls(t) {
 		dir := t.TempDir()
@@ -97,6 +97,7 @@ func TestVarlinkctlStartsNoService(t *testing.T) {
 		said, code := runClient(path, "call", "exec:"+script, "org.example.DlmLock.Describe", "{}")
 		require.NotZero(t, code, version)
 		require.Contains(t, said, "connect to its socket, "+usualVarlinkSocket)
+		require.NoDirExists(t, filepath.Join(dir, "state"))
 	}
 }
 
