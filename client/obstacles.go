@@ -15,6 +15,7 @@ type Obstacle struct {
 	// holder has published them. "": the lock has neither, or they are not known.
 	Who string
 	PID uint32 // of the process that the lock was taken by or for; 0 on another node
+	UID uint32 // of the lock's user, who need not be known on another node; 0 there
 }
 
 // Obstacles returns the locks that are in the way of a lock in a mode: first those of the service
@@ -32,7 +33,7 @@ func (in *Inspection) Obstacles(mode string, own Selector) (all []Obstacle) {
 		if l.State == "acquiring" || own != (Selector{}) && own.Matches(&l) || !inWay(l.Mode, mode) {
 			continue
 		}
-		all = append(all, Obstacle{0, l.LockID, l.Mode, cmp.Or(l.Label, l.Owner), l.PID})
+		all = append(all, Obstacle{0, l.LockID, l.Mode, cmp.Or(l.Label, l.Owner), l.PID, l.UID})
 	}
 	published := in.Holder
 	for _, q := range in.Granted {

@@ -86,6 +86,8 @@ func names(obstacles []Obstacle) (all []string) {
 		switch {
 		case o.Who != "":
 			all = append(all, fmt.Sprintf("%q (%s, %s)", o.Who, where, o.Mode))
+		case o.Node == 0 && o.PID == 0: // an orphan that was adopted
+			all = append(all, fmt.Sprintf("uid %d (%s, %s)", o.UID, where, o.Mode))
 		case o.Node == 0:
 			all = append(all, fmt.Sprintf("process %d (%s, %s)", o.PID, where, o.Mode))
 		default:

@@ -110,6 +110,8 @@ func TestHolders(t *testing.T) {
 	}{
 		{client.Inspection{}, ""},
 		{client.Inspection{Locks: []client.Lock{mine}}, "process 77 (this node, EX)"},
+		{client.Inspection{Locks: []client.Lock{{LockID: 2, Mode: "EX", State: "held", UID: 7}}},
+			"uid 7 (this node, EX)"},
 		{client.Inspection{Locks: []client.Lock{owned}}, "vm1 (this node, EX)"},
 		{client.Inspection{Locks: []client.Lock{labelled}}, `the\ndisk (this node, EX)`},
 		{client.Inspection{Locks: []client.Lock{{State: "acquiring", Wanted: "EX"}}}, ""},

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -160,6 +159,7 @@ func inTheWay(ctx context.Context, c *client.Client, want []client.Want,
 		if !known {
 			return client.Want{}, ""
 		}
+		forgetPIDs(ctx, c, in.Locks)
 		if all := in.Obstacles(w.Mode, own); len(all) > 0 {
 			return w, namesOf(ctx, c).holders(all)
 		}
@@ -193,7 +193,18 @@ func ownLock(locks []client.Lock, converting *client.Selector, uid int) (own cli
 	return all[0], true
 }
 
-// holders describes obstacles for people: locks of this node by label, owner or process, those of
+// whoHolds names the holder of a lock of this node. A pid of 0 is one that says nothing (forgetPIDs).
+func whoHolds(o client.Obstacle) string {
+	switch {
+	case o.Who != "":
+		return o.Who
+	case o.PID != 0:
+		return fmt.Sprintf("process %d", o.PID)
+	}
+	return fmt.Sprintf("uid %d", o.UID)
+}
+
+// holders describes obstacles for people: locks of this node by label, owner, process or user, those of
 // other nodes by node and by the text that the last holder has published. That text may be cut off,
 // because a value block has room for only some bytes of it.
 func (n nodeNames) holders(all []client.Obstacle) string {
@@ -201,8 +212,7 @@ func (n nodeNames) holders(all []client.Obstacle) string {
 	for _, o := range all {
 		switch {
 		case o.Node == 0:
-			who := cmp.Or(o.Who, fmt.Sprintf("process %d", o.PID))
-			names = append(names, fmt.Sprintf("%s (this node, %s)", visible(who), o.Mode))
+			names = append(names, fmt.Sprintf("%s (this node, %s)", visible(whoHolds(o)), o.Mode))
 		case o.Who == "":
 			names = append(names, n.node(o.Node, o.Mode))
 		default:
