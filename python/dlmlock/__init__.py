@@ -99,6 +99,19 @@ def _check_types(**values: object) -> None:
     for name, value in values.items():
         if not isinstance(value, str):
             raise TypeError(f"{name} has to be a str, not {type(value).__name__}")
+        _check_text(name, value)
+
+
+def _check_text(name: str, value: object) -> None:
+    """The service closes a connection over which such a text comes, as if it had ended."""
+    if isinstance(value, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
+        raise ValueError(f"{name}={value!r}: it has a character that can't be sent over Varlink: U+0000 or a surrogate")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _check_text(f"{name}.{key}", inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            _check_text(name, inner)
 
 
 def _check_wait(wait: float) -> None:
@@ -145,6 +158,8 @@ class Service:
 
     def _replies(self, method: str, more: bool, parameters: Dict[str, Any]) -> Iterator[Dict[str, Any]]:
         sent = {name: value for name, value in parameters.items() if value is not None}
+        for name, value in sent.items():
+            _check_text(name, value)
         message = {"method": INTERFACE + method, "parameters": sent, "more": more}
         try:
             self._socket.sendall(json.dumps(message).encode() + b"\0")

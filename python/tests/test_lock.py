@@ -330,6 +330,23 @@ class LockTest(unittest.TestCase):
         with self.assertRaisesRegex(TypeError, "lockspace has to be a str, not NoneType"):
             dlmlock.Lock(None, "a")  # type: ignore[arg-type]
 
+    def test_characters_that_cannot_be_sent(self) -> None:
+        for bad in ("a\0b", os.fsdecode(b"\xff"), "\ud800"):
+            for arguments in ((bad, "a"), ("vms", bad), ("vms", "a", bad)):
+                with self.assertRaisesRegex(ValueError, "can't be sent"):
+                    dlmlock.Lock(*arguments)
+            with self.assertRaisesRegex(ValueError, "^label="):
+                dlmlock.Lock("vms", "a", label=bad)
+        with dlmlock.Lock("vms", "\u3042 \U0001f512") as lock, dlmlock.Service() as service:
+            with self.assertRaisesRegex(ValueError, "^mode="):
+                lock.convert("pr\0")
+            lock.check()
+            with self.assertRaisesRegex(ValueError, "^select.owner="):
+                service.call("Release", lockspace="vms", resource="a", select={"owner": "a\0"})
+            with self.assertRaisesRegex(ValueError, "^places.resource="):
+                service.call("ReleaseMany", places=[{"lockspace": "vms", "resource": "\0"}])
+            service.call("Describe")  # the connection is as it was
+
     def test_the_names_stay(self) -> None:
         """docs/versioning.md promises these to other programs."""
         found = []
