@@ -103,6 +103,11 @@ func (r libvirtUnits) confinement(name string) string {
 	return r.run("cat /proc/$(cat /run/libvirt/qemu/" + name + ".pid)/attr/current")
 }
 
+// hostDenials is denials without what Debian 13's profile of a guest denies QEMU with any lock
+// manager, and QEMU does without.
+const hostDenials = `dmesg | grep 'apparmor="DENIED"' |
+	grep -v 'profile="libvirt-.*name="/proc/sys/vm/max_map_count"' || true`
+
 // TestLibvirtUnits has Debian's libvirt with its units, systemd as process 1 and
 // AppArmor that enforces Debian's profiles: a host whose guests run under virtlockd
 // moves to dlmlockd, goes back, and boots again.
@@ -135,7 +140,7 @@ func TestLibvirtUnits(t *testing.T) {
 				r := r
 				r.t = t
 				do(t, r)
-				require.Empty(t, r.run(denials), "AppArmor denies nothing")
+				require.Empty(t, r.run(hostDenials), "AppArmor denies nothing")
 			})
 		}
 	}
