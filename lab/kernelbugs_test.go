@@ -41,6 +41,7 @@ var kernelBugs = []kernelBug{
 	{"quecvt-warning", everyKernel, (*bugRig).warning},
 	{"lost-completion", []string{"6.1"}, (*bugRig).lostCompletion},
 	{"late-cancel", everyKernel, (*bugRig).lateCancel},
+	{"slow-grant", []string{"6.12", image.Testing}, (*bugRig).slowGrant},
 	{"stuck-lookup", everyKernel, (*bugRig).stuckLookup},
 	{"purge-ghost", everyKernel, (*bugRig).purgeGhost},
 	{"unsent-lookup", everyKernel, (*bugRig).unsentLookup},
@@ -209,6 +210,20 @@ func (r *bugRig) lateCancel() bool {
 	r.enter(canceler)
 	err := canceler.Wait(ctx)
 	require.NoError(r.t, keeper.Kill(ctx))
+	return r.present(out.String(), err)
+}
+
+// slowGrant uses a lockspace of its own, which node 2 joins and leaves several times.
+func (r *bugRig) slowGrant() bool {
+	const space = "grants"
+	ctx := lab.Context(r.t, "slow grant", bugTime)
+	var out bytes.Buffer
+	keeper := r.start(1, &out, "slow-grant", space, "keep")
+	_, err := r.cluster.Node(2).Run(ctx, bugDir+"slow-grant", space, "share")
+	require.NoError(r.t, err)
+	err = keeper.Wait(ctx)
+	r.t.Logf("%s (%v)", &out, err)
+	require.NoError(r.t, r.cluster.Node(1).LeaveLockspace(ctx, space))
 	return r.present(out.String(), err)
 }
 

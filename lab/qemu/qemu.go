@@ -69,8 +69,9 @@ func (c Config) Args(accelerated bool) []string {
 		accel, cpu = "kvm", "host"
 	} else {
 		// An emulated machine that waits for its turn on a busy host is no
-		// bug of its kernel, nor is a timer that seems not to tick at boot.
-		cmdline += "nosoftlockup rcupdate.rcu_cpu_stall_suppress=1 no_timer_check "
+		// bug of its kernel, nor is a timer that seems not to tick at boot,
+		// nor a TSC, which is that of the host, that differs from a timer.
+		cmdline += "nosoftlockup rcupdate.rcu_cpu_stall_suppress=1 no_timer_check tsc=nowatchdog "
 	}
 	args := []string{
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-monitor", "none",
