@@ -125,11 +125,13 @@ class Service:
     def __init__(self, path: Optional[str] = None) -> None:
         address = os.environ.get("DLMLOCK_ADDRESS", "")
         self.path = path or (address if address.startswith("/") else SOCKET)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        opened: Optional[socket.socket] = None
         try:
-            self._socket.connect(self.path)
-        except OSError as e:
-            self._socket.close()
+            opened = self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            opened.connect(self.path)
+        except OSError as e:  # also if this process has no descriptor left, which may change
+            if opened is not None:
+                opened.close()
             raise NotRunning("NotRunning", f"can't connect to the service at {self.path}: {e}") from e
         self._file = self._socket.makefile("rb")
 

@@ -6,6 +6,7 @@ has."""
 import inspect
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -210,6 +211,28 @@ class LockTest(unittest.TestCase):
             service.call("Release", lockspace="vms", resource="restart")
         self.assertTrue(lock.wait_lost(20))
         lock.release()
+
+    def test_restart_without_descriptors(self) -> None:
+        """The watch goes on once the process has descriptors again."""
+        lock = dlmlock.Lock("vms", "scarce")
+        lock.acquire()
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        used = []
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+        try:
+            with self.assertRaises(OSError):
+                while True:
+                    used.append(os.open("/dev/null", os.O_RDONLY))
+            print("restart", flush=True)
+            sys.stdin.readline()
+            time.sleep(0.5)
+        finally:
+            for descriptor in used:
+                os.close(descriptor)
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        with dlmlock.Service() as service:
+            service.call("Release", lockspace="vms", resource="scarce")
+        self.assertTrue(lock.wait_lost(20))
 
     @unittest.skipUnless(nobody_exists(), "this user namespace has no user nobody; make test runs this test")
     def test_user_changes(self) -> None:
