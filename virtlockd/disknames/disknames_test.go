@@ -1,9 +1,12 @@
 package disknames
 
 import (
+	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -137,6 +140,8 @@ func TestWithoutOpenat2(t *testing.T) {
 		require.Equal(t, wantErr, err, path)
 		require.Equal(t, want, got, path)
 	}
+	_, err := Of(me, dir+strings.Repeat("/.", unix.PathMax/2)+"/img/a.img")
+	require.ErrorIs(t, err, unix.ENAMETOOLONG, "nobody can open it")
 	_, plain := Plain(me, dir+"/img/a.img")
 	require.False(t, plain, "storage is asked elsewhere")
 	before, err := os.ReadDir("/proc/self/fd")
@@ -148,4 +153,88 @@ func TestWithoutOpenat2(t *testing.T) {
 	after, err := os.ReadDir("/proc/self/fd")
 	require.NoError(t, err)
 	require.InDelta(t, len(before), len(after), 3, "descriptors")
+}
+
+// thread runs a function on a thread that shares neither root directory nor mounts with the others, and
+// returns its number. The thread stays until the test has ended.
+func thread(t *testing.T, run func() error) uint32 {
+	ready, end := make(chan error), make(chan struct{})
+	var tid int
+	go func() {
+		runtime.LockOSThread() // it is not unlocked, so the thread ends with the goroutine
+		err := unix.Unshare(unix.CLONE_FS)
+		if err == nil {
+			tid, err = unix.Gettid(), run()
+		}
+		ready <- err
+		<-end
+	}()
+	t.Cleanup(func() { close(end) })
+	require.NoError(t, <-ready)
+	return uint32(tid)
+}
+
+// Processes of one mount namespace can have different root directories, below which the same mounts
+// have other paths.
+func TestRootsOfOneNamespace(t *testing.T) {
+	jail := t.TempDir()
+	require.NoError(t, os.MkdirAll(jail+"/images", 0o755))
+	require.NoError(t, os.MkdirAll(jail+"/again", 0o755))
+	free := thread(t, func() error {
+		return errors.Join(
+			unix.Unshare(unix.CLONE_NEWNS),
+			unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
+			unix.Mount("images", jail+"/images", "tmpfs", 0, ""),
+			unix.Mount(jail+"/images", jail+"/again", "", unix.MS_BIND, ""),
+			os.WriteFile(jail+"/images/a.img", nil, 0o644))
+	})
+	jailed := thread(t, func() error {
+		space, err := os.Open(fmt.Sprintf("/proc/%d/ns/mnt", free))
+		if err != nil {
+			return err
+		}
+		defer space.Close()
+		return errors.Join(unix.Setns(int(space.Fd()), unix.CLONE_NEWNS), unix.Chroot(jail))
+	})
+	for range 2 { // also with the table that is kept
+		for pid, root := range map[uint32]string{free: jail, jailed: ""} {
+			found, err := Of(pid, root+"/images/a.img")
+			require.NoError(t, err)
+			require.Equal(t, []string{Hash(root + "/images/a.img"), Hash(root + "/again/a.img")}, found.Names)
+			_, plain := Plain(pid, root+"/images/a.img")
+			require.False(t, plain)
+		}
+	}
+}
+
+// What is mounted only at its first use is mounted to see a disk there, with and without openat2. The
+// kernel does that in debugfs, which is mounted anew for each try.
+func TestMountedAtFirstUse(t *testing.T) {
+	defer noOpenat2.Store(noOpenat2.Load())
+	dir := t.TempDir()
+	for _, without := range []bool{false, true} {
+		for _, path := range []string{"/debug/tracing/README", "/debug/tracing/../tracing/README", "/use"} {
+			var unmountable error
+			debug := t.TempDir()
+			tid := thread(t, func() error {
+				if unmountable = errors.Join(
+					unix.Unshare(unix.CLONE_NEWNS),
+					unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
+					unix.Mount("debugfs", debug, "debugfs", 0, "")); unmountable != nil {
+					return nil
+				}
+				_ = os.Remove(dir + "/debug")
+				_ = os.Remove(dir + "/use")
+				return errors.Join(os.Symlink(debug, dir+"/debug"), os.Symlink("debug/tracing/README", dir+"/use"))
+			})
+			if errors.Is(unmountable, unix.EPERM) {
+				t.Skip("debugfs can't be mounted in this user namespace; make test runs this test")
+			}
+			require.NoError(t, unmountable)
+			noOpenat2.Store(without)
+			found, err := Of(tid, dir+path)
+			require.NoError(t, err)
+			require.NoError(t, found.Unseen, "%s without openat2: %v", path, without)
+		}
+	}
 }

@@ -21,41 +21,60 @@ type mount struct {
 	point  string // where, seen from the root directory of the process
 }
 
-// table is the mounts of one mount namespace. It is kept with the file that it was
-// read from, which says by poll(2) whether mounts have changed since: to read it costs
-// more than all the rest.
+// table is the mounts of one mount namespace, as seen from one root directory. It is kept with the
+// file that it was read from, which says by poll(2) whether mounts have changed since: to read it
+// costs more than all the rest.
 type table struct {
 	file   *os.File
 	fd     int // of file, because file.Fd makes a system call each time
 	mounts []mount
 }
 
-// tables are those of the namespaces that were asked for last.
+// tables are those that were asked for last.
 var tables struct {
 	sync.Mutex
-	// The key of the map is what /proc/PID/ns/mnt says. The number of a namespace here is not
-	// reused for another one, because the open file keeps the namespace alive.
-	of map[string]*table
+	of map[seenFrom]*table
+}
+
+// seenFrom is what the paths of a table depend on: mountinfo leaves out what is not below the root
+// directory of the process (show_mountinfo in fs/proc_namespace.c). None of it is reused for something
+// else, because the open file keeps the namespace and the root directory alive.
+type seenFrom struct {
+	namespace string // what /proc/PID/ns/mnt says
+	// The root directory: see statx(2).
+	mount, inode             uint64
+	deviceMajor, deviceMinor uint32
+}
+
+// seenFrom returns what the mounts of the process depend on.
+func (v *view) seenFrom() (seenFrom, error) {
+	space, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", v.pid))
+	if err != nil {
+		return seenFrom{}, err
+	}
+	var root unix.Statx_t
+	err = unix.Statx(v.root, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_INO|unix.STATX_MNT_ID, &root)
+	return seenFrom{space, root.Mnt_id, root.Ino, root.Dev_major, root.Dev_minor}, err
 }
 
 // mostTables bounds how many tables are kept: a host has one libvirtd. Each keeps a descriptor and a
 // mount namespace, so beyond that all are closed, and those still in use are opened again.
 const mostTables = 4
 
-// mountsOf returns the mounts that a process sees.
-func mountsOf(pid uint32) ([]mount, error) {
-	space, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+// mounts returns the mounts that the process sees.
+func (v *view) mounts() ([]mount, error) {
+	from, err := v.seenFrom()
 	if err != nil {
 		return nil, err
 	}
 	tables.Lock()
 	defer tables.Unlock()
-	t := tables.of[space]
+	t := tables.of[from]
 	if t != nil && !t.changed() {
 		return t.mounts, nil
 	}
 	if t == nil {
-		f, err := os.Open(fmt.Sprintf("/proc/%d/mountinfo", pid))
+		f, err := os.Open(fmt.Sprintf("/proc/%d/mountinfo", v.pid))
 		if err != nil {
 			return nil, err
 		}
@@ -63,11 +82,11 @@ func mountsOf(pid uint32) ([]mount, error) {
 			forgetTables()
 		}
 		t = &table{file: f, fd: int(f.Fd())}
-		tables.of[space] = t
+		tables.of[from] = t
 	}
 	if err := t.fill(); err != nil {
 		_ = t.file.Close()
-		delete(tables.of, space)
+		delete(tables.of, from)
 		return nil, err
 	}
 	return t.mounts, nil
@@ -78,7 +97,7 @@ func forgetTables() {
 	for _, t := range tables.of {
 		_ = t.file.Close()
 	}
-	tables.of = map[string]*table{}
+	tables.of = map[seenFrom]*table{}
 }
 
 // changed reports whether anything was mounted, unmounted or moved since it was last
@@ -159,7 +178,7 @@ func findMount(all []mount, id uint64) *mount {
 // alone reports whether a mount is the only one of its file system; false if that
 // can't be told.
 func (v *view) alone(id uint64) bool {
-	all, err := mountsOf(v.pid)
+	all, err := v.mounts()
 	own := findMount(all, id)
 	if err != nil || own == nil {
 		return false
@@ -198,7 +217,7 @@ func (v *view) throughOtherMounts(path string) (paths []string, err error) {
 	case st.Mask&unix.STATX_MNT_ID == 0:
 		return nil, nil // before Linux 5.8
 	}
-	all, err := mountsOf(v.pid)
+	all, err := v.mounts()
 	if err != nil {
 		return nil, err
 	}

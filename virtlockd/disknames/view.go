@@ -63,6 +63,9 @@ func (v *view) openPath(path string, flags, resolve uint64) (fd int, err error) 
 // The walk is not one step for the kernel. If a directory is moved meanwhile, the walk may lead
 // elsewhere, as with any path that is looked up twice.
 func (v *view) walk(path string, follow bool) (fd int, err error) {
+	if len(path) >= unix.PathMax {
+		return -1, unix.ENAMETOOLONG
+	}
 	var names []string // of the directories that lead to fd; none of them is a link
 	fd, err = v.inRoot(nil)
 	for rest, links := components(path), 0; err == nil && len(rest) > 0; {
@@ -73,7 +76,7 @@ func (v *view) walk(path string, follow bool) (fd int, err error) {
 			here = "." // which fails if that is no directory
 		}
 		var next int
-		if next, err = unix.Openat(fd, here, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err != nil {
+		if next, err = openNext(fd, here, len(rest) > 0); err != nil {
 			break
 		}
 		if here == "." {
@@ -108,9 +111,23 @@ func (v *view) walk(path string, follow bool) (fd int, err error) {
 	return fd, nil
 }
 
+// openNext opens what a name in a directory stands for, which may be a link. If more of the path
+// follows, a directory at which something is mounted at its first use (autofs(5)) is used by that: the
+// kernel then mounts it, as it does in the middle of a path, but not for O_PATH alone (open(2)).
+func openNext(dir int, name string, more bool) (int, error) {
+	const flags = unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	if more {
+		if fd, err := unix.Openat(dir, name, flags|unix.O_DIRECTORY, 0); !errors.Is(err, unix.ENOTDIR) {
+			return fd, err
+		}
+	}
+	return unix.Openat(dir, name, flags, 0)
+}
+
 // inRoot opens a directory by names of which none is a link.
 func (v *view) inRoot(names []string) (int, error) {
-	return unix.Openat(v.root, "./"+strings.Join(names, "/"), unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	return unix.Openat(v.root, "./"+strings.Join(names, "/"),
+		unix.O_PATH|unix.O_NOFOLLOW|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 }
 
 // replace closes a descriptor when the next one is open, or could not be opened.
