@@ -26,6 +26,9 @@ const masterlessPause = time.Second
 type masterless struct {
 	names  map[string]bool
 	looked time.Time
+	// waiting are the requests that wait, by resource and in their order.
+	waiting map[string][]kernelCall
+	timed   bool // a callWaiting is on its way
 }
 
 // keptBack reports whether a request must not be made now. Then it is made later, or refused.
@@ -38,18 +41,49 @@ func (s *lockspace) keptBack(r *kernelCall) bool {
 	if changed || s.doubtful.Swap(false) || len(m.names) > 0 && time.Since(m.looked) >= masterlessPause {
 		s.lookForMasterless(m)
 	}
-	if !m.names[r.name] {
-		return false
-	}
-	if r.flags&dlm.NoQueue != 0 {
+	noQueue := r.flags&dlm.NoQueue != 0
+	switch listed := m.names[r.name]; {
+	case listed && noQueue:
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.refuseRequest(r)
-		return true
+	case listed || !noQueue && len(m.waiting[r.name]) > 0: // not before those that wait already
+		s.wait(m, r)
+	default:
+		return false
 	}
-	again := *r
-	time.AfterFunc(masterlessPause, func() { s.calls.Add(again) })
 	return true
+}
+
+// wait keeps a request until resources without a master are looked for again, unless it was canceled.
+func (s *lockspace) wait(m *masterless, r *kernelCall) {
+	s.mu.Lock()
+	over := s.closed || !r.lock.goesOn(r.seq)
+	s.mu.Unlock()
+	if over {
+		return
+	}
+	if m.waiting == nil {
+		m.waiting = make(map[string][]kernelCall)
+	}
+	m.waiting[r.name] = append(m.waiting[r.name], *r)
+	if !m.timed {
+		m.timed = true
+		time.AfterFunc(masterlessPause, func() { s.calls.Add(kernelCall{kind: callWaiting}) })
+	}
+}
+
+// serveWaiting makes the requests that wait, or keeps them again.
+func (s *lockspace) serveWaiting() {
+	m := &s.masterless
+	waiting := m.waiting
+	m.waiting, m.timed = nil, false
+	for _, calls := range waiting {
+		for i := range calls {
+			s.hold()
+			s.serve(&calls[i])
+		}
+	}
 }
 
 func (s *lockspace) refuseRequest(r *kernelCall) {

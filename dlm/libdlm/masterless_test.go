@@ -45,3 +45,41 @@ func TestRequestsForResourcesWithoutAMaster(t *testing.T) {
 		require.Equal(t, looks+1, d.door.looks.Load())
 	})
 }
+
+// A request that was given up while it waited is not kept: clients that ask again and again for a
+// resource without a master would otherwise leave more and more behind.
+func TestWaitingForAMasterEnds(t *testing.T) {
+	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
+		d.door.masterless.Store(&map[string]bool{"disk": true})
+		d.door.changed.Store(true)
+		for i := range dlm.Cookie(100) {
+			s.Lock(i+1, "disk", dlm.EX, 0)
+			synctest.Wait()
+			s.Cancel(i + 1)
+		}
+		time.Sleep(2 * masterlessPause)
+		looks := d.door.looks.Load()
+		time.Sleep(time.Minute)
+		require.Equal(t, looks, d.door.looks.Load(), "nothing waits any more")
+	})
+}
+
+// Requests for a resource are made in the order in which they came, also those that had to wait.
+func TestOrderAfterWaitingForAMaster(t *testing.T) {
+	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
+		d.door.masterless.Store(&map[string]bool{"disk": true})
+		d.door.changed.Store(true)
+		for i := range dlm.Cookie(20) {
+			s.Lock(i+1, "disk", dlm.EX, 0)
+		}
+		time.Sleep(masterlessPause * 5 / 2)
+		d.door.masterless.Store(&map[string]bool{})
+		d.door.changed.Store(true)
+		s.Lock(21, "disk", dlm.EX, 0)
+		for i := range dlm.Cookie(21) {
+			call := d.next("request")
+			require.Equal(t, i+1, call.cookie)
+			call.returns(dlm.LockID(call.cookie), nil)
+		}
+	})
+}

@@ -25,6 +25,7 @@ const (
 	callCancel
 	callScout    // see cancel.go
 	callScoutEnd // the unlock of a scout that was granted
+	callWaiting  // the requests that wait, see masterless.go
 	callForward  // a purge that is still in the queue of adoptions
 	callPurge
 )
@@ -95,6 +96,9 @@ func (s *lockspace) serve(r *kernelCall) {
 		return
 	case callPurge:
 		s.servePurge()
+		return
+	case callWaiting:
+		s.serveWaiting()
 		return
 	case callScout, callScoutEnd:
 		s.serveScout(r)
