@@ -274,6 +274,13 @@ func (w *Watcher) usable() int {
 // Usable returns how many of these descriptors are for clients; the rest are kept for the program.
 func Usable(descriptors int) int { return descriptors - min(reserve, descriptors/4) }
 
+// Reserved reports whether a descriptor that was just opened is one of those that are kept for the
+// program: the kernel assigns the lowest free number (open(2)). It is false where that can't be told.
+func Reserved(fd int) bool {
+	var lim unix.Rlimit
+	return unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) == nil && fd >= Usable(int(min(lim.Cur, 1<<30)))
+}
+
 // fits reports whether there is room. However high the bound for each user is, one user gets at
 // most half of all.
 func (w *Watcher) fits(fd int, user uint32, bounded bool) bool {

@@ -37,6 +37,9 @@ type Config struct {
 
 	MaxConnections int // of all users but root; 0: wire.DefaultMaxConnections
 	MaxPerUser     int // 0: wire.DefaultMaxPerUser
+	// Reserved reports whether a descriptor that was just opened is one of those that are kept for
+	// the rest of the program; nil: there are none.
+	Reserved func(fd int) bool
 }
 
 // LogLevel is what is logged, as a number of syslog(3). Its methods may be called
@@ -86,7 +89,7 @@ func New(cfg Config) *Door {
 	d.space = api.MakeSession("varlink", hex.EncodeToString(instance), "")
 	d.door = cfg.Core.Door(d.space, frontend.DoorConfig{Serial: true, Direct: true})
 	d.server = wire.New(wire.Config{Handler: handler{d}, Log: d.log,
-		MaxConnections: cfg.MaxConnections, MaxPerUser: cfg.MaxPerUser})
+		MaxConnections: cfg.MaxConnections, MaxPerUser: cfg.MaxPerUser, Reserved: cfg.Reserved})
 	d.shelf = shelf{keeper: cfg.Keeper, log: d.log, users: map[uint32]int{}}
 	d.door.Listen(d.event)
 	d.ending, d.end = context.WithCancel(context.Background())

@@ -1,6 +1,7 @@
 package varlink
 
 import (
+	"errors"
 	"os"
 	"sync"
 
@@ -35,11 +36,30 @@ func (p *pipe) open(c *call) (err error) {
 	if p.ours, p.theirs, err = os.Pipe(); err != nil {
 		return err
 	}
+	if p.door.crowds(p.theirs) {
+		_ = p.ours.Close()
+		_ = p.theirs.Close()
+		return errCrowded
+	}
 	c.conn.mu.Lock()
 	session := c.conn.name()
 	c.conn.mu.Unlock()
 	p.session, p.uid = c.door.door.OpenAs(session, c.conn.creds), c.conn.creds.UID
 	return nil
+}
+
+var errCrowded = errors.New("too many file descriptors of the service are in use; release locks, or raise " +
+	"LimitNOFILE= in the unit of the service and restart it")
+
+// crowds reports whether a pipe would take one of the descriptors that connections need: of those that
+// are for clients, locks get three quarters.
+func (d *Door) crowds(f *os.File) (yes bool) {
+	raw, err := f.SyscallConn()
+	if d.cfg.Reserved == nil || err != nil {
+		return false
+	}
+	_ = raw.Control(func(fd uintptr) { yes = d.cfg.Reserved(int(fd + fd/3)) })
+	return yes
 }
 
 // granted notes the lock that hangs on the pipe. It runs with the grant, on the

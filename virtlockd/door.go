@@ -26,7 +26,10 @@ type Config struct {
 	Start func(pid uint32) (uint64, error)
 	// MaxConnections is how many connections there may be; 0: DefaultMaxConnections.
 	MaxConnections int
-	Log            *slog.Logger
+	// Reserved reports whether a descriptor that was just opened is one of those that are kept for
+	// the rest of the program, so that the connection must be refused; nil: there are none.
+	Reserved func(fd int) bool
+	Log      *slog.Logger
 }
 
 // Settings may change while the door is open.
@@ -57,6 +60,7 @@ type Door struct {
 	// See Config.Start.
 	startOf  func(pid uint32) (uint64, error)
 	most     int // see Config.MaxConnections
+	reserved func(fd int) bool
 	settings atomic.Pointer[Settings]
 	guests   guests
 	// pidNamespace is that of this process, as /proc names it.
@@ -77,7 +81,7 @@ type Door struct {
 // New makes a door. Calls that need the service wait for Start, within their time.
 func New(c Config) *Door {
 	d := &Door{
-		log: c.Log, instance: c.Instance, ready: make(chan struct{}), closing: make(chan struct{}),
+		log: c.Log, instance: c.Instance, reserved: c.Reserved, ready: make(chan struct{}), closing: make(chan struct{}),
 		looks:        make(chan struct{}, mostLooks),
 		pidNamespace: pidNamespace("self"), messageTime: messageTime,
 		connections: map[int]*connection{}, guests: guests{start: map[uint32]guest{}},
@@ -133,6 +137,9 @@ func (d *Door) enter(l *loop, fd int) *connection {
 		go d.log.Warn("a connection of libvirt is refused, because it can't be found out who has made it", "err", err)
 	case who.Uid != 0:
 		go d.log.Warn("a connection of libvirt is refused, because only root may lock disks here", "uid", who.Uid)
+	case d.reserved != nil && d.reserved(fd):
+		go d.log.Error("a connection of libvirt is refused, because nearly all file descriptors of the service are in use; " +
+			"raise LimitNOFILE= in its unit and restart it")
 	default:
 		// The pid is 0 if it is in another pid namespace.
 		seen, _ := boottime.Now() // 0: not known

@@ -9,7 +9,8 @@ import (
 // connectionsOf returns how many connections the clients of one kind may have: most, but no more than
 // a quarter of the file descriptors that are not kept for the rest of the program. There are three
 // kinds: libvirt, root over Varlink, and all others over Varlink. So none of them can use up what the
-// others, the state file and the message bus need, however few descriptors there are.
+// others need, however few descriptors there are. What the state file and the message bus need is kept
+// from all of them together, and from locks, by the number of the descriptor (process.Reserved).
 func connectionsOf(most int) int {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {

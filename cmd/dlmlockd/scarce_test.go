@@ -159,41 +159,101 @@ func flood(t *testing.T, socket string, call []byte) (open []net.Conn) {
 		}
 		require.NotErrorIs(t, err, os.ErrDeadlineExceeded)
 	}
-	require.NotEmpty(t, open)
 	require.Less(t, len(open), most, "all are served")
 	return open
 }
 
+// scarceRig is a daemon with few descriptors and all doors.
+type scarceRig struct {
+	*testing.T
+	p                *running
+	bus              client
+	libvirt, varlink string
+}
+
+func newScarceRig(t *testing.T) *scarceRig {
+	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
+	r := &scarceRig{T: t, libvirt: filepath.Join(dir, "libvirt"), varlink: filepath.Join(dir, "varlink")}
+	r.p = launch(t, scarce(t, 64), bus.Address, filepath.Join(dir, "state"), nil, "--virtlockd="+r.libvirt,
+		"--varlink="+r.varlink)
+	r.p.awaitTold(t, "READY=1")
+	r.bus = newClient(bus.Dial(t))
+	require.NoError(t, r.bus.join("vms"))
+	return r
+}
+
+// work has the daemon need its state file, and descriptors for it.
+func (r *scarceRig) work() {
+	r.Helper()
+	for i := range 20 {
+		_, err := r.bus.acquire("vms", fmt.Sprint(i), "EX", "owner", "o")
+		require.NoError(r, err)
+		require.NoError(r, r.bus.release("vms", fmt.Sprint(i), "owner", "o"))
+	}
+	require.NotContains(r, r.p.log(), unix.EMFILE.Error())
+}
+
+// Locks that hang on descriptors and processes, and connections, together leave descriptors for the
+// state file and the bus, and the locks leave some for connections.
+func TestLocksLeaveDescriptors(t *testing.T) {
+	const most = 64
+	r := newScarceRig(t)
+	v := dialVarlink(t, r.varlink)
+	var files []*os.File
+	for i := range most {
+		v.send("Acquire", want(fmt.Sprint("file", i), "descriptor"), "")
+		var file *os.File
+		reply := v.receiveWithFile(&file)
+		if reply.Error != "" {
+			require.Equal(t, "org.example.DlmLock.LimitExceeded", reply.Error)
+			break
+		}
+		files = append(files, file)
+	}
+	t.Logf("%d locks of descriptors", len(files))
+	require.NotEmpty(t, files)
+	require.Less(t, len(files), most)
+	r.work()
+	open := flood(t, r.varlink, getInfo)
+	t.Logf("%d connections over Varlink", len(open))
+	require.NotEmpty(t, open)
+	r.work()
+	for i := range most {
+		child := sleeper(t)
+		if _, err := r.bus.acquire("vms", fmt.Sprint("process", i), "EX", "lifetime", "process", "pid",
+			uint32(child.Process.Pid)); err != nil {
+			require.Equal(t, "org.example.DlmLock.Error.LimitExceeded", errorName(err))
+			break
+		}
+	}
+	t.Logf("%d connections of libvirt", len(flood(t, r.libvirt, createLockspace)))
+	r.work()
+	for _, file := range files {
+		_, err := file.Write([]byte{0})
+		require.NoError(t, err, "nobody has taken it")
+		require.NoError(t, file.Close())
+	}
+}
+
+var getInfo = []byte(`{"method":"org.varlink.service.GetInfo"}` + "\x00")
+
 // However few descriptors there are, the clients of one door leave some for the others and for the
 // state file.
 func TestConnectionsLeaveDescriptors(t *testing.T) {
-	bus, dir := testbus.Start(t, testbus.Daemon), t.TempDir()
-	libvirt, varlink := filepath.Join(dir, "libvirt"), filepath.Join(dir, "varlink")
-	p := launch(t, scarce(t, 64), bus.Address, filepath.Join(dir, "state"), nil, "--virtlockd="+libvirt,
-		"--varlink="+varlink)
-	p.awaitTold(t, "READY=1")
-	c := newClient(bus.Dial(t))
-	require.NoError(t, c.join("vms"))
-	work := func() {
-		t.Helper()
-		for i := range 20 {
-			_, err := c.acquire("vms", fmt.Sprint(i), "EX", "owner", "o")
-			require.NoError(t, err)
-			require.NoError(t, c.release("vms", fmt.Sprint(i), "owner", "o"))
-		}
-		require.NotContains(t, p.log(), unix.EMFILE.Error())
-	}
-	guests := flood(t, libvirt, createLockspace)
+	r := newScarceRig(t)
+	guests := flood(t, r.libvirt, createLockspace)
 	t.Logf("%d connections of libvirt", len(guests))
-	work()
-	open := flood(t, varlink, []byte(`{"method":"org.varlink.service.GetInfo"}`+"\x00"))
+	require.NotEmpty(t, guests)
+	r.work()
+	open := flood(t, r.varlink, getInfo)
 	t.Logf("%d connections over Varlink", len(open))
-	work()
+	require.NotEmpty(t, open)
+	r.work()
 	for _, conn := range guests {
 		_ = conn.Close()
 	}
 	require.Eventually(t, func() bool {
-		conn, err := net.Dial("unix", libvirt)
+		conn, err := net.Dial("unix", r.libvirt)
 		require.NoError(t, err)
 		defer conn.Close()
 		_, _ = conn.Write(createLockspace)

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/dlmlock/dlmlockd/process"
 	"github.com/dlmlock/dlmlockd/varlink"
 	"github.com/dlmlock/dlmlockd/varlink/wire"
 )
@@ -98,7 +99,7 @@ func (d *daemon) buildVarlink() {
 	c := varlink.Config{
 		Core: d.core, Log: d.log, LogLevel: d.control, Reload: d.askReload, StateFile: d.file.Path(),
 		Version: thisBuild().Version, Commit: thisBuild().Commit, BuildDate: thisBuild().Date, OnStep: onStep,
-		MaxConnections: connectionsOf(wire.DefaultMaxConnections),
+		MaxConnections: connectionsOf(wire.DefaultMaxConnections), Reserved: process.Reserved,
 	}
 	if d.store != nil {
 		c.Keeper = d.store

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dlmlock/dlmlockd/config"
+	"github.com/dlmlock/dlmlockd/process"
 	"github.com/dlmlock/dlmlockd/virtlockd"
 )
 
@@ -30,7 +31,7 @@ func (d *daemon) openVirtlockd(inherited []net.Listener) error {
 	}
 	d.libvirt = virtlockd.New(virtlockd.Config{
 		Settings: virtlockdSettings(d.opts.Config), Instance: d.file.Header().Instance, Start: d.watcher.Start,
-		MaxConnections: connectionsOf(virtlockd.DefaultMaxConnections), Log: d.log,
+		MaxConnections: connectionsOf(virtlockd.DefaultMaxConnections), Reserved: process.Reserved, Log: d.log,
 	})
 	for _, l := range listeners {
 		d.log.Info("libvirt's lock driver is served", "path", l.Addr().String())

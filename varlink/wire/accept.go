@@ -122,7 +122,11 @@ func (s *Server) acceptAll(listener int, a *arrivals) error {
 func (s *Server) arrived(fd int, a *arrivals) {
 	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	var u *user
-	if err == nil {
+	switch {
+	case err != nil:
+	case s.cfg.Reserved != nil && s.cfg.Reserved(fd):
+		err = errReserved
+	default:
 		u, err = s.enter(cred.Uid, false)
 	}
 	if err != nil {

@@ -56,6 +56,9 @@ type Config struct {
 	Log            *slog.Logger // nil: nothing is logged
 	MaxConnections int          // 0: DefaultMaxConnections
 	MaxPerUser     int          // 0: DefaultMaxPerUser
+	// Reserved reports whether a descriptor that was just opened is one of those that are kept for
+	// the rest of the program, so that the connection must be refused; nil: there are none.
+	Reserved func(fd int) bool
 }
 
 // Server accepts connections and has their calls served.
@@ -167,7 +170,11 @@ type refusal struct {
 
 func (r refusal) Error() string { return fmt.Sprintf(r.format, r.uid, r.limit) }
 
-var errEnding = errors.New("the service is about to end")
+var (
+	errEnding   = errors.New("the service is about to end")
+	errReserved = errors.New("nearly all file descriptors of the service are in use; raise LimitNOFILE= in its unit and " +
+		"restart it")
+)
 
 // enter counts a connection of a user in, if there is room; leave counts it out again. A restored
 // connection is not a new one.
