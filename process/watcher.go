@@ -268,17 +268,27 @@ func (w *Watcher) usable() int {
 	if w.limit == 0 {
 		return math.MaxInt
 	}
-	return Usable(w.limit)
+	return usable(w.limit)
 }
 
-// Usable returns how many of these descriptors are for clients; the rest are kept for the program.
-func Usable(descriptors int) int { return descriptors - min(reserve, descriptors/4) }
+// usable returns how many of these descriptors are for clients; the rest are kept for the program.
+func usable(descriptors int) int { return descriptors - min(reserve, descriptors/4) }
+
+// Usable returns how many descriptors of this program are for clients by its limit of now; ok is false
+// where that can't be read.
+func Usable() (descriptors int, ok bool) {
+	var lim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
+		return 0, false
+	}
+	return usable(int(min(lim.Cur, 1<<30))), true
+}
 
 // Reserved reports whether a descriptor that was just opened is one of those that are kept for the
 // program: the kernel assigns the lowest free number (open(2)). It is false where that can't be told.
 func Reserved(fd int) bool {
-	var lim unix.Rlimit
-	return unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) == nil && fd >= Usable(int(min(lim.Cur, 1<<30)))
+	n, ok := Usable()
+	return ok && fd >= n
 }
 
 // fits reports whether there is room. However high the bound for each user is, one user gets at

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"golang.org/x/sys/unix"
-
 	"github.com/dlmlock/dlmlockd/process"
 )
 
@@ -12,9 +10,9 @@ import (
 // others need, however few descriptors there are. What the state file and the message bus need is kept
 // from all of them together, and from locks, by the number of the descriptor (process.Reserved).
 func connectionsOf(most int) int {
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+	usable, ok := process.Usable()
+	if !ok {
 		return most
 	}
-	return max(1, min(most, process.Usable(int(min(limit.Cur, 1<<30)))/4))
+	return max(1, min(most, usable/4))
 }
