@@ -34,6 +34,16 @@ type door struct {
 
 func (d *door) Stopped() bool { return d.shut.Load() }
 
+// recovers ends a recovery that has left these resources without a master.
+func (d *door) recovers(masterless ...string) {
+	names := make(map[string]bool)
+	for _, name := range masterless {
+		names[name] = true
+	}
+	d.masterless.Store(&names)
+	d.changed.Store(true)
+}
+
 func (d *door) Changed() bool { return d.changed.Swap(false) }
 
 func (d *door) Masterless() (map[string]bool, error) {

@@ -13,8 +13,7 @@ import (
 // A request for a resource that a recovery has left without a master waits, and no other.
 func TestRequestsForResourcesWithoutAMaster(t *testing.T) {
 	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
-		d.door.masterless.Store(&map[string]bool{"disk": true})
-		d.door.changed.Store(true)
+		d.door.recovers("disk")
 		s.Lock(1, "disk", dlm.EX, 0)
 		s.Lock(2, "disk", dlm.EX, 0)
 		s.Lock(4, "disk", dlm.EX, dlm.NoQueue)
@@ -50,8 +49,7 @@ func TestRequestsForResourcesWithoutAMaster(t *testing.T) {
 // resource without a master would otherwise leave more and more behind.
 func TestWaitingForAMasterEnds(t *testing.T) {
 	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
-		d.door.masterless.Store(&map[string]bool{"disk": true})
-		d.door.changed.Store(true)
+		d.door.recovers("disk")
 		for i := range dlm.Cookie(100) {
 			s.Lock(i+1, "disk", dlm.EX, 0)
 			synctest.Wait()
@@ -67,14 +65,12 @@ func TestWaitingForAMasterEnds(t *testing.T) {
 // Requests for a resource are made in the order in which they came, also those that had to wait.
 func TestOrderAfterWaitingForAMaster(t *testing.T) {
 	story(t, func(t *testing.T, s *lockspace, d *script, ev *events) {
-		d.door.masterless.Store(&map[string]bool{"disk": true})
-		d.door.changed.Store(true)
+		d.door.recovers("disk")
 		for i := range dlm.Cookie(20) {
 			s.Lock(i+1, "disk", dlm.EX, 0)
 		}
 		time.Sleep(masterlessPause * 5 / 2)
-		d.door.masterless.Store(&map[string]bool{})
-		d.door.changed.Store(true)
+		d.door.recovers()
 		s.Lock(21, "disk", dlm.EX, 0)
 		for i := range dlm.Cookie(21) {
 			call := d.next("request")
