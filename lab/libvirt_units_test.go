@@ -105,8 +105,7 @@ func (r libvirtUnits) confinement(name string) string {
 
 // hostDenials is denials without what Debian 13's profile of a guest denies QEMU with any lock
 // manager, and QEMU does without.
-const hostDenials = `dmesg | grep 'apparmor="DENIED"' |
-	grep -v 'profile="libvirt-.*name="/proc/sys/vm/max_map_count"' || true`
+const hostDenials = "(" + denials + `) | grep -v 'profile="libvirt-.*name="/proc/sys/vm/max_map_count"' || true`
 
 // TestLibvirtUnits has Debian's libvirt with its units, systemd as process 1 and
 // AppArmor that enforces Debian's profiles: a host whose guests run under virtlockd
