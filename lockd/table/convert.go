@@ -245,8 +245,8 @@ func (o *convertOp) converted(ev dlm.Event) {
 // the lock goes back to. If the block was gone or not valid, others may have been given more than
 // is known here, so it gets the new token.
 func (o *convertOp) blockBefore(ev dlm.Event) uint64 {
-	h, ok := api.DecodeHolder(ev.Value)
-	if !ok || !ev.HasValue || ev.ValueInvalid || h.Token >= maxToken {
+	h, ok := holderIn(ev)
+	if !ok || ev.ValueInvalid {
 		return o.l.token
 	}
 	return max(h.Token, o.token)

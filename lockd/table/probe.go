@@ -102,8 +102,8 @@ func (l *lock) probeEvent(ev dlm.Event) {
 // publishedBy is what the holder of an orphan in mode m has published; ok is false where
 // the value block tells of another lock.
 func (t *Table) publishedBy(m dlm.Mode, ev dlm.Event) (h api.Holder, ok bool) {
-	h, ok = api.DecodeHolder(ev.Value)
-	if ok && ev.HasValue && !ev.ValueInvalid && h.Node == t.conf.Node.ID && h.Mode == m && h.Token < maxToken {
+	h, ok = holderIn(ev)
+	if ok && !ev.ValueInvalid && h.Node == t.conf.Node.ID && h.Mode == m {
 		return h, true
 	}
 	return api.Holder{}, false

@@ -9,6 +9,13 @@ import (
 // more is damaged, and must not use up the numbers.
 const maxToken = 1 << 63
 
+// holderIn returns what the value block that came with an event says; ok is false if none came, or
+// if it is damaged.
+func holderIn(ev dlm.Event) (h api.Holder, ok bool) {
+	h, ok = api.DecodeHolder(ev.Value)
+	return h, ok && ev.HasValue && h.Token < maxToken
+}
+
 // token returns the fencing token of a grant in mode, whose event is ev.
 //
 // A grant in PW or EX gets a number larger than every earlier one of that
@@ -25,7 +32,7 @@ func (c *tokenClock) token(sp *lockspace, mode dlm.Mode, ev dlm.Event) uint64 {
 		return 0
 	}
 	var current uint64
-	if h, ok := api.DecodeHolder(ev.Value); ok && ev.HasValue && h.Token < maxToken {
+	if h, ok := holderIn(ev); ok {
 		current = h.Token
 		if h.Token > sp.highToken { // not one of this instance
 			sp.highToken = h.Token
