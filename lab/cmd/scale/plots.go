@@ -121,7 +121,7 @@ func recovery(d, wide data) chart.Chart {
 	for _, nodes := range sizes {
 		for _, locks := range []float64{1, min(3, nodes)} {
 			c.Lines = append(c.Lines, chart.Line{Name: fmt.Sprintf("%.0f nodes\n%s on each", nodes, counted[locks]),
-				Dashed: locks > 1, Points: d.points("resources", "milliseconds", 1,
+				Dashed: locks > 1, Paired: locks > 1, Points: d.points("resources", "milliseconds", 1,
 					map[string]float64{"nodes": nodes, "locks on each": locks})})
 		}
 	}
@@ -130,7 +130,7 @@ func recovery(d, wide data) chart.Chart {
 
 func traffic(d data) chart.Chart {
 	c := chart.Chart{Title: "What all nodes send when one has left, with 1,000,000 resources",
-		Source: "computed; the kernels of 2 to 8 nodes counted the same",
+		Source: "computed; the kernels of 2 to 12 nodes counted the same",
 		X:      clusterAxis,
 		Y:      chart.Axis{Label: "megabytes", Log: true, Ticks: []float64{0.01, 0.1, 1, 10, 100, 1000}}}
 	for _, l := range []struct {

@@ -33,6 +33,8 @@ type Axis struct {
 type Line struct {
 	Name   string
 	Dashed bool
+	// Paired gives the line the colour of the line before it.
+	Paired bool
 	// Bare leaves out the marks of the points, for a line that was computed.
 	Bare   bool
 	Points []Point
@@ -71,9 +73,14 @@ func (c Chart) SVG() string {
 	text(&b, left, 22, "start", "", `font-weight="600"`, c.Title)
 	text(&b, left, 40, "start", "small", "", c.Source)
 	c.axes(&b)
+	next := 0
 	for i, l := range c.Lines {
-		c.line(&b, l, colours[i%len(colours)])
-		c.legend(&b, i, l, colours[i%len(colours)])
+		if !l.Paired {
+			next++
+		}
+		colour := colours[(next+len(colours)-1)%len(colours)]
+		c.line(&b, l, colour)
+		c.legend(&b, i, l, colour)
 	}
 	b.WriteString("</svg>\n")
 	return b.String()
@@ -138,7 +145,7 @@ func (c Chart) line(b *strings.Builder, l Line, colour string) {
 }
 
 func (c Chart) legend(b *strings.Builder, i int, l Line, colour string) {
-	x, y := width-right+14, top+10+i*34
+	x, y := width-right+14, top+10+i*min(34, (height-top-10)/len(c.Lines))
 	fmt.Fprintf(b, "  <path class=\"line\" stroke=\"%s\"%s d=\"M%d %d h24\"/>\n", colour, dashes(l), x, y)
 	first, second, _ := strings.Cut(l.Name, "\n")
 	text(b, float64(x+30), float64(y+4), "start", "", "", first)

@@ -4,6 +4,8 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -49,6 +51,27 @@ func TestOutside(t *testing.T) {
 	require.Empty(t, c.Outside())
 	c.Lines[1].Points = []Point{{65, 10}, {1, 0}, {2, 10}}
 	require.Equal(t, []Point{{65, 10}, {1, 0}}, c.Outside(), "0 has no place on a logarithmic axis")
+}
+
+func TestPairedLinesShareAColour(t *testing.T) {
+	c := example()
+	c.Lines[1].Paired = true
+	c.Lines = append(c.Lines, Line{Name: "three", Bare: true, Points: []Point{{0, 1}}})
+	s := c.SVG()
+	require.Equal(t, 4, strings.Count(s, `stroke="`+colours[0]), "two lines and their legends")
+	require.Equal(t, 2, strings.Count(s, `stroke="`+colours[1]))
+}
+
+func TestLegendFits(t *testing.T) {
+	c := example()
+	for range 10 {
+		c.Lines = append(c.Lines, Line{Name: "more\nlines", Bare: true, Points: []Point{{0, 1}}})
+	}
+	for _, m := range regexp.MustCompile(` y="([0-9.]+)"`).FindAllStringSubmatch(c.SVG(), -1) {
+		y, err := strconv.ParseFloat(m[1], 64)
+		require.NoError(t, err)
+		require.LessOrEqual(t, y, float64(height-5))
+	}
 }
 
 func TestNumber(t *testing.T) {
