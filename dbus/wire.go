@@ -16,10 +16,12 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 )
 
-// wire is the byte stream to the bus. godbus sees it as a plain stream and so
-// never negotiates file descriptors: the bus lets no message with one through,
-// and no caller can fill our descriptor table. (godbus never closes a
-// descriptor that a message carries without naming it in its body.)
+// wire is the byte stream to the bus. godbus sees it as a plain stream, and gets
+// no file descriptor: read(2) has no place for those that come with the bytes, so
+// the kernel drops them (unix(7), SCM_RIGHTS), and no caller can fill our
+// descriptor table. All the same, wire tells the bus that this connection takes
+// descriptors. dbus-broker 34 and newer answers GetConnectionCredentials with one
+// (ProcessFD), and disconnects whoever asks without having said so.
 //
 // It reads message by message. Method calls it gives to onCall, in the order of
 // arrival; godbus, which would run each in a goroutine of its own, never sees
@@ -114,12 +116,7 @@ func (w *wire) Read(p []byte) (int, error) {
 // read of it; frame stays empty if that is nothing. An error ends the connection.
 func (w *wire) next() error {
 	if !w.binary {
-		line, err := w.in.ReadSlice('\n')
-		w.frame = line
-		// We negotiate nothing after OK (D-Bus specification, "Authentication
-		// Protocol"), so it is the bus's last line.
-		w.binary = bytes.HasPrefix(line, []byte("OK "))
-		return err
+		return w.nextLine()
 	}
 	head, err := w.in.Peek(headerSize)
 	if err != nil {
@@ -152,6 +149,20 @@ func (w *wire) next() error {
 	}
 	w.frame = frame
 	return nil
+}
+
+// nextLine reads a line of the authentication (D-Bus specification, "Authentication Protocol").
+// OK is the last one for godbus. Descriptors are negotiated before godbus sees it, and a bus that
+// has none (ERROR) will do as well.
+func (w *wire) nextLine() (err error) {
+	line, err := w.in.ReadBytes('\n')
+	if w.binary = bytes.HasPrefix(line, []byte("OK ")); w.binary && err == nil {
+		if _, err = w.conn.Write([]byte("NEGOTIATE_UNIX_FD\r\n")); err == nil {
+			_, err = w.in.ReadSlice('\n')
+		}
+	}
+	w.frame = line
+	return err
 }
 
 // readFrame reads n bytes into the buffer that all messages share, so they are good until
