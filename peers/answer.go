@@ -101,7 +101,7 @@ func pageOf(page api.Page, err error) *reply {
 		return refusal(err)
 	}
 	r := &reply{Next: uint64(page.Next)}
-	r.Locks, _ = fit(page.Locks, maxAnswer)
+	r.Locks = fit(page.Locks, maxAnswer)
 	// The locks that did not fit begin the next page: After is the last one that the other side
 	// has. Otherwise they would be skipped.
 	if n := len(r.Locks); n < len(page.Locks) && n > 0 {

@@ -12,14 +12,15 @@ import (
 // List implements api.Peers. The refs in the page are those of the other node: they name a lock
 // only together with the node.
 func (p *Peers) List(node uint32, f api.Filter, done func(api.Page, error)) {
-	p.ask(node, question{List: filterOf(&f)}, func(r *reply, err error) {
+	q := question{List: filterOf(&f)}
+	p.ask(node, q, func(r *reply, err error) {
 		if err != nil {
 			done(api.Page{}, err)
 			return
 		}
 		locks, err := infos(r.Locks)
 		if err != nil {
-			done(api.Page{}, p.unavailable(node, "its answer can't be read"))
+			done(api.Page{}, unavailable(q.op(), node, unreadable))
 			return
 		}
 		done(api.Page{Locks: locks, Next: api.Ref(r.Next), Looked: len(locks)}, nil)
@@ -31,12 +32,12 @@ func (p *Peers) Inspect(node uint32, lockspace, resource string, done func(api.I
 	q := question{Inspect: &inspectBody{[]byte(lockspace), []byte(resource)}}
 	p.ask(node, q, func(r *reply, err error) {
 		if err == nil && r.Inspect == nil {
-			err = p.unavailable(node, "its answer can't be read")
+			err = unavailable(q.op(), node, unreadable)
 		}
 		var in api.Inspection
 		if err == nil {
 			if in, err = r.Inspect.inspection(lockspace, resource); err != nil {
-				err = p.unavailable(node, "its answer can't be read")
+				err = unavailable(q.op(), node, unreadable)
 			}
 		}
 		done(in, err)

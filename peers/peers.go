@@ -68,6 +68,7 @@ type Peers struct {
 // membership and the end of the link may all end it: whoever takes it out of Peers.open, under
 // mu, calls done.
 type open struct {
+	op    string              // of question
 	to    Member              // whose answer counts; one of another member is dropped
 	done  func(*reply, error) // called once, without Peers.mu
 	timer *time.Timer         // of patience
@@ -172,7 +173,7 @@ func (p *Peers) membership(ev Event) {
 	gone := p.takeOpen(func(o *open) bool { return !slices.Contains(ev.Members, o.to) })
 	p.mu.Unlock()
 	for _, o := range gone {
-		o.done(nil, p.unavailable(o.to.Node, "it has left the cluster, or its service has ended, before it answered"))
+		o.done(nil, unavailable(o.op, o.to.Node, "it has left the cluster, or its service has ended, before it answered"))
 	}
 	if joined {
 		p.cfg.Log.Info("the services of the other nodes can be asked", "members", len(ev.Members))
@@ -195,7 +196,7 @@ func (p *Peers) left(err error) {
 	gone := p.takeOpen(func(*open) bool { return true })
 	p.mu.Unlock()
 	for _, o := range gone {
-		o.done(nil, p.unavailable(o.to.Node, err.Error()))
+		o.done(nil, unavailable(o.op, o.to.Node, err.Error()))
 	}
 	if was || told != err.Error() {
 		p.cfg.Log.Info("the services of other nodes can't be asked", "err", err)
@@ -216,8 +217,8 @@ func (p *Peers) takeOpen(which func(*open) bool) (taken []*open) {
 
 // unavailable is the error of a question to a node that can't be asked. It never means that the node
 // holds no lock.
-func (p *Peers) unavailable(node uint32, why string) error {
-	return &api.Error{Op: "list", Kind: api.ClusterUnavailable, Mode: dlm.None,
+func unavailable(op string, node uint32, why string) error {
+	return &api.Error{Op: op, Kind: api.ClusterUnavailable, Mode: dlm.None,
 		Text: fmt.Sprintf("node %d can't be asked: %s", node, why)}
 }
 
@@ -283,11 +284,11 @@ func (p *Peers) answered(from Member, id uint64, body []byte) {
 	p.mu.Unlock()
 	var r reply
 	if err := json.Unmarshal(body, &r); err != nil {
-		o.done(nil, p.unavailable(from.Node, "its answer can't be read"))
+		o.done(nil, unavailable(o.op, from.Node, unreadable))
 		return
 	}
 	if e := r.Error; e != nil {
-		o.done(nil, &api.Error{Op: "list", Kind: kindOf(e.Kind), Mode: dlm.None,
+		o.done(nil, &api.Error{Op: o.op, Kind: kindOf(e.Kind), Mode: dlm.None,
 			Text: fmt.Sprintf("node %d: %s", from.Node, e.Text)})
 		return
 	}
@@ -313,7 +314,7 @@ func kindOf(s string) api.Kind {
 func (p *Peers) ask(node uint32, q question, done func(*reply, error)) {
 	body, err := json.Marshal(q)
 	if err != nil {
-		done(nil, p.unavailable(node, err.Error()))
+		done(nil, unavailable(q.op(), node, err.Error()))
 		return
 	}
 	p.mu.Lock()
@@ -321,11 +322,11 @@ func (p *Peers) ask(node uint32, q question, done func(*reply, error)) {
 	var refusal error
 	switch {
 	case p.why != "":
-		refusal = p.unavailable(node, p.why)
+		refusal = unavailable(q.op(), node, p.why)
 	case i < 0:
-		refusal = p.unavailable(node, noService)
+		refusal = unavailable(q.op(), node, noService)
 	case len(p.open) >= maxOpen:
-		refusal = &api.Error{Op: "list", Kind: api.LimitExceeded, Mode: dlm.None, Hint: api.HintWait,
+		refusal = &api.Error{Op: q.op(), Kind: api.LimitExceeded, Mode: dlm.None, Hint: api.HintWait,
 			Text: fmt.Sprintf("%d questions to other nodes are open", maxOpen)}
 	}
 	if refusal != nil {
@@ -334,7 +335,7 @@ func (p *Peers) ask(node uint32, q question, done func(*reply, error)) {
 		return
 	}
 	p.lastID++
-	id, o := p.lastID, &open{to: p.members[i], done: done}
+	id, o := p.lastID, &open{op: q.op(), to: p.members[i], done: done}
 	p.open[id] = o
 	o.timer = time.AfterFunc(patience, func() { p.giveUp(id, fmt.Sprintf("it does not answer within %v", patience)) })
 	p.mu.Unlock()
@@ -344,7 +345,11 @@ func (p *Peers) ask(node uint32, q question, done func(*reply, error)) {
 	}
 }
 
-const noService = "no service there takes part: it does not run, is older than this one, or has all-nodes = false"
+// Reasons why a node can't be asked.
+const (
+	noService  = "no service there takes part: it does not run, is older than this one, or has all-nodes = false"
+	unreadable = "its answer can't be read"
+)
 
 // giveUp ends a question, unless something else has ended it.
 func (p *Peers) giveUp(id uint64, why string) {
@@ -353,7 +358,7 @@ func (p *Peers) giveUp(id uint64, why string) {
 	delete(p.open, id)
 	p.mu.Unlock()
 	if o != nil {
-		o.done(nil, p.unavailable(o.to.Node, why))
+		o.done(nil, unavailable(o.op, o.to.Node, why))
 	}
 }
 

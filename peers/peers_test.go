@@ -218,14 +218,8 @@ func TestInspectionOfAnotherNode(t *testing.T) {
 			Waits: []api.Wait{{Waiter: api.Party{Node: 1, LockID: 3, Mode: dlm.PR, Who: "b"},
 				For: api.Party{Node: 2, LockID: 1, Mode: dlm.EX, Who: "a"}}}}
 		r.nodes[1].inspect = func() (api.Inspection, error) { return in, nil }
-		var got api.Inspection
-		inspect := func() (err error) {
-			done := make(chan struct{})
-			r.nodes[0].Peers.Inspect(2, "vms", "a\xff", func(i api.Inspection, e error) { got, err = i, e; close(done) })
-			<-done
-			return err
-		}
-		require.NoError(t, inspect())
+		got, err := r.nodes[0].inspectOn(2)
+		require.NoError(t, err)
 		require.Equal(t, in, got)
 
 		// One that is too large for a message is cut, and says so.
@@ -234,9 +228,35 @@ func TestInspectionOfAnotherNode(t *testing.T) {
 			in.Locks = append(in.Locks, in.Locks[0])
 			in.Locks[0].Label = strings.Repeat("x", 200)
 		}
-		require.NoError(t, inspect())
+		got, err = r.nodes[0].inspectOn(2)
+		require.NoError(t, err)
 		require.Len(t, got.Queues.Waiting, maxQueue)
 		require.Contains(t, got.Missing[1], "do not fit")
+	})
+}
+
+// However a question fails, its error names what was called: inspecting is not listing.
+func TestErrorsNameTheQuestion(t *testing.T) {
+	inBubble(t, 2, func(t *testing.T, r *rig) {
+		r.nodes[1].inspect = func() (api.Inspection, error) {
+			return api.Inspection{}, &api.Error{Op: "inspect", Kind: api.NoSuchLockspace, Text: "not joined"}
+		}
+		_, err := r.nodes[0].inspectOn(2)
+		require.EqualError(t, err, "inspect: node 2: not joined")
+		_, err = r.nodes[0].list(2, api.Filter{Lockspace: "unknown"})
+		require.EqualError(t, err, "list: node 2: not joined")
+
+		_, err = r.nodes[0].inspectOn(3)
+		require.EqualError(t, err, "inspect: node 3 can't be asked: "+noService)
+		_, err = r.nodes[0].list(3, api.Filter{})
+		require.EqualError(t, err, "list: node 3 can't be asked: "+noService)
+
+		r.group.lose(func(_, to Member, _ []byte) bool { return to.Node == 2 })
+		_, err = r.nodes[0].inspectOn(2)
+		require.EqualError(t, err, "inspect: node 2 can't be asked: it does not answer within 3s")
+		time.AfterFunc(time.Second, func() { r.group.end(1) })
+		_, err = r.nodes[0].inspectOn(2)
+		require.EqualError(t, err, "inspect: node 2 can't be asked: the link has ended")
 	})
 }
 

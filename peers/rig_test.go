@@ -212,6 +212,14 @@ func (n *node) list(node uint32, f api.Filter) (page api.Page, err error) {
 	return page, err
 }
 
+// inspectOn inspects a resource on another node, and waits.
+func (n *node) inspectOn(node uint32) (in api.Inspection, err error) {
+	done := make(chan struct{})
+	n.Peers.Inspect(node, "vms", "a\xff", func(i api.Inspection, e error) { in, err = i, e; close(done) })
+	<-done
+	return in, err
+}
+
 func (n *node) views() (views []api.NodeView) {
 	done := make(chan struct{})
 	n.Peers.Nodes(func(v []api.NodeView, _ error) { views = v; close(done) })

@@ -24,6 +24,14 @@ type question struct {
 	Inspect *inspectBody `json:"inspect,omitempty"`
 }
 
+// op names the question in errors, as the service names that call about this node.
+func (q *question) op() string {
+	if q.Inspect != nil {
+		return "inspect"
+	}
+	return "list"
+}
+
 type inspectBody struct {
 	Lockspace []byte `json:"lockspace"`
 	Resource  []byte `json:"resource"`
@@ -203,7 +211,8 @@ func (b *lockBody) info() api.LockInfo {
 }
 
 // fit writes as many locks as room bytes hold, but one at least.
-func fit(locks []api.LockInfo, room int) (rows []json.RawMessage, used int) {
+func fit(locks []api.LockInfo, room int) (rows []json.RawMessage) {
+	used := 0
 	for i := range locks {
 		row, err := json.Marshal(lockOf(&locks[i]))
 		if err != nil || used+len(row) > room && i > 0 {
@@ -211,7 +220,7 @@ func fit(locks []api.LockInfo, room int) (rows []json.RawMessage, used int) {
 		}
 		rows, used = append(rows, row), used+len(row)+1
 	}
-	return rows, used
+	return rows
 }
 
 func infos(rows []json.RawMessage) ([]api.LockInfo, error) {
@@ -270,7 +279,7 @@ func inspectionOf(in *api.Inspection) *inspectionBody {
 	for i := range in.Waits {
 		b.Waits = append(b.Waits, waitBody{partyOf(&in.Waits[i].Waiter), partyOf(&in.Waits[i].For)})
 	}
-	b.Locks, _ = fit(in.Locks, 8<<10)
+	b.Locks = fit(in.Locks, 8<<10)
 	if left += len(in.Locks) - len(b.Locks); left > 0 {
 		// A new array, because the present one belongs to the Inspection.
 		b.Missing = append(b.Missing[:len(b.Missing):len(b.Missing)],
