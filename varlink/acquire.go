@@ -33,6 +33,7 @@ type acquire struct {
 	mu    sync.Mutex
 	ref   api.Ref       // of the Request, while it waits
 	why   error         // how a wait ends that was ended here; the first reason counts
+	timer *time.Timer   // of limit; nil: there is none, or it does not run yet
 	ended chan struct{} // closed when a wait that queues has ended; nil if it does not queue
 	held  api.Ref       // the lock that a call that goes on is about
 }
@@ -144,14 +145,13 @@ func (a *acquire) started(c *call, r frontend.RequestInfo, err error) {
 	a.mu.Lock()
 	a.ref = r.Ref
 	why := a.why
+	if why == nil && a.limit > 0 {
+		a.timer = time.AfterFunc(a.limit, func() { a.withdraw(c, a.timeout()) })
+	}
 	a.mu.Unlock()
 	if why != nil {
 		a.withdraw(c, why) // the client, or the service, has gone meanwhile
 		return
-	}
-	if a.limit > 0 {
-		timer := time.AfterFunc(a.limit, func() { a.withdraw(c, a.timeout()) })
-		go func() { <-a.ended; timer.Stop() }()
 	}
 	if isTrue(a.Progress) {
 		go a.report(c, r.Number)
@@ -185,6 +185,9 @@ func (a *acquire) reason(err error) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	close(a.ended)
+	if a.timer != nil {
+		a.timer.Stop() // otherwise it would keep the call in memory, for up to maxWaitUSec
+	}
 	if a.why == nil || !errors.Is(err, api.Canceled) {
 		return err
 	}
