@@ -1,6 +1,7 @@
 package process
 
 import (
+	"errors"
 	"os"
 	"strings"
 	"testing"
@@ -92,7 +93,7 @@ func TestFailureIsNotTheEnd(t *testing.T) {
 				var pe *Error
 				require.ErrorAs(t, err, &pe)
 				require.Equal(t, pid, pe.PID)
-				require.False(t, Certain(err), err)
+				require.False(t, certain(err), err)
 				start, err := Start(pid)
 				require.NoError(t, err)
 				news, tell := listener()
@@ -119,7 +120,7 @@ func TestEndIsSaid(t *testing.T) {
 	f.fail["pidfd_open"] = unix.ESRCH
 	_, err = w.Hold(uint32(os.Getpid()), 0)
 	require.ErrorIs(t, err, ErrGone)
-	require.True(t, Certain(err))
+	require.True(t, certain(err))
 }
 
 // A process that ends while its files are read has ended; one that a /proc
@@ -289,4 +290,15 @@ func TestDescriptorsRunOut(t *testing.T) {
 	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &old)) // prlimit(1)
 	w.Watch(ID{cmds[39], start}, 0, tell)
 	require.Equal(t, Alive, next(t, news).state)
+}
+
+// certain reports whether an error of this package is an answer about the process, and not a
+// failure to find one.
+func certain(err error) bool {
+	for _, e := range []error{ErrGone, ErrThread, ErrKernelThread, ErrElsewhere} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }

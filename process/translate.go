@@ -113,14 +113,3 @@ func (w *Watcher) look(pid uint32) (Info, error) {
 	}
 	return info, err
 }
-
-// Certain reports whether an error of this package is an answer about the process, and not a
-// failure to find one.
-func Certain(err error) bool {
-	for _, e := range []error{ErrGone, ErrThread, ErrKernelThread, ErrElsewhere} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
-}

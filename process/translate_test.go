@@ -109,7 +109,7 @@ func TestTranslateFails(t *testing.T) {
 		f.fail[call] = unix.EMFILE
 		_, err = w.Translate(shell, 2, 0)
 		require.Error(t, err)
-		require.False(t, Certain(err), "%s: %v", call, err)
+		require.False(t, certain(err), "%s: %v", call, err)
 		require.NoError(t, w.Close())
 	}
 }

@@ -86,13 +86,11 @@ func (o *adoptOp) start() {
 		e = o.checkOwner(o.lockspace, o.opts.Owner, o.opts.HasOwner, o.opts.Label)
 	}
 	if e == nil {
-		e = o.lookForOrphans(o.lockspace)
+		o.sp, e = o.lookForOrphans(o.lockspace)
 	}
 	if e != nil {
 		o.refuse(e)
-		return
 	}
-	o.sp = o.t.spaces.byName[o.lockspace]
 }
 
 // looked finds the orphan and adopts it.

@@ -17,7 +17,7 @@ func (o *acquireOp) check() *api.Error {
 		return e
 	}
 	for _, w := range o.want {
-		if _, e := o.checkWant(w); e != nil {
+		if e := o.checkWant(w); e != nil {
 			return e
 		}
 	}
@@ -122,15 +122,16 @@ func (o *acquireOp) checkLifetime() *api.Error {
 
 // checkWant checks the names and the mode of one lock, and that its lockspace
 // can grant.
-func (c *call) checkWant(w api.Want) (*lockspace, *api.Error) {
+func (c *call) checkWant(w api.Want) *api.Error {
 	if !w.Mode.Valid() {
-		return nil, c.errorOf(api.InvalidMode, w.Lockspace, w.Resource, dlm.None,
+		return c.errorOf(api.InvalidMode, w.Lockspace, w.Resource, dlm.None,
 			"the mode is not one of NL, CR, CW, PR (shared), PW, EX (exclusive)")
 	}
 	if e := c.checkName(w.Lockspace, w.Resource); e != nil {
-		return nil, e
+		return e
 	}
-	return c.usable(w.Lockspace, w.Resource)
+	_, e := c.usable(w.Lockspace, w.Resource)
+	return e
 }
 
 // checkName checks the name of a lockspace and of a resource in it.

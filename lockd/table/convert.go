@@ -127,7 +127,7 @@ func (o *convertOp) late() *api.Error {
 // conversion.
 func (o *convertOp) start() {
 	w := o.want
-	_, e := o.checkWant(w)
+	e := o.checkWant(w)
 	var l *lock
 	if e == nil {
 		l, e = o.findLock(w.Lockspace, w.Resource, o.sel, w.Mode)

@@ -7,14 +7,14 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// lookForOrphans asks for the orphans of the call's lockspace; unknownIn tells what
+// lookForOrphans asks for the orphans of a lockspace, and returns that; unknownIn tells what
 // came of it.
-func (c *call) lookForOrphans(lockspace string) *api.Error {
+func (c *call) lookForOrphans(lockspace string) (*lockspace, *api.Error) {
 	sp, e := c.usable(lockspace, "")
 	if e == nil {
 		c.t.look(sp, Question{}, c.op)
 	}
-	return e
+	return sp, e
 }
 
 // unknownIn returns the orphans that no record explains.
@@ -62,11 +62,10 @@ func (o *orphansOp) waitsFor() obstacle { return o.t.obstacleOf(nil, o.lockspace
 
 // start looks for the orphans.
 func (o *orphansOp) start() {
-	if e := o.lookForOrphans(o.lockspace); e != nil {
+	var e *api.Error
+	if o.sp, e = o.lookForOrphans(o.lockspace); e != nil {
 		o.refuse(e)
-		return
 	}
-	o.sp = o.t.spaces.byName[o.lockspace]
 }
 
 // looked begins to read the value blocks of those that may have published something: orphans
@@ -149,11 +148,10 @@ func (o *purgeOp) waitsFor() obstacle { return o.t.obstacleOf(nil, o.lockspace, 
 
 // start looks for the orphans.
 func (o *purgeOp) start() {
-	if e := o.lookForOrphans(o.lockspace); e != nil {
+	var e *api.Error
+	if o.sp, e = o.lookForOrphans(o.lockspace); e != nil {
 		o.refuse(e)
-		return
 	}
-	o.sp = o.t.spaces.byName[o.lockspace]
 }
 
 // looked compares what is there with what the caller has seen, and begins with the first one.
