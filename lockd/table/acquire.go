@@ -115,7 +115,7 @@ func (o *acquireOp) start() {
 	if e == nil {
 		e = o.findOwn()
 	}
-	if o.place.follows != nil || o.answered {
+	if o.postponed() {
 		o.locks = nil
 		return
 	}

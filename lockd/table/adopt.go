@@ -259,7 +259,8 @@ func (o *adoptOp) marked(err error) {
 	o.end()
 }
 
-// end ends an adoption well.
+// end ends an adoption whose lock is the owner's. The caller gets an error all the same if the token
+// can't be recorded yet.
 func (o *adoptOp) end() {
 	o.stage = adoptDone
 	if o.err == nil {

@@ -1,6 +1,7 @@
 package table
 
 import (
+	"math"
 	"time"
 
 	"github.com/dlmlock/dlmlockd/dlm"
@@ -16,7 +17,7 @@ import (
 type operation interface {
 	base() *call
 	// start begins the operation, also again after the call has followed another
-	// one.
+	// one. Where the search for its locks has postponed the call, it does nothing.
 	start()
 	// completed, written, valueRead and looked take the outcome of what the
 	// operation has asked for: of the lock manager for one of its locks, of the
@@ -59,8 +60,9 @@ type call struct {
 	// is refused instead.
 	wait time.Duration
 	err  *api.Error // why it fails; what is left of the operation is undoing
-	// The answer was given, or nobody waits for one. The operation may go on for a long
-	// time after that, to undo what it did or to finish what can't be undone.
+	// The answer was given; or the table itself has begun the operation, and nobody waits for
+	// one. The operation may go on for a long time after that, to undo what it did or to finish
+	// what can't be undone.
 	answered bool
 
 	seq     uint64  // calls are numbered as they come in
@@ -71,6 +73,12 @@ type call struct {
 	// When passDeadlines answers it; it counts only while the call is in the heap.
 	deadline time.Time
 	heapIdx  int // in deadlines; -1: it has no deadline
+}
+
+// ownCall makes a call of the table itself, which nobody waits for. It counts as younger than
+// every call of a client, so no lock is too young for it.
+func (t *Table) ownCall(name string) call {
+	return call{t: t, name: name, heapIdx: -1, seq: math.MaxUint64}
 }
 
 func (c *call) base() *call                      { return c }

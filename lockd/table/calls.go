@@ -156,8 +156,8 @@ func (b *calls) enter(id CallID, o Operation) *call {
 		return c
 	}
 	t.calls.enlist(c)
-	if for_ := op.patience(); for_ > 0 {
-		t.calls.arm(c, t.now.Add(for_))
+	if limit := op.patience(); limit > 0 {
+		t.calls.arm(c, t.now.Add(limit))
 	}
 	if acquire, ok := op.(*acquireOp); ok && c.request != 0 {
 		t.calls.requests[c.request] = acquire

@@ -2,7 +2,6 @@ package table
 
 import (
 	"log/slog"
-	"math"
 
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/lockd/api"
@@ -132,7 +131,7 @@ func (o *convertOp) start() {
 	if e == nil {
 		l, e = o.findLock(w.Lockspace, w.Resource, o.sel, w.Mode)
 	}
-	if o.place.follows != nil || o.answered {
+	if o.postponed() {
 		return
 	}
 	if e == nil {
@@ -343,7 +342,8 @@ func (o *convertOp) written(err error) {
 	o.end()
 }
 
-// end ends a conversion well.
+// end ends a conversion whose lock has the mode that was wanted. The caller gets an error all the
+// same if that can't be recorded yet.
 func (o *convertOp) end() {
 	t, l := o.t, o.l
 	o.stage = convertDone
@@ -446,7 +446,8 @@ func renewsToken(from, to dlm.Mode) bool {
 func (l *lock) renew() {
 	o := &convertOp{want: api.Want{Lockspace: l.sp.name, Resource: l.resource, Mode: l.mode}, l: l,
 		from: l.mode, recorded: l.mode, token: l.token, stage: convertReading}
-	o.call = call{t: l.sp.t, op: o, name: "convert", heapIdx: -1, answered: true, seq: math.MaxUint64}
+	o.call = l.sp.t.ownCall("convert")
+	o.call.op, o.answered = o, true
 	l.busy, l.state, l.wanted = &o.call, lockChanging, l.mode
 	l.sp.t.probes.read(l.sp, l.resource, o)
 }

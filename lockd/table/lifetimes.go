@@ -29,8 +29,6 @@ type lifetimes struct {
 	t *Table
 	// Each session and process that a lock hangs on.
 	bindings map[bindKey]*binding
-	// undetermined are the processes of which it is not known whether they live, and
-	// example the one that Degraded tells of.
 	// The processes of which it is not known whether they live.
 	undetermined map[*binding]struct{}
 	// The one of them that Degraded names; see firstUndetermined.

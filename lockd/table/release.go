@@ -71,7 +71,7 @@ func (o *releaseOp) resources() ([]resourceKey, bool) { return o.means.resources
 func (o *releaseOp) start() {
 	locks, e := o.means.pick(o)
 	switch {
-	case o.place.follows != nil || o.answered: // it follows another call, or could not
+	case o.postponed():
 	case e != nil:
 		o.refuse(e)
 	default:
@@ -273,17 +273,18 @@ func (t *Table) releaseAll(in []*lock, o releaseOp) {
 	if len(in) == 0 {
 		return
 	}
-	o.call = call{t: t, name: "release", heapIdx: -1, answered: true}
+	o.call = t.ownCall("release")
+	o.call.op, o.answered = &o, true
 	o.means = theseLocks{}
-	o.call.op = &o
 	o.release(in)
 }
 
 // endOf is a release of exactly l, whose lifetime is over, for when nothing is
-// under way with it any more.
+// under way with it any more. It is begun as a client's call is that has followed another one, so
+// it is not answered before.
 func (l *lock) endOf() *call {
 	o := &releaseOp{lifetimeOver: true, means: oneLock{l.sp.name, l.resource, api.Selector{Ref: l.ref}}}
-	o.call = call{t: l.sp.t, op: o, name: "release", heapIdx: -1, seq: 1<<64 - 1,
-		caller: api.Caller{UID: l.uid, Privileged: true}}
+	o.call = l.sp.t.ownCall("release")
+	o.call.op, o.caller = o, api.Caller{UID: l.uid, Privileged: true}
 	return &o.call
 }

@@ -171,6 +171,11 @@ func (c *call) follow(p *call, because *lock) {
 	}
 }
 
+// postponed reports whether the search for the locks of a call has found another call that comes
+// first. Then c follows that one, and start is called again; or c is refused already, because too
+// many follow. What the search has returned does not count.
+func (c *call) postponed() bool { return c.place.follows != nil || c.answered }
+
 // enterLines has a call stand in lines.
 func (b *calls) enterLines(c *call, keys []resourceKey, all bool) {
 	s := b.of(c)

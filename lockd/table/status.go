@@ -44,7 +44,7 @@ func (t *Table) JournalHealth(err error) {
 		return
 	}
 	t.degraded = "new locks are refused, because the state file can't be written: " + err.Error() + "; " +
-		"" + state.Advice(err)
+		state.Advice(err)
 	t.log(slog.LevelError, msgStateNotWritable.String(), slog.String("err", err.Error()))
 }
 
