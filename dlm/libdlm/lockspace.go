@@ -99,7 +99,7 @@ const (
 	calling                  // in a call into the kernel
 	pending                  // with the kernel
 	probing                  // pending: the probe before a conversion
-	demoting                 // in the call for the first step of an Unlock, see unlocking
+	demoting                 // in the call for the first step of an Unlock, see beginUnlock
 	unlocking                // pending: the last step of an Unlock
 )
 
@@ -202,7 +202,7 @@ func (s *lockspace) Convert(c dlm.Cookie, m dlm.Mode, f dlm.Flags, value *dlm.Va
 	s.calls.Add(r)
 }
 
-// Unlock implements dlm.Lockspace. See unlocking for the order of events.
+// Unlock implements dlm.Lockspace. See beginUnlock for the order of events.
 func (s *lockspace) Unlock(c dlm.Cookie, value *dlm.Value) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -216,7 +216,7 @@ func (s *lockspace) Unlock(c dlm.Cookie, value *dlm.Value) {
 	case l == nil:
 		s.refuse(dlm.OpUnlock, c, dlm.StatusNotFound)
 	case l.op == dlm.OpNone:
-		s.unlocking(l, rel)
+		s.beginUnlock(l, rel)
 	case l.op == dlm.OpLock && l.unlock == nil:
 		// The lock is still waiting: withdraw it, and unlock it if it is granted before that.
 		l.unlock = &rel
@@ -226,7 +226,7 @@ func (s *lockspace) Unlock(c dlm.Cookie, value *dlm.Value) {
 	}
 }
 
-// unlocking begins an Unlock, which takes two kernel operations if the lock value block is
+// beginUnlock begins an Unlock, which takes two kernel operations if the lock value block is
 // involved: a conversion to NL, which writes the block, and then the unlock. The kernel could do it
 // in one, but dlm_ls_unlock sends uninitialised memory as the block, and fs/dlm uses it if either
 // the unlock or the last conversion had VALBLK (validate_unlock_args adds its flags to those of the
@@ -238,7 +238,7 @@ func (s *lockspace) Unlock(c dlm.Cookie, value *dlm.Value) {
 // between the two steps, the kernel should end the lock with it: an activation that finds the
 // record of the unfinished release then learns that there is no orphan. A persistent lock in NL
 // would be found only by trying all the modes.
-func (s *lockspace) unlocking(l *lock, rel release) {
+func (s *lockspace) beginUnlock(l *lock, rel release) {
 	l.start(dlm.OpUnlock, dlm.None, 0)
 	if l.mode < dlm.PW || !rel.hasValue && l.flags&dlm.ValueBlock == 0 {
 		s.calls.Add(kernelCall{lock: l, seq: l.seq, kind: callUnlock})
@@ -354,7 +354,7 @@ func (s *lockspace) finish(l *lock, ev dlm.Event) {
 func (s *lockspace) afterLock(l *lock, rel release, status dlm.Status) {
 	switch {
 	case l.mode != dlm.None:
-		s.unlocking(l, rel)
+		s.beginUnlock(l, rel)
 	case status == dlm.StatusCanceled:
 		s.refuse(dlm.OpUnlock, l.cookie, dlm.StatusUnlocked)
 	case status == dlm.StatusGone:

@@ -107,7 +107,7 @@ func (s *lockspace) serve(r *kernelCall) {
 	if r.kind == callRequest && s.keptBack(r) {
 		return
 	}
-	id, ok := s.calling(r)
+	id, ok := s.prepare(r)
 	if !ok {
 		return
 	}
@@ -117,9 +117,9 @@ func (s *lockspace) serve(r *kernelCall) {
 	}
 }
 
-// calling prepares a call. It returns the lockid, if there is one yet, and whether the call is
-// still needed.
-func (s *lockspace) calling(r *kernelCall) (dlm.LockID, bool) {
+// prepare notes in the lock that a call is about to be made. It returns the lockid, if there is one
+// yet, and whether the call is still needed.
+func (s *lockspace) prepare(r *kernelCall) (dlm.LockID, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := r.lock
