@@ -19,7 +19,7 @@ const (
 	Name = "org.example.DlmLock"
 	// Path is the object that everything is below.
 	Path godbus.ObjectPath = "/org/example/DlmLock"
-	// LockPrefix and the number of a lock (lockd.Ref) make its path.
+	// LockPrefix and the number of a lock (api.Ref) make its path.
 	LockPrefix = string(Path) + "/lock/"
 	// RequestPrefix and a number make the path of a Request.
 	RequestPrefix = string(Path) + "/request/"

@@ -26,7 +26,7 @@ const (
 	errReadOnly         = "org.freedesktop.DBus.Error.PropertyReadOnly"
 )
 
-// ErrorPrefix and a lockd.Kind make the name of an error of the service.
+// ErrorPrefix and an api.Kind make the name of an error of the service.
 const ErrorPrefix = Name + ".Error."
 
 // busError is an error that is already in the words of the bus.

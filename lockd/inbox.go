@@ -8,8 +8,8 @@ import (
 // message is one thing for the table: a function, or an event of a lockspace.
 //
 // Their queue, Service.inbox, has no limit: whoever adds never blocks, so that an
-// engine's dispatcher or a bus reader is never held up by a turn.
-// What bounds it is outside: calls per session, and one event per operation.
+// engine's dispatcher or a bus reader is never held up by a turn. What bounds it is
+// outside: calls per session, and one event per operation.
 type message struct {
 	fn        func()
 	ev        dlm.Event

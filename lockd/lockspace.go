@@ -13,7 +13,7 @@ import (
 // lockspace is what the driver has of a lockspace that the table knows.
 type lockspace struct {
 	name    string
-	handle  dlm.Lockspace // nil, a gone handle or the one that is open
+	handle  dlm.Lockspace // a gone handle, or the one that is open
 	closing chan struct{} // nil, or closed when an earlier handle is
 }
 

@@ -406,10 +406,8 @@ func (s *Service) shutdown() {
 	s.role.Unlock()
 	s.cancel()
 	for _, sp := range s.spaces.byID {
-		if h := sp.handle; h != nil {
-			if err := h.Close(); err != nil {
-				s.cfg.Log.Warn("closing the lockspace failed", "lockspace", sp.name, "err", err)
-			}
+		if err := sp.handle.Close(); err != nil {
+			s.cfg.Log.Warn("closing the lockspace failed", "lockspace", sp.name, "err", err)
 		}
 	}
 	s.journal.Close()

@@ -17,7 +17,7 @@ import (
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
 
-// ActionPrefix and a lockd.Action make the id of a polkit action.
+// ActionPrefix and an api.Action make the id of a polkit action.
 const ActionPrefix = "org.example.DlmLock."
 
 // polkitd on the bus (polkit's D-Bus API, "The Authority").
@@ -54,7 +54,7 @@ type Config struct {
 	Interaction time.Duration // of a question to a person; 0: DefaultInteraction
 }
 
-// Authority asks polkitd. It implements lockd.Authorizer.
+// Authority asks polkitd. It implements api.Authorizer.
 type Authority struct {
 	obj      godbus.BusObject
 	cfg      Config
@@ -83,7 +83,7 @@ func New(cfg Config) *Authority {
 
 // Authorize asks polkitd whether s may do it, with details for its rules and
 // messages (lockspace, resource, mode, owner). A person is asked only if the
-// subject allows that. Root is never a question. The error is an *lockd.Error
+// subject allows that. Root is never a question. The error is an *api.Error
 // of kind AccessDenied, InteractionRequired (it needs a person and none may be
 // asked) or Canceled (the context ended first).
 func (a *Authority) Authorize(ctx context.Context, s api.Subject, act api.Action, details map[string]string) error {

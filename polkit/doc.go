@@ -2,7 +2,7 @@
 // (org.freedesktop.PolicyKit1.Authority, see polkit(8)), about callers on the
 // message bus and, by their processes, about others.
 //
-// It owns the question and what its answers mean: which polkit action a
+// It owns the question and what its answers mean: which polkit action an
 // api.Action is, when a person may be asked, when to stop asking, and what
 // holds while no polkitd is on the bus. It refuses to know locks, who calls
 // for what reason, and how the actions are configured: those are

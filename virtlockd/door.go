@@ -129,7 +129,9 @@ func (d *Door) Serve(l net.Listener) error {
 	return <-lp.over
 }
 
-// enter admits a connection if root has made it; nil if it is refused.
+// enter admits a connection if root has made it; nil if it is refused. Log lines are written on
+// goroutines of their own, here and in loop.go, because a log that does not read would hold up
+// every connection of the loop.
 func (d *Door) enter(l *loop, fd int) *connection {
 	who, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED) // which the kernel vouches for
 	switch {

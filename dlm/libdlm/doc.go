@@ -3,9 +3,9 @@
 //
 // It owns the way from the port of package dlm to the lockspace device and back: when to call into
 // the kernel, which result belongs to which operation, and the order of the two kernel operations
-// that one Unlock may need. It is the only package that imports "C". It does not know who a lock is
-// for or when to give up waiting, and has no policy; dlm/cluster looks up what can be found out
-// without a lock.
+// that one Unlock may need. It is the only package of the service that imports "C"; peers/cpg, the
+// other one, runs in a process of its own. It does not know who a lock is for or when to give up
+// waiting, and has no policy; dlm/cluster looks up what can be found out without a lock.
 //
 // # Three layers
 //
