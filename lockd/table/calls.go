@@ -141,7 +141,7 @@ func (b *calls) waiting() []*call {
 }
 
 // Submit takes a new call. Its answer is a ReplyAction with that id.
-func (b *calls) Submit(id CallID, o Operation) { b.t.enter(id, o) }
+func (b *calls) Submit(id CallID, o Operation) { b.enter(id, o) }
 
 // enter is the one way in.
 func (b *calls) enter(id CallID, o Operation) *call {
@@ -155,16 +155,16 @@ func (b *calls) enter(id CallID, o Operation) *call {
 		c.reply()
 		return c
 	}
-	t.calls.enlist(c)
+	b.enlist(c)
 	if limit := op.patience(); limit > 0 {
-		t.calls.arm(c, t.now.Add(limit))
+		b.arm(c, t.now.Add(limit))
 	}
 	if acquire, ok := op.(*acquireOp); ok && c.request != 0 {
-		t.calls.requests[c.request] = acquire
+		b.requests[c.request] = acquire
 	}
-	t.start(c)
+	b.start(c)
 	if c.request != 0 && !c.answered {
-		t.announce(c)
+		b.announce(c)
 	}
 	return c
 }
@@ -183,7 +183,7 @@ func (b *calls) announce(c *call) {
 func (b *calls) SessionGone(name api.Session) {
 	t := b.t
 	var waiting []*call
-	if s := t.calls.sessions[name]; s != nil {
+	if s := b.sessions[name]; s != nil {
 		for _, head := range []*call{s.calls, s.requests} {
 			for c := head; c != nil; c = c.place.older {
 				if _, releases := c.op.(*releaseOp); !releases { // which goes on to its end; the answer reaches nobody
@@ -221,9 +221,9 @@ var gone = &api.Error{Op: "acquire", Kind: api.Canceled, Mode: dlm.None, Text: g
 // passDeadlines answers the calls whose time is over.
 func (b *calls) passDeadlines() {
 	t := b.t
-	for len(t.calls.deadlines) > 0 && !t.calls.deadlines[0].deadline.After(t.now) {
-		c := t.calls.deadlines[0]
-		t.calls.disarm(c)
+	for len(b.deadlines) > 0 && !b.deadlines[0].deadline.After(t.now) {
+		c := b.deadlines[0]
+		b.disarm(c)
 		if convert, ok := c.op.(*convertOp); ok && convert.withdraw() {
 			continue
 		}

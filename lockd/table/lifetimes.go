@@ -102,7 +102,7 @@ func (l *lock) unbind() {
 // Locks of a lockspace that is not ready are released when it is.
 func (x *lifetimes) endBinding(k bindKey, why string) {
 	t := x.t
-	b := t.lifetimes.bindings[k]
+	b := x.bindings[k]
 	if b == nil || b.dead {
 		return
 	}
@@ -110,7 +110,7 @@ func (x *lifetimes) endBinding(k bindKey, why string) {
 	in := slices.SortedFunc(maps.Keys(b.locks), byRef)
 	var idle []*lock
 	release := func() {
-		t.releaseEnded(idle, why)
+		x.releaseEnded(idle, why)
 		idle = nil
 	}
 	t.slices(len(in), func(i int) {
@@ -143,9 +143,8 @@ func (x *lifetimes) releaseEnded(in []*lock, why string) {
 // Sessions returns those that locks hang on, for the front ends, which know which
 // of them are still there.
 func (x *lifetimes) Sessions() []api.Session {
-	t := x.t
 	var out []api.Session
-	for k := range t.lifetimes.bindings {
+	for k := range x.bindings {
 		if k.session != "" {
 			out = append(out, k.session)
 		}
@@ -157,20 +156,20 @@ func (x *lifetimes) Sessions() []api.Session {
 // ProcessState takes what is known of a process that locks are tied to.
 func (x *lifetimes) ProcessState(proc process.ID, state process.State, err error) {
 	t := x.t
-	b := t.lifetimes.bindings[bindKey{proc: proc}]
+	b := x.bindings[bindKey{proc: proc}]
 	if b == nil || b.dead {
 		return
 	}
 	known := func() {
 		b.undetermined = ""
-		delete(t.lifetimes.undetermined, b)
+		delete(x.undetermined, b)
 	}
 	switch {
 	case state == process.Ended:
 		known()
-		t.endBinding(b.bindKey, "the process has ended")
+		x.endBinding(b.bindKey, "the process has ended")
 	case state == process.Undetermined:
-		t.isUndetermined(b, err)
+		x.isUndetermined(b, err)
 	case b.undetermined != "":
 		known()
 		t.log(slog.LevelInfo, msgProcessAlive.String(),

@@ -76,17 +76,17 @@ func (l *lock) runLost(lost api.Lost) {
 // because the record has to stay until then.
 func (x *losses) startRun(r api.LostRun) {
 	t := x.t
-	t.losses.running[r.Ref] = struct{}{}
+	x.running[r.Ref] = struct{}{}
 	t.do(RunHelperAction{r})
 }
 
 // HelperEnded takes the end of a run.
 func (x *losses) HelperEnded(ref api.Ref) {
 	t := x.t
-	if _, ok := t.losses.running[ref]; !ok {
+	if _, ok := x.running[ref]; !ok {
 		return
 	}
-	delete(t.losses.running, ref)
+	delete(x.running, ref)
 	t.append(true, []state.Change{state.Mark{ID: uint64(ref), Phase: state.Gone}}, nil)
 }
 
@@ -105,8 +105,8 @@ func (x *losses) loseAgain(r state.Lock, recorded bool) {
 	t.log(slog.LevelWarn, "the service ended before the helper of a lost lock did, it is run again",
 		slog.String("lockspace", r.Lockspace),
 		slog.String("resource", api.Printable(r.Resource)), slog.String("owner", r.Owner), slog.String("on-lost", r.OnLost))
-	t.tellLost(lost)
-	t.startRun(api.LostRun{Lost: lost, Helper: r.OnLost, Data: r.OnLostData, PIDStart: r.PIDStart})
+	x.tellLost(lost)
+	x.startRun(api.LostRun{Lost: lost, Helper: r.OnLost, Data: r.OnLostData, PIDStart: r.PIDStart})
 }
 
 // losses are the locks that are lost.
@@ -123,19 +123,17 @@ const lostKept = 1000
 func (x *losses) tellLost(lost api.Lost) {
 	t := x.t
 	t.counters.Lost++
-	lately := &t.losses.lately
-	if len(*lately) == 2*lostKept {
-		*lately = slices.Delete(*lately, 0, lostKept)
+	if len(x.lately) == 2*lostKept {
+		x.lately = slices.Delete(x.lately, 0, lostKept)
 	}
-	*lately = append(*lately, lost)
+	x.lately = append(x.lately, lost)
 	t.do(NotifyAction{api.LockLost{Lost: lost}})
 }
 
 // Lost lists the locks that were lately lost and match, the last one first.
 func (x *losses) Lost(f api.Filter) []api.Lost {
-	t := x.t
 	out := []api.Lost{}
-	for _, l := range slices.Backward(t.losses.lately) {
+	for _, l := range slices.Backward(x.lately) {
 		if f.Limit > 0 && len(out) == f.Limit {
 			break
 		}
@@ -165,7 +163,7 @@ func (x *losses) loseAll(in []*lock, why string) {
 	for _, l := range in {
 		lost := api.Lost{LockInfo: l.info(), Reason: why, At: t.now}
 		t.logLock(slog.LevelError, msgLockLost.String(), l, slog.String("err", why))
-		t.tellLost(lost)
+		x.tellLost(lost)
 		l.runLost(lost)
 		l.remove()
 	}

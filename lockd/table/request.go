@@ -8,7 +8,7 @@ import (
 // privileged caller may.
 func (b *calls) CancelRequest(who api.Caller, ref api.Ref) error {
 	t := b.t
-	c := t.calls.requests[ref]
+	c := b.requests[ref]
 	if c == nil {
 		return &api.Error{Op: "cancel", Kind: api.NotHeld, Text: "the request does not wait any more"}
 	}

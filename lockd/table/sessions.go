@@ -68,15 +68,14 @@ const (
 
 // start begins a call, or begins it again, unless it has to follow another one.
 func (b *calls) start(c *call) {
-	t := b.t
-	if p := t.calls.predecessor(c); p != nil {
+	if p := b.predecessor(c); p != nil {
 		c.follow(p, p.anyLock())
 		return
 	}
 	c.op.start()
 	if c.place.follows == nil {
 		c.place.started, c.place.behind = true, nil
-		t.calls.wakeFollowers(c)
+		b.wakeFollowers(c)
 	}
 }
 
@@ -257,13 +256,12 @@ func (b *calls) wakeFollowers(p *call) {
 // startAwake starts the calls that follow no other one any more, in the order in
 // which they came in.
 func (b *calls) startAwake() {
-	t := b.t
-	for len(t.calls.awake) > 0 {
-		c := t.calls.awake[0]
-		t.calls.awake[0] = nil
-		t.calls.awake = t.calls.awake[1:]
+	for len(b.awake) > 0 {
+		c := b.awake[0]
+		b.awake[0] = nil
+		b.awake = b.awake[1:]
 		if !c.answered && c.err != gone {
-			t.start(c)
+			b.start(c)
 		}
 	}
 }
