@@ -71,7 +71,7 @@ func (h handler) Serve(ctx context.Context, w *wire.Call) {
 	cn := w.Conn.Data.(*conn)
 	c := &call{door: h.d, conn: cn, wire: w, replies: queue.New[message](0)}
 	if c.Name, c.in = inputOf(w); w.Resumed != 0 {
-		c.Name, c.in = resume(w)
+		c.resume()
 	}
 	c.Size = w.Size()
 	session := cn.begin(w.Oneway)

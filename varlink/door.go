@@ -67,9 +67,9 @@ type Door struct {
 
 	mu      sync.Mutex
 	holders map[api.Ref]map[*call]struct{} // the calls that go on after their grant
-	// resuming has the locks whose calls from before the restart have not gone on yet, each with the
-	// last blocking notice about it.
-	resuming map[api.Ref]*api.BlockingNotice
+	// resuming has, by lock, the connections whose calls from before the restart have not gone on yet,
+	// each with the last blocking notice about the lock; nil: none.
+	resuming map[api.Ref]map[*inheritance]*api.BlockingNotice
 	watches  map[*call]*watch               // the calls that want each change of the service
 	looking  bool                           // look runs
 	pipes    map[api.Ref]map[*pipe]struct{} // the descriptors that locks hang on
@@ -79,7 +79,7 @@ type Door struct {
 // New makes a Door that serves nobody yet.
 func New(cfg Config) *Door {
 	d := &Door{cfg: cfg, log: cfg.Log, holders: make(map[api.Ref]map[*call]struct{}),
-		resuming: make(map[api.Ref]*api.BlockingNotice),
+		resuming: make(map[api.Ref]map[*inheritance]*api.BlockingNotice),
 		watches:  make(map[*call]*watch), pipes: make(map[api.Ref]map[*pipe]struct{})}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)

@@ -21,19 +21,32 @@ const lookEvery = 2 * time.Second
 // this door at once (asked).
 
 // hold has c hear of what becomes of a lock. It is called where the service's
-// notices come from as well, so none is missed. If the call is from before a restart, hold returns
-// the last blocking notice about the lock that came since.
-func (d *Door) hold(ref api.Ref, c *call) *api.BlockingNotice {
+// notices come from as well, so none is missed.
+func (d *Door) hold(ref api.Ref, c *call) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.addHolder(ref, c)
+}
+
+// holdOn is hold for the call from before the restart that i is the connection of. It returns the last
+// blocking notice about the lock that came since, which is kept for that call alone: the owner may
+// have asked for the lock on another connection in the meantime.
+func (d *Door) holdOn(i *inheritance, c *call) (missed *api.BlockingNotice) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	missed = d.resuming[i.ref][i]
+	d.dropResumed(i)
+	d.addHolder(i.ref, c)
+	return missed
+}
+
+// addHolder adds a call to those that hear of what becomes of a lock. d.mu is held.
+func (d *Door) addHolder(ref api.Ref, c *call) {
 	if d.holders[ref] == nil {
 		d.holders[ref] = make(map[*call]struct{})
 	}
 	d.holders[ref][c] = struct{}{}
 	d.startLooking()
-	missed := d.resuming[ref]
-	delete(d.resuming, ref)
-	return missed
 }
 
 // unhold ends what hold began.
@@ -141,13 +154,13 @@ func (d *Door) event(e frontend.Event) {
 	}
 }
 
-// blocked returns the calls that want to hear of a notice. If a call from before the restart is about
-// that lock and has not gone on yet, the notice is kept for it.
+// blocked returns the calls that want to hear of a notice. For each call from before the restart that
+// is about that lock and has not gone on yet, the notice is kept.
 func (d *Door) blocked(n *api.BlockingNotice) []*call {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if _, waits := d.resuming[n.Ref]; waits {
-		d.resuming[n.Ref] = n
+	for i := range d.resuming[n.Ref] {
+		d.resuming[n.Ref][i] = n
 	}
 	return slices.Collect(maps.Keys(d.holders[n.Ref]))
 }

@@ -142,7 +142,7 @@ func (d *Door) Restore() {
 		}
 		d.expectResumed(i)
 		if err := d.server.Restore(i.sock, i.mark, i); err != nil {
-			d.forgetResumed(i.ref)
+			d.forgetResumed(i)
 			d.log.Warn("a kept connection can't go on, so its locks end", "session", string(i.session), "err", err)
 			wire.End(i.sock)
 			d.dropInherited(i.name)
@@ -162,13 +162,24 @@ func (d *Door) expectResumed(i *inheritance) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.resuming[i.ref] = nil
+	if d.resuming[i.ref] == nil {
+		d.resuming[i.ref] = make(map[*inheritance]*api.BlockingNotice)
+	}
+	d.resuming[i.ref][i] = nil
 }
 
-func (d *Door) forgetResumed(ref api.Ref) {
+// forgetResumed ends what expectResumed began, for a call that does not go on.
+func (d *Door) forgetResumed(i *inheritance) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.resuming, ref)
+	d.dropResumed(i)
+}
+
+// dropResumed is forgetResumed with d.mu held.
+func (d *Door) dropResumed(i *inheritance) {
+	if delete(d.resuming[i.ref], i); len(d.resuming[i.ref]) == 0 {
+		delete(d.resuming, i.ref)
+	}
 }
 
 // restore makes the connection the one from before the restart.
@@ -204,34 +215,37 @@ func (d *Door) restorePipe(i *inheritance) {
 // Acquire with more.
 type resumed struct {
 	silent
-	ref api.Ref // of the lock that it is about, if it goes on
+	from *inheritance // its connection, whose ref is the lock; nil: it does not go on
 }
 
-// resume is the input of what wire.Server.Restore has found.
-func resume(w *wire.Call) (name string, in input) {
-	i := w.Conn.Restored.(*inheritance)
-	if w.Resumed != wire.Open || i.ref == 0 {
-		return "a call from before the restart", &resumed{}
+// resume makes c what wire.Server.Restore has found.
+func (c *call) resume() {
+	i := c.wire.Conn.Restored.(*inheritance)
+	if c.wire.Resumed != wire.Open || i.ref == 0 {
+		c.Name, c.in = "a call from before the restart", &resumed{}
+		return
 	}
-	return "Acquire", &resumed{ref: i.ref}
+	c.Name, c.in = "Acquire", &resumed{from: i}
+	c.after = func(error) { c.door.forgetResumed(i) } // it may have ended without going on
 }
 
 func (*resumed) method(*wire.Call) (frontend.Method, error) { return nil, nil }
 
 func (r *resumed) run(c *call) {
-	if r.ref == 0 {
+	if r.from == nil {
 		c.Fail(&api.Error{Kind: api.Internal, Mode: dlm.None, Hint: api.HintInspect,
 			Text: "the service was restarted while it carried out the call; the outcome is not known"})
 		return
 	}
 	c.wire.GoOn()
 	// First hold, then look: what happens after the look is reported.
-	if n := c.door.hold(r.ref, c); n != nil {
+	if n := c.door.holdOn(r.from, c); n != nil {
 		c.tell(acquireOut{Blocking: blockingOf(n)})
 	}
-	c.door.cfg.Core.Service().Lock(r.ref, func(_ api.LockInfo, err error) {
+	ref := r.from.ref
+	c.door.cfg.Core.Service().Lock(ref, func(_ api.LockInfo, err error) {
 		if errors.Is(err, api.NotHeld) {
-			c.door.goneMeanwhile(r.ref)
+			c.door.goneMeanwhile(ref)
 		}
 	})
 }
@@ -254,8 +268,8 @@ func (d *Door) goneMeanwhile(ref api.Ref) {
 
 // leave implements leaver.
 func (r *resumed) leave(c *call, why error) {
-	if r.ref != 0 {
-		c.endHeld(r.ref, why)
+	if r.from != nil {
+		c.endHeld(r.from.ref, why)
 	}
 }
 

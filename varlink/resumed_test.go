@@ -6,28 +6,57 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dlmlock/dlmlockd/dlm"
+	"github.com/dlmlock/dlmlockd/internal/queue"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 	"github.com/dlmlock/dlmlockd/varlink/wire"
 )
 
+// resumingDoor is a Door with connections from before the restart whose calls are about the lock ref.
+func resumingDoor(ref api.Ref, connections int) (*Door, []*inheritance) {
+	d := &Door{holders: make(map[api.Ref]map[*call]struct{}),
+		resuming: make(map[api.Ref]map[*inheritance]*api.BlockingNotice)}
+	d.looking = true // nothing looks at the locks
+	var of []*inheritance
+	for range connections {
+		i := &inheritance{mark: wire.Open}
+		i.ref = ref
+		d.expectResumed(i)
+		of = append(of, i)
+	}
+	return d, of
+}
+
 // A call from before the restart learns who has been blocked since, even if it goes on only later.
 func TestBlockedBeforeACallGoesOn(t *testing.T) {
-	d := &Door{holders: make(map[api.Ref]map[*call]struct{}), resuming: make(map[api.Ref]*api.BlockingNotice)}
-	d.looking = true // nothing looks at the locks
-	i := &inheritance{mark: wire.Open}
-	i.ref = 7
-	d.expectResumed(i)
+	d, of := resumingDoor(7, 1)
 	n := &api.BlockingNotice{LockInfo: api.LockInfo{Ref: 7}, Blocked: dlm.EX}
 	require.Empty(t, d.blocked(&api.BlockingNotice{LockInfo: api.LockInfo{Ref: 8}}))
 	require.Empty(t, d.blocked(n))
 	c := &call{}
-	require.Nil(t, d.hold(8, c), "no call from before the restart is about it")
-	require.Same(t, n, d.hold(7, c))
+	require.Same(t, n, d.holdOn(of[0], c))
 	require.Equal(t, []*call{c}, d.blocked(n))
-	require.Nil(t, d.hold(7, &call{}), "it has been told")
+	require.Nil(t, d.holdOn(of[0], &call{}), "it has been told")
 
-	d.expectResumed(i)
-	d.forgetResumed(7)
-	require.NotNil(t, d.blocked(n))
-	require.Nil(t, d.hold(7, c))
+	d.expectResumed(of[0])
+	d.blocked(n)
+	c = &call{door: d, conn: &conn{}, wire: &wire.Call{Resumed: wire.Open, Conn: &wire.Conn{Restored: of[0]}}}
+	c.resume()
+	c.ended(nil)
+	require.Empty(t, d.resuming, "its client has gone before it went on")
+}
+
+// What is kept for a call from before the restart is not used up by other calls for the same lock: its
+// owner has asked for it on a new connection, or on two of those that were kept.
+func TestBlockedIsKeptForEachCall(t *testing.T) {
+	d, of := resumingDoor(7, 2)
+	before := &api.BlockingNotice{LockInfo: api.LockInfo{Ref: 7}, Blocked: dlm.PR}
+	require.Empty(t, d.blocked(before))
+	fresh := &call{door: d, conn: &conn{}, replies: queue.New[message](0)}
+	(&acquire{holds: true}).granted(fresh, api.Grant{Ref: 7, New: true}, nil)
+	first := &call{}
+	require.Same(t, before, d.holdOn(of[0], first))
+	after := &api.BlockingNotice{LockInfo: api.LockInfo{Ref: 7}, Blocked: dlm.EX}
+	require.ElementsMatch(t, []*call{fresh, first}, d.blocked(after))
+	require.Same(t, after, d.holdOn(of[1], &call{}))
+	require.Empty(t, d.resuming)
 }
