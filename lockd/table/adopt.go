@@ -151,7 +151,7 @@ func (o *adoptOp) valueRead(ev dlm.Event) {
 	}
 	orphan.remove()
 	l := &lock{ref: t.locks.nextRef(), sp: o.sp, resource: o.resource, lockid: orphan.lockid,
-		mode: orphan.mode, wanted: orphan.mode, blocked: dlm.None, state: lockChanging, busy: &o.call,
+		mode: orphan.mode, wanted: orphan.mode, blocked: orphan.blocked, state: lockChanging, busy: &o.call,
 		since: t.now.UnixMicro(), phase: state.Held, asked: o.seq,
 		client: client{owner: o.opts.Owner, hasOwner: o.opts.HasOwner, label: o.opts.Label,
 			lifetime: state.Persistent, uid: uid}}
@@ -223,7 +223,7 @@ func (o *adoptOp) notRecorded(err error) {
 	l.remove()
 	o.l = nil
 	if l.mode != dlm.None {
-		o.sp.orphans.keep(l.cookie(), l.resource, l.lockid, l.mode)
+		o.sp.orphans.keep(l.cookie(), l.resource, l.lockid, l.mode).blocked = l.blocked
 	}
 	e := o.errorOf(api.StateWriteFailed, o.lockspace, o.resource, dlm.None,
 		"the orphan was not adopted, because the state file can't be written: "+err.Error())

@@ -8,15 +8,29 @@ import (
 // Contention: who waits for what is in the way. The DLM says that somebody
 // waits, but not who; the other locks here and the DLM's queues may tell.
 
-// blocking takes the news that l is in the way of m. Before the holder has an
-// answer they can't know which lock that is about, so it is kept until then: the
-// DLM does not repeat it.
+// Who uses up the news that a lock is in the way of another one, which the DLM does not repeat:
+//
+//	the lock is held, or is being converted   its holder is told
+//	its holder has no answer yet              nobody: it is kept, and told after the answer
+//	it is an orphan that was adopted          nobody: it is kept for who gets the lock, if anybody
+//	it is being released                      nobody: it is kept, and told if the release fails
+//
+// It is dropped if the lock ends, or has a mode by then that is not in the way.
+
+// blocking takes the news that l is in the way of m.
 func (l *lock) blocking(m dlm.Mode) {
-	switch {
-	case l.kind != clientLock, l.public() == api.Releasing:
-	case l.told:
+	if l.told && l.public() != api.Releasing {
 		l.sp.blocked.tell(l, m)
-	case l.blocked == dlm.None || dlm.Stronger(m, l.blocked):
+		return
+	}
+	l.keepBlocked(m)
+}
+
+// keepBlocked keeps the news until l is held (idle). Before the holder has an answer they can't know
+// which lock it is about, and a release may fail. Of CW and PR, neither of which is the stronger one,
+// the first is kept: if the holder makes room for it, the DLM has news of the other.
+func (l *lock) keepBlocked(m dlm.Mode) {
+	if l.blocked == dlm.None || dlm.Stronger(m, l.blocked) {
 		l.blocked = m
 	}
 }
@@ -71,7 +85,11 @@ func (x *blockedHolders) look() {
 func (x *blockedHolders) looked(k Looked) {
 	c, t := x.queue[0], x.sp.t
 	x.queue = x.queue[1:]
-	if t.locks.has(c.l) && c.l.public() != api.Releasing && !dlm.Compatible(c.l.mode, c.mode) {
+	switch {
+	case !t.locks.has(c.l):
+	case c.l.public() == api.Releasing:
+		c.l.keepBlocked(c.mode)
+	case !dlm.Compatible(c.l.mode, c.mode):
 		c.l.notifyBlocking(c.mode, waitingNode(k.Queues, c.mode))
 	}
 	if len(x.queue) > 0 {

@@ -119,8 +119,8 @@ type lock struct {
 	mode   dlm.Mode // granted in the DLM; None while it has nothing
 	// What the operation under way asks for; None if none is under way.
 	wanted dlm.Mode
-	// Somebody waits in this mode, and the holder, who has no answer yet, has not been
-	// told. None otherwise. Only the strongest one is kept.
+	// Somebody waits in this mode, and nobody has been told (blocking.go). None otherwise.
+	// Only the strongest one is kept.
 	blocked dlm.Mode
 	// Whose it is: a client's, or the table's own.
 	kind lockKind

@@ -43,6 +43,7 @@ type sim struct {
 	calls   []*simCall
 	onGrant func(*simCall, api.Grant)
 	onLost  func(api.Lost)
+	blocked func(api.BlockingNotice)
 	said    map[string]int                    // lines of the log, by message
 	wrap    func(dlm.Lockspace) dlm.Lockspace // may be nil
 	steps   int
@@ -177,6 +178,9 @@ func (s *sim) carryOut(a Action) {
 	case ReplyAction:
 		s.answered(a)
 	case NotifyAction:
+		if n, ok := a.Notice.(api.BlockingNotice); ok && s.blocked != nil {
+			s.blocked(n)
+		}
 		if n, ok := a.Notice.(api.LockLost); ok && s.onLost != nil {
 			s.onLost(n.Lost)
 		}
