@@ -24,7 +24,8 @@ type Config struct {
 	Instance string
 	// Start returns the start time of the process that has a pid; nil: process.Start.
 	Start func(pid uint32) (uint64, error)
-	// MaxConnections is how many connections there may be; 0: DefaultMaxConnections.
+	// MaxConnections is how many connections there may be; 0: DefaultMaxConnections. A smaller number
+	// is taken for the share of libvirt in the file descriptors of the program.
 	MaxConnections int
 	// Reserved reports whether a descriptor that was just opened is one of those that are kept for
 	// the rest of the program, so that the connection must be refused; nil: there are none.
@@ -161,12 +162,20 @@ func (d *Door) add(c *connection) bool {
 		return false
 	}
 	if n := len(d.connections); n >= d.most {
-		go d.log.Error("a connection of libvirt is refused, because there are too many; if that many guests run here, "+
-			"raise LimitNOFILE= in the unit of the service and restart it", "connections", n)
+		go d.log.Error("a connection of libvirt is refused, because there are too many; "+d.bound(), "connections", n)
 		return false
 	}
 	d.connections[c.fd] = c
 	return true
+}
+
+// bound says what bounds the connections.
+func (d *Door) bound() string {
+	if d.most >= DefaultMaxConnections {
+		return "the service takes no more than these, however large LimitNOFILE= is"
+	}
+	return "libvirt gets a quarter of the service's file descriptors; if that many guests run here, raise LimitNOFILE= " +
+		"in the unit of the service and restart it"
 }
 
 // forget ends a connection. Locks stay, because they are the guest's. The session need not be
