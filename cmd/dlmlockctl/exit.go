@@ -131,9 +131,9 @@ type verdict struct {
 	Exit    int    `json:"exit"`
 }
 
-// judge finds the exit code and the words for an error. cmd is the command that
+// judge finds the exit code and the words for an error of a run. cmd is the command that
 // failed, or nil.
-func judge(cmd *cobra.Command, err error) verdict {
+func judge(a *app, cmd *cobra.Command, err error) verdict {
 	v := verdict{Error: string(client.Failed), Message: err.Error(), Exit: exitFailed}
 	var f *failure
 	errors.As(err, &f)
@@ -161,7 +161,7 @@ func judge(cmd *cobra.Command, err error) verdict {
 		if v.Exit == 0 {
 			v.Exit = exitInternal // a kind that only a newer service knows
 		}
-		v.Hint = hint(e, f)
+		v.Hint = hint(a, e, f)
 	}
 	if f != nil && f.code != 0 {
 		v.Exit = f.code
@@ -201,10 +201,7 @@ func (a *app) fail(cmd *cobra.Command, err error) int {
 	if errors.As(err, &q) {
 		return int(q)
 	}
-	v := judge(cmd, err)
-	if v.Hint == hints[client.NotRunning] {
-		v.Hint = startHint(a)
-	}
+	v := judge(a, cmd, err)
 	if a.json {
 		text, _ := json.Marshal(v) // strings and a number can't fail
 		fmt.Fprintf(a.err, "%s\n", escapeJSON(text))

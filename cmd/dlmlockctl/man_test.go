@@ -128,10 +128,10 @@ func TestEveryKindHasAnExitCode(t *testing.T) {
 				kinds++
 				kind := client.Kind(strings.Trim(v.Values[0].(*ast.BasicLit).Value, `"`))
 				require.NotZero(t, exits[kind], kind)
-				full := judge(nil, about(&client.Error{Kind: kind, Message: "m"}, "the space", "it's"))
+				full := judge(new(app), nil, about(&client.Error{Kind: kind, Message: "m"}, "the space", "it's"))
 				require.Equal(t, exits[kind], full.Exit)
 				require.NotContains(t, full.Hint, "%")
-				bare := judge(nil, &client.Error{Kind: kind, Message: "m"})
+				bare := judge(new(app), nil, &client.Error{Kind: kind, Message: "m"})
 				require.NotContains(t, bare.Hint, "%")
 			}
 		}
@@ -139,7 +139,8 @@ func TestEveryKindHasAnExitCode(t *testing.T) {
 	})
 	require.Greater(t, kinds, 25)
 	require.Equal(t, `"dlmlockctl join 'the space'" joins it; "dlmlockctl lockspaces" lists those that are joined`,
-		judge(nil, about(&client.Error{Kind: client.NoSuchLockspace}, "the space", `it's`)).Hint)
-	require.Contains(t, judge(nil, about(&client.Error{Kind: client.WouldBlock}, "s", "it's")).Hint, `inspect s 'it'\''s'`)
-	require.Equal(t, exitInternal, judge(nil, &client.Error{Kind: "OfANewerService"}).Exit)
+		judge(new(app), nil, about(&client.Error{Kind: client.NoSuchLockspace}, "the space", `it's`)).Hint)
+	require.Contains(t, judge(new(app), nil, about(&client.Error{Kind: client.WouldBlock}, "s", "it's")).Hint,
+		`inspect s 'it'\''s'`)
+	require.Equal(t, exitInternal, judge(new(app), nil, &client.Error{Kind: "OfANewerService"}).Exit)
 }

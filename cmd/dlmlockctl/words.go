@@ -16,9 +16,8 @@ import (
 
 // hints say what to do next in terms of this program. The service can't: it does
 // not know how its caller is used. %L stands for the lockspace, %R for the
-// resource.
+// resource. What to do about NotRunning depends on the socket (startHint).
 var hints = map[client.Kind]string{
-	client.NotRunning: `start it with "systemctl start dlmlockd"; "journalctl -u dlmlockd" says why it ended`,
 	client.NoBus: "is the system bus running? --bus and DBUS_SYSTEM_BUS_ADDRESS name another; " +
 		"--varlink uses none",
 	client.NoAnswer:            `it is not known whether this was done; "dlmlockctl list" shows what is held`,
@@ -146,16 +145,18 @@ func inOptions(cmd *cobra.Command, text string, f *failure) string {
 
 // hint says what to do about an error; "" if nothing is known, or if the hint
 // needs a name that f does not have.
-func hint(e *client.Error, f *failure) string {
-	h, ok := hintsOf[e.Op][e.Kind]
-	if !ok {
-		h = hints[e.Kind]
-	}
+func hint(a *app, e *client.Error, f *failure) string {
 	if f == nil {
 		f = new(failure)
 	}
-	if f.hint != "" {
+	h, ok := hintsOf[e.Op][e.Kind]
+	switch {
+	case f.hint != "":
 		h = f.hint
+	case !ok && e.Kind == client.NotRunning:
+		return startHint(a)
+	case !ok:
+		h = hints[e.Kind]
 	}
 	if f.resource == "" && strings.Contains(h, "%R") || f.lockspace == "" && strings.Contains(h, "%L") {
 		return ""
@@ -178,7 +179,7 @@ func socket(a *app) (path string, environment bool) {
 func startHint(a *app) string {
 	switch path, environment := socket(a); {
 	case path == "" || path == client.VarlinkSocket:
-		return hints[client.NotRunning]
+		return `start it with "systemctl start dlmlockd"; "journalctl -u dlmlockd" says why it ended`
 	case environment:
 		return client.AddressVariable + ` names this socket: start a service there with "dlmlockd --varlink=` +
 			shellWord(path) + `", or unset the variable to use the node's own`
