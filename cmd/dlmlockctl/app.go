@@ -180,8 +180,9 @@ func (a *app) addCommands(root *cobra.Command) {
 	for group, cmds := range map[string][]*cobra.Command{
 		"locks": {inOneWord(a.acquireCmd(), 3), inOneWord(a.releaseCmd(), 0), a.releaseOwnerCmd(),
 			inOneWord(a.convertCmd(), 0), a.runCmd(), a.holdCmd()},
-		"look": {inOneWord(a.inspectCmd(), 0), a.listCmd(), a.waitsCmd(), a.treeCmd(), a.monitorCmd(),
-			a.historyCmd(), a.statusCmd(), a.doctorCmd()},
+		"look": {inOneWord(a.inspectCmd(), 0), inOneWord(a.listCmd(), 0), inOneWord(a.waitsCmd(), 0),
+			inOneWord(a.treeCmd(), 0), inOneWord(a.monitorCmd(), 0), inOneWord(a.historyCmd(), 0), a.statusCmd(),
+			a.doctorCmd()},
 		"spaces": {a.lockspacesCmd(), a.joinCmd(), a.leaveCmd(), a.orphansCmd(), a.adoptCmd(), a.purgeCmd()},
 	} {
 		for _, c := range cmds {

@@ -49,27 +49,6 @@ nothing, so a script that is started again can simply acquire again.`,
 	return cmd
 }
 
-// completeLocks checks that args are LOCKSPACE RESOURCE MODE for each lock.
-func completeLocks(args []string) error {
-	const each = "each lock is LOCKSPACE RESOURCE MODE"
-	n := len(args)
-	switch {
-	case n == 0:
-		return wrongUsage("LOCKSPACE RESOURCE MODE missing")
-	case n%3 == 1:
-		return wrongUsage("%s; RESOURCE and MODE are missing after %q", each, args[n-1])
-	case n%3 == 2:
-		e := wrongUsage("%s; MODE is missing after %q", each, args[n-2]+" "+args[n-1])
-		words := []string{"dlmlockctl", "acquire"}
-		for _, w := range append(args, "EX") {
-			words = append(words, shellWord(w))
-		}
-		e.guess = strings.Join(words, " ")
-		return e
-	}
-	return nil
-}
-
 // hexFlag is the bytes of a lock value block, in hexadecimal.
 type hexFlag struct{ b *[]byte }
 
@@ -94,16 +73,6 @@ func valueFlag(cmd *cobra.Command, to *[]byte) {
 		"in a lockspace for raw values: what to write into the lock value block, in hexadecimal")
 }
 
-// wants reads arguments that are LOCKSPACE RESOURCE MODE, one or more times, as completeLocks has
-// checked.
-func wants(args []string) []client.Want {
-	var w []client.Want
-	for ; len(args) >= 3; args = args[3:] {
-		w = append(w, client.Want{Lockspace: args[0], Resource: args[1], Mode: args[2]})
-	}
-	return w
-}
-
 // acquire takes locks that outlive this program, so what can't outlive it is refused: a lock that hangs
 // on its connection, or on its own process.
 func (a *app) acquire(ctx context.Context, want []client.Want, o client.Options) error {
@@ -113,6 +82,9 @@ func (a *app) acquire(ctx context.Context, want []client.Want, o client.Options)
 	}
 	if o.Lifetime == client.Process && o.PID == 0 {
 		return wrongUsage("--lifetime=process needs --pid, since this program itself ends at once")
+	}
+	if err := namedTwice(want, o.Owner != ""); err != nil {
+		return err
 	}
 	return a.with(ctx, o.Wait, func(ctx context.Context, c *client.Client) error {
 		defer a.progress(ctx, want, nil, o.Wait)()
@@ -258,7 +230,12 @@ func (a *app) convertCmd() *cobra.Command {
 		Short: "Change the mode of a lock without releasing it",
 		Long: `Changes the mode of a lock without releasing it. If the conversion fails, the
 lock keeps its mode.`,
-		Args:              needs(3, "LOCKSPACE", "RESOURCE", "MODE"),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if err := inOrder("convert", args); err != nil && len(args) <= 3 {
+				return err
+			}
+			return needs(3, "LOCKSPACE", "RESOURCE", "MODE")(cmd, args)
+		},
 		ValidArgsFunction: a.complete(lockspaces, resources, modes),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkSelector(s); err != nil {

@@ -66,6 +66,10 @@ func notOneWord(name string, args []string) error {
 	if strings.Contains(name, "/") || len(args) < 2 {
 		return e
 	}
+	if isMode(name) && strings.Contains(args[0], "/") {
+		e.guess = "--mode=" + name + " " + args[0]
+		return e
+	}
 	if _, err := exec.LookPath(args[0]); args[1] == "--" || err != nil {
 		e.guess = name + "/" + args[0]
 	}

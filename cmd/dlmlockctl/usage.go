@@ -141,14 +141,18 @@ func distance(a, b string) int {
 // needs accepts from least to len(names) arguments; names are those of the
 // usage line.
 func needs(least int, names ...string) cobra.PositionalArgs {
-	return func(_ *cobra.Command, args []string) error {
+	return func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(args) < least:
 			return wrongUsage("%s missing", strings.Join(names[len(args):least], " and "))
 		case len(args) > len(names) && len(names) == 0:
 			return wrongUsage("takes no arguments, but got %q", args[0])
 		case len(args) > len(names):
-			return wrongUsage("takes %s; %q is too much", strings.Join(names, " "), args[len(names)])
+			e := wrongUsage("takes %s; %q is too much", strings.Join(names, " "), args[len(names)])
+			if cmd.Flags().Lookup("mode") != nil && isMode(args[len(names)]) {
+				e.guess = "--mode=" + args[len(names)]
+			}
+			return e
 		}
 		return nil
 	}

@@ -155,6 +155,9 @@ func hint(a *app, e *client.Error, f *failure) string {
 		h = f.hint
 	case !ok && e.Kind == client.NotRunning:
 		return startHint(a)
+	case e.Kind == client.InvalidName && f.resource == "" && strings.Contains(f.lockspace, "/"):
+		space, _, _ := strings.Cut(f.lockspace, "/")
+		h = "this is about a whole lockspace; did you mean " + shellWord(space) + "?"
 	case !ok:
 		h = hints[e.Kind]
 	}
