@@ -70,7 +70,7 @@ const (
 
 // OnLost is a helper: a program that is run when a lock is lost that names it.
 type OnLost struct {
-	Command []string // an absolute path and arguments
+	Command []string // an absolute path and arguments; nil after a mistake
 	Timeout time.Duration
 	// UIDs and the members of Group ("" for none) may name it. Root always may.
 	UIDs  []uint32
@@ -100,7 +100,7 @@ func Default() Config {
 
 // Load reads the file at path, without waiting for anything, and only if nobody but root and the
 // user of this process can write to it. The error is an *Error, which wraps fs.ErrNotExist if there
-// is no file, or an Errors with the mistakes in it.
+// is no file, or an Errors with the mistakes in it, as Parse returns them.
 func Load(path string) (Config, error) {
 	data, err := read(path)
 	if err != nil {

@@ -132,11 +132,16 @@ func TestMistakesSayWhere(t *testing.T) {
 			`x.toml:2:1: on-lost.x.command: "x" must be the absolute path of a program`},
 		{"helper's name", "[on-lost.\"a b\"]\ncommand = [\"/x\"]\n",
 			`x.toml:2:1: on-lost.a b.command: "a b" can't name a helper: 1 to 64 lower case letters, digits, - and _`},
-		{"helper's key", "[on-lost.x]\nshell = true\n", `x.toml:2:1: on-lost.x.shell: unknown key`},
+		{"helper's key", "[on-lost.x]\ncommand = [\"/x\"]\nshell = true\n", `x.toml:3:1: on-lost.x.shell: unknown key`},
 		{"helper's uids", "on-lost.x = { command = [\"/x\"], uids = [1, -1] }\n",
 			`x.toml:1:13: on-lost.x.uids[1]: must be the number of a user`},
 		{"helper's timeout", "[on-lost.x]\ncommand = [\"/x\"]\ntimeout = \"1h\"\n",
 			`x.toml:3:11: on-lost.x.timeout: 1h is out of range; at least 1s, at most 10m0s`},
+		{"unknown key among others", "log-level = \"x\"\nengin = 1\n[limits]\npage-size = 0\nfoo = 2\n",
+			"x.toml:1:13: log-level: \"x\" is not a level; use \"debug\", \"info\", \"warn\" or \"error\"\n" +
+				"x.toml:2:1: engin: unknown key\n" +
+				"x.toml:4:13: limits.page-size: 0 is out of range; at least 1, at most 100000\n" +
+				"x.toml:5:1: limits.foo: unknown key"},
 		{"two at once", "log-level = \"x\"\nengine = \"y\"\n",
 			"x.toml:1:13: log-level: \"x\" is not a level; use \"debug\", \"info\", \"warn\" or \"error\"\n" +
 				`x.toml:2:10: engine: "y" is not an engine; use "dlm" or "local"`},
@@ -150,6 +155,24 @@ func TestMistakesSayWhere(t *testing.T) {
 			require.Positive(t, e.Line)
 		})
 	}
+}
+
+// Beside mistakes the configuration has what is right, in which there may be more of them.
+func TestMistakesLeaveTheRest(t *testing.T) {
+	c, err := config.Parse("x.toml", []byte("engin = 1\ngroup = \"g\"\n[on-lost.a]\ncommand = [\"/a\"]\n"+
+		"group = \"a b\"\n[on-lost.b]\ncommand = [\"b\"]\ngroup = \"h\"\n"))
+	var es config.Errors
+	require.ErrorAs(t, err, &es)
+	require.Len(t, es, 3)
+	require.Equal(t, "g", c.Group)
+	require.Equal(t, []string{"/a"}, c.OnLost["a"].Command)
+	require.Empty(t, c.OnLost["a"].Group)
+	require.Empty(t, c.OnLost["b"].Command)
+	require.Equal(t, "h", c.OnLost["b"].Group)
+
+	_, err = config.Parse("x.toml", []byte(strings.Repeat("[[c]]\na = 1\n", 5000)))
+	require.ErrorAs(t, err, &es)
+	require.LessOrEqual(t, len(es), 100, "nobody reads more")
 }
 
 func TestLoad(t *testing.T) {

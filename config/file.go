@@ -16,7 +16,7 @@ import (
 )
 
 // maxFile is the largest size of the file, in bytes. Whatever it contains, reading it then uses
-// less than 24 MiB, most of which is garbage at once (TestMemory).
+// less than 32 MiB, most of which is garbage at once (TestMemory).
 const maxFile = 64 << 10
 
 // maxLinks is how many symbolic links may lead to a file, as in the kernel (path_resolution(7)).

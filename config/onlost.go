@@ -63,6 +63,7 @@ func (v *validator) command(key string, value any) []string {
 	}
 	if !filepath.IsAbs(words[0]) {
 		v.fail(key, "%q must be the absolute path of a program", words[0])
+		return nil
 	}
 	return words
 }

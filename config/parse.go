@@ -73,36 +73,40 @@ const (
 	maxExitOnIdle = 30 * 24 * time.Hour
 )
 
-// Parse parses the text of a file; messages call the file name. The error is an Errors.
+// Parse parses the text of a file; messages call the file name. The error is an Errors. The Config has
+// what is right nevertheless, so that its user can look for more mistakes; otherwise it is of no use.
 func Parse(name string, data []byte) (Config, error) {
 	var f file
-	dec := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields()
-	if err := dec.Decode(&f); err != nil {
+	err := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(&f)
+	unknown, decoded := errors.AsType[*toml.StrictMissingError](err)
+	if err != nil && !decoded {
 		return Config{}, decodeErrors(name, err)
 	}
 	source := Source{file: name, at: positions(data)}
 	v := validator{source: &source}
+	if decoded {
+		v.unknownKeys(name, unknown)
+	}
 	c := v.config(&f)
 	c.Source = &source
 	if len(v.errs) > 0 {
 		v.errs.Sort()
-		return Config{}, v.errs
+		return c, v.errs
 	}
 	return c, nil
 }
 
-// decodeErrors turns the decoder's error into Errors.
-func decodeErrors(name string, err error) Errors {
-	var strict *toml.StrictMissingError
-	if errors.As(err, &strict) {
-		var es Errors
-		for i := range strict.Errors {
-			e := fromDecode(name, &strict.Errors[i])
-			e.Text = "unknown key"
-			es = append(es, e)
-		}
-		return es
+// unknownKeys notes the keys that the decoder does not know. It has read the others.
+func (v *validator) unknownKeys(name string, unknown *toml.StrictMissingError) {
+	for i := range unknown.Errors[:min(len(unknown.Errors), maxMistakes)] {
+		e := fromDecode(name, &unknown.Errors[i])
+		e.Text = "unknown key"
+		v.errs = append(v.errs, e)
 	}
+}
+
+// decodeErrors turns the decoder's error into Errors. The decoder stops at it.
+func decodeErrors(name string, err error) Errors {
 	var de *toml.DecodeError
 	if errors.As(err, &de) {
 		return Errors{fromDecode(name, de)}
@@ -200,7 +204,7 @@ func (v *validator) fail(key, format string, args ...any) {
 	v.errs = append(v.errs, v.source.Mistake(key, fmt.Sprintf(format, args...)))
 }
 
-// config checks the file and fills in the defaults. After a mistake the Config is of no use.
+// config checks the file and fills in the defaults.
 func (v *validator) config(f *file) Config {
 	c := Default()
 	if s, ok := v.text("engine", f.Engine); ok {
@@ -316,6 +320,7 @@ func (v *validator) group(key string, value any, advice string) string {
 	s, ok := v.text(key, value)
 	if ok && (s == "" || strings.ContainsAny(s, ": \t\n\x00")) {
 		v.fail(key, "%q is not the name of a group; %s", s, advice)
+		return ""
 	}
 	return s
 }

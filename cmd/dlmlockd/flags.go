@@ -49,7 +49,8 @@ Distributed Lock Manager. Runs in the foreground; usually systemd starts it.
                       lock driver (default: the key virtlockd.socket, or a
                       socket that systemd passes on)
   --log-level=LEVEL   debug, info, warn or error (default: info)
-  --check             read the configuration, say what is wrong with it, and exit
+  --check             read the configuration, say all that is wrong with it, and
+                      exit
   --leave             make this node leave the lockspaces of the service, which
                       must not be running, and exit. Refused while locks are
                       held, unless the host is going down: they end then.
@@ -158,6 +159,9 @@ func (o *options) readFile(named bool, file string) (err error) {
 
 // checkFlags refuses flags with an impossible value, before any file is read.
 func checkFlags(given map[string]bool, engine, level string, o options) error {
+	if o.check && o.leave || o.check && o.relay || o.leave && o.relay {
+		return &usageError{"only one of --check, --leave and --relay-cpg can be given"}
+	}
 	if given["engine"] && !config.ValidEngine(engine) {
 		return &usageError{fmt.Sprintf("--engine=%s: use dlm or local", engine)}
 	}

@@ -56,6 +56,10 @@ func TestBadCommandLines(t *testing.T) {
 		{"state dir", "--state-dir: the directory is missing", []string{"--state-dir="}},
 		{"bus", "--bus=system: not a D-Bus address such as unix:path=/run/dbus/system_bus_socket",
 			[]string{"--bus=system"}},
+		{"check and relay", "only one of --check, --leave and --relay-cpg can be given",
+			[]string{"--check", "--relay-cpg"}},
+		{"leave and check", "only one of --check, --leave and --relay-cpg can be given",
+			[]string{"--leave", "--check"}},
 		{"flag without value", "flag needs an argument: -engine", []string{"--engine"}},
 		{"bad version flag", `invalid boolean value "x" for -version: parse error`, []string{"--version=x"}},
 	} {
@@ -102,7 +106,7 @@ func TestVersionAndHelp(t *testing.T) {
 }
 
 // Each mistake has its place, and none hides another one: groups that do not exist, a program that others
-// could change, one that is missing.
+// could change, one that is missing, unknown keys, values that can't be.
 func TestCheckNamesEveryMistake(t *testing.T) {
 	dir := t.TempDir()
 	file, loose := filepath.Join(dir, "c.toml"), filepath.Join(dir, "loose")
@@ -110,14 +114,16 @@ func TestCheckNamesEveryMistake(t *testing.T) {
 	require.NoError(t, os.Chmod(loose, 0o777))
 	text := "[on-lost.a]\ncommand = [\"/nowhere/a\"]\n\n[on-lost.b]\ncommand = [\"" + loose +
 		"\"]\ngroup = \"dlmlockd-b\"\n"
-	require.NoError(t, os.WriteFile(file, []byte("group = \"dlmlockd-absent\"\n"+text), 0o600))
+	require.NoError(t, os.WriteFile(file, []byte("group = \"dlmlockd-absent\"\n"+text+
+		"[on-lost.c]\ncommand = [\"c\"]\ngroup = \"a b\"\nshell = true\n[limits]\npage-size = 0\n"), 0o600))
 	var out, errs bytes.Buffer
 	require.Equal(t, exitConfig, run(t.Context(), []string{"--config", file, "--check"}, env(nil), &out, &errs))
 	lines := strings.Split(strings.TrimSuffix(errs.String(), "\n"), "\n")
-	require.Len(t, lines, 4, "%s", lines)
+	require.Len(t, lines, 8, "%s", lines)
 	for i, want := range []string{":1:9: group: ", ":3:1: on-lost.a.command: ",
 		":6:1: on-lost.b.command: " + loose + ": users other than",
-		":7:9: on-lost.b.group: "} {
+		":7:9: on-lost.b.group: ", ":9:1: on-lost.c.command: \"c\" must be", ":10:9: on-lost.c.group: \"a b\" is not",
+		":11:1: on-lost.c.shell: unknown key", ":13:13: limits.page-size: 0 is out"} {
 		require.Contains(t, lines[i], "dlmlockd: "+file+want)
 	}
 }

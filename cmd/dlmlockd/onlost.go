@@ -46,6 +46,9 @@ func resolve(c config.Config) (r resolved, mistakes, faults config.Errors) {
 		p := api.HelperPolicy{UIDs: h.UIDs}
 		p.GID, p.HasGroup = group(key+".group", h.Group)
 		r.policies[name] = p
+		if len(h.Command) == 0 {
+			continue // a mistake that is known
+		}
 		unsafe, why := config.Program(h.Command[0])
 		switch {
 		case why == nil:
@@ -57,6 +60,23 @@ func resolve(c config.Config) (r resolved, mistakes, faults config.Errors) {
 	}
 	mistakes.Sort()
 	return r, mistakes, faults
+}
+
+// allMistakes adds what resolve finds wrong with a configuration to err, the mistakes that were found
+// when it was read, if any. Any other error stands alone: then nothing was read.
+func allMistakes(err error, more ...config.Errors) error {
+	all, read := errors.AsType[config.Errors](err)
+	if err != nil && !read {
+		return err
+	}
+	for _, es := range more {
+		all = append(all, es...)
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	all.Sort()
+	return all
 }
 
 // lookupGroup finds the number of a group.

@@ -101,9 +101,7 @@ func (d *daemon) reload() error {
 	defer d.systemd.tell("READY=1")
 	o, err := d.read()
 	conf, mistakes, faults := resolve(o.Config)
-	if err == nil && len(mistakes) > 0 {
-		err = mistakes
-	}
+	err = allMistakes(err, mistakes)
 	// All or nothing: half of a configuration with a mistake could be worse than the old one.
 	if err != nil {
 		d.log.Error(msgConfigurationWrong.String(), "err", err)

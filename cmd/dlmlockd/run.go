@@ -16,6 +16,9 @@ import (
 // ends in order when ctx ends.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
 	o, err := readOptions(args, getenv)
+	if o.check {
+		err = check(o, err)
+	}
 	switch {
 	case err != nil:
 		return complain(stderr, err)
@@ -26,7 +29,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		fmt.Fprintf(stdout, "dlmlockd %s\n", thisBuild())
 		return exitOK
 	case o.check:
-		return check(o, stdout, stderr)
+		fmt.Fprintln(stdout, "dlmlockd: the configuration is good")
+		return exitOK
 	}
 	if o.relay { // it reads no configuration, so that a mistake in it does not cut off this node's peers
 		return runRelay(ctx, stderr)
@@ -58,16 +62,11 @@ func runRelay(ctx context.Context, stderr io.Writer) int {
 	return exitOK
 }
 
-// check reports whether the service could run with this configuration, as far as that can be told
-// without running it.
-func check(o options, stdout, stderr io.Writer) int {
+// check looks for all that keeps the service from running with this configuration, as far as that can be
+// told without running it. err is what reading it has found.
+func check(o options, err error) error {
 	_, mistakes, faults := resolve(o.Config)
-	if all := append(mistakes, faults...); len(all) > 0 {
-		all.Sort()
-		return complain(stderr, all)
-	}
-	fmt.Fprintln(stdout, "dlmlockd: the configuration is good")
-	return exitOK
+	return allMistakes(err, mistakes, faults)
 }
 
 // complain reports what is wrong with the command line or the file.
