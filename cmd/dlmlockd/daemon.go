@@ -109,8 +109,8 @@ func serve(ctx context.Context, o options, read func() (options, error), control
 	tellFaults(log, faults)
 	d.settings, d.helpers = newSettings(conf), conf.policies
 	inherited := inheritDescriptors()
-	if inherited.single(varlinkNames...) { // before the state directory: the node's service may have it
-		return errSingle
+	if err := o.checkDoors(&inherited); err != nil { // before the state directory: the node's service may have it
+		return err
 	}
 	if d.store, err = newFDStore(os.Getenv, log); err != nil {
 		log.Warn("locks of Varlink connections end when the service is restarted", "err", err)
@@ -145,7 +145,7 @@ func serve(ctx context.Context, o options, read func() (options, error), control
 // listens. What is left of the inherited descriptors are those of an earlier process (kept), and such as
 // nobody knows, which are closed.
 func (d *daemon) openSockets(from *inherited) error {
-	if err := d.openVirtlockd(from.take("virtlockd", "virtlockd.socket")); err != nil {
+	if err := d.openVirtlockd(from.take(virtlockdNames...)); err != nil {
 		return err
 	}
 	if err := d.openVarlink(from.take(varlinkNames...)); err != nil {

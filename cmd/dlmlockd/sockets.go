@@ -1,15 +1,19 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
 
+	"github.com/dlmlock/dlmlockd/internal/filetype"
 	"github.com/dlmlock/dlmlockd/varlink"
 )
 
@@ -62,6 +66,54 @@ func (i *inherited) take(names ...string) (found []net.Listener) {
 		delete(i.sockets, name)
 	}
 	return found
+}
+
+// has reports whether there are sockets of these names.
+func (i *inherited) has(names ...string) bool {
+	return slices.ContainsFunc(names, func(name string) bool { return len(i.sockets[name]) > 0 })
+}
+
+// checkDoors finds the mistakes in the command line that keep callers out, before anything is touched.
+// Whether somebody else listens at a socket shows only when the state directory is locked.
+func (o *options) checkDoors(from *inherited) error {
+	libvirt := from.has(virtlockdNames...)
+	switch {
+	case from.single(varlinkNames...):
+		return errSingle
+	case o.Bus == noBus && o.varlink == "" && o.Virtlockd.Socket == "" && !libvirt && !from.has(varlinkNames...):
+		return &usageError{"--bus=none: nobody could call the service; give it --varlink=PATH"}
+	}
+	if err := checkSocket("varlink", o.varlink); err != nil || libvirt {
+		return err
+	}
+	return checkSocket("virtlockd", o.socket)
+}
+
+// maxSocketPath is how long the path of a socket may be (unix(7), sun_path).
+const maxSocketPath = 107
+
+// checkSocket reports why there can be no socket at the path that a flag gives; "": it gives none.
+func checkSocket(flag, path string) error {
+	if path == "" {
+		return nil
+	}
+	bad := func(format string, args ...any) error {
+		return &usageError{fmt.Sprintf("--%s=%s: ", flag, path) + fmt.Sprintf(format, args...)}
+	}
+	dir := filepath.Dir(path)
+	in, err := os.Stat(dir)
+	at, missing := os.Lstat(path)
+	switch {
+	case len(path) > maxSocketPath:
+		return bad("the path of a socket has at most %d bytes", maxSocketPath)
+	case errors.Is(err, fs.ErrNotExist):
+		return bad("there is no directory %s", dir)
+	case err == nil && !in.IsDir():
+		return bad("%s is not a directory", dir)
+	case missing == nil && at.Mode().Type() != fs.ModeSocket:
+		return bad("there is a %s, not a socket", filetype.Name(at.Mode()))
+	}
+	return nil
 }
 
 // vacate makes room for a socket at a path where a program that has ended has left one

@@ -14,6 +14,9 @@ import (
 	"github.com/dlmlock/dlmlockd/virtlockd"
 )
 
+// virtlockdNames are the names of the sockets for libvirt's own lock driver that are passed on.
+var virtlockdNames = []string{"virtlockd", "virtlockd.socket"}
+
 // openVirtlockd opens the door for libvirt's own lock driver, if there is a socket
 // for it: from systemd, by --virtlockd, or by the configuration. Its clients have no
 // timeout, so it answers from now on, whether or not the service is ready.
