@@ -42,15 +42,8 @@ type ListLocks struct {
 
 // ListOptions are the options of ListLocks.
 var ListOptions = []Option[ListLocks]{
-	// Empty names are given, and wrong: in the filter they would stand for all.
-	{api.ArgLockspace, Text, func(m *ListLocks, v any) error {
-		m.Filter.Lockspace = v.(string)
-		return checkLockspace(m.Filter.Lockspace)
-	}},
-	{api.ArgResource, Text, func(m *ListLocks, v any) error {
-		m.Filter.Resource = v.(string)
-		return checkResource("", m.Filter.Resource)
-	}},
+	filterLockspace(func(m *ListLocks) *api.Filter { return &m.Filter }),
+	filterResource(func(m *ListLocks) *api.Filter { return &m.Filter }),
 	owner(func(m *ListLocks) (*string, *bool) { return &m.Filter.Owner, &m.Filter.HasOwner }),
 	uid(func(m *ListLocks) (*uint32, *bool) { return &m.Filter.UID, &m.Filter.HasUID }),
 	mode(func(m *ListLocks) (*dlm.Mode, *bool) { return &m.Filter.Mode, &m.Filter.HasMode }),
@@ -69,12 +62,7 @@ var ListOptions = []Option[ListLocks]{
 		return nil
 	}},
 	ref(api.ArgAfter, func(m *ListLocks) *api.Ref { return &m.Filter.After }),
-	{api.ArgLimit, Uint32, func(m *ListLocks, v any) error {
-		if m.Filter.Limit = int(v.(uint32)); m.Filter.Limit == 0 {
-			return badLimit()
-		}
-		return nil
-	}},
+	filterLimit(func(m *ListLocks) *api.Filter { return &m.Filter }, badLimit),
 }
 
 func badLimit() error { return bad(api.ArgLimit, "a page has 1 to %d locks", MaxPage) }

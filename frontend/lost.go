@@ -17,23 +17,11 @@ const (
 
 // ListLostOptions are the options of ListLost.
 var ListLostOptions = []Option[ListLost]{
-	// Empty names are given, and wrong: in the filter they would stand for all.
-	{api.ArgLockspace, Text, func(m *ListLost, v any) error {
-		m.Filter.Lockspace = v.(string)
-		return checkLockspace(m.Filter.Lockspace)
-	}},
-	{api.ArgResource, Text, func(m *ListLost, v any) error {
-		m.Filter.Resource = v.(string)
-		return checkResource("", m.Filter.Resource)
-	}},
+	filterLockspace(func(m *ListLost) *api.Filter { return &m.Filter }),
+	filterResource(func(m *ListLost) *api.Filter { return &m.Filter }),
 	owner(func(m *ListLost) (*string, *bool) { return &m.Filter.Owner, &m.Filter.HasOwner }),
 	uid(func(m *ListLost) (*uint32, *bool) { return &m.Filter.UID, &m.Filter.HasUID }),
-	{api.ArgLimit, Uint32, func(m *ListLost, v any) error {
-		if m.Filter.Limit = int(v.(uint32)); m.Filter.Limit == 0 {
-			return badLostLimit()
-		}
-		return nil
-	}},
+	filterLimit(func(m *ListLost) *api.Filter { return &m.Filter }, badLostLimit),
 }
 
 func badLostLimit() error { return bad(api.ArgLimit, "a list has 1 to %d lost locks", MaxLost) }

@@ -157,6 +157,36 @@ func setLifetime(o *api.AcquireOptions, s string) error {
 	return nil
 }
 
+// filterLockspace is the option lockspace of a list. An empty name is given, and wrong: in the filter it
+// would stand for all.
+func filterLockspace[T any](filter func(*T) *api.Filter) Option[T] {
+	return Option[T]{api.ArgLockspace, Text, func(into *T, v any) error {
+		f := filter(into)
+		f.Lockspace = v.(string)
+		return checkLockspace(f.Lockspace)
+	}}
+}
+
+// filterResource is the option resource of a list, of which the same holds.
+func filterResource[T any](filter func(*T) *api.Filter) Option[T] {
+	return Option[T]{api.ArgResource, Text, func(into *T, v any) error {
+		f := filter(into)
+		f.Resource = v.(string)
+		return checkResource("", f.Resource)
+	}}
+}
+
+// filterLimit is the option limit of a list; tooSmall is the error of 0.
+func filterLimit[T any](filter func(*T) *api.Filter, tooSmall func() error) Option[T] {
+	return Option[T]{api.ArgLimit, Uint32, func(into *T, v any) error {
+		f := filter(into)
+		if f.Limit = int(v.(uint32)); f.Limit == 0 {
+			return tooSmall()
+		}
+		return nil
+	}}
+}
+
 // selectorOptions say which lock of a resource is meant.
 func selectorOptions[T any](of func(*T) *api.Selector) []Option[T] {
 	return []Option[T]{

@@ -11,24 +11,12 @@ type ListWaits struct{ Filter api.Filter } // Lockspace, Resource, Owner, UID, A
 
 // ListWaitsOptions are the options of ListWaits.
 var ListWaitsOptions = []Option[ListWaits]{
-	// Empty names are given, and wrong: in the filter they would stand for all.
-	{api.ArgLockspace, Text, func(m *ListWaits, v any) error {
-		m.Filter.Lockspace = v.(string)
-		return checkLockspace(m.Filter.Lockspace)
-	}},
-	{api.ArgResource, Text, func(m *ListWaits, v any) error {
-		m.Filter.Resource = v.(string)
-		return checkResource("", m.Filter.Resource)
-	}},
+	filterLockspace(func(m *ListWaits) *api.Filter { return &m.Filter }),
+	filterResource(func(m *ListWaits) *api.Filter { return &m.Filter }),
 	owner(func(m *ListWaits) (*string, *bool) { return &m.Filter.Owner, &m.Filter.HasOwner }),
 	uid(func(m *ListWaits) (*uint32, *bool) { return &m.Filter.UID, &m.Filter.HasUID }),
 	ref(api.ArgAfter, func(m *ListWaits) *api.Ref { return &m.Filter.After }),
-	{api.ArgLimit, Uint32, func(m *ListWaits, v any) error {
-		if m.Filter.Limit = int(v.(uint32)); m.Filter.Limit == 0 {
-			return badLimit()
-		}
-		return nil
-	}},
+	filterLimit(func(m *ListWaits) *api.Filter { return &m.Filter }, badLimit),
 }
 
 // Op implements Method.
