@@ -3,7 +3,9 @@ package config
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 )
 
 // Error is one mistake in the file.
@@ -28,11 +30,29 @@ func (e *Error) Error() string {
 	}
 	b.WriteString(": ")
 	if e.Key != "" {
-		b.WriteString(e.Key + ": ")
+		b.WriteString(readable(e.Key) + ": ")
 	}
 	b.WriteString(e.Text)
 	return b.String()
 }
+
+// maxShownKey is how much of a key is shown, in bytes. The longest one with a meaning has fewer.
+const maxShownKey = 128
+
+// readable returns a key as it can be shown: shortened, in one line, and without characters that act on a
+// terminal or change the order of others. Only a quoted key can have such characters.
+func readable(key string) string {
+	if len(key) > maxShownKey {
+		key = strings.ToValidUTF8(key[:maxShownKey], "") + "..."
+	}
+	if strings.ContainsFunc(key, unprintable) {
+		return strconv.Quote(key)
+	}
+	return key
+}
+
+// unprintable reports whether a character is a control character or mark that changes how a text is shown.
+func unprintable(r rune) bool { return !unicode.IsPrint(r) }
 
 // Errors are all the mistakes in one file, in its order, so one edit can correct them all.
 type Errors []*Error

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"path/filepath"
 	"slices"
@@ -80,7 +81,7 @@ func Parse(name string, data []byte) (Config, error) {
 	err := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(&f)
 	unknown, decoded := errors.AsType[*toml.StrictMissingError](err)
 	if err != nil && !decoded {
-		return Config{}, decodeErrors(name, err)
+		return Config{}, decodeErrors(name, data, err)
 	}
 	source := Source{file: name, at: positions(data)}
 	v := validator{source: &source}
@@ -105,8 +106,47 @@ func (v *validator) unknownKeys(name string, unknown *toml.StrictMissingError) {
 	}
 }
 
+// noTables reports the keys of a file that has to be refused which should be tables and are something
+// else. The decoder would report that in terms of this package's types.
+func noTables(name string, data []byte) Errors {
+	var tree map[string]any
+	if toml.Unmarshal(data, &tree) != nil {
+		return nil // not TOML at all
+	}
+	v := validator{source: &Source{file: name, at: positions(data)}}
+	// Returns the table of a key; nil if there is none.
+	table := func(key string, value any) map[string]any {
+		t, ok := value.(map[string]any)
+		if !ok && value != nil {
+			v.fail(key, "must be a table: a line [%s], and its keys below", key)
+		}
+		return t
+	}
+	table("limits", tree["limits"])
+	table("virtlockd.lockspaces", table("virtlockd", tree["virtlockd"])["lockspaces"])
+	helpers := table("on-lost", tree["on-lost"])
+	for _, name := range slices.Sorted(maps.Keys(helpers)) {
+		table("on-lost."+name, helpers[name])
+	}
+	v.errs.Sort()
+	return v.errs
+}
+
 // decodeErrors turns the decoder's error into Errors. The decoder stops at it.
-func decodeErrors(name string, err error) Errors {
+func decodeErrors(name string, data []byte, err error) Errors {
+	var strict *toml.StrictMissingError
+	if errors.As(err, &strict) {
+		var es Errors
+		for i := range min(len(strict.Errors), maxMistakes) {
+			e := fromDecode(name, &strict.Errors[i])
+			e.Text = "unknown key"
+			es = append(es, e)
+		}
+		return es
+	}
+	if es := noTables(name, data); len(es) > 0 {
+		return es
+	}
 	var de *toml.DecodeError
 	if errors.As(err, &de) {
 		return Errors{fromDecode(name, de)}
@@ -246,6 +286,7 @@ func (v *validator) observation(f *file, c *Config) {
 	// Absolute, because the working directory of a service is / and nobody would look there.
 	if s, ok := v.text("metrics-file", f.Metrics); ok && s != "" {
 		c.MetricsFile = s
+		v.fileName("metrics-file", s)
 		if !filepath.IsAbs(s) || !strings.HasSuffix(s, ".prom") {
 			v.fail("metrics-file", "%q must be an absolute path that ends in .prom, which is what node_exporter reads",
 				s)
@@ -278,6 +319,13 @@ func (v *validator) text(key string, value any) (s string, ok bool) {
 		v.fail(key, "must be a string in quotes")
 	}
 	return s, ok
+}
+
+// fileName refuses what no file can have in its name.
+func (v *validator) fileName(key, s string) {
+	if strings.ContainsRune(s, 0) {
+		v.fail(key, "%q can't be the path of a file: it contains the character U+0000", s)
+	}
 }
 
 // lockspaces checks a list of names of lockspaces, each of which may be there once.
@@ -318,7 +366,7 @@ func (v *validator) lockspace(key, name string, before []string) {
 // is such a group is found out when the service starts: this package asks no directory service.
 func (v *validator) group(key string, value any, advice string) string {
 	s, ok := v.text(key, value)
-	if ok && (s == "" || strings.ContainsAny(s, ": \t\n\x00")) {
+	if ok && (s == "" || strings.ContainsAny(s, ": ") || strings.ContainsFunc(s, unprintable)) {
 		v.fail(key, "%q is not the name of a group; %s", s, advice)
 		return ""
 	}

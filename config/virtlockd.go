@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The bounds of virtlockd.timeout. libvirt waits without end, and the guest that it
@@ -14,6 +16,9 @@ const (
 	maxVirtlockdTimeout = time.Minute
 )
 
+// MaxSocketPath is the maximum length of the path of a socket, in bytes (unix(7)).
+const MaxSocketPath = len(unix.RawSockaddrUnix{}.Path) - 1
+
 // virtlockd checks the table [virtlockd].
 func (v *validator) virtlockd(f *file, c *Virtlockd) {
 	t := &f.Virtlockd
@@ -21,6 +26,10 @@ func (v *validator) virtlockd(f *file, c *Virtlockd) {
 		c.Socket = s
 		if !filepath.IsAbs(s) {
 			v.fail("virtlockd.socket", "%q must be an absolute path", s)
+		}
+		v.fileName("virtlockd.socket", s)
+		if len(s) > MaxSocketPath {
+			v.fail("virtlockd.socket", "the path of a socket has at most %d bytes, this one has %d", MaxSocketPath, len(s))
 		}
 	}
 	if s, ok := v.text("virtlockd.lockspace", t.Lockspace); ok {
@@ -48,6 +57,9 @@ func (v *validator) virtlockd(f *file, c *Virtlockd) {
 		v.lockspace(key, s, nil)
 		if c.Lockspaces == nil {
 			c.Lockspaces = map[string]string{}
+		}
+		if other, twice := c.Lockspaces[filepath.Clean(dir)]; twice && other != s {
+			v.fail(key, "the same directory has the lockspace %q in another line; keep one of them", other)
 		}
 		c.Lockspaces[filepath.Clean(dir)] = s
 	}
