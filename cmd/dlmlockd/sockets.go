@@ -13,6 +13,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/activation"
 
+	"github.com/dlmlock/dlmlockd/config"
 	"github.com/dlmlock/dlmlockd/internal/filetype"
 	"github.com/dlmlock/dlmlockd/varlink"
 )
@@ -89,9 +90,6 @@ func (o *options) checkDoors(from *inherited) error {
 	return checkSocket("virtlockd", o.socket)
 }
 
-// maxSocketPath is how long the path of a socket may be (unix(7), sun_path).
-const maxSocketPath = 107
-
 // checkSocket reports why there can be no socket at the path that a flag gives; "": it gives none.
 func checkSocket(flag, path string) error {
 	if path == "" {
@@ -104,8 +102,8 @@ func checkSocket(flag, path string) error {
 	in, err := os.Stat(dir)
 	at, missing := os.Lstat(path)
 	switch {
-	case len(path) > maxSocketPath:
-		return bad("the path of a socket has at most %d bytes", maxSocketPath)
+	case len(path) > config.MaxSocketPath:
+		return bad("the path of a socket has at most %d bytes", config.MaxSocketPath)
 	case errors.Is(err, fs.ErrNotExist):
 		return bad("there is no directory %s", dir)
 	case err == nil && !in.IsDir():

@@ -74,7 +74,10 @@ func listenForVarlink(path string) (*net.UnixListener, error) {
 		return nil, bad(errors.New("another program listens there"))
 	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
+	switch {
+	case wire.IsScarcity(err):
+		return nil, err // which is no mistake of the command line
+	case err != nil:
 		return nil, bad(err)
 	}
 	// Until here the umask decides who may connect. A client that is refused in that moment tries

@@ -11,6 +11,7 @@ import (
 
 	"github.com/dlmlock/dlmlockd/config"
 	"github.com/dlmlock/dlmlockd/process"
+	"github.com/dlmlock/dlmlockd/varlink/wire"
 	"github.com/dlmlock/dlmlockd/virtlockd"
 )
 
@@ -71,7 +72,10 @@ func listenForLibvirt(path string) (net.Listener, error) {
 			"enable) "+
 			"and leave the key out", err), err)
 	}
-	if err != nil {
+	switch {
+	case wire.IsScarcity(err):
+		return nil, err // which is no mistake in the configuration
+	case err != nil:
 		return nil, bad(err.Error(), err)
 	}
 	return l, nil

@@ -75,7 +75,7 @@ func (s *Server) Serve(l *net.UnixListener) error {
 		case err == nil:
 		case s.isEnding():
 			return nil
-		case isScarcity(err):
+		case IsScarcity(err):
 			// Connections stay in the kernel's queue until there is room.
 			if pause == 0 {
 				s.log.Error("connections can't be accepted now", "err", err)
@@ -137,9 +137,9 @@ func (s *Server) arrived(fd int, a *arrivals) {
 	a.put(arrival{fd, cred.Uid, u})
 }
 
-// isScarcity reports whether an accept failed for want of something that others may give
-// back.
-func isScarcity(err error) bool {
+// IsScarcity reports whether a socket could not be made or accepted for want of something that
+// others may give back.
+func IsScarcity(err error) bool {
 	for _, errno := range []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOBUFS} {
 		if errors.Is(err, errno) {
 			return true

@@ -401,8 +401,8 @@ func TestShutdownWhileOneReads(t *testing.T) {
 
 // Where descriptors run out, the server waits for some and goes on.
 func TestScarcity(t *testing.T) {
-	require.True(t, isScarcity(&net.OpError{Err: os.NewSyscallError("accept4", unix.EMFILE)}))
-	require.False(t, isScarcity(&net.OpError{Err: os.NewSyscallError("accept4", unix.EINVAL)}))
+	require.True(t, IsScarcity(&net.OpError{Err: os.NewSyscallError("accept4", unix.EMFILE)}))
+	require.False(t, IsScarcity(&net.OpError{Err: os.NewSyscallError("accept4", unix.EINVAL)}))
 }
 
 // Whatever comes, in however many pieces, the server answers what are calls in

@@ -1,0 +1,51 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A start that fails for want of descriptors is no mistake in the configuration or the command line, after which
+// the unit would not start the service again.
+func TestStartWithoutDescriptors(t *testing.T) {
+	path := program(t)
+	for limit := 8; limit <= 20; limit++ {
+		dir := t.TempDir()
+		cmd := exec.Command("sh", "-c", fmt.Sprintf("ulimit -n %d; exec \"$@\"", limit), "sh", path, "--engine=local",
+			"--bus=none", "--config="+os.DevNull, "--state-dir="+dir+"/state", "--varlink="+dir+"/varlink",
+			"--virtlockd="+dir+"/virtlockd")
+		var log strings.Builder
+		cmd.Stderr = &log
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		require.NoError(t, cmd.Start())
+		ended := make(chan struct{})
+		go func() {
+			_ = cmd.Wait()
+			close(ended)
+		}()
+		served := func() bool {
+			info, err := os.Stat(dir + "/varlink")
+			return err == nil && info.Mode().Perm() == 0o666
+		}
+		require.Eventually(t, func() bool {
+			select {
+			case <-ended:
+				return true
+			default:
+				return served()
+			}
+		}, patience, time.Millisecond)
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		<-ended
+		if !served() {
+			require.Contains(t, []int{exitOK, exitFailed}, cmd.ProcessState.ExitCode(), "limit %d\n%s", limit, log.String())
+		}
+	}
+}
