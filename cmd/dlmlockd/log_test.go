@@ -63,7 +63,9 @@ func TestJournalHandlersShareNoFields(t *testing.T) {
 
 func TestTextLog(t *testing.T) {
 	var b bytes.Buffer
-	newLogControl(&b, slog.LevelInfo).logger().Info("hello", "lockspace", "vms")
+	c := newLogControl(&b, slog.LevelInfo)
+	c.logger().Info("hello", "lockspace", "vms")
+	c.outlet.flush()
 	require.Contains(t, b.String(), `level=INFO msg=hello lockspace=vms`)
 }
 
@@ -82,6 +84,7 @@ func TestLogControl(t *testing.T) {
 		require.Equal(t, l.name, c.Level())
 	}
 	log.Debug("one")
+	c.outlet.flush()
 	require.Contains(t, text.String(), "msg=one lockspace=vms")
 	require.NoError(t, c.SetLevel("crit"))
 	text.Reset()

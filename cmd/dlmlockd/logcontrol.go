@@ -41,12 +41,13 @@ type logControl struct {
 	auto      bool        // the journal is the target for "auto"
 	available func() bool // whether there is a journal; a stand-in for tests
 	handler   slog.Handler
+	outlet    *outlet
 }
 
 // newLogControl makes a log that goes to the journal, with fields that journalctl can match, if
 // standard error goes to the journal, and as text to stderr otherwise.
 func newLogControl(stderr io.Writer, level slog.Level) *logControl {
-	c := &logControl{available: journal.Enabled}
+	c := &logControl{available: journal.Enabled, outlet: newOutlet()}
 	c.level.Set(level)
 	if toJournal, err := journal.StderrIsJournalStream(); err == nil {
 		c.auto = toJournal
@@ -54,9 +55,10 @@ func newLogControl(stderr io.Writer, level slog.Level) *logControl {
 	c.toJournal.Store(c.auto)
 	c.handler = &switchHandler{
 		toJournal: &c.toJournal,
-		journal:   newJournalHandler(&c.level, journal.Send),
-		console:   slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: &c.level}),
+		journal:   newJournalHandler(&c.level, c.outlet.sender(journal.Send)),
+		console:   slog.NewTextHandler(c.outlet.writer(stderr), &slog.HandlerOptions{Level: &c.level}),
 	}
+	c.outlet.dropped = func(n int) { c.logger().Warn("log lines dropped, the log is too slow", "lines", n) }
 	return c
 }
 

@@ -25,6 +25,9 @@ func main() {
 	debug.SetTraceback("crash")
 	// A helper must not inherit files that were open when the service was started.
 	_ = unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
+	// When journald ends, or whatever else reads standard error, the Go runtime would end the program with
+	// the next line of the log, also if systemd has had SIGPIPE ignored (os/signal, "SIGPIPE").
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	// The first of these signals ends the service in order, the second one at once. Both keep every
 	// persistent lock.
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)

@@ -36,6 +36,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return runRelay(ctx, stderr)
 	}
 	control := newLogControl(stderr, o.LogLevel)
+	defer control.outlet.flush()
 	log := control.logger()
 	log.Info("starting", "version", thisBuild().Version, "commit", thisBuild().Commit, "options", o)
 	work := func() error {
@@ -54,7 +55,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 
 // runRelay is run for dlmlockd --relay-cpg.
 func runRelay(ctx context.Context, stderr io.Writer) int {
-	log := newLogControl(stderr, slog.LevelInfo).logger()
+	control := newLogControl(stderr, slog.LevelInfo)
+	defer control.outlet.flush()
+	log := control.logger()
 	if err := relayCPG(ctx, log); err != nil {
 		log.Error("ended", "err", err)
 		return exitFailed

@@ -39,15 +39,6 @@ import (
 //     after the grant does, and so it gets a new token;
 //   - after the lock was converted back leaves what the client knows of. Only if the
 //     old mode could not be written, and the new one could, the lock has the new token.
-//
-// CW and PR are in each other's way, and neither is the stronger. So the way back from one
-// to the other, unlike that from upward, may be refused, because somebody else may have been
-// granted the new mode meanwhile. It is gone, in the same order, for who has given up, and
-// without queuing; if it is refused, the lock keeps the new mode, which is then written
-// again. The token is the same in both modes, because each keeps PW and EX out. A new mode
-// that can't be written down stays, as that of a conversion downward does, and the answer
-// says so. Whoever gets an answer before the end of a conversion that may not be taken back
-// is told that it may still take effect.
 type convertOp struct {
 	call
 	// The lock's names and the mode that it is to have.
@@ -110,35 +101,23 @@ func (o *convertOp) involved() []*lock {
 	return []*lock{o.l}
 }
 
-// waitsFor also says what may still come of a conversion that may not be taken back. Before withdraw
-// it does not, because the answer then says what has come of it.
+// waitsFor also says what may still come of a conversion downward: that one can't be refused,
+// and so it may take effect after its call was answered.
 func (o *convertOp) waitsFor() obstacle {
 	w := o.t.obstacleOf(o.involved(), o.want.Lockspace, o.want.Resource, o.want.Mode)
 	w.queued = o.stage == convertFinding || o.stage == convertConverting
 	w.recording = o.stage == convertRecording || o.stage == convertUnrecording
-	stopped := w.sp != nil && w.sp.stopped()
-	if o.stage == convertConverting && stopped || o.stage == convertRecording {
-		w.noted = o.mayStay()
+	if o.stage == convertConverting && o.overdue == nil && w.sp != nil && w.sp.stopped() && !dlm.Stronger(w.mode, o.from) {
+		w.noted = "; the conversion may still take effect, see the mode of the lock"
 	}
 	return w
-}
-
-// mayStay is what an answer adds that comes before the end of the conversion. One upward is taken back
-// then in any case.
-func (o *convertOp) mayStay() string {
-	if dlm.Stronger(o.want.Mode, o.from) {
-		return ""
-	}
-	return "; the conversion may still take effect, see the mode of the lock"
 }
 
 // late is what withdraw has noted as long as the lock manager has not answered the cancel: the
 // reason from before, and not that the lock manager is slow.
 func (o *convertOp) late() *api.Error {
 	if o.overdue != nil && o.stage == convertConverting {
-		e := *o.overdue
-		e.Text += o.mayStay()
-		return &e
+		return o.overdue
 	}
 	return o.call.late()
 }
@@ -272,10 +251,10 @@ func (o *convertOp) blockBefore(ev dlm.Event) uint64 {
 	return max(h.Token, o.token)
 }
 
-// takeBack undoes a conversion that was granted after the call was given up: the lock
-// goes back to the mode that the client knows of, unless that is stronger.
+// takeBack undoes a conversion upward that was granted after the call was given
+// up: the lock goes back to the mode that the client knows of.
 func (o *convertOp) takeBack() bool {
-	if !o.answered || o.stays || o.l.mode == o.from || dlm.Stronger(o.from, o.l.mode) {
+	if !o.answered || o.stays || !dlm.Stronger(o.l.mode, o.from) {
 		return false
 	}
 	o.goBack()
@@ -294,14 +273,10 @@ func (o *convertOp) goBack() {
 		return
 	}
 	o.stage = convertReturning
-	flags := dlm.Persistent
-	if !dlm.Stronger(l.mode, o.from) {
-		flags |= dlm.NoQueue // between CW and PR
-	}
-	o.ask(o.from, flags)
+	o.ask(o.from, dlm.Persistent)
 }
 
-// returned takes the end of the way back. If it has failed, the lock has a mode that may not be
+// returned takes the end of the way back. If it has failed, the lock has a mode that is not
 // recorded.
 func (o *convertOp) returned(ev dlm.Event) {
 	l := o.l
@@ -368,14 +343,12 @@ func (o *convertOp) written(err error) {
 }
 
 // end ends a conversion whose lock has the mode that was wanted. The caller gets an error all the
-// same if that can't be recorded yet, or has one already.
+// same if that can't be recorded yet.
 func (o *convertOp) end() {
 	t, l := o.t, o.l
 	o.stage = convertDone
 	if o.err == nil {
 		o.grants = []api.Grant{l.grant()}
-	}
-	if o.err == nil || l.mode != o.from {
 		t.counters.Converted++
 		t.logHistory(msgConverted.String(), l, slog.String("session", string(o.caller.Session)),
 			slog.Duration("waited", t.now.Sub(o.begun)))
@@ -434,8 +407,8 @@ func (o *convertOp) giveUp() {
 
 // withdraw cancels a conversion whose time is over, and leaves the answer to the
 // lock manager for a moment: a conversion that was granted after all must not be
-// called a failure, and only one upward can be taken back in any case. It is false where
-// that can't be waited for.
+// called a failure, and only one upward can be taken back. It is false where that
+// can't be waited for.
 func (o *convertOp) withdraw() bool {
 	if o.stage != convertConverting || o.overdue != nil || o.l.sp.stopped() {
 		return false

@@ -408,8 +408,7 @@ class Lock:
             pass
 
     def convert(self, mode: str, wait: float = 0) -> None:
-        """Changes the mode without releasing the lock. If it fails, the lock keeps its mode,
-        unless the error says otherwise.
+        """Changes the mode without releasing the lock. If it fails, the lock keeps its mode.
 
         wait is as for Lock, but never None.
         """
