@@ -71,19 +71,27 @@ func (d *daemon) serveReloads(ctx context.Context) {
 	}
 }
 
-// reloadTimeout is how long a caller waits for its turn.
+// reloadTimeout is how long a caller waits, for its turn and for the reload together. A directory service
+// that is asked for a group may not answer.
 const reloadTimeout = 10 * time.Second
 
 // askReload has the configuration read again. The error says what is wrong with it, or it is an
-// *api.Error: the configuration was not read.
+// *api.Error: the configuration was not read in time.
 func (d *daemon) askReload() error {
-	done := make(chan error, 1)
+	late := func(text string) error {
+		return &api.Error{Op: "reload", Kind: api.Timeout, Mode: dlm.None, Text: text}
+	}
+	done, timeout := make(chan error, 1), time.After(reloadTimeout)
 	select {
 	case d.reloads <- done:
-		return <-done
-	case <-time.After(reloadTimeout):
-		return &api.Error{Op: "reload", Kind: api.Timeout, Mode: dlm.None,
-			Text: "the service is about to end, or busy with another reload; try again later"}
+	case <-timeout:
+		return late("the service is about to end, or busy with another reload; try again later")
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-timeout:
+		return late("it is not done yet and goes on; the log says how it ends")
 	}
 }
 
