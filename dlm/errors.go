@@ -89,9 +89,6 @@ func CheckLockspace(name string) error {
 	switch {
 	case name == "":
 		return bad("a lockspace name has at least one character")
-	case len(name) > MaxLockspaceName:
-		return bad(fmt.Sprintf("a lockspace name has at most %d characters, this one has %d", MaxLockspaceName,
-			len(name)))
 	case name[0] == '.':
 		return bad("a lockspace name does not begin with a dot")
 	}
@@ -100,6 +97,10 @@ func CheckLockspace(name string) error {
 		if !ok {
 			return bad("a lockspace name has only letters, digits and _ - . +")
 		}
+	}
+	if len(name) > MaxLockspaceName { // of one byte each, as they were looked at
+		return bad(fmt.Sprintf("a lockspace name has at most %d characters, this one has %d", MaxLockspaceName,
+			len(name)))
 	}
 	return nil
 }

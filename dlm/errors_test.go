@@ -57,6 +57,9 @@ func TestCheckLockspace(t *testing.T) {
 		strings.Repeat("x", dlm.MaxLockspaceName+1)} {
 		require.ErrorIs(t, dlm.CheckLockspace(name), dlm.ErrName, "%q", name)
 	}
+	// What the error calls characters are no bytes of longer ones.
+	require.ErrorContains(t, dlm.CheckLockspace(strings.Repeat("ä", 33)), "only letters")
+	require.ErrorContains(t, dlm.CheckLockspace(strings.Repeat("x", 65)), "at most 64 characters, this one has 65")
 }
 
 // FuzzCheckLockspace: a name that passes is one file name below /dev/misc.
