@@ -128,6 +128,9 @@ func readOptions(args []string, getenv func(string) string) (options, error) {
 	}
 	given := map[string]bool{}
 	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	if given["config"] && file == "" {
+		return o, &usageError{"--config: the file is missing"}
+	}
 	if err := checkFlags(given, engine, level, o); err != nil || o.showVersion || o.relay {
 		return o, err
 	}

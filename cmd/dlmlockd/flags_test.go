@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/dlmlock/dlmlockd/config"
 )
@@ -54,6 +55,7 @@ func TestBadCommandLines(t *testing.T) {
 		{"empty engine", "--engine=: use dlm or local", []string{"--engine="}},
 		{"level", "--log-level=loud: use debug, info, warn or error", []string{"--log-level", "loud"}},
 		{"state dir", "--state-dir: the directory is missing", []string{"--state-dir="}},
+		{"empty file name", "--config: the file is missing", []string{"--config=", "--check"}},
 		{"bus", "--bus=system: not a D-Bus address such as unix:path=/run/dbus/system_bus_socket",
 			[]string{"--bus=system"}},
 		{"check and relay", "only one of --check, --leave and --relay-cpg can be given",
@@ -103,6 +105,19 @@ func TestVersionAndHelp(t *testing.T) {
 		require.Equal(t, usage, out.String())
 	}
 	require.Empty(t, errs.String())
+}
+
+// full is a device without room.
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, unix.ENOSPC }
+
+func TestOutputThatCannotBeWritten(t *testing.T) {
+	for _, flag := range []string{"--version", "--help", "--check"} {
+		var errs bytes.Buffer
+		require.Equal(t, exitFailed, run(t.Context(), []string{flag, "--config=/dev/null"}, env(nil), full{}, &errs))
+		require.Equal(t, "dlmlockd: the output could not be written: no space left on device\n", errs.String())
+	}
 }
 
 // Each mistake has its place, and none hides another one: groups that do not exist, a program that others

@@ -23,14 +23,11 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	case err != nil:
 		return complain(stderr, err)
 	case o.showHelp:
-		fmt.Fprint(stdout, usage)
-		return exitOK
+		return show(usage, stdout, stderr)
 	case o.showVersion:
-		fmt.Fprintf(stdout, "dlmlockd %s\n", thisBuild())
-		return exitOK
+		return show(fmt.Sprintf("dlmlockd %s\n", thisBuild()), stdout, stderr)
 	case o.check:
-		fmt.Fprintln(stdout, "dlmlockd: the configuration is good")
-		return exitOK
+		return show("dlmlockd: the configuration is good\n", stdout, stderr)
 	}
 	if o.relay { // it reads no configuration, so that a mistake in it does not cut off this node's peers
 		return runRelay(ctx, stderr)
@@ -60,6 +57,15 @@ func runRelay(ctx context.Context, stderr io.Writer) int {
 	log := control.logger()
 	if err := relayCPG(ctx, log); err != nil {
 		log.Error("ended", "err", err)
+		return exitFailed
+	}
+	return exitOK
+}
+
+// show writes what was asked for.
+func show(text string, stdout, stderr io.Writer) int {
+	if _, err := io.WriteString(stdout, text); err != nil {
+		fmt.Fprintf(stderr, "dlmlockd: the output could not be written: %v\n", err)
 		return exitFailed
 	}
 	return exitOK
