@@ -190,7 +190,10 @@ func (a *app) addCommands(root *cobra.Command) {
 			c.DisableFlagsInUseLine = true
 			run, check := c.RunE, c.Args
 			c.Args = func(cmd *cobra.Command, args []string) error {
-				if err := pathApart(cmd, a.args, args); err != nil || check == nil {
+				if err := pathApart(cmd, a.args, args); err != nil {
+					return err
+				}
+				if err := selected(cmd); err != nil || check == nil {
 					return err
 				}
 				return check(cmd, args)

@@ -120,6 +120,8 @@ func (x *examination) answers(ctx context.Context, a *app, c *client.Client) boo
 	switch x.status, err = c.Status(ctx); {
 	case err == nil:
 		return true
+	case errors.Is(err, client.AccessDenied) && c.Varlink() != "":
+		x.add("service", checkFailed, judge(a, nil, err).Hint, "the service can't be asked: %v", err)
 	case errors.Is(err, client.AccessDenied):
 		x.add("service", checkFailed, "install org.example.DlmLock.conf in /usr/share/dbus-1/system.d, and reload the bus",
 			"the policy of the message bus does not let this user ask the service")

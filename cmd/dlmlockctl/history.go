@@ -217,6 +217,9 @@ waited (the request was not granted), or unknown, if the journal does not say.`,
 		ValidArgsFunction: a.complete(lockspaces, resources),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			q.lockspace, q.resource = scope(args)
+			if cmd.Flags().Changed("limit") && limit < 1 {
+				return wrongUsage("--limit=%d: use 1 or more", limit)
+			}
 			return a.history(cmd.Context(), &q, owner, limit, noLegend)
 		},
 	}

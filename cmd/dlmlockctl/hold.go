@@ -34,6 +34,9 @@ at a time with it.`,
 		ValidArgsFunction: a.complete(lockspaces, resources),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := args[0]
+			if args[0] == "" {
+				return wrongUsage("LOCKSPACE is empty")
+			}
 			if len(args) == 2 {
 				name, r.space, r.names = "", args[0], args[1:]
 			}

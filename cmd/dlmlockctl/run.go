@@ -185,7 +185,7 @@ func findCommand(name string) (string, error) {
 	case err == nil, errors.Is(err, exec.ErrDot):
 		return path, nil
 	case errors.Is(err, exec.ErrNotFound), errors.Is(err, os.ErrNotExist):
-		return "", exitWith(exitNoCommand, fmt.Errorf("%s: command not found", name))
+		return "", exitWith(exitNoCommand, fmt.Errorf("%s: command not found", shellWord(name)))
 	}
 	return "", exitWith(exitNoExec, fmt.Errorf("%s: %w", name, errors.Unwrap(err)))
 }

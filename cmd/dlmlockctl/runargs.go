@@ -141,6 +141,11 @@ func (r *runFlags) command(cmd *cobra.Command, args []string, o *runOptions) err
 	default:
 		o.argv = args
 	}
+	if _, err := exec.LookPath(o.argv[0]); err != nil && len(args) > 1 && isMode(args[0]) {
+		e := wrongUsage("there is no command %s", args[0])
+		e.guess = "--mode=" + args[0]
+		return e
+	}
 	return nil
 }
 

@@ -34,10 +34,14 @@ func badCommandLine(cmd *cobra.Command, err error) *usageError {
 	var number *strconv.NumError
 	var unknown *pflag.NotExistError
 	switch {
-	case errors.As(err, &own):
-		return own
+	case errors.As(err, &value) && errors.As(err, &number) && value.GetFlag().Value.Type() == "bool":
+		return wrongUsage("--%s=%s: use true or false", value.GetFlag().Name, value.GetValue())
 	case errors.As(err, &value) && errors.As(err, &number):
 		return wrongUsage("--%s=%s: not a number, or out of range", value.GetFlag().Name, value.GetValue())
+	case errors.As(err, &value) && value.Unwrap() != nil:
+		return wrongUsage("--%s=%s: %v", value.GetFlag().Name, value.GetValue(), value.Unwrap())
+	case errors.As(err, &own):
+		return own
 	case errors.As(err, &unknown):
 		return &usageError{text: err.Error(), guess: guessFlag(cmd, unknown)}
 	}
@@ -74,7 +78,7 @@ func unknownCommand(root *cobra.Command, name string) error {
 			names = append(names, c.Name())
 		}
 	}
-	if name := closest(name, names); name != "" {
+	if name := closest(strings.ToLower(name), names); name != "" {
 		e.guess = root.Name() + " " + name
 	}
 	return e
@@ -154,8 +158,30 @@ func needs(least int, names ...string) cobra.PositionalArgs {
 			}
 			return e
 		}
+		if i := slices.Index(args[least:], ""); i >= 0 { // a variable of a script, more often than a wish for all
+			return wrongUsage("%s is empty; leave it out for all", names[least+i])
+		}
 		return nil
 	}
+}
+
+// selecting are the options that select locks or say what is done to them. An empty value of one is a
+// variable of a script that was not set, and nobody means everything by it.
+var selecting = []string{"owner", "lockspace", "lock", "lockid", "token", "mode", "state", "lifetime", "on-lost",
+	"since", "until", "directory"}
+
+// selected refuses options that are given and select nothing.
+func selected(cmd *cobra.Command) (err error) {
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		switch s := f.Value.String(); {
+		case err != nil || !slices.Contains(selecting, f.Name):
+		case s == "":
+			err = wrongUsage("--%s is empty; leave the option out if it is not meant", f.Name)
+		case s == "0" && (f.Name == "lockid" || f.Name == "token"):
+			err = wrongUsage("--%s=0: no lock has this; leave the option out if it is not meant", f.Name)
+		}
+	})
+	return err
 }
 
 // atLeast accepts least arguments or more.

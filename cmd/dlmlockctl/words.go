@@ -3,6 +3,8 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -143,6 +145,9 @@ func inOptions(cmd *cobra.Command, text string, f *failure) string {
 	return text[:begin] + "--" + name + ": " + rest
 }
 
+// unreachable says what to do about a socket that the kernel does not let the user connect to.
+const unreachable = `this user may not connect to the socket: "namei -l" with its path shows the modes on the way to it`
+
 // hint says what to do about an error; "" if nothing is known, or if the hint
 // needs a name that f does not have.
 func hint(a *app, e *client.Error, f *failure) string {
@@ -155,6 +160,8 @@ func hint(a *app, e *client.Error, f *failure) string {
 		h = f.hint
 	case !ok && e.Kind == client.NotRunning:
 		return startHint(a)
+	case e.Kind == client.AccessDenied && errors.Is(e, fs.ErrPermission): // it was not the service that refused
+		return unreachable
 	case e.Kind == client.InvalidName && f.resource == "" && strings.Contains(f.lockspace, "/"):
 		space, _, _ := strings.Cut(f.lockspace, "/")
 		h = "this is about a whole lockspace; did you mean " + shellWord(space) + "?"
