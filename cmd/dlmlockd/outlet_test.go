@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -17,22 +18,17 @@ import (
 
 // A log that takes no line holds nobody up for long, and reports later how many lines it has lost.
 func TestSlowLog(t *testing.T) {
-	var text bytes.Buffer // of the outlet's goroutine, until it is flushed
 	open := make(chan struct{})
-	c := newLogControl(writerFunc(func(b []byte) (int, error) {
-		<-open
-		return text.Write(b)
-	}), slog.LevelInfo)
+	text := &slowText{open: open}
+	c := newLogControl(text, slog.LevelInfo)
 	log := c.logger()
 	for n := range 3 * outletRoom {
 		log.Info("a line", "n", n)
 	}
 	require.True(t, c.outlet.stuck.Load())
 	close(open)
-	require.Eventually(t, func() bool { return !c.outlet.stuck.Load() }, patience, time.Millisecond)
 	require.Eventually(t, func() bool {
-		c.outlet.flush()
-		return strings.Contains(text.String(), "log lines dropped")
+		return !c.outlet.stuck.Load() && strings.Contains(text.String(), "log lines dropped")
 	}, patience, time.Millisecond)
 	require.Contains(t, text.String(), "a line\" n=0\n")
 	require.NotContains(t, text.String(), "n=2999")
@@ -42,9 +38,25 @@ func TestSlowLog(t *testing.T) {
 	require.Contains(t, text.String(), "and now at once")
 }
 
-type writerFunc func([]byte) (int, error)
+// slowText takes no text until open is closed.
+type slowText struct {
+	open <-chan struct{}
+	mu   sync.Mutex
+	text bytes.Buffer
+}
 
-func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+func (s *slowText) Write(b []byte) (int, error) {
+	<-s.open
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(b)
+}
+
+func (s *slowText) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
+}
 
 // logTo starts the service with a log that goes to a file, and waits until it serves a socket.
 func logTo(t *testing.T, log *os.File, dir string) (cmd *exec.Cmd, ended <-chan error) {
