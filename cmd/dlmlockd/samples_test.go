@@ -115,6 +115,6 @@ func TestVarlinkDocumentCommands(t *testing.T) {
 			s.works(line)
 		}
 	}
-	require.Equal(t, 11, commands)
+	require.Equal(t, 12, commands)
 	require.Eventually(t, func() bool { return len(s.c.held()) == 0 }, patience, time.Millisecond)
 }
