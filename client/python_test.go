@@ -28,7 +28,7 @@ func TestPython(t *testing.T) {
 	r := startReal(t)
 	read := append(samples(t, "../docs/programs.md", "import dlmlock"),
 		samples(t, "../python/README.md", "import dlmlock")...)
-	require.Len(t, read, 4)
+	require.Len(t, read, 6)
 	for _, sample := range read {
 		cmd := python("/usr/bin/python3", "-W", "error", "-c", sample)
 		cmd.Env = append(cmd.Env, AddressVariable+"="+r.socket)
