@@ -15,8 +15,14 @@ import (
 func (a *app) inspectCmd() *cobra.Command {
 	all := false
 	cmd := &cobra.Command{
-		Use:               "inspect LOCKSPACE RESOURCE [--all-nodes]",
-		Short:             "Show what is known of a resource, on this node and others",
+		Use:   "inspect LOCKSPACE RESOURCE [--all-nodes]",
+		Short: "Show what is known of a resource, on this node and others",
+		Long: `Shows what is known of a resource, on this node and others: who holds it, who
+waits, and why it is stuck.
+
+The lock value block has room for only 8 bytes of the holder's label or owner, so
+"Last holder to write the lock value block" may show only the beginning of it.`,
+		Example:           "  dlmlockctl inspect vms disk1",
 		SuggestFor:        []string{"show", "info", "describe", "who", "stat"},
 		Args:              needs(2, "LOCKSPACE", "RESOURCE"),
 		ValidArgsFunction: a.complete(lockspaces, resources),
