@@ -480,7 +480,7 @@ func TestLogSaysWhatWasDropped(t *testing.T) {
 	require.Empty(t, log.String())
 
 	text = textOf(text)
-	require.NoError(t, os.WriteFile(f.Path(), text[:len(text)-3], 0o600))
+	require.NoError(t, os.WriteFile(f.Path(), append(bytes.Clone(text[:len(text)-3]), "\n\n\n\n"...), 0o600))
 	f, c := mustOpen(t, f.dir.path, o)
 	require.True(t, c.Torn)
 	require.Contains(t, log.String(), "unfinished")

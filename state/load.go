@@ -266,6 +266,11 @@ func (l *loader) tail(text []byte, offset int64) {
 		l.damaged(0, len(text), "there is no header")
 	case len(text) == 0:
 	case l.hasTop && l.hasCopy && !l.touches(offset) && text[0] == '\n' && l.dec.unfinished(text[1:]):
+		if l.out.size == l.out.text {
+			// A record is written over padding, so the file was cut off later.
+			l.damaged(offset, len(text), "the file ends in the middle of a record, without padding")
+			break
+		}
 		l.out.Torn, l.out.end = true, offset
 	default:
 		l.damaged(offset, len(text), "it is no record")
