@@ -21,7 +21,7 @@ var units = map[string]string{
 	"virtlockd.service": "[Unit]\nRequires=virtlockd.socket\nRequires=virtlockd-admin.socket\n[Service]\n" +
 		"Type=exec\nExecStart=/bin/sh -c 'trap \"touch /run/guests-ended; exit\" TERM; while :; do sleep 0.1; done'\n",
 	"libvirtd.service": "[Unit]\nRequires=virtlockd.socket\n[Service]\nType=exec\nExecStart=/bin/sleep infinity\n",
-	"dlmlockd.service": "[Service]\nType=exec\nExecStart=/bin/sleep infinity\n",
+	"dlmlockd.service": "[Unit]\nStartLimitIntervalSec=0\n[Service]\nType=exec\nExecStart=/bin/sleep infinity\n",
 }
 
 // systemdScript starts a service manager of systemd's own in namespaces of its own,

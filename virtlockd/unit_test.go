@@ -13,12 +13,33 @@ import (
 	"github.com/dlmlock/dlmlockd/virtlockd/disknames"
 )
 
+// systemManagerScript starts systemd as the system's service manager in namespaces of its own, with
+// the units in $UNITS and no others, and has it run what follows it in the script. A user's manager
+// won't do: since systemd 254 it puts a unit with a sandbox into a user namespace.
+const systemManagerScript = `set -e
+export container=other # systemd changes nothing of the kernel's in a container
+mount -t tmpfs tmpfs /run
+umount -R /sys/fs/cgroup
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+for dir in /etc/systemd/system /lib/systemd/system /lib/systemd/system-generators; do
+	mkdir -p "/run/hides$dir"
+	mount --bind "/run/hides$dir" "$dir"
+done
+mkdir -p /run/systemd/system
+cp "$UNITS"/* /run/systemd/system/
+for target in sysinit basic shutdown; do echo '[Unit]' >/run/systemd/system/$target.target; done
+printf '[Unit]\nDefaultDependencies=no\n' >/run/systemd/system/nothing.target
+bash -e -c "$SCRIPT" bash "$@" &
+exec /lib/systemd/systemd --system --unit=nothing.target --show-status=no --log-target=null
+`
+
 // unitScript has the shipped unit run the real service, with libvirt's socket, under a
 // real service manager. A client that plays the child which becomes QEMU locks disks,
 // and waits.
-const unitScript = systemdScript + `
-mkdir -p /run/systemd/inaccessible/dir /run/bus
-(cd /run/systemd/inaccessible; touch reg; mkfifo fifo; mknod chr c 0 0; mknod blk b 0 0; touch sock)
+const unitScript = `
+trap 'systemctl --force --force poweroff' EXIT
+until systemctl list-units >/dev/null 2>&1; do sleep 0.05; done
+mkdir /run/bus
 echo 'engine = "local"' >/run/dlmlockd.toml
 cp "$PROGRAM" /run/program # the sandbox has a /tmp of its own
 dbus-daemon --config-file="$UNITS/bus.conf" --nofork --nopidfile &
@@ -33,9 +54,9 @@ ln -s a.img /home/link.img
 python3 "$UNITS/client.py" /home/link.img >/run/client &
 until [ "$(wc -l </run/client)" = 2 ]; do sleep 0.05; done # registered, and locked
 cat /run/client
-grep -h '^\(resource\|label\)' /run/runtime/dlmlockd/state.toml
+grep -h '^\(resource\|label\)' /run/dlmlockd/state.toml
 systemctl restart dlmlockd
-grep -c '^resource' /run/runtime/dlmlockd/state.toml
+grep -c '^resource' /run/dlmlockd/state.toml
 `
 
 // clientProgram registers itself and acquires the disks in its arguments.
@@ -82,13 +103,15 @@ func TestSandbox(t *testing.T) {
 	}
 	tool, err := filepath.Abs("virtlockd-socket")
 	require.NoError(t, err)
-	cmd := exec.CommandContext(t.Context(), "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
-		"timeout", "300", "bash", "-c", unitScript, "bash", tool)
-	cmd.Env = append(os.Environ(), "UNITS="+dir, "PROGRAM="+daemon, "LC_ALL=C.UTF-8")
+	cmd := exec.CommandContext(t.Context(), "timeout", "300", "unshare", "--mount", "--uts", "--pid", "--fork",
+		"--kill-child", "--mount-proc", "bash", "-c", systemManagerScript, "bash", tool)
+	cmd.Env = append(os.Environ(), "UNITS="+dir, "PROGRAM="+daemon, "SCRIPT="+unitScript, "LC_ALL=C.UTF-8")
 	var said strings.Builder
 	cmd.Stderr = &said
 	out, err = cmd.Output()
-	require.NoError(t, err, "%s\n%s\n(the packages dbus, systemd and python3 are needed)", out, &said)
+	require.ErrorContains(t, err, "signal: interrupt", "how poweroff ends a container")
+	require.True(t, strings.HasSuffix(string(out), "\n2\n"),
+		"%s\n%s\n(the packages dbus, systemd and python3 are needed)", out, &said)
 	require.Contains(t, string(out), "dlmlockd serves libvirt's lock driver\nNoNewPrivs:\t1\nSeccomp:\t2\n")
 	require.Contains(t, string(out), "(0, b'')\n/home/link.img (0, b'')\n")
 	for _, path := range []string{"/home/link.img", "/home/a.img"} {
