@@ -127,7 +127,7 @@ func (m *machine) changeMedia(args ...string) {
 	m.rig.t.Helper()
 	m.rig.until("media changed", func() bool {
 		out, err := m.Virsh(m.rig.t.Context(), append(append([]string{"change-media"}, args...), "--force")...)
-		require.True(m.rig.t, err == nil || strings.Contains(out, "Tray of device"), "virsh change-media %v: %s", args,
+		require.True(m.rig.t, err == nil || strings.Contains(out, "Tray of "), "virsh change-media %v: %s", args,
 			out)
 		if err != nil {
 			_, _ = m.Virsh(m.rig.t.Context(), "qemu-monitor-command", args[0],
