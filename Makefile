@@ -22,7 +22,8 @@ GOFLAGS_BUILD := -trimpath -buildvcs=false -buildmode=pie -tags "$(TAGS)" \
 # Debian packages: to build, to try it out, to test everything, to boot nodes.
 DEPS_BUILD := gcc libc6-dev pkg-config libdlm-dev
 DEPS_DEMO := dbus systemd
-DEPS_TEST := apparmor curl dbus-broker git groff-base jq libgnutls28-dev libsystemd-dev mypy polkitd python3 bash-completion prometheus shellcheck socat spin systemd util-linux
+DEPS_TEST := apparmor corosync curl dbus-broker git groff-base iproute2 jq libgnutls28-dev libsystemd-dev mypy polkitd \
+	procps python3 bash-completion prometheus shellcheck socat spin systemd util-linux
 DEPS_LAB := $(shell sed 's/\#.*//' lab/packages.txt)
 
 # What only root may do (own the bus name, act as another user) runs through sudo
@@ -37,7 +38,7 @@ SOURCES := $(shell find . -name '*.go' -not -name '*_test.go' -not -path './lab/
 
 .PHONY: help
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 
 .PHONY: build
 build: note-libdlm $(BINS) ## bin/dlmlockd and the other programs
@@ -84,18 +85,6 @@ run-test:
 	$(GO) test -race -shuffle=on -timeout 20m -tags "$(TAGS)" $(TEST_EXEC) $(TESTFLAGS) ./...
 	$(GO) test -C lab -race -shuffle=on -timeout 20m -tags "$(TAGS)" $(TEST_EXEC) $(TESTFLAGS) ./...
 
-# Debian 13 with what make test needs. It runs the same command, with the compiler, message buses, polkit and
-# systemd of that release; Go and its caches are this machine's.
-DEBIAN13 := $(CURDIR)/lab/cache/debian13
-
-lab/cache/debian13: Makefile scripts/lab-root.sh
-	@scripts/deps.sh mmdebstrap
-	scripts/lab-root.sh $(DEBIAN13) trixie make ca-certificates $(DEPS_BUILD) $(DEPS_DEMO) $(DEPS_TEST)
-
-.PHONY: test-in-debian13
-test-in-debian13: deps varlink-clients lab/cache/debian13 ## make test inside Debian 13, as root
-	scripts/in-root.sh $(DEBIAN13) $(MAKE) --no-print-directory test TESTFLAGS="$(TESTFLAGS)"
-
 .PHONY: check-model
 check-model: ## the order of events as a model, every interleaving of it, by spin; make test includes it
 	@scripts/deps.sh gcc spin
@@ -126,17 +115,27 @@ test-engine: deps-lab ## of test-lab: the engine and the crash test, on both ker
 
 ENGINE = ^TestTwoNodes$$/./^(lab|without_a_cluster|cluster|engine|crash)$$
 
-# Debian 13, with its systemd, libvirt, corosync, dlm_controld and polkit, as the root of nodes. There virtlockd
-# and its lock driver are in separate packages.
+# Debian 13, with its systemd, libvirt, corosync, dlm_controld and polkit, as the root of nodes, and with what make
+# test needs. There virtlockd and its lock driver are in separate packages.
 TRIXIE := $(CURDIR)/lab/cache/trixie
 
-lab/cache/trixie: lab/packages.txt scripts/lab-root.sh
+lab/cache/trixie: Makefile lab/packages.txt scripts/lab-root.sh
 	@scripts/deps.sh mmdebstrap
-	scripts/lab-root.sh $(TRIXIE) trixie $$(sed '1,/^# run inside/d; s/\#.*//' lab/packages.txt) libvirt-daemon-lock \
-		libvirt-daemon-plugin-lockd
+	scripts/lab-root.sh $(TRIXIE) trixie make ca-certificates $(DEPS_BUILD) $(DEPS_DEMO) $(DEPS_TEST) \
+		$$(sed '1,/^# run inside/d; s/\#.*//' lab/packages.txt) libvirt-daemon-lock libvirt-daemon-plugin-lockd
 
-.PHONY: test-debian13
-test-debian13: deps-lab lab/cache/trixie varlink-clients ## make test-engine and test-hosts on nodes with Debian 13
+# make test there is the same command, with the compiler, message buses, polkit and systemd of that release. Go and its
+# caches are this machine's.
+.PHONY: test-debian13 test-in-debian13 test-libvirt-debian13 test-nodes-debian13
+test-debian13: test-in-debian13 test-libvirt-debian13 test-nodes-debian13 ## all of the following
+
+test-in-debian13: deps varlink-clients lab/cache/trixie ## make test inside Debian 13, as root
+	scripts/in-root.sh $(TRIXIE) $(MAKE) --no-print-directory test TESTFLAGS="$(TESTFLAGS)"
+
+test-libvirt-debian13: NEWER = .
+test-libvirt-debian13: test-libvirt-newer ## make test-libvirt with the libvirt and QEMU of Debian 13
+
+test-nodes-debian13: deps-lab lab/cache/trixie varlink-clients ## make test-engine and test-hosts on nodes with Debian 13
 	@LAB_ROOT=$(TRIXIE) $(MAKE) --no-print-directory test-engine test-hosts
 
 .PHONY: test-kernel-bugs
