@@ -57,13 +57,20 @@ $(COCKPIT_SHELL)/usr/share/cockpit/shell/index.html:
 	@touch $@
 
 .PHONY: test-cockpit
-test-cockpit: $(COCKPIT_SHELL)/usr/share/cockpit/shell/index.html
-test-cockpit: check-cockpit ## the page in a real browser, against real Cockpit, bus and service
+test-cockpit: test-cockpit-debian12 test-cockpit-debian13 ## the page in a real browser, against real Cockpit and bus
+
+.PHONY: prepare-test-cockpit test-cockpit-debian12 test-cockpit-debian13
+prepare-test-cockpit: $(COCKPIT_SHELL)/usr/share/cockpit/shell/index.html check-cockpit
 	@$(MAKE) --no-print-directory build
-	scripts/cockpit-backport.sh $(COCKPIT_BACKPORT)
 	rm -rf $(COCKPIT_INSTALLED)
 	@$(MAKE) --no-print-directory install-cockpit DESTDIR=$(CURDIR)/$(COCKPIT_INSTALLED) DATADIR=/usr/share
+
+test-cockpit-debian12: prepare-test-cockpit ## of test-cockpit: with the Cockpit that is installed, that of Debian 12
 	$(COCKPIT_RUN) node --test --test-concurrency=1 $(COCKPIT_TESTS)
+
+# All but the pictures, which are the same.
+test-cockpit-debian13: prepare-test-cockpit ## of test-cockpit: with the Cockpit of Debian 13
+	scripts/cockpit-backport.sh $(COCKPIT_BACKPORT)
 	$(COCKPIT_RUN) COCKPIT_ROOT=$(CURDIR)/$(COCKPIT_BACKPORT) node --test --test-concurrency=1 \
 		$(filter-out %/pictures.test.mjs,$(COCKPIT_TESTS))
 
