@@ -7,12 +7,17 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/dlmlock/dlmlockd/varlink/wire"
 )
 
 // userManager starts systemd as the manager of a user's units, in a mount namespace of its own
@@ -78,6 +83,39 @@ const (
 		"systemctl --user kill -s KILL dlmlockd && while kill -0 $pid 2>/dev/null; do sleep 0.01; done; echo $?"
 )
 
+// settle waits until the daemon has noted on each of its connections that the last reply is written; a
+// client can read the reply before that (manager.settle). The store of the service manager can't be
+// looked into, but the daemon has the same sockets.
+func (c *container) settle() {
+	c.t.Helper()
+	pid := c.run("systemctl --user show -P MainPID dlmlockd")
+	number, err := strconv.Atoi(pid)
+	require.NoError(c.t, err)
+	daemon, err := unix.PidfdOpen(number, 0)
+	require.NoError(c.t, err)
+	defer func() { _ = unix.Close(daemon) }()
+	unclear := func(e os.DirEntry) bool {
+		fd, err := strconv.Atoi(e.Name())
+		if err == nil {
+			fd, err = unix.PidfdGetfd(daemon, fd, 0)
+		}
+		if err != nil {
+			return false // it was closed meanwhile
+		}
+		f := os.NewFile(uintptr(fd), "of the daemon")
+		defer func() { _ = f.Close() }()
+		raw, err := f.SyscallConn()
+		require.NoError(c.t, err)
+		mark, err := wire.ReadMark(raw)
+		return err == nil && mark == wire.Unclear
+	}
+	require.Eventually(c.t, func() bool {
+		all, err := os.ReadDir("/proc/" + pid + "/fd")
+		require.NoError(c.t, err)
+		return !slices.ContainsFunc(all, unclear)
+	}, patience, time.Millisecond)
+}
+
 // TestDescriptorStore has the real service manager keep connections and descriptors over a restart
 // and over kill -9, and drop them when the other end is closed and at a stop.
 func TestDescriptorStore(t *testing.T) {
@@ -98,6 +136,7 @@ func TestDescriptorStore(t *testing.T) {
 		killedDaemon,
 		"systemctl --user daemon-reexec; " + restartedDaemon,
 	} {
+		shell.settle()
 		require.Equal(t, "0", shell.run(end))
 		require.Len(t, idle.ok("Inspect", fields{"lockspace": "vms", "resource": "idle"})["locks"], 1, end)
 		require.Equal(t, before, lockids(r.dial()), end)
@@ -167,6 +206,7 @@ func TestUnitsOfVarlinkctl(t *testing.T) {
 	before := lockids(r.dial())
 	pids := shell.run("echo $(systemctl --user show -P MainPID holder command)")
 	for _, end := range []string{restartedDaemon, killedDaemon, killedDaemon} {
+		shell.settle()
 		require.Equal(t, "0", shell.run(end))
 		require.Equal(t, before, lockids(r.dial()), end)
 		active("active active active")
