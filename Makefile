@@ -104,9 +104,13 @@ demo-cluster: deps-lab ## the same on two real DLM nodes, booted in QEMU
 # The time limits include the time spent waiting for another lab on this machine.
 # Clusters run beside each other.
 .PHONY: test-lab
-test-lab: deps-lab varlink-clients ## the tests on real kernels, booted in QEMU
+test-lab: deps-lab varlink-clients ## the tests on real kernels, booted in QEMU, but those of whole hosts
 	@$(MAKE) --no-print-directory build
 	LAB=1 $(GO) test -C lab -count=1 -timeout 60m -parallel 4 -tags "$(TAGS)" $(TESTFLAGS) -skip '$(HOSTS)|^TestCockpit$$' ./...
+
+.PHONY: test-lab-debian13
+test-lab-debian13: deps-lab lab/cache/trixie varlink-clients ## the same on nodes with Debian 13
+	@LAB_ROOT=$(TRIXIE) $(MAKE) --no-print-directory test-lab
 
 .PHONY: test-engine
 test-engine: deps-lab ## of test-lab: the engine and the crash test, on both kernels
