@@ -39,6 +39,14 @@ import (
 //     after the grant does, and so it gets a new token;
 //   - after the lock was converted back leaves what the client knows of. Only if the
 //     old mode could not be written, and the new one could, the lock has the new token.
+//
+// CW and PR are in each other's way, and neither is the stronger. So the way back from one
+// to the other, unlike that from upward, may be refused, because somebody else may have been
+// granted the new mode meanwhile. It is gone, in the same order, for who has given up, and
+// without queuing; if it is refused, the lock keeps the new mode, which is then written
+// again. The token is the same in both modes, because each keeps PW and EX out. A new mode
+// that can't be written down stays, as that of a conversion downward does, and the answer
+// says so.
 type convertOp struct {
 	call
 	// The lock's names and the mode that it is to have.
@@ -251,10 +259,10 @@ func (o *convertOp) blockBefore(ev dlm.Event) uint64 {
 	return max(h.Token, o.token)
 }
 
-// takeBack undoes a conversion upward that was granted after the call was given
-// up: the lock goes back to the mode that the client knows of.
+// takeBack undoes a conversion that was granted after the call was given up: the lock
+// goes back to the mode that the client knows of, unless that is stronger.
 func (o *convertOp) takeBack() bool {
-	if !o.answered || o.stays || !dlm.Stronger(o.l.mode, o.from) {
+	if !o.answered || o.stays || o.l.mode == o.from || dlm.Stronger(o.from, o.l.mode) {
 		return false
 	}
 	o.goBack()
@@ -273,10 +281,14 @@ func (o *convertOp) goBack() {
 		return
 	}
 	o.stage = convertReturning
-	o.ask(o.from, dlm.Persistent)
+	flags := dlm.Persistent
+	if !dlm.Stronger(l.mode, o.from) {
+		flags |= dlm.NoQueue // between CW and PR
+	}
+	o.ask(o.from, flags)
 }
 
-// returned takes the end of the way back. If it has failed, the lock has a mode that is not
+// returned takes the end of the way back. If it has failed, the lock has a mode that may not be
 // recorded.
 func (o *convertOp) returned(ev dlm.Event) {
 	l := o.l
@@ -407,8 +419,8 @@ func (o *convertOp) giveUp() {
 
 // withdraw cancels a conversion whose time is over, and leaves the answer to the
 // lock manager for a moment: a conversion that was granted after all must not be
-// called a failure, and only one upward can be taken back. It is false where that
-// can't be waited for.
+// called a failure, and only one upward can be taken back in any case. It is false where
+// that can't be waited for.
 func (o *convertOp) withdraw() bool {
 	if o.stage != convertConverting || o.overdue != nil || o.l.sp.stopped() {
 		return false
