@@ -324,7 +324,7 @@ func (h *Held) Owner() string { return h.owner }
 func (h *Held) Lifetime() string { return h.lifetime }
 
 // Convert changes the mode of one of the locks without releasing it. wait is as
-// Options.Wait. When it fails, the lock keeps its mode.
+// Options.Wait. When it fails, the lock keeps its mode, unless the error says otherwise.
 func (h *Held) Convert(ctx context.Context, to Want, wait time.Duration) error {
 	h.mu.Lock()
 	i := slices.IndexFunc(h.grants, func(g Grant) bool { return g.Lockspace == to.Lockspace && g.Resource == to.Resource })

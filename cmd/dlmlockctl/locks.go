@@ -229,7 +229,7 @@ func (a *app) convertCmd() *cobra.Command {
 		Use:   "convert LOCKSPACE RESOURCE MODE [--owner=OWNER] [--wait=TIME]",
 		Short: "Change the mode of a lock without releasing it",
 		Long: `Changes the mode of a lock without releasing it. If the conversion fails, the
-lock keeps its mode.`,
+lock keeps its mode, unless the error says otherwise.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if err := inOrder("convert", args); err != nil && len(args) <= 3 {
 				return err

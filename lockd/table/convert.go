@@ -46,7 +46,8 @@ import (
 // without queuing; if it is refused, the lock keeps the new mode, which is then written
 // again. The token is the same in both modes, because each keeps PW and EX out. A new mode
 // that can't be written down stays, as that of a conversion downward does, and the answer
-// says so.
+// says so. Whoever gets an answer before the end of a conversion that may not be taken back
+// is told that it may still take effect.
 type convertOp struct {
 	call
 	// The lock's names and the mode that it is to have.
@@ -109,23 +110,35 @@ func (o *convertOp) involved() []*lock {
 	return []*lock{o.l}
 }
 
-// waitsFor also says what may still come of a conversion downward: that one can't be refused,
-// and so it may take effect after its call was answered.
+// waitsFor also says what may still come of a conversion that may not be taken back. Before withdraw
+// it does not, because the answer then says what has come of it.
 func (o *convertOp) waitsFor() obstacle {
 	w := o.t.obstacleOf(o.involved(), o.want.Lockspace, o.want.Resource, o.want.Mode)
 	w.queued = o.stage == convertFinding || o.stage == convertConverting
 	w.recording = o.stage == convertRecording || o.stage == convertUnrecording
-	if o.stage == convertConverting && o.overdue == nil && w.sp != nil && w.sp.stopped() && !dlm.Stronger(w.mode, o.from) {
-		w.noted = "; the conversion may still take effect, see the mode of the lock"
+	stopped := w.sp != nil && w.sp.stopped()
+	if o.stage == convertConverting && stopped || o.stage == convertRecording {
+		w.noted = o.mayStay()
 	}
 	return w
+}
+
+// mayStay is what an answer adds that comes before the end of the conversion. One upward is taken back
+// then in any case.
+func (o *convertOp) mayStay() string {
+	if dlm.Stronger(o.want.Mode, o.from) {
+		return ""
+	}
+	return "; the conversion may still take effect, see the mode of the lock"
 }
 
 // late is what withdraw has noted as long as the lock manager has not answered the cancel: the
 // reason from before, and not that the lock manager is slow.
 func (o *convertOp) late() *api.Error {
 	if o.overdue != nil && o.stage == convertConverting {
-		return o.overdue
+		e := *o.overdue
+		e.Text += o.mayStay()
+		return &e
 	}
 	return o.call.late()
 }
@@ -355,12 +368,14 @@ func (o *convertOp) written(err error) {
 }
 
 // end ends a conversion whose lock has the mode that was wanted. The caller gets an error all the
-// same if that can't be recorded yet.
+// same if that can't be recorded yet, or has one already.
 func (o *convertOp) end() {
 	t, l := o.t, o.l
 	o.stage = convertDone
 	if o.err == nil {
 		o.grants = []api.Grant{l.grant()}
+	}
+	if o.err == nil || l.mode != o.from {
 		t.counters.Converted++
 		t.logHistory(msgConverted.String(), l, slog.String("session", string(o.caller.Session)),
 			slog.Duration("waited", t.now.Sub(o.begun)))

@@ -1,6 +1,8 @@
 package table
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -111,4 +113,36 @@ func TestConversionTimesOutWithoutCompletion(t *testing.T) {
 	page, _ := s.tab.list(api.Filter{})
 	require.Equal(t, dlm.PR, page[0].Mode)
 	s.agree("x")
+}
+
+// A conversion that is answered before it has ended says that it may still take effect, unless it is one
+// upward, which is taken back. If it does, the history has it.
+func TestAnsweredBeforeTheEndOfAConversion(t *testing.T) {
+	for _, m := range [][2]dlm.Mode{{dlm.EX, dlm.PR}, {dlm.CW, dlm.PR}, {dlm.PR, dlm.CW}, {dlm.PR, dlm.EX},
+		{dlm.CR, dlm.PR}} {
+		for _, hangs := range []string{"lock manager", "disk"} {
+			t.Run(fmt.Sprintf("%s to %s, %s", m[0], m[1], hangs), func(t *testing.T) {
+				s, _ := simWith(t, "vms")
+				require.NoError(t, s.done(s.acquire(alice, api.AcquireOptions{}, wantOf("vms", "x", m[0]))))
+				c := s.convert(alice, wantOf("vms", "x", m[1]), api.Selector{}, time.Second)
+				for hangs == "disk" && s.deliver() {
+				}
+				for c.answers == 0 {
+					s.now = s.now.Add(settleTime)
+					s.turn(s.tab.Tick)
+				}
+				upward := dlm.Stronger(m[1], m[0])
+				require.Equal(t, !upward, strings.Contains(c.err.Error(), "the conversion may still take effect"), c.err)
+				s.rest()
+				page, _ := s.tab.list(api.Filter{})
+				if page[0].Mode == m[0] {
+					require.Zero(t, s.said[msgConverted.String()])
+				} else {
+					require.False(t, upward)
+					require.Equal(t, 1, s.said[msgConverted.String()])
+				}
+				s.agree("x")
+			})
+		}
+	}
 }

@@ -408,7 +408,8 @@ class Lock:
             pass
 
     def convert(self, mode: str, wait: float = 0) -> None:
-        """Changes the mode without releasing the lock. If it fails, the lock keeps its mode.
+        """Changes the mode without releasing the lock. If it fails, the lock keeps its mode,
+        unless the error says otherwise.
 
         wait is as for Lock, but never None.
         """
