@@ -119,18 +119,21 @@ func (discardJournal) Append([]state.Change) error { return nil }
 func (discardJournal) Health() error               { return nil }
 func (discardJournal) Tend()                       {}
 
-// A lock that turns out to be lost in activation is reported when somebody can receive the signal.
-func TestStartupNoticesKeepLostLocks(t *testing.T) {
+// A lock that turns out to be lost in activation, and a wait for one that is adopted, are reported when
+// somebody can receive the signal.
+func TestStartupNoticesAreKept(t *testing.T) {
 	var told []api.Notice
 	h := startupNotices{to: func(n api.Notice) { told = append(told, n) }}
 	lost := api.LockLost{Lost: api.Lost{Reason: "x"}}
+	blocking := api.BlockingNotice{Blocked: dlm.EX}
 	h.notify(lost)
 	h.notify(api.StatusChanged{})
+	h.notify(blocking)
 	require.Empty(t, told)
 	h.open()
-	require.Equal(t, []api.Notice{lost}, told, "states are read, not told late")
+	require.Equal(t, []api.Notice{lost, blocking}, told, "states are read, not told late")
 	h.notify(api.StatusChanged{})
-	require.Len(t, told, 2)
+	require.Len(t, told, 3)
 }
 
 func TestLimitsOfTheFileWin(t *testing.T) {

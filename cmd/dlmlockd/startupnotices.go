@@ -7,12 +7,13 @@ import (
 )
 
 // maxStartupNotices bounds how many notices are kept before anybody can receive them. Further lost
-// locks are only in the log and in Inspect.
+// locks are only in the log and in Inspect, and further waits only in Inspect.
 const maxStartupNotices = 10_000
 
-// startupNotices keeps the notices of lost locks until the bus name is taken: a signal that is sent
-// before that has no sender to whom anybody listens. Other notices are about states, which a client
-// that comes later can read.
+// startupNotices keeps the notices of lost locks, and that somebody waits for a lock that is adopted
+// already, until the bus name is taken: a signal that is sent before that has no sender to whom anybody
+// listens, and the lock manager does not repeat it. Other notices are about states, which a client that
+// comes later can read.
 type startupNotices struct {
 	to func(api.Notice)
 
@@ -24,8 +25,11 @@ type startupNotices struct {
 func (s *startupNotices) notify(n api.Notice) {
 	s.mu.Lock()
 	opened := s.opened // once true it stays so, so the notice may be passed on without the lock
-	if _, lost := n.(api.LockLost); lost && !opened && len(s.kept) < maxStartupNotices {
-		s.kept = append(s.kept, n)
+	switch n.(type) {
+	case api.LockLost, api.BlockingNotice:
+		if !opened && len(s.kept) < maxStartupNotices {
+			s.kept = append(s.kept, n)
+		}
 	}
 	s.mu.Unlock()
 	if opened {
