@@ -126,14 +126,16 @@ func (u *subscribers) lose() {
 		return
 	}
 	u.srv.log.Error("subscriptions ended, the bus does not keep up", slog.Int("subscribers", len(u.subs)))
-	for of, s := range u.subs {
+	ended := u.subs
+	u.subs = make(map[*session]*subscribed)
+	u.changedList()
+	for of, s := range ended {
+		s.Close()
+		// The last step, so that the subscription has ended when its client hears of it.
 		l := u.srv.signal("SubscriptionLost", sigNone)
 		l.class, l.dest, l.user = mustSend, of.name, s.uid
 		u.srv.out.post(l)
-		s.Close()
 	}
-	clear(u.subs)
-	u.changedList()
 }
 
 // messageBytes is about what a message takes in the send queue beside its body.
