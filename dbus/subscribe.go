@@ -21,8 +21,7 @@ func (r *subscribe) serve(c *call) {
 		c.Fail(err)
 		return
 	}
-	c.srv.subs.add(c.from, sub, c.UID())
-	c.reply()
+	c.srv.subs.add(c.from, sub, c.UID(), func() { c.reply() })
 }
 
 // unsubscribe is Unsubscribe.
@@ -63,10 +62,12 @@ func newSubscribers(s *Server) *subscribers {
 	return &subscribers{srv: s, subs: make(map[*session]*subscribed)}
 }
 
-// add notes a subscription. A connection that has one needs no other.
-func (u *subscribers) add(of *session, sub *frontend.Subscription, uid uint32) {
+// add notes a subscription, and answers. A connection that has one needs no other. answer comes
+// before anybody can end the subscription, so that SubscriptionLost comes after the answer.
+func (u *subscribers) add(of *session, sub *frontend.Subscription, uid uint32, answer func()) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	defer answer()
 	if s := u.subs[of]; s != nil {
 		sub.Close()
 		s.count++

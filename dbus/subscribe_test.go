@@ -238,6 +238,20 @@ func TestSubscriptionLost(t *testing.T) {
 	require.Equal(t, fmt.Sprintf("+ %s", lock), receive(t, heard))
 }
 
+// A subscription can't be lost before its client knows that it has one.
+func TestSubscriptionLostAfterTheAnswer(t *testing.T) {
+	r := newRig(t, testbus.Start(t, testbus.Daemon), rigConfig{})
+	of, u := r.server.session(":1.1000"), r.server.subs
+	answered := false
+	u.add(of, new(frontend.Subscription), 0, func() {
+		answered = true
+		require.NotNil(t, u.subs[of])
+		require.False(t, u.mu.TryLock(), "it can be lost now")
+	})
+	require.True(t, answered)
+	delete(u.subs, of)
+}
+
 // busctl finds its way to the objects, reads them and calls them.
 func TestBusctlObjects(t *testing.T) {
 	testbus.ForEach(t, func(t *testing.T, b *testbus.Bus) {
