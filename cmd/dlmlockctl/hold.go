@@ -34,10 +34,12 @@ at a time with it.`,
 		ValidArgsFunction: a.complete(lockspaces, resources),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := args[0]
-			if args[0] == "" {
+			switch {
+			case name == "":
 				return wrongUsage("LOCKSPACE is empty")
-			}
-			if len(args) == 2 {
+			case strings.Contains(name, "/") && len(args) == 2:
+				return needs(1, "LOCKSPACE/RESOURCE")(cmd, args)
+			case len(args) == 2:
 				name, r.space, r.names = "", args[0], args[1:]
 			}
 			if err := r.lock(cmd, name, &o); err != nil {

@@ -31,10 +31,12 @@ func completeLocks(args []string) error {
 }
 
 // inOrder returns an error with the right order if a mode stands in the place of a lockspace or
-// resource, and something that is no mode in the place of a mode. Only then it is a mistake: a
-// lockspace or resource may have the name of a mode.
+// resource, and something that is no mode in the place of a mode. Only then is it a mistake: a
+// lockspace or resource may have the name of a mode. If arguments are missing as well, the error
+// guesses nothing.
 func inOrder(verb string, args []string) error {
 	right, misplaced, place := slices.Clone(args), "", ""
+	whole := len(args)%3 == 0
 	for i := 0; i+1 < len(right); i += 3 {
 		lock := right[i:min(i+3, len(right))]
 		at := slices.IndexFunc(lock, isMode)
@@ -42,7 +44,7 @@ func inOrder(verb string, args []string) error {
 		if at < 0 || !oneWord && (len(lock) < 3 || isMode(lock[2])) {
 			continue
 		}
-		misplaced, place = lock[at], []string{"LOCKSPACE", "RESOURCE"}[at]
+		misplaced, place, whole = lock[at], []string{"LOCKSPACE", "RESOURCE"}[at], whole || oneWord
 		copy(lock[at:], lock[at+1:])
 		lock[len(lock)-1] = misplaced
 	}
@@ -50,7 +52,9 @@ func inOrder(verb string, args []string) error {
 		return nil
 	}
 	e := wrongUsage("the order is LOCKSPACE RESOURCE MODE, but the mode %s stands in the place of %s", misplaced, place)
-	e.guess = commandLine(verb, right)
+	if whole {
+		e.guess = commandLine(verb, right)
+	}
 	return e
 }
 

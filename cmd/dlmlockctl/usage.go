@@ -158,10 +158,14 @@ func needs(least int, names ...string) cobra.PositionalArgs {
 			}
 			return e
 		}
-		if i := slices.Index(args[least:], ""); i >= 0 { // a variable of a script, more often than a wish for all
-			return wrongUsage("%s is empty; leave it out for all", names[least+i])
+		i := slices.Index(args[least:], "") // a variable of a script, more often than a wish for all
+		switch {
+		case i < 0:
+			return nil
+		case least > 0:
+			return wrongUsage("%s is empty", names[least+i])
 		}
-		return nil
+		return wrongUsage("%s is empty; leave it out for all", names[i])
 	}
 }
 

@@ -162,7 +162,7 @@ func hint(a *app, e *client.Error, f *failure) string {
 		return startHint(a)
 	case e.Kind == client.AccessDenied && errors.Is(e, fs.ErrPermission): // it was not the service that refused
 		return unreachable
-	case e.Kind == client.InvalidName && f.resource == "" && strings.Contains(f.lockspace, "/"):
+	case e.Kind == client.InvalidName && f.resource == "" && strings.Index(f.lockspace, "/") > 0:
 		space, _, _ := strings.Cut(f.lockspace, "/")
 		h = "this is about a whole lockspace; did you mean " + shellWord(space) + "?"
 	case !ok:
