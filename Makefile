@@ -131,7 +131,7 @@ lab/cache/trixie: Makefile lab/packages.txt scripts/lab-root.sh
 # make test there is the same command, with the compiler, message buses, polkit and systemd of that release. Go and its
 # caches are this machine's.
 .PHONY: test-debian13 test-in-debian13 test-libvirt-debian13 test-nodes-debian13
-test-debian13: test-in-debian13 test-libvirt-debian13 test-nodes-debian13 ## all of the following
+test-debian13: test-in-debian13 test-libvirt-debian13 test-nodes-debian13 ## the tests with Debian 13: the next three
 
 test-in-debian13: deps varlink-clients lab/cache/trixie ## make test inside Debian 13, as root
 	scripts/in-root.sh $(TRIXIE) $(MAKE) --no-print-directory test TESTFLAGS="$(TESTFLAGS)"
