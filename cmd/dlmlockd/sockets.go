@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -84,14 +85,14 @@ func (o *options) checkDoors(from *inherited) error {
 	case o.Bus == noBus && o.varlink == "" && o.Virtlockd.Socket == "" && !libvirt && !from.has(varlinkNames...):
 		return &usageError{"--bus=none: nobody could call the service; give it --varlink=PATH"}
 	}
-	if err := checkSocket("varlink", o.varlink); err != nil || libvirt {
+	if err := o.checkSocket("varlink", o.varlink); err != nil || libvirt {
 		return err
 	}
-	return checkSocket("virtlockd", o.socket)
+	return o.checkSocket("virtlockd", o.socket)
 }
 
 // checkSocket reports why there can be no socket at the path that a flag gives; "": it gives none.
-func checkSocket(flag, path string) error {
+func (o *options) checkSocket(flag, path string) error {
 	if path == "" {
 		return nil
 	}
@@ -104,7 +105,7 @@ func checkSocket(flag, path string) error {
 	switch {
 	case len(path) > config.MaxSocketPath:
 		return bad("the path of a socket has at most %d bytes", config.MaxSocketPath)
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist) && !within(dir, o.StateDir):
 		return bad("there is no directory %s", dir)
 	case err == nil && !in.IsDir():
 		return bad("%s is not a directory", dir)
@@ -112,6 +113,12 @@ func checkSocket(flag, path string) error {
 		return bad("there is a %s, not a socket", filetype.Name(at.Mode()))
 	}
 	return nil
+}
+
+// within reports whether the state directory is dir or below it: then it is made before the socket.
+func within(dir, stateDir string) bool {
+	dir, err := filepath.Abs(dir)
+	return err == nil && strings.HasPrefix(filepath.Clean(stateDir)+"/", dir+"/")
 }
 
 // vacate makes room for a socket at a path where a program that has ended has left one

@@ -2,9 +2,12 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -36,5 +39,27 @@ func TestUsageErrorsComeFirst(t *testing.T) {
 			require.NoError(t, err)
 			require.Len(t, entries, 1, "%s: something was left behind: %v", tc.want, entries)
 		}
+	}
+}
+
+// A socket may be in the state directory, or beside it, although that is made only by the start: /run is
+// empty after a boot.
+func TestSocketInNewStateDirectory(t *testing.T) {
+	for _, socket := range []string{"run/state/socket", "run/socket"} {
+		dir := t.TempDir()
+		cmd := exec.Command(program(t), "--engine=local", "--bus=none", "--config="+os.DevNull,
+			"--state-dir="+dir+"/run/state", "--varlink="+filepath.Join(dir, socket))
+		var log strings.Builder
+		cmd.Stderr = &log
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		require.NoError(t, cmd.Start())
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		require.Eventually(t, func() bool {
+			_, err := os.Stat(filepath.Join(dir, socket))
+			return err == nil || len(ended) > 0
+		}, patience, time.Millisecond)
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		require.NoError(t, <-ended, log.String())
 	}
 }
