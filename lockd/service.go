@@ -7,6 +7,7 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -121,8 +122,7 @@ type Service struct {
 	ready  chan struct{}
 	done   chan struct{}
 
-	statusMu sync.Mutex
-	status   api.Status
+	status statusNow
 
 	choreTime time.Duration // how long the loop does chores at a time
 	handOver  bool          // no goroutine but that of Run takes turns; for tests that end it, or make it hang
@@ -174,7 +174,7 @@ func New(cfg Config) *Service {
 		Kept: cfg.Kept, RawValues: cfg.RawValues, Epoch: cfg.TokenEpoch, Seed: maphash.MakeSeed(),
 	})
 	s.journal = journal.New(cfg.Journal, s.appended, func(err error) { s.post(func() { s.t.JournalHealth(err) }) })
-	s.status = s.t.Status()
+	s.status.set(s.t.Status())
 	s.role.Lock() // until Run has activated the table: what comes before that has to wait
 	return s
 }
@@ -277,10 +277,22 @@ func (s *Service) turn(fn func()) {
 	s.t.SetDebug(s.logs.debug())
 	fn()
 	s.out = s.t.EndTurn(s.out[:0])
+	if slices.ContainsFunc(s.out, tells) {
+		s.status.set(s.t.Status()) // first, so that whoever is told of a change finds it in the status
+	}
 	for i, a := range s.out {
 		s.out[i] = nil
 		s.carryOut(a)
 	}
+}
+
+// tells reports whether a client is told something with an action.
+func tells(a table.Action) bool {
+	switch a.(type) {
+	case table.ReplyAction, table.StartedAction, table.NotifyAction:
+		return true
+	}
+	return false
 }
 
 // carryOut starts one action.
@@ -374,9 +386,7 @@ func (s *Service) watch(a table.WatchAction) {
 // publish makes the new status known after a batch of turns.
 func (s *Service) publish() {
 	st := s.t.Status()
-	s.statusMu.Lock()
-	s.status = st
-	s.statusMu.Unlock()
+	s.status.set(st)
 	quiet := st
 	quiet.Locks, quiet.Waiting, quiet.Helpers, quiet.Counters = 0, 0, 0, api.Counters{}
 	if quiet != s.told {
@@ -417,8 +427,23 @@ func (s *Service) shutdown() {
 }
 
 // Status does not wait for a turn.
-func (s *Service) Status() api.Status {
-	s.statusMu.Lock()
-	defer s.statusMu.Unlock()
-	return s.status
+func (s *Service) Status() api.Status { return s.status.get() }
+
+// statusNow is the table's status as the last turn that has told somebody something, or the last
+// batch of turns, has left it.
+type statusNow struct {
+	mu sync.Mutex
+	st api.Status
+}
+
+func (n *statusNow) set(st api.Status) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.st = st
+}
+
+func (n *statusNow) get() api.Status {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.st
 }

@@ -200,3 +200,19 @@ func TestClosedBeforeOpenedAgain(t *testing.T) {
 		d.stop()
 	})
 }
+
+// Whoever is answered finds what the answer tells of in the status, also if others are answered with it.
+func TestStatusIsNoOlderThanAnAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newHost(local.NewCluster("test").AddNode(1)).start(t)
+		defer d.stop()
+		_, err := d.acquire(root, "disk", dlm.EX, api.AcquireOptions{})
+		require.NoError(t, err)
+		require.Equal(t, 1, d.Status().Locks)
+		left, err := call2(func(done func(int, error)) {
+			d.Release(root, "vms", "disk", api.Selector{}, func(err error) { done(d.Status().Locks, err) })
+		})
+		require.NoError(t, err)
+		require.Zero(t, left)
+	})
+}
