@@ -341,6 +341,7 @@ func (d *daemon) open(ctx context.Context) error {
 	case <-d.server.Done():
 		return errBusGone
 	}
+	d.notices.admit()
 	if d.libvirt != nil {
 		d.libvirt.Start(d.service)
 	}
