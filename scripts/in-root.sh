@@ -11,6 +11,8 @@ shift
 (($# > 0)) || { echo 'in-root.sh: no command' >&2 && exit 2; }
 shared=("$PWD" "$(go env GOROOT)" "$(go env GOMODCACHE)" "$(go env GOCACHE)")
 mkdir -p "${shared[@]}"
+# go may be a link that the root does not have, as Debian's /usr/bin/go is.
+PATH=${shared[1]}/bin:$PATH
 [[ ${IN_ROOT-} == "$root" ]] ||
     IN_ROOT=$root exec unshare --mount "$0" "$root" "$@"
 
