@@ -53,13 +53,19 @@ func newLogControl(stderr io.Writer, level slog.Level) *logControl {
 		c.auto = toJournal
 	}
 	c.toJournal.Store(c.auto)
-	c.handler = &switchHandler{
-		toJournal: &c.toJournal,
-		journal:   newJournalHandler(&c.level, c.outlet.sender(journal.Send)),
-		console:   slog.NewTextHandler(c.outlet.writer(stderr), &slog.HandlerOptions{Level: &c.level}),
-	}
-	c.outlet.dropped = func(n int) { c.logger().Warn("log lines dropped, the log is too slow", "lines", n) }
+	c.handler = c.handlerTo(c.outlet.writer(stderr), c.outlet.sender(journal.Send))
+	direct := slog.New(c.handlerTo(stderr, journal.Send))
+	c.outlet.dropped = func(n int) { direct.Warn("log lines dropped, the log is too slow", "lines", n) }
 	return c
+}
+
+// handlerTo makes a handler that passes lines to text or to send, whichever is the target.
+func (c *logControl) handlerTo(text io.Writer, send journalSend) slog.Handler {
+	return &switchHandler{
+		toJournal: &c.toJournal,
+		journal:   newJournalHandler(&c.level, send),
+		console:   slog.NewTextHandler(text, &slog.HandlerOptions{Level: &c.level}),
+	}
 }
 
 func (c *logControl) logger() *slog.Logger { return slog.New(c.handler) }

@@ -16,8 +16,9 @@ const (
 	outletPatience = 100 * time.Millisecond
 	// outletFlush is how long the program waits for the last lines when it ends.
 	outletFlush = 2 * time.Second
-	// outletRoom is how many lines wait for a journal or a pipe that takes none.
-	outletRoom = 1000
+	// outletRoom is how many lines wait for a journal or a pipe that takes none. Thousands of locks that
+	// are released at once make a line each, also while the journal only pauses for a moment.
+	outletRoom = 10_000
 )
 
 // outlet writes the log on a goroutine of its own. A journald that hangs (on the disk of its files, for
@@ -28,8 +29,10 @@ const (
 type outlet struct {
 	lines *queue.Queue[outletLine]
 	stuck atomic.Bool // lines wait longer than outletPatience
-	// dropped is called on a goroutine of its own when n lines did not fit.
+	// dropped is called, where the lines are written, when n lines did not fit. It does not log through
+	// the outlet.
 	dropped func(n int)
+	ended   chan struct{} // closed when the last line is written
 }
 
 // outletLine is a line to be written. done is closed then.
@@ -38,9 +41,9 @@ type outletLine struct {
 	done  chan struct{}
 }
 
-// newOutlet makes an outlet, which works until the program ends.
+// newOutlet makes an outlet, which works until it is flushed.
 func newOutlet() *outlet {
-	o := &outlet{lines: queue.New[outletLine](outletRoom)}
+	o := &outlet{lines: queue.New[outletLine](outletRoom), ended: make(chan struct{})}
 	go o.run()
 	return o
 }
@@ -48,24 +51,23 @@ func newOutlet() *outlet {
 // do has a line written.
 func (o *outlet) do(write func()) {
 	l := outletLine{write, make(chan struct{})}
-	if o.lines.Add(l) && !o.stuck.Load() && !l.await(outletPatience) {
+	if o.lines.Add(l) && !o.stuck.Load() && !closedWithin(l.done, outletPatience) {
 		o.stuck.Store(true)
 	}
 }
 
-// flush waits for the lines that were logged before, but not forever.
+// flush waits for the lines that were logged before, but not forever. Lines that are logged later are
+// dropped: the program ends.
 func (o *outlet) flush() {
-	l := outletLine{func() {}, make(chan struct{})}
-	if o.lines.Add(l) {
-		l.await(outletFlush)
-	}
+	o.lines.Close()
+	closedWithin(o.ended, outletFlush)
 }
 
-func (l outletLine) await(most time.Duration) (written bool) {
+func closedWithin(done <-chan struct{}, most time.Duration) bool {
 	late := time.NewTimer(most)
 	defer late.Stop()
 	select {
-	case <-l.done:
+	case <-done:
 		return true
 	case <-late.C:
 		return false
@@ -73,17 +75,24 @@ func (l outletLine) await(most time.Duration) (written bool) {
 }
 
 func (o *outlet) run() {
-	for range o.lines.Wake() {
-		for b := o.lines.Take(nil); len(b.Items) > 0 || b.Dropped > 0; b = o.lines.Take(nil) {
-			for _, l := range b.Items {
-				l.write()
-				close(l.done)
-			}
-			if b.Dropped > 0 {
-				go o.dropped(b.Dropped) // it logs, which this goroutine can't wait for
-			}
+	defer close(o.ended)
+	for {
+		b := o.lines.Take(nil)
+		for _, l := range b.Items {
+			l.write()
+			close(l.done)
 		}
-		o.stuck.Store(false)
+		if b.Dropped > 0 {
+			o.dropped(b.Dropped)
+		}
+		switch {
+		case len(b.Items) > 0:
+		case b.Closed:
+			return
+		default:
+			o.stuck.Store(false)
+			<-o.lines.Wake()
+		}
 	}
 }
 

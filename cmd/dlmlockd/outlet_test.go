@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -31,11 +32,27 @@ func TestSlowLog(t *testing.T) {
 		return !c.outlet.stuck.Load() && strings.Contains(text.String(), "log lines dropped")
 	}, patience, time.Millisecond)
 	require.Contains(t, text.String(), "a line\" n=0\n")
-	require.NotContains(t, text.String(), "n=2999")
+	require.NotContains(t, text.String(), fmt.Sprintf("n=%d\n", 3*outletRoom-1))
 
 	log.Info("and now at once")
-	c.outlet.flush()
 	require.Contains(t, text.String(), "and now at once")
+}
+
+// A log that only pauses loses nothing of thousands of lines, and a program that ends meanwhile waits for
+// them; also if there are too many, and then for what it says of that.
+func TestLogThatPauses(t *testing.T) {
+	for lines, dropped := range map[int]bool{5000: false, 2 * outletRoom: true} {
+		open := make(chan struct{})
+		text := &slowText{open: open}
+		c := newLogControl(text, slog.LevelInfo)
+		for n := range lines {
+			c.logger().Info("a line", "n", n)
+		}
+		time.AfterFunc(2*outletPatience, func() { close(open) })
+		c.outlet.flush()
+		require.Contains(t, text.String(), fmt.Sprintf("n=%d\n", min(lines, outletRoom)-1))
+		require.Equal(t, dropped, strings.Contains(text.String(), "log lines dropped"))
+	}
 }
 
 // slowText takes no text until open is closed.
