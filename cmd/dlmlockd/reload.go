@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/dlmlock/dlmlockd/config"
 	"github.com/dlmlock/dlmlockd/dlm"
 	"github.com/dlmlock/dlmlockd/lockd"
 	"github.com/dlmlock/dlmlockd/lockd/api"
@@ -64,9 +65,9 @@ func (d *daemon) serveReloads(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-d.hangups:
-			_ = d.reload()
+			_ = d.reload(ctx)
 		case done := <-d.reloads:
-			done <- d.reload()
+			done <- d.reload(ctx)
 		}
 	}
 }
@@ -102,19 +103,47 @@ func hangups() (c chan os.Signal, stop func()) {
 	return c, func() { signal.Stop(c) }
 }
 
+// reread is what reading the configuration again has found.
+type reread struct {
+	opts   options
+	conf   resolved
+	faults config.Errors
+	err    error // the mistakes, or why nothing was read
+}
+
+// readAgain reads the configuration again. It is false if ctx ends before that is done: a directory
+// service that does not answer must not keep the service from ending.
+func (d *daemon) readAgain(ctx context.Context) (r reread, ok bool) {
+	found := make(chan reread, 1)
+	go func() {
+		o, err := d.read()
+		conf, mistakes, faults := resolve(o.Config)
+		found <- reread{o, conf, faults, allMistakes(err, mistakes)}
+	}()
+	select {
+	case r := <-found:
+		return r, true
+	case <-ctx.Done():
+		return reread{}, false
+	}
+}
+
 // reload reads the configuration again and takes over what can change while locks are held. It
 // tells systemd when it begins and when it is done.
-func (d *daemon) reload() error {
+func (d *daemon) reload(ctx context.Context) error {
 	d.systemd.tell(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", monotonic().Microseconds()))
 	defer d.systemd.tell("READY=1")
-	o, err := d.read()
-	conf, mistakes, faults := resolve(o.Config)
-	err = allMistakes(err, mistakes)
-	// All or nothing: half of a configuration with a mistake could be worse than the old one.
-	if err != nil {
-		d.log.Error(msgConfigurationWrong.String(), "err", err)
-		return err
+	r, ok := d.readAgain(ctx)
+	if !ok {
+		return &api.Error{Op: "reload", Kind: api.ShuttingDown, Mode: dlm.None,
+			Text: "the service is about to end; it reads the configuration when it starts again"}
 	}
+	// All or nothing: half of a configuration with a mistake could be worse than the old one.
+	if r.err != nil {
+		d.log.Error(msgConfigurationWrong.String(), "err", r.err)
+		return r.err
+	}
+	o, conf := r.opts, r.conf
 	d.settings.take(conf)
 	d.control.level.Set(o.LogLevel)
 	d.service.Reconfigure(lockd.Settings{Limits: limits(o.Limits), OpTimeout: o.OpTimeout, Lockspaces: d.lockspaces(o),
@@ -122,7 +151,7 @@ func (d *daemon) reload() error {
 	d.watcher.LimitPerUser(o.Limits.Processes)
 	d.runner.Configure(commands(o.OnLost))
 	d.log.Info("configuration read again", "options", o)
-	tellFaults(d.log, faults)
+	tellFaults(d.log, r.faults)
 	if fixed := needRestart(d.opts, o); len(fixed) > 0 {
 		d.log.Warn("some of it takes effect when the service is restarted, which loses no lock", "keys",
 			strings.Join(fixed, ", "))
