@@ -121,12 +121,16 @@ func TestGrantedInTheEnd(t *testing.T) {
 // If the holder can't be found, the error still says that the wait is over.
 func TestLongWaitTimesOut(t *testing.T) {
 	s, c, _ := serve(t, nil)
+	withdrawn := make(chan struct{})
 	s.answers(func(member string, _ []any) ([]any, *godbus.Error) {
 		switch member {
 		case "Request":
 			return []any{godbus.ObjectPath(requestPath)}, nil
 		case "Cancel":
-			go s.complete(t, requestPath, "canceled", ownErrors+"Canceled")
+			go func() {
+				defer close(withdrawn)
+				s.complete(t, requestPath, "canceled", ownErrors+"Canceled")
+			}()
 			return nil, nil
 		}
 		return nil, godbus.NewError(busErrors+"AccessDenied", []any{"no"})
@@ -136,6 +140,7 @@ func TestLongWaitTimesOut(t *testing.T) {
 	require.ErrorIs(t, err, Timeout)
 	require.EqualError(t, err, "acquire vms/d EX: not granted within 20ms; a larger Options.Wait waits longer, "+
 		"a negative one without limit, and Inspect shows who is in the way")
+	<-withdrawn // which comes later if the request had no number yet
 }
 
 // A service that restarts is asked again, whichever news of its end comes
