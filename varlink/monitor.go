@@ -122,15 +122,16 @@ func (m *monitor) leave(c *call, why error) {
 	c.Fail(why)
 }
 
-// end ends the subscription; events may come for a moment still, and are dropped because
-// the call is answered.
+// end ends the subscription, before the call is answered: whoever begins anew must not find that the
+// old one still counts. Events may come for a moment still, and are dropped because the call is
+// answered.
 func (m *monitor) end() {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.sub != nil {
-		// Not here: an event may be delivered now, and waits for m.mu.
-		go m.sub.Close()
-		m.sub = nil
+	sub := m.sub
+	m.sub = nil
+	m.mu.Unlock()
+	if sub != nil {
+		sub.Close() // it does not wait for an event that is being delivered, which may have called us
 	}
 }
 

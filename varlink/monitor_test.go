@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/dlmlock/dlmlockd/frontend"
 	"github.com/dlmlock/dlmlockd/internal/queue"
 	"github.com/dlmlock/dlmlockd/lockd/api"
 )
@@ -180,4 +181,26 @@ func TestMonitorOverflow(t *testing.T) {
 	require.Len(t, batch.Items, 1)
 	require.False(t, batch.Items[0].more)
 	require.Equal(t, monitorOut{Overflow: some(true)}, batch.Items[0].parameters)
+}
+
+// Whoever hears of an overflow may begin anew: what has ended does not count any more.
+func TestOverflowEndsTheSubscription(t *testing.T) {
+	r := newRig(t, rigConfig{auth: everybody{}})
+	session := r.core.Door("test:x/", frontend.DoorConfig{}).OpenAs("1", frontend.Credentials{})
+	defer session.Close()
+	m := &monitor{kinds: map[string]bool{"lockRemoved": true}}
+	m.Existing = some(false)
+	c := &call{door: r.door, in: m, replies: queue.New[message](0)}
+	session.Submit(&c.Call, c, nil)
+	defer func() { // as if the last reply were written
+		c.Release()
+		c.Sent(0)
+	}()
+	<-c.replies.Wake()
+	require.Len(t, c.replies.Take(nil).Items, 1)
+	require.Equal(t, 1, r.core.Subscribers())
+	c.unread.Store(maxEvents)
+	m.event(api.LockRemoved{LockInfo: api.LockInfo{Ref: 7}})
+	require.Equal(t, monitorOut{Overflow: some(true)}, c.replies.Take(nil).Items[0].parameters)
+	require.Zero(t, r.core.Subscribers())
 }
