@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"strings"
@@ -10,12 +11,16 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 // A start that fails for want of descriptors is no mistake in the configuration or the command line, after which
 // the unit would not start the service again.
 func TestStartWithoutDescriptors(t *testing.T) {
 	path := program(t)
+	// Otherwise the descriptors that whoever runs the tests has left open would be among those that the limit
+	// allows, and the runtime of Go could lack some before the program begins.
+	require.NoError(t, unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC))
 	for limit := 8; limit <= 20; limit++ {
 		dir := t.TempDir()
 		cmd := exec.Command("sh", "-c", fmt.Sprintf("ulimit -n %d; exec \"$@\"", limit), "sh", path, "--engine=local",
