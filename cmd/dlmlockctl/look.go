@@ -18,7 +18,7 @@ func (a *app) inspectCmd() *cobra.Command {
 		Use:   "inspect LOCKSPACE RESOURCE [--all-nodes]",
 		Short: "Show what is known of a resource, on this node and others",
 		Long: `Shows what is known of a resource, on this node and others: who holds it, who
-waits, and why it is stuck.
+waits, and, if it is stuck, why.
 
 The lock value block has room for only 8 bytes of the holder's label or owner, so
 "Last holder to write the lock value block" may show only the beginning of it.`,

@@ -180,9 +180,9 @@ func selected(cmd *cobra.Command) (err error) {
 		switch s := f.Value.String(); {
 		case err != nil || !slices.Contains(selecting, f.Name):
 		case s == "":
-			err = wrongUsage("--%s is empty; leave the option out if it is not meant", f.Name)
+			err = wrongUsage("--%s is empty; leave the option out if that is intended", f.Name)
 		case s == "0" && (f.Name == "lockid" || f.Name == "token"):
-			err = wrongUsage("--%s=0: no lock has this; leave the option out if it is not meant", f.Name)
+			err = wrongUsage("--%s=0: no lock has this; leave the option out if any lock is meant", f.Name)
 		}
 	})
 	return err
