@@ -16,7 +16,7 @@ PATH=${shared[1]}/bin:$PATH
 [[ ${IN_ROOT-} == "$root" ]] ||
     IN_ROOT=$root exec unshare --mount "$0" "$root" "$@"
 
-# Only here is a mount seen. The new root must be a mount itself. With chroot(2) alone, the
+# The mounts are seen only here. The new root must be a mount itself. With chroot(2) alone, the
 # tests could make no user namespace: unshare(2), EPERM.
 mount --make-rprivate /
 mount --bind "$root" "$root"
