@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
+	"golang.org/x/sys/unix"
 
 	"github.com/dlmlock/dlmlockd/config"
 	"github.com/dlmlock/dlmlockd/internal/filetype"
@@ -125,9 +126,15 @@ func within(dir, stateDir string) bool {
 // behind. It returns false if another program listens there. Two services can't do this at the
 // same time: the state directory is locked by then.
 func vacate(path string) bool {
-	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	switch {
+	case err == nil:
 		_ = conn.Close()
 		return false
+	case errors.Is(err, unix.EAGAIN): // somebody listens, and more wait there than it takes
+		return false
+	case !errors.Is(err, unix.ECONNREFUSED):
+		return true // nothing is there, or it can't be told what; making a socket there tells why
 	}
 	// Nothing but a socket is removed: the path may be a mistake.
 	if info, err := os.Lstat(path); err == nil && info.Mode()&fs.ModeSocket != 0 {
