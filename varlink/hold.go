@@ -28,16 +28,18 @@ func (d *Door) hold(ref api.Ref, c *call) {
 	d.addHolder(ref, c)
 }
 
-// holdOn is hold for the call from before the restart that i is the connection of. It returns the last
-// blocking notice about the lock that came since, which is kept for that call alone: the owner may
-// have asked for the lock on another connection in the meantime.
-func (d *Door) holdOn(i *inheritance, c *call) (missed *api.BlockingNotice) {
+// holdOn is hold for the call from before the restart that i is the connection of. It tells the call
+// the last blocking notice about the lock that came since, which is kept for that call alone: the
+// owner may have asked for the lock on another connection in the meantime. d.mu is held until it is
+// told, so that it comes before any later notice.
+func (d *Door) holdOn(i *inheritance, c *call) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	missed = d.resuming[i.ref][i]
+	if missed := d.resuming[i.ref][i]; missed != nil {
+		c.tell(acquireOut{Blocking: blockingOf(missed)})
+	}
 	d.dropResumed(i)
 	d.addHolder(i.ref, c)
-	return missed
 }
 
 // addHolder adds a call to those that hear of what becomes of a lock. d.mu is held.

@@ -239,9 +239,7 @@ func (r *resumed) run(c *call) {
 	}
 	c.wire.GoOn()
 	// First hold, then look: what happens after the look is reported.
-	if n := c.door.holdOn(r.from, c); n != nil {
-		c.tell(acquireOut{Blocking: blockingOf(n)})
-	}
+	c.door.holdOn(r.from, c)
 	ref := r.from.ref
 	c.door.cfg.Core.Service().Lock(ref, func(_ api.LockInfo, err error) {
 		if errors.Is(err, api.NotHeld) {

@@ -1,6 +1,7 @@
 package varlink
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -26,16 +27,32 @@ func resumingDoor(ref api.Ref, connections int) (*Door, []*inheritance) {
 	return d, of
 }
 
+// goesOn has the call of a connection from before the restart go on.
+func goesOn(d *Door, i *inheritance) *call {
+	c := &call{door: d, replies: queue.New[message](0)}
+	d.holdOn(i, c)
+	return c
+}
+
+// toldOf are the modes of the waits that a call was told of. It knows them as soon as it holds on,
+// so a later notice comes after them.
+func toldOf(c *call) (modes []string) {
+	for _, m := range c.replies.Take(nil).Items {
+		modes = append(modes, strings.ToUpper(m.make().(acquireOut).Blocking.Mode))
+	}
+	return modes
+}
+
 // A call from before the restart learns who has been blocked since, even if it goes on only later.
 func TestBlockedBeforeACallGoesOn(t *testing.T) {
 	d, of := resumingDoor(7, 1)
 	n := &api.BlockingNotice{LockInfo: api.LockInfo{Ref: 7}, Blocked: dlm.EX}
 	require.Empty(t, d.blocked(&api.BlockingNotice{LockInfo: api.LockInfo{Ref: 8}}))
 	require.Empty(t, d.blocked(n))
-	c := &call{}
-	require.Same(t, n, d.holdOn(of[0], c))
+	c := goesOn(d, of[0])
+	require.Equal(t, []string{"EX"}, toldOf(c))
 	require.Equal(t, []*call{c}, d.blocked(n))
-	require.Nil(t, d.holdOn(of[0], &call{}), "it has been told")
+	require.Empty(t, toldOf(goesOn(d, of[0])), "it has been told")
 
 	d.expectResumed(of[0])
 	d.blocked(n)
@@ -53,10 +70,10 @@ func TestBlockedIsKeptForEachCall(t *testing.T) {
 	require.Empty(t, d.blocked(before))
 	fresh := &call{door: d, conn: &conn{}, replies: queue.New[message](0)}
 	(&acquire{holds: true}).granted(fresh, api.Grant{Ref: 7, New: true}, nil)
-	first := &call{}
-	require.Same(t, before, d.holdOn(of[0], first))
+	first := goesOn(d, of[0])
+	require.Equal(t, []string{"PR"}, toldOf(first))
 	after := &api.BlockingNotice{LockInfo: api.LockInfo{Ref: 7}, Blocked: dlm.EX}
 	require.ElementsMatch(t, []*call{fresh, first}, d.blocked(after))
-	require.Same(t, after, d.holdOn(of[1], &call{}))
+	require.Equal(t, []string{"EX"}, toldOf(goesOn(d, of[1])))
 	require.Empty(t, d.resuming)
 }
