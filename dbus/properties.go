@@ -218,12 +218,13 @@ func (w *propertyWatch) note() {
 
 // tell sends what has changed since the last time.
 func (w *propertyWatch) tell() {
-	now := w.srv.service().Status()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.timer == nil {
 		return
 	}
+	// With w.mu held, or what was read before another tell would be told after it.
+	now := w.srv.service().Status()
 	w.soon = false
 	w.timer.Reset(tellLater)
 	var changed map[string]godbus.Variant
