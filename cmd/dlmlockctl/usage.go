@@ -169,10 +169,11 @@ func needs(least int, names ...string) cobra.PositionalArgs {
 	}
 }
 
-// selecting are the options that select locks or say what is done to them. An empty value of one is a
-// variable of a script that was not set, and nobody means everything by it.
-var selecting = []string{"owner", "lockspace", "lock", "lockid", "token", "mode", "state", "lifetime", "on-lost",
-	"since", "until", "directory"}
+// selecting are the options that select locks, say what is done to them, or which service does it. An
+// empty value of one is a variable of a script that was not set, and nobody means everything by it, or
+// the usual service.
+var selecting = []string{"bus", "varlink", "owner", "lockspace", "lock", "lockid", "token", "mode", "state",
+	"lifetime", "on-lost", "since", "until", "directory"}
 
 // selected refuses options that are given and select nothing.
 func selected(cmd *cobra.Command) (err error) {
