@@ -29,6 +29,9 @@ const statusEvery = 2 * time.Second
 // keep sends systemd the status line when it changes, and feeds the watchdog as long as the service
 // is healthy, until ctx ends. The watchdog's goroutine itself does nothing that can block for long:
 // Status is a copy, and healthy gives up after half the interval.
+//
+// The service is looked at four times in each interval. So the line that says what stands still is in
+// the log a quarter of the interval before systemd ends the service.
 func (n notifier) keep(ctx context.Context, s *lockd.Service, healthy func(context.Context, time.Duration) error) {
 	interval, err := systemd.SdWatchdogEnabled(false)
 	if err != nil {
@@ -36,8 +39,7 @@ func (n notifier) keep(ctx context.Context, s *lockd.Service, healthy func(conte
 	}
 	var feed <-chan time.Time
 	if interval > 0 {
-		// Half the interval, as sd_watchdog_enabled(3) advises.
-		t := time.NewTicker(interval / 2)
+		t := time.NewTicker(interval / 4)
 		defer t.Stop()
 		feed = t.C
 		n.feed(ctx, healthy, interval)
